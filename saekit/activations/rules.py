@@ -1,0 +1,109 @@
+"""Which tokens count: special tokens and massive-norm activations are left out by rule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRule(Config):
+    """Leave out tokens whose activations are about position or syntax, not about meaning.
+
+    Language models put activations of enormous norm on the first token and on a few
+    delimiters (attention sinks). One such token outweighs thousands of others in any
+    squared error, so they are left out of training, of statistics and of splicing alike;
+    how many were left out is counted and reported.
+
+    Args:
+        special: leave out special tokens (BOS, EOS, padding, separators).
+        max_norm: leave out activations whose norm is over this multiple of the median norm
+            of non-special tokens at the same site; null keeps them all. Above 1.
+
+    Raises:
+        ConfigError: `max_norm` is 1 or less.
+
+    Source:
+        Sun et al. 2024, arXiv:2402.17762 (massive activations).
+        Differs: the threshold is a multiple of the median norm of the site.
+    """
+
+    name: ClassVar[str] = "token_rule"
+    special: bool = True
+    max_norm: float | None = 4.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_norm is not None and self.max_norm <= 1:
+            raise ConfigError(
+                f"`max_norm` is a multiple of the median norm and must be above 1; got "
+                f"{self.max_norm}. Use null to keep every token."
+            )
+
+
+class FittedRule(NamedTuple):
+    """A `TokenRule` with the numbers it needs: part of what an SAE was made from."""
+
+    rule: TokenRule
+    special_ids: tuple[int, ...]
+    median_norm: float  # act units, over non-special tokens of the calibration rows
+
+    def keep(
+        self, tokens: Int[Tensor, "*shape"], acts: Float[Tensor, "*shape width"]
+    ) -> Bool[Tensor, "*shape"]:
+        """Return which tokens count, on the device of `acts`."""
+        kept = ~self.is_special(tokens.to(acts.device))
+        if self.rule.max_norm is not None:
+            norms = acts.float().norm(dim=-1)
+            kept &= norms <= self.rule.max_norm * self.median_norm
+        return kept
+
+    def is_special(self, tokens: Int[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Return which tokens are left out for what they are."""
+        ids = torch.tensor(self.special_ids, dtype=tokens.dtype, device=tokens.device)
+        return torch.isin(tokens, ids) if self.rule.special else torch.zeros_like(tokens).bool()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record."""
+        return {
+            "rule": self.rule.to_dict(),
+            "special_ids": list(self.special_ids),
+            "median_norm": self.median_norm,
+        }
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> "FittedRule":
+        """Read what `to_dict` gave."""
+        return FittedRule(
+            TokenRule.from_dict(raw["rule"]), tuple(raw["special_ids"]), raw["median_norm"]
+        )
+
+
+def fit(
+    rule: TokenRule,
+    special_ids: Iterable[int],
+    tokens: Int[Tensor, "*shape"],
+    acts: Float[Tensor, "*shape width"],
+) -> FittedRule:
+    """Take the median norm of non-special tokens from a calibration sample.
+
+    Raises:
+        DataError: the sample has no ordinary token, or activations that are not finite.
+    """
+    blank = FittedRule(rule, tuple(sorted(special_ids)), 0.0)
+    norms = acts.float().norm(dim=-1)[~blank.is_special(tokens.to(acts.device))]
+    if not len(norms):
+        raise DataError("The first rows hold special tokens only; give the corpus real text.")
+    median = float(norms.median())
+    if not median > 0 or median == float("inf"):
+        raise DataError(
+            f"Activations of the first rows have median norm {median}; the site is dead or "
+            f"the model overflows. Try another site, or dtype float32."
+        )
+    return blank._replace(median_norm=median)

@@ -1,0 +1,1 @@
+"""Analyses of a LatentStore: one file each."""

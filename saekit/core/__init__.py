@@ -1,0 +1,1 @@
+"""Values, files and names that every other package stands on."""

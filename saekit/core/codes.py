@@ -1,0 +1,107 @@
+"""Codes: sparse latent activations, in rows of any length."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Codes(NamedTuple):
+    """The non-zero latents of a batch of tokens, compressed by row.
+
+    Row r holds `latents[starts[r]:starts[r + 1]]` with the same slice of `values`. A value
+    may be 0 where a fixed number of latents per row is kept: zero means off. No latent
+    appears twice in a row.
+
+    Args:
+        values: act units, ``[nnz]``.
+        latents: ``[nnz]`` int64, in 0..d_sae - 1.
+        starts: ``[rows + 1]`` int64, from 0 to nnz.
+        batch: leading shape of what was encoded; its product is the number of rows.
+        d_sae: number of latents.
+    """
+
+    values: Float[Tensor, "nnz"]
+    latents: Int[Tensor, "nnz"]
+    starts: Int[Tensor, "rows_and_one"]
+    batch: tuple[int, ...]
+    d_sae: int
+
+    @staticmethod
+    def fixed(
+        values: Float[Tensor, "*batch k"], latents: Int[Tensor, "*batch k"], d_sae: int
+    ) -> "Codes":
+        """Return codes with k entries in every row."""
+        batch, k = tuple(values.shape[:-1]), values.shape[-1]
+        n = values[..., 0].numel() if k else 0
+        starts = torch.arange(n + 1, device=values.device) * k
+        return Codes(values.reshape(-1), latents.reshape(-1), starts, batch, d_sae)
+
+    @staticmethod
+    def from_dense(acts: Float[Tensor, "*batch d_sae"]) -> "Codes":
+        """Return the non-zero entries of a dense array; gradients flow through the values."""
+        flat = acts.reshape(-1, acts.shape[-1])
+        rows, latents = (flat != 0).nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=len(flat))
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Codes(
+            flat[rows, latents], latents, starts, tuple(acts.shape[:-1]), acts.shape[-1]
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Number of tokens."""
+        return len(self.starts) - 1
+
+    def rows(self) -> Int[Tensor, "nnz"]:
+        """Return the row of every entry."""
+        counts = self.starts.diff()
+        index = torch.arange(self.n_rows, device=counts.device)
+        return torch.repeat_interleave(index, counts, output_size=len(self.latents))
+
+    def dense(self) -> Float[Tensor, "*batch d_sae"]:
+        """Return ``[*batch, d_sae]``: only where a definition needs it; it is large."""
+        out = self.values.new_zeros(self.n_rows * self.d_sae)
+        out = out.index_put((self.rows() * self.d_sae + self.latents,), self.values)
+        return out.view(*self.batch, self.d_sae)
+
+    def detach(self) -> "Codes":
+        """Return the same codes without the graph."""
+        return self._replace(values=self.values.detach())
+
+    def live(self) -> "Codes":
+        """Return the codes without the entries whose value is 0."""
+        on = self.values != 0
+        kept = torch.cat([on.new_zeros(1, dtype=torch.int64), on.cumsum(0)])
+        return self._replace(
+            values=self.values[on], latents=self.latents[on], starts=kept[self.starts]
+        )
+
+    def take(self, rows: Int[Tensor, "m"] | slice) -> "Codes":
+        """Return the codes of some rows, in the order given; the leading shape is flat."""
+        index = torch.arange(self.n_rows, device=self.starts.device)[rows]
+        counts = self.starts.diff()[index]
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        nnz = int(starts[-1])
+        offset = torch.repeat_interleave(self.starts[index] - starts[:-1], counts, output_size=nnz)
+        entries = torch.arange(nnz, device=starts.device) + offset
+        return Codes(
+            self.values[entries], self.latents[entries], starts, (len(index),), self.d_sae
+        )
+
+    @staticmethod
+    def cat(parts: Sequence["Codes"]) -> "Codes":
+        """Return the rows of several codes, one after another; the leading shape is flat."""
+        ends, starts = 0, [parts[0].starts[:1]]
+        for part in parts:
+            starts.append(part.starts[1:] + ends)
+            ends += len(part.values)
+        return Codes(
+            torch.cat([p.values for p in parts]),
+            torch.cat([p.latents for p in parts]),
+            torch.cat(starts),
+            (sum(p.n_rows for p in parts),),
+            parts[0].d_sae,
+        )

@@ -1,0 +1,154 @@
+"""Files that are whole or absent: written beside, flushed, then renamed."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saekit.core.errors import FormatError, ResourceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cache_folder() -> Path:
+    """Return the folder of things that can be made again: ``$SAEKIT_CACHE`` or the user's."""
+    if given := os.environ.get("SAEKIT_CACHE"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "saekit"
+
+
+def replace_with(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the new, never a part.
+
+    Raises:
+        ResourceError: the disk is full or refuses the file; `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceError(
+            f"Could not write {path} ({len(data):,} bytes): {error.strerror}. "
+            f"Free some space or choose another folder."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    replace_with(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinities become null, for JSON has no word for them."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def to_json_line(value: Any) -> str:
+    """Return one line of JSON, with NaN and infinities as null."""
+    return json.dumps(_finite(value), ensure_ascii=False)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FormatError: it is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is not JSON: {error}.") from error
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON-lines file; a torn last line (a killed writer) is left out."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def write_tensors(
+    path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically, contiguous and on the CPU."""
+    from safetensors.torch import save
+
+    whole = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
+    replace_with(path, save(whole, metadata))
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """Read a safetensors file.
+
+    Raises:
+        FormatError: it is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
+    except SafetensorError as error:
+        raise FormatError(f"{path} is damaged or is not safetensors: {error}.") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Return the SHA-256 of a sequence of strings, unambiguous about where each ends."""
+    out = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        out.update(len(data).to_bytes(8, "big") + data)
+    return out.hexdigest()
+
+
+def need_space(folder: Path, n_bytes: int) -> None:
+    """Refuse a job that would not fit on disk, before it starts.
+
+    Raises:
+        ResourceError: fewer than `n_bytes` are free where `folder` is or will be.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < n_bytes:
+        raise ResourceError(
+            f"{folder} needs about {n_bytes / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free. "
+            f"Free some space or choose another folder."
+        )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,114 @@
+"""What a measurement leaves behind: the only thing reports and pages read."""
+
+import csv
+import dataclasses
+import io
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from saekit.core.files import read_json, write_json, write_text
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number, its interval, and what it means.
+
+    Args:
+        value: point estimate; None where it is undefined (never a stand-in number).
+        low: lower end of the 95 % interval; None where there is none.
+        high: upper end.
+        n: independent units behind it (rows, documents, latents).
+        unit: what it counts, as "latents/token".
+        better: which way is good.
+        reason: why the value is None, or what the reader must know.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    unit: str
+    better: Literal["lower", "higher", "neither"]
+    reason: str = ""
+
+    def beats(self, other: "Score") -> bool:
+        """Tell whether this is better than `other`; false where neither is."""
+        if self.value is None or other.value is None:
+            return False
+        sign = {"higher": 1, "lower": -1, "neither": 0}[self.better]
+        return sign * (self.value - other.value) > 0
+
+    def text(self) -> str:
+        """Return the value with its interval, as a table cell."""
+        if self.value is None:
+            return f"undefined ({self.reason})"
+        if self.low is None or self.high is None:
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of one kind, with named columns and their units.
+
+    Args:
+        columns: column name to list of values; all lists have one length.
+        units: column name to unit, for the columns that have one.
+    """
+
+    columns: dict[str, list[Any]]
+    units: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def write_csv(self, path: Path) -> None:
+        """Write as CSV (UTF-8, header row); None and NaN become empty cells."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in zip(*self.columns.values(), strict=True):
+            writer.writerow(["" if _missing(v) else v for v in row])
+        write_text(path, out.getvalue())
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """Scores of one subject under one evaluation, and where they came from.
+
+    Args:
+        name: the evaluation.
+        version: raised when the same input gives another number; two versions are never
+            shown in one column.
+        config: the evaluation's configuration.
+        scores: by name.
+        details: anything else worth keeping that is JSON-ready: counts, per-latent lists.
+        provenance: see `saekit.core.provenance.collect`.
+    """
+
+    name: str
+    version: int
+    config: dict[str, Any]
+    scores: dict[str, Score]
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write as one JSON file, atomically."""
+        write_json(path, dataclasses.asdict(self))
+
+    @staticmethod
+    def read(path: Path) -> "Result":
+        """Read what `write` wrote.
+
+        Raises:
+            FormatError: the file is not a result.
+        """
+        raw = read_json(path)
+        scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
+        return Result(scores=scores, **raw)

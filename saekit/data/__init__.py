@@ -1,0 +1,1 @@
+"""Text: corpora, and rows of tokens made from them."""

@@ -1,0 +1,47 @@
+"""The contract of a corpus: documents in a fixed order, split so that splits share nothing."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import saekit.data.corpora as package
+from saekit.core.config import Config
+from saekit.core.registry import Registry
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+class Document(NamedTuple):
+    """A text and where it is from."""
+
+    text: str
+    source: str  # file or data set, for the reader
+
+
+class Corpus(Config, abc.ABC):
+    """A source of text, as a value: the same fields give the same documents in the same order.
+
+    A document belongs to one split, decided by its own text (or by the passage it was made
+    from), so that no passage is in both and adding documents moves none of the others.
+    """
+
+    @classmethod
+    def variant(cls, name: str) -> "type[Config]":
+        """Return the corpus class called `name`."""
+        return registry.get(name)
+
+    @abc.abstractmethod
+    def documents(self, split: Split) -> Iterator[Document]:
+        """Yield the documents of a split, always in the same order, without duplicates.
+
+        Raises:
+            DataError: there is no text, or it is binary.
+        """
+
+    @abc.abstractmethod
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies the text, JSON-ready: versions, hashes, split rule."""
+
+
+registry = Registry[Corpus]("corpus", package)

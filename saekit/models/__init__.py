@@ -1,0 +1,1 @@
+"""Language models, and where in them activations are taken."""

@@ -1,0 +1,124 @@
+"""The contract of a language model: read sites, replace them, give logits."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core.errors import UnknownNameError, nearest
+from saekit.models.sites import Site
+
+Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
+
+
+class Tokenizer(abc.ABC):
+    """Text to token ids and back."""
+
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    special_ids: frozenset[int]
+    vocab_size: int
+    digest: str  # SHA-256 of what defines it
+
+    @abc.abstractmethod
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return token ids per text, without any special token added."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a run of ids."""
+
+    @abc.abstractmethod
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return one string per id, as a reader should see it.
+
+        Joined, they are the text. Where a character spans several tokens, its first token
+        holds the character and the others are empty; undecodable bytes read as ``\\xNN``.
+        """
+
+
+class LanguageModel(abc.ABC):
+    """A causal language model whose activations can be read and replaced.
+
+    Rows are full: there is no padding. Activations come in `dtype`, on `device`.
+    """
+
+    name: str  # hub name or folder
+    revision: str  # hub commit, or SHA-256 of the weight files
+    family: str
+    n_layers: int
+    d_model: int
+    vocab_size: int
+    n_ctx_max: int
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    device: torch.device
+
+    @abc.abstractmethod
+    def sites(self) -> list[Site]:
+        """Return every site of this model, in the order a forward pass meets them."""
+
+    @abc.abstractmethod
+    def width(self, site: Site) -> int:
+        """Return the last dimension of the activations at a site."""
+
+    @abc.abstractmethod
+    def read(
+        self, tokens: Int[Tensor, "batch n_ctx"], sites: Sequence[Site], *, grad: bool = False
+    ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
+        """Return the activations at `sites`, stopping after the last of them.
+
+        Args:
+            tokens: ids; no padding.
+            sites: where to read; any order, no duplicates needed.
+            grad: keep the graph, for gradients through the model; off by default.
+        """
+
+    @abc.abstractmethod
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+        *,
+        grad: bool = False,
+    ) -> Float[Tensor, "batch n_ctx vocab"]:
+        """Return logits, with the activations at some sites replaced by a function of them."""
+
+    @abc.abstractmethod
+    def logit_effects(
+        self, directions: Float[Tensor, "m d_model"]
+    ) -> Float[Tensor, "m vocab"]:
+        """Return what each residual direction adds to each logit, by the logit lens.
+
+        The final norm's gain (and, for LayerNorm, its centring) is applied; its division by
+        the norm is not, so rows are comparable within a direction, not between contexts.
+        """
+
+    def check_site(self, site: Site) -> Site:
+        """Return `site` if this model has it.
+
+        Raises:
+            UnknownNameError: it has no such layer or point.
+        """
+        known = self.sites()
+        if site not in known:
+            hint = nearest(str(site), map(str, known))
+            raise UnknownNameError(
+                f"{self.name} has no site `{site}`; it has layers 0..{self.n_layers - 1} with "
+                f"{', '.join(dict.fromkeys(s.point for s in known))}.{hint}"
+            )
+        return site
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies the model, JSON-ready."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "family": self.family,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "tokenizer": self.tokenizer.digest,
+        }

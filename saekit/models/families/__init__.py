@@ -1,0 +1,1 @@
+"""Where each site is in a family of models: one file each."""

@@ -1,0 +1,59 @@
+"""Site: a place in a language model where activations are read and written."""
+
+import re
+from typing import NamedTuple
+
+from saekit.core.errors import UnknownNameError, nearest
+
+POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out")
+_OURS = re.compile(r"L(\d+)\.(\w+)")
+_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
+_ALIASES = {"ln2.hook_normalized": "mlp_in"}
+
+
+class Site(NamedTuple):
+    """Layer and point; `layer` is None for the token embedding alone.
+
+    Written ``L12.resid_post`` or ``embed``. Points of a block: ``resid_pre`` (its input),
+    ``resid_mid`` (after attention is added; absent where attention and MLP run in
+    parallel), ``resid_post`` (its output), ``attn_out`` and ``mlp_out`` (what each adds to
+    the stream), ``mlp_in`` (what the MLP reads, after its norm). Layers count from 0.
+    """
+
+    layer: int | None
+    point: str
+
+    def __str__(self) -> str:
+        return self.point if self.layer is None else f"L{self.layer}.{self.point}"
+
+
+EMBED = Site(None, "embed")
+
+
+def parse_site(text: str) -> Site:
+    """Return the site a name stands for; TransformerLens names are aliases.
+
+    Raises:
+        UnknownNameError: it is no site of any model.
+    """
+    if text in ("embed", "hook_embed"):
+        return EMBED
+    if match := re.fullmatch(r"blocks\.(\d+)\.(ln2\.hook_normalized)", text):
+        return Site(int(match[1]), _ALIASES[match[2]])
+    match = _OURS.fullmatch(text) or _TRANSFORMER_LENS.fullmatch(text)
+    if match and match[2] in POINTS:
+        return Site(int(match[1]), match[2])
+    names = [f"L{match[1] if match else 0}.{p}" for p in POINTS] + ["embed"]
+    raise UnknownNameError(
+        f"`{text}` is not a site; sites read `embed` or `L<layer>.<point>` with a point of "
+        f"{', '.join(POINTS)}.{nearest(text, names)}"
+    )
+
+
+def transformer_lens_name(site: Site) -> str:
+    """Return the name TransformerLens gives the same activation."""
+    if site.layer is None:
+        return "hook_embed"
+    if site.point == "mlp_in":
+        return f"blocks.{site.layer}.ln2.hook_normalized"
+    return f"blocks.{site.layer}.hook_{site.point}"

@@ -1,0 +1,1 @@
+"""Dictionary architectures: one file each."""

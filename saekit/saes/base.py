@@ -1,0 +1,126 @@
+"""The contract every architecture keeps: build, encode, decode, loss."""
+
+import abc
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+import saekit.saes as package
+from saekit.core.codes import Codes
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError
+from saekit.core.registry import Registry
+
+
+class Step(NamedTuple):
+    """What the trainer knows and a loss may need: no architecture keeps counters."""
+
+    index: int  # optimiser steps done
+    progress: float  # share of the token budget spent, 0 to 1
+    dead: Bool[Tensor, "d_sae"]  # latents silent for `dead_after_tokens`
+
+
+class Loss(NamedTuple):
+    """A training objective and the parts it is the sum of."""
+
+    total: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]  # already weighted: total == sum(terms)
+    acts: Codes  # one row a token; may be detached
+    y_hat: Float[Tensor, "*out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEConfig(Config, abc.ABC):
+    """Sizes shared by all architectures.
+
+    Args:
+        d_in: width of the activations read, at least 1.
+        d_out: width of the activations predicted; the same as `d_in` unless the SAE is a
+            transcoder.
+        d_sae: number of latents, at least 1.
+    """
+
+    event: ClassVar[tuple[str, ...]] = ()  # axes coded jointly, between batch and d_in
+
+    d_in: int
+    d_out: int
+    d_sae: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("d_in", "d_out", "d_sae"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
+    @classmethod
+    def variant(cls, name: str) -> "type[Config]":
+        """Return the configuration class of the architecture called `name`."""
+        return registry.get(name)
+
+    @classmethod
+    @abc.abstractmethod
+    def example(cls) -> "SAEConfig":
+        """Return the smallest instance worth testing and documenting."""
+
+    @abc.abstractmethod
+    def build(self, generator: torch.Generator) -> "SAE":
+        """Initialise an SAE; `generator` is the only source of randomness."""
+
+
+class SAE(nn.Module, abc.ABC):
+    """An overcomplete code of activation vectors. Abstract; subclasses are final."""
+
+    cfg: SAEConfig
+
+    @abc.abstractmethod
+    def encode(self, x: Float[Tensor, "..."]) -> Codes:
+        """Return latent activations; pure: a row's code does not depend on its batch.
+
+        Args:
+            x: ``[*batch, *event, d_in]``, act units, float32 or float64.
+
+        Returns:
+            Codes with leading shape ``batch``, act units.
+        """
+
+    @abc.abstractmethod
+    def decode(self, acts: Codes) -> Float[Tensor, "..."]:
+        """Return the prediction ``[*batch, *event, d_out]``; affine in the values."""
+
+    @abc.abstractmethod
+    def directions(self) -> Float[Tensor, "..."]:
+        """Return what one unit of each latent adds to `decode`: ``[*event, d_sae, d_out]``."""
+
+    @abc.abstractmethod
+    def loss(self, x: Float[Tensor, "..."], y: Float[Tensor, "..."], step: Step) -> Loss:
+        """Return the training objective on a batch: predict `y` from the code of `x`.
+
+        Args:
+            x: ``[n, *event, d_in]``.
+            y: ``[n, *event, d_out]``; `x` itself for an autoencoder.
+            step: where in training this is.
+        """
+
+    @abc.abstractmethod
+    def rescale(self, mean: Float[Tensor, "d_in"], scale: float) -> None:
+        """Rewrite the weights of an SAE of ``(x - mean) * scale`` into one of ``x``.
+
+        Exact: codes come out divided by `scale` (act units of ``x``), directions unchanged.
+        Only for an autoencoder: `mean` and `scale` hold for input and output.
+        """
+
+    def after_step(self, out: Loss) -> None:  # noqa: B027 - nothing is the right default
+        """Keep constraints and running thresholds; called once an optimiser step."""
+
+    def before_step(self) -> None:  # noqa: B027 - nothing is the right default
+        """Change gradients before the optimiser reads them, as to stay on a constraint."""
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return ``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+
+registry = Registry[SAEConfig]("architecture", package)
