@@ -26,14 +26,9 @@ class Config:
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        hints = field_types(type(self))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not _fits(value, hints[field.name]):
-                raise ConfigError(
-                    f"`{field.name}` of `{type(self).name or type(self).__name__}` must be "
-                    f"{_describe(hints[field.name])}; got {value!r} ({type(value).__name__})."
-                )
+        _check_types(
+            type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        )
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
@@ -77,7 +72,9 @@ class Config:
                 f"got {', '.join(sorted(given)) or 'nothing'}."
             )
         hints = field_types(cls)
-        return cls(**{k: _built(v, hints[k]) for k, v in given.items()})
+        built = {k: _built(v, hints[k]) for k, v in given.items()}
+        _check_types(cls, built)
+        return cls(**built)
 
 
 def override(config: C, settings: Sequence[str]) -> C:
@@ -119,6 +116,16 @@ def override(config: C, settings: Sequence[str]) -> C:
 def field_types(cls: type) -> dict[str, Any]:
     """Return the types of the fields of a configuration class, by field name."""
     return typing.get_type_hints(cls)
+
+
+def _check_types(cls: type[Config], values: dict[str, Any]) -> None:
+    hints = field_types(cls)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            raise ConfigError(
+                f"`{key}` of `{cls.name or cls.__name__}` must be {_describe(hints[key])}; "
+                f"got {value!r} ({type(value).__name__})."
+            )
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

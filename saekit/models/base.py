@@ -34,10 +34,10 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return one string per id, as a reader should see it.
+        r"""Return one string per id, as a reader should see it.
 
         Joined, they are the text. Where a character spans several tokens, its first token
-        holds the character and the others are empty; undecodable bytes read as ``\\xNN``.
+        holds the character and the others are empty; undecodable bytes read as ``\xNN``.
         """
 
 

@@ -32,6 +32,13 @@ class Loss(NamedTuple):
     y_hat: Float[Tensor, "*out"]
 
 
+class Scaling(NamedTuple):
+    """How activations were brought to mean 0 and mean square 1 a dimension."""
+
+    mean: Float[Tensor, "width"]  # act units
+    scale: float  # scaled = (raw - mean) * scale
+
+
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(Config, abc.ABC):
     """Sizes shared by all architectures.
@@ -105,11 +112,12 @@ class SAE(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def rescale(self, mean: Float[Tensor, "d_in"], scale: float) -> None:
-        """Rewrite the weights of an SAE of ``(x - mean) * scale`` into one of ``x``.
+    def rescale(self, x: Scaling, y: Scaling) -> None:
+        """Rewrite the weights of an SAE trained on scaled activations into one of raw ones.
 
-        Exact: codes come out divided by `scale` (act units of ``x``), directions unchanged.
-        Only for an autoencoder: `mean` and `scale` hold for input and output.
+        Exact. Codes come out divided by ``x.scale``, in act units of the input; directions
+        come out in act units of the output (unchanged where input and output are scaled
+        alike, as in an autoencoder).
         """
 
     def after_step(self, out: Loss) -> None:  # noqa: B027 - nothing is the right default

@@ -1,0 +1,184 @@
+"""Pieces that several architectures are made of: functions on tensors, one formula each."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from saekit.core.codes import Codes
+from saekit.core.errors import ConfigError
+from saekit.saes import _sparse
+from saekit.saes.base import Scaling
+
+CHUNK_TOKENS = 512  # pre-activations of this many tokens stay in a CPU's cache
+
+
+def tied_init(
+    module: nn.Module, d_in: int, d_out: int, d_sae: int, generator: torch.Generator
+) -> None:
+    """Give `module` W_enc, W_dec, b_enc and b_dec: random unit directions, zero biases.
+
+    For an autoencoder the encoder starts as the decoder's transpose; for a transcoder,
+    whose widths differ in meaning, the two are independent.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, appendix A.1 (tied initialisation).
+    """
+    W_dec = normalize(torch.randn(d_sae, d_out, generator=generator), dim=-1)
+    read = W_dec.clone() if d_in == d_out else None
+    if read is None:
+        read = normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
+    module.W_enc = nn.Parameter(read.t())  # latent-major: see _sparse
+    module.W_dec = nn.Parameter(W_dec)
+    module.b_enc = nn.Parameter(torch.zeros(d_sae))
+    module.b_dec = nn.Parameter(torch.zeros(d_out))
+
+
+def check_k(k: float, d_sae: int) -> None:
+    """Refuse a number of kept latents outside 1..d_sae.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not 1 <= k <= d_sae:
+        raise ConfigError(
+            f"`k` must lie in 1..d_sae; got k={k}, d_sae={d_sae}. Lower `k` or widen the SAE."
+        )
+
+
+def mse(
+    y_hat: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared error per token and dimension, whatever the batch size."""
+    return (y_hat - y).square().mean()
+
+
+@torch.no_grad()
+def top_latents(
+    x: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    k: int,
+) -> Codes:
+    """Return the k largest pre-activations of each token, before any non-linearity.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, section 2.3.
+    """
+    n, d_sae = len(x), len(b_enc)
+    values = x.new_empty(n, k)
+    latents = torch.empty(n, k, dtype=torch.int64, device=x.device)
+    buffer = x.new_empty(min(n, CHUNK_TOKENS), d_sae)
+    for first in range(0, n, CHUNK_TOKENS):
+        part = slice(first, min(first + CHUNK_TOKENS, n))
+        pre = torch.addmm(b_enc, x[part], W_enc, out=buffer[: part.stop - first])
+        top = torch.topk(pre, k, dim=-1, sorted=False)
+        values[part], latents[part] = top.values, top.indices
+    return Codes.fixed(values, latents, d_sae)
+
+
+@torch.no_grad()
+def above(
+    x: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    threshold: Float[Tensor, "*d_sae"],
+) -> Codes:
+    """Return the pre-activations strictly above a threshold (one, or one a latent)."""
+    parts = []
+    for first in range(0, max(len(x), 1), CHUNK_TOKENS):
+        chunk = x[first : first + CHUNK_TOKENS]
+        pre = torch.addmm(b_enc, chunk, W_enc)
+        rows, latents = (pre > threshold).nonzero(as_tuple=True)
+        parts.append(
+            _sparse.chosen_codes(pre[rows, latents], rows, latents, len(chunk), len(b_enc))
+        )
+    return Codes.cat(parts)
+
+
+@torch.no_grad()
+def project_out(weight: nn.Parameter) -> None:
+    """Remove from the gradient of unit rows the part that would only change their length."""
+    if weight.grad is not None:
+        along = (weight.grad * weight).sum(-1, keepdim=True)
+        weight.grad.addcmul_(along, weight, value=-1)
+
+
+@torch.no_grad()
+def unit_rows(weight: nn.Parameter) -> None:
+    """Scale each row to length 1."""
+    weight.div_(weight.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+def aux_k(
+    module: nn.Module,
+    x: Float[Tensor, "n d_in"],
+    err: Float[Tensor, "n d_out"],
+    dead: Bool[Tensor, "d_sae"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """Return how badly the k best dead latents predict what the living ones missed.
+
+    With e = y - y_hat held fixed and e_hat the prediction of e from the k largest
+    pre-activations among dead latents (without b_dec):
+
+        sum |e - e_hat|^2 / sum |e|^2
+
+    so that the term is 1 when they predict nothing, whatever the units. 0 where no latent
+    is dead.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, appendix A.2.
+        Differs: a ratio of sums over the batch, not a mean of ratios.
+    """
+    index = dead.nonzero().squeeze(-1)
+    if not len(index):
+        return err.new_zeros(())
+    target = -err.detach()
+    pre = x @ module.W_enc[:, index] + module.b_enc[index]
+    top = torch.topk(pre, min(k, len(index)), dim=-1, sorted=False)
+    chosen = Codes.fixed(top.values.relu(), top.indices, len(index))
+    e_hat = _sparse.decode(chosen, module.W_dec[index])
+    return (e_hat - target).square().sum() / target.square().sum().clamp_min(1e-30)
+
+
+@torch.no_grad()
+def to_raw_units(module: nn.Module, x: Scaling, y: Scaling) -> None:
+    """Rewrite W_dec, b_enc and b_dec of an SAE of scaled activations into one of raw ones.
+
+    With acts' = acts / x.scale, the pre-activations of raw x are x @ W_enc plus a bias, and
+    y_hat' = y_hat / y.scale + y.mean. W_enc does not change.
+    """
+    module.b_enc.div_(x.scale).sub_(x.mean.to(module.b_enc) @ module.W_enc)
+    module.W_dec.mul_(x.scale / y.scale)
+    module.b_dec.div_(y.scale).add_(y.mean.to(module.b_dec))
+
+
+def check_coefficient(name: str, value: float) -> None:
+    """Refuse a negative weight of a loss term.
+
+    Raises:
+        ConfigError: it is negative.
+    """
+    if value < 0:
+        raise ConfigError(f"`{name}` must be 0 or more; got {value}.")
+
+
+def add(terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+    """Return the sum of loss terms that are already weighted."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse a share outside 0 <= value < 1.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if not 0 <= value < 1:
+        raise ConfigError(f"`{name}` must be at least 0 and below 1; got {value}.")
+
+
+def ramp(progress: float, share: float) -> float:
+    """Return how far a coefficient has warmed up: 0 at the start, 1 after `share` of training."""
+    return 1.0 if share == 0 else min(progress / share, 1.0)

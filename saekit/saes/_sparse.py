@@ -1,0 +1,171 @@
+"""The two linear maps of an SAE on codes alone, with their gradients.
+
+Selected pre-activations and the decoder cost what their non-zero entries cost: the decoder
+gathers rows of `W_dec`, and both weight gradients are gathered in the other orientation,
+tokens by latent, so that nothing of size [tokens, d_sae] or [entries, width] is made and
+sums run in a fixed order. Where codes are not sparse (`DENSE_SHARE`), plain matrix products
+are faster and give the same numbers up to rounding.
+
+Weights are read by latent: `W_enc` has shape [d_in, d_sae] and is stored latent-major, so
+that `W_enc.t()` is contiguous (`latent_major`).
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+from typing_extensions import override
+
+from saekit.core.codes import Codes
+
+DENSE_SHARE = 0.03  # above this share of non-zeros a dense product is faster on CPUs
+
+
+def latent_major(weight: Float[Tensor, "d_in d_sae"]) -> Float[Tensor, "d_in d_sae"]:
+    """Return the same matrix stored so that one latent's weights are contiguous."""
+    return weight.t().contiguous().t()
+
+
+def decode(acts: Codes, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "n d_out"]:
+    """Return ``acts @ W_dec``, one row a token, differentiable in values and weights."""
+    return _Decode.apply(acts.values, W_dec, _Pattern(acts))  # type: ignore[return-value]
+
+
+def pre_acts(
+    x: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    chosen: Codes,
+) -> Float[Tensor, "nnz"]:
+    """Return ``x @ W_enc + b_enc`` at chosen entries, differentiable in x and the weights.
+
+    Args:
+        x: act units.
+        W_enc: latent-major.
+        b_enc: act units.
+        chosen: which entries; its values are those of the product, known from choosing.
+    """
+    return _PreActs.apply(x, W_enc, b_enc, chosen.values, _Pattern(chosen))  # type: ignore[return-value]
+
+
+class _Pattern:
+    """Which entries are non-zero, by token and (made once, when needed) by latent."""
+
+    def __init__(self, codes: Codes):
+        self.codes = codes
+        self.shape = (codes.n_rows, codes.d_sae)
+        self.dense = len(codes.latents) > DENSE_SHARE * codes.n_rows * codes.d_sae
+
+    @functools.cached_property
+    def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Order that sorts entries by latent, their tokens in it, and latents' starts."""
+        ordered, order = torch.sort(self.codes.latents, stable=True)
+        counts = torch.bincount(ordered, minlength=self.codes.d_sae)
+        starts = counts.cumsum(0) - counts
+        return order, self.codes.rows()[order], starts
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return the dense [n, d_sae] array of some values."""
+        return self.codes._replace(values=values, batch=(self.codes.n_rows,)).dense()
+
+    def pick(self, dense: Tensor) -> Tensor:
+        """Return the entries of a dense [n, d_sae] array."""
+        return dense[self.codes.rows(), self.codes.latents]
+
+    def sum_by_latent(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Return ``spread(weights).T @ rows``: [d_sae, width]."""
+        if self.dense:
+            return self.spread(weights).t() @ rows
+        order, tokens, starts = self.by_latent
+        return embedding_bag(
+            tokens, rows, starts, per_sample_weights=weights[order], mode="sum"
+        )
+
+    def dot(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Return ``rows[token] . weight[latent]`` of each entry."""
+        if self.dense:
+            return self.pick(rows @ weight.t())
+        _quiet_csr()
+        zeros = weight.new_zeros(len(self.codes.latents))
+        pattern = torch.sparse_csr_tensor(
+            self.codes.starts, self.codes.latents, zeros, self.shape, check_invariants=False
+        )
+        return torch.sparse.sampled_addmm(pattern, rows, weight.t(), beta=0.0).values()
+
+
+class _Decode(torch.autograd.Function):
+    @override
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: _Pattern) -> Tensor:
+        ctx.save_for_backward(values, W_dec)
+        ctx.pattern = pattern
+        if pattern.dense:
+            return pattern.spread(values) @ W_dec
+        codes = pattern.codes
+        return embedding_bag(
+            codes.latents, W_dec, codes.starts[:-1], per_sample_weights=values, mode="sum"
+        )
+
+    @override
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, W_dec = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        d_values = ctx.pattern.dot(grad, W_dec) if ctx.needs_input_grad[0] else None
+        d_W = ctx.pattern.sum_by_latent(grad, values) if ctx.needs_input_grad[1] else None
+        return d_values, d_W, None
+
+
+class _PreActs(torch.autograd.Function):
+    @override
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, values: Tensor, pattern: _Pattern
+    ) -> Tensor:
+        ctx.save_for_backward(x, W_enc)
+        ctx.pattern = pattern
+        return values.clone()
+
+    @override
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, W_enc = ctx.saved_tensors
+        pattern, grad = ctx.pattern, grads[0].contiguous()
+        d_x = d_W = d_b = None
+        if ctx.needs_input_grad[0]:
+            codes = pattern.codes._replace(values=grad)
+            d_x = decode(codes, W_enc.t())
+        if ctx.needs_input_grad[1]:
+            d_W = pattern.sum_by_latent(x, grad).t()
+        if ctx.needs_input_grad[2]:
+            d_b = grad.new_zeros(pattern.codes.d_sae)
+            d_b.index_add_(0, pattern.codes.latents, grad)
+        return d_x, d_W, d_b, None, None
+
+
+@functools.cache
+def _quiet_csr() -> None:
+    """Take the once-a-process notice that sparse CSR is in beta; its results are tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        index = torch.tensor([0, 1])
+        torch.sparse_csr_tensor(index, index[:1], torch.ones(1), (1, 1), check_invariants=False)
+
+
+def flat_rows(x: Float[Tensor, "..."]) -> tuple[Float[Tensor, "n d_in"], tuple[int, ...]]:
+    """Return `x` with one leading axis, and the leading shape it had."""
+    return x.reshape(x.shape[:-1].numel(), x.shape[-1]), tuple(x.shape[:-1])
+
+
+def chosen_codes(
+    values: Float[Tensor, "nnz"], rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"],
+    n: int, d_sae: int,
+) -> Codes:
+    """Return codes from coordinates sorted by row."""
+    counts = torch.bincount(rows, minlength=n)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Codes(values, latents, starts, (n,), d_sae)

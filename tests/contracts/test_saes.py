@@ -1,0 +1,181 @@
+"""Every architecture, the same checks: a new file is tested the moment it exists."""
+
+import json
+
+import pytest
+import torch
+
+from saekit.core.codes import Codes
+from saekit.core.errors import ConfigError
+from saekit.core.files import read_tensors, write_tensors
+from saekit.saes.base import SAEConfig, Scaling, Step, registry
+
+
+@pytest.fixture(params=registry.names())
+def cfg(request: pytest.FixtureRequest) -> SAEConfig:
+    return registry.get(request.param).example()
+
+
+@pytest.fixture
+def g() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def draw(cfg, g, *batch, width=None):
+    event = [3] * len(cfg.event)
+    return torch.randn(*batch, *event, width or cfg.d_in, generator=g)
+
+
+def step(cfg, dead=False, progress=0.5):
+    return Step(10, progress, torch.full((cfg.d_sae,), dead))
+
+
+def trained(cfg, g, n_steps=150, lr=1e-2):
+    sae, x = cfg.build(g), draw(cfg, g, 256)
+    opt = torch.optim.Adam(sae.parameters(), lr)
+    losses = []
+    for _ in range(n_steps):
+        out = sae.loss(x, x, step(cfg))
+        losses.append(out.terms["mse"].item())
+        opt.zero_grad()
+        out.total.backward()
+        sae.before_step()
+        opt.step()
+        sae.after_step(out)
+    return sae, x, losses
+
+
+def test_config_round_trips(cfg):
+    raw = json.loads(json.dumps(cfg.to_dict()))
+    assert SAEConfig.from_dict(raw) == cfg
+    assert type(SAEConfig.from_dict(raw)) is type(cfg)
+
+
+def test_config_names_the_unknown_key(cfg):
+    with pytest.raises(ConfigError, match="Did you mean `d_sae`"):
+        SAEConfig.from_dict({**cfg.to_dict(), "d_sea": 3})
+
+
+@pytest.mark.parametrize("wrong", [{"d_sae": 0}, {"d_in": -1}, {"d_sae": 4.5}, {"d_in": True}])
+def test_config_refuses_impossible_sizes(cfg, wrong):
+    with pytest.raises(ConfigError):
+        SAEConfig.from_dict({**cfg.to_dict(), **wrong})
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3), (0,)])
+def test_any_leading_shape(cfg, g, batch):
+    sae, x = cfg.build(g), draw(cfg, g, *batch)
+    acts = sae.encode(x)
+    assert acts.batch == batch
+    assert acts.dense().shape == (*batch, cfg.d_sae)
+    assert sae(x).shape == (*x.shape[:-1], cfg.d_out)
+
+
+def test_a_row_does_not_see_its_batch(cfg, g):
+    sae, _, _ = trained(cfg, g, 20)
+    x = draw(cfg, g, 6)
+    whole, alone = sae.encode(x).dense(), sae.encode(x[2]).dense()
+    torch.testing.assert_close(whole[2], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_encoding_changes_nothing(cfg, g):
+    sae, x, _ = trained(cfg, g, 5)
+    before = {k: v.clone() for k, v in sae.state_dict().items()}
+    first = sae.encode(x).dense()
+    assert torch.equal(first, sae.encode(x).dense())
+    assert all(torch.equal(v, before[k]) for k, v in sae.state_dict().items())
+
+
+def test_decode_is_affine(cfg, g):
+    sae = cfg.build(g)
+    a, b = torch.randn(2, cfg.d_sae, generator=g)
+
+    def decode(dense):
+        return sae.decode(Codes.from_dense(dense))
+
+    zero = decode(torch.zeros(cfg.d_sae))
+    torch.testing.assert_close(
+        decode(a + 2 * b) - zero, (decode(a) - zero) + 2 * (decode(b) - zero), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_directions_are_what_decode_adds(cfg, g):
+    sae = cfg.build(g)
+    one = torch.eye(cfg.d_sae)[2]
+    added = sae.decode(Codes.from_dense(one)) - sae.decode(Codes.from_dense(0 * one))
+    torch.testing.assert_close(added, sae.directions()[..., 2, :])
+
+
+def test_same_seed_same_bits(cfg):
+    one, two = (trained(cfg, torch.Generator().manual_seed(7), 10)[0] for _ in range(2))
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_total_is_the_sum_of_its_terms(cfg, g, dead):
+    x, y = draw(cfg, g, 32), draw(cfg, g, 32, width=cfg.d_out)
+    loss = cfg.build(g).loss(x, y, step(cfg, dead))
+    torch.testing.assert_close(loss.total, sum(loss.terms.values()))
+    assert loss.acts.n_rows == 32
+
+
+def test_the_loss_is_a_mean_over_tokens(cfg, g):
+    """Twice the same tokens is the same loss: no term grows with the batch."""
+    sae, x, _ = trained(cfg, g, 3)
+    once, twice = sae.loss(x, x, step(cfg)), sae.loss(x.repeat(2, 1), x.repeat(2, 1), step(cfg))
+    torch.testing.assert_close(once.total, twice.total, rtol=1e-4, atol=1e-6)
+
+
+def test_it_learns(cfg, g):
+    _, _, losses = trained(cfg, g)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_it_saves_and_loads_bit_for_bit(cfg, g, tmp_path):
+    sae, x, _ = trained(cfg, g, 20)
+    write_tensors(tmp_path / "w.safetensors", sae.state_dict())
+    again = cfg.build(torch.Generator().manual_seed(1))
+    again.load_state_dict(read_tensors(tmp_path / "w.safetensors"))
+    assert torch.equal(sae(x), again(x))
+
+
+def test_rescaling_is_exact(cfg, g):
+    """An SAE of scaled activations, rewritten, predicts the same in raw units."""
+    sae, z, _ = trained(cfg, g, 20)
+    sae, z = sae.double(), z.double()
+    x = Scaling(torch.randn(cfg.d_in, generator=g).double() * 5, 0.37)
+    y = Scaling(torch.randn(cfg.d_out, generator=g).double(), 2.1)
+    wanted, codes = sae(z) / y.scale + y.mean, sae.encode(z).dense() / x.scale
+    raw = z / x.scale + x.mean
+    sae.rescale(x, y)
+    torch.testing.assert_close(sae(raw), wanted)
+    torch.testing.assert_close(sae.encode(raw).dense(), codes)
+
+
+def test_gradients_equal_a_dense_reference(cfg, g, monkeypatch):
+    """The path on codes and plain matrix products give the same loss and gradients."""
+    from saekit.saes import _sparse
+
+    sae = trained(cfg, g, 20)[0].double()
+    x = draw(cfg, g, 64).double()
+    found = {}
+    for name, share in (("sparse", 2.0), ("dense", -1.0)):
+        monkeypatch.setattr(_sparse, "DENSE_SHARE", share)
+        sae.zero_grad()
+        total = sae.loss(x, x, step(cfg, dead=True)).total
+        total.backward()
+        found[name] = [total.detach(), *(p.grad.clone() for p in sae.parameters())]
+    for a, b in zip(found["sparse"], found["dense"], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-6)
+
+
+def test_a_gradient_reaches_the_input(cfg, g):
+    sae, _, _ = trained(cfg, g, 5)
+    x = draw(cfg, g, 4).requires_grad_()
+    sae.encode(x).values.sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+def test_it_says_where_it_is_from(cfg):
+    assert "Source:" in (type(cfg).__doc__ or "")
