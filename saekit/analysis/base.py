@@ -3,9 +3,8 @@
 import abc
 from dataclasses import dataclass
 
-from saekit.activations.latents import LatentStore
-
 import saekit.analysis as package
+from saekit.activations.latents import LatentStore
 from saekit.core.config import Config
 from saekit.core.registry import Registry
 from saekit.core.result import Table

@@ -89,10 +89,8 @@ def override(config: C, settings: Sequence[str]) -> C:
     """
     raw = config.to_dict()
     for setting in settings:
-        path, sign, text = setting.partition("=")
-        if not sign:
-            raise ConfigError(f"A setting reads `field=value`; got `{setting}`.")
-        *parents, last = path.strip().split(".")
+        path, value = read_setting(setting)
+        *parents, last = path.split(".")
         place = raw
         for parent in parents:
             if not isinstance(place.get(parent), dict):
@@ -106,11 +104,23 @@ def override(config: C, settings: Sequence[str]) -> C:
                 f"`{path}`: there is no setting `{last}`; there are "
                 f"{', '.join(sorted(place))}.{nearest(last, place)}"
             )
-        try:
-            place[last] = json.loads(text)
-        except json.JSONDecodeError:
-            place[last] = text
+        place[last] = value
     return type(config).from_dict(raw)
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Return the dotted path and the value of ``a.b=value``.
+
+    Raises:
+        ConfigError: there is no ``=``.
+    """
+    path, sign, text = setting.partition("=")
+    if not sign:
+        raise ConfigError(f"A setting reads `field=value`; got `{setting}`.")
+    try:
+        return path.strip(), json.loads(text)
+    except json.JSONDecodeError:
+        return path.strip(), text
 
 
 def field_types(cls: type) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Pieces that several architectures are made of: functions on tensors, one formula each."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -11,6 +13,16 @@ from saekit.saes import _sparse
 from saekit.saes.base import Scaling
 
 CHUNK_TOKENS = 512  # pre-activations of this many tokens stay in a CPU's cache
+
+
+@runtime_checkable
+class Affine(Protocol):
+    """What the functions below read and rewrite: the weights most architectures have."""
+
+    W_enc: nn.Parameter  # [d_in, d_sae]
+    W_dec: nn.Parameter  # [d_sae, d_out]
+    b_enc: nn.Parameter  # [d_sae]
+    b_dec: nn.Parameter  # [d_out]
 
 
 def tied_init(
@@ -111,7 +123,7 @@ def unit_rows(weight: nn.Parameter) -> None:
 
 
 def aux_k(
-    module: nn.Module,
+    module: Affine,
     x: Float[Tensor, "n d_in"],
     err: Float[Tensor, "n d_out"],
     dead: Bool[Tensor, "d_sae"],
@@ -143,7 +155,7 @@ def aux_k(
 
 
 @torch.no_grad()
-def to_raw_units(module: nn.Module, x: Scaling, y: Scaling) -> None:
+def to_raw_units(module: Affine, x: Scaling, y: Scaling) -> None:
     """Rewrite W_dec, b_enc and b_dec of an SAE of scaled activations into one of raw ones.
 
     With acts' = acts / x.scale, the pre-activations of raw x are x @ W_enc plus a bias, and

@@ -1,0 +1,418 @@
+"""LatentStore: the sparse codes of a corpus on disk, by token and by latent."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core.codes import Codes
+from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
+from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from saekit.data.tokenise import Rows
+
+FORMAT, VERSION = "saekit.latents", 1
+_MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
+
+
+class TokenMajor(NamedTuple):
+    """Codes of the kept tokens of a shard, in text order."""
+
+    row: Int[Tensor, "n"]  # row of the token stream
+    pos: Int[Tensor, "n"]  # position in the row, from 0
+    codes: Codes
+
+
+class LatentMajor(NamedTuple):
+    """The same entries sorted by latent, then in text order.
+
+    Latent i holds ``values[starts[i]:starts[i + 1]]`` and the same slice of `row` and `pos`.
+    """
+
+    values: Float[Tensor, "nnz"]
+    row: Int[Tensor, "nnz"]
+    pos: Int[Tensor, "nnz"]
+    starts: Int[Tensor, "d_sae_and_one"]
+
+    def latents(self) -> Int[Tensor, "nnz"]:
+        """Return the latent of every entry."""
+        index = torch.arange(len(self.starts) - 1)
+        return torch.repeat_interleave(index, self.starts.diff(), output_size=len(self.values))
+
+
+class Events(NamedTuple):
+    """Where one latent is on, in text order."""
+
+    row: Int[Tensor, "n"]
+    pos: Int[Tensor, "n"]
+    value: Float[Tensor, "n"]
+
+
+@final
+class Shard:
+    """Some consecutive rows of a store; nothing is read before it is asked for.
+
+    Args:
+        path: its file.
+        first_row: index of its first row in the token stream.
+        n_rows: rows in it.
+        d_sae: number of latents.
+    """
+
+    def __init__(self, path: Path, first_row: int, n_rows: int, d_sae: int):
+        self.path, self.first_row, self.n_rows, self.d_sae = path, first_row, n_rows, d_sae
+
+    def by_token(self) -> TokenMajor:
+        """Return the codes of the kept tokens, in text order."""
+        raw = self._read("values", "latents", "starts", "row", "pos")
+        starts = raw["starts"]
+        shape = (len(starts) - 1,)
+        codes = Codes(raw["values"], raw["latents"].long(), starts, shape, self.d_sae)
+        return TokenMajor(raw["row"], raw["pos"].long(), codes)
+
+    def by_latent(self) -> LatentMajor:
+        """Return the same entries sorted by latent, then in text order."""
+        raw = self._read("latent_values", "latent_tokens", "latent_starts", "row", "pos")
+        token = raw["latent_tokens"].long()
+        return LatentMajor(
+            raw["latent_values"], raw["row"][token], raw["pos"][token].long(), raw["latent_starts"]
+        )
+
+    def events(self, latent: int) -> Events:
+        """Return where one latent is on; reads that latent's part of the file only."""
+        with _opened(self.path) as file:
+            begin, end = file.get_slice("latent_starts")[latent : latent + 2].tolist()
+            token = file.get_slice("latent_tokens")[begin:end].long()
+            value = file.get_slice("latent_values")[begin:end]
+            row, pos = file.get_tensor("row")[token], file.get_tensor("pos")[token].long()
+        return Events(row, pos, value.clone())
+
+    def rows(self) -> Rows:
+        """Return the tokens of every row, also those that no kept token is in."""
+        raw = self._read("tokens", "doc_ids")
+        return Rows(raw["tokens"].long(), raw["doc_ids"], self.first_row)
+
+    def _read(self, *names: str) -> dict[str, Tensor]:
+        with _opened(self.path) as file:
+            return {name: file.get_tensor(name) for name in names}
+
+
+@final
+class LatentStore:
+    """The sparse codes of a corpus, as `LatentStoreWriter` left them.
+
+    Opening reads the manifest and the totals; shards are read one at a time, when asked for.
+
+    Attributes:
+        n_ctx: tokens per row.
+        d_sae: number of latents.
+        n_rows: rows, consecutive from `first_row`.
+        n_tokens: tokens that were encoded (those the token rule kept).
+        meta: what the writer was told about the SAE, the model and the corpus.
+        counts: tokens each latent is on for, int64 ``[d_sae]``.
+        sums: sum of its activations, act units, float64 ``[d_sae]``.
+        squares: sum of their squares, float64 ``[d_sae]``.
+        maxima: largest activation, act units, float32 ``[d_sae]``; 0 where never on.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], totals: dict[str, Tensor]):
+        self.folder, self._manifest = folder, manifest
+        self.n_ctx: int = manifest["n_ctx"]
+        self.d_sae: int = manifest["d_sae"]
+        self.n_rows: int = manifest["n_rows"]
+        self.n_tokens: int = manifest["n_tokens"]
+        self.first_row: int = manifest["first_row"]
+        self.meta: dict[str, Any] = manifest["meta"]
+        self.counts, self.sums = totals["counts"], totals["sums"]
+        self.squares, self.maxima = totals["squares"], totals["maxima"]
+
+    @staticmethod
+    def open(folder: Path) -> "LatentStore":
+        """Open a store.
+
+        Raises:
+            FormatError: the folder holds no finished store, or a file of it is damaged.
+        """
+        if not (folder / _MANIFEST).exists():
+            raise FormatError(
+                f"{folder} holds no {_MANIFEST}: the index was interrupted or never made. "
+                f"A store is whole or unusable; index again."
+            )
+        manifest = read_json(folder / _MANIFEST)
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise FormatError(
+                f"{folder / _MANIFEST} is `{manifest.get('format')}` version "
+                f"{manifest.get('version')}; this reads `{FORMAT}` version {VERSION}. Index again."
+            )
+        try:
+            for part in (*manifest["shards"], manifest["totals"]):
+                _check_size(folder / part["file"], part["bytes"])
+            return LatentStore(folder, manifest, read_tensors(folder / _TOTALS))
+        except KeyError as error:
+            raise FormatError(
+                f"{folder / _MANIFEST} or {_TOTALS} lacks {error}; it was changed by another "
+                f"program. Index again."
+            ) from error
+
+    def verify(self) -> None:
+        """Compare every file with its checksum; reads the whole store once.
+
+        Raises:
+            FormatError: a file is not what was written.
+        """
+        for part in (*self._manifest["shards"], self._manifest["totals"]):
+            path = self.folder / part["file"]
+            _check_size(path, part["bytes"])
+            if (got := sha256_of(path)) != part["sha256"]:
+                raise FormatError(
+                    f"{path} is damaged: SHA-256 {got}, expected {part['sha256']}. Index again."
+                )
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield the shards, in text order."""
+        first = self.first_row
+        for part in self._manifest["shards"]:
+            yield Shard(self.folder / part["file"], first, part["rows"], self.d_sae)
+            first += part["rows"]
+
+    def by_token(self) -> Iterator[TokenMajor]:
+        """Yield the codes of all kept tokens in text order, a shard at a time."""
+        return (shard.by_token() for shard in self.shards())
+
+    def events(self, latent: int) -> Events:
+        """Return every token at which a latent is on, in text order.
+
+        Raises:
+            UnknownNameError: there is no such latent.
+        """
+        if not 0 <= latent < self.d_sae:
+            raise UnknownNameError(
+                f"There is no latent {latent}; this store has latents 0..{self.d_sae - 1}."
+            )
+        parts = [shard.events(latent) for shard in self.shards()]
+        return Events(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def rows(
+        self, index: Int[Tensor, "m"]
+    ) -> tuple[Int[Tensor, "m n_ctx"], Int[Tensor, "m n_ctx"]]:
+        """Return tokens and document ids of some rows, in the order given.
+
+        Raises:
+            UnknownNameError: a row is not in the store.
+        """
+        last = self.first_row + self.n_rows - 1
+        outside = index[(index < self.first_row) | (index > last)]
+        if len(outside):
+            raise UnknownNameError(
+                f"There is no row {int(outside[0])}; this store has rows {self.first_row}..{last}."
+            )
+        tokens = torch.empty(len(index), self.n_ctx, dtype=torch.int64)
+        doc_ids = torch.empty_like(tokens)
+        for shard in self.shards():
+            here = (index >= shard.first_row) & (index < shard.first_row + shard.n_rows)
+            if here.any():
+                rows, wanted = shard.rows(), index[here] - shard.first_row
+                tokens[here], doc_ids[here] = rows.tokens[wanted], rows.doc_ids[wanted]
+        return tokens, doc_ids
+
+
+@final
+class LatentStoreWriter:
+    """Writes a `LatentStore` in one pass; holds one shard in memory.
+
+    The manifest is written last: a folder without one is not a store. What an earlier
+    writer left in the folder is removed first. Where a shard ends depends on the rows only,
+    never on how they were batched.
+
+    Args:
+        folder: where the store goes.
+        n_ctx: tokens per row.
+        d_sae: number of latents.
+        meta: JSON-ready record of the SAE, the model and the corpus.
+        shard_tokens: tokens per shard, rounded down to whole rows; one row at least.
+    """
+
+    def __init__(
+        self, folder: Path, *, n_ctx: int, d_sae: int, meta: dict[str, Any],
+        shard_tokens: int = 2**17,
+    ):
+        self.folder, self.n_ctx, self.d_sae, self.meta = folder, n_ctx, d_sae, meta
+        self.rows_per_shard = max(1, shard_tokens // n_ctx)
+        self._first_row = self._next_row = 0
+        self._shards: list[dict[str, Any]] = []
+        self._buffer: list[tuple[Rows, TokenMajor]] = []
+        self._totals = {
+            "counts": torch.zeros(d_sae, dtype=torch.int64),
+            "sums": torch.zeros(d_sae, dtype=torch.float64),
+            "squares": torch.zeros(d_sae, dtype=torch.float64),
+            "maxima": torch.full((d_sae,), -torch.inf),
+        }
+        for name in (_MANIFEST, _TOTALS):
+            (folder / name).unlink(missing_ok=True)
+        for left in folder.glob("shard-*.safetensors"):
+            left.unlink()
+
+    def add(self, rows: Rows, row: Int[Tensor, "n"], pos: Int[Tensor, "n"], codes: Codes) -> None:
+        """Add some rows and the codes of the tokens that were kept in them.
+
+        Args:
+            rows: the rows that follow those added before.
+            row: absolute row of each kept token; text order, each token once.
+            pos: its position in the row.
+            codes: one row per kept token, act units; zero values are dropped.
+
+        Raises:
+            ShapeError: rows, tokens and codes do not belong together.
+            DataError: an activation is not finite.
+        """
+        row, pos = row.cpu(), pos.cpu()
+        self._check(rows, row, pos, codes)
+        live = codes.detach().live()
+        codes = Codes(live.values.float().cpu(), live.latents.int().cpu(), live.starts.cpu(),
+                      (len(row),), self.d_sae)  # fmt: skip
+        if not codes.values.isfinite().all():
+            raise DataError(
+                "The SAE gave activations that are not finite; nothing can be ranked by them. "
+                "Encode in float32, or check the SAE's weights."
+            )
+        for begin in self._cuts(len(rows.tokens)):
+            held = sum(len(r.tokens) for r, _ in self._buffer)
+            end = min(len(rows.tokens), begin + self.rows_per_shard - held)
+            first = rows.first_row + begin
+            a, b = torch.searchsorted(row, torch.tensor([first, rows.first_row + end])).tolist()
+            part = Rows(rows.tokens[begin:end], rows.doc_ids[begin:end], first)
+            self._buffer.append((part, TokenMajor(row[a:b], pos[a:b], _sliced(codes, a, b))))
+            if held + end - begin == self.rows_per_shard:
+                self._flush()
+        self._next_row = rows.first_row + len(rows.tokens)
+
+    def close(self) -> LatentStore:
+        """Write what is left and the manifest; return the store.
+
+        Raises:
+            DataError: no token was kept.
+        """
+        if self._buffer:
+            self._flush()
+        if not sum(s["tokens"] for s in self._shards):
+            raise DataError(
+                f"Not one token was kept for the index in {self.folder}. Give the corpus more "
+                f"text, or loosen the token rule."
+            )
+        self._totals["maxima"][self._totals["counts"] == 0] = 0.0
+        totals = self.folder / _TOTALS
+        write_tensors(totals, self._totals)
+        write_json(
+            self.folder / _MANIFEST,
+            {
+                "format": FORMAT, "version": VERSION, "n_ctx": self.n_ctx, "d_sae": self.d_sae,
+                "first_row": self._first_row, "n_rows": sum(s["rows"] for s in self._shards),
+                "n_tokens": sum(s["tokens"] for s in self._shards),
+                "n_entries": sum(s["entries"] for s in self._shards),
+                "shards": self._shards, "totals": _described(totals), "meta": self.meta,
+            },
+        )  # fmt: skip
+        return LatentStore.open(self.folder)
+
+    def _check(self, rows: Rows, row: Tensor, pos: Tensor, codes: Codes) -> None:
+        if not self._shards and not self._buffer:
+            self._first_row = self._next_row = rows.first_row
+        if rows.first_row != self._next_row or rows.tokens.shape[1] != self.n_ctx:
+            raise ShapeError(
+                f"Rows must go on from row {self._next_row} with {self.n_ctx} tokens each; got "
+                f"rows from {rows.first_row} with {rows.tokens.shape[1]}."
+            )
+        if codes.n_rows != len(row) or codes.d_sae != self.d_sae:
+            raise ShapeError(
+                f"Codes must have one row per kept token ({len(row)}) and d_sae={self.d_sae}; "
+                f"got {codes.n_rows} rows and d_sae={codes.d_sae}."
+            )
+        place = (row - rows.first_row) * self.n_ctx + pos
+        inside = (pos >= 0) & (pos < self.n_ctx) & (place >= 0) & (place < rows.tokens.numel())
+        if not inside.all() or not (place.diff() > 0).all():
+            raise ShapeError(
+                f"`row` and `pos` must name tokens of the rows given ({rows.first_row}.."
+                f"{rows.first_row + len(rows.tokens) - 1}, positions 0..{self.n_ctx - 1}), each "
+                f"once and in text order."
+            )
+
+    def _cuts(self, n_rows: int) -> range | list[int]:
+        """Return where the parts of `n_rows` more rows begin, cut at the ends of shards."""
+        held = sum(len(r.tokens) for r, _ in self._buffer)
+        later = range(self.rows_per_shard - held, n_rows, self.rows_per_shard)
+        return [0, *later] if n_rows else []
+
+    def _flush(self) -> None:
+        rows, kept = zip(*self._buffer, strict=True)
+        self._buffer = []
+        codes = Codes.cat([k.codes for k in kept])
+        order, starts = _by_latent(codes)
+        values, token = codes.values[order], codes.rows()[order].int()
+        self._count(codes.latents.long(), codes.values, starts.diff())
+        path = self.folder / f"shard-{len(self._shards):05d}.safetensors"
+        write_tensors(
+            path,
+            {
+                "values": codes.values, "latents": codes.latents, "starts": codes.starts,
+                "row": torch.cat([k.row for k in kept]),
+                "pos": torch.cat([k.pos for k in kept]).int(),
+                "latent_values": values, "latent_tokens": token, "latent_starts": starts,
+                "tokens": torch.cat([r.tokens.cpu() for r in rows]).int(),
+                "doc_ids": torch.cat([r.doc_ids.cpu() for r in rows]).long(),
+            },
+        )  # fmt: skip
+        self._shards.append(
+            _described(path)
+            | {
+                "rows": sum(len(r.tokens) for r in rows),
+                "tokens": codes.n_rows,
+                "entries": len(codes.values),
+            }
+        )
+
+    def _count(self, latents: Tensor, values: Tensor, counts: Tensor) -> None:
+        wide = values.double()
+        self._totals["counts"] += counts
+        self._totals["sums"] += torch.bincount(latents, wide, self.d_sae)
+        self._totals["squares"] += torch.bincount(latents, wide * wide, self.d_sae)
+        self._totals["maxima"].scatter_reduce_(0, latents, values, "amax")
+
+
+def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:
+    """Return the order that sorts entries by latent and keeps text order, and the offsets."""
+    if codes.d_sae <= 2**16:  # numpy sorts 16-bit keys by radix, many times faster
+        keys = codes.latents.numpy().astype(np.uint16)
+        order = torch.from_numpy(np.argsort(keys, kind="stable"))
+    else:
+        order = torch.sort(codes.latents, stable=True).indices
+    counts = torch.bincount(codes.latents, minlength=codes.d_sae)
+    return order, torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _sliced(codes: Codes, begin: int, end: int) -> Codes:
+    starts = codes.starts[begin : end + 1]
+    a, b = int(starts[0]), int(starts[-1])
+    return Codes(codes.values[a:b], codes.latents[a:b], starts - a, (end - begin,), codes.d_sae)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _check_size(path: Path, n_bytes: int) -> None:
+    got = path.stat().st_size if path.exists() else None
+    if got != n_bytes:
+        came = "is missing" if got is None else f"has {got:,} bytes"
+        raise FormatError(f"{path} {came}; the manifest says {n_bytes:,} bytes. Index again.")
+
+
+def _opened(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, FileNotFoundError) as error:
+        raise FormatError(f"{path} is missing or damaged: {error}. Index again.") from error

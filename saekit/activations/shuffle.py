@@ -1,0 +1,220 @@
+"""Shuffle: activations in text order to batches in random order, each token once an epoch."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.activations.batch import ActBatch
+from saekit.activations.harvest import Counts, Harvest
+from saekit.core.errors import DataError
+from saekit.core.progress import Progress
+from saekit.core.seeds import generator
+
+Batch = tuple[Float[Tensor, "n *event d_in"], Float[Tensor, "n *event d_out"]]
+
+
+class Shuffle(abc.ABC):
+    """A stream of training batches that can be left and taken up again exactly.
+
+    Args:
+        harvest: where activations come from.
+        tokens: tokens of one epoch, counted after the rule; the corpus must hold them.
+        epochs: passes over them.
+        batch_tokens: tokens of a batch; the last batch of the stream may be smaller.
+        seed: decides the order.
+    """
+
+    def __init__(
+        self, harvest: Harvest, *, tokens: int, epochs: int, batch_tokens: int, seed: int
+    ):
+        self.harvest = harvest
+        self.tokens, self.epochs, self.batch_tokens = tokens, epochs, batch_tokens
+        self.seed = seed
+        self.served_tokens = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all epochs."""
+        return self.tokens * self.epochs
+
+    @abc.abstractmethod
+    def batch(self) -> Batch:
+        """Return the next batch in float32, on the model's device."""
+
+    @abc.abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the JSON-ready values that `load` needs to go on from here."""
+
+    @abc.abstractmethod
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from where `state` was taken: the same batches follow."""
+
+    def _epoch(self, first_row: int, before: int) -> Iterator[ActBatch]:
+        """Yield the batches of an epoch from a row on, `before` tokens having come already."""
+        for acts in self.harvest.batches(first_row):
+            left = self.tokens - before
+            yield ActBatch(*(part[:left] for part in acts))
+            before += min(len(acts.x), left)
+            if before >= self.tokens:
+                return
+        raise DataError(
+            f"The corpus ended after {before:,} tokens that count; {self.tokens:,} were asked. "
+            f"Lower `tokens`, raise `epochs`, or give more text."
+        )
+
+
+class Resident(Shuffle):
+    """All activations in memory, in a new random order each epoch.
+
+    The order is a function of seed and epoch, so the position is one number.
+    """
+
+    def __init__(self, harvest: Harvest, *, shown: bool = True, **kwargs: Any):
+        super().__init__(harvest, **kwargs)
+        progress = Progress("harvest", self.tokens, shown=shown)
+        self._sides: list[Tensor] = []  # x, and y where it is not x
+        done = 0
+        for acts in self._epoch(0, 0):
+            sides = [acts.x] if harvest.pair.is_autoencoder else [acts.x, acts.y]
+            if not self._sides:
+                self._sides = [s.new_empty(self.tokens, *s.shape[1:]) for s in sides]
+            for place, new in zip(self._sides, sides, strict=True):
+                place[done : done + len(new)] = new
+            done += len(acts.x)
+            progress.add(len(acts.x))
+        progress.close()
+        self._order = (-1, torch.empty(0))  # epoch, and its order
+
+    @override
+    def batch(self) -> Batch:
+        parts, wanted = [], min(self.batch_tokens, self.total_tokens - self.served_tokens)
+        while wanted:
+            epoch, first = divmod(self.served_tokens, self.tokens)
+            if self._order[0] != epoch:
+                chance = generator(self.seed, "order", epoch)
+                self._order = (epoch, torch.randperm(self.tokens, generator=chance))
+            parts.append(self._order[1][first : first + wanted])
+            self.served_tokens += len(parts[-1])
+            wanted -= len(parts[-1])
+        index = torch.cat(parts)
+        parts = [side[index].float() for side in self._sides]
+        return parts[0], parts[-1]
+
+    @override
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"served_tokens": self.served_tokens}
+
+    @override
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.served_tokens = values["served_tokens"]
+
+
+class Rolling(Shuffle):
+    """A buffer of `buffer_tokens` whose slots are served in random order and refilled in place.
+
+    A round serves every slot once, in a random order, and each slot served takes the next
+    token of the text; a token therefore waits between none and two rounds. When the text
+    is used up, slots stay empty and later rounds pass them by. Each token is copied in once
+    and out once.
+    """
+
+    def __init__(self, harvest: Harvest, *, buffer_tokens: int, **kwargs: Any):
+        super().__init__(harvest, **kwargs)
+        self.buffer_tokens = min(buffer_tokens, self.total_tokens)
+        self._slots: list[Tensor] = []  # x, and y where it is not x
+        self._live = torch.ones(self.buffer_tokens, dtype=torch.bool)  # holds an unserved token
+        self._round, self._at = 0, 0  # which round; how many of its slots were served
+        self._order: Tensor | None = None  # live slots in the order of this round
+        self._read_tokens = 0  # tokens taken from the text, over all epochs
+        self._row, self._used = 0, 0  # forward pass the next token is from; tokens used of it
+        self._counts = harvest.counts  # before that forward pass
+        self._source: Iterator[ActBatch] | None = None
+        self._acts: ActBatch | None = None  # of that forward pass
+
+    def _take(self, n: int) -> list[Tensor]:
+        """Return the next n tokens of the text as [x] or [x, y]."""
+        parts: list[ActBatch] = []
+        while n:
+            if self._source is None:
+                before = self._read_tokens % self.tokens - self._used
+                self._source = self._epoch(self._row, before)
+            if self._acts is None:
+                self._counts = self.harvest.counts
+                self._acts = next(self._source)
+            part = ActBatch(*(a[self._used : self._used + n] for a in self._acts))
+            parts.append(part)
+            n -= len(part.x)
+            self._used += len(part.x)
+            self._read_tokens += len(part.x)
+            if self._used == len(self._acts.x):
+                self._acts, self._used = None, 0
+                self._row += self.harvest.batch_rows
+            if self._read_tokens % self.tokens == 0:
+                self._source, self._acts, self._row, self._used = None, None, 0, 0
+        out = [torch.cat([p.x for p in parts])]
+        if not self.harvest.pair.is_autoencoder:
+            out.append(torch.cat([p.y for p in parts]))
+        return out
+
+    @override
+    def batch(self) -> Batch:
+        if not self._slots:
+            self._slots = self._take(self.buffer_tokens)
+        wanted = min(self.batch_tokens, self.total_tokens - self.served_tokens)
+        served: list[list[Tensor]] = []
+        while wanted:
+            if self._order is None:
+                chance = generator(self.seed, "round", self._round)
+                order = torch.randperm(self.buffer_tokens, generator=chance)
+                self._order = order[self._live[order]]
+            slots = self._order[self._at : self._at + wanted]
+            served.append([side[slots] for side in self._slots])
+            self._at += len(slots)
+            wanted -= len(slots)
+            self.served_tokens += len(slots)
+            self._refill(slots)
+            if self._at == len(self._order):
+                self._round, self._at, self._order = self._round + 1, 0, None
+        parts = [torch.cat(side).float() for side in zip(*served, strict=True)]
+        return parts[0], parts[-1]
+
+    def _refill(self, slots: Tensor) -> None:
+        n = min(len(slots), self.total_tokens - self._read_tokens)
+        if n:
+            for side, new in zip(self._slots, self._take(n), strict=True):
+                side[slots[:n]] = new
+        self._live[slots[n:]] = False
+
+    @override
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {f"slots.{i}": side for i, side in enumerate(self._slots)}
+        tensors["live"] = self._live
+        if self._order is not None:
+            tensors["order"] = self._order
+        counts = self._counts if self._acts is not None else self.harvest.counts
+        return tensors, {
+            "served_tokens": self.served_tokens,
+            "read_tokens": self._read_tokens,
+            "round": self._round,
+            "at": self._at,
+            "row": self._row,
+            "used": self._used,
+            "counts": list(counts),
+        }
+
+    @override
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        device = self.harvest.model.device
+        sides = sorted(key for key in tensors if key.startswith("slots."))
+        self._slots = [tensors[key].to(device) for key in sides]
+        self._live, self._order = tensors["live"], tensors.get("order")
+        self.served_tokens, self._read_tokens = values["served_tokens"], values["read_tokens"]
+        self._round, self._at = values["round"], values["at"]
+        self._row, self._used = values["row"], values["used"]
+        self.harvest.counts = Counts(*values["counts"])
+        self._source = self._acts = None

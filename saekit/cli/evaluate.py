@@ -1,0 +1,103 @@
+"""`saekit eval`: how good an SAE is, on text it was not trained on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.cli.show import emit, score_lines
+
+if TYPE_CHECKING:
+    from saekit.core.result import Result
+    from saekit.hub.native import Loaded
+    from saekit.models.base import LanguageModel
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    name: Annotated[
+        str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
+    ] = "core",
+    corpus: Annotated[
+        str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Result file. [RUN/eval/NAME.json]")] = None,
+    seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Measure an SAE on held-out text.
+
+    Example: saekit eval runs/pythia-70m-deduped-L3.resid_post-topk-4096
+    """
+    from saekit.core.config import override
+    from saekit.evals.base import registry
+    from saekit.hub.native import load
+
+    loaded = load(run)
+    config = override(registry.get(name)(), settings or [])
+    lm = model_of(loaded, device)
+    result = measure(loaded, lm, config, corpus=corpus, seed=seed, shown=not quiet)
+    path = out or run / "eval" / f"{name}.json"
+    result.write(path)
+    record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
+    lines = [*score_lines(result.scores), f"result   {path}", f"next     saekit index {run}"]
+    emit(record, as_json=as_json, lines=lines)
+
+
+def model_of(loaded: "Loaded", device: str) -> "LanguageModel":
+    """Return the language model an SAE was trained on, at the precision it was trained at.
+
+    Raises:
+        FormatError: the model of that name is now another one.
+    """
+    from saekit.core.errors import FormatError
+    from saekit.models.hf import load
+
+    made_from = loaded.card.model
+    wanted = loaded.card.run.get("model", made_from["name"])
+    revision = loaded.card.run.get("revision")
+    lm = load(wanted, revision=revision, dtype=made_from["dtype"], device=device)
+    if lm.revision != made_from["revision"]:
+        raise FormatError(
+            f"The SAE was trained on {wanted} at revision {made_from['revision']}; what loads "
+            f"under that name now is {lm.revision}. Point the name at the right model."
+        )
+    return lm
+
+
+def measure(
+    loaded: "Loaded",
+    lm: "LanguageModel",
+    config: Any,
+    *,
+    corpus: str | None = None,
+    seed: int = 0,
+    shown: bool = True,
+) -> "Result":
+    """Run one evaluation of an SAE on the held-out part of its corpus, or of another."""
+    import functools
+
+    from saekit.data.base import Corpus
+    from saekit.data.open import open_corpus
+    from saekit.data.tokenise import TokenStream
+    from saekit.evals.base import Subject, Tools
+
+    card = loaded.card
+    text = open_corpus(corpus) if corpus else Corpus.from_dict(card.run["corpus"])
+    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
+    site = card.pair.reads[0]
+    subject = Subject(
+        sae=loaded.sae,
+        lm=lm,
+        read=site,
+        write=card.pair.writes[0],
+        rule=card.rules[str(site)],
+        name=card.pair.label,
+    )
+    tools = Tools(rows=functools.partial(stream.rows), seed=seed, shown=shown)
+    return config.run(subject, tools)

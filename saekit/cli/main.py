@@ -1,0 +1,67 @@
+"""`saekit`: the command line. Commands import what they need when they run, not before."""
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import click
+import typer
+
+from saekit.cli.demo import demo
+from saekit.cli.evaluate import evaluate
+from saekit.cli.index import index
+from saekit.cli.list import list_names
+from saekit.cli.report import report
+from saekit.cli.train import train
+from saekit.core.errors import SaekitError
+
+EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
+
+app = typer.Typer(
+    help="Sparse autoencoders on language models: train, measure, look at what they found.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"saekit {metadata.version('saekit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(demo)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("index")(index)
+app.command("report")(report)
+app.command("list")(list_names)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit; errors of the user's to mend have no traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(words, prog_name="saekit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except SaekitError as error:
+        typer.echo(f"saekit: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("saekit: interrupted.", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,39 @@
+"""What commands print: JSON for programs, short lines for people."""
+
+import resource
+import sys
+from typing import Any
+
+import typer
+
+from saekit.core.files import to_json_line
+
+SHOWN = {
+    "fvu": "variance unexplained (FVU)",
+    "l0": "latents per token (L0)",
+    "ce_clean": "cross-entropy, clean (nats)",
+    "ce_spliced": "cross-entropy, spliced (nats)",
+    "ce_rise": "cross-entropy rise (nats)",
+    "ce_recovered_zero": "recovered, vs zero ablation",
+    "ce_recovered_mean": "recovered, vs mean ablation",
+    "kl": "KL, clean to spliced (nats)",
+    "dead": "dead latents (share)",
+    "density": "median firing share of live latents",
+}
+
+
+def emit(record: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
+    """Print one JSON line, or the lines for a reader."""
+    typer.echo(to_json_line(record) if as_json else "\n".join(lines))
+
+
+def score_lines(scores: dict[str, Any]) -> list[str]:
+    """Return a line a score: what it is, its value and its 95 % interval."""
+    known = [name for name in SHOWN if name in scores]
+    return [f"  {SHOWN[name]:<38} {scores[name].text()}" for name in known]
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,197 @@
+"""`saekit train`: from a model, a site and a text to an SAE."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.cli.show import emit
+from saekit.core.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from saekit.models.base import LanguageModel
+    from saekit.train.run import Run
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def train(
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
+    ] = DEFAULT_MODEL,
+    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="Where to read, as L3.resid_post. Repeat for several. [middle layer]"),
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
+    ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
+    ] = False,
+    corpus: Annotated[
+        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+    ] = "packaged",
+    arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
+    d_sae: Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")] = None,
+    k: Annotated[
+        float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 10_000_000,
+    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides initialisation and order.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Train a sparse autoencoder.
+
+    Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
+    --corpus my_text.jsonl --d-sae 8192 --k 32
+    """
+    from saekit.core.files import read_json
+    from saekit.models.hf import load
+    from saekit.train.loop import train as train_run
+
+    if resume is not None:
+        if not (resume / "run.json").exists():
+            raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
+        raw = read_json(resume / "run.json")
+        lm = load(raw["model"], revision=raw["revision"], dtype=dtype, device=device)
+        run, folder = as_run(raw, lm, settings or []), resume
+        if (resume / "sae" / "config.json").exists():
+            raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
+    elif config is not None or recipe is not None:
+        raw = _start(config, recipe)
+        lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
+        run = as_run(raw, lm, settings or [])
+        folder = out or default_folder(run)
+    else:
+        _check_flags(arch, tokens, epochs)
+        lm = load(model, revision=revision, dtype=dtype, device=device)
+        raw = {
+            "model": model,
+            "revision": revision,
+            "pair": {
+                "read": site or [f"L{lm.n_layers // 3}.resid_post"],
+                "write": target or [],
+                "fold": fold,
+            },
+            "corpus": _corpus(corpus),
+            "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
+            "tokens": tokens,
+            "epochs": epochs,
+            "seed": seed,
+        }
+        run = as_run(raw, lm, _k_setting(arch, k) + (settings or []))
+        folder = out or default_folder(run)
+    sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
+    manifest = read_json(folder / "manifest.json")
+    record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
+    lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
+    lines.append(f"next     saekit eval {folder}")
+    emit(record, as_json=as_json, lines=lines)
+
+
+def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
+    """Return the run a dict describes, its SAE fitted to the model where widths are left out."""
+    from saekit.activations.pairs import Pair
+    from saekit.core.config import override
+    from saekit.train.run import Run
+
+    d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
+    sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
+    sae |= _early(settings, sae)
+    return override(Run.from_dict({**raw, "sae": sae}), settings)
+
+
+def default_folder(run: "Run") -> Path:
+    """Return where a run goes when no folder is given."""
+    model = run.model.rstrip("/").rsplit("/", 1)[-1]
+    site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
+    return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
+
+
+def _early(settings: list[str], sae: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of the SAE's size and sparsity: they are checked against each other."""
+    from saekit.core.config import read_setting
+
+    found = dict(read_setting(s) for s in settings)
+    return {k.removeprefix("sae."): v for k, v in found.items() if k.startswith("sae.")}
+
+
+def _k_setting(arch: str, k: float | None) -> list[str]:
+    if k is None:
+        return []
+    from saekit.core.config import field_types
+    from saekit.saes.base import registry
+
+    fields = field_types(registry.get(arch))
+    if "k" not in fields:
+        near = "target_l0" if "target_l0" in fields else "l1_coefficient"
+        raise ConfigError(f"`{arch}` keeps no fixed k; set its sparsity with --set sae.{near}=...")
+    if fields["k"] is int and k != int(k):
+        raise ConfigError(f"`k` of `{arch}` must be a whole number; got {k}.")
+    return [f"sae.k={int(k) if fields['k'] is int else k}"]
+
+
+def _check_flags(arch: str, tokens: int, epochs: int) -> None:
+    """Refuse what can be refused before a model is loaded."""
+    from saekit.saes.base import registry
+
+    registry.get(arch)
+    for name, value in (("--tokens", tokens), ("--epochs", epochs)):
+        if value < 1:
+            raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+
+
+def _corpus(text: str) -> dict[str, Any]:
+    from saekit.data.open import open_corpus
+
+    return open_corpus(text).to_dict()
+
+
+def _start(config: Path | None, recipe: str | None) -> dict[str, Any]:
+    if config is not None and recipe is not None:
+        raise ConfigError("Give --config or --recipe, not both.")
+    if recipe is not None:
+        from saekit.recipes import get
+
+        return get(recipe).to_dict()
+    assert config is not None
+    if not config.exists():
+        raise FormatError(f"There is no file {config}.")
+    if config.suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            raw = yaml.safe_load(config.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise FormatError(f"{config} is not YAML: {error}") from error
+    else:
+        from saekit.core.files import read_json
+
+        raw = read_json(config)
+    if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
+        raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
+    return raw

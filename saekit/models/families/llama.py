@@ -1,0 +1,30 @@
+"""Llama and the models with its blocks: attention, then MLP, each after an RMS norm."""
+
+from typing import Any, final
+
+from typing_extensions import override
+
+from saekit.models.family import Family, Tap, registry
+
+
+@final
+@registry.register
+class Llama(Family):
+    """Llama, Mistral, SmolLM and others with the same block."""
+
+    name = "llama"
+    model_types = ("llama", "mistral", "phi3", "smollm3")
+    embed = "embed_tokens"
+    final_norm = "norm"
+
+    @staticmethod
+    @override
+    def points(config: Any) -> dict[str, Tap]:
+        return {
+            "resid_pre": Tap("layers.{i}", "input"),
+            "attn_out": Tap("layers.{i}.self_attn", "output"),
+            "resid_mid": Tap("layers.{i}.post_attention_layernorm", "input", shared=True),
+            "mlp_in": Tap("layers.{i}.mlp", "input"),
+            "mlp_out": Tap("layers.{i}.mlp", "output"),
+            "resid_post": Tap("layers.{i}", "output"),
+        }

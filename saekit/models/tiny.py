@@ -1,0 +1,143 @@
+"""Tiny random language models: for tests and first steps, with no download."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from saekit.core.errors import UnknownNameError, nearest
+from saekit.core.files import write_json
+from saekit.core.seeds import generator
+from saekit.models.base import Tokenizer
+from saekit.models.hf import HFModel, new_module
+from saekit.models.tokenizer import byte_alphabet, byte_level_bpe, split_text
+
+BOS, EOS = "<bos>", "<eos>"
+VOCAB_SIZE = 258  # 256 bytes, BOS, EOS
+N_HEADS = 4
+N_CTX_MAX = 256
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "qwen2", "qwen3")
+_MODEL_TYPES = {"gemma3": "gemma3_text", "gemma": "gemma2", "qwen": "qwen3"}
+
+
+@final
+class ByteTokenizer(Tokenizer):
+    """Ids 0..255 are the bytes of UTF-8; 256 begins a text, 257 ends it."""
+
+    bos_id, eos_id, pad_id = 256, 257, None
+    special_ids = frozenset({256, 257})
+    vocab_size = VOCAB_SIZE
+    digest = hashlib.sha256(b"saekit byte tokenizer 1").hexdigest()
+
+    @override
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [list(text.encode()) for text in texts]
+
+    @override
+    def decode(self, ids: Sequence[int]) -> str:
+        return b"".join(map(_bytes, ids)).decode(errors="replace")
+
+    @override
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return split_text([_bytes(i) for i in ids])
+
+
+def tiny(
+    family: str = "llama",
+    seed: int = 0,
+    *,
+    n_layers: int = 2,
+    d_model: int = 32,
+    dtype: torch.dtype = torch.float32,
+) -> HFModel:
+    """Return a random language model over bytes: 258 ids, rows of up to 256 tokens.
+
+    The same arguments give the same weights. Weights are larger than those of a fresh model
+    for training, so that attention and MLP change the stream visibly.
+
+    Args:
+        family: one of `FAMILIES`; ``gemma`` and ``qwen`` stand for ``gemma2`` and ``qwen3``.
+        seed: of the weights.
+        n_layers: blocks.
+        d_model: width of the stream; a multiple of 8.
+        dtype: of weights and activations.
+
+    Raises:
+        UnknownNameError: `family` is none of `FAMILIES`.
+    """
+    module = _module(family, seed, n_layers, d_model).to(dtype)
+    revision = f"seed {seed}, {n_layers} layers, d_model {d_model}"
+    return HFModel(module, ByteTokenizer(), name=f"tiny-{family}", revision=revision)
+
+
+def save_tiny(folder: Path, family: str = "llama", seed: int = 0, **sizes: int) -> Path:
+    """Write `tiny(family, seed, **sizes)` as a folder that transformers and `load` read.
+
+    Returns:
+        `folder`.
+    """
+    module = _module(family, seed, sizes.get("n_layers", 2), sizes.get("d_model", 32))
+    module.save_pretrained(folder)
+    by_byte = sorted(byte_alphabet().items(), key=lambda item: item[1])
+    tokens = [char for char, _ in by_byte] + [BOS, EOS]
+    byte_level_bpe(tokens, [], [BOS, EOS]).save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "model_max_length": N_CTX_MAX,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    return folder
+
+
+def _module(family: str, seed: int, n_layers: int, d_model: int) -> Any:
+    known = [*FAMILIES, *_MODEL_TYPES]
+    if family not in known:
+        raise UnknownNameError(
+            f"There is no tiny `{family}`; there are {', '.join(FAMILIES)}."
+            f"{nearest(family, known)}"
+        )
+    settings = {
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": N_HEADS,
+        "intermediate_size": 2 * d_model,
+        "max_position_embeddings": N_CTX_MAX,
+        "vocab_size": VOCAB_SIZE,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "pad_token_id": None,
+    }
+    if family not in ("gpt2", "gpt_neox"):
+        settings |= {"num_key_value_heads": N_HEADS // 2, "head_dim": d_model // N_HEADS}
+    if family.startswith("gemma"):
+        # The attention scale of Gemma is its own setting, made for heads of 256.
+        settings |= {"query_pre_attn_scalar": d_model // N_HEADS, "sliding_window": 64}
+    module = new_module(_MODEL_TYPES.get(family, family), settings)
+    _randomise(module, seed)
+    return module
+
+
+@torch.no_grad()
+def _randomise(module: Any, seed: int) -> None:
+    """Draw each parameter from a generator of its own name, whatever order they come in."""
+    embeddings = [m.weight for m in module.modules() if isinstance(m, nn.Embedding)]
+    # Where the embedding is the unembedding too, large rows would make logits one-sided.
+    tied = module.config.tie_word_embeddings
+    for name, weight in module.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator(seed, "tiny", name))
+        if any(weight is e for e in embeddings):
+            weight.copy_(noise / weight.shape[-1] ** 0.5 if tied else noise)
+        elif weight.ndim == 1:  # biases about 0, gains of norms about where they began
+            weight.add_(0.1 * noise)
+        else:
+            weight.copy_(noise / weight.shape[-1] ** 0.5)
+
+
+def _bytes(token_id: int) -> bytes:
+    return (BOS.encode(), EOS.encode())[token_id - 256] if token_id > 255 else bytes([token_id])

@@ -1,0 +1,196 @@
+"""HFTokenizer: the fast tokenizers of the `tokenizers` library; and how to make one."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from typing_extensions import override
+
+from saekit.core.errors import FormatError, MissingExtraError
+from saekit.core.files import digest
+from saekit.models.base import Tokenizer
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the special tokens a model has; None where it has none."""
+
+    bos: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+
+
+@final
+class HFTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`; its truncation and padding are switched off.
+        special: which ids stand for begin, end and padding.
+    """
+
+    def __init__(self, backend: Any, special: SpecialIds):
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self.bos_id, self.eos_id, self.pad_id = special
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self._added = {i: token.content for i, token in added.items()}
+        marked = {i for i, token in added.items() if token.special}
+        self.special_ids = frozenset(marked | {i for i in special if i is not None})
+        definition = backend.to_str()
+        self.digest = digest([definition, json.dumps(special)])
+        self._bytes_of, self._drops_first_space = _byte_reader(json.loads(definition)["decoder"])
+        self._known: dict[int, bytes] = {}
+
+    @override
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [row.ids for row in batch]
+
+    @override
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids), skip_special_tokens=False)
+
+    @override
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        out = split_text([self._bytes(i) for i in ids])
+        if self._drops_first_space and out and ids[0] not in self._added:
+            out[0] = out[0].removeprefix(" ")
+        return out
+
+    def _bytes(self, token_id: int) -> bytes:
+        if token_id not in self._known:
+            token = self._backend.id_to_token(token_id)
+            if token is None:  # rows of the embedding that no token uses
+                found = b""
+            elif token_id in self._added:
+                found = self._added[token_id].encode()
+            else:
+                found = self._bytes_of(token)
+            self._known[token_id] = found
+        return self._known[token_id]
+
+
+def split_text(parts: Sequence[bytes]) -> list[str]:
+    r"""Return one string per run of bytes, so that joined they are the text.
+
+    A character whose bytes are spread over several runs belongs to the run of its first
+    byte. Bytes that are no UTF-8 read as ``\xNN``.
+    """
+    try:
+        return [part.decode() for part in parts]
+    except UnicodeDecodeError:
+        pass  # some character is spread over several runs, or is broken
+    owners = [i for i, part in enumerate(parts) for _ in part]
+    data = b"".join(parts)
+    out = [""] * len(parts)
+    at = 0
+    while at < len(data):
+        size = _character_bytes(data[at])
+        try:
+            char = data[at : at + size].decode()
+        except UnicodeDecodeError:
+            size, char = 1, f"\\x{data[at]:02x}"
+        out[owners[at]] += char
+        at += size
+    return out
+
+
+def read_tokenizer(path: Path, special: SpecialIds) -> HFTokenizer:
+    """Read a ``tokenizer.json``.
+
+    Raises:
+        FormatError: it is missing or damaged.
+    """
+    library = _tokenizers()
+    try:
+        return HFTokenizer(library.Tokenizer.from_file(str(path)), special)
+    except Exception as error:  # the library raises bare Exception
+        raise FormatError(f"{path} is not a tokenizer that can be read: {error}.") from error
+
+
+def byte_level_bpe(
+    tokens: Sequence[str],
+    merges: Sequence[tuple[str, str]],
+    special: Sequence[str],
+    *,
+    single_digits: bool = False,
+) -> Any:
+    """Return a byte-level BPE tokenizer of the `tokenizers` library.
+
+    Args:
+        tokens: token of every id, in the byte alphabet of GPT-2.
+        merges: pairs in the order they are applied.
+        special: tokens that are never split and never made by merging.
+        single_digits: split off every digit first, so that numbers are read digit by digit.
+    """
+    library = _tokenizers()
+    pre = library.pre_tokenizers
+    vocab = {token: i for i, token in enumerate(tokens)}
+    out = library.Tokenizer(library.models.BPE(vocab=vocab, merges=list(merges)))
+    steps = [pre.Digits(individual_digits=True)] if single_digits else []
+    steps.append(pre.ByteLevel(add_prefix_space=False, use_regex=True))
+    out.pre_tokenizer = pre.Sequence(steps)
+    out.decoder = library.decoders.ByteLevel()
+    out.add_special_tokens(
+        [library.AddedToken(token, special=True, normalized=False) for token in special]
+    )
+    return out
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Return the character that stands for each byte in byte-level BPE, as char to byte.
+
+    Source:
+        Radford et al. 2019, GPT-2 encoder.py, `bytes_to_unicode`. Differs: nothing known.
+    """
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(rest)}
+
+
+def _byte_reader(decoder: Mapping[str, Any] | None) -> tuple[Callable[[str], bytes], bool]:
+    """Return how a token reads as bytes, and whether decoding drops the first space."""
+    steps = [] if decoder is None else decoder.get("decoders", [decoder])
+    kinds = {step["type"] for step in steps}
+    if "ByteLevel" in kinds:
+        alphabet = byte_alphabet()
+
+        def byte_level(token: str) -> bytes:
+            if all(char in alphabet for char in token):
+                return bytes(alphabet[char] for char in token)
+            return token.encode()
+
+        return byte_level, False
+    if kinds & {"Metaspace", "ByteFallback", "Replace"}:
+        strips = any(s["type"] == "Strip" and s["content"] == " " and s["start"] for s in steps)
+        schemes = [s.get("prepend_scheme") for s in steps if s["type"] == "Metaspace"]
+        drops = strips or any(scheme != "never" for scheme in schemes)
+        return _sentencepiece, drops
+    raise FormatError(
+        f"This tokenizer decodes by {', '.join(sorted(kinds)) or 'joining words'}; pieces of text "
+        f"are known for byte-level and SentencePiece tokenizers. Use a model with one of these."
+    )
+
+
+def _sentencepiece(token: str) -> bytes:
+    if match := _BYTE_TOKEN.fullmatch(token):
+        return bytes([int(match[1], 16)])
+    return token.replace("▁", " ").encode()
+
+
+def _character_bytes(lead: int) -> int:
+    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingExtraError("tokenizers", "lm") from error
+    return tokenizers

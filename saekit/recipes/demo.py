@@ -1,0 +1,22 @@
+"""The demonstration: a TopK SAE on the middle of SmolLM2-135M, in minutes on two cores."""
+
+from saekit.activations.pairs import Pair
+from saekit.data.corpora.packaged import Packaged
+from saekit.saes.topk import TopK
+from saekit.train.run import Run
+
+
+def demo() -> Run:
+    """Return the run that `saekit demo` does."""
+    return Run(
+        model="smollm2-135m",
+        pair=Pair(read=("L10.resid_post",)),
+        corpus=Packaged(),
+        sae=TopK(d_in=576, d_out=576, d_sae=4096, k=32),
+        tokens=300_000,
+        epochs=4,
+        batch_tokens=1024,
+        lr=1e-3,
+        dead_after_tokens=60_000,
+        seed=0,
+    )

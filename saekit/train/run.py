@@ -1,0 +1,129 @@
+"""Run: everything that decides what a training run gives."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import TokenRule
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError
+from saekit.data.base import Corpus
+from saekit.saes.base import SAEConfig
+
+REFERENCE_LR, REFERENCE_D_SAE = 5e-4, 2**14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Config):
+    """A training run as a value. Device, dtype and folder are not part of it.
+
+    Args:
+        model: hub name, folder, or name of an embedded model.
+        revision: hub commit, tag or branch; null: the newest, whose commit is recorded.
+        pair: sites read and predicted.
+        corpus: the text.
+        sae: architecture and sizes.
+        tokens: tokens of text that count, once each per epoch.
+        epochs: passes over them.
+        n_ctx: tokens of a row, special ones included; at least 2.
+        bos: begin each row with the tokenizer's BOS, where it has one.
+        rule: which tokens count.
+        normalise: train on activations of mean 0 and mean square 1 a dimension, estimated on
+            the first rows; the finished SAE takes raw activations all the same.
+        batch_tokens: tokens of an optimiser step.
+        buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
+            activations stay in memory and later epochs need no forward pass.
+        lr: peak learning rate; null: 5e-4 at 16,384 latents, inversely with the square root
+            of the number of latents.
+        warm_up_steps: optimiser steps over which the rate grows linearly from 0.
+        decay: share of training, at its end, over which the rate falls linearly to 0.
+        clip_norm: gradients longer than this are shortened to it; null: never.
+        dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
+            of all, at most 10 million.
+        checkpoint_tokens: training tokens between checkpoints; null: a quarter of all.
+        log_steps: optimiser steps between records of the log.
+        seed: decides initialisation and order.
+
+    Raises:
+        ConfigError: a value is out of range, or widths do not fit the pair.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, appendix A.3 (rate with the root of the width).
+    """
+
+    name: ClassVar[str] = "run"
+    model: str
+    revision: str | None = None
+    pair: Pair
+    corpus: Corpus
+    sae: SAEConfig
+    tokens: int = 10_000_000
+    epochs: int = 1
+    n_ctx: int = 128
+    bos: bool = True
+    rule: TokenRule = TokenRule()
+    normalise: bool = True
+    batch_tokens: int = 2048
+    buffer_tokens: int = 2**19
+    lr: float | None = None
+    warm_up_steps: int = 100
+    decay: float = 0.2
+    clip_norm: float | None = 1.0
+    dead_after_tokens: int | None = None
+    checkpoint_tokens: int | None = None
+    log_steps: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"tokens": 1, "epochs": 1, "n_ctx": 2, "batch_tokens": 1, "log_steps": 1}
+        least |= {"warm_up_steps": 0, "buffer_tokens": self.batch_tokens}
+        least |= {"dead_after_tokens": 1, "checkpoint_tokens": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"`{name}` must be above 0; got {value}.")
+        if not 0 <= self.decay <= 1:
+            raise ConfigError(f"`decay` is a share of training, 0 to 1; got {self.decay}.")
+        if self.pair.is_autoencoder and self.sae.d_in != self.sae.d_out:
+            raise ConfigError(
+                f"An autoencoder predicts what it reads; got d_in={self.sae.d_in}, "
+                f"d_out={self.sae.d_out}. Make them equal, or name sites to write."
+            )
+
+    @property
+    def total_tokens(self) -> int:
+        """Training tokens of all epochs."""
+        return self.tokens * self.epochs
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.total_tokens / self.batch_tokens)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        return self.lr or REFERENCE_LR * math.sqrt(REFERENCE_D_SAE / self.sae.d_sae)
+
+    @property
+    def dead_after(self) -> int:
+        """Training tokens of silence after which a latent is dead."""
+        return self.dead_after_tokens or max(min(self.total_tokens // 10, 10_000_000), 1)
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Training tokens between checkpoints."""
+        return self.checkpoint_tokens or max(self.total_tokens // 4, 1)
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of an optimiser step, counted from 0."""
+        grown = min(1.0, (step + 1) / self.warm_up_steps) if self.warm_up_steps else 1.0
+        falling = self.decay * self.total_steps
+        left = (self.total_steps - step) / falling if falling else 1.0
+        return self.peak_lr * min(grown, left, 1.0)
