@@ -271,16 +271,17 @@ class LatentStoreWriter:
         row, pos = row.cpu(), pos.cpu()
         self._check(rows, row, pos, codes)
         live = codes.detach().live()
-        codes = Codes(live.values.float().cpu(), live.latents.int().cpu(), live.starts.cpu(),
-                      (len(row),), self.d_sae)  # fmt: skip
+        columns = (live.values.float(), live.latents.int(), live.starts)
+        codes = Codes(*(c.cpu() for c in columns), batch=(len(row),), d_sae=self.d_sae)
         if not codes.values.isfinite().all():
             raise DataError(
                 "The SAE gave activations that are not finite; nothing can be ranked by them. "
                 "Encode in float32, or check the SAE's weights."
             )
-        for begin in self._cuts(len(rows.tokens)):
+        end = 0
+        while end < len(rows.tokens):
             held = sum(len(r.tokens) for r, _ in self._buffer)
-            end = min(len(rows.tokens), begin + self.rows_per_shard - held)
+            begin, end = end, min(len(rows.tokens), end + self.rows_per_shard - held)
             first = rows.first_row + begin
             a, b = torch.searchsorted(row, torch.tensor([first, rows.first_row + end])).tolist()
             part = Rows(rows.tokens[begin:end], rows.doc_ids[begin:end], first)
@@ -339,12 +340,6 @@ class LatentStoreWriter:
                 f"once and in text order."
             )
 
-    def _cuts(self, n_rows: int) -> range | list[int]:
-        """Return where the parts of `n_rows` more rows begin, cut at the ends of shards."""
-        held = sum(len(r.tokens) for r, _ in self._buffer)
-        later = range(self.rows_per_shard - held, n_rows, self.rows_per_shard)
-        return [0, *later] if n_rows else []
-
     def _flush(self) -> None:
         rows, kept = zip(*self._buffer, strict=True)
         self._buffer = []
@@ -364,14 +359,9 @@ class LatentStoreWriter:
                 "doc_ids": torch.cat([r.doc_ids.cpu() for r in rows]).long(),
             },
         )  # fmt: skip
-        self._shards.append(
-            _described(path)
-            | {
-                "rows": sum(len(r.tokens) for r in rows),
-                "tokens": codes.n_rows,
-                "entries": len(codes.values),
-            }
-        )
+        sizes = {"tokens": codes.n_rows, "entries": len(codes.values)}
+        sizes["rows"] = sum(len(r.tokens) for r in rows)
+        self._shards.append(_described(path) | sizes)
 
     def _count(self, latents: Tensor, values: Tensor, counts: Tensor) -> None:
         wide = values.double()

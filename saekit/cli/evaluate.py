@@ -80,8 +80,6 @@ def measure(
     shown: bool = True,
 ) -> "Result":
     """Run one evaluation of an SAE on the held-out part of its corpus, or of another."""
-    import functools
-
     from saekit.data.base import Corpus
     from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
@@ -99,5 +97,5 @@ def measure(
         rule=card.rules[str(site)],
         name=card.pair.label,
     )
-    tools = Tools(rows=functools.partial(stream.rows), seed=seed, shown=shown)
+    tools = Tools(rows=stream.rows, seed=seed, shown=shown)
     return config.run(subject, tools)

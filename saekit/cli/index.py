@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.cli.show import emit
+from saekit.core.errors import ConfigError
 
 
 def index(
@@ -24,20 +25,29 @@ def index(
     Example: saekit index demo --tokens 1000000
     """
     from saekit.analysis.indexing import make_index
+    from saekit.analysis.max_acts import MaxActs
     from saekit.cli.evaluate import model_of
+    from saekit.data.base import SPLITS, Corpus
+    from saekit.data.open import open_corpus
     from saekit.hub.native import load
 
+    if split not in SPLITS:
+        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
+    max_acts = MaxActs(n=contexts)
     loaded = load(run)
+    text = None
+    if corpus is not None or split != "train":
+        chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])
+        text = (chosen, split)
     lm = model_of(loaded, device)
     folder = out or run / "index"
     found = make_index(
         loaded,
         lm,
         folder,
-        corpus=corpus,
-        split=split,
+        text=text,
         tokens=tokens,
-        n_contexts=contexts,
+        max_acts=max_acts,
         shown=not quiet,
     )
     lines = [

@@ -42,6 +42,8 @@ class Metric(abc.ABC):
     unit: ClassVar[str]  # "ratio" promises that scaling y and y_hat changes nothing
     better: ClassVar[str]  # "lower", "higher" or "neither"
     needs: ClassVar[frozenset[str]] = frozenset()  # optional fields of Batch: "ce", "kl"
+    undefined: ClassVar[str] = "no token was measured"  # why `compute` gives None
+    resampled: ClassVar[bool] = True  # False: leaving tokens out shifts the value one way
 
     @abc.abstractmethod
     def sums(self, batch: Batch) -> Sums:

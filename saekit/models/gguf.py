@@ -15,8 +15,9 @@ Values = Float32[np.ndarray, "blocks weights"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_BOOL, _STRING, _ARRAY = 7, 8, 9
+# Type codes of settings and their codes in `struct`.
+_SCALARS = dict(zip([0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12], "BbHhIif?Qqd", strict=True))
+_STRING, _ARRAY = 8, 9
 
 
 class Tensor(NamedTuple):
@@ -85,12 +86,12 @@ def _bf16(raw: Bytes) -> Values:
     return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _halves(raw: Bytes) -> Bytes:
+def _halves(raw: UInt8[np.ndarray, "blocks 16"]) -> UInt8[np.ndarray, "blocks 32"]:
     """Return the low four bits of every byte, then the high four."""
     return np.concatenate([raw & 15, raw >> 4], axis=1)
 
 
-def _fifth_bits(raw: Bytes) -> Bytes:
+def _fifth_bits(raw: UInt8[np.ndarray, "blocks 4"]) -> UInt8[np.ndarray, "blocks 32"]:
     """Return bit 4 of each of 32 weights, at its place."""
     return np.unpackbits(raw, axis=1, bitorder="little") << 4
 

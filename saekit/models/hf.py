@@ -1,23 +1,42 @@
 """HFModel: transformers models by forward hooks, stopping after the last site read."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from saekit.core.errors import MissingExtraError, ShapeError
+from saekit.core.errors import (
+    ConfigError,
+    FormatError,
+    MissingExtraError,
+    ResourceError,
+    SaekitError,
+    ShapeError,
+    UnknownNameError,
+    nearest,
+)
+from saekit.core.files import digest, sha256_of
+from saekit.models import selfcheck
 from saekit.models.base import LanguageModel, Replace, Tokenizer
+from saekit.models.embedded import DEFAULT, MODELS, embedded
 from saekit.models.family import Tap, family_of
+from saekit.models.placement import pick_device, pick_dtype
 from saekit.models.sites import EMBED, Site
+from saekit.models.tokenizer import HFTokenizer, SpecialIds
 
 Visit = Callable[[Tensor], Tensor | None]  # what was there -> what shall be, or None
 
+# The hub's names without an owner; any other bare name is a misspelling, known without asking.
+_BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 VOCAB_CHUNK_ROWS = 16384  # rows of the unembedding raised to float32 at a time
 
 
@@ -106,7 +125,7 @@ class HFModel(LanguageModel):
     def logit_effects(
         self, directions: Float[Tensor, "m d_model"]
     ) -> Float[Tensor, "m vocab"]:
-        norm = self._decoder.get_submodule(self._family.final_norm)
+        norm: Any = self._decoder.get_submodule(self._family.final_norm)
         rows = directions.to(self.device, torch.float32)
         if isinstance(norm, nn.LayerNorm):
             rows = rows - rows.mean(-1, keepdim=True)
@@ -155,9 +174,18 @@ class HFModel(LanguageModel):
 
         return visit
 
+    def _submodule(self, path: str, site: Site) -> nn.Module:
+        try:
+            return self._decoder.get_submodule(path)
+        except AttributeError as error:
+            raise FormatError(
+                f"The map of sites of {self.family} is wrong for {self.name}: `{site}` should "
+                f"be at module `{path}`, which it has not."
+            ) from error
+
     def _attach(self, site: Site, visit: Visit) -> RemovableHandle:
         tap = self._tap(site)
-        module = self._decoder.get_submodule(tap.module.format(i=site.layer))
+        module = self._submodule(tap.module.format(i=site.layer), site)
         if tap.side == "output":
             return module.register_forward_hook(_after(visit))
         return module.register_forward_pre_hook(_before(visit, tap.shared), with_kwargs=True)
@@ -191,6 +219,55 @@ def _before(visit: Visit, shared: bool) -> Callable[..., Any]:
     return hook
 
 
+def load(
+    name: str = DEFAULT,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    check: bool = True,
+) -> HFModel:
+    """Return a language model, ready to read.
+
+    Args:
+        name: an embedded model, a folder that transformers wrote, or a name on the hub.
+        revision: branch, tag or commit on the hub; None is its main branch. Only for hub names.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the
+            hardware multiplies it fast, else float32.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where there is any.
+        check: prove the map of sites on this model (`selfcheck`).
+
+    Raises:
+        UnknownNameError: nothing has this name, or its type has no map of sites.
+        ResourceError: the device is absent, or the model cannot be fetched.
+        FormatError: the files are damaged, or the self-check failed.
+        ConfigError: `dtype` or `device` is not one of those above, or a `revision` is given
+            for files on this machine.
+        MissingExtraError: transformers is not installed.
+    """
+    library = _transformers()
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    folder = _local(name)
+    if folder is not None and revision is not None:
+        raise ConfigError(
+            f"`revision` is for models on the hub; `{name}` is on this machine. Leave it out."
+        )
+    source = str(folder or name)
+    with _readable_errors(name, local=folder is not None), _quiet(library):
+        config = library.AutoConfig.from_pretrained(source, revision=revision)
+        family_of(config.get_text_config().model_type)
+        tokenizer = _tokenizer_of(library, source, revision)
+        module = library.AutoModelForCausalLM.from_pretrained(
+            source, config=config, revision=revision, dtype=kind, use_safetensors=True
+        )
+    made_of = MODELS[name].sha256 if name in MODELS else _revision(folder, config)
+    model = HFModel(module.to(place), tokenizer, name=name, revision=made_of)
+    if check:
+        selfcheck.check(model)
+    return model
+
+
 def new_module(model_type: str, settings: dict[str, Any]) -> Any:
     """Return a fresh causal language model of transformers, made from a configuration.
 
@@ -200,6 +277,87 @@ def new_module(model_type: str, settings: dict[str, Any]) -> Any:
     library = _transformers()
     config = library.AutoConfig.for_model(model_type, **settings)
     return library.AutoModelForCausalLM.from_config(config)
+
+
+def _local(name: str) -> Path | None:
+    """Return the folder a name stands for on this machine; None for a name on the hub."""
+    if name in MODELS:
+        return embedded(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FormatError(
+                f"{folder} holds no model: it has no config.json. Give the folder that "
+                f"`save_pretrained` of transformers wrote."
+            )
+        return folder
+    is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    if is_path or ("/" not in name and name not in _BARE_HUB_NAMES):
+        raise UnknownNameError(f"There is no model or folder `{name}`. {_known(name)}")
+    return None
+
+
+def _known(name: str) -> str:
+    return (
+        f"A model is an embedded one ({', '.join(MODELS)}), a folder, or a name on the hub "
+        f"such as EleutherAI/pythia-70m.{nearest(name, {*MODELS, *_BARE_HUB_NAMES} - {name})}"
+    )
+
+
+def _revision(folder: Path | None, config: Any) -> str:
+    if folder is None:
+        return config._commit_hash or "unknown"
+    weights = sorted(folder.glob("*.safetensors"))
+    return digest(part for file in weights for part in (file.name, sha256_of(file)))
+
+
+def _tokenizer_of(library: Any, source: str, revision: str | None) -> HFTokenizer:
+    found = library.AutoTokenizer.from_pretrained(source, revision=revision)
+    backend = getattr(found, "backend_tokenizer", None)
+    if backend is None:
+        raise FormatError(
+            f"{source} has no fast tokenizer (tokenizer.json); text could not be shown token "
+            f"by token. Convert it with transformers first."
+        )
+    special = SpecialIds(found.bos_token_id, found.eos_token_id, found.pad_token_id)
+    return HFTokenizer(backend, special)
+
+
+@contextlib.contextmanager
+def _readable_errors(name: str, *, local: bool) -> Iterator[None]:
+    """Say in one paragraph what transformers says in a page."""
+    try:
+        yield
+    except SaekitError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".:")
+        if local:
+            raise FormatError(
+                f"`{name}` could not be loaded: {reason}. The folder needs config.json, "
+                f"*.safetensors and tokenizer.json, whole and of one model."
+            ) from error
+        raise ResourceError(
+            f"`{name}` could not be had from the hub: {reason}. Check the name, the network, "
+            f"and for models behind a licence the login. {_known(name)}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Hide the progress bars and advice of transformers while a model is loaded."""
+    log, hub = library.utils.logging, logging.getLogger("huggingface_hub")
+    level, hub_level, bars = log.get_verbosity(), hub.level, log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    hub.setLevel(logging.ERROR)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _transformers() -> Any:

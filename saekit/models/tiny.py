@@ -89,6 +89,9 @@ def save_tiny(folder: Path, family: str = "llama", seed: int = 0, **sizes: int) 
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "eos_token": EOS,
+        # Named, for some tokenizer classes would otherwise add a token of their own.
+        "pad_token": EOS,
+        "unk_token": EOS,
         "model_max_length": N_CTX_MAX,
     }
     write_json(folder / "tokenizer_config.json", settings)
@@ -118,7 +121,8 @@ def _module(family: str, seed: int, n_layers: int, d_model: int) -> Any:
     if family.startswith("gemma"):
         # The attention scale of Gemma is its own setting, made for heads of 256.
         settings |= {"query_pre_attn_scalar": d_model // N_HEADS, "sliding_window": 64}
-    module = new_module(_MODEL_TYPES.get(family, family), settings)
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights that are not kept
+        module = new_module(_MODEL_TYPES.get(family, family), settings)
     _randomise(module, seed)
     return module
 

@@ -1,0 +1,112 @@
+"""Hub: data sets of the Hugging Face hub, streamed."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from saekit.core.errors import DataError, MissingExtraError, ResourceError, nearest
+from saekit.data.base import Corpus, Document, Split, registry
+from saekit.data.split import RULE, check_share, documents_of
+
+
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Hub(Corpus):
+    """A data set of the Hugging Face hub, streamed at a pinned commit.
+
+    Train and test are both taken from the one `split` of the data set, by text hash, so
+    that they never share a text. A branch name as `revision` is resolved to its commit, and
+    the commit is what provenance records: give the commit to pin the corpus for good.
+
+    Args:
+        repo: ``owner/name``.
+        revision: commit, tag or branch.
+        config: the part of a data set that has several; null for the only one.
+        split: the data set's own split to read.
+        text_column: the column that holds the text.
+        test_share: share of documents that are test, 0 to below 1.
+
+    Raises:
+        ConfigError: the share is out of range.
+
+    Source:
+        huggingface.co; the licence is the data set's own.
+    """
+
+    name: ClassVar[str] = "hub"
+
+    repo: str
+    revision: str = "main"
+    config: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    test_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.test_share)
+
+    @override
+    def documents(self, split: Split) -> Iterator[Document]:
+        return documents_of(split, self._every(), self.test_share)
+
+    @override
+    def provenance(self) -> dict[str, Any]:
+        return {"commit": _commit(self.repo, self.revision), "split_rule": RULE}
+
+    def _every(self) -> Iterator[Document]:
+        commit = _commit(self.repo, self.revision)
+        try:
+            import datasets
+        except ImportError as error:
+            raise MissingExtraError("datasets", "hub") from error
+        try:
+            rows = datasets.load_dataset(
+                self.repo, self.config, split=self.split, revision=commit, streaming=True
+            )
+            for row in rows:
+                yield Document(self._text(row), self.repo)
+        except (OSError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise ResourceError(
+                f"Could not read {self.repo} at {commit}, config {self.config}, split "
+                f"{self.split}: {error}. Check the names, your access and the network."
+            ) from error
+
+    def _text(self, row: dict[str, Any]) -> str:
+        if self.text_column not in row:
+            raise DataError(
+                f"{self.repo} has no column `{self.text_column}`; it has {', '.join(row)}. "
+                f"Name one with `text_column`.{nearest(self.text_column, row)}"
+            )
+        value = row[self.text_column]
+        if value is not None and not isinstance(value, str):
+            raise DataError(
+                f"Column `{self.text_column}` of {self.repo} must hold text; got "
+                f"{type(value).__name__}. Name another with `text_column`."
+            )
+        return value or ""
+
+
+@functools.lru_cache(maxsize=64)
+def _commit(repo: str, revision: str) -> str:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtraError("huggingface_hub", "hub") from error
+    try:
+        commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
+    except (OSError, ValueError) as error:
+        raise ResourceError(
+            f"Could not look up the data set {repo} at {revision}: {error}. Check the name, "
+            f"your access and the network, or use local files."
+        ) from error
+    if commit is None:
+        raise ResourceError(
+            f"The hub names no commit for {repo} at {revision}. Give a commit as `revision`."
+        )
+    return commit

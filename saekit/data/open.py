@@ -1,0 +1,51 @@
+"""A corpus from one word: a name, a path, or a data set of the hub."""
+
+import glob
+import re
+from pathlib import Path
+
+from saekit.core.errors import UnknownNameError, nearest
+from saekit.data.base import Corpus
+from saekit.data.corpora.files import Files
+from saekit.data.corpora.hub import Hub
+from saekit.data.corpora.packaged import Packaged
+from saekit.data.corpora.stdlib import Stdlib
+from saekit.data.readers import TEXT_SUFFIXES, kind_of
+
+_HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_NAMED = {"packaged": Packaged, "stdlib": Stdlib}
+_ONE_FILE_CHARS = 4_000  # about 1,000 tokens: enough context, and enough documents to split
+
+
+def open_corpus(text: str) -> Corpus:
+    """Return the corpus that a word of the command line stands for.
+
+    Args:
+        text: ``packaged`` or ``stdlib``; else an existing path or glob pattern; else
+            ``owner/name`` or ``owner/name@revision`` of the Hugging Face hub. One text file
+            is divided at blank lines into documents of about 4,000 characters, for a single
+            document could not be split into train and test.
+
+    Returns:
+        The corpus, as a value that can be stored and changed.
+
+    Raises:
+        UnknownNameError: it is none of these.
+        DataError: it looks like a path and nothing is there.
+    """
+    if text in _NAMED:
+        return _NAMED[text]()
+    path = Path(text).expanduser()
+    if path.is_file() and kind_of(path) in TEXT_SUFFIXES:
+        return Files(paths=(text,), separator="\n\n", join_chars=_ONE_FILE_CHARS)
+    if path.exists() or glob.glob(str(path), recursive=True):
+        return Files(paths=(text,))
+    if text.startswith((".", "/", "~")) or glob.has_magic(text) or kind_of(path):
+        Files(paths=(text,)).found()  # says what is missing and what is near
+    if match := _HUB.fullmatch(text):
+        return Hub(repo=match["repo"], revision=match["revision"] or "main")
+    names = [*_NAMED, *(p.name for p in Path().iterdir())]
+    raise UnknownNameError(
+        f"There is no corpus `{text}`; it can be {', '.join(_NAMED)}, a file, folder or "
+        f"pattern, or `owner/name` of the hub.{nearest(text, names)}"
+    )

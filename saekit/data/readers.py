@@ -1,0 +1,207 @@
+"""Read the documents of one file: text, JSON lines, CSV or Parquet, compressed or not."""
+
+import codecs
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from saekit.core.errors import ConfigError, DataError, MissingExtraError, nearest
+
+TEXT_SUFFIXES = (".txt", ".md", ".py")
+JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
+SUFFIXES = (*TEXT_SUFFIXES, *JSON_LINES_SUFFIXES, ".csv", ".parquet")
+_CHUNK_BYTES = 1 << 20
+
+
+def kind_of(path: Path) -> str | None:
+    """Return the suffix that tells how to read a file, or None where nothing reads it."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes[-1:] == [".zst"]:
+        suffixes = suffixes[:-1]
+        if suffixes[-1:] == [".parquet"]:
+            return None
+    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+
+
+def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[str]:
+    """Yield the texts of a file in its order; one text may be empty.
+
+    Args:
+        path: a file whose suffix is one of `SUFFIXES`; ``.zst`` may follow any but Parquet's.
+        text_column: where the text is in JSON lines, CSV and Parquet.
+        separator: what divides the documents of a text file; None where a file is one.
+
+    Raises:
+        DataError: the file is binary, damaged, or has no such column.
+        ConfigError: nothing reads files of this suffix.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise ConfigError(
+            f"{path} cannot be read: its suffix must be one of {', '.join(SUFFIXES)}, or a text "
+            f"one of these followed by .zst. Convert the file, or rename it."
+        )
+    if kind == ".parquet":
+        yield from _parquet(path, text_column)
+        return
+    with path.open("rb") as file, _plain(file, path) as stream:
+        chunks = text_chunks(stream, path)
+        if kind in TEXT_SUFFIXES:
+            yield from _pieces(chunks, separator)
+        elif kind == ".csv":
+            yield from _csv(chunks, path, text_column)
+        else:
+            yield from _json_lines(chunks, path, text_column)
+
+
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """Return a stream of the plain bytes of a Zstandard stream.
+
+    Raises:
+        MissingExtraError: `zstandard` is not installed.
+    """
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtraError("zstandard", "lm") from error
+    return _Reader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+
+
+class _Reader(io.RawIOBase, BinaryIO):
+    """Bytes of a decompressor, with its errors turned into ours."""
+
+    def __init__(self, inner: BinaryIO):
+        self._inner = inner
+
+    def read(self, n_bytes: int = -1, /) -> bytes:
+        import zstandard
+
+        try:
+            return self._inner.read(n_bytes)
+        except zstandard.ZstdError as error:
+            raise DataError(f"The compressed data is damaged: {error}. Fetch it again.") from error
+
+
+def text_chunks(stream: BinaryIO, path: Path) -> Iterator[str]:
+    """Yield the text of a UTF-8 stream in pieces, with every line end as ``\\n``.
+
+    Raises:
+        DataError: a NUL byte or invalid UTF-8, with the offset in (decompressed) bytes.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    lines = io.IncrementalNewlineDecoder(None, translate=True)
+    done = 0
+    while True:
+        data = stream.read(_CHUNK_BYTES)
+        if (nul := data.find(0)) >= 0:
+            raise _binary(path, done + nul, "a NUL byte")
+        held = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise _binary(path, done - held + error.start, "invalid UTF-8") from error
+        done += len(data)
+        if text := lines.decode(text, final=not data):
+            yield text
+        if not data:
+            return
+
+
+@contextlib.contextmanager
+def _plain(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    yield decompressed(file) if path.suffix.lower() == ".zst" else file
+
+
+def _binary(path: Path, offset: int, what: str) -> DataError:
+    return DataError(
+        f"{path} is not UTF-8 text: {what} at byte {offset:,}. "
+        f"Leave the file out, or convert it to UTF-8."
+    )
+
+
+def _pieces(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
+    if separator is None:
+        yield "".join(chunks)
+        return
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(separator)
+        yield from whole
+    yield rest
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    for line in _pieces(chunks, "\n"):
+        yield line + "\n"
+
+
+def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(chunks), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}, line {number:,} is not JSON: {error}. Mend the line or drop it."
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {number:,} must be an object with a text column; got "
+                f"{type(row).__name__}. Write one object a line."
+            )
+        yield _text(row, column, f"{path}, line {number:,}")
+
+
+def _csv(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
+    # The limit is the module's, for the whole process; documents are longer than its default.
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.DictReader(_lines(chunks))
+    for row in rows:
+        yield _text(row, column, f"{path}, line {rows.line_num:,}")
+
+
+def _text(row: dict, column: str, place: str) -> str:
+    if column not in row:
+        raise _no_column(column, map(str, row), place)
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"{place}: column `{column}` must hold text; got {type(value).__name__}. "
+            f"Name another with `text_column`."
+        )
+    return value
+
+
+def _no_column(column: str, known: Iterable[str], place: str) -> DataError:
+    names = list(known)
+    return DataError(
+        f"{place} has no column `{column}`; it has {', '.join(names) or 'none'}. "
+        f"Name one with `text_column`.{nearest(column, names)}"
+    )
+
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise _no_column(column, file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    yield _text({column: value}, column, str(path))
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{path} is damaged or is not Parquet: {error}. Fetch or write it again."
+        ) from error

@@ -1,0 +1,140 @@
+"""Token ids of a corpus, in shards on disk, so that a text is tokenised once."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from saekit.core.errors import FormatError
+from saekit.core.files import cache_folder, digest, read_json, read_tensors, write_json, write_tensors
+from saekit.data.base import Corpus, Document, Split
+
+_FORMAT = 1
+SHARD_TOKENS = 1 << 18
+_BATCH_DOCS = 256
+_BATCH_CHARS = 1_000_000
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What is needed of a tokenizer to make rows."""
+
+    bos_id: int | None
+    eos_id: int | None
+    digest: str
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return token ids per text, without any special token added."""
+        ...
+
+
+class Shard(NamedTuple):
+    """Consecutive documents of a split, without special tokens."""
+
+    first_doc: int  # index in the split
+    lengths: np.ndarray  # [n_docs] int64, tokens a document; 0 where it is empty
+    tokens: np.ndarray  # [sum of lengths] int32
+
+
+class TokenCache:
+    """The token ids of one split of a corpus, made as they are asked for and kept.
+
+    A shard is a run of whole documents of at least `SHARD_TOKENS` tokens (4 bytes each); it
+    is written when it is full, so that a stream read in part is kept in part. The folder is
+    named after the corpus, its provenance, the split and the tokenizer: where any of them
+    changes, nothing of it is read.
+
+    Args:
+        corpus: what to tokenise.
+        split: which part of it.
+        tokenizer: gives ids and a digest.
+        most_bytes: shards past this size are used but not kept; 0 keeps none.
+    """
+
+    def __init__(
+        self, corpus: Corpus, split: Split, tokenizer: TextEncoder, most_bytes: int = 4_000_000_000
+    ):
+        self.corpus, self.split, self.tokenizer = corpus, split, tokenizer
+        self.most_bytes = most_bytes
+        identity = [corpus.to_dict(), corpus.provenance(), split, tokenizer.digest, _FORMAT]
+        self.key = digest(json.dumps(part, sort_keys=True) for part in identity)
+        self.folder: Path = cache_folder() / "tokens" / self.key[:24]
+
+    def shards(self) -> Iterator[Shard]:
+        """Yield all shards in order: what is kept is read, the rest is made."""
+        count, next_doc, n_bytes = 0, 0, 0
+        while (shard := self._kept(count)) is not None:
+            yield shard
+            count += 1
+            next_doc = shard.first_doc + len(shard.lengths)
+            n_bytes += shard.tokens.nbytes
+        if self._n_shards() == count:
+            return
+        for shard in self._made(next_doc):
+            n_bytes += shard.tokens.nbytes
+            if n_bytes <= self.most_bytes:
+                self._keep(count, shard)
+            yield shard
+            count += 1
+        if n_bytes <= self.most_bytes:
+            write_json(self.folder / "end.json", {"n_shards": count})
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.safetensors"
+
+    def _n_shards(self) -> int | None:
+        path = self.folder / "end.json"
+        return read_json(path)["n_shards"] if path.exists() else None
+
+    def _kept(self, index: int) -> Shard | None:
+        path = self._path(index)
+        if self.most_bytes == 0 or not path.exists():
+            return None
+        try:
+            found = read_tensors(path)
+        except FormatError:
+            path.unlink()  # damaged since it was written; it is made again, the same
+            return None
+        return Shard(int(found["first_doc"]), found["lengths"].numpy(), found["tokens"].numpy())
+
+    def _keep(self, index: int, shard: Shard) -> None:
+        tensors = {
+            "first_doc": torch.tensor(shard.first_doc),
+            "lengths": torch.from_numpy(shard.lengths),
+            "tokens": torch.from_numpy(shard.tokens),
+        }
+        write_tensors(self._path(index), tensors)
+
+    def _made(self, first_doc: int) -> Iterator[Shard]:
+        documents = itertools.islice(self.corpus.documents(self.split), first_doc, None)
+        lengths: list[int] = []
+        ids: list[int] = []
+        for encoded in self._encoded(documents):
+            lengths.append(len(encoded))
+            ids += encoded
+            if len(ids) >= SHARD_TOKENS:
+                yield _shard(first_doc, lengths, ids)
+                first_doc += len(lengths)
+                lengths, ids = [], []
+        if lengths:
+            yield _shard(first_doc, lengths, ids)
+
+    def _encoded(self, documents: Iterator[Document]) -> Iterator[list[int]]:
+        batch: list[str] = []
+        n_chars = 0
+        for document in documents:
+            batch.append(document.text)
+            n_chars += len(document.text)
+            if len(batch) == _BATCH_DOCS or n_chars >= _BATCH_CHARS:
+                yield from self.tokenizer.encode(batch)
+                batch, n_chars = [], 0
+        if batch:
+            yield from self.tokenizer.encode(batch)
+
+
+def _shard(first_doc: int, lengths: list[int], ids: list[int]) -> Shard:
+    return Shard(first_doc, np.array(lengths, dtype=np.int64), np.array(ids, dtype=np.int32))

@@ -1,0 +1,168 @@
+"""Core: what an SAE keeps of activations, and of the language model's predictions."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.core import provenance
+from saekit.core.errors import ConfigError, DataError
+from saekit.core.files import digest
+from saekit.core.progress import Progress
+from saekit.core.result import Result
+from saekit.evals._reconstruction import Reconstruction
+from saekit.evals._splicing import Splicing
+from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.intervals import blocks_of_rows
+from saekit.metrics.base import registry as metrics
+from saekit.models.base import LanguageModel
+
+FULL_PASSES = 4  # clean, spliced, zero, mean
+
+
+@final
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Core(Eval):
+    """Reconstruction, sparsity and what the language model loses, on held-out text.
+
+    Every metric of the registry, over the tokens that the SAE's rule keeps. Reconstruction
+    and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
+    them the next-token loss is measured with the activations at the write site left alone
+    (clean), replaced by the SAE's prediction (spliced), by 0 (zero) and by the mean of kept
+    activations over all `n_tokens` of this evaluation (mean). Only kept tokens are replaced;
+    the others keep their own activations in every case. The loss counts at positions whose
+    next token exists in the row and is not special. The SAE computes in float32, the model
+    in its own precision; losses are float32, sums float64.
+
+    Scores come with 95 % intervals over blocks of text; `n` is the number of blocks.
+
+    Args:
+        n_tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
+        ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
+        n_blocks: contiguous blocks of rows for the intervals, at least 1.
+        batch_rows: rows of a forward pass; costs memory, changes no score beyond rounding.
+
+    Raises:
+        ConfigError: a number is out of range.
+
+    Cost:
+        n_tokens to the write site, and 4 times ce_tokens through the whole model.
+
+    Reads:
+        Held-out rows.
+
+    Source:
+        Karvonen et al. 2025, arXiv:2503.09532 (SAEBench core).
+        Differs: sums over all tokens in place of means of batches; both ablations; kept
+        tokens only; intervals.
+    """
+
+    name: ClassVar[str] = "core"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+
+    n_tokens: int = 2**16
+    ce_tokens: int = 2**14
+    n_blocks: int = 64
+    batch_rows: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_tokens", "n_blocks", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not 0 <= self.ce_tokens <= self.n_tokens:
+            raise ConfigError(
+                f"`ce_tokens` must lie in 0..n_tokens; got ce_tokens={self.ce_tokens}, "
+                f"n_tokens={self.n_tokens}. Lower `ce_tokens` or raise `n_tokens`."
+            )
+
+    @classmethod
+    @override
+    def example(cls) -> "Core":
+        return cls(n_tokens=1024, ce_tokens=512, n_blocks=16)
+
+    @override
+    @torch.no_grad()
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        self.check(subject)
+        assert subject.lm is not None  # `check` refuses it
+        began = time.monotonic()
+        tokens = self._tokens(tools)
+        part, splicing = self._measure(subject, subject.lm, tokens, shown=tools.shown)
+        blocks = part.blocks | splicing.blocks(self.n_blocks)
+        scores = {name: blocks[name].score(tools.seed) for name in metrics.names()}
+        details = {
+            **part.details(tools.seed),
+            "rows": {"wanted": math.ceil(self.n_tokens / tokens.shape[1]), "read": len(tokens)},
+            "n_ctx": tokens.shape[1],
+            "scored_tokens": splicing.n_scored,
+            "losses": splicing.mean_losses(),
+            "mean_from": "kept tokens of this evaluation",
+            "tokens_sha256": digest([tokens.numpy().tobytes()]),
+        }
+        return self.result(scores, details, _made_from(subject, tools.seed, began))
+
+    def _tokens(self, tools: Tools) -> Int[Tensor, "n_rows n_ctx"]:
+        """Return the rows to measure; fewer than wanted where the text is shorter.
+
+        Raises:
+            DataError: there is no row of text.
+        """
+        found: list[Tensor] = []
+        missing = 1
+        for rows in tools.rows(self.batch_rows):
+            found.append(rows.tokens.cpu())
+            missing = math.ceil(self.n_tokens / rows.tokens.shape[1]) - sum(map(len, found))
+            if missing <= 0:
+                break
+        if not sum(map(len, found)):
+            raise DataError(
+                "The held-out text does not fill one row of tokens. Give the corpus more text, "
+                "or use a shorter context."
+            )
+        tokens = torch.cat(found)
+        return tokens[: len(tokens) + min(missing, 0)]
+
+    def _measure(
+        self, subject: Subject, lm: LanguageModel, tokens: Int[Tensor, "n_rows n_ctx"], *,
+        shown: bool,
+    ) -> tuple[Reconstruction, Splicing]:
+        """Run every forward pass; the clean one of a loss also gives its rows' activations."""
+        n_rows, n_ctx = tokens.shape
+        n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
+        passes = n_rows - n_full + FULL_PASSES * n_full
+        bar = Progress(self.name, passes * n_ctx, shown=shown)
+        part = Reconstruction(subject, blocks_of_rows(n_rows, self.n_blocks))
+        splicing = Splicing(lm, subject.write, subject.rule.special_ids, bar)
+        sites = list(dict.fromkeys((subject.read, subject.write)))
+        for first in range(0, n_full, self.batch_rows):
+            rows = tokens[first : min(first + self.batch_rows, n_full)]
+            clean, acts = splicing.clean(rows, sites)
+            splicing.compare(rows, clean, part.add(first, rows, acts))
+        for first in range(n_full, n_rows, self.batch_rows):
+            rows = tokens[first : first + self.batch_rows]
+            part.add(first, rows, lm.read(rows, sites))
+            bar.add(rows.numel())
+        splicing.ablate_mean(part.mean)
+        bar.close()
+        return part, splicing
+
+
+def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
+    """Return what the numbers came from, and how long they took."""
+    return provenance.collect(seed) | {
+        "subject": subject.name,
+        "sae": subject.sae.cfg.to_dict(),
+        "model": subject.lm.provenance() if subject.lm else None,
+        "read": str(subject.read),
+        "write": str(subject.write),
+        "rule": subject.rule.to_dict(),
+        "seconds": round(time.monotonic() - began, 3),
+    }

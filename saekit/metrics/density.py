@@ -1,0 +1,41 @@
+"""Density: how often a typical latent fires."""
+
+from typing import ClassVar, final
+
+from typing_extensions import override
+
+from saekit.metrics._firing import firing_counts
+from saekit.metrics.base import Batch, Metric, Sums, registry
+
+
+@final
+@registry.register
+class Density(Metric):
+    r"""Median, over latents that fired at all, of the share of tokens a latent fires on.
+
+    .. math:: \mathrm{median}_{j : c_j > 0}\; c_j / n, \quad c_j = |\{i : a_{ij} \ne 0\}|
+
+    The mean over all latents would only be L0 / d_sae again. No value is best; a code that
+    predicts the mean never fires and has none, and neither does a perfect reconstruction
+    have one of its own. With an even number of latents the lower of the middle two counts.
+
+    Source:
+        Bricken et al. 2023, Towards Monosemanticity (feature density).
+        Differs: one number in place of a histogram; latents that never fired are left to
+        the metric of dead latents.
+    """
+
+    name: ClassVar[str] = "density"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "share of tokens"
+    better: ClassVar[str] = "neither"
+    undefined: ClassVar[str] = "no latent fired"
+
+    @override
+    def sums(self, batch: Batch) -> Sums:
+        return firing_counts(batch)
+
+    @override
+    def compute(self, sums: Sums) -> float | None:
+        live = sums["fired"][sums["fired"] > 0]
+        return float(live.median() / sums["n"]) if len(live) else None

@@ -1,0 +1,50 @@
+"""Where a model runs, and in which dtype, from what the user asked."""
+
+import re
+
+import torch
+
+from saekit.core.errors import ConfigError, ResourceError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def bfloat16_is_fast(device: torch.device) -> bool:
+    """Tell whether the hardware multiplies bfloat16 matrices faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: may vanish
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where present.
+
+    Raises:
+        ConfigError: it is none of these.
+        ResourceError: there is no such CUDA device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise ConfigError(f"`device` must be cpu, cuda, cuda:N or auto; got `{name}`.")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(
+            f"`device` is {name}; PyTorch sees {torch.cuda.device_count()} CUDA devices here. "
+            f"Use --device cpu, or install a PyTorch built for CUDA and its driver."
+        )
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype called `name`; ``auto`` is bfloat16 where that is fast, else float32.
+
+    Raises:
+        ConfigError: it is not ``auto`` or one of `DTYPES`.
+    """
+    if name == "auto":
+        return torch.bfloat16 if bfloat16_is_fast(device) else torch.float32
+    if name not in DTYPES:
+        raise ConfigError(f"`dtype` must be auto, {', '.join(DTYPES)}; got `{name}`.")
+    return DTYPES[name]

@@ -1,0 +1,306 @@
+"""One HTML file of a run: what it gave, how, and what each latent does."""
+
+import base64
+import hashlib
+import html
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from saekit.core.errors import FormatError
+from saekit.core.files import read_json, replace_with
+from saekit.core.result import Result, Score
+from saekit.metrics.base import registry as metrics
+from saekit.report.payload import curves, latents, to_script
+
+HEADLINE = {
+    "fvu": "FVU", "l0": "L0", "ce_clean": "CE, clean", "ce_spliced": "CE, spliced",
+    "ce_rise": "CE rise", "ce_recovered_zero": "CE recovered (zero)",
+    "ce_recovered_mean": "CE recovered (mean)", "kl": "KL", "dead": "Dead",
+}  # fmt: skip
+ABOUT_INDEX = {
+    "density of a latent": "Share of the indexed tokens on which it is on (not 0).",
+    "max, mean": "Its largest activation, and its mean when on, in the model's own units.",
+    "promotes, suppresses": "Tokens whose logits one unit of the latent's direction raises or "
+    "lowers most, by the logit lens: the model's unembedding with the final norm's gain, "
+    "without its division by the norm.",
+}
+ABOUT_CURVES = "Training curves are over training batches, activations scaled as in training."
+
+
+def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
+    """Write one self-contained HTML page of a run folder and return its path.
+
+    Reads `run.json`, `manifest.json`, `log.jsonl`, `eval/core.json` and `index/` where they
+    are; the page says what is missing and which command makes it. It computes no score. It
+    asks the network for nothing, and text of the corpus is never markup in it.
+
+    Args:
+        run: a folder that training, evaluation or indexing wrote to.
+        out: the file to write; replaced where it exists.
+        contexts_per_latent: contexts embedded for each latent, the first of the index.
+
+    Raises:
+        FormatError: the folder holds nothing of a run, or a file in it is damaged.
+    """
+    config = _json(run / "run.json")
+    manifest = _json(run / "manifest.json")
+    core_path = run / "eval" / "core.json"
+    core = _result(core_path) if core_path.exists() else None
+    index = _json(run / "index" / "index.json")
+    data = {
+        "curves": curves(run / "log.jsonl"),
+        "histogram": core.details.get("density_histogram") if core else None,
+        "latents": latents(run / "index", contexts_per_latent),
+    }
+    if not any((config, manifest, core, data["curves"], data["latents"])):
+        raise FormatError(
+            f"{run} holds no run: no run.json, manifest.json, log.jsonl, eval/core.json or "
+            f"index/. Name the folder that `saekit train` made."
+        )
+    config = config or manifest.get("config", {})
+    sections = [
+        _head(run, config, core),
+        _headline(run, core),
+        _training(run, data["curves"]),
+        _histogram(run, data["histogram"], core),
+        _browser(run, data["latents"]),
+        _left_out(manifest, core, index),
+        _definitions(core),
+        _provenance(config, manifest, core, index),
+    ]
+    page = _document(_title(run, config), "\n".join(sections), to_script(data))
+    replace_with(out, page.encode("utf-8", "backslashreplace"))
+    return out
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise FormatError(f"{path} must hold an object; got {type(found).__name__}.")
+    return found
+
+
+def _result(path: Path) -> Result:
+    try:
+        return Result.read(path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path} is no result: {error}. Make it again: saekit eval {path.parents[1]}"
+        ) from error
+
+
+def _document(title: str, body: str, data: str) -> str:
+    """Assemble the page; its policy allows its own style and script, and no request."""
+    style = _own("page.css")
+    script = "\n".join(_own(name) for name in ("charts.js", "browser.js", "page.js"))
+    policy = (
+        f"default-src 'none'; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{_e(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        f"{body}\n</main>\n"
+        f'<script type="application/json" id="data">{data}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _own(name: str) -> str:
+    return resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _e(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _facts(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return model, site, architecture and sizes, as far as the settings name them."""
+    sae, pair = config.get("sae") or {}, config.get("pair") or {}
+    site = " + ".join(pair.get("read") or [])
+    if written := pair.get("write"):
+        site += " to " + " + ".join(written)
+    facts = {"model": config.get("model"), "site": site, "architecture": sae.get("name")}
+    facts |= {"latents": f"{sae['d_sae']:,}" if "d_sae" in sae else None}
+    facts |= {"training tokens": f"{config['tokens']:,}" if "tokens" in config else None}
+    return {k: str(v) for k, v in facts.items() if v} or {"run": run.resolve().name}
+
+
+def _title(run: Path, config: Mapping[str, Any]) -> str:
+    facts = _facts(run, config)
+    named = [facts[k] for k in ("model", "site", "architecture", "run") if k in facts]
+    return " · ".join(named)
+
+
+def _head(run: Path, config: Mapping[str, Any], core: Result | None) -> str:
+    facts = _facts(run, config)
+    listed = "".join(f"<span><b>{_e(k)}</b> {_e(v)}</span>" for k, v in facts.items())
+    measured = f" Measured {_e(core.provenance.get('time', ''))}." if core else ""
+    return (
+        f'<header><h1>{_e(_title(run, config))}</h1><p class="facts">{listed}</p>'
+        f"<p>A sparse autoencoder and what it found.{measured}</p>"
+        '<nav><a href="#scores">Scores</a> <a href="#training">Training</a> '
+        '<a href="#densities">Densities</a> <a href="#latents">Latents</a> '
+        '<a href="#definitions">Definitions</a> <a href="#provenance">Provenance</a></nav></header>'
+    )
+
+
+def _section(name: str, title: str, body: str) -> str:
+    return f'<section id="{name}"><h2>{_e(title)}</h2>\n{body}\n</section>'
+
+
+def _missing(what: str, command: str) -> str:
+    return f'<p class="missing">{_e(what)} Make it with <code>{_e(command)}</code></p>'
+
+
+def _headline(run: Path, core: Result | None) -> str:
+    if core is None:
+        body = _missing("There is no evaluation yet.", f"saekit eval {run}")
+        return _section("scores", "Scores", body)
+    cards = [_card(HEADLINE[n], core.scores[n]) for n in HEADLINE if n in core.scores]
+    others = {n: s for n, s in core.scores.items() if n not in HEADLINE}
+    rows = [(_e(n), _e(s.text()), _e(s.unit), _e(s.n)) for n, s in others.items()]
+    more = _table(("score", "value [95 % interval]", "unit", "blocks"), rows) if rows else ""
+    note = f"On held-out text, evaluation {_e(core.name)} version {core.version}; "
+    note += "intervals are 95 %, over blocks of text."
+    body = f'<p>{note}</p><div class="cards">{"".join(cards)}</div>'
+    if more:
+        body += f"<details><summary>More scores</summary>{more}</details>"
+    return _section("scores", "Scores", body)
+
+
+def _card(name: str, score: Score) -> str:
+    if score.value is None:
+        return (
+            f'<div class="card"><b>{_e(name)}</b><strong>undefined</strong>'
+            f"<small>{_e(score.reason)}</small></div>"
+        )
+    interval = "no interval"
+    if score.low is not None and score.high is not None:
+        interval = f"{score.low:.4g} to {score.high:.4g}"
+    better = {"lower": "lower is better", "higher": "higher is better"}.get(score.better, "")
+    return (
+        f'<div class="card"><b>{_e(name)}</b><strong>{score.value:.4g}</strong>'
+        f"<small>{_e(interval)}</small><small>{_e(score.unit)}</small>"
+        f"<small>{_e(better)}</small></div>"
+    )
+
+
+def _training(run: Path, found: dict[str, Any] | None) -> str:
+    if found is None:
+        body = _missing("There is no training log.", f"saekit train --resume {run}")
+        return _section("training", "Training", body)
+    kept = f" One record in {found['every']} is drawn." if found["every"] > 1 else ""
+    return _section(
+        "training", "Training", f'<p>{ABOUT_CURVES}{kept}</p><div class="charts" id="curves"></div>'
+    )
+
+
+def _histogram(run: Path, found: Mapping[str, Any] | None, core: Result | None) -> str:
+    if not found:
+        why = "There is no histogram of densities" + (" in the evaluation." if core else " yet.")
+        return _section("densities", "Densities", _missing(why, f"saekit eval {run}"))
+    never = found.get("never_fired", 0)
+    note = f"Latents by the share of held-out tokens they are on for; {never:,} never were."
+    return _section(
+        "densities", "Densities", f'<p>{_e(note)}</p><div class="chart" id="histogram"></div>'
+    )
+
+
+def _browser(run: Path, found: dict[str, Any] | None) -> str:
+    if found is None:
+        body = _missing("There is no index of latents yet.", f"saekit index {run}")
+        return _section("latents", "Latents", body)
+    shown = max((len(c) for c in found["contexts"]), default=0)
+    cut = "" if shown == found["found"] else f" (of {found['found']} in the index)"
+    if not shown:
+        note = _missing("The index holds no contexts.", f"saekit index {run}")
+    else:
+        note = (
+            f"<p>{len(found['id']):,} latents, each with up to {shown} contexts{cut}. The darker "
+            f"a token, the stronger the latent on it, relative to its maximum; the peak is "
+            f"underlined. Keys: <kbd>/</kbd> search, <kbd>[</kbd> <kbd>]</kbd> turn pages, "
+            f"<kbd>Tab</kbd> and <kbd>Enter</kbd> open a latent. The address keeps the view.</p>"
+        )
+    return _section(
+        "latents", "Latents",
+        f'{note}<div id="browser"></div>'
+        f'<noscript><p class="missing">The list of latents needs JavaScript.</p></noscript>',
+    )  # fmt: skip
+
+
+def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[str, Any]) -> str:
+    parts = {"training": manifest.get("harvest"), "index": index.get("harvest")}
+    parts["evaluation"] = core.details.get("tokens") if core else None
+    rows = []
+    for name, counts in parts.items():
+        seen = isinstance(counts, Mapping) and counts.get("seen")
+        if not seen:
+            continue
+        shares = [f"{100 * counts.get(k, 0) / seen:.3g} %" for k in ("special", "high_norm", "kept")]
+        rows.append((_e(name), f"{seen:,}", *shares))
+    if not rows:
+        return ""
+    head = ("pass", "tokens seen", "left out: special", "left out: high norm", "kept")
+    note = "Special tokens, and tokens whose activation is far longer than the median, are left "
+    note += "out of training, scores and index alike."
+    return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows)}")
+
+
+def _definitions(core: Result | None) -> str:
+    about = {m["name"]: m["about"] for m in metrics.describe()}
+    shown = [*HEADLINE, *(n for n in (core.scores if core else ()) if n not in HEADLINE)]
+    items = {HEADLINE.get(n, n): about[n] for n in shown if n in about} | ABOUT_INDEX
+    listed = "".join(f"<dt>{_e(k)}</dt><dd>{_e(v)}</dd>" for k, v in items.items())
+    return _section("definitions", "Definitions", f"<dl>{listed}</dl>")
+
+
+def _provenance(
+    config: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    core: Result | None,
+    index: Mapping[str, Any],
+) -> str:
+    made = {k: v for k, v in manifest.items() if k != "config"}
+    parts = {"Settings of the run": config, "Training": made}
+    if core:
+        parts |= {"Evaluation": core.config, "Evaluation, made from": core.provenance}
+    parts["Index"] = index
+    blocks = [
+        f"<details><summary>{_e(name)}</summary>"
+        f"{_table(('setting', 'value'), [(_e(k), _e(v)) for k, v in _flat(part)])}</details>"
+        for name, part in parts.items()
+        if part
+    ]
+    body = "".join(blocks) or "<p>Nothing was recorded.</p>"
+    return _section("provenance", "Configuration and provenance", body)
+
+
+def _flat(value: Any, at: str = "") -> list[tuple[str, object]]:
+    """Return the leaves of nested objects with their dotted names."""
+    if isinstance(value, Mapping) and value:
+        return [x for k, v in value.items() for x in _flat(v, f"{at}.{k}" if at else str(k))]
+    if isinstance(value, list):
+        if any(isinstance(v, Mapping) for v in value):
+            return [x for i, v in enumerate(value) for x in _flat(v, f"{at}.{i}")]
+        return [(at, ", ".join(map(str, value)))]
+    return [(at, "null" if value is None else value)]
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table; cells are HTML already."""
+    top = "".join(f"<th>{_e(h)}</th>" for h in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    return (
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,100 @@
+"""Every evaluation: a perfect SAE beats a random one, the same seed gives the same numbers."""
+
+import json
+
+import pytest
+import torch
+
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
+from saekit.core.result import Result
+from saekit.evals.base import Eval, registry
+from saekit.models.sites import parse_site
+from tests.evals.world import mirror, random_topk, subject, text, tools
+
+
+@pytest.fixture(params=registry.names())
+def example(request: pytest.FixtureRequest) -> Eval:
+    return registry.get(request.param).example()
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[tuple[str, str], Result]:
+    found = {}
+    for name in registry.names():
+        for label, sae in (("oracle", mirror()), ("random", random_topk())):
+            found[name, label] = registry.get(name).example().run(subject(sae), tools())
+    return found
+
+
+def test_config_round_trips(example):
+    raw = json.loads(json.dumps(example.to_dict()))
+    assert Eval.from_dict(raw) == example
+    assert isinstance(example, Config) and example.version >= 1
+
+
+def test_it_documents_itself(example):
+    for word in ("Source:", "Cost:", "Reads:"):
+        assert word in (type(example).__doc__ or "")
+
+
+def test_the_oracle_beats_chance(example, results):
+    oracle, chance = results[example.name, "oracle"], results[example.name, "random"]
+    directed = [k for k, s in oracle.scores.items() if s.better != "neither"]
+    assert directed
+    for key in directed:
+        assert oracle.scores[key].beats(chance.scores[key]), key
+
+
+def test_same_seed_same_numbers(example, results):
+    again = example.run(subject(random_topk()), tools())
+    first = results[example.name, "random"]
+    assert again.scores == first.scores
+    assert again.details == first.details
+    other = example.run(subject(random_topk()), tools(seed=1))
+    assert {k: s.value for k, s in other.scores.items()} == {
+        k: s.value for k, s in first.scores.items()
+    }
+    assert other.scores != first.scores
+
+
+def test_the_result_survives_json(example, results, tmp_path):
+    result = results[example.name, "random"]
+    result.write(tmp_path / "result.json")
+    again = Result.read(tmp_path / "result.json")
+    assert again == result
+    assert Eval.from_dict(again.config) == example
+
+
+def test_scores_lie_in_their_intervals(example, results):
+    for key, score in results[example.name, "random"].scores.items():
+        if score.low is not None and score.value is not None and score.high is not None:
+            assert score.low <= score.value <= score.high, key
+        else:
+            assert score.reason, key
+
+
+def test_it_refuses_what_it_cannot_measure(example):
+    good = subject(random_topk())
+    with pytest.raises(ShapeError, match="width 16"):
+        example.run(good._replace(sae=random_topk(16)), tools())
+    with pytest.raises(UnknownNameError):
+        example.run(good._replace(read=parse_site("L7.resid_post")), tools())
+    if "lm" in example.needs:
+        with pytest.raises(ConfigError, match="language model"):
+            example.run(good._replace(lm=None), tools())
+
+
+def test_it_leaves_the_subject_as_it_was(example):
+    sae = random_topk().double()
+    before = {k: v.clone() for k, v in sae.state_dict().items()}
+    example.run(subject(sae), tools())
+    assert all(torch.equal(v, before[k]) for k, v in sae.state_dict().items())
+    assert all(v.dtype == torch.float64 for v in sae.state_dict().values())
+
+
+def test_text_that_is_too_short_is_an_error(example):
+    from saekit.core.errors import DataError
+
+    with pytest.raises(DataError, match="held-out text"):
+        example.run(subject(random_topk()), tools(text(0)))

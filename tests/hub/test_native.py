@@ -1,0 +1,81 @@
+"""Saving and loading: the same bits back, and damage named."""
+
+import json
+
+import pytest
+import torch
+
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import FittedRule, TokenRule
+from saekit.core.errors import DataError, FormatError
+from saekit.hub.card import Card
+from saekit.hub.native import load, save
+from saekit.saes.base import registry
+
+
+def card():
+    return Card(
+        model={"name": "tiny", "revision": "abc", "dtype": "float32"},
+        pair=Pair(read=("L1.resid_post",)),
+        rules={"L1.resid_post": FittedRule(TokenRule(), (1, 2), 3.5)},
+        corpus={"name": "files"},
+        n_ctx=32,
+        bos=True,
+        tokens=1000,
+    )
+
+
+def built(name):
+    return registry.get(name).example().build(torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_what_is_saved_comes_back(name, tmp_path):
+    sae = built(name)
+    save(sae, card(), tmp_path / "sae")
+    again, its_card = load(tmp_path)  # a run's folder holds it in `sae`
+    assert again.cfg == sae.cfg and its_card == card()
+    x = torch.randn(5, sae.cfg.d_in)
+    assert torch.equal(sae(x), again(x))
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    save(built("topk"), card(), tmp_path)
+    data = bytearray((tmp_path / "weights.safetensors").read_bytes())
+    data[-5] ^= 1
+    (tmp_path / "weights.safetensors").write_bytes(bytes(data))
+    with pytest.raises(FormatError, match="SHA-256"):
+        load(tmp_path)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    save(built("topk"), card(), tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["sae"] = registry.get("jumprelu").example().to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(FormatError, match="threshold"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"format": "other"}, "not of a saekit SAE"), ({"version": 99}, "Upgrade")]
+)
+def test_other_formats_are_refused(tmp_path, change, said):
+    save(built("topk"), card(), tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(raw | change))
+    with pytest.raises(FormatError, match=said):
+        load(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FormatError, match="no folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_nan_is_never_saved(tmp_path):
+    sae = built("topk")
+    sae.W_dec.data[0, 0] = float("nan")
+    with pytest.raises(DataError, match="W_dec"):
+        save(sae, card(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
