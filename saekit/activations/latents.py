@@ -153,8 +153,7 @@ class LatentStore:
             return LatentStore(folder, manifest, read_tensors(folder / _TOTALS))
         except KeyError as error:
             raise FormatError(
-                f"{folder / _MANIFEST} or {_TOTALS} lacks {error}; it was changed by another "
-                f"program. Index again."
+                f"{folder / _MANIFEST} or {_TOTALS} lacks {error}. Index again."
             ) from error
 
     def verify(self) -> None:
@@ -166,10 +165,9 @@ class LatentStore:
         for part in (*self._manifest["shards"], self._manifest["totals"]):
             path = self.folder / part["file"]
             _check_size(path, part["bytes"])
-            if (got := sha256_of(path)) != part["sha256"]:
-                raise FormatError(
-                    f"{path} is damaged: SHA-256 {got}, expected {part['sha256']}. Index again."
-                )
+            got, want = sha256_of(path), part["sha256"]
+            if got != want:
+                raise FormatError(f"{path} is damaged: SHA-256 {got}, not {want}. Index again.")
 
     def shards(self) -> Iterator[Shard]:
         """Yield the shards, in text order."""
@@ -274,10 +272,7 @@ class LatentStoreWriter:
         columns = (live.values.float(), live.latents.int(), live.starts)
         codes = Codes(*(c.cpu() for c in columns), batch=(len(row),), d_sae=self.d_sae)
         if not codes.values.isfinite().all():
-            raise DataError(
-                "The SAE gave activations that are not finite; nothing can be ranked by them. "
-                "Encode in float32, or check the SAE's weights."
-            )
+            raise DataError("Activations are not finite. Encode in float32, or check the weights.")
         end = 0
         while end < len(rows.tokens):
             held = sum(len(r.tokens) for r, _ in self._buffer)
@@ -298,11 +293,9 @@ class LatentStoreWriter:
         """
         if self._buffer:
             self._flush()
-        if not sum(s["tokens"] for s in self._shards):
-            raise DataError(
-                f"Not one token was kept for the index in {self.folder}. Give the corpus more "
-                f"text, or loosen the token rule."
-            )
+        sizes = {f"n_{k}": sum(s[k] for s in self._shards) for k in ("rows", "tokens", "entries")}
+        if not sizes["n_tokens"]:
+            raise DataError("Not one token was kept. Give more text, or loosen the token rule.")
         self._totals["maxima"][self._totals["counts"] == 0] = 0.0
         totals = self.folder / _TOTALS
         write_tensors(totals, self._totals)
@@ -310,10 +303,8 @@ class LatentStoreWriter:
             self.folder / _MANIFEST,
             {
                 "format": FORMAT, "version": VERSION, "n_ctx": self.n_ctx, "d_sae": self.d_sae,
-                "first_row": self._first_row, "n_rows": sum(s["rows"] for s in self._shards),
-                "n_tokens": sum(s["tokens"] for s in self._shards),
-                "n_entries": sum(s["entries"] for s in self._shards),
-                "shards": self._shards, "totals": _described(totals), "meta": self.meta,
+                "first_row": self._first_row, **sizes, "shards": self._shards,
+                "totals": _described(totals), "meta": self.meta,
             },
         )  # fmt: skip
         return LatentStore.open(self.folder)
@@ -364,8 +355,8 @@ class LatentStoreWriter:
         self._shards.append(_described(path) | sizes)
 
     def _count(self, latents: Tensor, values: Tensor, counts: Tensor) -> None:
-        wide = values.double()
         self._totals["counts"] += counts
+        wide = values.double()
         self._totals["sums"] += torch.bincount(latents, wide, self.d_sae)
         self._totals["squares"] += torch.bincount(latents, wide * wide, self.d_sae)
         self._totals["maxima"].scatter_reduce_(0, latents, values, "amax")

@@ -154,7 +154,7 @@ class Rolling(Shuffle):
             if self._used == len(self._acts.x):
                 self._acts, self._used = None, 0
                 self._row += self.harvest.batch_rows
-            if self._read_tokens % self.tokens == 0:
+            if len(part.x) and self._read_tokens % self.tokens == 0:  # an epoch is over
                 self._source, self._acts, self._row, self._used = None, None, 0, 0
         out = [torch.cat([p.x for p in parts])]
         if not self.harvest.pair.is_autoencoder:

@@ -15,7 +15,7 @@ from saekit.analysis.logit_lens import top_logits
 from saekit.analysis.max_acts import MaxActs
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.files import need_space, write_json
+from saekit.core.files import need_space, to_json_line, write_json, write_text
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
@@ -116,5 +116,5 @@ def _tables(
     logits = None
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
         logits = top_logits(lm, loaded.sae.directions().detach(), TOP_LOGITS).records()
-    write_json(out / "contexts.json", latent_records(stats, found, logits))
+    write_text(out / "contexts.json", to_json_line(latent_records(stats, found, logits)))
     return int(store.counts.sum())

@@ -83,7 +83,7 @@ def _train(run: "Run", lm: "LanguageModel", out: Path, *, shown: bool) -> bool:
             f"{out} holds a run with other settings. Choose another --out, or replace it "
             f"with --fresh."
         )
-    if begun and (out / "sae" / "config.json").exists() and (out / "manifest.json").exists():
+    if begun and read_json(out / "manifest.json").get("status") == "done":
         return False
     train(run, lm, out, resume=begun, shown=shown)
     return True

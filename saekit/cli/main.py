@@ -4,7 +4,6 @@ import sys
 from importlib import metadata
 from typing import Annotated
 
-import click
 import typer
 
 from saekit.cli.demo import demo
@@ -17,6 +16,8 @@ from saekit.core.errors import SaekitError
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
 
+UsageError = typer.BadParameter.__bases__[0]  # of the parser that this typer stands on
+
 app = typer.Typer(
     help="Sparse autoencoders on language models: train, measure, look at what they found.",
     epilog=EPILOG,
@@ -27,7 +28,7 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"saekit {metadata.version('saekit')}")
         raise typer.Exit
@@ -36,8 +37,9 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = None,
 ) -> None:
     pass
 
@@ -55,13 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(words, prog_name="saekit", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        code = 2
     except SaekitError as error:
         typer.echo(f"saekit: {error}", err=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("saekit: interrupted.", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)

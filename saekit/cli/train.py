@@ -76,11 +76,14 @@ def train(
     if resume is not None:
         if not (resume / "run.json").exists():
             raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
-        raw = read_json(resume / "run.json")
-        lm = load(raw["model"], revision=raw["revision"], dtype=dtype, device=device)
-        run, folder = as_run(raw, lm, settings or []), resume
         if (resume / "sae" / "config.json").exists():
             raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
+        raw = read_json(resume / "run.json")
+        begun_with = read_json(resume / "manifest.json")["model"]
+        lm = load(
+            raw["model"], revision=raw["revision"], dtype=begun_with["dtype"], device=device
+        )
+        run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
         raw = _start(config, recipe)
         lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)

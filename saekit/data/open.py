@@ -6,7 +6,7 @@ from pathlib import Path
 
 from saekit.core.errors import UnknownNameError, nearest
 from saekit.data.base import Corpus
-from saekit.data.corpora.files import Files
+from saekit.data.corpora.files import Files, matches
 from saekit.data.corpora.hub import Hub
 from saekit.data.corpora.packaged import Packaged
 from saekit.data.corpora.stdlib import Stdlib
@@ -38,7 +38,7 @@ def open_corpus(text: str) -> Corpus:
     path = Path(text).expanduser()
     if path.is_file() and kind_of(path) in TEXT_SUFFIXES:
         return Files(paths=(text,), separator="\n\n", join_chars=_ONE_FILE_CHARS)
-    if path.exists() or glob.glob(str(path), recursive=True):
+    if path.exists() or matches(str(path)):
         return Files(paths=(text,))
     if text.startswith((".", "/", "~")) or glob.has_magic(text) or kind_of(path):
         Files(paths=(text,)).found()  # says what is missing and what is near

@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from saekit.core.errors import FormatError
 from saekit.data.readers import decompressed
@@ -85,7 +85,7 @@ def read_set(wheel: Path, name: str) -> Iterator[str]:
         for table in texts.tables:
             try:
                 with archive.open(f"{_FOLDER}{table}.csv.zst") as file:
-                    plain = io.BytesIO(decompressed(cast(io.BytesIO, file)).read())
+                    plain = io.BytesIO(b"".join(decompressed([file.read()], table)))
             except KeyError as error:
                 raise FormatError(f"{wheel} has no table {table}; is it another wheel?") from error
             rows = csv.DictReader(io.TextIOWrapper(plain, encoding="utf-8", newline=""))

@@ -1,21 +1,20 @@
 """Read the documents of one file: text, JSON lines, CSV or Parquet, compressed or not."""
 
 import codecs
-import contextlib
 import csv
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from saekit.core.errors import ConfigError, DataError, MissingExtraError, nearest
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_LINES_SUFFIXES, ".csv", ".parquet")
-_CHUNK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 18
 
 
 def kind_of(path: Path) -> str | None:
@@ -49,8 +48,11 @@ def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[
     if kind == ".parquet":
         yield from _parquet(path, text_column)
         return
-    with path.open("rb") as file, _plain(file, path) as stream:
-        chunks = text_chunks(stream, path)
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
+        if path.suffix.lower() == ".zst":
+            blocks = filter(None, decompressed(blocks, str(path)))
+        chunks = text_chunks(blocks, path)
         if kind in TEXT_SUFFIXES:
             yield from _pieces(chunks, separator)
         elif kind == ".csv":
@@ -59,36 +61,40 @@ def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[
             yield from _json_lines(chunks, path, text_column)
 
 
-def decompressed(file: BinaryIO) -> BinaryIO:
-    """Return a stream of the plain bytes of a Zstandard stream.
+def decompressed(blocks: Iterable[bytes], place: str) -> Iterator[bytes]:
+    """Yield the plain bytes of Zstandard data that comes in blocks of any size.
+
+    Args:
+        blocks: the compressed bytes.
+        place: what they are, for messages.
 
     Raises:
+        DataError: the data is damaged or cut short.
         MissingExtraError: `zstandard` is not installed.
     """
     try:
         import zstandard
     except ImportError as error:
         raise MissingExtraError("zstandard", "lm") from error
-    return _Reader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
+    frame = None
+    for block in blocks:
+        rest = block
+        while rest:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                yield frame.decompress(rest)
+            except zstandard.ZstdError as error:
+                raise DataError(
+                    f"{place} is damaged: {error}. Fetch or write it again."
+                ) from error
+            rest = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise DataError(f"{place} is cut short. Fetch or write it again.")
 
 
-class _Reader(io.RawIOBase, BinaryIO):
-    """Bytes of a decompressor, with its errors turned into ours."""
-
-    def __init__(self, inner: BinaryIO):
-        self._inner = inner
-
-    def read(self, n_bytes: int = -1, /) -> bytes:
-        import zstandard
-
-        try:
-            return self._inner.read(n_bytes)
-        except zstandard.ZstdError as error:
-            raise DataError(f"The compressed data is damaged: {error}. Fetch it again.") from error
-
-
-def text_chunks(stream: BinaryIO, path: Path) -> Iterator[str]:
-    """Yield the text of a UTF-8 stream in pieces, with every line end as ``\\n``.
+def text_chunks(blocks: Iterable[bytes], path: Path) -> Iterator[str]:
+    """Yield UTF-8 text in pieces, with every line end as a line feed.
 
     Raises:
         DataError: a NUL byte or invalid UTF-8, with the offset in (decompressed) bytes.
@@ -96,8 +102,7 @@ def text_chunks(stream: BinaryIO, path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     lines = io.IncrementalNewlineDecoder(None, translate=True)
     done = 0
-    while True:
-        data = stream.read(_CHUNK_BYTES)
+    for data in itertools.chain(blocks, [b""]):
         if (nul := data.find(0)) >= 0:
             raise _binary(path, done + nul, "a NUL byte")
         held = len(decoder.getstate()[0])
@@ -108,13 +113,6 @@ def text_chunks(stream: BinaryIO, path: Path) -> Iterator[str]:
         done += len(data)
         if text := lines.decode(text, final=not data):
             yield text
-        if not data:
-            return
-
-
-@contextlib.contextmanager
-def _plain(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    yield decompressed(file) if path.suffix.lower() == ".zst" else file
 
 
 def _binary(path: Path, offset: int, what: str) -> DataError:

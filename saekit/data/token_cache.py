@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from saekit.core.errors import FormatError
-from saekit.core.files import cache_folder, digest, read_json, read_tensors, write_json, write_tensors
+from saekit.core.files import (
+    cache_folder,
+    digest,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from saekit.data.base import Corpus, Document, Split
 
 _FORMAT = 1
@@ -23,9 +30,20 @@ _BATCH_CHARS = 1_000_000
 class TextEncoder(Protocol):
     """What is needed of a tokenizer to make rows."""
 
-    bos_id: int | None
-    eos_id: int | None
-    digest: str
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the token that begins a text, if there is one."""
+        ...
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the token that ends a text, if there is one."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what defines the tokenizer."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids per text, without any special token added."""
@@ -58,7 +76,8 @@ class TokenCache:
     def __init__(
         self, corpus: Corpus, split: Split, tokenizer: TextEncoder, most_bytes: int = 4_000_000_000
     ):
-        self.corpus, self.split, self.tokenizer = corpus, split, tokenizer
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self.split: Split = split
         self.most_bytes = most_bytes
         identity = [corpus.to_dict(), corpus.provenance(), split, tokenizer.digest, _FORMAT]
         self.key = digest(json.dumps(part, sort_keys=True) for part in identity)

@@ -61,7 +61,8 @@ class TokenStream:
     ):
         if separator not in ("eos", "none"):
             raise ConfigError(f"`separator` must be 'eos' or 'none'; got {separator!r}.")
-        self.corpus, self.split, self.n_ctx = corpus, split, n_ctx
+        self.corpus, self.n_ctx = corpus, n_ctx
+        self.split: Split = split
         self.bos_id = tokenizer.bos_id if bos_each_row else None
         self.separator_id = tokenizer.eos_id if separator == "eos" else None
         self.text_per_row = n_ctx - (self.bos_id is not None)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-CHUNK_BYTES = 2**25  # of float32 logits read at a time; about four such arrays live at once
+CHUNK_BYTES = 2**23  # of float32 logits read at a time; about four such arrays live at once
 
 
 class Against(NamedTuple):

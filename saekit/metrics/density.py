@@ -18,6 +18,7 @@ class Density(Metric):
     The mean over all latents would only be L0 / d_sae again. No value is best; a code that
     predicts the mean never fires and has none, and neither does a perfect reconstruction
     have one of its own. With an even number of latents the lower of the middle two counts.
+    On fewer tokens the rarest latents drop out and the median rises: it is not resampled.
 
     Source:
         Bricken et al. 2023, Towards Monosemanticity (feature density).
@@ -30,6 +31,7 @@ class Density(Metric):
     unit: ClassVar[str] = "share of tokens"
     better: ClassVar[str] = "neither"
     undefined: ClassVar[str] = "no latent fired"
+    resampled: ClassVar[bool] = False
 
     @override
     def sums(self, batch: Batch) -> Sums:

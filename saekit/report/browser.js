@@ -82,7 +82,10 @@ class Browser {
   // The address holds the view: #q=billion&in=on&sort=density, or #latent=123.
   fromHash() {
     const raw = location.hash.slice(1);
-    if (raw && !raw.includes("=")) return;
+    if (raw && !raw.includes("=")) {  // a link to a section: the view stays
+      if (!this.page) this.show(false);
+      return;
+    }
     const given = Object.fromEntries(new URLSearchParams(raw));
     this.state = { ...START };
     for (const key of Object.keys(START)) if (key in given) this.state[key] = given[key];

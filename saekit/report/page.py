@@ -226,9 +226,9 @@ def _browser(run: Path, found: dict[str, Any] | None) -> str:
         note = _missing("The index holds no contexts.", f"saekit index {run}")
     else:
         note = (
-            f"<p>{len(found['id']):,} latents, each with up to {shown} contexts{cut}. The darker "
-            f"a token, the stronger the latent on it, relative to its maximum; the peak is "
-            f"underlined. Keys: <kbd>/</kbd> search, <kbd>[</kbd> <kbd>]</kbd> turn pages, "
+            f"<p>{len(found['id']):,} latents, each with up to {shown} contexts{cut}. The stronger "
+            f"a token's colour, the stronger the latent on it, relative to its maximum; the peak "
+            f"is underlined. Keys: <kbd>/</kbd> search, <kbd>[</kbd> <kbd>]</kbd> turn pages, "
             f"<kbd>Tab</kbd> and <kbd>Enter</kbd> open a latent. The address keeps the view.</p>"
         )
     return _section(
@@ -243,10 +243,11 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
     parts["evaluation"] = core.details.get("tokens") if core else None
     rows = []
     for name, counts in parts.items():
-        seen = isinstance(counts, Mapping) and counts.get("seen")
-        if not seen:
+        if not isinstance(counts, Mapping) or not counts.get("seen"):
             continue
-        shares = [f"{100 * counts.get(k, 0) / seen:.3g} %" for k in ("special", "high_norm", "kept")]
+        seen = counts["seen"]
+        kinds = (counts.get(kind, 0) for kind in ("special", "high_norm", "kept"))
+        shares = [f"{100 * n / seen:.3g} %" for n in kinds]
         rows.append((_e(name), f"{seen:,}", *shares))
     if not rows:
         return ""

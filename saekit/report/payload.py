@@ -120,8 +120,8 @@ def _records(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _damaged(folder: Path, why: object) -> FormatError:
-    run = folder.parent
-    return FormatError(f"The index in {folder} is damaged: {why}. Make it again: saekit index {run}")
+    again = f"saekit index {folder.parent}"
+    return FormatError(f"The index in {folder} is damaged: {why}. Make it again: {again}")
 
 
 def _strings(records: Sequence[dict[str, Any]], shown: Sequence[list[Any]]) -> list[str]:

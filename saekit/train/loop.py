@@ -52,6 +52,7 @@ def train(
     began = time.monotonic()
     _check(run, model, out, resume)
     write_json(out / "run.json", run.to_dict())
+    write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
     harvest = open_harvest(run, model)
     scale_x, scale_y = measure_scaling(harvest) if run.normalise else _no_scaling(run)
     training = Training(run, harvest, shown=shown)
@@ -158,9 +159,9 @@ class Training:
         progress = self.index / self.run.total_steps
         loss = self.sae.loss(x, y, Step(self.index, progress, self.dead))
         if not loss.total.isfinite():
+            terms = {k: float(v.detach()) for k, v in loss.terms.items()}
             raise TrainingError(
-                f"The loss is {float(loss.total)} at step {self.index} (terms: "
-                f"{ {k: float(v) for k, v in loss.terms.items()} }). The last checkpoint is kept; "
+                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The last checkpoint is kept; "
                 f"lower `lr` (now {self.run.lr_at(self.index):.3g}) or set `clip_norm`."
             )
         self.optimiser.zero_grad()
@@ -252,7 +253,7 @@ class Meter:
         self.square += float(y.square().sum())
         self.fired += int((loss.acts.values != 0).sum())
         for key, value in loss.terms.items():
-            self.terms[key] = self.terms.get(key, 0.0) + n * float(value)
+            self.terms[key] = self.terms.get(key, 0.0) + n * float(value.detach())
 
     def record(self, training: Training) -> dict[str, Any]:
         """Return what is logged, and begin anew."""
@@ -291,6 +292,12 @@ def _check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
             raise FormatError(f"{out} holds no run to go on with: it has no run.json.")
         if read_json(out / "run.json") != run.to_dict():
             raise ConfigError(f"{out} holds a run with other settings; resume it as it was.")
+        begun_with = read_json(out / "manifest.json")["model"]
+        if begun_with != model.provenance():
+            raise ConfigError(
+                f"The run in {out} was begun with {begun_with}; got {model.provenance()}. Resume "
+                f"it with the same model, revision and dtype."
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
@@ -320,13 +327,18 @@ def _card(run: Run, harvest: Harvest, training: Training) -> Card:
     )
 
 
+def _made_from(model: LanguageModel) -> dict[str, Any]:
+    return {"model": model.provenance(), "provenance": provenance.collect()}
+
+
 def _manifest(run: Run, out: Path, card: Card, counts: Counts, seconds: float) -> dict[str, Any]:
     return {
         "kind": "train",
+        "status": "done",
+        "model": card.model,
         "config": run.to_dict(),
         "seconds": seconds,
         "harvest": counts._asdict(),
-        "model": card.model,
         "corpus": card.corpus,
         "rules": {site: rule.to_dict() for site, rule in card.rules.items()},
         "weights_sha256": sha256_of(out / "sae" / "weights.safetensors"),

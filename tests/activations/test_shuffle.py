@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saekit.activations.batch import ActBatch
-from saekit.activations.harvest import Counts
+from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import Pair
 from saekit.activations.shuffle import Resident, Rolling
 from saekit.core.errors import DataError
@@ -12,7 +12,7 @@ from saekit.core.errors import DataError
 N_TOKENS = 1000
 
 
-class Text:
+class Text(Harvest):
     """A harvest whose activations are the number of the token, 1 to 13 a forward pass."""
 
     batch_rows = 2
@@ -24,7 +24,7 @@ class Text:
         self.counts, self.n_passes = Counts(), n_passes
         self.passes = 0
 
-    def batches(self, first_row=0):
+    def batches(self, first_row=0, n_rows=None):
         sizes = [i * 7 % 13 + (i % 5 > 0) for i in range(self.n_passes)]  # some are empty
         for i in range(first_row // 2, self.n_passes):
             first = sum(sizes[:i])

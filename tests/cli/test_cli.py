@@ -10,6 +10,7 @@ from tests import world
 
 FAMILIES = ["llama", "gpt2", "gpt_neox", "gemma", "qwen"]
 SMALL = ["--d-sae", "64", "--k", "4", "--tokens", "3000", "--quiet", "--dtype", "float32"]
+SAME = ["--dtype", "float32", "--quiet", "--json"]
 SMALL += ["--set", "n_ctx=32", "--set", "batch_tokens=128", "--set", "buffer_tokens=512"]
 
 
@@ -63,8 +64,8 @@ def test_the_whole_job_on_each_family(folder, capsys, family, tmp_path):
 def test_a_config_file_gives_the_same_run_back(folder, trained, capsys, tmp_path):
     out = tmp_path / "again"
     config = trained / "run.json"
-    code, line, _ = call(capsys, "train", "--config", config, "--out", out, "--quiet", "--json")
-    assert code == 0 and json.loads(line)["run"] == str(out)
+    code, line, err = call(capsys, "train", "--config", config, "--out", out, *SAME)
+    assert code == 0 and json.loads(line)["run"] == str(out), err
     weights = [(d / "sae" / "weights.safetensors").read_bytes() for d in (trained, out)]
     assert weights[0] == weights[1]
 

@@ -62,10 +62,7 @@ class Mirror(SAE):
         raise NotImplementedError
 
     @override
-    def rescale(self, mean, scale):
-        raise NotImplementedError
-
-    def to_raw_units(self, x, y):
+    def rescale(self, x, y):
         raise NotImplementedError
 
 
@@ -106,7 +103,7 @@ def random_topk(d=32, seed=0):
 
 def subject(sae, lm=None, read: Site = SITE, write: Site = SITE, max_norm: float | None = 4.0):
     lm = lm or tiny()
-    tokens = text(seed=9)
+    tokens = text(16, seed=9)
     rule = TokenRule(max_norm=max_norm)
     fitted = fit(rule, lm.tokenizer.special_ids, tokens, lm.read(tokens, [read])[read])
     return Subject(sae, lm, read, write, fitted, "subject")

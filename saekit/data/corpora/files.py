@@ -16,6 +16,8 @@ from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.readers import SUFFIXES, kind_of, read_texts
 from saekit.data.split import RULE, check_share, documents_of
 
+_HIDDEN = (".", "__pycache__")
+
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
@@ -103,23 +105,25 @@ class Files(Corpus):
                 yield Document(text, str(path))
 
 
+def matches(pattern: str) -> list[Path]:
+    """Return what a glob pattern, absolute or not, finds; ``**`` goes deep."""
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path refuses absolute ones
+    return [Path(name) for name in found]
+
+
 def _files_at(text: str) -> list[Path]:
     path = Path(text).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
-        root, files = path, list(path.rglob("*"))
+        inside = [p.relative_to(path) for p in path.rglob("*") if p.is_file() and kind_of(p)]
+        shown = [n for n in inside if not any(part.startswith(_HIDDEN) for part in n.parts)]
+        files = [path / name for name in sorted(shown, key=_name_hash)]
     else:
-        root, files = Path(), [Path(p) for p in glob.glob(str(path), recursive=True)]
-    kept = [
-        p for p in files
-        if p.is_file()
-        and kind_of(p)
-        and not any(part.startswith((".", "__pycache__")) for part in p.relative_to(root).parts)
-    ] if path.is_dir() else [p for p in files if p.is_file()]
-    if not kept:
+        files = sorted((p for p in matches(str(path)) if p.is_file()), key=_name_hash)
+    if not files:
         raise _nothing_at(text, path)
-    return sorted(kept, key=lambda p: _name_hash(p.relative_to(root) if path.is_dir() else p))
+    return files
 
 
 def _nothing_at(text: str, path: Path) -> DataError:

@@ -13,7 +13,13 @@ from typing_extensions import override
 
 from saekit.core.errors import ConfigError, FormatError, nearest
 from saekit.core.files import (
-    cache_folder, digest, read_json, sha256_of, to_json_line, write_json, write_text,
+    cache_folder,
+    digest,
+    read_json,
+    sha256_of,
+    to_json_line,
+    write_json,
+    write_text,
 )
 from saekit.core.wheels import SAE_PROBES, fetch
 from saekit.data.base import SPLITS, Corpus, Document, Split, registry

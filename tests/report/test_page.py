@@ -1,0 +1,244 @@
+import base64
+import hashlib
+import html.parser
+import json
+import random
+import re
+from importlib import resources
+
+import pytest
+
+from saekit.core.errors import FormatError
+from saekit.core.files import write_json, write_text
+from saekit.core.result import Result, Score, Table
+from saekit.report.page import write_report
+
+ATTACK = "</script><img src=x onerror=alert(1)>"
+
+
+def score(value, unit="ratio", better="lower"):
+    low = None if value is None else value * 0.9
+    high = None if value is None else value * 1.1
+    reason = "no rise" if value is None else ""
+    return Score(value=value, low=low, high=high, n=8, unit=unit, better=better, reason=reason)
+
+
+def settings(run):
+    config = {"name": "run", "model": "tiny<b>", "pair": {"read": ["L1.resid_post"], "write": []}}
+    config |= {"sae": {"name": "topk", "d_sae": 8, "k": 2}, "tokens": 4000}
+    write_json(run / "run.json", config)
+    harvest = {"seen": 1000, "special": 50, "high_norm": 10, "kept": 940}
+    manifest = {"kind": "train", "config": config, "seconds": 3.0, "harvest": harvest}
+    write_json(run / "manifest.json", manifest | {"provenance": {"commit": "c0ffee", "seed": 0}})
+
+
+def log(run, n=5):
+    lines = ['{"kind":"start","step":0}']
+    for i in range(1, n + 1):
+        record = {"kind": "step", "step": i, "tokens": i * 128, "loss": 1 / i, "fvu": 1 / i}
+        record |= {"terms": {"mse": 0.9 / i, "aux": 0.1 / i}, "l0": 2.0, "dead": None}
+        lines.append(json.dumps(record))
+    write_text(run / "log.jsonl", "\n".join(lines) + '\n{"kind":"st')  # torn by a kill
+
+
+def evaluation(run):
+    histogram = {"log10_edges": [-2.0, -1.0, 0.0], "latents": [3, 4], "never_fired": 1}
+    scores = {"fvu": score(0.2134), "ce_recovered_zero": score(None), "kl": score(0.5)}
+    scores |= {"cosine": score(0.777, "cosine", "higher")}
+    details = {"density_histogram": histogram}
+    details["tokens"] = {"seen": 500, "special": 25, "high_norm": 0, "kept": 475}
+    Result(name="core", version=1, config={}, scores=scores, details=details).write(
+        run / "eval" / "core.json"
+    )
+
+
+def index(run, n_latents=8, n_contexts=3, n_tokens=6):
+    chance = random.Random(0)
+    words = [f" word{i}" for i in range(400)] + ["\n", " 日本", ATTACK, "&amp;", "\u2028"]
+    records, columns = [], {"latent": [], "density": [], "mean": [], "max": []}
+    for latent in range(n_latents):
+        made = []
+        for _ in range(n_contexts if latent else 0):
+            acts = [chance.random() * 9 if chance.random() < 0.2 else 0.0 for _ in range(n_tokens)]
+            acts[n_tokens // 2] = 9.87654
+            tokens = [ATTACK, *chance.choices(words, k=n_tokens - 1)]
+            made.append({"tokens": tokens, "acts": acts, "peak": n_tokens // 2, "value": 9.87654})
+        sides = {
+            s: [[chance.choice(words), chance.random()] for _ in range(8)]
+            for s in ("promoted", "suppressed")
+        }
+        records.append({"latent": latent, "density": 0.1, "max": 9.9, "contexts": made, **sides})
+        values = (latent, 0.1234567, 1.5 if latent else None, 9.87654 if latent else None)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    Table(columns=columns).write_csv(run / "index" / "latents.csv")
+    write_text(run / "index" / "contexts.json", json.dumps({"latents": records}))
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects elements, attributes and the text outside scripts, as a browser would."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.shown, self.data, self._in = [], [], [], "", ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag in ("script", "style"):
+            self._in = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._in = ""
+
+    def handle_data(self, data):
+        if self._in == "data":
+            self.data += data
+        elif not self._in:
+            self.shown.append(data)
+
+
+def page_of(run, **options):
+    path = write_report(run, run / "report.html", **options)
+    text = path.read_text(encoding="utf-8")
+    tags = Tags(text)
+    return text, tags, json.loads(tags.data)
+
+
+@pytest.fixture
+def run(tmp_path):
+    for part in (settings, log, evaluation, index):
+        part(tmp_path)
+    return tmp_path
+
+
+def test_everything_is_there(run):
+    _, tags, data = page_of(run)
+    shown = " ".join(tags.shown)
+    for words in ("0.2134", "0.1921 to 0.2347", "undefined", "no rise", "topk", "L1.resid_post",
+                  "0.777", "c0ffee", "1 never were", "Fraction of variance"):  # fmt: skip
+        assert words in shown
+    assert "saekit eval" not in shown and "saekit index" not in shown
+    assert data["curves"]["tokens"] == [128, 256, 384, 512, 640]
+    assert data["curves"]["terms"]["aux"][0] == 0.1
+    assert "dead" not in data["curves"]  # never measured in this log
+    assert data["histogram"]["latents"] == [3, 4]
+
+
+def test_shares_left_out(run):
+    shown = " ".join(page_of(run)[1].shown)
+    assert re.search(r"training\s+1,000\s+5 %\s+1 %\s+94 %", shown)
+    assert re.search(r"evaluation\s+500\s+5 %\s+0 %\s+95 %", shown)
+
+
+def test_latents_survive_packing(run):
+    data = page_of(run)[2]["latents"]
+    records = json.loads((run / "index" / "contexts.json").read_text())["latents"]
+    assert data["id"] == list(range(8))
+    assert data["density"][0] == 0.123 and data["max"][:2] == [None, 9.88]
+    for packed, record in zip(data["contexts"], records, strict=True):
+        for (tokens, acts, peak), context in zip(packed, record["contexts"], strict=True):
+            assert [data["strings"][t] for t in tokens] == context["tokens"]
+            padded = acts + [0] * (len(tokens) - len(acts))
+            assert padded == [float(f"{a:.3g}") for a in context["acts"]]
+            assert peak == context["peak"]
+    assert len(set(data["strings"])) == len(data["strings"])
+
+
+def test_fewer_contexts_are_said(run):
+    _, tags, data = page_of(run, contexts_per_latent=2)
+    assert max(map(len, data["latents"]["contexts"])) == 2
+    assert "up to 2 contexts (of 3 in the index)" in " ".join(tags.shown)
+
+
+def test_text_of_the_corpus_is_inert(run):
+    text, tags, data = page_of(run)
+    assert ATTACK in data["latents"]["strings"]
+    assert "img" not in tags.tags and "b" in tags.tags
+    assert tags.tags.count("script") == 2
+    assert ATTACK not in text
+    assert not set("<>&") & set(tags.data)
+    assert "tiny<b>" not in text and "tiny&lt;b&gt;" in text
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\("
+    for name in ("charts.js", "browser.js", "page.js"):
+        source = resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
+        assert not re.search(markup, source)
+
+
+def test_nothing_is_asked_of_the_network_and_only_its_own_script_runs(run):
+    text, tags, _ = page_of(run)
+    named = {name for name, _ in tags.attributes}
+    assert "src" not in named
+    assert all(v.startswith("#") for name, v in tags.attributes if name == "href")
+    policy = next(v for k, v in tags.attributes if k == "content" and "default-src" in v)
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for tag in ("style", "script"):
+        body = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(body[0].encode()).digest()).decode()
+        assert len(body) == 1 and f"{tag}-src 'sha256-{digest}'" in policy
+    assert "style" not in named and not any(name.startswith("on") for name in named)
+
+
+@pytest.mark.parametrize(
+    ("parts", "commands"),
+    [
+        ((settings, log), ["saekit eval", "saekit index"]),
+        ((evaluation,), ["saekit train --resume", "saekit index"]),
+        ((settings, evaluation, index), ["saekit train --resume"]),
+        ((index,), ["saekit train --resume", "saekit eval"]),
+    ],
+)
+def test_missing_parts_name_their_command(tmp_path, parts, commands):
+    for part in parts:
+        part(tmp_path)
+    shown = " ".join(page_of(tmp_path)[1].shown)
+    for command in ("saekit eval", "saekit index", "saekit train --resume"):
+        assert (f"{command} {tmp_path}" in shown) == (command in commands)
+
+
+def test_index_without_contexts(tmp_path):
+    index(tmp_path)
+    (tmp_path / "index" / "contexts.json").unlink()
+    _, tags, data = page_of(tmp_path)
+    assert "holds no contexts" in " ".join(tags.shown)
+    assert data["latents"]["contexts"] == [[]] * 8
+
+
+def test_long_logs_are_thinned_and_say_so(tmp_path):
+    log(tmp_path, 2501)
+    _, tags, data = page_of(tmp_path)
+    assert len(data["curves"]["tokens"]) == 835
+    assert data["curves"]["tokens"][-1] == 2501 * 128
+    assert "One record in 3" in " ".join(tags.shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.json", "[1]"),
+        ("log.jsonl", "{broken\n"),
+        ("eval/core.json", '{"a": 1}'),
+        ("index/contexts.json", '{"latents": 3}'),
+        ("index/contexts.json", "{"),
+        ("index/latents.csv", "a,b\n1,2\n"),
+        ("index/latents.csv", "latent,density\n1,much\n"),
+    ],
+)
+def test_damaged_parts_are_named(run, name, text):
+    write_text(run / name, text)
+    with pytest.raises(FormatError, match=name.split("/")[0].split(".")[0]):
+        write_report(run, run / "report.html")
+    assert not (run / "report.html").exists()
+
+
+def test_not_a_run(tmp_path):
+    with pytest.raises(FormatError, match="holds no run"):
+        write_report(tmp_path, tmp_path / "report.html")
+
+
+def test_size_budget(tmp_path):
+    """An eighth of 4096 latents with 8 contexts of 24 tokens stays within an eighth of 8 MB."""
+    index(tmp_path, n_latents=512, n_contexts=8, n_tokens=24)
+    assert write_report(tmp_path, tmp_path / "r.html").stat().st_size <= 1_000_000
