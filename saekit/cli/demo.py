@@ -10,6 +10,8 @@ import typer
 from saekit.cli.show import emit, peak_rss_bytes, score_lines
 from saekit.core.errors import ConfigError
 
+INDEX_TOKENS = 200_000
+
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
     from saekit.train.run import Run
@@ -51,7 +53,7 @@ def demo(
     if worked or not (out / "index" / "contexts.json").exists():
         from saekit.analysis.indexing import make_index
 
-        make_index(loaded, lm, out / "index", tokens=run.tokens, shown=not quiet)
+        make_index(loaded, lm, out / "index", tokens=INDEX_TOKENS, shown=not quiet)
         worked = True
     page = write_report(out, out / "report.html")
     result = Result.read(out / "eval" / "core.json")

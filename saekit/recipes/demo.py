@@ -11,12 +11,13 @@ def demo() -> Run:
     return Run(
         model="smollm2-135m",
         pair=Pair(read=("L10.resid_post",)),
-        corpus=Packaged(),
+        corpus=Packaged(sets=("news", "yelp")),
         sae=TopK(d_in=576, d_out=576, d_sae=4096, k=32),
         tokens=300_000,
-        epochs=4,
+        epochs=3,
         batch_tokens=1024,
-        lr=1e-3,
+        lr=5e-3,
+        decay=1.0,
         dead_after_tokens=60_000,
         seed=0,
     )

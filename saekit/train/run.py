@@ -11,7 +11,7 @@ from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
 from saekit.saes.base import SAEConfig
 
-REFERENCE_LR, REFERENCE_D_SAE = 5e-4, 2**14
+REFERENCE_LR, REFERENCE_D_SAE = 1e-3, 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class Run(Config):
         batch_tokens: tokens of an optimiser step.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
-        lr: peak learning rate; null: 5e-4 at 16,384 latents, inversely with the square root
-            of the number of latents.
+        lr: peak learning rate; null: 1e-3 at 16,384 latents, and inversely with the square
+            root of the number of latents at other widths.
         warm_up_steps: optimiser steps over which the rate grows linearly from 0.
         decay: share of training, at its end, over which the rate falls linearly to 0.
         clip_norm: gradients longer than this are shortened to it; null: never.
@@ -68,7 +68,7 @@ class Run(Config):
     buffer_tokens: int = 2**19
     lr: float | None = None
     warm_up_steps: int = 100
-    decay: float = 0.2
+    decay: float = 0.5
     clip_norm: float | None = 1.0
     dead_after_tokens: int | None = None
     checkpoint_tokens: int | None = None
