@@ -16,7 +16,8 @@ from saekit.core.errors import SaekitError
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
 
-UsageError = typer.BadParameter.__bases__[0]  # of the parser that this typer stands on
+# That of the parser which this typer stands on, its own or click's.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     help="Sparse autoencoders on language models: train, measure, look at what they found.",

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from saekit.core.errors import UnknownNameError, nearest
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Generic[T]):
@@ -26,7 +27,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, type[Any]] = {}
         self._loaded = False
 
-    def register(self, cls: type[Any]) -> type[Any]:
+    def register(self, cls: C) -> C:
         """Class decorator, written once, in the variant's own file."""
         name = cls.name
         if name in self._entries:

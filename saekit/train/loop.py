@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saekit.activations.harvest import CALIBRATION_ROWS, Counts, Harvest
@@ -140,7 +140,7 @@ class Training:
         self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(harvest.model.device)
         self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=run.peak_lr, fused=True)
         self.stream = open_shuffle(run, harvest, shown=shown)
-        self.silent_tokens: Int[Tensor, d_sae] = torch.zeros(
+        self.silent_tokens = torch.zeros(  # [d_sae]
             run.sae.d_sae, dtype=torch.int64, device=harvest.model.device
         )
         self.index = 0  # optimiser steps done
@@ -161,8 +161,9 @@ class Training:
         if not loss.total.isfinite():
             terms = {k: float(v.detach()) for k, v in loss.terms.items()}
             raise TrainingError(
-                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The last checkpoint is kept; "
-                f"lower `lr` (now {self.run.lr_at(self.index):.3g}) or set `clip_norm`."
+                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The "
+                f"last checkpoint is kept; lower `lr` (now {self.run.lr_at(self.index):.3g}) or "
+                f"set `clip_norm`."
             )
         self.optimiser.zero_grad()
         loss.total.backward()

@@ -56,7 +56,8 @@ def test_the_finished_sae_takes_raw_activations(lm, tmp_path):
     harvest = loop.open_harvest(run, lm)
     x = torch.cat([acts.x for acts in harvest.batches(0, 64)])
     sae = load(tmp_path / "out").sae
-    fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
+    with torch.no_grad():
+        fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
     log = list(read_json_lines(tmp_path / "out" / "log.jsonl"))
     assert float(fvu) == pytest.approx(log[-1]["fvu"], rel=0.25)
 

@@ -1,0 +1,66 @@
+"""A process killed outright, at whatever moment, goes on to the same bits."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from saekit.models.tiny import save_tiny
+from tests import world
+
+SMALL = ["--site", "L1.resid_post", "--d-sae", "256", "--k", "8", "--tokens", "20000"]
+SMALL += ["--epochs", "12", "--dtype", "float32", "--quiet", "--set", "n_ctx=32"]
+SMALL += ["--set", "batch_tokens=128", "--set", "checkpoint_tokens=10000"]
+
+
+def command(*words):
+    code = "from saekit.cli.main import main; main()"
+    return [sys.executable, "-c", code, *map(str, words)]
+
+
+def weights(out):
+    return hashlib.sha256((out / "sae" / "weights.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("buffer_tokens", [2048, 100_000])
+def test_kill_and_resume_ends_with_the_same_weights(tmp_path, buffer_tokens):
+    model = save_tiny(tmp_path / "model")
+    text = world.text_file(tmp_path, n_docs=1500)
+    start = ["train", "--model", model, "--corpus", text, *SMALL]
+    start += ["--set", f"buffer_tokens={buffer_tokens}", "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(*start, whole), check=True, capture_output=True)
+    running = subprocess.Popen(command(*start, cut), stderr=subprocess.DEVNULL)
+    while not list((cut / "checkpoints").glob("step-*")):
+        time.sleep(0.02)
+        assert running.poll() is None, "it ended before its first checkpoint"
+    time.sleep(random.random() * 0.5)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert not (cut / "sae" / "config.json").exists()
+    done = subprocess.run(
+        command("train", "--resume", cut, "--quiet"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert weights(whole) == weights(cut)
+
+
+def test_a_signal_to_the_command_exits_130(tmp_path):
+    model, text = save_tiny(tmp_path / "model"), world.text_file(tmp_path, n_docs=1500)
+    out = tmp_path / "out"
+    words = ["train", "--model", model, "--corpus", text, *SMALL, "--epochs", "200", "--out", out]
+    running = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
+    while not (out / "log.jsonl").exists():
+        time.sleep(0.02)
+        assert running.poll() is None
+    time.sleep(1)
+    os.kill(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert "--resume" in err and "Traceback" not in err
+    assert list((out / "checkpoints").glob("step-*"))
