@@ -11,7 +11,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
-	"$(BIN)/pyright" --pythonpath "$(BIN)/python"
+	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto
 
 setup: $(VENV)/ready-dev

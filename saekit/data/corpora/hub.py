@@ -60,7 +60,7 @@ class Hub(Corpus):
     def _every(self) -> Iterator[Document]:
         commit = _commit(self.repo, self.revision)
         try:
-            import datasets
+            import datasets  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("datasets", "hub") from error
         try:
