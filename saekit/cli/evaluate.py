@@ -21,6 +21,9 @@ def evaluate(
     corpus: Annotated[
         str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
     ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Which site, where the SAE reads several. [the one it reads]")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
     ] = None,
@@ -41,7 +44,9 @@ def evaluate(
     loaded = load(run)
     config = override(registry.get(name)(), settings or [])
     lm = model_of(loaded, device)
-    result = measure(loaded, lm, config, corpus=corpus, seed=seed, shown=not quiet)
+    result = measure(
+        loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
+    )
     path = out or run / "eval" / f"{name}.json"
     result.write(path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
@@ -76,26 +81,39 @@ def measure(
     config: Any,
     *,
     corpus: str | None = None,
+    site: str | None = None,
     seed: int = 0,
     shown: bool = True,
 ) -> "Result":
-    """Run one evaluation of an SAE on the held-out part of its corpus, or of another."""
+    """Run one evaluation of an SAE on the held-out part of its corpus, or of another.
+
+    Raises:
+        ConfigError: the SAE reads several sites and none, or another one, was named.
+    """
+    from saekit.core.errors import ConfigError
     from saekit.data.base import Corpus
     from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
     from saekit.evals.base import Subject, Tools
+    from saekit.models.sites import parse_site
 
     card = loaded.card
     text = open_corpus(corpus) if corpus else Corpus.from_dict(card.run["corpus"])
     stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
-    site = card.pair.reads[0]
+    ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
+    read = parse_site(site) if site else card.pair.reads[0]
+    if read not in ways or (site is None and len(ways) > 1):
+        raise ConfigError(
+            f"The SAE reads {', '.join(map(str, ways))}; got {site or 'no site'}. Name one of "
+            f"them with --site."
+        )
     subject = Subject(
         sae=loaded.sae,
         lm=lm,
-        read=site,
-        write=card.pair.writes[0],
-        rule=card.rules[str(site)],
-        name=card.pair.label,
+        read=read,
+        write=ways[read],
+        rule=card.rules[str(read)],
+        name=f"{card.pair.label} at {read}" if len(ways) > 1 else card.pair.label,
     )
     tools = Tools(rows=stream.rows, seed=seed, shown=shown)
     return config.run(subject, tools)

@@ -126,6 +126,10 @@ class SAE(nn.Module, abc.ABC):
     def before_step(self) -> None:  # noqa: B027 - nothing is the right default
         """Change gradients before the optimiser reads them, as to stay on a constraint."""
 
+    def rate_scales(self) -> dict[str, float]:
+        """Return multiples of the learning rate, for parameters of another size than weights."""
+        return {}
+
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return ``decode(encode(x))``."""
         return self.decode(self.encode(x))

@@ -120,6 +120,12 @@ class JumpReLUSAE(SAE):
         return Loss(_parts.add(terms), terms, acts.detach().live(), y_hat)
 
     @override
+    def rate_scales(self) -> dict[str, float]:
+        # Adam moves every number by about the rate. A threshold is of the size of a
+        # pre-activation, which is sqrt(d_in) times that of an entry of a unit column.
+        return {"threshold": self.cfg.d_in**0.5}
+
+    @override
     def before_step(self) -> None:
         _parts.project_out(self.W_dec)
 

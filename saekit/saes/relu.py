@@ -12,6 +12,8 @@ from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
+START_NORM = 0.1
+
 
 @final
 @registry.register
@@ -34,7 +36,7 @@ class ReLU(SAEConfig):
 
     Source:
         Conerly et al. 2024, "Circuits Updates - April 2024", Transformer Circuits Thread.
-        Differs: unit-norm start instead of norms of 0.05 to 1.
+        Differs: all decoder rows start at one norm, 0.1, and encoder columns at 1.
     """
 
     name: ClassVar[str] = "relu"
@@ -69,6 +71,8 @@ class ReLUSAE(SAE):
         super().__init__()
         self.cfg: ReLU = cfg
         _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator)
+        # Half the latents are on at the start: short decoder rows keep their sum in range.
+        self.W_dec.data.mul_(START_NORM)
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

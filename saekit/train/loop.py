@@ -138,7 +138,12 @@ class Training:
     def __init__(self, run: Run, harvest: Harvest, *, shown: bool = True):
         self.run = run
         self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(harvest.model.device)
-        self.optimiser = torch.optim.Adam(self.sae.parameters(), lr=run.peak_lr, fused=True)
+        scales = self.sae.rate_scales()
+        groups = [
+            {"params": [p], "scale": scales.get(name, 1.0)}
+            for name, p in self.sae.named_parameters()
+        ]
+        self.optimiser = torch.optim.Adam(groups, lr=run.peak_lr, fused=True)
         self.stream = open_shuffle(run, harvest, shown=shown)
         self.silent_tokens = torch.zeros(  # [d_sae]
             run.sae.d_sae, dtype=torch.int64, device=harvest.model.device
@@ -171,7 +176,7 @@ class Training:
         if self.run.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.run.clip_norm)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.run.lr_at(self.index)
+            group["lr"] = self.run.lr_at(self.index) * group["scale"]
         self.optimiser.step()
         self.sae.after_step(loss)
         self.silent_tokens += len(x)
