@@ -108,6 +108,22 @@ def above(
     return Codes.cat(parts)
 
 
+def encode_above(
+    module: Affine, x: Float[Tensor, "..."], threshold: Float[Tensor, "*d_sae"]
+) -> Codes:
+    """Return the codes of a module whose latents are on strictly above a threshold."""
+    flat, batch = _sparse.flat_rows(x)
+    chosen = above(flat, module.W_enc, module.b_enc, threshold)
+    pre = _sparse.pre_acts(flat, module.W_enc, module.b_enc, chosen)
+    return chosen._replace(values=pre, batch=batch)
+
+
+def decode(module: Affine, acts: Codes) -> Float[Tensor, "..."]:
+    """Return ``acts @ W_dec + b_dec``, in the leading shape of the codes."""
+    y_hat = _sparse.decode(acts, module.W_dec) + module.b_dec
+    return y_hat.view(*acts.batch, len(module.b_dec))
+
+
 @torch.no_grad()
 def project_out(weight: nn.Parameter) -> None:
     """Remove from the gradient of unit rows the part that would only change their length."""
@@ -127,7 +143,7 @@ def aux_k(
     x: Float[Tensor, "n d_in"],
     err: Float[Tensor, "n d_out"],
     dead: Bool[Tensor, "d_sae"],
-    k: int,
+    k: int | None,
 ) -> Float[Tensor, ""]:
     """Return how badly the k best dead latents predict what the living ones missed.
 
@@ -137,7 +153,7 @@ def aux_k(
         sum |e - e_hat|^2 / sum |e|^2
 
     so that the term is 1 when they predict nothing, whatever the units. 0 where no latent
-    is dead.
+    is dead. Where k is None it is half of d_in.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.2.
@@ -146,7 +162,7 @@ def aux_k(
     index = dead.nonzero().squeeze(-1)
     if not len(index):
         return err.new_zeros(())
-    target = -err.detach()
+    target, k = -err.detach(), k or max(x.shape[-1] // 2, 1)
     pre = x @ module.W_enc[:, index] + module.b_enc[index]
     top = torch.topk(pre, min(k, len(index)), dim=-1, sorted=False)
     chosen = Codes.fixed(top.values.relu(), top.indices, len(index))

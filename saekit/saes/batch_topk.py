@@ -85,14 +85,11 @@ class BatchTopKSAE(SAE):
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
-        flat, batch = _sparse.flat_rows(x)
-        chosen = _parts.above(flat, self.W_enc, self.b_enc, self.threshold)
-        pre = _sparse.pre_acts(flat, self.W_enc, self.b_enc, chosen)
-        return chosen._replace(values=pre, batch=batch)
+        return _parts.encode_above(self, x, self.threshold)
 
     @override
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return (_sparse.decode(acts, self.W_dec) + self.b_dec).view(*acts.batch, self.cfg.d_out)
+        return _parts.decode(self, acts)
 
     @override
     def directions(self) -> Float[Tensor, "d_sae d_out"]:
@@ -125,10 +122,8 @@ class BatchTopKSAE(SAE):
         y_hat = self.decode(acts)
         terms = {"mse": _parts.mse(y_hat, y)}
         if self.cfg.aux_coefficient:
-            k = self.cfg.aux_k or max(self.cfg.d_in // 2, 1)
-            terms["aux"] = self.cfg.aux_coefficient * _parts.aux_k(
-                self, x, y_hat - y, step.dead, k
-            )
+            aux = _parts.aux_k(self, x, y_hat - y, step.dead, self.cfg.aux_k)
+            terms["aux"] = self.cfg.aux_coefficient * aux
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)
 
     @override

@@ -91,14 +91,11 @@ class JumpReLUSAE(SAE):
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
-        flat, batch = _sparse.flat_rows(x)
-        chosen = _parts.above(flat, self.W_enc, self.b_enc, self.threshold)
-        pre = _sparse.pre_acts(flat, self.W_enc, self.b_enc, chosen)
-        return chosen._replace(values=pre, batch=batch)
+        return _parts.encode_above(self, x, self.threshold)
 
     @override
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return (_sparse.decode(acts, self.W_dec) + self.b_dec).view(*acts.batch, self.cfg.d_out)
+        return _parts.decode(self, acts)
 
     @override
     def directions(self) -> Float[Tensor, "d_sae d_out"]:

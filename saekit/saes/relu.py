@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _parts, _sparse
+from saekit.saes import _parts
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
 START_NORM = 0.1
@@ -76,14 +76,11 @@ class ReLUSAE(SAE):
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
-        flat, batch = _sparse.flat_rows(x)
-        chosen = _parts.above(flat, self.W_enc, self.b_enc, torch.zeros_like(self.b_enc))
-        pre = _sparse.pre_acts(flat, self.W_enc, self.b_enc, chosen)
-        return chosen._replace(values=pre, batch=batch)
+        return _parts.encode_above(self, x, torch.zeros_like(self.b_enc))
 
     @override
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return (_sparse.decode(acts, self.W_dec) + self.b_dec).view(*acts.batch, self.cfg.d_out)
+        return _parts.decode(self, acts)
 
     @override
     def directions(self) -> Float[Tensor, "d_sae d_out"]:

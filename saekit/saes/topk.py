@@ -82,7 +82,7 @@ class TopKSAE(SAE):
 
     @override
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return (_sparse.decode(acts, self.W_dec) + self.b_dec).view(*acts.batch, self.cfg.d_out)
+        return _parts.decode(self, acts)
 
     @override
     def directions(self) -> Float[Tensor, "d_sae d_out"]:
@@ -94,10 +94,8 @@ class TopKSAE(SAE):
         y_hat = self.decode(acts)
         terms = {"mse": _parts.mse(y_hat, y)}
         if self.cfg.aux_coefficient:
-            k = self.cfg.aux_k or max(self.cfg.d_in // 2, 1)
-            terms["aux"] = self.cfg.aux_coefficient * _parts.aux_k(
-                self, x, y_hat - y, step.dead, k
-            )
+            aux = _parts.aux_k(self, x, y_hat - y, step.dead, self.cfg.aux_k)
+            terms["aux"] = self.cfg.aux_coefficient * aux
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)
 
     @override
