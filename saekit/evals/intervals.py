@@ -62,7 +62,7 @@ class BlockSums:
             n_resamples: draws behind the interval.
 
         Returns:
-            A score whose `n` is the number of blocks.
+            A score whose `n` is the number of blocks, or of latents for such an interval.
         """
         metric, n = self.metric, self.n_used
         value = metric.compute(self.total()) if n else None
@@ -70,7 +70,9 @@ class BlockSums:
         if value is None:
             reason = metric.undefined if n else "no token was measured"
         elif not metric.resampled:
-            reason = "no interval: drawing text anew can only leave some out"
+            reason = "interval over latents: drawing text anew can only leave some out"
+            if (found := metric.interval(self.total())) is not None:
+                low, high, n = found
         elif n < MIN_BLOCKS:
             reason = f"no interval: {n} blocks of text, {MIN_BLOCKS} needed"
         else:

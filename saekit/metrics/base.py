@@ -53,6 +53,13 @@ class Metric(abc.ABC):
     def compute(self, sums: Sums) -> float | None:
         """Return the value from sums added over any number of batches; None if undefined."""
 
+    def interval(self, sums: Sums) -> tuple[float, float, int] | None:
+        """Return a 95 % interval over latents, and their number, where text is not resampled.
+
+        Only where `resampled` is False and the value is defined.
+        """
+        return None
+
 
 def added(one: Sums, other: Sums) -> Sums:
     """Return the sums of two sets of tokens taken together."""

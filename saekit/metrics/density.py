@@ -1,11 +1,14 @@
 """Density: how often a typical latent fires."""
 
+import math
 from typing import ClassVar, final
 
 from typing_extensions import override
 
 from saekit.metrics._firing import firing_counts
 from saekit.metrics.base import Batch, Metric, Sums, registry
+
+Z = 1.959964  # of a 95 % normal interval
 
 
 @final
@@ -18,7 +21,8 @@ class Density(Metric):
     The mean over all latents would only be L0 / d_sae again. No value is best; a code that
     predicts the mean never fires and has none, and neither does a perfect reconstruction
     have one of its own. With an even number of latents the lower of the middle two counts.
-    On fewer tokens the rarest latents drop out and the median rises: it is not resampled.
+    On fewer tokens the rarest latents drop out and the median rises, so text is not
+    resampled: the interval is that of order statistics over live latents.
 
     Source:
         Bricken et al. 2023, Towards Monosemanticity (feature density).
@@ -41,3 +45,11 @@ class Density(Metric):
     def compute(self, sums: Sums) -> float | None:
         live = sums["fired"][sums["fired"] > 0]
         return float(live.median() / sums["n"]) if len(live) else None
+
+    @override
+    def interval(self, sums: Sums) -> tuple[float, float, int]:
+        live = sums["fired"][sums["fired"] > 0].sort().values / sums["n"]
+        n = len(live)
+        half = Z / 2 * math.sqrt(n)  # ranks: a binomial of n and 1/2
+        low, high = math.floor((n - 1) / 2 - half), math.ceil((n - 1) / 2 + half)
+        return float(live[max(low, 0)]), float(live[min(high, n - 1)]), n

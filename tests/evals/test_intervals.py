@@ -121,8 +121,22 @@ def test_sums_per_latent_are_resampled_in_pieces(monkeypatch):
 @pytest.mark.parametrize("metric", [Dead(), Density()], ids=lambda m: m.name)
 def test_what_fewer_tokens_shift_one_way_is_not_resampled(metric):
     score = firing(metric).score(0)
-    assert score.value is not None and score.low is None
-    assert "no interval" in score.reason
+    assert score.value is not None and score.low is not None and score.high is not None
+    assert 0 <= score.low <= score.value <= score.high <= 1
+    assert "over latents" in score.reason
+
+
+def test_intervals_over_latents_in_closed_form():
+    """Wilson's for 0 and 10 of 100; ranks 40 and 59 of 100 for the median, from 0."""
+    fired = torch.arange(1.0, 101.0, dtype=torch.float64)
+    n = torch.tensor(1000.0, dtype=torch.float64)
+    assert Dead().interval({"n": n, "fired": fired}) == pytest.approx((0, 0.0369935, 100))
+    fired[:10] = 0
+    assert Dead().interval({"n": n, "fired": fired}) == pytest.approx(
+        (0.0552291, 0.1743657, 100), rel=1e-5
+    )
+    whole = torch.arange(1.0, 101.0, dtype=torch.float64)
+    assert Density().interval({"n": n, "fired": whole}) == pytest.approx((0.040, 0.061, 100))
 
 
 @pytest.mark.parametrize(("n_rows", "n_blocks"), [(64, 64), (100, 8), (5, 64), (65, 64), (0, 4)])
