@@ -5,10 +5,8 @@ from typing import ClassVar, final
 
 from typing_extensions import override
 
-from saekit.metrics._firing import firing_counts
+from saekit.metrics._firing import Z, firing_counts
 from saekit.metrics.base import Batch, Metric, Sums, registry
-
-Z = 1.959964  # of a 95 % normal interval
 
 
 @final

@@ -51,12 +51,13 @@ def train(
     """
     began = time.monotonic()
     _check(run, model, out, resume)
-    write_json(out / "run.json", run.to_dict())
-    write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
     harvest = open_harvest(run, model)
     scale_x, scale_y = measure_scaling(harvest) if run.normalise else _no_scaling(run)
     training = Training(run, harvest, shown=shown)
     last_step = training.restore(out / "checkpoints") if resume else 0
+    # Only now, when the first of the text has proved usable, is there anything to leave behind.
+    write_json(out / "run.json", run.to_dict())
+    write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
     log = Log(out / "log.jsonl", keep_to_step=last_step if resume else None)
     log.write("start", step=last_step, tokens=training.stream.served_tokens)
     progress = Progress("train", run.total_tokens, shown=shown)

@@ -165,14 +165,12 @@ def test_a_damaged_checkpoint_is_passed_over(lm, tmp_path):
     train(run, lm, tmp_path / "whole", shown=False)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "sae")
-    older, newest = checkpoint.steps(tmp_path / "cut" / "checkpoints")
+    _, newest = checkpoint.steps(tmp_path / "cut" / "checkpoints")
     data = bytearray((newest / "weights.safetensors").read_bytes())
     data[-1] ^= 1
     (newest / "weights.safetensors").write_bytes(bytes(data))
     train(run, lm, tmp_path / "cut", resume=True, shown=False)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    data = bytearray((older / "weights.safetensors").read_bytes()) if older.exists() else None
-    assert data is None or read_json(older / "checkpoint.json")["step"] > 0
 
 
 def test_no_whole_checkpoint_is_an_error(lm, tmp_path):
