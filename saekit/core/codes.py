@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -21,6 +21,9 @@ class Codes(NamedTuple):
         starts: ``[rows + 1]`` int64, from 0 to nnz.
         batch: leading shape of what was encoded; its product is the number of rows.
         d_sae: number of latents.
+        shift: what the prediction has beside latents, ``y_hat = decode(acts) + shift``, act
+            units of the output; None for most architectures. A skip connection or a mean of
+            each token cannot be known from activations of latents, so it goes with them.
     """
 
     values: Float[Tensor, "nnz"]
@@ -28,6 +31,7 @@ class Codes(NamedTuple):
     starts: Int[Tensor, "rows_and_one"]
     batch: tuple[int, ...]
     d_sae: int
+    shift: Float[Tensor, "rows d_out"] | None = None
 
     @staticmethod
     def fixed(
@@ -69,11 +73,15 @@ class Codes(NamedTuple):
 
     def detach(self) -> "Codes":
         """Return the same codes without the graph."""
-        return self._replace(values=self.values.detach())
+        shift = None if self.shift is None else self.shift.detach()
+        return self._replace(values=self.values.detach(), shift=shift)
 
     def live(self) -> "Codes":
         """Return the codes without the entries whose value is 0."""
-        on = self.values != 0
+        return self.only(self.values != 0)
+
+    def only(self, on: Bool[Tensor, "nnz"]) -> "Codes":
+        """Return the codes with some of their entries."""
         kept = torch.cat([on.new_zeros(1, dtype=torch.int64), on.cumsum(0)])
         return self._replace(
             values=self.values[on], latents=self.latents[on], starts=kept[self.starts]
@@ -87,8 +95,9 @@ class Codes(NamedTuple):
         nnz = int(starts[-1])
         offset = torch.repeat_interleave(self.starts[index] - starts[:-1], counts, output_size=nnz)
         entries = torch.arange(nnz, device=starts.device) + offset
+        shift = None if self.shift is None else self.shift[index]
         return Codes(
-            self.values[entries], self.latents[entries], starts, (len(index),), self.d_sae
+            self.values[entries], self.latents[entries], starts, (len(index),), self.d_sae, shift
         )
 
     @staticmethod
@@ -98,10 +107,12 @@ class Codes(NamedTuple):
         for part in parts:
             starts.append(part.starts[1:] + ends)
             ends += len(part.values)
+        shifts = [p.shift for p in parts if p.shift is not None]
         return Codes(
             torch.cat([p.values for p in parts]),
             torch.cat([p.latents for p in parts]),
             torch.cat(starts),
             (sum(p.n_rows for p in parts),),
             parts[0].d_sae,
+            torch.cat(shifts) if shifts else None,
         )

@@ -46,7 +46,7 @@ def tied_init(
     module.b_dec = nn.Parameter(torch.zeros(d_out))
 
 
-def check_k(k: float, d_sae: int) -> None:
+def check_k(name: str, k: float, d_sae: int) -> None:
     """Refuse a number of kept latents outside 1..d_sae.
 
     Raises:
@@ -54,8 +54,32 @@ def check_k(k: float, d_sae: int) -> None:
     """
     if not 1 <= k <= d_sae:
         raise ConfigError(
-            f"`k` must lie in 1..d_sae; got k={k}, d_sae={d_sae}. Lower `k` or widen the SAE."
+            f"`{name}` must lie in 1..d_sae; got {name}={k}, d_sae={d_sae}. Lower `{name}` or "
+            f"widen the SAE."
         )
+
+
+def check_annealing(start_k: float | None, anneal: float, d_sae: int) -> None:
+    """Refuse a start outside 1..d_sae, and one without a time in which it ends, or the reverse.
+
+    Raises:
+        ConfigError: the settings are out of range, or one of the two is missing.
+    """
+    check_share("anneal", anneal)
+    if start_k is not None:
+        check_k("start_k", start_k, d_sae)
+    if (start_k is None) != (anneal == 0):
+        raise ConfigError(
+            f"`start_k` and `anneal` go together; got start_k={start_k}, anneal={anneal}. Set "
+            f"`anneal` to the share of training over which `start_k` becomes `k`, or neither."
+        )
+
+
+def annealed(k: float, start_k: float | None, share: float, progress: float) -> float:
+    """Return how many latents are kept when so much of training is done."""
+    if start_k is None:
+        return k
+    return start_k + (k - start_k) * ramp(progress, share)
 
 
 def mse(
@@ -172,24 +196,51 @@ def aux_k(
 
 @torch.no_grad()
 def to_raw_units(module: Affine, x: Scaling, y: Scaling) -> None:
-    """Rewrite W_dec, b_enc and b_dec of an SAE of scaled activations into one of raw ones.
+    """Rewrite the weights of an SAE of scaled activations into one of raw ones.
 
-    With acts' = acts / x.scale, the pre-activations of raw x are x @ W_enc plus a bias, and
-    y_hat' = y_hat / y.scale + y.mean. W_enc does not change.
+    With acts' = acts / x.scale, the pre-activations of raw x are x @ W_enc' plus a bias,
+    where W_enc' = x.matrix @ W_enc; and y_hat' = y_hat @ inverse(y.matrix) / y.scale + y.mean.
     """
+    if x.matrix is not None:
+        module.W_enc.copy_(x.matrix.to(module.W_enc) @ module.W_enc)
     module.b_enc.div_(x.scale).sub_(x.mean.to(module.b_enc) @ module.W_enc)
     module.W_dec.mul_(x.scale / y.scale)
-    module.b_dec.div_(y.scale).add_(y.mean.to(module.b_dec))
+    module.b_dec.div_(y.scale)
+    if y.matrix is not None:
+        inverse = torch.linalg.inv(y.matrix.double()).to(module.W_dec)
+        module.W_dec.copy_(module.W_dec @ inverse)
+        module.b_dec.copy_(module.b_dec @ inverse)
+    module.b_dec.add_(y.mean.to(module.b_dec))
 
 
-def check_coefficient(name: str, value: float) -> None:
-    """Refuse a negative weight of a loss term.
+def check_at_least(name: str, value: float, low: float) -> None:
+    """Refuse a number below `low`, or none at all (NaN).
 
     Raises:
-        ConfigError: it is negative.
+        ConfigError: it is.
     """
-    if value < 0:
-        raise ConfigError(f"`{name}` must be 0 or more; got {value}.")
+    if not value >= low:
+        raise ConfigError(f"`{name}` must be {low} or more; got {value}.")
+
+
+def check_above_0(name: str, value: float) -> None:
+    """Refuse a number that is not above 0.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not value > 0:
+        raise ConfigError(f"`{name}` must be above 0; got {value}.")
+
+
+def lp_norm(acts: Codes, W_dec: Float[Tensor, "d_sae d_out"], p: float) -> Float[Tensor, ""]:
+    """Return the mean over tokens of ``(sum_i (acts_i |W_dec[i]|)^p)^(1/p)``; acts at least 0."""
+    sizes = acts.values * W_dec.norm(dim=-1)[acts.latents]
+    if p == 1:
+        return sizes.sum() / max(acts.n_rows, 1)
+    powers = sizes.clamp_min(1e-12).pow(p)  # the slope at 0 is infinite for p < 1
+    sums = powers.new_zeros(acts.n_rows).index_add(0, acts.rows(), powers)
+    return sums[sums > 0].pow(1 / p).sum() / max(acts.n_rows, 1)
 
 
 def add(terms: dict[str, Tensor]) -> Float[Tensor, ""]:

@@ -21,6 +21,7 @@ class Step(NamedTuple):
     index: int  # optimiser steps done
     progress: float  # share of the token budget spent, 0 to 1
     dead: Bool[Tensor, "d_sae"]  # latents silent for `dead_after_tokens`
+    seed: int = 0  # decides what this step draws
 
 
 class Loss(NamedTuple):
@@ -33,10 +34,23 @@ class Loss(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """How activations were brought to mean 0 and mean square 1 a dimension."""
+    """How activations were brought near mean 0 and mean square 1 a dimension.
 
-    mean: Float[Tensor, "width"]  # act units
-    scale: float  # scaled = (raw - mean) * scale
+    scaled = ((raw - mean) @ matrix) * scale * site_scale
+    """
+
+    mean: Float[Tensor, "*event width"]  # act units
+    scale: float
+    matrix: Float[Tensor, "width width"] | None = None  # whitening; None is the identity
+    site_scale: Float[Tensor, "site 1"] | None = None  # of jointly coded sites; None is 1
+
+    def apply(self, raw: Float[Tensor, "n *event width"]) -> Float[Tensor, "n *event width"]:
+        """Return scaled activations."""
+        moved = raw - self.mean.to(raw)
+        if self.matrix is not None:
+            moved = moved @ self.matrix.to(raw)
+        moved.mul_(self.scale)
+        return moved if self.site_scale is None else moved.mul_(self.site_scale.to(raw))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +65,7 @@ class SAEConfig(Config, abc.ABC):
     """
 
     event: ClassVar[tuple[str, ...]] = ()  # axes coded jointly, between batch and d_in
+    coded: ClassVar[tuple[str, ...]] = ()  # those of them that have a code at each place
 
     d_in: int
     d_out: int
@@ -90,7 +105,7 @@ class SAE(nn.Module, abc.ABC):
             x: ``[*batch, *event, d_in]``, act units, float32 or float64.
 
         Returns:
-            Codes with leading shape ``batch``, act units.
+            Codes with leading shape ``[*batch, *coded]``, act units.
         """
 
     @abc.abstractmethod
@@ -99,7 +114,10 @@ class SAE(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def directions(self) -> Float[Tensor, "..."]:
-        """Return what one unit of each latent adds to `decode`: ``[*event, d_sae, d_out]``."""
+        """Return what one unit of each latent adds to `decode`.
+
+        ``[*event, d_sae, d_out]``, without the axes in `coded`: there it adds at its place.
+        """
 
     @abc.abstractmethod
     def loss(self, x: Float[Tensor, "..."], y: Float[Tensor, "..."], step: Step) -> Loss:
@@ -117,7 +135,11 @@ class SAE(nn.Module, abc.ABC):
 
         Exact. Codes come out divided by ``x.scale``, in act units of the input; directions
         come out in act units of the output (unchanged where input and output are scaled
-        alike, as in an autoencoder).
+        alike and not whitened, as in most autoencoders).
+
+        Raises:
+            ConfigError: the architecture cannot take a scaling with a matrix, or needs both
+                scalings alike.
         """
 
     def after_step(self, out: Loss) -> None:  # noqa: B027 - nothing is the right default

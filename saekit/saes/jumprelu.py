@@ -1,7 +1,7 @@
 """JumpReLU: a threshold per latent, learnt through pseudo-derivatives."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -11,26 +11,35 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts, _sparse
-from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
+from saekit.saes._affine import AffineConfig, AffineSAE
+from saekit.saes.base import Loss, Scaling, Step, registry
 
 
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class JumpReLU(SAEConfig):
-    """Pre-activations above a learnt threshold per latent; a penalty steers L0 to a target.
+class JumpReLU(AffineConfig):
+    """Pre-activations above a learnt threshold per latent, kept few by a penalty on L0.
 
     acts = pre * 1[pre > threshold];  pre = x @ W_enc + b_enc;  y_hat = acts @ W_dec + b_dec
-    loss = mean (y_hat - y)^2  +  l0_coefficient * (L0 / target_l0 - 1)^2
+    loss = mean (y_hat - y)^2  +  l0_coefficient * penalty
+    "target": (L0 / target_l0 - 1)^2
+    "step":   L0 / d_out
+    "tanh":   mean_tokens sum_i tanh(tanh_scale * acts_i |W_dec[i]|) / d_out
 
     The step has no gradient, so the threshold learns from pre-activations within half a
-    bandwidth of it. Decoder rows have length 1.
+    bandwidth of it.
 
     Args:
-        target_l0: latents per token to aim at, above 0 and at most d_sae.
+        penalty: "target" steers L0 to `target_l0`; "step" and "tanh" weigh it against the error.
+        target_l0: latents per token to aim at, above 0 and at most d_sae; with any penalty,
+            thresholds start where so many latents of a random direction fire.
         l0_coefficient: weight of the penalty.
         bandwidth: width of the window that gives the threshold its gradient, for inputs of
             mean square 1 a dimension; above 0.
+        tanh_scale: steepness of "tanh", above 0.
+        pre_act_coefficient: weight of a loss that pulls dead latents up to their threshold,
+            mean_tokens sum_dead relu(threshold - pre) |W_dec| / d_out; 0 turns it off.
         warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1.
 
     Raises:
@@ -38,28 +47,33 @@ class JumpReLU(SAEConfig):
 
     Source:
         Rajamanoharan et al. 2024, arXiv:2407.14435, sections 3 and 4 (pseudo-derivatives,
-        threshold); the target form of the penalty is that of Gemma Scope 2 (2025).
+        threshold, step); Conerly et al. 2025, "Circuits Updates - January 2025" (tanh and
+        pre-activation loss); the target form is that of Gemma Scope 2 (2025).
         Differs: the threshold itself is the parameter, not its logarithm, so that Adam's
-        step is in act units; it starts where `target_l0` latents of a random direction fire.
+        step is in act units.
     """
 
     name: ClassVar[str] = "jumprelu"
+    penalty: Literal["target", "step", "tanh"] = "target"
     target_l0: float = 32.0
     l0_coefficient: float = 1.0
     bandwidth: float = 0.1
+    tanh_scale: float = 4.0
+    pre_act_coefficient: float = 0.0
     warm_up: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _parts.check_coefficient("l0_coefficient", self.l0_coefficient)
+        _parts.check_at_least("l0_coefficient", self.l0_coefficient, 0)
+        _parts.check_at_least("pre_act_coefficient", self.pre_act_coefficient, 0)
         _parts.check_share("warm_up", self.warm_up)
         if not 0 < self.target_l0 <= self.d_sae:
             raise ConfigError(
                 f"`target_l0` must lie in (0, d_sae]; got target_l0={self.target_l0}, "
                 f"d_sae={self.d_sae}. Lower it or widen the SAE."
             )
-        if not self.bandwidth > 0:
-            raise ConfigError(f"`bandwidth` must be above 0; got {self.bandwidth}.")
+        _parts.check_above_0("bandwidth", self.bandwidth)
+        _parts.check_above_0("tanh_scale", self.tanh_scale)
 
     @classmethod
     @override
@@ -72,19 +86,14 @@ class JumpReLU(SAEConfig):
 
 
 @final
-class JumpReLUSAE(SAE):
+class JumpReLUSAE(AffineSAE):
     """The weights and maps of `JumpReLU`."""
 
-    W_enc: nn.Parameter  # [d_in, d_sae]
-    W_dec: nn.Parameter  # [d_sae, d_out], unit rows
-    b_enc: nn.Parameter  # [d_sae]
-    b_dec: nn.Parameter  # [d_out]
+    cfg: JumpReLU
     threshold: nn.Parameter  # [d_sae], act units, never negative
 
     def __init__(self, cfg: JumpReLU, generator: torch.Generator):
-        super().__init__()
-        self.cfg: JumpReLU = cfg
-        _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator)
+        super().__init__(cfg, generator)
         share = torch.tensor(min(cfg.target_l0 / cfg.d_sae, 0.5), dtype=torch.float64)
         start = torch.special.ndtri(1 - share)  # a unit direction of a unit-variance input
         self.threshold = nn.Parameter(torch.full((cfg.d_sae,), float(start)))
@@ -94,27 +103,37 @@ class JumpReLUSAE(SAE):
         return _parts.encode_above(self, x, self.threshold)
 
     @override
-    def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return _parts.decode(self, acts)
-
-    @override
-    def directions(self) -> Float[Tensor, "d_sae d_out"]:
-        return self.W_dec
-
-    @override
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
-        width = self.cfg.bandwidth
-        window = (self.threshold - width / 2).clamp_min(0)
+        cfg = self.cfg
+        window = (self.threshold - cfg.bandwidth / 2).clamp_min(0)
         chosen = _parts.above(x, self.W_enc, self.b_enc, window)  # all that has a gradient
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         at = self.threshold[chosen.latents]
-        values, on = _Jump.apply(pre, at, width), _Step.apply(pre, at, width)
-        acts = chosen._replace(values=values)
+        acts = chosen._replace(values=_Jump.apply(pre, at, cfg.bandwidth))
         y_hat = self.decode(acts)
-        weight = self.cfg.l0_coefficient * _parts.ramp(step.progress, self.cfg.warm_up)
-        off_target = on.sum() / len(x) / self.cfg.target_l0 - 1
-        terms = {"mse": _parts.mse(y_hat, y), "l0": weight * off_target.square()}
+        weight = cfg.l0_coefficient * _parts.ramp(step.progress, cfg.warm_up)
+        terms = {"mse": _parts.mse(y_hat, y), "l0": weight * self._penalty(acts, pre, at)}
+        if cfg.pre_act_coefficient:
+            terms["pre_act"] = cfg.pre_act_coefficient * self._below(x, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach().live(), y_hat)
+
+    def _penalty(self, acts: Codes, pre: Tensor, at: Tensor) -> Float[Tensor, ""]:
+        cfg, n = self.cfg, max(acts.n_rows, 1)
+        if cfg.penalty == "tanh":
+            sizes = acts.values * self.W_dec.norm(dim=-1)[acts.latents]
+            return torch.tanh(cfg.tanh_scale * sizes).sum() / n / cfg.d_out
+        l0 = _Step.apply(pre, at, cfg.bandwidth).sum() / n  # type: ignore[union-attr]
+        if cfg.penalty == "step":
+            return l0 / cfg.d_out
+        return (l0 / cfg.target_l0 - 1).square()
+
+    def _below(self, x: Float[Tensor, "n d_in"], dead: Tensor) -> Float[Tensor, ""]:
+        """Return how far dead latents stay below their threshold, per token and dimension."""
+        index = dead.nonzero().squeeze(-1)
+        pre = x @ self.W_enc[:, index] + self.b_enc[index]
+        sizes = self.W_dec[index].norm(dim=-1)
+        below = (self.threshold[index] - pre).relu() * sizes
+        return below.sum() / max(len(x), 1) / self.cfg.d_out
 
     @override
     def rate_scales(self) -> dict[str, float]:
@@ -123,19 +142,15 @@ class JumpReLUSAE(SAE):
         return {"threshold": self.cfg.d_in**0.5}
 
     @override
-    def before_step(self) -> None:
-        _parts.project_out(self.W_dec)
-
-    @override
     @torch.no_grad()
     def after_step(self, out: Loss) -> None:
-        _parts.unit_rows(self.W_dec)
+        super().after_step(out)
         self.threshold.clamp_min_(0)
 
     @override
     @torch.no_grad()
     def rescale(self, x: Scaling, y: Scaling) -> None:
-        _parts.to_raw_units(self, x, y)
+        super().rescale(x, y)
         self.threshold.div_(x.scale)
 
 

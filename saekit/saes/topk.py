@@ -5,31 +5,32 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
-from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
+from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes.base import Loss, Step, registry
 
 
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class TopK(SAEConfig):
+class TopK(AuxKConfig):
     """Keep the k largest pre-activations of each token.
 
     acts = relu(keep_k(x @ W_enc + b_enc));  y_hat = acts @ W_dec + b_dec
 
-    Decoder rows have length 1. Dead latents are revived by an auxiliary loss.
+    Dead latents are revived by an auxiliary loss.
 
     Args:
         k: latents kept per token, 1..d_sae.
-        aux_coefficient: weight of the auxiliary loss; 0 turns it off.
-        aux_k: dead latents used by it per token; null: half of d_in.
+        start_k: latents kept at the start of training; null: `k`.
+        anneal: share of training over which `start_k` becomes `k`, linearly.
 
     Raises:
-        ConfigError: `k` or a coefficient is out of range.
+        ConfigError: a value is out of range.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, sections 2.3 and A.2.
@@ -38,13 +39,13 @@ class TopK(SAEConfig):
 
     name: ClassVar[str] = "topk"
     k: int = 32
-    aux_coefficient: float = 1 / 32
-    aux_k: int | None = None
+    start_k: int | None = None
+    anneal: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _parts.check_k(self.k, self.d_sae)
-        _parts.check_coefficient("aux_coefficient", self.aux_coefficient)
+        _parts.check_k("k", self.k, self.d_sae)
+        _parts.check_annealing(self.start_k, self.anneal, self.d_sae)
 
     @classmethod
     @override
@@ -57,55 +58,26 @@ class TopK(SAEConfig):
 
 
 @final
-class TopKSAE(SAE):
+class TopKSAE(AffineSAE):
     """The weights and maps of `TopK`."""
 
-    W_enc: nn.Parameter  # [d_in, d_sae]
-    W_dec: nn.Parameter  # [d_sae, d_out], unit rows
-    b_enc: nn.Parameter  # [d_sae]
-    b_dec: nn.Parameter  # [d_out]
+    cfg: TopK
 
-    def __init__(self, cfg: TopK, generator: torch.Generator):
-        super().__init__()
-        self.cfg: TopK = cfg
-        _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator)
-
-    def _encode(self, x: Float[Tensor, "n d_in"]) -> Codes:
-        chosen = _parts.top_latents(x, self.W_enc, self.b_enc, self.cfg.k)
+    def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
+        chosen = _parts.top_latents(x, self.W_enc, self.b_enc, k)
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre.relu())
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)
-        return self._encode(flat)._replace(batch=batch)
-
-    @override
-    def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return _parts.decode(self, acts)
-
-    @override
-    def directions(self) -> Float[Tensor, "d_sae d_out"]:
-        return self.W_dec
+        return self._encode(flat, self.cfg.k)._replace(batch=batch)
 
     @override
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
-        acts = self._encode(x)
+        cfg = self.cfg
+        k = round(_parts.annealed(cfg.k, cfg.start_k, cfg.anneal, step.progress))
+        acts = self._encode(x, k)
         y_hat = self.decode(acts)
-        terms = {"mse": _parts.mse(y_hat, y)}
-        if self.cfg.aux_coefficient:
-            aux = _parts.aux_k(self, x, y_hat - y, step.dead, self.cfg.aux_k)
-            terms["aux"] = self.cfg.aux_coefficient * aux
+        terms = self.with_aux({"mse": _parts.mse(y_hat, y)}, x, y_hat - y, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)
-
-    @override
-    def before_step(self) -> None:
-        _parts.project_out(self.W_dec)
-
-    @override
-    def after_step(self, out: Loss) -> None:
-        _parts.unit_rows(self.W_dec)
-
-    @override
-    def rescale(self, x: Scaling, y: Scaling) -> None:
-        _parts.to_raw_units(self, x, y)

@@ -68,8 +68,8 @@ def train(
         with StopRequest() as stop:
             while training.stream.served_tokens < run.total_tokens:
                 x, y = training.stream.batch()
-                x = scaled(x, scale_x)
-                y = x if run.pair.is_autoencoder else scaled(y, scale_y)
+                x = scale_x.apply(x)
+                y = x if run.pair.is_autoencoder else scale_y.apply(y)
                 loss = training.step(x, y)
                 meter.add(loss, y)
                 done = training.index == run.total_steps
@@ -105,11 +105,6 @@ def open_harvest(run: Run, model: LanguageModel) -> Harvest:
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
     return Harvest(model, stream, run.pair, run.rule, batch_rows=HARVEST_ROWS)
-
-
-def scaled(x: Float[Tensor, "n *event width"], by: Scaling) -> Float[Tensor, "n *event width"]:
-    """Return ``(x - mean) * scale``."""
-    return (x - by.mean).mul_(by.scale)
 
 
 def measure_scaling(harvest: Harvest) -> tuple[Scaling, Scaling]:

@@ -153,6 +153,23 @@ def test_rescaling_is_exact(cfg, g):
     torch.testing.assert_close(sae.encode(raw).dense(), codes)
 
 
+def test_a_whitening_folds_exactly_or_is_refused(cfg, g):
+    sae, z, _ = trained(cfg, g, 20)
+    sae, z = sae.double(), z.double()
+    matrix = torch.randn(cfg.d_in, cfg.d_in, generator=g).double()
+    x = Scaling(torch.randn(cfg.d_in, generator=g).double(), 0.37, matrix)
+    wanted, codes = sae(z) @ torch.linalg.inv(matrix) / x.scale + x.mean, sae.encode(z).dense()
+    raw = z / x.scale @ torch.linalg.inv(matrix) + x.mean
+    torch.testing.assert_close(x.apply(raw), z)
+    try:
+        sae.rescale(x, x)
+    except ConfigError as error:
+        assert "whiten" in str(error)
+        return
+    torch.testing.assert_close(sae(raw), wanted)
+    torch.testing.assert_close(sae.encode(raw).dense(), codes / x.scale)
+
+
 def test_gradients_equal_a_dense_reference(cfg, g, monkeypatch):
     """The path on codes and plain matrix products give the same loss and gradients."""
     from saekit.saes import _sparse

@@ -1,0 +1,98 @@
+"""A budget of latents that a batch shares, and the one threshold that replaces it in use."""
+
+import abc
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.core.codes import Codes
+from saekit.saes import _parts, _sparse
+from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes.base import Loss, Scaling, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchChoiceConfig(AuxKConfig):
+    """An architecture that keeps k * n latents of a batch of n tokens.
+
+    Args:
+        k: mean latents kept per token in training, 1..d_sae; need not be whole.
+        start_k: the same at the start of training; null: `k`.
+        anneal: share of training over which `start_k` becomes `k`, linearly.
+        threshold_decay: weight of the past in the running threshold, 0 <= decay < 1. The
+            mean is corrected for its start, so it is unbiased from the first step.
+    """
+
+    k: float = 32.0
+    start_k: float | None = None
+    anneal: float = 0.0
+    threshold_decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _parts.check_k("k", self.k, self.d_sae)
+        _parts.check_annealing(self.start_k, self.anneal, self.d_sae)
+        _parts.check_share("threshold_decay", self.threshold_decay)
+
+
+class BatchChoiceSAE(AffineSAE, abc.ABC):
+    """Chooses by batch in training, by a threshold in use."""
+
+    cfg: BatchChoiceConfig
+    cutoff_sum: Tensor  # decayed sum of the smallest kept values, act units
+    cutoff_weight: Tensor  # decayed number of steps in it
+
+    def __init__(self, cfg: BatchChoiceConfig, generator: torch.Generator):
+        super().__init__(cfg, generator)
+        self.register_buffer("cutoff_sum", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("cutoff_weight", torch.zeros((), dtype=torch.float64))
+
+    @property
+    def threshold(self) -> Float[Tensor, ""]:
+        """The value above which a latent is on in use, act units; 0 before training."""
+        return (self.cutoff_sum / self.cutoff_weight.clamp_min(1e-30)).to(self.b_enc.dtype)
+
+    @override
+    def encode(self, x: Float[Tensor, "..."]) -> Codes:
+        return _parts.encode_above(self, x, self.threshold)
+
+    def choose(self, x: Float[Tensor, "n d_in"], step: Step) -> Codes:
+        """Return the k * n largest positive pre-activations of the batch, with their graph."""
+        cfg = self.cfg
+        k = _parts.annealed(cfg.k, cfg.start_k, cfg.anneal, step.progress)
+        chosen = self._choose(x, int(k * len(x)))
+        return chosen._replace(values=_sparse.pre_acts(x, self.W_enc, self.b_enc, chosen))
+
+    @torch.no_grad()
+    def _choose(self, x: Float[Tensor, "n d_in"], budget: int) -> Codes:
+        """Return the `budget` largest positive pre-activations.
+
+        The running threshold tells nearly all of them at once; the exact cut is made among
+        those above a little less than it, or among all where that was too high.
+        """
+        low = self.threshold * 0.9
+        found = _parts.above(x, self.W_enc, self.b_enc, low)
+        if len(found.values) < budget and float(low) > 0:
+            found = _parts.above(x, self.W_enc, self.b_enc, torch.zeros_like(low))
+        if len(found.values) <= budget:
+            return found
+        kept = torch.topk(found.values, budget, sorted=False).indices
+        on = torch.zeros_like(found.values, dtype=torch.bool)
+        return found.only(on.index_fill_(0, kept, value=True))
+
+    @override
+    @torch.no_grad()
+    def after_step(self, out: Loss) -> None:
+        super().after_step(out)
+        if len(out.acts.values):
+            decay = self.cfg.threshold_decay
+            self.cutoff_sum.mul_(decay).add_((1 - decay) * out.acts.values.min().double())
+            self.cutoff_weight.mul_(decay).add_(1 - decay)
+
+    @override
+    def rescale(self, x: Scaling, y: Scaling) -> None:
+        super().rescale(x, y)
+        self.cutoff_sum.div_(x.scale)
