@@ -87,10 +87,13 @@ class AffineSAE(SAE, abc.ABC):
         x: Float[Tensor, "n d_in"],
         err: Float[Tensor, "n d_out"],
         dead: Tensor,
+        *,
+        signed: bool = False,
     ) -> dict[str, Tensor]:
         """Return loss terms with that of the dead latents, where it is on."""
         assert isinstance(self.cfg, AuxKConfig)
         weight = self.cfg.aux_coefficient
         if not weight:
             return terms
-        return terms | {"aux": weight * _parts.aux_k(self, x, err, dead, self.cfg.aux_k)}
+        aux = _parts.aux_k(self, x, err, dead, self.cfg.aux_k, signed=signed)
+        return terms | {"aux": weight * aux}

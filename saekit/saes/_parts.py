@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -12,6 +12,7 @@ from saekit.core.errors import ConfigError
 from saekit.saes import _sparse
 from saekit.saes.base import Scaling
 
+SHORT_ROWS = 0.1  # where half the latents are on at the start, rows this short keep sums in range
 CHUNK_TOKENS = 512  # pre-activations of this many tokens stay in a CPU's cache
 
 
@@ -95,8 +96,19 @@ def top_latents(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, "d_sae"],
     k: int,
+    *,
+    by_size: bool = False,
+    in_order: bool = False,
 ) -> Codes:
     """Return the k largest pre-activations of each token, before any non-linearity.
+
+    Args:
+        x: act units.
+        W_enc: latent-major.
+        b_enc: act units.
+        k: entries a token.
+        by_size: largest in absolute value; the sign stays.
+        in_order: from the largest down.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, section 2.3.
@@ -108,8 +120,9 @@ def top_latents(
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
         pre = torch.addmm(b_enc, x[part], W_enc, out=buffer[: part.stop - first])
-        top = torch.topk(pre, k, dim=-1, sorted=False)
-        values[part], latents[part] = top.values, top.indices
+        top = torch.topk(pre.abs() if by_size else pre, k, dim=-1, sorted=in_order)
+        latents[part] = top.indices
+        values[part] = pre.gather(-1, top.indices) if by_size else top.values
     return Codes.fixed(values, latents, d_sae)
 
 
@@ -148,6 +161,21 @@ def decode(module: Affine, acts: Codes) -> Float[Tensor, "..."]:
     return y_hat.view(*acts.batch, len(module.b_dec))
 
 
+def decode_levels(
+    module: Affine, acts: Codes, level: Int[Tensor, "nnz"], n_levels: int
+) -> Float[Tensor, "n n_levels d_out"]:
+    """Return the predictions of the first, the first two, ... of `n_levels` groups of entries.
+
+    Costs one decode. Entries of a row must be sorted by level.
+    """
+    place = acts.rows() * n_levels + level
+    counts = torch.bincount(place, minlength=acts.n_rows * n_levels)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    split = acts._replace(starts=starts, batch=(acts.n_rows * n_levels,))
+    parts = _sparse.decode(split, module.W_dec).view(acts.n_rows, n_levels, -1)
+    return parts.cumsum(1) + module.b_dec
+
+
 @torch.no_grad()
 def project_out(weight: nn.Parameter) -> None:
     """Remove from the gradient of unit rows the part that would only change their length."""
@@ -168,6 +196,8 @@ def aux_k(
     err: Float[Tensor, "n d_out"],
     dead: Bool[Tensor, "d_sae"],
     k: int | None,
+    *,
+    signed: bool = False,
 ) -> Float[Tensor, ""]:
     """Return how badly the k best dead latents predict what the living ones missed.
 
@@ -177,7 +207,8 @@ def aux_k(
         sum |e - e_hat|^2 / sum |e|^2
 
     so that the term is 1 when they predict nothing, whatever the units. 0 where no latent
-    is dead. Where k is None it is half of d_in.
+    is dead. Where k is None it is half of d_in. Negative pre-activations count as 0, or, where
+    latents are `signed`, by their size.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.2.
@@ -188,8 +219,9 @@ def aux_k(
         return err.new_zeros(())
     target, k = -err.detach(), k or max(x.shape[-1] // 2, 1)
     pre = x @ module.W_enc[:, index] + module.b_enc[index]
-    top = torch.topk(pre, min(k, len(index)), dim=-1, sorted=False)
-    chosen = Codes.fixed(top.values.relu(), top.indices, len(index))
+    top = torch.topk(pre.abs() if signed else pre, min(k, len(index)), dim=-1, sorted=False)
+    values = pre.gather(-1, top.indices)
+    chosen = Codes.fixed(values if signed else values.relu(), top.indices, len(index))
     e_hat = _sparse.decode(chosen, module.W_dec[index])
     return (e_hat - target).square().sum() / target.square().sum().clamp_min(1e-30)
 

@@ -13,8 +13,6 @@ from saekit.saes import _parts
 from saekit.saes._affine import AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Step, registry
 
-START_NORM = 0.1
-
 
 @final
 @registry.register
@@ -73,8 +71,7 @@ class ReLUSAE(AffineSAE):
     def __init__(self, cfg: ReLU, generator: torch.Generator):
         super().__init__(cfg, generator)
         if cfg.decoder == "free":
-            # Half the latents are on at the start: short rows keep their sum in range.
-            self.W_dec.data.mul_(START_NORM)
+            self.W_dec.data.mul_(_parts.SHORT_ROWS)
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

@@ -1,0 +1,135 @@
+"""Standardised: an architecture that reads each token at mean 0 and variance 1."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.core.codes import Codes
+from saekit.core.errors import ConfigError
+from saekit.saes import _sparse
+from saekit.saes._wrapped import WrappedConfig, WrappedSAE
+from saekit.saes.base import Loss, Scaling, Step, registry
+from saekit.saes.topk import TopK
+
+EPSILON = 1e-5  # added to a token's deviation, as in layer norms and in the sources
+
+
+class _Token(NamedTuple):
+    """A token at mean 0 and variance 1, and what it was before."""
+
+    z: Float[Tensor, "n d_in"]
+    mean: Float[Tensor, "n 1"]  # over dimensions, act units
+    deviation: Float[Tensor, "n 1"]  # over dimensions, act units, above 0
+
+
+@final
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Standardised(WrappedConfig):
+    """An architecture that reads each token at mean 0 and variance 1.
+
+    z = (x - mean(x)) / (std(x) + 1e-5);  y_hat = inner(z) * (std(x) + 1e-5) + mean(x)
+
+    Mean and standard deviation (with n - 1) are over the dimensions of one token, so layers
+    whose activations have different sizes can share an SAE, and massive tokens count as
+    others do. The loss is that of the inner architecture on z. Codes are in act units: those
+    of z times the token's deviation.
+
+    Raises:
+        ConfigError: the inner architecture has other sizes, or codes several sites jointly;
+            or d_out is not d_in.
+
+    Source:
+        Lawson et al. 2024, arXiv:2409.04185, section 3; SAELens, "layer_norm" inputs.
+        Differs: the same size divides and multiplies; activations in act units.
+    """
+
+    name: ClassVar[str] = "standardised"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_in != self.d_out:
+            raise ConfigError(
+                f"`standardised` puts back the mean and size of what it reads; got "
+                f"d_in={self.d_in}, d_out={self.d_out}. It cannot be a transcoder."
+            )
+
+    @classmethod
+    @override
+    def example(cls) -> "Standardised":
+        return cls(d_in=8, d_out=8, d_sae=16, inner=TopK.example())
+
+    @override
+    def build(self, generator: torch.Generator) -> "StandardisedSAE":
+        return StandardisedSAE(self, generator)
+
+
+@final
+class StandardisedSAE(WrappedSAE):
+    """The SAE that `Standardised` wraps, and the frame of raw activations."""
+
+    cfg: Standardised
+    centre: Tensor  # [d_in], act units: subtracted before a token is standardised
+    epsilon: Tensor  # act units
+    gain: Tensor  # output units per input unit; 1 until rescaled
+    b_out: Tensor  # [d_out], act units: added to every prediction
+
+    def __init__(self, cfg: Standardised, generator: torch.Generator):
+        super().__init__(cfg, generator)
+        self.register_buffer("centre", torch.zeros(cfg.d_in))
+        self.register_buffer("epsilon", torch.tensor(EPSILON, dtype=torch.float64))
+        self.register_buffer("gain", torch.ones((), dtype=torch.float64))
+        self.register_buffer("b_out", torch.zeros(cfg.d_out))
+
+    def _standardise(self, x: Float[Tensor, "n d_in"]) -> _Token:
+        x = x - self.centre
+        mean = x.mean(-1, keepdim=True)
+        z = x - mean
+        variance = z.square().sum(-1, keepdim=True) / max(self.cfg.d_in - 1, 1)
+        deviation = variance.clamp_min(1e-30).sqrt() + self.epsilon.to(x)  # finite slope at 0
+        return _Token(z / deviation, mean, deviation)
+
+    @override
+    def encode(self, x: Float[Tensor, "..."]) -> Codes:
+        flat, batch = _sparse.flat_rows(x)
+        token = self._standardise(flat)
+        acts = self.inner.encode(token.z)
+        # inner.decode(acts) * size + mean is what `decode` makes of acts * deviation and this:
+        gain = self.gain.to(flat)
+        size, mean = token.deviation * gain, token.mean * gain
+        none = acts.only(torch.zeros_like(acts.values, dtype=torch.bool))
+        at_rest = self.inner.decode(none)  # the part of a prediction that latents leave alone
+        shift = at_rest * size - self.inner.decode(none._replace(shift=None)) + mean + self.b_out
+        values = acts.values * token.deviation[acts.rows(), 0]
+        return acts._replace(values=values, shift=shift, batch=batch)
+
+    @override
+    def decode(self, acts: Codes) -> Float[Tensor, "..."]:
+        return super().decode(acts._replace(values=acts.values * self.gain.to(acts.values)))
+
+    @override
+    def directions(self) -> Float[Tensor, "d_sae d_out"]:
+        return self.inner.directions() * self.gain.to(self.inner.directions())
+
+    @override
+    def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
+        token = self._standardise(x)
+        out = self.inner.loss(token.z, (y - token.mean) / token.deviation, step)
+        return out._replace(y_hat=out.y_hat * token.deviation + token.mean)
+
+    @override
+    @torch.no_grad()
+    def rescale(self, x: Scaling, y: Scaling) -> None:
+        if x.matrix is not None or y.matrix is not None:
+            raise ConfigError(
+                "`standardised` cannot be trained on whitened activations: whitening changes "
+                'the mean and size of a token. Use normalise "scale" or "none".'
+            )
+        self.centre.div_(x.scale).add_(x.mean.to(self.centre))
+        self.epsilon.div_(x.scale)
+        self.gain.mul_(x.scale / y.scale)
+        self.b_out.div_(y.scale).add_(y.mean.to(self.b_out))
