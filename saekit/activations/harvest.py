@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.batch import ActBatch
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule, fit
+from saekit.activations.windows import windows
 from saekit.core.errors import DataError
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.models.base import LanguageModel
@@ -19,12 +20,17 @@ CALIBRATION_ROWS = 64
 
 
 class Counts(NamedTuple):
-    """What the rule did to the tokens of a harvest, summed over sites where they are folded."""
+    """What became of the tokens of a harvest, summed over sites where they are folded.
+
+    Every token seen is in exactly one of the others. Where sites are coded jointly, a norm
+    is too high if it is at any of them.
+    """
 
     seen: int = 0
     special: int = 0
     high_norm: int = 0
-    kept: int = 0
+    kept: int = 0  # in the activations that were given out
+    cut: int = 0  # left over beside windows: runs of tokens that count, too short for one
 
     def plus(self, other: "Counts") -> "Counts":
         """Return both together."""
@@ -92,33 +98,46 @@ class Harvest:
         return found
 
     def batches(self, first_row: int = 0, n_rows: int | None = None) -> Iterator[ActBatch]:
-        """Yield the activations that count, one batch a forward pass, in text order."""
+        """Yield the events of the text, one batch a forward pass, in text order."""
         for rows in self.stream.rows(self.batch_rows, first_row=first_row, n_rows=n_rows):
             yield self.select(rows, self.read(rows))
 
     def select(self, rows: Rows, acts: dict[Site, Tensor]) -> ActBatch:
-        """Return the tokens of some rows that count, with their activations."""
-        masks = {site: self.keep(rows, site, acts[site]) for site in self.pair.reads}
-        if not self.pair.fold:
-            every = torch.stack(list(masks.values())).all(0)
-            masks = dict.fromkeys(self.pair.reads, every)
-        xs = [acts[s][masks[s]] for s in self.pair.reads]
-        x = self.pair.arrange(xs)
-        y = x
-        if not self.pair.is_autoencoder:
-            both = zip(self.pair.reads, self.pair.writes, strict=True)
-            y = self.pair.arrange([acts[w][masks[r]] for r, w in both])
-        places = [m.nonzero() for m in masks.values()]
-        place = torch.cat(places) if self.pair.fold else places[0]
-        return ActBatch(x, y, place[:, 0] + rows.first_row, place[:, 1])
+        """Return the events of some rows, tokens that count or windows of them, and count."""
+        pair = self.pair
+        masks = {s: self.rules[str(s)].keep(rows.tokens, acts[s]) for s in pair.reads}
+        if not pair.fold:
+            masks = dict.fromkeys(pair.reads, torch.stack(list(masks.values())).all(0))
+        # Sites that are one event have one mask, and their tokens are counted once.
+        places = {s: self._place(rows, masks[s]) for s in pair.reads[: None if pair.fold else 1]}
+        first = next(iter(places.values()))
 
-    def keep(
-        self, rows: Rows, site: Site, acts: Float[Tensor, "batch n_ctx width"]
-    ) -> Bool[Tensor, "batch n_ctx"]:
-        """Return which tokens count at a site, and count them."""
-        rule = self.rules[str(site)]
-        kept = rule.keep(rows.tokens, acts)
-        special = int(rule.is_special(rows.tokens).sum())
+        def of(site: Site, read: Site) -> Tensor:
+            row, pos = places.get(read, first)
+            return acts[site][row[:, None], pos] if pair.window else acts[site][row, pos]
+
+        x = pair.arrange([of(s, s) for s in pair.reads])
+        y = x
+        if not pair.is_autoencoder:
+            both = zip(pair.reads, pair.writes, strict=True)
+            y = pair.arrange([of(write, read) for read, write in both])
+        row = torch.cat([row for row, _ in places.values()])
+        pos = torch.cat([pos[:, 0] if pair.window else pos for _, pos in places.values()])
+        return ActBatch(x, y, row + rows.first_row, pos)
+
+    def _place(
+        self, rows: Rows, kept: Bool[Tensor, "batch n_ctx"]
+    ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n *window"]]:
+        """Return rows and positions of the events of one mask, and count its tokens."""
         n, n_kept = kept.numel(), int(kept.sum())
-        self.counts = self.counts.plus(Counts(n, special, n - special - n_kept, n_kept))
-        return kept
+        rule = self.rules[str(self.pair.reads[0])]
+        special = int(rule.is_special(rows.tokens).sum())
+        if self.pair.window:
+            row, pos = windows(kept, self.pair.window)
+        else:
+            row, pos = kept.nonzero(as_tuple=True)
+        given = pos.numel()
+        self.counts = self.counts.plus(
+            Counts(n, special, n - special - n_kept, given, n_kept - given)
+        )
+        return row, pos

@@ -1,4 +1,4 @@
-"""Pair: which sites an SAE reads and which it predicts."""
+"""Pair: which sites an SAE reads and which it predicts, of single tokens or of windows."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,6 +11,7 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
+from saekit.saes.base import SAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +20,21 @@ class Pair(Config):
 
     One site read and none written is an autoencoder; one read and another written a
     transcoder; several read and folded a multi-layer SAE, where each site of a token is a
-    row of its own; several read and not folded a crosscoder, where they are one event.
+    row of its own; several read and not folded a crosscoder, where they are one event. With
+    a window, consecutive tokens of a row are one event, as for a temporal SAE.
 
     Args:
         read: sites read, as ``("L10.resid_post",)``.
         write: sites predicted; empty: those read.
         fold: each site of a token is a row of its own.
+        window: consecutive tokens of a row that are coded jointly; 0: single tokens. A window
+            holds only tokens that count, so that it never reaches over a special token or a
+            massive norm; a run of tokens that count is cut from its beginning, and a rest
+            shorter than a window is left out.
 
     Raises:
-        ConfigError: no site, a site twice, or numbers of sites that do not match.
+        ConfigError: no site, a site twice, numbers of sites that do not match, or a window
+            of fewer than 0 tokens.
         UnknownNameError: a name that is no site.
     """
 
@@ -35,6 +42,7 @@ class Pair(Config):
     read: tuple[str, ...]
     write: tuple[str, ...] = ()
     fold: bool = False
+    window: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +56,21 @@ class Pair(Config):
                 f"As many sites must be written as read; got {len(self.read)} read and "
                 f"{len(self.write)} written."
             )
+        if self.window < 0:
+            raise ConfigError(
+                f"`window` is a number of tokens, or 0 for single tokens; got {self.window}."
+            )
+
+    @property
+    def event(self) -> tuple[str, ...]:
+        """The axes between the batch and the width, as architectures name them."""
+        site = ("site",) if len(self.read) > 1 and not self.fold else ()
+        return site + (("seq",) if self.window else ())
+
+    @property
+    def event_tokens(self) -> int:
+        """Tokens of an event; a site of a token counts as one where sites are folded."""
+        return self.window or 1
 
     @property
     def reads(self) -> list[Site]:
@@ -91,9 +114,59 @@ class Pair(Config):
         return found[0], found[1]
 
     def arrange(
-        self, acts: list[Float[Tensor, "n width"]]
+        self, acts: list[Float[Tensor, "n *seq width"]]
     ) -> Float[Tensor, "rows *event width"]:
         """Return activations of the sites of one side as the SAE takes them."""
         if len(acts) == 1:
             return acts[0]
         return torch.cat(acts) if self.fold else torch.stack(acts, dim=1)
+
+
+def check_event(pair: Pair, sae: SAEConfig, *, n_ctx: int, batch_tokens: int) -> None:
+    """Refuse a pair that does not give the events an architecture codes.
+
+    Args:
+        pair: the sites, and the window.
+        sae: the architecture.
+        n_ctx: tokens of a row, special ones included.
+        batch_tokens: tokens of an optimiser step.
+
+    Raises:
+        ConfigError: sites or positions are coded jointly by one and not by the other, their
+            numbers differ, or a window is longer than a row or a batch.
+    """
+    for axis, given, advice in (
+        ("site", f"{len(pair.read)} sites, {'folded' if pair.fold else 'not folded'}", (
+            "Name several sites to read, without fold.",
+            "Fold the sites, train one SAE for each, or use an architecture that codes "
+            "sites jointly, as crosscoder.",
+        )),
+        ("seq", f"window={pair.window}", (
+            "Set `pair.window` to the tokens of a window.",
+            "Set `pair.window` to 0, or use an architecture that codes windows, as temporal.",
+        )),
+    ):  # fmt: skip
+        if (axis in sae.event) != (axis in pair.event):
+            codes = "jointly" if axis in sae.event else "one by one"
+            what = "sites" if axis == "site" else "the tokens of a window"
+            raise ConfigError(
+                f"`{sae.name}` codes {what} {codes}; the pair {pair.label} has {given}. "
+                f"{advice[axis not in sae.event]}"
+            )
+    n_sites = getattr(sae, "n_sites", len(pair.read))
+    if "site" in sae.event and n_sites != len(pair.read):
+        raise ConfigError(
+            f"The SAE has n_sites={n_sites}; the pair {pair.label} reads {len(pair.read)}. Make "
+            f"them equal."
+        )
+    if "seq" in sae.event and not pair.is_autoencoder:
+        raise ConfigError(
+            f"`{sae.name}` predicts the windows it reads; the pair is {pair.label}. Leave "
+            f"`write` out."
+        )
+    for name, longest in (("n_ctx", n_ctx), ("batch_tokens", batch_tokens)):
+        if pair.window > longest:
+            raise ConfigError(
+                f"`pair.window` must be at most `{name}`; got window={pair.window}, "
+                f"{name}={longest}. Lower the window or raise `{name}`."
+            )

@@ -1,4 +1,10 @@
-"""Shuffle: activations in text order to batches in random order, each token once an epoch."""
+"""Shuffle: activations in text order to batches in random order, each event once an epoch.
+
+An event is a token, or a window of tokens where these are coded jointly. Sizes are given in
+tokens and kept in whole events: an epoch is the fewest events that hold its tokens, and a
+batch ends at the last event that ends within its tokens, so that n batches hold n times
+`batch_tokens` less at most a window, and the stream has as many batches as tokens alone say.
+"""
 
 import abc
 from collections.abc import Iterator
@@ -25,7 +31,8 @@ class Shuffle(abc.ABC):
         harvest: where activations come from.
         tokens: tokens of one epoch, counted after the rule; the corpus must hold them.
         epochs: passes over them.
-        batch_tokens: tokens of a batch; the last batch of the stream may be smaller.
+        batch_tokens: tokens of a batch, at least those of an event; the last batch of the
+            stream may be smaller.
         seed: decides the order.
     """
 
@@ -35,12 +42,29 @@ class Shuffle(abc.ABC):
         self.harvest = harvest
         self.tokens, self.epochs, self.batch_tokens = tokens, epochs, batch_tokens
         self.seed = seed
-        self.served_tokens = 0
+        self.event_tokens = harvest.pair.event_tokens
+        assert batch_tokens >= self.event_tokens  # `check_event` refuses it
+        self.epoch_events = -(-tokens // self.event_tokens)
+        self.total_events = -(-tokens * epochs // self.event_tokens)
+        self.served_events = 0
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of all epochs."""
+        """Tokens of all epochs, as asked."""
         return self.tokens * self.epochs
+
+    @property
+    def served_tokens(self) -> int:
+        """Tokens served so far; at the end up to an event more than asked."""
+        return self.served_events * self.event_tokens
+
+    def _batch_events(self) -> int:
+        """Return the number of events of the next batch."""
+        done = -(-self.served_tokens // self.batch_tokens)  # batches served
+        end = (done + 1) * self.batch_tokens
+        if end >= self.total_tokens:
+            return self.total_events - self.served_events
+        return end // self.event_tokens - self.served_events
 
     @abc.abstractmethod
     def batch(self) -> Batch:
@@ -55,16 +79,18 @@ class Shuffle(abc.ABC):
         """Go on from where `state` was taken: the same batches follow."""
 
     def _epoch(self, first_row: int, before: int) -> Iterator[ActBatch]:
-        """Yield the batches of an epoch from a row on, `before` tokens having come already."""
+        """Yield the batches of an epoch from a row on, `before` events having come already."""
         for acts in self.harvest.batches(first_row):
-            left = self.tokens - before
+            left = self.epoch_events - before
             yield ActBatch(*(part[:left] for part in acts))
             before += min(len(acts.x), left)
-            if before >= self.tokens:
+            if before >= self.epoch_events:
                 return
+        apart = f" in windows of {self.event_tokens}" if self.harvest.pair.window else ""
         raise DataError(
-            f"The corpus ended after {before:,} tokens that count; {self.tokens:,} were asked. "
-            f"Lower `tokens`, raise `epochs`, or give more text."
+            f"The corpus ended after {before * self.event_tokens:,} tokens that count{apart}; "
+            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or give more text"
+            f"{', or make windows shorter' if apart else ''}."
         )
 
 
@@ -82,24 +108,24 @@ class Resident(Shuffle):
         for acts in self._epoch(0, 0):
             sides = [acts.x] if harvest.pair.is_autoencoder else [acts.x, acts.y]
             if not self._sides:
-                self._sides = [s.new_empty(self.tokens, *s.shape[1:]) for s in sides]
+                self._sides = [s.new_empty(self.epoch_events, *s.shape[1:]) for s in sides]
             for place, new in zip(self._sides, sides, strict=True):
                 place[done : done + len(new)] = new
             done += len(acts.x)
-            progress.add(len(acts.x))
+            progress.add(len(acts.x) * self.event_tokens)
         progress.close()
         self._order = (-1, torch.empty(0))  # epoch, and its order
 
     @override
     def batch(self) -> Batch:
-        parts, wanted = [], min(self.batch_tokens, self.total_tokens - self.served_tokens)
+        parts, wanted = [], self._batch_events()
         while wanted:
-            epoch, first = divmod(self.served_tokens, self.tokens)
+            epoch, first = divmod(self.served_events, self.epoch_events)
             if self._order[0] != epoch:
                 chance = generator(self.seed, "order", epoch)
-                self._order = (epoch, torch.randperm(self.tokens, generator=chance))
+                self._order = (epoch, torch.randperm(self.epoch_events, generator=chance))
             parts.append(self._order[1][first : first + wanted])
-            self.served_tokens += len(parts[-1])
+            self.served_events += len(parts[-1])
             wanted -= len(parts[-1])
         index = torch.cat(parts)
         parts = [side[index].float() for side in self._sides]
@@ -107,41 +133,41 @@ class Resident(Shuffle):
 
     @override
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {}, {"served_tokens": self.served_tokens}
+        return {}, {"served_events": self.served_events}
 
     @override
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.served_tokens = values["served_tokens"]
+        self.served_events = values["served_events"]
 
 
 class Rolling(Shuffle):
     """A buffer of `buffer_tokens` whose slots are served in random order and refilled in place.
 
     A round serves every slot once, in a random order, and each slot served takes the next
-    token of the text; a token therefore waits between none and two rounds. When the text
-    is used up, slots stay empty and later rounds pass them by. Each token is copied in once
+    event of the text; an event therefore waits between none and two rounds. When the text
+    is used up, slots stay empty and later rounds pass them by. Each event is copied in once
     and out once.
     """
 
     def __init__(self, harvest: Harvest, *, buffer_tokens: int, **kwargs: Any):
         super().__init__(harvest, **kwargs)
-        self.buffer_tokens = min(buffer_tokens, self.total_tokens)
+        self.n_slots = min(max(buffer_tokens // self.event_tokens, 1), self.total_events)
         self._slots: list[Tensor] = []  # x, and y where it is not x
-        self._live = torch.ones(self.buffer_tokens, dtype=torch.bool)  # holds an unserved token
+        self._live = torch.ones(self.n_slots, dtype=torch.bool)  # holds an unserved event
         self._round, self._at = 0, 0  # which round; how many of its slots were served
         self._order: Tensor | None = None  # live slots in the order of this round
-        self._read_tokens = 0  # tokens taken from the text, over all epochs
-        self._row, self._used = 0, 0  # forward pass the next token is from; tokens used of it
+        self._read_events = 0  # taken from the text, over all epochs
+        self._row, self._used = 0, 0  # forward pass the next event is from; events used of it
         self._counts = harvest.counts  # before that forward pass
         self._source: Iterator[ActBatch] | None = None
         self._acts: ActBatch | None = None  # of that forward pass
 
     def _take(self, n: int) -> list[Tensor]:
-        """Return the next n tokens of the text as [x] or [x, y]."""
+        """Return the next n events of the text as [x] or [x, y]."""
         parts: list[ActBatch] = []
         while n:
             if self._source is None:
-                before = self._read_tokens % self.tokens - self._used
+                before = self._read_events % self.epoch_events - self._used
                 self._source = self._epoch(self._row, before)
             if self._acts is None:
                 self._counts = self.harvest.counts
@@ -150,11 +176,11 @@ class Rolling(Shuffle):
             parts.append(part)
             n -= len(part.x)
             self._used += len(part.x)
-            self._read_tokens += len(part.x)
+            self._read_events += len(part.x)
             if self._used == len(self._acts.x):
                 self._acts, self._used = None, 0
                 self._row += self.harvest.batch_rows
-            if len(part.x) and self._read_tokens % self.tokens == 0:  # an epoch is over
+            if len(part.x) and self._read_events % self.epoch_events == 0:  # an epoch is over
                 self._source, self._acts, self._row, self._used = None, None, 0, 0
         out = [torch.cat([p.x for p in parts])]
         if not self.harvest.pair.is_autoencoder:
@@ -164,19 +190,19 @@ class Rolling(Shuffle):
     @override
     def batch(self) -> Batch:
         if not self._slots:
-            self._slots = self._take(self.buffer_tokens)
-        wanted = min(self.batch_tokens, self.total_tokens - self.served_tokens)
+            self._slots = self._take(self.n_slots)
+        wanted = self._batch_events()
         served: list[list[Tensor]] = []
         while wanted:
             if self._order is None:
                 chance = generator(self.seed, "round", self._round)
-                order = torch.randperm(self.buffer_tokens, generator=chance)
+                order = torch.randperm(self.n_slots, generator=chance)
                 self._order = order[self._live[order]]
             slots = self._order[self._at : self._at + wanted]
             served.append([side[slots] for side in self._slots])
             self._at += len(slots)
             wanted -= len(slots)
-            self.served_tokens += len(slots)
+            self.served_events += len(slots)
             self._refill(slots)
             if self._at == len(self._order):
                 self._round, self._at, self._order = self._round + 1, 0, None
@@ -184,7 +210,7 @@ class Rolling(Shuffle):
         return parts[0], parts[-1]
 
     def _refill(self, slots: Tensor) -> None:
-        n = min(len(slots), self.total_tokens - self._read_tokens)
+        n = min(len(slots), self.total_events - self._read_events)
         if n:
             for side, new in zip(self._slots, self._take(n), strict=True):
                 side[slots[:n]] = new
@@ -198,8 +224,8 @@ class Rolling(Shuffle):
             tensors["order"] = self._order
         counts = self._counts if self._acts is not None else self.harvest.counts
         return tensors, {
-            "served_tokens": self.served_tokens,
-            "read_tokens": self._read_tokens,
+            "served_events": self.served_events,
+            "read_events": self._read_events,
             "round": self._round,
             "at": self._at,
             "row": self._row,
@@ -213,7 +239,7 @@ class Rolling(Shuffle):
         sides = sorted(key for key in tensors if key.startswith("slots."))
         self._slots = [tensors[key].to(device) for key in sides]
         self._live, self._order = tensors["live"], tensors.get("order")
-        self.served_tokens, self._read_tokens = values["served_tokens"], values["read_tokens"]
+        self.served_events, self._read_events = values["served_events"], values["read_events"]
         self._round, self._at = values["round"], values["at"]
         self._row, self._used = values["row"], values["used"]
         self.harvest.counts = Counts(*values["counts"])

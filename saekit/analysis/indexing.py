@@ -56,6 +56,11 @@ def make_index(
     """
     began = time.monotonic()
     card, sae = loaded.card, loaded.sae
+    if sae.cfg.event:
+        raise ConfigError(
+            f"Only SAEs of single activations can be indexed so far; `{sae.cfg.name}` codes "
+            f"{' and '.join(sae.cfg.event)} jointly."
+        )
     if len(card.pair.reads) != 1:
         raise ConfigError(f"Only SAEs of one site can be indexed so far; got {card.pair.label}.")
     if tokens < 1:

@@ -22,7 +22,7 @@ def evaluate(
         str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where the SAE reads several. [the one it reads]")
+        str | None, typer.Option(help="Which site, where the SAE is folded over several.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
@@ -87,22 +87,34 @@ def measure(
 ) -> "Result":
     """Run one evaluation of an SAE on the held-out part of its corpus, or of another.
 
+    An SAE that codes its sites jointly is measured at all of them.
+
     Raises:
-        ConfigError: the SAE reads several sites and none, or another one, was named.
+        ConfigError: the SAE is folded over several sites and none, or another one, was
+            named; or it codes them jointly and one was.
     """
     from saekit.core.errors import ConfigError
     from saekit.data.base import Corpus
     from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
-    from saekit.evals.base import Subject, Tools
+    from saekit.evals.base import Subject, Tools, Way
     from saekit.models.sites import parse_site
 
     card = loaded.card
     text = open_corpus(corpus) if corpus else Corpus.from_dict(card.run["corpus"])
     stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
-    ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
+    ways = {
+        read: Way(read, write, card.rules[str(read)])
+        for read, write in zip(card.pair.reads, card.pair.writes, strict=True)
+    }
+    joint = "site" in loaded.sae.cfg.event
+    if joint and site is not None:
+        raise ConfigError(
+            f"The SAE codes {', '.join(map(str, ways))} jointly and is measured at all of them; "
+            f"got --site {site}. Leave --site out: the result has each site's own scores."
+        )
     read = parse_site(site) if site else card.pair.reads[0]
-    if read not in ways or (site is None and len(ways) > 1):
+    if read not in ways or (site is None and len(ways) > 1 and not joint):
         raise ConfigError(
             f"The SAE reads {', '.join(map(str, ways))}; got {site or 'no site'}. Name one of "
             f"them with --site."
@@ -111,9 +123,11 @@ def measure(
         sae=loaded.sae,
         lm=lm,
         read=read,
-        write=ways[read],
-        rule=card.rules[str(read)],
-        name=f"{card.pair.label} at {read}" if len(ways) > 1 else card.pair.label,
+        write=ways[read].write,
+        rule=ways[read].rule,
+        name=f"{card.pair.label} at {read}" if len(ways) > 1 and not joint else card.pair.label,
+        beside=tuple(ways.values())[1:] if joint else (),
+        window=card.pair.window,
     )
     tools = Tools(rows=stream.rows, seed=seed, shown=shown)
     return config.run(subject, tools)

@@ -117,15 +117,30 @@ def train(
 
 
 def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
-    """Return the run a dict describes, its SAE fitted to the model where widths are left out."""
+    """Return the run a dict describes, with what is left out fitted to model and architecture.
+
+    Widths of the SAE are the model's; an architecture that codes sites jointly gets the number
+    that is read, and one that codes windows half a row.
+    """
     from saekit.activations.pairs import Pair
-    from saekit.core.config import override
+    from saekit.core.config import override, read_setting
+    from saekit.saes.base import registry
     from saekit.train.run import Run
 
+    given = dict(read_setting(s) for s in settings)
     d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
     sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
-    sae |= _early(settings, sae)
-    return override(Run.from_dict({**raw, "sae": sae}), settings)
+    sae |= {k.removeprefix("sae."): v for k, v in given.items() if k.startswith("sae.")}
+    event = registry.get(sae["name"]).event if "name" in sae else ()
+    if "site" in event:
+        sae = {"n_sites": len(raw["pair"]["read"])} | sae
+    if "seq" in event and not {"window", "pair.window"} & {*raw["pair"], *given}:
+        n_ctx = given.get("n_ctx", raw.get("n_ctx"))
+        half = ((n_ctx if isinstance(n_ctx, int) else Run.n_ctx) - 1) // 2  # BOS is in no window
+        settings = [*settings, f"pair.window={max(half, 1)}"]
+    early = [s for s in settings if s.startswith("pair.")]
+    pair = override(Pair.from_dict(raw["pair"]), [s.removeprefix("pair.") for s in early])
+    return override(Run.from_dict({**raw, "pair": pair.to_dict(), "sae": sae}), settings)
 
 
 def default_folder(run: "Run") -> Path:
@@ -133,14 +148,6 @@ def default_folder(run: "Run") -> Path:
     model = run.model.rstrip("/").rsplit("/", 1)[-1]
     site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
     return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
-
-
-def _early(settings: list[str], sae: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of the SAE's size and sparsity: they are checked against each other."""
-    from saekit.core.config import read_setting
-
-    found = dict(read_setting(s) for s in settings)
-    return {k.removeprefix("sae."): v for k, v in found.items() if k.startswith("sae.")}
 
 
 def _k_setting(arch: str, k: float | None) -> list[str]:

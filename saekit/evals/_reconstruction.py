@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.harvest import Counts
+from saekit.activations.windows import Windows, windows
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError
 from saekit.evals.base import Subject
@@ -27,11 +28,23 @@ class Placed(NamedTuple):
     """Predictions of the tokens that count, and where they belong."""
 
     kept: Bool[Tensor, "batch n_ctx"]
-    y_hat: Float[Tensor, "m d_out"]
+    y_hat: Float[Tensor, "m n_sites d_out"]
+
+
+class _Events(NamedTuple):
+    """Some events, by token: what was measured, whether it counts, and where it is."""
+
+    batch: Batch  # sites of a token are one long vector
+    counts: Bool[Tensor, "m"]  # tokens that the rule keeps
+    row: Int[Tensor, "m"]
 
 
 class Reconstruction:
     """Runs an SAE on activations and keeps every sum that needs no language model.
+
+    Where sites are coded jointly a token is the vector of all of them, so that every metric
+    weighs sites by their own scale; each site's FVU is kept beside. Where windows are, their
+    tokens are measured, and no other.
 
     Args:
         subject: the SAE, on the device of its language model where that is another, and in
@@ -49,14 +62,17 @@ class Reconstruction:
             name: BlockSums(kind(), n_blocks) for name, kind in kinds.items() if not kind.needs
         }
         self.with_high_norm = BlockSums(FVU(), n_blocks)
+        self.by_site = {way.write: BlockSums(FVU(), n_blocks) for way in subject.ways}
         self.counts = Counts()
-        self._y_sum = torch.zeros(subject.sae.cfg.d_out, dtype=torch.float64)
+        width = len(subject.ways) * subject.sae.cfg.d_out
+        self._y_sum = torch.zeros(width, dtype=torch.float64)
         self._l0: list[Tensor] = []
 
     @property
-    def mean(self) -> Float[Tensor, "d_out"]:
-        """The mean activation at the write site over the tokens kept so far; 0 if none."""
-        return self._y_sum / max(self.counts.kept, 1)
+    def mean(self) -> Float[Tensor, "n_sites d_out"]:
+        """The mean activation at the write sites over the tokens kept so far; 0 if none."""
+        mean = self._y_sum / max(self.counts.kept, 1)
+        return mean.view(len(self.subject.ways), self.subject.sae.cfg.d_out)
 
     def add(
         self,
@@ -70,41 +86,72 @@ class Reconstruction:
             DataError: activations or predictions are not finite.
         """
         subject = self.subject
-        for site in dict.fromkeys((subject.read, subject.write)):
+        for site in acts:
             if not acts[site].isfinite().all():
                 raise DataError(
                     f"Activations at {site} are not finite in rows from {first_row} "
                     f"({acts[site].dtype}). The model overflows; use dtype float32 or bfloat16."
                 )
-        kept = subject.rule.keep(tokens, acts[subject.read])
-        ordinary = ~subject.rule.is_special(tokens.to(kept.device))
-        n, n_ordinary, n_kept = kept.numel(), int(ordinary.sum()), int(kept.sum())
+        masks = [way.rule.keep(tokens, acts[way.read]) for way in subject.ways]
+        fit = torch.stack(masks).all(0)
+        ordinary = ~subject.rule.is_special(tokens.to(fit.device))
+        cut = windows(fit, subject.window) if subject.window else None
+        kept = fit if cut is None else cut.mask(fit)
+        n, n_ordinary, n_fit, n_kept = (
+            fit.numel(), int(ordinary.sum()), int(fit.sum()), int(kept.sum())
+        )  # fmt: skip
         self.counts = self.counts.plus(
-            Counts(n, n - n_ordinary, n_ordinary - n_kept, n_kept)
+            Counts(n, n - n_ordinary, n_ordinary - n_fit, n_kept, n_fit - n_kept)
         )
-        x = acts[subject.read][ordinary].float()
-        y = acts[subject.write][ordinary].float()
-        codes = self._sae.encode(x)
-        y_hat = self._sae.decode(codes)
-        if not y_hat.isfinite().all():
+        reads = [acts[way.read] for way in subject.ways]
+        writes = [acts[way.write] for way in subject.ways]
+        found = self._events(cut, reads, writes, ordinary, kept)
+        if not found.batch.y_hat.isfinite().all():
             raise DataError(
                 f"{subject.name} predicts values that are not finite in rows from {first_row}. "
                 f"Its training diverged, or it was trained on activations of another scale."
             )
         of_row = self._block_of_row[first_row : first_row + len(tokens)].to(kept.device)
-        block = of_row[ordinary.nonzero()[:, 0]]  # [n_ordinary]
-        self._add_sums(block, kept[ordinary], Batch(y, y_hat, codes))
-        return Placed(kept, y_hat[kept[ordinary]])
+        self._add_sums(of_row[found.row], found)
+        y_hat = found.batch.y_hat[found.counts]
+        return Placed(kept, y_hat.view(len(y_hat), len(subject.ways), subject.sae.cfg.d_out))
 
-    def _add_sums(self, block: Tensor, kept: Tensor, batch: Batch) -> None:
+    def _events(
+        self,
+        cut: Windows | None,
+        reads: list[Tensor],
+        writes: list[Tensor],
+        ordinary: Bool[Tensor, "batch n_ctx"],
+        kept: Bool[Tensor, "batch n_ctx"],
+    ) -> _Events:
+        """Run the SAE on what is measured: ordinary tokens, or windows of those that count."""
+
+        def arranged(acts: list[Tensor]) -> Tensor:
+            parts = [(a[ordinary] if cut is None else cut.of(a)).float() for a in acts]
+            return torch.stack(parts, dim=1) if len(parts) > 1 else parts[0]
+
+        x, y = arranged(reads), arranged(writes)
+        codes = self._sae.encode(x)
+        y_hat = self._sae.decode(codes)
+        shape = codes.n_rows, len(self._y_sum)  # tokens, and their sites side by side
+        batch = Batch(y.reshape(shape), y_hat.reshape(shape), codes._replace(batch=shape[:1]))
+        where = ordinary if cut is None else kept
+        return _Events(batch, kept[where], where.nonzero()[:, 0])
+
+    def _add_sums(self, block: Tensor, found: _Events) -> None:
+        batch = found.batch
         for b in block.unique().tolist():
             here = block == b
-            every = Batch(batch.y[here], batch.y_hat[here], _no_codes(batch.acts))
-            self.with_high_norm.add(b, self.with_high_norm.metric.sums(every))
-            some = (here & kept).nonzero()[:, 0]
+            if not self.subject.window:  # beside windows, other tokens have no prediction
+                every = Batch(batch.y[here], batch.y_hat[here], _no_codes(batch.acts))
+                self.with_high_norm.add(b, self.with_high_norm.metric.sums(every))
+            some = (here & found.counts).nonzero()[:, 0]
             counting = Batch(batch.y[some], batch.y_hat[some], batch.acts.take(some))
             for sums in self.blocks.values():
                 sums.add(b, sums.metric.sums(counting))
+            sides = (side.chunk(len(self.by_site), 1) for side in (counting.y, counting.y_hat))
+            for sums, y, y_hat in zip(self.by_site.values(), *sides, strict=True):
+                sums.add(b, sums.metric.sums(Batch(y, y_hat, _no_codes(batch.acts))))
             self._y_sum += counting.y.sum(0, dtype=torch.float64).cpu()
             self._l0.append(counting.acts.live().starts.diff().cpu())
 

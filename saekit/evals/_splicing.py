@@ -1,6 +1,6 @@
 """The part of an evaluation that replaces activations and watches the predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,19 +31,27 @@ class _Rows(NamedTuple):
 class Splicing:
     """Losses of a language model with activations at one site replaced.
 
+    Of several sites, each is replaced alone, with the others as the model makes them, and
+    losses are means over sites: of one residual stream the last prediction would otherwise
+    overwrite what the earlier ones did.
+
     Args:
         lm: the language model.
-        site: where activations are replaced.
+        sites: where activations are replaced.
         special_ids: tokens whose prediction is not scored.
         bar: counts tokens through the whole model.
     """
 
     def __init__(
-        self, lm: LanguageModel, site: Site, special_ids: tuple[int, ...], bar: Progress
+        self,
+        lm: LanguageModel,
+        sites: Sequence[Site],
+        special_ids: tuple[int, ...],
+        bar: Progress,
     ):
-        self.lm, self.site, self.bar = lm, site, bar
+        self.lm, self.sites, self.bar = lm, sites, bar
         self._special_ids = special_ids
-        self._rows: list[_Rows] = []
+        self._rows: dict[Site, list[_Rows]] = {site: [] for site in sites}
 
     def clean(
         self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
@@ -70,28 +78,40 @@ class Splicing:
         """Measure predictions with kept activations replaced by the SAE's, and by 0."""
         tokens = tokens.to(clean.device)
         scored = _predictions.scored(tokens, self._special_ids)
-        spliced = self._logits(tokens, {self.site: _put(placed.kept, placed.y_hat)})
-        both = _predictions.against(clean, spliced, tokens, scored)
-        ce = {"clean": both.clean, "spliced": both.other}
-        self._rows.append(_Rows(tokens, placed.kept, scored, ce, {"spliced": both.kl}))
-        self._ablate("zero", placed.y_hat.new_zeros(()), self._rows[-1])
+        for i, site in enumerate(self.sites):
+            spliced = self._logits(tokens, {site: _put(placed.kept, placed.y_hat[:, i])})
+            both = _predictions.against(clean, spliced, tokens, scored)
+            ce = {"clean": both.clean, "spliced": both.other}
+            rows = _Rows(tokens, placed.kept, scored, ce, {"spliced": both.kl})
+            self._ablate("zero", site, placed.y_hat.new_zeros(()), rows)
+            self._rows[site].append(rows)
 
-    def ablate_mean(self, mean: Float[Tensor, "d_out"]) -> None:
+    def ablate_mean(self, mean: Float[Tensor, "n_sites d_out"]) -> None:
         """Measure predictions of all rows so far with kept activations replaced by `mean`."""
-        for rows in self._rows:
-            self._ablate("mean", mean.to(rows.kept.device, torch.float32), rows)
+        for site, value in zip(self.sites, mean, strict=True):
+            for rows in self._rows[site]:
+                self._ablate("mean", site, value.to(rows.kept.device, torch.float32), rows)
 
-    def blocks(self, n_blocks: int) -> dict[str, BlockSums]:
+    def blocks(self, n_blocks: int, site: Site | None = None) -> dict[str, BlockSums]:
         """Return the sums of every metric of predictions, by block of rows.
+
+        Args:
+            n_blocks: blocks that the rows are cut into.
+            site: the one that was replaced; None: all, each of which was replaced alone.
 
         Raises:
             DataError: a loss is not finite.
         """
         kinds = {name: registry.get(name) for name in registry.names()}
         found = {n: BlockSums(k(), n_blocks) for n, k in kinds.items() if k.needs}
-        of_row = blocks_of_rows(sum(len(r.tokens) for r in self._rows), n_blocks)
+        for one in self.sites if site is None else [site]:
+            self._add_sums(found, self._rows[one], n_blocks)
+        return found
+
+    def _add_sums(self, found: dict[str, BlockSums], every: list[_Rows], n_blocks: int) -> None:
+        of_row = blocks_of_rows(sum(len(r.tokens) for r in every), n_blocks)
         first = 0
-        for rows in self._rows:
+        for rows in every:
             self._refuse_infinite(rows)
             device = rows.scored.device
             of_mine = torch.tensor(of_row[first : first + len(rows.tokens)], device=device)
@@ -103,21 +123,22 @@ class Splicing:
                 for sums in found.values():
                     sums.add(b, sums.metric.sums(batch))
             first += len(rows.tokens)
-        return found
 
-    def mean_losses(self) -> dict[str, float]:
-        """Return the mean loss under each intervention, nats/token."""
-        names = self._rows[0].ce if self._rows else ()
-        means = {n: torch.cat([r.ce[n] for r in self._rows]).double() for n in names}
+    def mean_losses(self, site: Site | None = None) -> dict[str, float]:
+        """Return the mean loss under each intervention at a site, or over sites; nats/token."""
+        sites = self.sites if site is None else [site]
+        every = [rows for one in sites for rows in self._rows[one]]
+        names = every[0].ce if every else ()
+        means = {n: torch.cat([r.ce[n] for r in every]).double() for n in names}
         return {n: float(v.mean()) for n, v in means.items() if len(v)}
 
     @property
     def n_scored(self) -> int:
         """Tokens whose prediction was scored."""
-        return sum(int(rows.scored.sum()) for rows in self._rows)
+        return sum(int(rows.scored.sum()) for rows in self._rows[self.sites[0]])
 
-    def _ablate(self, name: str, value: Tensor, rows: _Rows) -> None:
-        logits = self._logits(rows.tokens, {self.site: _put(rows.kept, value)})
+    def _ablate(self, name: str, site: Site, value: Tensor, rows: _Rows) -> None:
+        logits = self._logits(rows.tokens, {site: _put(rows.kept, value)})
         rows.ce[name] = _predictions.losses(logits, rows.tokens, rows.scored)
 
     def _logits(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:

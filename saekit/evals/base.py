@@ -17,6 +17,14 @@ from saekit.models.sites import Site
 from saekit.saes.base import SAE
 
 
+class Way(NamedTuple):
+    """One site an SAE reads, and the one it predicts from it."""
+
+    read: Site
+    write: Site  # the same as `read` unless the SAE is a transcoder
+    rule: FittedRule  # which tokens count
+
+
 class Subject(NamedTuple):
     """What is evaluated: an SAE, and where in which language model it stands."""
 
@@ -26,6 +34,18 @@ class Subject(NamedTuple):
     write: Site  # the same as `read` unless the SAE is a transcoder
     rule: FittedRule  # which tokens count
     name: str
+    beside: tuple[Way, ...] = ()  # further sites coded jointly with the first
+    window: int = 0  # tokens of a jointly coded window; 0: single tokens
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """All sites that are coded jointly, in the order the SAE takes them."""
+        return (Way(self.read, self.write, self.rule), *self.beside)
+
+    @property
+    def event(self) -> tuple[str, ...]:
+        """The axes that are coded jointly here, as architectures name them."""
+        return (("site",) if self.beside else ()) + (("seq",) if self.window else ())
 
 
 class Tools(NamedTuple):
@@ -49,6 +69,7 @@ class Eval(Config, abc.ABC):
 
     version: ClassVar[int]  # raised when the same input gives another number
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
+    events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
@@ -73,16 +94,27 @@ class Eval(Config, abc.ABC):
         """Refuse a subject that this evaluation cannot be run on.
 
         Raises:
-            ConfigError: it has no language model and one is needed, or its SAE codes several
-                sites or positions jointly.
+            ConfigError: it has no language model and one is needed; its SAE codes several
+                sites or positions jointly, and this evaluation measures none such, or the
+                subject names none of them.
             UnknownNameError: the language model has no such site.
             ShapeError: the widths of the sites are not those of the SAE.
         """
         cfg = subject.sae.cfg
-        if cfg.event:
+        if not self.events.issuperset(cfg.event):
             raise ConfigError(
-                f"`{self.name}` measures SAEs of single activations; {subject.name} codes "
-                f"{' and '.join(cfg.event)} jointly. Measure an SAE of one site."
+                f"`{self.name}` cannot measure {subject.name}, which codes "
+                f"{' and '.join(cfg.event)} jointly; it measures SAEs of single activations"
+                f"{''.join(f' or of joint {axis}' for axis in sorted(self.events))}. Use another "
+                f"evaluation, as core."
+            )
+        n_sites = getattr(cfg, "n_sites", 1)
+        if cfg.event != subject.event or len(subject.ways) != n_sites:
+            raise ConfigError(
+                f"{subject.name} codes {' and '.join(cfg.event) or 'nothing'} jointly, "
+                f"n_sites={n_sites}; the subject has {len(subject.ways)} sites and "
+                f"window={subject.window}. Give it the sites (`beside`) and the window that the "
+                f"SAE was trained with."
             )
         if subject.lm is None:
             if "lm" in self.needs:
@@ -91,7 +123,8 @@ class Eval(Config, abc.ABC):
                     f"Load it with saekit.models.hf.load and give it to the subject."
                 )
             return
-        for site, width in ((subject.read, cfg.d_in), (subject.write, cfg.d_out)):
+        reads = [(way.read, cfg.d_in) for way in subject.ways]
+        for site, width in [*reads, *((way.write, cfg.d_out) for way in subject.ways)]:
             found = subject.lm.width(subject.lm.check_site(site))
             if found != width:
                 raise ShapeError(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, final
 
 import torch
@@ -22,7 +22,7 @@ from saekit.evals.intervals import blocks_of_rows
 from saekit.metrics.base import registry as metrics
 from saekit.models.base import LanguageModel
 
-FULL_PASSES = 4  # clean, spliced, zero, mean
+ABLATIONS = 3  # spliced, zero, mean: a pass each, beside one clean
 
 
 @final
@@ -42,6 +42,12 @@ class Core(Eval):
 
     Scores come with 95 % intervals over blocks of text; `n` is the number of blocks.
 
+    Of an SAE that codes several sites jointly a token counts where it does at all of them, and
+    is measured as the vector of all of them, in act units: sites of large activations weigh
+    most. Each site is replaced alone and losses are means over sites; `details` has the FVU
+    and the losses of each. Of an SAE of windows only tokens in a window are measured and
+    replaced, and windows are cut as in training; `details` counts tokens left over ("cut").
+
     Args:
         n_tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
         ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
@@ -52,7 +58,7 @@ class Core(Eval):
         ConfigError: a number is out of range.
 
     Cost:
-        n_tokens to the write site, and 4 times ce_tokens through the whole model.
+        n_tokens to the write site, and ce_tokens through the whole model 1 + 3 * sites times.
 
     Reads:
         Held-out rows.
@@ -66,6 +72,7 @@ class Core(Eval):
     name: ClassVar[str] = "core"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    events: ClassVar[frozenset[str]] = frozenset({"site", "seq"})
 
     n_tokens: int = 2**16
     ce_tokens: int = 2**14
@@ -107,7 +114,20 @@ class Core(Eval):
             "mean_from": "kept tokens of this evaluation",
             "tokens_sha256": digest([tokens.numpy().tobytes()]),
         }
+        if subject.beside:
+            details["sites"] = self._by_site(part, splicing, tools.seed)
         return self.result(scores, details, _made_from(subject, tools.seed, began))
+
+    def _by_site(
+        self, part: Reconstruction, splicing: Splicing, seed: int
+    ) -> dict[str, dict[str, Any]]:
+        """Return the FVU, and the scores and losses with that site alone replaced, by site."""
+        found = {}
+        for site, fvu in part.by_site.items():
+            sums = splicing.blocks(self.n_blocks, site) | {"fvu": fvu}
+            scores = {name: asdict(sums[name].score(seed)) for name in sorted(sums)}
+            found[str(site)] = {"scores": scores, "losses": splicing.mean_losses(site)}
+        return found
 
     def _tokens(self, tools: Tools) -> Int[Tensor, "n_rows n_ctx"]:
         """Return the rows to measure; fewer than wanted where the text is shorter.
@@ -137,11 +157,12 @@ class Core(Eval):
         """Run every forward pass; the clean one of a loss also gives its rows' activations."""
         n_rows, n_ctx = tokens.shape
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
-        passes = n_rows - n_full + FULL_PASSES * n_full
+        writes = [way.write for way in subject.ways]
+        passes = n_rows + ABLATIONS * len(writes) * n_full
         bar = Progress(self.name, passes * n_ctx, shown=shown)
         part = Reconstruction(subject, blocks_of_rows(n_rows, self.n_blocks))
-        splicing = Splicing(lm, subject.write, subject.rule.special_ids, bar)
-        sites = list(dict.fromkeys((subject.read, subject.write)))
+        splicing = Splicing(lm, writes, subject.rule.special_ids, bar)
+        sites = list(dict.fromkeys([*(way.read for way in subject.ways), *writes]))
         for first in range(0, n_full, self.batch_rows):
             rows = tokens[first : min(first + self.batch_rows, n_full)]
             clean, acts = splicing.clean(rows, sites)
@@ -161,8 +182,11 @@ def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
         "subject": subject.name,
         "sae": subject.sae.cfg.to_dict(),
         "model": subject.lm.provenance() if subject.lm else None,
-        "read": str(subject.read),
-        "write": str(subject.write),
-        "rule": subject.rule.to_dict(),
+        "read": [str(way.read) for way in subject.ways] if subject.beside else str(subject.read),
+        "write": [str(way.write) for way in subject.ways] if subject.beside else str(subject.write),
+        "rule": {str(way.read): way.rule.to_dict() for way in subject.ways}
+        if subject.beside
+        else subject.rule.to_dict(),
+        "window": subject.window,
         "seconds": round(time.monotonic() - began, 3),
     }

@@ -23,13 +23,14 @@ class BatchChoiceConfig(AuxKConfig):
         start_k: the same at the start of training; null: `k`.
         anneal: share of training over which `start_k` becomes `k`, linearly.
         threshold_decay: weight of the past in the running threshold, 0 <= decay < 1. The
-            mean is corrected for its start, so it is unbiased from the first step.
+            mean is corrected for its start, so it is unbiased from the first step. A batch
+            tells the threshold well, so a short memory follows training more closely.
     """
 
     k: float = 32.0
     start_k: float | None = None
     anneal: float = 0.0
-    threshold_decay: float = 0.99
+    threshold_decay: float = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -64,7 +64,7 @@ class Crosscoder(SAEConfig):
     n_sites: int
     activation: Literal["batch_topk", "relu"] = "batch_topk"
     k: float = 32.0
-    threshold_decay: float = 0.99
+    threshold_decay: float = 0.9
     aux_coefficient: float = 1 / 32
     aux_k: int | None = None
     l1_coefficient: float = 5.0

@@ -195,6 +195,12 @@ class TemporalSAE(SAE):
         return mixed.transpose(1, 2).flatten(2) @ self.W_mix[layer] + self.b_mix[layer]
 
     @override
+    def rate_scales(self) -> dict[str, float]:
+        # Adam moves every number by about the rate, which is made for rows of length 1; rows
+        # of the dictionary are sqrt(d_in) long.
+        return {name: self.cfg.d_in**0.5 for name in ("W_dec", "W_enc")}
+
+    @override
     @torch.no_grad()
     def rescale(self, x: Scaling, y: Scaling) -> None:
         if x.matrix is not None or y.matrix is not None or x.site_scale is not None:

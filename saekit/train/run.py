@@ -10,6 +10,10 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
 from saekit.saes.base import SAEConfig
+from saekit.train.optim import Optimiser
+from saekit.train.resample import Resample
+from saekit.train.scaling import Centre, Normalise
+from saekit.train.schedule import Fall, Schedule
 
 REFERENCE_LR, REFERENCE_D_SAE = 1e-3, 2**14
 
@@ -29,16 +33,29 @@ class Run(Config):
         n_ctx: tokens of a row, special ones included; at least 2.
         bos: begin each row with the tokenizer's BOS, where it has one.
         rule: which tokens count.
-        normalise: train on activations of mean 0 and mean square 1 a dimension, estimated on
-            the first rows; the finished SAE takes raw activations all the same.
+        normalise: sizes that training sees, estimated on the first rows; the finished SAE
+            takes raw activations all the same. "scale": mean square 1 a dimension, for sites
+            coded jointly at each; "whiten": covariance 1, which not every architecture can
+            fold into its weights; "none": as they are.
+        centre: what is subtracted before: "mean", "geometric_median" (which a few far
+            activations hardly move) or "none".
         batch_tokens: tokens of an optimiser step.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
         lr: peak learning rate; null: 1e-3 at 16,384 latents, and inversely with the square
             root of the number of latents at other widths.
         warm_up_steps: optimiser steps over which the rate grows linearly from 0.
-        decay: share of training, at its end, over which the rate falls linearly to 0.
+        schedule: how the rate falls at the end: "linear", "cosine", or "constant", not at
+            all, where `decay` has no effect.
+        decay: share of training, at its end, over which the rate falls.
+        final_lr_share: where it ends, as a share of the peak, 0 to 1.
+        optimiser: how gradients move weights.
         clip_norm: gradients longer than this are shortened to it; null: never.
+        ema: weight of the past in a running mean of the weights, above 0 and below 1, which
+            becomes the finished SAE, decoder rows put back to their length; running
+            thresholds stay those of the weights themselves, whose log this is; null: none.
+        resample: gives dead latents new weights at intervals; null: never. On a command
+            line: --set 'resample={"every_tokens": 1000000}'.
         dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
             of all, at most 10 million.
         checkpoint_tokens: training tokens between checkpoints; null: a quarter of all.
@@ -46,7 +63,8 @@ class Run(Config):
         seed: decides initialisation and order.
 
     Raises:
-        ConfigError: a value is out of range, or widths do not fit the pair.
+        ConfigError: a value is out of range, widths do not fit the pair, or two settings
+            exclude each other.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.3 (rate with the root of the width).
@@ -63,13 +81,19 @@ class Run(Config):
     n_ctx: int = 128
     bos: bool = True
     rule: TokenRule = TokenRule()
-    normalise: bool = True
+    normalise: Normalise = "scale"
+    centre: Centre = "mean"
     batch_tokens: int = 2048
     buffer_tokens: int = 2**19
     lr: float | None = None
     warm_up_steps: int = 100
+    schedule: Fall = "linear"
     decay: float = 0.5
+    final_lr_share: float = 0.0
+    optimiser: Optimiser = Optimiser()
     clip_norm: float | None = 1.0
+    ema: float | None = None
+    resample: Resample | None = None
     dead_after_tokens: int | None = None
     checkpoint_tokens: int | None = None
     log_steps: int = 20
@@ -88,13 +112,46 @@ class Run(Config):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"`{name}` must be above 0; got {value}.")
-        if not 0 <= self.decay <= 1:
-            raise ConfigError(f"`decay` is a share of training, 0 to 1; got {self.decay}.")
+        for name, of in (("decay", "training"), ("final_lr_share", "the peak rate")):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"`{name}` is a share of {of}, 0 to 1; got {share}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.pair.is_autoencoder and self.sae.d_in != self.sae.d_out:
             raise ConfigError(
                 f"An autoencoder predicts what it reads; got d_in={self.sae.d_in}, "
                 f"d_out={self.sae.d_out}. Make them equal, or name sites to write."
             )
+        if self.schedule == "constant" and self.final_lr_share:
+            raise ConfigError(
+                f"`final_lr_share` has no use with a constant schedule; got "
+                f"{self.final_lr_share}. Set it to 0, or `schedule` to linear or cosine."
+            )
+        if self.optimiser.averages and self.schedule != "constant":
+            raise ConfigError(
+                f"`{self.optimiser.kind}` averages weights instead of lowering the rate; got "
+                f"schedule={self.schedule}. Set `schedule` to constant."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(
+                f"`ema` must be above 0 and below 1; got {self.ema}. 0.999 is usual; null: none."
+            )
+        if self.ema is not None and self.optimiser.averages:
+            raise ConfigError(
+                f"`{self.optimiser.kind}` averages weights itself; got ema={self.ema}. Set `ema` "
+                f"to null."
+            )
+        if self.resample is not None:
+            first = max(self.resample.every_tokens, self.dead_after)
+            last = self.resample.until * self.total_tokens
+            if first > last:
+                raise ConfigError(
+                    f"`resample` would never happen: the first round with a dead latent is after "
+                    f"{first:,} tokens or later, the last before {last:,.0f}. Lower "
+                    f"`resample.every_tokens` or `dead_after_tokens`, or train longer."
+                )
 
     @property
     def total_tokens(self) -> int:
@@ -123,7 +180,7 @@ class Run(Config):
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimiser step, counted from 0."""
-        grown = min(1.0, (step + 1) / self.warm_up_steps) if self.warm_up_steps else 1.0
-        falling = self.decay * self.total_steps
-        left = (self.total_steps - step) / falling if falling else 1.0
-        return self.peak_lr * min(grown, left, 1.0)
+        schedule = Schedule(
+            self.total_steps, self.warm_up_steps, self.schedule, self.decay, self.final_lr_share
+        )
+        return self.peak_lr * schedule.at(step)

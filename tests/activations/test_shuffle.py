@@ -13,13 +13,13 @@ N_TOKENS = 1000
 
 
 class Text(Harvest):
-    """A harvest whose activations are the number of the token, 1 to 13 a forward pass."""
+    """A harvest whose activations are the number of the event, 1 to 13 a forward pass."""
 
     batch_rows = 2
 
-    def __init__(self, n_passes=200, transcoder=False):
+    def __init__(self, n_passes=200, transcoder=False, window=0):
         write = ("L1.mlp_out",) if transcoder else ()
-        self.pair = Pair(read=("L1.resid_post",), write=write)
+        self.pair = Pair(read=("L1.resid_post",), write=write, window=window)
         self.model = type("Model", (), {"device": torch.device("cpu")})
         self.counts, self.n_passes = Counts(), n_passes
         self.passes = 0
@@ -120,3 +120,35 @@ def test_counts_do_not_count_twice_after_a_stop(kind):
 def test_too_little_text_is_an_error(kind):
     with pytest.raises(DataError, match="1,000 were asked"):
         rest(make(kind, Text(n_passes=20)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("window", "batch", "epochs"), [(7, 64, 2), (64, 64, 3), (3, 10, 1)])
+def test_windows_are_served_in_as_many_batches_as_their_tokens_fill(kind, window, batch, epochs):
+    def stream():
+        return make(kind, Text(window=window), epochs=epochs, batch=batch)
+
+    whole = stream()
+    batches = [x for x, _ in rest(whole)]
+    assert len(batches) == -(-N_TOKENS * epochs // batch)
+    done = 0
+    for i, x in enumerate(batches[:-1], 1):
+        done += len(x) * window
+        assert i * batch - window < done <= i * batch
+    times = torch.bincount(torch.cat(batches).flatten().long())
+    assert len(times) == -(-N_TOKENS // window)  # an epoch is whole windows
+    assert N_TOKENS * epochs <= int(times.sum()) * window < N_TOKENS * epochs + window
+    assert whole.served_tokens == int(times.sum()) * window
+    for at in (1, len(batches) // 2, len(batches) - 1):
+        again, other = stream(), stream()
+        for _ in range(at):
+            again.batch()
+        tensors, values = again.state()
+        other.load({k: v.clone() for k, v in tensors.items()}, values)
+        for a, (b, _) in zip(batches[at:], rest(other), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_too_little_text_for_windows_says_so():
+    with pytest.raises(DataError, match="in windows of 64"):
+        rest(make(64, Text(n_passes=1, window=64)))

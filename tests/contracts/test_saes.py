@@ -1,6 +1,8 @@
 """Every architecture, the same checks: a new file is tested the moment it exists."""
 
+import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -21,9 +23,18 @@ def g() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+LENGTH = 3  # of every event axis
+
+
 def draw(cfg, g, *batch, width=None):
-    event = [3] * len(cfg.event)
+    event = [LENGTH] * len(cfg.event)
     return torch.randn(*batch, *event, width or cfg.d_in, generator=g)
+
+
+def places(cfg):
+    """Return the axes of an event that have a code at each place."""
+    assert set(cfg.coded) <= set(cfg.event)
+    return (LENGTH,) * len(cfg.coded)
 
 
 def step(cfg, dead=False, progress=0.5):
@@ -66,8 +77,9 @@ def test_config_refuses_impossible_sizes(cfg, wrong):
 def test_any_leading_shape(cfg, g, batch):
     sae, x = cfg.build(g), draw(cfg, g, *batch)
     acts = sae.encode(x)
-    assert acts.batch == batch
-    assert acts.dense().shape == (*batch, cfg.d_sae)
+    assert acts.batch == (*batch, *places(cfg))
+    assert acts.n_rows == math.prod((*batch, *places(cfg)))
+    assert acts.dense().shape == (*batch, *places(cfg), cfg.d_sae)
     assert sae(x).shape == (*x.shape[:-1], cfg.d_out)
 
 
@@ -88,22 +100,30 @@ def test_encoding_changes_nothing(cfg, g):
 
 def test_decode_is_affine(cfg, g):
     sae = cfg.build(g)
-    a, b = torch.randn(2, cfg.d_sae, generator=g)
+    a, b = torch.randn(2, *places(cfg), cfg.d_sae, generator=g)
 
     def decode(dense):
         return sae.decode(Codes.from_dense(dense))
 
-    zero = decode(torch.zeros(cfg.d_sae))
+    zero = decode(torch.zeros(*places(cfg), cfg.d_sae))
+    assert zero.shape == (*[LENGTH] * len(cfg.event), cfg.d_out)
     torch.testing.assert_close(
         decode(a + 2 * b) - zero, (decode(a) - zero) + 2 * (decode(b) - zero), atol=1e-5, rtol=1e-4
     )
 
 
 def test_directions_are_what_decode_adds(cfg, g):
+    """At its own place only, where each place of an event has a code."""
     sae = cfg.build(g)
-    one = torch.eye(cfg.d_sae)[2]
+    one = torch.zeros(*places(cfg), cfg.d_sae)
+    here = (1,) * len(cfg.coded)
+    one[(*here, 2)] = 1
     added = sae.decode(Codes.from_dense(one)) - sae.decode(Codes.from_dense(0 * one))
-    torch.testing.assert_close(added, sae.directions()[..., 2, :])
+    alone = [LENGTH for axis in cfg.event if axis not in cfg.coded]
+    assert sae.directions().shape == (*alone, cfg.d_sae, cfg.d_out)
+    wanted = torch.zeros_like(added)
+    wanted[here] = sae.directions()[..., 2, :]
+    torch.testing.assert_close(added, wanted)
 
 
 def test_same_seed_same_bits(cfg):
@@ -117,13 +137,15 @@ def test_total_is_the_sum_of_its_terms(cfg, g, dead):
     x, y = draw(cfg, g, 32), draw(cfg, g, 32, width=cfg.d_out)
     loss = cfg.build(g).loss(x, y, step(cfg, dead))
     torch.testing.assert_close(loss.total, sum(loss.terms.values()))
-    assert loss.acts.n_rows == 32
+    assert loss.acts.n_rows == math.prod((32, *places(cfg)))
+    assert loss.y_hat.shape == y.shape
 
 
 def test_the_loss_is_a_mean_over_tokens(cfg, g):
     """Twice the same tokens is the same loss: no term grows with the batch."""
     sae, x, _ = trained(cfg, g, 3)
-    once, twice = sae.loss(x, x, step(cfg)), sae.loss(x.repeat(2, 1), x.repeat(2, 1), step(cfg))
+    both = torch.cat([x, x])
+    once, twice = sae.loss(x, x, step(cfg)), sae.loss(both, both, step(cfg))
     torch.testing.assert_close(once.total, twice.total, rtol=1e-4, atol=1e-6)
 
 
@@ -140,17 +162,31 @@ def test_it_saves_and_loads_bit_for_bit(cfg, g, tmp_path):
     assert torch.equal(sae(x), again(x))
 
 
-def test_rescaling_is_exact(cfg, g):
+@pytest.mark.parametrize("alike", [True, False])
+def test_rescaling_is_exact(cfg, g, alike):
     """An SAE of scaled activations, rewritten, predicts the same in raw units."""
     sae, z, _ = trained(cfg, g, 20)
     sae, z = sae.double(), z.double()
     x = Scaling(torch.randn(cfg.d_in, generator=g).double() * 5, 0.37)
-    y = Scaling(torch.randn(cfg.d_out, generator=g).double(), 2.1)
+    y = x if alike else Scaling(torch.randn(cfg.d_out, generator=g).double(), 2.1)
     wanted, codes = sae(z) / y.scale + y.mean, sae.encode(z).dense() / x.scale
     raw = z / x.scale + x.mean
-    sae.rescale(x, y)
+    try:
+        sae.rescale(x, y)
+    except ConfigError as error:
+        assert not alike and "alike" in str(error) and predicts_only_what_it_reads(cfg)
+        return
     torch.testing.assert_close(sae(raw), wanted)
     torch.testing.assert_close(sae.encode(raw).dense(), codes)
+
+
+def predicts_only_what_it_reads(cfg):
+    """Tell whether the architecture has no transcoder, and so no two scalings."""
+    try:
+        dataclasses.replace(cfg, d_out=cfg.d_in + 1)
+    except ConfigError:
+        return True
+    return False
 
 
 def test_a_whitening_folds_exactly_or_is_refused(cfg, g):

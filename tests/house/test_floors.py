@@ -16,7 +16,8 @@ FLOORS = [
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
-OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "huggingface_hub"}
+OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "huggingface_hub",
+            "schedulefree"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 

@@ -35,7 +35,7 @@ def test_what_is_saved_comes_back(name, tmp_path):
     save(sae, card(), tmp_path / "sae")
     again, its_card = load(tmp_path)  # a run's folder holds it in `sae`
     assert again.cfg == sae.cfg and its_card == card()
-    x = torch.randn(5, sae.cfg.d_in)
+    x = torch.randn(5, *[3] * len(sae.cfg.event), sae.cfg.d_in)
     assert torch.equal(sae(x), again(x))
 
 

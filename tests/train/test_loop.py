@@ -64,10 +64,16 @@ def test_the_finished_sae_takes_raw_activations(lm, tmp_path):
 
 @pytest.mark.parametrize("name", registry.names())
 def test_every_architecture_trains(lm, tmp_path, name):
-    sae = type(registry.get(name).example()).from_dict(
-        registry.get(name).example().to_dict() | {"d_in": 32, "d_out": 32, "d_sae": 64}
-    )
-    train(world.run(tmp_path, sae=sae, tokens=3000), lm, tmp_path / "out", shown=False)
+    wide = {"d_in": 32, "d_out": 32, "d_sae": 64}
+    raw = registry.get(name).example().to_dict() | wide
+    if "inner" in raw:
+        raw["inner"] |= wide
+    sites = 2 if "site" in registry.get(name).event else 1
+    raw |= {"n_sites": sites} if sites > 1 else {}
+    window = 4 if "seq" in registry.get(name).event else 0
+    pair = Pair(read=("L1.resid_post", "L0.resid_post")[:sites], window=window)
+    run = world.run(tmp_path, sae=registry.get(name).from_dict(raw), pair=pair, tokens=3000)
+    train(run, lm, tmp_path / "out", shown=False)
     log = [r for r in read_json_lines(tmp_path / "out" / "log.jsonl") if r["kind"] == "step"]
     assert log[-1]["fvu"] < log[0]["fvu"]
 

@@ -1,0 +1,63 @@
+"""What is logged of training steps: averages between two records."""
+
+import time
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.saes.base import Loss
+from saekit.train.training import Training
+
+
+class Meter:
+    """Averages between two records of the log.
+
+    A token is a row of the codes, so numbers per token are right where activations are
+    coded several at a time.
+
+    Args:
+        seconds_before: seconds a run took before it was taken up again.
+        baseline: the mean target, scaled as in training: what FVU is measured against.
+    """
+
+    def __init__(self, seconds_before: float, baseline: Float[Tensor, "*joint d_out"]):
+        self.seconds_before = seconds_before
+        self.baseline = baseline
+        self._began = self._last = time.monotonic()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.n = self.fired = 0
+        self.err = self.square = 0.0
+        self.terms: dict[str, float] = {}
+
+    def add(self, loss: Loss, y: Float[Tensor, "n *event d_out"]) -> None:
+        """Count one step; errors and squares are summed over every axis of `y`."""
+        n = loss.acts.n_rows
+        self.n += n
+        self.err += float((loss.y_hat.detach() - y).square().sum())
+        self.square += float((y - self.baseline).square().sum())
+        self.fired += int((loss.acts.values != 0).sum())
+        for key, value in loss.terms.items():
+            self.terms[key] = self.terms.get(key, 0.0) + n * float(value.detach())
+
+    def record(self, training: Training) -> dict[str, Any]:
+        """Return what is logged, and begin anew."""
+        now = time.monotonic()
+        terms = {k: v / self.n for k, v in self.terms.items()}
+        out = {
+            "step": training.index,
+            "tokens": training.stream.served_tokens,
+            "seconds": self.seconds_before + now - self._began,
+            "loss": sum(terms.values()),
+            "terms": terms,
+            "fvu": self.err / self.square,
+            "l0": self.fired / self.n,
+            "dead": int(training.dead.sum()),
+            "lr": training.run.lr_at(training.index - 1),
+            "tokens_per_second": self.n / max(now - self._last, 1e-9),
+        }
+        self._last = now
+        self._clear()
+        return out

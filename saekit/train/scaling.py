@@ -1,0 +1,201 @@
+"""Scaling: what brings activations near mean 0 and mean square 1 before training."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.activations.batch import ActBatch
+from saekit.activations.harvest import CALIBRATION_ROWS, Counts, Harvest
+from saekit.core.errors import ConfigError, TrainingError
+from saekit.core.seeds import generator
+from saekit.saes.base import SAEConfig, Scaling
+
+Normalise = Literal["scale", "whiten", "none"]
+Centre = Literal["mean", "geometric_median", "none"]
+
+WHITEN_TOKENS = 16  # a dimension: of an even spectrum, eigenvalues are found within 0.56 to 1.56
+WHITEN_FLOOR = 1e-3  # of the mean eigenvalue: no direction is enlarged over 32 times the mean
+MEDIAN_TOLERANCE = 1e-6  # of the root mean square distance from the mean
+MEDIAN_STEPS = 1000
+
+
+class Scalings(NamedTuple):
+    """How both sides are scaled, and where the mean target then lies."""
+
+    x: Scaling
+    y: Scaling
+    baseline: Float[Tensor, "*event d_out"]  # near 0 where the mean is the centre
+
+
+def measure_scaling(
+    harvest: Harvest, cfg: SAEConfig, normalise: Normalise = "scale", centre: Centre = "mean"
+) -> Scalings:
+    """Return the scalings of input and output, from the first rows; they are not counted.
+
+    scaled = ((raw - mean) @ matrix) * scale * site_scale
+
+    "scale": `scale` is such that the mean square of a scaled dimension is 1. "whiten": so is
+    it, and `matrix` is rms * covariance^(-1/2), symmetric, with eigenvalues of the
+    covariance floored at a thousandth of their mean, so that the scaled covariance is the
+    identity (less than 1 where floored). "none": neither. `mean` is the centre, or 0.
+
+    Axes that are coded jointly (sites) have a mean each; `site_scale` gives each its
+    own mean square of 1, has geometric mean 1, and `scale` is the geometric mean of theirs.
+    Axes with a code at each place (positions of a sequence) share all.
+
+    Args:
+        harvest: its first rows are read, 64, or so many that whitening has 16 tokens a
+            dimension.
+        cfg: says which axes are coded jointly.
+        normalise: what is done to sizes.
+        centre: what is subtracted.
+
+    Raises:
+        ConfigError: whitening was asked of sites coded jointly, or the text is too short.
+        TrainingError: activations do not vary.
+
+    Source:
+        Geometric median: Gao et al. 2024, arXiv:2406.04093, appendix A.1. Whitening: Bell &
+        Sejnowski 1997 (symmetric, "ZCA").
+    """
+    joint = [axis for axis in cfg.event if axis not in cfg.coded]
+    if normalise == "whiten" and joint:
+        raise ConfigError(
+            f"`normalise` cannot be whiten where {' and '.join(joint)} are coded jointly, as by "
+            f"`{cfg.name}`. Use scale."
+        )
+    shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
+    n_sides = 1 if harvest.pair.is_autoencoder else 2
+    sides = [_Side(shared, normalise, centre) for _ in range(n_sides)]
+    wanted = WHITEN_TOKENS * max(cfg.d_in, cfg.d_out) if normalise == "whiten" else 0
+    n_tokens = 0
+    for acts in _first(harvest, wanted):
+        n_tokens += acts.x.shape[:-1].numel()
+        for side, found in zip(sides, (acts.x, acts.y)[:n_sides], strict=True):
+            side.add(found)
+    harvest.counts = Counts()
+    if n_tokens < wanted:
+        raise ConfigError(
+            f"`normalise` whiten needs {wanted:,} tokens that count, {WHITEN_TOKENS} a "
+            f"dimension; the text has {n_tokens:,}. Give more text or use scale."
+        )
+    scalings = [side.scaling() for side in sides]
+    x, y = scalings[0], scalings[-1]
+    mean = (sides[-1].sum / sides[-1].n).to(y.mean)
+    return Scalings(x, y, y.apply(mean[None])[0])
+
+
+def check_foldable(cfg: SAEConfig, x: Scaling, y: Scaling) -> None:
+    """Refuse, before training, scalings that could not be folded into the weights after it.
+
+    An untrained SAE of the same settings is rescaled: whether it can be may hang on any of
+    them. That costs as much as encoding `d_in` tokens, and memory for one more SAE while it
+    lasts; it is left out for one number on both sides, which every architecture takes.
+
+    Raises:
+        ConfigError: the architecture refuses.
+    """
+    if x.matrix is None and x.site_scale is None and x is y:
+        return
+    cfg.build(generator(0, "check_foldable")).rescale(x, y)
+
+
+def geometric_median(
+    rows: Float[Tensor, "n *event width"], tolerance: float = MEDIAN_TOLERANCE
+) -> Float[Tensor, "*event width"]:
+    """Return the point whose distances to all rows have the smallest sum, in float64.
+
+    Weiszfeld's steps, a mean weighted with inverse distances, until one is shorter than
+    `tolerance` times the root mean square distance from the mean. A distance counts as at
+    least that, so a row that is itself the median does not divide by 0.
+
+    Args:
+        rows: each place of the axes between has a median of its own.
+        tolerance: relative length of the last step, above 0.
+
+    Raises:
+        TrainingError: it was not reached in 1000 steps.
+
+    Source:
+        Weiszfeld 1937; Gao et al. 2024, arXiv:2406.04093, appendix A.1 (its use for SAEs).
+    """
+    wide = rows.double()
+    centre = wide.mean(0)
+    rms = (wide - centre).square().sum(-1).mean(0).sqrt()  # [*event]
+    least = (tolerance * rms).clamp_min(1e-300)[..., None]
+    for _ in range(MEDIAN_STEPS):
+        weight = 1 / (wide - centre).norm(dim=-1, keepdim=True).clamp_min(least)
+        after = (wide * weight).sum(0) / weight.sum(0)
+        moved = (after - centre).norm(dim=-1)
+        centre = after
+        if (moved <= tolerance * rms).all():
+            return centre
+    raise TrainingError(
+        f"The geometric median was not found in {MEDIAN_STEPS} steps; set `centre` to mean."
+    )
+
+
+class _Side:
+    """Sums over the first rows of one side, in float64."""
+
+    def __init__(self, shared: tuple[int, ...], normalise: Normalise, centre: Centre):
+        self.shared = shared  # axes over which there is one mean
+        self.normalise: Normalise = normalise
+        self.centre: Centre = centre
+        self.n = 0
+        self.sum = self.square = self.outer = torch.zeros((), dtype=torch.float64)
+        self.rows: list[Tensor] = []
+
+    def add(self, acts: Float[Tensor, "n *event width"]) -> None:
+        wide = acts.detach().double()
+        self.n += math.prod(acts.shape[axis] for axis in self.shared)
+        self.sum = self.sum.to(wide.device) + wide.sum(self.shared)
+        self.square = self.square.to(wide.device) + wide.square().sum((*self.shared, -1))
+        if self.normalise == "whiten":
+            flat = wide.flatten(0, -2)
+            self.outer = self.outer.to(wide.device) + flat.t() @ flat
+        if self.centre == "geometric_median":
+            flat = acts.movedim(self.shared, tuple(range(len(self.shared))))
+            self.rows.append(flat.flatten(0, len(self.shared) - 1))
+
+    def scaling(self) -> Scaling:
+        mean = self.sum / self.n  # [*joint, width]
+        width = mean.shape[-1]
+        if not (self.square / self.n - mean.square().sum(-1) > 0).all():
+            raise TrainingError("The activations of the first rows do not vary; try another site.")
+        centre = {"mean": mean, "none": torch.zeros_like(mean)}.get(self.centre)
+        if centre is None:
+            centre = geometric_median(torch.cat(self.rows))
+        if self.normalise == "none":
+            return Scaling(centre.float(), 1.0)
+        about = self.square / self.n - 2 * (centre * mean).sum(-1) + centre.square().sum(-1)
+        scales = (width / about).sqrt()  # [*joint]
+        scale = float(scales.log().mean().exp())
+        matrix = site_scale = None
+        if self.normalise == "whiten":
+            covariance = self.outer / self.n - torch.outer(mean, mean)
+            matrix = (_inverse_root(covariance) / scale).float()
+        if scales.ndim:
+            site_scale = (scales / scale)[..., None].float()
+        return Scaling(centre.float(), scale, matrix, site_scale)
+
+
+def _inverse_root(covariance: Float[Tensor, "width width"]) -> Float[Tensor, "width width"]:
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(WHITEN_FLOOR * values.mean())
+    return (vectors * values.rsqrt()) @ vectors.t()
+
+
+def _first(harvest: Harvest, n_tokens: int) -> Iterator[ActBatch]:
+    """Yield the first rows: the calibration rows, and more until there are `n_tokens`."""
+    row = found = 0
+    for acts in harvest.batches():
+        yield acts
+        row += harvest.batch_rows
+        found += acts.x.shape[:-1].numel()
+        if row >= CALIBRATION_ROWS and found >= n_tokens:
+            return

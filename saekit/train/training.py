@@ -1,0 +1,169 @@
+"""The moving parts of a run, and what one step does to them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from saekit.activations.harvest import Harvest
+from saekit.activations.shuffle import Resident, Rolling, Shuffle
+from saekit.core.errors import TrainingError
+from saekit.core.seeds import derive, generator
+from saekit.saes.base import SAE, Loss, Step
+from saekit.train import checkpoint, resample
+from saekit.train.ema import WeightMean
+from saekit.train.optim import Descent
+from saekit.train.run import Run
+
+
+class Training:
+    """The moving parts of a run: SAE, optimiser, stream, and how long each latent was silent.
+
+    Args:
+        run: the description.
+        harvest: of the run's text.
+        stream: its batches, where several trainings take turns with one; opened where None.
+        shown: show progress on stderr.
+
+    Raises:
+        ConfigError: the architecture cannot be trained with these settings.
+        MissingExtraError: the optimiser's library is not installed.
+    """
+
+    def __init__(
+        self, run: Run, harvest: Harvest, *, stream: Shuffle | None = None, shown: bool = True
+    ):
+        self.run = run
+        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(harvest.model.device)
+        if run.resample is not None:
+            resample.check(self.sae)
+        self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
+        self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
+        self.stream = stream or open_shuffle(run, harvest, shown=shown)
+        self.silent_tokens = torch.zeros(  # [d_sae]
+            run.sae.d_sae, dtype=torch.int64, device=harvest.model.device
+        )
+        self.index = 0  # optimiser steps done
+        self._last: Loss | None = None
+
+    @property
+    def dead(self) -> Bool[Tensor, "d_sae"]:
+        """Latents silent for `run.dead_after` training tokens."""
+        return self.silent_tokens >= self.run.dead_after
+
+    def step(self, x: Tensor, y: Tensor) -> Loss:
+        """Do one optimiser step on scaled activations and return its loss.
+
+        Raises:
+            TrainingError: the loss is not finite; the weights are those before the step.
+        """
+        lr = self.run.lr_at(self.index)
+        loss = self.sae.loss(x, y, self._now())
+        if not loss.total.isfinite():
+            terms = {k: float(v.detach()) for k, v in loss.terms.items()}
+            raise TrainingError(
+                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The "
+                f"last checkpoint is kept; lower `lr` (now {lr:.3g}) or set `clip_norm`."
+            )
+        self.descent.zero_grad()
+        loss.total.backward()
+        self.sae.before_step()
+        if self.run.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.run.clip_norm)
+        self.descent.step(lr)
+        with self.descent.followed():
+            self.sae.after_step(loss)
+        self.silent_tokens += loss.acts.n_rows
+        self.silent_tokens[loss.acts.latents[loss.acts.values != 0]] = 0
+        self.index += 1
+        if self.mean is not None:
+            self.mean.update(self.index)
+        self._revive(x, y, loss)
+        self._last = loss._replace(
+            total=loss.total.detach(), terms={}, acts=loss.acts.detach(), y_hat=loss.y_hat.detach()
+        )
+        return loss
+
+    def _now(self) -> Step:
+        seed = derive(self.run.seed, "step", self.index)  # of 63 bits: generators take 64
+        return Step(self.index, self.index / self.run.total_steps, self.dead, seed)
+
+    def _revive(self, x: Tensor, y: Tensor, loss: Loss) -> None:
+        cfg, size = self.run.resample, self.run.batch_tokens
+        total = self.run.total_tokens
+        if cfg is None or not cfg.is_due((self.index - 1) * size, self.index * size, total):
+            return
+        chance = generator(self.run.seed, "resample", self.index)
+        y_hat = loss.y_hat.detach()
+        latents = resample.resample(cfg, self.sae, x, y, y_hat, self.dead, chance)
+        for name in resample.parameters(self.sae):
+            self.descent.restart(name, latents, resample.AXES[name])
+            if self.mean is not None:
+                self.mean.restart(name, latents, resample.AXES[name])
+        self.silent_tokens[latents] = 0
+
+    def finish(self) -> None:
+        """Put finished weights in place of training weights; no step may follow.
+
+        They differ where weights are averaged. A mean of rows of length 1 is shorter, so
+        constraints are kept once more. Buffers, as running thresholds, stay as training
+        left them.
+        """
+        if self.mean is None and not self.run.optimiser.averages:
+            return
+        self.descent.finish()
+        if self.mean is not None:
+            self.mean.finish()
+        assert self._last is not None  # a checkpoint is never of the last step
+        kept = {name: b.clone() for name, b in self.sae.named_buffers()}
+        self.sae.after_step(self._last)
+        for name, buffer in self.sae.named_buffers():
+            buffer.copy_(kept[name])
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            TrainingError: a weight is not finite; no checkpoint was written.
+        """
+        weights = dict(self.sae.state_dict())
+        if not all(w.isfinite().all() for w in weights.values()):
+            raise TrainingError(f"A weight is not finite at step {self.index}; lower `lr`.")
+        moments, numbers = self.descent.state()
+        tensors, values = self.stream.state()
+        groups = {"weights": weights, "counters": {"silent_tokens": self.silent_tokens}}
+        groups |= {"optimiser": moments} if moments else {}
+        groups |= {"mean": self.mean.mean} if self.mean is not None else {}
+        groups |= {"stream": tensors} if tensors else {}
+        state = checkpoint.State(self.index, groups, {"stream": values, "optimiser": numbers})
+        checkpoint.write(folder, state, checkpoint.run_digest(self.run.to_dict()))
+
+    def restore(self, folder: Path) -> int:
+        """Take up the newest whole checkpoint and return its step; 0 where there is none."""
+        run = checkpoint.run_digest(self.run.to_dict())
+        state, _ = checkpoint.newest(folder, run)
+        if state is None:
+            return 0
+        self.sae.load_state_dict(state.tensors["weights"])
+        self.descent.load(state.tensors.get("optimiser", {}), state.values["optimiser"])
+        if self.mean is not None:
+            self.mean.load(state.tensors["mean"])
+        self.silent_tokens.copy_(state.tensors["counters"]["silent_tokens"])
+        self.stream.load(state.tensors.get("stream", {}), state.values["stream"])
+        self.index = state.step
+        return state.step
+
+
+def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
+    """Return the stream of training batches: in memory where an epoch fits, else rolling."""
+    common: dict[str, Any] = {
+        "tokens": run.tokens,
+        "epochs": run.epochs,
+        "batch_tokens": run.batch_tokens,
+        "seed": run.seed,
+    }
+    if run.tokens <= run.buffer_tokens:
+        return Resident(harvest, shown=shown, **common)
+    return Rolling(harvest, buffer_tokens=run.buffer_tokens, **common)
