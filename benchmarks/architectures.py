@@ -97,7 +97,7 @@ def measure(lm, corpus, names, args):
             if stream is None:
                 harvest = open_harvest(run, lm)
                 stream = Resident(
-                    harvest, tokens=run.tokens, epochs=run.epochs, batch_tokens=run.batch_tokens,
+                    harvest, tokens=run.tokens, epochs=run.epochs, batch_tokens=run.step_tokens,
                     seed=run.seed,
                 )  # fmt: skip
                 stream.first = stream.state()

@@ -141,7 +141,7 @@ def saekit(spec, data, folder):
         )
 
     ours = Resident(
-        stored(run, model), tokens=run.tokens, epochs=1, batch_tokens=run.batch_tokens,
+        stored(run, model), tokens=run.tokens, epochs=1, batch_tokens=run.step_tokens,
         seed=run.seed, shown=False,
     )  # fmt: skip
     assert torch.equal(ours.batch()[0], next(iter(data))), "saekit would see other batches"

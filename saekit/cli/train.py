@@ -120,17 +120,22 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     """Return the run a dict describes, with what is left out fitted to model and architecture.
 
     Widths of the SAE are the model's; an architecture that codes sites jointly gets the number
-    that is read, and one that codes windows half a row.
+    that is read, one that codes windows half a row, and one around another a topk.
     """
     from saekit.activations.pairs import Pair
-    from saekit.core.config import override, read_setting
+    from saekit.core.config import field_types, override, read_setting
     from saekit.saes.base import registry
     from saekit.train.run import Run
 
     given = dict(read_setting(s) for s in settings)
     d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
     sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
-    sae |= {k.removeprefix("sae."): v for k, v in given.items() if k.startswith("sae.")}
+    for path, value in given.items():
+        if path.startswith("sae."):
+            _put(sae, path.removeprefix("sae."), value)
+    if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
+        sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
+        sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
     event = registry.get(sae["name"]).event if "name" in sae else ()
     if "site" in event:
         sae = {"n_sites": len(raw["pair"]["read"])} | sae
@@ -141,6 +146,15 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     early = [s for s in settings if s.startswith("pair.")]
     pair = override(Pair.from_dict(raw["pair"]), [s.removeprefix("pair.") for s in early])
     return override(Run.from_dict({**raw, "pair": pair.to_dict(), "sae": sae}), settings)
+
+
+def _put(raw: dict[str, Any], path: str, value: Any) -> None:
+    """Set ``a.b`` of nested dicts; groups on the way are made where they are missing."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        raw[parent] = dict(raw.get(parent) or {})
+        raw = raw[parent]
+    raw[last] = value
 
 
 def default_folder(run: "Run") -> Path:
@@ -157,6 +171,8 @@ def _k_setting(arch: str, k: float | None) -> list[str]:
     from saekit.saes.base import registry
 
     fields = field_types(registry.get(arch))
+    if "inner" in fields:
+        return [s.replace("sae.", "sae.inner.", 1) for s in _k_setting("topk", k)]
     if "k" not in fields:
         near = "target_l0" if "target_l0" in fields else "l1_coefficient"
         raise ConfigError(f"`{arch}` keeps no fixed k; set its sparsity with --set sae.{near}=...")

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Scaling, Step
 
 
@@ -43,6 +43,7 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     """Chooses by batch in training, by a threshold in use."""
 
     cfg: BatchChoiceConfig
+    start = SHORT_COLUMNS
     cutoff_sum: Tensor  # decayed sum of the smallest kept values, act units
     cutoff_weight: Tensor  # decayed number of steps in it
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
 
@@ -58,6 +58,7 @@ class AbsTopKSAE(AffineSAE):
     """The weights and maps of `AbsTopK`."""
 
     cfg: AbsTopK
+    start = SHORT_COLUMNS
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineConfig, AffineSAE
+from saekit.saes._affine import LOW_BIAS, RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
 
 
@@ -71,8 +71,13 @@ class GatedSAE(AffineSAE):
 
     def __init__(self, cfg: Gated, generator: torch.Generator):
         super().__init__(cfg, generator)
+        self.b_enc.data.fill_(LOW_BIAS)
         self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+
+    @override
+    def rate_scales(self) -> dict[str, float]:
+        return RATES | {"b_mag": RATES["b_enc"], "r_mag": RATES["b_enc"]}
 
     def _open(self, x: Float[Tensor, "n d_in"]) -> tuple[Codes, Codes]:
         """Return the open gates and the activations there."""

@@ -11,8 +11,12 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineConfig, AffineSAE
+from saekit.saes._affine import RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
+
+# A threshold is of the size of a pre-activation, as a bias is. Faster than this, L0 is no closer
+# to its target and more latents die: measured, docs/training.md.
+THRESHOLD_RATE = 6.0
 
 
 @final
@@ -57,7 +61,7 @@ class JumpReLU(AffineConfig):
     penalty: Literal["target", "step", "tanh"] = "target"
     target_l0: float = 32.0
     l0_coefficient: float = 1.0
-    bandwidth: float = 0.1
+    bandwidth: float = 0.5
     tanh_scale: float = 4.0
     pre_act_coefficient: float = 0.0
     warm_up: float = 0.1
@@ -137,9 +141,7 @@ class JumpReLUSAE(AffineSAE):
 
     @override
     def rate_scales(self) -> dict[str, float]:
-        # Adam moves every number by about the rate. A threshold is of the size of a
-        # pre-activation, which is sqrt(d_in) times that of an entry of a unit column.
-        return {"threshold": self.cfg.d_in**0.5}
+        return RATES | {"threshold": THRESHOLD_RATE}
 
     @override
     @torch.no_grad()

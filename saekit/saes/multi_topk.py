@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
 
@@ -73,6 +73,7 @@ class MultiTopKSAE(AffineSAE):
     """The weights and maps of `MultiTopK`."""
 
     cfg: MultiTopK
+    start = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
         """Return the k largest of each token, from the largest down."""

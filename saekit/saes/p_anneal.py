@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts
-from saekit.saes._affine import AffineConfig, AffineSAE
+from saekit.saes._affine import LOW_BIAS, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Step, registry
 
 
@@ -85,6 +85,7 @@ class PAnnealSAE(AffineSAE):
 
     def __init__(self, cfg: PAnneal, generator: torch.Generator):
         super().__init__(cfg, generator)
+        self.b_enc.data.fill_(LOW_BIAS)
         if cfg.decoder == "free":
             self.W_dec.data.mul_(_parts.SHORT_ROWS)
 

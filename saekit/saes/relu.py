@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts
-from saekit.saes._affine import AffineConfig, AffineSAE
+from saekit.saes._affine import LOW_BIAS, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Step, registry
 
 
@@ -70,6 +70,7 @@ class ReLUSAE(AffineSAE):
 
     def __init__(self, cfg: ReLU, generator: torch.Generator):
         super().__init__(cfg, generator)
+        self.b_enc.data.fill_(LOW_BIAS)
         if cfg.decoder == "free":
             self.W_dec.data.mul_(_parts.SHORT_ROWS)
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.saes import _parts, _sparse
-from saekit.saes._affine import AffineSAE, AuxKConfig
+from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
 
@@ -62,6 +62,7 @@ class TopKSAE(AffineSAE):
     """The weights and maps of `TopK`."""
 
     cfg: TopK
+    start = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
         chosen = _parts.top_latents(x, self.W_enc, self.b_enc, k)

@@ -126,7 +126,7 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
         raise ConfigError(
             f"`n_ctx` is {run.n_ctx}; {model.name} reads {model.n_ctx_max} tokens at most."
         )
-    check_event(run.pair, run.sae, n_ctx=run.n_ctx, batch_tokens=run.batch_tokens)
+    check_event(run.pair, run.sae, n_ctx=run.n_ctx, batch_tokens=run.step_tokens)
 
 
 def _check_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:

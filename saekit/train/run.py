@@ -15,7 +15,10 @@ from saekit.train.resample import Resample
 from saekit.train.scaling import Centre, Normalise
 from saekit.train.schedule import Fall, Schedule
 
-REFERENCE_LR, REFERENCE_D_SAE = 1e-3, 2**14
+REFERENCE_LR, REFERENCE_D_SAE, REFERENCE_STEPS = 6e-4, 2**14, 2000  # measured: docs/training.md
+HIGHEST_LR = 1e-2
+SMALLEST_BATCH, LARGEST_BATCH = 2**8, 2**12  # tokens
+LONGEST_WARM_UP = 1000  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +42,14 @@ class Run(Config):
             fold into its weights; "none": as they are.
         centre: what is subtracted before: "mean", "geometric_median" (which a few far
             activations hardly move) or "none".
-        batch_tokens: tokens of an optimiser step.
+        batch_tokens: tokens of an optimiser step; null: the power of two from 256 to 4096
+            that gives about 2,000 steps or more.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
-        lr: peak learning rate; null: 1e-3 at 16,384 latents, and inversely with the square
-            root of the number of latents at other widths.
-        warm_up_steps: optimiser steps over which the rate grows linearly from 0.
+        lr: peak learning rate; null: 6e-4 at 16,384 latents and 2,000 steps, and inversely
+            with the square root of both, at most 1e-2.
+        warm_up_steps: optimiser steps over which the rate grows linearly from 0; null: a
+            twentieth of all, at most 1,000.
         schedule: how the rate falls at the end: "linear", "cosine", or "constant", not at
             all, where `decay` has no effect.
         decay: share of training, at its end, over which the rate falls.
@@ -68,6 +73,7 @@ class Run(Config):
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.3 (rate with the root of the width).
+        Rates, batches and warm-up were measured: docs/training.md.
     """
 
     name: ClassVar[str] = "run"
@@ -83,10 +89,10 @@ class Run(Config):
     rule: TokenRule = TokenRule()
     normalise: Normalise = "scale"
     centre: Centre = "mean"
-    batch_tokens: int = 2048
+    batch_tokens: int | None = None
     buffer_tokens: int = 2**19
     lr: float | None = None
-    warm_up_steps: int = 100
+    warm_up_steps: int | None = None
     schedule: Fall = "linear"
     decay: float = 0.5
     final_lr_share: float = 0.0
@@ -101,8 +107,8 @@ class Run(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"tokens": 1, "epochs": 1, "n_ctx": 2, "batch_tokens": 1, "log_steps": 1}
-        least |= {"warm_up_steps": 0, "buffer_tokens": self.batch_tokens}
+        least = {"tokens": 1, "epochs": 1, "batch_tokens": 1, "n_ctx": 2, "log_steps": 1}
+        least |= {"warm_up_steps": 0, "buffer_tokens": self.step_tokens}
         least |= {"dead_after_tokens": 1, "checkpoint_tokens": 1}
         for name, low in least.items():
             value = getattr(self, name)
@@ -161,12 +167,28 @@ class Run(Config):
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return math.ceil(self.total_tokens / self.batch_tokens)
+        return math.ceil(self.total_tokens / self.step_tokens)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an optimiser step; the last may have fewer."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens
+        wanted = max(self.total_tokens // REFERENCE_STEPS, 1)
+        return min(max(2 ** (wanted.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
 
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        return self.lr or REFERENCE_LR * math.sqrt(REFERENCE_D_SAE / self.sae.d_sae)
+        wider, longer = self.sae.d_sae / REFERENCE_D_SAE, self.total_steps / REFERENCE_STEPS
+        return self.lr or min(REFERENCE_LR / math.sqrt(wider * longer), HIGHEST_LR)
+
+    @property
+    def warm_up(self) -> int:
+        """Optimiser steps over which the rate grows."""
+        if self.warm_up_steps is not None:
+            return self.warm_up_steps
+        return min(self.total_steps // 20, LONGEST_WARM_UP)
 
     @property
     def dead_after(self) -> int:
@@ -181,6 +203,6 @@ class Run(Config):
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimiser step, counted from 0."""
         schedule = Schedule(
-            self.total_steps, self.warm_up_steps, self.schedule, self.decay, self.final_lr_share
+            self.total_steps, self.warm_up, self.schedule, self.decay, self.final_lr_share
         )
         return self.peak_lr * schedule.at(step)

@@ -91,7 +91,7 @@ class Training:
         return Step(self.index, self.index / self.run.total_steps, self.dead, seed)
 
     def _revive(self, x: Tensor, y: Tensor, loss: Loss) -> None:
-        cfg, size = self.run.resample, self.run.batch_tokens
+        cfg, size = self.run.resample, self.run.step_tokens
         total = self.run.total_tokens
         if cfg is None or not cfg.is_due((self.index - 1) * size, self.index * size, total):
             return
@@ -161,7 +161,7 @@ def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
     common: dict[str, Any] = {
         "tokens": run.tokens,
         "epochs": run.epochs,
-        "batch_tokens": run.batch_tokens,
+        "batch_tokens": run.step_tokens,
         "seed": run.seed,
     }
     if run.tokens <= run.buffer_tokens:

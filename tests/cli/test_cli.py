@@ -6,6 +6,7 @@ import pytest
 
 from saekit.cli.main import main
 from saekit.models.tiny import save_tiny
+from saekit.saes.base import registry
 from tests import world
 
 FAMILIES = ["llama", "gpt2", "gpt_neox", "gemma", "qwen"]
@@ -59,6 +60,40 @@ def test_the_whole_job_on_each_family(folder, capsys, family, tmp_path):
     assert code == 0 and json.loads(line)["tokens"] >= 1000
     code, line, _ = call(capsys, "report", out, "--json")
     assert code == 0 and json.loads(line)["bytes"] > 10_000
+
+
+SPARSITY = {  # settings in place of --k
+    "jumprelu": "target_l0=4", "relu": "l1_coefficient=1", "gated": "l1_coefficient=1",
+    "p_anneal": "l1_coefficient=1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", registry.names())
+def test_every_architecture_trains_and_is_measured(folder, capsys, arch, tmp_path):
+    out = tmp_path / "run"
+    base = words(folder, out, "llama", "--arch", arch)
+    if arch in SPARSITY:
+        at = base.index("--k")
+        base[at : at + 2] = ["--set", f"sae.{SPARSITY[arch]}"]
+    if "site" in registry.get(arch).event:
+        base += ["--site", "L0.resid_post"]
+    code, _, err = call(capsys, *base)
+    assert code == 0, err
+    small = ["--set", "n_tokens=1024", "--set", "ce_tokens=256", "--set", "n_blocks=4"]
+    code, line, err = call(capsys, "eval", out, *small, "--quiet", "--json")
+    assert code == 0, err
+    assert 0 < json.loads(line)["fvu"] < 2 and json.loads(line)["l0"] > 0
+
+
+def test_an_architecture_around_another_is_set_by_its_path(folder, capsys, tmp_path):
+    more = ["--arch", "skip", "--set", "sae.inner.name=gated", "--set", "sae.inner.warm_up=0.5"]
+    base = words(folder, tmp_path / "run", "llama", *more, "--target", "L1.mlp_out")
+    at = base.index("--k")
+    del base[at : at + 2]
+    code, _, err = call(capsys, *base)
+    assert code == 0, err
+    inner = json.loads((tmp_path / "run" / "run.json").read_text())["sae"]["inner"]
+    assert (inner["name"], inner["warm_up"], inner["d_sae"]) == ("gated", 0.5, 64)
 
 
 def test_a_config_file_gives_the_same_run_back(folder, trained, capsys, tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from saekit.core.errors import ConfigError, UnknownNameError
+from saekit.saes.topk import TopK
 from saekit.train.run import Run
 from tests import world
 
@@ -18,10 +19,30 @@ def test_the_rate_warms_up_holds_and_falls(tmp_path):
     assert run.lr_at(99) == pytest.approx(0.05)
 
 
-def test_the_rate_falls_with_the_root_of_the_width(tmp_path):
-    run = world.run(tmp_path, lr=None)
-    wide = dataclasses.replace(run, sae=dataclasses.replace(run.sae, d_sae=4 * run.sae.d_sae))
-    assert run.peak_lr == pytest.approx(2 * wide.peak_lr)
+def test_the_rate_falls_with_the_roots_of_width_and_length(tmp_path):
+    """6e-4 at 16,384 latents and 2,000 steps."""
+    sae = TopK(d_in=32, d_out=32, d_sae=2**14, k=4)
+    run = world.run(tmp_path, lr=None, sae=sae, tokens=2000 * 128)
+    assert run.peak_lr == pytest.approx(6e-4)
+    wide = dataclasses.replace(run, sae=dataclasses.replace(sae, d_sae=2**16))
+    assert wide.peak_lr == pytest.approx(3e-4)
+    assert dataclasses.replace(run, tokens=4 * run.tokens).peak_lr == pytest.approx(3e-4)
+    assert dataclasses.replace(run, tokens=128).peak_lr == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch"), [(1, 256), (600_000, 256), (2_100_000, 1024), (10**7, 4096), (10**9, 4096)]
+)
+def test_batches_grow_with_the_run(tmp_path, tokens, batch):
+    run = world.run(tmp_path, tokens=tokens, batch_tokens=None, buffer_tokens=2**13)
+    assert run.step_tokens == batch
+    assert world.run(tmp_path, tokens=tokens, batch_tokens=77).step_tokens == 77
+
+
+def test_the_warm_up_is_a_twentieth_at_most_a_thousand_steps(tmp_path):
+    for steps, wanted in ((10, 0), (400, 20), (10**6, 1000)):
+        run = world.run(tmp_path, tokens=steps * 128, batch_tokens=128, warm_up_steps=None)
+        assert run.warm_up == wanted
 
 
 @pytest.mark.parametrize(
