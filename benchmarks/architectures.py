@@ -62,7 +62,7 @@ def sae_config(name, settings, d_in, d_sae):
 def trained(run, harvest, stream):
     """Train on a stream from its beginning, as `saekit train` does."""
     scale = measure_scaling(harvest, run.sae, run.normalise, run.centre).x
-    stream.load(*stream.first)
+    stream = stream.again(batch_tokens=run.step_tokens, seed=run.seed)
     training = Training(run, harvest, stream=stream)
     while stream.served_tokens < run.total_tokens:
         x = scale.apply(stream.batch()[0])
@@ -100,7 +100,6 @@ def measure(lm, corpus, names, args):
                     harvest, tokens=run.tokens, epochs=run.epochs, batch_tokens=run.step_tokens,
                     seed=run.seed,
                 )  # fmt: skip
-                stream.first = stream.state()
             began = time.perf_counter()
             loaded = trained(run, harvest, stream)
             seconds = time.perf_counter() - began

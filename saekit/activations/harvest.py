@@ -15,6 +15,7 @@ from saekit.core.errors import DataError
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
+from saekit.saes.base import Scaling
 
 CALIBRATION_ROWS = 64
 
@@ -68,6 +69,9 @@ class Harvest:
         self.model, self.stream, self.pair = model, stream, pair
         self.batch_rows = batch_rows
         self.counts = Counts()
+        # By site read, of what is read and what is predicted: how sites that share an SAE are
+        # brought to one size. Set by training; empty where activations are left as they are.
+        self.scalings: dict[Site, tuple[Scaling, Scaling]] = {}
         for site in pair.sites:
             model.check_site(site)
         self.rules = fitted or self._calibrate(rule)
@@ -116,14 +120,20 @@ class Harvest:
             row, pos = places.get(read, first)
             return acts[site][row[:, None], pos] if pair.window else acts[site][row, pos]
 
-        x = pair.arrange([of(s, s) for s in pair.reads])
+        x = pair.arrange([self._scaled(of(s, s), s, 0) for s in pair.reads])
         y = x
         if not pair.is_autoencoder:
             both = zip(pair.reads, pair.writes, strict=True)
-            y = pair.arrange([of(write, read) for read, write in both])
+            y = pair.arrange([self._scaled(of(write, read), read, 1) for read, write in both])
         row = torch.cat([row for row, _ in places.values()])
         pos = torch.cat([pos[:, 0] if pair.window else pos for _, pos in places.values()])
         return ActBatch(x, y, row + rows.first_row, pos)
+
+    def _scaled(self, acts: Tensor, read: Site, side: int) -> Tensor:
+        """Return activations, scaled in float32 where their site has a scaling of its own."""
+        if read not in self.scalings:
+            return acts
+        return self.scalings[read][side].apply(acts.float()).to(acts.dtype)
 
     def _place(
         self, rows: Rows, kept: Bool[Tensor, "batch n_ctx"]

@@ -73,6 +73,11 @@ class Pair(Config):
         return self.window or 1
 
     @property
+    def shares(self) -> bool:
+        """Whether several sites share one SAE, a row each."""
+        return self.fold and len(self.read) > 1
+
+    @property
     def reads(self) -> list[Site]:
         """The sites read."""
         return [parse_site(n) for n in self.read]

@@ -7,6 +7,7 @@ batch ends at the last event that ends within its tokens, so that n batches hold
 """
 
 import abc
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,17 @@ class Resident(Shuffle):
             progress.add(len(acts.x) * self.event_tokens)
         progress.close()
         self._order = (-1, torch.empty(0))  # epoch, and its order
+
+    def again(self, *, batch_tokens: int | None = None, seed: int | None = None) -> "Resident":
+        """Return the same activations from the beginning, in other batches or another order.
+
+        They are shared, not copied, so that many SAEs can be trained on one harvest.
+        """
+        twin = copy.copy(self)
+        twin.served_events, twin._order = 0, (-1, torch.empty(0))
+        twin.batch_tokens = batch_tokens or self.batch_tokens
+        twin.seed = self.seed if seed is None else seed
+        return twin
 
     @override
     def batch(self) -> Batch:

@@ -41,7 +41,7 @@ def evaluate(
     from saekit.evals.base import registry
     from saekit.hub.native import load
 
-    loaded = load(run)
+    loaded = load(run, site=site)
     config = override(registry.get(name)(), settings or [])
     lm = model_of(loaded, device)
     result = measure(
@@ -118,6 +118,11 @@ def measure(
         raise ConfigError(
             f"The SAE reads {', '.join(map(str, ways))}; got {site or 'no site'}. Name one of "
             f"them with --site."
+        )
+    if card.scalings and card.at != str(read):
+        raise ConfigError(
+            f"The SAE was loaded for activations of {card.at or 'no site'}; got {read}. Load "
+            f"it with site={str(read)!r}."
         )
     subject = Subject(
         sae=loaded.sae,

@@ -1,10 +1,11 @@
 """Card: what an SAE was made from, and what it needs to be used rightly."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule
+from saekit.saes.base import Scaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,11 @@ class Card:
         tokens: training tokens seen, over all epochs.
         run: the run's settings, as `Run.to_dict` gives them; empty for SAEs from elsewhere.
         provenance: see `saekit.core.provenance.collect`.
+        scalings: by site read, of what is read and what is predicted: what brings activations
+            of sites that share the SAE to the size it was trained at; empty where the SAE
+            takes raw activations. Not part of the record: `hub.native` keeps them as tensors.
+        at: the site whose raw activations the weights beside this card take, where one was
+            named on loading. Not part of the record.
     """
 
     model: dict[str, Any]
@@ -32,11 +38,14 @@ class Card:
     tokens: int
     run: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    scalings: dict[str, tuple[Scaling, Scaling]] = field(default_factory=dict)
+    at: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record."""
         rules = {site: rule.to_dict() for site, rule in self.rules.items()}
-        plain = {k: v for k, v in asdict(self).items() if k not in ("pair", "rules")}
+        apart = ("pair", "rules", "scalings", "at")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in apart}
         return plain | {"pair": self.pair.to_dict(), "rules": rules}
 
     @staticmethod

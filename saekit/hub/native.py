@@ -1,16 +1,26 @@
-"""saekit's own files of an SAE: config.json, weights.safetensors, card.json."""
+"""saekit's own files of an SAE: config.json, weights.safetensors, card.json.
 
+An SAE that several sites share, a row each, was trained on activations brought to one size by
+site. Its weights are those of scaled activations, and scalings.safetensors holds the scalings;
+`load` rewrites the weights for the raw activations of the site it is given.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.saes.base import SAE, SAEConfig
+from saekit.models.sites import parse_site
+from saekit.saes.base import SAE, SAEConfig, Scaling
 
 FORMAT, VERSION = "saekit", 1
+SCALINGS = "scalings.safetensors"
+SIDES = ("read", "write")
 
 
 class Loaded(NamedTuple):
@@ -31,21 +41,36 @@ def save(sae: SAE, card: Card, folder: Path) -> Path:
             raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
     write_tensors(folder / "weights.safetensors", sae.state_dict())
     write_json(folder / "card.json", card.to_dict())
+    if card.scalings:
+        write_tensors(folder / SCALINGS, _tensors(card.scalings))
     config = {
         "format": FORMAT,
         "version": VERSION,
         "sae": sae.cfg.to_dict(),
         "weights_sha256": sha256_of(folder / "weights.safetensors"),
     }
+    if card.scalings:
+        config["scalings_sha256"] = sha256_of(folder / SCALINGS)
     write_json(folder / "config.json", config)
     return folder
 
 
-def load(folder: Path | str, device: str = "cpu") -> Loaded:
+def load(
+    folder: Path | str, device: str = "cpu", *, site: str | None = None, scaled: bool = False
+) -> Loaded:
     """Read an SAE that `save` wrote; `folder` may also be a run that holds one in `sae/`.
+
+    Args:
+        folder: where it is.
+        device: where it goes.
+        site: whose raw activations it will be given; needed where several sites share it, and
+            where not, one of those it reads.
+        scaled: of a shared SAE, the weights as trained: for activations that
+            ``card.scalings[site][0].apply`` has scaled.
 
     Raises:
         FormatError: files are missing, damaged, or of another format.
+        ConfigError: a site is needed, or it does not read this one.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
@@ -60,13 +85,61 @@ def load(folder: Path | str, device: str = "cpu") -> Loaded:
             f"{folder} is of format version {raw['version']}; this saekit reads up to {VERSION}. "
             f"Upgrade saekit."
         )
-    weights = folder / "weights.safetensors"
-    if not weights.exists() or sha256_of(weights) != raw["weights_sha256"]:
-        raise FormatError(f"{weights} is missing or damaged: its SHA-256 is not the recorded one.")
+    shared = "scalings_sha256" in raw
+    weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
     try:
         sae = SAEConfig.from_dict(raw["sae"]).build(torch.Generator().manual_seed(0))
         sae.load_state_dict(read_tensors(weights))
         card = Card.from_dict(read_json(folder / "card.json"))
+        if shared:
+            tensors = read_tensors(_whole(folder / SCALINGS, raw["scalings_sha256"]))
+            card = replace(card, scalings=_scalings(tensors))
     except (ConfigError, RuntimeError, KeyError, TypeError) as error:
         raise FormatError(f"{folder} does not hold what its config says: {error}") from error
-    return Loaded(sae.eval().to(device), card)
+    if site is not None or (shared and not scaled):
+        site = _checked(site, card, folder)
+    if shared and not scaled:
+        sae.rescale(*card.scalings[str(site)])
+    return Loaded(sae.eval().to(device), replace(card, at=site))
+
+
+def _whole(file: Path, sha256: str) -> Path:
+    if not file.exists() or sha256_of(file) != sha256:
+        raise FormatError(f"{file} is missing or damaged: its SHA-256 is not the recorded one.")
+    return file
+
+
+def _checked(site: str | None, card: Card, folder: Path) -> str:
+    reads = [str(s) for s in card.pair.reads]
+    found = None if site is None else str(parse_site(site))
+    if found not in reads:
+        why = "each with a size of its own" if card.scalings else "and no other"
+        raise ConfigError(
+            f"The SAE in {folder} reads {', '.join(reads)}, {why}; got {site or 'no site'}. Name "
+            f"the one whose activations it will be given."
+        )
+    return str(found)
+
+
+def _tensors(scalings: dict[str, tuple[Scaling, Scaling]]) -> dict[str, Tensor]:
+    found = {}
+    for site, both in scalings.items():
+        for side, scaling in zip(SIDES, both if both[0] is not both[1] else both[:1], strict=False):
+            found[f"{site}/{side}/mean"] = scaling.mean
+            found[f"{site}/{side}/scale"] = torch.tensor(scaling.scale, dtype=torch.float64)
+            if scaling.matrix is not None:
+                found[f"{site}/{side}/matrix"] = scaling.matrix
+    return found
+
+
+def _scalings(tensors: dict[str, Tensor]) -> dict[str, tuple[Scaling, Scaling]]:
+    def one(start: str) -> Scaling:
+        mean, scale = tensors[f"{start}/mean"], float(tensors[f"{start}/scale"])
+        return Scaling(mean, scale, tensors.get(f"{start}/matrix"))
+
+    found = {}
+    for site in dict.fromkeys(name.split("/")[0] for name in tensors):
+        read = one(f"{site}/{SIDES[0]}")
+        target = f"{site}/{SIDES[1]}"  # left out where it is what is read
+        found[site] = (read, one(target) if f"{target}/mean" in tensors else read)
+    return found

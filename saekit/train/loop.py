@@ -18,7 +18,7 @@ from saekit.train import checkpoint
 from saekit.train.log import Log
 from saekit.train.meter import Meter
 from saekit.train.run import Run
-from saekit.train.scaling import check_foldable, measure_scaling
+from saekit.train.scaling import fit_scaling
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training
 
@@ -49,8 +49,7 @@ def train(
     began = time.monotonic()
     _check(run, model, out, resume)
     harvest = open_harvest(run, model)
-    scale_x, scale_y, baseline = measure_scaling(harvest, run.sae, run.normalise, run.centre)
-    check_foldable(run.sae, scale_x, scale_y)
+    scale_x, scale_y, baseline = fit_scaling(harvest, run.sae, run.normalise, run.centre)
     training = Training(run, harvest, shown=shown)
     last_step = training.restore(out / "checkpoints") if resume else 0
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
@@ -161,6 +160,7 @@ def card_of(run: Run, harvest: Harvest, training: Training) -> Card:
         tokens=training.stream.served_tokens,
         run=run.to_dict(),
         provenance=provenance.collect(run.seed),
+        scalings={str(site): both for site, both in harvest.scalings.items()},
     )
 
 

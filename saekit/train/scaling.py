@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saekit.activations.batch import ActBatch
 from saekit.activations.harvest import CALIBRATION_ROWS, Counts, Harvest
+from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.seeds import generator
 from saekit.saes.base import SAEConfig, Scaling
@@ -87,6 +88,42 @@ def measure_scaling(
     x, y = scalings[0], scalings[-1]
     mean = (sides[-1].sum / sides[-1].n).to(y.mean)
     return Scalings(x, y, y.apply(mean[None])[0])
+
+
+def fit_scaling(
+    harvest: Harvest, cfg: SAEConfig, normalise: Normalise = "scale", centre: Centre = "mean"
+) -> Scalings:
+    """Return the scalings that training applies, after refusing what could not be folded.
+
+    Sites that share an SAE, a row each, have a scaling each: the harvest applies it, and what
+    is returned leaves activations as they are.
+
+    Raises:
+        ConfigError: the architecture cannot take it, or the text is too short.
+        TrainingError: activations do not vary.
+    """
+    pair = harvest.pair
+    if not pair.shares:
+        found = measure_scaling(harvest, cfg, normalise, centre)
+        check_foldable(cfg, found.x, found.y)
+        return found
+    baselines = []
+    for read, write in zip(pair.reads, pair.writes, strict=True):
+        target = () if pair.is_autoencoder else (str(write),)
+        alone = Harvest(
+            harvest.model,
+            harvest.stream,
+            Pair(read=(str(read),), write=target, window=pair.window),
+            harvest.rules[str(read)].rule,
+            batch_rows=harvest.batch_rows,
+            fitted=harvest.rules,
+        )
+        found = measure_scaling(alone, cfg, normalise, centre)
+        check_foldable(cfg, found.x, found.y)
+        harvest.scalings[read] = (found.x, found.y)
+        baselines.append(found.baseline)
+    none = Scaling(torch.zeros(cfg.d_in), 1.0), Scaling(torch.zeros(cfg.d_out), 1.0)
+    return Scalings(*none, torch.stack(baselines).mean(0))
 
 
 def check_foldable(cfg: SAEConfig, x: Scaling, y: Scaling) -> None:

@@ -152,3 +152,17 @@ def test_windows_are_served_in_as_many_batches_as_their_tokens_fill(kind, window
 def test_too_little_text_for_windows_says_so():
     with pytest.raises(DataError, match="in windows of 64"):
         rest(make(64, Text(n_passes=1, window=64)))
+
+
+def test_one_harvest_serves_other_orders_and_batches():
+    text = Text()
+    first = make("resident", text)
+    passes = text.passes
+    wanted = rest(make("resident", batch=100, seed=5))
+    first.batch()
+    other = first.again(batch_tokens=100, seed=5)
+    found = rest(other)
+    assert text.passes == passes  # nothing was harvested again
+    assert first.served_tokens == 64  # and the first goes on where it was
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a[0], b[0])
