@@ -15,9 +15,9 @@ the first, and `fvu_at_k` is read off between the two nearest, linearly in the l
 and L0; outside what was reached there is none. Intervals are 95 %, Student's t over seeds.
 
 By default the four architectures that decide and multi_topk run; `--all` adds relu, gated and
-p_anneal. `--tune` also gives each peer the best of four learning rates (a third, one, three and
-ten times its own, whose numbers are meant for longer runs; sparsify with Adam too), chosen on
-the first seed by held-out FVU at equal L0, which flatters the peer.
+p_anneal. `--tune` also gives each peer the best of a few learning rates
+(`TRIED` times its own; sparsify with Adam too), chosen on the first seed by held-out FVU at equal
+L0, which flatters the peer.
 `--check` exits 1 unless saekit's mean FVU is below every peer's for the four architectures that
 count, at equal L0; a peer that never came near it counts by its nearest run where that has the
 larger L0, and fails the check where that leaves it undecided.
@@ -73,6 +73,12 @@ COEFFICIENTS = {
     ("dictionary_learning", "p_anneal"): (0.01, True), ("saekit", "relu"): (5.0, True),
     ("saekit", "gated"): (5.0, True), ("saekit", "p_anneal"): (5.0, True),
 }  # fmt: skip
+# Multiples of a peer's own rate that --tune tries. Those of Adam are meant for runs of 10^4 steps.
+TRIED = {
+    "sae_lens": (3.0, 10.0, 30.0),
+    "dictionary_learning": (3.0, 10.0, 30.0),
+    "sparsify": (1 / 3, 3.0),
+}
 NEAR = 0.03  # an L0 so close to k is at k
 CLOSE = 2.0  # between two L0 no further apart than this factor, values at k are read off
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -407,10 +413,10 @@ def tuned(bench, trainer, arch):
     usual = next(
         r for s, r in bench.done.items() if s[:3] == (trainer, arch, seed) and s.lr is None
     )
-    choices = [{}, *({"lr": usual["settings"]["lr"] * f} for f in (1 / 3, 3.0, 10.0))]
+    choices = [{}, *({"lr": usual["settings"]["lr"] * f} for f in TRIED[trainer])]
     if trainer == "sparsify":
         rate = 2e-4 * (2**14 / bench.options.d_sae) ** 0.5
-        choices += [{"lr": rate * f, "optimiser": "adam"} for f in (1.0, 3.0, 10.0)]
+        choices += [{"lr": rate * f, "optimiser": "adam"} for f in (10.0, 30.0)]
 
     def worse(extra):
         """Return what sorts choices: FVU at k, and where k is not reached how far it is."""

@@ -12,6 +12,7 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts, _sparse
+from saekit.saes._affine import RATES, SHORT_COLUMNS
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
 START_NORM = 0.1  # of decoder rows where nothing limits how many latents are on
@@ -125,6 +126,8 @@ class CrosscoderSAE(SAE):
         if cfg.activation == "relu":
             rows = rows * START_NORM
         # Latent-major, so that a latent's weights at all sites are one row: see _sparse.
+        if cfg.activation == "batch_topk":
+            read = read * SHORT_COLUMNS
         self.W_enc = nn.Parameter(read.clone().view(d_sae, sites, cfg.d_in).permute(1, 2, 0))
         self.W_dec = nn.Parameter(rows.clone().view(d_sae, sites, cfg.d_out).transpose(0, 1))
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
@@ -132,6 +135,10 @@ class CrosscoderSAE(SAE):
         self.register_buffer("site_weight", torch.ones(sites))
         self.register_buffer("cutoff_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("cutoff_weight", torch.zeros((), dtype=torch.float64))
+
+    @override
+    def rate_scales(self) -> dict[str, float]:
+        return RATES
 
     @property
     def threshold(self) -> Float[Tensor, ""]:

@@ -54,7 +54,8 @@ class JumpReLU(AffineConfig):
         threshold, step); Conerly et al. 2025, "Circuits Updates - January 2025" (tanh and
         pre-activation loss); the target form is that of Gemma Scope 2 (2025).
         Differs: the threshold itself is the parameter, not its logarithm, so that Adam's
-        step is in act units.
+        step is in act units; below half a bandwidth it learns nothing from negative
+        pre-activations.
     """
 
     name: ClassVar[str] = "jumprelu"
