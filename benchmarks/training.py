@@ -1,10 +1,13 @@
 """What each setting of training is worth: one architecture, one setting changed at a time.
 
     python benchmarks/training.py [--quick] [--arch NAME] [--seeds 0 1] [--json FILE]
+    python benchmarks/training.py --widths 1024 4096 16384 65536 131072
 
 Harvests the middle layer of the embedded model once, trains the architecture with saekit's
 defaults and with each change of `VARIANTS`, and measures each with the core evaluation on
-held-out text. Prints a Markdown table. `--quick` trains a few steps, to see that all work.
+held-out text. Prints a Markdown table. `--widths` trains the defaults at several widths instead,
+with half and twice the rate beside them up to 16,384 latents. `--quick` trains a few steps, to
+see that all work.
 """
 
 import argparse
@@ -59,16 +62,27 @@ VARIANTS: dict[str, dict] = {
 def run_of(corpus, pair, args, seed, changes):
     changes = dict(changes)
     sae = {"k": 32} | changes.pop("sae", {})
+    width = changes.pop("d_sae", args.d_sae)
     times = changes.pop("lr_times", 1.0)
     if "resample" in changes:
         share = changes["resample"]["every_tokens"]
         changes["resample"] = {"every_tokens": int(share * args.tokens)}
     raw = Run(
         model=MODEL, pair=pair, corpus=corpus, tokens=args.tokens, seed=seed,
-        sae=sae_config(args.arch, sae, 576, args.d_sae), buffer_tokens=max(args.tokens, 4096),
+        sae=sae_config(args.arch, sae, 576, width), buffer_tokens=max(args.tokens, 4096),
     ).to_dict()  # fmt: skip
     run = Run.from_dict(raw | changes)
     return Run.from_dict(run.to_dict() | {"lr": run.peak_lr * times})
+
+
+def widths(wanted):
+    """Return the defaults at several widths, and other rates beside them while they are cheap."""
+    found = {}
+    for width in wanted:
+        found[f"{width:,} latents"] = {"d_sae": width}
+        for times in (0.5, 2.0) if width <= 2**14 else ():
+            found[f"{width:,} latents, lr x {times}"] = {"d_sae": width, "lr_times": times}
+    return found
 
 
 def main():
@@ -76,6 +90,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--arch", default="batch_topk")
     parser.add_argument("--only", nargs="*", default=None, help="names of variants")
+    parser.add_argument("--widths", type=int, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--d-sae", type=int, default=2048)
@@ -86,7 +101,7 @@ def main():
         args.tokens, args.d_sae, args.eval_tokens, args.seeds = 10_000, 512, 2048, [0]
     lm, corpus, pair = load(MODEL), open_corpus("packaged"), pair_of(args.arch)
     harvest, stream, rows = None, None, []
-    for name, changes in VARIANTS.items():
+    for name, changes in (widths(args.widths) or VARIANTS).items():
         if args.only and name not in args.only:
             continue
         found = []

@@ -36,9 +36,8 @@ def save(sae: SAE, card: Card, folder: Path) -> Path:
     Raises:
         DataError: a weight is not finite.
     """
-    for name, weight in sae.state_dict().items():
-        if not weight.isfinite().all():
-            raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
+    if name := _not_finite(sae):
+        raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
     write_tensors(folder / "weights.safetensors", sae.state_dict())
     write_json(folder / "card.json", card.to_dict())
     if card.scalings:
@@ -96,11 +95,18 @@ def load(
             card = replace(card, scalings=_scalings(tensors))
     except (ConfigError, RuntimeError, KeyError, TypeError) as error:
         raise FormatError(f"{folder} does not hold what its config says: {error}") from error
+    if name := _not_finite(sae):
+        raise FormatError(f"`{name}` in {weights} has values that are not finite.")
     if site is not None or (shared and not scaled):
         site = _checked(site, card, folder)
     if shared and not scaled:
         sae.rescale(*card.scalings[str(site)])
     return Loaded(sae.eval().to(device), replace(card, at=site))
+
+
+def _not_finite(sae: SAE) -> str | None:
+    """Return the name of a weight or buffer with NaN or infinity in it."""
+    return next((n for n, w in sae.state_dict().items() if not w.isfinite().all()), None)
 
 
 def _whole(file: Path, sha256: str) -> Path:

@@ -16,8 +16,6 @@ def demo() -> Run:
         tokens=300_000,
         epochs=3,
         batch_tokens=1024,
-        lr=5e-3,
-        decay=1.0,
         dead_after_tokens=60_000,
         seed=0,
     )

@@ -8,6 +8,7 @@ import torch
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.errors import DataError, FormatError
+from saekit.core.files import read_tensors, sha256_of, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.native import load, save
 from saekit.saes.base import registry
@@ -79,3 +80,15 @@ def test_nan_is_never_saved(tmp_path):
     with pytest.raises(DataError, match="W_dec"):
         save(sae, card(), tmp_path)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_on_loading(tmp_path):
+    save(built("topk"), card(), tmp_path)
+    weights = read_tensors(tmp_path / "weights.safetensors")
+    weights["W_dec"][3, 1] = float("nan")
+    write_tensors(tmp_path / "weights.safetensors", weights)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["weights_sha256"] = sha256_of(tmp_path / "weights.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(FormatError, match="`W_dec`.*not finite"):
+        load(tmp_path)
