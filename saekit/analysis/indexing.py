@@ -21,6 +21,7 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.native import Loaded
 from saekit.models.base import LanguageModel
+from saekit.models.sites import Site, parse_site
 
 BATCH_ROWS = 16
 TOP_LOGITS = 8
@@ -61,16 +62,18 @@ def make_index(
             f"Only SAEs of single activations can be indexed so far; `{sae.cfg.name}` codes "
             f"{' and '.join(sae.cfg.event)} jointly."
         )
-    if len(card.pair.reads) != 1:
-        raise ConfigError(f"Only SAEs of one site can be indexed so far; got {card.pair.label}.")
+    ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
+    if len(ways) != 1 and card.at is None:
+        raise ConfigError(
+            f"Several sites share this SAE: {', '.join(map(str, ways))}. Load it for one of them."
+        )
+    read = parse_site(card.at) if card.at else card.pair.reads[0]
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
     stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
-    rule = card.rules[str(card.pair.reads[0])].rule
-    harvest = Harvest(
-        lm, stream, Pair(read=card.pair.read), rule, batch_rows=BATCH_ROWS, fitted=card.rules
-    )
+    rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
+    harvest = Harvest(lm, stream, pair, rule, batch_rows=BATCH_ROWS, fitted=card.rules)
     need_space(out, tokens * 32 * 24)
     writer = LatentStoreWriter(
         out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae, meta={"card": card.to_dict(), "split": split}
@@ -79,13 +82,13 @@ def make_index(
     if not n_tokens:
         raise DataError("The text holds no token that counts; give the corpus more text.")
     store = writer.close()
-    found = _tables(store, loaded, lm, out, max_acts or MaxActs(n=8))
+    found = _tables(store, loaded, ways[read], lm, out, max_acts or MaxActs(n=8))
     counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
     seconds = time.monotonic() - began
     write_json(
         out / "index.json",
         counts
-        | {"seconds": seconds, "split": split, "corpus": stream.provenance()}
+        | {"seconds": seconds, "split": split, "site": str(read), "corpus": stream.provenance()}
         | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
     )
     return counts | {"seconds": seconds}
@@ -111,13 +114,17 @@ def _encode(
 
 
 def _tables(
-    store: LatentStore, loaded: Loaded, lm: LanguageModel, out: Path, max_acts: MaxActs
+    store: LatentStore,
+    loaded: Loaded,
+    written: Site,
+    lm: LanguageModel,
+    out: Path,
+    max_acts: MaxActs,
 ) -> int:
     """Write what is read of a store by people, and return its number of entries."""
     stats = LatentStats().run(store)
     stats.write_csv(out / "latents.csv")
     found = contexts(store, max_acts.peaks(store), lm.tokenizer.pieces)
-    written = loaded.card.pair.writes[0]
     logits = None
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
         logits = top_logits(lm, loaded.sae.directions().detach(), TOP_LOGITS).records()

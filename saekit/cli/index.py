@@ -14,6 +14,9 @@ def index(
     tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 300_000,
     contexts: Annotated[int, typer.Option(help="Top contexts kept per latent.")] = 8,
     corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Which site, where several share the SAE. [the one it reads]")
+    ] = None,
     split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/index]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -34,7 +37,7 @@ def index(
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     max_acts = MaxActs(n=contexts)
-    loaded = load(run)
+    loaded = load(run, site=site)
     text = None
     if corpus is not None or split != "train":
         chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])

@@ -122,7 +122,7 @@ def _checked(site: str | None, card: Card, folder: Path) -> str:
         why = "each with a size of its own" if card.scalings else "and no other"
         raise ConfigError(
             f"The SAE in {folder} reads {', '.join(reads)}, {why}; got {site or 'no site'}. Name "
-            f"the one whose activations it will be given."
+            f"the one whose activations it will be given: site=, on a command line --site."
         )
     return str(found)
 

@@ -85,6 +85,21 @@ def test_every_architecture_trains_and_is_measured(folder, capsys, arch, tmp_pat
     assert 0 < json.loads(line)["fvu"] < 2 and json.loads(line)["l0"] > 0
 
 
+def test_an_sae_that_sites_share_is_used_site_by_site(folder, capsys, tmp_path):
+    out = tmp_path / "run"
+    code, _, err = call(capsys, *words(folder, out), "--site", "L0.resid_post", "--fold")
+    assert code == 0, err
+    for verb in ("eval", "index"):
+        code, _, err = call(capsys, verb, out, "--quiet")
+        assert code == 2 and "--site" in err
+        more = ["--tokens", 500] if verb == "index" else ["--set", "n_tokens=512"]
+        more += [] if verb == "index" else ["--set", "ce_tokens=0"]
+        code, _, err = call(capsys, verb, out, "--site", "L0.resid_post", *more, "--quiet")
+        assert code == 0, err
+    assert json.loads((out / "index" / "index.json").read_text())["site"] == "L0.resid_post"
+    assert call(capsys, "report", out)[0] == 0
+
+
 def test_an_architecture_around_another_is_set_by_its_path(folder, capsys, tmp_path):
     more = ["--arch", "skip", "--set", "sae.inner.name=gated", "--set", "sae.inner.warm_up=0.5"]
     base = words(folder, tmp_path / "run", "llama", *more, "--target", "L1.mlp_out")
