@@ -38,9 +38,9 @@ SETTINGS: dict[str, list[dict]] = {
     "matryoshka": KS,
     "matching_pursuit": KS,
     "jumprelu": [{"target_l0": k} for k in (16, 32, 64)],
-    "relu": [{"l1_coefficient": c} for c in (3.0, 5.0, 8.0)],
-    "p_anneal": [{"l1_coefficient": c} for c in (3.0, 5.0, 8.0)],
-    "gated": [{"l1_coefficient": c} for c in (1.0, 2.0, 4.0)],
+    "relu": [{"l1_coefficient": c} for c in (1.0, 2.0, 3.5)],
+    "p_anneal": [{"l1_coefficient": c} for c in (0.7, 1.2, 2.5)],
+    "gated": [{"l1_coefficient": c} for c in (2.5, 4.0, 7.0)],
     "standardised": [{"inner": {"name": "topk", "k": k}} for k in (16, 32, 64)],
     "temporal": KS,
     "crosscoder": KS,
@@ -116,16 +116,15 @@ def measure(lm, corpus, names, args):
 
 def table(rows):
     """Return the figures as Markdown, best first within a band of latents per token."""
-    lines = ["| architecture | setting | L0 | FVU [95 %] | CE recovered | dead % | train s |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| architecture | setting | L0 | FVU [95 %] | CE recovered | dead % |"]
+    lines.append("|---|---|---|---|---|---|")
     for r in sorted(rows, key=lambda r: (list(SETTINGS).index(r["name"]), r["l0"][0])):
         fvu, ce = r["fvu"], r["ce_recovered_mean"][0]
         setting = ", ".join(f"{k}={v}" for k, v in r["settings"].items() if k != "inner")
         setting = setting or f"k={r['settings']['inner']['k']}"
         lines.append(
             f"| {r['name']} | {setting} | {r['l0'][0]:.1f} | {fvu[0]:.4f} "
-            f"[{fvu[1]:.4f}, {fvu[2]:.4f}] | {ce:.4f} | {100 * r['dead'][0]:.1f} | "
-            f"{r['seconds']:.0f} |"
+            f"[{fvu[1]:.4f}, {fvu[2]:.4f}] | {ce:.4f} | {100 * r['dead'][0]:.1f} |"
         )
     return "\n".join(lines)
 
@@ -166,6 +165,8 @@ def main():
     parser.add_argument("--ce-tokens", type=int, default=2**12)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--with", dest="others", type=Path, nargs="*", default=[],
+                        help="results of --json whose other architectures are shown too")
     args = parser.parse_args()
     if args.quick:
         args.tokens, args.d_sae, args.eval_tokens, args.ce_tokens = 10_000, 512, 2048, 512
@@ -177,6 +178,9 @@ def main():
         wanted = [n for n in SETTINGS if n in group and n in names]
         if wanted:
             rows += measure(lm, corpus, wanted, args)
+    for path in args.others:
+        known = {row["name"] for row in rows}
+        rows += [r for r in json.loads(path.read_text())["rows"] if r["name"] not in known]
     if args.json:
         args.json.write_text(json.dumps({"args": vars(args) | {
             "json": None, "figure": None}, "rows": rows}, indent=1, default=str) + "\n")

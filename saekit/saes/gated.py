@@ -43,7 +43,7 @@ class Gated(AffineConfig):
     """
 
     name: ClassVar[str] = "gated"
-    l1_coefficient: float = 5.0
+    l1_coefficient: float = 4.0
     warm_up: float = 0.05
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ class PAnneal(AffineConfig):
 
     name: ClassVar[str] = "p_anneal"
     decoder: Literal["unit", "free"] = "free"
-    l1_coefficient: float = 5.0
+    l1_coefficient: float = 1.2
     end_p: float = 0.2
     anneal_from: float = 0.2
     smoothing: float = 1e-2

@@ -42,7 +42,7 @@ class ReLU(AffineConfig):
 
     name: ClassVar[str] = "relu"
     decoder: Literal["unit", "free"] = "free"
-    l1_coefficient: float = 5.0
+    l1_coefficient: float = 2.0
     p: float = 1.0
     warm_up: float = 0.05
 
