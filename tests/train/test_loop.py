@@ -89,7 +89,7 @@ def test_a_transcoder_and_a_multi_layer_sae_train(lm, tmp_path):
         train(world.run(tmp_path, pair=pair, epochs=2), lm, out, shown=False)
         log = [r for r in read_json_lines(out / "log.jsonl") if r["kind"] == "step"]
         assert log[-1]["fvu"] < log[0]["fvu"]
-        assert load(out).card.pair == pair
+        assert load(out, site=pair.read[0]).card.pair == pair
 
 
 @pytest.mark.parametrize("buffer_tokens", [512, 10_000])

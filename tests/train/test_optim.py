@@ -95,11 +95,12 @@ def test_without_momentum_signum_leaves_what_has_no_gradient():
 def test_rates_are_scaled_by_parameter(optimiser):
     cfg = JumpReLU(d_in=16, d_out=16, d_sae=16, target_l0=4.0)
     sae, descent = build(optimiser, cfg)
-    assert sae.rate_scales() == {"threshold": 4.0}
+    scales, names = sae.rate_scales(), {id(p): name for name, p in sae.named_parameters()}
+    assert scales["threshold"] > 1 and "W_enc" not in scales
     descent.step(0.5)
     for group in (g for part in descent.parts for g in part.param_groups):
         (parameter,) = group["params"]
-        assert group["lr"] == (2.0 if parameter is sae.threshold else 0.5)
+        assert group["lr"] == 0.5 * scales.get(names[id(parameter)], 1.0)
         assert group["weight_decay"] == (optimiser.weight_decay if parameter.ndim == 2 else 0)
 
 
@@ -109,7 +110,11 @@ def test_adam_is_that_of_torch():
     sae, descent = build(Optimiser(), cfg)
     other = cfg.build(torch.Generator().manual_seed(0))
     steps(sae, descent, lr=0.01)
-    plain = torch.optim.Adam(other.parameters(), 0.01, betas=(0.9, 0.999), eps=1e-8)
+    scales = other.rate_scales()
+    groups = [
+        {"params": [p], "lr": 0.01 * scales.get(name, 1.0)} for name, p in other.named_parameters()
+    ]
+    plain = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-8)
     g = torch.Generator().manual_seed(0)
     for i in range(5):
         x = torch.randn(32, 8, generator=g)
