@@ -63,7 +63,7 @@ def trained(run, harvest, stream):
     """Train on a stream from its beginning, as `saekit train` does."""
     scale = measure_scaling(harvest, run.sae, run.normalise, run.centre).x
     stream = stream.again(batch_tokens=run.step_tokens, seed=run.seed)
-    training = Training(run, harvest, stream=stream)
+    training = Training(run, stream, harvest.model.device)
     while stream.served_tokens < run.total_tokens:
         x = scale.apply(stream.batch()[0])
         training.step(x, x)

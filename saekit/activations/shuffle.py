@@ -9,7 +9,7 @@ batch ends at the last event that ends within its tokens, so that n batches hold
 import abc
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,28 @@ from saekit.core.progress import Progress
 from saekit.core.seeds import generator
 
 Batch = tuple[Float[Tensor, "n *event d_in"], Float[Tensor, "n *event d_out"]]
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Training batches, whatever they are made from, that can be left and taken up again."""
+
+    @property
+    def served_tokens(self) -> int:
+        """Tokens served so far."""
+        ...
+
+    def batch(self) -> Batch:
+        """Return the next batch in float32, on the device where training is."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and the JSON-ready values that `load` needs to go on from here."""
+        ...
+
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from where `state` was taken: the same batches follow."""
+        ...
 
 
 class Shuffle(abc.ABC):

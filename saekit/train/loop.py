@@ -20,7 +20,7 @@ from saekit.train.meter import Meter
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
 from saekit.train.signals import StopRequest
-from saekit.train.training import Training
+from saekit.train.training import Training, open_shuffle
 
 HARVEST_ROWS = 16  # rows of a forward pass
 
@@ -50,7 +50,8 @@ def train(
     _check(run, model, out, resume)
     harvest = open_harvest(run, model)
     scale_x, scale_y, baseline = fit_scaling(harvest, run.sae, run.normalise, run.centre)
-    training = Training(run, harvest, shown=shown)
+    stream = open_shuffle(run, harvest, shown=shown)
+    training = Training(run, stream, model.device)
     last_step = training.restore(out / "checkpoints") if resume else 0
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
     write_json(out / "run.json", run.to_dict())

@@ -8,12 +8,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saekit.activations.harvest import Harvest
-from saekit.activations.shuffle import Resident, Rolling, Shuffle
+from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
 from saekit.core.errors import TrainingError
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
 from saekit.train import checkpoint, resample
 from saekit.train.ema import WeightMean
+from saekit.train.fit import Fit
 from saekit.train.optim import Descent
 from saekit.train.run import Run
 
@@ -23,27 +24,24 @@ class Training:
 
     Args:
         run: the description.
-        harvest: of the run's text.
-        stream: its batches, where several trainings take turns with one; opened where None.
-        shown: show progress on stderr.
+        stream: of batches.
+        device: where weights live.
 
     Raises:
         ConfigError: the architecture cannot be trained with these settings.
         MissingExtraError: the optimiser's library is not installed.
     """
 
-    def __init__(
-        self, run: Run, harvest: Harvest, *, stream: Shuffle | None = None, shown: bool = True
-    ):
+    def __init__(self, run: Fit, stream: Stream, device: torch.device | str = "cpu"):
         self.run = run
-        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(harvest.model.device)
+        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(device)
         if run.resample is not None:
             resample.check(self.sae)
         self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
         self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
-        self.stream = stream or open_shuffle(run, harvest, shown=shown)
+        self.stream = stream
         self.silent_tokens = torch.zeros(  # [d_sae]
-            run.sae.d_sae, dtype=torch.int64, device=harvest.model.device
+            run.sae.d_sae, dtype=torch.int64, device=device
         )
         self.index = 0  # optimiser steps done
         self._last: Loss | None = None
