@@ -12,6 +12,7 @@ from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.report import report
 from saekit.cli.train import train
+from saekit.core import machine
 from saekit.core.errors import SaekitError
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
@@ -55,6 +56,7 @@ app.command("list")(list_names)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; errors of the user's to mend have no traceback."""
+    machine.prepare()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(words, prog_name="saekit", standalone_mode=False)

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from saekit.core import machine
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
 
@@ -29,7 +31,7 @@ def collect(seed: int | None = None) -> dict[str, Any]:
             "system": platform.platform(),
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            **machine.describe(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from saekit.core import machine
 from saekit.core.errors import ConfigError, ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -13,8 +14,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     """Tell whether the hardware multiplies bfloat16 matrices faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: may vanish
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return machine.bfloat16_products()
 
 
 def pick_device(name: str) -> torch.device:

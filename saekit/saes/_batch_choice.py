@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Scaling, Step
 
@@ -76,9 +76,9 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
         those above a little less than it, or among all where that was too high.
         """
         low = self.threshold * 0.9
-        found = _parts.above(x, self.W_enc, self.b_enc, low)
+        found = _choose.above(x, self.W_enc, self.b_enc, low)
         if len(found.values) < budget and float(low) > 0:
-            found = _parts.above(x, self.W_enc, self.b_enc, torch.zeros_like(low))
+            found = _choose.above(x, self.W_enc, self.b_enc, torch.zeros_like(low))
         if len(found.values) <= budget:
             return found
         kept = torch.topk(found.values, budget, sorted=False).indices

@@ -9,11 +9,10 @@ from torch.nn.functional import normalize
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _sparse
+from saekit.saes import _choose, _sparse
 from saekit.saes.base import Scaling
 
 SHORT_ROWS = 0.1  # where half the latents are on at the start, rows this short keep sums in range
-CHUNK_TOKENS = 512  # pre-activations of this many tokens stay in a CPU's cache
 
 
 @runtime_checkable
@@ -90,67 +89,12 @@ def mse(
     return (y_hat - y).square().mean()
 
 
-@torch.no_grad()
-def top_latents(
-    x: Float[Tensor, "n d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, "d_sae"],
-    k: int,
-    *,
-    by_size: bool = False,
-    in_order: bool = False,
-) -> Codes:
-    """Return the k largest pre-activations of each token, before any non-linearity.
-
-    Args:
-        x: act units.
-        W_enc: latent-major.
-        b_enc: act units.
-        k: entries a token.
-        by_size: largest in absolute value; the sign stays.
-        in_order: from the largest down.
-
-    Source:
-        Gao et al. 2024, arXiv:2406.04093, section 2.3.
-    """
-    n, d_sae = len(x), len(b_enc)
-    values = x.new_empty(n, k)
-    latents = torch.empty(n, k, dtype=torch.int64, device=x.device)
-    buffer = x.new_empty(min(n, CHUNK_TOKENS), d_sae)
-    for first in range(0, n, CHUNK_TOKENS):
-        part = slice(first, min(first + CHUNK_TOKENS, n))
-        pre = torch.addmm(b_enc, x[part], W_enc, out=buffer[: part.stop - first])
-        top = torch.topk(pre.abs() if by_size else pre, k, dim=-1, sorted=in_order)
-        latents[part] = top.indices
-        values[part] = pre.gather(-1, top.indices) if by_size else top.values
-    return Codes.fixed(values, latents, d_sae)
-
-
-@torch.no_grad()
-def above(
-    x: Float[Tensor, "n d_in"],
-    W_enc: Float[Tensor, "d_in d_sae"],
-    b_enc: Float[Tensor, "d_sae"],
-    threshold: Float[Tensor, "*d_sae"],
-) -> Codes:
-    """Return the pre-activations strictly above a threshold (one, or one a latent)."""
-    parts = []
-    for first in range(0, max(len(x), 1), CHUNK_TOKENS):
-        chunk = x[first : first + CHUNK_TOKENS]
-        pre = torch.addmm(b_enc, chunk, W_enc)
-        rows, latents = (pre > threshold).nonzero(as_tuple=True)
-        parts.append(
-            _sparse.chosen_codes(pre[rows, latents], rows, latents, len(chunk), len(b_enc))
-        )
-    return Codes.cat(parts)
-
-
 def encode_above(
     module: Affine, x: Float[Tensor, "..."], threshold: Float[Tensor, "*d_sae"]
 ) -> Codes:
     """Return the codes of a module whose latents are on strictly above a threshold."""
     flat, batch = _sparse.flat_rows(x)
-    chosen = above(flat, module.W_enc, module.b_enc, threshold)
+    chosen = _choose.above(flat, module.W_enc, module.b_enc, threshold)
     pre = _sparse.pre_acts(flat, module.W_enc, module.b_enc, chosen)
     return chosen._replace(values=pre, batch=batch)
 
@@ -180,14 +124,20 @@ def decode_levels(
 def project_out(weight: nn.Parameter) -> None:
     """Remove from the gradient of unit rows the part that would only change their length."""
     if weight.grad is not None:
-        along = (weight.grad * weight).sum(-1, keepdim=True)
-        weight.grad.addcmul_(along, weight, value=-1)
+        for grad, rows in zip(_chunks(weight.grad), _chunks(weight), strict=True):
+            grad.addcmul_((grad * rows).sum(-1, keepdim=True), rows, value=-1)
 
 
 @torch.no_grad()
 def unit_rows(weight: nn.Parameter) -> None:
     """Scale each row to length 1."""
-    weight.div_(weight.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+    for rows in _chunks(weight):
+        rows.div_(rows.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+
+
+def _chunks(weight: Tensor) -> tuple[Tensor, ...]:
+    """Return rows in parts that stay in a CPU's cache; all at once elsewhere."""
+    return weight.split(512 if weight.device.type == "cpu" else max(len(weight), 1))
 
 
 def aux_k(
@@ -218,10 +168,10 @@ def aux_k(
     if not len(index):
         return err.new_zeros(())
     target, k = -err.detach(), k or max(x.shape[-1] // 2, 1)
-    pre = x @ module.W_enc[:, index] + module.b_enc[index]
-    top = torch.topk(pre.abs() if signed else pre, min(k, len(index)), dim=-1, sorted=False)
-    values = pre.gather(-1, top.indices)
-    chosen = Codes.fixed(values if signed else values.relu(), top.indices, len(index))
+    W_enc, b_enc = module.W_enc.t()[index].t(), module.b_enc[index]
+    chosen = _choose.top_latents(x, W_enc, b_enc, min(k, len(index)), by_size=signed)
+    values = _sparse.pre_acts(x, W_enc, b_enc, chosen)
+    chosen = chosen._replace(values=values if signed else values.relu())
     e_hat = _sparse.decode(chosen, module.W_dec[index])
     return (e_hat - target).square().sum() / target.square().sum().clamp_min(1e-30)
 

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from typing_extensions import override
 
+from saekit.core import machine
 from saekit.core.codes import Codes
+from saekit.saes import _products
 
 DENSE_SHARE = 0.03  # above this share of non-zeros a dense product is faster on CPUs
 
@@ -52,6 +54,35 @@ def pre_acts(
     return _PreActs.apply(x, W_enc, b_enc, chosen.values, _Pattern(chosen))  # type: ignore[return-value]
 
 
+def dots(
+    rows: Float[Tensor, "n width"],
+    weight: Float[Tensor, "d_sae width"],
+    latents: Int[Tensor, "nnz"],
+    starts: Int[Tensor, "n_and_one"],
+) -> Float[Tensor, "nnz"]:
+    """Return ``rows[token] . weight[latent]`` of each entry, without a graph."""
+    return _dots(rows, weight, _Pattern(Codes(rows, latents, starts, (len(rows),), len(weight))))
+
+
+def _dots(rows: Tensor, weight: Tensor, pattern: "_Pattern") -> Tensor:
+    """Return the same; each sum is made alone, so the order of entries changes no bit."""
+    codes = pattern.codes
+    if len(codes.latents) < len(weight):
+        return _sampled(rows, weight, codes.starts, codes.latents)
+    order, tokens, starts = pattern.by_latent  # each row of the larger matrix is read once
+    found = _sampled(weight, rows, starts, tokens)
+    return torch.empty_like(found).index_copy_(0, order, found)
+
+
+def _sampled(rows: Tensor, columns: Tensor, starts: Tensor, places: Tensor) -> Tensor:
+    _quiet_csr()
+    pattern = torch.sparse_csr_tensor(
+        starts, places, rows.new_zeros(len(places)), (len(rows), len(columns)),
+        check_invariants=False,
+    )  # fmt: skip
+    return torch.sparse.sampled_addmm(pattern, rows, columns.t(), beta=0.0).values()
+
+
 class _Pattern:
     """Which entries are non-zero, by token and (made once, when needed) by latent."""
 
@@ -63,10 +94,15 @@ class _Pattern:
     @functools.cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
         """Order that sorts entries by latent, their tokens in it, and latents' starts."""
-        ordered, order = torch.sort(self.codes.latents, stable=True)
-        counts = torch.bincount(ordered, minlength=self.codes.d_sae)
-        starts = counts.cumsum(0) - counts
-        return order, self.codes.rows()[order], starts
+        codes = self.codes
+        if codes.latents.device.type == "cpu" and machine.native_kernels():
+            from saekit.saes import _native
+
+            return _native.sorted_by_latent(codes.latents, codes.starts, codes.d_sae)
+        ordered, order = torch.sort(codes.latents, stable=True)
+        counts = torch.bincount(ordered, minlength=codes.d_sae)
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return order, codes.rows()[order], starts
 
     def spread(self, values: Tensor) -> Tensor:
         """Return the dense [n, d_sae] array of some values."""
@@ -79,22 +115,17 @@ class _Pattern:
     def sum_by_latent(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Return ``spread(weights).T @ rows``: [d_sae, width]."""
         if self.dense:
-            return self.spread(weights).t() @ rows
+            return _products.matmul(self.spread(weights).t(), rows)
         order, tokens, starts = self.by_latent
         return embedding_bag(
-            tokens, rows, starts, per_sample_weights=weights[order], mode="sum"
+            tokens, rows, starts[:-1], per_sample_weights=weights[order], mode="sum"
         )
 
     def dot(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return ``rows[token] . weight[latent]`` of each entry."""
         if self.dense:
-            return self.pick(rows @ weight.t())
-        _quiet_csr()
-        zeros = weight.new_zeros(len(self.codes.latents))
-        pattern = torch.sparse_csr_tensor(
-            self.codes.starts, self.codes.latents, zeros, self.shape, check_invariants=False
-        )
-        return torch.sparse.sampled_addmm(pattern, rows, weight.t(), beta=0.0).values()
+            return self.pick(_products.linear(rows, weight))
+        return _dots(rows, weight, self)
 
 
 class _Decode(torch.autograd.Function):
@@ -104,7 +135,7 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(values, W_dec)
         ctx.pattern = pattern
         if pattern.dense:
-            return pattern.spread(values) @ W_dec
+            return _products.matmul(pattern.spread(values), W_dec)
         codes = pattern.codes
         return embedding_bag(
             codes.latents, W_dec, codes.starts[:-1], per_sample_weights=values, mode="sum"

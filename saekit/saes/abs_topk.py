@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
@@ -63,7 +63,7 @@ class AbsTopKSAE(AffineSAE):
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)
-        chosen = _parts.top_latents(flat, self.W_enc, self.b_enc, self.cfg.k, by_size=True)
+        chosen = _choose.top_latents(flat, self.W_enc, self.b_enc, self.cfg.k, by_size=True)
         pre = _sparse.pre_acts(flat, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre, batch=batch)
 

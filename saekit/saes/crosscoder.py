@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import RATES, SHORT_COLUMNS
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
@@ -199,9 +199,9 @@ class CrosscoderSAE(SAE):
             budget, sizes = int(self.cfg.k * len(x)), self.sizes()
             # The running threshold tells nearly all of them: only those are compared.
             low = self.threshold * 0.9
-            chosen = _parts.above(x, wide.W_enc, wide.b_enc, low / sizes)
+            chosen = _choose.above(x, wide.W_enc, wide.b_enc, low / sizes)
             if len(chosen.values) < budget and float(low) > 0:
-                chosen = _parts.above(x, wide.W_enc, wide.b_enc, torch.zeros_like(low))
+                chosen = _choose.above(x, wide.W_enc, wide.b_enc, torch.zeros_like(low))
             if len(chosen.values) > budget:
                 effect = chosen.values * sizes[chosen.latents]
                 kept = torch.topk(effect, budget, sorted=False).indices

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import LOW_BIAS, RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
 
@@ -81,7 +81,7 @@ class GatedSAE(AffineSAE):
 
     def _open(self, x: Float[Tensor, "n d_in"]) -> tuple[Codes, Codes]:
         """Return the open gates and the activations there."""
-        found = _parts.above(x, self.W_enc, self.b_enc, torch.zeros_like(self.b_enc))
+        found = _choose.above(x, self.W_enc, self.b_enc, torch.zeros_like(self.b_enc))
         bias = self.b_enc[found.latents]
         no_bias = torch.zeros_like(self.b_enc)
         linear = found._replace(values=(found.values - bias).detach())

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
 
@@ -111,7 +111,7 @@ class JumpReLUSAE(AffineSAE):
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
         cfg = self.cfg
         window = (self.threshold - cfg.bandwidth / 2).clamp_min(0)
-        chosen = _parts.above(x, self.W_enc, self.b_enc, window)  # all that has a gradient
+        chosen = _choose.above(x, self.W_enc, self.b_enc, window)  # all that has a gradient
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         at = self.threshold[chosen.latents]
         acts = chosen._replace(values=_Jump.apply(pre, at, cfg.bandwidth))

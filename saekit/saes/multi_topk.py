@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
@@ -77,7 +77,7 @@ class MultiTopKSAE(AffineSAE):
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
         """Return the k largest of each token, from the largest down."""
-        chosen = _parts.top_latents(x, self.W_enc, self.b_enc, k, in_order=True)
+        chosen = _choose.top_latents(x, self.W_enc, self.b_enc, k, in_order=True)
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre.relu())
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _parts, _sparse
+from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
@@ -65,7 +65,7 @@ class TopKSAE(AffineSAE):
     start = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
-        chosen = _parts.top_latents(x, self.W_enc, self.b_enc, k)
+        chosen = _choose.top_latents(x, self.W_enc, self.b_enc, k)
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre.relu())
 

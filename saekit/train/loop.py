@@ -1,12 +1,13 @@
 """The training loop: from a run's description to a finished SAE, readable top to bottom."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
-from saekit.core import provenance
+from saekit.core import machine, provenance
 from saekit.core.errors import ConfigError, FormatError, Interrupted
 from saekit.core.files import need_space, read_json, sha256_of, write_json
 from saekit.core.progress import Progress
@@ -16,6 +17,7 @@ from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.train import checkpoint
 from saekit.train.log import Log
+from saekit.train.memory import explained, plan
 from saekit.train.meter import Meter
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
@@ -48,22 +50,29 @@ def train(
     """
     began = time.monotonic()
     _check(run, model, out, resume)
+    planned = plan(run, model)
+    planned.check()
+    if shown:
+        sys.stderr.write(f"memory    {planned}\n")
     harvest = open_harvest(run, model)
     scale_x, scale_y, baseline = fit_scaling(harvest, run.sae, run.normalise, run.centre)
-    stream = open_shuffle(run, harvest, shown=shown)
-    training = Training(run, stream, model.device)
+    with explained(planned):
+        stream = open_shuffle(run, harvest, shown=shown)
+        training = Training(run, stream, model.device)
     last_step = training.restore(out / "checkpoints") if resume else 0
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
     write_json(out / "run.json", run.to_dict())
     write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
     log = Log(out / "log.jsonl", keep_to_step=last_step if resume else None)
-    log.write("start", step=last_step, tokens=training.stream.served_tokens)
+    served = training.stream.served_tokens
+    log.write("start", step=last_step, tokens=served, machine=machine.describe(),
+              planned_bytes=planned.parts)  # fmt: skip
     progress = Progress("train", run.total_tokens, shown=shown)
     progress.start_at(training.stream.served_tokens)
     next_save = training.stream.served_tokens + run.checkpoint_every
     meter = Meter(log.last_seconds, baseline)
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, explained(planned):
             while training.stream.served_tokens < run.total_tokens:
                 x, y = training.stream.batch()
                 x = scale_x.apply(x)

@@ -1,0 +1,266 @@
+"""Which latents of a token count: the k largest pre-activations, or those above a threshold.
+
+On a CPU that multiplies bfloat16 numbers in hardware, a product in bfloat16 screens all latents,
+and the few that may count, given how far off that product can be, are computed in float32. The
+bound on its error is proved from the weights and inputs at hand, so the latents chosen are those
+of the float32 product. Elsewhere, and where it does not pay, that product itself decides.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core import machine
+from saekit.core.codes import Codes
+from saekit.saes import _products, _sparse
+
+GROUP_TOKENS = 8192  # candidates of this many tokens are held at once
+CHUNK_TOKENS = 512  # scores of this many tokens stay in a CPU's cache
+SCREENED_TOKENS = 1024  # below this, rounding the weights costs what it saves
+SCREENED_LATENTS = 1024
+CHUNK_LATENTS = 1024
+
+
+@torch.no_grad()
+def top_latents(
+    x: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    k: int,
+    *,
+    by_size: bool = False,
+    in_order: bool = False,
+) -> Codes:
+    """Return the k largest pre-activations of each token, before any non-linearity.
+
+    Args:
+        x: act units.
+        W_enc: latent-major.
+        b_enc: act units.
+        k: entries a token.
+        by_size: largest in absolute value; the sign stays.
+        in_order: from the largest down, else by latent.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, section 2.3.
+    """
+    d_sae = len(b_enc)
+    if _screened(x, W_enc) and 16 * k <= d_sae:
+        values, latents = _screened_top(x, W_enc, b_enc, k, by_size)
+    else:
+        values, latents = _dense_top(x, W_enc, b_enc, k, by_size)
+    if in_order:
+        order = (values.abs() if by_size else values).argsort(-1, descending=True)
+        values, latents = values.gather(-1, order), latents.gather(-1, order)
+    return Codes.fixed(values, latents, d_sae)
+
+
+@torch.no_grad()
+def above(
+    x: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    threshold: Float[Tensor, "*d_sae"],
+) -> Codes:
+    """Return the pre-activations strictly above a threshold (one, or one a latent)."""
+    screened = _screened(x, W_enc)
+    screen = Screen.of(x, W_enc, b_enc) if screened else None
+    scores = _buffer(x, len(b_enc), torch.bfloat16 if screened else x.dtype)
+    parts = []
+    for first in range(0, max(len(x), 1), CHUNK_TOKENS):
+        part = slice(first, first + CHUNK_TOKENS)
+        found = screen.above(part, scores, threshold) if screen else None
+        if found is None:  # not sparse: a bfloat16 product does not pay
+            found = _dense_above(x[part], W_enc, b_enc, threshold)
+        parts.append(found)
+    return Codes.cat(parts)
+
+
+def _screened(x: Tensor, W_enc: Tensor) -> bool:
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and len(x) >= SCREENED_TOKENS
+        and W_enc.shape[1] >= SCREENED_LATENTS
+        and machine.bfloat16_products()
+    )
+
+
+def _buffer(x: Tensor, d_sae: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(min(len(x), CHUNK_TOKENS), d_sae, dtype=dtype, device=x.device)
+
+
+def _dense_top(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, by_size: bool
+) -> tuple[Tensor, Tensor]:
+    values = x.new_empty(len(x), k)
+    latents = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
+    buffer = _buffer(x, len(b_enc), x.dtype)
+    for first in range(0, len(x), CHUNK_TOKENS):
+        part = slice(first, min(first + CHUNK_TOKENS, len(x)))
+        pre = _products.linear(x[part], W_enc.t(), b_enc, out=buffer[: part.stop - first])
+        top = torch.topk(pre.abs() if by_size else pre, k, dim=-1, sorted=False).indices
+        latents[part] = top.sort(-1).values
+        values[part] = pre.gather(-1, latents[part])
+    return values, latents
+
+
+def _dense_above(x: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: Tensor) -> Codes:
+    pre = _products.linear(x, W_enc.t(), b_enc)
+    rows, latents = (pre > threshold).nonzero(as_tuple=True)
+    return _sparse.chosen_codes(pre[rows, latents], rows, latents, len(x), len(b_enc))
+
+
+class Screen(NamedTuple):
+    """A product in bfloat16 with a bound on its error.
+
+    With x' and w' the rounded numbers, |x . w - x' . w'| is at most |x - x'| |w'| + |x| |w - w'|,
+    of which both errors are measured, not assumed. Beside this a score is rounded itself, to
+    within 1/256 of its size.
+    """
+
+    x: Float[Tensor, "n d_in"]
+    W: Float[Tensor, "d_sae d_in"]
+    b: Float[Tensor, "d_sae"]
+    rounded_x: Tensor
+    rounded_W: Tensor
+    rounded_b: Tensor
+    error: Float[Tensor, "n"]  # of a score before it is rounded
+
+    @classmethod
+    def of(
+        cls, x: Float[Tensor, "n d_in"], W_enc: Float[Tensor, "d_in d_sae"], b: Tensor
+    ) -> "Screen":
+        """Round inputs and weights, and measure what that changes."""
+        W = W_enc.t()
+        low = torch.empty(W.shape, dtype=torch.bfloat16)
+        length, off = x.new_zeros(()), x.new_zeros(())
+        for first in range(0, len(W), CHUNK_LATENTS):  # chunks stay in cache
+            part = slice(first, first + CHUNK_LATENTS)
+            low[part] = W[part]
+            back = low[part].float()
+            length = torch.maximum(length, back.norm(dim=-1).max())
+            off = torch.maximum(off, back.sub_(W[part]).norm(dim=-1).max())
+        low_x, low_b = x.bfloat16(), b.bfloat16()
+        size = x.norm(dim=-1)
+        error = (x - low_x.float()).norm(dim=-1) * length + size * off
+        error += size * length * (2 * x.shape[-1] * 2.0**-24)  # float32 sums, both products
+        error += (b - low_b.float()).abs().max()
+        return cls(x, W, b, low_x, low, low_b, error * (1 + 2.0**-6))
+
+    def rows(self, part: slice | Int[Tensor, "m"]) -> "Screen":
+        """Return the screen of some rows."""
+        return self._replace(
+            x=self.x[part], rounded_x=self.rounded_x[part], error=self.error[part]
+        )
+
+    def scores(self, part: slice, buffer: Tensor) -> Tensor:
+        """Return the product of some rows, in `buffer`."""
+        rows = self.rounded_x[part]
+        return torch.addmm(
+            self.rounded_b, rows, self.rounded_W.t(), out=buffer[: len(rows)]
+        )
+
+    def exact(self, latents: Int[Tensor, "nnz"], starts: Int[Tensor, "n_and_one"]) -> Tensor:
+        """Return the float32 pre-activations at some places."""
+        return _sparse.dots(self.x, self.W, latents, starts).add_(self.b[latents])
+
+    def above(self, part: slice, buffer: Tensor, threshold: Tensor) -> Codes | None:
+        """Return what is above a threshold; None where that is too much to be called sparse."""
+        scores = self.scores(part, buffer)
+        least = threshold - threshold.abs() * (1.01 / 256)
+        least = least.expand(len(self.b)).contiguous()
+        margin = self.error[part] * (1 + 1.01 / 256)
+        room = int(_sparse.DENSE_SHARE * scores.numel())
+        found = _above_candidates(scores, margin, least, room)
+        if found is None:
+            return None
+        latents, counts = found
+        starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        values = self.rows(part).exact(latents, starts)
+        codes = Codes(values, latents, starts, (len(scores),), len(self.b))
+        limit = threshold if threshold.ndim == 0 else threshold[latents]
+        return codes.only(values > limit)
+
+
+def _above_candidates(
+    scores: Tensor, margin: Tensor, least: Tensor, room: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return places with ``score + margin > least``; None where there are over `room`."""
+    if machine.native_kernels():
+        from saekit.saes import _native
+
+        return _native.above_candidates(scores, margin, least, room)
+    on = ~(scores.float().add_(margin[:, None]) <= least)
+    counts = on.sum(-1)
+    if int(counts.sum()) > room:
+        return None
+    return on.nonzero(as_tuple=True)[1], counts
+
+
+def _screened_top(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, by_size: bool
+) -> tuple[Tensor, Tensor]:
+    """Return values and latents of the k largest, by latent: none that is not proved."""
+    screen = Screen.of(x, W_enc, b_enc)
+    buffer = _buffer(x, len(b_enc), torch.bfloat16)
+    pick = _native_top if machine.native_kernels() else _torch_top
+    values, latents = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    for first in range(0, len(x), GROUP_TOKENS):
+        group = slice(first, min(first + GROUP_TOKENS, len(x)))
+        values[group], latents[group], sure = pick(screen.rows(group), buffer, k, by_size)
+        unsure = (~sure).nonzero().squeeze(-1) + first
+        if len(unsure):
+            places = _dense_top(x[unsure], W_enc, b_enc, k, by_size)[1]
+            starts = torch.arange(len(unsure) + 1) * k
+            exact = screen.rows(unsure).exact(places.view(-1), starts)
+            values[unsure], latents[unsure] = exact.view(-1, k), places
+    return values, latents
+
+
+def _native_top(
+    screen: Screen, buffer: Tensor, k: int, by_size: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values and latents of the k largest, by latent, and which rows are sure."""
+    from saekit.saes import _native
+
+    n, d_sae = len(screen.x), len(screen.b)
+    found = torch.empty(n, min(8 * k + 64, d_sae), dtype=torch.int32)
+    counts = torch.empty(n, dtype=torch.int64)
+    for first in range(0, n, CHUNK_TOKENS):
+        part = slice(first, min(first + CHUNK_TOKENS, n))
+        scores = screen.scores(part, buffer)
+        margin = 2 * screen.error[part]
+        _native.top_candidates(scores, margin, k, by_size, found[part], counts[part])
+    sure = counts >= 0
+    # A row that could not be screened takes any k places here and is done again.
+    counts.masked_fill_(~sure, k)
+    found[:, :k].clamp_(0, d_sae - 1)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    places = _native.packed(found, starts)
+    values = screen.exact(places, starts)
+    top = _native.top_of_rows(values, starts, k, by_size=by_size)
+    return values[top], places[top], sure
+
+
+def _torch_top(
+    screen: Screen, buffer: Tensor, k: int, by_size: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values and latents of the k largest, by latent, and which rows are sure."""
+    n, d_sae = len(screen.x), len(screen.b)
+    wide = min(2 * k, d_sae)
+    places = torch.empty(n, wide, dtype=torch.int64)
+    left = torch.empty(n)  # the score that no latent left out exceeds
+    for first in range(0, n, CHUNK_TOKENS):
+        part = slice(first, min(first + CHUNK_TOKENS, n))
+        scores = screen.scores(part, buffer)
+        found = torch.topk(scores.abs() if by_size else scores, wide, dim=-1, sorted=False)
+        places[part] = found.indices.sort(-1).values
+        left[part] = found.values.amin(-1).float()
+    values = screen.exact(places.view(-1), torch.arange(n + 1) * wide).view(n, wide)
+    top = torch.topk(values.abs() if by_size else values, k, dim=-1, sorted=False)
+    order = top.indices.sort(-1).values  # places ascend
+    sure = left + left.abs() / 256 + screen.error < top.values.amin(-1)
+    return values.gather(-1, order), places.gather(-1, order), sure
