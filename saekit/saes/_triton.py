@@ -230,9 +230,7 @@ def dot(
     rows: Float[Tensor, "n width"],
     weight: Float[Tensor, "d_sae width"],
     latents: Int[Tensor, "nnz"],
-    starts: Int[Tensor, "n_or_one_more"],
-    ends: Int[Tensor, "n"] | None = None,
-    dtype: torch.dtype | None = None,
+    starts: Int[Tensor, "n_and_one"],
 ) -> Float[Tensor, "nnz"]:
     """Return ``rows[token] . weight[latent]`` of each entry.
 
@@ -241,23 +239,25 @@ def dot(
         weight: latent-major, contiguous.
         latents: in 0..d_sae - 1.
         starts: token r has entries ``starts[r]:starts[r + 1]``.
-        ends: where given, token r has entries ``starts[r]:ends[r]``; the others are not
-            written.
-        dtype: of the result; null: the wider of both.
 
     Raises:
         Unsupported: see `require`.
     """
-    ends = starts[1:] if ends is None else ends
-    require(rows=rows, weight=weight, latents=latents, starts=starts, ends=ends)
-    kind = dtype or torch.promote_types(rows.dtype, weight.dtype)
+    require(rows=rows, weight=weight, latents=latents, starts=starts)
     out = torch.empty(len(latents), dtype=torch.float32, device=rows.device)
-    if len(rows) and len(latents):
+    dot_into(out, rows, weight, latents, starts[:-1], starts[1:])
+    return out.to(torch.promote_types(rows.dtype, weight.dtype))
+
+
+def dot_into(
+    out: Tensor, rows: Tensor, weight: Tensor, latents: Tensor, starts: Tensor, ends: Tensor
+) -> None:
+    """Write ``rows[token] . weight[latent]`` of entries ``starts[r]:ends[r]`` of each token r."""
+    if len(rows) and out.numel():
+        width = rows.shape[1]
         _dot[(len(rows),)](
-            rows, weight, latents, starts, ends, out, rows.shape[1], ENTRIES,
-            block_of(rows.shape[1]), **LAUNCH,
-        )  # fmt: skip
-    return out.to(kind)
+            rows, weight, latents, starts, ends, out, width, ENTRIES, block_of(width), **LAUNCH
+        )
 
 
 def sum_by_latent(

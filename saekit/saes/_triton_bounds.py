@@ -119,15 +119,15 @@ def tile_of(program, tiles_m, tiles_n, GROUP: tl.constexpr):
     return band * GROUP + within % height, within // height
 
 
-def rounded_rows(rows: Tensor) -> Rounded:
-    """Round to bfloat16, with the sizes that bound errors."""
+def rounded_rows(rows: Tensor, margin: float = 1.0) -> Rounded:
+    """Round to bfloat16, with the sizes that bound errors, times a margin."""
     low = rows.to(torch.bfloat16)
     norm = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
     off = torch.empty_like(norm)
     if len(rows):
         width = rows.shape[1]
         _sizes[(len(rows),)](rows, low, norm, off, width, block_of(width), **LAUNCH)
-    return Rounded(low, norm * SLACK, off * SLACK)
+    return Rounded(low, norm * (SLACK * margin), off * (SLACK * margin))
 
 
 def norm_factor(weight: Rounded) -> Tensor:
