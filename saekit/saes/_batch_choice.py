@@ -4,7 +4,7 @@ import abc
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
@@ -60,6 +60,12 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         return _parts.encode_above(self, x, self.threshold)
+
+    @override
+    def encode_only(
+        self, x: Float[Tensor, "..."], latents: Int[Tensor, "m"]
+    ) -> Float[Tensor, "*batch m"]:
+        return _parts.only_above(self, x, self.threshold, latents)
 
     def choose(self, x: Float[Tensor, "n d_in"], step: Step) -> Codes:
         """Return the k * n largest positive pre-activations of the batch, with their graph."""

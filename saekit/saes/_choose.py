@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.core.codes import Codes
-from saekit.saes import _products, _sparse
+from saekit.saes import _gpu, _products, _sparse
 
 GROUP_TOKENS = 8192  # candidates of this many tokens are held at once
 CHUNK_TOKENS = 512  # scores of this many tokens stay in a CPU's cache
@@ -47,7 +47,10 @@ def top_latents(
         Gao et al. 2024, arXiv:2406.04093, section 2.3.
     """
     d_sae = len(b_enc)
-    if _screened(x, W_enc) and 16 * k <= d_sae:
+    found = _gpu.run("_triton_choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
+    if found is not None:
+        values, latents = found.values, found.latents
+    elif _screened(x, W_enc) and 16 * k <= d_sae:
         values, latents = _screened_top(x, W_enc, b_enc, k, by_size)
     else:
         values, latents = _dense_top(x, W_enc, b_enc, k, by_size)
@@ -65,6 +68,11 @@ def above(
     threshold: Float[Tensor, "*d_sae"],
 ) -> Codes:
     """Return the pre-activations strictly above a threshold (one, or one a latent)."""
+    limit = threshold if threshold.ndim == 0 else threshold.expand(len(b_enc))
+    found = _gpu.run("_triton_choose", "above", x, W_enc.t(), b_enc, limit)
+    if found is not None:
+        values, rows, latents = found
+        return _sparse.chosen_codes(values, rows, latents, len(x), len(b_enc))
     screened = _screened(x, W_enc)
     screen = Screen.of(x, W_enc, b_enc) if screened else None
     scores = _buffer(x, len(b_enc), torch.bfloat16 if screened else x.dtype)

@@ -99,6 +99,18 @@ def encode_above(
     return chosen._replace(values=pre, batch=batch)
 
 
+@torch.no_grad()
+def only_above(
+    module: Affine,
+    x: Float[Tensor, "..."],
+    threshold: Float[Tensor, "*d_sae"],
+    latents: Int[Tensor, "m"],
+) -> Float[Tensor, "*batch m"]:
+    """Return the activations of some latents that are on strictly above a threshold."""
+    pre = x @ module.W_enc[:, latents] + module.b_enc[latents]
+    return pre * (pre > threshold.expand(len(module.b_enc))[latents])
+
+
 def decode(module: Affine, acts: Codes) -> Float[Tensor, "..."]:
     """Return ``acts @ W_dec + b_dec``, in the leading shape of the codes."""
     y_hat = _sparse.decode(acts, module.W_dec) + module.b_dec

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from saekit.core import machine
 from saekit.core.codes import Codes
-from saekit.saes import _products
+from saekit.saes import _gpu, _products
 
 DENSE_SHARE = 0.03  # above this share of non-zeros a dense product is faster on CPUs
 
@@ -67,6 +67,9 @@ def dots(
 def _dots(rows: Tensor, weight: Tensor, pattern: "_Pattern") -> Tensor:
     """Return the same; each sum is made alone, so the order of entries changes no bit."""
     codes = pattern.codes
+    found = _gpu.run("_triton", "dot", rows, weight, codes.latents, codes.starts)
+    if found is not None:
+        return found
     if len(codes.latents) < len(weight):
         return _sampled(rows, weight, codes.starts, codes.latents)
     order, tokens, starts = pattern.by_latent  # each row of the larger matrix is read once
@@ -89,7 +92,8 @@ class _Pattern:
     def __init__(self, codes: Codes):
         self.codes = codes
         self.shape = (codes.n_rows, codes.d_sae)
-        self.dense = len(codes.latents) > DENSE_SHARE * codes.n_rows * codes.d_sae
+        share = _gpu.dense_share(codes.values) or DENSE_SHARE
+        self.dense = len(codes.latents) > share * codes.n_rows * codes.d_sae
 
     @functools.cached_property
     def by_latent(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,9 +121,19 @@ class _Pattern:
         if self.dense:
             return _products.matmul(self.spread(weights).t(), rows)
         order, tokens, starts = self.by_latent
+        entries = (weights[order], starts, rows)
+        found = _gpu.run("_triton", "sum_by_latent", tokens, *entries)
+        if found is not None:
+            return found
         return embedding_bag(
             tokens, rows, starts[:-1], per_sample_weights=weights[order], mode="sum"
         )
+
+    def sum(self, weights: Tensor) -> Tensor:
+        """Return the sum of some weights over the entries of each latent: [d_sae]."""
+        if _gpu.usable(weights) and not self.dense:  # without atomics, whose order varies
+            return self.sum_by_latent(weights.new_ones(self.codes.n_rows, 1), weights)[:, 0]
+        return weights.new_zeros(self.codes.d_sae).index_add_(0, self.codes.latents, weights)
 
     def dot(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Return ``rows[token] . weight[latent]`` of each entry."""
@@ -137,6 +151,9 @@ class _Decode(torch.autograd.Function):
         if pattern.dense:
             return _products.matmul(pattern.spread(values), W_dec)
         codes = pattern.codes
+        found = _gpu.run("_triton", "decode", values, codes.latents, codes.starts, W_dec)
+        if found is not None:
+            return found
         return embedding_bag(
             codes.latents, W_dec, codes.starts[:-1], per_sample_weights=values, mode="sum"
         )
@@ -173,8 +190,7 @@ class _PreActs(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             d_W = pattern.sum_by_latent(x, grad).t()
         if ctx.needs_input_grad[2]:
-            d_b = grad.new_zeros(pattern.codes.d_sae)
-            d_b.index_add_(0, pattern.codes.latents, grad)
+            d_b = pattern.sum(grad)
         return d_x, d_W, d_b, None, None
 
 

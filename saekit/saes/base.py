@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 import saekit.saes as package
@@ -107,6 +107,28 @@ class SAE(nn.Module, abc.ABC):
         Returns:
             Codes with leading shape ``[*batch, *coded]``, act units.
         """
+
+    def encode_only(
+        self, x: Float[Tensor, "..."], latents: Int[Tensor, "m"]
+    ) -> Float[Tensor, "*batch m"]:
+        """Return the activations of some latents, as `encode` would give them, without a graph.
+
+        Costs m columns of the encoder where a latent does not depend on the others, and an
+        `encode` where it does, as in TopK.
+
+        Args:
+            x: ``[*batch, *event, d_in]``, act units.
+            latents: which, each in 0..d_sae - 1.
+        """
+        with torch.no_grad():
+            acts = self.encode(x)
+            column = latents.new_full((acts.d_sae,), -1)
+            column[latents] = torch.arange(len(latents), device=latents.device)
+            place = column[acts.latents]
+            on = place >= 0
+            out = acts.values.new_zeros(acts.n_rows, len(latents))
+            out[acts.rows()[on], place[on]] = acts.values[on]
+            return out[:, column[latents]].view(*acts.batch, len(latents))
 
     @abc.abstractmethod
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:

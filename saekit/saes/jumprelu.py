@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -106,6 +106,12 @@ class JumpReLUSAE(AffineSAE):
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         return _parts.encode_above(self, x, self.threshold)
+
+    @override
+    def encode_only(
+        self, x: Float[Tensor, "..."], latents: Int[Tensor, "m"]
+    ) -> Float[Tensor, "*batch m"]:
+        return _parts.only_above(self, x, self.threshold, latents)
 
     @override
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:

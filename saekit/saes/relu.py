@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
@@ -77,6 +77,12 @@ class ReLUSAE(AffineSAE):
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         return _parts.encode_above(self, x, torch.zeros_like(self.b_enc))
+
+    @override
+    def encode_only(
+        self, x: Float[Tensor, "..."], latents: Int[Tensor, "m"]
+    ) -> Float[Tensor, "*batch m"]:
+        return _parts.only_above(self, x, torch.zeros_like(self.b_enc), latents)
 
     @override
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:

@@ -232,3 +232,13 @@ def test_a_gradient_reaches_the_input(cfg, g):
 
 def test_it_says_where_it_is_from(cfg):
     assert "Source:" in (type(cfg).__doc__ or "")
+
+
+def test_some_latents_alone_are_as_among_all(cfg, g):
+    sae, x, _ = trained(cfg, g, n_steps=20)
+    latents = torch.tensor([3, 0, cfg.d_sae - 1, 3])
+    got = sae.encode_only(x[:7], latents)
+    want = sae.encode(x[:7]).dense()[..., latents]
+    assert got.shape == want.shape
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert not got.requires_grad

@@ -301,3 +301,38 @@ def test_importing_saekit_does_not_import_triton():
     code = "import sys, saekit.saes.topk, saekit.train.training; print('triton' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["topk", "batch_topk", "jumprelu", "relu"])
+def test_a_training_step_through_kernels_is_that_of_the_reference(device, monkeypatch, name):
+    """Loss and every gradient, with the choice of latents and all sums by kernels."""
+    from saekit.saes import _gpu
+    from saekit.saes.base import Step, registry
+
+    settings = {"topk": {"k": 4}, "batch_topk": {"k": 4.0}, "jumprelu": {"target_l0": 4.0}}
+    cfg = registry.get(name)(d_in=24, d_out=24, d_sae=160, **settings.get(name, {}))
+    sae = cfg.build(torch.Generator().manual_seed(0)).to(device)
+    x = draw(40, 24, device=device)
+    step = Step(5, 0.5, torch.zeros(160, dtype=torch.bool, device=device))
+    got = {}
+    for kernels in (True, False):
+        monkeypatch.setattr(_gpu, "usable", lambda tensor, on=kernels: on)
+        sae.zero_grad()
+        loss = sae.loss(x, x, step)
+        loss.total.backward()
+        grads = {n: p.grad.clone() for n, p in sae.named_parameters()}
+        got[kernels] = {"loss": loss.total.detach(), **grads}
+    for key, value in got[False].items():
+        torch.testing.assert_close(got[True][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_kernel_does_not_take_is_said_once(device, monkeypatch):
+    from saekit.saes import _gpu
+
+    monkeypatch.setattr(_gpu, "usable", lambda tensor: True)
+    _gpu._say.cache_clear()
+    codes = draw_codes(5, 9, 0.3, device)
+    args = (codes.values.double(), codes.latents, codes.starts, draw(9, 4, device=device).double())
+    with pytest.warns(UserWarning, match=r"decode.*float64"):
+        assert _gpu.run("_triton", "decode", *args) is None
+    assert _gpu.run("_triton", "decode", *args) is None  # a second warning would be an error
