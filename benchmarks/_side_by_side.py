@@ -16,6 +16,7 @@ imported and its data read. It counts what the allocator keeps.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -279,6 +280,13 @@ class Worker:
             self.process.stdout.close()
 
 
+@contextlib.contextmanager
+def log_of(options):
+    """Open the file for what libraries print."""
+    with options.log.open("a") if options.log else tempfile.TemporaryFile("w") as log:
+        yield log
+
+
 def race(entries, file, spec, options):
     """Return what each entry took, by label, measured round-robin.
 
@@ -288,7 +296,7 @@ def race(entries, file, spec, options):
         spec: what the makers need; `entry` and `threads` are added.
         options: of the command line.
     """
-    with options.log.open("a") if options.log else tempfile.TemporaryFile("w") as log:
+    with log_of(options) as log:
         workers = [Worker(e, file, options.threads, log) for e in entries]
         try:
             for worker in workers:

@@ -7,8 +7,9 @@ stream after block 15 of 30. saekit's `Harvest` with its own dtype (bfloat16 whe
 multiplies it fast) and with float32; the bare forward pass that stops at the layer; sae-lens
 `ActivationsStore.get_activations`, on a HookedTransformer (the library's default class) and on
 its proxy of the transformers model, each also with `autocast_lm`; dictionary_learning's way
-(nnsight, stopped at the layer); sparsify's (a hook in a whole pass, logits included, as its
-`Trainer` has it). All are given token ids. The median norm of what came is compared.
+(nnsight, stopped at the layer); sparsify's (a hook in a whole pass of the model without logits
+that its command line loads, and of the one with logits, which its `Trainer` takes too). All are
+given token ids. The median norm of what came is compared.
 
 Shuffle: what a token costs between the language model and the optimiser, with activations of
 width 576 handed in ready-made, 2048 at a time, and batches of 4096 out of a buffer of 65,536.
@@ -76,7 +77,7 @@ class Read:
 def saekit(spec, dtype="auto"):
     from saekit.activations.harvest import Harvest
     from saekit.activations.pairs import Pair
-    from saekit.activations.rules import TokenRule
+    from saekit.activations.rules import FittedRule, TokenRule
     from saekit.data.corpora.packaged import Packaged
     from saekit.data.tokenise import TokenStream
     from saekit.models.hf import load
@@ -85,7 +86,10 @@ def saekit(spec, dtype="auto"):
     model = load(MODEL, dtype=dtype, check=False)
     stream = TokenStream(Packaged(), "train", model.tokenizer, n_ctx=r.rows.shape[1])
     pair = Pair(read=(f"L{r.layer}.resid_post",))
-    harvest = Harvest(model, stream, pair, TokenRule(), batch_rows=len(r.rows))
+    fitted = {pair.read[0]: FittedRule.from_dict(spec["rule"])}
+    harvest = Harvest(
+        model, stream, pair, TokenRule(), batch_rows=len(r.rows), fitted=fitted
+    )
     return r.job(lambda: torch.cat([acts.x for acts in harvest.batches(0, len(r.rows))]))
 
 
@@ -195,12 +199,13 @@ def dictionary_learning(spec):
     return r.job(read)
 
 
-def sparsify(spec):
-    import sparsify  # noqa: F401 - for its version and what it sets
+def sparsify(spec, *, logits=False):
+    import sparsify  # noqa: F401 - for what it sets
+    from transformers import AutoModel
 
     r = Read(spec)
     torch.set_float32_matmul_precision("high")  # as its Trainer does
-    model = r.module()[0]
+    model = r.module()[0] if logits else AutoModel.from_pretrained(r.folder).eval()
     found = []
 
     def keep(_module, _inputs, outputs):
@@ -217,6 +222,10 @@ def sparsify(spec):
         return found.pop()
 
     return r.job(read)
+
+
+def sparsify_logits(spec):
+    return sparsify(spec, logits=True)
 
 
 # Shuffle
@@ -305,7 +314,7 @@ def dictionary_learning_shuffle(spec):
 
 READERS = (
     saekit, saekit_float32, bare, bare_float32, sae_lens, sae_lens_autocast, sae_lens_proxy,
-    sae_lens_proxy_autocast, dictionary_learning, sparsify,
+    sae_lens_proxy_autocast, dictionary_learning, sparsify, sparsify_logits,
 )  # fmt: skip
 SHUFFLERS = (
     saekit_shuffle, saekit_shuffle_bfloat16, sae_lens_shuffle, dictionary_learning_shuffle
@@ -318,19 +327,24 @@ MAKERS = {f.__name__: f for f in READERS + SHUFFLERS}
 
 def prepare(folder, n_rows):
     """Write the rows that all read, and return what the makers need."""
+    from saekit.activations.rules import TokenRule, fit
     from saekit.data.corpora.packaged import Packaged
     from saekit.data.tokenise import TokenStream
     from saekit.models.embedded import embedded
     from saekit.models.hf import load
+    from saekit.models.sites import parse_site
 
     model = load(MODEL, check=False)
     stream = TokenStream(Packaged(), "train", model.tokenizer, n_ctx=N_CTX)
     rows = next(iter(stream.rows(n_rows, n_rows=n_rows))).tokens
     save_file({"rows": rows.contiguous()}, Path(folder) / "rows.safetensors")
+    site = parse_site(f"L{LAYER}.resid_post")
+    rule = fit(TokenRule(), model.tokenizer.special_ids, rows, model.read(rows, [site])[site])
     return {
         "rows": str(Path(folder) / "rows.safetensors"),
         "folder": str(embedded(MODEL)),
         "layer": LAYER,
+        "rule": rule.to_dict(),
     }
 
 
