@@ -23,9 +23,9 @@ FVU is of 8192 held-out tokens, by one function, from what each library's own cl
 them when loaded from disk (the first SAE of several). So short a run is no test of quality (see
 quality.py): it shows that what was timed was training.
 
-What would mislead: times where FVU is not below 1; a short run, where loading counts for more;
-dictionary_learning's buffer harvests up to 32,768 tokens that no step uses; learning rates are
-for longer runs.
+What would mislead: times where FVU is not below 1; a short run, where loading counts for more,
+as do saekit's passes over its first rows (16,384 tokens) and what is left in the buffers of
+sae-lens and dictionary_learning (up to 32,768); learning rates are for longer runs.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ import torch
 from _side_by_side import Entry, Job
 from safetensors.torch import load_file, save_file
 
-MODEL, LAYER, N_CTX, BUFFER = "smollm2-135m", 15, 128, 2**15
+MODEL, LAYER, N_CTX = "smollm2-135m", 15, 128
 HELD_OUT = 8192
 TARGETS = {  # SAEs: peer: (floor, goal)
     1: {"sae_lens": (3.5, 5.7), "dictionary_learning": (2.6, 4.3), "sparsify": (4.3, 7)},
@@ -170,7 +170,7 @@ def sae_lens(spec, *, autocast=False):
 
     common = {
         "model_name": spec["folder"], "model_class_name": "AutoModelForCausalLM",
-        "context_size": N_CTX, "n_batches_in_buffer": BUFFER // N_CTX,
+        "context_size": N_CTX, "n_batches_in_buffer": spec["buffer"] // N_CTX,
         "training_tokens": spec["tokens"], "train_batch_size_tokens": spec["batch"],
         "exclude_special_tokens": True, "checkpoint_path": None, "device": "cpu",
         "logger": LoggingConfig(log_to_wandb=False), "streaming": False,
@@ -217,7 +217,7 @@ def dictionary_learning(spec):
         model = LanguageModel(module, tokenizer=tokenizer)
         buffer = ActivationBuffer(
             itertools.cycle(texts_of(spec)), model, model.model.layers[LAYER],
-            d_submodule=spec["d"], n_ctxs=BUFFER // N_CTX, ctx_len=N_CTX, refresh_batch_size=32,
+            d_submodule=spec["d"], n_ctxs=spec["buffer"] // N_CTX, ctx_len=N_CTX, refresh_batch_size=32,
             out_batch_size=spec["batch"], remove_bos=True,
         )  # fmt: skip
         configs = [
@@ -305,7 +305,7 @@ def prepare(folder, options):
     x = torch.cat(found)[: options.held_out].float()
     save_file({"x": x.contiguous()}, Path(folder) / "held_out.safetensors")
     # Cut to the length of a row: dictionary_learning reads no further into a text.
-    texts, n_rows = [], (options.tokens + 4 * BUFFER) // (N_CTX - 1)
+    texts, n_rows = [], (options.tokens + 4 * options.buffer) // (N_CTX - 1)
     for rows in stream("train").rows(64, n_rows=n_rows):
         texts += [model.tokenizer.decode(row[1:].tolist()) for row in rows.tokens]
     (Path(folder) / "texts.json").write_text(json.dumps(texts))
@@ -313,7 +313,7 @@ def prepare(folder, options):
         "texts": str(Path(folder) / "texts.json"), "folder": str(embedded(MODEL)),
         "held_out": str(Path(folder) / "held_out.safetensors"), "d": model.d_model,
         "n": options.d_sae, "k": 32, "batch": options.batch, "tokens": options.tokens,
-        "saes": options.saes,
+        "saes": options.saes, "buffer": options.buffer,
     }  # fmt: skip
 
 
@@ -384,13 +384,15 @@ def options_of():
     parser.add_argument("--tokens", type=int, default=49 * 4096)
     parser.add_argument("--d-sae", type=int, default=9216)
     parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
+    parser.add_argument("--buffer", type=int, default=2**15, help="tokens the peers mix")
     parser.add_argument("--held-out", type=int, default=HELD_OUT)
     parser.add_argument("--saes", type=int, default=1, help="SAEs trained from one text")
     parser.add_argument("--tuned", action="store_true", help="peers also with a tuned allocator")
     parser.set_defaults(rounds=1)
     options = parser.parse_args()
     if options.quick:
-        options.tokens, options.held_out, options.d_sae = 5 * 4096, 2048, 2048
+        options.tokens, options.held_out, options.d_sae = 8 * 1024, 2048, 2048
+        options.batch, options.buffer = 1024, 4096
     options.tokens -= options.tokens % options.batch
     return options
 

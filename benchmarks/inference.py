@@ -19,7 +19,7 @@ import tempfile
 
 import _side_by_side as side
 import torch
-from _side_by_side import Entry
+from _side_by_side import Entry, Job
 from train_step import BATCHES, MID, SMALL, Setting, data_for, on_each
 
 CASES = {
@@ -30,14 +30,14 @@ CASES = {
 ENCODE = (2.2, 5)  # floor and goal against the fastest peer
 
 
-def job_of(s, spec, model, encode, decode, l0):
+def job_of(s, spec, encode, decode, l0):
     """Return the timed part of a case; `encode` gives what `decode` takes."""
     @torch.no_grad()
     def step():
         acts = encode(next(s.data))
         return decode(acts) if spec["what"] == "both" else acts
 
-    return s.job(step, model, lambda: l0(encode(s.x)))
+    return Job(step, s.batch, torch.no_grad()(lambda: {"l0": float(l0(encode(s.x)))}))
 
 
 def saekit(spec):
@@ -48,9 +48,7 @@ def saekit(spec):
     raw |= {"k": s.k} if s.arch == "topk" else {}
     sae = SAEConfig.from_dict(raw).build(torch.Generator().manual_seed(0))
     s.fire(lambda x: x @ sae.W_enc + sae.b_enc, sae.b_enc.data, getattr(sae, "threshold", None))
-    return job_of(
-        s, spec, sae, sae.encode, sae.decode, lambda a: (a.values != 0).sum() / a.n_rows
-    )
+    return job_of(s, spec, sae.encode, sae.decode, lambda a: (a.values != 0).sum() / a.n_rows)
 
 
 def sae_lens(spec):
@@ -64,7 +62,7 @@ def sae_lens(spec):
         s.fire(lambda x: sae.process_sae_in(x) @ sae.W_enc + sae.b_enc, sae.b_enc.data,
                sae.threshold.data)  # fmt: skip
     sae.eval()
-    return job_of(s, spec, sae, sae.encode, sae.decode, on_each)
+    return job_of(s, spec, sae.encode, sae.decode, on_each)
 
 
 def dictionary_learning(spec):
@@ -77,7 +75,7 @@ def dictionary_learning(spec):
     else:
         ae = JumpReluAutoEncoder(s.d, s.n)
         s.fire(lambda x: x @ ae.W_enc + ae.b_enc, ae.b_enc.data, ae.threshold.data)
-    return job_of(s, spec, ae, ae.encode, ae.decode, on_each)
+    return job_of(s, spec, ae.encode, ae.decode, on_each)
 
 
 def sparsify(spec):
@@ -91,7 +89,7 @@ def sparsify(spec):
     def decode(found):
         return coder.decode(found.top_acts, found.top_indices)
 
-    return job_of(s, spec, coder, coder.encode, decode, lambda found: on_each(found.top_acts))
+    return job_of(s, spec, coder.encode, decode, lambda found: on_each(found.top_acts))
 
 
 MAKERS = {f.__name__: f for f in (saekit, sae_lens, dictionary_learning, sparsify)}
