@@ -217,8 +217,8 @@ def dictionary_learning(spec):
         model = LanguageModel(module, tokenizer=tokenizer)
         buffer = ActivationBuffer(
             itertools.cycle(texts_of(spec)), model, model.model.layers[LAYER],
-            d_submodule=spec["d"], n_ctxs=spec["buffer"] // N_CTX, ctx_len=N_CTX, refresh_batch_size=32,
-            out_batch_size=spec["batch"], remove_bos=True,
+            d_submodule=spec["d"], n_ctxs=spec["buffer"] // N_CTX, ctx_len=N_CTX,
+            refresh_batch_size=32, out_batch_size=spec["batch"], remove_bos=True,
         )  # fmt: skip
         configs = [
             {
