@@ -73,15 +73,15 @@ def above(
     if found is not None:
         values, rows, latents = found
         return _sparse.chosen_codes(values, rows, latents, len(x), len(b_enc))
-    screened = _screened(x, W_enc)
-    screen = Screen.of(x, W_enc, b_enc) if screened else None
-    scores = _buffer(x, len(b_enc), torch.bfloat16 if screened else x.dtype)
+    screen = Screen.of(x, W_enc, b_enc) if _screened(x, W_enc) else None
+    scores = _buffer(x, len(b_enc), torch.bfloat16) if screen else None
     parts = []
     for first in range(0, max(len(x), 1), CHUNK_TOKENS):
-        part = slice(first, first + CHUNK_TOKENS)
-        found = screen.above(part, scores, threshold) if screen else None
-        if found is None:  # not sparse: a bfloat16 product does not pay
-            found = _dense_above(x[part], W_enc, b_enc, threshold)
+        part, found = slice(first, first + CHUNK_TOKENS), None
+        if screen is not None and scores is not None:
+            found = screen.above(part, scores, threshold)
+        if found is None:  # not sparse: a bfloat16 product does not pay, here or further on
+            found, screen = _dense_above(x[part], W_enc, b_enc, threshold), None
         parts.append(found)
     return Codes.cat(parts)
 

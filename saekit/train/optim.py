@@ -113,7 +113,8 @@ class Descent:
 
     def __init__(self, cfg: Optimiser, sae: SAE, lr: float):
         self.cfg = cfg
-        self.named = dict(sae.named_parameters())
+        self.named = {name: _in_order(p) for name, p in sae.named_parameters()}
+        self._given = dict(sae.named_parameters())
         scales = sae.rate_scales()
         groups = [
             {
@@ -127,11 +128,15 @@ class Descent:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for part in self.parts:
-            part.zero_grad()
+        for parameter in (*self._given.values(), *self.named.values()):
+            parameter.grad = None
 
     def step(self, lr: float) -> None:
         """Move the parameters; `lr` is multiplied with the scale of each."""
+        for name, parameter in self.named.items():
+            given = self._given[name]
+            if parameter is not given:
+                parameter.grad = None if given.grad is None else given.grad.t()
         for group in self._groups():
             group["lr"] = lr * group["scale"]
         for part in self.parts:
@@ -163,6 +168,8 @@ class Descent:
             axis: of the parameter, along which latents lie.
         """
         parameter = self.named[name]
+        if parameter is not self._given[name]:
+            axis = 1 - axis
         for key, value in self._state(parameter).items():
             if torch.is_tensor(value) and value.shape == parameter.shape:
                 if key == "z":
@@ -179,7 +186,7 @@ class Descent:
     def state(self) -> State:
         """Return what `load` needs to go on from here: tensors, and numbers for JSON."""
         tensors = {
-            f"{name}.{key}": value
+            f"{name}.{key}": self._turned(name, value)
             for name, parameter in self.named.items()
             for key, value in self._state(parameter).items()
         }
@@ -200,11 +207,17 @@ class Descent:
                 parent, _, key = full.rpartition(".")
                 if parent != name:
                     continue
-                if saved.shape == parameter.shape:  # in its layout, for the same bits again
-                    state[key] = torch.empty_like(parameter, dtype=saved.dtype).copy_(saved)
+                if saved.shape == self._given[name].shape:
+                    turned = self._turned(name, saved)  # in its layout, for the same bits again
+                    state[key] = torch.empty_like(parameter, dtype=saved.dtype).copy_(turned)
                 else:  # a count of steps, which fused kernels read where the parameter is
                     fused = owner[id(parameter)].get("fused")
                     state[key] = saved.clone().to(parameter.device if fused else "cpu")
+
+    def _turned(self, name: str, value: Tensor) -> Tensor:
+        """Return a moment in the other order than it came in, where a parameter is turned."""
+        turned = self.named[name] is not self._given[name] and value.ndim == 2
+        return value.t() if turned else value
 
     def _groups(self) -> Iterable[dict[str, Any]]:
         for part in self.parts:
@@ -215,6 +228,16 @@ class Descent:
             if any(parameter is p for group in part.param_groups for p in group["params"]):
                 return part.state[parameter]
         raise AssertionError("every parameter belongs to an optimiser")
+
+
+def _in_order(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Return a parameter in the order of its memory: its transpose where it is stored so.
+
+    Optimisers copy what is stored otherwise, in and out, at every step.
+    """
+    if parameter.ndim != 2 or parameter.is_contiguous() or not parameter.t().is_contiguous():
+        return parameter
+    return torch.nn.Parameter(parameter.detach().t())  # the same memory
 
 
 def _optimisers(

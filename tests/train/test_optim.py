@@ -100,7 +100,7 @@ def test_rates_are_scaled_by_parameter(optimiser):
     descent.step(0.5)
     for group in (g for part in descent.parts for g in part.param_groups):
         (parameter,) = group["params"]
-        assert group["lr"] == 0.5 * scales.get(names[id(parameter)], 1.0)
+        assert group["lr"] == 0.5 * scales.get(names[parameter.data_ptr()], 1.0)
         assert group["weight_decay"] == (optimiser.weight_decay if parameter.ndim == 2 else 0)
 
 
@@ -128,9 +128,9 @@ def test_adam_is_that_of_torch():
 def test_muon_turns_matrices_and_adam_the_rest():
     sae, descent = build(Optimiser(kind="muon"))
     muon, adam = descent.parts
-    owned = [{id(p) for g in part.param_groups for p in g["params"]} for part in (muon, adam)]
-    assert owned[0] == {id(sae.W_enc), id(sae.W_dec)}
-    assert owned[1] == {id(sae.b_enc), id(sae.b_dec)}
+    owned = [{p.data_ptr() for g in part.param_groups for p in g["params"]} for part in (muon, adam)]
+    assert owned[0] == {sae.W_enc.data_ptr(), sae.W_dec.data_ptr()}
+    assert owned[1] == {sae.b_enc.data_ptr(), sae.b_dec.data_ptr()}
     before = sae.W_enc.detach().clone()
     steps(sae, descent, n=1, lr=0.1)
     sizes = torch.linalg.svdvals((before - sae.W_enc).detach()) / (0.1 * 0.2 * math.sqrt(16))
