@@ -17,7 +17,7 @@ FLOORS = [
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
 OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "huggingface_hub",
-            "schedulefree"}
+            "schedulefree", "scipy", "matplotlib"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
