@@ -13,7 +13,9 @@ VERSION = 1
 def save(truth: Truth, folder: Path) -> None:
     """Write config and tensors."""
     write_tensors(folder / TENSORS, truth.tensors)
-    write_json(folder / CONFIG, {"format_version": VERSION, "truth": truth.cfg.to_dict()})
+    write_json(folder / CONFIG, {
+        "format_version": VERSION, "truth": truth.cfg.to_dict(), "notes": truth.notes,
+    })  # fmt: skip
 
 
 def load(folder: Path) -> Truth:
@@ -28,4 +30,5 @@ def load(folder: Path) -> Truth:
             f"{folder / CONFIG} has format_version {raw.get('format_version')!r}; "
             f"this saekit reads {VERSION}. Update saekit."
         )
-    return Truth(TruthConfig.from_dict(raw["truth"]), read_tensors(folder / TENSORS))
+    tensors = read_tensors(folder / TENSORS)
+    return Truth(TruthConfig.from_dict(raw["truth"]), tensors, raw["notes"])
