@@ -33,7 +33,7 @@ class Similarity(NamedTuple):
 
 
 def compare(
-    directions: Mapping[str, Float[Tensor, "_n d"]], features: Float[Tensor, "m d"]
+    directions: Mapping[str, Float[Tensor, "_n _d"]], features: Float[Tensor, "m d"]
 ) -> dict[str, Similarity]:
     """Return the similarity of several dictionaries with one truth, features in one order.
 

@@ -1,6 +1,6 @@
 """Recovery: the scores of a ground truth, as formulas over sums by latent and by pair."""
 
-from typing import ClassVar, Literal, cast, final
+from typing import ClassVar, Literal, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -87,20 +87,22 @@ class Classified(_OfTruth):
 
     Args:
         kind: "precision", "recall" or "f1".
+        alive: which latents fired in all the samples; drawing blocks anew changes no set.
         over: "living" or "all" latents.
     """
 
     name: ClassVar[str] = "classified"
     undefined: ClassVar[str] = "no latent for which it is defined"
 
-    def __init__(self, kind: str, over: Literal["living", "all"]):
-        self.kind, self.over = kind, over
+    def __init__(
+        self, kind: str, alive: Bool[Tensor, "d_sae"], over: Literal["living", "all"]
+    ):
+        self.kind, self.alive, self.over = kind, alive, over
 
     @override
     def compute(self, sums: Sums) -> float | None:
-        alive: Bool[Tensor, d_sae] = sums["fired"] > 0
         values = of_latents(self.kind, sums)
-        values = values[alive] if self.over == "living" else values.where(alive, 0.0)
+        values = values[self.alive] if self.over == "living" else values.where(self.alive, 0.0)
         values = values[~values.isnan()]
         return float(values.mean()) if len(values) else None
 
@@ -126,11 +128,6 @@ class Absorption(_OfTruth):
     def compute(self, sums: Sums) -> float | None:
         both = sums["both_on"].sum()
         return float(sums["absorbed"].sum() / both) if both > 0 else None
-
-
-def better_of(metric: Metric) -> Literal["lower", "higher", "neither"]:
-    """Return which way is good, as a literal."""
-    return cast(Literal["lower", "higher", "neither"], metric.better)
 
 
 def finite(values: Float[Tensor, "n"]) -> list[float | None]:

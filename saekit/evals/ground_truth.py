@@ -285,7 +285,7 @@ class GroundTruth(Config):
 
 
 def compare(
-    directions: Float[Tensor, "d_sae d"], features: Float[Tensor, "n_features d"]
+    directions: Float[Tensor, "d_sae d"], features: Float[Tensor, "n_features width"]
 ) -> Geometry:
     """Return which latent stands for which feature.
 
@@ -301,12 +301,20 @@ def compare(
 
 
 def hierarchy(truth: Truth) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]:
-    """Return children and their parents, in the order of children; empty without a hierarchy."""
-    parents = truth.tensors.get("parent")
-    if parents is None:
+    """Return children and their parents, in the order of children; empty without a hierarchy.
+
+    Nodes of a hierarchy from n_features on are groups, which no latent can stand for: a child
+    in one has the nearest feature above it as its parent, or none.
+    """
+    found = truth.tensors.get("parent")
+    if found is None:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    children = (parents >= 0).nonzero()[:, 0].cpu()
-    return children, parents.cpu()[children]
+    every = found.cpu()
+    parents = every[: truth.n_features].clone()
+    while (groups := parents >= truth.n_features).any():
+        parents[groups] = every[parents[groups]]
+    children = (parents >= 0).nonzero()[:, 0]
+    return children, parents[children]
 
 
 class _Sums:
@@ -374,9 +382,10 @@ class _Sums:
         of_counts: dict[str, Metric] = {
             "l0_true": TrueL0(), "l0_error": L0Error(), "absorption": Absorption()
         }  # fmt: skip
+        alive = self.total()["fired"] > 0
         for kind in ("precision", "recall", "f1"):
-            of_counts[kind] = Classified(kind, "living")
-            of_counts[f"{kind}_all"] = Classified(kind, "all")
+            of_counts[kind] = Classified(kind, alive, "living")
+            of_counts[f"{kind}_all"] = Classified(kind, alive, "all")
         found = {"r2": self._r2.score(seed)}
         found |= {name: sums.score(seed) for name, sums in self._plain.items()}
         return found | {name: self.of_counts(m).score(seed) for name, m in of_counts.items()}

@@ -25,7 +25,7 @@ class Matches(NamedTuple):
 
 
 def cosines(
-    directions: Float[Tensor, "n d"], features: Float[Tensor, "m d"]
+    directions: Float[Tensor, "n d"], features: Float[Tensor, "m width"]
 ) -> Float[Tensor, "n m"]:
     """Return the cosine of every direction with every feature, in float32.
 
