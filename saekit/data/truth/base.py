@@ -15,12 +15,13 @@ from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator as seeded
 from saekit.data.truth.checks import at_least
 from saekit.data.truth.copula import Copula
-from saekit.data.truth.correlation import Correlation, Loadings
+from saekit.data.truth.correlation import Correlation
 from saekit.data.truth.dictionaries import Dictionary, Given, Random, checked
 from saekit.data.truth.firing import Firing, Zipf
 from saekit.data.truth.forest import Forest
 from saekit.data.truth.hierarchy import Hierarchy
 from saekit.data.truth.layers import Layers
+from saekit.data.truth.loadings import Loadings
 from saekit.data.truth.magnitudes import Magnitudes, ReluNormal
 from saekit.data.truth.rates import solve
 from saekit.data.truth.sampling import Coins, Independent, Sampler
@@ -132,6 +133,7 @@ def assembled(
     positive: Float[Tensor, "n_features"],
     forest: Forest | None = None,
     loadings: Loadings | None = None,
+    solved: bool = False,
 ) -> "Truth":
     """Return a truth with the structure of its config drawn, where it is not given.
 
@@ -141,6 +143,7 @@ def assembled(
         positive: share of the magnitudes of each feature that are above 0.
         forest: trees, where they are not to be drawn.
         loadings: correlations, where they are not to be drawn.
+        solved: whether `coins` holds the chances of children themselves.
 
     Raises:
         ConfigError: parts do not fit each other.
@@ -154,10 +157,11 @@ def assembled(
     free = torch.ones(n, dtype=torch.bool)
     if cfg.hierarchy is not None:
         forest = forest or cfg.hierarchy.forest(n, seeded(cfg.seed, "hierarchy"))
-        solved = solve(cfg.hierarchy, forest, tensors["probabilities"], positive, loadings)
+        mode = "none" if solved else cfg.hierarchy.compensate
+        found = solve(cfg.hierarchy, forest, tensors["coins"], positive, loadings, mode)
         tensors |= forest._asdict()
-        tensors |= {"coins": solved.coins[:n], "rates": solved.rates[:n]}
-        notes |= {"hierarchy": solved.notes} if solved.notes else {}
+        tensors |= {"coins": found.coins[:n], "rates": found.rates[:n]}
+        notes |= {"hierarchy": found.notes} if found.notes else {}
         free = forest.parent[:n] < 0
     if cfg.sequence is not None:
         chance = seeded(cfg.seed, "sequence")

@@ -19,7 +19,7 @@ def bernoulli(
     running sums of exponentials, so they come in the order of rows and features.
 
     Args:
-        rates: p, in [0, 1), float64.
+        rates: p, in [0, 1], float64.
         n_rows: trials of each feature.
         generator: source of chance, on the device of `rates`.
 
@@ -29,7 +29,8 @@ def bernoulli(
     Source:
         The Poisson process on a line; exact, not a thin-rate approximation.
     """
-    ends = torch.cumsum(-torch.log1p(-rates), 0)  # [n_features], of the cells of a row
+    # a certain trial would be an endless cell; one miss in 1e9 stands for none
+    ends = torch.cumsum(-torch.log1p(-rates.clamp_max(1 - 1e-9)), 0)  # [n_features], of a row
     height = float(ends[-1]) if len(ends) else 0.0
     points = _arrivals(height * n_rows, generator, rates.device)
     rows = torch.div(points, height, rounding_mode="floor") if height else points

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.special import ndtr, ndtri
 
 from saekit.core.errors import ConfigError
-from saekit.data.truth.correlation import Loadings
 from saekit.data.truth.forest import Forest
-from saekit.data.truth.hierarchy import Hierarchy
+from saekit.data.truth.hierarchy import Compensation, Hierarchy
+from saekit.data.truth.loadings import Loadings
 
 TOLERANCE = 1e-6  # of ln(rate / wanted)
 MOST_ROUNDS = 300
@@ -56,6 +56,7 @@ def solve(
     wanted: Float[Tensor, "n_features"],
     positive: Float[Tensor, "n_features"],
     loadings: Loadings | None,
+    mode: Compensation,
 ) -> Solved:
     """Return the chances of all nodes.
 
@@ -65,6 +66,7 @@ def solve(
         wanted: share of tokens where each feature fires, float64.
         positive: share of its magnitudes that are above 0: the others are off.
         loadings: correlations of firing; None where it is independent.
+        mode: how rates of children are compensated.
 
     Raises:
         ConfigError: a rate is above what a parent allows and `impossible` is ``error``.
@@ -74,7 +76,7 @@ def solve(
     one = torch.ones(groups, dtype=torch.float64)
     state = _State(
         hierarchy, forest, torch.cat([wanted, one]), torch.cat([positive, one]), n,
-        _Scenarios(loadings, n_nodes),
+        _Scenarios(loadings, n_nodes), mode,
     )  # fmt: skip
     return state.run()
 
@@ -119,9 +121,9 @@ class _State:
 
     def __init__(
         self, hierarchy: Hierarchy, forest: Forest, wanted: Tensor, positive: Tensor,
-        n_features: int, scenarios: _Scenarios,
-    ):  # fmt: skip
-        self.hierarchy, self.forest = hierarchy, forest
+        n_features: int, scenarios: _Scenarios, mode: Compensation,
+    ):  # fmt: skip  # noqa: PLR0913
+        self.mode, self.hierarchy, self.forest = mode, hierarchy, forest
         self.wanted, self.positive, self.n_features = wanted, positive, n_features
         self.scenarios = scenarios
         self.coins = wanted.clone()
@@ -163,13 +165,13 @@ class _State:
         common, spread = self.scenarios.mean_and_spread(children.flatten(), self.n_features)
         common, spread = common.view(-1, *children.shape), spread.view(children.shape)
         positive, exclusive = self.positive[children], self.forest.exclusive[parents]
-        if self.hierarchy.compensate == "exact":
+        if self.mode == "exact":
             wanted = self._possible(parents, children, positive, exclusive)
             solved = wanted is not None
             goal = (wanted * positive).log() if wanted is not None else None
         else:
             solved, goal = False, None
-            if self.hierarchy.compensate == "published":
+            if self.mode == "published":
                 self._published(parents, children, exclusive)
         limit = self.coins[children]
         if solved:
@@ -238,7 +240,7 @@ class _State:
         meant = self.wanted[real] * self.positive[real]
         off = (self.rates[real] / meant).log().abs()
         notes: dict[str, Any] = {}
-        if self.hierarchy.compensate == "none":
+        if self.mode == "none":
             return notes
         if self.clamped:
             notes["clamped"] = sorted(self.clamped)

@@ -201,7 +201,7 @@ class Chains:
         self.n_ctx, self.n_features = n_ctx, len(coins)
         self.coins, self.stay = coins, drawn["persistence"]
         self.copies, self.strengths = drawn["copies"], drawn["strengths"]
-        self.base = coins.clone()
+        self.base = coins.clamp(max=1 - 1e-9)
         feature, source, _ = self.copies.unbind(1)
         self.base[feature] = 1 - (1 - coins[feature]) / (1 - self.strengths * coins[source])
         self.is_free = torch.zeros(len(coins), dtype=torch.bool, device=coins.device)
