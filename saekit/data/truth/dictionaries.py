@@ -133,10 +133,11 @@ def checked(rows: Tensor, n_features: int, d_model: int) -> Float[Tensor, "n_fea
             f"`features` must be [{n_features}, {d_model}] (features, d_model); got "
             f"{list(rows.shape)}."
         )
+    rows = rows.double()
     wrong = ~(rows.isfinite().all(-1) & (rows.norm(dim=-1) > 0))
     if wrong.any():
         i = int(wrong.nonzero()[0])
         raise ConfigError(f"`features[{i}]` must be finite and not zero; got {rows[i].tolist()}.")
-    unit = unit_rows(rows.double())
+    unit = unit_rows(rows)
     # rows that are unit already keep their bits
-    return torch.where((rows.norm(dim=-1) - 1).abs()[:, None] < 1e-6, rows.double(), unit).float()
+    return torch.where((rows.norm(dim=-1) - 1).abs()[:, None] < 1e-6, rows, unit).float()

@@ -14,7 +14,8 @@ NUMBERS = ("probabilities", "mean", "std", "average", "coins", "rates")  # one a
 
 def save(truth: Truth, folder: Path) -> None:
     """Write config and tensors."""
-    write_tensors(folder / TENSORS, truth.tensors)
+    apart = {key: tensor.clone() for key, tensor in truth.tensors.items()}  # some are views
+    write_tensors(folder / TENSORS, apart)
     write_json(folder / CONFIG, {
         "format_version": VERSION, "truth": truth.cfg.to_dict(), "notes": truth.notes,
     })  # fmt: skip

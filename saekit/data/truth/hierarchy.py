@@ -23,8 +23,9 @@ class Hierarchy(Config, abc.ABC):
     `compensate` says what the rates of `firing` are of a child. ``none``: the chance that it
     would fire, of which the share under an active parent is left. ``exact``: its rate over all
     tokens, which it then has. ``published``: that rate, aimed at with the approximation of
-    SAELens, which falls short of it. `impossible` says what becomes of rates above what a
-    parent allows, under ``exact``: an error, or the highest rate there can be (and a note).
+    SAELens, which misses it (see `Truth.rates`). `impossible` says what becomes of rates above
+    what a parent allows, under ``exact``: an error, or the highest rate there can be (and a
+    note).
     """
 
     compensate: Compensation

@@ -17,7 +17,7 @@ def synth_sae_bench_16k() -> TruthConfig:
 
     About 34 features are on at a token. It is the published distribution, drawn by us: the
     same laws and numbers, not the same directions. Rates of children are compensated as
-    published, which falls short of them; `Truth.rates` has what they are.
+    published, which misses them; `Truth.rates` has what they are.
 
     Source:
         arXiv:2602.14687; huggingface.co/decoderesearch/synth-sae-bench-16k-v2.

@@ -21,7 +21,7 @@ from saekit.data.truth.forest import Forest
 from saekit.data.truth.hierarchy import Compensation, Hierarchy
 from saekit.data.truth.loadings import Loadings
 
-TOLERANCE = 1e-6  # of ln(rate / wanted)
+TOLERANCE, COARSE = 1e-6, 1e-4  # of ln(rate / wanted), where exact and where by scenarios
 MOST_ROUNDS = 300
 FULL = 0.98  # share of a parent that exclusive siblings may fill when clamped
 WORK = 2**25  # scenarios x nodes of a level
@@ -89,7 +89,7 @@ class _Scenarios:
         self.n = 1
         if loadings is not None:
             blocks, _, rank = loadings.factor.shape
-            self.n = 2 ** int(min(max(math.log2(WORK / n_nodes), 12), 16))
+            self.n = 2 ** int(min(max(math.log2(WORK / n_nodes), 12), 15))
             engine = torch.quasirandom.SobolEngine(blocks * rank, scramble=True, seed=0) \
                 if blocks * rank <= 21201 else None  # fmt: skip
             if engine is None:
@@ -187,7 +187,7 @@ class _State:
                 break
             error = rate.clamp_min(1e-300).log() - goal
             error[children >= self.n_features] = 0
-            if float(error.abs().max()) < TOLERANCE:
+            if float(error.abs().max()) < (TOLERANCE if self.scenarios.n == 1 else COARSE):
                 break
             mills = torch.exp(-score.square() / 2) / math.sqrt(2 * math.pi)
             slope = (each * mills * positive / chance.clamp_min(1e-300)).mean(0) / spread

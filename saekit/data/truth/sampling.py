@@ -1,6 +1,6 @@
 """Sampling: which features are on at each token, and how strongly, from roots to leaves."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from saekit.data.truth.independent import Entries, bernoulli
 from saekit.data.truth.magnitudes import Magnitudes
 
 
+@runtime_checkable
 class Hand(Protocol):
     """What would fire on some tokens, were it not for parents and siblings."""
 
@@ -24,6 +25,7 @@ class Hand(Protocol):
         ...
 
 
+@runtime_checkable
 class Coins(Protocol):
     """A law of firing."""
 
