@@ -54,9 +54,11 @@ NOTES = {
     "temporal": "windows of 8 unrelated samples; L0, F1 and dead are of its novel latents, of "
     "which it keeps k, not of the predicted ones, which are dense",
     "crosscoder": "two sites, the second turned; directions are those of the first",
-    "skip": "a transcoder: it predicts which features are on, in turned directions; an "
-    "autoencoder with a skip copies its input",
+    "skip": "fails, and no tuning will help: as an autoencoder its map copies the input; here "
+    "it is a transcoder that predicts which features are on, in turned directions, and then "
+    "any linear part of a latent can as well be the map's, so directions are not identified",
 }
+NOT_IDENTIFIED = {"skip"}  # `--check` lets them pass
 
 
 def sae_config(name, settings):
@@ -73,7 +75,7 @@ def measure(truth, name, settings, fit):
     began = time.perf_counter()
     sae = Transcoder(run, truth) if name == "skip" else fit_truth(run, truth, shown=False)
     seconds = time.perf_counter() - began
-    layout = Layout.of(run.sae)
+    layout = Layout.of(run.sae, truth)
     arrange = layout.arrange if run.sae.event else None
     result = GroundTruth(n_tokens=2**15).run(sae, truth, arrange=arrange, name=name)
     scores = {k: [s.value, s.low, s.high] for k, s in result.scores.items()}
@@ -175,19 +177,20 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     truth = TruthConfig.from_dict(TRUTH).build()
-    rows, bad = [], []
+    rows, bad, missed = [], [], []
     for name in [n for n in args.only.split(",") if n] or list(SETTINGS):
         settings, fit = SETTINGS[name]
         rows.append(measure(truth, name, settings | args.sae, fit | args.fit))
         wrong = faults(rows[-1])
-        bad += [f"{name}: {', '.join(wrong)}"] if wrong else []
+        bad += [name] if wrong and name not in NOT_IDENTIFIED else []
+        missed += [f"{name}: {', '.join(wrong)}"] if wrong else []
         print(table(rows[-1:]).splitlines()[-1], *wrong, file=sys.stderr, flush=True)
     if args.json:
         args.json.write_text(json.dumps({"truth": TRUTH, "rows": rows}, indent=1) + "\n")
     print(f"Features on per sample: {rows[0]['l0_true'][0]:.2f}\n\n{table(rows)}")
     for name in (r["name"] for r in rows if r["name"] in NOTES):
         print(f"\n{name}: {NOTES[name]}")
-    for line in bad:
+    for line in missed:
         print(f"misses: {line}")
     return 1 if bad and args.check else 0
 

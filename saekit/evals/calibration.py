@@ -13,6 +13,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.result import Score, Table
 from saekit.core.seeds import generator
 from saekit.data.truth.base import Sample, Truth
+from saekit.evals.ground_truth import whole_sequences
 from saekit.evals.intervals import percentiles
 from saekit.metrics.base import Batch, Sums, added
 from saekit.metrics.density import Density
@@ -77,8 +78,9 @@ def unsupervised(
     d_sae = sae.cfg.d_sae
     fired, again = torch.zeros(d_sae, dtype=torch.float64), torch.zeros(d_sae, dtype=torch.float64)
     twin_fired = torch.zeros(twin.cfg.d_sae, dtype=torch.bool)
-    for _ in range(-(-n_tokens // BATCH)):
-        sample = truth.sample(BATCH, chance)
+    size = whole_sequences(truth, BATCH)
+    for _ in range(-(-n_tokens // size)):
+        sample = truth.sample(size, chance)
         acts = sae.encode(sample.x)
         batch = Batch(sample.x, sae.decode(acts), acts)
         for name, metric in metrics.items():
@@ -121,22 +123,23 @@ def remade(
     return truth.decode(acts._replace(values=values)) + noise[order]
 
 
-def spearman(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> float | None:
-    """Return the rank correlation, ties at their mean rank; None where one does not vary.
+def spearman(
+    x: Float[Tensor, "*draws n"], y: Float[Tensor, "*draws n"]
+) -> Float[Tensor, "*draws"]:
+    """Return the rank correlation, ties at their mean rank; NaN where one does not vary.
 
     Source:
         Spearman 1904. Differs: nothing known.
     """
-    a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
-    size = float(a.norm() * b.norm())
-    return float(a @ b) / size if size > 0 else None
+    a, b = (r - r.mean(-1, keepdim=True) for r in (ranks(x), ranks(y)))
+    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
 
 
-def ranks(values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+def ranks(values: Float[Tensor, "*draws n"]) -> Float[Tensor, "*draws n"]:
     """Return the rank of each value from 0, ties at their mean, float64."""
     wide = values.double()
-    below = (wide[:, None] > wide).double().sum(1)
-    same = (wide[:, None] == wide).double().sum(1)
+    below = (wide[..., :, None] > wide[..., None, :]).double().sum(-1)
+    same = (wide[..., :, None] == wide[..., None, :]).double().sum(-1)
     return below + (same - 1) / 2
 
 
@@ -184,21 +187,23 @@ def _defined(rows: Sequence[Measured], name: str, target: str) -> Float[Tensor, 
 def _rank_score(
     groups: list[Float[Tensor, "_n two"]], chance: torch.Generator, n_resamples: int
 ) -> Score:
-    def mean_of(parts: list[Tensor]) -> float | None:
-        each = [spearman(p[:, 0], p[:, 1]) for p in parts if len(p) > 1]
-        known = [v for v in each if v is not None]
-        return math.fsum(known) / len(known) if known else None
+    def mean_of(parts: list[Tensor]) -> Tensor:
+        each = [spearman(p[..., 0], p[..., 1]) for p in parts]
+        return torch.stack(each).nanmean(0) if each else torch.tensor(math.nan)
 
-    value = mean_of(groups)
+    some = [g for g in groups if len(g)]
+    value = float(mean_of(some))
+    defined = not math.isnan(value)
     drawn = []
-    for _ in range(n_resamples if value is not None else 0):
-        parts = [g[torch.randint(len(g), (len(g),), generator=chance)] for g in groups if len(g)]
-        if (one := mean_of(parts)) is not None:
-            drawn.append(one)
+    if defined:
+        parts = [g[torch.randint(len(g), (n_resamples, len(g)), generator=chance)] for g in some]
+        found = mean_of(parts)
+        drawn = found[~found.isnan()].tolist()
     low, high = percentiles(torch.tensor(drawn)) if drawn else (None, None)
     return Score(
-        value=value, low=low, high=high, n=sum(map(len, groups)), unit="rank correlation",
-        better="neither", reason="" if value is not None else "one of the scores does not vary",
+        value=value if defined else None, low=low, high=high, n=sum(map(len, groups)),
+        unit="rank correlation", better="neither",
+        reason="" if defined else "one of the scores does not vary",
     )  # fmt: skip
 
 

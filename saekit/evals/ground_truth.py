@@ -90,7 +90,8 @@ class GroundTruth(Config):
 
     Args:
         n_tokens: samples drawn, at least 1; rounded up to whole batches.
-        batch_tokens: samples coded at once; decides, with the seed, which are drawn.
+        batch_tokens: samples coded at once, rounded up to whole sequences where the truth has
+            some; decides, with the seed, which are drawn.
         n_blocks: blocks for the intervals, at least 1.
         split_cosine: |cosine| from which a latent holds a feature, 0 to 1.
         hedge_cosine: |cosine| from which a second feature is in a latent, 0 to 1.
@@ -162,10 +163,11 @@ class GroundTruth(Config):
         pairs = self.pairs(geometry, truth)
         sums = _Sums(self.n_blocks, truth, geometry, pairs)
         chance = generator(seed, "ground_truth", device=str(truth.device))
-        n_batches = -(-self.n_tokens // self.batch_tokens)
-        bar = Progress("truth", n_batches * self.batch_tokens, "samples", shown=shown)
+        size = whole_sequences(truth, self.batch_tokens)
+        n_batches = -(-self.n_tokens // size)
+        bar = Progress("truth", n_batches * size, "samples", shown=shown)
         for i in range(n_batches):
-            sample = truth.sample(self.batch_tokens, chance)
+            sample = truth.sample(size, chance)
             x = sample.x.to(directions) if arrange is None else arrange(sample.x.to(directions))
             acts = sae.encode(x)
             y_hat = sae.decode(acts)
@@ -315,6 +317,12 @@ def hierarchy(truth: Truth) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "pairs"]]
         parents[groups] = every[parents[groups]]
     children = (parents >= 0).nonzero()[:, 0]
     return children, parents[children]
+
+
+def whole_sequences(truth: Truth, n: int) -> int:
+    """Return the fewest tokens from n on that are whole sequences of a truth."""
+    n_ctx = truth.cfg.sequence.n_ctx if truth.cfg.sequence is not None else 1
+    return -(-n // n_ctx) * n_ctx
 
 
 class _Sums:

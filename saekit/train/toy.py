@@ -5,6 +5,7 @@ of any run: only where batches come from differs.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,29 +41,47 @@ WINDOW = 8  # tokens of an event, where positions are coded jointly
 
 
 class Layout(NamedTuple):
-    """How samples of a truth, which have no sites and no order, become an SAE's events.
+    """How samples of a truth become an SAE's events.
 
-    An SAE of windows gets samples side by side: nothing about one helps to predict the next.
-    One of several sites gets each sample once a site: as it is at the first, turned by a fixed
-    rotation of its own at each other, so that every feature has a direction a site.
+    An SAE of windows gets the sequences of the truth, or 8 samples side by side where it has
+    none: then nothing about one helps to predict the next. One of several sites gets the layers
+    of the truth; where it has none, each sample once a site: as it is at the first, turned by a
+    fixed rotation of its own at each other, so that every feature has a direction a site.
     """
 
-    n_sites: int = 0  # 0: samples have no such axis
+    n_sites: int = 0  # 0: an event has no such axis
     window: int = 0
+    layered: bool = False  # samples have the axis of sites already
 
     @staticmethod
-    def of(cfg: SAEConfig) -> "Layout":
-        """Return the layout an architecture takes."""
-        n_sites = getattr(cfg, "n_sites", 0) if "site" in cfg.event else 0
-        return Layout(n_sites, WINDOW if "seq" in cfg.event else 0)
+    def of(cfg: SAEConfig, truth: Truth) -> "Layout":
+        """Return the layout an architecture takes of a truth.
 
-    def arrange(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "events *event d"]:
+        Raises:
+            ConfigError: the truth has layers, and the architecture takes one, or another number.
+        """
+        n_sites = getattr(cfg, "n_sites", 0) if "site" in cfg.event else 0
+        layers = truth.layers
+        if layers is not None and layers.shape[1] != n_sites:
+            raise ConfigError(
+                f"The truth has {layers.shape[1]} layers; `{cfg.name}` reads {n_sites or 'one'}. "
+                f"Train a crosscoder with sae.n_sites={layers.shape[1]}."
+            )
+        window = sequence_tokens(truth) if truth.cfg.sequence else WINDOW
+        return Layout(n_sites, window if "seq" in cfg.event else 0, layers is not None)
+
+    def arrange(self, x: Float[Tensor, "n *layers d"]) -> Float[Tensor, "events *event d"]:
         """Return samples as events; n must be a multiple of the window."""
         if self.window:
-            return x.view(-1, self.window, x.shape[1])
-        if self.n_sites:
+            return x.view(-1, self.window, x.shape[-1])
+        if self.n_sites and not self.layered:
             return torch.stack([x @ _turn(x.shape[1], s).to(x) for s in range(self.n_sites)], 1)
         return x
+
+
+def sequence_tokens(truth: Truth) -> int:
+    """Return the tokens of which samples come in multiples; 1 where they have no order."""
+    return truth.cfg.sequence.n_ctx if truth.cfg.sequence is not None else 1
 
 
 def _turn(d: int, site: int) -> Float[Tensor, "d d"]:
@@ -272,11 +291,13 @@ def truth_scaling(
             f"`normalise` cannot be whiten where {' and '.join(joint)} are coded jointly, as by "
             f"`{cfg.name}`. Use scale."
         )
-    layout, chance = Layout.of(cfg), generator(seed, "scaling")
+    layout, chance = Layout.of(cfg, truth), generator(seed, "scaling")
     shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
     side = _Side(shared, normalise, centre)
+    whole = math.lcm(sequence_tokens(truth), layout.window or 1)
+    n = -(-SCALING_BATCH // whole) * whole
     for _ in range(SCALING_TOKENS // SCALING_BATCH):
-        side.add(layout.arrange(truth.sample(SCALING_BATCH, chance).x.float().cpu()))
+        side.add(layout.arrange(truth.sample(n, chance).x.float().cpu()))
     scaling = side.scaling()
     check_foldable(cfg, scaling, scaling)
     mean = (side.sum / side.n).to(scaling.mean)
@@ -285,7 +306,7 @@ def truth_scaling(
 
 def truth_card(fit: Fit, truth: Truth) -> Card:
     """Return what an SAE of a truth was made from; its model is the truth."""
-    layout = Layout.of(fit.sae)
+    layout = Layout.of(fit.sae, truth)
     reads = tuple(f"L{i}.resid_post" for i in range(max(layout.n_sites, 1)))
     return Card(
         model={"name": "truth", "revision": identity(truth), "dtype": "float32"},
@@ -301,9 +322,9 @@ def truth_card(fit: Fit, truth: Truth) -> Card:
 
 
 def identity(truth: Truth) -> str:
-    """Return a digest of what makes a truth itself: settings, features, rates, bias."""
-    tensors = (truth.features, truth.probabilities, truth.bias)
-    weights = [t.detach().cpu().contiguous().numpy().tobytes() for t in tensors]
+    """Return a digest of what makes a truth itself: its settings and all that was drawn."""
+    weights = [truth.tensors[name].cpu().contiguous().numpy().tobytes()
+               for name in sorted(truth.tensors)]  # fmt: skip
     return digest([repr(truth.cfg.to_dict()), *weights])
 
 
@@ -389,7 +410,7 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
             f"The truth is {d_model} wide; the SAE has d_in={fit.sae.d_in}, "
             f"d_out={fit.sae.d_out}. Set both to {d_model}."
         )
-    layout = Layout.of(fit.sae)
+    layout = Layout.of(fit.sae, truth)
     if layout.window:
         for name, value in (("tokens", fit.tokens), ("batch_tokens", fit.step_tokens)):
             if value % layout.window:
