@@ -76,6 +76,8 @@ def factorised(blocks: Float[Tensor, "blocks size size"], n_features: int) -> Lo
         }
         values, vectors = torch.linalg.eigh(mended)
     least = values[:, :1].clamp_min(LEAST_EIGENVALUE / 100)
-    factor = vectors * (values - least).clamp_min(0).sqrt()[:, None]
+    common = (values - least).clamp_min(0)
+    used = (common > 1e-9).any(0)  # a factor that no block has costs time and changes nothing
+    factor = vectors[:, :, used] * common[:, used].sqrt()[:, None]
     diag = 1 - factor.square().sum(-1)
     return Loadings(factor.float(), diag.flatten()[:n_features].float(), notes)

@@ -85,6 +85,8 @@ class _Scenarios:
     """Common factors at points that fill their space evenly, and chances given them."""
 
     def __init__(self, loadings: Loadings | None, n_nodes: int):
+        if loadings is not None and not loadings.factor.shape[-1]:
+            loadings = None  # no common factors: independent
         self.loadings = loadings
         self.n = 1
         if loadings is not None:

@@ -96,6 +96,14 @@ def test_rows_of_a_low_rank_that_are_too_long_are_shrunk_and_noted():
     assert made.loadings.diag.min() == pytest.approx(0.01, abs=1e-6)
 
 
+def test_no_correlation_at_all_needs_no_common_factor():
+    tree = Grown(roots=1, branching=2, depth=1, compensate="exact")
+    made = truth([0.5, 0.2, 0.1, 0.3], correlation=c.Pairs(), hierarchy=tree)
+    assert made.loadings.factor.shape[-1] == 0
+    on = fired(made, N).double()
+    assert errors(on.mean(0), [0.5, 0.2, 0.1, 0.3], N).abs().max() < 4
+
+
 @pytest.mark.parametrize("law", [LAWS["low_rank"], LAWS["block"]], ids=["low_rank", "block"])
 def test_features_below_a_parent_keep_their_correlations(law):
     """Children are drawn on request; where their parent is nearly always on, as if alone."""
