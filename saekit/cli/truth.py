@@ -210,6 +210,7 @@ def calibrate(
     ] = None,
     d_sae: Annotated[int | None, typer.Option(help="Latents. [one for each feature]")] = None,
     tokens: Annotated[int, typer.Option(help="Samples to train each SAE on.")] = 500_000,
+    eval_tokens: Annotated[int, typer.Option(help="Samples to measure each on.")] = 2**14,
     seed: Seed = 0,
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/calibration"),
@@ -230,6 +231,8 @@ def calibrate(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is in use. Choose another folder with --out, or delete it.")
+    if eval_tokens < 1:
+        raise ConfigError(f"`--eval-tokens` must be at least 1; got {eval_tokens}.")
     jobs = []
     for folder in dict.fromkeys(truth):
         model = load_truth(folder)
@@ -247,7 +250,7 @@ def calibrate(
     bar = Progress("calibrate", len(jobs), "SAEs", shown=not quiet)
     measured = []
     for folder, label, model, fits in jobs:
-        measured.append(_measured(folder, label, model, fits, seed))
+        measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
         bar.add(1, label)
     bar.close()
     scores = calibration.rank_scores(measured, seed)
@@ -389,17 +392,19 @@ def _grid(
     return found
 
 
-def _measured(folder: str, label: str, truth: "Truth", fits: list["Fit"], seed: int) -> Any:
+def _measured(
+    names: tuple[str, str], truth: "Truth", fits: list["Fit"], n_tokens: int, seed: int
+) -> Any:
     from saekit.evals import calibration
     from saekit.evals.ground_truth import GroundTruth
     from saekit.train.toy import fit_truth
 
+    config = GroundTruth(n_tokens=n_tokens, n_blocks=1)
     sae, twin = (fit_truth(fit, truth, shown=False) for fit in fits)
-    scores = GroundTruth(n_tokens=2**14, n_blocks=1).run(sae, truth, seed=seed, name=label).scores
+    scores = config.run(sae, truth, seed=seed, name=names[1]).scores
     recovery = {name: scores[name].value for name in ("mcc", "f1", "f1_all")}
-    return calibration.Measured(
-        folder, label, calibration.unsupervised(sae, twin, truth, seed=seed), recovery
-    )
+    found = calibration.unsupervised(sae, twin, truth, n_tokens=n_tokens, seed=seed)
+    return calibration.Measured(*names, found, recovery)
 
 
 def _rank_table(scores: "dict[str, dict[str, Score]]") -> Any:

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -87,21 +87,24 @@ class Classified(_OfTruth):
 
     Args:
         kind: "precision", "recall" or "f1".
-        alive: which latents fired in all the samples; drawing blocks anew changes no set.
+        total: sums over all samples. They say which latents live, and stand in for a latent
+            that drawing blocks anew leaves without a value: rare latents are unlike others,
+            so leaving them out would shift the interval.
         over: "living" or "all" latents.
     """
 
     name: ClassVar[str] = "classified"
     undefined: ClassVar[str] = "no latent for which it is defined"
 
-    def __init__(
-        self, kind: str, alive: Bool[Tensor, "d_sae"], over: Literal["living", "all"]
-    ):
-        self.kind, self.alive, self.over = kind, alive, over
+    def __init__(self, kind: str, total: Sums, over: Literal["living", "all"]):
+        self.kind, self.over = kind, over
+        self.alive = total["fired"] > 0  # [d_sae]
+        self.known = of_latents(kind, total)
 
     @override
     def compute(self, sums: Sums) -> float | None:
         values = of_latents(self.kind, sums)
+        values = values.where(~values.isnan(), self.known)
         values = values[self.alive] if self.over == "living" else values.where(self.alive, 0.0)
         values = values[~values.isnan()]
         return float(values.mean()) if len(values) else None

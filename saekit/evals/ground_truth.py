@@ -390,10 +390,10 @@ class _Sums:
         of_counts: dict[str, Metric] = {
             "l0_true": TrueL0(), "l0_error": L0Error(), "absorption": Absorption()
         }  # fmt: skip
-        alive = self.total()["fired"] > 0
+        total = self.total()
         for kind in ("precision", "recall", "f1"):
-            of_counts[kind] = Classified(kind, alive, "living")
-            of_counts[f"{kind}_all"] = Classified(kind, alive, "all")
+            of_counts[kind] = Classified(kind, total, "living")
+            of_counts[f"{kind}_all"] = Classified(kind, total, "all")
         found = {"r2": self._r2.score(seed)}
         found |= {name: sums.score(seed) for name, sums in self._plain.items()}
         return found | {name: self.of_counts(m).score(seed) for name, m in of_counts.items()}

@@ -116,6 +116,7 @@ def test_calibrate(world, capsys, tmp_path):
     out = tmp_path / "cal"
     words = ["--truth", world / "truth", "--truth", tmp_path / "again", "--arch", "topk"]
     words += ["--arch", "relu", "--k", "1", "--k", "3", "--l1", "0.5", "--l1", "2", *SHORT]
+    words += ["--eval-tokens", "512"]
     words[words.index("2000")] = "500"
     code, line, err = call(capsys, "calibrate", *words, "--out", out, "--json")
     assert code == 0, err
@@ -162,6 +163,7 @@ def test_a_config_file_or_that_of_a_truth_gives_the_same_truth(world, capsys, tm
         (["eval", "--truth", "OTHER", "--sae", "RUN", "--quiet"], 1, "truth is 8 wide"),
         (["calibrate", "--truth", "TRUTH", "--arch", "topk"], 2, "Ranks need 4"),
         (["calibrate", "--truth", "TRUTH", "--arch", "temporal"], 2, "seq"),
+        (["calibrate", "--truth", "TRUTH", "--eval-tokens", "0"], 2, "at least 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(world, capsys, tmp_path, monkeypatch, words, code, said):

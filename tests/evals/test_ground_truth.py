@@ -220,6 +220,17 @@ def test_scores_lie_in_their_intervals_and_the_result_survives_json(tmp_path):
     assert Result.read(tmp_path / "r.json") == result
 
 
+def test_latents_that_fire_once_leave_the_interval_around_the_value():
+    rows = [[1, 0, 0, 0]] * 2047 + [[1, 0, 0.2, 0]]
+    b = [0.0, 0.0, 0.0, 0.0]
+    read = torch.eye(4, D).t().clone()
+    read[2, 1] = 1.0  # latent 1 fires for feature 2, once in all
+    found = run(Linear(torch.eye(4, D), read, b), Hand(rows), n_blocks=32).scores
+    for name in ("precision", "recall", "f1", "precision_all"):
+        score = found[name]
+        assert score.low <= score.value <= score.high, name
+
+
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ShapeError, match="truth is 8 wide"):
         run(Linear(torch.eye(4, 9)), Hand(MIXED))

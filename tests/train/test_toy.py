@@ -42,14 +42,14 @@ def weights(folder: Path):
 
 def test_it_finds_the_features_of_raw_samples(tmp_path):
     truth = make()
-    sae = fit_truth(fit(tokens=40_000), truth, out=tmp_path / "run", shown=False)
+    sae = fit_truth(fit(tokens=25_000), truth, out=tmp_path / "run", shown=False)
     scores = GroundTruth(n_tokens=4096, n_blocks=4).run(sae, truth).scores
-    assert scores["mcc"].value > 0.9 and scores["r2"].value > 0.8
+    assert scores["mcc"].value > 0.85 and scores["r2"].value > 0.8
     loaded = load(tmp_path / "run")
     x = truth.sample(10, torch.Generator().manual_seed(0)).x
     assert torch.equal(loaded.sae(x), sae(x))
     assert loaded.card.model["revision"] == toy.identity(truth)
-    assert loaded.card.tokens == 40_000
+    assert loaded.card.tokens == 25_000
 
 
 def test_the_scaled_samples_have_mean_0_and_mean_square_1():
