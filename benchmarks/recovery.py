@@ -5,8 +5,8 @@
 Trains each architecture on the same samples at the latents per token that features are on, and
 prints how many of the features its decoder holds (MCC), whether latents fire with them (F1),
 and how long training took. `--check` ends with 1 where an architecture has MCC below 0.95,
-misses the features per token by more than a fifth, or trains for over a minute, but for `skip`, which
-is known to fail.
+misses the features per token by more than a fifth, or trains for over a minute, but for
+`skip`, which is known to fail.
 """
 
 import argparse
