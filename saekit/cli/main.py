@@ -12,6 +12,7 @@ from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.report import report
 from saekit.cli.train import train
+from saekit.cli.truth import app as truth
 from saekit.core import machine
 from saekit.core.errors import SaekitError
 
@@ -52,6 +53,7 @@ app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("report")(report)
 app.command("list")(list_names)
+app.add_typer(truth, name="truth")
 
 
 def main(arguments: list[str] | None = None) -> None:

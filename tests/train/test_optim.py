@@ -95,7 +95,7 @@ def test_without_momentum_signum_leaves_what_has_no_gradient():
 def test_rates_are_scaled_by_parameter(optimiser):
     cfg = JumpReLU(d_in=16, d_out=16, d_sae=16, target_l0=4.0)
     sae, descent = build(optimiser, cfg)
-    scales, names = sae.rate_scales(), {id(p): name for name, p in sae.named_parameters()}
+    scales, names = sae.rate_scales(), {p.data_ptr(): name for name, p in sae.named_parameters()}
     assert scales["threshold"] > 1 and "W_enc" not in scales
     descent.step(0.5)
     for group in (g for part in descent.parts for g in part.param_groups):
@@ -128,7 +128,9 @@ def test_adam_is_that_of_torch():
 def test_muon_turns_matrices_and_adam_the_rest():
     sae, descent = build(Optimiser(kind="muon"))
     muon, adam = descent.parts
-    owned = [{p.data_ptr() for g in part.param_groups for p in g["params"]} for part in (muon, adam)]
+    owned = [
+        {p.data_ptr() for g in part.param_groups for p in g["params"]} for part in (muon, adam)
+    ]
     assert owned[0] == {sae.W_enc.data_ptr(), sae.W_dec.data_ptr()}
     assert owned[1] == {sae.b_enc.data_ptr(), sae.b_dec.data_ptr()}
     before = sae.W_enc.detach().clone()

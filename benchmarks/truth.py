@@ -1,0 +1,154 @@
+"""Samples a second of synthetic truths, ours against sae-lens' generator in the same run.
+
+    python benchmarks/truth.py [--peer-python PATH] [--quick] [--json FILE] [--check]
+
+Four configurations of 16,384 features in 768 dimensions: independent, with a low-rank copula,
+with a hierarchy, and with both (SynthSAEBench-16k); directions are random in all, for they cost
+nothing when sampling. Both sides make batches of 1,024 tokens on one thread, by turns, so that
+another load on the machine meets both. A row has the best of the turns of each side and their
+ratio. `--check` fails where a ratio is below 2. `--quick` takes short turns.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+BATCH = 1024
+LEAST_RATIO = 2.0
+KINDS = {
+    "independent": (False, False), "low-rank copula": (True, False),
+    "hierarchy": (False, True), "synth_sae_bench_16k": (True, True),
+}  # fmt: skip
+
+
+def ours(correlated, tree):
+    """Return a function that makes a batch."""
+    from saekit.core.seeds import generator
+    from saekit.data.truth.dictionaries import Random
+    from saekit.data.truth.presets import preset
+
+    cfg = replace(preset("synth_sae_bench_16k"), dictionary=Random())
+    cfg = replace(cfg, correlation=cfg.correlation if correlated else None,
+                  hierarchy=cfg.hierarchy if tree else None)  # fmt: skip
+    truth, chance = cfg.build(), generator(0)
+
+    def sample():
+        acts = truth.sample(BATCH, chance).acts
+        return len(acts.values)
+
+    return sample
+
+
+def theirs(correlated, tree):
+    """Return a function that makes a batch with sae-lens."""
+    sys.modules["torchvision"] = None  # may be unusable, and nothing here uses it
+    import sae_lens.synthetic as peer
+
+    cfg = peer.SyntheticModelConfig(
+        num_features=16_384, hidden_dim=768, bias=0.5, seed=42,
+        firing_probability=peer.ZipfianFiringProbabilityConfig(
+            exponent=0.5, max_prob=0.4, min_prob=5e-4
+        ),
+        mean_firing_magnitudes=peer.LinearMagnitudeConfig(start=5, end=4),
+        std_firing_magnitudes=peer.FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
+        correlation=peer.LowRankCorrelationConfig(rank=25, correlation_scale=0.1)
+        if correlated else None,
+        hierarchy=peer.HierarchyConfig(
+            total_root_nodes=128, branching_factor=4, max_depth=3,
+            mutually_exclusive_portion=1.0, compensate_probabilities=True,
+            scale_children_by_parent=True,
+        ) if tree else None,
+    )  # fmt: skip
+    model = peer.SyntheticModel(cfg)
+
+    def sample():
+        acts = model.sample_with_features(BATCH)[1]
+        return int((acts.coalesce().values() if acts.is_sparse else acts != 0).count_nonzero())
+
+    return sample
+
+
+def serve(make):
+    """Answer requests of a kind and a number of seconds with rate and L0, line by line."""
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    made = {}
+    for line in sys.stdin:
+        kind, seconds = json.loads(line)
+        if kind not in made:
+            made[kind] = make(*KINDS[kind])
+            made[kind]()
+        began, n, on = time.perf_counter(), 0, 0
+        while n == 0 or time.perf_counter() - began < seconds:
+            on += made[kind]()
+            n += BATCH
+        rate = n / (time.perf_counter() - began)
+        sys.stdout.write(json.dumps({"rate": rate, "l0": on / n}) + "\n")
+        sys.stdout.flush()
+
+
+class Side:
+    """A process that answers."""
+
+    def __init__(self, python, which):
+        command = [python, __file__, "--serve", which]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        )  # fmt: skip
+
+    def ask(self, kind, seconds):
+        """Return rate and L0, or None where the library is not there."""
+        try:
+            self.process.stdin.write(json.dumps([kind, seconds]) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python with sae-lens")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--serve", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        return serve(ours if args.serve == "ours" else theirs)
+    seconds, turns = (2, 2) if args.quick else (6, 5)
+    sides = Side(sys.executable, "ours"), Side(args.peer_python, "theirs")
+    rows = []
+    print("| configuration | saekit, samples/s | sae-lens, samples/s | ratio | L0 of both |")
+    print("|---|---|---|---|---|")
+    for kind in KINDS:
+        asked = [[side.ask(kind, seconds) for side in sides] for _ in range(turns)]
+        best = [max((a for a in found if a), key=lambda a: a["rate"], default=None)
+                for found in zip(*asked, strict=True)]  # fmt: skip
+        us, them = best
+        ratio = us["rate"] / them["rate"] if them else None
+        rows.append({"configuration": kind, "ours": us, "theirs": them, "ratio": ratio})
+        cells = (f"{them['rate']:,.0f}", f"{ratio:.1f}", f"{us['l0']:.1f}, {them['l0']:.1f}") \
+            if them else ("not installed", "", f"{us['l0']:.1f}")  # fmt: skip
+        print(f"| {kind} | {us['rate']:,.0f} | {' | '.join(cells)} |", flush=True)
+    for side in sides:
+        side.process.stdin.close()
+        side.process.wait()
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    slow = [r["configuration"] for r in rows if r["ratio"] is None or r["ratio"] < LEAST_RATIO]
+    if args.check and slow:
+        sys.exit(f"Below {LEAST_RATIO} times sae-lens, or without it: {', '.join(slow)}.")
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Ground truth: synthetic models whose features, rates and structure are known."""

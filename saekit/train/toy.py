@@ -1,0 +1,434 @@
+"""Toy: training on a truth's samples, with the trainer of language models' activations.
+
+`Training` does the steps, `Scaling` the scaling, `SAE.rescale` folds it, checkpoints are those
+of any run: only where batches come from differs.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.activations.pairs import Pair
+from saekit.activations.shuffle import Batch, Stream
+from saekit.core import provenance
+from saekit.core.errors import ConfigError, FormatError, Interrupted
+from saekit.core.files import digest, read_json, sha256_of, write_json
+from saekit.core.progress import Progress
+from saekit.core.seeds import generator
+from saekit.data.truth.base import Truth
+from saekit.hub import native
+from saekit.hub.card import Card
+from saekit.saes.base import SAE, SAEConfig, Scaling
+from saekit.train.fit import Fit
+from saekit.train.log import Log
+from saekit.train.meter import Meter
+from saekit.train.scaling import Centre, Normalise, Scalings, _Side, check_foldable
+from saekit.train.signals import StopRequest
+from saekit.train.training import Training
+
+SCALING_TOKENS = 2**14  # a mean square within 1 %, whatever the truth
+SCALING_BATCH = 2**11
+WINDOW = 8  # tokens of an event, where positions are coded jointly
+
+
+class Layout(NamedTuple):
+    """How samples of a truth become an SAE's events.
+
+    An SAE of windows gets the sequences of the truth, or 8 samples side by side where it has
+    none: then nothing about one helps to predict the next. One of several sites gets the layers
+    of the truth; where it has none, each sample once a site: as it is at the first, turned by a
+    fixed rotation of its own at each other, so that every feature has a direction a site.
+    """
+
+    n_sites: int = 0  # 0: an event has no such axis
+    window: int = 0
+    layered: bool = False  # samples have the axis of sites already
+
+    @staticmethod
+    def of(cfg: SAEConfig, truth: Truth) -> "Layout":
+        """Return the layout an architecture takes of a truth.
+
+        Raises:
+            ConfigError: the truth has layers, and the architecture takes one, or another number.
+        """
+        n_sites = getattr(cfg, "n_sites", 0) if "site" in cfg.event else 0
+        layers = truth.layers
+        if layers is not None and layers.shape[1] != n_sites:
+            raise ConfigError(
+                f"The truth has {layers.shape[1]} layers; `{cfg.name}` reads {n_sites or 'one'}. "
+                f"Train a crosscoder with sae.n_sites={layers.shape[1]}."
+            )
+        window = sequence_tokens(truth) if truth.cfg.sequence else WINDOW
+        return Layout(n_sites, window if "seq" in cfg.event else 0, layers is not None)
+
+    def arrange(self, x: Float[Tensor, "n *layers d"]) -> Float[Tensor, "events *event d"]:
+        """Return samples as events; n must be a multiple of the window."""
+        if self.window:
+            return x.view(-1, self.window, x.shape[-1])
+        if self.n_sites and not self.layered:
+            return torch.stack([x @ _turn(x.shape[1], s).to(x) for s in range(self.n_sites)], 1)
+        return x
+
+
+def sequence_tokens(truth: Truth) -> int:
+    """Return the tokens of which samples come in multiples; 1 where they have no order."""
+    return truth.cfg.sequence.n_ctx if truth.cfg.sequence is not None else 1
+
+
+def _turn(d: int, site: int) -> Float[Tensor, "d d"]:
+    if not site:
+        return torch.eye(d)
+    drawn = torch.randn(d, d, generator=generator(0, "site", site, d), dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.float()
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Copies of the SAE while it is trained, folded for raw samples as the finished one is.
+
+    Weights are those of the step, also where the finished SAE has averaged ones.
+
+    Args:
+        shares: of training, above 0 and at most 1, after which one is taken.
+        take: is given the share and the copy.
+
+    Raises:
+        ConfigError: a share is out of range.
+    """
+
+    shares: Sequence[float]
+    take: Callable[[float, SAE], None]
+
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            if not 0 < share <= 1:
+                raise ConfigError(
+                    f"A snapshot is taken after a share of training above 0 and at most 1; got "
+                    f"{share}."
+                )
+
+
+def fit_truth(
+    fit: Fit,
+    truth: Truth,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    snapshots: Snapshots | None = None,
+    shown: bool = True,
+) -> SAE:
+    """Train an SAE on the samples of a truth and return it, folded to take them raw.
+
+    Samples come from `truth.stream` in float32, scaled as activations of a language model
+    are. `out` gets fit.json, manifest.json, log.jsonl, checkpoints/ and sae/; a run that was
+    stopped goes on with `resume` and on the same machine ends with the same bits.
+
+    Args:
+        fit: what training does; `epochs` above 1 repeats the same samples.
+        truth: where samples come from.
+        out: an empty or new folder, or that of the run to go on with; None: write nothing.
+        resume: go on with the run in `out`.
+        device: where weights live.
+        snapshots: copies to take on the way.
+        shown: show progress on stderr.
+
+    Raises:
+        ConfigError: widths differ, the folder is in use, or a setting cannot be run.
+        FormatError: there is no run to go on with.
+        Interrupted: Ctrl-C or SIGTERM came; where there is a folder, a checkpoint was written.
+        TrainingError: the loss became NaN or infinite.
+    """
+    layout = _checked(fit, truth)
+    record = _Record(fit, truth, out, resume)
+    scaling, _, baseline = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
+    stream = _Events(truth, fit, layout, device)
+    training = Training(fit, stream, device)
+    record.begin(training)
+    meter = Meter(record.seconds_before, baseline)
+    album = _Album(snapshots, scaling, fit.total_tokens, stream.served_tokens)
+    progress = Progress("train", fit.total_tokens, shown=shown)
+    progress.start_at(stream.served_tokens)
+    try:
+        with StopRequest() as stop:
+            while stream.served_tokens < fit.total_tokens:
+                x = scaling.apply(stream.batch()[0])
+                loss = training.step(x, x)
+                meter.add(loss, x)
+                done = training.index == fit.total_steps
+                if training.index % fit.log_steps == 0 or done:
+                    logged = meter.record(training)
+                    record.write(logged)
+                    progress.note = f"FVU {logged['fvu']:.3f}  L0 {logged['l0']:.1f}"
+                progress.add(loss.acts.n_rows)
+                album.see(training)
+                if not done:
+                    record.keep(training, stop.asked)
+    finally:
+        progress.close()
+        record.close()
+    training.finish()
+    training.sae.rescale(scaling, scaling)
+    record.finish(training.sae)
+    return training.sae.eval()
+
+
+class _Album:
+    """Takes snapshots as training passes their shares."""
+
+    def __init__(self, wanted: Snapshots | None, scaling: Scaling, total: int, served: int):
+        shares = sorted(set(wanted.shares)) if wanted else []
+        self._wanted, self._scaling, self._total = wanted, scaling, total
+        self._ahead = [s for s in shares if s * total > served]
+
+    def see(self, training: Training) -> None:
+        """Take what is due."""
+        while self._ahead and training.stream.served_tokens >= self._ahead[0] * self._total:
+            taken = copy.deepcopy(training.sae).eval()
+            taken.rescale(self._scaling, self._scaling)
+            assert self._wanted is not None  # there is no share ahead without
+            self._wanted.take(self._ahead.pop(0), taken)
+
+
+class _Record:
+    """What a run leaves in its folder; nothing where it has none."""
+
+    def __init__(self, fit: Fit, truth: Truth, out: Path | None, resume: bool):
+        if out is not None:
+            _check_folder(fit, truth, out, resume)
+        elif resume:
+            raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
+        self.fit, self.truth, self.out, self.resume = fit, truth, out, resume
+        self.log: Log | None = None
+        self.next_save = 0
+        self.began = time.monotonic()
+
+    @property
+    def seconds_before(self) -> float:
+        """Seconds that the run took before it was taken up again."""
+        return self.log.last_seconds if self.log else 0.0
+
+    def begin(self, training: Training) -> None:
+        """Take up the newest checkpoint on resuming, and begin the files."""
+        if self.out is None:
+            return
+        step = training.restore(self.out / "checkpoints") if self.resume else 0
+        write_json(self.out / "fit.json", self.fit.to_dict())
+        write_json(self.out / "manifest.json", self._manifest("running"))
+        self.log = Log(self.out / "log.jsonl", keep_to_step=step if self.resume else None)
+        self.log.write("start", step=step, tokens=training.stream.served_tokens)
+        self.next_save = training.stream.served_tokens + self.fit.checkpoint_every
+
+    def write(self, logged: dict[str, Any]) -> None:
+        """Log some steps."""
+        if self.log:
+            self.log.write("step", **logged)
+
+    def keep(self, training: Training, stop: str | None) -> None:
+        """Write a checkpoint where one is due, and stop where that was asked."""
+        served = training.stream.served_tokens
+        if self.out and (served >= self.next_save or stop):
+            training.save(self.out / "checkpoints")
+            self.next_save += self.fit.checkpoint_every
+        if stop:
+            where = f"a checkpoint was written to {self.out}" if self.out else "nothing was kept"
+            raise Interrupted(
+                f"{stop} after {served:,} of {self.fit.total_tokens:,} tokens; {where}."
+            )
+
+    def close(self) -> None:
+        """Close the log."""
+        if self.log:
+            self.log.close()
+
+    def finish(self, sae: SAE) -> None:
+        """Write the finished SAE."""
+        if self.out is None:
+            return
+        native.save(sae, truth_card(self.fit, self.truth), self.out / "sae")
+        seconds = self.seconds_before + time.monotonic() - self.began
+        weights = sha256_of(self.out / "sae" / "weights.safetensors")
+        more = {"seconds": seconds, "weights_sha256": weights}
+        write_json(self.out / "manifest.json", self._manifest("done") | more)
+
+    def _manifest(self, status: str) -> dict[str, Any]:
+        return {
+            "kind": "truth_train",
+            "status": status,
+            "truth": identity(self.truth),
+            "truth_config": self.truth.cfg.to_dict(),
+            "provenance": provenance.collect(self.fit.seed),
+        }
+
+
+def truth_scaling(
+    truth: Truth,
+    cfg: SAEConfig,
+    normalise: Normalise = "scale",
+    centre: Centre = "mean",
+    seed: int = 0,
+) -> Scalings:
+    """Return the scaling that training applies, from samples drawn for it alone.
+
+    As `saekit.train.scaling.measure_scaling`, whose sums it uses.
+
+    Raises:
+        ConfigError: the architecture cannot take it.
+        TrainingError: the samples do not vary.
+    """
+    joint = [axis for axis in cfg.event if axis not in cfg.coded]
+    if normalise == "whiten" and joint:
+        raise ConfigError(
+            f"`normalise` cannot be whiten where {' and '.join(joint)} are coded jointly, as by "
+            f"`{cfg.name}`. Use scale."
+        )
+    layout, chance = Layout.of(cfg, truth), generator(seed, "scaling")
+    shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
+    side = _Side(shared, normalise, centre)
+    whole = math.lcm(sequence_tokens(truth), layout.window or 1)
+    n = -(-SCALING_BATCH // whole) * whole
+    for _ in range(SCALING_TOKENS // SCALING_BATCH):
+        side.add(layout.arrange(truth.sample(n, chance).x.float().cpu()))
+    scaling = side.scaling()
+    check_foldable(cfg, scaling, scaling)
+    mean = (side.sum / side.n).to(scaling.mean)
+    return Scalings(scaling, scaling, scaling.apply(mean[None])[0])
+
+
+def truth_card(fit: Fit, truth: Truth) -> Card:
+    """Return what an SAE of a truth was made from; its model is the truth."""
+    layout = Layout.of(fit.sae, truth)
+    reads = tuple(f"L{i}.resid_post" for i in range(max(layout.n_sites, 1)))
+    return Card(
+        model={"name": "truth", "revision": identity(truth), "dtype": "float32"},
+        pair=Pair(read=reads, window=layout.window),
+        rules={},
+        corpus={"name": "truth", **truth.cfg.to_dict()},
+        n_ctx=layout.window or 1,
+        bos=False,
+        tokens=fit.total_tokens,
+        run=fit.to_dict(),
+        provenance=provenance.collect(fit.seed),
+    )
+
+
+def identity(truth: Truth) -> str:
+    """Return a digest of what makes a truth itself: its settings and all that was drawn."""
+    weights = [truth.tensors[name].cpu().contiguous().numpy().tobytes()
+               for name in sorted(truth.tensors)]  # fmt: skip
+    return digest([repr(truth.cfg.to_dict()), *weights])
+
+
+@torch.no_grad()
+def init_to_match(sae: SAE, truth: Truth, noise: float = 0.0, seed: int = 0) -> None:
+    """Set the first latents of an SAE of raw samples to a truth's features, in their order.
+
+    Decoder rows become the features plus `noise` times a random unit vector, at length 1, or
+    1 / n_features where rows are of another fixed length; encoder columns are their transposes
+    and biases take the truth's away, so that of an orthogonal truth without noise each latent
+    reads its feature's magnitude. Other latents, thresholds and gates stay as they are.
+
+    Args:
+        sae: of single activations, with `W_dec` (also `W_enc`, biases) as most have.
+        truth: of the same width.
+        noise: length of what is added to each feature, at least 0.
+        seed: decides it.
+
+    Raises:
+        ConfigError: the architecture has no such weights, widths differ, or noise is negative.
+
+    Source:
+        SAELens, init_sae_to_match_feature_dict. Differs: noise of a stated length, not of a
+        stated deviation a dimension; biases fitted to the truth's; any width of SAE.
+    """
+    inner: Any = getattr(sae, "inner", sae)
+    if sae.cfg.event or not hasattr(inner, "W_dec") or inner is not sae:
+        raise ConfigError(
+            f"`{sae.cfg.name}` has no decoder row and encoder column of each latent to set. Use "
+            f"an architecture of single activations, as topk."
+        )
+    if noise < 0:
+        raise ConfigError(f"`noise` must be at least 0; got {noise}.")
+    if sae.cfg.d_in != truth.features.shape[1]:
+        raise ConfigError(
+            f"The SAE is {sae.cfg.d_in} wide and the truth {truth.features.shape[1]}; set "
+            f"`d_in` to the truth's d_model."
+        )
+    n = min(sae.cfg.d_sae, len(truth.features))
+    drawn = torch.randn(n, sae.cfg.d_in, generator=generator(seed, "match"))
+    rows = truth.features[:n].cpu().float() + noise * torch.nn.functional.normalize(drawn, dim=1)
+    rows = torch.nn.functional.normalize(rows, dim=1).to(inner.W_dec)
+    inner.W_dec[:n] = rows
+    bias = truth.bias.to(inner.W_dec)
+    inner.b_dec.copy_(bias)
+    if hasattr(inner, "W_enc"):
+        inner.W_enc[:, :n] = rows.t()
+        inner.b_enc[:n] = -(rows @ bias)
+
+
+class _Events(Stream):
+    """A truth's stream as events on a device; its state is that of the truth's stream."""
+
+    def __init__(self, truth: Truth, fit: Fit, layout: Layout, device: torch.device | str):
+        self._inner = truth.stream(
+            tokens=fit.tokens, batch_tokens=fit.step_tokens, seed=fit.seed, epochs=fit.epochs
+        )
+        self._layout, self._device = layout, device
+
+    @property
+    @override
+    def served_tokens(self) -> int:
+        return self._inner.served_tokens
+
+    @override
+    def batch(self) -> Batch:
+        x = self._layout.arrange(self._inner.batch()[0].to(self._device))
+        return x, x
+
+    @override
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self._inner.state()
+
+    @override
+    def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self._inner.load(tensors, values)
+
+
+def _checked(fit: Fit, truth: Truth) -> Layout:
+    d_model = truth.features.shape[1]
+    if (fit.sae.d_in, fit.sae.d_out) != (d_model, d_model):
+        raise ConfigError(
+            f"The truth is {d_model} wide; the SAE has d_in={fit.sae.d_in}, "
+            f"d_out={fit.sae.d_out}. Set both to {d_model}."
+        )
+    layout = Layout.of(fit.sae, truth)
+    if layout.window:
+        for name, value in (("tokens", fit.tokens), ("batch_tokens", fit.step_tokens)):
+            if value % layout.window:
+                raise ConfigError(
+                    f"`{fit.sae.name}` codes {layout.window} samples at a time, so `{name}` must "
+                    f"be a multiple of that; got {value:,}."
+                )
+    return layout
+
+
+def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> None:
+    if not resume:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{out} is in use. Choose another folder, delete it, or resume it.")
+        return
+    if not (out / "fit.json").exists():
+        raise FormatError(f"{out} holds no run to go on with: it has no fit.json.")
+    if Fit.from_dict(read_json(out / "fit.json")) != fit:
+        raise ConfigError(f"{out} holds a run with other settings; resume it as it was.")
+    if read_json(out / "manifest.json")["truth"] != identity(truth):
+        raise ConfigError(f"The run in {out} was begun on another truth; resume it with that one.")
