@@ -21,6 +21,7 @@ CHUNK_TOKENS = 512  # scores of this many tokens stay in a CPU's cache
 SCREENED_TOKENS = 1024  # below this, rounding the weights costs what it saves
 SCREENED_LATENTS = 1024
 CHUNK_LATENTS = 1024
+SPARSE = 16  # with fewer latents for each one wanted, screening leaves too many
 
 
 @torch.no_grad()
@@ -50,7 +51,7 @@ def top_latents(
     found = _gpu.run("_triton_choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
     if found is not None:
         values, latents = found.values, found.latents
-    elif _screened(x, W_enc) and 16 * k <= d_sae:
+    elif _screened(x, W_enc) and SPARSE * k <= d_sae:
         values, latents = _screened_top(x, W_enc, b_enc, k, by_size)
     else:
         values, latents = _dense_top(x, W_enc, b_enc, k, by_size)

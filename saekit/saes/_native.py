@@ -37,8 +37,8 @@ def top_candidates(
             room for, or a score is not a number.
     """
     bits = scores.view(torch.int16).numpy()
-    out = (found.numpy(), counts.numpy())
-    _in_parts(len(scores), _top_candidates, bits, margin.numpy(), (k, by_size), out)
+    out, keep = (found.numpy(), counts.numpy()), np.int16(0x7FFF if by_size else -1)
+    _in_parts(len(scores), _top_candidates, bits, margin.numpy(), (k, keep), out)
 
 
 def packed(found: Tensor, starts: Tensor) -> Tensor:
@@ -159,11 +159,13 @@ def _compiled(function: Any) -> Any:
 
 
 @_compiled
-def _key(bits: Any, by_size: bool) -> Any:
-    """Return an integer that orders bfloat16 numbers as they are ordered."""
-    if by_size:
-        return bits & np.int16(0x7FFF)
-    return bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF))
+def _key(bits: Any, keep: Any) -> Any:
+    """Return an integer that orders bfloat16 numbers as they are ordered, by size or signed.
+
+    `keep` is 0x7FFF, which drops the sign, or -1.
+    """
+    kept = bits & keep
+    return kept ^ ((kept >> np.int16(15)) & np.int16(0x7FFF))
 
 
 @_compiled
@@ -185,14 +187,20 @@ def _lowered(key: Any, margin: Any) -> Any:
 
 
 @_compiled
-def _highest(row: Any, by_size: bool, best: Any) -> Any:
+def _highest(row: Any, keep: Any, best: Any) -> Any:
     """Write the largest key of each block of scores and return the largest of all."""
-    highest = np.int16(_LOWEST)
-    for b in range(len(best)):
+    whole, highest = len(row) // BLOCK, np.int16(_LOWEST)
+    for b in range(whole):
         largest = np.int16(_LOWEST)
-        for j in range(b * BLOCK, min(b * BLOCK + BLOCK, len(row))):
-            largest = max(largest, _key(row[j], by_size))
+        for j in range(BLOCK):  # of known length, so that it becomes one vector instruction
+            largest = max(largest, _key(row[b * BLOCK + j], keep))
         best[b] = largest
+        highest = max(highest, largest)
+    if whole < len(best):
+        largest = np.int16(_LOWEST)
+        for j in range(whole * BLOCK, len(row)):
+            largest = max(largest, _key(row[j], keep))
+        best[whole] = largest
         highest = max(highest, largest)
     return highest
 
@@ -213,14 +221,14 @@ def _kth_largest(keys: Any, k: int) -> Any:
 
 
 @_compiled
-def _collect(row: Any, by_size: bool, best: Any, least: Any, found: Any) -> int:
+def _collect(row: Any, keep: Any, best: Any, least: Any, found: Any) -> int:
     """Write the places of keys that are `least` or more; return how many, -1: too many."""
     size = 0
     for b in range(len(best)):
         if best[b] < least:
             continue
         for j in range(b * BLOCK, min(b * BLOCK + BLOCK, len(row))):
-            if _key(row[j], by_size) >= least:
+            if _key(row[j], keep) >= least:
                 if size == len(found):
                     return -1
                 found[size] = j
@@ -230,15 +238,15 @@ def _collect(row: Any, by_size: bool, best: Any, least: Any, found: Any) -> int:
 
 @_compiled
 def _top_candidates(scores: Any, margin: Any, choice: Any, out: Any, first: int, last: int) -> None:
-    (k, by_size), (found, counts) = choice, out
+    (k, keep), (found, counts) = choice, out
     best = np.empty((scores.shape[1] + BLOCK - 1) // BLOCK, np.int16)
     for r in range(first, last):
-        if _highest(scores[r], by_size, best) > np.int16(0x7F7F):  # infinite, or not a number
+        if _highest(scores[r], keep, best) > np.int16(0x7F7F):  # infinite, or not a number
             counts[r] = -1
             continue
         # At least k scores are as high as the k-th largest of the blocks' largest.
         least = _lowered(_kth_largest(best, k), margin[r])
-        counts[r] = _collect(scores[r], by_size, best, least, found[r])
+        counts[r] = _collect(scores[r], keep, best, least, found[r])
 
 
 @_compiled
