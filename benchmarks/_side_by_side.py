@@ -148,6 +148,10 @@ def _make(makers, spec):
     import torch
 
     torch.set_num_threads(spec["threads"])
+    if spec["entry"].startswith("saekit"):  # as its command line does
+        from saekit.core import machine
+
+        machine.prepare()
     return makers[spec["entry"]](spec)
 
 

@@ -8,7 +8,7 @@ batch ends at the last event that ends within its tokens, so that n batches hold
 
 import abc
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -196,9 +196,9 @@ class Rolling(Shuffle):
         self._source: Iterator[ActBatch] | None = None
         self._acts: ActBatch | None = None  # of that forward pass
 
-    def _take(self, n: int) -> list[Tensor]:
-        """Return the next n events of the text as [x] or [x, y]."""
-        parts: list[ActBatch] = []
+    def _take(self, n: int) -> Iterator[list[Tensor]]:
+        """Yield the next n events of the text as [x] or [x, y], in parts."""
+        sides = slice(0, 1 if self.harvest.pair.is_autoencoder else 2)
         while n:
             if self._source is None:
                 before = self._read_events % self.epoch_events - self._used
@@ -207,7 +207,6 @@ class Rolling(Shuffle):
                 self._counts = self.harvest.counts
                 self._acts = next(self._source)
             part = ActBatch(*(a[self._used : self._used + n] for a in self._acts))
-            parts.append(part)
             n -= len(part.x)
             self._used += len(part.x)
             self._read_events += len(part.x)
@@ -216,15 +215,12 @@ class Rolling(Shuffle):
                 self._row += self.harvest.batch_rows
             if len(part.x) and self._read_events % self.epoch_events == 0:  # an epoch is over
                 self._source, self._acts, self._row, self._used = None, None, 0, 0
-        out = [torch.cat([p.x for p in parts])]
-        if not self.harvest.pair.is_autoencoder:
-            out.append(torch.cat([p.y for p in parts]))
-        return out
+            yield [part.x, part.y][sides]
 
     @override
     def batch(self) -> Batch:
         if not self._slots:
-            self._slots = self._take(self.n_slots)
+            self._fill()
         wanted = self._batch_events()
         served: list[list[Tensor]] = []
         while wanted:
@@ -240,14 +236,27 @@ class Rolling(Shuffle):
             self._refill(slots)
             if self._at == len(self._order):
                 self._round, self._at, self._order = self._round + 1, 0, None
-        parts = [torch.cat(side).float() for side in zip(*served, strict=True)]
+        parts = [_joined(side).float() for side in zip(*served, strict=True)]
         return parts[0], parts[-1]
+
+    def _fill(self) -> None:
+        """Take the first events of the text into all slots."""
+        done = 0
+        for sides in self._take(self.n_slots):
+            if not self._slots:
+                self._slots = [new.new_empty(self.n_slots, *new.shape[1:]) for new in sides]
+            for side, new in zip(self._slots, sides, strict=True):
+                side[done : done + len(new)] = new
+            done += len(sides[0])
 
     def _refill(self, slots: Tensor) -> None:
         n = min(len(slots), self.total_events - self._read_events)
-        if n:
-            for side, new in zip(self._slots, self._take(n), strict=True):
-                side[slots[:n]] = new
+        done = 0
+        for sides in self._take(n):
+            places = slots[done : done + len(sides[0])]
+            for side, new in zip(self._slots, sides, strict=True):
+                side.index_copy_(0, places.to(side.device), new)
+            done += len(places)
         self._live[slots[n:]] = False
 
     @override
@@ -278,3 +287,7 @@ class Rolling(Shuffle):
         self._row, self._used = values["row"], values["used"]
         self.harvest.counts = Counts(*values["counts"])
         self._source = self._acts = None
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -9,9 +9,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _choose, _parts, _sparse
+from saekit.saes import _choose, _parts, _products, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Scaling, Step
+
+GUESS_TOKENS = 256  # from which the first cut is guessed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,13 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     def _choose(self, x: Float[Tensor, "n d_in"], budget: int) -> Codes:
         """Return the `budget` largest positive pre-activations.
 
-        The running threshold tells nearly all of them at once; the exact cut is made among
-        those above a little less than it, or among all where that was too high.
+        The running threshold, at first one guessed from some tokens, tells nearly all of them
+        at once; the exact cut is made among those above a little less than it, or among all
+        where that was too high.
         """
         low = self.threshold * 0.9
+        if not low > 0:
+            low = self._guess(x[:GUESS_TOKENS], 2 * budget / max(len(x), 1))
         found = _choose.above(x, self.W_enc, self.b_enc, low)
         if len(found.values) < budget and float(low) > 0:
             found = _choose.above(x, self.W_enc, self.b_enc, torch.zeros_like(low))
@@ -90,6 +95,12 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
         kept = torch.topk(found.values, budget, sorted=False).indices
         on = torch.zeros_like(found.values, dtype=torch.bool)
         return found.only(on.index_fill_(0, kept, value=True))
+
+    def _guess(self, x: Float[Tensor, "n d_in"], per_token: float) -> Float[Tensor, ""]:
+        """Return the value that so many pre-activations a token exceed, or 0."""
+        pre = _products.linear(x, self.W_enc.t(), self.b_enc).flatten()
+        wanted = min(max(int(per_token * len(x)), 1), len(pre))
+        return torch.topk(pre, wanted, sorted=False).values.min().clamp_min(0)
 
     @override
     @torch.no_grad()

@@ -236,7 +236,7 @@ def _native_top(
     from saekit.saes import _native
 
     n, d_sae = len(screen.x), len(screen.b)
-    found = torch.empty(n, min(8 * k + 64, d_sae), dtype=torch.int32)
+    found = torch.empty(n, 8 * k + 64, dtype=torch.int32)
     counts = torch.empty(n, dtype=torch.int64)
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))

@@ -90,7 +90,7 @@ def above_candidates(
     limits = (margin.numpy(), least.numpy())
 
     def part(first: int, last: int) -> Any:
-        out = np.empty(room, np.int64)
+        out = np.empty(room + BLOCK, np.int64)
         return out, _above_candidates(bits, limits, (out, counts), first, last)
 
     parts = [task.result() for task in _split(len(scores), part)]
@@ -227,12 +227,11 @@ def _collect(row: Any, keep: Any, best: Any, least: Any, found: Any) -> int:
     for b in range(len(best)):
         if best[b] < least:
             continue
+        if size > len(found) - BLOCK:
+            return -1
         for j in range(b * BLOCK, min(b * BLOCK + BLOCK, len(row))):
-            if _key(row[j], keep) >= least:
-                if size == len(found):
-                    return -1
-                found[size] = j
-                size += 1
+            found[size] = j  # written in any case, and kept or not: no branch to guess
+            size += _key(row[j], keep) >= least
     return size
 
 
@@ -283,13 +282,12 @@ def _above_candidates(scores: Any, limits: Any, into: Any, first: int, last: int
                 score = _as_float(np.int32(row[j]) << np.int32(16))
                 some |= not (score + margin[r] <= least[j])
             if some:
+                if size > len(out) - BLOCK:
+                    return -1
                 for j in range(start, end):
                     score = _as_float(np.int32(row[j]) << np.int32(16))
-                    if not (score + margin[r] <= least[j]):
-                        if size == len(out):
-                            return -1
-                        out[size] = j
-                        size += 1
+                    out[size] = j
+                    size += not (score + margin[r] <= least[j])
         counts[r] = size - before
     return size
 
