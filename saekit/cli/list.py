@@ -55,7 +55,14 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         return _modules("saekit.recipes")
     if kind is Kind.formats:
         return [{"name": "native", "about": "saekit's own: config.json, weights, card."}]
-    return []
+    if kind is Kind.truths:
+        from saekit.data.truth.presets import PRESETS
+
+        return [
+            {"name": name, "about": (make.__doc__ or "").partition("\n")[0]}
+            for name, make in sorted(PRESETS.items())
+        ]
+    raise AssertionError(f"{kind} has no list")
 
 
 def _modules(package: str) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def train(
             "epochs": epochs,
             "seed": seed,
         }
-        run = as_run(raw, lm, _k_setting(arch, k) + (settings or []))
+        run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
     sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
     manifest = read_json(folder / "manifest.json")
@@ -132,7 +132,7 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
     for path, value in given.items():
         if path.startswith("sae."):
-            _put(sae, path.removeprefix("sae."), value)
+            put(sae, path.removeprefix("sae."), value)
     if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
         sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
         sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
@@ -148,7 +148,7 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     return override(Run.from_dict({**raw, "pair": pair.to_dict(), "sae": sae}), settings)
 
 
-def _put(raw: dict[str, Any], path: str, value: Any) -> None:
+def put(raw: dict[str, Any], path: str, value: Any) -> None:
     """Set ``a.b`` of nested dicts; groups on the way are made where they are missing."""
     *parents, last = path.split(".")
     for parent in parents:
@@ -164,7 +164,8 @@ def default_folder(run: "Run") -> Path:
     return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
 
 
-def _k_setting(arch: str, k: float | None) -> list[str]:
+def k_setting(arch: str, k: float | None) -> list[str]:
+    """Return what `--k` sets: the setting of an architecture that says how many latents are on."""
     if k is None:
         return []
     from saekit.core.config import field_types
@@ -172,7 +173,7 @@ def _k_setting(arch: str, k: float | None) -> list[str]:
 
     fields = field_types(registry.get(arch))
     if "inner" in fields:
-        return [s.replace("sae.", "sae.inner.", 1) for s in _k_setting("topk", k)]
+        return [s.replace("sae.", "sae.inner.", 1) for s in k_setting("topk", k)]
     if "k" not in fields:
         near = "target_l0" if "target_l0" in fields else "l1_coefficient"
         raise ConfigError(f"`{arch}` keeps no fixed k; set its sparsity with --set sae.{near}=...")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.show import emit
-from saekit.cli.train import _k_setting, _put
+from saekit.cli.train import k_setting, put
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
@@ -266,6 +266,23 @@ def calibrate(
     emit({"ranks": record, "result": str(out)}, as_json=as_json, lines=lines)
 
 
+@app.command("push")
+def push(
+    truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
+    repo: Annotated[str, typer.Option(help="Repository on the hub, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="Let others see it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a truth to the Hugging Face hub in the published layout.
+
+    Example: saekit truth push --truth truths/small --repo me/small-truth
+    """
+    from saekit.data.truth import push as pushing
+
+    where = pushing.push(load_truth(truth), repo, private=not public)
+    emit({"truth": str(truth), "at": where}, as_json=as_json, lines=[f"truth    {where}"])
+
+
 def load_truth(folder: Path) -> "Truth":
     """Return the truth in a folder.
 
@@ -295,7 +312,7 @@ def as_fit(raw: dict[str, Any], truth: "Truth", k: float | None, settings: list[
     sae = {"d_in": truth.d_model, "d_out": truth.d_model, "d_sae": truth.n_features} | raw["sae"]
     for path, value in given.items():
         if path.startswith("sae."):
-            _put(sae, path.removeprefix("sae."), value)
+            put(sae, path.removeprefix("sae."), value)
     fields = field_types(registry.get(sae["name"]))
     if "site" in registry.get(sae["name"]).event:
         sae.setdefault("n_sites", 2 if truth.layers is None else truth.layers.shape[1])
@@ -303,8 +320,8 @@ def as_fit(raw: dict[str, Any], truth: "Truth", k: float | None, settings: list[
         sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
         sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
     if k is not None:
-        for path, value in map(read_setting, _k_setting(sae["name"], k)):
-            _put(sae, path.removeprefix("sae."), value)
+        for path, value in map(read_setting, k_setting(sae["name"], k)):
+            put(sae, path.removeprefix("sae."), value)
     else:
         at = min(max(round(features_on(truth)), 1), sae["d_sae"])
         inner = sae.get("inner", sae)
@@ -353,9 +370,9 @@ def _with_settings(raw: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     for path, value in map(read_setting, settings):
         group, _, last = path.rpartition(".")
         if last == "name" and group:
-            _put(raw, group, {"name": value})
+            put(raw, group, {"name": value})
         else:
-            _put(raw, path, value)
+            put(raw, path, value)
     return raw
 
 

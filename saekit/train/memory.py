@@ -69,13 +69,14 @@ def plan_fit(fit: Fit, device: torch.device | str) -> Plan:
     per_latent = cfg.d_sae * FLOAT
     on_cpu = torch.device(device).type == "cpu"
     screened = on_cpu and machine.bfloat16_products()
+    bits = 16 if fit.optimiser.moments == "bfloat16" else 32
     l0 = getattr(cfg, "k", None) or getattr(cfg, "target_l0", None) or TYPICAL_L0
     tokens = fit.step_tokens
     return Plan(
         {
             "weights": weights,
             "gradients": weights,
-            "moments": weights * MOMENTS[fit.optimiser.kind],
+            "moments": int(weights * MOMENTS[fit.optimiser.kind] * bits / 32),
             "mean weights": weights if fit.ema is not None else 0,
             "rounded weights": weights // 4 if screened else 0,
             "scores": min(tokens, SCORE_TOKENS) * per_latent,

@@ -12,6 +12,7 @@ from typing_extensions import override
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, MissingExtraError
 from saekit.saes.base import SAE
+from saekit.train.half_moments import HalfMomentsAdam
 
 State = tuple[dict[str, Tensor], list[dict[str, Any]]]  # moments; numbers of each group
 BETA1, MUON_BETA1 = 0.9, 0.95  # the defaults of the sources
@@ -48,6 +49,8 @@ class Optimiser(Config):
             where y lies, above 0; null: 0.95 for the matrices of "muon", else 0.9.
         beta2: weight of the past in the mean squared gradient, 0 <= beta2 < 1; not read by
             "signum".
+        moments: how "adam" and "adamw" keep their two means: "float32", or "bfloat16", in
+            half the memory and rounded by chance, a step of which takes longer on a CPU.
         weight_decay: strength of decoupled decay, at least 0, of parameters that have two
             axes or more (not biases and thresholds); none with "adam".
 
@@ -66,6 +69,7 @@ class Optimiser(Config):
     kind: Literal["adam", "adamw", "muon", "signum", "schedule_free"] = "adam"
     beta1: float | None = None
     beta2: float = 0.999
+    moments: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
@@ -80,6 +84,10 @@ class Optimiser(Config):
             raise ConfigError(
                 "`beta1` of schedule_free must be above 0; got 0: the mean could not be told "
                 "from y. Use 0.9, or null."
+            )
+        if self.moments != "float32" and self.kind not in ("adam", "adamw"):
+            raise ConfigError(
+                f"`moments` can be {self.moments} with kind adam or adamw; got {self.kind}."
             )
         if not self.weight_decay >= 0:
             raise ConfigError(f"`weight_decay` must be 0 or more; got {self.weight_decay}.")
@@ -245,6 +253,8 @@ def _optimisers(
 ) -> list[torch.optim.Optimizer]:
     betas = (BETA1 if cfg.beta1 is None else cfg.beta1, cfg.beta2)
     common: dict[str, Any] = {"lr": lr, "betas": betas, "eps": EPSILON}
+    if cfg.moments == "bfloat16":
+        return [HalfMomentsAdam(groups, **common)]
     if cfg.kind == "adam":
         return [torch.optim.Adam(groups, fused=True, **common)]
     if cfg.kind == "adamw":

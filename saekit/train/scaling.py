@@ -71,7 +71,7 @@ def measure_scaling(
         )
     shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
     n_sides = 1 if harvest.pair.is_autoencoder else 2
-    sides = [_Side(shared, normalise, centre) for _ in range(n_sides)]
+    sides = [Side(shared, normalise, centre) for _ in range(n_sides)]
     wanted = WHITEN_TOKENS * max(cfg.d_in, cfg.d_out) if normalise == "whiten" else 0
     n_tokens = 0
     for acts in _first(harvest, wanted):
@@ -176,7 +176,7 @@ def geometric_median(
     )
 
 
-class _Side:
+class Side:
     """Sums over the first rows of one side, in float64."""
 
     def __init__(self, shared: tuple[int, ...], normalise: Normalise, centre: Centre):
@@ -188,6 +188,7 @@ class _Side:
         self.rows: list[Tensor] = []
 
     def add(self, acts: Float[Tensor, "n *event width"]) -> None:
+        """Take in some events."""
         wide = acts.detach().double()
         self.n += math.prod(acts.shape[axis] for axis in self.shared)
         self.sum = self.sum.to(wide.device) + wide.sum(self.shared)
@@ -200,6 +201,11 @@ class _Side:
             self.rows.append(flat.flatten(0, len(self.shared) - 1))
 
     def scaling(self) -> Scaling:
+        """Return the scaling of all events taken in.
+
+        Raises:
+            TrainingError: they do not vary.
+        """
         mean = self.sum / self.n  # [*joint, width]
         width = mean.shape[-1]
         if not (self.square / self.n - mean.square().sum(-1) > 0).all():

@@ -31,7 +31,7 @@ from saekit.saes.base import SAE, SAEConfig, Scaling
 from saekit.train.fit import Fit
 from saekit.train.log import Log
 from saekit.train.meter import Meter
-from saekit.train.scaling import Centre, Normalise, Scalings, _Side, check_foldable
+from saekit.train.scaling import Centre, Normalise, Scalings, Side, check_foldable
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training
 
@@ -293,7 +293,7 @@ def truth_scaling(
         )
     layout, chance = Layout.of(cfg, truth), generator(seed, "scaling")
     shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
-    side = _Side(shared, normalise, centre)
+    side = Side(shared, normalise, centre)
     whole = math.lcm(sequence_tokens(truth), layout.window or 1)
     n = -(-SCALING_BATCH // whole) * whole
     for _ in range(SCALING_TOKENS // SCALING_BATCH):

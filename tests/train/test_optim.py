@@ -12,6 +12,7 @@ from saekit.core.files import read_json_lines
 from saekit.saes.base import Step
 from saekit.saes.jumprelu import JumpReLU
 from saekit.saes.topk import TopK
+from saekit.train.half_moments import HalfMomentsAdam
 from saekit.train.loop import train
 from saekit.train.optim import Descent, Optimiser, Signum
 from saekit.train.run import Run
@@ -21,6 +22,7 @@ from tests.train.cut import assert_resumes
 
 KINDS = {
     "adam": {},
+    "adam_half": {"kind": "adam", "moments": "bfloat16"},
     "adamw": {"weight_decay": 0.01},
     "muon": {"weight_decay": 0.01},
     "signum": {},
@@ -37,7 +39,7 @@ def lm():
 def optimiser(request):
     if request.param == "schedule_free":
         pytest.importorskip("schedulefree")
-    return Optimiser(kind=request.param, **KINDS[request.param])
+    return Optimiser(**{"kind": request.param} | KINDS[request.param])
 
 
 def settings(optimiser):
@@ -274,3 +276,26 @@ def test_every_step_has_its_own_seed(lm, tmp_path, monkeypatch):
     assert seeds[:8] == seeds[8:] and len(set(seeds)) == 8
     for seed in seeds:
         torch.Generator().manual_seed(seed)
+
+
+def test_half_moments_lose_nothing_in_the_mean():
+    """An update of a thousandth would round to nothing; by chance it counts in the mean."""
+    many = torch.nn.Parameter(torch.zeros(20_000))
+    optimiser = HalfMomentsAdam([many], lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+    plain = torch.nn.Parameter(torch.zeros(1))
+    exact = torch.optim.Adam([plain], lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+    for i in range(200):
+        grad = 1.0 if i < 100 else 0.1
+        many.grad, plain.grad = torch.full_like(many, grad), torch.full_like(plain, grad)
+        optimiser.step()
+        exact.step()
+    half, full = optimiser.state[many], exact.state[plain]
+    assert half["exp_avg_sq"].dtype == torch.bfloat16
+    for key in ("exp_avg", "exp_avg_sq"):
+        torch.testing.assert_close(half[key].float().mean(), full[key][0], rtol=2e-3, atol=0)
+    torch.testing.assert_close(many.mean(), plain[0], rtol=1e-2, atol=0)
+
+
+def test_half_moments_are_for_adam():
+    with pytest.raises(ConfigError, match="kind adam or adamw; got signum"):
+        Optimiser(kind="signum", moments="bfloat16")

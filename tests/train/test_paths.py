@@ -1,0 +1,39 @@
+"""The same seed gives the same weights with and without compiled kernels, bit for bit."""
+
+import pytest
+import torch
+
+from saekit.core import machine
+from saekit.saes.base import SAEConfig
+from saekit.train.fit import Fit
+from saekit.train.training import Training
+
+ARCHITECTURES = {
+    "topk": {"k": 8}, "batch_topk": {"k": 8.0}, "jumprelu": {"target_l0": 8.0}, "abs_topk": {"k": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_compiled_kernels_change_no_bit(name, monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr(machine, "bfloat16_products", lambda: True)
+    raw = {"name": name, "d_in": 32, "d_out": 32, "d_sae": 1024} | ARCHITECTURES[name]
+    fit = Fit(sae=SAEConfig.from_dict(raw), tokens=8 * 1024, batch_tokens=1024)
+    ended = {}
+    for native in (True, False):
+        calls = []
+
+        def asked(native=native, calls=calls):
+            calls.append(native)
+            return native
+
+        monkeypatch.setattr(machine, "native_kernels", asked)
+        training = Training(fit, None, "cpu")  # pyright: ignore[reportArgumentType]
+        g = torch.Generator().manual_seed(1)
+        for _ in range(8):
+            x = torch.randn(1024, 32, generator=g)
+            training.step(x, x)
+        assert calls, "the choice never came to the two paths"
+        ended[native] = training.sae.state_dict()
+    for key, value in ended[True].items():
+        assert torch.equal(value, ended[False][key]), key
