@@ -9,8 +9,29 @@ from saekit.train.fit import Fit
 from saekit.train.training import Training
 
 ARCHITECTURES = {
-    "topk": {"k": 8}, "batch_topk": {"k": 8.0}, "jumprelu": {"target_l0": 8.0}, "abs_topk": {"k": 8},
-}  # fmt: skip
+    "topk": {"k": 8},
+    "batch_topk": {"k": 8.0},
+    "jumprelu": {"target_l0": 8.0},
+    "abs_topk": {"k": 8},
+}
+
+
+class Noise:
+    """A stream of random activations."""
+
+    def __init__(self):
+        self.served_tokens, self.g = 0, torch.Generator().manual_seed(1)
+
+    def batch(self):
+        self.served_tokens += 1024
+        x = torch.randn(1024, 32, generator=self.g)
+        return x, x
+
+    def state(self):
+        return {}, {}
+
+    def load(self, tensors, values):
+        raise AssertionError("nothing is resumed here")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -28,11 +49,9 @@ def test_compiled_kernels_change_no_bit(name, monkeypatch):
             return native
 
         monkeypatch.setattr(machine, "native_kernels", asked)
-        training = Training(fit, None, "cpu")  # pyright: ignore[reportArgumentType]
-        g = torch.Generator().manual_seed(1)
-        for _ in range(8):
-            x = torch.randn(1024, 32, generator=g)
-            training.step(x, x)
+        training = Training(fit, Noise())
+        while training.stream.served_tokens < fit.total_tokens:
+            training.step(*training.stream.batch())
         assert calls, "the choice never came to the two paths"
         ended[native] = training.sae.state_dict()
     for key, value in ended[True].items():
