@@ -21,6 +21,7 @@ CHUNK_TOKENS = 512  # scores of this many tokens stay in a CPU's cache
 SCREENED_TOKENS = 1024  # below this, rounding the weights costs what it saves
 SCREENED_LATENTS = 1024
 CHUNK_LATENTS = 1024
+WIDE = 3  # candidates for each one wanted, where rows have as many: few rows need more
 SPARSE = 16  # with fewer latents for each one wanted, screening leaves too many
 
 
@@ -33,6 +34,7 @@ def top_latents(
     *,
     by_size: bool = False,
     in_order: bool = False,
+    groups: int = 1,
 ) -> Codes:
     """Return the k largest pre-activations of each token, before any non-linearity.
 
@@ -43,22 +45,40 @@ def top_latents(
         k: entries a token.
         by_size: largest in absolute value; the sign stays.
         in_order: from the largest down, else by latent.
+        groups: parts of equal size into which the latents fall, of each of which k are kept.
+            With more than one, a row of the codes is a token and a group, tokens first.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, section 2.3.
     """
-    d_sae = len(b_enc)
-    found = _gpu.run("_triton_choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
+    d_sae, found = len(b_enc), None
+    if groups == 1:  # kernels know no groups
+        found = _gpu.run("_triton_choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
+    how = _How(k, by_size, groups)
     if found is not None:
         values, latents = found.values, found.latents
-    elif _screened(x, W_enc) and SPARSE * k <= d_sae:
-        values, latents = _screened_top(x, W_enc, b_enc, k, by_size)
+    elif _screened(x, W_enc) and SPARSE * k * groups <= d_sae:
+        values, latents = _screened_top(x, W_enc, b_enc, how)
     else:
-        values, latents = _dense_top(x, W_enc, b_enc, k, by_size)
+        values, latents = _dense_top(x, W_enc, b_enc, how)
     if in_order:
         order = (values.abs() if by_size else values).argsort(-1, descending=True)
         values, latents = values.gather(-1, order), latents.gather(-1, order)
     return Codes.fixed(values, latents, d_sae)
+
+
+class _How(NamedTuple):
+    k: int
+    by_size: bool
+    groups: int
+
+    def rows(self, part: slice) -> slice:
+        """Return where the rows of some tokens are."""
+        return slice(part.start * self.groups, part.stop * self.groups)
+
+    def offsets(self, tokens: int, d_sae: int) -> Tensor:
+        """Return the first latent of each row's group."""
+        return torch.arange(self.groups).repeat(tokens) * (d_sae // self.groups)
 
 
 @torch.no_grad()
@@ -101,18 +121,19 @@ def _buffer(x: Tensor, d_sae: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(min(len(x), CHUNK_TOKENS), d_sae, dtype=dtype, device=x.device)
 
 
-def _dense_top(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, by_size: bool
-) -> tuple[Tensor, Tensor]:
-    values = x.new_empty(len(x), k)
-    latents = torch.empty(len(x), k, dtype=torch.int64, device=x.device)
+def _dense_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+    values = x.new_empty(len(x) * how.groups, how.k)
+    latents = torch.empty(values.shape, dtype=torch.int64, device=x.device)
     buffer = _buffer(x, len(b_enc), x.dtype)
     for first in range(0, len(x), CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, len(x)))
-        pre = _products.linear(x[part], W_enc.t(), b_enc, out=buffer[: part.stop - first])
-        top = torch.topk(pre.abs() if by_size else pre, k, dim=-1, sorted=False).indices
-        latents[part] = top.sort(-1).values
-        values[part] = pre.gather(-1, latents[part])
+        rows, size = how.rows(part), part.stop - part.start
+        pre = _products.linear(x[part], W_enc.t(), b_enc, out=buffer[:size])
+        pre = pre.view(size * how.groups, -1)
+        top = torch.topk(pre.abs() if how.by_size else pre, how.k, dim=-1, sorted=False).indices
+        top = top.sort(-1).values
+        values[rows] = pre.gather(-1, top)
+        latents[rows] = top + how.offsets(size, len(b_enc)).to(top.device)[:, None]
     return values, latents
 
 
@@ -165,6 +186,13 @@ class Screen(NamedTuple):
             x=self.x[part], rounded_x=self.rounded_x[part], error=self.error[part]
         )
 
+    def repeated(self, times: int) -> "Screen":
+        """Return the screen with each row, but for its rounded numbers, so many times."""
+        if times == 1:
+            return self
+        x, error = (v.repeat_interleave(times, 0) for v in (self.x, self.error))
+        return self._replace(x=x, error=error)
+
     def scores(self, part: slice, buffer: Tensor) -> Tensor:
         """Return the product of some rows, in `buffer`."""
         rows = self.rounded_x[part]
@@ -210,66 +238,75 @@ def _above_candidates(
 
 
 def _screened_top(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, by_size: bool
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How
 ) -> tuple[Tensor, Tensor]:
     """Return values and latents of the k largest, by latent: none that is not proved."""
     screen = Screen.of(x, W_enc, b_enc)
     buffer = _buffer(x, len(b_enc), torch.bfloat16)
     pick = _native_top if machine.native_kernels() else _torch_top
-    values, latents = x.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int64)
+    values = x.new_empty(len(x) * how.groups, how.k)
+    latents = torch.empty(values.shape, dtype=torch.int64)
     for first in range(0, len(x), GROUP_TOKENS):
-        group = slice(first, min(first + GROUP_TOKENS, len(x)))
-        values[group], latents[group], sure = pick(screen.rows(group), buffer, k, by_size)
-        unsure = (~sure).nonzero().squeeze(-1) + first
+        part = slice(first, min(first + GROUP_TOKENS, len(x)))
+        rows = how.rows(part)
+        values[rows], latents[rows], sure = pick(screen.rows(part), buffer, how)
+        unsure = (~sure).nonzero().squeeze(-1) + rows.start
         if len(unsure):
-            places = _dense_top(x[unsure], W_enc, b_enc, k, by_size)[1]
-            starts = torch.arange(len(unsure) + 1) * k
-            exact = screen.rows(unsure).exact(places.view(-1), starts)
-            values[unsure], latents[unsure] = exact.view(-1, k), places
+            tokens, group = unsure // how.groups, unsure % how.groups
+            places = _dense_top(x[tokens], W_enc, b_enc, how)[1]
+            places = places.view(len(unsure), how.groups, how.k)[torch.arange(len(unsure)), group]
+            starts = torch.arange(len(unsure) + 1) * how.k
+            exact = screen.rows(tokens).exact(places.reshape(-1), starts)
+            values[unsure], latents[unsure] = exact.view(-1, how.k), places
     return values, latents
 
 
-def _native_top(
-    screen: Screen, buffer: Tensor, k: int, by_size: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _native_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     from saekit.saes import _native
 
-    n, d_sae = len(screen.x), len(screen.b)
-    found = torch.empty(n, 8 * k + 64, dtype=torch.int32)
-    counts = torch.empty(n, dtype=torch.int64)
+    n, d_sae, k = len(screen.x), len(screen.b), how.k
+    found = torch.empty(n * how.groups, 8 * k + 64, dtype=torch.int32)
+    counts = torch.empty(n * how.groups, dtype=torch.int64)
+    screen = screen.repeated(how.groups)
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
-        scores = screen.scores(part, buffer)
-        margin = 2 * screen.error[part]
-        _native.top_candidates(scores, margin, k, by_size, found[part], counts[part])
+        rows = how.rows(part)
+        scores = screen.scores(part, buffer).view(rows.stop - rows.start, -1)
+        margin = 2 * screen.error[rows]
+        _native.top_candidates(scores, margin, k, how.by_size, found[rows], counts[rows])
     sure = counts >= 0
     # A row that could not be screened takes any k places here and is done again.
     counts.masked_fill_(~sure, k)
-    found[:, :k].clamp_(0, d_sae - 1)
+    found[:, :k].clamp_(0, d_sae // how.groups - 1)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     places = _native.packed(found, starts)
+    if how.groups > 1:
+        places += how.offsets(n, d_sae).repeat_interleave(counts)
     values = screen.exact(places, starts)
-    top = _native.top_of_rows(values, starts, k, by_size=by_size)
+    top = _native.top_of_rows(values, starts, k, by_size=how.by_size)
     return values[top], places[top], sure
 
 
-def _torch_top(
-    screen: Screen, buffer: Tensor, k: int, by_size: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _torch_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
-    n, d_sae = len(screen.x), len(screen.b)
-    wide = min(2 * k, d_sae)
-    places = torch.empty(n, wide, dtype=torch.int64)
-    left = torch.empty(n)  # the score that no latent left out exceeds
+    n, d_sae, k = len(screen.x), len(screen.b), how.k
+    wide = min(WIDE * k, d_sae // how.groups)
+    places = torch.empty(n * how.groups, wide, dtype=torch.int64)
+    left = torch.empty(n * how.groups)  # the score that no latent left out exceeds
+    screen = screen.repeated(how.groups)
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
-        scores = screen.scores(part, buffer)
-        found = torch.topk(scores.abs() if by_size else scores, wide, dim=-1, sorted=False)
-        places[part] = found.indices.sort(-1).values
-        left[part] = found.values.amin(-1).float()
-    values = screen.exact(places.view(-1), torch.arange(n + 1) * wide).view(n, wide)
-    top = torch.topk(values.abs() if by_size else values, k, dim=-1, sorted=False)
+        rows = how.rows(part)
+        scores = screen.scores(part, buffer).view(rows.stop - rows.start, -1)
+        sizes = scores.abs() if how.by_size else scores
+        found = torch.topk(sizes, wide, dim=-1, sorted=False)
+        places[rows] = found.indices.sort(-1).values
+        left[rows] = found.values.amin(-1).float()
+    places += how.offsets(n, d_sae)[:, None]
+    starts = torch.arange(len(places) + 1) * wide
+    values = screen.exact(places.view(-1), starts).view(-1, wide)
+    top = torch.topk(values.abs() if how.by_size else values, k, dim=-1, sorted=False)
     order = top.indices.sort(-1).values  # places ascend
     sure = left + left.abs() / 256 + screen.error < top.values.amin(-1)
     return values.gather(-1, order), places.gather(-1, order), sure

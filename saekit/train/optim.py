@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from typing_extensions import override
 
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, MissingExtraError
-from saekit.saes.base import SAE
 from saekit.train.half_moments import HalfMomentsAdam
 
 State = tuple[dict[str, Tensor], list[dict[str, Any]]]  # moments; numbers of each group
@@ -107,6 +106,19 @@ class Optimiser(Config):
         return self.kind == "schedule_free"
 
 
+@runtime_checkable
+class Moved(Protocol):
+    """What an optimiser needs to know of an SAE, or of several."""
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Return parameters by name."""
+        ...
+
+    def rate_scales(self) -> dict[str, float]:
+        """Return multiples of the learning rate."""
+        ...
+
+
 class Descent:
     """The optimisers of an SAE's parameters, used as one.
 
@@ -119,7 +131,7 @@ class Descent:
         MissingExtraError: "schedule_free" needs a library that is not installed.
     """
 
-    def __init__(self, cfg: Optimiser, sae: SAE, lr: float):
+    def __init__(self, cfg: Optimiser, sae: Moved, lr: float):
         self.cfg = cfg
         self.named = {name: _in_order(p) for name, p in sae.named_parameters()}
         self._given = dict(sae.named_parameters())
