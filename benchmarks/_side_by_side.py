@@ -234,6 +234,8 @@ class Worker:
         env |= {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_OFFLINE": "1"}
         env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         env |= TUNED if entry.tuned else {}
+        if entry.name.startswith("saekit"):  # as its command line sets, before PyTorch is there
+            env |= {"GOMP_SPINCOUNT": "20000"}
         try:
             self.process = subprocess.Popen(
                 [entry.python, str(file), "--worker"], env=env, text=True, stderr=log,

@@ -1,6 +1,13 @@
 """Tests keep what they make to themselves."""
 
+import os
+
 import pytest
+import torch
+
+# Triton decides at its first import, whoever imports it, whether kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

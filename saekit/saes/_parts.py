@@ -180,11 +180,13 @@ def aux_k(
     if not len(index):
         return err.new_zeros(())
     target, k = -err.detach(), k or max(x.shape[-1] // 2, 1)
-    W_enc, b_enc = module.W_enc.t()[index].t(), module.b_enc[index]
+    # Not by indexing: the gradient of that is written by one thread.
+    W_enc = module.W_enc.t().index_select(0, index).t()
+    W_dec, b_enc = (p.index_select(0, index) for p in (module.W_dec, module.b_enc))
     chosen = _choose.top_latents(x, W_enc, b_enc, min(k, len(index)), by_size=signed)
     values = _sparse.pre_acts(x, W_enc, b_enc, chosen)
     chosen = chosen._replace(values=values if signed else values.relu())
-    e_hat = _sparse.decode(chosen, module.W_dec[index])
+    e_hat = _sparse.decode(chosen, W_dec)
     return (e_hat - target).square().sum() / target.square().sum().clamp_min(1e-30)
 
 

@@ -1,13 +1,12 @@
 """GPU kernels against plain matrix products: interpreted on a CPU, compiled on a GPU.
 
 Triton decides at its import whether it interprets, for the whole process. So without a GPU
-this file imports it for the interpreter, and with one for the device; on a machine that has
+tests/conftest.py asks for the interpreter, and with one for the device; on a machine that has
 one, `TRITON_INTERPRET=1 pytest tests/saes/test_triton.py` runs the interpreted half, and
 `pytest -m gpu` the compiled one.
 """
 
 import importlib
-import os
 import sys
 
 import pytest
@@ -15,21 +14,11 @@ import torch
 
 from saekit.core.codes import Codes
 
-INTERPRET = not torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
 BOUND = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
-
-def load():
-    """Import kernels for one of the two ways, leaving the environment as it was."""
-    with pytest.MonkeyPatch.context() as patch:
-        if INTERPRET:
-            patch.setenv("TRITON_INTERPRET", "1")
-        pytest.importorskip("triton")
-        names = ("_triton", "_triton_choose")
-        return [importlib.import_module(f"saekit.saes.{name}") for name in names]
-
-
-maps, choose = load()
+pytest.importorskip("triton")
+maps = importlib.import_module("saekit.saes._triton")
+choose = importlib.import_module("saekit.saes._triton_choose")
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
