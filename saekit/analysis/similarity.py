@@ -1,14 +1,13 @@
 """Similarity: latents against known features, in the order in which they match best."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import ConfigError, MissingExtraError
+from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 from saekit.metrics.matching import cosines, match
 
@@ -76,37 +75,10 @@ def compare(
     return out
 
 
-def write_csv(found: Mapping[str, Similarity], path: Path, *, at_least: float = 0.0) -> None:
-    """Write the cosines of all dictionaries as one CSV: sae, row, latent, feature, cosine."""
+def table(found: Mapping[str, Similarity], *, at_least: float = 0.0) -> Table:
+    """Return the cosines of all dictionaries: sae, row, latent, feature, cosine."""
     columns: dict[str, list[Any]] = {}
     for name, one in found.items():
         for key, values in one.table(name, at_least=at_least).columns.items():
             columns.setdefault(key, []).extend(values)
-    Table(columns=columns).write_csv(path)
-
-
-def draw(found: Mapping[str, Similarity], path: Path) -> None:
-    """Draw a heat map for each dictionary beside one another, to SVG, PDF or PNG by suffix.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "figures") from error
-    with matplotlib.rc_context({"svg.hashsalt": "saekit"}):
-        figure = Figure(figsize=(0.6 + 3.2 * len(found), 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(found), squeeze=False)[0]
-        for at, (name, one) in zip(axes, found.items(), strict=True):
-            image = at.imshow(one.cosines.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto",
-                              interpolation="nearest")  # fmt: skip
-            at.set(title=name, xlabel="feature (rank)", ylabel="latent (rank)")
-            if at is axes[-1]:
-                figure.colorbar(image, ax=at, label="cosine")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plain = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        figure.savefig(path, metadata=plain.get(path.suffix))
+    return Table(columns=columns)

@@ -150,7 +150,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write the cosines of latents and features.")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Also draw them (.svg, .pdf, .png).")
+        Path | None, typer.Option(help="Also draw them (.svg, .pdf, .png), with a CSV beside.")
     ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -186,9 +186,11 @@ def evaluate(
             directions = directions[0]
         compared = similarity.compare({sae.name: directions}, model.features)
         if csv is not None:
-            similarity.write_csv(compared, csv)
+            similarity.table(compared).write_csv(csv)
         if figure is not None:
-            similarity.draw(compared, figure)
+            from saekit.report.figures import similarity as drawn
+
+            drawn.draw(compared, figure)
     emit(record, as_json=as_json, lines=lines)
 
 

@@ -175,16 +175,11 @@ def test_similarity_puts_matches_on_the_diagonal_across_saes(tmp_path):
     assert torch.equal(found["one"].features, found["other"].features)
     assert sorted(found["one"].latents.tolist()) == list(range(6))
     assert torch.equal(found["other"].cosines.diagonal(), -torch.ones(2))
-    similarity.write_csv(found, tmp_path / "s.csv", at_least=0.99)
+    similarity.table(found, at_least=0.99).write_csv(tmp_path / "s.csv")
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == "sae,row,latent,feature,cosine" and len(lines) == 1 + 4 + 2
     with pytest.raises(ConfigError, match="directions"):
         similarity.compare({}, features)
-    pytest.importorskip("matplotlib")
-    similarity.draw(found, tmp_path / "s.svg")
-    first = (tmp_path / "s.svg").read_bytes()
-    similarity.draw(found, tmp_path / "s.svg")
-    assert first == (tmp_path / "s.svg").read_bytes() and first.startswith(b"<?xml")
 
 
 def test_a_missing_library_names_its_extra(monkeypatch, tmp_path):
@@ -195,9 +190,6 @@ def test_a_missing_library_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(MissingExtraError, match=r"saekit\[truth\]"):
         match(torch.eye(2))
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"saekit\[figures\]"):
-        similarity.draw({}, tmp_path / "s.svg")
 
 
 def test_epochs_repeat_the_samples():

@@ -1,0 +1,61 @@
+"""How a figure is made and kept: vector or pixels by suffix, with the numbers it drew beside it.
+
+Only this file knows matplotlib. A figure is the same file when it is drawn again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from saekit.core.errors import ConfigError, MissingExtraError
+from saekit.core.result import Table
+
+SUFFIXES = (".svg", ".pdf", ".png")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_PLAIN = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+
+
+def new(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs: Any):
+    """Return an empty figure and its axes, ``[rows, columns]``.
+
+    Args:
+        width: inches.
+        height: inches.
+        rows: of axes.
+        columns: of axes.
+        kwargs: to `Figure.subplots`.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "figures") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
+    """Write the figure, and the numbers in it under the same name with the suffix ``.csv``.
+
+    Args:
+        figure: from `new`.
+        path: ends in one of `SUFFIXES`.
+        drawn: what the marks stand for, one row a mark; None where a caller has written them.
+
+    Raises:
+        ConfigError: `path` ends in something else.
+    """
+    import matplotlib
+
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(
+            f"A figure is a file ending in one of {', '.join(SUFFIXES)}; got {path.name!r}."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "saekit"}):
+        figure.savefig(path, metadata=_PLAIN[path.suffix], dpi=150)
+    if drawn is not None:
+        drawn.write_csv(path.with_suffix(".csv"))
