@@ -88,6 +88,19 @@ def free_memory(device: "torch.device | str" = "cpu") -> int | None:
     return min(known) if known else None
 
 
+def used_memory(device: "torch.device | str" = "cpu") -> int | None:
+    """Return the bytes this process holds on a device; None where that is not known."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _available() -> int | None:
     info = Path("/proc/meminfo")
     if not info.exists():

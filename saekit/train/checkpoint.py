@@ -69,14 +69,20 @@ def steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
-def newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
+def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | None, list[str]]:
     """Return the newest checkpoint that is whole, and why newer ones were passed over.
+
+    Args:
+        folder: of checkpoints.
+        run: see `run_digest`.
+        step: only the checkpoint of this step will do.
 
     Raises:
         FormatError: checkpoints are there and all are damaged, or belong to another run.
     """
     complaints: list[str] = []
-    for path in reversed(steps(folder)):
+    wanted = "step-*" if step is None else f"step-{step:09d}"
+    for path in reversed(sorted(folder.glob(wanted))):
         try:
             return _read(path, run), complaints
         except FormatError as error:

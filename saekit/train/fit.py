@@ -48,6 +48,10 @@ class Fit(Config):
             thresholds stay those of the weights themselves, whose log this is; null: none.
         resample: gives dead latents new weights at intervals; null: never. On a command
             line: --set 'resample={"every_tokens": 1000000}'.
+        spike: a loss above so many times the median of the last 50 steps is taken for a
+            failure, above 1; null: only one that is not finite.
+        rollbacks: times that training goes back to its last checkpoint and goes on at half
+            the rate when a step fails; 0: it ends there.
         dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
             of all, at most 10 million.
         checkpoint_tokens: training tokens between checkpoints; null: a quarter of all.
@@ -77,6 +81,8 @@ class Fit(Config):
     clip_norm: float | None = 1.0
     ema: float | None = None
     resample: Resample | None = None
+    spike: float | None = None
+    rollbacks: int = 0
     dead_after_tokens: int | None = None
     checkpoint_tokens: int | None = None
     log_steps: int = 20
@@ -85,7 +91,8 @@ class Fit(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         least = {"tokens": 1, "epochs": 1, "batch_tokens": 1, "log_steps": 1}
-        least |= {"warm_up_steps": 0, "dead_after_tokens": 1, "checkpoint_tokens": 1}
+        least |= {"dead_after_tokens": 1, "checkpoint_tokens": 1}
+        least |= {"warm_up_steps": 0, "rollbacks": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -94,6 +101,8 @@ class Fit(Config):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"`{name}` must be above 0; got {value}.")
+        if self.spike is not None and not self.spike > 1:
+            raise ConfigError(f"`spike` is a multiple above 1; got {self.spike}. 5 is usual.")
         for name, of in (("decay", "training"), ("final_lr_share", "the peak rate")):
             share = getattr(self, name)
             if not 0 <= share <= 1:

@@ -7,20 +7,19 @@ from typing import Any
 
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
+from saekit.activations.shared import Shared
 from saekit.core import machine, provenance
-from saekit.core.errors import ConfigError, FormatError, Interrupted
+from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
-from saekit.core.progress import Progress
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.train import checkpoint
-from saekit.train.log import Log
 from saekit.train.memory import explained, plan
-from saekit.train.meter import Meter
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
+from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training, open_shuffle
 
@@ -46,7 +45,8 @@ def train(
     Raises:
         ConfigError: `out` is in use, or holds another run; or `run` does not fit the model.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written.
-        TrainingError: the loss became NaN or infinite; checkpoints before it are kept.
+        TrainingError: the loss became NaN, infinite or a spike, and no rollback was left;
+            checkpoints before it are kept.
     """
     began = time.monotonic()
     _check(run, model, out, resume)
@@ -55,54 +55,31 @@ def train(
     if shown:
         sys.stderr.write(f"memory    {planned}\n")
     harvest = open_harvest(run, model)
-    scale_x, scale_y, baseline = fit_scaling(harvest, run.sae, run.normalise, run.centre)
+    scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
     with explained(planned):
         stream = open_shuffle(run, harvest, shown=shown)
         training = Training(run, stream, model.device)
-    last_step = training.restore(out / "checkpoints") if resume else 0
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
     write_json(out / "run.json", run.to_dict())
     write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
-    log = Log(out / "log.jsonl", keep_to_step=last_step if resume else None)
-    served = training.stream.served_tokens
-    log.write("start", step=last_step, tokens=served, machine=machine.describe(),
-              planned_bytes=planned.parts)  # fmt: skip
-    progress = Progress("train", run.total_tokens, shown=shown)
-    progress.start_at(training.stream.served_tokens)
-    next_save = training.stream.served_tokens + run.checkpoint_every
-    meter = Meter(log.last_seconds, baseline)
-    try:
-        with StopRequest() as stop, explained(planned):
-            while training.stream.served_tokens < run.total_tokens:
-                x, y = training.stream.batch()
-                x = scale_x.apply(x)
-                y = x if run.pair.is_autoencoder else scale_y.apply(y)
-                loss = training.step(x, y)
-                meter.add(loss, y)
-                done = training.index == run.total_steps
-                if training.index % run.log_steps == 0 or done:
-                    record = meter.record(training)
-                    log.write("step", **record)
-                    progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
-                progress.add(loss.acts.n_rows)
-                due = training.stream.served_tokens >= next_save
-                if (due or stop.asked) and not done:
-                    training.save(out / "checkpoints")
-                    next_save += run.checkpoint_every
-                if stop.asked and not done:
-                    raise Interrupted(
-                        f"{stop.asked} after {training.stream.served_tokens:,} of "
-                        f"{run.total_tokens:,} tokens; a checkpoint was written. Go on with: "
-                        f"saekit train --resume {out}"
-                    )
-    finally:
-        progress.close()
-        log.close()
-    training.finish()
-    training.sae.rescale(scale_x, scale_y)
+    session = Session(
+        training,
+        scalings,
+        autoencoder=run.pair.is_autoencoder,
+        out=out,
+        resume=resume,
+        go_on=f"saekit train --resume {out}",
+        start={"machine": machine.describe(), "planned_bytes": planned.parts},
+        shown=shown,
+    )
+    with session, StopRequest() as stop, explained(planned):
+        while not session.done:
+            session.step()
+            session.keep(stop.asked)
+    sae = session.finish()
     card = card_of(run, harvest, training)
-    native.save(training.sae, card, out / "sae")
-    seconds = meter.seconds_before + time.monotonic() - began
+    native.save(sae, card, out / "sae")
+    seconds = session.meter.seconds_before + time.monotonic() - began
     write_json(out / "manifest.json", _manifest(run, out, card, harvest.counts, seconds))
     return out / "sae"
 
@@ -112,7 +89,8 @@ def open_harvest(run: Run, model: LanguageModel) -> Harvest:
     stream = TokenStream(
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
-    return Harvest(model, stream, run.pair, run.rule, batch_rows=HARVEST_ROWS)
+    shared = Shared(model, run.pair.sites)  # the first rows are read thrice, and pass once
+    return Harvest(shared, stream, run.pair, run.rule, batch_rows=HARVEST_ROWS)
 
 
 def _check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.core import machine
 from saekit.saes.base import Loss
 from saekit.train.training import Training
 
@@ -25,9 +26,10 @@ class Meter:
         self.seconds_before = seconds_before
         self.baseline = baseline
         self._began = self._last = time.monotonic()
-        self._clear()
+        self.clear()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget what was counted since the last record."""
         self.n = self.fired = 0
         self.err = self.square = 0.0
         self.terms: dict[str, float] = {}
@@ -55,9 +57,10 @@ class Meter:
             "fvu": self.err / self.square,
             "l0": self.fired / self.n,
             "dead": int(training.dead.sum()),
-            "lr": training.run.lr_at(training.index - 1),
+            "lr": training.run.lr_at(training.index - 1) * training.lr_share,
+            "memory_bytes": machine.used_memory(training.silent_tokens.device),
             "tokens_per_second": self.n / max(now - self._last, 1e-9),
         }
         self._last = now
-        self._clear()
+        self.clear()
         return out

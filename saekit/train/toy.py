@@ -20,18 +20,16 @@ from typing_extensions import override
 from saekit.activations.pairs import Pair
 from saekit.activations.shuffle import Batch, Stream
 from saekit.core import provenance
-from saekit.core.errors import ConfigError, FormatError, Interrupted
+from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_json, sha256_of, write_json
-from saekit.core.progress import Progress
 from saekit.core.seeds import generator
 from saekit.data.truth.base import Truth
 from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.saes.base import SAE, SAEConfig, Scaling
 from saekit.train.fit import Fit
-from saekit.train.log import Log
-from saekit.train.meter import Meter
 from saekit.train.scaling import Centre, Normalise, Scalings, Side, check_foldable
+from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training
 
@@ -150,36 +148,22 @@ def fit_truth(
     """
     layout = _checked(fit, truth)
     record = _Record(fit, truth, out, resume)
-    scaling, _, baseline = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
+    scalings = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
     stream = _Events(truth, fit, layout, device)
     training = Training(fit, stream, device)
-    record.begin(training)
-    meter = Meter(record.seconds_before, baseline)
-    album = _Album(snapshots, scaling, fit.total_tokens, stream.served_tokens)
-    progress = Progress("train", fit.total_tokens, shown=shown)
-    progress.start_at(stream.served_tokens)
-    try:
-        with StopRequest() as stop:
-            while stream.served_tokens < fit.total_tokens:
-                x = scaling.apply(stream.batch()[0])
-                loss = training.step(x, x)
-                meter.add(loss, x)
-                done = training.index == fit.total_steps
-                if training.index % fit.log_steps == 0 or done:
-                    logged = meter.record(training)
-                    record.write(logged)
-                    progress.note = f"FVU {logged['fvu']:.3f}  L0 {logged['l0']:.1f}"
-                progress.add(loss.acts.n_rows)
-                album.see(training)
-                if not done:
-                    record.keep(training, stop.asked)
-    finally:
-        progress.close()
-        record.close()
-    training.finish()
-    training.sae.rescale(scaling, scaling)
-    record.finish(training.sae)
-    return training.sae.eval()
+    record.begin()
+    session = Session(
+        training, scalings, autoencoder=True, out=out, resume=resume, shown=shown
+    )
+    album = _Album(snapshots, scalings.x, fit.total_tokens, stream.served_tokens)
+    with session, StopRequest() as stop:
+        while not session.done:
+            session.step()
+            album.see(training)
+            session.keep(stop.asked)
+    sae = session.finish()
+    record.finish(sae, session.meter.seconds_before)
+    return sae.eval()
 
 
 class _Album:
@@ -207,55 +191,21 @@ class _Record:
             _check_folder(fit, truth, out, resume)
         elif resume:
             raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
-        self.fit, self.truth, self.out, self.resume = fit, truth, out, resume
-        self.log: Log | None = None
-        self.next_save = 0
+        self.fit, self.truth, self.out = fit, truth, out
         self.began = time.monotonic()
 
-    @property
-    def seconds_before(self) -> float:
-        """Seconds that the run took before it was taken up again."""
-        return self.log.last_seconds if self.log else 0.0
+    def begin(self) -> None:
+        """Begin the files."""
+        if self.out is not None:
+            write_json(self.out / "fit.json", self.fit.to_dict())
+            write_json(self.out / "manifest.json", self._manifest("running"))
 
-    def begin(self, training: Training) -> None:
-        """Take up the newest checkpoint on resuming, and begin the files."""
-        if self.out is None:
-            return
-        step = training.restore(self.out / "checkpoints") if self.resume else 0
-        write_json(self.out / "fit.json", self.fit.to_dict())
-        write_json(self.out / "manifest.json", self._manifest("running"))
-        self.log = Log(self.out / "log.jsonl", keep_to_step=step if self.resume else None)
-        self.log.write("start", step=step, tokens=training.stream.served_tokens)
-        self.next_save = training.stream.served_tokens + self.fit.checkpoint_every
-
-    def write(self, logged: dict[str, Any]) -> None:
-        """Log some steps."""
-        if self.log:
-            self.log.write("step", **logged)
-
-    def keep(self, training: Training, stop: str | None) -> None:
-        """Write a checkpoint where one is due, and stop where that was asked."""
-        served = training.stream.served_tokens
-        if self.out and (served >= self.next_save or stop):
-            training.save(self.out / "checkpoints")
-            self.next_save += self.fit.checkpoint_every
-        if stop:
-            where = f"a checkpoint was written to {self.out}" if self.out else "nothing was kept"
-            raise Interrupted(
-                f"{stop} after {served:,} of {self.fit.total_tokens:,} tokens; {where}."
-            )
-
-    def close(self) -> None:
-        """Close the log."""
-        if self.log:
-            self.log.close()
-
-    def finish(self, sae: SAE) -> None:
-        """Write the finished SAE."""
+    def finish(self, sae: SAE, seconds_before: float) -> None:
+        """Write the finished SAE; the run took some seconds before it was taken up again."""
         if self.out is None:
             return
         native.save(sae, truth_card(self.fit, self.truth), self.out / "sae")
-        seconds = self.seconds_before + time.monotonic() - self.began
+        seconds = seconds_before + time.monotonic() - self.began
         weights = sha256_of(self.out / "sae" / "weights.safetensors")
         more = {"seconds": seconds, "weights_sha256": weights}
         write_json(self.out / "manifest.json", self._manifest("done") | more)

@@ -1,5 +1,7 @@
 """The moving parts of a run, and what one step does to them."""
 
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from saekit.train.fit import Fit
 from saekit.train.optim import Descent
 from saekit.train.run import Run
 
+SPIKE_STEPS = 50  # whose median a spike is measured against
+
 
 class Training:
     """The moving parts of a run: SAE, optimiser, stream, and how long each latent was silent.
@@ -33,18 +37,34 @@ class Training:
     """
 
     def __init__(self, run: Fit, stream: Stream, device: torch.device | str = "cpu"):
-        self.run = run
-        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(device)
+        self.run, self.stream = run, stream
+        self._device, self._stream_begin = device, stream.state()
+        self.rollbacks = 0  # times that training went back
+        self._build()
         if run.resample is not None:
             resample.check(self.sae)
+
+    def _build(self) -> None:
+        run = self.run
+        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(self._device)
         self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
         self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
-        self.stream = stream
         self.silent_tokens = torch.zeros(  # [d_sae]
-            run.sae.d_sae, dtype=torch.int64, device=device
+            run.sae.d_sae, dtype=torch.int64, device=self._device
         )
         self.index = 0  # optimiser steps done
+        self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
         self._last: Loss | None = None
+
+    def begin(self) -> None:
+        """Go back to the beginning: weights as initialised, the stream at its first batch."""
+        self._build()
+        self.stream.load(*self._stream_begin)
+
+    @property
+    def lr_share(self) -> float:
+        """What the learning rate is multiplied by: halved each time training went back."""
+        return 0.5**self.rollbacks
 
     @property
     def dead(self) -> Bool[Tensor, "d_sae"]:
@@ -55,16 +75,12 @@ class Training:
         """Do one optimiser step on scaled activations and return its loss.
 
         Raises:
-            TrainingError: the loss is not finite; the weights are those before the step.
+            TrainingError: the loss is not finite, or a spike where these are looked for; the
+                weights are those before the step.
         """
-        lr = self.run.lr_at(self.index)
+        lr = self.run.lr_at(self.index) * self.lr_share
         loss = self.sae.loss(x, y, self._now())
-        if not loss.total.isfinite():
-            terms = {k: float(v.detach()) for k, v in loss.terms.items()}
-            raise TrainingError(
-                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The "
-                f"last checkpoint is kept; lower `lr` (now {lr:.3g}) or set `clip_norm`."
-            )
+        self._check(loss, lr)
         self.descent.zero_grad()
         loss.total.backward()
         self.sae.before_step()
@@ -83,6 +99,28 @@ class Training:
             total=loss.total.detach(), terms={}, acts=loss.acts.detach(), y_hat=loss.y_hat.detach()
         )
         return loss
+
+    def _check(self, loss: Loss, lr: float) -> None:
+        """Refuse a loss that is not finite or, where that is asked, a spike."""
+        total = float(loss.total.detach())
+        if not math.isfinite(total):
+            terms = {k: float(v.detach()) for k, v in loss.terms.items()}
+            raise TrainingError(
+                f"The loss is {total} at step {self.index} ({terms}). The last checkpoint is "
+                f"kept; lower `lr` (now {lr:.3g}), or let training go back with `rollbacks`."
+            )
+        if self.run.spike is None:
+            return
+        if len(self._recent) == SPIKE_STEPS:
+            usual = statistics.median(self._recent)
+            if total > self.run.spike * usual:
+                raise TrainingError(
+                    f"The loss jumped to {total:.4g} at step {self.index}, over "
+                    f"{self.run.spike:g} times its median of {usual:.4g} over {SPIKE_STEPS} steps. "
+                    f"The last checkpoint is kept; lower `lr` (now {lr:.3g}), or let training go "
+                    f"back with `rollbacks`."
+                )
+        self._recent = [*self._recent, total][-SPIKE_STEPS:]
 
     def _now(self) -> Step:
         seed = derive(self.run.seed, "step", self.index)  # of 63 bits: generators take 64
@@ -135,15 +173,22 @@ class Training:
         groups |= {"optimiser": moments} if moments else {}
         groups |= {"mean": self.mean.mean} if self.mean is not None else {}
         groups |= {"stream": tensors} if tensors else {}
-        state = checkpoint.State(self.index, groups, {"stream": values, "optimiser": numbers})
+        numbers_too = {"rollbacks": self.rollbacks, "recent": self._recent}
+        state = checkpoint.State(
+            self.index, groups, {"stream": values, "optimiser": numbers, **numbers_too}
+        )
         checkpoint.write(folder, state, checkpoint.run_digest(self.run.to_dict()))
 
-    def restore(self, folder: Path) -> int:
-        """Take up the newest whole checkpoint and return its step; 0 where there is none."""
+    def restore(self, folder: Path, step: int | None = None) -> tuple[int, list[str]]:
+        """Take up the newest whole checkpoint, or that of a step.
+
+        Returns:
+            its step, 0 where there is none, and why newer ones were passed over.
+        """
         run = checkpoint.run_digest(self.run.to_dict())
-        state, _ = checkpoint.newest(folder, run)
+        state, passed_over = checkpoint.newest(folder, run, step)
         if state is None:
-            return 0
+            return 0, passed_over
         self.sae.load_state_dict(state.tensors["weights"])
         self.descent.load(state.tensors.get("optimiser", {}), state.values["optimiser"])
         if self.mean is not None:
@@ -151,7 +196,8 @@ class Training:
         self.silent_tokens.copy_(state.tensors["counters"]["silent_tokens"])
         self.stream.load(state.tensors.get("stream", {}), state.values["stream"])
         self.index = state.step
-        return state.step
+        self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
+        return state.step, passed_over
 
 
 def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:

@@ -1,0 +1,145 @@
+"""A training under way: steps, log, progress, checkpoints, and going back where it broke."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from saekit.core.errors import Interrupted, TrainingError
+from saekit.core.progress import Progress
+from saekit.saes.base import SAE, Loss
+from saekit.train.log import Log
+from saekit.train.meter import Meter
+from saekit.train.scaling import Scalings
+from saekit.train.training import Training
+
+
+class Session:
+    """A training under way in its folder, one optimiser step at a time.
+
+    Use as a context, which closes the log. Where the fit allows rollbacks, a step whose loss
+    is not finite, or is a spike, takes training back to its last checkpoint, or to its
+    beginning, and halves the learning rate; the log says so.
+
+    Args:
+        training: its moving parts, new.
+        scalings: what activations go through before a step.
+        autoencoder: the target is the input.
+        out: folder of the log and of checkpoints; None: nothing is written.
+        resume: go on from the newest checkpoint there.
+        start: what the first record of the log says beside step and tokens.
+        go_on: the command that goes on with a run that was stopped.
+        shown: show progress on stderr.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        scalings: Scalings,
+        *,
+        autoencoder: bool,
+        out: Path | None,
+        resume: bool = False,
+        start: dict[str, Any] | None = None,
+        go_on: str = "",
+        shown: bool = True,
+    ):
+        self.training, self.out = training, out
+        self._x, self._y, baseline = scalings
+        self._autoencoder, self._go_on = autoencoder, go_on
+        step = 0
+        if resume and out is not None:
+            step, passed_over = training.restore(out / "checkpoints")
+            for complaint in passed_over:
+                sys.stderr.write(f"warning   {complaint} The checkpoint before it is used.\n")
+        self.log = Log(out and out / "log.jsonl", keep_to_step=step if resume else None)
+        served = training.stream.served_tokens
+        self.log.write("start", step=step, tokens=served, **(start or {}))
+        self.meter = Meter(self.log.last_seconds, baseline)
+        self._next_save = served + training.run.checkpoint_every
+        self.progress = Progress("train", training.run.total_tokens, shown=shown)
+        self.progress.start_at(served)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.close()
+        self.log.close()
+
+    @property
+    def done(self) -> bool:
+        """All tokens were served."""
+        return self.training.stream.served_tokens >= self.training.run.total_tokens
+
+    def step(self) -> Loss | None:
+        """Do the next step and log it where that is due; None where training went back.
+
+        Raises:
+            TrainingError: the loss is not finite or a spike, and no rollback is left.
+        """
+        training = self.training
+        try:
+            x, y = self._scaled(*training.stream.batch())
+            loss = training.step(x, y)
+        except TrainingError as error:
+            self._roll_back(error)
+            return None
+        self.meter.add(loss, y)
+        if training.index % training.run.log_steps == 0 or self.done:
+            record = self.meter.record(training)
+            self.log.write("step", **record)
+            self.progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
+        self.progress.add(loss.acts.n_rows)
+        return loss
+
+    def keep(self, asked: str | None = None) -> None:
+        """Write a checkpoint where one is due, and stop where a signal asked for it.
+
+        Raises:
+            Interrupted: it did.
+        """
+        training, served = self.training, self.training.stream.served_tokens
+        if self.done:
+            return
+        if self.out is not None and (served >= self._next_save or asked):
+            training.save(self.out / "checkpoints")
+            self._next_save = served + training.run.checkpoint_every
+        if asked:
+            kept = "a checkpoint was written" if self.out is not None else "nothing was kept"
+            hint = f" Go on with: {self._go_on}" if self._go_on else ""
+            raise Interrupted(
+                f"{asked} after {served:,} of {training.run.total_tokens:,} tokens; {kept}.{hint}"
+            )
+
+    def finish(self) -> SAE:
+        """Return the finished SAE, which takes activations as they come."""
+        self.training.finish()
+        self.training.sae.rescale(self._x, self._y)
+        return self.training.sae
+
+    def _scaled(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._x.apply(x)
+        return x, x if self._autoencoder else self._y.apply(y)
+
+    def _roll_back(self, error: TrainingError) -> None:
+        training = self.training
+        count = training.rollbacks + 1
+        if count > training.run.rollbacks:
+            raise error
+        at = training.index
+        step, _ = training.restore(self.out / "checkpoints") if self.out else (0, [])
+        if step == 0:
+            training.begin()
+        training.rollbacks = count
+        self.meter.clear()
+        served = training.stream.served_tokens
+        self._next_save = served + training.run.checkpoint_every
+        self.progress.start_at(served)
+        self.log.rewind(step)
+        self.log.write("rollback", step=step, tokens=served, from_step=at, reason=str(error))
+        sys.stderr.write(
+            f"rollback  {count} of {training.run.rollbacks}: from step {at:,} to {step:,}, "
+            f"learning rate times {training.lr_share:g}\n"
+        )
