@@ -46,7 +46,7 @@ SETTINGS: dict[str, tuple[dict, dict]] = {
     "p_anneal": ({"l1_coefficient": 2.0}, {}),
     "gated": ({"l1_coefficient": 2.0}, {}),
     "standardised": ({"inner": {"name": "topk", "k": ON}}, {}),
-    "skip": ({"inner": {"name": "topk", "k": ON}, "d_sae": 2 * D}, {}),
+    "skip": ({"inner": {"name": "batch_topk", "k": ON}, "d_sae": 2 * D}, {}),
     "temporal": ({"k": ON, "d_sae": 2 * D}, {"tokens": 500_000}),
     "crosscoder": ({"k": ON, "n_sites": 2}, {"tokens": 500_000}),
 }
