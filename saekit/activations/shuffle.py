@@ -123,21 +123,50 @@ class Resident(Shuffle):
     The order is a function of seed and epoch, so the position is one number.
     """
 
-    def __init__(self, harvest: Harvest, *, shown: bool = True, **kwargs: Any):
+    def __init__(self, harvest: Harvest, *, filled: bool = True, shown: bool = True, **kwargs: Any):
         super().__init__(harvest, **kwargs)
-        progress = Progress("harvest", self.tokens, shown=shown)
         self._sides: list[Tensor] = []  # x, and y where it is not x
+        self._order = (-1, torch.empty(0))  # epoch, and its order
+        if filled:
+            self._fill_all([self], shown)
+
+    @staticmethod
+    def together(
+        harvests: Sequence[Harvest], *, shown: bool = True, **kwargs: Any
+    ) -> list["Resident"]:
+        """Return a stream for each harvest, filled in step: pass by pass for all of them.
+
+        Harvests of one `Shared` model then pay for each forward pass once.
+        """
+        streams = [Resident(harvest, filled=False, **kwargs) for harvest in harvests]
+        Resident._fill_all(streams, shown)
+        return streams
+
+    @staticmethod
+    def _fill_all(streams: Sequence["Resident"], shown: bool) -> None:
+        progress = Progress("harvest", sum(s.tokens for s in streams), shown=shown)
+        filling = [s._fill() for s in streams]
+        while filling:
+            still = []
+            for one in filling:
+                n = next(one, None)
+                if n is not None:
+                    progress.add(n)
+                    still.append(one)
+            filling = still
+        progress.close()
+
+    def _fill(self) -> Iterator[int]:
+        """Take all activations, yielding the tokens of each forward pass."""
         done = 0
         for acts in self._epoch(0, 0):
-            sides = [acts.x] if harvest.pair.is_autoencoder else [acts.x, acts.y]
+            sides = [acts.x] if self.harvest.pair.is_autoencoder else [acts.x, acts.y]
             if not self._sides:
                 self._sides = [s.new_empty(self.epoch_events, *s.shape[1:]) for s in sides]
             for place, new in zip(self._sides, sides, strict=True):
                 place[done : done + len(new)] = new
             done += len(acts.x)
-            progress.add(len(acts.x) * self.event_tokens)
-        progress.close()
-        self._order = (-1, torch.empty(0))  # epoch, and its order
+            yield len(acts.x) * self.event_tokens
 
     def again(self, *, batch_tokens: int | None = None, seed: int | None = None) -> "Resident":
         """Return the same activations from the beginning, in other batches or another order.

@@ -11,6 +11,7 @@ from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.report import report
+from saekit.cli.sweep import sweep
 from saekit.cli.train import train
 from saekit.cli.truth import app as truth
 from saekit.core import machine
@@ -49,6 +50,7 @@ def _root(
 
 app.command("demo")(demo)
 app.command("train")(train)
+app.command("sweep")(sweep)
 app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("report")(report)

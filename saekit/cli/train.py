@@ -15,54 +15,73 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 
 
+Model = Annotated[
+    str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
+]
+Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
+Site = Annotated[
+    list[str] | None,
+    typer.Option(help="Where to read, as L3.resid_post. Repeat for several. [middle layer]"),
+]
+Target = Annotated[
+    list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
+]
+Fold = Annotated[
+    bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
+]
+CorpusWord = Annotated[
+    str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+]
+Arch = Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")]
+Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]
+Kept = Annotated[
+    float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
+]
+Tokens = Annotated[int, typer.Option(help="Tokens of text that count.")]
+Epochs = Annotated[int, typer.Option(help="Passes over them.")]
+Seed = Annotated[int, typer.Option(help="Decides initialisation and order.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
+]
+Recipe = Annotated[
+    str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
 def train(
-    model: Annotated[
-        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
-    ] = DEFAULT_MODEL,
-    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
-    site: Annotated[
-        list[str] | None,
-        typer.Option(help="Where to read, as L3.resid_post. Repeat for several. [middle layer]"),
-    ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
-    ] = None,
-    fold: Annotated[
-        bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
-    ] = False,
-    corpus: Annotated[
-        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
-    ] = "packaged",
-    arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
-    d_sae: Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")] = None,
-    k: Annotated[
-        float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
-    ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 10_000_000,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 1,
-    seed: Annotated[int, typer.Option(help="Decides initialisation and order.")] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
-    ] = None,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    site: Site = None,
+    target: Target = None,
+    fold: Fold = False,
+    corpus: CorpusWord = "packaged",
+    arch: Arch = "topk",
+    d_sae: Latents = None,
+    k: Kept = None,
+    tokens: Tokens = 10_000_000,
+    epochs: Epochs = 1,
+    seed: Seed = 0,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    recipe: Recipe = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH]")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
-    ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder.
 
@@ -85,27 +104,17 @@ def train(
         )
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
-        raw = _start(config, recipe)
+        raw = start_from(config, recipe)
         lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
         run = as_run(raw, lm, settings or [])
         folder = out or default_folder(run)
     else:
-        _check_flags(arch, tokens, epochs)
+        check_flags(arch, tokens, epochs)
         lm = load(model, revision=revision, dtype=dtype, device=device)
-        raw = {
-            "model": model,
-            "revision": revision,
-            "pair": {
-                "read": site or [f"L{lm.n_layers // 3}.resid_post"],
-                "write": target or [],
-                "fold": fold,
-            },
-            "corpus": _corpus(corpus),
-            "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
-            "tokens": tokens,
-            "epochs": epochs,
-            "seed": seed,
-        }
+        raw = flags(
+            lm, model=model, revision=revision, site=site, target=target, fold=fold,
+            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+        )  # fmt: skip
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
     sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
@@ -114,6 +123,38 @@ def train(
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit eval {folder}")
     emit(record, as_json=as_json, lines=lines)
+
+
+def flags(
+    lm: "LanguageModel",
+    *,
+    model: str,
+    revision: str | None,
+    site: list[str] | None,
+    target: list[str] | None,
+    fold: bool,
+    corpus: str,
+    arch: str,
+    d_sae: int | None,
+    tokens: int,
+    epochs: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the everyday flags say, for `as_run`."""
+    return {
+        "model": model,
+        "revision": revision,
+        "pair": {
+            "read": site or [f"L{lm.n_layers // 3}.resid_post"],
+            "write": target or [],
+            "fold": fold,
+        },
+        "corpus": _corpus(corpus),
+        "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
+        "tokens": tokens,
+        "epochs": epochs,
+        "seed": seed,
+    }
 
 
 def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
@@ -182,7 +223,7 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     return [f"sae.k={int(k) if fields['k'] is int else k}"]
 
 
-def _check_flags(arch: str, tokens: int, epochs: int) -> None:
+def check_flags(arch: str, tokens: int, epochs: int) -> None:
     """Refuse what can be refused before a model is loaded."""
     from saekit.saes.base import registry
 
@@ -198,7 +239,8 @@ def _corpus(text: str) -> dict[str, Any]:
     return open_corpus(text).to_dict()
 
 
-def _start(config: Path | None, recipe: str | None) -> dict[str, Any]:
+def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
+    """Return the run that a file or a name gives, for `as_run`."""
     if config is not None and recipe is not None:
         raise ConfigError("Give --config or --recipe, not both.")
     if recipe is not None:

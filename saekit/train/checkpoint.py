@@ -34,8 +34,8 @@ def run_digest(run: dict[str, Any]) -> str:
     return digest([str(sorted(_flat(run).items()))])
 
 
-def write(folder: Path, state: State, run: str) -> Path:
-    """Write a checkpoint under `folder` and drop all but the newest two.
+def write(folder: Path, state: State, run: str, keep_step: int | None = None) -> Path:
+    """Write a checkpoint under `folder` and drop all but the newest two, and that of a step.
 
     The files go to a folder with another name, which is renamed when they are whole.
 
@@ -44,7 +44,7 @@ def write(folder: Path, state: State, run: str) -> Path:
     """
     n_bytes = sum(t.nbytes for group in state.tensors.values() for t in group.values())
     need_space(folder, n_bytes + 2**20)
-    target = folder / f"step-{state.step:09d}"
+    target = folder / _name(state.step)
     part = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -60,13 +60,18 @@ def write(folder: Path, state: State, run: str) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     for old in steps(folder)[:-KEPT]:
-        shutil.rmtree(old)
+        if keep_step is None or old.name != _name(keep_step):
+            shutil.rmtree(old)
     return target
 
 
 def steps(folder: Path) -> list[Path]:
     """Return the checkpoints under a folder, oldest first."""
     return sorted(folder.glob("step-*"))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
 
 
 def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | None, list[str]]:
@@ -81,7 +86,7 @@ def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | Non
         FormatError: checkpoints are there and all are damaged, or belong to another run.
     """
     complaints: list[str] = []
-    wanted = "step-*" if step is None else f"step-{step:09d}"
+    wanted = "step-*" if step is None else _name(step)
     for path in reversed(sorted(folder.glob(wanted))):
         try:
             return _read(path, run), complaints

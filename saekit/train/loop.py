@@ -8,6 +8,7 @@ from typing import Any
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
 from saekit.activations.shared import Shared
+from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
@@ -18,7 +19,7 @@ from saekit.models.base import LanguageModel
 from saekit.train import checkpoint
 from saekit.train.memory import explained, plan
 from saekit.train.run import Run
-from saekit.train.scaling import fit_scaling
+from saekit.train.scaling import Scalings, fit_scaling
 from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training, open_shuffle
@@ -48,38 +49,70 @@ def train(
         TrainingError: the loss became NaN, infinite or a spike, and no rollback was left;
             checkpoints before it are kept.
     """
-    began = time.monotonic()
-    _check(run, model, out, resume)
+    check(run, model, out, resume)
     planned = plan(run, model)
     planned.check()
     if shown:
         sys.stderr.write(f"memory    {planned}\n")
-    harvest = open_harvest(run, model)
+    began, harvest = time.monotonic(), open_harvest(run, model)
     scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
     with explained(planned):
         stream = open_shuffle(run, harvest, shown=shown)
-        training = Training(run, stream, model.device)
+        session = begin(run, harvest, stream, scalings, out, resume=resume, shown=shown)
+        with session, StopRequest() as stop:
+            while not session.done:
+                session.step()
+                session.keep(stop.asked)
+    seconds = session.meter.seconds_before + time.monotonic() - began
+    return end(run, harvest, session, out, seconds)
+
+
+def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
+    run: Run,
+    harvest: Harvest,
+    stream: Stream,
+    scalings: Scalings,
+    out: Path,
+    *,
+    resume: bool = False,
+    at_step: int | None = None,
+    shown: bool = True,
+) -> Session:
+    """Return a training under way in a folder, which gets run.json, manifest.json and log.jsonl.
+
+    Args:
+        run: the description.
+        harvest: where activations come from.
+        stream: of batches of them.
+        scalings: what they go through.
+        out: the folder.
+        resume: go on from the newest checkpoint there.
+        at_step: or from that of a step.
+        shown: show progress on stderr.
+    """
+    model = harvest.model
+    training = Training(run, stream, model.device)
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
     write_json(out / "run.json", run.to_dict())
     write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
-    session = Session(
+    return Session(
         training,
         scalings,
         autoencoder=run.pair.is_autoencoder,
         out=out,
         resume=resume,
+        at_step=at_step,
         go_on=f"saekit train --resume {out}",
-        start={"machine": machine.describe(), "planned_bytes": planned.parts},
+        start={"machine": machine.describe(), "planned_bytes": plan(run, model).parts},
         shown=shown,
     )
-    with session, StopRequest() as stop, explained(planned):
-        while not session.done:
-            session.step()
-            session.keep(stop.asked)
+
+
+def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float) -> Path:
+    """Write the finished SAE of a training and return its folder."""
     sae = session.finish()
-    card = card_of(run, harvest, training)
+    card = card_of(run, harvest, session.training)
     native.save(sae, card, out / "sae")
-    seconds = session.meter.seconds_before + time.monotonic() - began
     write_json(out / "manifest.json", _manifest(run, out, card, harvest.counts, seconds))
     return out / "sae"
 
@@ -93,7 +126,14 @@ def open_harvest(run: Run, model: LanguageModel) -> Harvest:
     return Harvest(shared, stream, run.pair, run.rule, batch_rows=HARVEST_ROWS)
 
 
-def _check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
+def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
+    """Refuse a run that does not fit its model, its folder or the disk.
+
+    Raises:
+        ConfigError: widths, context or folder do not fit.
+        FormatError: there is no run to go on with.
+        ResourceError: there is no space.
+    """
     _check_fit(run, model)
     _check_folder(run, model, out, resume)
     kept = 4 if run.ema is not None else 3  # weights, two moments, the mean

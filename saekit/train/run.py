@@ -24,6 +24,8 @@ class Run(Fit):
         rule: which tokens count.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
+        order_seed: decides the order of activations; null: `seed` does. Runs of a sweep that
+            share one buffer share it.
 
     Everything else is described in `Fit`.
 
@@ -41,6 +43,7 @@ class Run(Fit):
     bos: bool = True
     rule: TokenRule = TokenRule()
     buffer_tokens: int = 2**19
+    order_seed: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,3 +56,8 @@ class Run(Fit):
                 f"An autoencoder predicts what it reads; got d_in={self.sae.d_in}, "
                 f"d_out={self.sae.d_out}. Make them equal, or name sites to write."
             )
+
+    @property
+    def order(self) -> int:
+        """The seed of the order of activations."""
+        return self.seed if self.order_seed is None else self.order_seed

@@ -28,12 +28,13 @@ class Session:
         autoencoder: the target is the input.
         out: folder of the log and of checkpoints; None: nothing is written.
         resume: go on from the newest checkpoint there.
+        at_step: or from that of a step, where several trainings go on together.
         start: what the first record of the log says beside step and tokens.
         go_on: the command that goes on with a run that was stopped.
         shown: show progress on stderr.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a training, and what its folder says of it
         self,
         training: Training,
         scalings: Scalings,
@@ -41,6 +42,7 @@ class Session:
         autoencoder: bool,
         out: Path | None,
         resume: bool = False,
+        at_step: int | None = None,
         start: dict[str, Any] | None = None,
         go_on: str = "",
         shown: bool = True,
@@ -50,14 +52,14 @@ class Session:
         self._autoencoder, self._go_on = autoencoder, go_on
         step = 0
         if resume and out is not None:
-            step, passed_over = training.restore(out / "checkpoints")
+            step, passed_over = training.restore(out / "checkpoints", at_step)
             for complaint in passed_over:
                 sys.stderr.write(f"warning   {complaint} The checkpoint before it is used.\n")
         self.log = Log(out and out / "log.jsonl", keep_to_step=step if resume else None)
         served = training.stream.served_tokens
         self.log.write("start", step=step, tokens=served, **(start or {}))
         self.meter = Meter(self.log.last_seconds, baseline)
-        self._next_save = served + training.run.checkpoint_every
+        self._next_save = self._after(served)
         self.progress = Progress("train", training.run.total_tokens, shown=shown)
         self.progress.start_at(served)
 
@@ -103,9 +105,11 @@ class Session:
         training, served = self.training, self.training.stream.served_tokens
         if self.done:
             return
-        if self.out is not None and (served >= self._next_save or asked):
-            training.save(self.out / "checkpoints")
-            self._next_save = served + training.run.checkpoint_every
+        due = served >= self._next_save
+        if self.out is not None and (due or asked):
+            training.save(self.out / "checkpoints", due=due)
+        if due:
+            self._next_save += training.run.checkpoint_every
         if asked:
             kept = "a checkpoint was written" if self.out is not None else "nothing was kept"
             hint = f" Go on with: {self._go_on}" if self._go_on else ""
@@ -119,6 +123,11 @@ class Session:
         self.training.sae.rescale(self._x, self._y)
         return self.training.sae
 
+    def _after(self, served: int) -> int:
+        """Return the tokens at which the next checkpoint is due: a multiple, wherever begun."""
+        every = self.training.run.checkpoint_every
+        return (served // every + 1) * every
+
     def _scaled(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self._x.apply(x)
         return x, x if self._autoencoder else self._y.apply(y)
@@ -128,14 +137,15 @@ class Session:
         count = training.rollbacks + 1
         if count > training.run.rollbacks:
             raise error
-        at = training.index
-        step, _ = training.restore(self.out / "checkpoints") if self.out else (0, [])
-        if step == 0:
+        at, step = training.index, training.due_step
+        if step and self.out is not None:
+            training.restore(self.out / "checkpoints", step)
+        else:
             training.begin()
         training.rollbacks = count
         self.meter.clear()
         served = training.stream.served_tokens
-        self._next_save = served + training.run.checkpoint_every
+        self._next_save = self._after(served)
         self.progress.start_at(served)
         self.log.rewind(step)
         self.log.write("rollback", step=step, tokens=served, from_step=at, reason=str(error))

@@ -52,7 +52,7 @@ class Training:
         self.silent_tokens = torch.zeros(  # [d_sae]
             run.sae.d_sae, dtype=torch.int64, device=self._device
         )
-        self.index = 0  # optimiser steps done
+        self.index = self.due_step = 0  # optimiser steps done; and at the last due checkpoint
         self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
         self._last: Loss | None = None
 
@@ -158,8 +158,13 @@ class Training:
         for name, buffer in self.sae.named_buffers():
             buffer.copy_(kept[name])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, due: bool = True) -> None:
         """Write a checkpoint.
+
+        Args:
+            folder: of checkpoints.
+            due: it is one that training may go back to; others, of interruptions, are not, so
+                that a run that was interrupted goes back to where any other would.
 
         Raises:
             TrainingError: a weight is not finite; no checkpoint was written.
@@ -173,11 +178,13 @@ class Training:
         groups |= {"optimiser": moments} if moments else {}
         groups |= {"mean": self.mean.mean} if self.mean is not None else {}
         groups |= {"stream": tensors} if tensors else {}
-        numbers_too = {"rollbacks": self.rollbacks, "recent": self._recent}
+        self.due_step = self.index if due else self.due_step
+        more = {"rollbacks": self.rollbacks, "recent": self._recent, "due_step": self.due_step}
         state = checkpoint.State(
-            self.index, groups, {"stream": values, "optimiser": numbers, **numbers_too}
+            self.index, groups, {"stream": values, "optimiser": numbers, **more}
         )
-        checkpoint.write(folder, state, checkpoint.run_digest(self.run.to_dict()))
+        run = checkpoint.run_digest(self.run.to_dict())
+        checkpoint.write(folder, state, run, self.due_step)
 
     def restore(self, folder: Path, step: int | None = None) -> tuple[int, list[str]]:
         """Take up the newest whole checkpoint, or that of a step.
@@ -197,6 +204,7 @@ class Training:
         self.stream.load(state.tensors.get("stream", {}), state.values["stream"])
         self.index = state.step
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
+        self.due_step = state.values["due_step"]
         return state.step, passed_over
 
 
@@ -206,7 +214,7 @@ def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
         "tokens": run.tokens,
         "epochs": run.epochs,
         "batch_tokens": run.step_tokens,
-        "seed": run.seed,
+        "seed": run.order,
     }
     if run.tokens <= run.buffer_tokens:
         return Resident(harvest, shown=shown, **common)

@@ -1,0 +1,215 @@
+"""Sweep: many SAEs from one pass of the language model over the text."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saekit.activations.harvest import Harvest
+from saekit.activations.shared import Shared
+from saekit.activations.shuffle import Resident
+from saekit.core.errors import ConfigError, FormatError, Interrupted, TrainingError
+from saekit.core.files import read_json, read_json_lines, write_json
+from saekit.models.base import LanguageModel
+from saekit.train.checkpoint import run_digest
+from saekit.train.lockstep import in_step, note_failure
+from saekit.train.loop import begin, check, end, open_harvest
+from saekit.train.memory import Plan, explained, plan
+from saekit.train.run import Run
+from saekit.train.scaling import fit_scaling
+from saekit.train.signals import StopRequest
+
+SHARED = ("model", "revision", "corpus", "n_ctx", "bos", "rule", "tokens", "epochs",
+          "buffer_tokens")  # fmt: skip
+
+
+def sweep(
+    runs: Mapping[str, Run],
+    model: LanguageModel,
+    out: Path,
+    *,
+    resume: bool = False,
+    shown: bool = True,
+) -> dict[str, str]:
+    """Train several SAEs on the same tokens of one text; the language model runs once.
+
+    Sites, architectures, widths, rates and seeds may differ. Each run gets ``out / name``, as
+    `train` would make it, with the same weights, bit for bit, as `train` gives for its run.json
+    on the same machine. Where all activations fit in `buffer_tokens`, SAEs are trained one
+    after another; else side by side from one buffer, whose order they share (`order_seed`).
+    An SAE whose training breaks is left behind, and the others go on.
+
+    Args:
+        runs: by name, which is a folder's.
+        model: the language model they name, loaded.
+        out: a folder that is new or empty, or that of the sweep to go on with.
+        resume: go on with the sweep in `out`.
+        shown: show progress on stderr.
+
+    Returns:
+        what broke, by name; empty where every SAE was trained.
+
+    Raises:
+        ConfigError: runs differ in what they must share, or one does not fit the model.
+        Interrupted: Ctrl-C or SIGTERM came; checkpoints were written.
+        ResourceError: it does not fit in memory or on the disk.
+    """
+    runs = _checked(runs)
+    _open_folder(runs, out, resume)
+    left = {name: run for name, run in runs.items() if not _is_done(out / name)}
+    if not left:
+        return {}
+    for name, run in left.items():
+        check(run, model, out / name, _is_begun(out / name))
+    planned = _plan(left, model)
+    planned.check()
+    if shown:
+        sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
+    shared = Shared(model, [s for run in left.values() for s in run.pair.sites])
+    try:
+        with explained(planned), StopRequest() as stop:
+            if _in_memory(runs):
+                return _one_by_one(left, shared, out, stop, shown)
+            digest = run_digest({n: r.to_dict() for n, r in runs.items()})
+            harvests = _harvests(left, shared)
+            return in_step(left, harvests, out, stop, digest=digest, shown=shown)
+    except Interrupted as error:
+        text = str(error).split(" Go on with:")[0]
+        raise Interrupted(f"{text} Go on with: saekit sweep --resume {out}") from error
+
+
+def summary(runs: Mapping[str, Run], out: Path) -> list[dict[str, Any]]:
+    """Return a row a run: name, status and what its log last said."""
+    rows = []
+    for name in runs:
+        path = out / name / "log.jsonl"
+        steps = [r for r in read_json_lines(path) if r["kind"] == "step"] if path.exists() else []
+        last = {k: steps[-1][k] for k in ("fvu", "l0", "dead", "tokens")} if steps else {}
+        begun = (out / name / "manifest.json").exists()
+        status = read_json(out / name / "manifest.json")["status"] if begun else "not begun"
+        rows.append({"name": name, "status": status, **last})
+    return rows
+
+
+def read(out: Path) -> dict[str, Run]:
+    """Return the runs of the sweep in a folder.
+
+    Raises:
+        FormatError: there is none.
+    """
+    if not (out / "sweep.json").exists():
+        raise FormatError(f"{out} holds no sweep to go on with: it has no sweep.json.")
+    return {k: Run.from_dict(v) for k, v in read_json(out / "sweep.json")["runs"].items()}
+
+
+def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Return the runs with one order where they share a buffer."""
+    if not runs:
+        raise ConfigError("A sweep needs at least one run.")
+    first = next(iter(runs.values()))
+    for name, run in runs.items():
+        for field in SHARED:
+            if getattr(run, field) != getattr(first, field):
+                raise ConfigError(
+                    f"Runs of a sweep share {', '.join(SHARED)}; `{field}` of {name} is "
+                    f"{getattr(run, field)!r}, of another {getattr(first, field)!r}. Make "
+                    f"them equal, or sweep twice."
+                )
+    if _in_memory(runs):
+        return dict(runs)
+    return {n: dataclasses.replace(run, order_seed=first.order) for n, run in runs.items()}
+
+
+def _in_memory(runs: Mapping[str, Run]) -> bool:
+    first = next(iter(runs.values()))
+    return first.tokens <= first.buffer_tokens
+
+
+def _open_folder(runs: Mapping[str, Run], out: Path, resume: bool) -> None:
+    if resume:
+        if read(out) != runs:
+            raise ConfigError(f"{out} holds a sweep with other runs; resume it as it was.")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            f"{out} is in use. Choose another folder, delete it, or go on with the sweep in it: "
+            f"saekit sweep --resume {out}"
+        )
+    write_json(
+        out / "sweep.json", {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
+    )
+
+
+def _is_done(folder: Path) -> bool:
+    begun = (folder / "manifest.json").exists()
+    return begun and read_json(folder / "manifest.json")["status"] == "done"
+
+
+def _is_begun(folder: Path) -> bool:
+    return (folder / "run.json").exists()
+
+
+def _plan(runs: Mapping[str, Run], model: LanguageModel) -> Plan:
+    """Return what is held: activations of each pair, and SAEs, one or all at a time."""
+    plans = {name: plan(run, model) for name, run in runs.items()}
+    acts = {_key(runs[name]): p.parts["activations"] for name, p in plans.items()}
+    rest = [{k: v for k, v in p.parts.items() if k != "activations"} for p in plans.values()]
+    together = max if _in_memory(runs) else sum
+    parts = {k: together([r[k] for r in rest]) for k in rest[0]}
+    free = next(iter(plans.values())).free
+    return Plan({"activations": sum(acts.values()), **parts}, free)
+
+
+def _key(run: Run) -> str:
+    """Return what decides a run's activations, given what the runs of a sweep share."""
+    scaled = (run.normalise, run.centre, run.sae.event) if run.pair.shares else ()
+    return repr((run.pair, scaled))
+
+
+def _harvests(runs: Mapping[str, Run], model: Shared) -> dict[str, Harvest]:
+    """Return the harvest of each run: one object where activations are the same."""
+    found: dict[str, Harvest] = {}
+    for run in runs.values():
+        if _key(run) not in found:
+            found[_key(run)] = open_harvest(run, model)
+    return {name: found[_key(run)] for name, run in runs.items()}
+
+
+def _one_by_one(
+    runs: Mapping[str, Run], model: Shared, out: Path, stop: StopRequest, shown: bool
+) -> dict[str, str]:
+    """Harvest for all runs at once, then train them one after another."""
+    harvests = _harvests(runs, model)
+    scalings = {n: fit_scaling(harvests[n], r.sae, r.normalise, r.centre) for n, r in runs.items()}
+    alone = list({id(h): h for h in harvests.values()}.values())
+    first = next(iter(runs.values()))
+    filled = Resident.together(
+        alone, shown=shown, tokens=first.tokens, epochs=first.epochs,
+        batch_tokens=first.step_tokens, seed=first.order,
+    )  # fmt: skip
+    streams = {id(h): stream for h, stream in zip(alone, filled, strict=True)}
+    broken: dict[str, str] = {}
+    for name, run in runs.items():
+        began, harvest = time.monotonic(), harvests[name]
+        stream = streams[id(harvest)].again(batch_tokens=run.step_tokens, seed=run.order)
+        if shown:
+            sys.stderr.write(f"run       {name}\n")
+        session = begin(
+            run, harvest, stream, scalings[name], out / name,
+            resume=_is_begun(out / name), shown=shown,
+        )  # fmt: skip
+        try:
+            with session:
+                while not session.done:
+                    session.step()
+                    session.keep(stop.asked)
+        except TrainingError as error:
+            broken[name] = str(error)
+            note_failure(out / name, error)
+            continue
+        seconds = session.meter.seconds_before + time.monotonic() - began
+        end(run, harvest, session, out / name, seconds)
+    return broken
+
