@@ -14,6 +14,7 @@ from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
 from saekit.cli.truth import app as truth
+from saekit.cli.watch import track, watch
 from saekit.core import machine
 from saekit.core.errors import SaekitError
 
@@ -54,6 +55,8 @@ app.command("sweep")(sweep)
 app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("report")(report)
+app.command("watch")(watch)
+app.command("track")(track)
 app.command("list")(list_names)
 app.add_typer(truth, name="truth")
 

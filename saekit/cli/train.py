@@ -30,7 +30,11 @@ Fold = Annotated[
     bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
 ]
 CorpusWord = Annotated[
-    str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+    str,
+    typer.Option(
+        help="packaged, stdlib, a file or glob, a hub dataset OWNER/NAME, or shares of several: "
+        "'0.7*packaged + 0.3*notes.jsonl'."
+    ),
 ]
 Arch = Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")]
 Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]

@@ -4,16 +4,18 @@ import glob
 import re
 from pathlib import Path
 
-from saekit.core.errors import UnknownNameError, nearest
+from saekit.core.errors import ConfigError, UnknownNameError, nearest
 from saekit.data.base import Corpus
 from saekit.data.corpora.files import Files, matches
 from saekit.data.corpora.hub import Hub
+from saekit.data.corpora.mixture import Mixture
 from saekit.data.corpora.packaged import Packaged
 from saekit.data.corpora.stdlib import Stdlib
 from saekit.data.readers import TEXT_SUFFIXES, kind_of
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _NAMED = {"packaged": Packaged, "stdlib": Stdlib}
+_SHARE = re.compile(r"(?P<weight>\d+(\.\d*)?|\.\d+)\s*\*\s*(?P<word>.+)")
 _ONE_FILE_CHARS = 4_000  # about 1,000 tokens: enough context, and enough documents to split
 
 
@@ -24,7 +26,8 @@ def open_corpus(text: str) -> Corpus:
         text: ``packaged`` or ``stdlib``; else an existing path or glob pattern; else
             ``owner/name`` or ``owner/name@revision`` of the Hugging Face hub. One text file
             is divided at blank lines into documents of about 4,000 characters, for a single
-            document could not be split into train and test.
+            document could not be split into train and test. Several with their shares of
+            the text, as ``0.7*packaged + 0.3*notes.jsonl``, are a mixture.
 
     Returns:
         The corpus, as a value that can be stored and changed.
@@ -32,7 +35,10 @@ def open_corpus(text: str) -> Corpus:
     Raises:
         UnknownNameError: it is none of these.
         DataError: it looks like a path and nothing is there.
+        ConfigError: a part of a mixture has no share.
     """
+    if _SHARE.fullmatch(text) and not Path(text).exists():
+        return _mixture(text)
     if text in _NAMED:
         return _NAMED[text]()
     path = Path(text).expanduser()
@@ -49,3 +55,14 @@ def open_corpus(text: str) -> Corpus:
         f"There is no corpus `{text}`; it can be {', '.join(_NAMED)}, a file, folder or "
         f"pattern, or `owner/name` of the hub.{nearest(text, names)}"
     )
+
+
+def _mixture(text: str) -> Mixture:
+    parts = [_SHARE.fullmatch(part.strip()) for part in text.split(" + ")]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+        raise ConfigError(
+            f"Each part of a mixture has a share, as 0.7*packaged + 0.3*notes.jsonl; got {text!r}."
+        )
+    corpora = tuple(open_corpus(part["word"]) for part in found)
+    return Mixture(parts=corpora, weights=tuple(float(part["weight"]) for part in found))

@@ -18,7 +18,10 @@ WHEEL = cache_folder() / "wheels" / f"{SAE_PROBES.package}-{SAE_PROBES.version}.
 def corpus(request, tmp_path) -> Corpus:
     lines = [json.dumps({"text": f"text number {i % 150}"}) for i in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    here = {"name": "files", "paths": [str(tmp_path)]}
+    mixture = {"parts": [here, {"name": "stdlib"}], "weights": [1, 1]}
     fields = {"files": {"paths": [str(tmp_path)]}, "hub": {"repo": "owner/name"}}
+    fields["mixture"] = mixture
     return Corpus.from_dict({"name": request.param} | fields.get(request.param, {}))
 
 

@@ -17,7 +17,8 @@ FLOORS = [
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
 OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "huggingface_hub",
-            "schedulefree", "numba", "llvmlite", "triton", "scipy", "matplotlib"}
+            "schedulefree", "numba", "llvmlite", "triton", "scipy", "matplotlib",
+            "wandb", "trackio", "tensorboard"}
 # Files of compiled code need their library from the first line, so they are imported when used.
 COMPILED = {
     "saes/_native.py", "saes/_triton.py", "saes/_triton_bounds.py", "saes/_triton_choose.py"

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
+            ["watch"], ["track"],
             ["truth"], ["truth", "make"]]
 
 

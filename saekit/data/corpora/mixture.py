@@ -1,0 +1,82 @@
+"""Mixture: several corpora as one, in stated shares of text."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import override
+
+from saekit.core.errors import ConfigError
+from saekit.data.base import Corpus, Document, Split, registry
+from saekit.data.split import Deduper
+
+
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Corpus):
+    """Documents of several corpora, interleaved so that each has its share of the characters.
+
+    The next document is always of the part that is furthest behind its share, so the shares
+    hold from the beginning on to within a document, and the order is fixed. A text that
+    two parts have comes once. Each part keeps its own split; parts that split by share of
+    documents must have the same, for a text of both would else be train here and test there.
+
+    Args:
+        parts: corpora; none of them a mixture.
+        weights: share of the characters of each, above 0; they need not sum to 1.
+        when_short: what happens when a part has ended: "stop" ends the mixture, whose shares
+            then hold to the end; "go_on" shares its place out among the others.
+
+    Raises:
+        ConfigError: numbers of parts and weights differ, a weight is not above 0, a part is
+            a mixture, or parts are split by different shares.
+
+    Source:
+        None: a weighted round robin.
+    """
+
+    name: ClassVar[str] = "mixture"
+
+    parts: tuple[Corpus, ...]
+    weights: tuple[float, ...]
+    when_short: Literal["stop", "go_on"] = "stop"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.parts or len(self.parts) != len(self.weights):
+            raise ConfigError(
+                f"A mixture needs a weight for each part; got {len(self.parts)} parts and "
+                f"{len(self.weights)} weights."
+            )
+        if not all(w > 0 for w in self.weights):
+            raise ConfigError(f"`weights` must be above 0; got {list(self.weights)}.")
+        if any(part.name == "mixture" for part in self.parts):
+            raise ConfigError("A part of a mixture is a mixture; name its parts instead.")
+        shares = {getattr(p, "test_share", None) for p in self.parts} - {None}
+        if len(shares) > 1:
+            raise ConfigError(
+                f"Parts of a mixture are split by different shares, {sorted(shares)}; a text of "
+                f"two of them could be train and test. Give them one `test_share`."
+            )
+
+    @override
+    def documents(self, split: Split) -> Iterator[Document]:
+        going = {i: part.documents(split) for i, part in enumerate(self.parts)}
+        given = dict.fromkeys(going, 0.0)  # characters so far, over the weight
+        seen = Deduper()
+        while going:
+            i = min(going, key=lambda j: (given[j], j))
+            document = next(going[i], None)
+            if document is None:
+                if self.when_short == "stop":
+                    return
+                del going[i]
+                continue
+            if seen.is_new(document.text):
+                given[i] += len(document.text) / self.weights[i]
+                yield document
+
+    @override
+    def provenance(self) -> dict[str, Any]:
+        rule = "that of each part"
+        return {"parts": [part.provenance() for part in self.parts], "split_rule": rule}
