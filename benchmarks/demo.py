@@ -20,7 +20,7 @@ import torch
 
 from saekit import recipes
 from saekit.models.hf import load
-from saekit.train.loop import HARVEST_ROWS, open_harvest
+from saekit.train.loop import open_harvest
 
 TARGETS = {  # figure: (floor, "max" or "min")
     "seconds": (180, "max"),
@@ -60,7 +60,7 @@ def harvest_share(n_rows=256, repeats=3):
     run = recipes.get("demo")
     model = load(run.model)
     harvest = open_harvest(run, model)
-    rows = list(harvest.stream.rows(HARVEST_ROWS, n_rows=n_rows))
+    rows = list(harvest.stream.rows(harvest.batch_rows, n_rows=n_rows))
     n_tokens = sum(r.tokens.numel() for r in rows)
     layer = run.pair.reads[0].layer
     bare(model, rows[:2], layer)

@@ -9,6 +9,7 @@ import torch
 from saekit.activations.harvest import Harvest
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.activations.pairs import Pair
+from saekit.activations.passes import pass_rows
 from saekit.analysis.contexts import contexts, latent_records
 from saekit.analysis.latent_stats import LatentStats
 from saekit.analysis.logit_lens import top_logits
@@ -23,7 +24,6 @@ from saekit.hub.native import Loaded
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
 
-BATCH_ROWS = 16
 TOP_LOGITS = 8
 
 
@@ -73,7 +73,8 @@ def make_index(
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
     stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
     rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
-    harvest = Harvest(lm, stream, pair, rule, batch_rows=BATCH_ROWS, fitted=card.rules)
+    rows = pass_rows(lm, card.n_ctx)
+    harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
     need_space(out, tokens * 32 * 24)
     writer = LatentStoreWriter(
         out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae, meta={"card": card.to_dict(), "split": split}

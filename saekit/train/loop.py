@@ -7,6 +7,7 @@ from typing import Any
 
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
+from saekit.activations.passes import pass_rows
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
@@ -23,8 +24,6 @@ from saekit.train.scaling import Scalings, fit_scaling
 from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training, open_shuffle
-
-HARVEST_ROWS = 16  # rows of a forward pass
 
 
 def train(
@@ -103,7 +102,11 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
         resume=resume,
         at_step=at_step,
         go_on=f"saekit train --resume {out}",
-        start={"machine": machine.describe(), "planned_bytes": plan(run, model).parts},
+        start={
+            "machine": machine.describe(),
+            "pass_rows": harvest.batch_rows,
+            "planned_bytes": plan(run, model).parts,
+        },
         shown=shown,
     )
 
@@ -123,7 +126,8 @@ def open_harvest(run: Run, model: LanguageModel) -> Harvest:
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
     shared = Shared(model, run.pair.sites)  # the first rows are read thrice, and pass once
-    return Harvest(shared, stream, run.pair, run.rule, batch_rows=HARVEST_ROWS)
+    rows = pass_rows(model, run.n_ctx)
+    return Harvest(shared, stream, run.pair, run.rule, batch_rows=rows)
 
 
 def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:

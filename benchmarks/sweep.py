@@ -1,0 +1,78 @@
+"""What several SAEs on one stream cost, beside one: the language model is paid once.
+
+    python benchmarks/sweep.py [--tokens N] [--quick] [--check] [--json]
+
+Trains one SAE on the embedded model's middle layer, then a sweep of two, four and eight that
+differ in k and seed, each on the same tokens into a fresh folder, and prints seconds of the
+whole job, loading apart, and their ratio to one. `--check` exits 1 when four cost 1.5 times
+one or more.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from saekit.core import machine
+
+MOST = 1.5  # times one, for four
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=60_000)
+    parser.add_argument("--d-sae", type=int, default=4096)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    machine.prepare()
+
+    from saekit.cli.train import as_run
+    from saekit.data.open import open_corpus
+    from saekit.models.hf import load
+    from saekit.train.loop import train
+    from saekit.train.sweep import sweep
+
+    tokens = 8_000 if args.quick else args.tokens
+    lm = load("smollm2-135m")
+    raw = {
+        "model": "smollm2-135m", "pair": {"read": ["L15.resid_post"]}, "tokens": tokens,
+        "corpus": open_corpus("packaged").to_dict(), "sae": {"name": "topk", "d_sae": args.d_sae},
+    }  # fmt: skip
+    base = as_run(raw, lm, [])
+    runs = {
+        f"k{k}-seed{seed}": dataclasses.replace(
+            base, seed=seed, sae=dataclasses.replace(base.sae, k=k)
+        )
+        for seed in (0, 1) for k in (16, 32, 64, 128)
+    }  # fmt: skip
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        train(dataclasses.replace(base, tokens=4_000), lm, out / "warm", shown=False)
+        for n in (1, 2, 4, 8):
+            some = dict(list(runs.items())[:n])
+            began = time.perf_counter()
+            if n == 1:
+                train(runs["k16-seed0"], lm, out / "one", shown=False)
+            else:
+                assert not sweep(some, lm, out / str(n), shown=False)
+            rows[n] = time.perf_counter() - began
+    record = {"tokens": tokens, "d_sae": args.d_sae, "seconds": rows,
+              "times_one": {n: s / rows[1] for n, s in rows.items()}}  # fmt: skip
+    if args.json:
+        print(json.dumps(record))
+    else:
+        print("| SAEs | seconds | times one | one after another would be |\n|---|---|---|---|")
+        for n, s in rows.items():
+            print(f"| {n} | {s:.1f} | {s / rows[1]:.2f} | {n:.2f} |")
+    if args.check and not args.quick and rows[4] >= MOST * rows[1]:
+        sys.exit(f"missed: four SAEs cost {rows[4] / rows[1]:.2f} times one; under {MOST} was due")
+
+
+if __name__ == "__main__":
+    main()
