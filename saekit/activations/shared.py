@@ -69,6 +69,10 @@ class Shared(LanguageModel):
             self._recent = [*self._recent, (tokens, acts)][-self._recent_passes :]
 
     @override
+    def separated(self) -> LanguageModel:
+        return Shared(self.model.separated(), self._sites, self._recent_passes)
+
+    @override
     def logits(
         self,
         tokens: Int[Tensor, "batch n_ctx"],

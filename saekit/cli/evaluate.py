@@ -72,7 +72,7 @@ def model_of(loaded: "Loaded", device: str) -> "LanguageModel":
             f"The SAE was trained on {wanted} at revision {made_from['revision']}; what loads "
             f"under that name now is {lm.revision}. Point the name at the right model."
         )
-    return lm
+    return lm.separated() if made_from.get("separate_documents") else lm
 
 
 def measure(

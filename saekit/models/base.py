@@ -57,6 +57,7 @@ class LanguageModel(abc.ABC):
     tokenizer: Tokenizer
     dtype: torch.dtype
     device: torch.device
+    separator_id: int | None = None  # ends a document that later ones do not attend to
 
     @abc.abstractmethod
     def sites(self) -> list[Site]:
@@ -98,6 +99,18 @@ class LanguageModel(abc.ABC):
         the norm is not, so rows are comparable within a direction, not between contexts.
         """
 
+    @abc.abstractmethod
+    def separated(self) -> "LanguageModel":
+        """Return this model, with the same weights, reading each document by itself.
+
+        A document ends with EOS, or begins with it where it is BOS too; tokens attend to none
+        before it, and positions begin anew. A row of several documents then gives what each
+        would alone.
+
+        Raises:
+            ConfigError: the tokenizer has no EOS.
+        """
+
     def check_site(self, site: Site) -> Site:
         """Return `site` if this model has it.
 
@@ -115,10 +128,11 @@ class LanguageModel(abc.ABC):
 
     def provenance(self) -> dict[str, Any]:
         """Return what identifies the model, JSON-ready."""
-        return {
+        found = {
             "name": self.name,
             "revision": self.revision,
             "family": self.family,
             "dtype": str(self.dtype).removeprefix("torch."),
             "tokenizer": self.tokenizer.digest,
         }
+        return found if self.separator_id is None else found | {"separate_documents": True}

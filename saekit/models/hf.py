@@ -1,6 +1,7 @@
 """HFModel: transformers models by forward hooks, stopping after the last site read."""
 
 import contextlib
+import copy
 import functools
 import logging
 import threading
@@ -108,7 +109,7 @@ class HFModel(LanguageModel):
 
         if wanted:
             with self._hooked({s: keep(s) for s in wanted}, grad), contextlib.suppress(_Stop):
-                self._decoder(input_ids=self._checked(tokens), use_cache=False)
+                self._decoder(**self._inputs(tokens))
         return {site: found[site] for site in wanted}
 
     @override
@@ -122,7 +123,7 @@ class HFModel(LanguageModel):
         changes = replace or {}
         ordered = sorted((self.check_site(s) for s in changes), key=self._sites.index)
         with self._hooked({s: self._change(s, changes[s]) for s in ordered}, grad):
-            return self.module(input_ids=self._checked(tokens), use_cache=False).logits
+            return self.module(**self._inputs(tokens)).logits
 
     @override
     @torch.no_grad()
@@ -137,6 +138,40 @@ class HFModel(LanguageModel):
         unembed = self.module.get_output_embeddings().weight  # [vocab, d_model]
         parts = [rows @ w.float().T for w in unembed.split(VOCAB_CHUNK_ROWS)]
         return torch.cat(parts, dim=-1)
+
+    @override
+    def separated(self) -> "HFModel":
+        if self.tokenizer.eos_id is None:
+            raise ConfigError(
+                f"Documents are separated at EOS, which the tokenizer of {self.name} has not. "
+                f"Leave `separate_documents` out."
+            )
+        twin = copy.copy(self)
+        twin.separator_id = self.tokenizer.eos_id
+        return twin
+
+    def _inputs(self, tokens: Tensor) -> dict[str, Any]:
+        ids = self._checked(tokens)
+        found: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        if self.separator_id is None:
+            return found
+        window = getattr(self.module.config.get_text_config(), "sliding_window", None)
+        if window is not None and ids.shape[1] > window:
+            raise ShapeError(
+                f"{self.name} has layers that attend to {window:,} tokens only, and with separate "
+                f"documents reads rows of at most as many; got {ids.shape[1]:,}. Use a shorter "
+                f"`n_ctx`."
+            )
+        begins = ids == self.separator_id
+        if self.tokenizer.bos_id != self.separator_id:  # where it is BOS too, it begins one
+            begins = torch.cat([begins.new_ones(len(ids), 1), begins[:, :-1]], 1)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        doc = begins.long().cumsum(1)
+        first = torch.where(begins, place, 0).cummax(1).values
+        seen = (doc[:, :, None] == doc[:, None, :]) & (place[:, None] >= place)
+        mask = torch.full_like(seen, torch.finfo(self.dtype).min, dtype=self.dtype)
+        mask.masked_fill_(seen, 0.0)
+        return found | {"position_ids": place - first, "attention_mask": mask[:, None]}
 
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.n_ctx_max:

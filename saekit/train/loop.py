@@ -48,6 +48,7 @@ def train(
         TrainingError: the loss became NaN, infinite or a spike, and no rollback was left;
             checkpoints before it are kept.
     """
+    model = model.separated() if run.separate_documents else model
     check(run, model, out, resume)
     planned = plan(run, model)
     planned.check()

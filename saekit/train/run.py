@@ -21,6 +21,8 @@ class Run(Fit):
         corpus: the text.
         n_ctx: tokens of a row, special ones included; at least 2.
         bos: begin each row with the tokenizer's BOS, where it has one.
+        separate_documents: tokens attend to their own document alone, whose positions begin
+            at 0, also where a row holds several.
         rule: which tokens count.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
@@ -41,6 +43,7 @@ class Run(Fit):
     corpus: Corpus
     n_ctx: int = 128
     bos: bool = True
+    separate_documents: bool = False
     rule: TokenRule = TokenRule()
     buffer_tokens: int = 2**19
     order_seed: int | None = None

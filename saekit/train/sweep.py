@@ -21,8 +21,8 @@ from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
 from saekit.train.signals import StopRequest
 
-SHARED = ("model", "revision", "corpus", "n_ctx", "bos", "rule", "tokens", "epochs",
-          "buffer_tokens")  # fmt: skip
+SHARED = ("model", "revision", "corpus", "n_ctx", "bos", "separate_documents", "rule", "tokens",
+          "epochs", "buffer_tokens")  # fmt: skip
 
 
 def sweep(
@@ -57,6 +57,8 @@ def sweep(
         ResourceError: it does not fit in memory or on the disk.
     """
     runs = _checked(runs)
+    if next(iter(runs.values())).separate_documents:
+        model = model.separated()
     _open_folder(runs, out, resume)
     left = {name: run for name, run in runs.items() if not _is_done(out / name)}
     if not left:

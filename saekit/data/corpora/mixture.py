@@ -52,7 +52,7 @@ class Mixture(Corpus):
             raise ConfigError(f"`weights` must be above 0; got {list(self.weights)}.")
         if any(part.name == "mixture" for part in self.parts):
             raise ConfigError("A part of a mixture is a mixture; name its parts instead.")
-        shares = {getattr(p, "test_share", None) for p in self.parts} - {None}
+        shares = {p.test_share for p in self.parts if hasattr(p, "test_share")}  # type: ignore[attr-defined]
         if len(shares) > 1:
             raise ConfigError(
                 f"Parts of a mixture are split by different shares, {sorted(shares)}; a text of "

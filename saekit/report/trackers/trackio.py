@@ -26,8 +26,8 @@ class Trackio(Tracker):
             import trackio
         except ImportError as error:
             raise MissingExtraError("trackio", "trackio") from error
-        self._trackio = trackio
-        trackio.init(project=self.place or "saekit", name=run.name, config=config)
+        self._trackio: Any = trackio
+        self._trackio.init(project=self.place or "saekit", name=run.name, config=config)
 
     @override
     def write(self, step: int, numbers: dict[str, float]) -> None:

@@ -28,7 +28,8 @@ class WandB(Tracker):
             import wandb
         except ImportError as error:
             raise MissingExtraError("wandb", "wandb") from error
-        self._run = wandb.init(
+        library: Any = wandb
+        self._run = library.init(
             project=self.place or "saekit", name=run.name, config=config, dir=str(run)
         )
         self._run.define_metric("step")
