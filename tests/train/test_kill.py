@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from saekit.core.files import read_json
 from saekit.models.tiny import save_tiny
 from tests import world
 
@@ -64,3 +65,44 @@ def test_a_signal_to_the_command_exits_130(tmp_path):
     assert running.returncode == 130, err
     assert "--resume" in err and "Traceback" not in err
     assert list((out / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+@pytest.mark.parametrize("buffer_tokens", [2048, 100_000])
+def test_twenty_kills_at_random_lose_nothing(tmp_path, verb, buffer_tokens):
+    """Whatever it was doing: loading, harvesting, training, writing a checkpoint or the SAE."""
+    model, text = save_tiny(tmp_path / "model"), world.text_file(tmp_path, n_docs=1500)
+    start = [verb, "--model", model, "--corpus", text, *SMALL, "--set", "checkpoint_tokens=2000"]
+    start += ["--set", f"buffer_tokens={buffer_tokens}"]
+    start += ["--vary", "seed=0,1"] if verb == "sweep" else []
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    began = time.monotonic()
+    subprocess.run(command(*start, "--out", whole), check=True, capture_output=True)
+    seconds = time.monotonic() - began
+    marker = "sweep.json" if verb == "sweep" else "run.json"
+    chance, kills, tries = random.Random(buffer_tokens), 0, 0
+    while kills < 20 and tries < 80:
+        tries += 1
+        going = [verb, "--resume", cut, "--quiet"] if (cut / marker).exists() else [
+            *start, "--out", cut]  # fmt: skip
+        running = subprocess.Popen(
+            command(*going), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            running.wait(timeout=chance.uniform(0.2, 1.0) * seconds)
+            break  # it finished
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            kills += 1
+    last = subprocess.run(
+        command(verb, "--resume", cut, "--quiet"), capture_output=True, text=True, check=False
+    )
+    assert last.returncode == 0 or "is finished" in last.stderr, last.stderr
+    folders = [p.relative_to(whole).parent for p in whole.rglob("run.json")]
+    assert folders and kills >= 3
+    for folder in folders:
+        assert weights(whole / folder) == weights(cut / folder)
+        counts = [read_json(f / folder / "manifest.json")["harvest"] for f in (whole, cut)]
+        assert counts[0] == counts[1]  # no token lost, none seen twice
