@@ -106,6 +106,14 @@ class LanguageModel(abc.ABC):
         the norm is not, so rows are comparable within a direction, not between contexts.
         """
 
+    @abc.abstractmethod
+    def shuffled(self, seed: int) -> "LanguageModel":
+        """Return this model with the entries of every weight matrix in a random order.
+
+        The distribution of each matrix stays and what was learned goes; biases and the gains
+        of norms stay. A null for what owes to the architecture alone.
+        """
+
     def check_site(self, site: Site) -> Site:
         """Return `site` if this model has it.
 

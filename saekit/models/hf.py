@@ -25,6 +25,7 @@ from saekit.core.errors import (
     nearest,
 )
 from saekit.core.files import digest, sha256_of
+from saekit.core.seeds import generator
 from saekit.models import selfcheck
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded import DEFAULT, MODELS, embedded
@@ -139,6 +140,18 @@ class HFModel(LanguageModel):
         unembed = self.module.get_output_embeddings().weight  # [vocab, d_model]
         parts = [rows @ w.float().T for w in unembed.split(VOCAB_CHUNK_ROWS)]
         return torch.cat(parts, dim=-1)
+
+    @override
+    def shuffled(self, seed: int) -> "HFModel":
+        module = _copied(self.module)
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if weight.ndim > 1:
+                    chance = generator(seed, "shuffled weights", name)
+                    order = torch.randperm(weight.numel(), generator=chance).to(weight.device)
+                    weight.copy_(weight.flatten()[order].view_as(weight))
+        name = f"{self.name}, weights shuffled"
+        return HFModel(module, self.tokenizer, name=name, revision=f"{self.revision}, seed {seed}")
 
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.n_ctx_max:
@@ -314,6 +327,13 @@ def _known(name: str) -> str:
         f"A model is an embedded one ({', '.join(MODELS)}), a folder, or a name on the hub "
         f"such as EleutherAI/pythia-70m.{nearest(name, {*MODELS, *_BARE_HUB_NAMES} - {name})}"
     )
+
+
+def _copied(module: Any) -> Any:
+    """Return a module of its own weights, without what was hung on its layers."""
+    found = type(module)(module.config).to(module.device, module.dtype)
+    found.load_state_dict(module.state_dict())
+    return found
 
 
 def _revision(folder: Path | None, config: Any) -> str:
