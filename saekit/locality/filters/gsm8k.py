@@ -1,6 +1,5 @@
 """GSM8K: a question and its answer are one document."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -18,8 +17,7 @@ _CALCULATION = re.compile(r"<<[^<>]*>>")
 class GSM8K(Filter):
     """GSM8K: question, newline, answer; a window lies inside one document.
 
-    A document that is a JSON object with `question` and `answer` is put together so; any other
-    text is taken as it is.
+    Documents are those of the corpus `question_answer`; the line ``#### n`` stays.
 
     Args:
         keep_calculations: keep what stands between << and >> in answers.
@@ -33,12 +31,6 @@ class GSM8K(Filter):
 
     @override
     def prepare(self, text: str) -> str:
-        if text.lstrip().startswith("{"):
-            try:
-                row = json.loads(text)
-                text = f"{row['question']}\n{row['answer']}"
-            except (json.JSONDecodeError, KeyError, TypeError):
-                pass  # a problem may begin with a brace
         return text if self.keep_calculations else _CALCULATION.sub("", text)
 
     @override
