@@ -181,7 +181,8 @@ class Ours:
 
         module = module_of(spec["setting"])
         self.lm = HFModel(module, ByteTokenizer(), name=spec["setting"], revision="")
-        self.sae, self.tokens, self.site = sae_of(spec), tokens_of(spec), f"L{spec['layer']}.resid_post"
+        self.sae, self.tokens = sae_of(spec), tokens_of(spec)
+        self.site = f"L{spec['layer']}.resid_post"
         self.pairs = 0
 
     def features(self, method="vjp"):

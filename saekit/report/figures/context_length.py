@@ -60,8 +60,8 @@ def _means(at: Any, table: dict[str, list[Any]], rows: list[tuple[Any, ...]]) ->
         if name.startswith("token"):
             n = [None] * len(x)
         low, high = table[f"{name}_low"], table[f"{name}_high"]
-        at.plot(x, table[name], "o-", markersize=3, color=style.COLOURS[colour],
-                label=label + (f" (n = {min(n)} to {max(n)})" if n[0] is not None else ""))  # fmt: skip
+        shown = label + (f" (n = {min(n)} to {max(n)})" if n[0] is not None else "")
+        at.plot(x, table[name], "o-", markersize=3, color=style.COLOURS[colour], label=shown)
         if all(v is not None for v in [*low, *high]):
             at.fill_between(x, low, high, color=style.COLOURS[colour], alpha=0.2, linewidth=0)
         rows += [(label, *values) for values in zip(x, table[name], low, high, n, strict=True)]
