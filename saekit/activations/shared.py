@@ -47,10 +47,15 @@ class Shared(LanguageModel):
 
     @override
     def read(
-        self, tokens: Int[Tensor, "batch n_ctx"], sites: Sequence[Site], *, grad: bool = False
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        sites: Sequence[Site],
+        *,
+        replace: Mapping[Site, Replace] | None = None,
+        grad: bool = False,
     ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
-        if grad or not set(sites) <= set(self._sites):
-            return self.model.read(tokens, sites, grad=grad)
+        if grad or replace or not set(sites) <= set(self._sites):
+            return self.model.read(tokens, sites, replace=replace, grad=grad)
         for known, acts in (*self._recent, *self._first):
             if torch.equal(known, tokens):
                 return {site: acts[site] for site in sites}
@@ -71,6 +76,10 @@ class Shared(LanguageModel):
     @override
     def separated(self) -> LanguageModel:
         return Shared(self.model.separated(), self._sites, self._recent_passes)
+
+    @override
+    def shuffled(self, seed: int) -> LanguageModel:
+        return Shared(self.model.shuffled(seed), self._sites, self._recent_passes)
 
     @override
     def logits(

@@ -10,6 +10,7 @@ from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
 from saekit.cli.list import list_names
+from saekit.cli.locality import app as locality
 from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
@@ -59,6 +60,7 @@ app.command("watch")(watch)
 app.command("track")(track)
 app.command("list")(list_names)
 app.add_typer(truth, name="truth")
+app.add_typer(locality, name="locality")
 
 
 def main(arguments: list[str] | None = None) -> None:

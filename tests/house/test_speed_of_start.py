@@ -6,8 +6,8 @@ import sys
 import pytest
 
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
-            ["watch"], ["track"],
-            ["truth"], ["truth", "make"]]
+            ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"],
+            ["locality", "depth"]]
 
 
 def loaded_after(code: str) -> set[str]:
