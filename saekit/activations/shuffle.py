@@ -112,7 +112,7 @@ class Shuffle(abc.ABC):
         apart = f" in windows of {self.event_tokens}" if self.harvest.pair.window else ""
         raise DataError(
             f"The corpus ended after {before * self.event_tokens:,} tokens that count{apart}; "
-            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or give more text"
+            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or {self.harvest.more}"
             f"{', or make windows shorter' if apart else ''}."
         )
 
