@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from saekit.train.run import Run
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_TOKENS = 10_000_000
 
 
 def train(
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(
+            help="Hub name, folder, or an embedded model (see: saekit list models). "
+            f"[{DEFAULT_MODEL}]"
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
     site: Annotated[
         list[str] | None,
@@ -31,14 +36,20 @@ def train(
         bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
     ] = False,
     corpus: Annotated[
-        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
-    ] = "packaged",
+        str | None,
+        typer.Option(
+            help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME. [packaged]"
+        ),
+    ] = None,
     arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
     d_sae: Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")] = None,
     k: Annotated[
         float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 10_000_000,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of text that count. [10,000,000; all that a cache has]"),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over them.")] = 1,
     seed: Annotated[int, typer.Option(help="Decides initialisation and order.")] = 0,
     settings: Annotated[
@@ -50,6 +61,10 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Read activations from this folder (see: saekit cache), not a model."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
@@ -69,6 +84,7 @@ def train(
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
+    from saekit.cli.cache import recorded_run
     from saekit.core.files import read_json
     from saekit.models.hf import load
     from saekit.train.loop import train as train_run
@@ -79,33 +95,46 @@ def train(
         if (resume / "sae" / "config.json").exists():
             raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
         raw = read_json(resume / "run.json")
-        begun_with = read_json(resume / "manifest.json")["model"]
-        lm = load(
-            raw["model"], revision=raw["revision"], dtype=begun_with["dtype"], device=device
-        )
+        begun_with = read_json(resume / "manifest.json")
+        if (held := cache or (begun_with.get("cache") or {}).get("folder")) is not None:
+            lm, _ = recorded_run(Path(held), device, {}, raw)
+        else:
+            lm = load(
+                raw["model"], revision=raw["revision"], dtype=begun_with["model"]["dtype"],
+                device=device,
+            )  # fmt: skip
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
         raw = _start(config, recipe)
-        lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
+        if cache is not None:
+            lm, raw = recorded_run(cache, device, {}, raw)
+        else:
+            lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
         run = as_run(raw, lm, settings or [])
         folder = out or default_folder(run)
     else:
         _check_flags(arch, tokens, epochs)
-        lm = load(model, revision=revision, dtype=dtype, device=device)
-        raw = {
-            "model": model,
-            "revision": revision,
-            "pair": {
-                "read": site or [f"L{lm.n_layers // 3}.resid_post"],
-                "write": target or [],
-                "fold": fold,
-            },
-            "corpus": _corpus(corpus),
+        made = {
             "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
-            "tokens": tokens,
             "epochs": epochs,
             "seed": seed,
         }
+        if cache is not None:
+            text = _corpus(corpus) if corpus is not None else None
+            flags = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
+            lm, raw = recorded_run(cache, device, flags | {"tokens": tokens}, None)
+            raw |= made
+        else:
+            model = model or DEFAULT_MODEL
+            lm = load(model, revision=revision, dtype=dtype, device=device)
+            read = site or [f"L{lm.n_layers // 3}.resid_post"]
+            raw = made | {
+                "model": model,
+                "revision": revision,
+                "pair": {"read": read, "write": target or [], "fold": fold},
+                "corpus": _corpus(corpus or "packaged"),
+                "tokens": DEFAULT_TOKENS if tokens is None else tokens,
+            }
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
     sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
@@ -182,13 +211,13 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     return [f"sae.k={int(k) if fields['k'] is int else k}"]
 
 
-def _check_flags(arch: str, tokens: int, epochs: int) -> None:
+def _check_flags(arch: str, tokens: int | None, epochs: int) -> None:
     """Refuse what can be refused before a model is loaded."""
     from saekit.saes.base import registry
 
     registry.get(arch)
     for name, value in (("--tokens", tokens), ("--epochs", epochs)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"`{name}` must be at least 1; got {value}.")
 
 
