@@ -54,8 +54,8 @@ class Stored(Shuffle):
         self.store = harvest.store
         self.block_events = max(block_tokens // self.event_tokens, 1)
         window_events = max(window_tokens // self.event_tokens, 1)
-        self.window_blocks = max(window_events // self.block_events, 1)
         self.n_blocks = -(-self.epoch_events // self.block_events)
+        self.window_blocks = min(max(window_events // self.block_events, 1), self.n_blocks)
         self._places: list[Tensor] = []  # of each shard, first token of each event, int32
         self._sites: list[Tensor] = []  # and which site it is of, where these are folded, int8
         self._begins = self._index()  # event at which each shard begins

@@ -101,7 +101,7 @@ class Mixing(Shuffle):
         """Copy events into free slots and return these, in order."""
         sides = [acts.x] if self.harvest.pair.is_autoencoder else [acts.x, acts.y]
         n = len(acts.x)
-        if n > len(self._free):
+        if n > len(self._free) or not self._slots:
             self._grow(sides, n - len(self._free))
         slots, self._free = self._free[:n], self._free[n:]
         for place, new in zip(self._slots, sides, strict=True):

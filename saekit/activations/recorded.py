@@ -13,7 +13,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.activations.store import Store
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, UnknownNameError
 from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.sites import Site
@@ -106,6 +106,15 @@ class RecordedModel(LanguageModel):
     @override
     def sites(self) -> list[Site]:
         return list(self.store.sites)
+
+    @override
+    def check_site(self, site: Site) -> Site:
+        if site not in self.store.sites:
+            raise UnknownNameError(
+                f"The cache in {self.store.folder} has {', '.join(map(str, self.store.sites))}; "
+                f"got {site}. Read what it has, or write a cache with that site."
+            )
+        return site
 
     @override
     def width(self, site: Site) -> int:

@@ -61,6 +61,12 @@ class Run(Fit):
                 raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
         if self.mixing is not None and not 0 <= self.mixing <= 1:
             raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")
+        if self.mixing is not None and self.total_tokens < self.buffer_tokens:
+            raise ConfigError(
+                f"With `mixing` a buffer is shuffled when it is full, and all {self.total_tokens:,} "
+                f"tokens do not fill buffer_tokens={self.buffer_tokens:,}: they would come in the "
+                f"order of the text. Lower `buffer_tokens`."
+            )
         if self.mixing is not None and self.shuffle == "full":
             raise ConfigError(
                 f"A full shuffle keeps nothing back; got mixing={self.mixing}. Set `mixing` to "
