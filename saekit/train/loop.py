@@ -103,7 +103,8 @@ def train(
     card = card_of(run, harvest, training)
     native.save(training.sae, card, out / "sae")
     seconds = meter.seconds_before + time.monotonic() - began
-    write_json(out / "manifest.json", _manifest(run, out, card, harvest.counts, seconds))
+    manifest = _manifest(run, out, card, harvest.counts, seconds)
+    write_json(out / "manifest.json", manifest | {"cache": _cache_of(model)})
     return out / "sae"
 
 
