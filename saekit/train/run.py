@@ -63,9 +63,10 @@ class Run(Fit):
             raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")
         if self.mixing is not None and self.total_tokens < self.buffer_tokens:
             raise ConfigError(
-                f"With `mixing` a buffer is shuffled when it is full, and all {self.total_tokens:,} "
-                f"tokens do not fill buffer_tokens={self.buffer_tokens:,}: they would come in the "
-                f"order of the text. Lower `buffer_tokens`."
+                f"With `mixing` a buffer is shuffled when it is full, and all "
+                f"{self.total_tokens:,} tokens do not fill buffer_tokens="
+                f"{self.buffer_tokens:,}: they would come in the order of the text. Lower "
+                f"`buffer_tokens`."
             )
         if self.mixing is not None and self.shuffle == "full":
             raise ConfigError(

@@ -81,10 +81,8 @@ def sorted_rows(batches):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_an_epoch_is_the_events_that_memory_would_hold(store, pair):
     """x with its y, each once, at every pair of sites: as the harvest itself gives them."""
-    if "folded" in pair:  # at an odd number of events the last differs: sites take turns
-        tokens = harvest_size(store, pair)
-    else:
-        tokens = 1500
+    # Where an epoch ends within a store, folded sites differ in the last events: they take turns.
+    tokens = harvest_size(store, pair) if "folded" in pair else 1500
     wanted = rest(resident(store, pair, tokens))
     found = rest(make(store, pair, tokens=tokens, epochs=1))
     assert torch.equal(sorted_rows(found), sorted_rows(wanted))
