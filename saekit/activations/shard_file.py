@@ -106,7 +106,7 @@ class MappedShard:
             self.part(name)
 
     def _check(self, name: str, raw: Tensor) -> None:
-        if hashlib.sha256(memoryview(raw.numpy())).hexdigest() != self.record.sha256.get(name):
+        if hashlib.sha256(raw.numpy().data).hexdigest() != self.record.sha256.get(name):
             rows = f"rows {self.record.first_row:,} to {self.record.end_row - 1:,}"
             raise FormatError(
                 f"{self.path} ({rows}) is damaged: `{name}` is not what was written. "

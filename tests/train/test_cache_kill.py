@@ -57,7 +57,8 @@ def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path,
     assert (cut.n_rows, cut.n_kept) == (whole.n_rows, whole.n_kept)
 
 
-@pytest.mark.parametrize("n_kills", FEW_OR_MANY)
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [1, 20])
 def test_training_on_a_cache_killed_at_random_ends_with_the_same_weights(
     written, tmp_path, n_kills
 ):
