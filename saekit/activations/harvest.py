@@ -1,7 +1,7 @@
 """Harvest: text through the model to the activations that count."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,12 +12,30 @@ from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule, fit
 from saekit.activations.windows import windows
 from saekit.core.errors import DataError
-from saekit.data.tokenise import Rows, TokenStream
+from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import Scaling
 
 CALIBRATION_ROWS = 64
+HARVEST_ROWS = 16  # of a forward pass
+
+Places = tuple[Int[Tensor, "n"], Int[Tensor, "n *window"]]  # rows, and positions in them
+
+
+@runtime_checkable
+class RowStream(Protocol):
+    """Rows of tokens in an order of their own: a `TokenStream`, or what stands for one."""
+
+    def rows(
+        self, batch_rows: int, first_row: int = 0, n_rows: int | None = None
+    ) -> Iterator[Rows]:
+        """Yield rows, from one on, in batches of `batch_rows` but for the last."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies the rows, JSON-ready."""
+        ...
 
 
 class Counts(NamedTuple):
@@ -56,14 +74,16 @@ class Harvest:
         DataError: activations are not finite.
     """
 
+    more = "give more text"  # what to do where there are too few tokens
+
     def __init__(
         self,
         model: LanguageModel,
-        stream: TokenStream,
+        stream: RowStream,
         pair: Pair,
         rule: TokenRule,
         *,
-        batch_rows: int = 16,
+        batch_rows: int = HARVEST_ROWS,
         fitted: dict[str, FittedRule] | None = None,
     ):
         self.model, self.stream, self.pair = model, stream, pair
@@ -85,6 +105,13 @@ class Harvest:
         special = self.model.tokenizer.special_ids
         every = torch.cat(tokens)
         return {str(s): fit(rule, special, every, torch.cat(a)) for s, a in acts.items()}
+
+    def at(self, pair: Pair) -> "Harvest":
+        """Return a harvest of the same text at some of its sites, by the same rules."""
+        return Harvest(
+            self.model, self.stream, pair, self.rules[pair.read[0]].rule,
+            batch_rows=self.batch_rows, fitted=self.rules,
+        )  # fmt: skip
 
     def read(self, rows: Rows) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
         """Return the activations of some rows at every site of the pair.
@@ -110,26 +137,35 @@ class Harvest:
         """Return the events of some rows, tokens that count or windows of them, and count."""
         pair = self.pair
         masks = {s: self.rules[str(s)].keep(rows.tokens, acts[s]) for s in pair.reads}
-        if not pair.fold:
-            masks = dict.fromkeys(pair.reads, torch.stack(list(masks.values())).all(0))
-        # Sites that are one event have one mask, and their tokens are counted once.
-        places = {s: self._place(rows, masks[s]) for s in pair.reads[: None if pair.fold else 1]}
+        places = self.places(rows, masks)
         first = next(iter(places.values()))
 
         def of(site: Site, read: Site) -> Tensor:
             row, pos = places.get(read, first)
             return acts[site][row[:, None], pos] if pair.window else acts[site][row, pos]
 
-        x = pair.arrange([self._scaled(of(s, s), s, 0) for s in pair.reads])
+        x = pair.arrange([self.scaled(of(s, s), s, 0) for s in pair.reads])
         y = x
         if not pair.is_autoencoder:
             both = zip(pair.reads, pair.writes, strict=True)
-            y = pair.arrange([self._scaled(of(write, read), read, 1) for read, write in both])
+            y = pair.arrange([self.scaled(of(write, read), read, 1) for read, write in both])
         row = torch.cat([row for row, _ in places.values()])
         pos = torch.cat([pos[:, 0] if pair.window else pos for _, pos in places.values()])
         return ActBatch(x, y, row + rows.first_row, pos)
 
-    def _scaled(self, acts: Tensor, read: Site, side: int) -> Tensor:
+    def places(
+        self, rows: Rows, masks: dict[Site, Bool[Tensor, "batch n_ctx"]]
+    ) -> dict[Site, Places]:
+        """Return where the events of some rows are, by site read, and count their tokens.
+
+        Sites that are one event have one mask, that of the first, and are counted once.
+        """
+        pair = self.pair
+        if not pair.fold:
+            masks = {pair.reads[0]: torch.stack([masks[s] for s in pair.reads]).all(0)}
+        return {site: self._place(rows, mask) for site, mask in masks.items()}
+
+    def scaled(self, acts: Tensor, read: Site, side: int) -> Tensor:
         """Return activations, scaled in float32 where their site has a scaling of its own."""
         if read not in self.scalings:
             return acts
@@ -137,7 +173,7 @@ class Harvest:
 
     def _place(
         self, rows: Rows, kept: Bool[Tensor, "batch n_ctx"]
-    ) -> tuple[Int[Tensor, "n"], Int[Tensor, "n *window"]]:
+    ) -> Places:
         """Return rows and positions of the events of one mask, and count its tokens."""
         n, n_kept = kept.numel(), int(kept.sum())
         rule = self.rules[str(self.pair.reads[0])]

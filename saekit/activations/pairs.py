@@ -119,7 +119,7 @@ class Pair(Config):
         return found[0], found[1]
 
     def arrange(
-        self, acts: list[Float[Tensor, "n *seq width"]]
+        self, acts: list[Float[Tensor, "_ *seq width"]]
     ) -> Float[Tensor, "rows *event width"]:
         """Return activations of the sites of one side as the SAE takes them."""
         if len(acts) == 1:

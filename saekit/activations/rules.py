@@ -58,9 +58,16 @@ class FittedRule(NamedTuple):
         self, tokens: Int[Tensor, "*shape"], acts: Float[Tensor, "*shape width"]
     ) -> Bool[Tensor, "*shape"]:
         """Return which tokens count, on the device of `acts`."""
-        kept = ~self.is_special(tokens.to(acts.device))
+        if self.rule.max_norm is None:
+            return ~self.is_special(tokens.to(acts.device))
+        return self.keep_norms(tokens, acts.float().norm(dim=-1))
+
+    def keep_norms(
+        self, tokens: Int[Tensor, "*shape"], norms: Float[Tensor, "*shape"]
+    ) -> Bool[Tensor, "*shape"]:
+        """Return which tokens count, from the norms of their activations alone."""
+        kept = ~self.is_special(tokens.to(norms.device))
         if self.rule.max_norm is not None:
-            norms = acts.float().norm(dim=-1)
             kept &= norms <= self.rule.max_norm * self.median_norm
         return kept
 

@@ -81,13 +81,14 @@ class Shuffle(abc.ABC):
         """Tokens served so far; at the end up to an event more than asked."""
         return self.served_events * self.event_tokens
 
-    def _batch_events(self) -> int:
-        """Return the number of events of the next batch."""
-        done = -(-self.served_tokens // self.batch_tokens)  # batches served
+    def _batch_events(self, served_events: int | None = None) -> int:
+        """Return the number of events of the next batch, or of that after so many events."""
+        served = self.served_events if served_events is None else served_events
+        done = -(-served * self.event_tokens // self.batch_tokens)  # batches served
         end = (done + 1) * self.batch_tokens
         if end >= self.total_tokens:
-            return self.total_events - self.served_events
-        return end // self.event_tokens - self.served_events
+            return self.total_events - served
+        return end // self.event_tokens - served
 
     @abc.abstractmethod
     def batch(self) -> Batch:
@@ -112,7 +113,7 @@ class Shuffle(abc.ABC):
         apart = f" in windows of {self.event_tokens}" if self.harvest.pair.window else ""
         raise DataError(
             f"The corpus ended after {before * self.event_tokens:,} tokens that count{apart}; "
-            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or give more text"
+            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or {self.harvest.more}"
             f"{', or make windows shorter' if apart else ''}."
         )
 

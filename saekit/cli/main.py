@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.cli.cache import app as cache
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
@@ -61,6 +62,7 @@ app.command("track")(track)
 app.command("list")(list_names)
 app.add_typer(truth, name="truth")
 app.add_typer(locality, name="locality")
+app.add_typer(cache, name="cache")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,16 +27,16 @@ def sweep(
             "site=L5.resid_post,L10.resid_post or lr=1e-3,3e-3. Repeat for all combinations."
         ),
     ] = None,
-    model: one.Model = one.DEFAULT_MODEL,
+    model: one.Model = None,
     revision: one.Revision = None,
     site: one.Site = None,
     target: one.Target = None,
     fold: one.Fold = False,
-    corpus: one.CorpusWord = "packaged",
+    corpus: one.CorpusWord = None,
     arch: one.Arch = "topk",
     d_sae: one.Latents = None,
     k: one.Kept = None,
-    tokens: one.Tokens = 10_000_000,
+    tokens: one.Tokens = None,
     epochs: one.Epochs = 1,
     seed: one.Seed = 0,
     settings: one.Settings = None,
@@ -75,12 +75,13 @@ def sweep(
         points = combinations(vary or [])
         one.check_flags(arch, tokens, epochs)
         raw = None if config is None and recipe is None else one.start_from(config, recipe)
-        named = (raw["model"], raw.get("revision")) if raw else (model, revision)
+        asked = (model or one.DEFAULT_MODEL, revision)
+        named = (raw["model"], raw.get("revision")) if raw else asked
         lm = load(named[0], revision=named[1], dtype=dtype, device=device)
         if raw is None:
-            raw = one.flags(
+            raw = one.made_of(arch, d_sae, epochs, seed) | one.flags(
                 lm, model=model, revision=revision, site=site, target=target, fold=fold,
-                corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+                corpus=corpus, tokens=tokens,
             )  # fmt: skip
         runs = {
             label(point): variant(raw, lm, {"k": k} | point, settings or []) for point in points

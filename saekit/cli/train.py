@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from saekit.train.run import Run
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_TOKENS = 10_000_000
 
 
 Model = Annotated[
-    str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
+    str | None,
+    typer.Option(
+        help="Hub name, folder, or an embedded model (see: saekit list models). "
+        f"[{DEFAULT_MODEL}]"
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
 Site = Annotated[
@@ -30,10 +35,10 @@ Fold = Annotated[
     bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
 ]
 CorpusWord = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="packaged, stdlib, a file or glob, a hub dataset OWNER/NAME, or shares of several: "
-        "'0.7*packaged + 0.3*notes.jsonl'."
+        "'0.7*packaged + 0.3*notes.jsonl'. [packaged]"
     ),
 ]
 Arch = Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")]
@@ -41,12 +46,19 @@ Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]
 Kept = Annotated[
     float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
 ]
-Tokens = Annotated[int, typer.Option(help="Tokens of text that count.")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of text that count. [10,000,000; all that a cache has]"),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over them.")]
 Seed = Annotated[int, typer.Option(help="Decides initialisation and order.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Read activations from this folder (see: saekit cache), not a model."),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
@@ -61,21 +73,22 @@ Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")
 
 
 def train(
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     revision: Revision = None,
     site: Site = None,
     target: Target = None,
     fold: Fold = False,
-    corpus: CorpusWord = "packaged",
+    corpus: CorpusWord = None,
     arch: Arch = "topk",
     d_sae: Latents = None,
     k: Kept = None,
-    tokens: Tokens = 10_000_000,
+    tokens: Tokens = None,
     epochs: Epochs = 1,
     seed: Seed = 0,
     settings: Settings = None,
     config: ConfigFile = None,
     recipe: Recipe = None,
+    cache: Cache = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
     ] = None,
@@ -92,6 +105,7 @@ def train(
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
+    from saekit.cli.cache import recorded_run
     from saekit.core.files import read_json
     from saekit.models.hf import load
     from saekit.train.loop import train as train_run
@@ -102,23 +116,37 @@ def train(
         if (resume / "sae" / "config.json").exists():
             raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
         raw = read_json(resume / "run.json")
-        begun_with = read_json(resume / "manifest.json")["model"]
-        lm = load(
-            raw["model"], revision=raw["revision"], dtype=begun_with["dtype"], device=device
-        )
+        begun_with = read_json(resume / "manifest.json")
+        if (held := cache or (begun_with.get("cache") or {}).get("folder")) is not None:
+            lm, _ = recorded_run(Path(held), device, {}, raw)
+        else:
+            lm = load(
+                raw["model"], revision=raw["revision"], dtype=begun_with["model"]["dtype"],
+                device=device,
+            )  # fmt: skip
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
         raw = start_from(config, recipe)
-        lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
+        if cache is not None:
+            lm, raw = recorded_run(cache, device, {}, raw)
+        else:
+            lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
         run = as_run(raw, lm, settings or [])
         folder = out or default_folder(run)
     else:
         check_flags(arch, tokens, epochs)
-        lm = load(model, revision=revision, dtype=dtype, device=device)
-        raw = flags(
-            lm, model=model, revision=revision, site=site, target=target, fold=fold,
-            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
-        )  # fmt: skip
+        made = made_of(arch, d_sae, epochs, seed)
+        if cache is not None:
+            text = _corpus(corpus) if corpus is not None else None
+            given = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
+            lm, raw = recorded_run(cache, device, given | {"tokens": tokens}, None)
+            raw |= made
+        else:
+            lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
+            raw = made | flags(
+                lm, model=model, revision=revision, site=site, target=target, fold=fold,
+                corpus=corpus, tokens=tokens,
+            )  # fmt: skip
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
     sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
@@ -129,35 +157,31 @@ def train(
     emit(record, as_json=as_json, lines=lines)
 
 
-def flags(
+def made_of(arch: str, d_sae: int | None, epochs: int, seed: int) -> dict[str, Any]:
+    """Return what the everyday flags say of the SAE, for `as_run`."""
+    sae = {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {})
+    return {"sae": sae, "epochs": epochs, "seed": seed}
+
+
+def flags(  # noqa: PLR0913 - an option each
     lm: "LanguageModel",
     *,
-    model: str,
+    model: str | None,
     revision: str | None,
     site: list[str] | None,
     target: list[str] | None,
     fold: bool,
-    corpus: str,
-    arch: str,
-    d_sae: int | None,
-    tokens: int,
-    epochs: int,
-    seed: int,
+    corpus: str | None,
+    tokens: int | None,
 ) -> dict[str, Any]:
-    """Return what the everyday flags say, for `as_run`."""
+    """Return what the everyday flags say of model and text, for `as_run`."""
+    read = site or [f"L{lm.n_layers // 3}.resid_post"]
     return {
-        "model": model,
+        "model": model or DEFAULT_MODEL,
         "revision": revision,
-        "pair": {
-            "read": site or [f"L{lm.n_layers // 3}.resid_post"],
-            "write": target or [],
-            "fold": fold,
-        },
-        "corpus": _corpus(corpus),
-        "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
-        "tokens": tokens,
-        "epochs": epochs,
-        "seed": seed,
+        "pair": {"read": read, "write": target or [], "fold": fold},
+        "corpus": _corpus(corpus or "packaged"),
+        "tokens": DEFAULT_TOKENS if tokens is None else tokens,
     }
 
 
@@ -227,13 +251,13 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     return [f"sae.k={int(k) if fields['k'] is int else k}"]
 
 
-def check_flags(arch: str, tokens: int, epochs: int) -> None:
+def check_flags(arch: str, tokens: int | None, epochs: int) -> None:
     """Refuse what can be refused before a model is loaded."""
     from saekit.saes.base import registry
 
     registry.get(arch)
     for name, value in (("--tokens", tokens), ("--epochs", epochs)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"`{name}` must be at least 1; got {value}.")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
 from saekit.activations.passes import pass_rows
+from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
@@ -37,7 +38,8 @@ def train(
 
     Args:
         run: the description.
-        model: the language model `run.model` names, loaded.
+        model: the language model `run.model` names, loaded; or a recorded one, whose
+            activations are read from its store.
         out: a folder that does not exist or is empty, or that of the run to go on with.
         resume: go on with the run in `out`.
         shown: show progress on stderr.
@@ -117,18 +119,24 @@ def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float)
     sae = session.finish()
     card = card_of(run, harvest, session.training)
     native.save(sae, card, out / "sae")
-    write_json(out / "manifest.json", _manifest(run, out, card, harvest.counts, seconds))
+    manifest = _manifest(run, out, card, harvest.counts, seconds)
+    write_json(out / "manifest.json", manifest | {"cache": _cache_of(harvest.model)})
     return out / "sae"
 
 
 def open_harvest(run: Run, model: LanguageModel) -> Harvest:
     """Return the harvest of a run's training text."""
+    if isinstance(model, RecordedModel):
+        raw = run.to_dict()
+        asked = {k: raw[k] for k in ("model", "revision", "corpus", "n_ctx", "bos")}
+        return model.harvest(run.pair, run.rule, asked)
     stream = TokenStream(
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
-    shared = Shared(model, run.pair.sites)  # the first rows are read thrice, and pass once
+    if not isinstance(model, Shared):  # the first rows are read thrice, and pass once
+        model = Shared(model, run.pair.sites)
     rows = pass_rows(model, run.n_ctx)
-    return Harvest(shared, stream, run.pair, run.rule, batch_rows=rows)
+    return Harvest(model, stream, run.pair, run.rule, batch_rows=rows)
 
 
 def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
@@ -173,6 +181,12 @@ def _check_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> No
                 f"The run in {out} was begun with {begun_with}; got {model.provenance()}. Resume "
                 f"it with the same model, revision and dtype."
             )
+        begun_from = read_json(out / "manifest.json").get("cache")
+        if (begun_from or {}).get("identity") != (_cache_of(model) or {}).get("identity"):
+            raise ConfigError(
+                f"The run in {out} was begun from {begun_from or 'no cache'}; got "
+                f"{_cache_of(model) or 'no cache'}. Resume it from the same activations."
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(
             f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
@@ -198,7 +212,14 @@ def card_of(run: Run, harvest: Harvest, training: Training) -> Card:
 
 
 def _made_from(model: LanguageModel) -> dict[str, Any]:
-    return {"model": model.provenance(), "provenance": provenance.collect()}
+    made_from = {"model": model.provenance(), "provenance": provenance.collect()}
+    return made_from | {"cache": _cache_of(model)}
+
+
+def _cache_of(model: LanguageModel) -> dict[str, Any] | None:
+    if not isinstance(model, RecordedModel):
+        return None
+    return {"folder": str(model.store.folder.absolute()), "identity": model.store.identity}
 
 
 def _manifest(run: Run, out: Path, card: Card, counts: Counts, seconds: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from saekit.activations.passes import pass_rows
 from saekit.core import machine
 from saekit.core.errors import ResourceError
 from saekit.models.base import LanguageModel
@@ -95,6 +96,10 @@ def plan(run: Run, model: LanguageModel) -> Plan:
     """Return what a run holds beside the loaded model."""
     found = plan_fit(run, model.device)
     held = min(run.tokens, run.buffer_tokens)
+    if run.mixing is not None:
+        held = run.buffer_tokens + pass_rows(model, run.n_ctx) * run.n_ctx
+    elif run.shuffle == "full" and run.tokens > run.buffer_tokens:
+        held *= 2  # the window in use, and the next
     sides = 1 if run.pair.is_autoencoder else 2
     sites = getattr(run.sae, "n_sites", 1)
     item = torch.empty(0, dtype=model.dtype).element_size()

@@ -1,7 +1,7 @@
 """Run: everything that decides what training on a language model's activations gives."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule
@@ -28,6 +28,13 @@ class Run(Fit):
             activations stay in memory and later epochs need no forward pass.
         order_seed: decides the order of activations; null: `seed` does. Runs of a sweep that
             share one buffer share it.
+        shuffle: order where an epoch does not fit in: "rolling" serves a buffer of the text
+            in random order and refills it in place; "full" permutes the whole epoch, which
+            needs a cache of activations.
+        block_tokens: of a full shuffle: tokens that are read together.
+        mixing: share of the buffer, 0 to 1, that is kept back each time it is shuffled and
+            served, as `activations_mixing_fraction` of SAELens, in place of the above and
+            also where an epoch fits in; null: not this way.
 
     Everything else is described in `Fit`.
 
@@ -47,13 +54,31 @@ class Run(Fit):
     rule: TokenRule = TokenRule()
     buffer_tokens: int = 2**19
     order_seed: int | None = None
+    shuffle: Literal["rolling", "full"] = "rolling"
+    block_tokens: int = 64
+    mixing: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in {"n_ctx": 2, "buffer_tokens": self.step_tokens}.items():
+        least = {"n_ctx": 2, "buffer_tokens": self.step_tokens, "block_tokens": 1}
+        for name, low in least.items():
             value = getattr(self, name)
             if value < low:
                 raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
+        if self.mixing is not None and not 0 <= self.mixing <= 1:
+            raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")
+        if self.mixing is not None and self.total_tokens < self.buffer_tokens:
+            raise ConfigError(
+                f"With `mixing` a buffer is shuffled when it is full, and all "
+                f"{self.total_tokens:,} tokens do not fill buffer_tokens="
+                f"{self.buffer_tokens:,}: they would come in the order of the text. Lower "
+                f"`buffer_tokens`."
+            )
+        if self.mixing is not None and self.shuffle == "full":
+            raise ConfigError(
+                f"A full shuffle keeps nothing back; got mixing={self.mixing}. Set `mixing` to "
+                f"null, or `shuffle` to rolling."
+            )
         if self.pair.is_autoencoder and self.sae.d_in != self.sae.d_out:
             raise ConfigError(
                 f"An autoencoder predicts what it reads; got d_in={self.sae.d_in}, "

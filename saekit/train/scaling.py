@@ -110,14 +110,7 @@ def fit_scaling(
     baselines = []
     for read, write in zip(pair.reads, pair.writes, strict=True):
         target = () if pair.is_autoencoder else (str(write),)
-        alone = Harvest(
-            harvest.model,
-            harvest.stream,
-            Pair(read=(str(read),), write=target, window=pair.window),
-            harvest.rules[str(read)].rule,
-            batch_rows=harvest.batch_rows,
-            fitted=harvest.rules,
-        )
+        alone = harvest.at(Pair(read=(str(read),), write=target, window=pair.window))
         found = measure_scaling(alone, cfg, normalise, centre)
         check_foldable(cfg, found.x, found.y)
         harvest.scalings[read] = (found.x, found.y)

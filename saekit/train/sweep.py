@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.activations.harvest import Harvest
+from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Resident
 from saekit.core.errors import ConfigError, FormatError, Interrupted, TrainingError
@@ -69,13 +70,14 @@ def sweep(
     planned.check()
     if shown:
         sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
-    shared = Shared(model, [s for run in left.values() for s in run.pair.sites])
+    if not isinstance(model, RecordedModel):  # reading a cache twice costs little
+        model = Shared(model, [s for run in left.values() for s in run.pair.sites])
     try:
         with explained(planned), StopRequest() as stop:
             if _in_memory(runs):
-                return _one_by_one(left, shared, out, stop, shown)
+                return _one_by_one(left, model, out, stop, shown)
             digest = run_digest({n: r.to_dict() for n, r in runs.items()})
-            harvests = _harvests(left, shared)
+            harvests = _harvests(left, model)
             return in_step(left, harvests, out, stop, digest=digest, shown=shown)
     except Interrupted as error:
         text = str(error).split(" Go on with:")[0]
@@ -119,6 +121,12 @@ def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
                     f"{getattr(run, field)!r}, of another {getattr(first, field)!r}. Make "
                     f"them equal, or sweep twice."
                 )
+    for name, run in runs.items():
+        if run.mixing is not None or (run.shuffle != "rolling" and not _in_memory(runs)):
+            raise ConfigError(
+                f"Runs of a sweep are shuffled in memory or in a rolling buffer; {name} has "
+                f"shuffle={run.shuffle!r}, mixing={run.mixing}. Leave both out."
+            )
     if _in_memory(runs):
         return dict(runs)
     return {n: dataclasses.replace(run, order_seed=first.order) for n, run in runs.items()}
@@ -170,7 +178,7 @@ def _key(run: Run) -> str:
     return repr((run.pair, scaled))
 
 
-def _harvests(runs: Mapping[str, Run], model: Shared) -> dict[str, Harvest]:
+def _harvests(runs: Mapping[str, Run], model: LanguageModel) -> dict[str, Harvest]:
     """Return the harvest of each run: one object where activations are the same."""
     found: dict[str, Harvest] = {}
     for run in runs.values():
@@ -180,7 +188,7 @@ def _harvests(runs: Mapping[str, Run], model: Shared) -> dict[str, Harvest]:
 
 
 def _one_by_one(
-    runs: Mapping[str, Run], model: Shared, out: Path, stop: StopRequest, shown: bool
+    runs: Mapping[str, Run], model: LanguageModel, out: Path, stop: StopRequest, shown: bool
 ) -> dict[str, str]:
     """Harvest for all runs at once, then train them one after another."""
     harvests = _harvests(runs, model)

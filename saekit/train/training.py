@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from saekit.activations.full_shuffle import Stored
 from saekit.activations.harvest import Harvest
+from saekit.activations.mixing import Mixing
+from saekit.activations.recorded import CachedHarvest
 from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
-from saekit.core.errors import TrainingError
+from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
 from saekit.train import checkpoint, resample
@@ -209,13 +212,28 @@ class Training:
 
 
 def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
-    """Return the stream of training batches: in memory where an epoch fits, else rolling."""
+    """Return the stream of training batches, as the run says; in memory where an epoch fits.
+
+    Raises:
+        ConfigError: a full shuffle was asked of what fits neither memory nor a cache.
+    """
     common: dict[str, Any] = {
         "tokens": run.tokens,
         "epochs": run.epochs,
         "batch_tokens": run.step_tokens,
         "seed": run.order,
     }
+    if run.mixing is not None:
+        return Mixing(harvest, buffer_tokens=run.buffer_tokens, mixing=run.mixing, **common)
     if run.tokens <= run.buffer_tokens:
         return Resident(harvest, shown=shown, **common)
+    if run.shuffle == "full":
+        if not isinstance(harvest, CachedHarvest):
+            raise ConfigError(
+                f"A full shuffle of {run.tokens:,} tokens needs a cache of activations "
+                f"(saekit cache write, then saekit train --cache), or `buffer_tokens` of as many; "
+                f"got buffer_tokens={run.buffer_tokens:,}. Or set `shuffle` to rolling."
+            )
+        sizes = {"window_tokens": run.buffer_tokens, "block_tokens": run.block_tokens}
+        return Stored(harvest, **sizes, **common)
     return Rolling(harvest, buffer_tokens=run.buffer_tokens, **common)

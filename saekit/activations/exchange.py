@@ -1,0 +1,202 @@
+"""Exchange: stores to and from the layout in which SAELens caches activations."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saekit.activations.caching import Caching
+from saekit.activations.harvest import CALIBRATION_ROWS, HARVEST_ROWS
+from saekit.activations.precision import Channels, added_fvu
+from saekit.activations.rules import FittedRule, fit
+from saekit.activations.store import Store, begin, described
+from saekit.activations.store_writer import StoreWriter, bytes_of_row
+from saekit.core.errors import ConfigError, DataError, ShapeError
+from saekit.core.files import need_space
+from saekit.core.progress import Progress
+from saekit.data.arrow import Part, Table, open_arrow, read_arrow, write_arrow
+from saekit.data.tokenise import Rows
+from saekit.models.base import LanguageModel
+from saekit.models.sites import Site, transformer_lens_name
+
+EXPORTED = {"float32": torch.float32, "float16": torch.float16}
+_FILE_BYTES = 2**29
+_PART_ROWS = 64
+
+
+def export_arrow(
+    store: Store, folder: Path, site: Site, *, column: str | None = None, dtype: str = "float32",
+    shown: bool = True,
+) -> int:  # fmt: skip
+    """Write a site of a store as SAELens caches activations, and return the rows.
+
+    Args:
+        store: what to write, special tokens and all, in text order.
+        folder: a folder to make.
+        site: one of the store.
+        column: name of the activations; None: that of TransformerLens for the site.
+        dtype: "float32", in which every stored activation is exact, or "float16"; the layout
+            has no bfloat16.
+        shown: show progress.
+
+    Raises:
+        ConfigError: `folder` exists, or `dtype` is another.
+        DataError: an activation does not fit float16.
+        ResourceError: the disk is too small.
+    """
+    if dtype not in EXPORTED:
+        raise ConfigError(f"`dtype` must be one of {', '.join(EXPORTED)}; got {dtype!r}.")
+    _check_new(folder)
+    size = store.n_ctx * (store.sites[site] * EXPORTED[dtype].itemsize + 4)
+    need_space(folder, size * store.n_rows)
+    each = max(_FILE_BYTES // (size * _PART_ROWS), 1) * _PART_ROWS
+    progress = Progress("export", store.n_rows, "rows", shown=shown)
+
+    def parts(first: int) -> Iterator[Part]:
+        for row in range(first, min(first + each, store.n_rows), _PART_ROWS):
+            n = min(_PART_ROWS, first + each - row)
+            acts = store.acts(site, row, n).to(EXPORTED[dtype])
+            if not acts.isfinite().all():
+                raise DataError(
+                    f"An activation at {site} in rows from {row:,} does not fit {dtype}. Export "
+                    f"as float32."
+                )
+            progress.add(len(acts))
+            yield Part(acts, store.text(row, n).tokens)
+
+    part = _beside(folder)
+    try:
+        files = [parts(first) for first in range(0, store.n_rows, each)]
+        name = column or transformer_lens_name(site)
+        write_arrow(part, name, files, (store.n_ctx, store.sites[site]), dtype)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    progress.close()
+    return store.n_rows
+
+
+def import_arrow(
+    source: Path, folder: Path, caching: Caching, model: LanguageModel, *,
+    column: str | None = None, shown: bool = True,
+) -> Store:  # fmt: skip
+    """Make a store of activations that SAELens cached.
+
+    Documents are not known (their ids are -1), and the text is what `caching` says it is:
+    the layout records neither.
+
+    Args:
+        source: the folder SAELens wrote.
+        folder: a folder to make.
+        caching: what the activations are; one site. `n_ctx` must be that of the rows.
+        model: the language model they are of.
+        column: name of the activations; None: the only one there is.
+        shown: show progress.
+
+    Raises:
+        ConfigError: `folder` exists, or several sites are named.
+        FormatError: `source` is not of this layout, or is damaged.
+        ShapeError: rows are not as long, or activations not as wide, as they should be.
+    """
+    if len(caching.sites) != 1:
+        raise ConfigError(f"One site is imported at a time; got {', '.join(caching.sites)}.")
+    site = model.check_site(caching.places[0])
+    table = open_arrow(source, column)
+    if (table.n_ctx, table.width) != (caching.n_ctx, model.width(site)):
+        raise ShapeError(
+            f"{source} has rows of {table.n_ctx} tokens and {table.width} dimensions; "
+            f"{caching.n_ctx} and {model.width(site)} are expected of {model.name} at {site}. "
+            f"Set `n_ctx`, or name another model or site."
+        )
+    _check_new(folder)
+    found = _first(table)
+    rule = _rule(caching, model, table, found)
+    sample = found.acts[rule.keep(_tokens(found), found.acts)]
+    channels = Channels.of(sample)
+    part = _beside(folder)
+    try:
+        begin(part, {site: channels} if caching.precision == "int8w" else {}, {
+            "config": caching.to_dict(),
+            **described(model, [site]),
+            "text": {"corpus": caching.corpus.to_dict(), "split": caching.split},
+            "rules": {str(site): rule.to_dict()},
+            "added_fvu": {str(site): added_fvu(sample, caching.precision, channels)},
+            "kept_a_row": len(sample) / len(found.acts),
+            "batch_rows": HARVEST_ROWS,
+            "token_ids": table.has_tokens,
+            "imported": {"from": source.name, "column": table.column, "layout": "sae-lens"},
+        })  # fmt: skip
+        _copy(table, StoreWriter(Store.open(part), {site: channels}), site, rule, shown)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Store.open(folder)
+
+
+def _copy(table: Table, writer: StoreWriter, site: Site, rule: FittedRule, shown: bool) -> None:
+    progress = Progress("import", None, "rows", shown=shown)
+    row, store = 0, writer.store
+    for part in _in_passes(read_arrow(table), store.batch_rows):
+        tokens = _tokens(part)
+        need_space(store.folder, writer.shard_rows * bytes_of_row(
+            store.sites, store.n_ctx, store.precision))  # fmt: skip
+        kept = int(rule.keep(tokens, part.acts).sum())
+        writer.add(Rows(tokens, torch.full_like(tokens, -1), row), {site: part.acts}, kept)
+        row += len(tokens)
+        progress.add(len(tokens))
+    writer.flush()
+    writer.end()
+    progress.close()
+
+
+def _in_passes(parts: Iterator[Part], size: int) -> Iterator[Part]:
+    """Yield the same rows, so many at a time; fewer at the end."""
+    acts: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for part in parts:
+        acts += list(part.acts.split(1))
+        tokens += list(_tokens(part).split(1))
+        while len(acts) >= size:
+            yield Part(torch.cat(acts[:size]), torch.cat(tokens[:size]))
+            acts, tokens = acts[size:], tokens[size:]
+    if acts:
+        yield Part(torch.cat(acts), torch.cat(tokens))
+
+
+def _first(table: Table) -> Part:
+    """Return the first rows."""
+    found = next(_in_passes(read_arrow(table), CALIBRATION_ROWS), None)
+    if found is None:
+        raise DataError(f"{table.files[0].parent} holds no rows.")
+    return found
+
+
+def _tokens(part: Part) -> Tensor:
+    """Return token ids, -1 where they are not known."""
+    if part.tokens is not None:
+        return part.tokens
+    return torch.full(part.acts.shape[:2], -1)
+
+
+def _rule(caching: Caching, model: LanguageModel, table: Table, found: Part) -> FittedRule:
+    if caching.rule.special and not table.has_tokens:
+        raise ConfigError(
+            "The activations have no token ids beside them, so special tokens cannot be told. "
+            "Set `rule.special` to false."
+        )
+    return fit(caching.rule, model.tokenizer.special_ids, _tokens(found), found.acts)
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists():
+        raise ConfigError(f"{folder} exists. Choose another folder, or delete it.")
+
+
+def _beside(folder: Path) -> Path:
+    """Return an empty folder beside another, to be renamed to it when it is whole."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
