@@ -105,7 +105,7 @@ def write(
         shown: show the size before, and progress, on stderr.
 
     Raises:
-        ConfigError: the folder holds another store, or something else.
+        ConfigError: the folder holds another store, or something else, or the text changed.
         DataError: the text has fewer tokens (what there is was written), or the precision
             cannot hold an activation.
         Interrupted: `stopped` gave a word.
@@ -137,7 +137,7 @@ def repair(model: LanguageModel, folder: Path, *, shown: bool = True) -> list[st
     """Write the damaged shards of a store again, and only them; return their files.
 
     Raises:
-        ConfigError: the model is not the one of the store, or the store was imported.
+        ConfigError: model or text are not those of the store, or the store was imported.
     """
     store = Store.open(folder)
     if store.manifest["imported"]:
@@ -146,12 +146,12 @@ def repair(model: LanguageModel, folder: Path, *, shown: bool = True) -> list[st
     _check_folder(caching, model, folder)
     damaged = store.damaged()
     with only_writer(folder):
-        harvest = caching.harvest(model) if damaged else None
+        harvest = caching.harvest(model)
+        _check_text(harvest, store)
         writer = StoreWriter(store, store.channels)
         progress = Progress("repair", sum(store.records[i].n_rows for i in damaged), "rows",
                             shown=shown)  # fmt: skip
         for index in damaged:
-            assert harvest is not None
             record = store.records[index]
             # In the forward passes of the first time.
             for rows in harvest.stream.rows(
@@ -246,7 +246,18 @@ def _opened(caching: Caching, harvest: Harvest, folder: Path) -> Store:
             "batch_rows": harvest.batch_rows,
             "imported": None,
         })  # fmt: skip
-    return Store.open(folder)
+    store = Store.open(folder)
+    _check_text(harvest, store)
+    return store
+
+
+def _check_text(harvest: Harvest, store: Store) -> None:
+    """Refuse to go on with another text than the store was begun with."""
+    if harvest.stream.provenance()["digest"] != store.manifest["text"]["digest"]:
+        raise ConfigError(
+            f"The text of `corpus` is not what it was when {store.folder} was begun: its rows "
+            f"would not go on. Put the text back, or write another cache."
+        )
 
 
 def _calibration(harvest: Harvest) -> tuple[dict[Site, Tensor], float]:

@@ -292,6 +292,20 @@ def test_another_model_cannot_go_on(lm, tmp_path):
         caching.write(config, world.tiny(seed=1), store.folder, tokens=TOKENS, shown=False)
 
 
+def test_a_text_that_changed_is_not_gone_on_with(lm, tmp_path):
+    store = made(tmp_path, lm)
+    text = tmp_path / "text.jsonl"
+    lines = text.read_text().splitlines(keepends=True)
+    text.write_text("".join(lines[:-1]))
+    config = caching.Caching.from_dict(store.manifest["config"])
+    for go_on in (
+        lambda: caching.write(config, lm, store.folder, tokens=5000, shown=False),
+        lambda: caching.repair(lm, store.folder, shown=False),
+    ):
+        with pytest.raises(ConfigError, match="`corpus` is not what it was"):
+            go_on()
+
+
 def test_a_folder_with_something_else_is_refused(lm, tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "thesis.tex").write_text("x")
