@@ -60,12 +60,16 @@ def _means(at: Any, table: dict[str, list[Any]], rows: list[tuple[Any, ...]]) ->
         of_vector = name.startswith("token")
         n = table["n_kept" if name.startswith("kept") else "n_pairs"]
         low, high = table[f"{name}_low"], table[f"{name}_high"]
-        shown = label + ("" if of_vector else f" (n = {min(n)} to {max(n)})")
+        shown = label + ("" if of_vector else f" (n = {_span(n)})")
         at.plot(x, table[name], "o-", markersize=3, color=style.COLOURS[colour], label=shown)
         if all(v is not None for v in [*low, *high]):
             at.fill_between(x, low, high, color=style.COLOURS[colour], alpha=0.2, linewidth=0)
         n = [None] * len(x) if of_vector else n
         rows += [(label, *values) for values in zip(x, table[name], low, high, n, strict=True)]
+
+
+def _span(n: list[int]) -> str:
+    return f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}"
 
 
 def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) -> None:
@@ -84,7 +88,8 @@ def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) ->
     for i, key in enumerate(order[:TOP]):
         values = by[key]
         name = f"latent {key[1]}" + (f", window {key[0]}" if many else "")
-        at.plot([v[0] for v in values], [v[1] for v in values], ".-", linewidth=1, label=name,
+        line = ".-" if i < len(style.COLOURS) else ".--"
+        at.plot([v[0] for v in values], [v[1] for v in values], line, linewidth=1, label=name,
                 color=style.COLOURS[i % len(style.COLOURS)])  # fmt: skip
     for key in order[: TOP + MOST_GREY]:
         name = f"latent {key[1]}, window {key[0]}"
