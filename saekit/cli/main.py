@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
@@ -52,6 +53,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("report")(report)
+app.command("convert")(convert)
 app.command("list")(list_names)
 app.add_typer(truth, name="truth")
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["truth"],
-            ["truth", "make"]]
+COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["convert"],
+            ["truth"], ["truth", "make"]]
 
 
 def loaded_after(code: str) -> set[str]:
