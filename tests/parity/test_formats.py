@@ -98,7 +98,9 @@ def test_sae_lens_by_decoder_norm(name, tmp_path):
     compare(tmp_path, w.x, sae.encode(w.x), sae(w.x))
 
 
-@pytest.mark.parametrize("name", ["Standard", "TopK", "JumpReLU", "BatchTopK", "MatryoshkaBatchTopK"])
+@pytest.mark.parametrize(
+    "name", ["Standard", "TopK", "JumpReLU", "BatchTopK", "MatryoshkaBatchTopK"]
+)
 @pytest.mark.parametrize("scale", [None, 0.37])
 @torch.no_grad()
 def test_sae_lens_checkpoints(name, scale, tmp_path):
@@ -148,7 +150,7 @@ def test_sae_lens_whitened(name, centred, tmp_path):
     sae.save_model(tmp_path)
     matrix = torch.randn(D, D, generator=g) / D**0.5 + torch.eye(D)
     frame = {"mean": torch.randn(D, generator=g), "matrix": matrix}
-    frame["inverse_matrix"] = torch.linalg.inv(matrix.double()).float()
+    frame["inverse_matrix"] = torch.linalg.inv(matrix.double()).float().contiguous()
     save_file(frame, tmp_path / "activation_whitening.safetensors")
     sae.fold_activation_whitening(*frame.values())
     x = w.x @ frame["inverse_matrix"] + frame["mean"]
@@ -214,7 +216,7 @@ def trained(name):
     w, g = world(6, unit=False), torch.Generator().manual_seed(8)
     weights = affine(w.W_enc, w.b_enc, w.W_dec, w.b_dec, centred=True)
     if "gated" in name:
-        weights |= {"b_mag": torch.rand(D_SAE, generator=g), "r_mag": torch.rand(D_SAE, generator=g)}
+        weights |= {n: torch.rand(D_SAE, generator=g) for n in ("b_mag", "r_mag")}
     if name == "jumprelu":
         weights["threshold"] = torch.rand(D_SAE, generator=g)
     if isinstance(cfg, Standardised):

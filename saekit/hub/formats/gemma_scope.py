@@ -57,7 +57,6 @@ class GemmaScope(Format):
         where = folder / WEIGHTS
         weights = {n.replace("w_", "W_"): t for n, t in read_npz(where).items()}
         only(weights, NAMES, where)
-        need(weights, {n: tuple(weights[n].shape) for n in NAMES & set(weights)}, where)
         if missing := NAMES - set(weights):
             raise FormatError(f"{where} lacks {', '.join(sorted(missing))}.")
         if weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
@@ -72,7 +71,14 @@ class GemmaScope(Format):
         state = folded.state() | {"threshold": weights["threshold"].float().clamp_min(0)}
         target = min(32.0, d_sae)
         cfg = JumpReLU(d_in=d_in, d_out=d_out, d_sae=d_sae, decoder="free", target_l0=target)
-        return Read(cfg, state, _card(folder, told))
+        place = _place(folder.resolve().as_posix())
+        if place.model is not None and not place.transcodes and d_in != d_out:
+            raise ShapeError(
+                f"{folder} names an autoencoder; `W_enc` in {where} reads {d_in} dimensions and "
+                f"`W_dec` writes {d_out}."
+            )
+        place = place._replace(transcodes=place.transcodes or d_in != d_out)
+        return Read(cfg, state, _card(folder, place, told))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
@@ -93,7 +99,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         FormatError: it is missing or damaged, or holds anything but numbers.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}.") from error
@@ -114,8 +120,8 @@ def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
     replace_with(path, buffer.getvalue())
 
 
-def _card(folder: Path, told: Told) -> Card:
-    place, pair = _place(folder.resolve().as_posix()), None
+def _card(folder: Path, place: _Place, told: Told) -> Card:
+    pair = None
     if place.site is not None and place.transcodes:
         pair = Pair(read=(str(UNKNOWN),), write=(str(place.site),))
     elif place.site is not None:
