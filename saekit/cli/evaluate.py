@@ -9,6 +9,7 @@ from saekit.cli.show import emit, score_lines
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
+    from saekit.data.base import Corpus
     from saekit.hub.native import Loaded
     from saekit.models.base import LanguageModel
 
@@ -23,6 +24,9 @@ def evaluate(
     ] = None,
     site: Annotated[
         str | None, typer.Option(help="Which site, where the SAE is folded over several.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model, where the SAE's files do not say.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
@@ -39,11 +43,13 @@ def evaluate(
     """
     from saekit.core.config import override
     from saekit.evals.base import registry
+    from saekit.hub.complete import complete
     from saekit.hub.native import load
 
     loaded = load(run, site=site)
     config = override(registry.get(name)(), settings or [])
-    lm = model_of(loaded, device)
+    lm = model_of(loaded, device, model)
+    loaded = complete(loaded, lm, text_of(loaded, corpus))
     result = measure(
         loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
     )
@@ -54,25 +60,51 @@ def evaluate(
     emit(record, as_json=as_json, lines=lines)
 
 
-def model_of(loaded: "Loaded", device: str) -> "LanguageModel":
+def model_of(loaded: "Loaded", device: str, name: str | None = None) -> "LanguageModel":
     """Return the language model an SAE was trained on, at the precision it was trained at.
 
+    Args:
+        loaded: the SAE.
+        device: where the model goes.
+        name: the model, where the SAE's files do not say or name it as no hub does.
+
     Raises:
+        ConfigError: neither the files nor `name` say the model.
         FormatError: the model of that name is now another one.
     """
-    from saekit.core.errors import FormatError
+    from saekit.core.errors import ConfigError, FormatError
     from saekit.models.hf import load
 
     made_from = loaded.card.model
-    wanted = loaded.card.run.get("model", made_from["name"])
+    wanted = name or loaded.card.run.get("model", made_from["name"])
+    if wanted == "unknown":
+        raise ConfigError("The SAE's files do not say the language model. Name it with --model.")
     revision = loaded.card.run.get("revision")
-    lm = load(wanted, revision=revision, dtype=made_from["dtype"], device=device)
-    if lm.revision != made_from["revision"]:
+    dtype = "auto" if made_from["dtype"] == "unknown" else made_from["dtype"]
+    lm = load(wanted, revision=revision, dtype=dtype, device=device)
+    if made_from["revision"] is not None and lm.revision != made_from["revision"]:
         raise FormatError(
             f"The SAE was trained on {wanted} at revision {made_from['revision']}; what loads "
             f"under that name now is {lm.revision}. Point the name at the right model."
         )
     return lm.separated() if made_from.get("separate_documents") else lm
+
+
+def text_of(loaded: "Loaded", corpus: str | None) -> "Corpus":
+    """Return a corpus by its name, or the one the SAE was trained on.
+
+    Raises:
+        ConfigError: no corpus was named, and the SAE has no run with one.
+    """
+    from saekit.core.errors import ConfigError
+    from saekit.data.base import Corpus
+    from saekit.data.open import open_corpus
+
+    if corpus:
+        return open_corpus(corpus)
+    if "corpus" not in loaded.card.run:
+        raise ConfigError("The SAE's files hold no text to use. Name some with --corpus.")
+    return Corpus.from_dict(loaded.card.run["corpus"])
 
 
 def measure(
@@ -94,14 +126,12 @@ def measure(
             named; or it codes them jointly and one was.
     """
     from saekit.core.errors import ConfigError
-    from saekit.data.base import Corpus
-    from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
     from saekit.evals.base import Subject, Tools, Way
     from saekit.models.sites import parse_site
 
     card = loaded.card
-    text = open_corpus(corpus) if corpus else Corpus.from_dict(card.run["corpus"])
+    text = text_of(loaded, corpus)
     stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
     ways = {
         read: Way(read, write, card.rules[str(read)])

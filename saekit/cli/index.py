@@ -17,6 +17,9 @@ def index(
     site: Annotated[
         str | None, typer.Option(help="Which site, where several share the SAE. [the one it reads]")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model, where the SAE's files do not say.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/index]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -29,20 +32,19 @@ def index(
     """
     from saekit.analysis.indexing import make_index
     from saekit.analysis.max_acts import MaxActs
-    from saekit.cli.evaluate import model_of
-    from saekit.data.base import SPLITS, Corpus
-    from saekit.data.open import open_corpus
+    from saekit.cli.evaluate import model_of, text_of
+    from saekit.data.base import SPLITS
+    from saekit.hub.complete import complete
     from saekit.hub.native import load
 
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     max_acts = MaxActs(n=contexts)
     loaded = load(run, site=site)
-    text = None
-    if corpus is not None or split != "train":
-        chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])
-        text = (chosen, split)
-    lm = model_of(loaded, device)
+    chosen = text_of(loaded, corpus)
+    text = None if corpus is None and split == "train" else (chosen, split)
+    lm = model_of(loaded, device, model)
+    loaded = complete(loaded, lm, chosen)
     folder = out or run / "index"
     found = make_index(
         loaded,

@@ -30,6 +30,7 @@ REGISTRIES = {
     Kind.evals: "saekit.evals.base",
     Kind.analyses: "saekit.analysis.base",
     Kind.corpora: "saekit.data.base",
+    Kind.formats: "saekit.hub.formats.base",
 }
 
 
@@ -53,8 +54,6 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         return known_models()
     if kind is Kind.recipes:
         return _modules("saekit.recipes")
-    if kind is Kind.formats:
-        return [{"name": "native", "about": "saekit's own: config.json, weights, card."}]
     if kind is Kind.truths:
         from saekit.data.truth.presets import PRESETS
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from saekit.cli.cache import app as cache
+from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
@@ -59,6 +60,7 @@ app.command("index")(index)
 app.command("report")(report)
 app.command("watch")(watch)
 app.command("track")(track)
+app.command("convert")(convert)
 app.command("list")(list_names)
 app.add_typer(truth, name="truth")
 app.add_typer(locality, name="locality")

@@ -2,7 +2,8 @@
 
 An SAE that several sites share, a row each, was trained on activations brought to one size by
 site. Its weights are those of scaled activations, and scalings.safetensors holds the scalings;
-`load` rewrites the weights for the raw activations of the site it is given.
+`load` rewrites the weights for the raw activations of the site it is given. It reads every
+format of `saekit.hub.formats`.
 """
 
 from dataclasses import replace
@@ -12,10 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.models.sites import parse_site
+from saekit.hub.formats.base import Read, Told, built, find
+from saekit.models.sites import UNKNOWN, parse_site
 from saekit.saes.base import SAE, SAEConfig, Scaling
 
 FORMAT, VERSION = "saekit", 1
@@ -54,28 +57,12 @@ def save(sae: SAE, card: Card, folder: Path) -> Path:
     return folder
 
 
-def load(
-    folder: Path | str, device: str = "cpu", *, site: str | None = None, scaled: bool = False
-) -> Loaded:
-    """Read an SAE that `save` wrote; `folder` may also be a run that holds one in `sae/`.
-
-    Args:
-        folder: where it is.
-        device: where it goes.
-        site: whose raw activations it will be given; needed where several sites share it, and
-            where not, one of those it reads.
-        scaled: of a shared SAE, the weights as trained: for activations that
-            ``card.scalings[site][0].apply`` has scaled.
+def read(folder: Path) -> Read:
+    """Return what `save` wrote, checked against its checksums.
 
     Raises:
         FormatError: files are missing, damaged, or of another format.
-        ConfigError: a site is needed, or it does not read this one.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
-        folder = folder / "sae"
-    if not folder.exists():
-        raise FormatError(f"There is no folder {folder}. Give a run's folder or its `sae` folder.")
     raw = read_json(folder / "config.json")
     if raw.get("format") != FORMAT:
         raise FormatError(f"{folder / 'config.json'} is not of a {FORMAT} SAE.")
@@ -84,22 +71,55 @@ def load(
             f"{folder} is of format version {raw['version']}; this saekit reads up to {VERSION}. "
             f"Upgrade saekit."
         )
-    shared = "scalings_sha256" in raw
     weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
     try:
-        sae = SAEConfig.from_dict(raw["sae"]).build(torch.Generator().manual_seed(0))
-        sae.load_state_dict(read_tensors(weights))
+        cfg = SAEConfig.from_dict(raw["sae"])
         card = Card.from_dict(read_json(folder / "card.json"))
-        if shared:
+        if "scalings_sha256" in raw:
             tensors = read_tensors(_whole(folder / SCALINGS, raw["scalings_sha256"]))
             card = replace(card, scalings=_scalings(tensors))
-    except (ConfigError, RuntimeError, KeyError, TypeError) as error:
+    except (ConfigError, KeyError, TypeError) as error:
         raise FormatError(f"{folder} does not hold what its config says: {error}") from error
-    if name := _not_finite(sae):
-        raise FormatError(f"`{name}` in {weights} has values that are not finite.")
-    if site is not None or (shared and not scaled):
+    return Read(cfg, read_tensors(weights), card)
+
+
+def load(
+    folder: Path | str,
+    device: str = "cpu",
+    *,
+    site: str | None = None,
+    scaled: bool = False,
+    format: str | None = None,
+    told: Told | None = None,
+) -> Loaded:
+    """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
+
+    Args:
+        folder: where it is.
+        device: where it goes.
+        site: whose raw activations it will be given; needed where several sites of different
+            sizes share it, and otherwise one of those it reads, or the one where its files do
+            not say.
+        scaled: of a shared SAE, the weights as trained: for activations that
+            ``card.scalings[site][0].apply`` has scaled.
+        format: the format of the files (`saekit list formats`), where they fit several.
+        told: what its files leave out, as the language model.
+
+    Raises:
+        FormatError: files are missing, damaged, or of no format or several.
+        ConfigError: a site is needed, or it does not read this one; or the files leave open
+            what `told` could say.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
+        folder = folder / "sae"
+    found = find(folder, format).read(folder, told or Told())
+    sae, card = built(found, folder), found.card
+    if site is not None and card.pair.reads == [UNKNOWN]:
+        card = placed(card, site)
+    if site is not None or (card.scalings and not scaled):
         site = _checked(site, card, folder)
-    if shared and not scaled:
+    if card.scalings and not scaled:
         sae.rescale(*card.scalings[str(site)])
     return Loaded(sae.eval().to(device), replace(card, at=site))
 
@@ -107,6 +127,22 @@ def load(
 def _not_finite(sae: SAE) -> str | None:
     """Return the name of a weight or buffer with NaN or infinity in it."""
     return next((n for n, w in sae.state_dict().items() if not w.isfinite().all()), None)
+
+
+def placed(card: Card, site: str) -> Card:
+    """Return the card of an SAE whose files do not say its site, with that site.
+
+    Raises:
+        ConfigError: it is a transcoder, which has two.
+    """
+    if not card.pair.is_autoencoder or card.provenance.get("published", {}).get("transcodes"):
+        raise ConfigError(
+            "The SAE is a transcoder whose files do not say its sites. Name both: "
+            "told=Told(read=..., write=...), on a command line --read and --write."
+        )
+    known = [gap for gap in card.provenance.get("unknown", []) if gap != "site"]
+    provenance = card.provenance | {"unknown": known}
+    return replace(card, pair=Pair(read=(str(parse_site(site)),)), provenance=provenance)
 
 
 def _whole(file: Path, sha256: str) -> Path:

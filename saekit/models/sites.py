@@ -28,6 +28,7 @@ class Site(NamedTuple):
 
 
 EMBED = Site(None, "embed")
+UNKNOWN = Site(None, "unknown")  # of an SAE whose files do not say; no model has it
 
 
 def parse_site(text: str) -> Site:
@@ -38,6 +39,8 @@ def parse_site(text: str) -> Site:
     """
     if text in ("embed", "hook_embed"):
         return EMBED
+    if text == str(UNKNOWN):
+        return UNKNOWN
     if match := re.fullmatch(r"blocks\.(\d+)\.(ln2\.hook_normalized)", text):
         return Site(int(match[1]), _ALIASES[match[2]])
     match = _OURS.fullmatch(text) or _TRANSFORMER_LENS.fullmatch(text)

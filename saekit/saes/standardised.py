@@ -1,7 +1,7 @@
 """Standardised: an architecture that reads each token at mean 0 and variance 1."""
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,8 @@ class _Token(NamedTuple):
 
     z: Float[Tensor, "n d_in"]
     mean: Float[Tensor, "n 1"]  # over dimensions, act units
-    deviation: Float[Tensor, "n 1"]  # over dimensions, act units, above 0
+    deviation: Float[Tensor, "n 1"]  # what divided it, act units, above 0
+    size: Float[Tensor, "n 1"]  # what multiplies a prediction, act units
 
 
 @final
@@ -37,18 +38,28 @@ class Standardised(WrappedConfig):
     Mean and standard deviation (with n - 1) are over the dimensions of one token, so layers
     whose activations have different sizes can share an SAE, and massive tokens count as
     others do. The loss is that of the inner architecture on z. Codes are in act units: those
-    of z times the token's deviation.
+    of z times the size that is put back.
+
+    Args:
+        by: "std" as above; "rms": z = x / rms(x) with rms(x)^2 the mean square over dimensions,
+            no mean taken off and nothing added.
+        inverse: "exact" puts back what divided; "published" multiplies by std(x) alone, as
+            SAELens and MLSAE do, whose weights are read so.
 
     Raises:
         ConfigError: the inner architecture has other sizes, or codes several sites jointly;
             or d_out is not d_in.
 
     Source:
-        Lawson et al. 2024, arXiv:2409.04185, section 3; SAELens, "layer_norm" inputs.
-        Differs: the same size divides and multiplies; activations in act units.
+        Lawson et al. 2024, arXiv:2409.04185, section 3; SAELens, "layer_norm" inputs
+        ("std") and "constant_norm_rescale" ("rms").
+        Differs: the same size divides and multiplies unless "published"; activations in act
+        units.
     """
 
     name: ClassVar[str] = "standardised"
+    by: Literal["std", "rms"] = "std"
+    inverse: Literal["exact", "published"] = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,31 +91,35 @@ class StandardisedSAE(WrappedSAE):
 
     def __init__(self, cfg: Standardised, generator: torch.Generator):
         super().__init__(cfg, generator)
+        added = EPSILON if cfg.by == "std" else 0.0
         self.register_buffer("centre", torch.zeros(cfg.d_in))
-        self.register_buffer("epsilon", torch.tensor(EPSILON, dtype=torch.float64))
+        self.register_buffer("epsilon", torch.tensor(added, dtype=torch.float64))
         self.register_buffer("gain", torch.ones((), dtype=torch.float64))
         self.register_buffer("b_out", torch.zeros(cfg.d_out))
 
     def _standardise(self, x: Float[Tensor, "n d_in"]) -> _Token:
         x = x - self.centre
-        mean = x.mean(-1, keepdim=True)
+        std = self.cfg.by == "std"
+        mean = x.mean(-1, keepdim=True) * std
         z = x - mean
-        variance = z.square().sum(-1, keepdim=True) / max(self.cfg.d_in - 1, 1)
-        deviation = variance.clamp_min(1e-30).sqrt() + self.epsilon.to(x)  # finite slope at 0
-        return _Token(z / deviation, mean, deviation)
+        variance = z.square().sum(-1, keepdim=True) / max(self.cfg.d_in - std, 1)
+        spread = variance.clamp_min(1e-30).sqrt()  # finite slope at 0
+        deviation = spread + self.epsilon.to(x)
+        size = deviation if self.cfg.inverse == "exact" else spread
+        return _Token(z / deviation, mean, deviation, size)
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)
         token = self._standardise(flat)
         acts = self.inner.encode(token.z)
-        # inner.decode(acts) * size + mean is what `decode` makes of acts * deviation and this:
+        # inner.decode(acts) * size + mean is what `decode` makes of acts * token.size and this:
         gain = self.gain.to(flat)
-        size, mean = token.deviation * gain, token.mean * gain
+        size, mean = token.size * gain, token.mean * gain
         none = acts.only(torch.zeros_like(acts.values, dtype=torch.bool))
         at_rest = self.inner.decode(none)  # the part of a prediction that latents leave alone
         shift = at_rest * size - self.inner.decode(none._replace(shift=None)) + mean + self.b_out
-        values = acts.values * token.deviation[acts.rows(), 0]
+        values = acts.values * token.size[acts.rows(), 0]
         return acts._replace(values=values, shift=shift, batch=batch)
 
     @override
@@ -119,7 +134,7 @@ class StandardisedSAE(WrappedSAE):
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
         token = self._standardise(x)
         out = self.inner.loss(token.z, (y - token.mean) / token.deviation, step)
-        return out._replace(y_hat=out.y_hat * token.deviation + token.mean)
+        return out._replace(y_hat=out.y_hat * token.size + token.mean)
 
     @override
     @torch.no_grad()

@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
             ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"],
-            ["locality", "depth"], ["cache"], ["cache", "write"]]
+            ["locality", "depth"], ["cache"], ["cache", "write"], ["convert"]]
 
 
 def loaded_after(code: str) -> set[str]:

@@ -1,0 +1,67 @@
+"""Sites by the names other libraries give them.
+
+A name that no site of saekit is exactly gives None: a card says "unknown" sooner than a site
+one norm or one gain away from where the SAE belongs.
+"""
+
+import re
+
+from saekit.models.sites import EMBED, Site
+
+_TRANSFORMER_LENS = re.compile(
+    r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)"
+)
+_BLOCK = re.compile(r"(?:model\.)?(?:layers|h|transformer\.h|gpt_neox\.layers)\.(\d+)(?:\.(\w+))?")
+_DICTIONARY = re.compile(r"(resid_out|resid_post|resid|attn_out|mlp_out)_layer_?(\d+)")
+_ATTENTION = ("attn", "attention", "self_attn")
+# Models whose blocks normalise what attention and MLP give before adding it to the stream, so
+# that a module's output is not what it adds.
+_NORM_AFTER = re.compile(r"gemma-?[23]|olmo-?2", re.IGNORECASE)
+
+
+def from_transformer_lens(hook: str) -> Site | None:
+    """Return the site of a TransformerLens hook.
+
+    None for ``attn.hook_z`` (heads before the output map, no site), ``ln2.hook_normalized``
+    (before the norm's gain, unless it was folded away) and ``hook_mlp_in`` (before the norm).
+    """
+    if hook == "hook_embed":
+        return EMBED
+    match = _TRANSFORMER_LENS.fullmatch(hook)
+    return Site(int(match[1]), match[2]) if match else None
+
+
+def from_module(name: str, model: str | None, *, reads: bool = False) -> Site | None:
+    """Return the site of a module's output, or of its input.
+
+    Args:
+        name: of a module of a transformers model, as ``layers.5`` or ``h.3.mlp``.
+        model: the model's name, where known.
+        reads: the input is meant. A block's input is the output of the block before.
+    """
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return None
+    layer, part = int(match[1]), match[2]
+    if part is None:
+        return Site(layer, "resid_pre" if reads else "resid_post")
+    if part == "mlp" and reads:
+        return Site(layer, "mlp_in")
+    if reads or model is None or _NORM_AFTER.search(model):
+        return None
+    if part == "mlp":
+        return Site(layer, "mlp_out")
+    return Site(layer, "attn_out") if part in _ATTENTION else None
+
+
+def from_dictionary(name: str, model: str | None) -> Site | None:
+    """Return the site of a name as ``resid_out_layer3`` or ``resid_post_layer_3``.
+
+    ``resid_out`` and ``resid_post`` are what a block puts out; a bare ``resid`` is too.
+    """
+    match = _DICTIONARY.fullmatch(name)
+    if match is None:
+        return None
+    if match[1].startswith("resid"):
+        return Site(int(match[2]), "resid_post")
+    return None if _NORM_AFTER.search(model or "") else Site(int(match[2]), match[1])

@@ -1,0 +1,52 @@
+"""Matching pursuit as SAELens writes it: one dictionary, and one bias on both sides or on none."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.hub.formats.base import need, only, say
+from saekit.saes.base import SAEConfig
+from saekit.saes.matching_pursuit import MatchingPursuit
+
+
+def read(
+    raw: dict[str, Any], weights: dict[str, Tensor], where: Path
+) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Return the configuration and the whole state.
+
+    Raises:
+        FormatError: rows are not of length 1, or a setting is one that saekit has not.
+    """
+    d_in, d_sae = say(raw, "d_in", int, where), say(raw, "d_sae", int, where)
+    need(weights, {"W_dec": (d_sae, d_in), "b_dec": (d_in,)}, where)
+    only(weights, {"W_dec", "b_dec"}, where)
+    rows, bias = weights["W_dec"].float(), weights["b_dec"].float()
+    longest = float((rows.double().norm(dim=-1) - 1).abs().max())
+    if longest > 1e-5:
+        raise FormatError(
+            f"Rows of `W_dec` in {where} are off length 1 by up to {longest:.2g}. SAELens pursues "
+            f"with rows as they are, saekit with unit rows, and the codes would differ."
+        )
+    if raw["normalize_activations"] != "none":
+        raise FormatError(
+            f"{where} is of a matching pursuit with normalize_activations "
+            f"`{raw['normalize_activations']}`; saekit reads `none`."
+        )
+    if not raw.get("apply_b_dec_to_input", True):
+        bias = torch.zeros_like(bias)  # SAELens then uses it on neither side
+    try:
+        cfg = MatchingPursuit(
+            d_in=d_in, d_out=d_in, d_sae=d_sae,
+            k=raw.get("max_iterations") or d_in,
+            tolerance=float(raw.get("residual_threshold", 1e-2)),
+            stop_at_repeat=bool(raw.get("stop_on_duplicate_support", True)),
+        )  # fmt: skip
+    except ConfigError as error:
+        raise FormatError(f"{where.parent} cannot be: {error}") from error
+    state = {"W_dec": rows, "b_in": bias, "b_dec": bias.clone()}
+    state["gain"] = torch.ones((), dtype=torch.float64)
+    state["tolerance"] = torch.tensor(cfg.tolerance, dtype=torch.float64)
+    return cfg, state

@@ -1,0 +1,252 @@
+"""SAELens: cfg.json and sae_weights.safetensors, of finished SAEs and of checkpoints."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.files import read_tensors, write_json, write_tensors
+from saekit.hub.card import Card
+from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _sae_lens_write
+from saekit.hub.formats._fold import Affine
+from saekit.hub.formats._sae_lens_card import BATCH, TRANSCODERS
+from saekit.hub.formats.base import Format, Read, Told, need, only, registry, say, say_object
+from saekit.saes.abs_topk import AbsTopK
+from saekit.saes.base import SAE, SAEConfig
+from saekit.saes.batch_topk import BatchTopK
+from saekit.saes.gated import Gated
+from saekit.saes.jumprelu import JumpReLU
+from saekit.saes.matryoshka import Matryoshka
+from saekit.saes.relu import ReLU
+from saekit.saes.skip import Skip
+from saekit.saes.standardised import Standardised
+from saekit.saes.topk import TopK
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+JUMP = {"jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"}
+RANKED = {"topk", "abstopk"} | BATCH
+AFFINE = {"standard", "gated"} | JUMP | RANKED | TRANSCODERS
+NORMS = ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale",
+         "covariance_whitening")  # fmt: skip
+RENAMED = {
+    "hook_point": "hook_name", "activation_fn_str": "activation_fn", "ctx_size": "context_size"
+}  # fmt: skip
+
+
+@final
+@registry.register
+class SAELens(Format):
+    """SAELens: standard, gated, jumprelu, topk and others, transcoders, checkpoints of training.
+
+    b_dec taken off the input goes into b_enc; factors of decoder norms, fixed scalings and
+    whitening go into the weights; sizes of single tokens become `standardised`.
+
+    Source:
+        sae-lens 6.54.12: saes/*.py, loading/pretrained_sae_loaders.py.
+    """
+
+    name: ClassVar[str] = "sae_lens"
+    files: ClassVar[str] = f"{CONFIG} and {WEIGHTS}"
+
+    @override
+    def detect(self, folder: Path) -> bool:
+        return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
+
+    @override
+    def read(self, folder: Path, told: Told) -> Read:
+        raw = _current(say_object(folder / CONFIG))
+        where, weights = folder / WEIGHTS, read_tensors(folder / WEIGHTS)
+        _drop_scaling_factor(weights, where)
+        architecture = raw["architecture"]
+        if architecture == "matching_pursuit":
+            cfg, state = _sae_lens_pursuit.read(raw, weights, where)
+        elif architecture in AFFINE:
+            cfg, state = _affine(raw, weights, folder, told)
+        else:
+            raise FormatError(
+                f"{folder / CONFIG} is of architecture `{architecture}`, which saekit does not "
+                f"read; it reads {', '.join(sorted(AFFINE | {'matching_pursuit'}))}."
+            )
+        return Read(cfg, state, _sae_lens_card.read(raw, told))
+
+    @override
+    def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        config, weights = _sae_lens_write.convert(sae, card)
+        write_tensors(folder / WEIGHTS, weights)
+        write_json(folder / CONFIG, config)
+        return folder
+
+
+def _current(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as version 6 names them; before it they were one flat list."""
+    metadata = raw.get("metadata")
+    if isinstance(metadata, dict) and str(metadata.get("sae_lens_version", "")) >= "6":
+        new = dict(raw)
+    else:
+        flat = {RENAMED.get(k, k): v for k, v in raw.items()}
+        new = {"architecture": "standard", "apply_b_dec_to_input": True} | flat
+        new["metadata"] = flat | (metadata if isinstance(metadata, dict) else {})
+        k = (flat.get("activation_fn_kwargs") or {}).get("k")
+        if flat.get("activation_fn") == "topk" and k is not None:
+            new |= {"architecture": "topk", "k": k}
+        elif flat.get("activation_fn", "relu") != "relu":
+            raise FormatError(
+                f"The activation function `{flat['activation_fn']}` of this SAELens file is not "
+                f"one that saekit has; it has relu and topk."
+            )
+    norm = new.get("normalize_activations")
+    if norm is None or isinstance(norm, bool):
+        new["normalize_activations"] = "expected_average_only_in" if norm else "none"
+    return new
+
+
+def _drop_scaling_factor(weights: dict[str, Tensor], where: Path) -> None:
+    """Older files scale latents after encoding; version 6 itself reads only factors of 1."""
+    for name in ("scaling_factor", "finetuning_scaling_factor"):
+        factor = weights.pop(name, None)
+        if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
+            raise FormatError(
+                f"`{name}` in {where} is not 1. SAELens 6 does not apply it, so what this SAE "
+                f"does depends on the version; fold it into the weights with the version that "
+                f"made it."
+            )
+
+
+def _affine(
+    raw: dict[str, Any], weights: dict[str, Tensor], folder: Path, told: Told
+) -> tuple[SAEConfig, dict[str, Tensor]]:
+    where, architecture = folder / WEIGHTS, raw["architecture"]
+    d_in = say(raw, "d_in", int, folder / CONFIG)
+    d_sae = say(raw, "d_sae", int, folder / CONFIG)
+    d_out = d_in if architecture not in TRANSCODERS else say(raw, "d_out", int, folder / CONFIG)
+    shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+    if "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").float().exp()
+    biases = ("b_gate", "b_mag", "r_mag") if architecture == "gated" else ("b_enc",)
+    shapes |= {name: (d_sae,) for name in biases}
+    shapes |= {"threshold": (d_sae,)} if architecture in JUMP else {}
+    shapes |= {"topk_threshold": ()} if architecture in BATCH else {}
+    shapes |= {"W_skip": (d_out, d_in)} if "skip" in architecture else {}
+    need(weights, shapes, where)
+    only(weights, set(shapes), where)
+
+    more = {n: weights[n] for n in ("b_mag", "r_mag", "threshold") if n in shapes}
+    bias = weights["b_gate" if architecture == "gated" else "b_enc"]
+    folded = Affine(weights["W_enc"], weights["W_dec"], bias, weights["b_dec"], **more)
+    if architecture in TRANSCODERS and raw.get("apply_b_dec_to_input"):
+        raise FormatError(
+            f"{folder / CONFIG} is of a transcoder with apply_b_dec_to_input, which SAELens "
+            f"refuses too: b_dec has the width of the output."
+        )
+    if raw.get("apply_b_dec_to_input", True) and architecture not in TRANSCODERS:
+        folded.subtract(weights["b_dec"])
+    cut = float(weights["topk_threshold"]) if architecture in BATCH else 0.0
+    scale = _fold_scale(folded, raw, folder, told)
+    if architecture in RANKED and raw.get("rescale_acts_by_decoder_norm", False):
+        folded.by_norm()
+        cut /= scale
+    _fold_whitening(folded, raw, folder)
+    sizes: dict[str, Any] = {"d_in": d_in, "d_out": d_out, "d_sae": d_sae}
+    cfg, state = _variant(raw, sizes, folder), folded.state()
+    if architecture in JUMP:
+        state["threshold"] = state["threshold"].clamp_min(0)  # relu comes after the jump
+    if architecture in BATCH:
+        state["cutoff_sum"] = torch.tensor(max(cut, 0.0), dtype=torch.float64)
+        state["cutoff_weight"] = torch.ones((), dtype=torch.float64)
+    return _wrapped(cfg, state, raw, weights.get("W_skip"))
+
+
+def _variant(raw: dict[str, Any], sizes: dict[str, Any], folder: Path) -> SAEConfig:
+    """Return the configuration of the architecture inside any wrapper."""
+    architecture = raw["architecture"]
+    k = raw.get("k", 100)
+    if architecture in RANKED and (isinstance(k, bool) or not isinstance(k, int | float)):
+        raise FormatError(f"{folder / CONFIG} must say `k` (a number); got {k!r}.")
+    widths = tuple(raw.get("matryoshka_widths") or ()) or None
+    target = min(32.0, sizes["d_sae"])
+    makers: dict[str, Callable[[], SAEConfig]] = {
+        "standard": lambda: ReLU(**sizes),
+        "gated": lambda: Gated(decoder="free", **sizes),
+        "jumprelu": lambda: JumpReLU(decoder="free", target_l0=target, **sizes),
+        "topk": lambda: TopK(k=int(k), decoder="free", **sizes),
+        "abstopk": lambda: AbsTopK(k=int(k), decoder="free", **sizes),
+        "batchtopk": lambda: BatchTopK(k=float(k), decoder="free", **sizes),
+        "matryoshka_batchtopk": lambda: Matryoshka(
+            k=float(k), widths=widths, decoder="free", **sizes
+        ),
+    }
+    kind = architecture
+    if architecture in TRANSCODERS:
+        kind = "jumprelu" if architecture in JUMP else "standard"
+    try:
+        return makers[kind]()
+    except ConfigError as error:
+        raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
+
+
+def _fold_scale(folded: Affine, raw: dict[str, Any], folder: Path, told: Told) -> float:
+    """Write a fixed scale of the input into the weights, and return it; 1 where there is none."""
+    norm = raw["normalize_activations"]
+    if norm not in NORMS:
+        raise FormatError(
+            f"{folder / CONFIG} has normalize_activations `{norm}`; saekit reads "
+            f"{', '.join(NORMS)}."
+        )
+    if norm != "none" and raw["architecture"] in TRANSCODERS:
+        raise FormatError(
+            f"{folder / CONFIG} is of a transcoder with normalize_activations `{norm}`: SAELens "
+            f"scales what it reads and has no way back for an output of another site."
+        )
+    if norm != "expected_average_only_in":
+        return 1.0
+    scaler = folder / SCALER
+    given = say_object(scaler).get("scaling_factor") if scaler.exists() else told.input_scale
+    if not given:
+        raise ConfigError(
+            f"{folder} holds weights for activations scaled to a mean norm of "
+            f"{math.sqrt(raw['d_in']):.4g}, and does not say by what. SAELens keeps the factor in "
+            f"{SCALER} beside a checkpoint or in its registry (norm_scaling_factor); give it as "
+            f"input_scale, on a command line --input-scale."
+        )
+    folded.scaled(float(given))
+    return float(given)
+
+
+def _fold_whitening(folded: Affine, raw: dict[str, Any], folder: Path) -> None:
+    if raw["normalize_activations"] == "covariance_whitening":
+        tensors, d_in = read_tensors(folder / WHITENING), raw["d_in"]
+        names = {"mean": (d_in,), "matrix": (d_in, d_in), "inverse_matrix": (d_in, d_in)}
+        need(tensors, names, folder / WHITENING)
+        folded.whitened(*(tensors[name] for name in names))
+
+
+def _wrapped(
+    cfg: SAEConfig, state: dict[str, Tensor], raw: dict[str, Any], W_skip: Tensor | None
+) -> tuple[SAEConfig, dict[str, Tensor]]:
+    """Return the SAE inside what the layout puts around it."""
+    sizes: dict[str, Any] = {"d_in": cfg.d_in, "d_out": cfg.d_out, "d_sae": cfg.d_sae}
+    norm = raw["normalize_activations"]
+    if norm in ("layer_norm", "constant_norm_rescale"):
+        by = "std" if norm == "layer_norm" else "rms"
+        wrapped = Standardised(by=by, inverse="published", inner=cfg, **sizes)
+        return wrapped, _inner(state) | _frame(wrapped)
+    if W_skip is not None:
+        more = {"W_skip": W_skip.float().t(), "centre": torch.zeros(cfg.d_in)}
+        return Skip(inner=cfg, **sizes), _inner(state) | more
+    return cfg, state
+
+
+def _inner(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"inner.{name}": value for name, value in state.items()}
+
+
+def _frame(cfg: Standardised) -> dict[str, Tensor]:
+    """Return what `cfg` has beside the inner weights before any rescaling."""
+    whole = cfg.build(torch.Generator().manual_seed(0)).state_dict()
+    return {name: value for name, value in whole.items() if not name.startswith("inner.")}

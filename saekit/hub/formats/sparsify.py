@@ -1,0 +1,167 @@
+"""Sparsify (eai-sparsify): cfg.json and sae.safetensors, one folder a hookpoint."""
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.activations.pairs import Pair
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.files import read_tensors, write_json, write_tensors
+from saekit.hub.card import Card
+from saekit.hub.formats import _names
+from saekit.hub.formats._fold import Affine, product
+from saekit.hub.formats.base import (
+    Format,
+    Read,
+    Told,
+    make_card,
+    need,
+    only,
+    registry,
+    say,
+    say_object,
+)
+from saekit.models.sites import UNKNOWN
+from saekit.saes.abs_topk import AbsTopK
+from saekit.saes.base import SAE, SAEConfig
+from saekit.saes.multi_topk import MultiTopK
+from saekit.saes.skip import Skip
+from saekit.saes.topk import TopK
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+
+
+@final
+@registry.register
+class Sparsify(Format):
+    """Sparsify: TopK autoencoders and transcoders, with or without a skip connection.
+
+    b_dec is taken off the input of an autoencoder and not of a transcoder; it goes into b_enc.
+    The skip connection reads the input as it is. `signed` of early versions is `abs_topk`;
+    `multi_topk` changes training alone.
+
+    Source:
+        eai-sparsify 1.3.3: sparse_coder.py, fused_encoder.py; its version of 2024 for `signed`.
+    """
+
+    name: ClassVar[str] = "sparsify"
+    files: ClassVar[str] = f"{CONFIG} and {WEIGHTS}"
+
+    @override
+    def detect(self, folder: Path) -> bool:
+        return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
+
+    @override
+    def read(self, folder: Path, told: Told) -> Read:
+        raw, where = say_object(folder / CONFIG), folder / WEIGHTS
+        d = say(raw, "d_in", int, folder / CONFIG)
+        k = say(raw, "k", int, folder / CONFIG)
+        if raw.get("activation", "topk") != "topk":
+            raise FormatError(
+                f"{folder / CONFIG} has the activation `{raw['activation']}`, one latent of each "
+                f"group; saekit has no such architecture and reads `topk`."
+            )
+        d_sae = raw.get("num_latents") or d * say(raw, "expansion_factor", int, folder / CONFIG)
+        weights, skips = read_tensors(where), bool(raw.get("skip_connection", False))
+        shapes = {
+            "encoder.weight": (d_sae, d), "encoder.bias": (d_sae,), "W_dec": (d_sae, d),
+            "b_dec": (d,),
+        } | ({"W_skip": (d, d)} if skips else {})  # fmt: skip
+        need(weights, shapes, where)
+        only(weights, set(shapes), where)
+        folded = Affine(
+            weights["encoder.weight"].t(), weights["W_dec"], weights["encoder.bias"],
+            weights["b_dec"],
+        )  # fmt: skip
+        if not raw.get("transcode", False):
+            folded.subtract(weights["b_dec"])
+        sizes: dict[str, Any] = {"d_in": d, "d_out": d, "d_sae": d_sae}
+        try:
+            cfg, state = _variant(raw, k, sizes), folded.state()
+        except ConfigError as error:
+            raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
+        if skips:
+            cfg = Skip(inner=cfg, **sizes)
+            state = {f"inner.{n}": t for n, t in state.items()}
+            state |= {"W_skip": weights["W_skip"].float().t(), "centre": torch.zeros(d)}
+        return Read(cfg, state, _card(folder, raw, told))
+
+    @override
+    def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        config, weights = _converted(sae, card)
+        write_tensors(folder / WEIGHTS, weights)
+        write_json(folder / CONFIG, config)
+        return folder
+
+
+def _variant(raw: dict[str, Any], k: int, sizes: dict[str, Any]) -> SAEConfig:
+    if raw.get("signed", False):
+        return AbsTopK(k=k, decoder="free", **sizes)
+    if raw.get("multi_topk", False) and k < sizes["d_sae"]:
+        return MultiTopK(k=k, decoder="free", **sizes)
+    return TopK(k=k, decoder="free", **sizes)
+
+
+def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
+    place = folder.resolve()
+    place = place.parent if re.fullmatch(r"seed\d+", place.name) else place
+    run = place.parent / "config.json"
+    says = say_object(run) if run.exists() else {}
+    model = says.get("model") if isinstance(says.get("model"), str) else None
+    transcode = bool(raw.get("transcode", False))
+    write = _names.from_module(place.name, told.model or model)
+    read = _names.from_module(place.name, told.model or model, reads=True) if transcode else write
+    notes: list[str] = []
+    pair = Pair(
+        read=(str(read or UNKNOWN),), write=(str(write or UNKNOWN),) if transcode else ()
+    )
+    if UNKNOWN in pair.sites:
+        notes.append(f"what saekit calls the place of the module `{place.name}` is not certain")
+    if says.get("loss_fn", "fvu") != "fvu":
+        notes.append(f"trained end to end for {says['loss_fn']}, not for reconstruction")
+    kept = {
+        "n_ctx": says.get("ctx_len"), "corpus": says.get("dataset"), "bos": False,
+        "hook": place.name, "signed": bool(raw.get("signed", False)),
+    }  # fmt: skip
+    return make_card(
+        "sparsify", told, model=model, pair=pair, says=kept, transcodes=transcode,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return cfg.json and tensors of an SAE.
+
+    Raises:
+        ConfigError: sparsify has nothing that does the same.
+    """
+    cfg, state = sae.cfg, {n: t.detach() for n, t in sae.state_dict().items()}
+    skip = offset = None
+    if isinstance(cfg, Skip):
+        skip, offset = state["W_skip"], state["centre"] @ state["W_skip"]
+        state = {n.removeprefix("inner."): t for n, t in state.items()}
+        cfg = cfg.inner
+    if not isinstance(cfg, TopK | MultiTopK) or cfg.d_in != cfg.d_out:
+        raise ConfigError(
+            f"Sparsify has TopK of equal widths, with or without a skip connection; this SAE is "
+            f"`{sae.cfg.name}` from {sae.cfg.d_in} to {sae.cfg.d_out}. Use --format saekit."
+        )
+    transcode = not card.pair.is_autoencoder
+    b_dec = state["b_dec"] if offset is None else state["b_dec"] - offset
+    b_enc = state["b_enc"].double()
+    if not transcode:
+        b_enc = b_enc + product(b_dec, state["W_enc"])
+    weights = {
+        "encoder.weight": state["W_enc"].t(), "encoder.bias": b_enc.float(),
+        "W_dec": state["W_dec"], "b_dec": b_dec,
+    }  # fmt: skip
+    config = {
+        "activation": "topk", "expansion_factor": 32, "normalize_decoder": cfg.decoder == "unit",
+        "num_latents": cfg.d_sae, "k": cfg.k, "multi_topk": isinstance(cfg, MultiTopK),
+        "skip_connection": skip is not None, "transcode": transcode, "d_in": cfg.d_in,
+    }  # fmt: skip
+    return config, weights if skip is None else weights | {"W_skip": skip.t()}

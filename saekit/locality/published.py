@@ -1,0 +1,62 @@
+"""The published locality data: what its files of torch.save hold, as flat arrays of numbers.
+
+Three generations of one schema are read: those of the first code ("M"), of the experiments that
+followed ("H"), and of the data set's own description ("S"). Nothing in a file is run: the loader
+makes tensors, numpy arrays and plain containers, and refuses everything else.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from saekit.core.errors import FormatError
+from saekit.core.torch_files import read_restricted
+from saekit.locality._flat import Published, numbers
+from saekit.locality._published_others import OTHERS
+from saekit.locality._published_pairs import comparison, sweep
+
+# The key that tells a kind, and what reads it.
+KINDS: dict[str, Callable[[Mapping[str, Any], Path], Published]] = {
+    "batch_results": comparison,
+    "results_by_context_len": sweep,
+    "results_by_batch_size": sweep,
+    **OTHERS,
+}
+
+
+def read(path: Path) -> Published:
+    """Return what a published ``.pt`` file holds.
+
+    Raises:
+        FormatError: it is damaged, asks for more than numbers, or is of no known kind.
+    """
+    raw = read_restricted(path, _allowed())
+    if isinstance(raw, torch.Tensor | np.ndarray):
+        return Published("tensor", "", {"tensor": numbers(raw, path, "tensor")}, {})
+    if not isinstance(raw, dict):
+        raise FormatError(f"{path} holds {type(raw).__name__}, which no published file does.")
+    for key, make in KINDS.items():
+        if key in raw:
+            return make(raw, path)
+    raise FormatError(
+        f"{path} has {', '.join(map(str, list(raw)[:8])) or 'nothing'}; a published file has one "
+        f"of {', '.join(KINDS)}."
+    )
+
+
+def _allowed() -> list[Any]:
+    """Return what these files may make: arrays and scalars of numbers, under numpy's two names."""
+    try:
+        from numpy._core import multiarray
+    except ImportError:  # numpy 1
+        from numpy.core import multiarray
+    made = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("_reconstruct", "scalar")
+        for core in ("core", "_core")
+    ]
+    kinds = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+    return [*made, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
