@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
-from saekit.analysis.text_axis import Piece, pieces
+from saekit.activations.text_axis import Piece, pieces
 from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 

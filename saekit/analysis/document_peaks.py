@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
-from saekit.analysis.text_axis import Piece, axis_of, pieces
+from saekit.activations.text_axis import Piece, axis_of, pieces
 from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 

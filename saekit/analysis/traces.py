@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saekit.activations.latents import LatentStore
 from saekit.analysis.document_peaks import DocPeaks
-from saekit.analysis.text_axis import pieces
+from saekit.activations.text_axis import pieces
 from saekit.core.errors import ConfigError
 
 

@@ -50,7 +50,8 @@ def test_a_known_process_has_its_closed_form(tmp_path):
     draws = torch.rand(n, 3, generator=g).tolist()
     state, chain = [0, 0, 0], []
     for row in draws:
-        state = [int(u < stay_on) if s else int(u > stay_off) for s, u in zip(state, row, strict=True)]
+        both = zip(state, row, strict=True)
+        state = [int(u < stay_on) if s else int(u > stay_off) for s, u in both]
         chain.append(list(state))
     acts = torch.tensor(chain).float()
     acts[:, 1] = acts[torch.randperm(n, generator=g), 1]  # the same rate, no memory

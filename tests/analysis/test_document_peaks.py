@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saekit.analysis.document_peaks import DocumentPeaks
-from saekit.analysis.text_axis import axis_of
+from saekit.activations.text_axis import axis_of
 from saekit.analysis.traces import traces
 from saekit.core.errors import ConfigError
 from tests.analysis.running_text import random_text, store
@@ -54,7 +54,8 @@ def test_traces_are_the_text_around_the_peak(tmp_path, shard_tokens):
     peaks = DocumentPeaks(n=4).peaks(made)
     got = traces(made, peaks, radius=20)
     assert (got[:, 20] == 1).all()
-    for i, (latent, place) in enumerate(zip(peaks.latent.tolist(), peaks.place.tolist(), strict=True)):
+    each = zip(peaks.latent.tolist(), peaks.place.tolist(), strict=True)
+    for i, (latent, place) in enumerate(each):
         for j in range(41):
             at = place + j - 20
             inside = 0 <= at < len(docs) and docs[at] == docs[place] and bool(kept[at])

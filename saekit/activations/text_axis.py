@@ -39,14 +39,24 @@ class TextAxis(NamedTuple):
         return place.remainder(self.per_row) + self.skipped
 
 
-class Piece(NamedTuple):
-    """A shard on the text axis; its places go on from `first`."""
+class Text(NamedTuple):
+    """The text of a shard; its places go on from `first`."""
 
     first: int
     tokens: Int[Tensor, "n"]
     doc: Int[Tensor, "n"]  # document id
     stretch: Int[Tensor, "n"]  # running number of the stretch of one document
     begin: Int[Tensor, "n"]  # place where that stretch began
+
+
+class Piece(NamedTuple):
+    """The text of a shard and its codes."""
+
+    first: int
+    tokens: Int[Tensor, "n"]
+    doc: Int[Tensor, "n"]
+    stretch: Int[Tensor, "n"]
+    begin: Int[Tensor, "n"]
     kept: Bool[Tensor, "n"]  # tokens that count and were encoded
     latent: Int[Tensor, "nnz"]  # entries, sorted by latent, then by place
     at: Int[Tensor, "nnz"]  # place of each entry, less `first`
@@ -67,16 +77,10 @@ def axis_of(store: LatentStore) -> TextAxis:
     return TextAxis(store.first_row, store.n_ctx, int(with_bos))
 
 
-def pieces(store: LatentStore, threshold: float = 0.0) -> Iterator[Piece]:
-    """Yield the shards of a store on its text axis, in text order.
-
-    Args:
-        store: the codes.
-        threshold: entries of this activation or less are left out, act units.
-    """
+def texts(store: LatentStore) -> Iterator[Text]:
+    """Yield the text of each shard, in text order; the codes are not read."""
     axis = axis_of(store)
-    stretch = -1
-    begin, last_doc = 0, None
+    stretch, begin, last_doc = -1, 0, None
     for shard in store.shards():
         rows = shard.rows()
         doc = rows.doc_ids[:, axis.skipped :].reshape(-1)
@@ -88,11 +92,21 @@ def pieces(store: LatentStore, threshold: float = 0.0) -> Iterator[Piece]:
         begins = torch.where(new, place, torch.tensor(begin)).cummax(0).values
         stretches = stretch + new.long().cumsum(0)
         stretch, begin, last_doc = int(stretches[-1]), int(begins[-1]), int(doc[-1])
-        entries = _on_axis(shard.by_latent(), axis, threshold)
-        yield Piece(
-            first, rows.tokens[:, axis.skipped :].reshape(-1), doc, stretches, begins,
-            _kept(shard, axis), *entries[:1], entries[1] - first, *entries[2:],
-        )  # fmt: skip
+        tokens = rows.tokens[:, axis.skipped :].reshape(-1)
+        yield Text(first, tokens, doc, stretches, begins)
+
+
+def pieces(store: LatentStore, threshold: float = 0.0) -> Iterator[Piece]:
+    """Yield the shards of a store on its text axis, in text order.
+
+    Args:
+        store: the codes.
+        threshold: entries of this activation or less are left out, act units.
+    """
+    axis = axis_of(store)
+    for shard, text in zip(store.shards(), texts(store), strict=True):
+        latent, place, pos, value = _on_axis(shard.by_latent(), axis, threshold)
+        yield Piece(*text, _kept(shard, axis), latent, place - text.first, pos, value)
 
 
 def _kept(shard: Shard, axis: TextAxis) -> Bool[Tensor, "n"]:
