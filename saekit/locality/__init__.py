@@ -1,0 +1,1 @@
+"""Locality: how many input tokens a latent depends on, by gradients."""
