@@ -94,7 +94,7 @@ class EventEntropy(Config):
         self,
         lm: LanguageModel,
         sae: SAE,
-        site: Site,
+        site: Site | str,
         events: Sequence[Event],
         *,
         bos_id: int | None = None,
@@ -139,7 +139,7 @@ class EventEntropy(Config):
 
     def _fill(
         self, out: Scored, batch: list[int], length: int, *, lm: LanguageModel, sae: SAE,
-        site: Site, bos_id: int | None,
+        site: Site | str, bos_id: int | None,
     ) -> None:
         head = [] if bos_id is None else [bos_id]
         ids = [head + list(out.events[i].ids[-length:]) for i in batch]
@@ -152,9 +152,13 @@ class EventEntropy(Config):
         except ConfigError:
             raise
         except (SaekitError, RuntimeError) as error:
-            for i in batch:
-                out.status[i] = f"{ERROR}: {' '.join(str(error).split())}"[:ERROR_CHARS]
-                out.n_positions[i] = length
+            if len(batch) > 1:  # find out which it is, so that no other is lost with it
+                for i in batch:
+                    self._fill(out, [i], length, lm=lm, sae=sae, site=site, bos_id=bos_id)
+                return
+            out.n_positions[batch[0]] = length
+            message = " ".join(str(error).split())
+            out.status[batch[0]] = f"{ERROR}: {message}"[:ERROR_CHARS]
             return
         where = torch.tensor(batch)
         out.n_positions[where] = length
@@ -171,7 +175,6 @@ class EventEntropy(Config):
                 continue
             out.status[i] = "undefined: no influence" if math.isnan(bits) else OK
             out.H[i] = bits
-        return
 
 
 def _blank(events: Sequence[Event], n_ctx: int) -> Scored:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.activations.latents import LatentStore
-from saekit.activations.text_axis import axis_of, texts
+from saekit.activations.text_axis import texts
 from saekit.core.errors import ConfigError
 
 
@@ -23,7 +23,6 @@ class Event(NamedTuple):
             it is long.
         doc: index of the document.
         place: of the peak in the running text that it was found in.
-        token_idx: of the peak in the row or record that it was found in.
     """
 
     latent: int
@@ -32,7 +31,11 @@ class Event(NamedTuple):
     ids: tuple[int, ...]
     doc: int = 0
     place: int = 0
-    token_idx: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Index of the peak in `ids`."""
+        return len(self.ids) - 1
 
 
 def from_store(
@@ -70,12 +73,11 @@ def from_store(
         ids[inside], doc[inside] = text.tokens[here], text.doc[here]
         stretch[inside] = text.stretch[here]
     own = stretch == stretch[:, -1:]
-    axis = axis_of(store)
-    columns = (latent, value, doc[:, -1], place, axis.pos(place))
+    columns = (latent, value, doc[:, -1], place)
     found: list[Event] = []
-    for i, (a, v, d, p, t) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+    for i, (a, v, d, p) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         rank = found[-1].rank + 1 if found and found[-1].latent == a else 0
-        found.append(Event(a, rank, v, tuple(ids[i][own[i]].tolist()), d, p, t))
+        found.append(Event(a, rank, v, tuple(ids[i][own[i]].tolist()), d, p))
     return found
 
 

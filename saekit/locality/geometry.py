@@ -82,10 +82,10 @@ class Found(NamedTuple):
             "permutation_z": one.spearman.z,
             "permutation_p": one.spearman.p,
             "stats_by_predictor": {
-                name: {"spearman": p.spearman._asdict(), "pearson_r": p.pearson}
+                name: {"spearman": p.spearman.record(), "pearson_r": p.pearson}
                 for name, p in (("signed", self.signed), ("abs", self.size))
             },
-            "per_feature_neighbour": {"k": self.k, **self.neighbours._asdict()},
+            "per_feature_neighbour": {"k": self.k, **self.neighbours.record()},
         }
 
 

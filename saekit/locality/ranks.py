@@ -1,7 +1,7 @@
 """Correlations of numbers and of their ranks, and their permutation tests."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,11 @@ class Null(NamedTuple):
     z: float  # (value - mean) / std
     quantiles: dict[str, float]
     n: int  # permutations
+    draws: tuple[float, ...]  # the statistic of each
+
+    def record(self) -> dict[str, Any]:
+        """Return all but the draws, JSON-ready."""
+        return {k: v for k, v in self._asdict().items() if k != "draws"}
 
 
 def ranks(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -65,5 +70,5 @@ def permutation_test(
     return Null(
         value, (1 + far) / (1 + permutations), mean, std,
         (value - mean) / std if std > 0 else float("nan"),
-        {f"{q:g}": v for q, v in zip(QUANTILES, at, strict=True)}, permutations,
+        {f"{q:g}": v for q, v in zip(QUANTILES, at, strict=True)}, permutations, tuple(drawn),
     )  # fmt: skip

@@ -32,7 +32,7 @@ def test_a_permutation_p_is_never_zero_and_counts_what_was_seen():
 
 def test_the_null_is_calibrated_where_nothing_depends():
     # Clustered directions and entropies in heavy ties: pairs are far from independent.
-    n, worlds, counts = 24, 200, {"signed": 0, "size": 0, "neighbours": 0}
+    n, worlds, counts = 24, 100, {"signed": 0, "size": 0, "neighbours": 0}
     for seed in range(worlds):
         centres = gauss(seed, 4, 8)
         directions = centres[torch.arange(n) % 4] + 0.5 * gauss(1000 + seed, n, 8)
@@ -43,7 +43,7 @@ def test_the_null_is_calibrated_where_nothing_depends():
         counts["size"] += found.size.spearman.p <= 0.1
         counts["neighbours"] += found.neighbours.p <= 0.1
     for hits in counts.values():
-        assert 0.04 < hits / worlds < 0.17  # 0.1 plus or minus three deviations
+        assert 0.01 < hits / worlds < 0.2  # 0.1 plus or minus three deviations
 
 
 def test_planted_dependence_is_found_and_stated_as_counted():
