@@ -11,8 +11,8 @@ from torch.nn import functional
 from typing_extensions import override
 
 from saekit.activations.latents import LatentStore
-from saekit.analysis.base import Analysis, registry
 from saekit.activations.text_axis import Piece, pieces
+from saekit.analysis.base import Analysis, registry
 from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 

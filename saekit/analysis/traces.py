@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saekit.activations.latents import LatentStore
-from saekit.analysis.document_peaks import DocPeaks
 from saekit.activations.text_axis import pieces
+from saekit.analysis.document_peaks import DocPeaks
 from saekit.core.errors import ConfigError
 
 

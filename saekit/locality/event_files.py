@@ -65,7 +65,8 @@ def table(
     """
     about = about or {}
     columns: dict[str, list[Any]] = {name: [] for name in (*CURRENT, *OLDER, *OURS)}
-    lists = (c.tolist() for c in (scored.n_positions, scored.activation, scored.H, scored.bos_share))
+    wide = (scored.n_positions, scored.activation, scored.H, scored.bos_share)
+    lists = (c.tolist() for c in wide)
     each = zip(scored.events, scored.J, scored.status, *lists, strict=True)
     for event, J, status, n, activation, bits, bos in each:
         J = J[scored.n_ctx - n :].double() if not math.isnan(activation) else J[:0].double()

@@ -135,7 +135,7 @@ def as_pairs(
             f"[m, 2]; got shape {list(wanted.shape)}."
         )
     for what, found, end in (("latents", latent, d_sae), ("windows", window, windows)):
-        if len(found) and not (0 <= int(found.min()) and int(found.max()) < end):
+        if len(found) and not (int(found.min()) >= 0 and int(found.max()) < end):
             raise ConfigError(
                 f"`latents` names {what} {int(found.min())}..{int(found.max())}; there are "
                 f"0..{end - 1}."

@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -216,18 +216,16 @@ def _maybe(value: Any) -> float | None:
 
 
 def cosines_beside(
-    record: Record, ours: Callable[[Sequence[int]], Sequence[float]]
+    record: Record, ours: Mapping[int, float]
 ) -> list[dict[str, Any]]:
     """Return Neuronpedia's cosines of a latent beside ours, one record a neighbour.
 
     Args:
         record: of the latent.
-        ours: cosine of the latent with each of some others.
+        ours: cosine of the latent with others, by number; those it lacks are left out.
     """
-    ids = [i for i, _ in record.similar if i != record.index]
-    theirs = dict(record.similar)
     return [
-        {"fid": record.index, "neighbour_fid": i, "cosine_local": value,
-         "cosine_neuronpedia": theirs[i], "abs_diff": abs(value - theirs[i])}
-        for i, value in zip(ids, ours(ids), strict=True)
+        {"fid": record.index, "neighbour_fid": i, "cosine_local": ours[i],
+         "cosine_neuronpedia": theirs, "abs_diff": abs(ours[i] - theirs)}
+        for i, theirs in record.similar if i != record.index and i in ours
     ]  # fmt: skip

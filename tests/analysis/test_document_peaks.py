@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from saekit.analysis.document_peaks import DocumentPeaks
 from saekit.activations.text_axis import axis_of
+from saekit.analysis.document_peaks import DocumentPeaks
 from saekit.analysis.traces import traces
 from saekit.core.errors import ConfigError
 from tests.analysis.running_text import random_text, store

@@ -30,7 +30,8 @@ def world():
 def stored(folder, world, n_rows=6, n_ctx=20):
     """Rows with BOS of documents of 33 tokens each, and their codes."""
     lm, sae = world
-    text = torch.randint(0, 256, (n_rows * (n_ctx - 1),), generator=torch.Generator().manual_seed(1))
+    g = torch.Generator().manual_seed(1)
+    text = torch.randint(0, 256, (n_rows * (n_ctx - 1),), generator=g)
     docs = torch.arange(len(text)) // 33
     bos = torch.full((n_rows, 1), 256)
     tokens = torch.cat([bos, text.view(n_rows, -1)], dim=1)
@@ -173,7 +174,8 @@ def test_both_published_generations_are_read(tmp_path):
         )
     np.savez(old / "influences_ctx016_phrase.npz", **{"9_2": np.arange(16, dtype=np.float32)})
     rows = event_files.read(old)[16]
-    assert [(r.feature_id, r.event_idx, r.H_pos, r.token) for r in rows] == [(9, 2, 2.25, "the")] * 2
+    got = [(r.feature_id, r.event_idx, r.H_pos, r.token) for r in rows]
+    assert got == [(9, 2, 2.25, "the")] * 2
     assert rows[0].J.tolist() == list(range(16)) and rows[1].J is None
 
 

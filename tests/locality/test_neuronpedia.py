@@ -185,6 +185,6 @@ def test_matching_activations_are_told_from_others():
 
 
 def test_cosines_stand_beside_ours():
-    rows = cosines_beside(parse(ANSWER, "here"), lambda ids: [0.4 for _ in ids])
+    rows = cosines_beside(parse(ANSWER, "here"), {8: 0.4, 9: 0.4, 5: 1.0, 77: 0.1})
     assert [(r["neighbour_fid"], r["cosine_neuronpedia"]) for r in rows] == [(8, 0.5), (9, -0.25)]
     assert rows[1]["abs_diff"] == pytest.approx(0.65)
