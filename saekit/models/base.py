@@ -68,14 +68,22 @@ class LanguageModel(abc.ABC):
 
     @abc.abstractmethod
     def read(
-        self, tokens: Int[Tensor, "batch n_ctx"], sites: Sequence[Site], *, grad: bool = False
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        sites: Sequence[Site],
+        *,
+        replace: Mapping[Site, Replace] | None = None,
+        grad: bool = False,
     ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
         """Return the activations at `sites`, stopping after the last of them.
 
         Args:
             tokens: ids; no padding.
             sites: where to read; any order, no duplicates needed.
-            grad: keep the graph, for gradients through the model; off by default.
+            replace: functions of the activations at some sites, written back in their place;
+                what is read at such a site is what was written.
+            grad: keep the graph, for gradients through the model; off by default. The token
+                embedding (site ``embed``) is a leaf of it.
         """
 
     @abc.abstractmethod
@@ -96,6 +104,14 @@ class LanguageModel(abc.ABC):
 
         The final norm's gain (and, for LayerNorm, its centring) is applied; its division by
         the norm is not, so rows are comparable within a direction, not between contexts.
+        """
+
+    @abc.abstractmethod
+    def shuffled(self, seed: int) -> "LanguageModel":
+        """Return this model with the entries of every weight matrix in a random order.
+
+        The distribution of each matrix stays and what was learned goes; biases and the gains
+        of norms stay. A null for what owes to the architecture alone.
         """
 
     def check_site(self, site: Site) -> Site:

@@ -1,7 +1,6 @@
 """HFModel: transformers models by forward hooks, stopping after the last site read."""
 
 import contextlib
-import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
-from saekit.core import machine
 from saekit.core.errors import (
     ConfigError,
     FormatError,
@@ -27,10 +25,12 @@ from saekit.core.errors import (
     nearest,
 )
 from saekit.core.files import digest, sha256_of
+from saekit.core.seeds import generator
 from saekit.models import selfcheck
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded import DEFAULT, MODELS, embedded
 from saekit.models.family import Tap, family_of
+from saekit.models.frozen import freeze_linears
 from saekit.models.placement import pick_device, pick_dtype
 from saekit.models.sites import EMBED, Site
 from saekit.models.tokenizer import HFTokenizer, SpecialIds
@@ -71,8 +71,7 @@ class HFModel(LanguageModel):
         self.tokenizer = tokenizer
         self.dtype, self.device = module.dtype, module.device
         self.module = module.eval().requires_grad_(False)
-        if self.device.type == "cpu" and self.dtype == torch.float32 and machine.onednn_float32():
-            _use_onednn(self.module)
+        freeze_linears(self.module)
         self._family = family
         self._decoder: nn.Module = module.get_decoder()
         self._points = family.points(config)
@@ -93,7 +92,12 @@ class HFModel(LanguageModel):
 
     @override
     def read(
-        self, tokens: Int[Tensor, "batch n_ctx"], sites: Sequence[Site], *, grad: bool = False
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        sites: Sequence[Site],
+        *,
+        replace: Mapping[Site, Replace] | None = None,
+        grad: bool = False,
     ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
         wanted = [self.check_site(site) for site in dict.fromkeys(sites)]
         found: dict[Site, Tensor] = {}
@@ -106,8 +110,9 @@ class HFModel(LanguageModel):
 
             return visit
 
+        visits = [*self._changes(replace), *((s, keep(s)) for s in wanted)]
         if wanted:
-            with self._hooked({s: keep(s) for s in wanted}, grad), contextlib.suppress(_Stop):
+            with self._hooked(visits, grad), contextlib.suppress(_Stop):
                 self._decoder(input_ids=self._checked(tokens), use_cache=False)
         return {site: found[site] for site in wanted}
 
@@ -119,9 +124,7 @@ class HFModel(LanguageModel):
         *,
         grad: bool = False,
     ) -> Float[Tensor, "batch n_ctx vocab"]:
-        changes = replace or {}
-        ordered = sorted((self.check_site(s) for s in changes), key=self._sites.index)
-        with self._hooked({s: self._change(s, changes[s]) for s in ordered}, grad):
+        with self._hooked(self._changes(replace), grad):
             return self.module(input_ids=self._checked(tokens), use_cache=False).logits
 
     @override
@@ -138,6 +141,18 @@ class HFModel(LanguageModel):
         parts = [rows @ w.float().T for w in unembed.split(VOCAB_CHUNK_ROWS)]
         return torch.cat(parts, dim=-1)
 
+    @override
+    def shuffled(self, seed: int) -> "HFModel":
+        module = _copied(self.module)
+        with torch.no_grad():
+            for name, weight in module.named_parameters():
+                if weight.ndim > 1:
+                    chance = generator(seed, "shuffled weights", name)
+                    order = torch.randperm(weight.numel(), generator=chance).to(weight.device)
+                    weight.copy_(weight.flatten()[order].view_as(weight))
+        name = f"{self.name}, weights shuffled"
+        return HFModel(module, self.tokenizer, name=name, revision=f"{self.revision}, seed {seed}")
+
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.n_ctx_max:
             raise ShapeError(
@@ -147,7 +162,7 @@ class HFModel(LanguageModel):
         return tokens.to(self.device, non_blocking=True)
 
     @contextlib.contextmanager
-    def _hooked(self, visits: Mapping[Site, Visit], grad: bool) -> Iterator[None]:
+    def _hooked(self, visits: list[tuple[Site, Visit]], grad: bool) -> Iterator[None]:
         """Run one pass with hooks at some sites; hooks of two passes would mix."""
         if self._holder == threading.get_ident():
             raise RuntimeError("A replacement may not run the model it is part of.")
@@ -156,12 +171,18 @@ class HFModel(LanguageModel):
             undo.callback(setattr, self, "_holder", None)
             if grad:
                 undo.callback(self._attach(EMBED, _require_grad).remove)
-            for site, visit in visits.items():
+            for site, visit in visits:
                 undo.callback(self._attach(site, visit).remove)
             yield
 
     def _tap(self, site: Site) -> Tap:
         return Tap(self._family.embed, "output") if site == EMBED else self._points[site.point]
+
+    def _changes(self, replace: Mapping[Site, Replace] | None) -> list[tuple[Site, Visit]]:
+        """Return what writes at each site, in the order a pass meets them."""
+        changes = replace or {}
+        ordered = sorted((self.check_site(s) for s in changes), key=self._sites.index)
+        return [(site, self._change(site, changes[site])) for site in ordered]
 
     def _change(self, site: Site, change: Replace) -> Visit:
         shared = self._tap(site).shared
@@ -308,19 +329,11 @@ def _known(name: str) -> str:
     )
 
 
-def _use_onednn(module: nn.Module) -> None:
-    """Have linear layers multiply by the library that is fast here; same weights, same sums."""
-
-    def forward(layer: nn.Linear, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and input.requires_grad:  # the fast one has no gradient
-            return nn.functional.linear(input, layer.weight, layer.bias)
-        flat = input.reshape(-1, input.shape[-1])
-        op = torch.ops.mkldnn._linear_pointwise
-        return op(flat, layer.weight, layer.bias, "none", [], "").view(*input.shape[:-1], -1)
-
-    for layer in module.modules():
-        if type(layer) is nn.Linear:
-            layer.forward = functools.partial(forward, layer)
+def _copied(module: Any) -> Any:
+    """Return a module of its own weights, without what was hung on its layers."""
+    found = type(module)(module.config).to(module.device, module.dtype)
+    found.load_state_dict(module.state_dict())
+    return found
 
 
 def _revision(folder: Path | None, config: Any) -> str:

@@ -18,7 +18,10 @@ WHEEL = cache_folder() / "wheels" / f"{SAE_PROBES.package}-{SAE_PROBES.version}.
 def corpus(request, tmp_path) -> Corpus:
     lines = [json.dumps({"text": f"text number {i % 150}"}) for i in range(200)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    fields = {"files": {"paths": [str(tmp_path)]}, "hub": {"repo": "owner/name"}}
+    rows = [json.dumps({"question": f"how many {i}", "answer": str(i)}) for i in range(200)]
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "b.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    fields = {"question_answer": {"paths": [str(tmp_path / "qa")]}, "files": {"paths": [str(tmp_path / "a.jsonl")]}, "hub": {"repo": "owner/name"}}
     return Corpus.from_dict({"name": request.param} | fields.get(request.param, {}))
 
 

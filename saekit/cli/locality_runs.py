@@ -1,0 +1,397 @@
+"""`saekit locality depth`, `context`, `check` and `presets`: runs on windows of text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.cli.locality import app
+from saekit.cli.show import emit
+from saekit.core.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from saekit.locality.depth import Subject
+    from saekit.locality.measure import Failure
+    from saekit.models.base import LanguageModel
+
+Sae = Annotated[
+    list[Path] | None, typer.Option("--sae", help="A run's folder, or one with an SAE. Repeat.")
+]
+Sites = Annotated[
+    list[str] | None, typer.Option("--site", help="Only these of the sites it reads. Repeat.")
+]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", help="Model and SAEs by name (locality presets).")
+]
+Root = Annotated[
+    Path | None, typer.Option("--sae-root", help="Folder with the files of a preset's SAEs.")
+]
+Layers = Annotated[
+    list[int] | None, typer.Option("--layer", help="Layers of the preset. Repeat. [published]")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting of the run, as measure.probes=128. Repeat."),
+]
+Memory = Annotated[
+    float | None, typer.Option("--memory", help="GB for gradients. [half of what is free]")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Seed = Annotated[int, typer.Option(help="Decides windows, probes and nulls.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="A latent counts above this. [0, or the preset's]")
+]
+Vector = Annotated[
+    str, typer.Option("--token-vector", help="Baseline: none, exact or hutchinson.")
+]
+Legacy = Annotated[
+    bool, typer.Option("--legacy-encode", help="Encode as the published code does.")
+]
+Text = Annotated[
+    str | None, typer.Option("--corpus", help="packaged, stdlib, a path, or a hub data set.")
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Window filter, and text where no --corpus: plain, wikitext, gsm8k, "
+                      "code-python."),
+]  # fmt: skip
+
+
+@app.command("depth")
+def depth(
+    sae: Sae = None,
+    site: Sites = None,
+    preset: PresetName = None,
+    sae_root: Root = None,
+    layer: Layers = None,
+    corpus: Text = None,
+    dataset: Dataset = None,
+    windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
+    n_ctx: Annotated[int, typer.Option(help="Tokens of a window.")] = 64,
+    threshold: Threshold = None,
+    token_vector: Vector = "hutchinson",
+    null: Annotated[
+        list[str] | None, typer.Option(help="Baseline: random, shuffled, weights. Repeat.")
+    ] = None,
+    legacy_encode: Legacy = False,
+    seed: Seed = 0,
+    settings: Settings = None,
+    memory: Memory = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    resume: Resume = False,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-depth"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure entropy against depth: the same windows at every site the SAEs read.
+
+    Example: saekit locality depth --sae demo --corpus stdlib --windows 20 --out demo/locality
+    """
+    from saekit.core.config import override
+    from saekit.locality.depth import Depth, run
+    from saekit.locality.measure import Measure
+
+    subjects, named = subjects_of(sae, site, preset, sae_root, layer)
+    text, rule = text_of(corpus, dataset)
+    at = threshold if threshold is not None else _threshold(preset)
+    how = Measure(
+        threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
+        legacy_encode=legacy_encode,
+    )  # fmt: skip
+    config = Depth(corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, measure=how)
+    config = override(config, settings or [])
+    lm = model_of(named, device)
+    done = run(
+        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory), shown=not quiet
+    )
+    drawn = _drawn_depth(out, done) if figures else []
+    wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
+    lines = [
+        f"  {k:<52} {s.text()} bits" for k, s in done.result.scores.items()
+        if k.rpartition("/")[2] in wanted
+    ]  # fmt: skip
+    _end(out, lines, done.result, done.failures, drawn, as_json=as_json)
+
+
+@app.command("context")
+def context(
+    sae: Sae = None,
+    site: Sites = None,
+    preset: PresetName = None,
+    sae_root: Root = None,
+    layer: Layers = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="A text file: the same text for every model.")
+    ] = None,
+    corpus: Text = None,
+    dataset: Dataset = None,
+    windows: Annotated[int, typer.Option(help="Windows, where there is no --prompt.")] = 1,
+    least: Annotated[int, typer.Option(help="Shortest context, tokens.")] = 8,
+    most: Annotated[int | None, typer.Option(help="Longest. [2048, or the preset's]")] = None,
+    step: Annotated[int | None, typer.Option(help="Between lengths. [128]")] = None,
+    threshold: Threshold = None,
+    token_vector: Vector = "hutchinson",
+    legacy_encode: Legacy = False,
+    seed: Seed = 42,
+    settings: Settings = None,
+    memory: Memory = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    resume: Resume = False,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-context"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure entropy against context length: one last token, more and more before it.
+
+    Several models: once for each, with the same --prompt.
+
+    Example: saekit locality context --sae demo --prompt text.txt --most 520 --out demo/context
+    """
+    from saekit.core.config import override
+    from saekit.locality.context_length import ContextLength, run
+    from saekit.locality.measure import Measure
+
+    subjects, named = subjects_of(sae, site, preset, sae_root, layer)
+    if len(subjects) != 1:
+        raise ConfigError(
+            f"A sweep is of one SAE at one site; got {', '.join(str(s.site) for s in subjects)}. "
+            f"Choose with --site or --layer."
+        )
+    at = threshold if threshold is not None else _threshold(preset)
+    how = Measure(
+        threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
+    )
+    sizes = _sizes(preset, most, step)
+    config = override(ContextLength(least=least, measure=how, **sizes), settings or [])
+    lm = model_of(named, device)
+    tokens, told = _swept(lm, config, prompt, corpus, dataset, windows)
+    done = run(
+        lm, subjects[0], tokens, config, out, told=told, resume=resume,
+        memory_bytes=bytes_of(memory), shown=not quiet,
+    )  # fmt: skip
+    drawn = _drawn_context(out, done) if figures else []
+    lines = [
+        f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
+        if k.endswith(("/entropy_bits_pooled", "/token_vector_entropy_bits"))
+    ]  # fmt: skip
+    _end(out, lines, done.result, done.failures, drawn, as_json=as_json)
+
+
+@app.command("presets")
+def presets(as_json: Json = False) -> None:
+    """List models with published SAEs: what is read, and what the published encode forgets.
+
+    Example: saekit locality presets
+    """
+    from saekit.locality.presets.base import names, preset
+
+    found = [preset(n).to_dict() for n in names()]
+    lines = [
+        f"{p['key']:<14} {p['model']:<34} {p['architecture']:<9} {p['sae_format']:<20} "
+        f"{p['repo'] or 'your own'}" for p in found
+    ]  # fmt: skip
+    emit({"presets": found}, as_json=as_json, lines=lines)
+
+
+def subjects_of(
+    sae: list[Path] | None, site: list[str] | None, preset: str | None, root: Path | None,
+    layers: list[int] | None,
+) -> tuple[list["Subject"], dict[str, Any]]:  # fmt: skip
+    """Return the SAEs of a run, and what names their language model.
+
+    Raises:
+        ConfigError: neither or both of --sae and --preset, or SAEs of several models.
+    """
+    if bool(sae) == (preset is not None):
+        raise ConfigError("Give SAEs with --sae, or a --preset with --sae-root; not both.")
+    if preset is not None:
+        return _of_preset(preset, root, layers)
+    return _of_folders(sae or [], site)
+
+
+def _of_folders(
+    folders: list[Path], sites: list[str] | None
+) -> tuple[list["Subject"], dict[str, Any]]:
+    from saekit.hub.native import load
+    from saekit.locality.depth import Subject
+    from saekit.models.sites import parse_site
+
+    wanted = [parse_site(s) for s in sites or []]
+    found, named = [], {}
+    for folder in folders:
+        card = load(folder, scaled=True).card
+        made = {"name": card.run.get("model", card.model["name"]), "revision": card.model["revision"],
+                "hub_revision": card.run.get("revision")}  # fmt: skip
+        if named and named != made:
+            raise ConfigError(
+                f"The SAEs are of several models, {named['name']} and {made['name']}. Run once "
+                f"for each."
+            )
+        named = made
+        for one in card.pair.reads:
+            if not wanted or one in wanted:
+                source = f"{folder.name}/{(card.run.get('sae') or {}).get('name', 'sae')}"
+
+                def opened(folder: Path = folder, one: Any = one):
+                    return load(folder, site=str(one)).sae
+
+                found.append(Subject(one, source, opened))
+    missing = [str(s) for s in wanted if s not in {f.site for f in found}]
+    if missing or not found:
+        raise ConfigError(f"No SAE given reads {', '.join(missing) or 'anything'}.")
+    order = sorted(found, key=lambda s: (s.site.layer or 0, s.site.point))
+    return order, named
+
+
+def _of_preset(
+    name: str, root: Path | None, layers: list[int] | None
+) -> tuple[list["Subject"], dict[str, Any]]:
+    from saekit.hub.native import load
+    from saekit.locality.depth import Subject
+    from saekit.locality.presets.base import preset
+
+    chosen = preset(name)
+    if root is None:
+        where = f"fetch them from {chosen.repo}" if chosen.repo else "train them, and use --sae"
+        raise ConfigError(f"--preset {name} needs the files of its SAEs: {where}; then --sae-root.")
+
+    def opened(layer: int):
+        return lambda: load(chosen.sae_folder(root, layer), site=str(chosen.site(layer))).sae
+
+    found = [
+        Subject(chosen.site(i), f"{chosen.repo}/{chosen.folder.format(layer=i)}", opened(i))
+        for i in layers or chosen.layers
+    ]
+    return found, {"name": chosen.model, "revision": None, "hub_revision": None}
+
+
+def model_of(named: dict[str, Any], device: str) -> "LanguageModel":
+    """Return the language model of SAEs, in float32, for gradients.
+
+    Raises:
+        FormatError: the model of that name is now another one.
+    """
+    from saekit.models.hf import load
+
+    lm = load(named["name"], revision=named["hub_revision"], dtype="float32", device=device)
+    if named["revision"] not in (None, lm.revision):
+        raise FormatError(
+            f"The SAE was trained on {named['name']} at revision {named['revision']}; what loads "
+            f"under that name now is {lm.revision}. Point the name at the right model."
+        )
+    return lm
+
+
+def text_of(corpus: str | None, dataset: str | None) -> tuple[Any, Any]:
+    """Return the corpus and the window filter.
+
+    Raises:
+        ConfigError: the data set has no text of its own and none is given.
+        UnknownNameError: there is no such filter or corpus.
+    """
+    from saekit.data.corpora.hub import Hub
+    from saekit.data.corpora.question_answer import QuestionAnswer
+    from saekit.data.open import open_corpus
+    from saekit.locality.filters.base import registry
+
+    name = dataset or ("code-python" if corpus == "stdlib" else "plain")
+    rule = registry.get(name)()
+    if corpus is not None and name == "gsm8k":
+        return QuestionAnswer(paths=(corpus,)), rule
+    if corpus is not None:
+        return open_corpus(corpus), rule
+    if name == "gsm8k":
+        raise ConfigError("Give the rows of GSM8K (question, answer) with --corpus FILE.jsonl.")
+    if name == "wikitext":
+        return Hub(repo="Salesforce/wikitext", config="wikitext-2-raw-v1", test_share=0.0), rule
+    return open_corpus("stdlib" if name == "code-python" else "packaged"), rule
+
+
+def bytes_of(gigabytes: float | None) -> int | None:
+    """Return a budget of memory in bytes.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if gigabytes is not None and not gigabytes > 0:
+        raise ConfigError(f"`--memory` is a number of GB above 0; got {gigabytes}.")
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def _threshold(preset: str | None) -> float:
+    from saekit.locality.presets.base import preset as find
+
+    return find(preset).threshold if preset else 0.0
+
+
+def _sizes(preset: str | None, most: int | None, step: int | None) -> dict[str, int]:
+    from saekit.locality.presets.base import preset as find
+
+    known = find(preset) if preset else None
+    return {
+        "most": most or (known.n_ctx_max if known else 2048),
+        "step": step or (known.n_ctx_step if known else 128),
+    }
+
+
+def _swept(
+    lm: "LanguageModel", config: Any, prompt: Path | None, corpus: str | None,
+    dataset: str | None, windows: int,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Return the longest windows, and where they are from."""
+    from saekit.core.files import digest
+    from saekit.locality import windows as drawing
+    from saekit.locality.context_length import prompt_tokens
+
+    if prompt is not None:
+        if not prompt.is_file():
+            raise FormatError(f"There is no file {prompt}.")
+        text = prompt.read_text(encoding="utf-8")
+        told = {"prompt": prompt.name, "n_chars": len(text), "sha256": digest([text])}
+        return prompt_tokens(lm.tokenizer, text, config), told | {"trim": config.trim}
+    source, rule = text_of(corpus, dataset)
+    drawn = drawing.from_corpus(
+        source, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=windows,
+        seed=config.measure.seed,
+    )  # fmt: skip
+    told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist()}
+    return drawn.tokens, told
+
+
+def _drawn_depth(out: Path, done: Any) -> list[str]:
+    from saekit.report.figures import entropy_depth, windows
+
+    label = out.name
+    paths = [entropy_depth.draw({label: out}, out / "figures" / f"entropy_depth_{kind}.png", kind)
+             for kind in entropy_depth.KINDS]  # fmt: skip
+    return [*map(str, paths), *map(str, windows.draw_all(out, out / "figures" / "windows"))]
+
+
+def _drawn_context(out: Path, done: Any) -> list[str]:
+    from saekit.report.figures import context_length
+
+    return [str(context_length.draw(out, out / "figures" / "context_length.png"))]
+
+
+def _end(
+    out: Path, lines: list[str], result: Any, failures: list["Failure"], drawn: list[str],
+    *, as_json: bool,
+) -> None:  # fmt: skip
+    """Print what was found; leave with 3 where a window, a length or a layer failed."""
+    record = {
+        "result": str(out / "result.json"),
+        "scores": {k: s.value for k, s in result.scores.items()},
+        "failures": [f._asdict() for f in failures],
+        "figures": drawn,
+    }
+    lines = [*lines, *(f"failed   {f.site}, {f.unit}: {f.reason}" for f in failures)]
+    lines += [f"figure   {path}" for path in drawn[:4]]
+    if len(drawn) > 4:
+        lines.append(f"         and {len(drawn) - 4} more in {out / 'figures'}")
+    emit(record, as_json=as_json, lines=[*lines, f"result   {out / 'result.json'}"])
+    if failures:
+        raise typer.Exit(3)

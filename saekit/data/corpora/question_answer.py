@@ -1,0 +1,63 @@
+"""QuestionAnswer: tables of questions and answers, as GSM8K; one of each is a document."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from saekit.data.base import Corpus, Document, Split, registry
+from saekit.data.corpora.files import Files
+from saekit.data.readers import read_texts
+from saekit.data.split import check_share, documents_of
+
+
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnswer(Corpus):
+    """Local tables with a question and an answer a row: JSON lines, CSV or Parquet.
+
+    A document is the question, a newline and the answer. GSM8K is such a table.
+
+    Args:
+        paths: files, folders or glob patterns; at least one.
+        question_column: where the question is.
+        answer_column: where the answer is.
+        test_share: share of documents that are test, 0 to below 1.
+
+    Raises:
+        ConfigError: no path, or the share is out of range.
+
+    Source:
+        None: local text.
+    """
+
+    name: ClassVar[str] = "question_answer"
+
+    paths: tuple[str, ...]
+    question_column: str = "question"
+    answer_column: str = "answer"
+    test_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_share(self.test_share)
+        _ = self._files  # refuses an empty list of paths
+
+    @property
+    def _files(self) -> Files:
+        return Files(paths=self.paths, test_share=self.test_share)
+
+    @override
+    def documents(self, split: Split) -> Iterator[Document]:
+        return documents_of(split, self._every(), self.test_share)
+
+    @override
+    def provenance(self) -> dict[str, Any]:
+        return self._files.provenance()
+
+    def _every(self) -> Iterator[Document]:
+        for path in self._files.found():
+            columns = (read_texts(path, c, None) for c in (self.question_column, self.answer_column))
+            for question, answer in zip(*columns, strict=True):
+                yield Document(f"{question}\n{answer}", str(path))

@@ -1,0 +1,299 @@
+"""Entropy against depth: the same windows of one corpus at every site that an SAE reads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError, SaekitError
+from saekit.core.files import digest, replace_with
+from saekit.core.progress import Progress
+from saekit.core.provenance import collect
+from saekit.core.result import Result, Score, Table
+from saekit.data.base import Corpus, Split
+from saekit.locality import windows as drawing
+from saekit.locality.filters.base import Filter
+from saekit.locality.filters.plain import Plain
+from saekit.locality.journal import Journal, archive
+from saekit.locality.measure import (
+    Arrays,
+    Failure,
+    Kit,
+    Measure,
+    joined,
+    journalled,
+    measured,
+)
+from saekit.locality.resampling import mean_interval
+from saekit.models.base import LanguageModel
+from saekit.models.sites import Site
+from saekit.saes.base import SAE
+
+VERSION = 1
+BLOCK_WINDOWS = 8  # measured together, and recorded together
+
+
+class Subject(NamedTuple):
+    """One SAE of a run; loaded when its turn comes, so that one bad file does not stop others."""
+
+    site: Site
+    source: str  # where it is from
+    load: Callable[[], SAE]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(Config):
+    """A run of entropy against depth.
+
+    Args:
+        corpus: the text.
+        filter: which windows of it may be used.
+        n_ctx: tokens of a window, BOS included.
+        windows: how many.
+        bos: whether a BOS is put before each window.
+        split: of the corpus.
+        measure: how.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    name: ClassVar[str] = "locality_depth"
+    corpus: Corpus
+    filter: Filter = field(default_factory=Plain)
+    n_ctx: int = 64
+    windows: int = 50
+    bos: bool = False
+    split: str = "test"
+    measure: Measure = field(default_factory=Measure)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_ctx < 2 or self.windows < 1 or self.split not in ("train", "test"):
+            raise ConfigError(
+                f"A run needs windows of at least 2 tokens, one window, and split train or test; "
+                f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
+            )
+
+
+class Done(NamedTuple):
+    """A finished run."""
+
+    result: Result
+    latents: Table  # a row for each site, window and latent
+    failures: list[Failure]
+
+
+def run(
+    lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path, *,
+    resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
+) -> Done:  # fmt: skip
+    """Measure every site on the same windows; write tables, influences and the result to `out`.
+
+    What fails is left out, listed in the result, and tried again by a run with `resume`.
+
+    Raises:
+        ConfigError: there is nothing to measure, or the folder is in use.
+        DataError: no window passes the filter.
+    """
+    check_subjects(lm, subjects)
+    split: Split = "train" if config.split == "train" else "test"
+    drawn = drawing.from_corpus(
+        config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
+        windows=config.windows, seed=config.measure.seed, bos=config.bos,
+    )  # fmt: skip
+    settings = {
+        "run": config.to_dict(),
+        "model": lm.provenance(),
+        "sites": {str(s.site): s.source for s in subjects},
+        "windows": digest([drawn.tokens.numpy().tobytes(), drawn.start.numpy().tobytes()]),
+    }
+    journal = Journal(out, settings, resume=resume)
+    randomised = lm.shuffled(config.measure.seed) if "weights" in config.measure.nulls else None
+    kit = Kit(lm, config.measure, memory_bytes, randomised)
+    bar = Progress("locality", len(subjects) * len(drawn.tokens), "windows", shown=shown)
+    found: dict[str, Arrays] = {}
+    failures = _too_few(config, drawn)
+    for subject in subjects:
+        parts, failed = _at_site(kit, subject, drawn.tokens, journal, bar)
+        failures += failed
+        if parts:
+            found[str(subject.site)] = joined(parts)
+    bar.close()
+    result = _result(config, settings, drawn, found, failures)
+    latents = latent_table(found)
+    write(out, result, latents, found)
+    return Done(result, latents, failures)
+
+
+def check_subjects(lm: LanguageModel, subjects: Sequence[Subject]) -> None:
+    """Refuse no SAE, two of one site, or a site that the model has not.
+
+    Raises:
+        ConfigError: there is nothing to measure, or a site twice.
+        UnknownNameError: there is no such site.
+    """
+    names = [str(lm.check_site(s.site)) for s in subjects]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"A run needs SAEs of different sites; got {', '.join(names) or 'none'}.")
+
+
+def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
+    missing = config.windows - len(drawn.tokens)
+    if not missing:
+        return []
+    why = f"{missing} of {config.windows} windows were not to be had: {drawn.refused or 'no text'}"
+    return [Failure("all", "windows", why)]
+
+
+def _at_site(
+    kit: Kit, subject: Subject, tokens: Tensor, journal: Journal, bar: Progress
+) -> tuple[list[Arrays], list[Failure]]:
+    """Return what the blocks of windows give at one site."""
+    site = str(subject.site)
+    try:
+        sae = subject.load().requires_grad_(False)
+    except (SaekitError, OSError, RuntimeError) as error:
+        bar.add(len(tokens), f"{site} failed")
+        return [], [Failure(site, "all", f"{type(error).__name__}: {error}")]
+    parts, failures = [], []
+    for first in range(0, len(tokens), BLOCK_WINDOWS):
+        block = tokens[first : first + BLOCK_WINDOWS]
+
+        def job(rows: Tensor, at: int) -> Callable[[], Arrays]:
+            return lambda: measured(kit, sae, subject.site, rows, at)
+
+        unit = f"{site}/{first:06d}"
+        jobs = {unit: job(block, first)}
+        jobs |= {f"window {first + i}": job(block[i : i + 1], first + i) for i in range(len(block))}
+        made, failed = journalled(journal, unit, jobs, site)
+        parts += made
+        failures += failed
+        bar.add(len(block), f"{site}{', some failed' if failed else ''}")
+    return parts, failures
+
+
+def latent_table(found: dict[str, Arrays]) -> Table:
+    """Return a row for each site, window and latent: activation and what the profile tells."""
+    names = ["window", "latent", "activation", "flags"]
+    told = dict.fromkeys(k[2:] for arrays in found.values() for k in arrays if k[:2] == "s.")
+    columns: dict[str, list[Any]] = {k: [] for k in ["site", *names, *told]}
+    for site, arrays in found.items():
+        columns["site"] += [site] * len(arrays["latent"])
+        for name in names:
+            columns[name] += arrays[name].tolist()
+        for name in told:
+            columns[name] += arrays[f"s.{name}"].tolist()
+    units = {k: "bits" for k in columns if k.endswith("bits")} | {"activation": "act units"}
+    return Table(columns=columns, units=units | {"look_back": "tokens"})
+
+
+def write(out: Path, result: Result, latents: Table, found: dict[str, Arrays]) -> None:
+    """Write influences by site, then the tables, then the result: where that is, all is."""
+    for site, arrays in found.items():
+        kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
+        replace_with(out / "influences" / f"{site}.npz", archive(kept))
+    latents.write_csv(out / "latents.csv")
+    Table(**result.details["by_site"]).write_csv(out / "depth.csv")
+    Table(**result.details["by_window"]).write_csv(out / "windows.csv")
+    result.write(out / "result.json")
+
+
+def _result(
+    config: Depth, settings: dict[str, Any], drawn: drawing.Selection, found: dict[str, Arrays],
+    failures: list[Failure],
+) -> Result:  # fmt: skip
+    scores: dict[str, Score] = {}
+    by_site: dict[str, list[Any]] = {}
+    for site, arrays in found.items():
+        row = {"site": site, "layer": int(site[1:].split(".")[0]) if site[0] == "L" else -1}
+        for name, score in site_scores(arrays, config.measure.seed).items():
+            scores[f"{site}/{name}"] = score
+            row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+        row |= {
+            "n_windows": len(arrays["windows"]),
+            "n_pairs": len(arrays["latent"]),
+            "n_latents": len(np.unique(arrays["latent"])),
+            "n_undefined": int(np.nansum(arrays["s.undefined"])),
+        }
+        for name, value in row.items():
+            by_site.setdefault(name, []).append(value)
+    details = {
+        "by_site": {"columns": by_site, "units": {}},
+        "by_window": {"columns": window_columns(drawn, found), "units": {}},
+        "failures": [f._asdict() for f in failures],
+        "refused": drawn.refused,
+        "candidates": drawn.candidates,
+        "leaf": "output of the token embedding module (site embed)",
+        "model": settings["model"],
+        "sites": settings["sites"],
+        "corpus": config.corpus.provenance(),
+        "tokens": drawn.tokens.tolist(),
+    }
+    return Result(
+        name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
+        details=details, provenance=collect(config.measure.seed),
+    )  # fmt: skip
+
+
+def window_columns(drawn: drawing.Selection, found: dict[str, Arrays]) -> dict[str, list[Any]]:
+    """Return a row for each site and window."""
+    names = ["site", "window", "start", "source", "active_latents", "mean_entropy_bits"]
+    columns: dict[str, list[Any]] = {k: [] for k in names}
+    vector = any("v.entropy_bits" in a for a in found.values())
+    if vector:
+        columns["token_vector_entropy_bits"] = []
+    for site, arrays in found.items():
+        for i, w in enumerate(arrays["windows"].tolist()):
+            H = arrays["s.entropy_bits"][arrays["window"] == w]
+            H = H[~np.isnan(H)]
+            values = [site, w, int(drawn.start[w]), drawn.source[w], len(H)]
+            values.append(float(H.mean()) if len(H) else None)
+            if vector:
+                values.append(float(arrays["v.entropy_bits"][i]))
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+    return columns
+
+
+def site_scores(arrays: Arrays, seed: int) -> dict[str, Score]:
+    """Return means with 95 % intervals, windows drawn anew.
+
+    entropy_bits_mean_over_windows averages the windows' own means, which is what the published
+    multi-layer run calls mean_feature_entropy; entropy_bits_pooled averages all pairs of window
+    and latent, which its single-layer run calls by the same name.
+    """
+    window = torch.from_numpy(arrays["window"])
+    pooled = {k[2:]: torch.from_numpy(v) for k, v in arrays.items() if k[:2] == "s."}
+    H, known = pooled["entropy_bits"], ~pooled["entropy_bits"].isnan()
+    kinds, which = window[known].unique(return_inverse=True)
+    own = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, which, H[known])
+    own /= torch.bincount(which, minlength=len(kinds)).clamp_min(1)
+    scores = {"entropy_bits_mean_over_windows": _score(own, None, "bits", seed)}
+    units = {"entropy_bits": "bits", "effective_tokens": "tokens", "entropy_share": "share",
+             "entropy_without_sink_bits": "bits", "kl_bits": "bits", "look_back": "tokens",
+             "sink_mass": "share", "span_90": "tokens"}  # fmt: skip
+    for name, values in pooled.items():
+        if name in units or name.endswith("_entropy_bits"):
+            scores[f"{name}_pooled"] = _score(values, window, units.get(name, "bits"), seed)
+    if "v.entropy_bits" in arrays:
+        whole = torch.from_numpy(arrays["v.entropy_bits"])
+        scores["token_vector_entropy_bits"] = _score(whole, None, "bits", seed)
+    return scores
+
+
+def _score(values: Tensor, groups: Tensor | None, unit: str, seed: int) -> Score:
+    kept = ~values.isnan()
+    values, groups = values[kept], None if groups is None else groups[kept]
+    n = len(values) if groups is None else len(groups.unique())
+    if not n:
+        return Score(value=None, n=0, unit=unit, better="neither", reason="nothing was measured")
+    mean, low, high = (float(v) for v in mean_interval(values[:, None], groups, seed=seed))
+    if n < 2:
+        return Score(value=mean, n=n, unit=unit, better="neither", reason="one window")
+    return Score(value=mean, low=low, high=high, n=n, unit=unit, better="neither")

@@ -1,0 +1,1 @@
+"""Which windows of a corpus may be used: one file a kind of text."""

@@ -1,0 +1,81 @@
+"""Journal: what of a run is done, so that a killed one goes on where it was.
+
+Each unit of work is one file, written whole or not at all; the run's settings are beside them, and
+a run with other settings refuses to go on with it.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.files import read_json, replace_with, write_json
+
+SETTINGS = "run.json"
+
+
+class Journal:
+    """The finished units of a run.
+
+    Args:
+        folder: of the run.
+        settings: what decides its numbers, JSON-ready.
+        resume: whether a folder that holds units may be gone on with.
+
+    Raises:
+        ConfigError: the folder is in use, or holds a run with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool):
+        self.folder = folder
+        path = folder / SETTINGS
+        if path.exists():
+            if not resume:
+                raise ConfigError(
+                    f"{folder} holds a run. Go on with it with --resume, or choose another --out."
+                )
+            before = read_json(path)
+            changed = [k for k in {*before, *settings} if before.get(k) != settings.get(k)]
+            if changed:
+                raise ConfigError(
+                    f"The run in {folder} has other settings ({', '.join(sorted(changed))}). "
+                    f"Give the same ones, or choose another --out."
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} is in use. Choose another folder with --out.")
+        else:
+            write_json(path, dict(settings))
+
+    def get(self, unit: str) -> dict[str, np.ndarray] | None:
+        """Return what a unit gave, or None where it is still to be done.
+
+        Raises:
+            FormatError: its file is damaged.
+        """
+        path = self._path(unit)
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except (OSError, ValueError, EOFError) as error:
+            raise FormatError(f"{path} is damaged: {error}. Delete it; it is made again.") from error
+
+    def put(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Record a unit as done."""
+        replace_with(self._path(unit), archive(arrays))
+
+    def _path(self, unit: str) -> Path:
+        return self.folder / "journal" / f"{unit}.npz"
+
+
+def archive(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return arrays as the bytes of an npz file; the same arrays give the same bytes."""
+    out = io.BytesIO()
+    if bad := [k for k, v in arrays.items() if np.asarray(v).dtype.hasobject]:
+        raise TypeError(f"{bad} hold objects; only numbers and text are written")
+    np.savez(out, **arrays)
+    return out.getvalue()
