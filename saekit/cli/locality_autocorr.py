@@ -12,7 +12,9 @@ from saekit.cli.locality_events import (
     Index,
     Json,
     Latents,
+    Memory,
     Quiet,
+    bytes_of,
     draw_latents,
     float32_model,
     numbers,
@@ -60,6 +62,7 @@ def autocorr(
     ] = 32,
     n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    memory: Memory = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
@@ -82,28 +85,26 @@ def autocorr(
         )
     loaded = load(sae)
     folder = out or sae / "locality" / "autocorr"
-    lm = float32_model(loaded, device) if documents or targets else None
+    lm = float32_model(loaded, device)
     if documents:
-        assert lm is not None
         store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
     else:
         store = open_index(index or sae / "index", loaded)
     named = numbers(latents, store.d_sae) if latents else None
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
-    chosen = _select(pool, curves, found, store, named is None, (n_latents, top, seed))
+    chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
     found = found.of(_tensor(chosen.latents))
     _files(folder, store, curves, found, chosen)
+    _contexts(folder, lm, store, found)
     scored = None
     if targets:
-        assert lm is not None
         drawn = (chosen.latents, targets, n_ctx, threshold, seed)
-        scored = _targets(folder, loaded, lm, store, drawn, quiet)
+        scored = _targets(folder, loaded, lm, store, drawn, bytes_of(memory), quiet)
     H = _entropies(scored)
     corner = _summary(folder, curves, chosen, H)
     drawn_files = _draw(folder, curves, chosen, H)
     if corner and scored is not None:
-        assert lm is not None
         drawn_files.append(_corner_cards(folder, store, lm, scored, found, corner))
     failed = len(scored.failures) if scored is not None else 0
     record = {
@@ -112,6 +113,7 @@ def autocorr(
         "figures": [str(p) for p in drawn_files],
     }  # fmt: skip
     _manifest(folder, record, store, question, (seed, corpus, split))
+    _corpus(folder, store, curves.n_tokens, lm)
     lines = [
         f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
         *([f"corners  {record['corners']}"] if corner else []),
@@ -146,16 +148,17 @@ def _read(
 
 
 def _select(
-    pool: list[int], curves: "Curves", found: "DocPeaks", store: "LatentStore", filtered: bool,
-    drawn: tuple[int, int, int],
+    pool: list[int], curves: "Curves", store: "LatentStore", filtered: bool,
+    drawn: tuple[int, int, int, float],
 ) -> _Chosen:  # fmt: skip
     """Return the latents looked at, and why the others of the pool are not."""
     import torch
 
+    from saekit.analysis.firing import Firing
     from saekit.core.seeds import generator
 
-    n, top, seed = drawn
-    docs = torch.bincount(found.latent, minlength=store.d_sae)
+    n, top, seed, threshold = drawn
+    docs = Firing(threshold=threshold).measure(store).docs
     ok = [a for a in pool if not filtered or int(docs[a]) >= top]
     if not ok or n < 1:
         raise ConfigError(
@@ -164,14 +167,15 @@ def _select(
         )
     order = torch.randperm(len(ok), generator=generator(seed, "autocorr")).tolist()
     latents = sorted(ok[i] for i in order[:n]) if filtered else ok
+    passes, selected = set(ok), set(latents)
     rows = {
         "feature_id": pool,
         "density": [float(curves.counts[a]) / curves.n_tokens for a in pool],
         "n_active": [int(curves.counts[a]) for a in pool],
         "max_act": [float(store.maxima[a]) for a in pool],
-        "n_docs_active": [int(docs[a]) for a in pool],  # no more than are kept: `top`
-        "passes": [a in set(ok) for a in pool],
-        "selected": [a in set(latents) for a in pool],
+        "n_docs_active": [int(docs[a]) for a in pool],
+        "passes": [a in passes for a in pool],
+        "selected": [a in selected for a in pool],
     }
     return _Chosen(latents, rows)
 
@@ -208,9 +212,27 @@ def _files(
     )
 
 
+def _contexts(
+    folder: Path, lm: "LanguageModel", store: "LatentStore", found: "DocPeaks", most: int = 3
+) -> None:
+    """Write the strongest contexts of each latent, for a reader to check that they are sane."""
+    from saekit.core.files import write_text
+    from saekit.locality.events import from_store
+
+    best = found.only(found.rank < most)
+    lines = ["# Strongest contexts, one a document"]
+    for event in from_store(store, best.latent, best.place, best.value, n_ctx=24):
+        if event.rank == 0:
+            lines += ["", f"## latent {event.latent}", ""]
+        pieces = [p.replace("\n", " ").replace("`", "'") for p in lm.tokenizer.pieces(event.ids)]
+        text = f"{''.join(pieces[:-1])}[[{pieces[-1]}]]"
+        lines.append(f"- {event.value:.3g}, document {event.doc}: `{text}`")
+    write_text(folder / "sanity_contexts.md", "\n".join(lines) + "\n")
+
+
 def _targets(
     folder: Path, loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
-    drawn: tuple[list[int], int, int, float, int], quiet: bool,
+    drawn: tuple[list[int], int, int, float, int], memory_bytes: int | None, quiet: bool,
 ) -> "Scored":  # fmt: skip
     """Score positions drawn at random where latents are on, and write what came of it."""
     from saekit.analysis.active_places import active_places
@@ -225,7 +247,8 @@ def _targets(
     card = loaded.card
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
         lm, loaded.sae, card.at or str(card.pair.reads[0]), events,
-        bos_id=lm.tokenizer.bos_id if card.bos else None, shown=not quiet,
+        bos_id=lm.tokenizer.bos_id if card.bos else None, memory_bytes=memory_bytes,
+        shown=not quiet,
     )  # fmt: skip
     J = scored.J.double().nansum(1)
     Table(
@@ -358,4 +381,20 @@ def _manifest(
         record | {"question": question.to_dict(), "documents": store.meta.get("documents"),
                   "corpus": corpus, "split": split, "seed": seed,
                   "provenance": provenance.collect(seed)},
+    )  # fmt: skip
+
+
+def _corpus(folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel") -> None:
+    from saekit.activations.text_axis import texts
+    from saekit.core.files import write_json
+
+    run = (store.meta.get("card") or {}).get("run", {})
+    n_docs = 0
+    for text in texts(store):
+        n_docs = int(text.stretch[-1]) + 1
+    write_json(
+        folder / "corpus_meta.json",
+        {"dataset": run.get("corpus"), "split": store.meta.get("split"), "n_docs": n_docs,
+         "n_tokens": n_tokens, "documents": store.meta.get("documents"),
+         "tokenizer": lm.tokenizer.digest},
     )  # fmt: skip

@@ -21,6 +21,9 @@ Latents = Annotated[
     str | None, typer.Option(help="Latents by number, as 3,17,200-210. [drawn from living ones]")
 ]
 Index = Annotated[Path | None, typer.Option(help="Folder of `saekit index`. [SAE/index]")]
+Memory = Annotated[
+    float | None, typer.Option(help="GB for gradients. [half of what is free]")
+]
 PARTLY = 3  # exit code: done, but for some events
 
 
@@ -50,6 +53,7 @@ def events(
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [SAE/locality/events]")] = None,
+    memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -84,7 +88,7 @@ def events(
     }  # fmt: skip
     counts = run.write(
         loaded, float32_model(loaded, device), found, folder, source=source, about=about,
-        shown=not quiet,
+        memory_bytes=bytes_of(memory), shown=not quiet,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)
 
@@ -214,6 +218,17 @@ def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
             f"{loaded.sae.cfg.d_sae}. Index again, or name the right one with --index."
         )
     return store
+
+
+def bytes_of(memory: float | None) -> int | None:
+    """Return a budget in bytes.
+
+    Raises:
+        ConfigError: it is not above 0.
+    """
+    if memory is not None and memory <= 0:
+        raise ConfigError(f"`--memory` is a number of GB above 0; got {memory:g}.")
+    return None if memory is None else int(memory * 1e9)
 
 
 def float32_model(loaded: "Loaded", device: str) -> "LanguageModel":

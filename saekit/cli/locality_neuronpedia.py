@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_events import Json, Latents, Quiet, finish, float32_model, numbers
+from saekit.cli.locality_events import (
+    Json,
+    Latents,
+    Memory,
+    Quiet,
+    bytes_of,
+    finish,
+    float32_model,
+    numbers,
+)
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -42,6 +51,7 @@ def neuronpedia(
     seed: Annotated[int, typer.Option(help="Decides which latents are browsed.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/neuronpedia]")] = None,
+    memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -65,7 +75,7 @@ def neuronpedia(
     records = [place.get(i) for i in chosen]
     if sae is not None:
         _score(sae, records, out or sae / "locality" / "neuronpedia", top, tuple(n_ctx or ()),
-               threshold, anyway, figures, device, quiet, as_json)  # fmt: skip
+               threshold, anyway, figures, bytes_of(memory), device, quiet, as_json)  # fmt: skip
         return
     if browse:
         low, high = BROWSED
@@ -82,7 +92,8 @@ def neuronpedia(
 
 def _score(  # noqa: PLR0913 - the options of the command
     sae: Path, records: "list[Record]", out: Path, top: int, n_ctx: tuple[int, ...],
-    threshold: float, anyway: bool, figures: bool, device: str, quiet: bool, as_json: bool,
+    threshold: float, anyway: bool, figures: bool, memory_bytes: int | None, device: str,
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
@@ -124,7 +135,7 @@ def _score(  # noqa: PLR0913 - the options of the command
         )
     source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
     counts = run.write(
-        loaded, lm, events, out, source=source, shown=not quiet,
+        loaded, lm, events, out, source=source, memory_bytes=memory_bytes, shown=not quiet,
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)

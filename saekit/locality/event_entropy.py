@@ -1,7 +1,7 @@
 """H_pos of events: how far back a latent looks where it is strongest."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -15,7 +15,7 @@ from saekit.core.progress import Progress
 from saekit.core.result import Table
 from saekit.locality.entropy import entropy_bits
 from saekit.locality.events import Event
-from saekit.locality.influence import influence
+from saekit.locality.influence import Influences, influence
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
@@ -98,6 +98,7 @@ class EventEntropy(Config):
         events: Sequence[Event],
         *,
         bos_id: int | None = None,
+        memory_bytes: int | None = None,
         shown: bool = False,
     ) -> Scored:
         """Return the influences and entropies of some events, in the order given.
@@ -111,6 +112,7 @@ class EventEntropy(Config):
             site: where.
             events: with at least one token each.
             bos_id: token before every window; None for none.
+            memory_bytes: of graph and gradients; None: half of what is free.
             shown: show progress on stderr.
 
         Raises:
@@ -124,6 +126,13 @@ class EventEntropy(Config):
                 f"longer. Lower `n_ctx`."
             )
         out = _blank(events, self.n_ctx)
+
+        def ask(tokens: Tensor, pairs: Tensor) -> Influences:
+            return influence(
+                lm, sae, tokens, site, latents=pairs, position=-1, threshold=self.threshold,
+                legacy_encode=self.legacy_encode, memory_bytes=memory_bytes,
+            )  # fmt: skip
+
         by_length: dict[int, list[int]] = {}
         for i, event in enumerate(events):
             by_length.setdefault(min(len(event.ids), self.n_ctx), []).append(i)
@@ -132,29 +141,26 @@ class EventEntropy(Config):
             size = max(1, self.batch_tokens // (length + extra))
             for begin in range(0, len(members), size):
                 batch = members[begin : begin + size]
-                self._fill(out, batch, length, lm=lm, sae=sae, site=site, bos_id=bos_id)
+                self._fill(out, batch, length, ask, bos_id)
                 progress.add(len(batch))
         progress.close()
         return out
 
     def _fill(
-        self, out: Scored, batch: list[int], length: int, *, lm: LanguageModel, sae: SAE,
-        site: Site | str, bos_id: int | None,
-    ) -> None:
+        self, out: Scored, batch: list[int], length: int,
+        ask: Callable[[Tensor, Tensor], Influences], bos_id: int | None,
+    ) -> None:  # fmt: skip
         head = [] if bos_id is None else [bos_id]
         ids = [head + list(out.events[i].ids[-length:]) for i in batch]
         pairs = torch.tensor([[n, out.events[i].latent] for n, i in enumerate(batch)])
         try:
-            found = influence(
-                lm, sae, torch.tensor(ids), site, latents=pairs, position=-1,
-                threshold=self.threshold, legacy_encode=self.legacy_encode,
-            )  # fmt: skip
+            found = ask(torch.tensor(ids), pairs)
         except ConfigError:
             raise
         except (SaekitError, RuntimeError) as error:
             if len(batch) > 1:  # find out which it is, so that no other is lost with it
                 for i in batch:
-                    self._fill(out, [i], length, lm=lm, sae=sae, site=site, bos_id=bos_id)
+                    self._fill(out, [i], length, ask, bos_id)
                 return
             out.n_positions[batch[0]] = length
             message = " ".join(str(error).split())

@@ -66,6 +66,7 @@ class EventRun(Config):
         *,
         source: Mapping[str, Any],
         about: Mapping[int, str] | None = None,
+        memory_bytes: int | None = None,
         shown: bool = True,
     ) -> dict[str, Any]:
         """Score the events at every length and write the folder; return counts.
@@ -80,6 +81,7 @@ class EventRun(Config):
             out: folder; files of an earlier run in it are replaced.
             source: JSON-ready: where the events are from.
             about: what latents are said to be.
+            memory_bytes: of graph and gradients; None: half of what is free.
             shown: show progress on stderr.
 
         Returns:
@@ -101,7 +103,7 @@ class EventRun(Config):
         failures: list[str] = []
         for n_ctx in sorted(self.n_ctx, reverse=True):  # what does not fit fails first
             scored = self._one(n_ctx).score(
-                lm, loaded.sae, site, events, bos_id=bos, shown=shown
+                lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes, shown=shown
             )
             _write(out, scored, lm.tokenizer, about)
             ok[str(n_ctx)] = int(scored.ok.sum())

@@ -39,8 +39,7 @@ def table(rows: Sequence[Row], n_ctx: int) -> Table:
         row = (latent, names[latent], len(values), mean, std, low, high)
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
-    units = dict.fromkeys(("mean", "std", "low", "high"), "bits")
-    return Table(columns=columns, units=units)
+    return Table(columns=columns, units={c: "bits" for c in ("mean", "std", "low", "high")})
 
 
 def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:

@@ -12,6 +12,7 @@ from saekit.locality.resampling import mean_interval
 from saekit.report import style
 
 PERMUTATIONS = 1000
+SPREAD = 8.0  # times; lengths that differ more are drawn on a logarithmic axis
 
 
 def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None:
@@ -52,9 +53,10 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
             torch.Generator().manual_seed(0),
         )  # fmt: skip
         said = f"; Spearman {value:.2f}, p = {null.p:.2g}"
-    at.set(xscale="log", xlabel="tau_1e of the activation (tokens)",
-           ylabel="mean $H_{pos}$ where on (bits)")  # fmt: skip
-    at.set_xscale("log", base=2)
+    at.set(xlabel="tau_1e of the activation (tokens)", ylabel="mean $H_{pos}$ where on (bits)")
+    if float(tau.max()) > SPREAD * float(tau.min()):
+        at.set_xscale("log", base=2)
+        at.xaxis.set_major_formatter("{x:g}")
     at.set_title(f"{len(known)} latents, {sum(columns['n_events'])} events{said}", fontsize=8.5)
     lost = len(found) - len(known)
     figure.supxlabel(
