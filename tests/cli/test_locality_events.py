@@ -224,5 +224,7 @@ def test_failed_events_end_with_three(run, tmp_path, capsys, monkeypatch):
         capsys, "locality", "events", run, *EVENTS, "--max-density", 1, "--out", tmp_path,
         "--no-figures",
     )  # fmt: skip
-    assert code == 3 and json.loads(line)["failed"] == 1
+    lost = [r for n in (8, 16) for r in rows(tmp_path / f"ctx{n}.csv")
+            if r["status"] == "compute_error: not finite"]  # fmt: skip
+    assert code == 3 and json.loads(line)["failed"] == len(lost) > 0
     assert "not finite" in json.loads((tmp_path / "manifest.json").read_text())["failures"][0]
