@@ -53,6 +53,7 @@ def events(
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [SAE/locality/events]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
@@ -88,7 +89,7 @@ def events(
     }  # fmt: skip
     counts = run.write(
         loaded, float32_model(loaded, device), found, folder, source=source, about=about,
-        memory_bytes=bytes_of(memory), shown=not quiet,
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)
 

@@ -45,6 +45,7 @@ def neuronpedia(
         list[int] | None, typer.Option(help="Window, tokens. Repeatable. [16 32 64 96 128]")
     ] = None,
     threshold: Annotated[float, typer.Option(help="An activation counts above this.")] = 0.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Score although activations do not match.")
     ] = False,
@@ -75,7 +76,7 @@ def neuronpedia(
     records = [place.get(i) for i in chosen]
     if sae is not None:
         _score(sae, records, out or sae / "locality" / "neuronpedia", top, tuple(n_ctx or ()),
-               threshold, anyway, figures, bytes_of(memory), device, quiet, as_json)  # fmt: skip
+               threshold, anyway, figures, resume, bytes_of(memory), device, quiet, as_json)  # fmt: skip
         return
     if browse:
         low, high = BROWSED
@@ -92,7 +93,7 @@ def neuronpedia(
 
 def _score(  # noqa: PLR0913 - the options of the command
     sae: Path, records: "list[Record]", out: Path, top: int, n_ctx: tuple[int, ...],
-    threshold: float, anyway: bool, figures: bool, memory_bytes: int | None, device: str,
+    threshold: float, anyway: bool, figures: bool, resume: bool, memory_bytes: int | None, device: str,
     quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
@@ -116,26 +117,27 @@ def _score(  # noqa: PLR0913 - the options of the command
         events += found
         log[str(record.index)] = said
     if not events:
-        write_json(out / "adapter_log.json", log)
+        failed = [t for said in log.values() for t in said["roundtrip_failure_examples"]]
         raise DataError(
-            f"No text of these latents can be read by the tokenizer of {lm.name}; see "
-            f"{out / 'adapter_log.json'}."
+            f"No text of these latents can be read token by token by the tokenizer of {lm.name}, "
+            f"as {failed[:1]}. Is it the model that Neuronpedia used?"
         )
     card = loaded.card
     site = card.at or str(card.pair.reads[0])
     bos = lm.tokenizer.bos_id if card.bos else None
     table = match(lm, loaded.sae, site, [e for e in events if e.rank == 0], bos)
-    table.write_csv(out / "match.csv")
+    compared = out.with_name(f"{out.name}_match.csv")
+    table.write_csv(compared)
     wrong = [f for f, ok in zip(*(table.columns[c] for c in ("feature_id", "ok")), strict=True)
              if not ok]  # fmt: skip
     if wrong and not anyway:
         raise DataError(
             f"Activations differ from Neuronpedia's for {len(wrong)} of {len(table)} latents, as "
-            f"{wrong[0]} (see {out / 'match.csv'}): another SAE, layer or model. Score --anyway."
+            f"{wrong[0]} (see {compared}): another SAE, layer or model. Score --anyway."
         )
     source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
     counts = run.write(
-        loaded, lm, events, out, source=source, memory_bytes=memory_bytes, shown=not quiet,
+        loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes, shown=not quiet,
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,6 +17,7 @@ from saekit.core.result import Table
 from saekit.locality.entropy import entropy_bits
 from saekit.locality.events import Event
 from saekit.locality.influence import Influences, influence
+from saekit.locality.journal import Journal
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
@@ -48,7 +50,7 @@ class Scored(NamedTuple):
     @property
     def failures(self) -> list[str]:
         """Messages of the events that could not be computed."""
-        return [s for s in self.status if s.startswith(ERROR)]
+        return [s for s in self.status if _failed(s)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class EventEntropy(Config):
                 f"{self.n_ctx}, {self.batch_tokens} and {self.threshold}."
             )
 
-    def score(
+    def score(  # noqa: PLR0913 - what is scored, and how the machine goes about it
         self,
         lm: LanguageModel,
         sae: SAE,
@@ -99,6 +101,7 @@ class EventEntropy(Config):
         *,
         bos_id: int | None = None,
         memory_bytes: int | None = None,
+        journal: Journal | None = None,
         shown: bool = False,
     ) -> Scored:
         """Return the influences and entropies of some events, in the order given.
@@ -113,6 +116,7 @@ class EventEntropy(Config):
             events: with at least one token each.
             bos_id: token before every window; None for none.
             memory_bytes: of graph and gradients; None: half of what is free.
+            journal: where batches that are done are kept, and read from; None keeps none.
             shown: show progress on stderr.
 
         Raises:
@@ -137,11 +141,17 @@ class EventEntropy(Config):
         for i, event in enumerate(events):
             by_length.setdefault(min(len(event.ids), self.n_ctx), []).append(i)
         progress = Progress(f"N={self.n_ctx}", len(events), "events", shown=shown)
+        n_batches = 0
         for length, members in sorted(by_length.items()):
             size = max(1, self.batch_tokens // (length + extra))
             for begin in range(0, len(members), size):
                 batch = members[begin : begin + size]
-                self._fill(out, batch, length, ask, bos_id)
+                unit = f"ctx{self.n_ctx}_{n_batches:05d}"
+                n_batches += 1
+                if journal is None or not _restored(out, batch, journal.get(unit)):
+                    self._fill(out, batch, length, ask, bos_id)
+                    if journal is not None and not any(_failed(out.status[i]) for i in batch):
+                        journal.put(unit, _kept(out, batch))
                 progress.add(len(batch))
         progress.close()
         return out
@@ -190,6 +200,30 @@ def _blank(events: Sequence[Event], n_ctx: int) -> Scored:
         torch.zeros(m, dtype=torch.int64), torch.full((m,), torch.nan),
         torch.full((m,), torch.nan, dtype=torch.float64), torch.full((m,), torch.nan), [OFF] * m,
     )  # fmt: skip
+
+
+def _failed(status: str) -> bool:
+    return status.startswith(ERROR)
+
+
+_NUMBERS = ("J", "n_positions", "activation", "H", "bos_share")
+
+
+def _kept(out: Scored, batch: list[int]) -> dict[str, np.ndarray]:
+    """Return what is known of some events, as arrays."""
+    found = {name: getattr(out, name)[batch].numpy() for name in _NUMBERS}
+    return found | {"status": np.array([out.status[i] for i in batch])}
+
+
+def _restored(out: Scored, batch: list[int], arrays: dict[str, np.ndarray] | None) -> bool:
+    """Put back what `_kept` gave; return whether there was anything."""
+    if arrays is None:
+        return False
+    for name in _NUMBERS:
+        getattr(out, name)[batch] = torch.from_numpy(arrays[name])
+    for i, status in zip(batch, arrays["status"].tolist(), strict=True):
+        out.status[i] = status
+    return True
 
 
 def by_latent(scored: Scored) -> Table:

@@ -7,14 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from saekit.core import provenance
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.files import write_json, write_text
+from saekit.core.files import digest, write_json, write_text
 from saekit.hub.native import Loaded
 from saekit.locality import event_files
 from saekit.locality.event_entropy import EventEntropy, Scored, by_latent
 from saekit.locality.events import Event
+from saekit.locality.journal import Journal
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.models.sites import Site, parse_site
 
@@ -57,6 +61,20 @@ class EventRun(Config):
             legacy_encode=self.legacy_encode,
         )  # fmt: skip
 
+    def _settings(
+        self, loaded: Loaded, lm: LanguageModel, site: Site, events: Sequence[Event]
+    ) -> dict[str, Any]:
+        """Return what decides the numbers of a run."""
+        weights = loaded.sae.state_dict()
+        return {
+            "run": self.to_dict(), "model": lm.provenance(), "site": str(site),
+            "bos": loaded.card.bos, "sae": loaded.sae.cfg.to_dict(),
+            "weights": digest(
+                part for k in sorted(weights) for part in (k, _bytes(weights[k]))
+            ),
+            "events": digest(str(tuple(e)) for e in events),
+        }  # fmt: skip
+
     def write(  # noqa: PLR0913 - what a run is of, and where it goes
         self,
         loaded: Loaded,
@@ -66,6 +84,7 @@ class EventRun(Config):
         *,
         source: Mapping[str, Any],
         about: Mapping[int, str] | None = None,
+        resume: bool = False,
         memory_bytes: int | None = None,
         shown: bool = True,
     ) -> dict[str, Any]:
@@ -78,9 +97,11 @@ class EventRun(Config):
             loaded: the SAE and its card.
             lm: the model, in float32.
             events: with as much text as the longest window.
-            out: folder; files of an earlier run in it are replaced.
+            out: folder to make, or to go on with.
             source: JSON-ready: where the events are from.
             about: what latents are said to be.
+            resume: go on with the run in `out`: batches that are done are not done again, those
+                that failed are.
             memory_bytes: of graph and gradients; None: half of what is free.
             shown: show progress on stderr.
 
@@ -89,7 +110,8 @@ class EventRun(Config):
 
         Raises:
             DataError: there are no events.
-            ConfigError: windows are longer than the model reads.
+            ConfigError: windows are longer than the model reads, or the folder is in use or
+                holds a run with other settings.
         """
         if not events:
             raise DataError("There are no events: the latents are on nowhere in this text.")
@@ -97,14 +119,15 @@ class EventRun(Config):
         card = loaded.card
         site = parse_site(card.at) if card.at else card.pair.reads[0]
         bos = lm.tokenizer.bos_id if card.bos else None
-        _clear(out)
+        journal = Journal(out, self._settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)
         ok: dict[str, int] = {}
         failures: list[str] = []
         for n_ctx in sorted(self.n_ctx, reverse=True):  # what does not fit fails first
             scored = self._one(n_ctx).score(
-                lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes, shown=shown
-            )
+                lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes,
+                journal=journal, shown=shown,
+            )  # fmt: skip
             _write(out, scored, lm.tokenizer, about)
             ok[str(n_ctx)] = int(scored.ok.sum())
             failures += [f"N={n_ctx}: {message}" for message in scored.failures]
@@ -132,18 +155,15 @@ class EventRun(Config):
         return counts
 
 
+def _bytes(x: Tensor) -> bytes:
+    return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def _write(
     out: Path, scored: Scored, tokenizer: Tokenizer, about: Mapping[int, str] | None
 ) -> None:
     event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about)
     by_latent(scored).write_csv(out / f"per_feature_ctx{scored.n_ctx}.csv")
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run left, so that no length of it stays beside the new ones."""
-    for pattern in (MANIFEST, "ctx*.csv", "influences_ctx*.npz", "per_feature_ctx*.csv"):
-        for path in out.glob(pattern):
-            path.unlink()
 
 
 def contexts_path(out: Path, layer: int | None) -> Path:

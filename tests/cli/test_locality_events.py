@@ -169,7 +169,7 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
     assert code == 2 and "--online" in err
     score = ["--sae", run, "--n-ctx", 8, "--out", tmp_path / "o", "--quiet", "--json"]
     code, _, err = call(capsys, *base, *score)
-    assert code == 1 and "--anyway" in err and "match.csv" in err
+    assert code == 1 and "--anyway" in err and "o_match.csv" in err
     code, line, err = call(capsys, *base, *score, "--anyway", "--no-figures")
     assert code == 0, err
     assert json.loads(line)["mismatched"] == 1
@@ -207,7 +207,7 @@ def test_refusals_are_plain(run, capsys, words, code, said):
     assert "Traceback" not in err
 
 
-def test_failed_events_end_with_three(run, tmp_path, capsys, monkeypatch):
+def test_failed_events_end_with_three_and_are_mended(run, events, tmp_path, capsys, monkeypatch):
     from saekit.core.errors import DataError
     from saekit.locality import event_entropy
 
@@ -220,11 +220,18 @@ def test_failed_events_end_with_three(run, tmp_path, capsys, monkeypatch):
         return real(*args, **kwargs)
 
     monkeypatch.setattr(event_entropy, "influence", broken)
-    code, line, _ = call(
-        capsys, "locality", "events", run, *EVENTS, "--max-density", 1, "--out", tmp_path,
-        "--no-figures",
-    )  # fmt: skip
+    words = [run, *EVENTS, "--max-density", 1, "--out", tmp_path, "--no-figures"]
+    code, line, _ = call(capsys, "locality", "events", *words)
     lost = [r for n in (8, 16) for r in rows(tmp_path / f"ctx{n}.csv")
             if r["status"] == "compute_error: not finite"]  # fmt: skip
     assert code == 3 and json.loads(line)["failed"] == len(lost) > 0
     assert "not finite" in json.loads((tmp_path / "manifest.json").read_text())["failures"][0]
+    monkeypatch.setattr(event_entropy, "influence", real)
+    code, _, err = call(capsys, "locality", "events", *words)
+    assert code == 2 and "--resume" in err
+    code, line, _ = call(capsys, "locality", "events", *words, "--resume")
+    assert code == 0 and json.loads(line)["failed"] == 0
+    whole = [(run / "locality/events" / f"ctx{n}.csv").read_text() for n in (8, 16)]
+    assert [(tmp_path / f"ctx{n}.csv").read_text() for n in (8, 16)] == whole
+    code, _, err = call(capsys, "locality", "events", *words, "--resume", "--threshold", 1)
+    assert code == 2 and "other settings" in err
