@@ -224,8 +224,11 @@ def _of_folders(
     found, named = [], {}
     for folder in folders:
         card = load(folder, scaled=True).card
-        made = {"name": card.run.get("model", card.model["name"]), "revision": card.model["revision"],
-                "hub_revision": card.run.get("revision")}  # fmt: skip
+        made = {
+            "name": card.run.get("model", card.model["name"]),
+            "revision": card.model["revision"],
+            "hub_revision": card.run.get("revision"),
+        }
         if named and named != made:
             raise ConfigError(
                 f"The SAEs are of several models, {named['name']} and {made['name']}. Run once "

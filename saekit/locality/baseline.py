@@ -7,7 +7,7 @@ reconstruction  T = d y_hat / d y: what the SAE makes of it, which is what the p
 error           T = 1 - d y_hat / d y: what the SAE leaves out
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -47,9 +47,9 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
     tokens: Int[Tensor, "windows n_ctx"],
     site: Site | str,
     *,
-    target: Literal["resid", "reconstruction", "error"] = "resid",
+    target: str = "resid",
     position: int | Int[Tensor, "windows"] = -1,
-    method: Literal["exact", "hutchinson"] = "exact",
+    method: str = "exact",
     probes: int = PROBES,
     seed: int = 0,
     chunk: int | None = None,

@@ -94,7 +94,7 @@ def prompt_tokens(
     return torch.tensor([ids[-wanted:] if config.trim == "tail" else ids[:wanted]])
 
 
-def run(
+def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     lm: LanguageModel, subject: Subject, tokens: Int[Tensor, "windows most"],
     config: ContextLength, out: Path, *, told: dict[str, Any] | None = None,
     resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
@@ -133,7 +133,8 @@ def run(
         unit = f"{length:06d}"
         jobs = {unit: _job(kit, sae, subject, _suffix(lm, tokens, length, config.bos))}
         made, failed = journalled(journal, unit, jobs, str(subject.site))
-        found |= {length: part for part in made}
+        for part in made:
+            found[length] = part
         failures += [f._replace(unit=f"length {length}") for f in failed]
         bar.add(1, f"{length} tokens")
     bar.close()

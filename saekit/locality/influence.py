@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -105,7 +105,7 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     tokens: Int[Tensor, "windows n_ctx"],
     site: Site | str | Sequence[Site | str],
     *,
-    latents: Literal["active"] | Sequence[int] | Int[Tensor, "..."] = "active",
+    latents: str | Sequence[int] | Int[Tensor, "..."] = "active",
     position: int | Int[Tensor, "windows"] = -1,
     threshold: float = 0.0,
     method: str = "vjp",

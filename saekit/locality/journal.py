@@ -62,7 +62,8 @@ class Journal:
             with np.load(path, allow_pickle=False) as archive:
                 return dict(archive)
         except (OSError, ValueError, EOFError) as error:
-            raise FormatError(f"{path} is damaged: {error}. Delete it; it is made again.") from error
+            why = f"{path} is damaged: {error}. Delete it; it is made again."
+            raise FormatError(why) from error
 
     def put(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Record a unit as done."""

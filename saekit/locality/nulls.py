@@ -37,7 +37,7 @@ def check_names(names: tuple[str, ...]) -> None:
             )
 
 
-def null_influence(
+def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in it
     kind: str, lm: LanguageModel, sae: SAE, tokens: Tensor, site: Site, like: Influences,
     *, seed: int = 0, randomised: LanguageModel | None = None, memory_bytes: int | None = None,
 ) -> Float[Tensor, "pairs n_ctx"]:  # fmt: skip

@@ -123,7 +123,7 @@ def rows_that_fit(
         if free is None:
             return 2**31
         budget = int(MEMORY_SHARE * free)
-    row = row_bytes(lm, n_ctx, sites)
+    row = max(row_bytes(lm, n_ctx, sites), 4 * n_ctx * lm.d_model)
     if row > budget:
         raise ConfigError(
             f"One window of {n_ctx} tokens needs about {row / 1e6:,.0f} MB for its gradients at "

@@ -21,7 +21,11 @@ def corpus(request, tmp_path) -> Corpus:
     rows = [json.dumps({"question": f"how many {i}", "answer": str(i)}) for i in range(200)]
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "b.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    fields = {"question_answer": {"paths": [str(tmp_path / "qa")]}, "files": {"paths": [str(tmp_path / "a.jsonl")]}, "hub": {"repo": "owner/name"}}
+    fields = {
+        "files": {"paths": [str(tmp_path / "a.jsonl")]},
+        "hub": {"repo": "owner/name"},
+        "question_answer": {"paths": [str(tmp_path / "qa")]},
+    }
     return Corpus.from_dict({"name": request.param} | fields.get(request.param, {}))
 
 

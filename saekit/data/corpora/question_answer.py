@@ -58,6 +58,7 @@ class QuestionAnswer(Corpus):
 
     def _every(self) -> Iterator[Document]:
         for path in self._files.found():
-            columns = (read_texts(path, c, None) for c in (self.question_column, self.answer_column))
+            names = (self.question_column, self.answer_column)
+            columns = (read_texts(path, name, None) for name in names)
             for question, answer in zip(*columns, strict=True):
                 yield Document(f"{question}\n{answer}", str(path))

@@ -1,0 +1,158 @@
+"""Entropy against depth: a violin or a box a layer, a panel for each model and corpus."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.result import Result, Score, Table
+from saekit.report import style
+
+KINDS = ("violin", "box")
+TOP = 20  # latents of largest total activation whose mean is drawn
+COLUMNS = 3
+
+
+class Layer(NamedTuple):
+    """What one layer's mark shows."""
+
+    site: str
+    entropy: np.ndarray  # mean of each latent over the windows in which it is active, bits
+    latent: np.ndarray
+    windows: np.ndarray  # in which each is active
+    activation: np.ndarray  # summed over them
+    vector: Score | None  # of the token vector
+
+    @property
+    def top(self) -> float:
+        """Mean over the latents of largest total activation."""
+        return float(self.entropy[np.argsort(-self.activation, kind="stable")[:TOP]].mean())
+
+
+class Panel(NamedTuple):
+    """One run."""
+
+    label: str
+    layers: list[Layer]
+    n_ctx: int
+    windows: int
+
+
+def read(folder: Path, label: str) -> Panel:
+    """Return what a run of `saekit locality depth` left in a folder.
+
+    Raises:
+        FormatError: it is not such a run, or nothing was measured.
+    """
+    result = Result.read(folder / "result.json")
+    if result.name != "locality_depth":
+        raise FormatError(f"{folder} holds a result of `{result.name}`, not of locality depth.")
+    rows: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    with (folder / "latents.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["entropy_bits"]:
+                of_site = rows.setdefault(row["site"], {})
+                pair = (float(row["entropy_bits"]), float(row["activation"]))
+                of_site.setdefault(int(row["latent"]), []).append(pair)
+    if not rows:
+        raise FormatError(f"{folder} has no latent with an entropy.")
+    layers = []
+    for site, by_latent in rows.items():
+        values = [np.array(v) for v in by_latent.values()]
+        layers.append(Layer(
+            site, np.array([v[:, 0].mean() for v in values]), np.array(list(by_latent)),
+            np.array([len(v) for v in values]), np.array([v[:, 1].sum() for v in values]),
+            result.scores.get(f"{site}/token_vector_entropy_bits"),
+        ))  # fmt: skip
+    n_windows = max(result.details["by_site"]["columns"]["n_windows"])
+    return Panel(label, layers, result.config["n_ctx"], n_windows)
+
+
+def draw(runs: Mapping[str, Path], path: Path, kind: str = "violin") -> Path:
+    """Draw runs side by side, with the numbers beside as CSV.
+
+    Args:
+        runs: title of each panel to the folder of its run.
+        path: of the figure.
+        kind: of `KINDS`.
+
+    Raises:
+        ConfigError: no run, or another kind.
+        FormatError: a folder holds no such run.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if kind not in KINDS or not runs:
+        raise ConfigError(f"A figure needs runs, and a kind of {', '.join(KINDS)}; got {kind!r}.")
+    panels = [read(folder, label) for label, folder in runs.items()]
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = style.new(4.4 * columns, 3.5 * rows, rows, columns, sharey=True)
+    for at, panel in zip(axes.flat, panels, strict=False):
+        _panel(at, panel, kind)
+    for at in axes.flat[len(panels) :]:
+        at.set_axis_off()
+    for row in axes:
+        row[0].set_ylabel("entropy of influence (bits)")
+    axes.flat[0].legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, 0.93))
+    style.save(figure, path, _table(panels))
+    return path
+
+
+def _panel(at: Any, panel: Panel, kind: str) -> None:
+    x = np.arange(len(panel.layers))
+    values = [layer.entropy for layer in panel.layers]
+    if kind == "violin":
+        parts = at.violinplot(values, x, widths=0.8, showmedians=True, showextrema=True)
+        for body in parts["bodies"]:
+            body.set(facecolor=style.COLOURS[5], alpha=0.6)
+        for name in ("cbars", "cmins", "cmaxes", "cmedians"):
+            parts[name].set(color="#444444", linewidth=0.8)
+    else:
+        at.boxplot(
+            values, positions=x, widths=0.6, medianprops={"color": style.COLOURS[1]},
+            flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "#999999"},
+            manage_ticks=False,
+        )  # fmt: skip
+    at.plot(x, [layer.top for layer in panel.layers], "o-", color=style.COLOURS[0], markersize=3,
+            linewidth=1, label=f"top {TOP} latents by activation")  # fmt: skip
+    known = [(i, s) for i, layer in enumerate(panel.layers) if (s := layer.vector) is not None]
+    if known:
+        at.plot([i for i, _ in known], [s.value for _, s in known], "--", color=style.COLOURS[1],
+                linewidth=1.2, label="token vector, 95 % interval")  # fmt: skip
+        ends = [s for _, s in known if s.low is not None]
+        if len(ends) == len(known):
+            at.fill_between([i for i, _ in known], [s.low for s in ends], [s.high for s in ends],
+                            color=style.COLOURS[1], alpha=0.2, linewidth=0)  # fmt: skip
+    most = float(np.log2(panel.n_ctx))
+    at.axhline(most, color="#888888", linestyle=":", linewidth=1, label=f"log2 {panel.n_ctx}")
+    names = [layer.site.removesuffix(".resid_post") for layer in panel.layers]
+    at.set_xticks(x, names, fontsize=8)
+    n = [len(layer.latent) for layer in panel.layers]
+    span = f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"
+    at.set_title(f"{panel.label}\nn = {span} latents a layer, {panel.windows} windows", fontsize=9)
+    at.set_ylim(0, None)
+
+
+def _table(panels: list[Panel]) -> Table:
+    names = ("panel", "site", "mark", "latent", "windows", "activation", "entropy_bits", "low",
+             "high")  # fmt: skip
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+
+    def add(*values: Any) -> None:
+        for name, value in zip(names, values, strict=True):
+            columns[name].append(value)
+
+    for panel in panels:
+        for layer in panel.layers:
+            for i in np.argsort(layer.latent):
+                add(panel.label, layer.site, "latent", int(layer.latent[i]),
+                    int(layer.windows[i]), float(layer.activation[i]), float(layer.entropy[i]),
+                    None, None)  # fmt: skip
+            add(panel.label, layer.site, f"top {TOP}", None, None, None, layer.top, None, None)
+            if (s := layer.vector) is not None:
+                add(panel.label, layer.site, "token vector", None, None, None, s.value, s.low,
+                    s.high)  # fmt: skip
+    return Table(columns=columns, units={"entropy_bits": "bits"})

@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from saekit.core.errors import ConfigError, DataError, UnknownNameError
+from saekit.data.corpora.files import Files
+from saekit.data.corpora.question_answer import QuestionAnswer
+from saekit.locality.filters.base import Candidate, registry
+from saekit.locality.windows import Stream, candidate, draw, from_corpus, read_stream
+from saekit.models.tiny import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+PROSE = "The quick brown fox jumps over the lazy dog, and it runs."
+
+
+def seen(text, **fields):
+    ids = TOKENIZER.encode([text])[0]
+    given = {"ids": ids, "pieces": TOKENIZER.pieces(ids), "first": 99, "documents": 1, "special": 0}
+    return Candidate(**(given | fields))
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_rules_of_every_text(name):
+    rule = registry.get(name)()
+    assert rule.refuses(seen(PROSE)) is None
+    assert rule.refuses(seen(PROSE, special=1)) == "special token"
+    assert rule.refuses(seen("ab" * 40)) == "too few distinct tokens"
+    assert registry.get("plain")(least_distinct=0.0).refuses(seen("ab" * 40)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "reason"),
+    [
+        ("plain", {"documents": 2}, "crosses documents"),
+        ("gsm8k", {"documents": 2}, "crosses documents"),
+        ("code-python", {"documents": 2}, "crosses documents"),
+        ("wikitext", {"documents": 2}, None),
+        ("wikitext", {"text": "The end.\n = = Early life = = \nHe was born"}, "heading"),
+        ("wikitext", {"text": "a = b and c = d is not a heading, nor so"}, None),
+        ("wikitext", {"text": "one line\nand two\nand three\nand four"}, "newlines"),
+        ("wikitext", {"text": "the <unk> was seen by all of them"}, "<unk>"),
+        ("code-python", {"first": 49}, "head of a file"),
+        ("code-python", {"text": "x = 1" + " " * 7 + "y  z"}, "white space"),
+        ("code-python", {"text": "".join(chr(33 + i % 90) for i in range(401))}, "long line"),
+        ("code-python", {"text": "def f(x):\n    return x + 1\n"}, None),
+    ],
+)
+def test_rules_of_each_text(name, window, reason):
+    window = dict(window)
+    text = window.pop("text", PROSE)
+    rule = registry.get(name)(least_distinct=0.0)
+    assert rule.refuses(seen(text, **window)) == reason
+
+
+def test_shares_and_names_are_checked():
+    with pytest.raises(ConfigError):
+        registry.get("plain")(least_distinct=1.5)
+    with pytest.raises(UnknownNameError, match="wikitext"):
+        registry.get("wikitxt")
+
+
+def stream(texts):
+    ids = [TOKENIZER.encode([t])[0] for t in texts]
+    starts = [sum(map(len, ids[:i])) for i in range(len(ids))]
+    return Stream(torch.tensor(sum(ids, [])), torch.tensor(starts), [f"doc {i}" for i in range(9)])
+
+
+def test_a_candidate_knows_its_documents():
+    text = stream(["abcdef", "ghij", "klmnop"])
+    at = candidate(text, TOKENIZER, 4, 4)
+    assert (at.text, at.first, at.documents) == ("efgh", 4, 2)
+    assert candidate(text, TOKENIZER, 6, 4)[2:4] == (0, 1)
+    assert candidate(text, TOKENIZER, 5, 6).documents == 3
+
+
+def test_windows_do_not_overlap_and_the_same_seed_draws_the_same():
+    text = stream([PROSE * 4])
+    rule = registry.get("plain")()
+    one = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, seed=3)
+    assert one.start.tolist() == sorted(set(one.start.tolist())) and (one.start % 16 == 0).all()
+    assert one.tokens.equal(text.ids[one.start[:, None] + torch.arange(16)])
+    assert draw(text, TOKENIZER, rule, n_ctx=16, windows=5, seed=3).start.equal(one.start)
+    other = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, seed=4)
+    assert not other.start.equal(one.start)
+
+
+def test_too_few_places_are_taken_at_every_offset_and_none_is_an_error():
+    rule = registry.get("plain")()
+    text = stream([PROSE])
+    found = draw(text, TOKENIZER, rule, n_ctx=40, windows=7)
+    assert len(found.start.unique()) == 7 and found.candidates == len(PROSE) - 39
+    with pytest.raises(DataError, match="too short"):
+        draw(text, TOKENIZER, rule, n_ctx=400, windows=7)
+    with pytest.raises(DataError, match="crosses documents"):
+        draw(stream(["abc"] * 9), TOKENIZER, rule, n_ctx=8, windows=2)
+
+
+def test_bos_comes_before_and_counts():
+    found = draw(stream([PROSE]), TOKENIZER, registry.get("plain")(), n_ctx=16, windows=2, bos=True)
+    assert found.tokens.shape == (2, 16) and (found.tokens[:, 0] == 256).all()
+
+
+def test_from_files_to_windows(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(f'{{"text": "{PROSE} {i}"}}\n' for i in range(40)), encoding="utf-8"
+    )
+    corpus = Files(paths=(str(tmp_path),), test_share=0.5)
+    found = from_corpus(
+        corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6
+    )
+    assert len(found.tokens) == 6 and found.refused and found.source[0].endswith("a.jsonl")
+    joined = read_stream(corpus, "test", TOKENIZER, registry.get("wikitext")(), 10**6)
+    assert len(joined.starts) == 1 and len(joined.ids) > 500
+
+
+def test_gsm8k_joins_question_and_answer_and_drops_calculations(tmp_path):
+    row = '{"question": "Two and two?", "answer": "2+2=<<2+2=4>>4\\n#### 4"}\n'
+    (tmp_path / "g.jsonl").write_text(row, encoding="utf-8")
+    corpus = QuestionAnswer(paths=(str(tmp_path / "g.jsonl"),), test_share=0.0)
+    (document,) = corpus.documents("train")
+    kept, plain = registry.get("gsm8k")(keep_calculations=True), registry.get("gsm8k")()
+    assert plain.prepare(document.text) == "Two and two?\n2+2=4\n#### 4"
+    assert "<<2+2=4>>" in kept.prepare(document.text)
