@@ -69,8 +69,8 @@ def events(
 
     if per not in ("document", "row"):
         raise ConfigError(f"`--per` is document or row; got {per}.")
-    lengths = {"n_ctx": tuple(n_ctx)} if n_ctx else {}
-    run = EventRun(threshold=threshold, legacy_encode=legacy_encode, **lengths)
+    run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
+    run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
     about = _features(features) if features else {}
     loaded = load(sae)
     store = open_index(index or sae / "index", loaded)

@@ -1,6 +1,7 @@
 """`saekit locality neuronpedia`: what Neuronpedia holds of latents, and H_pos on its texts."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +77,8 @@ def neuronpedia(
     records = [place.get(i) for i in chosen]
     if sae is not None:
         _score(sae, records, out or sae / "locality" / "neuronpedia", top, tuple(n_ctx or ()),
-               threshold, anyway, figures, resume, bytes_of(memory), device, quiet, as_json)  # fmt: skip
+               threshold, anyway, figures, resume, bytes_of(memory), device, quiet,
+               as_json)  # fmt: skip
         return
     if browse:
         low, high = BROWSED
@@ -93,8 +95,8 @@ def neuronpedia(
 
 def _score(  # noqa: PLR0913 - the options of the command
     sae: Path, records: "list[Record]", out: Path, top: int, n_ctx: tuple[int, ...],
-    threshold: float, anyway: bool, figures: bool, resume: bool, memory_bytes: int | None, device: str,
-    quiet: bool, as_json: bool,
+    threshold: float, anyway: bool, figures: bool, resume: bool, memory_bytes: int | None,
+    device: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
@@ -102,7 +104,8 @@ def _score(  # noqa: PLR0913 - the options of the command
     from saekit.locality.event_run import EventRun
     from saekit.locality.neuronpedia_events import events_of, match
 
-    run = EventRun(threshold=threshold, **({"n_ctx": n_ctx} if n_ctx else {}))
+    run = EventRun(threshold=threshold)
+    run = replace(run, n_ctx=n_ctx) if n_ctx else run
     loaded = load(sae)
     far = [r.index for r in records if r.index >= loaded.sae.cfg.d_sae]
     if far:
@@ -137,7 +140,8 @@ def _score(  # noqa: PLR0913 - the options of the command
         )
     source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
     counts = run.write(
-        loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes, shown=not quiet,
+        loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes,
+        shown=not quiet,
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)

@@ -23,6 +23,7 @@ from saekit.models.sites import Site
 from saekit.saes.base import SAE
 
 OK, OFF = "ok", "feature_below_threshold_at_peak"
+SHORT = "one_token_only"  # its entropy is 0 whatever the latent does
 ERROR = "compute_error"
 ERROR_CHARS = 80  # of a message in a table
 
@@ -59,12 +60,13 @@ class EventEntropy(Config):
 
     The window is the last `n_ctx` tokens of the document up to the peak, fewer where the
     document begins later: it never reaches into another text, and `n_positions` says how
-    long it is. The activation is computed anew in the window, and the event is scored where
+    long it is. A window of one token has entropy 0 whatever the latent does, so it is not
+    scored. The activation is computed anew in the window, and the event is scored where
     it is over `threshold` there. BOS goes before the window where the SAE was trained so;
     it is no position of the profile, and its share of the influence is told apart.
 
     Args:
-        n_ctx: tokens of a window, the peak included, without BOS; at least 1.
+        n_ctx: tokens of a window, the peak included, without BOS; at least 2.
         threshold: least activation in the window, act units; it must be over this.
         batch_tokens: tokens of one pass; memory grows with it.
         legacy_encode: encode as the published code did, which leaves `b_dec` out.
@@ -86,10 +88,10 @@ class EventEntropy(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_ctx < 1 or self.batch_tokens < 1 or self.threshold < 0:
+        if self.n_ctx < 2 or self.batch_tokens < 1 or self.threshold < 0:
             raise ConfigError(
-                f"`n_ctx` and `batch_tokens` must be at least 1 and `threshold` at least 0; got "
-                f"{self.n_ctx}, {self.batch_tokens} and {self.threshold}."
+                f"`n_ctx` must be at least 2, `batch_tokens` at least 1 and `threshold` at least "
+                f"0; got {self.n_ctx}, {self.batch_tokens} and {self.threshold}."
             )
 
     def score(  # noqa: PLR0913 - what is scored, and how the machine goes about it
@@ -188,6 +190,9 @@ class EventEntropy(Config):
         out.bos_share[at] = (J[:, : len(head)].double().sum(1) / total).float()
         for i, bits in zip(at.tolist(), H.tolist(), strict=True):
             if not float(out.activation[i]) > self.threshold:
+                continue
+            if length == 1:
+                out.status[i] = SHORT
                 continue
             out.status[i] = "undefined: no influence" if math.isnan(bits) else OK
             out.H[i] = bits

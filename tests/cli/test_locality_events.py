@@ -12,7 +12,8 @@ from tests import world
 
 pytest.importorskip("matplotlib")
 SMALL = ["--d-sae", "64", "--k", "4", "--tokens", "3000", "--quiet", "--dtype", "float32",
-         "--set", "n_ctx=32", "--set", "batch_tokens=128", "--set", "buffer_tokens=512"]  # fmt: skip
+         "--set", "n_ctx=32", "--set", "batch_tokens=128",
+         "--set", "buffer_tokens=512"]  # fmt: skip
 
 
 def call(capsys, *words):
@@ -86,7 +87,9 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
 
 def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
     features = tmp_path / "f.yaml"
-    features.write_text("features:\n- {feature_id: 3, description: <b>three</b>}\n- feature_id: 5\n")
+    features.write_text(
+        "features:\n- {feature_id: 3, description: <b>three</b>}\n- feature_id: 5\n"
+    )
     out = tmp_path / "out"
     code, line, err = call(
         capsys, "locality", "events", run, "--features", features, "--per", "row", "--top", 3,
@@ -150,7 +153,8 @@ def test_sparsity_names_tokens(run, capsys, tmp_path):
     assert json.loads(line)["latents"] == len(table) == 64
     best = max(table, key=lambda r: int(r["count"]))
     assert best["top_tokens"].startswith("'") and best["top_tokens"].count("(") <= 5
-    assert rows(tmp_path / "cofiring.csv") and (tmp_path / "covariance_by_token.safetensors").exists()
+    assert rows(tmp_path / "cofiring.csv")
+    assert (tmp_path / "covariance_by_token.safetensors").exists()
 
 
 def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from saekit.core.errors import ConfigError, DataError, ShapeError
+from saekit.core.seeds import generator
 from saekit.locality.corners import corners
 from saekit.locality.geometry import Geometry, cosines, nearest_latents
 from saekit.locality.layout import affinities, layout, tsne
@@ -132,3 +133,15 @@ def test_corners_are_the_crossings_of_outer_quarters():
         corners(latents[:3], entropy[:3], length[:3])
     with pytest.raises(ConfigError):
         corners(latents, entropy, length, share=0.7)
+
+
+def test_draws_of_the_null_are_those_of_permuted_latents():
+    H, directions = gauss(5, 9), gauss(6, 9, 4)
+    found = Geometry(permutations=20, k=3, seed=4).run(torch.arange(9), directions, H)
+    a, b = torch.triu_indices(9, 9, offset=1)
+    like = cosines(directions)[a, b].abs()
+    g = generator(4, "size")
+    for drawn in found.size.spearman.draws:
+        order = torch.randperm(9, generator=g)
+        gap = (H[order][a] - H[order][b]).abs()
+        assert drawn == pytest.approx(spearman(like, gap))

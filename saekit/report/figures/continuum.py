@@ -61,7 +61,8 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     at.plot(c["mean"], place, ".", color=style.COLOURS[0], ms=4 if few else 1.5)
     full = torch.tensor(float(n_ctx)).log2()
     at.axvline(float(full), color="0.3", ls="--", lw=0.9)
-    at.text(float(full), n - 0.4, f"log2 {n_ctx} ", fontsize=7, va="center", ha="right")
+    at.text(float(full) * 0.99, n / 2, f"log2 {n_ctx}", fontsize=7, va="center", ha="right",
+            rotation=90)  # fmt: skip
     labels = [f"{f} {d}"[:42] for f, d in zip(c["feature_id"], c["description"], strict=True)]
     at.set_yticks(list(place) if few else [], labels if few else [], fontsize=6)
     at.set(
