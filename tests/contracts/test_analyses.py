@@ -65,4 +65,6 @@ def test_shards_change_nothing(analysis, tmp_path):
     whole, cut = (analysis.run(store(tmp_path / str(n), n)) for n in (10**6, 24))
     assert whole.columns.keys() == cut.columns.keys()
     for name, column in whole.columns.items():
-        assert cut.columns[name] == pytest.approx(column, rel=1e-12, nan_ok=True)
+        if not isinstance(column[0], str):
+            column = pytest.approx(column, rel=1e-12, nan_ok=True)
+        assert cut.columns[name] == column

@@ -1,0 +1,400 @@
+"""`saekit locality autocorr`: how long latents stay on, beside how far back they look."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from saekit.cli.locality import app
+from saekit.cli.locality_events import (
+    PARTLY,
+    Index,
+    Json,
+    Latents,
+    Memory,
+    Quiet,
+    bytes_of,
+    draw_latents,
+    float32_model,
+    numbers,
+    open_index,
+)
+from saekit.cli.show import emit
+from saekit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from saekit.activations.latents import LatentStore
+    from saekit.analysis.autocorrelation import Curves
+    from saekit.analysis.document_peaks import DocPeaks
+    from saekit.hub.native import Loaded
+    from saekit.locality.event_entropy import Scored
+    from saekit.models.base import LanguageModel
+
+RADIUS = 64  # tokens of a trace to each side of its peak
+
+
+class _Chosen(NamedTuple):
+    latents: list[int]
+    rows: dict[str, list[Any]]  # selected_features.csv
+
+
+@app.command("autocorr")
+def autocorr(
+    sae: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    index: Index = None,
+    documents: Annotated[
+        int, typer.Option(help="Read whole documents of so many tokens; 0: use the index.")
+    ] = 200_000,
+    corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
+    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
+    window: Annotated[int, typer.Option(help="Tokens of a pass over documents.")] = 1024,
+    overlap: Annotated[int, typer.Option(help="Tokens of context a window repeats.")] = 256,
+    lags: Annotated[int, typer.Option(help="Largest lag, tokens.")] = 64,
+    threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
+    latents: Latents = None,
+    n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 200,
+    min_density: Annotated[float, typer.Option(help="Least share of tokens.")] = 1e-5,
+    max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
+    top: Annotated[int, typer.Option(help="Peaks per latent, in so many documents.")] = 20,
+    targets: Annotated[
+        int, typer.Option(help="Active positions per latent whose H_pos is taken; 0 for none.")
+    ] = 32,
+    n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
+    seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    memory: Memory = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how long latents stay on along documents, and their corner cases.
+
+    Example: saekit locality autocorr demo --documents 60000 --window 256 --overlap 64
+    --n-latents 40 --targets 8 --n-ctx 128
+    """
+    from saekit.analysis.autocorrelation import Autocorrelation
+    from saekit.analysis.document_peaks import DocumentPeaks
+    from saekit.hub.native import load
+
+    question = Autocorrelation(lags=lags, threshold=threshold)
+    peaks = DocumentPeaks(n=top, threshold=threshold)
+    if targets < 0 or documents < 0:
+        raise ConfigError(
+            f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
+        )
+    loaded = load(sae)
+    folder = out or sae / "locality" / "autocorr"
+    lm = float32_model(loaded, device)
+    if documents:
+        store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
+    else:
+        store = open_index(index or sae / "index", loaded)
+    named = numbers(latents, store.d_sae) if latents else None
+    pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
+    curves, found = question.curves(store), peaks.peaks(store)
+    chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
+    found = found.of(_tensor(chosen.latents))
+    _files(folder, store, curves, found, chosen)
+    _contexts(folder, lm, store, found)
+    scored = None
+    if targets:
+        drawn = (chosen.latents, targets, n_ctx, threshold, seed)
+        scored = _targets(folder, loaded, lm, store, drawn, bytes_of(memory), quiet)
+    H = _entropies(scored)
+    corner = _summary(folder, curves, chosen, H)
+    drawn_files = _draw(folder, curves, chosen, H)
+    if corner and scored is not None:
+        drawn_files.append(_corner_cards(folder, store, lm, scored, found, corner))
+    failed = len(scored.failures) if scored is not None else 0
+    record = {
+        "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
+        "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
+        "figures": [str(p) for p in drawn_files],
+    }  # fmt: skip
+    _manifest(folder, record, store, question, (seed, corpus, split))
+    _corpus(folder, store, curves.n_tokens, lm)
+    lines = [
+        f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
+        *([f"corners  {record['corners']}"] if corner else []),
+        *(f"figure   {path}" for path in drawn_files),
+    ]
+    emit(record, as_json=as_json, lines=lines)
+    if failed:
+        raise typer.Exit(PARTLY)
+
+
+def _tensor(latents: list[int]):
+    import torch
+
+    return torch.tensor(latents, dtype=torch.int64)
+
+
+def _read(
+    loaded: "Loaded", lm: "LanguageModel", text: tuple[str | None, str], folder: Path, tokens: int,
+    sizes: tuple[int, int], quiet: bool,
+) -> "LatentStore":  # fmt: skip
+    from saekit.analysis.document_index import DocumentIndex
+    from saekit.data.base import SPLITS, Corpus
+    from saekit.data.open import open_corpus
+
+    corpus, split = text
+    if split not in SPLITS:
+        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
+    chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])
+    cfg = DocumentIndex(n_ctx=sizes[0], overlap=sizes[1])
+    return cfg.write(loaded, lm, (chosen, split), folder / "index", tokens=tokens,
+                     shown=not quiet)  # fmt: skip
+
+
+def _select(
+    pool: list[int], curves: "Curves", store: "LatentStore", filtered: bool,
+    drawn: tuple[int, int, int, float],
+) -> _Chosen:  # fmt: skip
+    """Return the latents looked at, and why the others of the pool are not."""
+    import torch
+
+    from saekit.analysis.firing import Firing
+    from saekit.core.seeds import generator
+
+    n, top, seed, threshold = drawn
+    docs = Firing(threshold=threshold).measure(store).docs
+    ok = [a for a in pool if not filtered or int(docs[a]) >= top]
+    if not ok or n < 1:
+        raise ConfigError(
+            f"Of {len(pool)} latents in the range of density none is on in {top} documents. Read "
+            f"more text (--documents), or lower --top."
+        )
+    order = torch.randperm(len(ok), generator=generator(seed, "autocorr")).tolist()
+    latents = sorted(ok[i] for i in order[:n]) if filtered else ok
+    passes, selected = set(ok), set(latents)
+    rows = {
+        "feature_id": pool,
+        "density": [float(curves.counts[a]) / curves.n_tokens for a in pool],
+        "n_active": [int(curves.counts[a]) for a in pool],
+        "max_act": [float(store.maxima[a]) for a in pool],
+        "n_docs_active": [int(docs[a]) for a in pool],
+        "passes": [a in passes for a in pool],
+        "selected": [a in selected for a in pool],
+    }
+    return _Chosen(latents, rows)
+
+
+def _files(
+    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: _Chosen
+) -> None:
+    import numpy as np
+
+    from saekit.analysis.traces import traces
+    from saekit.core.files import replace_with
+    from saekit.core.result import Table
+
+    Table(columns=chosen.rows).write_csv(folder / "selected_features.csv")
+    Table(
+        columns={
+            "feature_id": found.latent.tolist(), "doc_id": found.doc.tolist(),
+            "peak_position": found.doc_pos.tolist(), "peak_value": found.value.tolist(),
+            "rank": found.rank.tolist(),
+        },
+        units={"peak_position": "tokens", "peak_value": "act units"},
+    ).write_csv(folder / "top_examples.csv")  # fmt: skip
+    rows = traces(store, found, RADIUS)
+    data = io.BytesIO()
+    arrays = {f"f{a}": rows[found.latent == a].numpy() for a in chosen.latents}
+    np.savez_compressed(data, **arrays)  # pyright: ignore[reportArgumentType]
+    replace_with(folder / "activation_traces.npz", data.getvalue())
+    wanted = _tensor(chosen.latents)
+    part = curves._replace(acts=curves.acts[wanted], on=curves.on[wanted])
+    table = part.table()
+    names = [chosen.latents[i] for i in table.columns.pop("latent")]
+    Table(columns={"feature_id": names, **table.columns}, units=table.units).write_csv(
+        folder / "autocorr_curves.csv"
+    )
+
+
+def _contexts(
+    folder: Path, lm: "LanguageModel", store: "LatentStore", found: "DocPeaks", most: int = 3
+) -> None:
+    """Write the strongest contexts of each latent, for a reader to check that they are sane."""
+    from saekit.core.files import write_text
+    from saekit.locality.events import from_store
+
+    best = found.only(found.rank < most)
+    lines = ["# Strongest contexts, one a document"]
+    for event in from_store(store, best.latent, best.place, best.value, n_ctx=24):
+        if event.rank == 0:
+            lines += ["", f"## latent {event.latent}", ""]
+        pieces = [p.replace("\n", " ").replace("`", "'") for p in lm.tokenizer.pieces(event.ids)]
+        text = f"{''.join(pieces[:-1])}[[{pieces[-1]}]]"
+        lines.append(f"- {event.value:.3g}, document {event.doc}: `{text}`")
+    write_text(folder / "sanity_contexts.md", "\n".join(lines) + "\n")
+
+
+def _targets(
+    folder: Path, loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
+    drawn: tuple[list[int], int, int, float, int], memory_bytes: int | None, quiet: bool,
+) -> "Scored":  # fmt: skip
+    """Score positions drawn at random where latents are on, and write what came of it."""
+    from saekit.analysis.active_places import active_places
+    from saekit.core.result import Table
+    from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.events import from_store
+
+    latents, n, n_ctx, threshold, seed = drawn
+    places = active_places(store, latents, n, least_doc_pos=n_ctx - 1, threshold=threshold,
+                           seed=seed)  # fmt: skip
+    events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
+    card = loaded.card
+    scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
+        lm, loaded.sae, card.at or str(card.pair.reads[0]), events,
+        bos_id=lm.tokenizer.bos_id if card.bos else None, memory_bytes=memory_bytes,
+        shown=not quiet,
+    )  # fmt: skip
+    J = scored.J.double().nansum(1)
+    Table(
+        columns={
+            "feature_id": [e.latent for e in events], "doc_id": [e.doc for e in events],
+            "position": [int(p) for p in _doc_pos(places, events)],
+            "activation": [e.value for e in events], "H_pos": scored.H.tolist(),
+            "sum_J": J.tolist(), "n_positions": scored.n_positions.tolist(),
+            "local_activation": scored.activation.tolist(), "status": scored.status,
+        },
+        units={"H_pos": "bits", "activation": "act units"},
+    ).write_csv(folder / "entropy_targets.csv")  # fmt: skip
+    return scored
+
+
+def _entropies(scored: "Scored | None") -> dict[int, list[float]]:
+    H: dict[int, list[float]] = {}
+    if scored is not None:
+        for event, bits in zip(scored.events, scored.H.tolist(), strict=True):
+            if bits == bits:
+                H.setdefault(event.latent, []).append(bits)
+    return H
+
+
+def _doc_pos(places: Any, events: Any) -> list[int]:
+    at = dict(zip(places.place.tolist(), places.doc_pos.tolist(), strict=True))
+    return [at[event.place] for event in events]
+
+
+def _summary(
+    folder: Path, curves: "Curves", chosen: _Chosen, H: dict[int, list[float]]
+) -> dict[str, list[int]]:
+    """Write feature_summary.csv and the corners; none where too few latents have both."""
+    import torch
+
+    from saekit.core.errors import DataError
+    from saekit.core.files import write_json
+    from saekit.core.result import Table
+    from saekit.locality.corners import corners
+
+    lengths = curves.lengths()
+    each = [torch.tensor(H.get(a, []), dtype=torch.float64) for a in chosen.latents]
+    mean = [float(h.mean()) if len(h) else float("nan") for h in each]
+    columns = {
+        "feature_id": chosen.latents, "mean_H_pos": mean,
+        "std_H_pos": [float(h.std()) if len(h) > 1 else float("nan") for h in each],
+        "n_targets": [len(h) for h in each],
+    }  # fmt: skip
+    columns |= {
+        name: [values[a] for a in chosen.latents]
+        for name, values in lengths.columns.items() if name != "latent"
+    }  # fmt: skip
+    Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"}).write_csv(
+        folder / "feature_summary.csv"
+    )
+    if not H:
+        return {}
+    try:
+        found = corners(
+            _tensor(chosen.latents), torch.tensor(mean, dtype=torch.float64),
+            torch.tensor(columns["tau_1e"], dtype=torch.float64),
+        )  # fmt: skip
+    except DataError:
+        return {}
+    write_json(folder / "corner_categories.json", found)
+    return found
+
+
+def _draw(
+    folder: Path, curves: "Curves", chosen: _Chosen, H: dict[int, list[float]]
+) -> list[Path]:
+    from saekit.report.figures import autocorrelation, corners
+
+    drawn = [folder / "figures" / "autocorrelation.png"]
+    autocorrelation.draw(curves, chosen.latents, drawn[0])
+    if H:
+        drawn.append(folder / "figures" / "corners.png")
+        tau = curves.lengths().columns["tau_1e"]
+        corners.draw({a: (h, tau[a]) for a, h in H.items()}, drawn[1])
+    return drawn
+
+
+def _corner_cards(
+    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "Scored", found: "DocPeaks",
+    corner: dict[str, list[int]], most: int = 6,
+) -> Path:  # fmt: skip
+    """Write cards of corner latents: scored texts, and the mean trace around peaks."""
+    from saekit.analysis.traces import traces
+    from saekit.report.figures import case_studies
+
+    cards = []
+    for name, latents in corner.items():
+        for latent in latents[:most]:
+            mine = found.of(_tensor([latent]))
+            trace = traces(store, mine, RADIUS).nanmean(0).tolist() if len(mine.latent) else []
+            which = [i for i, e in enumerate(scored.events)
+                     if e.latent == latent and scored.status[i] == "ok"]  # fmt: skip
+            shown = []
+            for i in which[:5]:
+                event, n = scored.events[i], min(16, int(scored.n_positions[i]))
+                shown.append(
+                    case_studies.CardEvent(
+                        lm.tokenizer.pieces(event.ids)[-n:], event.ids[-n:],
+                        scored.J[i, -n:].tolist(), event.value, float(scored.H[i]),
+                        int(scored.n_positions[i]),
+                    )
+                )
+            H = [float(scored.H[i]) for i in which]
+            cards.append(
+                case_studies.Card(latent, "", H, shown, (name.replace("_", ", "),), trace)
+            )
+    return case_studies.write(
+        folder / "corner_features.html", cards, n_ctx=scored.n_ctx, title="Corner latents",
+        facts={"model": lm.name, "latents": len(cards),
+               "trace": f"mean of f / f(peak) over documents, {RADIUS} tokens to each side",
+               "texts": "drawn at random where the latent is on"},
+    )  # fmt: skip
+
+
+def _manifest(
+    folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
+    drawn: tuple[int, str | None, str],
+) -> None:  # fmt: skip
+    from saekit.core import provenance
+    from saekit.core.files import write_json
+
+    seed, corpus, split = drawn
+    write_json(
+        folder / "run_config.json",
+        record | {"question": question.to_dict(), "documents": store.meta.get("documents"),
+                  "corpus": corpus, "split": split, "seed": seed,
+                  "provenance": provenance.collect(seed)},
+    )  # fmt: skip
+
+
+def _corpus(folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel") -> None:
+    from saekit.activations.text_axis import texts
+    from saekit.core.files import write_json
+
+    run = (store.meta.get("card") or {}).get("run", {})
+    n_docs = 0
+    for text in texts(store):
+        n_docs = int(text.stretch[-1]) + 1
+    write_json(
+        folder / "corpus_meta.json",
+        {"dataset": run.get("corpus"), "split": store.meta.get("split"), "n_docs": n_docs,
+         "n_tokens": n_tokens, "documents": store.meta.get("documents"),
+         "tokenizer": lm.tokenizer.digest},
+    )  # fmt: skip

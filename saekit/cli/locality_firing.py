@@ -1,0 +1,107 @@
+"""`saekit locality sparsity`: how often, where, on which tokens and with whom latents are on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saekit.cli.locality import app
+from saekit.cli.locality_events import Json, Quiet
+from saekit.cli.show import emit
+
+if TYPE_CHECKING:
+    from saekit.activations.latents import LatentStore
+    from saekit.models.base import Tokenizer
+
+
+@app.command("sparsity")
+def sparsity(
+    index: Annotated[Path, typer.Argument(help="A run's folder, or a folder of `saekit index`.")],
+    threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
+    pairs: Annotated[int, typer.Option(help="Pairs of latents listed; 0 for none.")] = 1000,
+    most: Annotated[int, typer.Option(help="Latents whose pairs are counted, commonest.")] = 4096,
+    by: Annotated[str, typer.Option(help="Order of pairs: phi or covariance.")] = "phi",
+    by_token: Annotated[
+        int, typer.Option(help="Also covariance of token-conditional rates of latents with more "
+                               "than so many trigger tokens; 0 for none.")  # fmt: skip
+    ] = 0,
+    strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder. [INDEX/../locality/sparsity]")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write frequency, place in the row, trigger tokens and co-firing of every latent.
+
+    Example: saekit locality sparsity demo --threshold 1
+    """
+    import torch
+
+    from saekit.activations.latents import LatentStore
+    from saekit.analysis import cofiring
+    from saekit.analysis.firing import Firing
+    from saekit.core.config import override
+    from saekit.core.files import write_json, write_tensors
+
+    store = LatentStore.open(_store(index))
+    firing = Firing(threshold=threshold)
+    together = override(
+        cofiring.Cofiring(threshold=threshold),
+        [f"pairs={max(pairs, 1)}", f"most={most}", f"by={by}"],
+    )
+    fired = firing.measure(store)
+    table = firing.table(fired)
+    if strings:
+        tokenizer = _tokenizer(store)
+        table.columns["top_tokens"] = [
+            ", ".join(f"{_piece(tokenizer, i)!r}({n})" for i, n in each)
+            for each in firing.top_tokens(fired.triggers, store.d_sae)
+        ]
+    folder = out or _store(index).parent / "locality" / "sparsity"
+    table.write_csv(folder / "feature_sparsity.csv")
+    if pairs:
+        together.run(store).write_csv(folder / "cofiring.csv")
+    if by_token:
+        many = torch.tensor(table.columns["n_trigger_tokens"]) > by_token
+        leading = many.nonzero()[:, 0]
+        write_tensors(
+            folder / "covariance_by_token.safetensors",
+            {"latents": leading, "covariance": cofiring.by_token(fired, leading).float()},
+        )
+    density = torch.tensor(table.columns["density"])
+    record = {
+        "sparsity": str(folder), "tokens": fired.n_tokens, "threshold": threshold,
+        "latents": store.d_sae, "dead": int((fired.counts == 0).sum()),
+        **{f"over_{share:g}": int((density > share).sum()) for share in (0.001, 0.01, 0.05, 0.1)},
+    }  # fmt: skip
+    write_json(folder / "summary.json", record | {"card": store.meta.get("card")})
+    lines = [
+        f"sparsity {folder}: {fired.n_tokens:,} tokens, {store.d_sae} latents, "
+        f"{record['dead']} never over {threshold:g}",
+        "over     " + ", ".join(f"{s:g} of tokens: {record[f'over_{s:g}']}"
+                                for s in (0.001, 0.01, 0.05, 0.1)),
+    ]  # fmt: skip
+    if not quiet or as_json:
+        emit(record, as_json=as_json, lines=lines)
+
+
+def _store(folder: Path) -> Path:
+    inner = folder / "index"
+    return inner if (inner / "manifest.json").exists() else folder
+
+
+def _tokenizer(store: "LatentStore") -> "Tokenizer":
+    """Return the tokenizer of the model that the store's card names."""
+    from saekit.core.errors import FormatError
+    from saekit.models.hf import load
+
+    card = store.meta.get("card") or {}
+    name = card.get("run", {}).get("model") or card.get("model", {}).get("name")
+    if not name:
+        raise FormatError(
+            f"{store.folder} does not say which model it is of. Leave strings out: --no-strings"
+        )
+    return load(name, revision=card.get("run", {}).get("revision"), check=False).tokenizer
+
+
+def _piece(tokenizer: "Tokenizer", token: int) -> str:
+    return tokenizer.pieces([token])[0]

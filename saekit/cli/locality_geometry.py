@@ -1,0 +1,195 @@
+"""`saekit locality geometry`: decoder directions against how far latents look back."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.cli.locality import app
+from saekit.cli.locality_events import Json, Quiet
+from saekit.cli.show import emit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saekit.locality.event_files import Row
+
+
+@app.command("geometry")
+def geometry(
+    events: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
+    sae: Annotated[Path, typer.Option(help="The SAE they are of: a run's folder.")],
+    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    least_events: Annotated[int, typer.Option(help="Events a latent needs to be in it.")] = 2,
+    k: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
+    anchors: Annotated[
+        int, typer.Option(help="Nearest latents of the whole SAE listed for each; 0 for none.")
+    ] = 10,
+    permutations: Annotated[int, typer.Option(help="Permutations of latents.")] = 1000,
+    perplexity: Annotated[float, typer.Option(help="Of t-SNE.")] = 10.0,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/SAE of a cache, to compare cosines with.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of permutations and t-SNE.")] = 0,
+    figures: Annotated[bool, typer.Option(help="Draw figures and clusters.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. [EVENTS/../geometry]")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Test whether latents with like directions look back equally far.
+
+    Example: saekit locality geometry demo/locality/events --sae demo
+    """
+    import torch
+
+    from saekit.core import provenance
+    from saekit.core.files import write_json, write_tensors
+    from saekit.hub.native import load
+    from saekit.locality import event_files
+    from saekit.locality.geometry import Geometry
+
+    test = Geometry(k=k, permutations=permutations, seed=seed)
+    loaded = load(sae)
+    ((length, rows),) = event_files.read(
+        events, n_ctx or max(event_files.lengths(events))
+    ).items()
+    H = _entropies(rows, least_events, loaded.sae.cfg.d_sae)
+    every = loaded.sae.directions().detach()
+    every = every.reshape(-1, *every.shape[-2:])[0] if every.ndim == 3 else every
+    latents = torch.tensor(sorted(H))
+    means = torch.tensor([sum(H[a]) / len(H[a]) for a in latents.tolist()], dtype=torch.float64)
+    found = test.run(latents, every[latents], means)
+    folder = out or events.parent / "geometry"
+    found.pairwise().write_csv(folder / "pairwise.csv")
+    found.by_neighbours().write_csv(folder / "feature_neighbour_summary.csv")
+    _per_feature(rows, H).write_csv(folder / "per_feature.csv")
+    write_tensors(folder / "decoder_vectors.safetensors",
+                  {"latents": latents, "directions": every[latents]})  # fmt: skip
+    write_tensors(folder / "cosine_matrix.safetensors",
+                  {"latents": latents, "cosine": found.cosine.float()})  # fmt: skip
+    if anchors:
+        _anchors(every, latents, anchors).write_csv(folder / "anchor_neighbours.csv")
+    crossed = _crosscheck(neuronpedia, every, latents, folder) if neuronpedia else None
+    drawn = _draw(found, every[latents], H, folder, length, perplexity, seed) if figures else []
+    record = found.record()
+    write_json(
+        folder / "manifest.json",
+        {
+            "experiment": "feature_geometry_vs_entropy",
+            "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
+            "preset": loaded.card.model.get("name"),
+            "site": [str(s) for s in loaded.card.pair.writes], "ctx_len": length,
+            "source_expt_dir": str(events), "least_events": least_events,
+            "test": test.to_dict(), **record, "neuronpedia_xcheck": crossed,
+            "provenance": provenance.collect(seed),
+        },
+    )  # fmt: skip
+    one, near = found.size.spearman, found.neighbours
+    lines = [
+        f"latents  {record['n_features']}, {record['n_pairs']} pairs, window {length} tokens",
+        f"|cos|    Spearman with |dH| {one.value:.3f}, p = {one.p:.3g}; null "
+        f"{one.quantiles['0.025']:.3f}..{one.quantiles['0.975']:.3f}",
+        f"cos      Spearman with |dH| {found.signed.spearman.value:.3f}, "
+        f"p = {found.signed.spearman.p:.3g}",
+        f"nearest  {found.k}: Spearman of H with theirs {near.value:.3f}, p = {near.p:.3g}",
+        f"files    {folder}",
+        *(f"figure   {path}" for path in drawn),
+    ]
+    if not quiet or as_json:
+        emit({"geometry": str(folder), "figures": [str(p) for p in drawn], **record},
+             as_json=as_json, lines=lines)  # fmt: skip
+
+
+def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[float]]:
+    from saekit.core.errors import FormatError
+    from saekit.report.event_pages import entropies
+
+    found = {a: h for a, h in entropies(rows).items() if len(h) >= least}
+    if found and max(found) >= d_sae:
+        raise FormatError(
+            f"The events name latent {max(found)} and the SAE has {d_sae}; they are of another "
+            f"SAE. Name theirs with --sae."
+        )
+    return found
+
+
+def _per_feature(rows: "Sequence[Row]", H: dict[int, list[float]]) -> Any:
+    from saekit.core.result import Table
+
+    said = {row.feature_id: row.description for row in rows}
+    columns: dict[str, list] = {c: [] for c in ("feature_id", "tier", "description", "n_events",
+                                                "H_pos_mean", "H_pos_std", "row_idx")}  # fmt: skip
+    for i, (latent, h) in enumerate(H.items()):
+        mean = sum(h) / len(h)
+        std = (sum((x - mean) ** 2 for x in h) / (len(h) - 1)) ** 0.5 if len(h) > 1 else None
+        row = (latent, "all", said[latent], len(h), mean, std, i)
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    return Table(columns=columns, units={"H_pos_mean": "bits", "H_pos_std": "bits"})
+
+
+def _anchors(every: "Tensor", latents: "Tensor", k: int) -> Any:
+    from saekit.core.result import Table
+    from saekit.locality.geometry import nearest_latents
+
+    found, cosine = nearest_latents(every, latents, k)
+    have = set(latents.tolist())
+    return Table(
+        columns={
+            "anchor": latents.repeat_interleave(k).tolist(),
+            "rank": list(range(k)) * len(latents),
+            "neighbour_fid": found.reshape(-1).tolist(),
+            "cosine": cosine.reshape(-1).tolist(),
+            "scored": [i in have for i in found.reshape(-1).tolist()],
+        }
+    )
+
+
+def _crosscheck(cache: Path, every: "Tensor", latents: "Tensor", folder: Path) -> dict[str, Any]:
+    """Compare our cosines with those of Neuronpedia's files; return how far they are apart."""
+    from torch.nn import functional
+
+    from saekit.core.files import read_json
+    from saekit.core.result import Table
+    from saekit.locality.neuronpedia import cosines_beside, parse
+
+    unit = functional.normalize(every.double(), dim=-1)
+    rows: list[dict[str, Any]] = []
+    for latent in latents.tolist():
+        path = cache / f"{latent}.json"
+        if path.exists():
+            record = parse(read_json(path), str(path))
+            others = [i for i, _ in record.similar if i != latent]
+            ours = (unit[others] @ unit[latent]).tolist()
+            rows += cosines_beside(record, dict(zip(others, ours, strict=True)))
+    names = ("fid", "neighbour_fid", "cosine_local", "cosine_neuronpedia", "abs_diff")
+    Table(columns={n: [r[n] for r in rows] for n in names}).write_csv(
+        folder / "neuronpedia_xcheck.csv"
+    )
+    apart = [r["abs_diff"] for r in rows]
+    return {"n": len(apart), "max_abs_diff": max(apart, default=None)}
+
+
+def _draw(
+    found: Any, directions: "Tensor", H: dict[int, list[float]], folder: Path, n_ctx: int,
+    perplexity: float, seed: int,
+) -> list[Path]:  # fmt: skip
+    from saekit.locality.layout import layout
+    from saekit.report.figures import clusters3d
+    from saekit.report.figures import geometry as figure
+
+    figures = folder / "figures"
+    path = figures / "geometry.png"
+    figure.draw(found, path)
+    drawn = [path]
+    ways: tuple[tuple[Any, str], ...] = (("pca", "clusters3d"), ("tsne", "clusters3d_tsne"))
+    for way, name in ways:
+        plane = layout(directions, way, perplexity=min(perplexity, (len(H) - 2) / 3 + 1), seed=seed)
+        title = {"pca": "principal components", "tsne": "t-SNE of 1 - |cosine|"}[way]
+        drawn.append(
+            clusters3d.draw(plane, H, figures / f"{name}.html", n_ctx=n_ctx,
+                            title=f"Decoder directions by {title}, and H_pos")  # fmt: skip
+        )
+    return drawn

@@ -1,0 +1,168 @@
+"""Figures and cards of a folder of events, read from its files alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saekit.core.errors import DataError, FormatError
+from saekit.core.files import read_json
+from saekit.locality import event_files
+from saekit.locality.event_entropy import OK
+from saekit.locality.event_files import Row
+from saekit.locality.event_run import MANIFEST
+from saekit.report.figures import (
+    case_studies,
+    continuum,
+    h_pos_context,
+    h_pos_overview,
+    profile_contrast,
+)
+
+
+class Extra(NamedTuple):
+    """What is told of a latent beside its events."""
+
+    notes: Sequence[str] = ()
+    trace: Sequence[float | None] = ()
+    link: str = ""
+
+
+def draw_all(folder: Path, n_ctx: int | None = None) -> tuple[list[Path], list[str]]:
+    """Draw the figures of a folder into ``figures/``; return paths, and what cannot be drawn.
+
+    Args:
+        folder: of events.
+        n_ctx: length of the figures of one length; the longest by default.
+
+    Raises:
+        FormatError: the folder holds no events, or none of this length.
+        MissingExtraError: matplotlib is not installed.
+    """
+    found = event_files.read(folder)
+    n = _length(found, folder, n_ctx)
+    title = _title(folder)
+    figures = folder / "figures"
+    jobs: list[tuple[Path, Any]] = [
+        (figures / f"feature_continuum_ctx{n}.png",
+         lambda at: continuum.draw(found[n], n, at, title)),
+        (figures / f"feature_profile_contrast_ctx{n}.png",
+         lambda at: profile_contrast.draw(found[n], n, at)),
+        (figures / f"h_pos_overview_ctx{n}.png",
+         lambda at: h_pos_overview.draw(found[n], n, at, title)),
+        (figures / "h_pos_vs_ctxlen.png", lambda at: h_pos_context.draw(found, at, title)),
+    ]  # fmt: skip
+    drawn, missing = [], []
+    for path, draw in jobs:
+        try:
+            draw(path)
+            drawn.append(path)
+        except DataError as error:
+            missing.append(f"{path.name}: {error}")
+    return drawn, missing
+
+
+def write_cards(  # noqa: PLR0913 - which cards, and what is on them
+    folder: Path,
+    out: Path,
+    *,
+    n_ctx: int | None = None,
+    latents: Sequence[int] | None = None,
+    top: int = 5,
+    tokens: int = 16,
+    title: str = "Case studies",
+    extra: Mapping[int, Extra] | None = None,
+) -> Path:
+    """Write the page of cards of a folder of events; the most local latents come first.
+
+    Args:
+        folder: of events.
+        out: the page.
+        n_ctx: length of the windows; the longest by default.
+        latents: which, in this order; all of the folder by mean H by default.
+        top: events shown of each, the strongest.
+        tokens: shown of each event, the last ones.
+        title: heading.
+        extra: what else is told of a latent.
+
+    Raises:
+        FormatError: the folder lacks events, their texts, or a latent asked for.
+    """
+    found = event_files.read(folder)
+    n = _length(found, folder, n_ctx)
+    by: dict[int, list[Row]] = {}
+    for row in found[n]:
+        by.setdefault(row.feature_id, []).append(row)
+    if missing := [a for a in latents or () if a not in by]:
+        raise FormatError(
+            f"{folder} has no events of latents {', '.join(map(str, missing[:8]))}; it has "
+            f"{len(by)} latents."
+        )
+    texts = _texts(folder)
+    chosen = list(latents or sorted(by, key=lambda a: (_mean(by[a]), a)))
+    cards = [
+        _card(a, by[a], texts.get(str(a), []), (extra or {}).get(a, Extra()), top, tokens)
+        for a in chosen
+    ]
+    population = f"{len(chosen)} latents, {sum(len(c.H) for c in cards)} events with an entropy"
+    facts = {"of": _title(folder), "window": f"{n} tokens", "population": population}
+    return case_studies.write(out, cards, n_ctx=n, title=title, facts=facts)
+
+
+def entropies(rows: Sequence[Row]) -> dict[int, list[float]]:
+    """Return the entropies of the events of each latent that has one, latents in order."""
+    found: dict[int, list[float]] = {}
+    for row in sorted(rows, key=lambda r: (r.feature_id, r.event_idx)):
+        if row.status == OK:
+            found.setdefault(row.feature_id, []).append(row.H_pos)
+    return found
+
+
+def _card(
+    latent: int, rows: Sequence[Row], texts: Sequence[dict[str, Any]], extra: Extra, top: int,
+    tokens: int,
+) -> case_studies.Card:  # fmt: skip
+    events = []
+    ok = [row for row in rows if row.status == OK and row.J is not None]
+    for row in sorted(ok, key=lambda r: r.event_idx)[:top]:
+        if row.event_idx >= len(texts):
+            raise FormatError(f"Latent {latent}: event {row.event_idx} has no text.")
+        text, J = texts[row.event_idx], row.J
+        assert J is not None
+        k = min(tokens, len(J))
+        events.append(
+            case_studies.CardEvent(
+                text["tokens"][-k:], text["ids"][-k:], J[-k:].tolist(), row.peak_value, row.H_pos,
+                row.n_positions,
+            )
+        )
+    said = next((row.description for row in rows if row.description), "")
+    H = [row.H_pos for row in rows if row.status == OK]
+    return case_studies.Card(latent, said, H, events, extra.notes, extra.trace, extra.link)
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    H = [row.H_pos for row in rows if row.status == OK]
+    return sum(H) / len(H) if H else float("inf")
+
+
+def _length(found: Mapping[int, Any], folder: Path, n_ctx: int | None) -> int:
+    if n_ctx is not None and n_ctx not in found:
+        raise FormatError(
+            f"{folder} has no events of length {n_ctx}; it has {', '.join(map(str, found))}."
+        )
+    return n_ctx or max(found)
+
+
+def _texts(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    paths = sorted(folder.glob("top_contexts_layer*.json"))
+    if not paths:
+        raise FormatError(f"{folder} has no top_contexts_layer<L>.json, which cards show.")
+    return {a: one["examples"] for a, one in read_json(paths[0]).items()}
+
+
+def _title(folder: Path) -> str:
+    if not (folder / MANIFEST).exists():
+        return folder.resolve().name
+    manifest = read_json(folder / MANIFEST)
+    named = [manifest.get(k) for k in ("preset", "site")]
+    return " · ".join(str(n) for n in named if n) or folder.resolve().name

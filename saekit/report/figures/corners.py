@@ -1,0 +1,66 @@
+"""How far back latents look against how long they stay on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from saekit.core.errors import DataError
+from saekit.core.result import Table
+from saekit.locality.ranks import permutation_test, spearman
+from saekit.locality.resampling import mean_interval
+from saekit.report import style
+
+PERMUTATIONS = 1000
+SPREAD = 8.0  # times; lengths that differ more are drawn on a logarithmic axis
+
+
+def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None:
+    """Draw mean H_pos and its interval against tau_1e, a point a latent.
+
+    Args:
+        found: by latent its entropies, bits, one at least, and tau_1e, tokens; those whose
+            tau_1e is NaN, as their curve stays over 1/e, are left out and counted.
+        path: of the figure.
+
+    Raises:
+        DataError: no latent has both.
+    """
+    known = {a: v for a, v in found.items() if v[1] == v[1]}
+    if not known:
+        raise DataError(f"None of {len(found)} latents has a tau_1e.")
+    columns: dict[str, list] = {
+        c: [] for c in ("feature_id", "tau_1e", "n_events", "mean_H_pos", "low", "high")
+    }
+    for latent, (H, tau) in known.items():
+        ends = (float(v) for v in mean_interval(torch.tensor(H, dtype=torch.float64), seed=latent))
+        for column, value in zip(columns.values(), (latent, tau, len(H), *ends), strict=True):
+            column.append(value)
+    tau, mean = (torch.tensor(columns[c], dtype=torch.float64) for c in ("tau_1e", "mean_H_pos"))
+    low, high = (torch.tensor(columns[c], dtype=torch.float64) for c in ("low", "high"))
+    figure, axes = style.new(5.6, 4.2)
+    at = axes[0][0]
+    at.vlines(tau, low, high, color="0.75", lw=0.7)
+    at.plot(tau, mean, ".", color=style.COLOURS[0], ms=5, alpha=0.8)
+    for q in (0.25, 0.75):
+        at.axvline(float(tau.quantile(q)), color="0.5", ls=":", lw=0.9)
+        at.axhline(float(mean.quantile(q)), color="0.5", ls=":", lw=0.9)
+    said = ""
+    if len(known) > 2:
+        value = spearman(tau, mean)
+        null = permutation_test(
+            value, lambda order: spearman(tau, mean[order]), len(known), PERMUTATIONS,
+            torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        said = f"; Spearman {value:.2f}, p = {null.p:.2g}"
+    at.set(xlabel="tau_1e of the activation (tokens)", ylabel="mean $H_{pos}$ where on (bits)")
+    if float(tau.max()) > SPREAD * float(tau.min()):
+        at.set_xscale("log", base=2)
+        at.xaxis.set_major_formatter("{x:g}")
+    at.set_title(f"{len(known)} latents, {sum(columns['n_events'])} events{said}", fontsize=8.5)
+    lost = len(found) - len(known)
+    figure.supxlabel(
+        f"bars: 95 % interval (bootstrap over events); dotted: quartiles; {lost} latents without "
+        f"a tau_1e left out", fontsize=6.5, color="0.35",
+    )  # fmt: skip
+    style.save(figure, path, Table(columns=columns, units={"tau_1e": "tokens"}))

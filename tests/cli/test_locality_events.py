@@ -1,0 +1,241 @@
+"""Locality of events from the command line: the whole job on a tiny model, and refusals."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from saekit.cli.main import main
+from saekit.models.tiny import save_tiny
+from tests import world
+
+pytest.importorskip("matplotlib")
+SMALL = ["--d-sae", "64", "--k", "4", "--tokens", "3000", "--quiet", "--dtype", "float32",
+         "--set", "n_ctx=32", "--set", "batch_tokens=128",
+         "--set", "buffer_tokens=512"]  # fmt: skip
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in words])
+    out, err = capsys.readouterr()
+    return ended.value.code, (out.strip().splitlines() or [""])[-1], err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    base = tmp_path_factory.mktemp("locality events")
+    save_tiny(base / "llama", "llama")
+    text = world.text_file(base, n_docs=400)
+    jobs = [
+        ["train", "--model", base / "llama", "--site", "L1.resid_post", "--corpus", text, *SMALL,
+         "--out", base / "run"],
+        ["index", base / "run", "--tokens", "4000", "--quiet"],
+    ]  # fmt: skip
+    for job in jobs:
+        with pytest.raises(SystemExit) as ended:
+            main([str(w) for w in job])
+        assert ended.value.code == 0
+    return base / "run"
+
+
+EVENTS = ["--n-latents", "6", "--top", "4", "--n-ctx", "8", "--n-ctx", "16", "--quiet", "--json"]
+
+
+@pytest.fixture(scope="module")
+def events(run):
+    with pytest.raises(SystemExit) as ended:
+        main(["locality", "events", str(run), *EVENTS, "--max-density", "1"])
+    assert ended.value.code == 0
+    return run / "locality" / "events"
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_events_are_scored_drawn_and_shown(events, capsys):
+    manifest = json.loads((events / "manifest.json").read_text())
+    assert manifest["ctx_lens_swept"] == [8, 16] and manifest["failed"] == 0
+    assert manifest["layer"] == 1 and manifest["latents"] == 6
+    found = rows(events / "ctx16.csv")
+    ok = [r for r in found if r["status"] == "ok"]
+    assert len(ok) == manifest["ok"]["16"] > 4
+    arrays = np.load(events / "influences_ctx16.npz", allow_pickle=False)
+    assert {r["npz_key"] for r in ok} == set(arrays.files)
+    for r in ok:
+        J = arrays[r["npz_key"]]
+        assert len(J) == int(r["n_positions"]) <= 16
+        assert float(J.sum()) == pytest.approx(float(r["sum_J"]), rel=1e-5)
+        p = J.astype(float) / J.sum()
+        bits = -(p[p > 0] * np.log2(p[p > 0])).sum()
+        assert bits == pytest.approx(float(r["H_pos"]), abs=1e-4)
+    drawn = {p.name for p in (events / "figures").iterdir()}
+    for name in ("feature_continuum_ctx16", "feature_profile_contrast_ctx16",
+                 "h_pos_overview_ctx16", "h_pos_vs_ctxlen"):  # fmt: skip
+        assert {f"{name}.png", f"{name}.csv"} <= drawn
+    assert (events / "feature_case_studies.html").stat().st_size > 3000
+    code, line, _ = call(capsys, "locality", "draw-events", events, "--n-ctx", 8, "--json")
+    assert code == 0 and "feature_continuum_ctx8.png" in line
+    out = events / "two.html"
+    latent = found[0]["feature_id"]
+    code, _, _ = call(capsys, "locality", "cards", events, "--latents", latent, "--out", out)
+    assert code == 0 and out.read_text().count("class=card") == 1
+
+
+def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
+    features = tmp_path / "f.yaml"
+    features.write_text(
+        "features:\n- {feature_id: 3, description: <b>three</b>}\n- feature_id: 5\n"
+    )
+    out = tmp_path / "out"
+    code, line, err = call(
+        capsys, "locality", "events", run, "--features", features, "--per", "row", "--top", 3,
+        "--n-ctx", 8, "--out", out, "--quiet", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(line)["latents"] <= 2
+    page = (out / "feature_case_studies.html").read_text()
+    assert "<b>three" not in page and "&lt;b&gt;three" in page
+
+
+def test_geometry_of_events(run, events, capsys):
+    words = ["--sae", run, "--permutations", 50, "--k", 2, "--anchors", 3, "--least-events", 1]
+    code, line, err = call(capsys, "locality", "geometry", events, *words, "--quiet", "--json")
+    assert code == 0, err
+    record = json.loads(line)
+    folder = events.parent / "geometry"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["n_pairs"] == len(rows(folder / "pairwise.csv")) == record["n_pairs"]
+    assert manifest["permutation_p"] >= 1 / 51
+    assert "0.5" in manifest["null_distribution_quantiles"]
+    assert "correlation_decoder_cos_vs_abs_dH_pos" in manifest
+    for name in ("per_feature.csv", "feature_neighbour_summary.csv", "decoder_vectors.safetensors",
+                 "cosine_matrix.safetensors", "anchor_neighbours.csv", "figures/geometry.png",
+                 "figures/clusters3d.html", "figures/clusters3d_tsne.html"):  # fmt: skip
+        assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("documents", [1200, 0])
+def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documents):
+    code, line, err = call(
+        capsys, "locality", "autocorr", run, "--documents", documents, "--window", 64, "--overlap",
+        16, "--lags", 8, "--n-latents", 10, "--max-density", 1, "--top", 2, "--targets", 3,
+        "--n-ctx", 8, "--out", tmp_path, "--quiet", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    record = json.loads(line)
+    curves = rows(tmp_path / "autocorr_curves.csv")
+    assert len(curves) == 9 * record["latents"]
+    assert all(float(r["autocorr"]) == pytest.approx(1) for r in curves if r["lag"] == "0")
+    traces = np.load(tmp_path / "activation_traces.npz", allow_pickle=False)
+    assert len(traces.files) == record["latents"]
+    for name in traces.files:
+        assert traces[name].shape[1] == 129 and (traces[name][:, 64] == 1).all()
+    targets = rows(tmp_path / "entropy_targets.csv")
+    assert all(r["n_positions"] == "8" for r in targets)
+    assert len(rows(tmp_path / "feature_summary.csv")) == record["latents"]
+    selected = rows(tmp_path / "selected_features.csv")
+    assert sum(r["selected"] == "True" for r in selected) == record["latents"]
+    assert (tmp_path / "sanity_contexts.md").read_text().count("## latent") == record["latents"]
+    assert (tmp_path / "figures/autocorrelation.png").exists()
+    assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
+
+
+def test_sparsity_names_tokens(run, capsys, tmp_path):
+    code, line, err = call(
+        capsys, "locality", "sparsity", run, "--by-token", 2, "--out", tmp_path, "--json"
+    )
+    assert code == 0, err
+    table = rows(tmp_path / "feature_sparsity.csv")
+    assert json.loads(line)["latents"] == len(table) == 64
+    best = max(table, key=lambda r: int(r["count"]))
+    assert best["top_tokens"].startswith("'") and best["top_tokens"].count("(") <= 5
+    assert rows(tmp_path / "cofiring.csv")
+    assert (tmp_path / "covariance_by_token.safetensors").exists()
+
+
+def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
+    place = tmp_path / "np" / "m" / "s"
+    place.mkdir(parents=True)
+    texts = [list("the cat sat on the mat"), list("yes no dog 12"), list("the cat sat on the mat")]
+    answer = {"index": 7, "explanations": [{"description": "cats"}], "activations": [
+        {"tokens": ["<bos>", *t], "maxValue": 3.0 + i, "maxValueTokenIndex": len(t)}
+        for i, t in enumerate(texts)
+    ], "topkCosSimIndices": [7, 9], "topkCosSimValues": [1.0, 0.5]}  # fmt: skip
+    (place / "7.json").write_text(json.dumps(answer))
+    base = ["locality", "neuronpedia", tmp_path / "np", "--model", "m", "--sae-id", "s"]
+    code, line, _ = call(capsys, *base, "--json")
+    assert code == 0 and json.loads(line)["latents"] == [7]
+    code, _, err = call(capsys, *base, "--latents", "8")
+    assert code == 2 and "--online" in err
+    score = ["--sae", run, "--n-ctx", 8, "--out", tmp_path / "o", "--quiet", "--json"]
+    code, _, err = call(capsys, *base, *score)
+    assert code == 1 and "--anyway" in err and "o_match.csv" in err
+    code, line, err = call(capsys, *base, *score, "--anyway", "--no-figures")
+    assert code == 0, err
+    assert json.loads(line)["mismatched"] == 1
+    log = json.loads((tmp_path / "o" / "adapter_log.json").read_text())
+    assert log["7"]["n_kept"] == 2 and log["7"]["n_duplicates"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["events", "RUN", "--latents", "3,x"], 2, "3,17,200-210"),
+        (["events", "RUN", "--latents", "64"], 2, "0..63"),
+        (["events", "RUN", "--per", "word"], 2, "document or row"),
+        (["events", "RUN", "--n-latents", "0"], 2, "Ask for 1 or more"),
+        (["events", "RUN", "--n-ctx", "8", "--n-ctx", "8"], 2, "each once"),
+        (["events", "RUN", "--memory", "0"], 2, "above 0"),
+        (["events", "RUN", "--index", "RUN/eval"], 1, "saekit index"),
+        (["events", "RUN", "--features", "RUN/none.yaml"], 1, "no file"),
+        (["draw-events", "RUN"], 1, "ctx<N>.csv"),
+        (["cards", "RUN"], 1, "ctx<N>.csv"),
+        (["geometry", "RUN", "--sae", "RUN"], 1, "ctx<N>.csv"),
+        (["autocorr", "RUN", "--lags", "0"], 2, "lags"),
+        (["autocorr", "RUN", "--documents", "0", "--top", "9999"], 2, "--top"),
+        (["autocorr", "RUN", "--split", "half"], 2, "--split"),
+        (["sparsity", "RUN/eval"], 1, "manifest.json"),
+        (["sparsity", "RUN", "--by", "size", "--no-strings"], 2, "by"),
+        (["neuronpedia", "RUN", "--model", "..", "--sae-id", "s"], 2, "name of Neuronpedia"),
+        (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s"], 2, "--latents"),
+    ],
+)
+def test_refusals_are_plain(run, capsys, words, code, said):
+    words = [w.replace("RUN", str(run)) for w in words]
+    got, _, err = call(capsys, "locality", *words)
+    assert (got, said in err) == (code, True), err
+    assert "Traceback" not in err
+
+
+def test_failed_events_end_with_three_and_are_mended(run, events, tmp_path, capsys, monkeypatch):
+    from saekit.core.errors import DataError
+    from saekit.locality import event_entropy
+
+    real, asked = event_entropy.influence, []
+
+    def broken(*args, **kwargs):
+        asked.append(1)
+        if len(asked) in (1, 2):
+            raise DataError("not finite")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(event_entropy, "influence", broken)
+    words = [run, *EVENTS, "--max-density", 1, "--out", tmp_path, "--no-figures"]
+    code, line, _ = call(capsys, "locality", "events", *words)
+    lost = [r for n in (8, 16) for r in rows(tmp_path / f"ctx{n}.csv")
+            if r["status"] == "compute_error: not finite"]  # fmt: skip
+    assert code == 3 and json.loads(line)["failed"] == len(lost) > 0
+    assert "not finite" in json.loads((tmp_path / "manifest.json").read_text())["failures"][0]
+    monkeypatch.setattr(event_entropy, "influence", real)
+    code, _, err = call(capsys, "locality", "events", *words)
+    assert code == 2 and "--resume" in err
+    code, line, _ = call(capsys, "locality", "events", *words, "--resume")
+    assert code == 0 and json.loads(line)["failed"] == 0
+    whole = [(run / "locality/events" / f"ctx{n}.csv").read_text() for n in (8, 16)]
+    assert [(tmp_path / f"ctx{n}.csv").read_text() for n in (8, 16)] == whole
+    code, _, err = call(capsys, "locality", "events", *words, "--resume", "--threshold", 1)
+    assert code == 2 and "other settings" in err

@@ -1,0 +1,182 @@
+"""Figures of events: what they drew is in their CSV, and pages hold no foreign markup."""
+
+import csv
+import html.parser
+import math
+import re
+
+import pytest
+import torch
+
+from saekit.analysis.autocorrelation import Autocorrelation
+from saekit.core.errors import ConfigError, DataError, FormatError, ShapeError
+from saekit.locality.event_files import Row
+from saekit.report.event_pages import draw_all, entropies, write_cards
+from saekit.report.figures import (
+    autocorrelation,
+    case_studies,
+    clusters3d,
+    continuum,
+    corners,
+    h_pos_context,
+    h_pos_overview,
+    profile_contrast,
+)
+from tests.analysis.running_text import random_text, store
+
+pytest.importorskip("matplotlib")
+
+
+def row(latent, rank, H, n=8, status="ok", said=""):
+    J = torch.arange(1.0, n + 1) if status == "ok" else None
+    return Row(latent, rank, H, 5.0, n, status, said, "x", J)
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+ROWS = [row(7, 0, 1.0), row(7, 1, 2.0), row(3, 0, 0.5), row(3, 1, 0.25), row(3, 2, 0.75),
+        row(9, 0, math.nan, status="off")]  # fmt: skip
+
+
+def test_continuum_orders_latents_and_leaves_out_what_has_no_entropy(tmp_path):
+    continuum.draw(ROWS, 8, tmp_path / "c.png")
+    found = read(tmp_path / "c.csv")
+    assert [(r["feature_id"], r["n_events"]) for r in found] == [("3", "3"), ("7", "2")]
+    assert float(found[1]["mean"]) == 1.5
+    assert float(found[1]["std"]) == pytest.approx(0.5**0.5)
+    assert float(found[0]["low"]) <= 0.5 <= float(found[0]["high"])
+    with pytest.raises(DataError, match="none has"):
+        continuum.draw([ROWS[-1]], 8, tmp_path / "d.png")
+    continuum.draw([row(a, 0, 1.0 + a % 5) for a in range(200)], 64, tmp_path / "many.png")
+
+
+def test_profiles_are_shares_of_the_largest_and_aligned_at_the_peak(tmp_path):
+    rows = [*ROWS, row(3, 3, 0.5, n=4)]
+    profile_contrast.draw(rows, 8, tmp_path / "p.png", (3, 7))
+    found = read(tmp_path / "p.csv")
+    assert len(found) == 16 and found[7]["position"] == "0" and float(found[7]["mean"]) == 1.0
+    assert [r["n_events"] for r in found[:8]] == ["3"] * 4 + ["4"] * 4
+    # at -1: 7/8 of the whole windows, 3/4 of the short one
+    assert float(found[6]["mean"]) == pytest.approx((3 * 7 / 8 + 3 / 4) / 4)
+    assert profile_contrast.extremes(rows, 2) == (3, 7)
+    with pytest.raises(DataError, match="2 latents"):
+        profile_contrast.extremes(rows, 3)
+
+
+def test_overview_draws_every_event(tmp_path):
+    h_pos_overview.draw(ROWS, 8, tmp_path / "o.png")
+    found = read(tmp_path / "o.csv")
+    assert [(r["feature_id"], r["place"]) for r in found] == [("3", "0")] * 3 + [("7", "1")] * 2
+
+
+def test_populations_of_the_context_figure(tmp_path):
+    found = {8: ROWS, 16: [row(7, 0, 3.0, n=16), row(3, 0, 1.0, n=9), row(9, 0, 2.0, n=16)]}
+    h_pos_context.draw(found, tmp_path / "n.png")
+    table = {(r["population"], r["n_ctx"]): r for r in read(tmp_path / "n.csv")}
+    assert table["all", "8"]["n_events"] == "5" and table["every", "8"]["n_events"] == "2"
+    assert float(table["all", "8"]["mean"]) == pytest.approx(0.9)
+    assert float(table["every", "8"]["mean"]) == pytest.approx(0.75)
+    assert float(table["all", "16"]["mean"]) == pytest.approx(2.0)
+    assert float(table["every", "16"]["mean"]) == pytest.approx(2.0)
+    assert table["all", "16"]["n_full"] == "2" and table["all", "8"]["n_full"] == "5"
+
+
+def test_autocorrelation_states_its_population(tmp_path):
+    acts, docs, kept = random_text()
+    curves = Autocorrelation(lags=6).curves(store(tmp_path, acts, docs, kept=kept))
+    autocorrelation.draw(curves, [0, 2, 4], tmp_path / "a.png")
+    found = read(tmp_path / "a.csv")
+    assert len(found) == 7 and {r["n_latents"] for r in found} == {"2"}  # 0 is never on
+    mean = (curves.acts[2] + curves.acts[4]) / 2
+    assert [float(r["mean"]) for r in found] == pytest.approx(mean.tolist())
+    with pytest.raises(DataError, match="never on"):
+        autocorrelation.draw(curves, [0], tmp_path / "b.png")
+
+
+def test_corners_leave_out_what_never_falls(tmp_path):
+    corners.draw({1: ([1.0, 2.0], 0.5), 2: ([3.0], 40.0), 3: ([1.0], math.nan)}, tmp_path / "c.png")
+    assert [r["feature_id"] for r in read(tmp_path / "c.csv")] == ["1", "2"]
+    with pytest.raises(DataError):
+        corners.draw({3: ([1.0], math.nan)}, tmp_path / "d.png")
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.attributes, self.text = set(), set(), ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+NASTY = "<script>alert(1)</script>\"'&"
+
+
+def card(**changes):
+    event = case_studies.CardEvent(
+        ["a", NASTY, "c\n"], [1, 2, 3], [4.0, 1.0, 0.0], 7.0, 1.2, 3
+    )
+    settings = {"latent": 5, "description": NASTY, "H": [1.0, 2.0], "events": [event],
+                "notes": (NASTY,), "trace": [0.0, None, 0.5, 1.0, float("nan"), 0.2]}  # fmt: skip
+    return case_studies.Card(**(settings | changes))
+
+
+def test_cards_are_self_contained_and_escaped(tmp_path):
+    path = case_studies.write(
+        tmp_path / "c.html", [card(), card(events=[], H=[], link="javascript:alert(1)")],
+        n_ctx=64, title=NASTY, facts={NASTY: NASTY},
+    )  # fmt: skip
+    text = path.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.tags and "javascript:" not in text
+    assert not {a for a in tags.attributes if a.startswith("on") or a == "style"}
+    assert not re.search(r'(src|href)="http', text)
+    assert "default-src 'none'" in text
+    assert tags.text.count(NASTY) >= 3
+    # sqrt(4/4), sqrt(1/4), sqrt(0/4) of 20 shades; the peak is framed
+    assert re.findall(r'class="t (s\d+(?: peak)?)"', text) == ["s20", "s10", "s0 peak"]
+    assert text.count("<polyline") == 2 * 3  # a trace breaks where it is not known
+    assert read(tmp_path / "c.csv")[0]["text"] == f"a{NASTY}c\n"
+    linked = case_studies.write(
+        tmp_path / "l.html", [card(link="https://x.org/?a=1&b=2")], n_ctx=8, title="t", facts={}
+    )
+    assert 'href="https://x.org/?a=1&amp;b=2"' in linked.read_text()
+
+
+def test_clusters_hold_their_points_and_no_markup(tmp_path):
+    H = {4: [1.0, 3.0, 2.0], 8: [0.5]}
+    path = clusters3d.draw(
+        torch.tensor([[0.0, 2.0], [4.0, -2.0]]), H, tmp_path / "c.html", n_ctx=16, title="t",
+        about={4: "</script><b>"},
+    )  # fmt: skip
+    text = path.read_text()
+    assert text.count("</script>") == 2 and "\\u003c/script\\u003e" in text
+    found = read(tmp_path / "c.csv")
+    assert [float(r["H_pos_median"]) for r in found] == [2.0, 0.5]
+    with pytest.raises(ShapeError):
+        clusters3d.draw(torch.zeros(3, 2), H, tmp_path / "d.html", n_ctx=16, title="t")
+
+
+def test_folders_of_published_data_are_drawn_and_lack_texts(tmp_path):
+    (tmp_path / "ctx8.csv").write_text(
+        "feature_id,event_idx,H_pos,peak_token_idx,peak_value,sum_J\n1,0,1.5,3,2,1\n2,0,1,3,2,1\n"
+    )
+    drawn, missing = draw_all(tmp_path)
+    assert len(drawn) == 3 and len(missing) == 1 and "profile" in missing[0]
+    with pytest.raises(FormatError, match="top_contexts"):
+        write_cards(tmp_path, tmp_path / "c.html")
+    with pytest.raises(FormatError, match="latents 5"):
+        write_cards(tmp_path, tmp_path / "c.html", latents=[5])
+    with pytest.raises(FormatError, match="length 9"):
+        draw_all(tmp_path, 9)
+    assert entropies(ROWS) == {3: [0.5, 0.25, 0.75], 7: [1.0, 2.0]}
+    with pytest.raises(ConfigError, match="suffix|ending"):
+        continuum.draw(ROWS, 8, tmp_path / "c.bmp")
