@@ -93,6 +93,10 @@ class StandardisedSAE(WrappedSAE):
         deviation = variance.clamp_min(1e-30).sqrt() + self.epsilon.to(x)  # finite slope at 0
         return _Token(z / deviation, mean, deviation)
 
+    def deviations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n"]:
+        """Return what each token is divided by before the inner architecture reads it."""
+        return self._standardise(x).deviation[:, 0]
+
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)

@@ -11,7 +11,7 @@ FLOORS = [
     {"saes", "metrics", "models", "data"},
     {"activations"},
     {"hub"},
-    {"train", "evals", "analysis"},
+    {"train", "evals", "analysis", "layers"},
     {"report", "recipes"},
     {"cli"},
 ]
