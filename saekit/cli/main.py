@@ -9,6 +9,7 @@ import typer
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
+from saekit.cli.layers import app as layers
 from saekit.cli.list import list_names
 from saekit.cli.report import report
 from saekit.cli.train import train
@@ -53,6 +54,7 @@ app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("report")(report)
 app.command("list")(list_names)
+app.add_typer(layers, name="layers")
 app.add_typer(truth, name="truth")
 
 

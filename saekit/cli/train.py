@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli.given import given, over
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -16,13 +17,17 @@ DEFAULT_MODEL = "smollm2-135m"
 
 
 def train(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
     ] = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
     site: Annotated[
         list[str] | None,
-        typer.Option(help="Where to read, as L3.resid_post. Repeat for several. [middle layer]"),
+        typer.Option(
+            help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
+            "layers, or repeat. [middle layer]"
+        ),
     ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
@@ -49,7 +54,8 @@ def train(
         Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
+        str | None,
+        typer.Option(help="A named run to start from (saekit list recipes); flags go over it."),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
@@ -85,9 +91,14 @@ def train(
         )
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
-        raw = _start(config, recipe)
+        flags = given(context)
+        raw = over(_start(config, recipe), flags)
         lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
-        run = as_run(raw, lm, settings or [])
+        ratio = raw.pop("latents_per_width", None)
+        if ratio is not None:
+            raw["sae"].setdefault("d_sae", round(ratio * lm.d_model))
+        arch = raw["sae"].get("name", arch)
+        run = as_run(raw, lm, k_setting(arch, flags.get("k")) + (settings or []))
         folder = out or default_folder(run)
     else:
         _check_flags(arch, tokens, epochs)
@@ -124,10 +135,13 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     """
     from saekit.activations.pairs import Pair
     from saekit.core.config import field_types, override, read_setting
+    from saekit.models.site_patterns import expand_sites
     from saekit.saes.base import registry
     from saekit.train.run import Run
 
     given = dict(read_setting(s) for s in settings)
+    sites = {side: expand_sites(raw["pair"].get(side) or (), lm) for side in ("read", "write")}
+    raw = {**raw, "pair": {**raw["pair"], **sites}}
     d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
     sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
     for path, value in given.items():
@@ -161,6 +175,8 @@ def default_folder(run: "Run") -> Path:
     """Return where a run goes when no folder is given."""
     model = run.model.rstrip("/").rsplit("/", 1)[-1]
     site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
+    if len(run.pair.read) > 2:  # a name of thirty sites is too long for a folder
+        site = f"{run.pair.read[0]}-to-{run.pair.read[-1]}"
     return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
 
 

@@ -1,6 +1,6 @@
 """Examples: the strongest contexts of every latent at every layer, kept while text streams by."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int

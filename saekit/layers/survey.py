@@ -14,7 +14,14 @@ from torch import Tensor
 from saekit.core import provenance
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError, FormatError
-from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from saekit.core.files import (
+    digest,
+    read_json,
+    read_tensors,
+    sha256_of,
+    write_json,
+    write_tensors,
+)
 from saekit.core.progress import Progress
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.hub.shared import SharedSAE
@@ -104,8 +111,8 @@ class Survey:
         for (_, end), (first, last) in zip(spans, spans[1:], strict=False):
             if first < end:
                 raise ConfigError(
-                    f"Rows {first}..{min(end, last) - 1} are in both surveys and would count twice. Survey "
-                    f"other rows: --first-row."
+                    f"Rows {first}..{min(end, last) - 1} are in both surveys and would count "
+                    f"twice. Survey other rows: --first-row."
                 )
         self.sums.merge(other.sums)
         self.examples.merge(other.examples)
@@ -183,24 +190,18 @@ def survey(
         len(shared.sites), shared.d_sae,
         n=config.examples, before=config.before, after=config.after,
     )  # fmt: skip
-    seen, special, high = 0, 0, [0] * len(shared.sites)
+    seen = _Seen(shared)
     bar = Progress("layers", n_rows * stream.n_ctx, shown=shown)
     last = config.first_row
     for rows in stream.rows(config.batch_rows, first_row=config.first_row, n_rows=n_rows):
-        kept = []
-        layers = []
+        kept, layers = [], []
         for site, acts, keep in activations(shared, lm, rows, lens):
             layers.append(layer_codes(shared, site, acts, keep))
             kept.append(keep)
         for index, layer in enumerate(layers):
             examples.add(index, layer, rows)
         sums.add(layers, rows.tokens.numel(), int(torch.stack(kept).any(0).sum()))
-        n_special = int(shared.rule(shared.sites[0]).is_special(rows.tokens).sum())
-        seen, special = seen + rows.tokens.numel(), special + n_special
-        high = [
-            n + rows.tokens.numel() - n_special - int(k.sum())
-            for n, k in zip(high, kept, strict=True)
-        ]
+        seen.add(rows, kept)
         last = rows.first_row + len(rows.tokens)
         bar.add(rows.tokens.numel())
     bar.close()
@@ -209,8 +210,7 @@ def survey(
             f"No token counts in rows {config.first_row}..{config.first_row + n_rows - 1} of the "
             f"text. Give more text, or begin earlier."
         )
-    counts = {"seen": seen, "special": special, "high_norm": high,
-              "kept": sums.tokens.tolist(), "seconds": round(time.monotonic() - began, 3)}  # fmt: skip
+    counts = {**seen.record(), "seconds": round(time.monotonic() - began, 3)}
     made_from = {
         "stream": stream.digest, "split": stream.split, "n_ctx": stream.n_ctx,
         "model": lm.provenance(), "sae": shared.sae.cfg.to_dict(), "weights": _digest(shared),
@@ -218,6 +218,25 @@ def survey(
     }  # fmt: skip
     spans = [(config.first_row, last)]
     return Survey([str(s) for s in shared.sites], sums, examples, spans, made_from, counts)
+
+
+class _Seen:
+    """What became of the tokens that were read, by layer where layers differ."""
+
+    def __init__(self, shared: SharedSAE):
+        self._rule = shared.rule(shared.sites[0])
+        self._seen = self._special = 0
+        self._kept = torch.zeros(len(shared.sites), dtype=torch.int64)
+
+    def add(self, rows: Rows, kept: Sequence[Tensor]) -> None:
+        self._seen += rows.tokens.numel()
+        self._special += int(self._rule.is_special(rows.tokens).sum())
+        self._kept += torch.stack([k.sum() for k in kept]).cpu()
+
+    def record(self) -> dict[str, Any]:
+        kept = self._kept.tolist()
+        high = [self._seen - self._special - n for n in kept]
+        return {"seen": self._seen, "special": self._special, "high_norm": high, "kept": kept}
 
 
 @torch.no_grad()
@@ -251,8 +270,6 @@ def layer_codes(
 
 
 def _digest(shared: SharedSAE) -> str:
-    from saekit.core.files import digest
-
     weights = shared.sae.state_dict()
     return digest(
         part

@@ -45,9 +45,11 @@ def decomposition(sums: LayerSums) -> Decomposition:
     within = ((second - tokens).sum() / whole).clamp_min(0.0)
     between_tokens = (tokens.sum() / whole - latents).clamp_min(0.0)
     total = second.sum() / whole
-    parts = [float(v) for v in (total, latents, between_tokens, within)]
-    ratio = (parts[2] + parts[3]) / parts[3] if parts[3] > 0 else float("nan")
-    return Decomposition(*parts, ratio)
+    ratio = (between_tokens + within) / within  # nan where nothing is within
+    return Decomposition(
+        float(total), float(latents), float(between_tokens), float(within),
+        float(ratio) if within > 0 else float("nan"),
+    )  # fmt: skip
 
 
 class LegacyVariances(NamedTuple):
@@ -85,5 +87,4 @@ def legacy_variances(sums: LayerSums, n_tokens: int | None = None) -> LegacyVari
     f = (layer.square() @ mean_p - (layer @ mean_p).square()).mean()
     over_both = mean_p.mean(1)
     all_ = layer.square() @ over_both - (layer @ over_both).square()
-    values = [float(v) for v in (tf, f, all_, f / all_, tf / f)]
-    return LegacyVariances(*values)
+    return LegacyVariances(float(tf), float(f), float(all_), float(f / all_), float(tf / f))

@@ -98,6 +98,10 @@ class LanguageModel(abc.ABC):
         the norm is not, so rows are comparable within a direction, not between contexts.
         """
 
+    @abc.abstractmethod
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """Return the direction that each token's logit reads, before the final norm's gain."""
+
     def check_site(self, site: Site) -> Site:
         """Return `site` if this model has it.
 

@@ -138,6 +138,10 @@ class HFModel(LanguageModel):
         parts = [rows @ w.float().T for w in unembed.split(VOCAB_CHUNK_ROWS)]
         return torch.cat(parts, dim=-1)
 
+    @override
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.module.get_output_embeddings().weight.detach()
+
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.n_ctx_max:
             raise ShapeError(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["truth"],
-            ["truth", "make"]]
+            ["truth", "make"], ["layers"], ["layers", "analyse"]]
 
 
 def loaded_after(code: str) -> set[str]:

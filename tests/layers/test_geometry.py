@@ -8,7 +8,13 @@ import torch
 
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.layers import geometry
-from saekit.layers.geometry import cosine_by_distance, legacy_mmcs, max_cosines, mmcs, nearest_tokens
+from saekit.layers.geometry import (
+    cosine_by_distance,
+    legacy_mmcs,
+    max_cosines,
+    mmcs,
+    nearest_tokens,
+)
 
 
 def rows(seed, n=64, d=16):
