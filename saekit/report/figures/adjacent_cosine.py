@@ -1,5 +1,6 @@
 """Adjacent cosine: how alike one token's residual vectors are at neighbouring layers."""
 
+import math
 from pathlib import Path
 
 from saekit.layers.stream import StreamCosines
@@ -26,7 +27,7 @@ def draw(found: StreamCosines, path: Path, title: str = "") -> None:
         high = [m + s for m, s in zip(mean, std, strict=True)]
         at.plot(places, mean, color=colour, marker="o", markersize=3, label=label)
         at.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
-    every = max(1, len(places) // 10)
+    every = max(1, math.ceil(len(places) / 8))
     shown = places[::every]
     at.set_xticks(shown, [
         f"{style.layer_label(columns['site'][i])}-{style.layer_label(columns['next'][i])}"

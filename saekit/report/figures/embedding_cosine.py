@@ -32,9 +32,10 @@ def draw(
         one = spread(best)
         summary.append({"side": name, **one._asdict()})
         at.set(xlabel="mean layer of a latent")
-        at.set_title(f"{name}: mean {one.mean:.3f} (n = {int(alive.sum()):,} alive latents)",
-                     fontsize=9)  # fmt: skip
-    axes[0][0].set_ylabel("cosine with the nearest token")
+        same = " (tied)" if side is unembed and embed.cosines.equal(side.cosines) else ""
+        at.set_title(f"{name}{same}: mean {one.mean:.3f}", fontsize=9)
+    n = int(alive.sum())
+    axes[0][0].set_ylabel(f"cosine with the nearest token\n(n = {n:,} alive latents)")
     style.save(figure, path, _table(found, sides, tokenizer))
     Table(columns={k: [r[k] for r in summary] for k in summary[0]}).write_csv(
         path.with_name(path.stem + "_summary.csv")

@@ -3,9 +3,13 @@
 import math
 from pathlib import Path
 
+import torch
+
 from saekit.core.result import Table
 from saekit.layers.geometry import PairHistogram
 from saekit.report import style
+
+SHOWN = 1e-5  # share of pairs beyond either end of the axis of cosines; the CSV has all
 
 
 def draw(found: PairHistogram, path: Path, title: str = "") -> None:
@@ -17,8 +21,12 @@ def draw(found: PairHistogram, path: Path, title: str = "") -> None:
     """
     counts = found.counts.double()
     share = counts / counts.amax(1, keepdim=True).clamp_min(1)
-    used = (counts.sum(0) > 0).nonzero()[:, 0]
+    below = counts.sum(0).cumsum(0) / counts.sum().clamp_min(1)
+    used = ((below > SHOWN) & (below < 1 - SHOWN)).nonzero()[:, 0]
+    used = used if len(used) else (counts.sum(0) > 0).nonzero()[:, 0]
     edges = found.cosine_edges
+    if not len(used):
+        used = torch.arange(len(edges) - 1)
     bottom, top = float(edges[used[0]]), float(edges[used[-1] + 1])
     figure, axes = style.new(6.4, 3.4)
     at = axes[0][0]

@@ -38,7 +38,7 @@ def draw(
     image = at.imshow(p.numpy(), cmap="magma_r", aspect="auto", interpolation="nearest",
                       vmin=0, vmax=max(float(p.max()), 1e-9) if p.numel() else 1)  # fmt: skip
     at.set(title=title, ylabel="layer",
-           xlabel=f"latents by mean layer (n = {len(order):,}{population})")  # fmt: skip
+           xlabel=f"latents by mean layer (n = {len(order):,} latents{population})")  # fmt: skip
     _label(at, sites)
     figure.colorbar(image, ax=at, label="P(layer | latent)", pad=0.01)
     style.save(figure, path, table(p, order, sites, latents))

@@ -47,7 +47,7 @@ def draw(
         MissingExtraError: matplotlib is not installed.
     """
     drawn = table(sums, about)
-    figure, axes = style.new(6.4, 1.6 + 0.9 * len(sums), rows=len(sums), sharex=True)
+    figure, axes = style.new(6.4, 1.2 + 1.7 * len(sums), rows=len(sums), sharex=True)
     for i, (name, one) in enumerate(sums.items()):
         at = axes[i][0]
         std = distribution(one.totals, one.numbers).std
@@ -58,8 +58,8 @@ def draw(
         at.axvspan(mean - Z * sem, mean + Z * sem, color=style.COLOURS[1], alpha=0.35)
         at.axvline(_even(one.numbers), color=style.COLOURS[6], linestyle="--", linewidth=1)
         at.set(ylabel="latents")
-        at.set_title(f"{name}: mean {mean:.3g} ± {Z * sem:.2g} layers (n = {len(values):,} latents "
-                     f"of {one.d_sae:,})", fontsize=9)  # fmt: skip
+        of = f"n = {len(values):,} of {one.d_sae:,} latents"
+        at.set_title(f"{name}\nmean {mean:.3g} ± {Z * sem:.2g} layers, {of}", fontsize=9)
     axes[-1][0].set_xlabel("standard deviation over layers of a latent (layers)")
     style.save(figure, path, drawn)
 
