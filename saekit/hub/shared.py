@@ -131,6 +131,22 @@ class SharedSAE:
         return Coded(codes, strengths)
 
     @torch.no_grad()
+    def active(self, site: Site, x: Float[Tensor, "n d_in"]) -> Codes:
+        """Return the active latents of activations of a site, in units all sites share.
+
+        The values are the `strengths` of `encode`, up to rounding, without what only a
+        prediction needs.
+        """
+        scaled = self.scaled(site, x)
+        sae = self.sae
+        if isinstance(sae, StandardisedSAE):
+            codes = sae.inner.encode(sae.standardised(scaled))
+        else:
+            codes = sae.encode(scaled)
+        codes = codes.live()
+        return codes._replace(values=codes.values.abs(), shift=None)
+
+    @torch.no_grad()
     def predict(self, site: Site, codes: Codes) -> Float[Tensor, "n d_out"]:
         """Return what codes of a site predict, in act units of the site it writes."""
         y_hat = self.sae.decode(codes)

@@ -265,8 +265,8 @@ def layer_codes(
 ) -> LayerCodes:
     """Return the active latents of the tokens of a site that count."""
     place = keep.flatten().nonzero()[:, 0]
-    codes, strengths = shared.encode(site, acts.flatten(0, 1)[place])
-    return LayerCodes(place[codes.rows()], codes.latents, strengths, len(place))
+    codes = shared.active(site, acts.flatten(0, 1)[place])
+    return LayerCodes(place[codes.rows()], codes.latents, codes.values, len(place))
 
 
 def _digest(shared: SharedSAE) -> str:

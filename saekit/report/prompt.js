@@ -203,7 +203,7 @@ function drawLogits() {
   const lists = (...children) => element("div", { class: "logit-lists" }, ...children);
   nodes.push(element("h3", {}, `Reconstruction at ${state.site}`), lists(
     logitList("model alone", data.input[pos]), logitList("reconstructed", recon.top[pos]),
-    logitList("risen most", recon.up[pos]), logitList("fallen most", recon.down[pos])));
+    logitList("largest change", recon.up[pos]), logitList("smallest change", recon.down[pos])));
   if (data.steered.length) {
     const choices = element("select", {
       "aria-label": "steering", onchange: (event) => choose({ steer: Number(event.target.value) }),
@@ -218,7 +218,7 @@ function drawLogits() {
     const one = data.steered[state.steer];
     nodes.push(element("h3", {}, "Steered: ", choices), lists(
       logitList("steered", one.top[pos]),
-      logitList("risen most", one.up[pos]), logitList("fallen most", one.down[pos])));
+      logitList("largest change", one.up[pos]), logitList("smallest change", one.down[pos])));
   }
   view("logits").replaceChildren(...nodes);
 }

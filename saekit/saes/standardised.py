@@ -97,6 +97,10 @@ class StandardisedSAE(WrappedSAE):
         """Return what each token is divided by before the inner architecture reads it."""
         return self._standardise(x).deviation[:, 0]
 
+    def standardised(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        """Return tokens as the inner architecture reads them."""
+        return self._standardise(x).z
+
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)
