@@ -1,23 +1,15 @@
-"""Which options of a command were given by the user, and which are defaults."""
+"""Flags of the command line over a run to start from."""
 
 from typing import Any
 
-import typer
-
 from saekit.core.errors import ConfigError
 
-OVER_A_START = ("model", "revision", "site", "corpus", "d_sae", "k", "tokens", "epochs", "seed")
 APART = ("arch", "target", "fold")  # settings that a recipe or a config decides as a whole
 
 
-def given(context: typer.Context) -> dict[str, Any]:
-    """Return the options that the command line names, by name of the parameter."""
-    found = {}
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            found[name] = value
-    return found
+def given(**flags: Any) -> dict[str, Any]:
+    """Return the flags that have a value."""
+    return {name: value for name, value in flags.items() if value is not None}
 
 
 def over(raw: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:

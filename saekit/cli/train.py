@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from saekit.train.run import Run
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_TOKENS = 10_000_000
 
 
 def train(
-    context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models). "
+                     f"[{DEFAULT_MODEL}]"),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
     site: Annotated[
         list[str] | None,
@@ -36,16 +38,23 @@ def train(
         bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
     ] = False,
     corpus: Annotated[
-        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
-    ] = "packaged",
-    arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
+        str | None,
+        typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME. "
+                     "[packaged]"),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")
+    ] = None,
     d_sae: Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")] = None,
     k: Annotated[
         float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 10_000_000,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 1,
-    seed: Annotated[int, typer.Option(help="Decides initialisation and order.")] = 0,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of text that count; with --fold, each site of one. [10,000,000]"),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over them. [1]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides initialisation and order. [0]")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
@@ -91,16 +100,21 @@ def train(
         )
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
-        flags = given(context)
+        flags = given(
+            model=model, revision=revision, site=site, target=target, fold=fold or None,
+            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+        )  # fmt: skip
         raw = over(_start(config, recipe), flags)
         lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
         ratio = raw.pop("latents_per_width", None)
         if ratio is not None:
             raw["sae"].setdefault("d_sae", round(ratio * lm.d_model))
-        arch = raw["sae"].get("name", arch)
-        run = as_run(raw, lm, k_setting(arch, flags.get("k")) + (settings or []))
+        run = as_run(raw, lm, k_setting(raw["sae"].get("name", "topk"), k) + (settings or []))
         folder = out or default_folder(run)
     else:
+        model, arch, corpus = model or DEFAULT_MODEL, arch or "topk", corpus or "packaged"
+        tokens = DEFAULT_TOKENS if tokens is None else tokens
+        epochs = 1 if epochs is None else epochs
         _check_flags(arch, tokens, epochs)
         lm = load(model, revision=revision, dtype=dtype, device=device)
         raw = {
@@ -115,7 +129,7 @@ def train(
             "sae": {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {}),
             "tokens": tokens,
             "epochs": epochs,
-            "seed": seed,
+            "seed": seed or 0,
         }
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)

@@ -72,12 +72,11 @@ def test_neighbours_of_the_stream():
     keep = torch.stack([rules[str(s)].keep(rows.tokens, acts[s]) for s in shared.sites]).all(0)
     x = [acts[s][keep].double() for s in shared.sites]
     x = [v - v.mean(0) for v in x]
+    columns = found.pairs.columns
     for i in range(2):
         cosine = torch.nn.functional.cosine_similarity(x[i], x[i + 1])
-        assert found.pairs.columns["cosine_mean"][i] == pytest.approx(float(cosine.mean()), abs=1e-5)
-        assert found.pairs.columns["cosine_variance"][i] == pytest.approx(
-            float(cosine.var()), abs=1e-5
-        )
+        assert columns["cosine_mean"][i] == pytest.approx(float(cosine.mean()), abs=1e-5)
+        assert columns["cosine_variance"][i] == pytest.approx(float(cosine.var()), abs=1e-5)
     assert found.n_tokens == int(keep.sum()) == found.norms.columns["tokens"][0]
     with pytest.raises(ConfigError, match="at least two layers; got 1"):
         adjacent_cosines(lm, stream, rules, shared.sites[:1], n_rows=1, shown=False)
