@@ -153,6 +153,10 @@ class RecordedModel(LanguageModel):
         _absent("model")
 
     @override
+    def unembedding(self) -> Any:
+        _absent("model")
+
+    @override
     def provenance(self) -> dict[str, Any]:
         return dict(self.store.manifest["model"])
 

@@ -98,5 +98,9 @@ class Shared(LanguageModel):
         return self.model.logit_effects(directions)
 
     @override
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.model.unembedding()
+
+    @override
     def provenance(self) -> dict[str, Any]:
         return self.model.provenance()

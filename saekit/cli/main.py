@@ -11,6 +11,7 @@ from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
+from saekit.cli.layers import app as layers
 from saekit.cli.list import list_names
 from saekit.cli.locality import app as locality
 from saekit.cli.report import report
@@ -62,6 +63,7 @@ app.command("watch")(watch)
 app.command("track")(track)
 app.command("convert")(convert)
 app.command("list")(list_names)
+app.add_typer(layers, name="layers")
 app.add_typer(truth, name="truth")
 app.add_typer(locality, name="locality")
 app.add_typer(cache, name="cache")

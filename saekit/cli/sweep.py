@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli import train as one
+from saekit.cli.given import given, over
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -33,12 +34,12 @@ def sweep(
     target: one.Target = None,
     fold: one.Fold = False,
     corpus: one.CorpusWord = None,
-    arch: one.Arch = "topk",
+    arch: one.Arch = None,
     d_sae: one.Latents = None,
     k: one.Kept = None,
     tokens: one.Tokens = None,
-    epochs: one.Epochs = 1,
-    seed: one.Seed = 0,
+    epochs: one.Epochs = None,
+    seed: one.Seed = None,
     settings: one.Settings = None,
     config: one.ConfigFile = None,
     recipe: one.Recipe = None,
@@ -73,13 +74,20 @@ def sweep(
         lm = load(first.model, revision=first.revision, dtype=begun, device=device)
     else:
         points = combinations(vary or [])
-        one.check_flags(arch, tokens, epochs)
-        raw = None if config is None and recipe is None else one.start_from(config, recipe)
-        asked = (model or one.DEFAULT_MODEL, revision)
-        named = (raw["model"], raw.get("revision")) if raw else asked
-        lm = load(named[0], revision=named[1], dtype=dtype, device=device)
-        if raw is None:
-            raw = one.made_of(arch, d_sae, epochs, seed) | one.flags(
+        one.check_flags(arch or "topk", tokens, epochs)
+        if config is not None or recipe is not None:
+            asked = given(
+                model=model, revision=revision, site=site, target=target, fold=fold or None,
+                corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+            )  # fmt: skip
+            raw = over(one.start_from(config, recipe), asked)
+            named = (raw["model"], raw.get("revision"))
+            lm = load(named[0], revision=named[1], dtype=dtype, device=device)
+            one.fit_width(raw, lm)
+        else:
+            named = (model or one.DEFAULT_MODEL, revision)
+            lm = load(named[0], revision=revision, dtype=dtype, device=device)
+            raw = one.made_of(arch or "topk", d_sae, epochs, seed) | one.flags(
                 lm, model=model, revision=revision, site=site, target=target, fold=fold,
                 corpus=corpus, tokens=tokens,
             )  # fmt: skip

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli.given import given, over
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -26,7 +27,10 @@ Model = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
 Site = Annotated[
     list[str] | None,
-    typer.Option(help="Where to read, as L3.resid_post. Repeat for several. [middle layer]"),
+    typer.Option(
+        help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
+        "layers, or repeat. [middle layer]"
+    ),
 ]
 Target = Annotated[
     list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
@@ -41,17 +45,22 @@ CorpusWord = Annotated[
         "'0.7*packaged + 0.3*notes.jsonl'. [packaged]"
     ),
 ]
-Arch = Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")
+]
 Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]
 Kept = Annotated[
     float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option(help="Tokens of text that count. [10,000,000; all that a cache has]"),
+    typer.Option(
+        help="Tokens of text that count; with --fold, each site of one. [10,000,000; all that a "
+        "cache has]"
+    ),
 ]
-Epochs = Annotated[int, typer.Option(help="Passes over them.")]
-Seed = Annotated[int, typer.Option(help="Decides initialisation and order.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over them. [1]")]
+Seed = Annotated[int | None, typer.Option(help="Decides initialisation and order. [0]")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
@@ -64,7 +73,8 @@ ConfigFile = Annotated[
     Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
 ]
 Recipe = Annotated[
-    str | None, typer.Option(help="A named run to start from (see: saekit list recipes).")
+    str | None,
+    typer.Option(help="A named run to start from (saekit list recipes); flags go over it."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")]
@@ -79,12 +89,12 @@ def train(
     target: Target = None,
     fold: Fold = False,
     corpus: CorpusWord = None,
-    arch: Arch = "topk",
+    arch: Arch = None,
     d_sae: Latents = None,
     k: Kept = None,
     tokens: Tokens = None,
-    epochs: Epochs = 1,
-    seed: Seed = 0,
+    epochs: Epochs = None,
+    seed: Seed = None,
     settings: Settings = None,
     config: ConfigFile = None,
     recipe: Recipe = None,
@@ -126,20 +136,26 @@ def train(
             )  # fmt: skip
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
-        raw = start_from(config, recipe)
+        asked = given(
+            model=model, revision=revision, site=site, target=target, fold=fold or None,
+            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+        )  # fmt: skip
+        raw = over(start_from(config, recipe), asked)
         if cache is not None:
             lm, raw = recorded_run(cache, device, {}, raw)
         else:
             lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
-        run = as_run(raw, lm, settings or [])
+        fit_width(raw, lm)
+        run = as_run(raw, lm, k_setting(raw["sae"].get("name", "topk"), k) + (settings or []))
         folder = out or default_folder(run)
     else:
+        arch = arch or "topk"
         check_flags(arch, tokens, epochs)
         made = made_of(arch, d_sae, epochs, seed)
         if cache is not None:
             text = _corpus(corpus) if corpus is not None else None
-            given = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
-            lm, raw = recorded_run(cache, device, given | {"tokens": tokens}, None)
+            asked = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
+            lm, raw = recorded_run(cache, device, asked | {"tokens": tokens}, None)
             raw |= made
         else:
             lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
@@ -157,10 +173,19 @@ def train(
     emit(record, as_json=as_json, lines=lines)
 
 
-def made_of(arch: str, d_sae: int | None, epochs: int, seed: int) -> dict[str, Any]:
+def made_of(
+    arch: str, d_sae: int | None, epochs: int | None, seed: int | None
+) -> dict[str, Any]:
     """Return what the everyday flags say of the SAE, for `as_run`."""
     sae = {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {})
-    return {"sae": sae, "epochs": epochs, "seed": seed}
+    return {"sae": sae, "epochs": 1 if epochs is None else epochs, "seed": seed or 0}
+
+
+def fit_width(raw: dict[str, Any], lm: "LanguageModel") -> None:
+    """Turn a recipe's latents a dimension into latents, where no number of them was given."""
+    ratio = raw.pop("latents_per_width", None)
+    if ratio is not None:
+        raw["sae"].setdefault("d_sae", round(ratio * lm.d_model))
 
 
 def flags(  # noqa: PLR0913 - an option each
@@ -193,10 +218,13 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     """
     from saekit.activations.pairs import Pair
     from saekit.core.config import field_types, override, read_setting
+    from saekit.models.site_patterns import expand_sites
     from saekit.saes.base import registry
     from saekit.train.run import Run
 
     given = dict(read_setting(s) for s in settings)
+    sites = {side: expand_sites(raw["pair"].get(side) or (), lm) for side in ("read", "write")}
+    raw = {**raw, "pair": {**raw["pair"], **sites}}
     d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
     sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
     for path, value in given.items():
@@ -230,6 +258,8 @@ def default_folder(run: "Run") -> Path:
     """Return where a run goes when no folder is given."""
     model = run.model.rstrip("/").rsplit("/", 1)[-1]
     site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
+    if len(run.pair.read) > 2:  # a name of thirty sites is too long for a folder
+        site = f"{run.pair.read[0]}-to-{run.pair.read[-1]}"
     return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
 
 
@@ -251,7 +281,7 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     return [f"sae.k={int(k) if fields['k'] is int else k}"]
 
 
-def check_flags(arch: str, tokens: int | None, epochs: int) -> None:
+def check_flags(arch: str, tokens: int | None, epochs: int | None) -> None:
     """Refuse what can be refused before a model is loaded."""
     from saekit.saes.base import registry
 

@@ -86,3 +86,28 @@ def _shifted_exp(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _at(values: Tensor, targets: Tensor) -> Tensor:
     return values.gather(1, targets[:, None])[:, 0]
+
+
+class Gaps(NamedTuple):
+    """How far an intervention moved predictions, beside what `Against` holds."""
+
+    kl_back: Float[Tensor, "m"]  # KL(other || clean), nats
+    logit_mse: Float[Tensor, "m"]  # mean square of the difference of logits over the vocabulary
+
+
+def gaps(
+    clean: Float[Tensor, "batch n_ctx vocab"],
+    other: Float[Tensor, "batch n_ctx vocab"],
+    where: Bool[Tensor, "batch n_ctx"],
+) -> Gaps:
+    """Return the divergence the other way and the gap of logits where `where` says, float32."""
+    p, q = clean.flatten(0, 1), other.flatten(0, 1)
+    found = []
+    for part in _parts(p):
+        at_p, at_q = p[part].float(), q[part].float()
+        lse_p = _shifted_exp(at_p)[1]
+        exp_q, lse_q = _shifted_exp(at_q)
+        gap = at_q - at_p
+        back = torch.linalg.vecdot(exp_q, gap) / exp_q.sum(-1) + lse_p - lse_q
+        found.append((back, gap.square().mean(-1)))
+    return Gaps(*(torch.cat(values)[where.flatten()] for values in zip(*found, strict=True)))

@@ -101,7 +101,7 @@ class Core(Eval):
         self.check(subject)
         assert subject.lm is not None  # `check` refuses it
         began = time.monotonic()
-        tokens = self._tokens(tools)
+        tokens = self.tokens_of(tools)
         part, splicing = self._measure(subject, subject.lm, tokens, shown=tools.shown)
         blocks = part.blocks | splicing.blocks(self.n_blocks)
         scores = {name: blocks[name].score(tools.seed) for name in metrics.names()}
@@ -129,7 +129,7 @@ class Core(Eval):
             found[str(site)] = {"scores": scores, "losses": splicing.mean_losses(site)}
         return found
 
-    def _tokens(self, tools: Tools) -> Int[Tensor, "n_rows n_ctx"]:
+    def tokens_of(self, tools: Tools) -> Int[Tensor, "n_rows n_ctx"]:
         """Return the rows to measure; fewer than wanted where the text is shorter.
 
         Raises:

@@ -127,6 +127,10 @@ class LanguageModel(abc.ABC):
         of norms stay. A null for what owes to the architecture alone.
         """
 
+    @abc.abstractmethod
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """Return the direction that each token's logit reads, before the final norm's gain."""
+
     def check_site(self, site: Site) -> Site:
         """Return `site` if this model has it.
 

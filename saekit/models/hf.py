@@ -191,6 +191,10 @@ class HFModel(LanguageModel):
         found.separator_id = self.separator_id
         return found
 
+    @override
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        return self.module.get_output_embeddings().weight.detach()
+
     def _checked(self, tokens: Tensor) -> Tensor:
         if tokens.shape[1] > self.n_ctx_max:
             raise ShapeError(

@@ -70,7 +70,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
         _definitions(core),
         _provenance(config, manifest, core, index),
     ]
-    page = _document(_title(run, config), "\n".join(sections), to_script(data))
+    page = document(_title(run, config), "\n".join(sections), to_script(data))
     replace_with(out, page.encode("utf-8", "backslashreplace"))
     return out
 
@@ -91,10 +91,25 @@ def _result(path: Path) -> Result:
         ) from error
 
 
-def _document(title: str, body: str, data: str) -> str:
-    """Assemble the page; its policy allows its own style and script, and no request."""
-    style = _own("page.css")
-    script = "\n".join(_own(name) for name in ("charts.js", "browser.js", "page.js"))
+def document(
+    title: str,
+    body: str,
+    data: str,
+    *,
+    scripts: Iterable[str] = ("charts.js", "browser.js", "page.js"),
+    styles: Iterable[str] = ("page.css",),
+) -> str:
+    """Assemble a page; its policy allows its own style and script, and no request.
+
+    Args:
+        title: text.
+        body: HTML.
+        data: JSON from `payload.to_script`.
+        scripts: files of this package.
+        styles: files of this package.
+    """
+    style = "\n".join(_own(name) for name in styles)
+    script = "\n".join(_own(name) for name in scripts)
     policy = (
         f"default-src 'none'; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"

@@ -59,3 +59,9 @@ def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
         figure.savefig(path, metadata=_PLAIN[path.suffix], dpi=150)
     if drawn is not None:
         drawn.write_csv(path.with_suffix(".csv"))
+
+
+def layer_label(site: str) -> str:
+    """Return a short label of a site: its layer where it is a residual output, else its name."""
+    head, _, point = site.partition(".")
+    return head.removeprefix("L") if point == "resid_post" else site

@@ -108,6 +108,14 @@ class StandardisedSAE(WrappedSAE):
         size = deviation if self.cfg.inverse == "exact" else spread
         return _Token(z / deviation, mean, deviation, size)
 
+    def deviations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n"]:
+        """Return what each token is divided by before the inner architecture reads it."""
+        return self._standardise(x).deviation[:, 0]
+
+    def standardised(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        """Return tokens as the inner architecture reads them."""
+        return self._standardise(x).z
+
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = _sparse.flat_rows(x)

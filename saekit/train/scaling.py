@@ -13,6 +13,7 @@ from saekit.activations.harvest import CALIBRATION_ROWS, Counts, Harvest
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.seeds import generator
+from saekit.models.sites import Site
 from saekit.saes.base import SAEConfig, Scaling
 
 Normalise = Literal["scale", "whiten", "none"]
@@ -63,31 +64,64 @@ def measure_scaling(
         Geometric median: Gao et al. 2024, arXiv:2406.04093, appendix A.1. Whitening: Bell &
         Sejnowski 1997 (symmetric, "ZCA").
     """
-    joint = [axis for axis in cfg.event if axis not in cfg.coded]
-    if normalise == "whiten" and joint:
-        raise ConfigError(
-            f"`normalise` cannot be whiten where {' and '.join(joint)} are coded jointly, as by "
-            f"`{cfg.name}`. Use scale."
-        )
-    shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
-    n_sides = 1 if harvest.pair.is_autoencoder else 2
-    sides = [Side(shared, normalise, centre) for _ in range(n_sides)]
-    wanted = WHITEN_TOKENS * max(cfg.d_in, cfg.d_out) if normalise == "whiten" else 0
-    n_tokens = 0
-    for acts in _first(harvest, wanted):
-        n_tokens += acts.x.shape[:-1].numel()
-        for side, found in zip(sides, (acts.x, acts.y)[:n_sides], strict=True):
-            side.add(found)
+    measured = _Measured(harvest, cfg, normalise, centre)
+    for acts in _first(harvest, measured.wanted_tokens):
+        measured.add(acts)
     harvest.counts = Counts()
-    if n_tokens < wanted:
-        raise ConfigError(
-            f"`normalise` whiten needs {wanted:,} tokens that count, {WHITEN_TOKENS} a "
-            f"dimension; the text has {n_tokens:,}. Give more text or use scale."
-        )
-    scalings = [side.scaling() for side in sides]
-    x, y = scalings[0], scalings[-1]
-    mean = (sides[-1].sum / sides[-1].n).to(y.mean)
-    return Scalings(x, y, y.apply(mean[None])[0])
+    return measured.scalings()
+
+
+class _Measured:
+    """What the scalings of one harvest are found from: sums over its first events.
+
+    Args:
+        harvest: of one site, or of sites coded jointly.
+        cfg: says which axes are coded jointly.
+        normalise: what is done to sizes.
+        centre: what is subtracted.
+
+    Raises:
+        ConfigError: whitening was asked of sites coded jointly.
+    """
+
+    def __init__(self, harvest: Harvest, cfg: SAEConfig, normalise: Normalise, centre: Centre):
+        joint = [axis for axis in cfg.event if axis not in cfg.coded]
+        if normalise == "whiten" and joint:
+            raise ConfigError(
+                f"`normalise` cannot be whiten where {' and '.join(joint)} are coded jointly, as "
+                f"by `{cfg.name}`. Use scale."
+            )
+        shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
+        n_sides = 1 if harvest.pair.is_autoencoder else 2
+        self.harvest = harvest
+        self.sides = [Side(shared, normalise, centre) for _ in range(n_sides)]
+        whitened = normalise == "whiten"
+        self.wanted_tokens = WHITEN_TOKENS * max(cfg.d_in, cfg.d_out) if whitened else 0
+        self.n_tokens = 0
+
+    def add(self, acts: ActBatch) -> None:
+        """Take in some events."""
+        self.n_tokens += acts.x.shape[:-1].numel()
+        for side, found in zip(self.sides, (acts.x, acts.y), strict=False):
+            side.add(found)
+
+    def scalings(self) -> Scalings:
+        """Return the scalings of all events taken in.
+
+        Raises:
+            ConfigError: whitening needs more of them.
+            TrainingError: they do not vary.
+        """
+        if self.n_tokens < self.wanted_tokens:
+            raise ConfigError(
+                f"`normalise` whiten needs {self.wanted_tokens:,} tokens that count, "
+                f"{WHITEN_TOKENS} a dimension; the text has {self.n_tokens:,}. Give more text or "
+                f"use scale."
+            )
+        found = [side.scaling() for side in self.sides]
+        x, y = found[0], found[-1]
+        mean = (self.sides[-1].sum / self.sides[-1].n).to(y.mean)
+        return Scalings(x, y, y.apply(mean[None])[0])
 
 
 def fit_scaling(
@@ -108,15 +142,32 @@ def fit_scaling(
         check_foldable(cfg, found.x, found.y)
         return found
     baselines = []
-    for read, write in zip(pair.reads, pair.writes, strict=True):
-        target = () if pair.is_autoencoder else (str(write),)
-        alone = harvest.at(Pair(read=(str(read),), write=target, window=pair.window))
-        found = measure_scaling(alone, cfg, normalise, centre)
+    for read, measured in _measured_apart(harvest, cfg, normalise, centre).items():
+        found = measured.scalings()
         check_foldable(cfg, found.x, found.y)
         harvest.scalings[read] = (found.x, found.y)
         baselines.append(found.baseline)
     none = Scaling(torch.zeros(cfg.d_in), 1.0), Scaling(torch.zeros(cfg.d_out), 1.0)
     return Scalings(*none, torch.stack(baselines).mean(0))
+
+
+def _measured_apart(
+    harvest: Harvest, cfg: SAEConfig, normalise: Normalise, centre: Centre
+) -> dict[Site, _Measured]:
+    """Return the sums of each site that is read, from one pass over the first rows."""
+    pair, found = harvest.pair, {}
+    for read, write in zip(pair.reads, pair.writes, strict=True):
+        target = () if pair.is_autoencoder else (str(write),)
+        alone = harvest.at(Pair(read=(str(read),), write=target, window=pair.window))
+        found[read] = _Measured(alone, cfg, normalise, centre)
+    for rows in harvest.stream.rows(harvest.batch_rows):
+        acts = harvest.read(rows)
+        for measured in found.values():
+            measured.add(measured.harvest.select(rows, acts))
+        enough = all(m.n_tokens >= m.wanted_tokens for m in found.values())
+        if rows.first_row + len(rows.tokens) >= CALIBRATION_ROWS and enough:
+            break
+    return found
 
 
 def check_foldable(cfg: SAEConfig, x: Scaling, y: Scaling) -> None:

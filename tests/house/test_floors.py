@@ -11,7 +11,7 @@ FLOORS = [
     {"saes", "metrics", "models", "data"},
     {"activations"},
     {"hub"},
-    {"train", "evals", "analysis", "locality"},
+    {"train", "evals", "analysis", "layers", "locality"},
     {"report", "recipes"},
     {"cli"},
 ]

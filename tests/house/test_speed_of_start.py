@@ -6,8 +6,9 @@ import sys
 import pytest
 
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
-            ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"],
-            ["locality", "depth"], ["cache"], ["cache", "write"], ["convert"]]
+            ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"], ["layers"],
+            ["locality", "depth"], ["cache"], ["cache", "write"], ["convert"],
+            ["layers", "analyse"]]
 
 
 def loaded_after(code: str) -> set[str]:

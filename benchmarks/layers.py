@@ -1,0 +1,126 @@
+"""How fast text is surveyed at all layers, against bare harvesting at the same layers.
+
+    python benchmarks/layers.py [--quick] [--check] [--json FILE] [--model NAME] [--latents N]
+
+Both read the same rows of the same text with the same model, in turn, several times: "bare" is
+`Harvest.read` and nothing else, "encoded" runs the SAE at every layer too, and "survey" is
+`saekit.layers.survey.survey` with its examples: counts, sums, shares, the strongest contexts. The
+SAE has random weights, with as many active latents a token as a trained one. What it costs grows
+with its width: at 8 x the model's, its encoder does three quarters of the model's own work.
+`--check` fails where the survey is slower than half of bare harvesting, at the medians (not with
+`--quick`: beside a tiny model any SAE is large).
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from saekit.activations.harvest import Harvest
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import TokenRule
+from saekit.core import machine
+from saekit.data.open import open_corpus
+from saekit.data.tokenise import TokenStream
+from saekit.hub.card import Card
+from saekit.hub.shared import SharedSAE
+from saekit.layers.survey import SurveyConfig, activations, layer_codes, survey
+from saekit.models.hf import load
+from saekit.models.site_patterns import expand_sites
+from saekit.models.tiny import tiny
+from saekit.saes.standardised import Standardised
+from saekit.saes.topk import TopK
+from saekit.train.scaling import fit_scaling
+
+LEAST = 0.5  # of the speed of bare harvesting
+
+
+def setting(args):
+    """Return model, text, harvest and a shared SAE with random weights at every layer."""
+    lm = tiny(n_layers=6, d_model=64) if args.quick else load(args.model)
+    corpus = open_corpus("stdlib" if args.quick else "packaged")
+    stream = TokenStream(corpus, "test", lm.tokenizer, n_ctx=128)
+    pair = Pair(read=tuple(expand_sites(["L*.resid_post"], lm)), fold=True)
+    harvest = Harvest(lm, stream, pair, TokenRule(), batch_rows=args.batch_rows)
+    latents = args.latents or 4 * lm.d_model
+    sizes = {"d_in": lm.d_model, "d_out": lm.d_model, "d_sae": latents}
+    cfg = Standardised(**sizes, inner=TopK(**sizes, k=8 if args.quick else 32))
+    fit_scaling(harvest, cfg)
+    sae = cfg.build(torch.Generator().manual_seed(0)).eval()
+    card = Card(
+        model=lm.provenance(), pair=pair, rules=harvest.rules, corpus={}, n_ctx=128, bos=True,
+        tokens=0, scalings={str(s): both for s, both in harvest.scalings.items()},
+    )  # fmt: skip
+    return lm, stream, harvest, SharedSAE(sae, card)
+
+
+def main():  # noqa: C901 - options, three passes and their table, in order
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny model: seconds")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--latents", type=int, help="[4 x width]")
+    parser.add_argument("--tokens", type=int, help="a sample [16384; quick: 65536]")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch-rows", type=int, default=16)
+    args = parser.parse_args()
+    machine.prepare()
+    lm, stream, harvest, shared = setting(args)
+    tokens = args.tokens or (2**16 if args.quick else 2**14)
+    n_rows = tokens // stream.n_ctx
+    config = SurveyConfig(tokens=tokens, batch_rows=args.batch_rows)
+
+    def bare(first):
+        for rows in stream.rows(args.batch_rows, first_row=first, n_rows=n_rows):
+            harvest.read(rows)
+
+    def surveyed(first):
+        survey(shared, lm, stream, dataclasses.replace(config, first_row=first), shown=False)
+
+    def encoded(first):
+        for rows in stream.rows(args.batch_rows, first_row=first, n_rows=n_rows):
+            for site, acts, keep in activations(shared, lm, rows):
+                layer_codes(shared, site, acts, keep)
+
+    passes = {"bare": bare, "encoded": encoded, "survey": surveyed}
+    speeds = {name: [] for name in passes}
+    cpu = {name: [] for name in passes}
+    for round_ in range(args.rounds + 1):
+        for name, one in passes.items():
+            began, began_cpu = time.perf_counter(), time.process_time()
+            one(round_ * n_rows)
+            if round_:  # the first warms up
+                speeds[name].append(n_rows * stream.n_ctx / (time.perf_counter() - began))
+                cpu[name].append(n_rows * stream.n_ctx / (time.process_time() - began_cpu))
+    medians, of_cpu = (
+        {name: statistics.median(values) for name, values in found.items()}
+        for found in (speeds, cpu)
+    )
+    ratio = medians["survey"] / medians["bare"]
+    print(f"{lm.name}, {len(shared.sites)} layers, {shared.d_sae:,} latents, {tokens:,} tokens a "
+          f"sample, {args.rounds} samples\n")  # fmt: skip
+    print("| pass | tokens/s, median | of bare | tokens/CPU-s | of bare |\n|---|---|---|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value:,.0f} | {value / medians['bare']:.2f} | {of_cpu[name]:,.0f} | "
+              f"{of_cpu[name] / of_cpu['bare']:.2f} |")  # fmt: skip
+    print(f"\n{machine.describe()}", file=sys.stderr)
+    if args.json:
+        record = {"model": lm.name, "layers": len(shared.sites), "latents": shared.d_sae,
+                  "tokens": tokens, "tokens_per_second": speeds, "ratio": ratio,
+                  "tokens_per_cpu_second": cpu,
+                  "machine": machine.describe()}  # fmt: skip
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    if args.check and not args.quick and ratio < LEAST:
+        print(f"The survey is slower than {LEAST} of bare harvesting: {ratio:.2f}.")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,376 @@
+"""`saekit layers`: one SAE over many layers, where its latents live and what they do."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.cli.show import emit
+from saekit.core.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from saekit.data.tokenise import TokenStream
+    from saekit.hub.shared import SharedSAE
+    from saekit.layers.lens import Lens
+    from saekit.layers.survey import Survey
+    from saekit.models.base import LanguageModel
+
+app = typer.Typer(
+    help="SAEs that several layers share: where latents live, figures, prompts.",
+    no_args_is_help=True,
+)
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option("--site", help="Some of its layers, as L0-5.resid_post. Repeatable. [all]"),
+]
+Corpus = Annotated[str | None, typer.Option(help="Other text. [the run's]")]
+SplitName = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+LensFile = Annotated[
+    Path | None,
+    typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+@app.command("analyse")
+def analyse(
+    run: RunFolder,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
+    first_row: Annotated[int, typer.Option(help="Row of the text to begin at.")] = 0,
+    examples: Annotated[int, typer.Option(help="Contexts kept per latent and layer.")] = 4,
+    site: Sites = None,
+    corpus: Corpus = None,
+    split: SplitName = "test",
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read text once: counts, strengths and examples of every latent at every layer.
+
+    Example: saekit layers analyse runs/mine --tokens 1000000
+    """
+    from saekit.layers.survey import SurveyConfig, survey
+
+    config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
+    shared, lm, stream = opened(run, site, corpus, split, device)
+    found = survey(shared, lm, stream, config, lens=_lens(lens, lm), shown=not quiet)
+    _emit_survey(found, out or run / "layers", run, as_json)
+
+
+@app.command("merge")
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders that `layers analyse` made.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    as_json: AsJson = False,
+) -> None:
+    """Add up analyses of other rows of the same text.
+
+    Example: saekit layers merge part0 part1 --out both
+    """
+    from saekit.layers.survey import Survey
+
+    if len(parts) < 2:
+        raise ConfigError(f"Name at least two analyses to merge; got {len(parts)}.")
+    found = Survey.load(parts[0])
+    for part in parts[1:]:
+        found.merge(Survey.load(part))
+    _emit_survey(found, out, parts[0].parent, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder,
+    tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Of them through the whole model, 4 + 3 x layers times; 0: none.")
+    ] = 2**10,
+    site: Sites = None,
+    corpus: Corpus = None,
+    seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an SAE at every layer, their mean, and with all layers replaced at once.
+
+    Example: saekit layers eval runs/mine
+    """
+    from saekit.core.result import Table
+    from saekit.evals.base import Subject, Tools
+    from saekit.evals.by_layer import measure_by_layer
+    from saekit.evals.core import Core
+
+    core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
+    shared, lm, stream = opened(run, site, corpus, "test", device)
+    subjects = [
+        Subject(shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s))
+        for s in shared.sites
+    ]
+    result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
+    path = out or run / "eval" / "by_layer.json"
+    result.write(path)
+    metrics = sorted({name.split("/")[1] for name in result.scores})
+    ways = list(dict.fromkeys(name.split("/")[0] for name in result.scores))
+    columns: dict[str, list[Any]] = {"site": ways}
+    for metric in metrics:
+        scores = [result.scores.get(f"{way}/{metric}") for way in ways]
+        columns[metric] = [None if s is None else s.value for s in scores]
+        columns[f"{metric}_low"] = [None if s is None else s.low for s in scores]
+        columns[f"{metric}_high"] = [None if s is None else s.high for s in scores]
+    Table(columns=columns).write_csv(path.with_suffix(".csv"))
+    shown = ("fvu", "l0", "ce_rise", "kl", "kl_back", "dead")
+    lines = ["  " + "".join(f"{name:>14}" for name in ("layer", *shown))]
+    for i, way in enumerate(ways):
+        cells = [columns[name][i] for name in shown]
+        text = "".join(f"{'' if c is None else f'{c:.4g}':>14}" for c in cells)
+        lines.append(f"  {way:>14}{text}")
+    record = {"result": str(path), **{k: v.value for k, v in result.scores.items()}}
+    emit(record, as_json=as_json, lines=[*lines, f"result   {path}"])
+
+
+@app.command("baselines")
+def baselines(
+    run: RunFolder,
+    site: Sites = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
+
+    Example: saekit layers baselines runs/mine --site L0,15,29.resid_post
+    """
+    from saekit.recipes.mlsae import single_layer
+    from saekit.train.loop import train
+    from saekit.train.run import Run
+
+    shared, lm, _ = opened(run, site, None, "train", device)
+    if not shared.card.run:
+        raise ConfigError(f"{run} does not say how it was trained, so it has no baselines.")
+    whole = Run.from_dict(shared.card.run)
+    folder = out or run / "single"
+    made = {}
+    for one in shared.sites:
+        place = folder / str(one)
+        if not (place / "sae" / "config.json").exists():
+            train(single_layer(whole, str(one)), lm, place, shown=not quiet)
+        made[str(one)] = str(place)
+    emit({"baselines": made}, as_json=as_json,
+         lines=[*(f"SAE      {p}" for p in made.values()), f"next     saekit layers compare {run}"])
+
+
+@app.command("compare")
+def compare_(
+    run: RunFolder,
+    singles: Annotated[
+        Path | None, typer.Option(help="Folder with a run for each layer. [RUN/single]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of held-out text.")] = 2**14,
+    site: Sites = None,
+    corpus: Corpus = None,
+    out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
+
+    Example: saekit layers compare runs/mine --site L0,15,29.resid_post
+    """
+    from saekit.hub.native import load
+    from saekit.layers.compare import compare
+
+    shared, lm, stream = opened(run, site, corpus, "test", device)
+    folder = singles or run / "single"
+    found = {str(s): load(folder / str(s)) for s in shared.sites}
+    table = compare(shared, found, lm, stream, tokens=tokens)
+    path = out or run / "layers" / "compare.csv"
+    table.write_csv(path)
+    names = ("multi_fvu", "single_fvu", "single_in_multi", "multi_in_single", "same_run")
+    lines = ["  " + "".join(f"{name:>17}" for name in ("layer", *names))]
+    for i, one in enumerate(table.columns["site"]):
+        cells = [table.columns[n][i] for n in names]
+        text = [c if isinstance(c, bool) or c is None else f"{c:.4g}" for c in cells]
+        lines.append(f"  {one:>17}" + "".join(f"{t!s:>17}" for t in text))
+    emit({"table": str(path), **table.columns}, as_json=as_json, lines=[*lines, f"table    {path}"])
+
+
+@app.command("figures")
+def figures(
+    run: RunFolder,
+    survey: Annotated[
+        Path | None, typer.Option(help="What `layers analyse` made. [RUN/layers]")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="For the prompt heatmap.")
+    ] = "When Mary and John went to the store, John gave a drink to",
+    tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
+    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw every figure, each with the CSV of what it shows.
+
+    Example: saekit layers figures runs/mine --suffix png
+    """
+    from saekit.layers.survey import Survey
+    from saekit.report.layer_figures import draw_all
+
+    found = Survey.load(_analysed(survey or run / "layers", run))
+    shared, lm, stream = opened(run, found.sites, None, "test", device)
+    made = draw_all(
+        found, shared, lm, stream, out or run / "layers" / "figures",
+        prompt=prompt, tokens=tokens, suffix=suffix, lens=_lens(lens, lm), shown=not quiet,
+    )  # fmt: skip
+    emit({"figures": [str(p) for p in made]}, as_json=as_json,
+         lines=[f"figure   {p}" for p in made])  # fmt: skip
+
+
+@app.command("prompt")
+def prompt_(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Argument(help="The text to look at.")],
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5: add the latent's direction, "
+            "FACTOR in units of the mean norm there. Repeatable. [the strongest latents]"
+        ),
+    ] = None,
+    survey: Annotated[
+        Path | None, typer.Option(help="What `layers analyse` made, for examples. [RUN/layers]")
+    ] = None,
+    site: Sites = None,
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
+
+    Example: saekit layers prompt runs/mine "The capital of France is"
+    """
+    from saekit.layers.prompt import PromptReading, Steering
+    from saekit.layers.survey import Survey
+    from saekit.report.prompt_page import write_prompt_page
+
+    folder = survey or run / "layers"
+    known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
+    shared, lm, _ = opened(run, site, None, "test", device)
+    reading = PromptReading(shared, lm, prompt, lens=_lens(lens, lm))
+    wanted = [Steering(*_steer(text)) for text in steer or []]
+    path = write_prompt_page(
+        reading, out or run / "layers" / "prompt.html", steered=wanted or None, survey=known
+    )
+    record = {"page": str(path), "bytes": path.stat().st_size}
+    emit(record, as_json=as_json, lines=[f"page     {path} ({record['bytes'] / 1e6:.1f} MB)"])
+
+
+def opened(
+    run: Path, sites: list[str] | None, corpus: str | None, split: str, device: str
+) -> "tuple[SharedSAE, LanguageModel, TokenStream]":
+    """Return a shared SAE at the layers wanted, its model, and text.
+
+    Raises:
+        ConfigError: it does not read a layer, or there is no such part of the text.
+        FormatError: there is no SAE, or its model is another one now.
+    """
+    from saekit.cli.evaluate import model_of
+    from saekit.data.base import SPLITS
+    from saekit.data.base import Corpus as Text
+    from saekit.data.open import open_corpus
+    from saekit.data.tokenise import TokenStream
+    from saekit.hub.native import load
+    from saekit.hub.shared import SharedSAE
+    from saekit.models.site_patterns import expand_sites
+
+    if split not in SPLITS:
+        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
+    loaded = load(run, scaled=True)
+    SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
+    if corpus is None and "corpus" not in loaded.card.run:
+        raise ConfigError(f"{run} does not say which text it is from; name one with --corpus.")
+    text = open_corpus(corpus) if corpus else Text.from_dict(loaded.card.run["corpus"])
+    lm = model_of(loaded, device)
+    wanted = expand_sites(sites, lm) if sites else None
+    shared = SharedSAE(loaded.sae.to(lm.device), loaded.card, wanted)
+    stream = TokenStream(
+        text, "train" if split == "train" else "test", lm.tokenizer,
+        n_ctx=loaded.card.n_ctx, bos_each_row=loaded.card.bos,
+    )  # fmt: skip
+    return shared, lm, stream
+
+
+def _lens(path: Path | None, lm: "LanguageModel") -> "Lens | None":
+    if path is None:
+        return None
+    from saekit.layers.lens import Lens
+
+    found = Lens.read(path)
+    found.check(lm)
+    return found
+
+
+def _analysed(folder: Path, run: Path) -> Path:
+    if not (folder / "survey.json").exists():
+        raise FormatError(f"{folder} holds no analysis. Make it: saekit layers analyse {run}")
+    return folder
+
+
+def _steer(text: str) -> tuple[str, int, float]:
+    parts = text.rsplit(":", 2)
+    try:
+        site, latent, factor = parts
+        return site, int(latent), float(factor)
+    except ValueError as error:
+        raise ConfigError(
+            f"`--steer` reads LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5; got `{text}`."
+        ) from error
+
+
+def _emit_survey(found: "Survey", folder: Path, run: Path, as_json: bool) -> None:
+    """Write an analysis with its tables, and say what it found."""
+    from saekit.core.files import write_json
+    from saekit.layers.distributions import distribution, latent_table, site_table, spread
+    from saekit.layers.variances import decomposition, legacy_variances
+
+    found.save(folder)
+    sums = found.sums
+    latent_table(sums, found.sites).write_csv(folder / "latents.csv")
+    site_table(sums, found.sites).write_csv(folder / "layers.csv")
+    one = distribution(sums.totals, sums.numbers)
+    std, entropy = spread(one.std), spread(one.entropy.where(sums.totals.sum(0) > 0, float("nan")))
+    split = decomposition(sums)
+    pairs = int(sums.pairs.sum())
+    single = int(sums.singles.sum()) / max(pairs, 1)
+    record = {
+        "analysis": str(folder), "tokens": sums.n_tokens, "alive": std.n,
+        "layer_std": std._asdict(), "entropy": entropy._asdict(),
+        "variances": split._asdict(), "legacy_variances": legacy_variances(sums)._asdict(),
+        "single_layer_share": single, "seconds": found.counts["seconds"],
+    }  # fmt: skip
+    write_json(folder / "summary.json", record)
+    lines = [
+        f"  {'tokens that count':<38} {sums.n_tokens:,}",
+        f"  {'latents ever active':<38} {std.n:,} of {sums.d_sae:,}",
+        f"  {'spread over layers (std), mean':<38} {std.mean:.4g} ± {1.96 * std.sem:.2g}",
+        f"  {'entropy over layers, mean (nats)':<38} {entropy.mean:.4g}",
+        f"  {'variance over layers':<38} {split.total:.4g}",
+        f"  {'  between latents':<38} {split.between_latents:.4g}",
+        f"  {'  between tokens of a latent':<38} {split.between_tokens:.4g}",
+        f"  {'  within a token':<38} {split.within_token:.4g}",
+        f"  {'tokens of a latent at one layer only':<38} {100 * single:.3g} %",
+        f"tables   {folder / 'latents.csv'}, {folder / 'layers.csv'}",
+        f"next     saekit layers figures {run}",
+    ]
+    emit(record, as_json=as_json, lines=lines)
