@@ -57,6 +57,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH]")
     ] = None,
+    latent_shards: Annotated[
+        int, typer.Option(help="Under torchrun: processes over which latents are dealt.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
@@ -69,10 +72,12 @@ def train(
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
+    from saekit.core import ranks
     from saekit.core.files import read_json
     from saekit.models.hf import load
     from saekit.train.loop import train as train_run
 
+    device = ranks.own_device(device)
     if resume is not None:
         if not (resume / "run.json").exists():
             raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
@@ -108,7 +113,13 @@ def train(
         }
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
-    sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
+    with ranks.session(lm.device):
+        sae = train_run(
+            run, lm, folder,
+            resume=resume is not None, shown=not quiet, latent_shards=latent_shards,
+        )  # fmt: skip
+        if not ranks.first():
+            return
     manifest = read_json(folder / "manifest.json")
     record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous as _rendezvous
 from typing_extensions import override
 
 from saekit.core.errors import ConfigError, SaekitError, TrainingError
@@ -31,6 +32,9 @@ TIMEOUT_SECONDS = 600.0  # a collective that waits longer ends the run: one of t
 TIMEOUT_VARIABLE = "SAEKIT_RANKS_TIMEOUT_SECONDS"
 LAST_WORDS_SECONDS = 3.0  # for a process that failed to say why, before the others end
 _FAILED = "saekit/failed"
+
+# Its name from PyTorch 2.13 on, and the one before.
+_gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 T = TypeVar("T")
 
@@ -101,7 +105,7 @@ class Group:
         out = x.new_empty(self.size, *x.shape)
         flat = out.view(self.size * x.numel())
         with talking():
-            dist.all_gather_into_tensor(flat, x.detach().reshape(-1), group=self.handle)
+            _gather_into(flat, x.detach().reshape(-1), group=self.handle)
         return out
 
     def collect(self, x: Tensor) -> list[Tensor] | None:
@@ -251,7 +255,7 @@ def _join(device: torch.device) -> None:
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.set_device(device)
-    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+    store, rank, size = next(_rendezvous("env://", timeout=limit))
     dist.init_process_group(
         "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=limit
     )

@@ -78,7 +78,7 @@ def newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
     complaints: list[str] = []
     for path in reversed(steps(folder)):
         try:
-            return _read(path, run), complaints
+            return read(path, run), complaints
         except FormatError as error:
             complaints.append(str(error))
     if complaints:
@@ -89,7 +89,12 @@ def newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
     return None, []
 
 
-def _read(path: Path, run: str) -> State:
+def read(path: Path, run: str) -> State:
+    """Read one checkpoint.
+
+    Raises:
+        FormatError: it is damaged, or belongs to another run.
+    """
     manifest = read_json(path / "checkpoint.json")
     if manifest["run"] != run:
         raise FormatError(f"{path.name} belongs to a run with other settings.")

@@ -16,25 +16,36 @@ from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.train import checkpoint
-from saekit.train.log import Log
+from saekit.train.log import Log, NoLog
 from saekit.train.memory import explained, plan
 from saekit.train.meter import Meter
+from saekit.train.parallel import shards
+from saekit.train.parallel.beginning import agreed, as_begun
+from saekit.train.parallel.mesh import open_mesh, plan_of_one
+from saekit.train.parallel.streams import counts_of
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
 from saekit.train.signals import StopRequest
-from saekit.train.training import Training, open_shuffle
+from saekit.train.training import Training, open_stream
 
 HARVEST_ROWS = 16  # rows of a forward pass
 
 
 def train(
-    run: Run, model: LanguageModel, out: Path, *, resume: bool = False, shown: bool = True
+    run: Run,
+    model: LanguageModel,
+    out: Path,
+    *,
+    resume: bool = False,
+    shown: bool = True,
+    latent_shards: int = 1,
 ) -> Path:
     """Train an SAE and return the folder it is in, ``out / "sae"``.
 
     `out` gets run.json, manifest.json, log.jsonl, checkpoints/ and sae/. A run that was
     killed goes on from its last checkpoint with `resume`, and on the same machine ends with
-    the same weights, bit for bit, as one that was not.
+    the same weights, bit for bit, as one that was not. Within `ranks.session` every process
+    calls this alike, and only the first writes; started anew by torchrun, they go on.
 
     Args:
         run: the description.
@@ -42,31 +53,41 @@ def train(
         out: a folder that does not exist or is empty, or that of the run to go on with.
         resume: go on with the run in `out`.
         shown: show progress on stderr.
+        latent_shards: processes over which the latents are dealt.
 
     Raises:
         ConfigError: `out` is in use, or holds another run; or `run` does not fit the model.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written.
-        TrainingError: the loss became NaN or infinite; checkpoints before it are kept.
+        TrainingError: the loss became NaN or infinite, or another process failed; checkpoints
+            before it are kept.
     """
     began = time.monotonic()
-    _check(run, model, out, resume)
-    planned = plan(run, model)
+    mesh = open_mesh(latent_shards)
+    shown, first = shown and mesh.every.first, mesh.every.first
+    run, resume = as_begun(run, out, resume, mesh.every)
+    mesh.every.on_first(lambda: _check(run, model, out, resume))
+    planned = plan_of_one(plan(run, model), mesh, run.streams or 1)
     planned.check()
     if shown:
         sys.stderr.write(f"memory    {planned}\n")
     harvest = open_harvest(run, model)
-    scale_x, scale_y, baseline = fit_scaling(harvest, run.sae, run.normalise, run.centre)
+    scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
+    scale_x, scale_y, baseline = agreed(harvest, scalings, mesh.every)
     with explained(planned):
-        stream = open_shuffle(run, harvest, shown=shown)
-        training = Training(run, stream, model.device)
+        stream = open_stream(run, harvest, mesh, shown=shown)
+        training = Training(run, stream, model.device, mesh)
     last_step = training.restore(out / "checkpoints") if resume else 0
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
-    write_json(out / "run.json", run.to_dict())
-    write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
-    log = Log(out / "log.jsonl", keep_to_step=last_step if resume else None)
+    if first:
+        write_json(out / "run.json", run.to_dict())
+        write_json(
+            out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)}
+        )
+    log = (Log if first else NoLog)(out / "log.jsonl", last_step if resume else None)
     served = training.stream.served_tokens
     log.write("start", step=last_step, tokens=served, machine=machine.describe(),
-              planned_bytes=planned.parts)  # fmt: skip
+              planned_bytes=planned.parts, processes=mesh.every.size,
+              latent_shards=mesh.latent.size)  # fmt: skip
     progress = Progress("train", run.total_tokens, shown=shown)
     progress.start_at(training.stream.served_tokens)
     next_save = training.stream.served_tokens + run.checkpoint_every
@@ -84,14 +105,16 @@ def train(
                     record = meter.record(training)
                     log.write("step", **record)
                     progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
-                progress.add(loss.acts.n_rows)
+                progress.add(loss.acts.n_rows * mesh.data.size)
                 due = training.stream.served_tokens >= next_save
-                if (due or stop.asked) and not done:
+                asked = mesh.every.any(stop.asked is not None)
+                if (due or asked) and not done:
                     training.save(out / "checkpoints")
                     next_save += run.checkpoint_every
-                if stop.asked and not done:
+                if asked and not done:
+                    why = stop.asked or "A signal to another process"
                     raise Interrupted(
-                        f"{stop.asked} after {training.stream.served_tokens:,} of "
+                        f"{why} after {training.stream.served_tokens:,} of "
                         f"{run.total_tokens:,} tokens; a checkpoint was written. Go on with: "
                         f"saekit train --resume {out}"
                     )
@@ -100,10 +123,12 @@ def train(
         log.close()
     training.finish()
     training.sae.rescale(scale_x, scale_y)
-    card = card_of(run, harvest, training)
-    native.save(training.sae, card, out / "sae")
-    seconds = meter.seconds_before + time.monotonic() - began
-    write_json(out / "manifest.json", _manifest(run, out, card, harvest.counts, seconds))
+    counts = counts_of(training.stream, harvest)
+    if (sae := shards.whole(training.sae, mesh)) is not None:
+        card = card_of(run, harvest, training)
+        native.save(sae, card, out / "sae")
+        seconds = meter.seconds_before + time.monotonic() - began
+        write_json(out / "manifest.json", _manifest(run, out, card, counts, seconds))
     return out / "sae"
 
 

@@ -24,6 +24,10 @@ class Run(Fit):
         rule: which tokens count.
         buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
             activations stay in memory and later epochs need no forward pass.
+        streams: parts of equal size into which the text is dealt row by row, each shuffled
+            apart; every batch has as much of each. Several processes take them between
+            them: as many streams as processes read each row once. null: one for each
+            process the run begins on.
 
     Everything else is described in `Fit`.
 
@@ -41,12 +45,17 @@ class Run(Fit):
     bos: bool = True
     rule: TokenRule = TokenRule()
     buffer_tokens: int = 2**19
+    streams: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low in {"n_ctx": 2, "buffer_tokens": self.step_tokens}.items():
+        for name, low in {
+            "n_ctx": 2,
+            "buffer_tokens": self.step_tokens,
+            "streams": 1,
+        }.items():
             value = getattr(self, name)
-            if value < low:
+            if value is not None and value < low:
                 raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
         if self.pair.is_autoencoder and self.sae.d_in != self.sae.d_out:
             raise ConfigError(

@@ -10,12 +10,17 @@ from torch import Tensor
 from saekit.activations.harvest import Harvest
 from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
 from saekit.core.errors import TrainingError
+from saekit.core.ranks import ALONE, Mesh
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
 from saekit.train import checkpoint, resample
 from saekit.train.ema import WeightMean
 from saekit.train.fit import Fit
 from saekit.train.optim import Descent
+from saekit.train.parallel import checkpoint as parts
+from saekit.train.parallel import gradients, shards
+from saekit.train.parallel.mesh import check_fits
+from saekit.train.parallel.streams import open_streams
 from saekit.train.run import Run
 
 
@@ -26,22 +31,26 @@ class Training:
         run: the description.
         stream: of batches.
         device: where weights live.
+        mesh: the processes that train together.
 
     Raises:
         ConfigError: the architecture cannot be trained with these settings.
         MissingExtraError: the optimiser's library is not installed.
     """
 
-    def __init__(self, run: Fit, stream: Stream, device: torch.device | str = "cpu"):
-        self.run = run
-        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(device)
+    def __init__(
+        self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE
+    ):
+        check_fits(run, mesh)
+        self.run, self.mesh = run, mesh
+        self.sae: SAE = shards.build(run.sae, generator(run.seed, "init"), mesh).to(device)
         if run.resample is not None:
             resample.check(self.sae)
         self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
         self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
         self.stream = stream
-        self.silent_tokens = torch.zeros(  # [d_sae]
-            run.sae.d_sae, dtype=torch.int64, device=device
+        self.silent_tokens = torch.zeros(  # [d_sae], or this process's share
+            run.sae.d_sae // mesh.latent.size, dtype=torch.int64, device=device
         )
         self.index = 0  # optimiser steps done
         self._last: Loss | None = None
@@ -59,22 +68,26 @@ class Training:
         """
         lr = self.run.lr_at(self.index)
         loss = self.sae.loss(x, y, self._now())
-        if not loss.total.isfinite():
+        total = self.mesh.every.mean(loss.total.detach())  # not finite where one is not
+        if not total.isfinite():
             terms = {k: float(v.detach()) for k, v in loss.terms.items()}
             raise TrainingError(
-                f"The loss is {float(loss.total.detach())} at step {self.index} ({terms}). The "
+                f"The loss is {float(total)} at step {self.index} ({terms}). The "
                 f"last checkpoint is kept; lower `lr` (now {lr:.3g}) or set `clip_norm`."
             )
         self.descent.zero_grad()
         loss.total.backward()
+        gradients.average(self.sae, self.mesh.data)
         self.sae.before_step()
         if self.run.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.run.clip_norm)
+            gradients.clip(self.sae, self.run.clip_norm, self.mesh)
         self.descent.step(lr)
         with self.descent.followed():
             self.sae.after_step(loss)
-        self.silent_tokens += loss.acts.n_rows
-        self.silent_tokens[loss.acts.latents[loss.acts.values != 0]] = 0
+        self.silent_tokens += loss.acts.n_rows * self.mesh.data.size
+        fired = torch.zeros_like(self.silent_tokens, dtype=torch.uint8)
+        fired[loss.acts.latents[loss.acts.values != 0]] = 1
+        self.silent_tokens[self.mesh.data.max(fired).bool()] = 0
         self.index += 1
         if self.mean is not None:
             self.mean.update(self.index)
@@ -127,7 +140,7 @@ class Training:
             TrainingError: a weight is not finite; no checkpoint was written.
         """
         weights = dict(self.sae.state_dict())
-        if not all(w.isfinite().all() for w in weights.values()):
+        if self.mesh.every.any(not all(w.isfinite().all() for w in weights.values())):
             raise TrainingError(f"A weight is not finite at step {self.index}; lower `lr`.")
         moments, numbers = self.descent.state()
         tensors, values = self.stream.state()
@@ -136,12 +149,12 @@ class Training:
         groups |= {"mean": self.mean.mean} if self.mean is not None else {}
         groups |= {"stream": tensors} if tensors else {}
         state = checkpoint.State(self.index, groups, {"stream": values, "optimiser": numbers})
-        checkpoint.write(folder, state, checkpoint.run_digest(self.run.to_dict()))
+        parts.write(folder, state, checkpoint.run_digest(self.run.to_dict()), self.mesh)
 
     def restore(self, folder: Path) -> int:
         """Take up the newest whole checkpoint and return its step; 0 where there is none."""
         run = checkpoint.run_digest(self.run.to_dict())
-        state, _ = checkpoint.newest(folder, run)
+        state, _ = parts.newest(folder, run, self.mesh, self.stream)
         if state is None:
             return 0
         self.sae.load_state_dict(state.tensors["weights"])
@@ -152,6 +165,13 @@ class Training:
         self.stream.load(state.tensors.get("stream", {}), state.values["stream"])
         self.index = state.step
         return state.step
+
+
+def open_stream(run: Run, harvest: Harvest, mesh: Mesh = ALONE, *, shown: bool) -> Stream:
+    """Return the training batches of a process: all, or those of its part of the text."""
+    return open_streams(
+        run, harvest, mesh, lambda part, own: open_shuffle(part, own, shown=shown)
+    )
 
 
 def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
