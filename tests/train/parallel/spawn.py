@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
     return dict(os.environ) | own | more
 
 
-def spawn(n: int, case: str, out: Path) -> tuple[list[int], list[str]]:
+def spawn(n: int, case: str, out: Path, **settings: Any) -> tuple[list[int], list[str]]:
     """Run a case on n processes; return their exit codes and what they said on stderr."""
     port = str(free_port())
     running = []
@@ -31,6 +32,7 @@ def spawn(n: int, case: str, out: Path) -> tuple[list[int], list[str]]:
             MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
         )  # fmt: skip
         words = [sys.executable, "-m", "tests.train.parallel.worker", case, str(out)]
+        words += [json.dumps(settings)] if settings else []
         running.append(
             subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         )
@@ -38,9 +40,9 @@ def spawn(n: int, case: str, out: Path) -> tuple[list[int], list[str]]:
     return [p.returncode for p in running], errors
 
 
-def result(n: int, case: str, folder: Path) -> dict:
+def result(n: int, case: str, folder: Path, **settings: Any) -> dict[str, Any]:
     """Return what the first of n processes found."""
     out = folder / f"{case}-{n}.json"
-    codes, errors = spawn(n, case, out)
+    codes, errors = spawn(n, case, out, **settings)
     assert codes == [0] * n, errors
     return json.loads(out.read_text())

@@ -249,10 +249,57 @@ def nan(world):
     raise AssertionError("the step was done")
 
 
+def large(world):
+    """Build a share of an SAE that would not fit: 2 GB of weights a matrix, a share of 0.5."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    fit = fit_of("topk", d_sae=2**21)
+    sae = shards.build(fit.sae, generator(0, "init"), open_mesh(world.size))
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return {"share_bytes": sum(p.nbytes for p in sae.parameters()), "grown_bytes": grown}
+
+
+def checks(world):
+    """Everything that two processes can show quickly."""
+    return {"equal": equal(world), "ties": ties(world), "traffic": traffic(world),
+            "nan": nan(world), "large": large(world)}  # fmt: skip
+
+
+class Stopped(Exception):
+    """The run ends here, as if it had been killed, on every process."""
+
+
+def run(world, settings):
+    """Train on the tiny model; `stop` ends it before a step."""
+    from saekit.train import loop
+    from tests import world as tests_world
+
+    folder = Path(settings.pop("folder"))
+    how = {key: settings.pop(key) for key in ("resume", "latent_shards") if key in settings}
+    out, stop = folder / settings.pop("out"), settings.pop("stop", None)
+    real = loop.Training.step
+
+    def step(self, x, y):
+        if self.index == stop:
+            raise Stopped
+        return real(self, x, y)
+
+    loop.Training.step = step
+    name = settings.pop("arch", "topk")
+    raw = registry.get(name).example().to_dict() | {"d_in": 32, "d_out": 32, "d_sae": 64}
+    described = tests_world.run(folder, sae=registry.get(name).from_dict(raw), **settings)
+    try:
+        loop.train(described, tests_world.model(), out, shown=False, **how)
+    except Stopped:
+        return {"stopped": True}
+    return {"stopped": False}
+
+
 def main():
     case, out = sys.argv[1], Path(sys.argv[2])
     with ranks.session() as world:
-        found = globals()[case](world)
+        found = globals()[case](world, *[json.loads(word) for word in sys.argv[3:]])
         if world.first:
             out.write_text(json.dumps(found))
 
