@@ -8,6 +8,7 @@ somebody else made. The finished SAE is safetensors, like every other.
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,7 +201,8 @@ def _read_parts(path: Path, mesh: Mesh, stream: Stream) -> State:
         dtype = stored.properties.dtype  # pyright: ignore[reportAttributeAccessIssue]
         wanted[key] = _spread(key, torch.empty(shape, dtype=dtype, device=mesh.every.device), mesh)
     try:
-        with ranks.talking():
+        with ranks.talking(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # known
             load(wanted, storage_reader=reader, no_dist=mesh.every.size == 1)
     except CheckpointException as error:
         raise FormatError(f"{path} could not be read: {error}.") from error

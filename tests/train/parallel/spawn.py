@@ -22,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
     return dict(os.environ) | own | more
 
 
-def spawn(n: int, case: str, out: Path, **settings: Any) -> tuple[list[int], list[str]]:
+def spawn(n: int, case: str, found: Path, **settings: Any) -> tuple[list[int], list[str]]:
     """Run a case on n processes; return their exit codes and what they said on stderr."""
     port = str(free_port())
     running = []
@@ -31,7 +31,7 @@ def spawn(n: int, case: str, out: Path, **settings: Any) -> tuple[list[int], lis
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
         )  # fmt: skip
-        words = [sys.executable, "-m", "tests.train.parallel.worker", case, str(out)]
+        words = [sys.executable, "-m", "tests.train.parallel.worker", case, str(found)]
         words += [json.dumps(settings)] if settings else []
         running.append(
             subprocess.Popen(words, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -40,9 +40,9 @@ def spawn(n: int, case: str, out: Path, **settings: Any) -> tuple[list[int], lis
     return [p.returncode for p in running], errors
 
 
-def result(n: int, case: str, folder: Path, **settings: Any) -> dict[str, Any]:
+def result(n: int, case: str, scratch: Path, **settings: Any) -> dict[str, Any]:
     """Return what the first of n processes found."""
-    out = folder / f"{case}-{n}.json"
-    codes, errors = spawn(n, case, out, **settings)
+    found = scratch / f"{case}-{n}.json"
+    codes, errors = spawn(n, case, found, **settings)
     assert codes == [0] * n, errors
-    return json.loads(out.read_text())
+    return json.loads(found.read_text())

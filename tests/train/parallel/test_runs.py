@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from saekit.train.parallel.checkpoint import COMMIT
 from tests import world
 from tests.train.parallel.spawn import environment, result
 
-SETTINGS = {"epochs": 2, "streams": 2}
-STOP = 60  # of 94 steps; checkpoints are every 1,500 tokens, about 12 steps
+SIZES = {"tokens": 2560, "checkpoint_tokens": 640}
+SETTINGS = {"streams": 2, **SIZES}
+STOP = 16  # of 20 steps; checkpoints are every fifth
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,7 @@ def test_a_run_of_two_goes_on_on_one(lm, alone, tmp_path, latent_shards):
     result(2, "run", tmp_path, out="cut", stop=STOP, **how)
     (last,) = checkpoint.steps(tmp_path / "cut" / "checkpoints")[-1:]
     assert (last / COMMIT).exists() and not (tmp_path / "cut" / "sae").exists()
+    refuses_what_is_not_whole(lm, tmp_path)
     train(world.run(tmp_path, **SETTINGS), lm, tmp_path / "cut", resume=True, shown=False)
     assert_same_losses(tmp_path / "cut", alone)
     assert_near(weights(tmp_path / "cut"), weights(alone), 1e-3)
@@ -72,10 +75,26 @@ def test_a_run_of_two_goes_on_on_one(lm, alone, tmp_path, latent_shards):
     assert counts[0] == counts[1]
 
 
+def refuses_what_is_not_whole(lm, folder):
+    """A part with a flipped bit, and a checkpoint whose commit was never written."""
+    shutil.copytree(folder / "cut", folder / "hurt")
+    before, last = checkpoint.steps(folder / "hurt" / "checkpoints")
+    (before / COMMIT).unlink()
+    flip(last / "__1_0.distcp")
+    with pytest.raises(FormatError, match="__1_0.distcp of step-000000015 is damaged.*no file"):
+        train(world.run(folder, **SETTINGS), lm, folder / "hurt", resume=True, shown=False)
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
 def test_a_run_of_one_goes_on_on_two(lm, tmp_path, monkeypatch):
     from tests.train.parallel import worker
 
-    settings = {"epochs": 2}
+    settings = dict(SIZES)
     train(world.run(tmp_path, **settings), lm, tmp_path / "whole", shown=False)
     monkeypatch.setattr(worker.ranks, "world", lambda: worker.ranks.Group())
     monkeypatch.setattr("saekit.train.loop.Training.step", worker.Training.step)
@@ -88,16 +107,14 @@ def test_a_run_of_one_goes_on_on_two(lm, tmp_path, monkeypatch):
     assert_near(weights(tmp_path / "cut"), weights(tmp_path / "whole"), 1e-3)
 
 
+@pytest.mark.slow
 def test_two_go_on_as_two_bit_for_bit_past_a_damaged_checkpoint(tmp_path):
     how = {"folder": str(tmp_path), "latent_shards": 2, "arch": "batch_topk", **SETTINGS}
     result(2, "run", tmp_path, out="whole", **how)
     result(2, "run", tmp_path, out="cut", stop=STOP, **how)
     before, last = checkpoint.steps(tmp_path / "cut" / "checkpoints")
     assert (before / COMMIT).exists()
-    file = last / "__1_0.distcp"
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(bytes(data))
+    flip(last / "__1_0.distcp")
     result(2, "run", tmp_path, out="cut", resume=True, **how)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -106,21 +123,12 @@ def test_two_go_on_as_two_bit_for_bit_past_a_damaged_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_four_goes_on_on_two(lm, tmp_path):
-    settings = {"epochs": 2, "streams": 4, "batch_tokens": 128, "folder": str(tmp_path)}
+    settings = {"streams": 4, "folder": str(tmp_path), **SIZES}
     result(4, "run", tmp_path, out="cut", stop=STOP, latent_shards=2, **settings)
     result(2, "run", tmp_path, out="cut", resume=True, **settings)
     settings.pop("folder")
     train(world.run(tmp_path, **settings), lm, tmp_path / "whole", shown=False)
     assert_same_losses(tmp_path / "cut", tmp_path / "whole")
-
-
-def test_a_checkpoint_without_its_commit_is_none(lm, tmp_path):
-    how = {"folder": str(tmp_path), **SETTINGS}
-    result(2, "run", tmp_path, out="cut", stop=STOP, **how)
-    for step in checkpoint.steps(tmp_path / "cut" / "checkpoints"):
-        (step / COMMIT).unlink()
-    with pytest.raises(FormatError, match="can be used"):
-        train(world.run(tmp_path, **SETTINGS), lm, tmp_path / "cut", resume=True, shown=False)
 
 
 def test_streams_deal_the_text_and_nothing_twice(lm, tmp_path):
@@ -143,7 +151,7 @@ def test_streams_deal_the_text_and_nothing_twice(lm, tmp_path):
     [
         ({"streams": 7}, "multiple of 7"),
         ({"streams": 2, "tokens": 6001}, "`tokens` must be a multiple of 2"),
-        ({"streams": 2, "tokens": 10**6}, "In stream 0 of 2"),
+        ({"streams": 2, "tokens": 10**6, "buffer_tokens": 10**6}, "In stream 0 of 2"),
     ],
 )
 def test_what_cannot_be_dealt_is_refused(lm, tmp_path, wrong, said):

@@ -286,9 +286,10 @@ def run(world, settings):
         return real(self, x, y)
 
     loop.Training.step = step
-    name = settings.pop("arch", "topk")
-    raw = registry.get(name).example().to_dict() | {"d_in": 32, "d_out": 32, "d_sae": 64}
-    described = tests_world.run(folder, sae=registry.get(name).from_dict(raw), **settings)
+    if name := settings.pop("arch", None):
+        raw = registry.get(name).example().to_dict() | {"d_in": 32, "d_out": 32, "d_sae": 64}
+        settings["sae"] = registry.get(name).from_dict(raw)
+    described = tests_world.run(folder, **settings)
     try:
         loop.train(described, tests_world.model(), out, shown=False, **how)
     except Stopped:
