@@ -62,9 +62,9 @@ def test_exactly_k_are_kept_of_equal_numbers(two):
 def test_a_step_sends_no_array_of_all_latents(two):
     """d_sae is 4096, rows 96, d 16: with latents dealt, no message is of the size of d_sae."""
     calls = {
-        "topk": {"_allgather_base_": 3, "allreduce_": 4},
-        "batch_topk": {"_allgather_base_": 4, "allreduce_": 5},
-        "jumprelu": {"_allgather_base_": 0, "allreduce_": 5},
+        "topk": {"gather": 3, "sum": 4},
+        "batch_topk": {"gather": 4, "sum": 5},
+        "jumprelu": {"gather": 0, "sum": 5},
     }
     for name in SHARED:
         seen = two["traffic"][f"1x2 {name}"]
@@ -75,8 +75,8 @@ def test_a_step_sends_no_array_of_all_latents(two):
 def test_rows_dealt_send_each_gradient_once(two):
     seen = two["traffic"]["2x1 topk"]
     # Four gradients, the loss, what fired, and the ratio of the auxiliary loss.
-    assert seen["calls"] == {"allreduce_": 7}
-    assert seen["largest"]["allreduce_"] == 4096 * 16
+    assert seen["calls"] == {"sum": 7}
+    assert seen["largest"]["sum"] == 4096 * 16
 
 
 def test_nan_on_one_process_stops_all_before_the_step(two):

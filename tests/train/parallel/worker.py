@@ -6,11 +6,9 @@ Each compares with what it computes alone, in the same process, and the first wr
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from saekit.core import ranks
 from saekit.core.seeds import generator
@@ -18,6 +16,7 @@ from saekit.saes.base import registry
 from saekit.train.fit import Fit
 from saekit.train.parallel import shards
 from saekit.train.parallel.mesh import open_mesh
+from saekit.train.parallel.traffic import Traffic
 from saekit.train.training import Training
 
 D, ROWS, STEPS = 16, 96, 8
@@ -162,25 +161,6 @@ def furthest_start(fit, mesh):
     alone = shards.build(fit.sae, generator(0, "init"), ranks.ALONE).state_dict()
     here = shards.build(fit.sae, generator(0, "init"), mesh).state_dict()
     return max(furthest(v, part_of(alone[k], k, mesh)) for k, v in here.items())
-
-
-class Traffic(TorchDispatchMode):
-    """Counts collectives, and the numbers each sends from one process."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls, self.largest = Counter(), Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func)
-        if name.startswith("c10d."):
-            kind = name.split(".")[1]
-            sent = args[1] if kind == "_allgather_base_" else args[0]
-            flat = sent if isinstance(sent, list | tuple) else [sent]
-            n = sum(t.numel() for t in flat if isinstance(t, torch.Tensor))
-            self.calls[kind] += 1
-            self.largest[kind] = max(self.largest[kind], n)
-        return func(*args, **(kwargs or {}))
 
 
 def traffic(world):
