@@ -54,7 +54,8 @@ def expected_bytes(kind, mesh, rows, d, m, k):
     group = rows // D  # rows of a latent group
     swap = group / P * d * 4 * (P - 1)
     predict = 2 * group * d * 4 * (P - 1) / P
-    merge = {"topk": group * k * 4 * (P - 1)}.get(kind, 0)
+    # Of batch_topk at most: while training begins, all send what the budget has room for.
+    merge = 0 if kind == "jumprelu" else group * k * 4 * (P - 1)
     gradients = 2 * (2 * d * m / P + m / P + d) * 4 * (D - 1) / D
     fired = 2 * m / P * (D - 1) / D  # one byte a latent
     return swap + predict + merge + gradients + fired

@@ -215,7 +215,11 @@ def first() -> bool:
 
 def restarted() -> bool:
     """Return whether torchrun started this process again after one was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _starts() > 0
+
+
+def _starts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def own_device(name: str) -> str:
@@ -256,6 +260,8 @@ def _join(device: torch.device) -> None:
     if cuda:
         torch.cuda.set_device(device)
     store, rank, size = next(_rendezvous("env://", timeout=limit))
+    # torchrun's store outlives restarts; addresses of processes that are gone must not be read.
+    store = dist.PrefixStore(f"start-{_starts()}", store)
     dist.init_process_group(
         "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=limit
     )
