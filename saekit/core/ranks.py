@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore as _PrefixStore
 from torch.distributed.rendezvous import rendezvous as _rendezvous
 from typing_extensions import override
 
@@ -261,7 +262,7 @@ def _join(device: torch.device) -> None:
         torch.cuda.set_device(device)
     store, rank, size = next(_rendezvous("env://", timeout=limit))
     # torchrun's store outlives restarts; addresses of processes that are gone must not be read.
-    store = dist.PrefixStore(f"start-{_starts()}", store)
+    store = _PrefixStore(f"start-{_starts()}", store)
     dist.init_process_group(
         "nccl" if cuda else "gloo", store=store, rank=rank, world_size=size, timeout=limit
     )

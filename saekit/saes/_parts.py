@@ -211,11 +211,12 @@ def aux_k(
     chosen = _shared.top_latents(
         x, W_enc, b_enc, min(k, sum(n_dead)), mesh.latent, n_dead, by_size=signed
     )
-    part = target.new_zeros(target.shape)  # of own latents; no gradient where none is dead
     if len(index):
         values = _sparse.pre_acts(x, W_enc, b_enc, chosen)
         chosen = chosen._replace(values=values if signed else values.relu())
         part = _sparse.decode(chosen, W_dec)
+    else:
+        part = torch.zeros_like(target)  # the dead latents are all of other processes
     e_hat = mesh.latent.joined(part)
     missed, all_of_it = mesh.data.averaged(
         torch.stack([(e_hat - target).square().sum(), target.square().sum()])

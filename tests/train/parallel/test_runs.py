@@ -222,7 +222,10 @@ def test_a_process_killed_outright_is_started_anew(tmp_path, more):
     assert running.returncode == 0, said
     assert "exitcode: -9" in said
     assert digest(tmp_path / "whole") == digest(tmp_path / "cut")
-    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    one, other = losses(tmp_path / "whole"), losses(tmp_path / "cut")
+    assert one.keys() == other.keys()
+    # The record after a restart is a mean over fewer steps.
+    assert sum(one[step] != other[step] for step in one) <= 1
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def trained(fit, mesh, n_steps=STEPS):
     for _ in range(n_steps):
         x, y = training.stream.batch()
         loss = training.step(x, y)
-        grads = {n: p.grad.clone() for n, p in training.sae.named_parameters()}
+        named = training.sae.named_parameters()
+        grads = {n: p.grad.clone() for n, p in named if p.grad is not None}
         seen.append((float(mesh.data.mean(loss.total.detach())), loss, grads))
     return training, seen
 
@@ -145,9 +146,8 @@ def equal(world):
             found[f"{mesh.data.size}x{shards_of} {name}"] = compare(fit_of(name), mesh)
         if shards_of > 1:
             for penalty in ("step", "tanh"):
-                cfg = {"penalty": penalty}
                 found[f"{mesh.data.size}x{shards_of} jumprelu {penalty}"] = compare(
-                    fit_of("jumprelu", **cfg), mesh
+                    fit_of("jumprelu", penalty=penalty), mesh
                 )
             wide = fit_of("topk", k=40)  # more than the latents of a process
             found[f"{mesh.data.size}x{shards_of} topk wide"] = compare(wide, mesh)
