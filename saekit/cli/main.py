@@ -1,5 +1,6 @@
 """`saekit`: the command line. Commands import what they need when they run, not before."""
 
+import os
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -84,4 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("saekit: interrupted.", err=True)
         code = 130
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if "WORLD_SIZE" in os.environ:  # one of several processes, started by torchrun
+        from saekit.core.ranks import leave
+
+        leave(code)
+    sys.exit(code)

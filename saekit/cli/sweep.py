@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,10 @@ def sweep(
     from saekit.models.hf import load
     from saekit.train import sweep as many
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not emit_commands:
+        raise ConfigError(
+            "A sweep runs in one process. Use --emit, and start each command under torchrun."
+        )
     if resume is not None:
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))

@@ -105,6 +105,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH]")
     ] = None,
+    latent_shards: Annotated[
+        int, typer.Option(help="Under torchrun: processes over which latents are dealt.")
+    ] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -116,10 +119,12 @@ def train(
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
     from saekit.cli.cache import recorded_run
+    from saekit.core import ranks
     from saekit.core.files import read_json
     from saekit.models.hf import load
     from saekit.train.loop import train as train_run
 
+    device = ranks.own_device(device)
     if resume is not None:
         if not (resume / "run.json").exists():
             raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
@@ -165,7 +170,13 @@ def train(
             )  # fmt: skip
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         folder = out or default_folder(run)
-    sae = train_run(run, lm, folder, resume=resume is not None, shown=not quiet)
+    with ranks.session(lm.device):
+        sae = train_run(
+            run, lm, folder,
+            resume=resume is not None, shown=not quiet, latent_shards=latent_shards,
+        )  # fmt: skip
+        if not ranks.first():
+            return
     manifest = read_json(folder / "manifest.json")
     record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]

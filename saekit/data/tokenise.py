@@ -1,5 +1,6 @@
 """Documents to full rows of tokens."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +71,7 @@ class TokenStream:
             raise ConfigError(
                 f"`n_ctx` must be at least {1 + n_ctx - self.text_per_row} here; got {n_ctx}."
             )
+        self._part, self._of = 0, 1  # which rows are this stream's: see `dealt`
         self._cache = TokenCache(corpus, split, tokenizer, **({} if cache else {"most_bytes": 0}))
         self._seen = {"n_docs": 0, "n_empty_docs": 0, "n_text_tokens": 0, "complete": False}
 
@@ -77,7 +79,22 @@ class TokenStream:
     def digest(self) -> str:
         """SHA-256 of all that decides the rows: text, split, tokenizer, width, special ids."""
         parts = [self._cache.key, self.n_ctx, self.bos_id, self.separator_id]
+        parts += [] if self._of == 1 else [self._part, self._of]
         return digest(str(part) for part in parts)
+
+    def dealt(self, part: int, of: int) -> "TokenStream":
+        """Return every `of`-th row of this stream from row `part` on, as a stream of its own.
+
+        The parts of a stream share no row and have all of them.
+
+        Raises:
+            ConfigError: `part` is not one of them.
+        """
+        if not 0 <= part < of or self._of > 1:
+            raise ConfigError(f"A whole stream is dealt into parts 0..{of - 1}; got part {part}.")
+        twin = copy.copy(self)
+        twin._part, twin._of = part, of
+        return twin
 
     def provenance(self) -> dict[str, Any]:
         """Return what identifies the rows, and how much was read so far, JSON-ready.
@@ -117,14 +134,17 @@ class TokenStream:
                 f"Rows are asked for with batch_rows >= 1, first_row >= 0 and n_rows >= 0; got "
                 f"{batch_rows}, {first_row}, {n_rows}."
             )
-        return self._batches(batch_rows, first_row, n_rows)
+        if self._of == 1:
+            return self._batches(batch_rows, first_row, n_rows)
+        return self._own(batch_rows, first_row, n_rows)
 
     def count(self, at_most: int | None = None) -> int:
         """Return how many rows the split has, looking no further than `at_most`.
 
         It tokenises what it counts; an endless corpus needs `at_most`.
         """
-        return self._n_text(at_most) // self.text_per_row
+        n_rows = self._n_text(None if at_most is None else at_most * self._of)
+        return len(range(self._part, n_rows // self.text_per_row, self._of))
 
     def need(self, n_rows: int) -> None:
         """Make sure, before a run starts, that there are so many rows.
@@ -132,9 +152,19 @@ class TokenStream:
         Raises:
             DataError: there are fewer.
         """
+        n_rows = (n_rows - 1) * self._of + self._part + 1 if n_rows else 0
         n_text = self._n_text(n_rows)
         if n_text // self.text_per_row < n_rows:
             raise self._too_short(n_text, n_rows)
+
+    def _own(self, batch_rows: int, first_row: int, n_rows: int | None) -> Iterator[Rows]:
+        """Yield own rows of a stream that was dealt, counted among themselves."""
+        all_rows = None if n_rows is None else n_rows * self._of
+        for rows in self._batches(batch_rows * self._of, first_row * self._of, all_rows):
+            mine = slice(self._part, None, self._of)
+            tokens, doc_ids = rows.tokens[mine], rows.doc_ids[mine]
+            if len(tokens):
+                yield Rows(tokens, doc_ids, rows.first_row // self._of)
 
     def _batches(self, batch_rows: int, first_row: int, n_rows: int | None) -> Iterator[Rows]:
         width, row = self.text_per_row, first_row

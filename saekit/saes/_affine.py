@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.ranks import ALONE, Mesh
 from saekit.saes import _parts
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling
 
@@ -66,10 +67,10 @@ class AffineSAE(SAE, abc.ABC):
 
     start: ClassVar[float] = 1.0  # length of encoder columns at the start
 
-    def __init__(self, cfg: AffineConfig, generator: torch.Generator):
+    def __init__(self, cfg: AffineConfig, generator: torch.Generator, mesh: Mesh = ALONE):
         super().__init__()
-        self.cfg = cfg
-        _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator)
+        self.cfg, self.mesh = cfg, mesh
+        _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator, mesh)
         self.W_enc.data.mul_(self.start)
 
     @override
@@ -78,7 +79,7 @@ class AffineSAE(SAE, abc.ABC):
 
     @override
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:
-        return _parts.decode(self, acts)
+        return _parts.decode(self, acts, self.mesh)
 
     @override
     def directions(self) -> Float[Tensor, "d_sae d_out"]:
@@ -112,5 +113,7 @@ class AffineSAE(SAE, abc.ABC):
         weight = self.cfg.aux_coefficient
         if not weight:
             return terms
-        aux = _parts.aux_k(self, x, err, dead, self.cfg.aux_k, signed=signed)
+        aux = _parts.aux_k(
+            self, x, err, dead, self.cfg.aux_k, signed=signed, mesh=self.mesh
+        )
         return terms | {"aux": weight * aux}

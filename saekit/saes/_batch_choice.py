@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _choose, _parts, _products, _sparse
+from saekit.core.ranks import ALONE, Mesh
+from saekit.saes import _choose, _parts, _products, _shared, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Scaling, Step
 
@@ -49,8 +50,10 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     cutoff_sum: Tensor  # decayed sum of the smallest kept values, act units
     cutoff_weight: Tensor  # decayed number of steps in it
 
-    def __init__(self, cfg: BatchChoiceConfig, generator: torch.Generator):
-        super().__init__(cfg, generator)
+    def __init__(
+        self, cfg: BatchChoiceConfig, generator: torch.Generator, mesh: Mesh = ALONE
+    ):
+        super().__init__(cfg, generator, mesh)
         self.register_buffer("cutoff_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("cutoff_weight", torch.zeros((), dtype=torch.float64))
 
@@ -70,10 +73,13 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
         return _parts.only_above(self, x, self.threshold, latents)
 
     def choose(self, x: Float[Tensor, "n d_in"], step: Step) -> Codes:
-        """Return the k * n largest positive pre-activations of the batch, with their graph."""
+        """Return the k * n largest positive pre-activations of the batch, with their graph.
+
+        The batch is that of all processes; returned is what of it is here.
+        """
         cfg = self.cfg
         k = _parts.annealed(cfg.k, cfg.start_k, cfg.anneal, step.progress)
-        chosen = self._choose(x, int(k * len(x)))
+        chosen = self._choose(x, int(k * len(x) * self.mesh.data.size))
         return chosen._replace(values=_sparse.pre_acts(x, self.W_enc, self.b_enc, chosen))
 
     @torch.no_grad()
@@ -84,17 +90,18 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
         at once; the exact cut is made among those above a little less than it, or among all
         where that was too high.
         """
-        low = self.threshold * 0.9
+        every, low = self.mesh.every, self.threshold * 0.9
         if not low > 0:
-            low = self._guess(x[:GUESS_TOKENS], 2 * budget / max(len(x), 1))
+            per_token = 2 * budget / max(len(x) * every.size, 1)
+            low = every.min(self._guess(x[:GUESS_TOKENS], per_token))
         found = _choose.above(x, self.W_enc, self.b_enc, low)
-        if len(found.values) < budget and float(low) > 0:
+        counts = _shared.counts(found, every)
+        if int(counts.sum()) < budget and float(low) > 0:
             found = _choose.above(x, self.W_enc, self.b_enc, torch.zeros_like(low))
-        if len(found.values) <= budget:
+            counts = _shared.counts(found, every)
+        if int(counts.sum()) <= budget:
             return found
-        kept = torch.topk(found.values, budget, sorted=False).indices
-        on = torch.zeros_like(found.values, dtype=torch.bool)
-        return found.only(on.index_fill_(0, kept, value=True))
+        return found.only(_shared.among_top(found.values, budget, counts, every))
 
     def _guess(self, x: Float[Tensor, "n d_in"], per_token: float) -> Float[Tensor, ""]:
         """Return the value that so many pre-activations a token exceed, or 0."""
@@ -106,9 +113,10 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     @torch.no_grad()
     def after_step(self, out: Loss) -> None:
         super().after_step(out)
-        if len(out.acts.values):
+        least = self.mesh.every.min(_shared.smallest(out.acts.values))
+        if least.isfinite():
             decay = self.cfg.threshold_decay
-            self.cutoff_sum.mul_(decay).add_((1 - decay) * out.acts.values.min().double())
+            self.cutoff_sum.mul_(decay).add_((1 - decay) * least.double())
             self.cutoff_weight.mul_(decay).add_(1 - decay)
 
     @override

@@ -9,9 +9,11 @@ from torch.nn.functional import normalize
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _choose, _sparse
+from saekit.core.ranks import ALONE, Mesh
+from saekit.saes import _choose, _shared, _sparse
 from saekit.saes.base import Scaling
 
+DRAWN_ROWS = 4096  # at once, where few are kept; sixteens of numbers are drawn as one
 SHORT_ROWS = 0.1  # where half the latents are on at the start, rows this short keep sums in range
 
 
@@ -26,24 +28,45 @@ class Affine(Protocol):
 
 
 def tied_init(
-    module: nn.Module, d_in: int, d_out: int, d_sae: int, generator: torch.Generator
+    module: nn.Module, d_in: int, d_out: int, d_sae: int, generator: torch.Generator,
+    mesh: Mesh = ALONE,
 ) -> None:
     """Give `module` W_enc, W_dec, b_enc and b_dec: random unit directions, zero biases.
 
     For an autoencoder the encoder starts as the decoder's transpose; for a transcoder,
-    whose widths differ in meaning, the two are independent.
+    whose widths differ in meaning, the two are independent. Of latents that a mesh shares,
+    those of this process.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.1 (tied initialisation).
     """
-    W_dec = normalize(torch.randn(d_sae, d_out, generator=generator), dim=-1)
+    W_dec = _directions(d_sae, d_out, generator, mesh)
     read = W_dec.clone() if d_in == d_out else None
     if read is None:
-        read = normalize(torch.randn(d_sae, d_in, generator=generator), dim=-1)
+        read = _directions(d_sae, d_in, generator, mesh)
     module.W_enc = nn.Parameter(read.t())  # latent-major: see _sparse
     module.W_dec = nn.Parameter(W_dec)
-    module.b_enc = nn.Parameter(torch.zeros(d_sae))
+    module.b_enc = nn.Parameter(torch.zeros(len(W_dec)))
     module.b_dec = nn.Parameter(torch.zeros(d_out))
+
+
+def _directions(
+    d_sae: int, width: int, generator: torch.Generator, mesh: Mesh
+) -> Float[Tensor, "part width"]:
+    """Return the rows of this process of `d_sae` random unit rows; all are drawn."""
+    if mesh.latent.size == 1:
+        return normalize(torch.randn(d_sae, width, generator=generator), dim=-1)
+    own = mesh.latent.share(d_sae)
+    rows = torch.empty(own.stop - own.start, width)
+    first = 0
+    while first < d_sae:  # the last part takes the rest: fewer than 16 are drawn otherwise
+        last = d_sae if d_sae - first < 2 * DRAWN_ROWS else first + DRAWN_ROWS
+        drawn = torch.randn(last - first, width, generator=generator)
+        begin, end = max(first, own.start), min(last, own.stop)
+        if begin < end:
+            rows[begin - own.start : end - own.start] = drawn[begin - first : end - first]
+        first = last
+    return normalize(rows, dim=-1)
 
 
 def check_k(name: str, k: float, d_sae: int) -> None:
@@ -111,9 +134,9 @@ def only_above(
     return pre * (pre > threshold.expand(len(module.b_enc))[latents])
 
 
-def decode(module: Affine, acts: Codes) -> Float[Tensor, "..."]:
+def decode(module: Affine, acts: Codes, mesh: Mesh = ALONE) -> Float[Tensor, "..."]:
     """Return ``acts @ W_dec + b_dec``, in the leading shape of the codes."""
-    y_hat = _sparse.decode(acts, module.W_dec) + module.b_dec
+    y_hat = mesh.latent.joined(_sparse.decode(acts, module.W_dec)) + module.b_dec
     return y_hat.view(*acts.batch, len(module.b_dec))
 
 
@@ -160,6 +183,7 @@ def aux_k(
     k: int | None,
     *,
     signed: bool = False,
+    mesh: Mesh = ALONE,
 ) -> Float[Tensor, ""]:
     """Return how badly the k best dead latents predict what the living ones missed.
 
@@ -177,17 +201,27 @@ def aux_k(
         Differs: a ratio of sums over the batch, not a mean of ratios.
     """
     index = dead.nonzero().squeeze(-1)
-    if not len(index):
+    n_dead = mesh.latent.gather(torch.tensor(len(index), device=err.device)).tolist()
+    if not sum(n_dead):
         return err.new_zeros(())
     target, k = -err.detach(), k or max(x.shape[-1] // 2, 1)
     # Not by indexing: the gradient of that is written by one thread.
     W_enc = module.W_enc.t().index_select(0, index).t()
     W_dec, b_enc = (p.index_select(0, index) for p in (module.W_dec, module.b_enc))
-    chosen = _choose.top_latents(x, W_enc, b_enc, min(k, len(index)), by_size=signed)
-    values = _sparse.pre_acts(x, W_enc, b_enc, chosen)
-    chosen = chosen._replace(values=values if signed else values.relu())
-    e_hat = _sparse.decode(chosen, W_dec)
-    return (e_hat - target).square().sum() / target.square().sum().clamp_min(1e-30)
+    chosen = _shared.top_latents(
+        x, W_enc, b_enc, min(k, sum(n_dead)), mesh.latent, n_dead, by_size=signed
+    )
+    if len(index):
+        values = _sparse.pre_acts(x, W_enc, b_enc, chosen)
+        chosen = chosen._replace(values=values if signed else values.relu())
+        part = _sparse.decode(chosen, W_dec)
+    else:
+        part = torch.zeros_like(target)  # the dead latents are all of other processes
+    e_hat = mesh.latent.joined(part)
+    missed, all_of_it = mesh.data.averaged(
+        torch.stack([(e_hat - target).square().sum(), target.square().sum()])
+    )
+    return missed / all_of_it.clamp_min(1e-30)
 
 
 @torch.no_grad()

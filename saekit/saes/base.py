@@ -12,6 +12,7 @@ import saekit.saes as package
 from saekit.core.codes import Codes
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError
+from saekit.core.ranks import ALONE, Mesh
 from saekit.core.registry import Registry
 
 
@@ -91,11 +92,31 @@ class SAEConfig(Config, abc.ABC):
     def build(self, generator: torch.Generator) -> "SAE":
         """Initialise an SAE; `generator` is the only source of randomness."""
 
+    def build_share(self, generator: torch.Generator, mesh: Mesh) -> "SAE":
+        """Initialise the latents that one process of a mesh holds, equal to those of `build`.
+
+        No more than these is in memory at once. `d_sae` stays the number of all.
+
+        Raises:
+            ConfigError: latents of this architecture cannot be shared by processes.
+        """
+        able = [
+            name
+            for name in registry.names()
+            if registry.get(name).build_share is not SAEConfig.build_share
+        ]
+        raise ConfigError(
+            f"Latents of `{self.name}` cannot be shared by processes; got latent_shards="
+            f"{mesh.latent.size}. Those of {', '.join(able)} can; of `{self.name}` each process "
+            f"holds all: leave out --latent-shards."
+        )
+
 
 class SAE(nn.Module, abc.ABC):
     """An overcomplete code of activation vectors. Abstract; subclasses are final."""
 
     cfg: SAEConfig
+    mesh: Mesh = ALONE  # the processes that train it together; set by training
 
     @abc.abstractmethod
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

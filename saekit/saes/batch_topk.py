@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from saekit.core.ranks import Mesh
 from saekit.saes import _parts
 from saekit.saes._batch_choice import BatchChoiceConfig, BatchChoiceSAE
 from saekit.saes.base import Loss, Step, registry
@@ -41,6 +42,10 @@ class BatchTopK(BatchChoiceConfig):
     @override
     def build(self, generator: torch.Generator) -> "BatchTopKSAE":
         return BatchTopKSAE(self, generator)
+
+    @override
+    def build_share(self, generator: torch.Generator, mesh: Mesh) -> "BatchTopKSAE":
+        return BatchTopKSAE(self, generator, mesh)
 
 
 @final

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _choose, _parts, _sparse
+from saekit.saes import _choose, _parts, _shared, _sparse
 from saekit.saes._affine import RATES, SHORT_COLUMNS
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
@@ -188,7 +188,7 @@ class CrosscoderSAE(SAE):
         elif cfg.aux_coefficient:
             wide = cast(_parts.Affine, self._wide)
             err = (y_hat - y).flatten(1)
-            aux = _parts.aux_k(wide, x.flatten(1), err, step.dead, cfg.aux_k)
+            aux = _parts.aux_k(wide, x.flatten(1), err, step.dead, cfg.aux_k, mesh=self.mesh)
             terms["aux"] = cfg.aux_coefficient * aux
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)
 
@@ -196,26 +196,30 @@ class CrosscoderSAE(SAE):
         """Return the k * n positive pre-activations of largest pre * size, with their graph."""
         wide = self._wide
         with torch.no_grad():
-            budget, sizes = int(self.cfg.k * len(x)), self.sizes()
+            every, sizes = self.mesh.every, self.sizes()
+            budget = int(self.cfg.k * len(x) * self.mesh.data.size)
             # The running threshold tells nearly all of them: only those are compared.
             low = self.threshold * 0.9
             chosen = _choose.above(x, wide.W_enc, wide.b_enc, low / sizes)
-            if len(chosen.values) < budget and float(low) > 0:
+            counts = _shared.counts(chosen, every)
+            if int(counts.sum()) < budget and float(low) > 0:
                 chosen = _choose.above(x, wide.W_enc, wide.b_enc, torch.zeros_like(low))
-            if len(chosen.values) > budget:
+                counts = _shared.counts(chosen, every)
+            if int(counts.sum()) > budget:
                 effect = chosen.values * sizes[chosen.latents]
-                kept = torch.topk(effect, budget, sorted=False).indices
-                on = torch.zeros_like(effect, dtype=torch.bool)
-                chosen = chosen.only(on.index_fill_(0, kept, value=True))
+                chosen = chosen.only(_shared.among_top(effect, budget, counts, every))
         return chosen._replace(values=_sparse.pre_acts(x, wide.W_enc, wide.b_enc, chosen))
 
     @override
     @torch.no_grad()
     def after_step(self, out: Loss) -> None:
-        if self.cfg.activation == "batch_topk" and len(out.acts.values):
+        if self.cfg.activation != "batch_topk":
+            return
+        effect = out.acts.values * self.sizes()[out.acts.latents]
+        least = self.mesh.every.min(_shared.smallest(effect))
+        if least.isfinite():
             decay = self.cfg.threshold_decay
-            least = (out.acts.values * self.sizes()[out.acts.latents]).min().double()
-            self.cutoff_sum.mul_(decay).add_((1 - decay) * least)
+            self.cutoff_sum.mul_(decay).add_((1 - decay) * least.double())
             self.cutoff_weight.mul_(decay).add_(1 - decay)
 
     @override

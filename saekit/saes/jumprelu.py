@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
+from saekit.core.ranks import ALONE, Mesh
 from saekit.saes import _choose, _parts, _sparse
 from saekit.saes._affine import RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
@@ -89,6 +90,10 @@ class JumpReLU(AffineConfig):
     def build(self, generator: torch.Generator) -> "JumpReLUSAE":
         return JumpReLUSAE(self, generator)
 
+    @override
+    def build_share(self, generator: torch.Generator, mesh: Mesh) -> "JumpReLUSAE":
+        return JumpReLUSAE(self, generator, mesh)
+
 
 @final
 class JumpReLUSAE(AffineSAE):
@@ -97,11 +102,11 @@ class JumpReLUSAE(AffineSAE):
     cfg: JumpReLU
     threshold: nn.Parameter  # [d_sae], act units, never negative
 
-    def __init__(self, cfg: JumpReLU, generator: torch.Generator):
-        super().__init__(cfg, generator)
+    def __init__(self, cfg: JumpReLU, generator: torch.Generator, mesh: Mesh = ALONE):
+        super().__init__(cfg, generator, mesh)
         share = torch.tensor(min(cfg.target_l0 / cfg.d_sae, 0.5), dtype=torch.float64)
         start = torch.special.ndtri(1 - share)  # a unit direction of a unit-variance input
-        self.threshold = nn.Parameter(torch.full((cfg.d_sae,), float(start)))
+        self.threshold = nn.Parameter(torch.full_like(self.b_enc, float(start)))
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
@@ -129,14 +134,14 @@ class JumpReLUSAE(AffineSAE):
         return Loss(_parts.add(terms), terms, acts.detach().live(), y_hat)
 
     def _penalty(self, acts: Codes, pre: Tensor, at: Tensor) -> Float[Tensor, ""]:
-        cfg, n = self.cfg, max(acts.n_rows, 1)
+        cfg, n, joined = self.cfg, max(acts.n_rows, 1), self.mesh.latent.joined
         if cfg.penalty == "tanh":
             sizes = acts.values * self.W_dec.norm(dim=-1)[acts.latents]
-            return torch.tanh(cfg.tanh_scale * sizes).sum() / n / cfg.d_out
-        l0 = _Step.apply(pre, at, cfg.bandwidth).sum() / n  # type: ignore[union-attr]
+            return joined(torch.tanh(cfg.tanh_scale * sizes).sum()) / n / cfg.d_out
+        l0 = joined(_Step.apply(pre, at, cfg.bandwidth).sum()) / n  # type: ignore[union-attr]
         if cfg.penalty == "step":
             return l0 / cfg.d_out
-        return (l0 / cfg.target_l0 - 1).square()
+        return (self.mesh.data.averaged(l0) / cfg.target_l0 - 1).square()
 
     def _below(self, x: Float[Tensor, "n d_in"], dead: Tensor) -> Float[Tensor, ""]:
         """Return how far dead latents stay below their threshold, per token and dimension."""
@@ -144,7 +149,7 @@ class JumpReLUSAE(AffineSAE):
         pre = x @ self.W_enc[:, index] + self.b_enc[index]
         sizes = self.W_dec[index].norm(dim=-1)
         below = (self.threshold[index] - pre).relu() * sizes
-        return below.sum() / max(len(x), 1) / self.cfg.d_out
+        return self.mesh.latent.joined(below.sum()) / max(len(x), 1) / self.cfg.d_out
 
     @override
     def rate_scales(self) -> dict[str, float]:

@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.saes import _choose, _parts, _sparse
+from saekit.core.ranks import Mesh
+from saekit.saes import _parts, _shared, _sparse
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
 from saekit.saes.base import Loss, Step, registry
 
@@ -56,6 +57,10 @@ class TopK(AuxKConfig):
     def build(self, generator: torch.Generator) -> "TopKSAE":
         return TopKSAE(self, generator)
 
+    @override
+    def build_share(self, generator: torch.Generator, mesh: Mesh) -> "TopKSAE":
+        return TopKSAE(self, generator, mesh)
+
 
 @final
 class TopKSAE(AffineSAE):
@@ -65,7 +70,7 @@ class TopKSAE(AffineSAE):
     start = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
-        chosen = _choose.top_latents(x, self.W_enc, self.b_enc, k)
+        chosen = _shared.top_latents(x, self.W_enc, self.b_enc, k, self.mesh.latent)
         pre = _sparse.pre_acts(x, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre.relu())
 

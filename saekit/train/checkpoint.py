@@ -44,7 +44,7 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
     """
     n_bytes = sum(t.nbytes for group in state.tensors.values() for t in group.values())
     need_space(folder, n_bytes + 2**20)
-    target = folder / _name(state.step)
+    target = folder / name_of(state.step)
     part = folder / f".{target.name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -59,18 +59,24 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    for old in steps(folder)[:-KEPT]:
-        if keep_step is None or old.name != _name(keep_step):
-            shutil.rmtree(old)
+    drop_old(folder, keep_step)
     return target
 
 
-def steps(folder: Path) -> list[Path]:
-    """Return the checkpoints under a folder, oldest first."""
-    return sorted(folder.glob("step-*"))
+def drop_old(folder: Path, keep_step: int | None) -> None:
+    """Delete all checkpoints but the newest two, and that of a step."""
+    for old in steps(folder)[:-KEPT]:
+        if keep_step is None or old.name != name_of(keep_step):
+            shutil.rmtree(old)
 
 
-def _name(step: int) -> str:
+def steps(folder: Path, step: int | None = None) -> list[Path]:
+    """Return the checkpoints under a folder, oldest first; of one step, where it is named."""
+    return sorted(folder.glob("step-*" if step is None else name_of(step)))
+
+
+def name_of(step: int) -> str:
+    """Return the name of the folder of a step's checkpoint."""
     return f"step-{step:09d}"
 
 
@@ -86,10 +92,9 @@ def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | Non
         FormatError: checkpoints are there and all are damaged, or belong to another run.
     """
     complaints: list[str] = []
-    wanted = "step-*" if step is None else _name(step)
-    for path in reversed(sorted(folder.glob(wanted))):
+    for path in reversed(steps(folder, step)):
         try:
-            return _read(path, run), complaints
+            return read(path, run), complaints
         except FormatError as error:
             complaints.append(str(error))
     if complaints:
@@ -100,7 +105,12 @@ def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | Non
     return None, []
 
 
-def _read(path: Path, run: str) -> State:
+def read(path: Path, run: str) -> State:
+    """Read one checkpoint.
+
+    Raises:
+        FormatError: it is damaged, or belongs to another run.
+    """
     manifest = read_json(path / "checkpoint.json")
     if manifest["run"] != run:
         raise FormatError(f"{path.name} belongs to a run with other settings.")

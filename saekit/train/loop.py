@@ -14,27 +14,39 @@ from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
+from saekit.core.ranks import ALONE, Mesh
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.train import checkpoint
 from saekit.train.memory import explained, plan
+from saekit.train.parallel import shards
+from saekit.train.parallel.beginning import agreed, as_begun
+from saekit.train.parallel.mesh import open_mesh, plan_of_one
+from saekit.train.parallel.streams import counts_of
 from saekit.train.run import Run
 from saekit.train.scaling import Scalings, fit_scaling
 from saekit.train.session import Session
 from saekit.train.signals import StopRequest
-from saekit.train.training import Training, open_shuffle
+from saekit.train.training import Training, open_stream
 
 
 def train(
-    run: Run, model: LanguageModel, out: Path, *, resume: bool = False, shown: bool = True
+    run: Run,
+    model: LanguageModel,
+    out: Path,
+    *,
+    resume: bool = False,
+    shown: bool = True,
+    latent_shards: int = 1,
 ) -> Path:
     """Train an SAE and return the folder it is in, ``out / "sae"``.
 
     `out` gets run.json, manifest.json, log.jsonl, checkpoints/ and sae/. A run that was
     killed goes on from its last checkpoint with `resume`, and on the same machine ends with
-    the same weights, bit for bit, as one that was not.
+    the same weights, bit for bit, as one that was not. Within `ranks.session` every process
+    calls this alike, and only the first writes; started anew by torchrun, they go on.
 
     Args:
         run: the description.
@@ -43,24 +55,31 @@ def train(
         out: a folder that does not exist or is empty, or that of the run to go on with.
         resume: go on with the run in `out`.
         shown: show progress on stderr.
+        latent_shards: processes over which the latents are dealt.
 
     Raises:
         ConfigError: `out` is in use, or holds another run; or `run` does not fit the model.
         Interrupted: Ctrl-C or SIGTERM came; a checkpoint was written.
-        TrainingError: the loss became NaN, infinite or a spike, and no rollback was left;
-            checkpoints before it are kept.
+        TrainingError: the loss became NaN, infinite or a spike, and no rollback was left, or
+            another process failed; checkpoints before it are kept.
     """
+    mesh = open_mesh(latent_shards)
+    shown = shown and mesh.every.first
+    run, resume = as_begun(run, out, resume, mesh.every)
     model = model.separated() if run.separate_documents else model
-    check(run, model, out, resume)
-    planned = plan(run, model)
+    mesh.every.on_first(lambda: check(run, model, out, resume))
+    planned = plan_of_one(plan(run, model), mesh, run.streams or 1)
     planned.check()
     if shown:
         sys.stderr.write(f"memory    {planned}\n")
     began, harvest = time.monotonic(), open_harvest(run, model)
     scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
+    scalings = agreed(harvest, scalings, mesh.every)
     with explained(planned):
-        stream = open_shuffle(run, harvest, shown=shown)
-        session = begin(run, harvest, stream, scalings, out, resume=resume, shown=shown)
+        stream = open_stream(run, harvest, mesh, shown=shown)
+        session = begin(
+            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown
+        )
         with session, StopRequest() as stop:
             while not session.done:
                 session.step()
@@ -76,6 +95,7 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
     scalings: Scalings,
     out: Path,
     *,
+    mesh: Mesh = ALONE,
     resume: bool = False,
     at_step: int | None = None,
     shown: bool = True,
@@ -88,15 +108,18 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
         stream: of batches of them.
         scalings: what they go through.
         out: the folder.
+        mesh: the processes that train together; the first of them writes.
         resume: go on from the newest checkpoint there.
         at_step: or from that of a step.
         shown: show progress on stderr.
     """
     model = harvest.model
-    training = Training(run, stream, model.device)
+    training = Training(run, stream, model.device, mesh)
     # Only now, when the first of the text has proved usable, is there anything to leave behind.
-    write_json(out / "run.json", run.to_dict())
-    write_json(out / "manifest.json", {"kind": "train", "status": "running", **_made_from(model)})
+    if mesh.every.first:
+        running = {"kind": "train", "status": "running", **_made_from(model)}
+        write_json(out / "run.json", run.to_dict())
+        write_json(out / "manifest.json", running)
     return Session(
         training,
         scalings,
@@ -108,7 +131,9 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
         start={
             "machine": machine.describe(),
             "pass_rows": harvest.batch_rows,
-            "planned_bytes": plan(run, model).parts,
+            "planned_bytes": plan_of_one(plan(run, model), mesh, run.streams or 1).parts,
+            "processes": mesh.every.size,
+            "latent_shards": mesh.latent.size,
         },
         shown=shown,
     )
@@ -116,11 +141,14 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
 
 def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float) -> Path:
     """Write the finished SAE of a training and return its folder."""
-    sae = session.finish()
-    card = card_of(run, harvest, session.training)
-    native.save(sae, card, out / "sae")
-    manifest = _manifest(run, out, card, harvest.counts, seconds)
-    write_json(out / "manifest.json", manifest | {"cache": _cache_of(harvest.model)})
+    training = session.training
+    sae = shards.whole(session.finish(), training.mesh)
+    counts = counts_of(training.stream, harvest)
+    if sae is not None:  # in the first process
+        card = card_of(run, harvest, training)
+        native.save(sae, card, out / "sae")
+        manifest = _manifest(run, out, card, counts, seconds)
+        write_json(out / "manifest.json", manifest | {"cache": _cache_of(harvest.model)})
     return out / "sae"
 
 

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saekit.core import machine
+from saekit.core.ranks import Mesh
 from saekit.saes.base import Loss
 from saekit.train.training import Training
 
@@ -45,8 +47,9 @@ class Meter:
             self.terms[key] = self.terms.get(key, 0.0) + n * float(value.detach())
 
     def record(self, training: Training) -> dict[str, Any]:
-        """Return what is logged, and begin anew."""
+        """Return what is logged, of all processes, and begin anew. Collective."""
         now = time.monotonic()
+        self._join(training.mesh)
         terms = {k: v / self.n for k, v in self.terms.items()}
         out = {
             "step": training.index,
@@ -56,7 +59,7 @@ class Meter:
             "terms": terms,
             "fvu": self.err / self.square,
             "l0": self.fired / self.n,
-            "dead": int(training.dead.sum()),
+            "dead": int(training.mesh.latent.sum(training.dead.sum())),
             "lr": training.run.lr_at(training.index - 1) * training.lr_share,
             "memory_bytes": machine.used_memory(training.silent_tokens.device),
             "tokens_per_second": self.n / max(now - self._last, 1e-9),
@@ -64,3 +67,14 @@ class Meter:
         self._last = now
         self.clear()
         return out
+
+    def _join(self, mesh: Mesh) -> None:
+        """Add up what processes counted: rows over data groups, latents over latent groups."""
+        if mesh.every.size == 1:
+            return
+        numbers = [self.n, self.err, self.square, *self.terms.values()]
+        rows = torch.tensor(numbers, dtype=torch.float64, device=mesh.every.device)
+        self.n, self.err, self.square, *terms = mesh.data.sum(rows).tolist()
+        self.terms = dict(zip(self.terms, terms, strict=True))
+        fired = torch.tensor(self.fired, device=mesh.every.device)
+        self.fired = int(mesh.every.sum(fired))

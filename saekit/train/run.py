@@ -35,6 +35,10 @@ class Run(Fit):
         mixing: share of the buffer, 0 to 1, that is kept back each time it is shuffled and
             served, as `activations_mixing_fraction` of SAELens, in place of the above and
             also where an epoch fits in; null: not this way.
+        streams: parts of equal size into which the text is dealt row by row, each shuffled
+            apart; every batch has as much of each. Several processes take them between
+            them: as many streams as processes read each row once. null: one for each
+            process the run begins on.
 
     Everything else is described in `Fit`.
 
@@ -57,13 +61,14 @@ class Run(Fit):
     shuffle: Literal["rolling", "full"] = "rolling"
     block_tokens: int = 64
     mixing: float | None = None
+    streams: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"n_ctx": 2, "buffer_tokens": self.step_tokens, "block_tokens": 1}
+        least = {"n_ctx": 2, "buffer_tokens": self.step_tokens, "block_tokens": 1, "streams": 1}
         for name, low in least.items():
             value = getattr(self, name)
-            if value < low:
+            if value is not None and value < low:
                 raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
         if self.mixing is not None and not 0 <= self.mixing <= 1:
             raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saekit.core.errors import Interrupted, TrainingError
+from saekit.core.errors import FormatError, Interrupted, TrainingError
 from saekit.core.progress import Progress
 from saekit.saes.base import SAE, Loss
 from saekit.train.log import Log
@@ -55,7 +55,11 @@ class Session:
             step, passed_over = training.restore(out / "checkpoints", at_step)
             for complaint in passed_over:
                 sys.stderr.write(f"warning   {complaint} The checkpoint before it is used.\n")
-        self.log = Log(out and out / "log.jsonl", keep_to_step=step if resume else None)
+        if at_step is not None and step != at_step:
+            raise FormatError(f"{out} has no whole checkpoint of step {at_step:,}.")
+        writes = out is not None and training.mesh.every.first
+        path = out / "log.jsonl" if out is not None and writes else None
+        self.log = Log(path, keep_to_step=step if resume else None)
         served = training.stream.served_tokens
         self.log.write("start", step=step, tokens=served, **(start or {}))
         self.meter = Meter(self.log.last_seconds, baseline)
@@ -93,7 +97,7 @@ class Session:
             record = self.meter.record(training)
             self.log.write("step", **record)
             self.progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
-        self.progress.add(loss.acts.n_rows)
+        self.progress.add(loss.acts.n_rows * training.mesh.data.size)
         return loss
 
     def keep(self, asked: str | None = None) -> None:
@@ -103,6 +107,9 @@ class Session:
             Interrupted: it did.
         """
         training, served = self.training, self.training.stream.served_tokens
+        everyone = training.mesh.every
+        if everyone.any(asked is not None):
+            asked = asked or "A signal to another process"
         if self.done:
             return
         due = served >= self._next_save
@@ -139,7 +146,9 @@ class Session:
             raise error
         at, step = training.index, training.due_step
         if step and self.out is not None:
-            training.restore(self.out / "checkpoints", step)
+            found, _ = training.restore(self.out / "checkpoints", step)
+            if found != step:
+                raise error
         else:
             training.begin()
         training.rollbacks = count

@@ -15,12 +15,17 @@ from saekit.activations.mixing import Mixing
 from saekit.activations.recorded import CachedHarvest
 from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
 from saekit.core.errors import ConfigError, TrainingError
+from saekit.core.ranks import ALONE, Mesh
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
 from saekit.train import checkpoint, resample
 from saekit.train.ema import WeightMean
 from saekit.train.fit import Fit
 from saekit.train.optim import Descent
+from saekit.train.parallel import checkpoint as parts
+from saekit.train.parallel import gradients, shards
+from saekit.train.parallel.mesh import check_fits
+from saekit.train.parallel.streams import open_streams
 from saekit.train.run import Run
 
 SPIKE_STEPS = 50  # whose median a spike is measured against
@@ -33,14 +38,18 @@ class Training:
         run: the description.
         stream: of batches.
         device: where weights live.
+        mesh: the processes that train together.
 
     Raises:
         ConfigError: the architecture cannot be trained with these settings.
         MissingExtraError: the optimiser's library is not installed.
     """
 
-    def __init__(self, run: Fit, stream: Stream, device: torch.device | str = "cpu"):
-        self.run, self.stream = run, stream
+    def __init__(
+        self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE
+    ):
+        check_fits(run, mesh)
+        self.run, self.stream, self.mesh = run, stream, mesh
         self._device, self._stream_begin = device, stream.state()
         self.rollbacks = 0  # times that training went back
         self._build()
@@ -49,11 +58,12 @@ class Training:
 
     def _build(self) -> None:
         run = self.run
-        self.sae: SAE = run.sae.build(generator(run.seed, "init")).to(self._device)
+        chance = generator(run.seed, "init")
+        self.sae: SAE = shards.build(run.sae, chance, self.mesh).to(self._device)
         self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
         self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
-        self.silent_tokens = torch.zeros(  # [d_sae]
-            run.sae.d_sae, dtype=torch.int64, device=self._device
+        self.silent_tokens = torch.zeros(  # [d_sae], or this process's share
+            run.sae.d_sae // self.mesh.latent.size, dtype=torch.int64, device=self._device
         )
         self.index = self.due_step = 0  # optimiser steps done; and at the last due checkpoint
         self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
@@ -86,14 +96,17 @@ class Training:
         self._check(loss, lr)
         self.descent.zero_grad()
         loss.total.backward()
+        gradients.average(self.sae, self.mesh.data)
         self.sae.before_step()
         if self.run.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.run.clip_norm)
+            gradients.clip(self.sae, self.run.clip_norm, self.mesh)
         self.descent.step(lr)
         with self.descent.followed():
             self.sae.after_step(loss)
-        self.silent_tokens += loss.acts.n_rows
-        self.silent_tokens[loss.acts.latents[loss.acts.values != 0]] = 0
+        self.silent_tokens += loss.acts.n_rows * self.mesh.data.size
+        fired = torch.zeros_like(self.silent_tokens, dtype=torch.uint8)
+        fired[loss.acts.latents[loss.acts.values != 0]] = 1
+        self.silent_tokens[self.mesh.data.max(fired).bool()] = 0
         self.index += 1
         if self.mean is not None:
             self.mean.update(self.index)
@@ -105,7 +118,7 @@ class Training:
 
     def _check(self, loss: Loss, lr: float) -> None:
         """Refuse a loss that is not finite or, where that is asked, a spike."""
-        total = float(loss.total.detach())
+        total = float(self.mesh.every.mean(loss.total.detach()))  # not finite where one is not
         if not math.isfinite(total):
             terms = {k: float(v.detach()) for k, v in loss.terms.items()}
             raise TrainingError(
@@ -173,7 +186,7 @@ class Training:
             TrainingError: a weight is not finite; no checkpoint was written.
         """
         weights = dict(self.sae.state_dict())
-        if not all(w.isfinite().all() for w in weights.values()):
+        if self.mesh.every.any(not all(w.isfinite().all() for w in weights.values())):
             raise TrainingError(f"A weight is not finite at step {self.index}; lower `lr`.")
         moments, numbers = self.descent.state()
         tensors, values = self.stream.state()
@@ -187,7 +200,7 @@ class Training:
             self.index, groups, {"stream": values, "optimiser": numbers, **more}
         )
         run = checkpoint.run_digest(self.run.to_dict())
-        checkpoint.write(folder, state, run, self.due_step)
+        parts.write(folder, state, run, self.mesh, self.due_step)
 
     def restore(self, folder: Path, step: int | None = None) -> tuple[int, list[str]]:
         """Take up the newest whole checkpoint, or that of a step.
@@ -196,7 +209,7 @@ class Training:
             its step, 0 where there is none, and why newer ones were passed over.
         """
         run = checkpoint.run_digest(self.run.to_dict())
-        state, passed_over = checkpoint.newest(folder, run, step)
+        state, passed_over = parts.newest(folder, run, self.mesh, self.stream, step)
         if state is None:
             return 0, passed_over
         self.sae.load_state_dict(state.tensors["weights"])
@@ -209,6 +222,13 @@ class Training:
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
         self.due_step = state.values["due_step"]
         return state.step, passed_over
+
+
+def open_stream(run: Run, harvest: Harvest, mesh: Mesh = ALONE, *, shown: bool) -> Stream:
+    """Return the training batches of a process: all, or those of its part of the text."""
+    return open_streams(
+        run, harvest, mesh, lambda part, own: open_shuffle(part, own, shown=shown)
+    )
 
 
 def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:

@@ -23,7 +23,7 @@ OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "h
 COMPILED = {
     "saes/_native.py", "saes/_triton.py", "saes/_triton_bounds.py", "saes/_triton_choose.py"
 }
-FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 
 
 def imported(path: Path, top_only: bool = False) -> list[str]:

@@ -1,0 +1,137 @@
+"""What one process of several holds, sends and takes, beside the formulas of docs/scale.md.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 benchmarks/scale.py \
+        --latent-shards 2 [--quick] [--check] [--json]
+
+Rows are drawn, so that nothing but training is measured. `--check` fails where what is held or
+sent differs from the formula by over 1 %.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+
+from saekit.core import ranks
+from saekit.core.seeds import generator
+from saekit.saes.base import registry
+from saekit.train.fit import Fit
+from saekit.train.parallel.mesh import open_mesh
+from saekit.train.parallel.traffic import Traffic
+from saekit.train.training import Training
+
+WARM_STEPS, STEPS = 3, 12
+
+
+class Rows:
+    """Batches of random rows: each process draws its part, and those of one latent group swap."""
+
+    def __init__(self, n, d, mesh):
+        self.n, self.d, self.mesh, self.index = n // mesh.every.size, d, mesh, 0
+
+    @property
+    def served_tokens(self):
+        return self.index * self.n * self.mesh.every.size
+
+    def batch(self):
+        chance = generator(0, "rows", self.index, self.mesh.every.rank)
+        self.index += 1
+        x = self.mesh.latent.gather(torch.randn(self.n, self.d, generator=chance)).flatten(0, 1)
+        return x, x
+
+    def state(self):
+        return {}, {}
+
+    def load(self, tensors, values):
+        pass
+
+
+def expected_bytes(kind, mesh, rows, d, m, k):
+    """Return bytes a step that one process sends, without dead latents; a few scalars aside."""
+    P, D = mesh.latent.size, mesh.data.size
+    group = rows // D  # rows of a latent group
+    swap = group / P * d * 4 * (P - 1)
+    predict = 2 * group * d * 4 * (P - 1) / P
+    # Of batch_topk at most: while training begins, all send what the budget has room for.
+    merge = 0 if kind == "jumprelu" else group * k * 4 * (P - 1)
+    gradients = 2 * (2 * d * m / P + m / P + d) * 4 * (D - 1) / D
+    fired = 2 * m / P * (D - 1) / D  # one byte a latent
+    return swap + predict + merge + gradients + fired
+
+
+def measure(args, world):
+    mesh = open_mesh(args.latent_shards)
+    cfg = registry.get(args.arch).from_dict(
+        registry.get(args.arch).example().to_dict()
+        | {"d_in": args.d, "d_out": args.d, "d_sae": args.d_sae}
+        | ({"k": args.k} if args.arch in ("topk", "batch_topk") else {"target_l0": float(args.k)})
+    )
+    tokens = args.rows * (STEPS + WARM_STEPS + 2)
+    fit = Fit(sae=cfg, tokens=tokens, batch_tokens=args.rows, dead_after_tokens=10 * tokens)
+    training = Training(fit, Rows(args.rows, args.d, mesh), mesh=mesh)
+    for _ in range(WARM_STEPS):
+        training.step(*training.stream.batch())
+    with Traffic() as seen:
+        training.step(*training.stream.batch())
+    seconds = float("inf")  # the fastest step: others may use the cores
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        training.step(*training.stream.batch())
+        seconds = min(seconds, time.perf_counter() - began)
+    moments, _ = training.descent.state()
+    held = sum(p.nbytes for p in training.sae.parameters())
+    found = {
+        "mesh": f"{mesh.data.size}x{mesh.latent.size}", "arch": args.arch, "d": args.d,
+        "d_sae": args.d_sae, "k": args.k, "rows": args.rows,
+        "weight_bytes": held,
+        "state_bytes": 2 * held + sum(t.nbytes for t in moments.values()),
+        "state_bytes_formula": 16 * (2 * args.d * args.d_sae + args.d_sae) // mesh.latent.size
+        + 16 * args.d,
+        "calls": dict(seen.calls),
+        "largest_message": dict(seen.largest),
+        "seconds_a_step": world.max(torch.tensor(seconds)).item(),
+    }  # fmt: skip
+    if 1 in (mesh.data.size, mesh.latent.size):
+        size = mesh.every.size
+        found["sent_bytes_a_token"] = seen.sent(size) / args.rows
+        found["sent_bytes_a_token_formula"] = (
+            expected_bytes(args.arch, mesh, args.rows, args.d, args.d_sae, args.k) / args.rows
+        )
+    return found
+
+
+def check(found):
+    for key in ("state_bytes", "sent_bytes_a_token"):
+        formula = found.get(f"{key}_formula", 0.0)
+        if key in found and abs(found[key] - formula) > 0.01 * max(formula, 100):
+            sys.exit(f"{key} is not what the formula says: {found}")
+
+
+def main():
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--arch", default="topk")
+    ask.add_argument("--d", type=int, default=256)
+    ask.add_argument("--d-sae", type=int, default=2**14)
+    ask.add_argument("--k", type=int, default=32)
+    ask.add_argument("--rows", type=int, default=2048)
+    ask.add_argument("--latent-shards", type=int, default=1)
+    ask.add_argument("--quick", action="store_true")
+    ask.add_argument("--check", action="store_true")
+    ask.add_argument("--json", action="store_true")
+    args = ask.parse_args()
+    if args.quick:
+        args.d, args.d_sae, args.rows = 64, 4096, 512
+    with ranks.session() as world:
+        found = measure(args, world)
+        if world.first:
+            lines = [f"{key:28} {value}" for key, value in found.items()]
+            print(json.dumps(found) if args.json else "\n".join(lines))
+            if args.check:
+                check(found)
+
+
+if __name__ == "__main__":
+    main()
+    ranks.leave(0)

@@ -1,0 +1,1 @@
+"""One training by several processes: rows dealt, latents shared, checkpoints in parts."""
