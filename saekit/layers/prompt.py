@@ -84,10 +84,8 @@ class PromptReading:
         self.kept: dict[Site, Tensor] = {}
         self._y: dict[Site, Tensor] = {}
         for site, acts, keep in activations(shared, lm, rows, lens):
-            self.codes[site] = LayerCodes(
-                *(v.cpu() if isinstance(v, Tensor) else v
-                  for v in layer_codes(shared, site, acts, keep))
-            )  # fmt: skip
+            place, latent, strength, n = layer_codes(shared, site, acts, keep)
+            self.codes[site] = LayerCodes(place.cpu(), latent.cpu(), strength.cpu(), n)
             self.kept[site] = keep[0].cpu()
         self.sums = LayerSums(shared.numbers, shared.d_sae)
         counted = torch.stack(list(self.kept.values())).any(0)

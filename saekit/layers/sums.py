@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.core.errors import ConfigError
 
-PAIR_CELLS = 2**21  # (token, latent) places in memory at a time, 16 bytes each
+PAIR_CELLS = 2**18  # (token, latent) places in memory at a time, 16 bytes each
 
 
 class LayerCodes(NamedTuple):

@@ -27,12 +27,13 @@ def mlsae() -> Run:
         shuffled; the loss is taken where tokens are standardised, each counting alike; dead
         latents are counted in tokens, as its documentation says; Adam's epsilon is 1e-8.
     """
-    sizes = {"d_in": D_MODEL, "d_out": D_MODEL, "d_sae": EXPANSION * D_MODEL}
+    d, n = D_MODEL, EXPANSION * D_MODEL
+    inner = TopK(d_in=d, d_out=d, d_sae=n, k=32, aux_k=256, aux_coefficient=1 / 32)
     return Run(
         model="EleutherAI/pythia-70m-deduped",
         pair=Pair(read=tuple(f"L{i}.resid_post" for i in range(N_LAYERS)), fold=True),
         corpus=Hub(repo="monology/pile-uncopyrighted"),
-        sae=Standardised(**sizes, inner=TopK(**sizes, k=32, aux_k=256, aux_coefficient=1 / 32)),
+        sae=Standardised(d_in=d, d_out=d, d_sae=n, inner=inner),
         tokens=TEXT_TOKENS * N_LAYERS,
         n_ctx=2048,
         bos=False,

@@ -93,9 +93,10 @@ def draw_all(  # noqa: PLR0913 - each is a choice of the reader
     else:
         del made["adjacent_cosine"]  # one layer has no neighbour
     if directions.shape[1] == lm.d_model:
-        near = [nearest_tokens(directions, v, min(N_NEAREST, len(v)))
-                for v in (embedding(lm), lm.unembedding().float())]  # fmt: skip
-        embedding_cosine.draw(spread, *near, lm.tokenizer, made["embedding_cosine"])
+        n = min(N_NEAREST, lm.vocab_size)
+        near = nearest_tokens(directions, embedding(lm), n)
+        out_of = nearest_tokens(directions, lm.unembedding().float(), n)
+        embedding_cosine.draw(spread, near, out_of, lm.tokenizer, made["embedding_cosine"])
     else:
         del made["embedding_cosine"]
     pairs = cosine_by_distance(directions, spread.mean, sums.numbers)

@@ -70,7 +70,7 @@ def write_prompt_page(
     return out
 
 
-def _columns(entries: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
+def _columns(entries: dict[str, list[list[float]]]) -> dict[str, list[list[Any]]]:
     """Return position, latent and strength as columns: a third of the text of rows."""
     return {
         site: [[row[i] if i < 2 else short(row[i]) for row in rows] for i in range(3)]
