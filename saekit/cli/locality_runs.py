@@ -165,8 +165,9 @@ def context(
     how = Measure(
         threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
     )
-    sizes = _sizes(preset, most, step)
-    config = override(ContextLength(least=least, measure=how, **sizes), settings or [])
+    longest, between = _sizes(preset, most, step)
+    sweep = ContextLength(least=least, most=longest, step=between, measure=how)
+    config = override(sweep, settings or [])
     lm = model_of(named, device)
     tokens, told = _swept(lm, config, prompt, corpus, dataset, windows)
     done = run(
@@ -331,14 +332,13 @@ def _threshold(preset: str | None) -> float:
     return find(preset).threshold if preset else 0.0
 
 
-def _sizes(preset: str | None, most: int | None, step: int | None) -> dict[str, int]:
+def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int, int]:
+    """Return the longest context and the step."""
     from saekit.locality.presets.base import preset as find
 
     known = find(preset) if preset else None
-    return {
-        "most": most or (known.n_ctx_max if known else 2048),
-        "step": step or (known.n_ctx_step if known else 128),
-    }
+    longest = most or (known.n_ctx_max if known else 2048)
+    return longest, step or (known.n_ctx_step if known else 128)
 
 
 def _swept(

@@ -284,6 +284,9 @@ def site_scores(arrays: Arrays, seed: int) -> dict[str, Score]:
     if "v.entropy_bits" in arrays:
         whole = torch.from_numpy(arrays["v.entropy_bits"])
         scores["token_vector_entropy_bits"] = _score(whole, None, "bits", seed)
+        place = torch.from_numpy(np.searchsorted(arrays["windows"], kinds.numpy()))
+        paired = own - whole[place]  # of the same windows: tells more than two intervals
+        scores["entropy_less_token_vector_bits"] = _score(paired, None, "bits", seed)
     return scores
 
 

@@ -78,5 +78,5 @@ def archive(arrays: Mapping[str, np.ndarray]) -> bytes:
     out = io.BytesIO()
     if bad := [k for k, v in arrays.items() if np.asarray(v).dtype.hasobject]:
         raise TypeError(f"{bad} hold objects; only numbers and text are written")
-    np.savez(out, **arrays)
+    np.savez(out, **arrays)  # type: ignore[arg-type] - a name may not be that of an argument
     return out.getvalue()

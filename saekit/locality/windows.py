@@ -119,7 +119,8 @@ def draw(
     start = torch.tensor(sorted(taken))
     tokens = stream.ids[start[:, None] + torch.arange(length)]
     if bos:
-        tokens = torch.cat([torch.full((len(tokens), 1), tokenizer.bos_id), tokens], dim=1)
+        head = torch.tensor([[tokenizer.bos_id]]).expand(len(tokens), 1)
+        tokens = torch.cat([head, tokens], dim=1)
     doc = torch.searchsorted(stream.starts, start + length - 1, right=True) - 1
     source = [stream.sources[i] for i in doc.tolist()]
     return Selection(tokens, start, source, refused, len(offsets), bos)

@@ -21,10 +21,11 @@ def freeze_linears(module: nn.Module) -> None:
     """Have a frozen model's linear layers use these products; same weights, same sums."""
     fast = machine.onednn_float32() and _on_cpu_in_float32(module)
     for layer in module.modules():
+        own: Any = layer
         if type(layer) is nn.Linear:
-            layer.forward = functools.partial(_forward, layer, None, fast)
+            own.forward = functools.partial(_forward, layer, None, fast)
         elif type(layer).__name__ == "Conv1D":  # GPT-2's: the weight is [in, out]
-            layer.forward = functools.partial(_forward, layer, layer.forward, fast)
+            own.forward = functools.partial(_forward, layer, own.forward, fast)
 
 
 def _on_cpu_in_float32(module: nn.Module) -> bool:

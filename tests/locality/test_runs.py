@@ -68,6 +68,9 @@ def test_two_means_under_two_names(tmp_path):
     scores = depth.site_scores(found, 0)
     assert scores["entropy_bits_mean_over_windows"].value == 2
     assert scores["entropy_bits_pooled"].value == 1.5
+    found["v.entropy_bits"] = np.array([2.0, 2.5])
+    paired = depth.site_scores(found, 0)["entropy_less_token_vector_bits"]
+    assert paired.value == -0.25 and (paired.low, paired.high) == (-1, 0.5)
 
 
 def test_nulls_stand_beside(tmp_path):

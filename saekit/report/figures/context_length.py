@@ -11,6 +11,7 @@ from saekit.core.result import Result, Table
 from saekit.report import style
 
 TOP, MOST_GREY, SHOWN_TOKENS, LINE_CHARS = 10, 200, 64, 130
+MOST_CODE = 0x250  # the font of figures has all letters below; others are drawn as a box
 LINES = {
     "entropy_bits_pooled": ("all active latents", 0),
     "kept_entropy_bits_pooled": ("latents active at every length", 2),
@@ -56,15 +57,19 @@ def _means(at: Any, table: dict[str, list[Any]], rows: list[tuple[Any, ...]]) ->
     for name, (label, colour) in LINES.items():
         if name not in table or any(v is None for v in table[name]):
             continue
+        of_vector = name.startswith("token")
         n = table["n_kept" if name.startswith("kept") else "n_pairs"]
-        if name.startswith("token"):
-            n = [None] * len(x)
         low, high = table[f"{name}_low"], table[f"{name}_high"]
-        shown = label + (f" (n = {min(n)} to {max(n)})" if n[0] is not None else "")
+        shown = label + ("" if of_vector else f" (n = {_span(n)})")
         at.plot(x, table[name], "o-", markersize=3, color=style.COLOURS[colour], label=shown)
         if all(v is not None for v in [*low, *high]):
             at.fill_between(x, low, high, color=style.COLOURS[colour], alpha=0.2, linewidth=0)
+        n = [None] * len(x) if of_vector else n
         rows += [(label, *values) for values in zip(x, table[name], low, high, n, strict=True)]
+
+
+def _span(n: list[int]) -> str:
+    return f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}"
 
 
 def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) -> None:
@@ -83,7 +88,8 @@ def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) ->
     for i, key in enumerate(order[:TOP]):
         values = by[key]
         name = f"latent {key[1]}" + (f", window {key[0]}" if many else "")
-        at.plot([v[0] for v in values], [v[1] for v in values], ".-", linewidth=1, label=name,
+        line = ".-" if i < len(style.COLOURS) else ".--"
+        at.plot([v[0] for v in values], [v[1] for v in values], line, linewidth=1, label=name,
                 color=style.COLOURS[i % len(style.COLOURS)])  # fmt: skip
     for key in order[: TOP + MOST_GREY]:
         name = f"latent {key[1]}, window {key[0]}"
@@ -94,7 +100,9 @@ def _text(at: Any, result: Result) -> None:
     """Write the last tokens of the first window, the one that latents are taken at in brackets."""
     pieces = result.details["pieces"][0][-SHOWN_TOKENS:]
     text = "".join(pieces[:-1]) + f"[{pieces[-1]}]"
-    plain = " ".join(text.split()).replace("$", r"\$")
+    text = " ".join(text.split())
+    plain = "".join(c if ord(c) < MOST_CODE and c.isprintable() else "\u25a1" for c in text)
+    plain = plain.replace("$", r"\$")
     lines = [plain[i : i + LINE_CHARS] for i in range(0, len(plain), LINE_CHARS)]
     at.set_axis_off()
     more = result.details["windows"] - 1

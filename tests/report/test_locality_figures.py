@@ -1,0 +1,78 @@
+"""Figures of locality runs: drawn from a run's files, with the numbers they show beside."""
+
+import csv
+
+import pytest
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.data.corpora.files import Files
+from saekit.locality import context_length, depth
+from saekit.locality.context_length import ContextLength
+from saekit.locality.depth import Depth, Subject
+from saekit.locality.measure import Measure
+from saekit.models.sites import Site
+from saekit.report.figures import context_length as context_figure
+from saekit.report.figures import entropy_depth, windows
+from tests import world
+from tests.locality.world import Mixing, sae_of, tokens_of
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    base = tmp_path_factory.mktemp("runs")
+    corpus = Files(paths=(str(world.text_file(base)),))
+    lm = Mixing([[1.0], [1.0] * 4])
+    saes = [Subject(Site(i, "resid_post"), "", lambda: sae_of("relu")) for i in range(2)]
+    settings = Depth(corpus=corpus, n_ctx=16, windows=6, measure=Measure(probes=8))
+    depth.run(lm, saes, settings, base / "depth", shown=False)
+    sweep = ContextLength(least=4, most=20, step=8, measure=Measure(probes=8))
+    context_length.run(lm, saes[1], tokens_of(2, 20), sweep, base / "context", shown=False)
+    return base
+
+
+def rows(path):
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("kind", entropy_depth.KINDS)
+def test_depth_draws_every_latent_and_line(runs, tmp_path, kind):
+    pytest.importorskip("matplotlib")
+    labels = {"one": runs / "depth", "two": runs / "depth"}
+    path = entropy_depth.draw(labels, tmp_path / "depth.png", kind)
+    assert path.stat().st_size > 10_000
+    drawn = rows(path)
+    assert {r["panel"] for r in drawn} == {"one", "two"}
+    of_one = [r for r in drawn if r["panel"] == "one" and r["site"] == "L1.resid_post"]
+    latents = [float(r["entropy_bits"]) for r in of_one if r["mark"] == "latent"]
+    assert len(latents) > 10 and all(v == pytest.approx(2, abs=1e-5) for v in latents)
+    (vector,) = [r for r in of_one if r["mark"] == "token vector"]
+    assert float(vector["low"]) <= float(vector["entropy_bits"]) <= float(vector["high"])
+
+
+def test_windows_draw_the_first_of_each_site(runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    paths = windows.draw_all(runs / "depth", tmp_path, most=1)
+    assert len(paths) == 2 and all(p.stat().st_size > 10_000 for p in paths)
+    assert {r["curve"] for r in rows(paths[0])} >= {"token vector"}
+
+
+def test_context_draws_means_and_latents(runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = context_figure.draw(runs / "context", tmp_path / "context.png")
+    drawn = rows(path)
+    every = [r for r in drawn if r["mark"] == "all active latents"]
+    assert [int(r["n_ctx"]) for r in every] == [4, 12, 20]
+    assert all(float(r["entropy_bits"]) == pytest.approx(2, abs=1e-5) for r in every)
+    assert sum(r["mark"].startswith("latent ") for r in drawn) > 10
+
+
+def test_what_is_no_run_is_refused(runs, tmp_path):
+    with pytest.raises(FormatError, match="locality depth"):
+        entropy_depth.draw({"x": runs / "context"}, tmp_path / "x.png")
+    with pytest.raises(FormatError, match="locality context"):
+        context_figure.draw(runs / "depth", tmp_path / "x.png")
+    with pytest.raises(ConfigError, match="violin"):
+        entropy_depth.draw({"x": runs / "depth"}, tmp_path / "x.png", "pie")
+    with pytest.raises(ConfigError):
+        entropy_depth.draw({}, tmp_path / "x.png")
