@@ -1,42 +1,33 @@
 """`saekit locality autocorr`: how long latents stay on, beside how far back they look."""
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli import autocorr_files as files
 from saekit.cli.locality import app
 from saekit.cli.locality_events import (
     PARTLY,
     Index,
     Json,
     Latents,
-    Memory,
     Quiet,
-    bytes_of,
     draw_latents,
     float32_model,
     numbers,
     open_index,
 )
+from saekit.cli.locality_runs import Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
-    from saekit.analysis.document_peaks import DocPeaks
     from saekit.hub.native import Loaded
     from saekit.locality.event_entropy import Scored
     from saekit.models.base import LanguageModel
-
-RADIUS = 64  # tokens of a trace to each side of its peak
-
-
-class _Chosen(NamedTuple):
-    latents: list[int]
-    rows: dict[str, list[Any]]  # selected_features.csv
 
 
 @app.command("autocorr")
@@ -94,26 +85,26 @@ def autocorr(
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
     chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
-    found = found.of(_tensor(chosen.latents))
-    _files(folder, store, curves, found, chosen)
-    _contexts(folder, lm, store, found)
+    found = found.of(files.as_tensor(chosen.latents))
+    files.tables(folder, store, curves, found, chosen)
+    files.contexts(folder, lm, store, found)
     scored = None
     if targets:
         drawn = (chosen.latents, targets, n_ctx, threshold, seed)
         scored = _targets(folder, loaded, lm, store, drawn, bytes_of(memory), quiet)
     H = _entropies(scored)
-    corner = _summary(folder, curves, chosen, H)
-    drawn_files = _draw(folder, curves, chosen, H)
+    corner = files.summary(folder, curves, chosen, H)
+    drawn_files = files.draw(folder, curves, chosen, H)
     if corner and scored is not None:
-        drawn_files.append(_corner_cards(folder, store, lm, scored, found, corner))
+        drawn_files.append(files.corner_cards(folder, store, lm, scored, found, corner))
     failed = len(scored.failures) if scored is not None else 0
     record = {
         "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in drawn_files],
     }  # fmt: skip
-    _manifest(folder, record, store, question, (seed, corpus, split))
-    _corpus(folder, store, curves.n_tokens, lm)
+    files.manifest(folder, record, store, question, (seed, corpus, split))
+    files.corpus_meta(folder, store, curves.n_tokens, lm)
     lines = [
         f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
         *([f"corners  {record['corners']}"] if corner else []),
@@ -122,12 +113,6 @@ def autocorr(
     emit(record, as_json=as_json, lines=lines)
     if failed:
         raise typer.Exit(PARTLY)
-
-
-def _tensor(latents: list[int]):
-    import torch
-
-    return torch.tensor(latents, dtype=torch.int64)
 
 
 def _read(
@@ -150,7 +135,7 @@ def _read(
 def _select(
     pool: list[int], curves: "Curves", store: "LatentStore", filtered: bool,
     drawn: tuple[int, int, int, float],
-) -> _Chosen:  # fmt: skip
+) -> files.Chosen:  # fmt: skip
     """Return the latents looked at, and why the others of the pool are not."""
     import torch
 
@@ -177,57 +162,7 @@ def _select(
         "passes": [a in passes for a in pool],
         "selected": [a in selected for a in pool],
     }
-    return _Chosen(latents, rows)
-
-
-def _files(
-    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: _Chosen
-) -> None:
-    import numpy as np
-
-    from saekit.analysis.traces import traces
-    from saekit.core.files import replace_with
-    from saekit.core.result import Table
-
-    Table(columns=chosen.rows).write_csv(folder / "selected_features.csv")
-    Table(
-        columns={
-            "feature_id": found.latent.tolist(), "doc_id": found.doc.tolist(),
-            "peak_position": found.doc_pos.tolist(), "peak_value": found.value.tolist(),
-            "rank": found.rank.tolist(),
-        },
-        units={"peak_position": "tokens", "peak_value": "act units"},
-    ).write_csv(folder / "top_examples.csv")  # fmt: skip
-    rows = traces(store, found, RADIUS)
-    data = io.BytesIO()
-    arrays = {f"f{a}": rows[found.latent == a].numpy() for a in chosen.latents}
-    np.savez_compressed(data, **arrays)  # pyright: ignore[reportArgumentType]
-    replace_with(folder / "activation_traces.npz", data.getvalue())
-    wanted = _tensor(chosen.latents)
-    part = curves._replace(acts=curves.acts[wanted], on=curves.on[wanted])
-    table = part.table()
-    names = [chosen.latents[i] for i in table.columns.pop("latent")]
-    Table(columns={"feature_id": names, **table.columns}, units=table.units).write_csv(
-        folder / "autocorr_curves.csv"
-    )
-
-
-def _contexts(
-    folder: Path, lm: "LanguageModel", store: "LatentStore", found: "DocPeaks", most: int = 3
-) -> None:
-    """Write the strongest contexts of each latent, for a reader to check that they are sane."""
-    from saekit.core.files import write_text
-    from saekit.locality.events import from_store
-
-    best = found.only(found.rank < most)
-    lines = ["# Strongest contexts, one a document"]
-    for event in from_store(store, best.latent, best.place, best.value, n_ctx=24):
-        if event.rank == 0:
-            lines += ["", f"## latent {event.latent}", ""]
-        pieces = [p.replace("\n", " ").replace("`", "'") for p in lm.tokenizer.pieces(event.ids)]
-        text = f"{''.join(pieces[:-1])}[[{pieces[-1]}]]"
-        lines.append(f"- {event.value:.3g}, document {event.doc}: `{text}`")
-    write_text(folder / "sanity_contexts.md", "\n".join(lines) + "\n")
+    return files.Chosen(latents, rows)
 
 
 def _targets(
@@ -276,125 +211,3 @@ def _entropies(scored: "Scored | None") -> dict[int, list[float]]:
 def _doc_pos(places: Any, events: Any) -> list[int]:
     at = dict(zip(places.place.tolist(), places.doc_pos.tolist(), strict=True))
     return [at[event.place] for event in events]
-
-
-def _summary(
-    folder: Path, curves: "Curves", chosen: _Chosen, H: dict[int, list[float]]
-) -> dict[str, list[int]]:
-    """Write feature_summary.csv and the corners; none where too few latents have both."""
-    import torch
-
-    from saekit.core.errors import DataError
-    from saekit.core.files import write_json
-    from saekit.core.result import Table
-    from saekit.locality.corners import corners
-
-    lengths = curves.lengths()
-    each = [torch.tensor(H.get(a, []), dtype=torch.float64) for a in chosen.latents]
-    mean = [float(h.mean()) if len(h) else float("nan") for h in each]
-    columns = {
-        "feature_id": chosen.latents, "mean_H_pos": mean,
-        "std_H_pos": [float(h.std()) if len(h) > 1 else float("nan") for h in each],
-        "n_targets": [len(h) for h in each],
-    }  # fmt: skip
-    columns |= {
-        name: [values[a] for a in chosen.latents]
-        for name, values in lengths.columns.items() if name != "latent"
-    }  # fmt: skip
-    Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"}).write_csv(
-        folder / "feature_summary.csv"
-    )
-    if not H:
-        return {}
-    try:
-        found = corners(
-            _tensor(chosen.latents), torch.tensor(mean, dtype=torch.float64),
-            torch.tensor(columns["tau_1e"], dtype=torch.float64),
-        )  # fmt: skip
-    except DataError:
-        return {}
-    write_json(folder / "corner_categories.json", found)
-    return found
-
-
-def _draw(
-    folder: Path, curves: "Curves", chosen: _Chosen, H: dict[int, list[float]]
-) -> list[Path]:
-    from saekit.report.figures import autocorrelation, corners
-
-    drawn = [folder / "figures" / "autocorrelation.png"]
-    autocorrelation.draw(curves, chosen.latents, drawn[0])
-    if H:
-        drawn.append(folder / "figures" / "corners.png")
-        tau = curves.lengths().columns["tau_1e"]
-        corners.draw({a: (h, tau[a]) for a, h in H.items()}, drawn[1])
-    return drawn
-
-
-def _corner_cards(
-    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "Scored", found: "DocPeaks",
-    corner: dict[str, list[int]], most: int = 6,
-) -> Path:  # fmt: skip
-    """Write cards of corner latents: scored texts, and the mean trace around peaks."""
-    from saekit.analysis.traces import traces
-    from saekit.report.figures import case_studies
-
-    cards = []
-    for name, latents in corner.items():
-        for latent in latents[:most]:
-            mine = found.of(_tensor([latent]))
-            trace = traces(store, mine, RADIUS).nanmean(0).tolist() if len(mine.latent) else []
-            which = [i for i, e in enumerate(scored.events)
-                     if e.latent == latent and scored.status[i] == "ok"]  # fmt: skip
-            shown = []
-            for i in which[:5]:
-                event, n = scored.events[i], min(16, int(scored.n_positions[i]))
-                shown.append(
-                    case_studies.CardEvent(
-                        lm.tokenizer.pieces(event.ids)[-n:], event.ids[-n:],
-                        scored.J[i, -n:].tolist(), event.value, float(scored.H[i]),
-                        int(scored.n_positions[i]),
-                    )
-                )
-            H = [float(scored.H[i]) for i in which]
-            cards.append(
-                case_studies.Card(latent, "", H, shown, (name.replace("_", ", "),), trace)
-            )
-    return case_studies.write(
-        folder / "corner_features.html", cards, n_ctx=scored.n_ctx, title="Corner latents",
-        facts={"model": lm.name, "latents": len(cards),
-               "trace": f"mean of f / f(peak) over documents, {RADIUS} tokens to each side",
-               "texts": "drawn at random where the latent is on"},
-    )  # fmt: skip
-
-
-def _manifest(
-    folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
-    drawn: tuple[int, str | None, str],
-) -> None:  # fmt: skip
-    from saekit.core import provenance
-    from saekit.core.files import write_json
-
-    seed, corpus, split = drawn
-    write_json(
-        folder / "run_config.json",
-        record | {"question": question.to_dict(), "documents": store.meta.get("documents"),
-                  "corpus": corpus, "split": split, "seed": seed,
-                  "provenance": provenance.collect(seed)},
-    )  # fmt: skip
-
-
-def _corpus(folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel") -> None:
-    from saekit.activations.text_axis import texts
-    from saekit.core.files import write_json
-
-    run = (store.meta.get("card") or {}).get("run", {})
-    n_docs = 0
-    for text in texts(store):
-        n_docs = int(text.stretch[-1]) + 1
-    write_json(
-        folder / "corpus_meta.json",
-        {"dataset": run.get("corpus"), "split": store.meta.get("split"), "n_docs": n_docs,
-         "n_tokens": n_tokens, "documents": store.meta.get("documents"),
-         "tokenizer": lm.tokenizer.digest},
-    )  # fmt: skip

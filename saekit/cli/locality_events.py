@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
+from saekit.cli.locality_runs import Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -21,9 +22,6 @@ Latents = Annotated[
     str | None, typer.Option(help="Latents by number, as 3,17,200-210. [drawn from living ones]")
 ]
 Index = Annotated[Path | None, typer.Option(help="Folder of `saekit index`. [SAE/index]")]
-Memory = Annotated[
-    float | None, typer.Option(help="GB for gradients. [half of what is free]")
-]
 PARTLY = 3  # exit code: done, but for some events
 
 
@@ -219,17 +217,6 @@ def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
             f"{loaded.sae.cfg.d_sae}. Index again, or name the right one with --index."
         )
     return store
-
-
-def bytes_of(memory: float | None) -> int | None:
-    """Return a budget in bytes.
-
-    Raises:
-        ConfigError: it is not above 0.
-    """
-    if memory is not None and memory <= 0:
-        raise ConfigError(f"`--memory` is a number of GB above 0; got {memory:g}.")
-    return None if memory is None else int(memory * 1e9)
 
 
 def float32_model(loaded: "Loaded", device: str) -> "LanguageModel":

@@ -11,13 +11,12 @@ from saekit.cli.locality import app
 from saekit.cli.locality_events import (
     Json,
     Latents,
-    Memory,
     Quiet,
-    bytes_of,
     finish,
     float32_model,
     numbers,
 )
+from saekit.cli.locality_runs import Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 

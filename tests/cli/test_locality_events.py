@@ -101,8 +101,18 @@ def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
     assert "<b>three" not in page and "&lt;b&gt;three" in page
 
 
-def test_geometry_of_events(run, events, capsys):
-    words = ["--sae", run, "--permutations", 50, "--k", 2, "--anchors", 3, "--least-events", 1]
+def test_geometry_of_events(run, events, capsys, tmp_path):
+    from saekit.hub.native import load
+    from saekit.locality.geometry import cosines
+
+    mine = int(next(r for r in rows(events / "ctx16.csv") if r["status"] == "ok")["feature_id"])
+    other = (mine + 1) % 64
+    cosine = float(cosines(load(run).sae.directions())[mine, other])
+    answer = {"index": mine, "topkCosSimIndices": [mine, other],
+              "topkCosSimValues": [1.0, cosine + 0.25]}  # fmt: skip
+    (tmp_path / f"{mine}.json").write_text(json.dumps(answer))
+    words = ["--sae", run, "--permutations", 50, "--k", 2, "--anchors", 3, "--least-events", 1,
+             "--neuronpedia", tmp_path]  # fmt: skip
     code, line, err = call(capsys, "locality", "geometry", events, *words, "--quiet", "--json")
     assert code == 0, err
     record = json.loads(line)
@@ -112,6 +122,11 @@ def test_geometry_of_events(run, events, capsys):
     assert manifest["permutation_p"] >= 1 / 51
     assert "0.5" in manifest["null_distribution_quantiles"]
     assert "correlation_decoder_cos_vs_abs_dH_pos" in manifest
+    assert manifest["neuronpedia_xcheck"]["max_abs_diff"] == pytest.approx(0.25, abs=1e-6)
+    (crossed,) = rows(folder / "neuronpedia_xcheck.csv")
+    assert (crossed["fid"], crossed["neighbour_fid"]) == (str(mine), str(other))
+    near = [r for r in rows(folder / "anchor_neighbours.csv") if r["anchor"] == str(mine)]
+    assert len(near) == 3 and str(mine) not in {r["neighbour_fid"] for r in near}
     for name in ("per_feature.csv", "feature_neighbour_summary.csv", "decoder_vectors.safetensors",
                  "cosine_matrix.safetensors", "anchor_neighbours.csv", "figures/geometry.png",
                  "figures/clusters3d.html", "figures/clusters3d_tsne.html"):  # fmt: skip
