@@ -1,7 +1,7 @@
 """Published locality files, one or a whole tree, as saekit's own: no pickle left."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
         raise ConfigError(f"{out} is not empty. Name another folder.")
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"{out} is within {path}. Name a folder outside it.")
-    found = sorted(p for p in path.rglob("*") if not p.is_dir()) if path.is_dir() else [path]
+    found = list(_below(path)) if path.is_dir() else [path]
     root = path if path.is_dir() else path.parent
     manifest: dict[str, Any] = {"format": dataset.FORMAT, "version": dataset.VERSION}
     manifest |= {"left_out": list(MACHINE), "files": [], "failed": [], "skipped": []}
@@ -64,6 +64,15 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
             )  # fmt: skip
     write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield files and links in a folder and those in it; what links lead to is left out."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from _below(path)
+        else:
+            yield path
 
 
 def _torch(source: Path, target: Path) -> list[dict[str, Any]]:

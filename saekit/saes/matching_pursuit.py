@@ -108,6 +108,8 @@ class MatchingPursuitSAE(SAE):
         on = torch.zeros_like(latents, dtype=torch.bool)
         many = cfg.d_sae <= GRAM_LATENTS and cfg.d_sae < cfg.k * len(x)
         gram = unit @ unit.t() if many else None
+        # Of unit rows all 1; other libraries' rows are not quite.
+        kept = 2 - unit.double().square().sum(-1)
         for first in range(0, len(x), CHUNK_TOKENS):
             part = slice(first, first + CHUNK_TOKENS)
             scores = x[part] @ unit.t()  # [chunk, d_sae]
@@ -123,7 +125,7 @@ class MatchingPursuitSAE(SAE):
                 best = best * going
                 row = unit[chosen] @ unit.t() if gram is None else gram[chosen]
                 scores -= best[:, None] * row
-                rest -= best.double().square()
+                rest -= best.double().square() * kept[chosen]
                 going &= rest.clamp_min(0).sqrt() >= self.tolerance
                 if cfg.stop_at_repeat:
                     going &= ~again

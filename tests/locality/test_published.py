@@ -283,7 +283,10 @@ def test_a_tree_keeps_its_places_and_holds_no_pickle(tmp_path):
     events = tree(tmp_path / "data")
     manifest = convert(tmp_path / "data", tmp_path / "out")
     assert not manifest["failed"]
-    assert {e["source"].rpartition("/")[2] for e in manifest["skipped"]} >= {"notes.xyz"}
+    skipped = {e["source"].rpartition("/")[2]: e["why"] for e in manifest["skipped"]}
+    assert skipped == {"notes.xyz": "of no kind that the layout has", "link.json": "a link",
+                       "latest": "a link"}  # fmt: skip
+    assert not (tmp_path / "out" / "latest").exists()
     assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".pt"]
     assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == manifest
     for entry in manifest["files"]:

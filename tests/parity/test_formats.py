@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import save_file
 
 from saekit.activations.pairs import Pair
-from saekit.core.errors import FormatError
 from saekit.hub.formats.base import Told, registry
 from saekit.hub.native import load
 from saekit.saes.abs_topk import AbsTopK
@@ -184,20 +183,23 @@ def test_sae_lens_transcoders(jumps, skips, tmp_path):
     assert again.cfg.metadata.hook_name_out == "blocks.3.hook_mlp_out"
 
 
+@pytest.mark.parametrize("repeat", [True, False])
+@pytest.mark.parametrize("length", [1.0, 0.7, 1.15])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @torch.no_grad()
-def test_sae_lens_matching_pursuit(tmp_path):
-    w, module = world(0), peer("sae_lens.saes")
+def test_sae_lens_matching_pursuit(seed, length, repeat, tmp_path):
+    w, module = world(seed), peer("sae_lens.saes")
     cfg = module.MatchingPursuitSAEConfig(
-        d_in=D, d_sae=D_SAE, residual_threshold=1.5, max_iterations=8
-    )
-    sae = module.MatchingPursuitSAE(cfg)
-    fill([(sae.W_dec, w.W_dec), (sae.b_dec, w.b_dec)])
-    sae.save_model(tmp_path / "unit")
-    compare(tmp_path / "unit", w.x, sae.encode(w.x), sae(w.x))
-    fill([(sae.W_dec, 1.1 * w.W_dec)])
-    sae.save_model(tmp_path / "long")
-    with pytest.raises(FormatError, match="off length 1"):
-        load(tmp_path / "long")
+        d_in=D, d_sae=D_SAE, residual_threshold=1.5, max_iterations=12,
+        stop_on_duplicate_support=repeat,
+    )  # fmt: skip
+    sae, g = module.MatchingPursuitSAE(cfg), torch.Generator().manual_seed(seed)
+    lengths = length + 0.1 * torch.rand(D_SAE, 1, generator=g) * (length != 1)
+    fill([(sae.W_dec, lengths * w.W_dec), (sae.b_dec, w.b_dec)])
+    sae.save_model(tmp_path)
+    counts = (sae.encode(w.x) != 0).sum(-1)
+    assert counts.min() < counts.max()  # some stopped early
+    compare(tmp_path, w.x, sae.encode(w.x), sae(w.x))
 
 
 OUTWARD = {

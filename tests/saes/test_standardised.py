@@ -38,8 +38,8 @@ def test_what_divides_and_what_multiplies(by, inverse):
 @pytest.mark.parametrize("by", ["std", "rms"])
 def test_a_scaling_folds_exactly(by, inverse):
     sae, z = made(by, inverse)
-    x = Scaling(torch.full((8,), 0.3).double(), 0.2)
-    y = Scaling(torch.full((8,), -1.0).double(), 3.0)
+    ones = torch.ones(8, dtype=torch.float64)
+    x, y = Scaling(0.3 * ones, 0.2), Scaling(-ones, 3.0)
     codes, wanted = sae.encode(z).dense(), sae(z) / y.scale + y.mean
     raw = z / x.scale + x.mean
     sae.rescale(x, y)

@@ -18,18 +18,12 @@ def read(
     """Return the configuration and the whole state.
 
     Raises:
-        FormatError: rows are not of length 1, or a setting is one that saekit has not.
+        FormatError: a tensor does not fit, or a setting is one that saekit has not.
     """
     d_in, d_sae = say(raw, "d_in", int, where), say(raw, "d_sae", int, where)
     need(weights, {"W_dec": (d_sae, d_in), "b_dec": (d_in,)}, where)
     only(weights, {"W_dec", "b_dec"}, where)
     rows, bias = weights["W_dec"].float(), weights["b_dec"].float()
-    longest = float((rows.double().norm(dim=-1) - 1).abs().max())
-    if longest > 1e-5:
-        raise FormatError(
-            f"Rows of `W_dec` in {where} are off length 1 by up to {longest:.2g}. SAELens pursues "
-            f"with rows as they are, saekit with unit rows, and the codes would differ."
-        )
     if raw["normalize_activations"] != "none":
         raise FormatError(
             f"{where} is of a matching pursuit with normalize_activations "
