@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saekit.activations.harvest import CALIBRATION_ROWS, Harvest
 from saekit.activations.pairs import Pair
+from saekit.activations.passes import pass_rows
 from saekit.activations.precision import Channels, Precision, added_fvu
 from saekit.activations.rules import TokenRule
 from saekit.activations.store import MANIFEST, Store, begin, described
@@ -78,7 +79,8 @@ class Caching(Config):
         stream = TokenStream(
             self.corpus, self.split, model.tokenizer, n_ctx=self.n_ctx, bos_each_row=self.bos
         )
-        return Harvest(model, stream, Pair(read=self.sites), self.rule)
+        rows = pass_rows(model, self.n_ctx)
+        return Harvest(model, stream, Pair(read=self.sites), self.rule, batch_rows=rows)
 
 
 def write(

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from saekit.cli.locality import app
 from saekit.cli.show import emit
 
 
+@app.command()
 def convert(
     path: Annotated[Path, typer.Argument(help="A published file, or a folder of them.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],

@@ -109,8 +109,8 @@ class StandardisedSAE(WrappedSAE):
         return _Token(z / deviation, mean, deviation, size)
 
     def deviations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n"]:
-        """Return what each token is divided by before the inner architecture reads it."""
-        return self._standardise(x).deviation[:, 0]
+        """Return the size that the codes of each token carry, by which trained strengths grow."""
+        return self._standardise(x).size[:, 0]
 
     def standardised(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
         """Return tokens as the inner architecture reads them."""
