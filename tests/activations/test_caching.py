@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from saekit.activations import caching
+from saekit.activations import caching, passes
 from saekit.activations.store import MANIFEST, SHARDS, Store
 from saekit.activations.store_writer import only_writer
 from saekit.core.errors import ConfigError, DataError, FormatError, Interrupted, ResourceError
 from saekit.models.sites import parse_site
 from tests import world
 from tests.activations.cached import SITES, TOKENS, Killed, assert_same, everything, made, spec
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_passes():
+    """Rows of a pass as few as shards of a small store need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "CPU_TOKENS", 512)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from saekit.activations import caching
+from saekit.activations import caching, passes
 from saekit.activations.full_shuffle import Stored
 from saekit.activations.pairs import Pair
 from saekit.activations.recorded import RecordedModel
@@ -28,6 +28,14 @@ PAIRS = {
     "windows": Pair(read=(READ,), window=7),
     "folded windows": Pair(read=SITES, fold=True, window=5),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_passes():
+    """Rows of a pass as few as shards of a small store need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "CPU_TOKENS", 512)
+        yield
 
 
 @pytest.fixture(scope="module")

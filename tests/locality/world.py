@@ -70,6 +70,14 @@ class Mixing(LanguageModel):
     def shuffled(self, seed):
         raise NotImplementedError
 
+    @override
+    def separated(self):
+        raise NotImplementedError
+
+    @override
+    def unembedding(self):
+        raise NotImplementedError
+
 
 def sae_of(name="topk", seed=0, d=D, d_sae=64, **fields):
     """Return a random SAE."""
