@@ -16,16 +16,16 @@ command line loads, a model without logits. Buffers hold 32,768 tokens, special 
 out, warm-ups that would outlast the run are a twentieth of it; all else is each library's default.
 
 `--saes N` trains N from one stream with different seeds, as each library has it: sae-lens'
-`MultiSAETrainingRunner`, several configurations of `trainSAE`, sparsify's `init_seeds`; saekit's
-way is `ours_many`.
+`MultiSAETrainingRunner`, several configurations of `trainSAE`, sparsify's `init_seeds`, and
+`saekit sweep`.
 
 FVU is of 8192 held-out tokens, by one function, from what each library's own class makes of
 them when loaded from disk (the first SAE of several). So short a run is no test of quality (see
 quality.py): it shows that what was timed was training.
 
 What would mislead: times where FVU is not below 1; a short run, where loading counts for more,
-as do saekit's passes over its first rows (16,384 tokens) and what is left in the buffers of
-sae-lens and dictionary_learning (up to 32,768); learning rates are for longer runs.
+as does what is left in the buffers of sae-lens and dictionary_learning (up to 32,768 tokens);
+learning rates are for longer runs.
 """
 
 import dataclasses
@@ -95,61 +95,28 @@ def saekit(spec, *, own_batch=False):
     from saekit.hub import native
 
     _fresh_cache(spec["out"])
-    words = ["train", "--model", MODEL, "--site", f"L{LAYER}.resid_post", "--arch", "topk"]
+    words = ["--model", MODEL, "--site", f"L{LAYER}.resid_post", "--arch", "topk"]
     words += ["--d-sae", str(spec["n"]), "--k", str(spec["k"]), "--tokens", str(spec["tokens"])]
     words += ["--set", f"n_ctx={N_CTX}", "--device", "cpu"]
     words += [] if own_batch else ["--set", f"batch_tokens={spec['batch']}"]
 
     def train(out):
+        begin = ["train"]
         if spec["saes"] > 1:
-            return ours_many(spec, out)
+            begin = ["sweep", "--vary", f"seed={','.join(map(str, range(spec['saes'])))}"]
         try:
-            return command([*words, "--out", str(out / "run")])
+            return command([*begin, *words, "--out", str(out / "run")])
         except SystemExit as end:
-            assert not end.code, f"saekit train ended with {end.code}"
+            assert not end.code, f"saekit ended with {end.code}"
 
     def predict(out):
-        return native.load(out / ("0" if spec["saes"] > 1 else "run/sae")).sae
+        return native.load(out / "run" / ("seed0" if spec["saes"] > 1 else ".")).sae
 
     return run_once(spec, train, predict)
 
 
 def saekit_own_batch(spec):
     return saekit(spec, own_batch=True)
-
-
-def ours_many(spec, out):
-    """Train several SAEs on one harvest, which is in memory, and save each."""
-    from saekit.activations.pairs import Pair
-    from saekit.data.corpora.packaged import Packaged
-    from saekit.hub import native
-    from saekit.models.hf import load
-    from saekit.saes.base import SAEConfig
-    from saekit.train.loop import card_of, open_harvest
-    from saekit.train.run import Run
-    from saekit.train.scaling import fit_scaling
-    from saekit.train.training import Training, open_shuffle
-
-    model = load(MODEL)
-    d = model.d_model
-    sae = {"name": "topk", "d_in": d, "d_out": d, "d_sae": spec["n"], "k": spec["k"]}
-    run = Run(
-        model=MODEL, pair=Pair(read=(f"L{LAYER}.resid_post",)), corpus=Packaged(), n_ctx=N_CTX,
-        sae=SAEConfig.from_dict(sae), tokens=spec["tokens"], batch_tokens=spec["batch"],
-    )  # fmt: skip
-    harvest = open_harvest(run, model)
-    scale = fit_scaling(harvest, run.sae).x
-    stream = open_shuffle(run, harvest, shown=False)
-    runs = [dataclasses.replace(run, seed=seed) for seed in range(spec["saes"])]
-    trainings = [Training(each, stream) for each in runs]
-    while stream.served_tokens < run.total_tokens:
-        x = scale.apply(stream.batch()[0])
-        for training in trainings:
-            training.step(x, x)
-    for each, training in zip(runs, trainings, strict=True):
-        training.finish()
-        training.sae.rescale(scale, scale)
-        native.save(training.sae, card_of(each, harvest, training), out / str(each.seed))
 
 
 # the peers

@@ -1,4 +1,4 @@
-"""`saekit locality depth`, `context`, `check` and `presets`: runs on windows of text."""
+"""`saekit locality depth`, `context` and `presets`: runs on windows of text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

@@ -50,7 +50,7 @@ class Session:
         self.training, self.out = training, out
         self._x, self._y, baseline = scalings
         self._autoencoder, self._go_on = autoencoder, go_on
-        step = 0
+        step, self._begin = 0, training.stream.state()
         if resume and out is not None:
             step, passed_over = training.restore(out / "checkpoints", at_step)
             for complaint in passed_over:
@@ -150,7 +150,7 @@ class Session:
             if found != step:
                 raise error
         else:
-            training.begin()
+            training.begin(self._begin)
         training.rollbacks = count
         self.meter.clear()
         served = training.stream.served_tokens

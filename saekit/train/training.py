@@ -50,7 +50,7 @@ class Training:
     ):
         check_fits(run, mesh)
         self.run, self.stream, self.mesh = run, stream, mesh
-        self._device, self._stream_begin = device, stream.state()
+        self._device = device
         self.rollbacks = 0  # times that training went back
         self._build()
         if run.resample is not None:
@@ -69,10 +69,10 @@ class Training:
         self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
         self._last: Loss | None = None
 
-    def begin(self) -> None:
-        """Go back to the beginning: weights as initialised, the stream at its first batch."""
+    def begin(self, stream: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
+        """Go back to the beginning: weights as initialised, the stream in the state it had."""
         self._build()
-        self.stream.load(*self._stream_begin)
+        self.stream.load(*stream)
 
     @property
     def lr_share(self) -> float:
