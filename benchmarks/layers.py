@@ -29,7 +29,7 @@ from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.hub.card import Card
 from saekit.hub.shared import SharedSAE
-from saekit.layers.survey import SurveyConfig, activations, layer_codes, survey
+from saekit.layers.survey import SurveyConfig, codes_of, survey
 from saekit.models.hf import load
 from saekit.models.site_patterns import expand_sites
 from saekit.models.tiny import tiny
@@ -85,8 +85,8 @@ def main():  # noqa: C901 - options, three passes and their table, in order
 
     def encoded(first):
         for rows in stream.rows(args.batch_rows, first_row=first, n_rows=n_rows):
-            for site, acts, keep in activations(shared, lm, rows):
-                layer_codes(shared, site, acts, keep)
+            for _ in codes_of(shared, lm, rows):
+                pass
 
     passes = {"bare": bare, "encoded": encoded, "survey": surveyed}
     speeds = {name: [] for name in passes}

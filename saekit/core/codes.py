@@ -89,6 +89,8 @@ class Codes(NamedTuple):
 
     def take(self, rows: Int[Tensor, "m"] | slice) -> "Codes":
         """Return the codes of some rows, in the order given; the leading shape is flat."""
+        if isinstance(rows, slice) and rows.step in (None, 1):
+            return self._span(*rows.indices(self.n_rows)[:2])
         index = torch.arange(self.n_rows, device=self.starts.device)[rows]
         counts = self.starts.diff()[index]
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -98,6 +100,16 @@ class Codes(NamedTuple):
         shift = None if self.shift is None else self.shift[index]
         return Codes(
             self.values[entries], self.latents[entries], starts, (len(index),), self.d_sae, shift
+        )
+
+    def _span(self, first: int, end: int) -> "Codes":
+        """Return consecutive rows, without a copy."""
+        end = max(first, end)
+        lo, hi = int(self.starts[first]), int(self.starts[end])
+        shift = None if self.shift is None else self.shift[first:end]
+        starts = self.starts[first : end + 1] - lo
+        return Codes(
+            self.values[lo:hi], self.latents[lo:hi], starts, (end - first,), self.d_sae, shift
         )
 
     @staticmethod

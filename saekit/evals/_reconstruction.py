@@ -13,6 +13,7 @@ from saekit.activations.harvest import Counts
 from saekit.activations.windows import Windows, windows
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError
+from saekit.core.finite import all_finite
 from saekit.evals.base import Subject
 from saekit.evals.intervals import BlockSums
 from saekit.metrics.base import Batch, registry
@@ -87,7 +88,7 @@ class Reconstruction:
         """
         subject = self.subject
         for site in acts:
-            if not acts[site].isfinite().all():
+            if not all_finite(acts[site]):
                 raise DataError(
                     f"Activations at {site} are not finite in rows from {first_row} "
                     f"({acts[site].dtype}). The model overflows; use dtype float32 or bfloat16."
@@ -106,7 +107,7 @@ class Reconstruction:
         reads = [acts[way.read] for way in subject.ways]
         writes = [acts[way.write] for way in subject.ways]
         found = self._events(cut, reads, writes, ordinary, kept)
-        if not found.batch.y_hat.isfinite().all():
+        if not all_finite(found.batch.y_hat):
             raise DataError(
                 f"{subject.name} predicts values that are not finite in rows from {first_row}. "
                 f"Its training diverged, or it was trained on activations of another scale."

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError
+from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Placed
@@ -147,7 +148,7 @@ class Splicing:
 
     def _refuse_infinite(self, rows: _Rows) -> None:
         for name, values in (rows.ce | {"KL": rows.kl["spliced"]}).items():
-            if not values.isfinite().all():
+            if not all_finite(values):
                 raise DataError(
                     f"Predictions of {self.lm.name} ({self.lm.dtype}) are not finite "
                     f"({name}). The model overflows; use dtype float32 or bfloat16."

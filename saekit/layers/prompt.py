@@ -17,7 +17,7 @@ from saekit.layers.distributions import distribution
 from saekit.layers.examples import Example
 from saekit.layers.lens import Lens
 from saekit.layers.sums import LayerCodes, LayerSums
-from saekit.layers.survey import activations, layer_codes
+from saekit.layers.survey import codes_of
 from saekit.metrics.base import Batch
 from saekit.metrics.fvu import FVU
 from saekit.models.base import LanguageModel, Replace
@@ -83,8 +83,7 @@ class PromptReading:
         self.codes: dict[Site, LayerCodes] = {}
         self.kept: dict[Site, Tensor] = {}
         self._y: dict[Site, Tensor] = {}
-        for site, acts, keep in activations(shared, lm, rows, lens):
-            place, latent, strength, n = layer_codes(shared, site, acts, keep)
+        for site, (place, latent, strength, n), keep in codes_of(shared, lm, rows, lens):
             self.codes[site] = LayerCodes(place.cpu(), latent.cpu(), strength.cpu(), n)
             self.kept[site] = keep[0].cpu()
         self.sums = LayerSums(shared.numbers, shared.d_sae)

@@ -89,26 +89,29 @@ class LayerSums:
             min(step, n_places) * self.d_sae, dtype=torch.float64, device=self.counts.device
         )
         moment = torch.zeros_like(mass)
+        rows = torch.arange(len(layers), device=mass.device)
+        numbers = torch.tensor(self.numbers, dtype=torch.float64, device=mass.device)
         for chunk in range(len(edges) - 1):
-            parts = []
-            for row, layer in enumerate(layers):
-                part = slice(ends[row][chunk], ends[row][chunk + 1])
-                latent, strength = layer.latent[part], layer.strength[part].double()
-                key = (layer.place[part] - chunk * step) * self.d_sae + latent
-                mass.index_add_(0, key, strength)
-                moment.index_add_(0, key, strength, alpha=self.numbers[row])
-                parts.append((row, key, latent, strength))
-            for row, key, latent, strength in parts:
-                whole = mass[key]
-                share = strength / whole
-                square = (moment[key] / whole).square_()
-                self.shares[row].index_add_(0, latent, share)
-                self.centres.index_add_(0, latent, strength * square)
-                self.even_centres.index_add_(0, latent, share * square)
-                self.singles += torch.bincount(latent[share == 1.0], minlength=self.d_sae)
-            for _, key, _, _ in parts:
-                mass[key] = 0.0
-                moment[key] = 0.0
+            parts = [slice(e[chunk], e[chunk + 1]) for e in ends]
+            place, latent, strength = (
+                torch.cat([layer[field][part] for layer, part in zip(layers, parts, strict=True)])
+                for field in range(3)
+            )
+            sizes = torch.tensor([p.stop - p.start for p in parts], device=rows.device)
+            row = torch.repeat_interleave(rows, sizes)
+            strength = strength.double()
+            key = (place - chunk * step).mul_(self.d_sae).add_(latent)
+            mass.index_add_(0, key, strength)
+            moment.index_add_(0, key, strength * numbers[row])
+            whole = mass[key]
+            share = strength / whole
+            square = (moment[key] / whole).square_()
+            self.shares.view(-1).index_add_(0, row.mul_(self.d_sae).add_(latent), share)
+            self.centres.index_add_(0, latent, strength.mul_(square))
+            self.singles += torch.bincount(latent[share == 1.0], minlength=self.d_sae)
+            self.even_centres.index_add_(0, latent, share.mul_(square))
+            mass[key] = 0.0
+            moment[key] = 0.0
 
     def merge(self, other: "LayerSums") -> None:
         """Add the sums of other text.

@@ -22,6 +22,7 @@ from saekit.core.files import (
     write_json,
     write_tensors,
 )
+from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.hub.shared import SharedSAE
@@ -32,6 +33,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
 FORMAT, VERSION = "saekit layers", 1
+ENCODED_TOKENS = 8192  # coded at once, of one layer or of several: rounding weights is shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +197,8 @@ def survey(
     last = config.first_row
     for rows in stream.rows(config.batch_rows, first_row=config.first_row, n_rows=n_rows):
         kept, layers = [], []
-        for site, acts, keep in activations(shared, lm, rows, lens):
-            layers.append(layer_codes(shared, site, acts, keep))
+        for _, layer, keep in codes_of(shared, lm, rows, lens):
+            layers.append(layer)
             kept.append(keep)
         for index, layer in enumerate(layers):
             examples.add(index, layer, rows)
@@ -251,7 +253,7 @@ def activations(
     found = lm.read(rows.tokens.to(lm.device), shared.sites)
     for site in shared.sites:
         acts = found.pop(site)
-        if not acts.isfinite().all():
+        if not all_finite(acts):
             raise DataError(
                 f"Activations at {site} are not finite in rows from {rows.first_row} "
                 f"({acts.dtype}). The model overflows; use dtype float32 or bfloat16."
@@ -260,13 +262,34 @@ def activations(
         yield site, acts if lens is None else lens.apply(site, acts), keep
 
 
-def layer_codes(
-    shared: SharedSAE, site: Site, acts: Tensor, keep: Bool[Tensor, "batch n_ctx"]
-) -> LayerCodes:
-    """Return the active latents of the tokens of a site that count."""
-    place = keep.flatten().nonzero()[:, 0]
-    codes = shared.active(site, acts.flatten(0, 1)[place])
-    return LayerCodes(place[codes.rows()], codes.latents, codes.values, len(place))
+def codes_of(
+    shared: SharedSAE, lm: LanguageModel, rows: Rows, lens: Lens | None = None
+) -> Iterator[tuple[Site, LayerCodes, Bool[Tensor, "batch n_ctx"]]]:
+    """Yield each site with the active latents of its tokens that count, and which these are.
+
+    Raises:
+        DataError: activations are not finite.
+    """
+    waiting: list[tuple[Site, Tensor, Tensor]] = []  # site, activations that count, which count
+    for site, acts, keep in activations(shared, lm, rows, lens):
+        waiting.append((site, acts.flatten(0, 1)[keep.flatten()], keep))
+        if sum(len(x) for _, x, _ in waiting) >= ENCODED_TOKENS:
+            yield from _coded(shared, waiting)
+            waiting = []
+    yield from _coded(shared, waiting)
+
+
+def _coded(
+    shared: SharedSAE, waiting: Sequence[tuple[Site, Tensor, Tensor]]
+) -> Iterator[tuple[Site, LayerCodes, Bool[Tensor, "batch n_ctx"]]]:
+    """Yield the codes of sites that are coded together."""
+    if not waiting:
+        return
+    codes, end = shared.active([(site, x) for site, x, _ in waiting]), 0
+    for site, x, keep in waiting:
+        own, end = codes.take(slice(end, end + len(x))), end + len(x)
+        place = keep.flatten().nonzero()[:, 0]
+        yield site, LayerCodes(place[own.rows()], own.latents, own.values, len(x)), keep
 
 
 def _digest(shared: SharedSAE) -> str:
