@@ -25,9 +25,7 @@ class Distribution(NamedTuple):
     bimodality: Float[Tensor, "d_sae"]  # above 0, at most 1; NaN where the variance is 0
 
 
-def distribution(
-    totals: Float[Tensor, "layers d_sae"], numbers: Sequence[int]
-) -> Distribution:
+def distribution(totals: Float[Tensor, "layers d_sae"], numbers: Sequence[int]) -> Distribution:
     r"""Return how the activity of each latent is spread over layers.
 
     .. math:: P(l \mid i) = a_{li} / \sum_{l'} a_{l'i}

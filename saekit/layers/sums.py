@@ -93,13 +93,12 @@ class LayerSums:
         numbers = torch.tensor(self.numbers, dtype=torch.float64, device=mass.device)
         for chunk in range(len(edges) - 1):
             parts = [slice(e[chunk], e[chunk + 1]) for e in ends]
-            place, latent, strength = (
-                torch.cat([layer[field][part] for layer, part in zip(layers, parts, strict=True)])
-                for field in range(3)
-            )
+            both = list(zip(layers, parts, strict=True))
+            place = torch.cat([layer.place[part] for layer, part in both])
+            latent = torch.cat([layer.latent[part] for layer, part in both])
+            strength = torch.cat([layer.strength[part] for layer, part in both]).double()
             sizes = torch.tensor([p.stop - p.start for p in parts], device=rows.device)
             row = torch.repeat_interleave(rows, sizes)
-            strength = strength.double()
             key = (place - chunk * step).mul_(self.d_sae).add_(latent)
             mass.index_add_(0, key, strength)
             moment.index_add_(0, key, strength * numbers[row])
