@@ -103,7 +103,8 @@ class AffineSAE(SAE, abc.ABC):
         self,
         terms: dict[str, Tensor],
         x: Float[Tensor, "n d_in"],
-        err: Float[Tensor, "n d_out"],
+        y: Float[Tensor, "n d_out"],
+        y_hat: Float[Tensor, "n d_out"],
         dead: Tensor,
         *,
         signed: bool = False,
@@ -113,7 +114,9 @@ class AffineSAE(SAE, abc.ABC):
         weight = self.cfg.aux_coefficient
         if not weight:
             return terms
+        if self.mesh.latent.size == 1 and not dead.any():
+            return terms | {"aux": weight * x.new_zeros(())}
         aux = _parts.aux_k(
-            self, x, err, dead, self.cfg.aux_k, signed=signed, mesh=self.mesh
+            self, x, y_hat - y, dead, self.cfg.aux_k, signed=signed, mesh=self.mesh
         )
         return terms | {"aux": weight * aux}

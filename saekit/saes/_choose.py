@@ -95,12 +95,11 @@ def above(
         values, rows, latents = found
         return _sparse.chosen_codes(values, rows, latents, len(x), len(b_enc))
     screen = Screen.of(x, W_enc, b_enc) if _screened(x, W_enc) else None
-    scores = _buffer(x, len(b_enc), torch.bfloat16) if screen else None
     parts = []
     for first in range(0, max(len(x), 1), CHUNK_TOKENS):
         part, found = slice(first, first + CHUNK_TOKENS), None
-        if screen is not None and scores is not None:
-            found = screen.above(part, scores, threshold)
+        if screen is not None:
+            found = screen.above(part, threshold)
         if found is None:  # not sparse: a bfloat16 product does not pay, here or further on
             found, screen = _dense_above(x[part], W_enc, b_enc, threshold), None
         parts.append(found)
@@ -155,7 +154,7 @@ class Screen(NamedTuple):
     W: Float[Tensor, "d_sae d_in"]
     b: Float[Tensor, "d_sae"]
     rounded_x: Tensor
-    rounded_W: Tensor
+    packed_W: Tensor  # rounded, in the order that the product reads
     rounded_b: Tensor
     error: Float[Tensor, "n"]  # of a score before it is rounded
 
@@ -165,20 +164,14 @@ class Screen(NamedTuple):
     ) -> "Screen":
         """Round inputs and weights, and measure what that changes."""
         W = W_enc.t()
-        low = torch.empty(W.shape, dtype=torch.bfloat16)
-        length, off = x.new_zeros(()), x.new_zeros(())
-        for first in range(0, len(W), CHUNK_LATENTS):  # chunks stay in cache
-            part = slice(first, first + CHUNK_LATENTS)
-            low[part] = W[part]
-            back = low[part].float()
-            length = torch.maximum(length, back.norm(dim=-1).max())
-            off = torch.maximum(off, back.sub_(W[part]).norm(dim=-1).max())
-        low_x, low_b = x.bfloat16(), b.bfloat16()
-        size = x.norm(dim=-1)
-        error = (x - low_x.float()).norm(dim=-1) * length + size * off
-        error += size * length * (2 * x.shape[-1] * 2.0**-24)  # float32 sums, both products
+        low_x, (size, _, off_x) = _rounded(x)
+        low_W, (_, length, off) = _rounded(W)
+        low_b = b.bfloat16()
+        error = off_x * length.max() + size * off.max()
+        error += size * length.max() * (2 * x.shape[-1] * 2.0**-24)  # float32 sums, both products
         error += (b - low_b.float()).abs().max()
-        return cls(x, W, b, low_x, low, low_b, error * (1 + 2.0**-6))
+        packed = torch.ops.mkldnn._reorder_linear_weight(low_W, min(len(x), CHUNK_TOKENS))
+        return cls(x, W, b, low_x, packed, low_b, error * (1 + 2.0**-6))
 
     def rows(self, part: slice | Int[Tensor, "m"]) -> "Screen":
         """Return the screen of some rows."""
@@ -193,20 +186,18 @@ class Screen(NamedTuple):
         x, error = (v.repeat_interleave(times, 0) for v in (self.x, self.error))
         return self._replace(x=x, error=error)
 
-    def scores(self, part: slice, buffer: Tensor) -> Tensor:
-        """Return the product of some rows, in `buffer`."""
-        rows = self.rounded_x[part]
-        return torch.addmm(
-            self.rounded_b, rows, self.rounded_W.t(), out=buffer[: len(rows)]
-        )
+    def scores(self, part: slice) -> Tensor:
+        """Return the product of some rows."""
+        op = torch.ops.mkldnn._linear_pointwise
+        return op(self.rounded_x[part], self.packed_W, self.rounded_b, "none", [], "")
 
     def exact(self, latents: Int[Tensor, "nnz"], starts: Int[Tensor, "n_and_one"]) -> Tensor:
         """Return the float32 pre-activations at some places."""
         return _sparse.dots(self.x, self.W, latents, starts).add_(self.b[latents])
 
-    def above(self, part: slice, buffer: Tensor, threshold: Tensor) -> Codes | None:
+    def above(self, part: slice, threshold: Tensor) -> Codes | None:
         """Return what is above a threshold; None where that is too much to be called sparse."""
-        scores = self.scores(part, buffer)
+        scores = self.scores(part)
         least = threshold - threshold.abs() * (1.01 / 256)
         least = least.expand(len(self.b)).contiguous()
         margin = self.error[part] * (1 + 1.01 / 256)
@@ -220,6 +211,22 @@ class Screen(NamedTuple):
         codes = Codes(values, latents, starts, (len(scores),), len(self.b))
         limit = threshold if threshold.ndim == 0 else threshold[latents]
         return codes.only(values > limit)
+
+
+def _rounded(rows: Float[Tensor, "n width"]) -> tuple[Tensor, Tensor]:
+    """Return rows in bfloat16, and the lengths of the rows, the rounded rows and the errors."""
+    if machine.native_kernels() and rows.is_contiguous():
+        from saekit.saes import _native
+
+        return _native.rounded(rows)
+    low, lengths = torch.empty(rows.shape, dtype=torch.bfloat16), torch.empty(3, len(rows))
+    for first in range(0, len(rows), CHUNK_LATENTS):  # chunks stay in cache
+        part = slice(first, first + CHUNK_LATENTS)
+        low[part] = rows[part]
+        back = low[part].float()
+        lengths[0, part], lengths[1, part] = rows[part].norm(dim=-1), back.norm(dim=-1)
+        lengths[2, part] = back.sub_(rows[part]).norm(dim=-1)
+    return low, lengths
 
 
 def _above_candidates(
@@ -242,14 +249,13 @@ def _screened_top(
 ) -> tuple[Tensor, Tensor]:
     """Return values and latents of the k largest, by latent: none that is not proved."""
     screen = Screen.of(x, W_enc, b_enc)
-    buffer = _buffer(x, len(b_enc), torch.bfloat16)
     pick = _native_top if machine.native_kernels() else _torch_top
     values = x.new_empty(len(x) * how.groups, how.k)
     latents = torch.empty(values.shape, dtype=torch.int64)
     for first in range(0, len(x), GROUP_TOKENS):
         part = slice(first, min(first + GROUP_TOKENS, len(x)))
         rows = how.rows(part)
-        values[rows], latents[rows], sure = pick(screen.rows(part), buffer, how)
+        values[rows], latents[rows], sure = pick(screen.rows(part), how)
         unsure = (~sure).nonzero().squeeze(-1) + rows.start
         if len(unsure):
             tokens, group = unsure // how.groups, unsure % how.groups
@@ -261,7 +267,7 @@ def _screened_top(
     return values, latents
 
 
-def _native_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     from saekit.saes import _native
 
@@ -272,7 +278,7 @@ def _native_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tens
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
         rows = how.rows(part)
-        scores = screen.scores(part, buffer).view(rows.stop - rows.start, -1)
+        scores = screen.scores(part).view(rows.stop - rows.start, -1)
         margin = 2 * screen.error[rows]
         _native.top_candidates(scores, margin, k, how.by_size, found[rows], counts[rows])
     sure = counts >= 0
@@ -288,7 +294,7 @@ def _native_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tens
     return values[top], places[top], sure
 
 
-def _torch_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+def _torch_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     n, d_sae, k = len(screen.x), len(screen.b), how.k
     wide = min(WIDE * k, d_sae // how.groups)
@@ -298,7 +304,7 @@ def _torch_top(screen: Screen, buffer: Tensor, how: _How) -> tuple[Tensor, Tenso
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
         rows = how.rows(part)
-        scores = screen.scores(part, buffer).view(rows.stop - rows.start, -1)
+        scores = screen.scores(part).view(rows.stop - rows.start, -1)
         sizes = scores.abs() if how.by_size else scores
         found = torch.topk(sizes, wide, dim=-1, sorted=False)
         places[rows] = found.indices.sort(-1).values

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import mse_loss, normalize
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
@@ -109,7 +109,7 @@ def mse(
     y_hat: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
     """Return the mean squared error per token and dimension, whatever the batch size."""
-    return (y_hat - y).square().mean()
+    return mse_loss(y_hat, y)
 
 
 def encode_above(

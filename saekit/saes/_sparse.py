@@ -74,7 +74,7 @@ def _dots(rows: Tensor, weight: Tensor, pattern: "_Pattern") -> Tensor:
         return _sampled(rows, weight, codes.starts, codes.latents)
     order, tokens, starts = pattern.by_latent  # each row of the larger matrix is read once
     found = _sampled(weight, rows, starts, tokens)
-    return torch.empty_like(found).index_copy_(0, order, found)
+    return torch.empty_like(found).scatter_(0, order, found)
 
 
 def _sampled(rows: Tensor, columns: Tensor, starts: Tensor, places: Tensor) -> Tensor:
@@ -121,13 +121,11 @@ class _Pattern:
         if self.dense:
             return _products.matmul(self.spread(weights).t(), rows)
         order, tokens, starts = self.by_latent
-        entries = (weights[order], starts, rows)
-        found = _gpu.run("_triton", "sum_by_latent", tokens, *entries)
+        ordered = weights.index_select(0, order)  # by several threads, as indexing is not
+        found = _gpu.run("_triton", "sum_by_latent", tokens, ordered, starts, rows)
         if found is not None:
             return found
-        return embedding_bag(
-            tokens, rows, starts[:-1], per_sample_weights=weights[order], mode="sum"
-        )
+        return embedding_bag(tokens, rows, starts[:-1], per_sample_weights=ordered, mode="sum")
 
     def sum(self, weights: Tensor) -> Tensor:
         """Return the sum of some weights over the entries of each latent: [d_sae]."""

@@ -72,5 +72,5 @@ class AbsTopKSAE(AffineSAE):
         acts = self.encode(x)
         y_hat = self.decode(acts)
         terms = {"mse": _parts.mse(y_hat, y)}
-        terms = self.with_aux(terms, x, y_hat - y, step.dead, signed=True)
+        terms = self.with_aux(terms, x, y, y_hat, step.dead, signed=True)
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)

@@ -56,5 +56,5 @@ class BatchTopKSAE(BatchChoiceSAE):
     def loss(self, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"], step: Step) -> Loss:
         acts = self.choose(x, step)
         y_hat = self.decode(acts)
-        terms = self.with_aux({"mse": _parts.mse(y_hat, y)}, x, y_hat - y, step.dead)
+        terms = self.with_aux({"mse": _parts.mse(y_hat, y)}, x, y, y_hat, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)

@@ -102,5 +102,5 @@ class MatryoshkaSAE(BatchChoiceSAE):
         errors = (y_hats - y[:, None]).square().mean((0, 2)) / len(widths)  # [n_levels]
         terms = {"mse": errors[-1], "nested": errors[:-1].sum()}
         y_hat = y_hats[:, -1]
-        terms = self.with_aux(terms, x, y_hat - y, step.dead)
+        terms = self.with_aux(terms, x, y, y_hat, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)

@@ -96,5 +96,5 @@ class MultiTopKSAE(AffineSAE):
             "mse": _parts.mse(y_hat, y),
             "wide": self.cfg.wide_coefficient * _parts.mse(y_wide, y),
         }
-        terms = self.with_aux(terms, x, y_hat - y, step.dead)
+        terms = self.with_aux(terms, x, y, y_hat, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach().only(beyond == 0), y_hat)

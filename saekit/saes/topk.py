@@ -85,5 +85,5 @@ class TopKSAE(AffineSAE):
         k = round(_parts.annealed(cfg.k, cfg.start_k, cfg.anneal, step.progress))
         acts = self._encode(x, k)
         y_hat = self.decode(acts)
-        terms = self.with_aux({"mse": _parts.mse(y_hat, y)}, x, y_hat - y, step.dead)
+        terms = self.with_aux({"mse": _parts.mse(y_hat, y)}, x, y, y_hat, step.dead)
         return Loss(_parts.add(terms), terms, acts.detach(), y_hat)

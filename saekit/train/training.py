@@ -14,6 +14,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.mixing import Mixing
 from saekit.activations.recorded import CachedHarvest
 from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
+from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.ranks import ALONE, Mesh
 from saekit.core.seeds import derive, generator
@@ -104,9 +105,7 @@ class Training:
         with self.descent.followed():
             self.sae.after_step(loss)
         self.silent_tokens += loss.acts.n_rows * self.mesh.data.size
-        fired = torch.zeros_like(self.silent_tokens, dtype=torch.uint8)
-        fired[loss.acts.latents[loss.acts.values != 0]] = 1
-        self.silent_tokens[self.mesh.data.max(fired).bool()] = 0
+        self.silent_tokens.masked_fill_(self.mesh.data.max(_fired(loss.acts)).bool(), 0)
         self.index += 1
         if self.mean is not None:
             self.mean.update(self.index)
@@ -222,6 +221,13 @@ class Training:
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
         self.due_step = state.values["due_step"]
         return state.step, passed_over
+
+
+def _fired(acts: Codes) -> Tensor:
+    """Return which latents are on for some token, ``[d_sae]`` uint8."""
+    on = (acts.values.detach() != 0).float()  # added up, which takes a fraction of indexing
+    counts = on.new_zeros(acts.d_sae).scatter_add_(0, acts.latents, on)
+    return (counts > 0).to(torch.uint8)
 
 
 def open_stream(run: Run, harvest: Harvest, mesh: Mesh = ALONE, *, shown: bool) -> Stream:

@@ -21,7 +21,8 @@ OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "h
             "wandb", "trackio", "tensorboard"}
 # Files of compiled code need their library from the first line, so they are imported when used.
 COMPILED = {
-    "saes/_native.py", "saes/_triton.py", "saes/_triton_bounds.py", "saes/_triton_choose.py"
+    "saes/_native.py", "saes/_vector.py",
+    "saes/_triton.py", "saes/_triton_bounds.py", "saes/_triton_choose.py",
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 

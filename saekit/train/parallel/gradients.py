@@ -37,7 +37,7 @@ def clip(module: nn.Module, longest: float, mesh: Mesh) -> None:
     Latents of other processes count by their sum of squares; what every process has, once.
     """
     if mesh.latent.size == 1:
-        torch.nn.utils.clip_grad_norm_(module.parameters(), longest)
+        _clip_whole([p.grad for p in module.parameters() if p.grad is not None], longest)
         return
     grads = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
     shared = [g for n, g in grads.items() if axis_of(n) is not None]
@@ -45,6 +45,16 @@ def clip(module: nn.Module, longest: float, mesh: Mesh) -> None:
     total = (mesh.latent.sum(_squares(shared)) + _squares(whole)).sqrt()
     share = (longest / (total + 1e-6)).clamp(max=1.0)
     for grad in grads.values():
+        grad.mul_(share)
+
+
+def _clip_whole(grads: list[Tensor], longest: float) -> None:
+    total = torch.nn.utils.get_total_norm(grads)
+    share = longest / (total + 1e-6)
+    if share.device.type == "cpu" and share >= 1:
+        return  # a factor of 1 is a pass over all of them
+    share = share.clamp(max=1.0)
+    for grad in grads:
         grad.mul_(share)
 
 
