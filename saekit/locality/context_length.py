@@ -20,9 +20,10 @@ from saekit.core.files import digest, replace_with
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
-from saekit.locality.depth import Subject, latent_table, site_scores
+from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
+from saekit.locality.subjects import Subject
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.saes.base import SAE
 
@@ -124,8 +125,10 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
     }  # fmt: skip
     journal = Journal(out, settings, resume=resume)
-    sae = subject.load().requires_grad_(False)
+    sae, forgets = subject.load()
+    sae.requires_grad_(False)
     kit = Kit(lm, config.measure, memory_bytes)
+    kit = kit._replace(forgets=forgets if config.measure.legacy_encode else ())
     bar = Progress("locality", len(config.lengths()), "lengths", shown=shown)
     found: dict[int, Arrays] = {}
     failures: list[Failure] = []

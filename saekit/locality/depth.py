@@ -19,6 +19,7 @@ from saekit.data.base import Corpus, Split
 from saekit.locality import windows as drawing
 from saekit.locality.filters.base import Filter
 from saekit.locality.filters.plain import Plain
+from saekit.locality.influence import check_reads
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import (
     Arrays,
@@ -30,20 +31,11 @@ from saekit.locality.measure import (
     measured,
 )
 from saekit.locality.resampling import mean_interval
+from saekit.locality.subjects import Subject
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site
-from saekit.saes.base import SAE
 
 VERSION = 1
 BLOCK_WINDOWS = 8  # measured together, and recorded together
-
-
-class Subject(NamedTuple):
-    """One SAE of a run; loaded when its turn comes, so that one bad file does not stop others."""
-
-    site: Site
-    source: str  # where it is from
-    load: Callable[[], SAE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +149,13 @@ def _at_site(
     """Return what the blocks of windows give at one site."""
     site = str(subject.site)
     try:
-        sae = subject.load().requires_grad_(False)
+        sae, forgets = subject.load()
+        sae.requires_grad_(False)
+        check_reads(kit.lm, sae, subject.site)
     except (SaekitError, OSError, RuntimeError) as error:
         bar.add(len(tokens), f"{site} failed")
         return [], [Failure(site, "all", f"{type(error).__name__}: {error}")]
+    kit = kit._replace(forgets=forgets if kit.measure.legacy_encode else ())
     parts, failures = [], []
     for first in range(0, len(tokens), BLOCK_WINDOWS):
         block = tokens[first : first + BLOCK_WINDOWS]

@@ -10,7 +10,9 @@ from torch import Tensor
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes.base import SAE
+from saekit.saes.standardised import Standardised
 
+FORGETTABLE = ("b_dec", "layer_norm")
 CHUNK_BYTES = 2**26  # of dense pre-activations while a chunk of rows is encoded
 
 
@@ -36,27 +38,37 @@ def check_single(sae: SAE) -> None:
 
 
 class Encoder:
-    """The encode of an SAE, or what the published code took for it.
+    """The encode of an SAE, or what the published code takes for it.
 
     Args:
         sae: of single tokens; frozen or not.
-        legacy: as the published code: `b_dec` is not subtracted and inputs are not normalised
-            before encoding, where the SAE does these. saekit keeps a subtracted `b_dec` inside
-            `b_enc`, so it is added back to the input.
+        forgets: what is left out, of `FORGETTABLE`: taking `b_dec` off the input, which saekit
+            keeps inside `b_enc`, so that it is added back to the input; and standardising it.
+
+    Raises:
+        ConfigError: the SAE does not do what is to be forgotten.
     """
 
-    def __init__(self, sae: SAE, *, legacy: bool = False):
+    def __init__(self, sae: SAE, forgets: Sequence[str] = ()):
         check_single(sae)
+        if unknown := set(forgets) - set(FORGETTABLE):
+            raise ConfigError(
+                f"The published encode forgets {' or '.join(FORGETTABLE)}; got "
+                f"{', '.join(sorted(unknown))}."
+            )
         self.sae, self.shift = sae, None
-        if legacy:
-            self.sae = getattr(sae, "inner", sae)
-            self.shift = getattr(self.sae, "b_dec", None)
-            if self.shift is None or self.shift.shape[-1] != self.sae.cfg.d_in:
+        if "layer_norm" in forgets:
+            if not isinstance(sae.cfg, Standardised):
+                raise ConfigError(f"`{sae.cfg.name}` does not standardise what it reads.")
+            self.sae = sae.get_submodule("inner")
+        if "b_dec" in forgets:
+            shift = getattr(self.sae, "b_dec", None)
+            if shift is None or shift.shape[-1] != sae.cfg.d_in:
                 raise ConfigError(
-                    f"`legacy_encode` is for SAEs that subtract b_dec from what they read; "
-                    f"`{sae.cfg.name}` with d_in={sae.cfg.d_in}, d_out={sae.cfg.d_out} does not."
+                    f"`{self.sae.cfg.name}` with d_in={sae.cfg.d_in}, d_out={sae.cfg.d_out} takes "
+                    f"no b_dec off what it reads, so none can be forgotten."
                 )
-            self.shift = self.shift.detach()
+            self.shift = shift.detach()
 
     def __call__(self, x: Float[Tensor, "n *event d_in"]) -> Codes:
         """Return the codes of some inputs, differentiable in them."""
