@@ -100,7 +100,7 @@ def depth(
 
     subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     text, rule = text_of(corpus, dataset)
-    at = threshold if threshold is not None else _threshold(preset)
+    at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
         legacy_encode=legacy_encode,
@@ -166,7 +166,7 @@ def context(
             f"A sweep is of one SAE at one site; got {', '.join(str(s.site) for s in subjects)}. "
             f"Choose with --site or --layer."
         )
-    at = threshold if threshold is not None else _threshold(preset)
+    at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
     )
@@ -276,9 +276,12 @@ def bytes_of(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
-def _threshold(preset: str | None) -> float:
+def threshold_of(given: float | None, preset: str | None) -> float:
+    """Return the threshold that was given, or the preset's."""
     from saekit.locality.presets.base import preset as find
 
+    if given is not None:
+        return given
     return find(preset).threshold if preset else 0.0
 
 

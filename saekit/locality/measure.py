@@ -103,7 +103,7 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     found = influence(
         lm, sae, tokens, site, threshold=how.threshold, method=how.method,
         forgets=kit.forgets, memory_bytes=memory,
-        latents=_strongest(kit, sae, site, tokens) if how.most_latents else "active",
+        latents=strongest(kit, sae, site, tokens) if how.most_latents else "active",
     )  # fmt: skip
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
     R = error = None
@@ -136,7 +136,7 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     return out
 
 
-def _strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
+def strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
     """Return pairs of window and latent: the latents of largest activation of each window."""
     from saekit.locality.pullback import Windows, read_at
 
