@@ -187,6 +187,30 @@ def context(
     _end(out, lines, done.result, done.failures, drawn, as_json=as_json)
 
 
+@app.command("draw-depth")
+def draw_depth(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of `saekit locality depth`.")],
+    kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
+    out: Annotated[
+        Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
+    ] = Path("entropy_vs_depth.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw runs of several models or corpora side by side, a panel for each.
+
+    Example: saekit locality draw-depth runs/news runs/code --out figures/entropy_vs_depth.png
+    """
+    from saekit.report.figures import entropy_depth
+
+    labels = [folder.name for folder in runs]
+    if len(set(labels)) < len(labels):  # as gpt2-small/wikitext and pythia-70m/wikitext
+        labels = [f"{folder.parent.name}, {folder.name}" for folder in runs]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, runs))}.")
+    path = entropy_depth.draw(dict(zip(labels, runs, strict=True)), out, kind)
+    emit({"figure": str(path)}, as_json=as_json, lines=[f"figure   {path}"])
+
+
 @app.command("presets")
 def presets(as_json: Json = False) -> None:
     """List models with published SAEs: what is read, and what the published encode forgets.

@@ -13,6 +13,8 @@ from saekit.saes.base import SAE
 from saekit.saes.standardised import Standardised
 
 FORGETTABLE = ("b_dec", "layer_norm")
+# Architectures whose latents are, where on, x @ W_enc + b_enc.
+SLOPE_ONE = ("relu", "p_anneal", "topk", "multi_topk", "jumprelu", "batch_topk", "matryoshka")
 CHUNK_BYTES = 2**26  # of dense pre-activations while a chunk of rows is encoded
 
 
@@ -102,8 +104,12 @@ class Encoder:
         """Return d activation / d x of each pair; 0 where the latent is off.
 
         Each pair gets a copy of its input as a row of its own, so that one backward pass gives
-        them all: a row's code does not depend on other rows.
+        them all: a row's code does not depend on other rows. Where a latent that is on is affine
+        in the input with slope 1 in its pre-activation, that is its column of the encoder.
         """
+        if self.sae.cfg.name in SLOPE_ONE:
+            columns = self.sae.W_enc.detach().t()[fired.latent].to(x)  # type: ignore[union-attr]
+            return columns * (fired.activation != 0)[:, None].to(x)
         rows = max(CHUNK_BYTES // (4 * self.sae.cfg.d_sae), 1)
         parts = [
             self._gradients(x[r], latent)
