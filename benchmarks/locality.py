@@ -42,6 +42,7 @@ SETTINGS = {
 }
 QUICK = {"layer": 0, "d_sae": 512, "on": 8, "windows": 2}
 PROBES = 64
+WINDOWS = 4  # that saekit takes at once; the loop takes one
 FLOORS = {"features": 10, "exact": 5, "hutchinson": 30}
 AGREE = 1e-3  # relative difference of entropies and influences between the two ways
 
@@ -256,7 +257,7 @@ def bias_for(spec):
 
 def main():
     parser = side.parser_of(__doc__)
-    parser.set_defaults(threads=1, rounds=2, seconds=0.0, warm_up=0)
+    parser.set_defaults(threads=1, rounds=3, seconds=0.0, warm_up=0)
     parser.add_argument(
         "--settings", nargs="*", default=["pythia"], choices=list(SETTINGS),
         help="smollm2 takes half an hour: its loop takes 576 gradients through 11 blocks a window",
@@ -266,7 +267,7 @@ def main():
     torch.set_num_threads(options.threads)
     figures, targets = {}, []
     for setting in options.settings:
-        spec = {"setting": setting, "windows": 8, "bias": 0.0} | SETTINGS[setting]
+        spec = {"setting": setting, "windows": WINDOWS, "bias": 0.0} | SETTINGS[setting]
         spec |= QUICK if options.quick else {}
         if setting == "pythia":
             spec["bias"] = bias_for(spec)

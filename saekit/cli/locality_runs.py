@@ -179,6 +179,8 @@ def context(
         lm, subjects[0], tokens, config, out, told=told, resume=resume,
         memory_bytes=bytes_of(memory), shown=not quiet,
     )  # fmt: skip
+    if prompt is not None:
+        keep_prompt(prompt, out, config.trim)
     drawn = _drawn_context(out, done) if figures else []
     lines = [
         f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
@@ -340,6 +342,16 @@ def _swept(
     )  # fmt: skip
     told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist()}
     return drawn.tokens, told
+
+
+def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
+    """Keep a sweep's text beside its results, for the sweep of another model."""
+    from saekit.core.files import replace_with, sha256_of, write_json
+
+    data = prompt.read_bytes()
+    replace_with(out / "prompt.txt", data)
+    told = {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
+    write_json(out / "prompt.txt.meta.json", told | {"source": prompt.name, "trim_strategy": trim})
 
 
 def _drawn_depth(out: Path, done: Any) -> list[str]:

@@ -1,7 +1,7 @@
 """What a latent is the gradient of: d activation / d input, through the SAE's own encode."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -58,11 +58,13 @@ class Encoder:
                 f"The published encode forgets {' or '.join(FORGETTABLE)}; got "
                 f"{', '.join(sorted(unknown))}."
             )
-        self.sae, self.shift = sae, None
+        self.sae: SAE = sae
+        self.shift: Tensor | None = None
         if "layer_norm" in forgets:
             if not isinstance(sae.cfg, Standardised):
                 raise ConfigError(f"`{sae.cfg.name}` does not standardise what it reads.")
-            self.sae = sae.get_submodule("inner")
+            inner: Any = sae.get_submodule("inner")
+            self.sae = inner
         if "b_dec" in forgets:
             shift = getattr(self.sae, "b_dec", None)
             if shift is None or shift.shape[-1] != sae.cfg.d_in:
@@ -108,7 +110,8 @@ class Encoder:
         in the input with slope 1 in its pre-activation, that is its column of the encoder.
         """
         if self.sae.cfg.name in SLOPE_ONE:
-            columns = self.sae.W_enc.detach().t()[fired.latent].to(x)  # type: ignore[union-attr]
+            W_enc: Any = self.sae.W_enc
+            columns = W_enc.detach().t()[fired.latent].to(x)
             return columns * (fired.activation != 0)[:, None].to(x)
         rows = max(CHUNK_BYTES // (4 * self.sae.cfg.d_sae), 1)
         parts = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.formats.base import Told
@@ -34,6 +34,15 @@ class Named(NamedTuple):
     name: str
     revision: str | None = None  # that it must have
     hub_revision: str | None = None  # to ask the hub for
+
+
+def facts(sae: SAE, subject: Subject) -> dict[str, Any]:
+    """Return what a reader of results must know of an SAE, JSON-ready."""
+    inner = getattr(sae.cfg, "inner", sae.cfg)
+    return {
+        "architecture": inner.name, "wrapped_in": None if inner is sae.cfg else sae.cfg.name,
+        "d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "source": subject.source,
+    }  # fmt: skip
 
 
 def forgotten(loaded: Loaded) -> tuple[str, ...]:
