@@ -257,7 +257,7 @@ def bias_for(spec):
 
 def main():
     parser = side.parser_of(__doc__)
-    parser.set_defaults(threads=1, rounds=3, seconds=0.0, warm_up=0)
+    parser.set_defaults(threads=1, rounds=2, seconds=0.0, warm_up=0)
     parser.add_argument(
         "--settings", nargs="*", default=["pythia"], choices=list(SETTINGS),
         help="smollm2 takes half an hour: its loop takes 576 gradients through 11 blocks a window",

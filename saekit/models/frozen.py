@@ -84,5 +84,5 @@ def _rows_with_something(grad: Tensor) -> Tensor | None:
     # One column tells most dense gradients at once; only what may be sparse is read in full.
     if int(grad[:, 0].count_nonzero()) >= SPARSE_ROWS * len(grad):
         return None
-    rows = torch.linalg.vector_norm(grad, torch.inf, dim=-1).nonzero().squeeze(-1)
+    rows = grad.any(-1).nonzero().squeeze(-1)
     return rows if len(rows) < SPARSE_ROWS * len(grad) else None
