@@ -117,7 +117,8 @@ def write_table(
     Args:
         folder: of events.
         n_ctx: length of the windows; the longest by default.
-        most_diverse: latents of which a larger share of peaks are distinct tokens are left out.
+        most_diverse: below 1, latents of which a larger share of peaks are distinct tokens are
+            left out, and those without a scored event.
 
     Raises:
         FormatError: the folder lacks events or their texts.
@@ -132,7 +133,8 @@ def write_table(
         _card(a, by[a], texts.get(str(a), []), Extra(), len(by[a]), feature_table.TOKENS + 1)
         for a in sorted(by, key=lambda a: (_mean(by[a]), a))
     ]
-    kept = [c for c in cards if (feature_table.peak_diversity(c) or 0.0) <= most_diverse]
+    shares = {c.latent: feature_table.peak_diversity(c) for c in cards}
+    kept = [c for c in cards if most_diverse >= 1 or (shares[c.latent] or 2.0) <= most_diverse]
     ending = "" if most_diverse >= 1 else f"_div{round(100 * most_diverse):02d}"
     facts = {
         "of": _title(folder), "window": f"{n} tokens",

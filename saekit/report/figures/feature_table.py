@@ -75,7 +75,8 @@ def _row(card: Card, n_ctx: int) -> str:
     said = f"<div class=said>{escaped(card.description)}</div>" if card.description else ""
     texts = "<br>".join(_context(e.pieces[-TOKENS - 1 :]) for e in card.events[:CONTEXTS])
     return (
-        f"<tr><td>{name}{said}</td><td class=num>{mean:.2f} ± {std:.2f}</td>"
+        f"<tr><td>{name}{said}</td>"
+        f"<td class=num>{f'{mean:.2f} ± {std:.2f}' if card.H else 'none'}</td>"
         f"<td class=num>{len(card.H)}</td>"
         f"<td class=num>{'' if share is None else f'{share:.0%}'}</td>"
         f"<td>{histogram(card.H, n_ctx)}</td><td class=text>{texts}</td></tr>"
