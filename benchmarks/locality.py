@@ -42,6 +42,7 @@ SETTINGS = {
 }
 QUICK = {"layer": 0, "d_sae": 512, "on": 8, "windows": 2}
 PROBES = 64
+WINDOWS = 4  # that saekit takes at once; the loop takes one
 FLOORS = {"features": 10, "exact": 5, "hutchinson": 30}
 AGREE = 1e-3  # relative difference of entropies and influences between the two ways
 
@@ -266,7 +267,7 @@ def main():
     torch.set_num_threads(options.threads)
     figures, targets = {}, []
     for setting in options.settings:
-        spec = {"setting": setting, "windows": 8, "bias": 0.0} | SETTINGS[setting]
+        spec = {"setting": setting, "windows": WINDOWS, "bias": 0.0} | SETTINGS[setting]
         spec |= QUICK if options.quick else {}
         if setting == "pythia":
             spec["bias"] = bias_for(spec)

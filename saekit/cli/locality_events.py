@@ -136,15 +136,34 @@ def cards(
     emit(record, as_json=as_json, lines=[f"page     {path}"])
 
 
+@app.command("table")
+def feature_table(
+    folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
+    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    max_peak_diversity: Annotated[
+        float, typer.Option(help="Leave out latents with a larger share of distinct peak tokens.")
+    ] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Write a page with a row for each latent of a folder of events, the most local first.
+
+    Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
+    """
+    from saekit.report.event_pages import write_table
+
+    path = write_table(folder, n_ctx=n_ctx, most_diverse=max_peak_diversity)
+    emit({"page": str(path)}, as_json=as_json, lines=[f"page     {path}"])
+
+
 def finish(folder: Path, counts: dict[str, Any], figures: bool, as_json: bool) -> None:
     """Draw where asked, print what there is, and end with 3 where events failed."""
     drawn: list[Path] = []
     missing: list[str] = []
     if figures:
-        from saekit.report.event_pages import draw_all, write_cards
+        from saekit.report.event_pages import draw_all, write_cards, write_table
 
         drawn, missing = draw_all(folder)
-        drawn.append(write_cards(folder, folder / "feature_case_studies.html"))
+        drawn += [write_cards(folder, folder / "feature_case_studies.html"), write_table(folder)]
     ok = ", ".join(f"N={n}: {k}" for n, k in counts["ok"].items())
     lines = [
         f"events   {folder}: {counts['latents']} latents, {counts['events']} events",

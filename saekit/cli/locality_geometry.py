@@ -81,7 +81,7 @@ def geometry(
             "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
             "preset": loaded.card.model.get("name"),
             "site": [str(s) for s in loaded.card.pair.writes], "ctx_len": length,
-            "source_expt_dir": str(events), "least_events": least_events,
+            "source_expt_dir": events.name, "least_events": least_events,
             "test": test.to_dict(), **record, "neuronpedia_xcheck": crossed,
             "provenance": provenance.collect(seed),
         },

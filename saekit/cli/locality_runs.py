@@ -10,8 +10,8 @@ from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from saekit.locality.depth import Subject
     from saekit.locality.measure import Failure
+    from saekit.locality.subjects import Named, Subject
     from saekit.models.base import LanguageModel
 
 Sae = Annotated[
@@ -28,6 +28,9 @@ Root = Annotated[
 ]
 Layers = Annotated[
     list[int] | None, typer.Option("--layer", help="Layers of the preset. Repeat. [published]")
+]
+Model = Annotated[
+    str | None, typer.Option(help="Language model, by name or folder. [the SAE's, the preset's]")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -66,6 +69,7 @@ def depth(
     preset: PresetName = None,
     sae_root: Root = None,
     layer: Layers = None,
+    model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
     windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
@@ -94,9 +98,9 @@ def depth(
     from saekit.locality.depth import Depth, run
     from saekit.locality.measure import Measure
 
-    subjects, named = subjects_of(sae, site, preset, sae_root, layer)
+    subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     text, rule = text_of(corpus, dataset)
-    at = threshold if threshold is not None else _threshold(preset)
+    at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
         legacy_encode=legacy_encode,
@@ -123,6 +127,7 @@ def context(
     preset: PresetName = None,
     sae_root: Root = None,
     layer: Layers = None,
+    model: Model = None,
     prompt: Annotated[
         Path | None, typer.Option(help="A text file: the same text for every model.")
     ] = None,
@@ -155,13 +160,13 @@ def context(
     from saekit.locality.context_length import ContextLength, run
     from saekit.locality.measure import Measure
 
-    subjects, named = subjects_of(sae, site, preset, sae_root, layer)
+    subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     if len(subjects) != 1:
         raise ConfigError(
             f"A sweep is of one SAE at one site; got {', '.join(str(s.site) for s in subjects)}. "
             f"Choose with --site or --layer."
         )
-    at = threshold if threshold is not None else _threshold(preset)
+    at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
     )
@@ -174,12 +179,38 @@ def context(
         lm, subjects[0], tokens, config, out, told=told, resume=resume,
         memory_bytes=bytes_of(memory), shown=not quiet,
     )  # fmt: skip
+    if prompt is not None:
+        keep_prompt(prompt, out, config.trim)
     drawn = _drawn_context(out, done) if figures else []
     lines = [
         f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
         if k.endswith(("/entropy_bits_pooled", "/token_vector_entropy_bits"))
     ]  # fmt: skip
     _end(out, lines, done.result, done.failures, drawn, as_json=as_json)
+
+
+@app.command("draw-depth")
+def draw_depth(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of `saekit locality depth`.")],
+    kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
+    out: Annotated[
+        Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
+    ] = Path("entropy_vs_depth.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw runs of several models or corpora side by side, a panel for each.
+
+    Example: saekit locality draw-depth runs/news runs/code --out figures/entropy_vs_depth.png
+    """
+    from saekit.report.figures import entropy_depth
+
+    labels = [folder.name for folder in runs]
+    if len(set(labels)) < len(labels):  # as gpt2-small/wikitext and pythia-70m/wikitext
+        labels = [f"{folder.parent.name}, {folder.name}" for folder in runs]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, runs))}.")
+    path = entropy_depth.draw(dict(zip(labels, runs, strict=True)), out, kind)
+    emit({"figure": str(path)}, as_json=as_json, lines=[f"figure   {path}"])
 
 
 @app.command("presets")
@@ -200,80 +231,25 @@ def presets(as_json: Json = False) -> None:
 
 def subjects_of(
     sae: list[Path] | None, site: list[str] | None, preset: str | None, root: Path | None,
-    layers: list[int] | None,
-) -> tuple[list["Subject"], dict[str, Any]]:  # fmt: skip
+    layers: list[int] | None, model: str | None,
+) -> tuple[list["Subject"], "Named"]:  # fmt: skip
     """Return the SAEs of a run, and what names their language model.
 
     Raises:
         ConfigError: neither or both of --sae and --preset, or SAEs of several models.
     """
+    from saekit.locality import subjects
+    from saekit.locality.presets.base import preset as find
+
     if bool(sae) == (preset is not None):
         raise ConfigError("Give SAEs with --sae, or a --preset with --sae-root; not both.")
     if preset is not None:
-        return _of_preset(preset, root, layers)
-    return _of_folders(sae or [], site)
+        return subjects.of_preset(find(preset), root, layers or (), model)
+    found, named = subjects.of_folders(sae or [], site or ())
+    return found, named if model is None else subjects.Named(model)
 
 
-def _of_folders(
-    folders: list[Path], sites: list[str] | None
-) -> tuple[list["Subject"], dict[str, Any]]:
-    from saekit.hub.native import load
-    from saekit.locality.depth import Subject
-    from saekit.models.sites import parse_site
-
-    wanted = [parse_site(s) for s in sites or []]
-    found, named = [], {}
-    for folder in folders:
-        card = load(folder, scaled=True).card
-        made = {
-            "name": card.run.get("model", card.model["name"]),
-            "revision": card.model["revision"],
-            "hub_revision": card.run.get("revision"),
-        }
-        if named and named != made:
-            raise ConfigError(
-                f"The SAEs are of several models, {named['name']} and {made['name']}. Run once "
-                f"for each."
-            )
-        named = made
-        for one in card.pair.reads:
-            if not wanted or one in wanted:
-                source = f"{folder.name}/{(card.run.get('sae') or {}).get('name', 'sae')}"
-
-                def opened(folder: Path = folder, one: Any = one):
-                    return load(folder, site=str(one)).sae
-
-                found.append(Subject(one, source, opened))
-    missing = [str(s) for s in wanted if s not in {f.site for f in found}]
-    if missing or not found:
-        raise ConfigError(f"No SAE given reads {', '.join(missing) or 'anything'}.")
-    order = sorted(found, key=lambda s: (s.site.layer or 0, s.site.point))
-    return order, named
-
-
-def _of_preset(
-    name: str, root: Path | None, layers: list[int] | None
-) -> tuple[list["Subject"], dict[str, Any]]:
-    from saekit.hub.native import load
-    from saekit.locality.depth import Subject
-    from saekit.locality.presets.base import preset
-
-    chosen = preset(name)
-    if root is None:
-        where = f"fetch them from {chosen.repo}" if chosen.repo else "train them, and use --sae"
-        raise ConfigError(f"--preset {name} needs the files of its SAEs: {where}; then --sae-root.")
-
-    def opened(layer: int):
-        return lambda: load(chosen.sae_folder(root, layer), site=str(chosen.site(layer))).sae
-
-    found = [
-        Subject(chosen.site(i), f"{chosen.repo}/{chosen.folder.format(layer=i)}", opened(i))
-        for i in layers or chosen.layers
-    ]
-    return found, {"name": chosen.model, "revision": None, "hub_revision": None}
-
-
-def model_of(named: dict[str, Any], device: str) -> "LanguageModel":
+def model_of(named: "Named", device: str) -> "LanguageModel":
     """Return the language model of SAEs, in float32, for gradients.
 
     Raises:
@@ -281,11 +257,11 @@ def model_of(named: dict[str, Any], device: str) -> "LanguageModel":
     """
     from saekit.models.hf import load
 
-    lm = load(named["name"], revision=named["hub_revision"], dtype="float32", device=device)
-    if named["revision"] not in (None, lm.revision):
+    lm = load(named.name, revision=named.hub_revision, dtype="float32", device=device)
+    if named.revision not in (None, lm.revision):
         raise FormatError(
-            f"The SAE was trained on {named['name']} at revision {named['revision']}; what loads "
-            f"under that name now is {lm.revision}. Point the name at the right model."
+            f"The SAE was trained on {named.name} at revision {named.revision}; what loads under "
+            f"that name now is {lm.revision}. Point the name at the right model."
         )
     return lm
 
@@ -326,9 +302,12 @@ def bytes_of(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
-def _threshold(preset: str | None) -> float:
+def threshold_of(given: float | None, preset: str | None) -> float:
+    """Return the threshold that was given, or the preset's."""
     from saekit.locality.presets.base import preset as find
 
+    if given is not None:
+        return given
     return find(preset).threshold if preset else 0.0
 
 
@@ -363,6 +342,16 @@ def _swept(
     )  # fmt: skip
     told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist()}
     return drawn.tokens, told
+
+
+def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
+    """Keep a sweep's text beside its results, for the sweep of another model."""
+    from saekit.core.files import replace_with, sha256_of, write_json
+
+    data = prompt.read_bytes()
+    replace_with(out / "prompt.txt", data)
+    told = {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
+    write_json(out / "prompt.txt.meta.json", told | {"source": prompt.name, "trim_strategy": trim})
 
 
 def _drawn_depth(out: Path, done: Any) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator
-from saekit.locality.influence import _from_start, _positions, _shifted, _sites
+from saekit.locality.influence import _from_start, _positions, _shifted, check_reads
 from saekit.locality.latent_gradient import CHUNK_BYTES, Encoder
 from saekit.locality.pullback import Windows, check_precision, pull_back, read_at
 from saekit.models.base import LanguageModel
@@ -101,7 +101,7 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
         factors = torch.eye(lm.width(sites[0]), device=lm.device).expand(len(tokens), -1, -1)
     else:
         assert sae is not None
-        sites = _sites(lm, sae, site)
+        sites = check_reads(lm, sae, site)
         factors = _maps(sae, read_at(lm, windows, sites, chunk), target)
     room = {"chunk": chunk, "memory_bytes": memory_bytes}
     if method == "hutchinson":

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.files import digest, replace_with
+from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
-from saekit.locality.depth import Subject, latent_table, site_scores
+from saekit.locality.bench import Bench
+from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
+from saekit.locality.subjects import Subject, facts
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.saes.base import SAE
 
@@ -124,20 +126,25 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
     }  # fmt: skip
     journal = Journal(out, settings, resume=resume)
-    sae = subject.load().requires_grad_(False)
+    sae, forgets = subject.load()
+    sae.requires_grad_(False)
     kit = Kit(lm, config.measure, memory_bytes)
-    bar = Progress("locality", len(config.lengths()), "lengths", shown=shown)
+    kit = kit._replace(forgets=forgets if config.measure.legacy_encode else ())
+    bar, bench = Progress("locality", len(config.lengths()), "lengths", shown=shown), Bench()
     found: dict[int, Arrays] = {}
     failures: list[Failure] = []
     for length in config.lengths():
         unit = f"{length:06d}"
         jobs = {unit: _job(kit, sae, subject, _suffix(lm, tokens, length, config.bos))}
-        made, failed = journalled(journal, unit, jobs, str(subject.site))
+        with bench.timed(str(length), len(tokens)):
+            made, failed = journalled(journal, unit, jobs, str(subject.site))
         for part in made:
             found[length] = part
         failures += [f._replace(unit=f"length {length}") for f in failed]
         bar.add(1, f"{length} tokens")
     bar.close()
+    write_json(out / "bench.json", bench.record(resumed=resume))
+    settings["saes"] = {str(subject.site): facts(sae, subject)}
     result = _result(config, settings, (lm, tokens, found), failures, told or {})
     latents = _table(found)
     for length, arrays in found.items():
@@ -211,7 +218,7 @@ def _result(
         "pieces": [lm.tokenizer.pieces(row) for row in tokens.tolist()],
         "leaf": "output of the token embedding module (site embed)",
         "text": told,
-    } | {k: settings[k] for k in ("model", "site", "sae")}
+    } | {k: settings[k] for k in ("model", "site", "sae", "saes")}
     return Result(
         name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
         details=details, provenance=collect(config.measure.seed),

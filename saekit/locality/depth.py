@@ -11,14 +11,16 @@ from torch import Tensor
 
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, SaekitError
-from saekit.core.files import digest, replace_with
+from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
 from saekit.data.base import Corpus, Split
 from saekit.locality import windows as drawing
+from saekit.locality.bench import Bench
 from saekit.locality.filters.base import Filter
 from saekit.locality.filters.plain import Plain
+from saekit.locality.influence import check_reads
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import (
     Arrays,
@@ -30,20 +32,11 @@ from saekit.locality.measure import (
     measured,
 )
 from saekit.locality.resampling import mean_interval
+from saekit.locality.subjects import Subject, facts
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site
-from saekit.saes.base import SAE
 
 VERSION = 1
 BLOCK_WINDOWS = 8  # measured together, and recorded together
-
-
-class Subject(NamedTuple):
-    """One SAE of a run; loaded when its turn comes, so that one bad file does not stop others."""
-
-    site: Site
-    source: str  # where it is from
-    load: Callable[[], SAE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +111,18 @@ def run(
     kit = Kit(lm, config.measure, memory_bytes, randomised)
     bar = Progress("locality", len(subjects) * len(drawn.tokens), "windows", shown=shown)
     found: dict[str, Arrays] = {}
-    failures = _too_few(config, drawn)
+    saes: dict[str, Any] = {}
+    failures, bench = _too_few(config, drawn), Bench()
     for subject in subjects:
-        parts, failed = _at_site(kit, subject, drawn.tokens, journal, bar)
+        with bench.timed(str(subject.site), len(drawn.tokens)):
+            parts, failed = _at_site(kit, subject, drawn.tokens, (journal, bar, saes))
         failures += failed
         if parts:
             found[str(subject.site)] = joined(parts)
     bar.close()
-    result = _result(config, settings, drawn, found, failures)
+    result = _result(config, settings | {"saes": saes}, drawn, found, failures)
     latents = latent_table(found)
+    write_json(out / "bench.json", bench.record(resumed=resume))
     write(out, result, latents, found)
     return Done(result, latents, failures)
 
@@ -152,15 +148,20 @@ def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
 
 
 def _at_site(
-    kit: Kit, subject: Subject, tokens: Tensor, journal: Journal, bar: Progress
-) -> tuple[list[Arrays], list[Failure]]:
-    """Return what the blocks of windows give at one site."""
-    site = str(subject.site)
+    kit: Kit, subject: Subject, tokens: Tensor,
+    kept: tuple[Journal, Progress, dict[str, Any]],
+) -> tuple[list[Arrays], list[Failure]]:  # fmt: skip
+    """Return what the blocks of windows give at one site; note what its SAE is."""
+    site, (journal, bar, saes) = str(subject.site), kept
     try:
-        sae = subject.load().requires_grad_(False)
+        sae, forgets = subject.load()
+        sae.requires_grad_(False)
+        saes[site] = facts(sae, subject)
+        check_reads(kit.lm, sae, subject.site)
     except (SaekitError, OSError, RuntimeError) as error:
         bar.add(len(tokens), f"{site} failed")
         return [], [Failure(site, "all", f"{type(error).__name__}: {error}")]
+    kit = kit._replace(forgets=forgets if kit.measure.legacy_encode else ())
     parts, failures = [], []
     for first in range(0, len(tokens), BLOCK_WINDOWS):
         block = tokens[first : first + BLOCK_WINDOWS]
@@ -232,6 +233,7 @@ def _result(
         "leaf": "output of the token embedding module (site embed)",
         "model": settings["model"],
         "sites": settings["sites"],
+        "saes": settings["saes"],
         "corpus": config.corpus.provenance(),
         "tokens": drawn.tokens.tolist(),
     }

@@ -69,7 +69,6 @@ class EventEntropy(Config):
         n_ctx: tokens of a window, the peak included, without BOS; at least 2.
         threshold: least activation in the window, act units; it must be over this.
         batch_tokens: tokens of one pass; memory grows with it.
-        legacy_encode: encode as the published code did, which leaves `b_dec` out.
 
     Raises:
         ConfigError: a number is out of range.
@@ -84,7 +83,6 @@ class EventEntropy(Config):
     n_ctx: int = 128
     threshold: float = 0.0
     batch_tokens: int = 2048
-    legacy_encode: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,6 +100,7 @@ class EventEntropy(Config):
         events: Sequence[Event],
         *,
         bos_id: int | None = None,
+        forgets: Sequence[str] = (),
         memory_bytes: int | None = None,
         journal: Journal | None = None,
         shown: bool = False,
@@ -117,6 +116,7 @@ class EventEntropy(Config):
             site: where.
             events: with at least one token each.
             bos_id: token before every window; None for none.
+            forgets: what the encode leaves out, as `influence` takes it.
             memory_bytes: of graph and gradients; None: half of what is free.
             journal: where batches that are done are kept, and read from; None keeps none.
             shown: show progress on stderr.
@@ -136,7 +136,7 @@ class EventEntropy(Config):
         def ask(tokens: Tensor, pairs: Tensor) -> Influences:
             return influence(
                 lm, sae, tokens, site, latents=pairs, position=-1, threshold=self.threshold,
-                legacy_encode=self.legacy_encode, memory_bytes=memory_bytes,
+                forgets=forgets, memory_bytes=memory_bytes,
             )  # fmt: skip
 
         by_length: dict[int, list[int]] = {}

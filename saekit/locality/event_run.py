@@ -19,6 +19,7 @@ from saekit.locality import event_files
 from saekit.locality.event_entropy import EventEntropy, Scored, by_latent
 from saekit.locality.events import Event
 from saekit.locality.journal import Journal
+from saekit.locality.subjects import forgotten
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.models.sites import Site, parse_site
 
@@ -34,7 +35,7 @@ class EventRun(Config):
         n_ctx: lengths of the windows, tokens, distinct.
         threshold: least activation in the window, act units.
         batch_tokens: tokens of a pass.
-        legacy_encode: encode as the published code did.
+        legacy_encode: encode as the published code does, which differs for some SAEs.
 
     Raises:
         ConfigError: no length, one twice, or a number is out of range.
@@ -57,9 +58,8 @@ class EventRun(Config):
 
     def _one(self, n_ctx: int) -> EventEntropy:
         return EventEntropy(
-            n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens,
-            legacy_encode=self.legacy_encode,
-        )  # fmt: skip
+            n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens
+        )
 
     def _settings(
         self, loaded: Loaded, lm: LanguageModel, site: Site, events: Sequence[Event]
@@ -119,6 +119,7 @@ class EventRun(Config):
         card = loaded.card
         site = parse_site(card.at) if card.at else card.pair.reads[0]
         bos = lm.tokenizer.bos_id if card.bos else None
+        forgets = forgotten(loaded) if self.legacy_encode else ()
         journal = Journal(out, self._settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)
         ok: dict[str, int] = {}
@@ -126,7 +127,7 @@ class EventRun(Config):
         for n_ctx in sorted(self.n_ctx, reverse=True):  # what does not fit fails first
             scored = self._one(n_ctx).score(
                 lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes,
-                journal=journal, shown=shown,
+                forgets=forgets, journal=journal, shown=shown,
             )  # fmt: skip
             _write(out, scored, lm.tokenizer, about)
             ok[str(n_ctx)] = int(scored.ok.sum())

@@ -111,7 +111,7 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     method: str = "vjp",
     chunk: int | None = None,
     memory_bytes: int | None = None,
-    legacy_encode: bool = False,
+    forgets: Sequence[str] = (),
     starts: Int[Tensor, "windows"] | None = None,
 ) -> Influences:
     """Return the influence of every token of each window on latents at one position of it.
@@ -133,7 +133,8 @@ def influence(  # noqa: PLR0913 - the question has as many parts
             one gradient at a time), "occlusion" and "integrated_gradients" (checks).
         chunk: rows of a pass; None: as many as are fast and fit in memory.
         memory_bytes: of graph and gradients; None: half of what is free.
-        legacy_encode: as the published code encodes SAEs that subtract b_dec or normalise.
+        forgets: what the SAE's encode is to leave out, as the published code does:
+            `subjects.forgotten`.
         starts: position at which the document of each window's last token begins. The model
             sees the window from there, so that no other document has a part in it.
 
@@ -146,13 +147,13 @@ def influence(  # noqa: PLR0913 - the question has as many parts
         Definition of the SAE Locality dataset; Qi, "Analyzing the Nonlocality of SAE Features".
         Differs: the SAE's own encode, where the published code forgets b_dec and input norms.
     """
-    sites = _sites(lm, sae, site)
+    sites = check_reads(lm, sae, site)
     check_precision(lm)
     where = _positions(tokens, position, "position", lm)
     first = torch.zeros_like(where) if starts is None else _positions(tokens, starts, "starts", lm)
     if bool((first > where).any()):
         raise ShapeError("A document begins after the position at which its latent is asked for.")
-    encoder = Encoder(sae, legacy=legacy_encode)
+    encoder = Encoder(sae, forgets)
     windows = Windows(_from_start(tokens, first), where - first)
     x = read_at(lm, windows, sites, chunk)
     if isinstance(latents, str):
@@ -184,7 +185,14 @@ def _framed(
     )  # fmt: skip
 
 
-def _sites(lm: LanguageModel, sae: SAE, site: Any) -> tuple[Site, ...]:
+def check_reads(lm: LanguageModel, sae: SAE, site: Any) -> tuple[Site, ...]:
+    """Return the sites, if the SAE can read them in this model.
+
+    Raises:
+        ConfigError: it reads another number of sites.
+        ShapeError: it reads another width.
+        UnknownNameError: the model has no such site.
+    """
     given = [site] if isinstance(site, Site | str) else list(site)
     sites = tuple(lm.check_site(parse_site(s) if isinstance(s, str) else s) for s in given)
     wanted = getattr(sae.cfg, "n_sites", 1) if "site" in sae.cfg.event else 1

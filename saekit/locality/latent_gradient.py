@@ -1,7 +1,7 @@
 """What a latent is the gradient of: d activation / d input, through the SAE's own encode."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,11 @@ from torch import Tensor
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes.base import SAE
+from saekit.saes.standardised import Standardised
 
+FORGETTABLE = ("b_dec", "layer_norm")
+# Architectures whose latents are, where on, x @ W_enc + b_enc.
+SLOPE_ONE = ("relu", "p_anneal", "topk", "multi_topk", "jumprelu", "batch_topk", "matryoshka")
 CHUNK_BYTES = 2**26  # of dense pre-activations while a chunk of rows is encoded
 
 
@@ -36,27 +40,39 @@ def check_single(sae: SAE) -> None:
 
 
 class Encoder:
-    """The encode of an SAE, or what the published code took for it.
+    """The encode of an SAE, or what the published code takes for it.
 
     Args:
         sae: of single tokens; frozen or not.
-        legacy: as the published code: `b_dec` is not subtracted and inputs are not normalised
-            before encoding, where the SAE does these. saekit keeps a subtracted `b_dec` inside
-            `b_enc`, so it is added back to the input.
+        forgets: what is left out, of `FORGETTABLE`: taking `b_dec` off the input, which saekit
+            keeps inside `b_enc`, so that it is added back to the input; and standardising it.
+
+    Raises:
+        ConfigError: the SAE does not do what is to be forgotten.
     """
 
-    def __init__(self, sae: SAE, *, legacy: bool = False):
+    def __init__(self, sae: SAE, forgets: Sequence[str] = ()):
         check_single(sae)
-        self.sae, self.shift = sae, None
-        if legacy:
-            self.sae = getattr(sae, "inner", sae)
-            self.shift = getattr(self.sae, "b_dec", None)
-            if self.shift is None or self.shift.shape[-1] != self.sae.cfg.d_in:
+        if unknown := set(forgets) - set(FORGETTABLE):
+            raise ConfigError(
+                f"The published encode forgets {' or '.join(FORGETTABLE)}; got "
+                f"{', '.join(sorted(unknown))}."
+            )
+        self.sae: SAE = sae
+        self.shift: Tensor | None = None
+        if "layer_norm" in forgets:
+            if not isinstance(sae.cfg, Standardised):
+                raise ConfigError(f"`{sae.cfg.name}` does not standardise what it reads.")
+            inner: Any = sae.get_submodule("inner")
+            self.sae = inner
+        if "b_dec" in forgets:
+            shift = getattr(self.sae, "b_dec", None)
+            if shift is None or shift.shape[-1] != sae.cfg.d_in:
                 raise ConfigError(
-                    f"`legacy_encode` is for SAEs that subtract b_dec from what they read; "
-                    f"`{sae.cfg.name}` with d_in={sae.cfg.d_in}, d_out={sae.cfg.d_out} does not."
+                    f"`{self.sae.cfg.name}` with d_in={sae.cfg.d_in}, d_out={sae.cfg.d_out} takes "
+                    f"no b_dec off what it reads, so none can be forgotten."
                 )
-            self.shift = self.shift.detach()
+            self.shift = shift.detach()
 
     def __call__(self, x: Float[Tensor, "n *event d_in"]) -> Codes:
         """Return the codes of some inputs, differentiable in them."""
@@ -90,8 +106,13 @@ class Encoder:
         """Return d activation / d x of each pair; 0 where the latent is off.
 
         Each pair gets a copy of its input as a row of its own, so that one backward pass gives
-        them all: a row's code does not depend on other rows.
+        them all: a row's code does not depend on other rows. Where a latent that is on is affine
+        in the input with slope 1 in its pre-activation, that is its column of the encoder.
         """
+        if self.sae.cfg.name in SLOPE_ONE:
+            W_enc: Any = self.sae.W_enc
+            columns = W_enc.detach().t()[fired.latent].to(x)
+            return columns * (fired.activation != 0)[:, None].to(x)
         rows = max(CHUNK_BYTES // (4 * self.sae.cfg.d_sae), 1)
         parts = [
             self._gradients(x[r], latent)

@@ -14,6 +14,7 @@ from saekit.locality.baseline import TARGETS, token_vector
 from saekit.locality.entropy import Places, summaries
 from saekit.locality.influence import METHODS, Influences, influence
 from saekit.locality.journal import Journal
+from saekit.locality.latent_gradient import Encoder
 from saekit.locality.nulls import check_names, null_influence
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -32,7 +33,7 @@ class Measure(Config):
         target: the vector: the activation, what the SAE makes of it, or what it leaves out.
         probes: random directions of an estimate, at least 2.
         most_latents: latents of a window, the strongest; 0: all that are active.
-        legacy_encode: encode as the published code does.
+        legacy_encode: encode as the published code does, which differs for some SAEs.
         nulls: baselines taken beside, of `nulls.NULLS`.
         seed: of windows, probes and nulls.
 
@@ -82,6 +83,7 @@ class Kit(NamedTuple):
     measure: Measure
     memory_bytes: int | None = None
     randomised: LanguageModel | None = None
+    forgets: tuple[str, ...] = ()  # of the SAE's encode
 
 
 Arrays = dict[str, np.ndarray]
@@ -97,11 +99,11 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
         tokens: the windows; latents are taken at the last position.
         first: number of the first of them in the run.
     """
-    lm, how, memory, _ = kit
+    lm, how, memory = kit[:3]
     found = influence(
         lm, sae, tokens, site, threshold=how.threshold, method=how.method,
-        legacy_encode=how.legacy_encode, memory_bytes=memory,
-        latents=_strongest(kit, sae, site, tokens) if how.most_latents else "active",
+        forgets=kit.forgets, memory_bytes=memory,
+        latents=strongest(kit, sae, site, tokens) if how.most_latents else "active",
     )  # fmt: skip
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
     R = error = None
@@ -120,8 +122,8 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     out = _plain(found, first) | {f"s.{k}": v.numpy() for k, v in told.items()}
     for kind in how.nulls:
         J = null_influence(
-            kind, lm, sae, tokens, site, found, seed=how.seed, randomised=kit.randomised,
-            memory_bytes=memory,
+            kind, lm, Encoder(sae, kit.forgets), tokens, site, found, seed=how.seed,
+            randomised=kit.randomised, memory_bytes=memory,
         )  # fmt: skip
         out[f"s.{kind}_entropy_bits"] = summaries(J, by_pair)["entropy_bits"].numpy()
     out |= {"windows": np.arange(first, first + len(tokens)), "tokens": tokens.numpy()}
@@ -134,14 +136,13 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     return out
 
 
-def _strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
+def strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
     """Return pairs of window and latent: the latents of largest activation of each window."""
-    from saekit.locality.latent_gradient import Encoder
     from saekit.locality.pullback import Windows, read_at
 
     last = torch.full((len(tokens),), tokens.shape[1] - 1)
     x = read_at(kit.lm, Windows(tokens, last), [site])
-    fired = Encoder(sae, legacy=kit.measure.legacy_encode).active(x, kit.measure.threshold)
+    fired = Encoder(sae, kit.forgets).active(x, kit.measure.threshold)
     order = torch.argsort(fired.activation, descending=True, stable=True)
     order = order[torch.argsort(fired.row[order], stable=True)]
     row = fired.row[order]

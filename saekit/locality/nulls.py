@@ -18,7 +18,6 @@ from saekit.locality.latent_gradient import Encoder, Fired
 from saekit.locality.pullback import Windows, pull_back, read_at
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
-from saekit.saes.base import SAE
 
 NULLS = ("random", "shuffled", "weights")
 
@@ -38,7 +37,7 @@ def check_names(names: tuple[str, ...]) -> None:
 
 
 def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in it
-    kind: str, lm: LanguageModel, sae: SAE, tokens: Tensor, site: Site, like: Influences,
+    kind: str, lm: LanguageModel, encoder: Encoder, tokens: Tensor, site: Site, like: Influences,
     *, seed: int = 0, randomised: LanguageModel | None = None, memory_bytes: int | None = None,
 ) -> Float[Tensor, "pairs n_ctx"]:  # fmt: skip
     """Return the influence of every token under a null, for the pairs of a measurement.
@@ -46,7 +45,7 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
     Args:
         kind: of `NULLS`.
         lm: the model that was measured.
-        sae: likewise.
+        encoder: of the SAE that was measured.
         tokens: rows, from their documents' beginning.
         site: likewise.
         like: what was measured.
@@ -61,10 +60,10 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
     last = like.position.new_zeros(len(tokens)).scatter(0, like.window, like.position)
     windows = Windows(tokens, last)
     x = read_at(lm, windows, [site])
-    seeds = Encoder(sae).gradients(x, Fired(like.window, like.latent, like.activation))
+    seeds = encoder.gradients(x, Fired(like.window, like.latent, like.activation))
     if kind == "random":
         draw = torch.randn(
-            sae.cfg.d_sae, seeds.shape[-1], generator=generator(seed, "locality", "random")
+            encoder.sae.cfg.d_sae, seeds.shape[-1], generator=generator(seed, "locality", "random")
         ).to(seeds)[like.latent]  # a direction for each latent, in every window the same
         seeds = draw * (seeds.norm(dim=-1) / draw.norm(dim=-1))[:, None]
     elif kind == "shuffled":

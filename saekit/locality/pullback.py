@@ -18,7 +18,7 @@ from saekit.core.errors import ConfigError, DataError
 from saekit.models.base import LanguageModel
 from saekit.models.sites import EMBED, Site
 
-PASS_TOKENS = 512  # beyond this a pass is no faster a token, and its tensors leave the cache
+PASS_TOKENS = 1024  # beyond this a pass is no faster a token, and holds more
 MEMORY_SHARE = 0.5  # of what is free, where no budget is given
 
 _row_bytes: "weakref.WeakKeyDictionary[LanguageModel, dict[Any, int]]" = (

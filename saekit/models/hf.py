@@ -32,6 +32,7 @@ from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded import DEFAULT, MODELS, embedded
 from saekit.models.family import Tap, family_of
 from saekit.models.frozen import freeze_linears
+from saekit.models.frozen_shared import SharedAttention, freeze_activations
 from saekit.models.placement import pick_device, pick_dtype
 from saekit.models.sites import EMBED, Site
 from saekit.models.tokenizer import HFTokenizer, SpecialIds
@@ -73,6 +74,7 @@ class HFModel(LanguageModel):
         self.dtype, self.device = module.dtype, module.device
         self.module = module.eval().requires_grad_(False)
         freeze_linears(self.module)
+        freeze_activations(self.module)
         self._family = family
         self._decoder: nn.Module = module.get_decoder()
         self._points = family.points(config)
@@ -213,6 +215,7 @@ class HFModel(LanguageModel):
             undo.callback(setattr, self, "_holder", None)
             if grad:
                 undo.callback(self._attach(EMBED, _require_grad).remove)
+                undo.enter_context(SharedAttention())
             for site, visit in visits:
                 undo.callback(self._attach(site, visit).remove)
             yield

@@ -13,6 +13,7 @@ from saekit.locality.event_run import MANIFEST
 from saekit.report.figures import (
     case_studies,
     continuum,
+    feature_table,
     h_pos_context,
     h_pos_overview,
     profile_contrast,
@@ -106,6 +107,42 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
     population = f"{len(chosen)} latents, {sum(len(c.H) for c in cards)} events with an entropy"
     facts = {"of": _title(folder), "window": f"{n} tokens", "population": population}
     return case_studies.write(out, cards, n_ctx=n, title=title, facts=facts)
+
+
+def write_table(
+    folder: Path, *, n_ctx: int | None = None, most_diverse: float = 1.0
+) -> Path:
+    """Write the table of a folder's latents into ``figures/``, the most local first.
+
+    Args:
+        folder: of events.
+        n_ctx: length of the windows; the longest by default.
+        most_diverse: below 1, latents of which a larger share of peaks are distinct tokens are
+            left out, and those without a scored event.
+
+    Raises:
+        FormatError: the folder lacks events or their texts.
+    """
+    found = event_files.read(folder)
+    n = _length(found, folder, n_ctx)
+    by: dict[int, list[Row]] = {}
+    for row in found[n]:
+        by.setdefault(row.feature_id, []).append(row)
+    texts = _texts(folder)
+    cards = [
+        _card(a, by[a], texts.get(str(a), []), Extra(), len(by[a]), feature_table.TOKENS + 1)
+        for a in sorted(by, key=lambda a: (_mean(by[a]), a))
+    ]
+    shares = {c.latent: feature_table.peak_diversity(c) for c in cards}
+    kept = [c for c in cards if most_diverse >= 1 or (shares[c.latent] or 2.0) <= most_diverse]
+    ending = "" if most_diverse >= 1 else f"_div{round(100 * most_diverse):02d}"
+    facts = {
+        "of": _title(folder), "window": f"{n} tokens",
+        "population": f"{len(kept)} of {len(cards)} latents, "
+                      f"{sum(len(c.H) for c in kept)} events with an entropy",
+    }  # fmt: skip
+    out = folder / "figures" / f"feature_table_ctx{n}{ending}.html"
+    return feature_table.write(out, kept, n_ctx=n, title="Latents by locality", facts=facts)
 
 
 def entropies(rows: Sequence[Row]) -> dict[int, list[float]]:

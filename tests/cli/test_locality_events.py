@@ -83,6 +83,12 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
     latent = found[0]["feature_id"]
     code, _, _ = call(capsys, "locality", "cards", events, "--latents", latent, "--out", out)
     assert code == 0 and out.read_text().count("class=card") == 1
+    assert (events / "figures" / "feature_table_ctx16.html").read_text().count("<tr>") == 7
+    code, line, _ = call(
+        capsys, "locality", "table", events, "--n-ctx", 8, "--max-peak-diversity", 0.01, "--json"
+    )
+    assert code == 0 and "feature_table_ctx8_div01.html" in line
+    assert (events / "figures" / "feature_table_ctx8_div01.html").read_text().count("<tr>") == 1
 
 
 def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
@@ -209,6 +215,7 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["events", "RUN", "--features", "RUN/none.yaml"], 1, "no file"),
         (["draw-events", "RUN"], 1, "ctx<N>.csv"),
         (["cards", "RUN"], 1, "ctx<N>.csv"),
+        (["table", "RUN"], 1, "ctx<N>.csv"),
         (["geometry", "RUN", "--sae", "RUN"], 1, "ctx<N>.csv"),
         (["autocorr", "RUN", "--lags", "0"], 2, "lags"),
         (["autocorr", "RUN", "--documents", "0", "--top", "9999"], 2, "--top"),

@@ -3,6 +3,7 @@ import torch
 
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.locality.influence import Flag, influence
+from saekit.locality.latent_gradient import FORGETTABLE
 from saekit.models.sites import EMBED, Site
 from saekit.models.tiny import FAMILIES, tiny
 from saekit.saes.base import registry
@@ -145,7 +146,7 @@ def test_standardised_inputs_are_part_of_the_gradient_and_legacy_forgets_them(lm
     sae = sae_of("standardised", inner=sae_of().cfg)
     sae.inner.b_dec.data.normal_(generator=torch.Generator().manual_seed(3))
     tokens = tokens_of(1)
-    true, legacy = (influence(lm, sae, tokens, SITE, legacy_encode=x) for x in (False, True))
+    true, legacy = (influence(lm, sae, tokens, SITE, forgets=x) for x in ((), FORGETTABLE))
     y = lm.read(tokens, [Site(1, "resid_post")])[Site(1, "resid_post")][0, -1]
     want = (y + sae.inner.b_dec) @ sae.inner.W_enc + sae.inner.b_enc
     assert sorted(legacy.latent.tolist()) == sorted(want.topk(6).indices.tolist())

@@ -16,8 +16,9 @@ from saekit.core.result import Result
 from saekit.data.corpora.files import Files
 from saekit.locality import context_length, depth
 from saekit.locality.context_length import ContextLength
-from saekit.locality.depth import Depth, Subject
+from saekit.locality.depth import Depth
 from saekit.locality.measure import Measure
+from saekit.locality.subjects import Opened, Subject
 from saekit.models.sites import Site
 from saekit.models.tiny import save_tiny, tiny
 from tests import world
@@ -27,7 +28,10 @@ LOCAL = {"n_ctx": 16, "windows": 10}
 
 
 def subjects(n, sae=sae_of):
-    return [Subject(Site(i, "resid_post"), f"random {i}", lambda: sae("relu")) for i in range(n)]
+    def opened():
+        return Opened(sae("relu"))
+
+    return [Subject(Site(i, "resid_post"), f"random {i}", opened) for i in range(n)]
 
 
 def config(folder, **changes):

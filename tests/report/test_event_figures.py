@@ -18,6 +18,7 @@ from saekit.report.figures import (
     clusters3d,
     continuum,
     corners,
+    feature_table,
     h_pos_context,
     h_pos_overview,
     profile_contrast,
@@ -180,3 +181,16 @@ def test_folders_of_published_data_are_drawn_and_lack_texts(tmp_path):
     assert entropies(ROWS) == {3: [0.5, 0.25, 0.75], 7: [1.0, 2.0]}
     with pytest.raises(ConfigError, match="suffix|ending"):
         continuum.draw(ROWS, 8, tmp_path / "c.bmp")
+
+
+def test_a_table_has_a_row_a_latent_with_the_peak_in_bold(tmp_path):
+    same = [case_studies.CardEvent(["x", NASTY], [1, 7], [1.0, 2.0], 3.0, 1.0, 2)] * 2
+    cards = [card(), card(latent=6, events=same), card(latent=7, events=[], H=[])]
+    path = feature_table.write(tmp_path / "t.html", cards, n_ctx=16, title=NASTY, facts={"of": 1})
+    text, tags = path.read_text(), Tags()
+    tags.feed(text)
+    assert "script" not in tags.tags and text.count("<tr>") == 4
+    assert text.count("<b>c⏎</b>") == 1 and text.count("<b>&lt;script&gt;") == 2
+    rows = read(tmp_path / "t.csv")
+    assert [r["frac_unique"] for r in rows] == ["1.0", "0.5", ""]
+    assert float(rows[0]["mean_h_pos"]) == 1.5 and float(rows[0]["std_h_pos"]) == 0.5

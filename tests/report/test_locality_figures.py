@@ -1,15 +1,18 @@
 """Figures of locality runs: drawn from a run's files, with the numbers they show beside."""
 
 import csv
+import shutil
 
 import pytest
 
+from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
 from saekit.data.corpora.files import Files
 from saekit.locality import context_length, depth
 from saekit.locality.context_length import ContextLength
-from saekit.locality.depth import Depth, Subject
+from saekit.locality.depth import Depth
 from saekit.locality.measure import Measure
+from saekit.locality.subjects import Opened, Subject
 from saekit.models.sites import Site
 from saekit.report.figures import context_length as context_figure
 from saekit.report.figures import entropy_depth, windows
@@ -22,8 +25,10 @@ def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
     corpus = Files(paths=(str(world.text_file(base)),))
     lm = Mixing([[1.0], [1.0] * 4])
-    saes = [Subject(Site(i, "resid_post"), "", lambda: sae_of("relu")) for i in range(2)]
-    settings = Depth(corpus=corpus, n_ctx=16, windows=6, measure=Measure(probes=8))
+    saes = [Subject(Site(i, "resid_post"), "", lambda: Opened(sae_of("relu"))) for i in range(2)]
+    settings = Depth(
+        corpus=corpus, n_ctx=16, windows=6, measure=Measure(probes=8, nulls=("random",))
+    )
     depth.run(lm, saes, settings, base / "depth", shown=False)
     sweep = ContextLength(least=4, most=20, step=8, measure=Measure(probes=8))
     context_length.run(lm, saes[1], tokens_of(2, 20), sweep, base / "context", shown=False)
@@ -48,6 +53,22 @@ def test_depth_draws_every_latent_and_line(runs, tmp_path, kind):
     assert len(latents) > 10 and all(v == pytest.approx(2, abs=1e-5) for v in latents)
     (vector,) = [r for r in of_one if r["mark"] == "token vector"]
     assert float(vector["low"]) <= float(vector["entropy_bits"]) <= float(vector["high"])
+
+
+def test_nulls_are_drawn_and_the_command_names_panels(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    again = shutil.copytree(runs / "depth", tmp_path / "other" / "depth")
+    words = ["locality", "draw-depth", runs / "depth", again, "--out", tmp_path / "two.png"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in words])
+    assert ended.value.code == 0 and "two.png" in capsys.readouterr().out
+    drawn = rows(tmp_path / "two.png")
+    assert {r["panel"] for r in drawn} == {f"{runs.name}, depth", "other, depth"}
+    null = [r for r in drawn if r["mark"] == "random directions"]
+    assert len(null) == 4 and all(r["entropy_bits"] for r in null)
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in [*words[:2], runs / "depth", runs / "depth"]])
+    assert ended.value.code == 2
 
 
 def test_windows_draw_the_first_of_each_site(runs, tmp_path):

@@ -43,6 +43,7 @@ def read(raw: dict[str, Any], told: Told) -> Card:
         "hook": hooks[0], "hook_out": hooks[1],
         "architecture": raw["architecture"],
         "normalize_activations": raw["normalize_activations"],
+        "subtracts_b_dec": bool(raw.get("apply_b_dec_to_input", True)) and not transcodes,
     }  # fmt: skip
     model = metadata.get("model_name")
     return make_card(

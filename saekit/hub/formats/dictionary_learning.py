@@ -45,6 +45,7 @@ CLASSES: dict[str, tuple[str, set[str]]] = {
     "MatryoshkaBatchTopKSAE": ("matryoshka", ROWS | {"k", "threshold", "group_sizes"}),
     "JumpReluAutoEncoder": ("jumprelu", ROWS | {"threshold"}),
 }  # fmt: skip
+ADDS_ONLY = ("AutoEncoderNew", "JumpReluAutoEncoder")  # do not take b_dec off the input
 OPTIONAL = {"AutoEncoderTopK": {"k", "threshold"}, "BatchTopKSAE": {"k"},
             "MatryoshkaBatchTopKSAE": {"k"}}  # fmt: skip
 
@@ -161,7 +162,7 @@ def _built(
             raise ShapeError(
                 f"{where.parent / CONFIG} says `{name}` {trainer[name]}; {where} has {size}."
             )
-    if kind not in ("AutoEncoderNew", "JumpReluAutoEncoder"):
+    if kind not in ADDS_ONLY:
         folded.subtract(folded.b_dec)
     if kind == "AutoEncoder":
         folded.by_norm()
@@ -236,7 +237,7 @@ def _card(
         notes.append("in use, latents are on above the threshold of training")
     says = {
         "n_ctx": buffer.get("ctx_len"), "dict_class": kind, "layer": layer,
-        "trainer_class": trainer.get("trainer_class"),
+        "trainer_class": trainer.get("trainer_class"), "subtracts_b_dec": kind not in ADDS_ONLY,
     }  # fmt: skip
     pair = Pair(read=(str(site),)) if site is not None else None
     return make_card(

@@ -124,7 +124,10 @@ def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
         elif size in PYTHIA_LAYERS:
             read = tuple(f"L{i}.resid_post" for i in range(PYTHIA_LAYERS[size]))
             pair = Pair(read=read, fold=True)
-    says = {"n_ctx": 2048, "bos": False, "corpus": "monology/pile-uncopyrighted"}
+    says = {
+        "n_ctx": 2048, "bos": False, "corpus": "monology/pile-uncopyrighted",
+        "subtracts_b_dec": True,
+    }  # fmt: skip
     return make_card("mlsae", told, model=model, pair=pair, says=says, notes=tuple(notes))
 
 

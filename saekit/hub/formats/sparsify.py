@@ -126,6 +126,7 @@ def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
     kept = {
         "n_ctx": says.get("ctx_len"), "corpus": says.get("dataset"), "bos": False,
         "hook": place.name, "signed": bool(raw.get("signed", False)),
+        "subtracts_b_dec": not transcode,
     }  # fmt: skip
     return make_card(
         "sparsify", told, model=model, pair=pair, says=kept, transcodes=transcode,

@@ -25,7 +25,10 @@ class Preset(Config):
         architecture: of the SAEs, in saekit's terms.
         repo: where the files are, on the hub; empty for SAEs of one's own.
         folder: of one layer's files, below the root that the repo was fetched to; ``{layer}``
-            stands for the layer.
+            stands for the layer, ``{l0}`` for its number in `l0`.
+        l0: by layer, what the release's folders are told apart by.
+        sae_id: what SAELens calls one layer's files, where that is another name; a folder of
+            that name below the root is read too.
         release: the name under which SAELens lists them; empty where it does not.
         site_name: what the published files call the site; ``{layer}`` stands for the layer.
         layers: that the published runs read.
@@ -46,6 +49,8 @@ class Preset(Config):
     architecture: str
     repo: str
     folder: str
+    l0: tuple[int, ...] = ()
+    sae_id: str = ""
     release: str = ""
     site_name: str
     layers: tuple[int, ...]
@@ -73,9 +78,14 @@ class Preset(Config):
             )
         return Site(layer, "resid_post")
 
+    def place(self, layer: int) -> str:
+        """Return where a layer's SAE is in the release."""
+        return self.folder.format(layer=layer, l0=self.l0[layer] if self.l0 else "")
+
     def sae_folder(self, root: Path, layer: int) -> Path:
         """Return where a layer's SAE is, below the folder that holds the release's files."""
-        return root / self.folder.format(layer=layer)
+        named = root / self.sae_id.format(layer=layer)
+        return named if self.sae_id and named.is_dir() else root / self.place(layer)
 
     def published_site(self, layer: int) -> str:
         """Return what the published files call the site of a layer."""

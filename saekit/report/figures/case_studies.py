@@ -87,7 +87,7 @@ def table(cards: Sequence[Card]) -> Table:
                         "n_positions", "text")
     }  # fmt: skip
     for card in cards:
-        mean, std = _moments(card.H)
+        mean, std = moments(card.H)
         for event in card.events:
             row = (card.latent, len(card.H), mean, std, event.activation, event.H,
                    event.n_positions, "".join(event.pieces))  # fmt: skip
@@ -97,7 +97,7 @@ def table(cards: Sequence[Card]) -> Table:
     return Table(columns=columns, units=units)
 
 
-def _moments(H: Sequence[float]) -> tuple[float, float]:
+def moments(H: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation with divisor n."""
     if not H:
         return math.nan, math.nan
@@ -106,7 +106,7 @@ def _moments(H: Sequence[float]) -> tuple[float, float]:
 
 
 def _card(card: Card, n_ctx: int) -> str:
-    mean, std = _moments(card.H)
+    mean, std = moments(card.H)
     measured = (
         f"H<sub>pos</sub> {mean:.2f} ± {std:.2f} bits, {len(card.H)} events"
         if card.H else "no event with an entropy"
@@ -116,7 +116,7 @@ def _card(card: Card, n_ctx: int) -> str:
         name = f'<a href="{escaped(card.link)}" rel="noreferrer">{name}</a>'
     notes = " · ".join(escaped(note) for note in card.notes)
     said = f"<p class=said>{escaped(card.description)}</p>" if card.description else ""
-    plots = _histogram(card.H, n_ctx) + (_trace(card.trace) if card.trace else "")
+    plots = histogram(card.H, n_ctx) + (_trace(card.trace) if card.trace else "")
     events = "".join(_event(e) for e in card.events) or "<p class=none>no event to show</p>"
     return (
         f"<section class=card><h2>{name}<small>{measured}</small></h2>{said}"
@@ -141,7 +141,8 @@ def _event(event: CardEvent) -> str:
     )
 
 
-def _histogram(H: Sequence[float], n_ctx: int) -> str:
+def histogram(H: Sequence[float], n_ctx: int) -> str:
+    """Return a drawing of how often each entropy is, from 0 to log2 of the window."""
     full = math.log2(n_ctx) if n_ctx > 1 else 1.0
     counts = [0] * (EDGES - 1)
     for h in H:

@@ -38,8 +38,8 @@ def draw(run: Path, path: Path) -> Path:
         lengths = table["n_ctx"]
         at.plot(lengths, np.log2(lengths), ":", color="#888888", linewidth=1, label="log2 length")
         at.set(xlabel="context (tokens)", ylabel="entropy of influence (bits)", xscale="log")
-        at.set_xticks(lengths[:: max(len(lengths) // 6, 1)],
-                      map(str, lengths[:: max(len(lengths) // 6, 1)]))  # fmt: skip
+        shown = _spread(lengths)
+        at.set_xticks(shown, [str(n) for n in shown])
         at.minorticks_off()
         at.legend(fontsize=7)
     grid = axes[1][0].get_gridspec()
@@ -50,6 +50,16 @@ def draw(run: Path, path: Path) -> Path:
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     style.save(figure, path, Table(columns=columns, units={"entropy_bits": "bits"}))
     return path
+
+
+def _spread(lengths: list[int]) -> list[int]:
+    """Return the longest length and those below it whose names do not touch on a log axis."""
+    apart = (max(lengths) / min(lengths)) ** 0.09
+    shown = [lengths[-1]]
+    for n in reversed(lengths):
+        if shown[-1] / n >= apart:
+            shown.append(n)
+    return shown[::-1]
 
 
 def _means(at: Any, table: dict[str, list[Any]], rows: list[tuple[Any, ...]]) -> None:

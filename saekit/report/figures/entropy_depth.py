@@ -14,6 +14,9 @@ from saekit.report import style
 KINDS = ("violin", "box")
 TOP = 20  # latents of largest total activation whose mean is drawn
 COLUMNS = 3
+TICKS = 10  # with a name; more would overlap
+NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
+         "weights": "shuffled weights"}  # fmt: skip
 
 
 class Layer(NamedTuple):
@@ -25,6 +28,7 @@ class Layer(NamedTuple):
     windows: np.ndarray  # in which each is active
     activation: np.ndarray  # summed over them
     vector: Score | None  # of the token vector
+    nulls: dict[str, Score]  # of baselines, means over pairs of window and latent
 
     @property
     def top(self) -> float:
@@ -65,10 +69,16 @@ def read(folder: Path, label: str) -> Panel:
         layers.append(Layer(
             site, np.array([v[:, 0].mean() for v in values]), np.array(list(by_latent)),
             np.array([len(v) for v in values]), np.array([v[:, 1].sum() for v in values]),
-            result.scores.get(f"{site}/token_vector_entropy_bits"),
+            result.scores.get(f"{site}/token_vector_entropy_bits"), _nulls(result, site),
         ))  # fmt: skip
     n_windows = max(result.details["by_site"]["columns"]["n_windows"])
     return Panel(label, layers, result.config["n_ctx"], n_windows)
+
+
+def _nulls(result: Result, site: str) -> dict[str, Score]:
+    kinds = result.config["measure"]["nulls"]
+    found = {k: result.scores.get(f"{site}/{k}_entropy_bits_pooled") for k in kinds}
+    return {k: s for k, s in found.items() if s is not None and s.value is not None}
 
 
 def draw(runs: Mapping[str, Path], path: Path, kind: str = "violin") -> Path:
@@ -89,14 +99,19 @@ def draw(runs: Mapping[str, Path], path: Path, kind: str = "violin") -> Path:
     panels = [read(folder, label) for label, folder in runs.items()]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = style.new(4.4 * columns, 3.5 * rows, rows, columns, sharey=True)
+    width = max(4.4, 0.2 * max(len(p.layers) for p in panels))
+    figure, axes = style.new(width * columns, 3.5 * rows + 0.4, rows, columns, sharey=True)
     for at, panel in zip(axes.flat, panels, strict=False):
         _panel(at, panel, kind)
     for at in axes.flat[len(panels) :]:
         at.set_axis_off()
     for row in axes:
         row[0].set_ylabel("entropy of influence (bits)")
-    axes.flat[0].legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, 0.93))
+    known = {t: h for at in axes.flat for h, t in zip(*at.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        known.values(), known.keys(), fontsize=7, loc="outside lower center",
+        ncols=len(known) if columns > 1 else 2,
+    )  # fmt: skip
     style.save(figure, path, _table(panels))
     return path
 
@@ -126,10 +141,16 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
         if len(ends) == len(known):
             at.fill_between([i for i, _ in known], [s.low for s in ends], [s.high for s in ends],
                             color=style.COLOURS[1], alpha=0.2, linewidth=0)  # fmt: skip
+    for i, kind in enumerate(dict.fromkeys(k for layer in panel.layers for k in layer.nulls)):
+        have = [(j, s.nulls[kind].value) for j, s in enumerate(panel.layers) if kind in s.nulls]
+        at.plot(*zip(*have, strict=True), color=style.COLOURS[2 + i], linewidth=1,
+                linestyle=("-.", ":", (0, (5, 1)))[i % 3], label=NULLS.get(kind, kind))  # fmt: skip
     most = float(np.log2(panel.n_ctx))
     at.axhline(most, color="#888888", linestyle=":", linewidth=1, label=f"log2 {panel.n_ctx}")
     names = [layer.site.removesuffix(".resid_post") for layer in panel.layers]
-    at.set_xticks(x, names, fontsize=8)
+    shown = range(0, len(names), -(-len(names) // TICKS))
+    at.set_xticks(list(shown), [names[i] for i in shown], fontsize=8)
+    at.set_xticks(x, minor=True)
     n = [len(layer.latent) for layer in panel.layers]
     span = f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"
     at.set_title(f"{panel.label}\nn = {span} latents a layer, {panel.windows} windows", fontsize=9)
@@ -155,4 +176,7 @@ def _table(panels: list[Panel]) -> Table:
             if (s := layer.vector) is not None:
                 add(panel.label, layer.site, "token vector", None, None, None, s.value, s.low,
                     s.high)  # fmt: skip
+            for kind, s in layer.nulls.items():
+                add(panel.label, layer.site, NULLS.get(kind, kind), None, None, None, s.value,
+                    s.low, s.high)  # fmt: skip
     return Table(columns=columns, units={"entropy_bits": "bits"})

@@ -1,0 +1,34 @@
+"""`saekit locality release`: a run's results in the layout of the published data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.cli.locality import app
+from saekit.cli.show import emit
+
+
+@app.command()
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of locality depth or context.")],
+    root: Annotated[Path, typer.Argument(help="Root of the data set, made where it is not.")],
+    preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
+    dataset: Annotated[str, typer.Option(help="What it calls the corpus.")] = "local",
+    timestamp: Annotated[
+        str | None, typer.Option(help="Name of the folder. [the run's time]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Write a run where "SAE Locality Data" has it: run_config, bench, entropies and influences.
+
+    Example: saekit locality release runs/depth data --preset smollm2-135m --dataset news
+    """
+    from saekit.locality.release import release as written
+
+    files = written(run, root, label=preset, corpus=dataset, timestamp=timestamp)
+    home = files[-1].parent
+    emit(
+        {"folder": str(home), "files": [str(f) for f in files]}, as_json=as_json,
+        lines=[f"{home}: {len(files)} files"],
+    )  # fmt: skip

@@ -1,0 +1,209 @@
+"""A run's results where the data set "SAE Locality Data" has them: its folders and its entries.
+
+A depth run becomes ``<preset>/<dataset>/<timestamp>/``: run_config.json, bench.json, and for each
+layer ``entropy_comparison_<site>_layer<L>`` as .npz, .csv and .json. A sweep becomes
+``ctxlen_xmodel_fineweb/<timestamp>/``: run_config.json, the prompt, and the preset's lengths.
+Nothing is computed anew; `saekit.locality.dataset` says what the files hold.
+"""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.files import read_json, replace_with, write_json
+from saekit.core.result import Result
+from saekit.locality import dataset
+from saekit.locality._published_pairs import comparison, sweep
+from saekit.locality.presets.base import names, preset
+from saekit.models.sites import Site, parse_site
+
+KINDS = ("locality_depth", "locality_context_length")
+SWEEP_FILES = {"prompt.txt": "sweep_prompt", "prompt.txt.meta.json": "sweep_prompt_meta"}
+
+
+def release(
+    run: Path, root: Path, *, label: str, corpus: str = "local", timestamp: str | None = None
+) -> list[Path]:
+    """Write a run into a data set's folder; return the files.
+
+    Args:
+        run: folder of a depth run or a context sweep.
+        root: of the data set.
+        label: the preset's name there; need not be one that saekit knows.
+        corpus: the corpus' name there, of a depth run.
+        timestamp: name of the folder; the run's time where None.
+
+    Raises:
+        FormatError: `run` is neither.
+        ConfigError: a name cannot be part of a path, or a sweep is of several windows.
+    """
+    result = Result.read(run / "result.json")
+    if result.name not in KINDS:
+        raise FormatError(f"{run} holds a result of `{result.name}`, not of depth or context.")
+    made = datetime.fromisoformat(result.provenance["time"])
+    where = {
+        "preset": label, "dataset": corpus, "timestamp": timestamp or f"{made:%Y%m%d_%H%M%S}",
+    }  # fmt: skip
+    write = _depth if result.name == KINDS[0] else _sweep
+    return write(run, root, result, where)
+
+
+def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list[Path]:
+    files, outputs = [], {}
+    columns = result.details["by_window"]["columns"]
+    starts = {w: s for w, s in zip(columns["window"], columns["start"], strict=True)}
+    home = dataset.place(root, "run_config", **where).parent
+    write_json(home / "run_config.json", _run_config(result, where))
+    for name in result.details["by_site"]["columns"]["site"]:
+        site, arrays = parse_site(name), dataset.from_npz(run / "influences" / f"{name}.npz")
+        entropies, vectors = _entropies(run, name), _vectors(columns, name)
+        groups = [
+            _group(arrays, i, entropies, vectors.get(w)) | {"batch_idx": w, "start_idx": starts[w]}
+            for i, w in enumerate(arrays["windows"].tolist())
+        ]
+        raw = {
+            "batch_results": groups, "batch_start_indices": [g["start_idx"] for g in groups],
+            "summary": _summary(result, site, where) | {
+                "num_batches": len(groups), "dataset": where["dataset"],
+                "mean_feature_entropy": _score(result, name, "entropy_bits_mean_over_windows"),
+                "mean_token_vector_entropy": _score(result, name, "token_vector_entropy_bits"),
+            },
+            "config": _config(result, name, where),
+        }  # fmt: skip
+        short, layer = published_site(where["preset"], site)
+        stem = dataset.place(root, "entropy_comparison", site=short, layer=layer, **where)
+        files += dataset.write(stem, comparison(raw, run))
+        outputs[str(layer)] = files[-1].relative_to(home).as_posix()
+    bench = read_json(run / "bench.json") if (run / "bench.json").exists() else {}
+    write_json(home / "bench.json", bench | {"output_files": outputs})
+    return [*files, home / "run_config.json", home / "bench.json"]
+
+
+def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list[Path]:
+    if result.details["windows"] != 1:
+        raise ConfigError(
+            f"A published sweep is of one window; {run} has {result.details['windows']}. Sweep a "
+            f"--prompt, or one window."
+        )
+    found, name = {}, str(result.details["site"])
+    lengths = result.details["by_length"]["columns"]
+    vectors = lengths.get("token_vector_entropy_bits", [None] * len(lengths["n_ctx"]))
+    for n_ctx, bits in zip(lengths["n_ctx"], vectors, strict=True):
+        arrays = dataset.from_npz(run / "influences" / f"ctx{n_ctx:04d}.npz")
+        found[n_ctx] = _group(arrays, 0, _entropies(run, str(n_ctx), "n_ctx"), bits)
+    site = parse_site(name)
+    raw = {
+        "results_by_context_len": found, "config": _config(result, name, where),
+        "summary": _summary(result, site, where) | {
+            "max_context_len": result.config["most"], "min_context_len": result.config["least"],
+            "step": result.config["step"], "sub_context_lens": result.details["lengths"],
+            "prompt_token_ids": result.details["tokens"][0],
+        },
+    }  # fmt: skip
+    short, layer = published_site(where["preset"], site)
+    stem = dataset.place(root, "entropy_vs_context_len", site=short, layer=layer, **where)
+    files = dataset.write(stem, sweep(raw, run))
+    for source, kind in SWEEP_FILES.items():
+        if (run / source).exists():
+            files.append(dataset.place(root, kind, **where))
+            replace_with(files[-1], (run / source).read_bytes())
+    files.append(dataset.place(root, "sweep_config", **where))
+    said = read_json(files[-1]) if files[-1].exists() else {"presets": {}}  # of other models
+    said["presets"][where["preset"]] = _run_config(result, where) | {
+        "max_context_len": result.config["most"], "step": result.config["step"],
+    }  # fmt: skip
+    write_json(files[-1], said | {"prompt": result.details["text"]})
+    return files
+
+
+def published_site(label: str, site: Site) -> tuple[str, int]:
+    """Return what the data set calls a site, and its layer; -1 for the embedding."""
+    layer = -1 if site.layer is None else site.layer
+    if label in names() and site.point == "resid_post":
+        return preset(label).published_site(layer).rpartition("_layer")[0], layer
+    return site.point, layer
+
+
+def _group(
+    arrays: dict[str, np.ndarray], i: int, entropies: dict[tuple[int, int], float],
+    vector_bits: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the entries of one window, which is row i of those in the file."""
+    window = int(arrays["windows"][i])
+    mine = np.flatnonzero(arrays["window"] == window)
+    latents = arrays["latent"][mine].tolist()
+    group: dict[str, Any] = {
+        "feature_entropies": {a: entropies[window, a] for a in latents},
+        "num_active_features": len(latents),
+        "feature_influences": {a: arrays["J"][p] for a, p in zip(latents, mine, strict=True)},
+        "feature_activations": {
+            a: arrays["activation"][p] for a, p in zip(latents, mine, strict=True)
+        },
+    }  # fmt: skip
+    if "R" in arrays:
+        group["token_vector_influence"] = arrays["R"][i].astype(np.float32)
+    return group if vector_bits is None else group | {"token_vector_entropy": vector_bits}
+
+
+def _entropies(run: Path, name: str, column: str = "site") -> dict[tuple[int, int], float]:
+    """Return entropies by window and latent; NaN where they are not defined."""
+    import csv
+
+    with (run / "latents.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row[column] == name]
+    return {(int(r["window"]), int(r["latent"])): float(r["entropy_bits"] or "nan") for r in rows}
+
+
+def _vectors(columns: dict[str, list[Any]], name: str) -> dict[int, float]:
+    if "token_vector_entropy_bits" not in columns:
+        return {}
+    cells = zip(
+        *(columns[k] for k in ("site", "window", "token_vector_entropy_bits")), strict=True
+    )
+    return {w: bits for site, w, bits in cells if site == name and bits is not None}
+
+
+def _score(result: Result, name: str, what: str) -> float | None:
+    found = result.scores.get(f"{name}/{what}")
+    return None if found is None else found.value
+
+
+def _summary(result: Result, site: Site, where: dict[str, str]) -> dict[str, Any]:
+    short, layer = published_site(where["preset"], site)
+    return {
+        "site": f"{short}_layer{layer}", "preset": where["preset"], "layer": layer,
+        "timestamp": where["timestamp"],
+    }  # fmt: skip
+
+
+def _config(result: Result, name: str, where: dict[str, str]) -> dict[str, Any]:
+    measure, sae = result.config["measure"], result.details.get("saes", {}).get(name, {})
+    return {
+        "preset": where["preset"], "threshold": measure["threshold"],
+        "context_len": result.config.get("n_ctx", result.config.get("most")),
+        "total_features": sae.get("d_sae"), "sae_arch": sae.get("architecture"),
+        "sae_source": sae.get("source"), "random_batches": True, "random_seed": measure["seed"],
+        "most_latents": measure["most_latents"], "legacy_encode": measure["legacy_encode"],
+        "token_vector": measure["token_vector"], "probes": measure["probes"],
+    }  # fmt: skip
+
+
+def _run_config(result: Result, where: dict[str, str]) -> dict[str, Any]:
+    saes = result.details.get("saes", {})
+    made_of = result.provenance
+    return {
+        **where, "model_id": result.details["model"]["name"],
+        "model_revision": result.details["model"]["revision"],
+        "layers": [published_site(where["preset"], parse_site(s))[1] for s in saes],
+        "sae_arch": sorted({s["architecture"] for s in saes.values()}),
+        "threshold": result.config["measure"]["threshold"],
+        "num_batches": result.config.get("windows", 1), "random_batches": True,
+        "context_len": result.config.get("n_ctx", result.config.get("most")),
+        "random_seed": result.config["measure"]["seed"],
+        "torch_version": made_of["libraries"].get("torch"), "git_commit": made_of["commit"],
+        "gpu_name": made_of["machine"]["gpu"], "saekit": made_of["saekit"],
+        "settings": result.config,
+    }  # fmt: skip
