@@ -1,10 +1,12 @@
 """Files that are whole or absent: written beside, flushed, then renamed."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,18 +31,24 @@ def replace_with(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: the disk is full or refuses the file; `path` is as it was.
     """
+    _replace(path, [data], len(data))
+
+
+def _replace(path: Path, parts: "Iterable[bytes | memoryview]", n_bytes: int) -> None:
+    """Do so with data that comes in parts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(data)
+            for data in parts:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ResourceError(
-            f"Could not write {path} ({len(data):,} bytes): {error.strerror}. "
+            f"Could not write {path} ({n_bytes:,} bytes): {error.strerror}. "
             f"Free some space or choose another folder."
         ) from error
 
@@ -86,11 +94,43 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def write_tensors(
     path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, atomically, contiguous and on the CPU."""
-    from safetensors.torch import save
+    """Write tensors as safetensors, atomically, contiguous and on the CPU.
 
-    whole = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
-    replace_with(path, save(whole, metadata))
+    Written one by one from where they are: memory for all of them once more, as the library
+    takes it, would double what a training holds.
+    """
+    if sys.byteorder != "little" or any(str(t.dtype) not in _DTYPES for t in tensors.values()):
+        from safetensors.torch import save
+
+        whole = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
+        replace_with(path, save(whole, metadata))
+        return
+    rank = list(_DTYPES).index
+    ordered = sorted(tensors.items(), key=lambda item: (rank(str(item[1].dtype)), item[0]))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        kind, shape = _DTYPES[str(tensor.dtype)], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    data = (_bytes_of(tensor) for _, tensor in ordered)
+    _replace(path, itertools.chain([len(text).to_bytes(8, "little"), text], data), end)
+
+
+_DTYPES = {  # names of safetensors, in the order in which it writes them
+    "torch.int64": "I64", "torch.float64": "F64", "torch.float32": "F32", "torch.int32": "I32",
+    "torch.bfloat16": "BF16", "torch.float16": "F16", "torch.int16": "I16", "torch.int8": "I8",
+    "torch.uint8": "U8", "torch.bool": "BOOL",
+}  # fmt: skip
+
+
+def _bytes_of(tensor: "Tensor") -> memoryview:
+    import torch
+
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

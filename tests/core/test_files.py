@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from saekit.core import files
@@ -60,3 +61,19 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("SAEKIT_CACHE", str(tmp_path / "with space"))
     assert files.cache_folder() == Path(tmp_path / "with space")
+
+
+@pytest.mark.parametrize("metadata", [None, {"é": "1"}])
+def test_tensors_are_written_as_the_library_writes_them(tmp_path, metadata):
+    of = {name: torch.arange(6).view(2, 3).to(getattr(torch, name)) for name in (
+        "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+    )}  # fmt: skip
+    of |= {"turned": torch.randn(4, 3).t(), "part": torch.randn(9)[2:5], "bool": torch.tensor(True)}
+    of |= {"none": torch.zeros(0, 3), "complex": torch.ones(2, dtype=torch.complex64)}
+    for names in (list(of)[:-1], list(of), []):
+        tensors = {name: of[name] for name in names}
+        files.write_tensors(tmp_path / "ours", tensors, metadata)
+        whole = {k: v.contiguous() for k, v in tensors.items()}
+        assert (tmp_path / "ours").read_bytes() == safetensors.torch.save(whole, metadata)
+        read = files.read_tensors(tmp_path / "ours")
+        assert all(torch.equal(read[name], tensors[name]) for name in names)
