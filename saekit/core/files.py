@@ -130,7 +130,7 @@ def _bytes_of(tensor: "Tensor") -> memoryview:
     import torch
 
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":
