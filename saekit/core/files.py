@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,22 @@ def replace_with(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: the disk is full or refuses the file; `path` is as it was.
     """
+    _replace(path, lambda part: part.write_bytes(data), len(data))
+
+
+def _replace(path: Path, write: Callable[[Path], object], n_bytes: int) -> None:
+    """Have `write` write a file beside `path`, then put it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
+        write(part)
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise ResourceError(
-            f"Could not write {path} ({len(data):,} bytes): {error.strerror}. "
+            f"Could not write {path} ({n_bytes:,} bytes): {error.strerror or error}. "
             f"Free some space or choose another folder."
         ) from error
 
@@ -86,11 +90,25 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 def write_tensors(
     path: Path, tensors: "Mapping[str, Tensor]", metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors as safetensors, atomically, contiguous and on the CPU."""
-    from safetensors.torch import save
+    """Write tensors as safetensors, atomically, contiguous and on the CPU.
+
+    They are written from where they are: as bytes first, all of them would be held twice.
+
+    Raises:
+        ResourceError: the disk is full or refuses the file; `path` is as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     whole = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
-    replace_with(path, save(whole, metadata))
+
+    def write(part: Path) -> None:
+        try:
+            save_file(whole, part, metadata)
+        except SafetensorError as error:  # its word for a refusal of the disk
+            raise OSError(str(error)) from error
+
+    _replace(path, write, sum(v.nbytes for v in whole.values()))
 
 
 def read_tensors(path: Path) -> "dict[str, Tensor]":

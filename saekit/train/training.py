@@ -70,6 +70,11 @@ class Training:
         self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
         self._last: Loss | None = None
 
+    @property
+    def _averages(self) -> bool:
+        """Whether finished weights are other than those of the last step."""
+        return self.mean is not None or self.run.optimiser.averages
+
     def begin(self, stream: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
         """Go back to the beginning: weights as initialised, the stream in the state it had."""
         self._build()
@@ -93,9 +98,9 @@ class Training:
                 weights are those before the step.
         """
         lr = self.run.lr_at(self.index) * self.lr_share
+        self.descent.zero_grad()  # first, so that the loss may use their memory
         loss = self.sae.loss(x, y, self._now())
         self._check(loss, lr)
-        self.descent.zero_grad()
         loss.total.backward()
         gradients.average(self.sae, self.mesh.data)
         self.sae.before_step()
@@ -110,9 +115,11 @@ class Training:
         if self.mean is not None:
             self.mean.update(self.index)
         self._revive(x, y, loss)
-        self._last = loss._replace(
-            total=loss.total.detach(), terms={}, acts=loss.acts.detach(), y_hat=loss.y_hat.detach()
-        )
+        if self._averages:
+            self._last = loss._replace(
+                total=loss.total.detach(), terms={}, acts=loss.acts.detach(),
+                y_hat=loss.y_hat.detach(),
+            )  # fmt: skip
         return loss
 
     def _check(self, loss: Loss, lr: float) -> None:
@@ -162,7 +169,7 @@ class Training:
         constraints are kept once more. Buffers, as running thresholds, stay as training
         left them.
         """
-        if self.mean is None and not self.run.optimiser.averages:
+        if not self._averages:
             return
         self.descent.finish()
         if self.mean is not None:

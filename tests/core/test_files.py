@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from saekit.core import files
@@ -60,3 +61,18 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 def test_the_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("SAEKIT_CACHE", str(tmp_path / "with space"))
     assert files.cache_folder() == Path(tmp_path / "with space")
+
+
+def test_tensors_on_a_full_disk_leave_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "weights"
+    files.write_tensors(path, {"w": torch.ones(3)})
+
+    def full(_tensors, part, _metadata):
+        part.write_bytes(b"begun")
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        files.write_tensors(path, {"w": torch.zeros(3)})
+    assert torch.equal(files.read_tensors(path)["w"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["weights"]
