@@ -15,7 +15,7 @@ function colour(z) {  // blue over white to orange
 function place(x, y, z) {
   const u = x * Math.cos(turn) - y * Math.sin(turn);
   const v = x * Math.sin(turn) + y * Math.cos(turn);
-  const scale = 0.33 * Math.min(canvas.width, canvas.height) * zoom;
+  const scale = 0.31 * Math.min(canvas.width, canvas.height) * zoom;
   const up = z * Math.cos(tilt) + v * Math.sin(tilt);
   return [canvas.width / 2 + scale * u, canvas.height / 2 - scale * up,
           v * Math.cos(tilt) - z * Math.sin(tilt)];
