@@ -11,6 +11,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Resident
+from saekit.core import machine
 from saekit.core.errors import ConfigError, FormatError, Interrupted, TrainingError
 from saekit.core.files import read_json, read_json_lines, write_json
 from saekit.models.base import LanguageModel
@@ -218,8 +219,10 @@ def _one_by_one(
         except TrainingError as error:
             broken[name] = str(error)
             note_failure(out / name, error)
-            continue
-        seconds = session.meter.seconds_before + time.monotonic() - began
-        end(run, harvest, session, out / name, seconds)
+        else:
+            seconds = session.meter.seconds_before + time.monotonic() - began
+            end(run, harvest, session, out / name, seconds)
+        del session
+        machine.give_back()
     return broken
 
