@@ -8,7 +8,11 @@ from saekit.core.errors import UnknownNameError, nearest
 POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out")
 _OURS = re.compile(r"L(\d+)\.(\w+)")
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
-_ALIASES = {"ln2.hook_normalized": "mlp_in"}
+# Names of TransformerLens that look like `mlp_in` and are taken elsewhere: why, and what is meant.
+_OTHER = {
+    "hook_mlp_in": "it is the stream before the norm, L{0}.resid_mid",
+    "ln2.hook_normalized": "it is before the norm's gain unless weights were folded",
+}
 
 
 class Site(NamedTuple):
@@ -41,8 +45,12 @@ def parse_site(text: str) -> Site:
         return EMBED
     if text == str(UNKNOWN):
         return UNKNOWN
-    if match := re.fullmatch(r"blocks\.(\d+)\.(ln2\.hook_normalized)", text):
-        return Site(int(match[1]), _ALIASES[match[2]])
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", text)
+    if match and match[2] in _OTHER:
+        raise UnknownNameError(
+            f"`{text}` is not L{match[1]}.mlp_in, what the MLP reads after its norm: "
+            f"{_OTHER[match[2]].format(match[1])}. Name the one you mean."
+        )
     match = _OURS.fullmatch(text) or _TRANSFORMER_LENS.fullmatch(text)
     if match and match[2] in POINTS:
         return Site(int(match[1]), match[2])
@@ -54,9 +62,16 @@ def parse_site(text: str) -> Site:
 
 
 def transformer_lens_name(site: Site) -> str:
-    """Return the name TransformerLens gives the same activation."""
+    """Return the name TransformerLens gives the same activation.
+
+    Raises:
+        UnknownNameError: it has none.
+    """
     if site.layer is None:
         return "hook_embed"
     if site.point == "mlp_in":
-        return f"blocks.{site.layer}.ln2.hook_normalized"
+        raise UnknownNameError(
+            f"TransformerLens has no name for {site}: its own are before the norm or before the "
+            f"norm's gain. Give the name to write (`saekit cache export --column`)."
+        )
     return f"blocks.{site.layer}.hook_{site.point}"
