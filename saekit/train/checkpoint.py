@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from saekit.core.files import (
     write_tensors,
 )
 
+MANIFEST, ENDING = "checkpoint.json", ".safetensors"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 
 
@@ -50,10 +52,10 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
     try:
         sums = {}
         for group, tensors in state.tensors.items():
-            write_tensors(part / f"{group}.safetensors", tensors)
-            sums[group] = sha256_of(part / f"{group}.safetensors")
+            write_tensors(part / f"{group}{ENDING}", tensors)
+            sums[group] = sha256_of(part / f"{group}{ENDING}")
         manifest = {"step": state.step, "run": run, "sha256": sums, "values": state.values}
-        write_json(part / "checkpoint.json", manifest)
+        write_json(part / MANIFEST, manifest)
         if target.exists():
             shutil.rmtree(target)
         part.rename(target)
@@ -91,12 +93,26 @@ def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | Non
     Raises:
         FormatError: checkpoints are there and all are damaged, or belong to another run.
     """
+    path, complaints = newest_whole(folder, lambda path: check(path, run), step)
+    return None if path is None else load(path), complaints
+
+
+def newest_whole(
+    folder: Path, check: Callable[[Path], None], step: int | None = None
+) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that `check` does not refuse, and why newer ones were.
+
+    Raises:
+        FormatError: checkpoints are there and all were refused.
+    """
     complaints: list[str] = []
     for path in reversed(steps(folder, step)):
         try:
-            return read(path, run), complaints
+            check(path)
         except FormatError as error:
             complaints.append(str(error))
+        else:
+            return path, complaints
     if complaints:
         raise FormatError(
             f"No checkpoint under {folder} can be used: {' '.join(complaints)} "
@@ -105,21 +121,33 @@ def newest(folder: Path, run: str, step: int | None = None) -> tuple[State | Non
     return None, []
 
 
-def read(path: Path, run: str) -> State:
-    """Read one checkpoint.
+def check(path: Path, run: str, manifest: str = MANIFEST, ending: str = ENDING) -> None:
+    """Refuse a checkpoint that is damaged or belongs to another run; nothing is loaded.
+
+    Args:
+        path: of the checkpoint.
+        run: see `run_digest`.
+        manifest: name of the file that has the digests of the others.
+        ending: of their names, where the manifest leaves it out.
 
     Raises:
-        FormatError: it is damaged, or belongs to another run.
+        FormatError: it is.
     """
-    manifest = read_json(path / "checkpoint.json")
-    if manifest["run"] != run:
+    said = read_json(path / manifest)
+    if said["run"] != run:
         raise FormatError(f"{path.name} belongs to a run with other settings.")
-    tensors = {}
-    for group, expected in manifest["sha256"].items():
-        file = path / f"{group}.safetensors"
+    for name, expected in said["sha256"].items():
+        file = path / f"{name}{ending}"
         if not file.exists() or sha256_of(file) != expected:
             raise FormatError(f"{file.name} of {path.name} is damaged.")
-        tensors[group] = read_tensors(file)
+
+
+def load(path: Path) -> State:
+    """Return what a checkpoint holds that `check` did not refuse."""
+    manifest = read_json(path / MANIFEST)
+    tensors = {
+        group: read_tensors(path / f"{group}{ENDING}") for group in manifest["sha256"]
+    }
     return State(manifest["step"], tensors, manifest["values"])
 
 

@@ -110,36 +110,18 @@ def newest(
     path = folder / name
     if (path / COMMIT).exists():
         return _read_parts(path, mesh, stream), complaints
-    return _cut(checkpoint.read(path, run), mesh), complaints
+    return _cut(checkpoint.load(path), mesh), complaints
 
 
 def _find(folder: Path, run: str, step: int | None) -> tuple[str | None, list[str]]:
-    complaints: list[str] = []
-    for path in reversed(checkpoint.steps(folder, step)):
-        try:
-            if (path / COMMIT).exists():
-                _check(path, run)
-            else:
-                checkpoint.read(path, run)
-        except FormatError as error:
-            complaints.append(str(error))
+    def check(path: Path) -> None:
+        if (path / COMMIT).exists():
+            checkpoint.check(path, run, COMMIT, "")
         else:
-            return path.name, complaints
-    if complaints:
-        raise FormatError(
-            f"No checkpoint under {folder} can be used: {' '.join(complaints)} "
-            f"Train anew into another folder."
-        )
-    return None, []
+            checkpoint.check(path, run)
 
-
-def _check(path: Path, run: str) -> None:
-    manifest = read_json(path / COMMIT)
-    if manifest["run"] != run:
-        raise FormatError(f"{path.name} belongs to a run with other settings.")
-    for name, expected in manifest["sha256"].items():
-        if not (path / name).exists() or sha256_of(path / name) != expected:
-            raise FormatError(f"{name} of {path.name} is damaged.")
+    path, complaints = checkpoint.newest_whole(folder, check, step)
+    return None if path is None else path.name, complaints
 
 
 class _Place(NamedTuple):
