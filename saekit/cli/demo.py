@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.cli.show import emit, peak_rss_bytes, score_lines
+from saekit.cli.show import emit, score_lines
+from saekit.core import machine
 from saekit.core.errors import ConfigError
 
 INDEX_TOKENS = 200_000
@@ -100,7 +101,7 @@ def _record(result: Any, out: Path, page: Path, seconds: float) -> dict[str, Any
         "l0": scores["l0"],
         "dead": scores["dead"],
         "seconds": seconds,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": machine.peak_memory(),
         "sae": str(out / "sae"),
         "report": str(page),
     }

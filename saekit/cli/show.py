@@ -1,7 +1,5 @@
 """What commands print: JSON for programs, short lines for people."""
 
-import resource
-import sys
 from typing import Any
 
 import typer
@@ -31,9 +29,3 @@ def score_lines(scores: dict[str, Any]) -> list[str]:
     """Return a line a score: what it is, its value and its 95 % interval."""
     known = [name for name in SHOWN if name in scores]
     return [f"  {SHOWN[name]:<38} {scores[name].text()}" for name in known]
-
-
-def peak_rss_bytes() -> int:
-    """Return the most memory this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,15 +1,14 @@
 """What a run cost, kept beside its results and no part of them: bench.json."""
 
 import contextlib
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from saekit.core import machine
 from saekit.core.provenance import collect
 
 
@@ -32,16 +31,14 @@ class Bench:
     def record(self, *, resumed: bool) -> dict[str, Any]:
         """Return the record, JSON-ready; a batch is a window, as in the published files."""
         a_window = [s / max(self.windows[unit], 1) for unit, s in self.seconds.items()]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        machine = collect()["machine"]
         return {
             "total_elapsed_s": time.perf_counter() - self.began,
             "mean_batch_s": statistics.fmean(a_window) if a_window else None,
             "std_batch_s": statistics.pstdev(a_window) if a_window else None,
             "seconds": self.seconds, "windows": self.windows, "resumed": resumed,
-            "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+            "peak_rss_bytes": machine.peak_memory(),
             "peak_gpu_mem_gib": _gpu_peak(), "cuda_available": torch.cuda.is_available(),
-            "threads": torch.get_num_threads(), "machine": machine,
+            "threads": torch.get_num_threads(), "machine": collect()["machine"],
         }  # fmt: skip
 
 

@@ -60,11 +60,6 @@ class Preset(Config):
     d_sae: int
     forgets: tuple[str, ...] = ()
 
-    @property
-    def legacy_differs(self) -> bool:
-        """Whether the published encode is another than the SAE's own."""
-        return bool(self.forgets)
-
     def site(self, layer: int) -> Site:
         """Return the site of a layer: the stream after the block.
 
