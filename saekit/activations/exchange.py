@@ -15,6 +15,7 @@ from saekit.activations.store import Store, begin, described
 from saekit.activations.store_writer import StoreWriter, bytes_of_row
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.files import need_space
+from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.data.arrow import Part, Table, open_arrow, read_arrow, write_arrow
 from saekit.data.tokenise import Rows
@@ -58,7 +59,7 @@ def export_arrow(
         for row in range(first, min(first + each, store.n_rows), _PART_ROWS):
             n = min(_PART_ROWS, first + each - row)
             acts = store.acts(site, row, n).to(EXPORTED[dtype])
-            if not acts.isfinite().all():
+            if not all_finite(acts):
                 raise DataError(
                     f"An activation at {site} in rows from {row:,} does not fit {dtype}. Export "
                     f"as float32."

@@ -11,8 +11,7 @@ from saekit.activations.batch import ActBatch
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule, fit
 from saekit.activations.windows import windows
-from saekit.core.errors import DataError
-from saekit.core.finite import all_finite
+from saekit.core.finite import check_finite
 from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -121,12 +120,7 @@ class Harvest:
             DataError: they are not finite.
         """
         found = self.model.read(rows.tokens.to(self.model.device), self.pair.sites)
-        for site, acts in found.items():
-            if not all_finite(acts):
-                raise DataError(
-                    f"Activations at {site} are not finite in rows from {rows.first_row} "
-                    f"({acts.dtype}). The model overflows; use dtype float32 or bfloat16."
-                )
+        check_finite(found, rows.first_row)
         return found
 
     def batches(self, first_row: int = 0, n_rows: int | None = None) -> Iterator[ActBatch]:

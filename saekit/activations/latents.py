@@ -12,6 +12,7 @@ from torch import Tensor
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
 from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from saekit.core.finite import all_finite
 from saekit.data.tokenise import Rows
 
 FORMAT, VERSION = "saekit.latents", 1
@@ -271,7 +272,7 @@ class LatentStoreWriter:
         live = codes.detach().live()
         columns = (live.values.float(), live.latents.int(), live.starts)
         codes = Codes(*(c.cpu() for c in columns), batch=(len(row),), d_sae=self.d_sae)
-        if not codes.values.isfinite().all():
+        if not all_finite(codes.values):
             raise DataError("Activations are not finite. Encode in float32, or check the weights.")
         end = 0
         while end < len(rows.tokens):

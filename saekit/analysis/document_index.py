@@ -12,6 +12,7 @@ from torch import Tensor
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import Rows
@@ -172,7 +173,7 @@ class _Stream:
             acts = self.lm.read(batch, [self.site])[self.site]
             x += [row[h + given - a :] for row, (a, _, given) in zip(acts, part, strict=True)]
         every = torch.cat(x)
-        if not every.isfinite().all():
+        if not all_finite(every):
             raise DataError(f"Activations at {self.site} are not finite; use dtype float32.")
         kept = self.rule.keep(tokens, every).cpu()
         return kept, self.sae.encode(every[kept.to(every.device)].float())

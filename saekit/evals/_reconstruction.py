@@ -13,7 +13,7 @@ from saekit.activations.harvest import Counts
 from saekit.activations.windows import Windows, windows
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError
-from saekit.core.finite import all_finite
+from saekit.core.finite import all_finite, check_finite
 from saekit.evals.base import Subject
 from saekit.evals.intervals import BlockSums
 from saekit.metrics.base import Batch, registry
@@ -87,12 +87,7 @@ class Reconstruction:
             DataError: activations or predictions are not finite.
         """
         subject = self.subject
-        for site in acts:
-            if not all_finite(acts[site]):
-                raise DataError(
-                    f"Activations at {site} are not finite in rows from {first_row} "
-                    f"({acts[site].dtype}). The model overflows; use dtype float32 or bfloat16."
-                )
+        check_finite(acts, first_row)
         masks = [way.rule.keep(tokens, acts[way.read]) for way in subject.ways]
         fit = torch.stack(masks).all(0)
         ordinary = ~subject.rule.is_special(tokens.to(fit.device))

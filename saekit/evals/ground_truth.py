@@ -17,6 +17,7 @@ from saekit.core import provenance
 from saekit.core.codes import Codes
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError, ShapeError
+from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
@@ -171,7 +172,7 @@ class GroundTruth(Config):
             x = sample.x.to(directions) if arrange is None else arrange(sample.x.to(directions))
             acts = sae.encode(x)
             y_hat = sae.decode(acts)
-            if not y_hat.isfinite().all():
+            if not all_finite(y_hat):
                 raise DataError(
                     f"{name} predicts values that are not finite. Its training diverged, or it "
                     f"was trained on samples of another scale."

@@ -22,7 +22,7 @@ from saekit.core.files import (
     write_json,
     write_tensors,
 )
-from saekit.core.finite import all_finite
+from saekit.core.finite import check_finite
 from saekit.core.progress import Progress
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.hub.shared import SharedSAE
@@ -253,11 +253,7 @@ def activations(
     found = lm.read(rows.tokens.to(lm.device), shared.sites)
     for site in shared.sites:
         acts = found.pop(site)
-        if not all_finite(acts):
-            raise DataError(
-                f"Activations at {site} are not finite in rows from {rows.first_row} "
-                f"({acts.dtype}). The model overflows; use dtype float32 or bfloat16."
-            )
+        check_finite({site: acts}, rows.first_row)
         keep = shared.rule(site).keep(rows.tokens, acts)
         yield site, acts if lens is None else lens.apply(site, acts), keep
 

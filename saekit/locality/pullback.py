@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.finite import all_finite
 from saekit.models.base import LanguageModel
 from saekit.models.sites import EMBED, Site
 
@@ -214,7 +215,7 @@ def _pass(
                 y, found[EMBED], direction, retain_graph=turn + 1 < depth
             )[0]
         gradient = gradient[: len(on)].detach()
-        if not gradient.isfinite().all():
+        if not all_finite(gradient):
             raise DataError(
                 f"Gradients of {lm.name} at {sites[-1]} are not finite; the model overflows in "
                 f"{lm.dtype}. Try float64 or another window."

@@ -16,6 +16,7 @@ from saekit.activations.recorded import CachedHarvest
 from saekit.activations.shuffle import Resident, Rolling, Shuffle, Stream
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, TrainingError
+from saekit.core.finite import all_finite
 from saekit.core.ranks import ALONE, Mesh
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
@@ -192,7 +193,7 @@ class Training:
             TrainingError: a weight is not finite; no checkpoint was written.
         """
         weights = dict(self.sae.state_dict())
-        if self.mesh.every.any(not all(w.isfinite().all() for w in weights.values())):
+        if self.mesh.every.any(not all(map(all_finite, weights.values()))):
             raise TrainingError(f"A weight is not finite at step {self.index}; lower `lr`.")
         moments, numbers = self.descent.state()
         tensors, values = self.stream.state()
