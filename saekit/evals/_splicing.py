@@ -1,35 +1,22 @@
 """The part of an evaluation that replaces activations and watches the predictions."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.codes import Codes
-from saekit.core.errors import DataError
-from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Placed
-from saekit.evals.intervals import BlockSums, blocks_of_rows
-from saekit.metrics.base import Batch, registry
-from saekit.models.base import LanguageModel, Replace
+from saekit.evals._replacing import Replacing, Rows, add_sums, put
+from saekit.evals.intervals import BlockSums
+from saekit.metrics.base import registry
+from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
 
-class _Rows(NamedTuple):
-    """What is known of some rows: losses by intervention, one entry a scored token."""
-
-    tokens: Int[Tensor, "batch n_ctx"]
-    kept: Bool[Tensor, "batch n_ctx"]
-    scored: Bool[Tensor, "batch n_ctx"]
-    ce: dict[str, Float[Tensor, "m"]]
-    kl: dict[str, Float[Tensor, "m"]]
-
-
-class Splicing:
+class Splicing(Replacing):
     """Losses of a language model with activations at one site replaced.
 
     Of several sites, each is replaced alone, with the others as the model makes them, and
@@ -50,25 +37,9 @@ class Splicing:
         special_ids: tuple[int, ...],
         bar: Progress,
     ):
-        self.lm, self.sites, self.bar = lm, sites, bar
-        self._special_ids = special_ids
-        self._rows: dict[Site, list[_Rows]] = {site: [] for site in sites}
-
-    def clean(
-        self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
-    ) -> tuple[Float[Tensor, "batch n_ctx vocab"], dict[Site, Float[Tensor, "batch n_ctx width"]]]:
-        """Return logits of the untouched model, and activations seen on the way."""
-        acts: dict[Site, Tensor] = {}
-
-        def look(site: Site) -> Replace:
-            def see(values: Tensor) -> Tensor:
-                acts[site] = values
-                return values
-
-            return see
-
-        logits = self._logits(tokens, {site: look(site) for site in sites})
-        return logits, acts
+        super().__init__(lm, special_ids, bar)
+        self.sites = sites
+        self._rows: dict[Site, list[Rows]] = {site: [] for site in sites}
 
     def compare(
         self,
@@ -80,18 +51,18 @@ class Splicing:
         tokens = tokens.to(clean.device)
         scored = _predictions.scored(tokens, self._special_ids)
         for i, site in enumerate(self.sites):
-            spliced = self._logits(tokens, {site: _put(placed.kept, placed.y_hat[:, i])})
+            spliced = self._logits(tokens, {site: put(placed.kept, placed.y_hat[:, i])})
             both = _predictions.against(clean, spliced, tokens, scored)
             ce = {"clean": both.clean, "spliced": both.other}
-            rows = _Rows(tokens, placed.kept, scored, ce, {"spliced": both.kl})
-            self._ablate("zero", site, placed.y_hat.new_zeros(()), rows)
+            rows = Rows(tokens, scored, {site: placed.kept}, ce, {"spliced": both.kl})
+            self._ablate("zero", rows, {site: placed.y_hat.new_zeros(())})
             self._rows[site].append(rows)
 
     def ablate_mean(self, mean: Float[Tensor, "n_sites d_out"]) -> None:
         """Measure predictions of all rows so far with kept activations replaced by `mean`."""
         for site, value in zip(self.sites, mean, strict=True):
             for rows in self._rows[site]:
-                self._ablate("mean", site, value.to(rows.kept.device, torch.float32), rows)
+                self._ablate("mean", rows, {site: value.float()})
 
     def blocks(self, n_blocks: int, site: Site | None = None) -> dict[str, BlockSums]:
         """Return the sums of every metric of predictions, by block of rows.
@@ -105,25 +76,10 @@ class Splicing:
         """
         kinds = {name: registry.get(name) for name in registry.names()}
         found = {n: BlockSums(k(), n_blocks) for n, k in kinds.items() if k.needs}
+        what = f"of {self.lm.name} ({self.lm.dtype})"
         for one in self.sites if site is None else [site]:
-            self._add_sums(found, self._rows[one], n_blocks)
+            add_sums(found, self._rows[one], n_blocks, what)
         return found
-
-    def _add_sums(self, found: dict[str, BlockSums], every: list[_Rows], n_blocks: int) -> None:
-        of_row = blocks_of_rows(sum(len(r.tokens) for r in every), n_blocks)
-        first = 0
-        for rows in every:
-            self._refuse_infinite(rows)
-            device = rows.scored.device
-            of_mine = torch.tensor(of_row[first : first + len(rows.tokens)], device=device)
-            block = of_mine[rows.scored.nonzero()[:, 0]]
-            for b in block.unique().tolist():
-                here = block == b
-                batch = _batch({k: v[here] for k, v in rows.ce.items()},
-                               {k: v[here] for k, v in rows.kl.items()})  # fmt: skip
-                for sums in found.values():
-                    sums.add(b, sums.metric.sums(batch))
-            first += len(rows.tokens)
 
     def mean_losses(self, site: Site | None = None) -> dict[str, float]:
         """Return the mean loss under each intervention at a site, or over sites; nats/token."""
@@ -137,35 +93,3 @@ class Splicing:
     def n_scored(self) -> int:
         """Tokens whose prediction was scored."""
         return sum(int(rows.scored.sum()) for rows in self._rows[self.sites[0]])
-
-    def _ablate(self, name: str, site: Site, value: Tensor, rows: _Rows) -> None:
-        logits = self._logits(rows.tokens, {site: _put(rows.kept, value)})
-        rows.ce[name] = _predictions.losses(logits, rows.tokens, rows.scored)
-
-    def _logits(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
-        self.bar.add(tokens.numel())
-        return self.lm.logits(tokens, replace)
-
-    def _refuse_infinite(self, rows: _Rows) -> None:
-        for name, values in (rows.ce | {"KL": rows.kl["spliced"]}).items():
-            if not all_finite(values):
-                raise DataError(
-                    f"Predictions of {self.lm.name} ({self.lm.dtype}) are not finite "
-                    f"({name}). The model overflows; use dtype float32 or bfloat16."
-                )
-
-
-def _put(kept: Tensor, values: Tensor) -> Replace:
-    """Return a replacement of kept tokens by one value each, or by one for all."""
-
-    def replace(acts: Tensor) -> Tensor:
-        out = acts.clone()
-        out[kept] = values.to(acts.dtype)
-        return out
-
-    return replace
-
-
-def _batch(ce: dict[str, Tensor], kl: dict[str, Tensor]) -> Batch:
-    nothing = torch.zeros(0, 1)
-    return Batch(nothing, nothing, Codes.from_dense(nothing), ce, kl)

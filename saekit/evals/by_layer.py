@@ -116,7 +116,7 @@ def _measured(
     sites = list(dict.fromkeys(s for one in subjects for s in (one.read, one.write)))
     for first in range(0, n_full, core.batch_rows):
         rows = tokens[first : min(first + core.batch_rows, n_full)]
-        clean, acts = losses.clean(rows)
+        clean, acts = losses.clean(rows, sites)
         placed = [part.add(first, rows, _of(part.subject, acts)) for part in parts]
         losses.compare(rows, clean, placed)
     for first in range(n_full, n_rows, core.batch_rows):

@@ -1,0 +1,123 @@
+"""Predictions with activations replaced: what an SAE at one site and SAEs at all layers share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saekit.core.codes import Codes
+from saekit.core.errors import DataError
+from saekit.core.finite import all_finite
+from saekit.core.progress import Progress
+from saekit.evals import _predictions
+from saekit.evals.intervals import BlockSums, blocks_of_rows
+from saekit.metrics.base import Batch
+from saekit.models.base import LanguageModel, Replace
+from saekit.models.sites import Site
+
+
+class Rows(NamedTuple):
+    """What is known of some rows under one way of replacing: an entry a scored token."""
+
+    tokens: Int[Tensor, "batch n_ctx"]
+    scored: Bool[Tensor, "batch n_ctx"]
+    kept: Mapping[Site, Bool[Tensor, "batch n_ctx"]]  # of the sites that are replaced
+    ce: dict[str, Float[Tensor, "m"]]
+    kl: dict[str, Float[Tensor, "m"]]
+
+
+class Replacing:
+    """A language model whose activations are looked at and replaced.
+
+    Args:
+        lm: the language model.
+        special_ids: tokens whose prediction is not scored.
+        bar: counts tokens through the whole model.
+    """
+
+    def __init__(self, lm: LanguageModel, special_ids: tuple[int, ...], bar: Progress):
+        self.lm, self.bar = lm, bar
+        self._special_ids = special_ids
+
+    def clean(
+        self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
+    ) -> tuple[Float[Tensor, "batch n_ctx vocab"], dict[Site, Float[Tensor, "batch n_ctx width"]]]:
+        """Return logits of the untouched model, and activations seen on the way."""
+        acts: dict[Site, Tensor] = {}
+
+        def look(site: Site) -> Replace:
+            def see(values: Tensor) -> Tensor:
+                acts[site] = values
+                return values
+
+            return see
+
+        logits = self._logits(tokens, {site: look(site) for site in sites})
+        return logits, acts
+
+    def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
+        """Measure rows with what counts at their sites replaced by one value for all."""
+        replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
+        logits = self._logits(rows.tokens, replace)
+        rows.ce[name] = _predictions.losses(logits, rows.tokens, rows.scored)
+
+    def _logits(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
+        self.bar.add(tokens.numel())
+        return self.lm.logits(tokens, replace)
+
+
+def put(kept: Tensor, values: Tensor) -> Replace:
+    """Return a replacement of kept tokens by one value each, or by one for all."""
+
+    def replace(acts: Tensor) -> Tensor:
+        out = acts.clone()
+        out[kept] = values.to(acts.dtype)
+        return out
+
+    return replace
+
+
+def add_sums(
+    found: Mapping[str, BlockSums], every: Sequence[Rows], n_blocks: int, what: str
+) -> None:
+    """Add the sums of every metric of predictions, by block of rows.
+
+    Args:
+        found: of each metric; added to.
+        every: all rows of a way of replacing.
+        n_blocks: blocks that the rows are cut into.
+        what: whose predictions, for an error.
+
+    Raises:
+        DataError: a loss is not finite.
+    """
+    of_row = torch.tensor(blocks_of_rows(sum(len(r.tokens) for r in every), n_blocks))
+    first = 0
+    for rows in every:
+        _refuse_infinite(rows, what)
+        mine = of_row[first : first + len(rows.tokens)].to(rows.scored.device)
+        block = mine[rows.scored.nonzero()[:, 0]]
+        for b in block.unique().tolist():
+            here = block == b
+            batch = _batch({k: v[here] for k, v in rows.ce.items()},
+                           {k: v[here] for k, v in rows.kl.items()})  # fmt: skip
+            for sums in found.values():
+                sums.add(b, sums.metric.sums(batch))
+        first += len(rows.tokens)
+
+
+def _refuse_infinite(rows: Rows, what: str) -> None:
+    divergences = {("KL" if name == "spliced" else name): v for name, v in rows.kl.items()}
+    for name, values in (rows.ce | divergences).items():
+        if not all_finite(values):
+            raise DataError(
+                f"Predictions {what} are not finite ({name}). The model overflows; use dtype "
+                f"float32 or bfloat16."
+            )
+
+
+def _batch(ce: dict[str, Tensor], kl: dict[str, Tensor]) -> Batch:
+    nothing = torch.zeros(0, 1)
+    return Batch(nothing, nothing, Codes.from_dense(nothing), ce, kl)
