@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import html
-import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from saekit.core.files import replace_with
+from saekit.report.payload import to_script
 
 
 def escaped(value: object) -> str:
@@ -15,37 +16,56 @@ def escaped(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def write_page(
-    path: Path, title: str, body: str, style: str, *, script: str = "", data: Any = None
-) -> Path:
-    """Write a page and return its path; its policy allows this style and script alone.
+def own_file(name: str) -> str:
+    """Return a script or a style of this package."""
+    return resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def assembled(
+    title: str, body: str, style: str, *, script: str = "", data: str = "", head: str = ""
+) -> str:
+    """Return a page; its policy allows its own style and script, and no request.
 
     Args:
-        path: the file.
         title: of the window, plain text.
         body: markup, made of escaped text; style goes by class, for the policy refuses
             style attributes.
         style: CSS.
         script: JavaScript; may read `data` from the element with id ``data``.
-        data: JSON-ready, for the script.
+        data: JSON from `payload.to_script`, for the script.
+        head: more of the head, as markup.
     """
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src '{_hash(style)}'"
     tail = ""
     if script:
         policy += f"; script-src '{_hash(script)}'"
-        record = json.dumps(data, ensure_ascii=False, allow_nan=False)
-        record = record.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
         tail = (
-            f'<script type="application/json" id="data">{record}</script>\n'
+            f'<script type="application/json" id="data">{data}</script>\n'
             f"<script>{script}</script>\n"
         )
-    page = (
+    return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n"
-        f"{tail}</body>\n</html>\n"
+        f"{head}<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"{body}\n{tail}</body>\n</html>\n"
     )
+
+
+def write_page(
+    path: Path, title: str, body: str, style: str, *, script: str = "", data: Any = None
+) -> Path:
+    """Write a page and return its path.
+
+    Args:
+        path: the file.
+        title: see `assembled`, as of the rest.
+        body: markup.
+        style: CSS.
+        script: JavaScript.
+        data: JSON-ready, for the script.
+    """
+    page = assembled(title, body, style, script=script, data=to_script(data))
     replace_with(path, page.encode("utf-8", "backslashreplace"))
     return path
 

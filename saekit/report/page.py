@@ -1,10 +1,6 @@
 """One HTML file of a run: what it gave, how, and what each latent does."""
 
-import base64
-import hashlib
-import html
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +8,8 @@ from saekit.core.errors import FormatError
 from saekit.core.files import read_json, replace_with
 from saekit.core.result import Result, Score
 from saekit.metrics.base import registry as metrics
+from saekit.report.bare_page import assembled, own_file
+from saekit.report.bare_page import escaped as _e
 from saekit.report.payload import curves, latents, to_script
 
 HEADLINE = {
@@ -96,7 +94,7 @@ def document(
     body: str,
     data: str,
     *,
-    scripts: Iterable[str] = ("charts.js", "browser.js", "page.js"),
+    scripts: Iterable[str] = ("dom.js", "charts.js", "browser.js", "page.js"),
     styles: Iterable[str] = ("page.css",),
 ) -> str:
     """Assemble a page; its policy allows its own style and script, and no request.
@@ -108,34 +106,14 @@ def document(
         scripts: files of this package.
         styles: files of this package.
     """
-    style = "\n".join(_own(name) for name in styles)
-    script = "\n".join(_own(name) for name in scripts)
-    policy = (
-        f"default-src 'none'; base-uri 'none'; form-action 'none'; "
-        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    return assembled(
+        title,
+        f"<main>\n{body}\n</main>",
+        "\n".join(map(own_file, styles)),
+        script="\n".join(map(own_file, scripts)),
+        data=data,
+        head='<meta name="color-scheme" content="light dark">\n',
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_e(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        f"{body}\n</main>\n"
-        f'<script type="application/json" id="data">{data}</script>\n'
-        f"<script>{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def _own(name: str) -> str:
-    return resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _e(value: object) -> str:
-    return html.escape(str(value))
 
 
 def _facts(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
@@ -317,6 +295,5 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     top = "".join(f"<th>{_e(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return (
-        f'<div class="wide"><table><thead><tr>{top}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -4,21 +4,8 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const state = { site: data.sites[0], pos: data.tokens.length - 1, latent: 0, threshold: 0.3, steer: 0 };
 let hovered = null; // a token under the pointer, shown but not chosen
 
-function element(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-// What a reader sees of a token; an empty one is the rest of a character before it.
-function visible(token) {
-  const text = token.replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "⇥");
-  return text.replace(/^ | $/g, "␣") || "·";
-}
+// With the spaces at its ends, and never empty.
+const edged = (token) => visible(token).replace(/^ | $/g, "␣") || "·";
 
 // strength[site] maps "position,latent" to strength; top[site][position] is the largest.
 const strength = {}, top_ = {};
@@ -79,7 +66,7 @@ function drawStrip() {
       onclick: () => choose({ pos, latent: strongestLatent(state.site, pos) }),
       onmouseenter: () => { hovered = pos; drawHeatmap(); },
       onmouseleave: () => { hovered = null; drawHeatmap(); },
-    }, visible(token));
+    }, edged(token));
     button.style.setProperty("--share", largest ? (value / largest).toFixed(3) : "0");
     if (!layers) button.classList.add("out");
     return button;
@@ -128,7 +115,7 @@ function drawHeatmap() {
     }
     return line;
   });
-  const note = `Token ${visible(data.tokens[pos][1])} at position ${pos}: ${rows.length} latents over the threshold.`;
+  const note = `Token ${edged(data.tokens[pos][1])} at position ${pos}: ${rows.length} latents over the threshold.`;
   view("heatmap").replaceChildren(element("p", { class: "count" }, note),
     element("div", { class: "wide scroll" }, element("table", { class: "grid-table" },
       element("thead", {}, head), element("tbody", {}, ...body))));
@@ -176,7 +163,7 @@ function drawExamples() {
   const rows = known.map(([tokens, values, peak, value]) => {
     const text = element("p", { class: "context" });
     tokens.forEach((token, i) => {
-      const span = element("span", { title: String(values[i]) }, i === peak ? visible(token) : token.replace(/\n/g, "↵"));
+      const span = element("span", { title: String(values[i]) }, i === peak ? edged(token) : token.replace(/\n/g, "↵"));
       if (values[i]) {
         span.classList.add("on");
         span.style.setProperty("--share", Math.min(values[i] / largest, 1).toFixed(3));
@@ -192,7 +179,7 @@ function drawExamples() {
 function logitList(title, cells, signed) {
   const items = cells.map(([id, logit, prob]) => {
     const number = prob === undefined ? (logit > 0 ? "+" : "") + logit.toFixed(2) : `${(100 * prob).toFixed(1)} %`;
-    return element("li", {}, element("span", { class: "chip" }, visible(data.pieces[id] ?? "")),
+    return element("li", {}, element("span", { class: "chip" }, edged(data.pieces[id] ?? "")),
       element("span", { class: "number", title: `logit ${logit}` }, number));
   });
   return element("div", {}, element("h4", {}, title), element("ol", {}, ...items));

@@ -1,6 +1,5 @@
 """One HTML file of a prompt: tokens, latents at every layer, examples, logits."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from saekit.core.files import replace_with
 from saekit.layers.prompt import PromptReading, Steering, example_records
 from saekit.layers.survey import Survey
+from saekit.report.bare_page import escaped as _e
 from saekit.report.page import document
 from saekit.report.payload import short, to_script
 
@@ -64,7 +64,7 @@ def write_prompt_page(
     body = "\n".join([_head(reading), _views(survey is not None), _metrics(reading)])
     page = document(
         "Prompt: " + reading.prompt[:60], body, to_script(data),
-        scripts=("prompt.js",), styles=("page.css", "prompt.css"),
+        scripts=("dom.js", "prompt.js"), styles=("page.css", "prompt.css"),
     )  # fmt: skip
     replace_with(out, page.encode("utf-8", "backslashreplace"))
     return out
@@ -180,7 +180,3 @@ def _metrics(reading: PromptReading) -> str:
         f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
         f"</section>"
     )
-
-
-def _e(value: object) -> str:
-    return html.escape(str(value))

@@ -162,7 +162,7 @@ def test_text_of_the_corpus_is_inert(run):
     assert not set("<>&") & set(tags.data)
     assert "tiny<b>" not in text and "tiny&lt;b&gt;" in text
     markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\("
-    for name in ("charts.js", "browser.js", "page.js"):
+    for name in ("dom.js", "charts.js", "browser.js", "page.js"):
         source = resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
         assert not re.search(markup, source)
 

@@ -1,7 +1,6 @@
 """Clusters in three dimensions: directions in the plane, median H_pos upwards."""
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from saekit.core.errors import ShapeError
 from saekit.core.result import Table
-from saekit.report.bare_page import escaped, write_page
+from saekit.report.bare_page import escaped, own_file, write_page
 
 STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;margin:20px auto;max-width:1000px;padding:0 16px}
@@ -68,8 +67,7 @@ def draw(
         f'over events.</p><p id="label">drag to turn, wheel to zoom, point to read</p>'
         f'<canvas id="plot" width="1000" height="720"></canvas>'
     )
-    script = resources.files("saekit.report").joinpath("clusters3d.js").read_text(encoding="utf-8")
-    write_page(path, title, body, STYLE, script=script, data=data)
+    write_page(path, title, body, STYLE, script=own_file("clusters3d.js"), data=data)
     low, middle, high = (list(c) for c in zip(*spread, strict=True))
     x, y = (plane[:, k].tolist() for k in range(2))
     Table(
