@@ -84,9 +84,13 @@ class Group:
 
     def any(self, fact: bool) -> bool:
         """Return whether something is so for one of the group."""
+        return bool(self.largest(int(fact)))
+
+    def largest(self, n: int) -> int:
+        """Return the largest number in the group."""
         if self.size == 1:
-            return fact
-        return bool(self.max(torch.tensor([fact], dtype=torch.int32, device=self.device)).item())
+            return n
+        return int(self.max(torch.tensor([n], dtype=torch.int32, device=self.device)).item())
 
     def joined(self, x: Tensor) -> Tensor:
         """Return the sum over the group; its gradient is that of each part, as it is."""

@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from saekit.core.files import (
 
 MANIFEST, ENDING = "checkpoint.json", ".safetensors"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
+LEAST_BETWEEN = 50  # times what a checkpoint takes to write, so that all take 2 % at most
 
 
 class State(NamedTuple):
@@ -29,6 +32,31 @@ class State(NamedTuple):
     step: int
     tensors: dict[str, dict[str, Tensor]]  # group ("weights", "optimiser", ...) to tensors
     values: dict[str, Any]  # JSON-ready
+
+
+class Clock:
+    """Tells when a checkpoint is due by time.
+
+    Args:
+        minutes: between checkpoints; infinite: never due.
+    """
+
+    def __init__(self, minutes: float):
+        self._least = 60 * minutes
+        self._next = time.monotonic() + self._least
+
+    @property
+    def due(self) -> bool:
+        """Time is up."""
+        return time.monotonic() >= self._next
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within this a checkpoint is written; the next is due by how long that takes."""
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._next = ended + max(self._least, LEAST_BETWEEN * (ended - began))
 
 
 def run_digest(run: dict[str, Any]) -> str:
@@ -145,9 +173,7 @@ def check(path: Path, run: str, manifest: str = MANIFEST, ending: str = ENDING) 
 def load(path: Path) -> State:
     """Return what a checkpoint holds that `check` did not refuse."""
     manifest = read_json(path / MANIFEST)
-    tensors = {
-        group: read_tensors(path / f"{group}{ENDING}") for group in manifest["sha256"]
-    }
+    tensors = {group: read_tensors(path / f"{group}{ENDING}") for group in manifest["sha256"]}
     return State(manifest["step"], tensors, manifest["values"])
 
 

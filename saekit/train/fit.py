@@ -54,7 +54,10 @@ class Fit(Config):
             the rate when a step fails; 0: it ends there.
         dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
             of all, at most 10 million.
-        checkpoint_tokens: training tokens between checkpoints; null: a quarter of all.
+        checkpoint_tokens: training tokens between checkpoints; null: a quarter of all where
+            `rollbacks` may go back to them, otherwise only `checkpoint_minutes` decides.
+        checkpoint_minutes: minutes between checkpoints; more where writing one takes above a
+            fiftieth of that. Null: only `checkpoint_tokens` decides.
         log_steps: optimiser steps between records of the log.
         seed: decides initialisation and order.
 
@@ -85,6 +88,7 @@ class Fit(Config):
     rollbacks: int = 0
     dead_after_tokens: int | None = None
     checkpoint_tokens: int | None = None
+    checkpoint_minutes: float | None = 5.0
     log_steps: int = 20
     seed: int = 0
 
@@ -97,7 +101,7 @@ class Fit(Config):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"`{name}` must be above 0; got {value}.")
@@ -176,9 +180,11 @@ class Fit(Config):
         return self.dead_after_tokens or max(min(self.total_tokens // 10, 10_000_000), 1)
 
     @property
-    def checkpoint_every(self) -> int:
-        """Training tokens between checkpoints."""
-        return self.checkpoint_tokens or max(self.total_tokens // 4, 1)
+    def checkpoint_every(self) -> int | None:
+        """Training tokens between checkpoints; None: the clock alone decides."""
+        if self.checkpoint_tokens is None and self.rollbacks:
+            return max(self.total_tokens // 4, 1)
+        return self.checkpoint_tokens
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimiser step, counted from 0."""

@@ -1,5 +1,6 @@
 """Lockstep: SAEs trained side by side from one rolling buffer, where memory holds no second."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,16 +99,19 @@ def in_step(
     group, began = _Group(runs, harvests, out, digest), time.monotonic()
     progress = Progress("train", group.total_tokens, shown=shown)
     progress.start_at(group.served_tokens)
-    every = min(run.checkpoint_every for run in runs.values())
+    every = min(run.checkpoint_every or math.inf for run in runs.values())
     next_save = group.served_tokens + every
+    minutes = min(run.checkpoint_minutes or math.inf for run in runs.values())
+    clock = checkpoint.Clock(minutes)
     try:
         while group.served_tokens < group.total_tokens and len(group.broken) < len(runs):
             n = group.step()
             progress.add(n, f"{len(runs) - len(group.broken)} SAEs")
             if group.served_tokens >= group.total_tokens:
                 break
-            if group.served_tokens >= next_save or stop.asked:
-                group.save()
+            if group.served_tokens >= next_save or clock.due or stop.asked:
+                with clock.writing():
+                    group.save()
                 next_save = group.served_tokens + every
             if stop.asked:
                 raise Interrupted(

@@ -1,5 +1,6 @@
 """A training under way: steps, log, progress, checkpoints, and going back where it broke."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 from saekit.core.errors import FormatError, Interrupted, TrainingError
 from saekit.core.progress import Progress
 from saekit.saes.base import SAE, Loss
+from saekit.train.checkpoint import Clock
 from saekit.train.log import Log
 from saekit.train.meter import Meter
 from saekit.train.scaling import Scalings
@@ -64,6 +66,7 @@ class Session:
         self.log.write("start", step=step, tokens=served, **(start or {}))
         self.meter = Meter(self.log.last_seconds, baseline)
         self._next_save = self._after(served)
+        self._clock = Clock(training.run.checkpoint_minutes or math.inf)
         self.progress = Progress("train", training.run.total_tokens, shown=shown)
         self.progress.start_at(served)
 
@@ -107,16 +110,17 @@ class Session:
             Interrupted: it did.
         """
         training, served = self.training, self.training.stream.served_tokens
-        everyone = training.mesh.every
-        if everyone.any(asked is not None):
+        wanted = training.mesh.every.largest(2 if asked else int(self._clock.due))
+        if wanted == 2:
             asked = asked or "A signal to another process"
         if self.done:
             return
         due = served >= self._next_save
-        if self.out is not None and (due or asked):
-            training.save(self.out / "checkpoints", due=due)
+        if self.out is not None and (due or wanted):
+            with self._clock.writing():
+                training.save(self.out / "checkpoints", due=due)
         if due:
-            self._next_save += training.run.checkpoint_every
+            self._next_save = self._after(served)
         if asked:
             kept = "a checkpoint was written" if self.out is not None else "nothing was kept"
             hint = f" Go on with: {self._go_on}" if self._go_on else ""
@@ -130,10 +134,10 @@ class Session:
         self.training.sae.rescale(self._x, self._y)
         return self.training.sae
 
-    def _after(self, served: int) -> int:
+    def _after(self, served: int) -> float:
         """Return the tokens at which the next checkpoint is due: a multiple, wherever begun."""
         every = self.training.run.checkpoint_every
-        return (served // every + 1) * every
+        return math.inf if every is None else (served // every + 1) * every
 
     def _scaled(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x = self._x.apply(x)

@@ -1,5 +1,6 @@
 """Going back where a step failed: to the last checkpoint, at half the rate, and exactly again."""
 
+import math
 import os
 import signal
 
@@ -11,6 +12,7 @@ from saekit.core.files import read_json_lines, read_tensors
 from saekit.train import checkpoint, loop
 from saekit.train.loop import train
 from tests import world
+from tests.train.cut import assert_resumes
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +95,45 @@ def test_a_spike_is_a_failure_where_that_is_asked(lm, tmp_path, monkeypatch):
         train(world.run(tmp_path, epochs=2, spike=5.0), lm, tmp_path / "out", shown=False)
 
 
+def test_a_run_killed_between_checkpoints_by_the_clock_goes_on(lm, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LEAST_BETWEEN", 0)
+    run = world.run(tmp_path, checkpoint_tokens=None, checkpoint_minutes=1e-9)
+    assert run.checkpoint_every is None
+    assert_resumes(run, lm, tmp_path, monkeypatch, at=20)
+
+
+def test_the_clock_leaves_writing_a_fiftieth_of_the_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now)
+    clock, never = checkpoint.Clock(2), checkpoint.Clock(math.inf)
+    for passed, due in ((119, False), (1, True)):
+        now += passed
+        assert clock.due is due
+    with clock.writing():
+        now += 1
+    now += 119
+    assert not clock.due
+    now += 1
+    assert clock.due
+    with clock.writing():
+        now += 10  # 50 times that is over 2 minutes
+    now += 499
+    assert not clock.due
+    now += 1
+    assert clock.due and not never.due
+
+
+def test_going_back_has_a_checkpoint_a_quarter(tmp_path):
+    run = world.run(tmp_path, checkpoint_tokens=None, rollbacks=1)
+    assert run.checkpoint_every == run.total_tokens // 4
+
+
 def test_settings_are_checked(tmp_path):
-    for changes, said in (({"spike": 1.0}, "above 1"), ({"rollbacks": -1}, "rollbacks")):
+    for changes, said in (
+        ({"spike": 1.0}, "above 1"),
+        ({"rollbacks": -1}, "rollbacks"),
+        ({"checkpoint_minutes": 0.0}, "above 0"),
+    ):
         with pytest.raises(ConfigError, match=said):
             world.run(tmp_path, **changes)
 

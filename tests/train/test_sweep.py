@@ -22,6 +22,7 @@ from tests import world
 
 WIDE = {"d_in": 32, "d_out": 32}
 MEMORY = {"buffer_tokens": 8000}
+CLOCK = {"checkpoint_tokens": None, "checkpoint_minutes": 1e-9}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,11 @@ def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
     assert passes["alone"] <= passes["sweep"] <= passes["alone"] + 2
 
 
-@pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
+@pytest.mark.parametrize(
+    "changes",
+    [MEMORY, {}, MEMORY | CLOCK, CLOCK],
+    ids=["in memory", "rolling", "in memory, by the clock", "rolling, by the clock"],
+)
 @pytest.mark.parametrize("at", [3, 130])
 def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
     runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide", "early")}
@@ -111,6 +116,7 @@ def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
     with pytest.raises(Killed):
         sweep(runs, lm, tmp_path / "cut", shown=False)
     monkeypatch.undo()
+    assert at == 3 or list((tmp_path / "cut").rglob("step-*"))
     sweep(runs, lm, tmp_path / "cut", resume=True, shown=False)
     for name in runs:
         assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
