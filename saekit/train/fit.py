@@ -53,7 +53,7 @@ class Fit(Config):
         rollbacks: times that training goes back to its last checkpoint and goes on at half
             the rate when a step fails; 0: it ends there.
         dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
-            of all, at most 10 million.
+            of all, at least 100,000 and at most 10 million.
         checkpoint_tokens: training tokens between checkpoints; null: a quarter of all where
             `rollbacks` may go back to them, otherwise only `checkpoint_minutes` decides.
         checkpoint_minutes: minutes between checkpoints; more where writing one takes above a
@@ -177,7 +177,7 @@ class Fit(Config):
     @property
     def dead_after(self) -> int:
         """Training tokens of silence after which a latent is dead."""
-        return self.dead_after_tokens or max(min(self.total_tokens // 10, 10_000_000), 1)
+        return self.dead_after_tokens or min(max(self.total_tokens // 10, 10**5), 10**7)
 
     @property
     def checkpoint_every(self) -> int | None:
