@@ -31,24 +31,27 @@ def as_tensor(latents: list[int]) -> "Tensor":
 
 
 def tables(
-    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: Chosen
-) -> None:
+    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: Chosen,
+    kind: str,
+) -> None:  # fmt: skip
     """Write the latents, the peaks, their traces and the curves."""
     import numpy as np
 
     from saekit.analysis.traces import traces
     from saekit.core.files import replace_with
     from saekit.core.result import Table
+    from saekit.data.table_files import write
 
-    Table(columns=chosen.rows).write_csv(folder / "selected_features.csv")
-    Table(
+    write(Table(columns=chosen.rows), folder / "selected_features", kind)
+    examples = Table(
         columns={
             "feature_id": found.latent.tolist(), "doc_id": found.doc.tolist(),
             "peak_position": found.doc_pos.tolist(), "peak_value": found.value.tolist(),
             "rank": found.rank.tolist(),
         },
         units={"peak_position": "tokens", "peak_value": "act units"},
-    ).write_csv(folder / "top_examples.csv")  # fmt: skip
+    )  # fmt: skip
+    write(examples, folder / "top_examples", kind)
     rows = traces(store, found, RADIUS)
     data = io.BytesIO()
     arrays = {f"f{a}": rows[found.latent == a].numpy() for a in chosen.latents}
@@ -58,9 +61,8 @@ def tables(
     part = curves._replace(acts=curves.acts[wanted], on=curves.on[wanted])
     table = part.table()
     names = [chosen.latents[i] for i in table.columns.pop("latent")]
-    Table(columns={"feature_id": names, **table.columns}, units=table.units).write_csv(
-        folder / "autocorr_curves.csv"
-    )
+    table = Table(columns={"feature_id": names, **table.columns}, units=table.units)
+    write(table, folder / "autocorr_curves", kind)
 
 
 def contexts(
@@ -82,14 +84,15 @@ def contexts(
 
 
 def summary(
-    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]]
+    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]], kind: str
 ) -> dict[str, list[int]]:
-    """Write feature_summary.csv and the corners; none where too few latents have both."""
+    """Write feature_summary and the corners; none where too few latents have both."""
     import torch
 
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
     from saekit.core.result import Table
+    from saekit.data.table_files import write
     from saekit.locality.corners import corners
 
     lengths = curves.lengths()
@@ -104,9 +107,8 @@ def summary(
         name: [values[a] for a in chosen.latents]
         for name, values in lengths.columns.items() if name != "latent"
     }  # fmt: skip
-    Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"}).write_csv(
-        folder / "feature_summary.csv"
-    )
+    table = Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"})
+    write(table, folder / "feature_summary", kind)
     if not H:
         return {}
     try:

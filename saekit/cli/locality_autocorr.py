@@ -18,13 +18,14 @@ from saekit.cli.locality_events import (
     numbers,
     open_index,
 )
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
+    from saekit.core.result import Table
     from saekit.hub.native import Loaded
     from saekit.locality.event_entropy import Scored
     from saekit.models.base import LanguageModel
@@ -54,6 +55,7 @@ def autocorr(
     n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
     memory: Memory = None,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
@@ -66,8 +68,10 @@ def autocorr(
     """
     from saekit.analysis.autocorrelation import Autocorrelation
     from saekit.analysis.document_peaks import DocumentPeaks
+    from saekit.data.table_files import check, write
     from saekit.hub.native import load
 
+    check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
     if targets < 0 or documents < 0:
@@ -86,14 +90,15 @@ def autocorr(
     curves, found = question.curves(store), peaks.peaks(store)
     chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
     found = found.of(files.as_tensor(chosen.latents))
-    files.tables(folder, store, curves, found, chosen)
+    files.tables(folder, store, curves, found, chosen, tables)
     files.contexts(folder, lm, store, found)
     scored = None
     if targets:
         drawn = (chosen.latents, targets, n_ctx, threshold, seed)
-        scored = _targets(folder, loaded, lm, store, drawn, bytes_of(memory), quiet)
+        scored, targeted = _targets(loaded, lm, store, drawn, bytes_of(memory), quiet)
+        write(targeted, folder / "entropy_targets", tables)
     H = _entropies(scored)
-    corner = files.summary(folder, curves, chosen, H)
+    corner = files.summary(folder, curves, chosen, H, tables)
     drawn_files = files.draw(folder, curves, chosen, H)
     if corner and scored is not None:
         drawn_files.append(files.corner_cards(folder, store, lm, scored, found, corner))
@@ -166,10 +171,10 @@ def _select(
 
 
 def _targets(
-    folder: Path, loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
+    loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
     drawn: tuple[list[int], int, int, float, int], memory_bytes: int | None, quiet: bool,
-) -> "Scored":  # fmt: skip
-    """Score positions drawn at random where latents are on, and write what came of it."""
+) -> "tuple[Scored, Table]":  # fmt: skip
+    """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
     from saekit.locality.event_entropy import EventEntropy
@@ -186,7 +191,7 @@ def _targets(
         shown=not quiet,
     )  # fmt: skip
     J = scored.J.double().nansum(1)
-    Table(
+    table = Table(
         columns={
             "feature_id": [e.latent for e in events], "doc_id": [e.doc for e in events],
             "position": [int(p) for p in _doc_pos(places, events)],
@@ -195,8 +200,8 @@ def _targets(
             "local_activation": scored.activation.tolist(), "status": scored.status,
         },
         units={"H_pos": "bits", "activation": "act units"},
-    ).write_csv(folder / "entropy_targets.csv")  # fmt: skip
-    return scored
+    )  # fmt: skip
+    return scored, table
 
 
 def _entropies(scored: "Scored | None") -> dict[int, list[float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -50,6 +50,7 @@ def events(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder to make. [SAE/locality/events]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
@@ -61,10 +62,12 @@ def events(
 
     Example: saekit locality events demo --n-latents 40 --top 8 --n-ctx 32 --n-ctx 64
     """
+    from saekit.data.table_files import check
     from saekit.hub.native import load
     from saekit.locality import events as found_events
     from saekit.locality.event_run import EventRun
 
+    check(tables)
     if per not in ("document", "row"):
         raise ConfigError(f"`--per` is document or row; got {per}.")
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
@@ -87,7 +90,7 @@ def events(
     }  # fmt: skip
     counts = run.write(
         loaded, float32_model(loaded, device), found, folder, source=source, about=about,
-        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet,
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)
 

@@ -7,6 +7,7 @@ import typer
 
 from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
+from saekit.cli.locality_runs import Format
 from saekit.cli.show import emit
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def sparsity(
                                "than so many trigger tokens; 0 for none.")  # fmt: skip
     ] = 0,
     strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [INDEX/../locality/sparsity]")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -41,7 +43,9 @@ def sparsity(
     from saekit.analysis.firing import Firing
     from saekit.core.config import override
     from saekit.core.files import write_json, write_tensors
+    from saekit.data import table_files
 
+    table_files.check(tables)
     store = LatentStore.open(_store(index))
     firing = Firing(threshold=threshold)
     together = override(
@@ -57,9 +61,9 @@ def sparsity(
             for each in firing.top_tokens(fired.triggers, store.d_sae)
         ]
     folder = out or _store(index).parent / "locality" / "sparsity"
-    table.write_csv(folder / "feature_sparsity.csv")
+    table_files.write(table, folder / "feature_sparsity", tables)
     if pairs:
-        together.run(store).write_csv(folder / "cofiring.csv")
+        table_files.write(together.run(store), folder / "cofiring", tables)
     if by_token:
         many = torch.tensor(table.columns["n_trigger_tokens"]) > by_token
         leading = many.nonzero()[:, 0]

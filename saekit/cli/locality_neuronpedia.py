@@ -16,7 +16,7 @@ from saekit.cli.locality_events import (
     float32_model,
     numbers,
 )
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -51,6 +51,7 @@ def neuronpedia(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which latents are browsed.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/neuronpedia]")] = None,
     memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -62,8 +63,10 @@ def neuronpedia(
     Example: saekit locality neuronpedia np --model gemma-2-2b --sae-id 12-gemmascope-res-16k
     --latents 100-120 --online
     """
+    from saekit.data.table_files import check
     from saekit.locality.neuronpedia import Cache
 
+    check(tables)
     place = Cache(root=cache, model=model, sae=sae_id, online=online)
     if browse < 0 or (browse and latents):
         raise ConfigError("Give either --latents, or --browse with a number of 1 or more.")
@@ -77,7 +80,7 @@ def neuronpedia(
     if sae is not None:
         _score(sae, records, out or sae / "locality" / "neuronpedia", top, tuple(n_ctx or ()),
                threshold, anyway, figures, resume, bytes_of(memory), device, quiet,
-               as_json)  # fmt: skip
+               as_json, tables)  # fmt: skip
         return
     if browse:
         low, high = BROWSED
@@ -95,7 +98,7 @@ def neuronpedia(
 def _score(  # noqa: PLR0913 - the options of the command
     sae: Path, records: "list[Record]", out: Path, top: int, n_ctx: tuple[int, ...],
     threshold: float, anyway: bool, figures: bool, resume: bool, memory_bytes: int | None,
-    device: str, quiet: bool, as_json: bool,
+    device: str, quiet: bool, as_json: bool, tables: str,
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
@@ -140,7 +143,7 @@ def _score(  # noqa: PLR0913 - the options of the command
     source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
     counts = run.write(
         loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes,
-        shown=not quiet,
+        shown=not quiet, tables=tables,
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)

@@ -41,6 +41,7 @@ Memory = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Format = Annotated[str, typer.Option("--format", help="Of tables: csv, or parquet.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 Seed = Annotated[int, typer.Option(help="Decides windows, probes and nulls.")]
 Threshold = Annotated[
@@ -86,6 +87,7 @@ def depth(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
+    tables: Format = "csv",
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-depth"),
     quiet: Quiet = False,
     as_json: Json = False,
@@ -95,9 +97,11 @@ def depth(
     Example: saekit locality depth --sae demo --corpus stdlib --windows 20 --out demo/locality
     """
     from saekit.core.config import override
+    from saekit.data.table_files import check
     from saekit.locality.depth import Depth, run
     from saekit.locality.measure import Measure
 
+    check(tables)
     subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     text, rule = text_of(corpus, dataset)
     at = threshold_of(threshold, preset)
@@ -109,8 +113,9 @@ def depth(
     config = override(config, settings or [])
     lm = model_of(named, device)
     done = run(
-        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory), shown=not quiet
-    )
+        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory),
+        shown=not quiet, tables=tables,
+    )  # fmt: skip
     drawn = _drawn_depth(out, done) if figures else []
     wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
     lines = [
@@ -146,6 +151,7 @@ def context(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
+    tables: Format = "csv",
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-context"),
     quiet: Quiet = False,
     as_json: Json = False,
@@ -157,9 +163,11 @@ def context(
     Example: saekit locality context --sae demo --prompt text.txt --most 520 --out demo/context
     """
     from saekit.core.config import override
+    from saekit.data.table_files import check
     from saekit.locality.context_length import ContextLength, run
     from saekit.locality.measure import Measure
 
+    check(tables)
     subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     if len(subjects) != 1:
         raise ConfigError(
@@ -177,7 +185,7 @@ def context(
     tokens, told = _swept(lm, config, prompt, corpus, dataset, windows)
     done = run(
         lm, subjects[0], tokens, config, out, told=told, resume=resume,
-        memory_bytes=bytes_of(memory), shown=not quiet,
+        memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     if prompt is not None:
         keep_prompt(prompt, out, config.trim)

@@ -20,6 +20,7 @@ from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
 from saekit.locality.bench import Bench
 from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
@@ -100,6 +101,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     lm: LanguageModel, subject: Subject, tokens: Int[Tensor, "windows most"],
     config: ContextLength, out: Path, *, told: dict[str, Any] | None = None,
     resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
+    tables: str = "csv",
 ) -> Sweep:  # fmt: skip
     """Measure one SAE at every length; write tables, influences and the result to `out`.
 
@@ -113,10 +115,13 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         resume: go on with what is there.
         memory_bytes: budget.
         shown: whether progress is.
+        tables: their format, of `table_files.FORMATS`.
 
     Raises:
         ConfigError: the model reads no windows of that length, or the folder is in use.
+        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
     """
+    table_files.check(tables)
     if config.most > lm.n_ctx_max:
         raise ConfigError(
             f"{lm.name} reads at most {lm.n_ctx_max} tokens; got most={config.most}."
@@ -150,8 +155,8 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     for length, arrays in found.items():
         kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
         replace_with(out / "influences" / f"ctx{length:04d}.npz", archive(kept))
-    latents.write_csv(out / "latents.csv")
-    Table(**result.details["by_length"]).write_csv(out / "lengths.csv")
+    table_files.write(latents, out / "latents", tables)
+    table_files.write(Table(**result.details["by_length"]), out / "lengths", tables)
     result.write(out / "result.json")
     return Sweep(result, latents, failures)
 

@@ -15,6 +15,7 @@ import numpy as np
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_json, replace_with, write_json
 from saekit.core.result import Result
+from saekit.data import table_files
 from saekit.locality import dataset
 from saekit.locality._published_pairs import comparison, sweep
 from saekit.locality.presets.base import names, preset
@@ -150,11 +151,11 @@ def _group(
 
 def _entropies(run: Path, name: str, column: str = "site") -> dict[tuple[int, int], float]:
     """Return entropies by window and latent; NaN where they are not defined."""
-    import csv
-
-    with (run / "latents.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[column] == name]
-    return {(int(r["window"]), int(r["latent"])): float(r["entropy_bits"] or "nan") for r in rows}
+    return {
+        (int(row["window"]), int(row["latent"])): float(row["entropy_bits"] or "nan")
+        for row in table_files.rows(table_files.find(run / "latents"))
+        if row[column] == name
+    }
 
 
 def _vectors(columns: dict[str, list[Any]], name: str) -> dict[int, float]:

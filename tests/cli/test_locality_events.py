@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from saekit.cli.main import main
+from saekit.data import table_files
 from saekit.models.tiny import save_tiny
 from tests import world
 
@@ -163,6 +164,39 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     assert (tmp_path / "sanity_contexts.md").read_text().count("## latent") == record["latents"]
     assert (tmp_path / "figures/autocorrelation.png").exists()
     assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
+
+
+def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    jobs = {
+        "events": [run, *EVENTS, "--max-density", 1, "--no-figures"],
+        "geometry": ["EVENTS", "--sae", run, "--k", 2, "--anchors", 3, "--least-events", 1,
+                     "--permutations", 20, "--no-figures"],
+        "sparsity": [run, "--pairs", 20],
+        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
+                     "--top", 2, "--targets", 2, "--n-ctx", 8],
+    }  # fmt: skip
+    n = 0
+    for name, words in jobs.items():
+        for kind in table_files.FORMATS:
+            out, source = tmp_path / kind / name, tmp_path / kind / "events"
+            words_of = [source if w == "EVENTS" else w for w in words]
+            code, _, err = call(
+                capsys, "locality", name, *words_of, "--out", out, "--format", kind, "--quiet"
+            )
+            assert code == 0, err
+        for path in (tmp_path / "csv" / name).glob("*.csv"):
+            other = tmp_path / "parquet" / name / f"{path.stem}.parquet"
+            if path.stem != "corner_features":  # beside a page, what it drew
+                assert list(table_files.rows(other)) == list(table_files.rows(path)), path.name
+                assert not other.with_suffix(".csv").exists()
+                n += 1
+    assert n == 4 + 4 + 2 + 5
+    code, line, err = call(capsys, "locality", "draw-events", tmp_path / "parquet/events", "--json")
+    assert code == 0 and "feature_continuum_ctx16.png" in line, err
+    for words in (["events", run], ["sparsity", run], ["geometry", events, "--sae", run]):
+        code, _, err = call(capsys, "locality", *words, "--format", "xls")
+        assert code == 2 and "csv or parquet" in err
 
 
 def test_sparsity_names_tokens(run, capsys, tmp_path):

@@ -1,6 +1,5 @@
 """Entropy against context length: all latents, those active at every length, and some by name."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
+from saekit.data import table_files
 from saekit.report import style
 
 TOP, MOST_GREY, SHOWN_TOKENS, LINE_CHARS = 10, 200, 64, 130
@@ -84,12 +84,11 @@ def _span(n: list[int]) -> str:
 
 def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) -> None:
     by: dict[tuple[int, int], list[tuple[int, float, float]]] = {}
-    with (run / "latents.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["entropy_bits"]:
-                key = (int(row["window"]), int(row["latent"]))
-                value = (int(row["n_ctx"]), float(row["entropy_bits"]), float(row["activation"]))
-                by.setdefault(key, []).append(value)
+    for row in table_files.rows(table_files.find(run / "latents")):
+        if row["entropy_bits"]:
+            key = (int(row["window"]), int(row["latent"]))
+            value = (int(row["n_ctx"]), float(row["entropy_bits"]), float(row["activation"]))
+            by.setdefault(key, []).append(value)
     order = sorted(by, key=lambda k: (-sum(v[2] for v in by[k]), k))
     many = result.details["windows"] > 1
     for key in reversed(order[TOP : TOP + MOST_GREY]):

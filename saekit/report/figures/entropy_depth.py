@@ -1,6 +1,5 @@
 """Entropy against depth: a violin or a box a layer, a panel for each model and corpus."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
 from saekit.report import style
 
 KINDS = ("violin", "box")
@@ -55,12 +55,11 @@ def read(folder: Path, label: str) -> Panel:
     if result.name != "locality_depth":
         raise FormatError(f"{folder} holds a result of `{result.name}`, not of locality depth.")
     rows: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    with (folder / "latents.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["entropy_bits"]:
-                of_site = rows.setdefault(row["site"], {})
-                pair = (float(row["entropy_bits"]), float(row["activation"]))
-                of_site.setdefault(int(row["latent"]), []).append(pair)
+    for row in table_files.rows(table_files.find(folder / "latents")):
+        if row["entropy_bits"]:
+            of_site = rows.setdefault(row["site"], {})
+            pair = (float(row["entropy_bits"]), float(row["activation"]))
+            of_site.setdefault(int(row["latent"]), []).append(pair)
     if not rows:
         raise FormatError(f"{folder} has no latent with an entropy.")
     layers = []
