@@ -146,15 +146,29 @@ def feature_table(
     max_peak_diversity: Annotated[
         float, typer.Option(help="Leave out latents with a larger share of distinct peak tokens.")
     ] = 1.0,
+    min_recall: Annotated[
+        float | None, typer.Option(help="Leave out latents whose explanation has a lower recall.")
+    ] = None,
+    exclude_bos_dominated: Annotated[
+        bool, typer.Option("--exclude-bos-dominated", help="Leave out those mostly on at BOS.")
+    ] = False,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/SAE of a cache, for recall and BOS.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a page with a row for each latent of a folder of events, the most local first.
 
     Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
     """
+    from saekit.locality.quality import Kept
     from saekit.report.event_pages import write_table
 
-    path = write_table(folder, n_ctx=n_ctx, most_diverse=max_peak_diversity)
+    kept = Kept(
+        min_recall=min_recall, max_peak_diversity=max_peak_diversity,
+        exclude_bos_dominated=exclude_bos_dominated,
+    )  # fmt: skip
+    path = write_table(folder, n_ctx=n_ctx, kept=kept, cache=neuronpedia)
     emit({"page": str(path)}, as_json=as_json, lines=[f"page     {path}"])
 
 

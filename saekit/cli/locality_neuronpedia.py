@@ -102,7 +102,9 @@ def _score(  # noqa: PLR0913 - the options of the command
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
+    from saekit.data import table_files
     from saekit.hub.native import load
+    from saekit.locality import quality
     from saekit.locality.event_run import EventRun
     from saekit.locality.neuronpedia_events import events_of, match
 
@@ -147,6 +149,8 @@ def _score(  # noqa: PLR0913 - the options of the command
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)
+    found = {r.index: quality.of_record(r) for r in records}
+    table_files.write(quality.table(found), out / quality.STATS, tables)
     finish(out, counts | {"mismatched": len(wrong)}, figures, as_json)
 
 

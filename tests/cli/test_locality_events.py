@@ -92,6 +92,43 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
     assert (events / "figures" / "feature_table_ctx8_div01.html").read_text().count("<tr>") == 1
 
 
+def test_a_table_leaves_out_by_recall_and_bos(events, tmp_path, capsys):
+    latents = sorted({int(r["feature_id"]) for r in rows(events / "ctx16.csv")})
+    cache = tmp_path / "m" / "a__b"
+    cache.mkdir(parents=True)
+    score = [{"explanationScoreTypeName": "recall_alt", "value": v} for v in (0.75, 0.5)]
+    bos = {"tokens": ["<bos>", "a"], "maxValue": 1.0, "maxValueTokenIndex": 0}
+    for i, latent in enumerate(latents[:3]):
+        answer = {"index": latent, "activations": [bos | {"tokens": ["<bos>", "ab"[i > 1]]}]}
+        if i < 2:
+            answer["explanations"] = [{"description": "d", "scores": score[i : i + 1]}]
+            answer["activations"] = [bos | {"maxValueTokenIndex": 1}]
+        (cache / f"{latent}.json").write_text(json.dumps(answer))
+    words = ["locality", "table", events, "--json"]
+    code, _, err = call(capsys, *words, "--min-recall", 0.5)
+    assert code == 2 and "--neuronpedia" in err
+    words += ["--neuronpedia", cache]
+    for more, kept, name in (
+        (["--min-recall", 0.5], latents[:2], "_recall50"),
+        (["--min-recall", 0.6], latents[:1], "_recall60"),
+        (["--exclude-bos-dominated"], [a for a in latents if a != latents[2]], "_nobos"),
+        (["--min-recall", 0, "--exclude-bos-dominated", "--max-peak-diversity", 0.99],
+         [], "_recall00_div99_nobos"),
+    ):  # fmt: skip
+        code, line, err = call(capsys, *words, *more)
+        path = events / "figures" / f"feature_table_ctx16{name}.html"
+        assert code == 0 and json.loads(line)["page"] == str(path), err
+        assert sorted(int(r["feature_id"]) for r in rows(path.with_suffix(".csv"))) == kept
+    page = (events / "figures/feature_table_ctx16_recall60.html").read_text()
+    assert f'href="https://www.neuronpedia.org/m/a/b/{latents[0]}"' in page
+    assert "1 recall below 0.6" in page and "4 no recall known" in page
+    for more in (["--min-recall", 2], ["--max-peak-diversity", -1]):
+        code, _, err = call(capsys, *words, *more)
+        assert code == 2 and "0..1" in err
+    code, _, err = call(capsys, *words[:-1], tmp_path)
+    assert code == 1 and "MODEL/SAE" in err
+
+
 def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
     features = tmp_path / "f.yaml"
     features.write_text(
@@ -234,6 +271,8 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
     assert json.loads(line)["mismatched"] == 1
     log = json.loads((tmp_path / "o" / "adapter_log.json").read_text())
     assert log["7"]["n_kept"] == 2 and log["7"]["n_duplicates"] == 1
+    (told,) = rows(tmp_path / "o" / "feature_quality_stats.csv")
+    assert told == {"feature_id": "7", "recall_alt": "", "frac_unique": "1.0", "frac_bos": "0.0"}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class CardEvent(NamedTuple):
     """A stretch of text that ends with the peak."""
 
     pieces: Sequence[str]  # of the last tokens, the peak last
-    ids: Sequence[int]
+    ids: Sequence[int]  # of the same; empty where they are not known
     J: Sequence[float]  # influence of each
     activation: float  # act units
     H: float  # bits
@@ -127,11 +127,11 @@ def _card(card: Card, n_ctx: int) -> str:
 def _event(event: CardEvent) -> str:
     top = max((j for j in event.J if not math.isnan(j)), default=0.0)
     tokens = []
-    for k, (piece, i, j) in enumerate(zip(event.pieces, event.ids, event.J, strict=True)):
+    for k, (piece, j) in enumerate(zip(event.pieces, event.J, strict=True)):
         share = 0.0 if math.isnan(j) or top <= 0 else math.sqrt(max(j, 0.0) / top)
         back = len(event.pieces) - 1 - k
         classes = f"t s{round(SHADES * share)}" + (" peak" if back == 0 else "")
-        hover = f"position {-back}, J = {j:.3g}, token {i}"
+        hover = f"position {-back}, J = {j:.3g}" + (f", token {event.ids[k]}" if event.ids else "")
         text = escaped(piece).replace("\n", '<span class="nl">⏎</span>')
         tokens.append(f'<span class="{classes}" title="{escaped(hover)}">{text}</span>')
     return (
