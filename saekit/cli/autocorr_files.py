@@ -176,7 +176,7 @@ def corner_cards(
 
 def manifest(
     folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
-    drawn: tuple[int, str | None, str],
+    drawn: tuple[int, str | None, str], lm: "LanguageModel",
 ) -> None:  # fmt: skip
     """Write how the run was made."""
     from saekit.core import provenance
@@ -185,7 +185,8 @@ def manifest(
     seed, corpus, split = drawn
     write_json(
         folder / "run_config.json",
-        record | {"question": question.to_dict(), "documents": store.meta.get("documents"),
+        record | {"experiment": "feature_activation_autocorr", "preset": lm.name,
+                  "question": question.to_dict(), "documents": store.meta.get("documents"),
                   "corpus": corpus, "split": split, "seed": seed,
                   "provenance": provenance.collect(seed)},
     )  # fmt: skip

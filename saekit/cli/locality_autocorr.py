@@ -108,7 +108,7 @@ def autocorr(
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in drawn_files],
     }  # fmt: skip
-    files.manifest(folder, record, store, question, (seed, corpus, split))
+    files.manifest(folder, record, store, question, (seed, corpus, split), lm)
     files.corpus_meta(folder, store, curves.n_tokens, lm)
     lines = [
         f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",

@@ -11,7 +11,9 @@ from saekit.cli.show import emit
 
 @app.command()
 def release(
-    run: Annotated[Path, typer.Argument(help="Folder of locality depth or context.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr.")
+    ],
     root: Annotated[Path, typer.Argument(help="Root of the data set, made where it is not.")],
     preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
     dataset: Annotated[str, typer.Option(help="What it calls the corpus.")] = "local",
@@ -20,7 +22,7 @@ def release(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
-    """Write a run where "SAE Locality Data" has it: run_config, bench, entropies and influences.
+    """Write a run where "SAE Locality Data" has it, in safe formats.
 
     Example: saekit locality release runs/depth data --preset smollm2-135m --dataset news
     """

@@ -3,7 +3,8 @@
 A depth run becomes ``<preset>/<dataset>/<timestamp>/``: run_config.json, bench.json, and for each
 layer ``entropy_comparison_<site>_layer<L>`` as .npz, .csv and .json. A sweep becomes
 ``ctxlen_xmodel_fineweb/<timestamp>/``: run_config.json, the prompt, and the preset's lengths.
-Nothing is computed anew; `saekit.locality.dataset` says what the files hold.
+Events, geometry and autocorrelation are in `release_folders`. Nothing is computed anew;
+`saekit.locality.dataset` says what the files hold.
 """
 
 from datetime import datetime
@@ -16,7 +17,7 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_json, replace_with, write_json
 from saekit.core.result import Result
 from saekit.data import table_files
-from saekit.locality import dataset
+from saekit.locality import dataset, release_folders
 from saekit.locality._published_pairs import comparison, sweep
 from saekit.locality.presets.base import names, preset
 from saekit.models.sites import Site, parse_site
@@ -31,7 +32,8 @@ def release(
     """Write a run into a data set's folder; return the files.
 
     Args:
-        run: folder of a depth run or a context sweep.
+        run: folder of a depth run or a context sweep, or of events, geometry or autocorrelation
+            (`release_folders`).
         root: of the data set.
         label: the preset's name there; need not be one that saekit knows.
         corpus: the corpus' name there, of a depth run.
@@ -41,6 +43,8 @@ def release(
         FormatError: `run` is neither.
         ConfigError: a name cannot be part of a path, or a sweep is of several windows.
     """
+    if not (run / "result.json").is_file():
+        return release_folders.release(run, root, label=label, timestamp=timestamp)
     result = Result.read(run / "result.json")
     if result.name not in KINDS:
         raise FormatError(f"{run} holds a result of `{result.name}`, not of depth or context.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.errors import DataError, FormatError
-from saekit.core.files import read_json
+from saekit.core.files import read_json, write_json
 from saekit.locality import event_files, quality
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row
@@ -74,7 +74,9 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
     title: str = "Case studies",
     extra: Mapping[int, Extra] | None = None,
 ) -> Path:
-    """Write the page of cards of a folder of events; the most local latents come first.
+    """Write the page of cards of a folder of events, and what it is of beside it as .json.
+
+    The most local latents come first.
 
     Args:
         folder: of events.
@@ -105,9 +107,32 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
         _card(a, by[a], texts.get(str(a), []), (extra or {}).get(a, Extra()), top, tokens)
         for a in chosen
     ]
+    _write_manifest(out, folder, n, cards, (top, tokens))
     population = f"{len(chosen)} latents, {sum(len(c.H) for c in cards)} events with an entropy"
     facts = {"of": _title(folder), "window": f"{n} tokens", "population": population}
     return case_studies.write(out, cards, n_ctx=n, title=title, facts=facts)
+
+
+def _write_manifest(
+    out: Path, folder: Path, n_ctx: int, cards: Sequence[case_studies.Card], shown: tuple[int, int]
+) -> None:
+    """Write beside a page of cards what it is of, with the fields of the published manifests."""
+    made = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    known, features = quality.read(folder), []
+    for card in cards:
+        mean, std = case_studies.moments(card.H)
+        features.append(
+            {"feature_id": card.latent, "tier": "all", "description": card.description,
+             "mean_h_pos": mean, "std_h_pos": std, "n_events": len(card.H),
+             "recall_alt": known.get(card.latent, quality.Quality()).recall_alt}
+        )  # fmt: skip
+    write_json(
+        out.with_suffix(".json"),
+        {"experiment": "feature_case_studies", "timestamp": made.get("timestamp"),
+         "preset": made.get("preset"), "layer": made.get("layer"), "site": made.get("site"),
+         "ctx_len": n_ctx, "top_n_contexts": shown[0], "tokens_shown": shown[1],
+         "source_expt_dir": folder.resolve().name, "features": features},
+    )  # fmt: skip
 
 
 def write_table(

@@ -2,12 +2,15 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saekit.cli.main import main
+from saekit.core.files import read_tensors
 from saekit.data import table_files
+from saekit.locality import event_files
 from saekit.models.tiny import save_tiny
 from tests import world
 
@@ -234,6 +237,54 @@ def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
     for words in (["events", run], ["sparsity", run], ["geometry", events, "--sae", run]):
         code, _, err = call(capsys, "locality", *words, "--format", "xls")
         assert code == 2 and "csv or parquet" in err
+
+
+@pytest.mark.parametrize("kind", table_files.FORMATS)
+def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kind):
+    pytest.importorskip("pyarrow")
+    jobs = {
+        "events": [run, *EVENTS, "--max-density", 1],
+        "geometry": [tmp_path / "events", "--sae", run, "--k", 2, "--least-events", 1,
+                     "--permutations", 20, "--no-figures"],
+        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
+                     "--top", 2, "--targets", 2, "--n-ctx", 8],
+    }  # fmt: skip
+    root, made = tmp_path / "data", {}
+    for name, words in jobs.items():
+        words = [*words, "--out", tmp_path / name, "--format", kind, "--quiet"]
+        code, _, err = call(capsys, "locality", name, *words)
+        assert code == 0, err
+        words = [tmp_path / name, root, "--preset", "mine", "--timestamp", "t", "--json"]
+        code, line, err = call(capsys, "locality", "release", *words)
+        assert code == 0, err
+        made[name] = [Path(f) for f in json.loads(line)["files"]]
+        assert all(f.is_file() and f.suffix not in (".pt", ".parquet") for f in made[name])
+        (manifest,) = [f for f in made[name] if f.name in ("manifest.json", "run_config.json")
+                       and f.parent.parent.name != "feature_case_studies"]  # fmt: skip
+        told = json.loads(manifest.read_text())
+        assert told["preset"] == "mine" and told["timestamp"] == "t" and "git_commit" in told
+        assert str(tmp_path) not in manifest.read_text() and str(run) not in manifest.read_text()
+    home = root / "cherry_picked_feature_entropy" / "t"
+    corpus = read_tensors(home / "corpus_tokens.safetensors")["tensor"].tolist()
+    texts = json.loads((home / "top_contexts_layer1.json").read_text())
+    events = rows(home / "ctx16.csv")
+    for r in events:
+        example = texts[r["feature_id"]]["examples"][int(r["event_idx"])]
+        start, end = int(r["ctx_start"]), int(r["abs_peak"]) + 1
+        assert end - start == int(r["n_positions"])
+        assert end == example["window_start_token"] + example["token_idx"] + 1
+        assert corpus[start:end] == example["ids"][-(end - start) :]
+    assert len(corpus) == sum(len(e["ids"]) for one in texts.values() for e in one["examples"])
+    read_again = event_files.read(home)
+    assert sorted(read_again) == [8, 16] and read_again[16][0].J is not None
+    assert (root / "feature_geometry_vs_entropy/t/pairwise.csv") in made["geometry"]
+    cards = json.loads((root / "feature_case_studies/t_all/manifest.json").read_text())
+    assert cards["experiment"] == "feature_case_studies" and len(cards["features"]) == 6
+    assert {f.name for f in (root / "feature_activation_autocorr/t").iterdir()} >= {
+        "fineweb_corpus_meta.json", "autocorr_curves.csv", "activation_traces.npz", "figures"
+    }  # fmt: skip
+    code, _, err = call(capsys, "locality", "release", run, root, "--preset", "x")
+    assert code == 1 and "no result.json" in err
 
 
 def test_sparsity_names_tokens(run, capsys, tmp_path):

@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from saekit.core.result import Table
+from saekit.locality.resampling import mean_interval
 from saekit.report.bare_page import escaped, write_page
 
 SHADES = 20
@@ -73,7 +76,8 @@ def write(
     body = (
         f"<h1>{escaped(title)}</h1><p class=facts>{listed}</p>"
         f"<div class=bar>0 {scale} 1 &nbsp; sqrt(influence / largest shown); red frame: the "
-        f"peak</div>" + "\n".join(_card(card, n_ctx) for card in cards)
+        f"peak; brackets: 95 % interval of the mean, events drawn anew</div>"
+        + "\n".join(_card(card, n_ctx) for card in cards)
     )
     write_page(path, title, body, STYLE + _shades())
     table(cards).write_csv(path.with_suffix(".csv"))
@@ -97,6 +101,20 @@ def table(cards: Sequence[Card]) -> Table:
     return Table(columns=columns, units=units)
 
 
+def interval(card: Card) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of H, events drawn anew; NaN below 2 events."""
+    if len(card.H) < 2:
+        return math.nan, math.nan
+    H = torch.tensor(card.H, dtype=torch.float64)
+    _, low, high = mean_interval(H, seed=card.latent)
+    return float(low), float(high)
+
+
+def _ends(card: Card) -> str:
+    low, high = interval(card)
+    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+
+
 def moments(H: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation with divisor n."""
     if not H:
@@ -108,7 +126,7 @@ def moments(H: Sequence[float]) -> tuple[float, float]:
 def _card(card: Card, n_ctx: int) -> str:
     mean, std = moments(card.H)
     measured = (
-        f"H<sub>pos</sub> {mean:.2f} ± {std:.2f} bits, {len(card.H)} events"
+        f"H<sub>pos</sub> {mean:.2f}{_ends(card)} bits, std {std:.2f}, {len(card.H)} events"
         if card.H else "no event with an entropy"
     )  # fmt: skip
     name = f"latent {card.latent}"

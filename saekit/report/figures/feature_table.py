@@ -4,13 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from saekit.core.result import Table
 from saekit.locality.quality import Quality, of_peaks
-from saekit.locality.resampling import mean_interval
 from saekit.report.bare_page import escaped, write_page
-from saekit.report.figures.case_studies import Card, histogram, moments
+from saekit.report.figures.case_studies import Card, histogram, interval, moments
 
 CONTEXTS = 3  # of the strongest events, shown
 TOKENS = 8  # before the peak
@@ -65,7 +62,7 @@ def table(cards: Sequence[Card], quality: Mapping[int, Quality]) -> Table:
                         *Quality._fields, "description")
     }  # fmt: skip
     for card in cards:
-        row = (card.latent, len(card.H), *moments(card.H), *_ends(card), *quality[card.latent],
+        row = (card.latent, len(card.H), *moments(card.H), *interval(card), *quality[card.latent],
                card.description)  # fmt: skip
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
@@ -79,18 +76,9 @@ def of_card(card: Card) -> Quality:
     return of_peaks([e.pieces[-1] for e in card.events], ids)
 
 
-def _ends(card: Card) -> tuple[float, float]:
-    """Return the 95 % interval of the mean, events drawn anew; NaN below 2."""
-    if len(card.H) < 2:
-        return math.nan, math.nan
-    H = torch.tensor(card.H, dtype=torch.float64)
-    _, low, high = mean_interval(H, seed=card.latent)
-    return float(low), float(high)
-
-
 def _row(card: Card, n_ctx: int, quality: Quality, recall: bool) -> str:
     mean, std = moments(card.H)
-    low, high = _ends(card)
+    low, high = interval(card)
     ends = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
     H = f"{mean:.2f}{ends}<div class=said>std {std:.2f}</div>" if card.H else "none"
     share, score = quality.frac_unique, quality.recall_alt
