@@ -70,6 +70,8 @@ def autocorr(
     from saekit.analysis.document_peaks import DocumentPeaks
     from saekit.data.table_files import check, write
     from saekit.hub.native import load
+    from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.windows import check_length
 
     check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
@@ -78,9 +80,13 @@ def autocorr(
         raise ConfigError(
             f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
         )
+    if targets:
+        EventEntropy(n_ctx=n_ctx, threshold=threshold)  # refuses before anything is read
     loaded = load(sae)
     folder = out or sae / "locality" / "autocorr"
     lm = float32_model(loaded, device)
+    if targets:
+        check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
     if documents:
         store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
     else:

@@ -66,6 +66,7 @@ def events(
     from saekit.hub.native import load
     from saekit.locality import events as found_events
     from saekit.locality.event_run import EventRun
+    from saekit.locality.windows import check_length
 
     check(tables)
     if per not in ("document", "row"):
@@ -79,6 +80,8 @@ def events(
     drawn = not chosen
     if drawn:
         chosen = draw_latents(store, n_latents, (min_density, max_density), seed)
+    lm = float32_model(loaded, device)
+    check_length(lm, max(run.n_ctx) + bool(loaded.card.bos), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)
@@ -89,7 +92,7 @@ def events(
         "density": [min_density, max_density] if drawn else None,
     }  # fmt: skip
     counts = run.write(
-        loaded, float32_model(loaded, device), found, folder, source=source, about=about,
+        loaded, lm, found, folder, source=source, about=about,
         resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)

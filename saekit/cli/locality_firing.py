@@ -9,6 +9,7 @@ from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
 from saekit.cli.locality_runs import Format
 from saekit.cli.show import emit
+from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
@@ -46,6 +47,10 @@ def sparsity(
     from saekit.data import table_files
 
     table_files.check(tables)
+    if pairs < 0 or by_token < 0:
+        raise ConfigError(
+            f"`--pairs` and `--by-token` are 0 or more; got {pairs} and {by_token}."
+        )
     store = LatentStore.open(_store(index))
     firing = Firing(threshold=threshold)
     together = override(

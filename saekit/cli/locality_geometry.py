@@ -11,6 +11,7 @@ from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
 from saekit.cli.locality_runs import Format
 from saekit.cli.show import emit
+from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,15 +55,21 @@ def geometry(
     from saekit.locality.geometry import Geometry
 
     table_files.check(tables)
+    if neuronpedia is not None and not neuronpedia.is_dir():
+        raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
     test = Geometry(k=k, permutations=permutations, seed=seed)
     loaded = load(sae)
     ((length, rows),) = event_files.read(
         events, n_ctx or max(event_files.lengths(events))
     ).items()
     H = _entropies(rows, least_events, loaded.sae.cfg.d_sae)
+    if not 0 <= anchors < loaded.sae.cfg.d_sae:
+        raise ConfigError(
+            f"`--anchors` must lie in 0..{loaded.sae.cfg.d_sae - 1}, 0 for none; got {anchors}."
+        )
     every = loaded.sae.directions().detach()
     every = every.reshape(-1, *every.shape[-2:])[0] if every.ndim == 3 else every
-    latents = torch.tensor(sorted(H))
+    latents = torch.tensor(sorted(H), dtype=torch.int64)
     means = torch.tensor([sum(H[a]) / len(H[a]) for a in latents.tolist()], dtype=torch.float64)
     found = test.run(latents, every[latents], means)
     folder = out or events.parent / "geometry"
@@ -110,7 +117,6 @@ def geometry(
 
 
 def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[float]]:
-    from saekit.core.errors import FormatError
     from saekit.report.event_pages import entropies
 
     found = {a: h for a, h in entropies(rows).items() if len(h) >= least}

@@ -68,8 +68,11 @@ def neuronpedia(
 
     check(tables)
     place = Cache(root=cache, model=model, sae=sae_id, online=online)
-    if browse < 0 or (browse and latents):
-        raise ConfigError("Give either --latents, or --browse with a number of 1 or more.")
+    if browse < 0 or (browse and (latents or d_sae < 1)):
+        raise ConfigError(
+            f"Give either --latents, or --browse with a number of 1 or more and --d-sae of 1 or "
+            f"more; got --latents {latents}, --browse {browse}, --d-sae {d_sae}."
+        )
     if browse:
         chosen = sorted(random.Random(seed).sample(range(d_sae), min(browse, d_sae)))
     else:

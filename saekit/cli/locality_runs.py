@@ -250,7 +250,15 @@ def subjects_of(
     from saekit.locality.presets.base import preset as find
 
     if bool(sae) == (preset is not None):
-        raise ConfigError("Give SAEs with --sae, or a --preset with --sae-root; not both.")
+        came = "both" if sae else "neither"
+        raise ConfigError(
+            f"Give SAEs with --sae, or a --preset with --sae-root; got {came}. Presets: saekit "
+            f"locality presets."
+        )
+    if sae and (root is not None or layers):
+        raise ConfigError("--sae-root and --layer go with --preset. Choose sites with --site.")
+    if preset is not None and site:
+        raise ConfigError("--site goes with --sae. Choose layers of a preset with --layer.")
     if preset is not None:
         return subjects.of_preset(find(preset), root, layers or (), model)
     found, named = subjects.of_folders(sae or [], site or ())
@@ -324,8 +332,8 @@ def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int,
     from saekit.locality.presets.base import preset as find
 
     known = find(preset) if preset else None
-    longest = most or (known.n_ctx_max if known else 2048)
-    return longest, step or (known.n_ctx_step if known else 128)
+    longest, between = (known.n_ctx_max, known.n_ctx_step) if known else (2048, 128)
+    return longest if most is None else most, between if step is None else step
 
 
 def _swept(
@@ -337,10 +345,14 @@ def _swept(
     from saekit.locality import windows as drawing
     from saekit.locality.context_length import prompt_tokens
 
+    drawing.check_length(lm, config.most, "most")
     if prompt is not None:
-        if not prompt.is_file():
-            raise FormatError(f"There is no file {prompt}.")
-        text = prompt.read_text(encoding="utf-8")
+        if corpus is not None or dataset is not None or windows != 1:
+            raise ConfigError(
+                "--prompt is the text of a sweep, one window of it; --corpus, --dataset and "
+                "--windows do not go with it. Give one or the other."
+            )
+        text = _text_of(prompt)
         told = {"prompt": prompt.name, "n_chars": len(text), "sha256": digest([text])}
         return prompt_tokens(lm.tokenizer, text, config), told | {"trim": config.trim}
     source, rule = text_of(corpus, dataset)
@@ -352,14 +364,24 @@ def _swept(
     return drawn.tokens, told
 
 
+def _text_of(prompt: Path) -> str:
+    try:
+        return prompt.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise FormatError(f"{prompt} cannot be read as a prompt: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{prompt} is no text in UTF-8: {error}. Name a text file.") from error
+
+
 def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
     """Keep a sweep's text beside its results, for the sweep of another model."""
-    from saekit.core.files import replace_with, sha256_of, write_json
+    from saekit.core.files import read_json, replace_with, sha256_of, write_json
 
-    data = prompt.read_bytes()
+    data, beside = prompt.read_bytes(), prompt.with_name(f"{prompt.name}.meta.json")
+    told = read_json(beside) if beside.is_file() else {"source": prompt.name}
     replace_with(out / "prompt.txt", data)
-    told = {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
-    write_json(out / "prompt.txt.meta.json", told | {"source": prompt.name, "trim_strategy": trim})
+    told |= {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
+    write_json(out / "prompt.txt.meta.json", told | {"trim_strategy": trim})
 
 
 def _drawn_depth(out: Path, done: Any) -> list[str]:

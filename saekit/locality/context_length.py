@@ -26,6 +26,7 @@ from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
 from saekit.locality.subjects import Subject, facts
+from saekit.locality.windows import check_length
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.saes.base import SAE
 
@@ -122,10 +123,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         MissingExtraError: tables are to be Parquet and pyarrow is not installed.
     """
     table_files.check(tables)
-    if config.most > lm.n_ctx_max:
-        raise ConfigError(
-            f"{lm.name} reads at most {lm.n_ctx_max} tokens; got most={config.most}."
-        )
+    check_length(lm, config.most, "most")
     settings = {
         "run": config.to_dict(), "model": lm.provenance(), "site": str(subject.site),
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),

@@ -109,6 +109,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     """
     check_subjects(lm, subjects)
     table_files.check(tables)
+    drawing.check_length(lm, config.n_ctx, "n_ctx")
     split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,

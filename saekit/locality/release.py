@@ -106,6 +106,8 @@ def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
             "max_context_len": result.config["most"], "min_context_len": result.config["least"],
             "step": result.config["step"], "sub_context_lens": result.details["lengths"],
             "prompt_token_ids": result.details["tokens"][0],
+            "prompt_token_strs": result.details["pieces"][0],
+            "n_tokens_total": len(result.details["tokens"][0]),
         },
     }  # fmt: skip
     short, layer = published_site(where["preset"], site)

@@ -341,17 +341,27 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["cards", "RUN"], 1, "ctx<N>.csv"),
         (["table", "RUN"], 1, "ctx<N>.csv"),
         (["geometry", "RUN", "--sae", "RUN"], 1, "ctx<N>.csv"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--least-events", "99"], 1, "--least-events"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--anchors", "-1"], 2, "`--anchors` must lie"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--neuronpedia", "RUN/no"], 1, "MODEL/SAE"),
+        (["events", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["autocorr", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["sparsity", "RUN", "--pairs", "-1", "--no-strings"], 2, "0 or more; got -1"),
         (["autocorr", "RUN", "--lags", "0"], 2, "lags"),
-        (["autocorr", "RUN", "--documents", "0", "--top", "9999"], 2, "--top"),
-        (["autocorr", "RUN", "--split", "half"], 2, "--split"),
+        (["autocorr", "RUN", "--documents", "0", "--top", "9999", "--n-ctx", "8"], 2,
+         "--top"),
+        (["autocorr", "RUN", "--n-ctx", "1"], 2, "`n_ctx` must be at least 2"),
+        (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s", "--browse", "2", "--d-sae", "0"],
+         2, "--d-sae 0"),
+        (["autocorr", "RUN", "--split", "half", "--n-ctx", "8"], 2, "--split"),
         (["sparsity", "RUN/eval"], 1, "manifest.json"),
         (["sparsity", "RUN", "--by", "size", "--no-strings"], 2, "by"),
         (["neuronpedia", "RUN", "--model", "..", "--sae-id", "s"], 2, "name of Neuronpedia"),
         (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s"], 2, "--latents"),
     ],
 )
-def test_refusals_are_plain(run, capsys, words, code, said):
-    words = [w.replace("RUN", str(run)) for w in words]
+def test_refusals_are_plain(run, events, capsys, words, code, said):
+    words = [w.replace("RUN", str(run)).replace("EVENTS", str(events)) for w in words]
     got, _, err = call(capsys, "locality", *words)
     assert (got, said in err) == (code, True), err
     assert "Traceback" not in err
