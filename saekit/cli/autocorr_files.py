@@ -192,18 +192,22 @@ def manifest(
     )  # fmt: skip
 
 
-def corpus_meta(folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel") -> None:
-    """Write what the text was."""
+def corpus_meta(
+    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel", corpus: str | None
+) -> None:
+    """Write what the text was: that of a name, or, without one, that of the SAE's run."""
     from saekit.activations.text_axis import texts
     from saekit.core.files import write_json
+    from saekit.data.open import open_corpus
 
     run = (store.meta.get("card") or {}).get("run", {})
+    dataset = open_corpus(corpus).to_dict() if corpus else run.get("corpus")
     n_docs = 0
     for text in texts(store):
         n_docs = int(text.stretch[-1]) + 1
     write_json(
         folder / "corpus_meta.json",
-        {"dataset": run.get("corpus"), "split": store.meta.get("split"), "n_docs": n_docs,
+        {"dataset": dataset, "split": store.meta.get("split"), "n_docs": n_docs,
          "n_tokens": n_tokens, "documents": store.meta.get("documents"),
          "tokenizer": lm.tokenizer.digest},
     )  # fmt: skip

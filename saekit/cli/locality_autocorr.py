@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
 
 
+TARGETS = "targets"  # folder of the journal of scored positions
+
+
 @app.command("autocorr")
 def autocorr(
     sae: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
@@ -54,6 +57,7 @@ def autocorr(
     ] = 32,
     n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
     tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
@@ -87,6 +91,10 @@ def autocorr(
     lm = float32_model(loaded, device)
     if targets:
         check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
+    if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
+        raise ConfigError(
+            f"{folder} holds a run. Go on with it with --resume, or choose another --out."
+        )
     if documents:
         store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
     else:
@@ -101,7 +109,9 @@ def autocorr(
     scored = None
     if targets:
         drawn = (chosen.latents, targets, n_ctx, threshold, seed)
-        scored, targeted = _targets(loaded, lm, store, drawn, bytes_of(memory), quiet)
+        scored, targeted = _targets(
+            loaded, lm, store, drawn, (bytes_of(memory), quiet, folder / TARGETS, resume)
+        )
         write(targeted, folder / "entropy_targets", tables)
     H = _entropies(scored)
     corner = files.summary(folder, curves, chosen, H, tables)
@@ -115,7 +125,7 @@ def autocorr(
         "figures": [str(p) for p in drawn_files],
     }  # fmt: skip
     files.manifest(folder, record, store, question, (seed, corpus, split), lm)
-    files.corpus_meta(folder, store, curves.n_tokens, lm)
+    files.corpus_meta(folder, store, curves.n_tokens, lm, corpus if documents else None)
     lines = [
         f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
         *([f"corners  {record['corners']}"] if corner else []),
@@ -178,23 +188,29 @@ def _select(
 
 def _targets(
     loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
-    drawn: tuple[list[int], int, int, float, int], memory_bytes: int | None, quiet: bool,
+    drawn: tuple[list[int], int, int, float, int], how: "tuple[int | None, bool, Path, bool]",
 ) -> "tuple[Scored, Table]":  # fmt: skip
     """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
     from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.event_run import EventRun
     from saekit.locality.events import from_store
+    from saekit.locality.journal import Journal
+    from saekit.models.sites import parse_site
 
-    latents, n, n_ctx, threshold, seed = drawn
+    (latents, n, n_ctx, threshold, seed), (memory_bytes, quiet, out, resume) = drawn, how
     places = active_places(store, latents, n, least_doc_pos=n_ctx - 1, threshold=threshold,
                            seed=seed)  # fmt: skip
     events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
     card = loaded.card
+    one = EventRun(n_ctx=(n_ctx,), threshold=threshold)
+    site = parse_site(card.at) if card.at else card.pair.reads[0]
+    journal = Journal(out, one.settings(loaded, lm, site, events), resume=resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
-        lm, loaded.sae, card.at or str(card.pair.reads[0]), events,
+        lm, loaded.sae, site, events,
         bos_id=lm.tokenizer.bos_id if card.bos else None, memory_bytes=memory_bytes,
-        shown=not quiet,
+        shown=not quiet, journal=journal,
     )  # fmt: skip
     J = scored.J.double().nansum(1)
     table = Table(

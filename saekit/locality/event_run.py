@@ -62,7 +62,7 @@ class EventRun(Config):
             n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens
         )
 
-    def _settings(
+    def settings(
         self, loaded: Loaded, lm: LanguageModel, site: Site, events: Sequence[Event]
     ) -> dict[str, Any]:
         """Return what decides the numbers of a run."""
@@ -125,7 +125,7 @@ class EventRun(Config):
         site = parse_site(card.at) if card.at else card.pair.reads[0]
         bos = lm.tokenizer.bos_id if card.bos else None
         forgets = forgotten(loaded) if self.legacy_encode else ()
-        journal = Journal(out, self._settings(loaded, lm, site, events), resume=resume)
+        journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)
         ok: dict[str, int] = {}
         failures: list[str] = []

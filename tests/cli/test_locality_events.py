@@ -206,6 +206,43 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
 
 
+def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
+    from saekit.core.errors import DataError
+    from saekit.locality import event_entropy
+
+    text = tmp_path / "other.jsonl"
+    text.write_text("".join(json.dumps({"text": f"the cat {i} sat on a mat " * 9}) + "\n"
+                            for i in range(60)))  # fmt: skip
+    words = ["locality", "autocorr", run, "--documents", 1200, "--corpus", text, "--window", 64,
+             "--overlap", 16, "--lags", 4, "--n-latents", 8, "--max-density", 1, "--top", 1,
+             "--targets", 9, "--n-ctx", 8, "--quiet", "--json", "--out"]  # fmt: skip
+    code, _, err = call(capsys, *words, tmp_path / "whole")
+    assert code == 0, err
+    real, asked = event_entropy.influence, []
+
+    def counted(*args, **kwargs):
+        asked.append(1)
+        return real(*args, **kwargs)
+
+    def broken(*args, **kwargs):
+        raise DataError("not finite")
+
+    monkeypatch.setattr(event_entropy, "influence", broken)
+    code, line, _ = call(capsys, *words, tmp_path / "b")
+    assert code == 3 and json.loads(line)["failed"] > 0
+    monkeypatch.setattr(event_entropy, "influence", counted)
+    code, _, err = call(capsys, *words, tmp_path / "b")
+    assert code == 2 and "--resume" in err and not asked
+    for batches in (True, False):
+        asked.clear()
+        code, line, err = call(capsys, *words, tmp_path / "b", "--resume")
+        assert code == 0 and bool(asked) == batches, err
+    for name in ("entropy_targets.csv", "feature_summary.csv", "autocorr_curves.csv"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    told = json.loads((tmp_path / "whole" / "corpus_meta.json").read_text())
+    assert told["dataset"]["paths"] == [str(text)]
+
+
 def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     jobs = {
