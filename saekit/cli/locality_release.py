@@ -20,6 +20,9 @@ def release(
     timestamp: Annotated[
         str | None, typer.Option(help="Name of the folder. [the run's time]")
     ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw those of depth and context too, every window.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Write a run where "SAE Locality Data" has it, in safe formats.
@@ -30,6 +33,10 @@ def release(
 
     files = written(run, root, label=preset, corpus=dataset, timestamp=timestamp)
     home = files[-1].parent
+    if figures:
+        from saekit.report.release_figures import draw
+
+        files += draw(run, root, home, preset)
     emit(
         {"folder": str(home), "files": [str(f) for f in files]}, as_json=as_json,
         lines=[f"{home}: {len(files)} files"],

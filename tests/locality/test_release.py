@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,34 @@ def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
     assert all(np.isfinite(g.token_vector_entropy) for g in groups)
     with pytest.raises(ConfigError, match="one window"):
         release(runs / "two", tmp_path, label="x")
+
+
+def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for run in ("d", "c"):
+        words = ["locality", "release", runs / run, tmp_path, "--preset", "pythia-70m",
+                 "--dataset", "news", "--timestamp", "t", "--figures", "--json"]  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main([str(w) for w in words])
+        assert ended.value.code == 0
+        made = json.loads(capsys.readouterr().out)
+        assert all(Path(f).is_file() for f in made["files"])
+    home = tmp_path / "pythia-70m/news/t"
+    assert made["folder"].endswith("ctxlen_xmodel_fineweb/t")
+    for i in (0, 1):
+        folder = home / f"entropy_plots_resid_out_layer{i}"
+        told = json.loads((folder / "batch_index.json").read_text())
+        assert told["num_batches"] == 3 and told["site"] == f"resid_out_layer{i}"
+        found = dataset.read(home / f"entropy_comparison_resid_out_layer{i}")
+        for batch, group in zip(told["batches"], dataset.groups(found), strict=True):
+            assert (folder / batch["plot_file"]).stat().st_size > 10_000
+            assert batch["batch_idx"] == group.index
+            assert batch["num_active_features"] == len(group.feature)
+            assert batch["avg_feature_entropy"] == pytest.approx(group.entropy.mean(), rel=1e-6)
+            assert batch["token_vector_entropy"] == group.token_vector_entropy
+    assert (tmp_path / "figures/entropy_vs_depth__pythia-70m__news.png").is_file()
+    stem = tmp_path / "ctxlen_xmodel_fineweb/t/pythia-70m/entropy_vs_context_len_resid_out_layer1_t"
+    assert (stem / "entropy_vs_context_len.png").is_file()
 
 
 def test_the_command_and_what_is_no_run(runs, tmp_path, capsys):
