@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
     from saekit.analysis.document_peaks import DocPeaks
     from saekit.locality.event_entropy import Scored
+    from saekit.locality.neuronpedia import Record
     from saekit.models.base import LanguageModel
 
 RADIUS = 64  # tokens of a trace to each side of its peak
@@ -171,6 +174,45 @@ def corner_cards(
         facts={"model": lm.name, "latents": len(cards),
                "trace": f"mean of f / f(peak) over documents, {RADIUS} tokens to each side",
                "texts": "drawn at random where the latent is on"},
+    )  # fmt: skip
+
+
+def neuronpedia_cards(
+    folder: Path, records: "Mapping[int, Record]", H: dict[int, list[float]], n_ctx: int,
+    corner: dict[str, list[int]], most: int = 6,
+) -> Path | None:  # fmt: skip
+    """Write cards of corner latents with Neuronpedia's texts, tinted by its activations.
+
+    None where it has no text of any.
+    """
+    from saekit.locality.neuronpedia_events import SENTENCE_PIECE
+    from saekit.report.figures import case_studies
+
+    cards = []
+    for name, latents in corner.items():
+        for latent in [a for a in latents if a in records][:most]:
+            record, shown = records[latent], []
+            for text in sorted(record.activations, key=lambda a: -a.value)[:5]:
+                if text.values:
+                    first, end = max(0, text.peak - 15), text.peak + 1
+                    shown.append(
+                        case_studies.CardEvent(
+                            [t.replace(SENTENCE_PIECE, " ") for t in text.tokens[first:end]],
+                            (), text.values[first:end], text.value,
+                            float("nan"), end - first,
+                        )
+                    )  # fmt: skip
+            cards.append(
+                case_studies.Card(latent, record.description, H.get(latent, []), shown,
+                                  (name.replace("_", ", "),))  # fmt: skip
+            )
+    if not cards:
+        return None
+    facts = {"latents": len(cards), "texts": "Neuronpedia's, the strongest",
+             "H_pos": "ours, of texts drawn at random where the latent is on"}  # fmt: skip
+    return case_studies.write(
+        folder / "corner_features_neuronpedia.html", cards, n_ctx=n_ctx, facts=facts,
+        title="Corner latents on Neuronpedia's texts", tint="activation",
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from saekit.core.result import Table
     from saekit.hub.native import Loaded
     from saekit.locality.event_entropy import Scored
+    from saekit.locality.neuronpedia import Record
     from saekit.models.base import LanguageModel
 
 
@@ -56,6 +57,9 @@ def autocorr(
         int, typer.Option(help="Active positions per latent whose H_pos is taken; 0 for none.")
     ] = 32,
     n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/SAE of a cache: words, recall, texts.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
@@ -75,6 +79,7 @@ def autocorr(
     from saekit.data.table_files import check, write
     from saekit.hub.native import load
     from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.quality import records
     from saekit.locality.windows import check_length
 
     check(tables)
@@ -102,7 +107,10 @@ def autocorr(
     named = numbers(latents, store.d_sae) if latents else None
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
-    chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
+    said = records(neuronpedia, pool) if neuronpedia else {}
+    chosen = _select(
+        pool, curves, store, (named is None, said), (n_latents, top, seed, threshold)
+    )
     found = found.of(files.as_tensor(chosen.latents))
     files.tables(folder, store, curves, found, chosen, tables)
     files.contexts(folder, lm, store, found)
@@ -118,6 +126,9 @@ def autocorr(
     drawn_files = files.draw(folder, curves, chosen, H)
     if corner and scored is not None:
         drawn_files.append(files.corner_cards(folder, store, lm, scored, found, corner))
+    if corner and said:
+        page = files.neuronpedia_cards(folder, said, H, n_ctx, corner)
+        drawn_files += [page] if page else []
     failed = len(scored.failures) if scored is not None else 0
     record = {
         "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
@@ -154,18 +165,24 @@ def _read(
 
 
 def _select(
-    pool: list[int], curves: "Curves", store: "LatentStore", filtered: bool,
+    pool: list[int], curves: "Curves", store: "LatentStore", how: "tuple[bool, dict[int, Record]]",
     drawn: tuple[int, int, int, float],
 ) -> files.Chosen:  # fmt: skip
-    """Return the latents looked at, and why the others of the pool are not."""
+    """Return the latents looked at, and why the others of the pool are not.
+
+    Where they are not named, latents must be on in enough documents, and those whose texts on
+    Neuronpedia mostly peak at BOS are left out.
+    """
     import torch
 
     from saekit.analysis.firing import Firing
     from saekit.core.seeds import generator
+    from saekit.locality.quality import Quality, beginning, of_record
 
-    n, top, seed, threshold = drawn
+    (n, top, seed, threshold), (filtered, said) = drawn, how
+    known = {a: of_record(said[a]) if a in said else Quality() for a in pool}
     docs = Firing(threshold=threshold).measure(store).docs
-    ok = [a for a in pool if not filtered or int(docs[a]) >= top]
+    ok = [a for a in pool if not filtered or (int(docs[a]) >= top and not beginning(known[a]))]
     if not ok or n < 1:
         raise ConfigError(
             f"Of {len(pool)} latents in the range of density none is on in {top} documents. Read "
@@ -180,6 +197,9 @@ def _select(
         "n_active": [int(curves.counts[a]) for a in pool],
         "max_act": [float(store.maxima[a]) for a in pool],
         "n_docs_active": [int(docs[a]) for a in pool],
+        "frac_bos": [known[a].frac_bos for a in pool],
+        "recall_alt": [known[a].recall_alt for a in pool],
+        "description": [said[a].description if a in said else "" for a in pool],
         "passes": [a in passes for a in pool],
         "selected": [a in selected for a in pool],
     }

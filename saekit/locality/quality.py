@@ -79,7 +79,7 @@ class Kept(Config):
                 return "no scored event"
             if found.frac_unique > self.max_peak_diversity:
                 return f"distinct peaks over {self.max_peak_diversity:g}"
-        if self.exclude_bos_dominated and (found.frac_bos or 0.0) > BOS_DOMINATED:
+        if self.exclude_bos_dominated and beginning(found):
             return "peaks mostly BOS"
         return ""
 
@@ -104,6 +104,11 @@ class Kept(Config):
         return [a for a, reason in reasons.items() if not reason], left
 
 
+def beginning(found: Quality) -> bool:
+    """Tell whether more than half of a latent's peaks are BOS."""
+    return (found.frac_bos or 0.0) > BOS_DOMINATED
+
+
 def of_peaks(tokens: Sequence[str], ids: Sequence[int] = ()) -> Quality:
     """Return what the peaks of a latent's events tell.
 
@@ -123,8 +128,8 @@ def of_record(record: Record) -> Quality:
     return of_peaks(list(peaks.values()))._replace(recall_alt=record.recall_alt)
 
 
-def of_cache(folder: Path, latents: Sequence[int]) -> dict[int, Quality]:
-    """Return what the files of a cache tell of those latents that have one.
+def records(folder: Path, latents: Sequence[int]) -> dict[int, Record]:
+    """Return what a cache holds of those latents that have a file.
 
     Args:
         folder: ``MODEL/SAE`` of a cache, with ``<index>.json``.
@@ -134,13 +139,18 @@ def of_cache(folder: Path, latents: Sequence[int]) -> dict[int, Quality]:
         FormatError: none has a file, or a file is not Neuronpedia's.
     """
     paths = {a: folder / f"{a}.json" for a in latents}
-    found = {a: of_record(parse(read_json(p), str(p))) for a, p in paths.items() if p.is_file()}
+    found = {a: parse(read_json(p), str(p)) for a, p in paths.items() if p.is_file()}
     if not found:
         raise FormatError(
             f"{folder} has none of {len(paths)} latents, as {latents[0]}.json. Name the folder "
             f"MODEL/SAE of a cache, or fetch them: saekit locality neuronpedia --online"
         )
     return found
+
+
+def of_cache(folder: Path, latents: Sequence[int]) -> dict[int, Quality]:
+    """Return what the files of a cache tell of those latents that have one (see `records`)."""
+    return {a: of_record(record) for a, record in records(folder, latents).items()}
 
 
 def table(found: Mapping[int, Quality]) -> Table:

@@ -206,6 +206,34 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
 
 
+def test_autocorrelation_with_what_neuronpedia_knows(run, tmp_path, capsys):
+    text = {"tokens": ["<bos>", "\u2581the", "<b>"], "maxValue": 3.0, "maxValueTokenIndex": 2,
+            "values": [0.0, 1.0, 3.0]}  # fmt: skip
+    cache = tmp_path / "m" / "s"
+    cache.mkdir(parents=True)
+    for latent in range(64):
+        texts = [text] if latent % 2 else [text | {"maxValueTokenIndex": 0}]
+        said = {"description": f"word {latent}", "scores": [
+            {"explanationScoreTypeName": "recall_alt", "value": 0.5}]}  # fmt: skip
+        answer = {"index": latent, "activations": texts, "explanations": [said]}
+        (cache / f"{latent}.json").write_text(json.dumps(answer))
+    words = ["locality", "autocorr", run, "--documents", 0, "--lags", 8, "--n-latents", 12,
+             "--max-density", 1, "--top", 1, "--targets", 3, "--n-ctx", 8, "--quiet", "--json"]
+    code, line, err = call(capsys, *words, "--neuronpedia", cache, "--out", tmp_path / "a")
+    assert code == 0, err
+    for r in rows(tmp_path / "a/selected_features.csv"):
+        odd = int(r["feature_id"]) % 2
+        assert (r["description"], r["recall_alt"]) == (f"word {r['feature_id']}", "0.5")
+        assert float(r["frac_bos"]) == 1 - odd and (odd or r["passes"] == "False")
+    corner = json.loads((tmp_path / "a/corner_categories.json").read_text())
+    page = (tmp_path / "a/corner_features_neuronpedia.html").read_text()
+    assert any(corner.values()) and page.count("class=card") == sum(map(len, corner.values()))
+    assert "&lt;b&gt;" in page and "sqrt(activation / largest shown)" in page
+    assert "nan bits" not in page and "\u2581" not in page
+    code, _, err = call(capsys, *words, "--neuronpedia", tmp_path, "--out", tmp_path / "b")
+    assert code == 1 and "MODEL/SAE" in err
+
+
 def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
     from saekit.core.errors import DataError
     from saekit.locality import event_entropy
