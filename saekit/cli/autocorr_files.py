@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
     from saekit.analysis.document_peaks import DocPeaks
     from saekit.locality.event_entropy import Scored
+    from saekit.locality.neuronpedia import Record
     from saekit.models.base import LanguageModel
 
 RADIUS = 64  # tokens of a trace to each side of its peak
@@ -31,24 +34,27 @@ def as_tensor(latents: list[int]) -> "Tensor":
 
 
 def tables(
-    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: Chosen
-) -> None:
+    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: Chosen,
+    kind: str,
+) -> None:  # fmt: skip
     """Write the latents, the peaks, their traces and the curves."""
     import numpy as np
 
     from saekit.analysis.traces import traces
     from saekit.core.files import replace_with
     from saekit.core.result import Table
+    from saekit.data.table_files import write
 
-    Table(columns=chosen.rows).write_csv(folder / "selected_features.csv")
-    Table(
+    write(Table(columns=chosen.rows), folder / "selected_features", kind)
+    examples = Table(
         columns={
             "feature_id": found.latent.tolist(), "doc_id": found.doc.tolist(),
             "peak_position": found.doc_pos.tolist(), "peak_value": found.value.tolist(),
             "rank": found.rank.tolist(),
         },
         units={"peak_position": "tokens", "peak_value": "act units"},
-    ).write_csv(folder / "top_examples.csv")  # fmt: skip
+    )  # fmt: skip
+    write(examples, folder / "top_examples", kind)
     rows = traces(store, found, RADIUS)
     data = io.BytesIO()
     arrays = {f"f{a}": rows[found.latent == a].numpy() for a in chosen.latents}
@@ -58,9 +64,8 @@ def tables(
     part = curves._replace(acts=curves.acts[wanted], on=curves.on[wanted])
     table = part.table()
     names = [chosen.latents[i] for i in table.columns.pop("latent")]
-    Table(columns={"feature_id": names, **table.columns}, units=table.units).write_csv(
-        folder / "autocorr_curves.csv"
-    )
+    table = Table(columns={"feature_id": names, **table.columns}, units=table.units)
+    write(table, folder / "autocorr_curves", kind)
 
 
 def contexts(
@@ -82,14 +87,15 @@ def contexts(
 
 
 def summary(
-    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]]
+    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]], kind: str
 ) -> dict[str, list[int]]:
-    """Write feature_summary.csv and the corners; none where too few latents have both."""
+    """Write feature_summary and the corners; none where too few latents have both."""
     import torch
 
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
     from saekit.core.result import Table
+    from saekit.data.table_files import write
     from saekit.locality.corners import corners
 
     lengths = curves.lengths()
@@ -104,9 +110,8 @@ def summary(
         name: [values[a] for a in chosen.latents]
         for name, values in lengths.columns.items() if name != "latent"
     }  # fmt: skip
-    Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"}).write_csv(
-        folder / "feature_summary.csv"
-    )
+    table = Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"})
+    write(table, folder / "feature_summary", kind)
     if not H:
         return {}
     try:
@@ -172,9 +177,48 @@ def corner_cards(
     )  # fmt: skip
 
 
+def neuronpedia_cards(
+    folder: Path, records: "Mapping[int, Record]", H: dict[int, list[float]], n_ctx: int,
+    corner: dict[str, list[int]], most: int = 6,
+) -> Path | None:  # fmt: skip
+    """Write cards of corner latents with Neuronpedia's texts, tinted by its activations.
+
+    None where it has no text of any.
+    """
+    from saekit.locality.neuronpedia_events import SENTENCE_PIECE
+    from saekit.report.figures import case_studies
+
+    cards = []
+    for name, latents in corner.items():
+        for latent in [a for a in latents if a in records][:most]:
+            record, shown = records[latent], []
+            for text in sorted(record.activations, key=lambda a: -a.value)[:5]:
+                if text.values:
+                    first, end = max(0, text.peak - 15), text.peak + 1
+                    shown.append(
+                        case_studies.CardEvent(
+                            [t.replace(SENTENCE_PIECE, " ") for t in text.tokens[first:end]],
+                            (), text.values[first:end], text.value,
+                            float("nan"), end - first,
+                        )
+                    )  # fmt: skip
+            cards.append(
+                case_studies.Card(latent, record.description, H.get(latent, []), shown,
+                                  (name.replace("_", ", "),))  # fmt: skip
+            )
+    if not cards:
+        return None
+    facts = {"latents": len(cards), "texts": "Neuronpedia's, the strongest",
+             "H_pos": "ours, of texts drawn at random where the latent is on"}  # fmt: skip
+    return case_studies.write(
+        folder / "corner_features_neuronpedia.html", cards, n_ctx=n_ctx, facts=facts,
+        title="Corner latents on Neuronpedia's texts", tint="activation",
+    )  # fmt: skip
+
+
 def manifest(
     folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
-    drawn: tuple[int, str | None, str],
+    drawn: tuple[int, str | None, str], lm: "LanguageModel",
 ) -> None:  # fmt: skip
     """Write how the run was made."""
     from saekit.core import provenance
@@ -183,24 +227,29 @@ def manifest(
     seed, corpus, split = drawn
     write_json(
         folder / "run_config.json",
-        record | {"question": question.to_dict(), "documents": store.meta.get("documents"),
+        record | {"experiment": "feature_activation_autocorr", "preset": lm.name,
+                  "question": question.to_dict(), "documents": store.meta.get("documents"),
                   "corpus": corpus, "split": split, "seed": seed,
                   "provenance": provenance.collect(seed)},
     )  # fmt: skip
 
 
-def corpus_meta(folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel") -> None:
-    """Write what the text was."""
+def corpus_meta(
+    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel", corpus: str | None
+) -> None:
+    """Write what the text was: that of a name, or, without one, that of the SAE's run."""
     from saekit.activations.text_axis import texts
     from saekit.core.files import write_json
+    from saekit.data.open import open_corpus
 
     run = (store.meta.get("card") or {}).get("run", {})
+    dataset = open_corpus(corpus).to_dict() if corpus else run.get("corpus")
     n_docs = 0
     for text in texts(store):
         n_docs = int(text.stretch[-1]) + 1
     write_json(
         folder / "corpus_meta.json",
-        {"dataset": run.get("corpus"), "split": store.meta.get("split"), "n_docs": n_docs,
+        {"dataset": dataset, "split": store.meta.get("split"), "n_docs": n_docs,
          "n_tokens": n_tokens, "documents": store.meta.get("documents"),
          "tokenizer": lm.tokenizer.digest},
     )  # fmt: skip

@@ -18,16 +18,21 @@ from saekit.cli.locality_events import (
     numbers,
     open_index,
 )
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
+    from saekit.core.result import Table
     from saekit.hub.native import Loaded
     from saekit.locality.event_entropy import Scored
+    from saekit.locality.neuronpedia import Record
     from saekit.models.base import LanguageModel
+
+
+TARGETS = "targets"  # folder of the journal of scored positions
 
 
 @app.command("autocorr")
@@ -52,8 +57,13 @@ def autocorr(
         int, typer.Option(help="Active positions per latent whose H_pos is taken; 0 for none.")
     ] = 32,
     n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/SAE of a cache: words, recall, texts.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
@@ -66,17 +76,30 @@ def autocorr(
     """
     from saekit.analysis.autocorrelation import Autocorrelation
     from saekit.analysis.document_peaks import DocumentPeaks
+    from saekit.data.table_files import check, write
     from saekit.hub.native import load
+    from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.quality import records
+    from saekit.locality.windows import check_length
 
+    check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
     if targets < 0 or documents < 0:
         raise ConfigError(
             f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
         )
+    if targets:
+        EventEntropy(n_ctx=n_ctx, threshold=threshold)  # refuses before anything is read
     loaded = load(sae)
     folder = out or sae / "locality" / "autocorr"
     lm = float32_model(loaded, device)
+    if targets:
+        check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
+    if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
+        raise ConfigError(
+            f"{folder} holds a run. Go on with it with --resume, or choose another --out."
+        )
     if documents:
         store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
     else:
@@ -84,27 +107,36 @@ def autocorr(
     named = numbers(latents, store.d_sae) if latents else None
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
-    chosen = _select(pool, curves, store, named is None, (n_latents, top, seed, threshold))
+    said = records(neuronpedia, pool) if neuronpedia else {}
+    chosen = _select(
+        pool, curves, store, (named is None, said), (n_latents, top, seed, threshold)
+    )
     found = found.of(files.as_tensor(chosen.latents))
-    files.tables(folder, store, curves, found, chosen)
+    files.tables(folder, store, curves, found, chosen, tables)
     files.contexts(folder, lm, store, found)
     scored = None
     if targets:
         drawn = (chosen.latents, targets, n_ctx, threshold, seed)
-        scored = _targets(folder, loaded, lm, store, drawn, bytes_of(memory), quiet)
+        scored, targeted = _targets(
+            loaded, lm, store, drawn, (bytes_of(memory), quiet, folder / TARGETS, resume)
+        )
+        write(targeted, folder / "entropy_targets", tables)
     H = _entropies(scored)
-    corner = files.summary(folder, curves, chosen, H)
+    corner = files.summary(folder, curves, chosen, H, tables)
     drawn_files = files.draw(folder, curves, chosen, H)
     if corner and scored is not None:
         drawn_files.append(files.corner_cards(folder, store, lm, scored, found, corner))
+    if corner and said:
+        page = files.neuronpedia_cards(folder, said, H, n_ctx, corner)
+        drawn_files += [page] if page else []
     failed = len(scored.failures) if scored is not None else 0
     record = {
         "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in drawn_files],
     }  # fmt: skip
-    files.manifest(folder, record, store, question, (seed, corpus, split))
-    files.corpus_meta(folder, store, curves.n_tokens, lm)
+    files.manifest(folder, record, store, question, (seed, corpus, split), lm)
+    files.corpus_meta(folder, store, curves.n_tokens, lm, corpus if documents else None)
     lines = [
         f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
         *([f"corners  {record['corners']}"] if corner else []),
@@ -133,18 +165,24 @@ def _read(
 
 
 def _select(
-    pool: list[int], curves: "Curves", store: "LatentStore", filtered: bool,
+    pool: list[int], curves: "Curves", store: "LatentStore", how: "tuple[bool, dict[int, Record]]",
     drawn: tuple[int, int, int, float],
 ) -> files.Chosen:  # fmt: skip
-    """Return the latents looked at, and why the others of the pool are not."""
+    """Return the latents looked at, and why the others of the pool are not.
+
+    Where they are not named, latents must be on in enough documents, and those whose texts on
+    Neuronpedia mostly peak at BOS are left out.
+    """
     import torch
 
     from saekit.analysis.firing import Firing
     from saekit.core.seeds import generator
+    from saekit.locality.quality import Quality, beginning, of_record
 
-    n, top, seed, threshold = drawn
+    (n, top, seed, threshold), (filtered, said) = drawn, how
+    known = {a: of_record(said[a]) if a in said else Quality() for a in pool}
     docs = Firing(threshold=threshold).measure(store).docs
-    ok = [a for a in pool if not filtered or int(docs[a]) >= top]
+    ok = [a for a in pool if not filtered or (int(docs[a]) >= top and not beginning(known[a]))]
     if not ok or n < 1:
         raise ConfigError(
             f"Of {len(pool)} latents in the range of density none is on in {top} documents. Read "
@@ -159,6 +197,9 @@ def _select(
         "n_active": [int(curves.counts[a]) for a in pool],
         "max_act": [float(store.maxima[a]) for a in pool],
         "n_docs_active": [int(docs[a]) for a in pool],
+        "frac_bos": [known[a].frac_bos for a in pool],
+        "recall_alt": [known[a].recall_alt for a in pool],
+        "description": [said[a].description if a in said else "" for a in pool],
         "passes": [a in passes for a in pool],
         "selected": [a in selected for a in pool],
     }
@@ -166,27 +207,33 @@ def _select(
 
 
 def _targets(
-    folder: Path, loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
-    drawn: tuple[list[int], int, int, float, int], memory_bytes: int | None, quiet: bool,
-) -> "Scored":  # fmt: skip
-    """Score positions drawn at random where latents are on, and write what came of it."""
+    loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
+    drawn: tuple[list[int], int, int, float, int], how: "tuple[int | None, bool, Path, bool]",
+) -> "tuple[Scored, Table]":  # fmt: skip
+    """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
     from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.event_run import EventRun
     from saekit.locality.events import from_store
+    from saekit.locality.journal import Journal
+    from saekit.models.sites import parse_site
 
-    latents, n, n_ctx, threshold, seed = drawn
+    (latents, n, n_ctx, threshold, seed), (memory_bytes, quiet, out, resume) = drawn, how
     places = active_places(store, latents, n, least_doc_pos=n_ctx - 1, threshold=threshold,
                            seed=seed)  # fmt: skip
     events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
     card = loaded.card
+    one = EventRun(n_ctx=(n_ctx,), threshold=threshold)
+    site = parse_site(card.at) if card.at else card.pair.reads[0]
+    journal = Journal(out, one.settings(loaded, lm, site, events), resume=resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
-        lm, loaded.sae, card.at or str(card.pair.reads[0]), events,
+        lm, loaded.sae, site, events,
         bos_id=lm.tokenizer.bos_id if card.bos else None, memory_bytes=memory_bytes,
-        shown=not quiet,
+        shown=not quiet, journal=journal,
     )  # fmt: skip
     J = scored.J.double().nansum(1)
-    Table(
+    table = Table(
         columns={
             "feature_id": [e.latent for e in events], "doc_id": [e.doc for e in events],
             "position": [int(p) for p in _doc_pos(places, events)],
@@ -195,8 +242,8 @@ def _targets(
             "local_activation": scored.activation.tolist(), "status": scored.status,
         },
         units={"H_pos": "bits", "activation": "act units"},
-    ).write_csv(folder / "entropy_targets.csv")  # fmt: skip
-    return scored
+    )  # fmt: skip
+    return scored, table
 
 
 def _entropies(scored: "Scored | None") -> dict[int, list[float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -50,6 +50,7 @@ def events(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder to make. [SAE/locality/events]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     memory: Memory = None,
@@ -61,10 +62,13 @@ def events(
 
     Example: saekit locality events demo --n-latents 40 --top 8 --n-ctx 32 --n-ctx 64
     """
+    from saekit.data.table_files import check
     from saekit.hub.native import load
     from saekit.locality import events as found_events
     from saekit.locality.event_run import EventRun
+    from saekit.locality.windows import check_length
 
+    check(tables)
     if per not in ("document", "row"):
         raise ConfigError(f"`--per` is document or row; got {per}.")
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
@@ -76,6 +80,8 @@ def events(
     drawn = not chosen
     if drawn:
         chosen = draw_latents(store, n_latents, (min_density, max_density), seed)
+    lm = float32_model(loaded, device)
+    check_length(lm, max(run.n_ctx) + bool(loaded.card.bos), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)
@@ -86,8 +92,8 @@ def events(
         "density": [min_density, max_density] if drawn else None,
     }  # fmt: skip
     counts = run.write(
-        loaded, float32_model(loaded, device), found, folder, source=source, about=about,
-        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet,
+        loaded, lm, found, folder, source=source, about=about,
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)
 
@@ -143,15 +149,29 @@ def feature_table(
     max_peak_diversity: Annotated[
         float, typer.Option(help="Leave out latents with a larger share of distinct peak tokens.")
     ] = 1.0,
+    min_recall: Annotated[
+        float | None, typer.Option(help="Leave out latents whose explanation has a lower recall.")
+    ] = None,
+    exclude_bos_dominated: Annotated[
+        bool, typer.Option("--exclude-bos-dominated", help="Leave out those mostly on at BOS.")
+    ] = False,
+    neuronpedia: Annotated[
+        Path | None, typer.Option(help="Folder MODEL/SAE of a cache, for recall and BOS.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a page with a row for each latent of a folder of events, the most local first.
 
     Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
     """
+    from saekit.locality.quality import Kept
     from saekit.report.event_pages import write_table
 
-    path = write_table(folder, n_ctx=n_ctx, most_diverse=max_peak_diversity)
+    kept = Kept(
+        min_recall=min_recall, max_peak_diversity=max_peak_diversity,
+        exclude_bos_dominated=exclude_bos_dominated,
+    )  # fmt: skip
+    path = write_table(folder, n_ctx=n_ctx, kept=kept, cache=neuronpedia)
     emit({"page": str(path)}, as_json=as_json, lines=[f"page     {path}"])
 
 

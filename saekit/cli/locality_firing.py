@@ -7,7 +7,9 @@ import typer
 
 from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
+from saekit.cli.locality_runs import Format
 from saekit.cli.show import emit
+from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
@@ -26,6 +28,7 @@ def sparsity(
                                "than so many trigger tokens; 0 for none.")  # fmt: skip
     ] = 0,
     strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [INDEX/../locality/sparsity]")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -41,7 +44,13 @@ def sparsity(
     from saekit.analysis.firing import Firing
     from saekit.core.config import override
     from saekit.core.files import write_json, write_tensors
+    from saekit.data import table_files
 
+    table_files.check(tables)
+    if pairs < 0 or by_token < 0:
+        raise ConfigError(
+            f"`--pairs` and `--by-token` are 0 or more; got {pairs} and {by_token}."
+        )
     store = LatentStore.open(_store(index))
     firing = Firing(threshold=threshold)
     together = override(
@@ -57,9 +66,9 @@ def sparsity(
             for each in firing.top_tokens(fired.triggers, store.d_sae)
         ]
     folder = out or _store(index).parent / "locality" / "sparsity"
-    table.write_csv(folder / "feature_sparsity.csv")
+    table_files.write(table, folder / "feature_sparsity", tables)
     if pairs:
-        together.run(store).write_csv(folder / "cofiring.csv")
+        table_files.write(together.run(store), folder / "cofiring", tables)
     if by_token:
         many = torch.tensor(table.columns["n_trigger_tokens"]) > by_token
         leading = many.nonzero()[:, 0]

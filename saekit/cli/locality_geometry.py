@@ -9,7 +9,9 @@ import typer
 
 from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
+from saekit.cli.locality_runs import Format
 from saekit.cli.show import emit
+from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,7 @@ def geometry(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of permutations and t-SNE.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and clusters.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder to make. [EVENTS/../geometry]")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -46,32 +49,43 @@ def geometry(
 
     from saekit.core import provenance
     from saekit.core.files import write_json, write_tensors
+    from saekit.data import table_files
     from saekit.hub.native import load
     from saekit.locality import event_files
     from saekit.locality.geometry import Geometry
 
+    table_files.check(tables)
+    if neuronpedia is not None and not neuronpedia.is_dir():
+        raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
     test = Geometry(k=k, permutations=permutations, seed=seed)
     loaded = load(sae)
     ((length, rows),) = event_files.read(
         events, n_ctx or max(event_files.lengths(events))
     ).items()
     H = _entropies(rows, least_events, loaded.sae.cfg.d_sae)
+    if not 0 <= anchors < loaded.sae.cfg.d_sae:
+        raise ConfigError(
+            f"`--anchors` must lie in 0..{loaded.sae.cfg.d_sae - 1}, 0 for none; got {anchors}."
+        )
     every = loaded.sae.directions().detach()
     every = every.reshape(-1, *every.shape[-2:])[0] if every.ndim == 3 else every
-    latents = torch.tensor(sorted(H))
+    latents = torch.tensor(sorted(H), dtype=torch.int64)
     means = torch.tensor([sum(H[a]) / len(H[a]) for a in latents.tolist()], dtype=torch.float64)
     found = test.run(latents, every[latents], means)
     folder = out or events.parent / "geometry"
-    found.pairwise().write_csv(folder / "pairwise.csv")
-    found.by_neighbours().write_csv(folder / "feature_neighbour_summary.csv")
-    _per_feature(rows, H).write_csv(folder / "per_feature.csv")
+    made = {
+        "pairwise": found.pairwise(), "feature_neighbour_summary": found.by_neighbours(),
+        "per_feature": _per_feature(rows, H),
+    }  # fmt: skip
+    if anchors:
+        made["anchor_neighbours"] = _anchors(every, latents, anchors)
+    for name, table in made.items():
+        table_files.write(table, folder / name, tables)
     write_tensors(folder / "decoder_vectors.safetensors",
                   {"latents": latents, "directions": every[latents]})  # fmt: skip
     write_tensors(folder / "cosine_matrix.safetensors",
                   {"latents": latents, "cosine": found.cosine.float()})  # fmt: skip
-    if anchors:
-        _anchors(every, latents, anchors).write_csv(folder / "anchor_neighbours.csv")
-    crossed = _crosscheck(neuronpedia, every, latents, folder) if neuronpedia else None
+    crossed = _crosscheck(neuronpedia, every, latents, folder, tables) if neuronpedia else None
     drawn = _draw(found, every[latents], H, folder, length, perplexity, seed) if figures else []
     record = found.record()
     write_json(
@@ -103,7 +117,6 @@ def geometry(
 
 
 def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[float]]:
-    from saekit.core.errors import FormatError
     from saekit.report.event_pages import entropies
 
     found = {a: h for a, h in entropies(rows).items() if len(h) >= least}
@@ -147,12 +160,15 @@ def _anchors(every: "Tensor", latents: "Tensor", k: int) -> Any:
     )
 
 
-def _crosscheck(cache: Path, every: "Tensor", latents: "Tensor", folder: Path) -> dict[str, Any]:
+def _crosscheck(
+    cache: Path, every: "Tensor", latents: "Tensor", folder: Path, tables: str
+) -> dict[str, Any]:
     """Compare our cosines with those of Neuronpedia's files; return how far they are apart."""
     from torch.nn import functional
 
     from saekit.core.files import read_json
     from saekit.core.result import Table
+    from saekit.data import table_files
     from saekit.locality.neuronpedia import cosines_beside, parse
 
     unit = functional.normalize(every.double(), dim=-1)
@@ -165,9 +181,10 @@ def _crosscheck(cache: Path, every: "Tensor", latents: "Tensor", folder: Path) -
             ours = (unit[others] @ unit[latent]).tolist()
             rows += cosines_beside(record, dict(zip(others, ours, strict=True)))
     names = ("fid", "neighbour_fid", "cosine_local", "cosine_neuronpedia", "abs_diff")
-    Table(columns={n: [r[n] for r in rows] for n in names}).write_csv(
-        folder / "neuronpedia_xcheck.csv"
-    )
+    table_files.write(
+        Table(columns={n: [r[n] for r in rows] for n in names}), folder / "neuronpedia_xcheck",
+        tables,
+    )  # fmt: skip
     apart = [r["abs_diff"] for r in rows]
     return {"n": len(apart), "max_abs_diff": max(apart, default=None)}
 

@@ -16,7 +16,7 @@ from saekit.cli.locality_events import (
     float32_model,
     numbers,
 )
-from saekit.cli.locality_runs import Memory, bytes_of
+from saekit.cli.locality_runs import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -51,6 +51,7 @@ def neuronpedia(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides which latents are browsed.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/neuronpedia]")] = None,
     memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -62,11 +63,16 @@ def neuronpedia(
     Example: saekit locality neuronpedia np --model gemma-2-2b --sae-id 12-gemmascope-res-16k
     --latents 100-120 --online
     """
+    from saekit.data.table_files import check
     from saekit.locality.neuronpedia import Cache
 
+    check(tables)
     place = Cache(root=cache, model=model, sae=sae_id, online=online)
-    if browse < 0 or (browse and latents):
-        raise ConfigError("Give either --latents, or --browse with a number of 1 or more.")
+    if browse < 0 or (browse and (latents or d_sae < 1)):
+        raise ConfigError(
+            f"Give either --latents, or --browse with a number of 1 or more and --d-sae of 1 or "
+            f"more; got --latents {latents}, --browse {browse}, --d-sae {d_sae}."
+        )
     if browse:
         chosen = sorted(random.Random(seed).sample(range(d_sae), min(browse, d_sae)))
     else:
@@ -77,7 +83,7 @@ def neuronpedia(
     if sae is not None:
         _score(sae, records, out or sae / "locality" / "neuronpedia", top, tuple(n_ctx or ()),
                threshold, anyway, figures, resume, bytes_of(memory), device, quiet,
-               as_json)  # fmt: skip
+               as_json, tables)  # fmt: skip
         return
     if browse:
         low, high = BROWSED
@@ -95,11 +101,13 @@ def neuronpedia(
 def _score(  # noqa: PLR0913 - the options of the command
     sae: Path, records: "list[Record]", out: Path, top: int, n_ctx: tuple[int, ...],
     threshold: float, anyway: bool, figures: bool, resume: bool, memory_bytes: int | None,
-    device: str, quiet: bool, as_json: bool,
+    device: str, quiet: bool, as_json: bool, tables: str,
 ) -> None:  # fmt: skip
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
+    from saekit.data import table_files
     from saekit.hub.native import load
+    from saekit.locality import quality
     from saekit.locality.event_run import EventRun
     from saekit.locality.neuronpedia_events import events_of, match
 
@@ -140,10 +148,12 @@ def _score(  # noqa: PLR0913 - the options of the command
     source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
     counts = run.write(
         loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes,
-        shown=not quiet,
+        shown=not quiet, tables=tables,
         about={r.index: r.description for r in records},
     )  # fmt: skip
     write_json(out / "adapter_log.json", log)
+    found = {r.index: quality.of_record(r) for r in records}
+    table_files.write(quality.table(found), out / quality.STATS, tables)
     finish(out, counts | {"mismatched": len(wrong)}, figures, as_json)
 
 

@@ -11,16 +11,21 @@ from saekit.cli.show import emit
 
 @app.command()
 def release(
-    run: Annotated[Path, typer.Argument(help="Folder of locality depth or context.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr.")
+    ],
     root: Annotated[Path, typer.Argument(help="Root of the data set, made where it is not.")],
     preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
     dataset: Annotated[str, typer.Option(help="What it calls the corpus.")] = "local",
     timestamp: Annotated[
         str | None, typer.Option(help="Name of the folder. [the run's time]")
     ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw those of depth and context too, every window.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
-    """Write a run where "SAE Locality Data" has it: run_config, bench, entropies and influences.
+    """Write a run where "SAE Locality Data" has it, in safe formats.
 
     Example: saekit locality release runs/depth data --preset smollm2-135m --dataset news
     """
@@ -28,6 +33,10 @@ def release(
 
     files = written(run, root, label=preset, corpus=dataset, timestamp=timestamp)
     home = files[-1].parent
+    if figures:
+        from saekit.report.release_figures import draw
+
+        files += draw(run, root, home, preset)
     emit(
         {"folder": str(home), "files": [str(f) for f in files]}, as_json=as_json,
         lines=[f"{home}: {len(files)} files"],

@@ -41,6 +41,7 @@ Memory = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Format = Annotated[str, typer.Option("--format", help="Of tables: csv, or parquet.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 Seed = Annotated[int, typer.Option(help="Decides windows, probes and nulls.")]
 Threshold = Annotated[
@@ -86,6 +87,7 @@ def depth(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
+    tables: Format = "csv",
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-depth"),
     quiet: Quiet = False,
     as_json: Json = False,
@@ -95,9 +97,11 @@ def depth(
     Example: saekit locality depth --sae demo --corpus stdlib --windows 20 --out demo/locality
     """
     from saekit.core.config import override
+    from saekit.data.table_files import check
     from saekit.locality.depth import Depth, run
     from saekit.locality.measure import Measure
 
+    check(tables)
     subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     text, rule = text_of(corpus, dataset)
     at = threshold_of(threshold, preset)
@@ -109,8 +113,9 @@ def depth(
     config = override(config, settings or [])
     lm = model_of(named, device)
     done = run(
-        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory), shown=not quiet
-    )
+        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory),
+        shown=not quiet, tables=tables,
+    )  # fmt: skip
     drawn = _drawn_depth(out, done) if figures else []
     wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
     lines = [
@@ -146,6 +151,7 @@ def context(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
+    tables: Format = "csv",
     out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-context"),
     quiet: Quiet = False,
     as_json: Json = False,
@@ -157,9 +163,11 @@ def context(
     Example: saekit locality context --sae demo --prompt text.txt --most 520 --out demo/context
     """
     from saekit.core.config import override
+    from saekit.data.table_files import check
     from saekit.locality.context_length import ContextLength, run
     from saekit.locality.measure import Measure
 
+    check(tables)
     subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
     if len(subjects) != 1:
         raise ConfigError(
@@ -177,7 +185,7 @@ def context(
     tokens, told = _swept(lm, config, prompt, corpus, dataset, windows)
     done = run(
         lm, subjects[0], tokens, config, out, told=told, resume=resume,
-        memory_bytes=bytes_of(memory), shown=not quiet,
+        memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     if prompt is not None:
         keep_prompt(prompt, out, config.trim)
@@ -242,7 +250,15 @@ def subjects_of(
     from saekit.locality.presets.base import preset as find
 
     if bool(sae) == (preset is not None):
-        raise ConfigError("Give SAEs with --sae, or a --preset with --sae-root; not both.")
+        came = "both" if sae else "neither"
+        raise ConfigError(
+            f"Give SAEs with --sae, or a --preset with --sae-root; got {came}. Presets: saekit "
+            f"locality presets."
+        )
+    if sae and (root is not None or layers):
+        raise ConfigError("--sae-root and --layer go with --preset. Choose sites with --site.")
+    if preset is not None and site:
+        raise ConfigError("--site goes with --sae. Choose layers of a preset with --layer.")
     if preset is not None:
         return subjects.of_preset(find(preset), root, layers or (), model)
     found, named = subjects.of_folders(sae or [], site or ())
@@ -316,8 +332,8 @@ def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int,
     from saekit.locality.presets.base import preset as find
 
     known = find(preset) if preset else None
-    longest = most or (known.n_ctx_max if known else 2048)
-    return longest, step or (known.n_ctx_step if known else 128)
+    longest, between = (known.n_ctx_max, known.n_ctx_step) if known else (2048, 128)
+    return longest if most is None else most, between if step is None else step
 
 
 def _swept(
@@ -329,10 +345,14 @@ def _swept(
     from saekit.locality import windows as drawing
     from saekit.locality.context_length import prompt_tokens
 
+    drawing.check_length(lm, config.most, "most")
     if prompt is not None:
-        if not prompt.is_file():
-            raise FormatError(f"There is no file {prompt}.")
-        text = prompt.read_text(encoding="utf-8")
+        if corpus is not None or dataset is not None or windows != 1:
+            raise ConfigError(
+                "--prompt is the text of a sweep, one window of it; --corpus, --dataset and "
+                "--windows do not go with it. Give one or the other."
+            )
+        text = _text_of(prompt)
         told = {"prompt": prompt.name, "n_chars": len(text), "sha256": digest([text])}
         return prompt_tokens(lm.tokenizer, text, config), told | {"trim": config.trim}
     source, rule = text_of(corpus, dataset)
@@ -344,14 +364,24 @@ def _swept(
     return drawn.tokens, told
 
 
+def _text_of(prompt: Path) -> str:
+    try:
+        return prompt.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise FormatError(f"{prompt} cannot be read as a prompt: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{prompt} is no text in UTF-8: {error}. Name a text file.") from error
+
+
 def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
     """Keep a sweep's text beside its results, for the sweep of another model."""
-    from saekit.core.files import replace_with, sha256_of, write_json
+    from saekit.core.files import read_json, replace_with, sha256_of, write_json
 
-    data = prompt.read_bytes()
+    data, beside = prompt.read_bytes(), prompt.with_name(f"{prompt.name}.meta.json")
+    told = read_json(beside) if beside.is_file() else {"source": prompt.name}
     replace_with(out / "prompt.txt", data)
-    told = {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
-    write_json(out / "prompt.txt.meta.json", told | {"source": prompt.name, "trim_strategy": trim})
+    told |= {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
+    write_json(out / "prompt.txt.meta.json", told | {"trim_strategy": trim})
 
 
 def _drawn_depth(out: Path, done: Any) -> list[str]:

@@ -20,11 +20,13 @@ from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
 from saekit.locality.bench import Bench
 from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
 from saekit.locality.subjects import Subject, facts
+from saekit.locality.windows import check_length
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.saes.base import SAE
 
@@ -100,6 +102,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     lm: LanguageModel, subject: Subject, tokens: Int[Tensor, "windows most"],
     config: ContextLength, out: Path, *, told: dict[str, Any] | None = None,
     resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
+    tables: str = "csv",
 ) -> Sweep:  # fmt: skip
     """Measure one SAE at every length; write tables, influences and the result to `out`.
 
@@ -113,14 +116,14 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         resume: go on with what is there.
         memory_bytes: budget.
         shown: whether progress is.
+        tables: their format, of `table_files.FORMATS`.
 
     Raises:
         ConfigError: the model reads no windows of that length, or the folder is in use.
+        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
     """
-    if config.most > lm.n_ctx_max:
-        raise ConfigError(
-            f"{lm.name} reads at most {lm.n_ctx_max} tokens; got most={config.most}."
-        )
+    table_files.check(tables)
+    check_length(lm, config.most, "most")
     settings = {
         "run": config.to_dict(), "model": lm.provenance(), "site": str(subject.site),
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
@@ -150,8 +153,8 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     for length, arrays in found.items():
         kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
         replace_with(out / "influences" / f"ctx{length:04d}.npz", archive(kept))
-    latents.write_csv(out / "latents.csv")
-    Table(**result.details["by_length"]).write_csv(out / "lengths.csv")
+    table_files.write(latents, out / "latents", tables)
+    table_files.write(Table(**result.details["by_length"]), out / "lengths", tables)
     result.write(out / "result.json")
     return Sweep(result, latents, failures)
 

@@ -15,6 +15,7 @@ from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
 from saekit.data.base import Corpus, Split
 from saekit.locality import windows as drawing
 from saekit.locality.bench import Bench
@@ -82,19 +83,33 @@ class Done(NamedTuple):
     failures: list[Failure]
 
 
-def run(
+def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path, *,
     resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
+    tables: str = "csv",
 ) -> Done:  # fmt: skip
     """Measure every site on the same windows; write tables, influences and the result to `out`.
 
     What fails is left out, listed in the result, and tried again by a run with `resume`.
 
+    Args:
+        lm: the model.
+        subjects: the SAEs and their sites.
+        config: text, windows, and how to measure.
+        out: folder to make.
+        resume: go on with what is there.
+        memory_bytes: budget of graphs and gradients; None: half of what is free.
+        shown: whether progress is.
+        tables: their format, of `table_files.FORMATS`.
+
     Raises:
         ConfigError: there is nothing to measure, or the folder is in use.
+        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
         DataError: no window passes the filter.
     """
     check_subjects(lm, subjects)
+    table_files.check(tables)
+    drawing.check_length(lm, config.n_ctx, "n_ctx")
     split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
@@ -123,7 +138,7 @@ def run(
     result = _result(config, settings | {"saes": saes}, drawn, found, failures)
     latents = latent_table(found)
     write_json(out / "bench.json", bench.record(resumed=resume))
-    write(out, result, latents, found)
+    write(out, result, latents, found, tables)
     return Done(result, latents, failures)
 
 
@@ -194,14 +209,16 @@ def latent_table(found: dict[str, Arrays]) -> Table:
     return Table(columns=columns, units=units | {"look_back": "tokens"})
 
 
-def write(out: Path, result: Result, latents: Table, found: dict[str, Arrays]) -> None:
+def write(
+    out: Path, result: Result, latents: Table, found: dict[str, Arrays], tables: str = "csv"
+) -> None:
     """Write influences by site, then the tables, then the result: where that is, all is."""
     for site, arrays in found.items():
         kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
         replace_with(out / "influences" / f"{site}.npz", archive(kept))
-    latents.write_csv(out / "latents.csv")
-    Table(**result.details["by_site"]).write_csv(out / "depth.csv")
-    Table(**result.details["by_window"]).write_csv(out / "windows.csv")
+    table_files.write(latents, out / "latents", tables)
+    table_files.write(Table(**result.details["by_site"]), out / "depth", tables)
+    table_files.write(Table(**result.details["by_window"]), out / "windows", tables)
     result.write(out / "result.json")
 
 

@@ -1,10 +1,10 @@
 """Events on disk: `ctx<N>.csv` and `influences_ctx<N>.npz`, as the published data has them.
 
 A table written here has the columns of both published generations, so that what reads either
-reads it. Both generations are read; the older one splits a length over files by tier.
+reads it; it may be `ctx<N>.parquet` instead. Both generations are read; the older one splits a
+length over files by tier.
 """
 
-import csv
 import io
 import math
 import re
@@ -20,6 +20,7 @@ from torch import Tensor
 from saekit.core.errors import FormatError
 from saekit.core.files import replace_with
 from saekit.core.result import Table
+from saekit.data import table_files
 from saekit.locality.event_entropy import OK, Scored
 
 # Columns of the current generation, then those that only the older one has, then ours.
@@ -30,7 +31,7 @@ OLDER = ("tier", "description", "top_act_rank", "activation_value", "abs_peak", 
 OURS = ("local_activation", "H_share", "effective_tokens", "bos_share", "doc", "npz_key")
 SAME = {"event_idx": "top_act_rank", "H_pos": "H_pos_bits", "peak_value": "activation_value",
         "sum_J": "J_sum"}  # fmt: skip
-_CSV = re.compile(r"ctx0*(?P<n>\d+)(_(?P<tier>[a-z]+))?\.csv")
+_TABLE = re.compile(r"ctx0*(?P<n>\d+)(_(?P<tier>[a-z]+))?\.(csv|parquet)")
 
 
 class Row(NamedTuple):
@@ -103,14 +104,21 @@ def write(
     scored: Scored,
     piece: Callable[[int], str],
     about: Mapping[int, str] | None = None,
+    tables: str = "csv",
 ) -> tuple[Path, Path]:
     """Write the table and the influences of one length; return both paths.
+
+    Args:
+        folder: where.
+        scored: the events of one length.
+        piece: the text of one token id.
+        about: what each latent is said to be, where known.
+        tables: format of the table, of `table_files.FORMATS`.
 
     The archive holds float32 arrays under ``<latent>_<rank>``, from the window's first token
     to the peak, of the events whose status is ok.
     """
-    at = folder / f"ctx{scored.n_ctx}.csv"
-    table(scored, piece, about).write_csv(at)
+    at = table_files.write(table(scored, piece, about), folder / f"ctx{scored.n_ctx}", tables)
     arrays = {
         key(event.latent, event.rank): J[scored.n_ctx - n :].numpy()
         for event, J, n, status in zip(
@@ -132,12 +140,13 @@ def lengths(folder: Path) -> dict[int, list[Path]]:
         FormatError: there is none.
     """
     found: dict[int, list[Path]] = {}
-    for path in sorted(folder.glob("ctx*.csv")):
-        if match := _CSV.fullmatch(path.name):
-            found.setdefault(int(match["n"]), []).append(path)
+    stems = {p.with_suffix(""): m for p in folder.glob("ctx*") if (m := _TABLE.fullmatch(p.name))}
+    for stem, match in sorted(stems.items()):
+        found.setdefault(int(match["n"]), []).append(table_files.find(stem))
     if not found:
         raise FormatError(
-            f"{folder} holds no ctx<N>.csv. Make them: saekit locality events --out {folder}"
+            f"{folder} holds no ctx<N>.csv or .parquet. Make them: saekit locality events --out "
+            f"{folder}"
         )
     return dict(sorted(found.items()))
 
@@ -146,7 +155,8 @@ def read(folder: Path, n_ctx: int | None = None) -> dict[int, list[Row]]:
     """Read the events of a folder by context length, of either generation.
 
     Args:
-        folder: with ``ctx<N>.csv``, or ``ctx<NNN>_<tier>.csv``, and influences beside them.
+        folder: with ``ctx<N>.csv`` or ``.parquet``, or ``ctx<NNN>_<tier>.csv``, and influences
+            beside them.
         n_ctx: only this length.
 
     Raises:
@@ -163,9 +173,7 @@ def read(folder: Path, n_ctx: int | None = None) -> dict[int, list[Row]]:
 
 def _rows(path: Path, n_ctx: int) -> Iterable[Row]:
     arrays = _arrays(path.with_name(f"influences_{path.stem}.npz"))
-    with path.open(encoding="utf-8", newline="") as file:
-        records = list(csv.DictReader(file))
-    for i, record in enumerate(records):
+    for i, record in enumerate(table_files.rows(path)):
         try:
             yield _row(record, i, n_ctx, arrays)
         except (KeyError, ValueError) as error:

@@ -14,6 +14,7 @@ from saekit.core import provenance
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest, write_json, write_text
+from saekit.data import table_files
 from saekit.hub.native import Loaded
 from saekit.locality import event_files
 from saekit.locality.event_entropy import EventEntropy, Scored, by_latent
@@ -61,7 +62,7 @@ class EventRun(Config):
             n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens
         )
 
-    def _settings(
+    def settings(
         self, loaded: Loaded, lm: LanguageModel, site: Site, events: Sequence[Event]
     ) -> dict[str, Any]:
         """Return what decides the numbers of a run."""
@@ -87,6 +88,7 @@ class EventRun(Config):
         resume: bool = False,
         memory_bytes: int | None = None,
         shown: bool = True,
+        tables: str = "csv",
     ) -> dict[str, Any]:
         """Score the events at every length and write the folder; return counts.
 
@@ -104,6 +106,7 @@ class EventRun(Config):
                 that failed are.
             memory_bytes: of graph and gradients; None: half of what is free.
             shown: show progress on stderr.
+            tables: their format, of `table_files.FORMATS`.
 
         Returns:
             ``events``, ``latents``, ``ok`` by length, ``failed`` in all, ``seconds``.
@@ -112,7 +115,9 @@ class EventRun(Config):
             DataError: there are no events.
             ConfigError: windows are longer than the model reads, or the folder is in use or
                 holds a run with other settings.
+            MissingExtraError: tables are to be Parquet and pyarrow is not installed.
         """
+        table_files.check(tables)
         if not events:
             raise DataError("There are no events: the latents are on nowhere in this text.")
         began = time.monotonic()
@@ -120,7 +125,7 @@ class EventRun(Config):
         site = parse_site(card.at) if card.at else card.pair.reads[0]
         bos = lm.tokenizer.bos_id if card.bos else None
         forgets = forgotten(loaded) if self.legacy_encode else ()
-        journal = Journal(out, self._settings(loaded, lm, site, events), resume=resume)
+        journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)
         ok: dict[str, int] = {}
         failures: list[str] = []
@@ -129,7 +134,7 @@ class EventRun(Config):
                 lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes,
                 forgets=forgets, journal=journal, shown=shown,
             )  # fmt: skip
-            _write(out, scored, lm.tokenizer, about)
+            _write(out, scored, lm.tokenizer, about, tables)
             ok[str(n_ctx)] = int(scored.ok.sum())
             failures += [f"N={n_ctx}: {message}" for message in scored.failures]
         seconds = time.monotonic() - began
@@ -161,10 +166,10 @@ def _bytes(x: Tensor) -> bytes:
 
 
 def _write(
-    out: Path, scored: Scored, tokenizer: Tokenizer, about: Mapping[int, str] | None
+    out: Path, scored: Scored, tokenizer: Tokenizer, about: Mapping[int, str] | None, tables: str
 ) -> None:
-    event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about)
-    by_latent(scored).write_csv(out / f"per_feature_ctx{scored.n_ctx}.csv")
+    event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about, tables)
+    table_files.write(by_latent(scored), out / f"per_feature_ctx{scored.n_ctx}", tables)
 
 
 def contexts_path(out: Path, layer: int | None) -> Path:

@@ -153,7 +153,7 @@ class Geometry(Config):
             bad = int((~entropy.isfinite()).sum())
             raise DataError(
                 f"Geometry needs 4 latents or more with an entropy each; got {n}, {bad} without. "
-                f"Score more events, or leave those latents out."
+                f"Score more events, lower --least-events, or leave those latents out."
             )
         if not (directions.norm(dim=-1) > 0).all():
             raise DataError("A latent writes nothing: its direction is 0. Leave it out.")

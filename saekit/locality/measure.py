@@ -1,5 +1,6 @@
 """Measure a block of windows at one site, through the journal: what every run is made of."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -61,11 +62,25 @@ class Measure(Config):
                 raise ConfigError(
                     f"`{key}` is one of {', '.join(known)}; got {getattr(self, key)!r}."
                 )
+        check_threshold(self.threshold)
         if self.probes < 2 or self.most_latents < 0:
             raise ConfigError(
                 f"`probes` must be at least 2 and `most_latents` 0 or more; got {self.probes} and "
                 f"{self.most_latents}."
             )
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold under which latents that are off would count.
+
+    Raises:
+        ConfigError: it is negative or no number.
+    """
+    if not 0 <= threshold < math.inf:
+        raise ConfigError(
+            f"`threshold` must be 0 or more, act units: below 0 latents that are off would count; "
+            f"got {threshold}."
+        )
 
 
 class Failure(NamedTuple):

@@ -18,7 +18,7 @@ from saekit.locality.checks import agreement
 from saekit.locality.filters.base import Filter
 from saekit.locality.filters.plain import Plain
 from saekit.locality.influence import METHODS, Influences, check_reads, influence
-from saekit.locality.measure import Kit, Measure, strongest
+from saekit.locality.measure import Kit, Measure, check_threshold, strongest
 from saekit.locality.resampling import mean_interval
 from saekit.locality.subjects import Opened, Subject
 from saekit.models.base import LanguageModel
@@ -70,6 +70,7 @@ class MethodCheck(Config):
             raise ConfigError(
                 f"`methods` are of {', '.join(METHODS)}; got {', '.join(sorted(unknown))}."
             )
+        check_threshold(self.threshold)
         if min(self.n_ctx - 1, self.windows, self.latents) < 1 or not self.tolerance > 0:
             raise ConfigError(
                 f"A check needs windows of 2 tokens or more, a window, a latent and a tolerance "
@@ -96,6 +97,7 @@ def run(
         ConfigError: the SAE and the model do not go together.
         DataError: no window passes the filter.
     """
+    drawing.check_length(lm, config.n_ctx, "n_ctx")
     drawn = drawing.from_corpus(
         config.corpus, "test", lm.tokenizer, config.filter, n_ctx=config.n_ctx,
         windows=config.windows, seed=config.seed,

@@ -16,7 +16,7 @@ from saekit.saes.base import SAE
 
 EXAMPLES = 3  # texts named that could not be read
 ABSOLUTE, RELATIVE = 0.5, 0.05  # a match is as near as one of these
-_SPACE = "\u2581"  # how sentence pieces write a blank
+SENTENCE_PIECE = "\u2581"  # how sentence pieces write a blank
 
 
 def events_of(
@@ -72,7 +72,7 @@ def _ids(activation: Activation, tokenizer: Tokenizer) -> tuple[list[int] | None
     assert tokenizer.bos_id is not None
     if tokens[0] in (tokenizer.pieces([tokenizer.bos_id])[0], "<bos>", "<|begin_of_text|>"):
         tokens, peak = tokens[1:], peak - 1
-    texts = [t.replace(_SPACE, " ") for t in tokens]
+    texts = [t.replace(SENTENCE_PIECE, " ") for t in tokens]
     encoded = tokenizer.encode(texts)
     if any(len(ids) != 1 for ids in encoded):
         return None, peak

@@ -3,7 +3,8 @@
 A depth run becomes ``<preset>/<dataset>/<timestamp>/``: run_config.json, bench.json, and for each
 layer ``entropy_comparison_<site>_layer<L>`` as .npz, .csv and .json. A sweep becomes
 ``ctxlen_xmodel_fineweb/<timestamp>/``: run_config.json, the prompt, and the preset's lengths.
-Nothing is computed anew; `saekit.locality.dataset` says what the files hold.
+Events, geometry and autocorrelation are in `release_folders`. Nothing is computed anew;
+`saekit.locality.dataset` says what the files hold.
 """
 
 from datetime import datetime
@@ -15,7 +16,8 @@ import numpy as np
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_json, replace_with, write_json
 from saekit.core.result import Result
-from saekit.locality import dataset
+from saekit.data import table_files
+from saekit.locality import dataset, release_folders
 from saekit.locality._published_pairs import comparison, sweep
 from saekit.locality.presets.base import names, preset
 from saekit.models.sites import Site, parse_site
@@ -30,7 +32,8 @@ def release(
     """Write a run into a data set's folder; return the files.
 
     Args:
-        run: folder of a depth run or a context sweep.
+        run: folder of a depth run or a context sweep, or of events, geometry or autocorrelation
+            (`release_folders`).
         root: of the data set.
         label: the preset's name there; need not be one that saekit knows.
         corpus: the corpus' name there, of a depth run.
@@ -40,6 +43,8 @@ def release(
         FormatError: `run` is neither.
         ConfigError: a name cannot be part of a path, or a sweep is of several windows.
     """
+    if not (run / "result.json").is_file():
+        return release_folders.release(run, root, label=label, timestamp=timestamp)
     result = Result.read(run / "result.json")
     if result.name not in KINDS:
         raise FormatError(f"{run} holds a result of `{result.name}`, not of depth or context.")
@@ -101,6 +106,8 @@ def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
             "max_context_len": result.config["most"], "min_context_len": result.config["least"],
             "step": result.config["step"], "sub_context_lens": result.details["lengths"],
             "prompt_token_ids": result.details["tokens"][0],
+            "prompt_token_strs": result.details["pieces"][0],
+            "n_tokens_total": len(result.details["tokens"][0]),
         },
     }  # fmt: skip
     short, layer = published_site(where["preset"], site)
@@ -150,11 +157,11 @@ def _group(
 
 def _entropies(run: Path, name: str, column: str = "site") -> dict[tuple[int, int], float]:
     """Return entropies by window and latent; NaN where they are not defined."""
-    import csv
-
-    with (run / "latents.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row[column] == name]
-    return {(int(r["window"]), int(r["latent"])): float(r["entropy_bits"] or "nan") for r in rows}
+    return {
+        (int(row["window"]), int(row["latent"])): float(row["entropy_bits"] or "nan")
+        for row in table_files.rows(table_files.find(run / "latents"))
+        if row[column] == name
+    }
 
 
 def _vectors(columns: dict[str, list[Any]], name: str) -> dict[int, float]:

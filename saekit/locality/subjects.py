@@ -71,6 +71,7 @@ def of_folders(
     """
     wanted = [parse_site(s) for s in sites]
     found: list[Subject] = []
+    reading: list[str] = []
     named: Named | None = None
     for folder in folders:
         card = load(folder, scaled=True).card
@@ -82,11 +83,15 @@ def of_folders(
             )
         named = made
         source = f"{folder.name}/{(card.run.get('sae') or {}).get('name', 'sae')}"
+        reading += [str(one) for one in card.pair.reads]
         reads = [one for one in card.pair.reads if not wanted or one in wanted]
         found += [Subject(one, source, _opens(folder, one)) for one in reads]
     missing = [str(s) for s in wanted if s not in {f.site for f in found}]
     if missing or named is None or not found:
-        raise ConfigError(f"No SAE given reads {', '.join(missing) or 'anything'}.")
+        raise ConfigError(
+            f"No SAE given reads {', '.join(missing) or 'anything'}; they read "
+            f"{', '.join(reading) or 'nothing'}. Choose of these with --site."
+        )
     return sorted(found, key=lambda s: (s.site.layer or 0, s.site.point)), named
 
 

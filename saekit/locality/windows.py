@@ -10,8 +10,8 @@ from torch import Tensor
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.seeds import generator
 from saekit.data.base import Corpus, Split
-from saekit.locality.filters.base import Candidate, Filter
-from saekit.models.base import Tokenizer
+from saekit.locality.filters.base import CROSSES, Candidate, Filter
+from saekit.models.base import LanguageModel, Tokenizer
 
 BATCH_DOCS = 64
 STREAM_WINDOWS = 40  # candidates read for each window wanted, so that a sample is of all of them
@@ -102,8 +102,10 @@ def draw(
     order = torch.randperm(len(offsets), generator=generator(seed, "locality", "windows"))
     refused: dict[str, int] = {}
     taken: list[int] = []
-    for start in offsets[order].tolist():
-        reason = rule.refuses(candidate(stream, tokenizer, start, length))
+    across = crossing(stream, offsets, length) if rule.one_document else torch.zeros_like(offsets)
+    tried = zip(offsets[order].tolist(), across[order].tolist(), strict=True)
+    for start, apart in tried:  # strings of a window are made only where they may decide
+        reason = CROSSES if apart else rule.refuses(candidate(stream, tokenizer, start, length))
         if reason is None:
             taken.append(start)
             if len(taken) == windows:
@@ -124,6 +126,27 @@ def draw(
     doc = torch.searchsorted(stream.starts, start + length - 1, right=True) - 1
     source = [stream.sources[i] for i in doc.tolist()]
     return Selection(tokens, start, source, refused, len(offsets), bos)
+
+
+def crossing(stream: Stream, offsets: Tensor, length: int) -> Tensor:
+    """Return which windows lie in more than one document."""
+    first, last = (
+        torch.searchsorted(stream.starts, at, right=True) for at in (offsets, offsets + length - 1)
+    )
+    return first != last
+
+
+def check_length(lm: LanguageModel, n_ctx: int, name: str) -> None:
+    """Refuse windows that a model cannot read, before text is read for them.
+
+    Raises:
+        ConfigError: `n_ctx` is more than the model reads.
+    """
+    if n_ctx > lm.n_ctx_max:
+        raise ConfigError(
+            f"`{name}` must be at most {lm.n_ctx_max} tokens, which is what {lm.name} reads; got "
+            f"{n_ctx}. Shorten the windows."
+        )
 
 
 def candidate(stream: Stream, tokenizer: Tokenizer, start: int, length: int) -> Candidate:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.errors import DataError, FormatError
-from saekit.core.files import read_json
-from saekit.locality import event_files
+from saekit.core.files import read_json, write_json
+from saekit.locality import event_files, quality
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row
 from saekit.locality.event_run import MANIFEST
+from saekit.locality.neuronpedia import URL
 from saekit.report.figures import (
     case_studies,
     continuum,
@@ -73,7 +74,9 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
     title: str = "Case studies",
     extra: Mapping[int, Extra] | None = None,
 ) -> Path:
-    """Write the page of cards of a folder of events; the most local latents come first.
+    """Write the page of cards of a folder of events, and what it is of beside it as .json.
+
+    The most local latents come first.
 
     Args:
         folder: of events.
@@ -104,45 +107,91 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
         _card(a, by[a], texts.get(str(a), []), (extra or {}).get(a, Extra()), top, tokens)
         for a in chosen
     ]
+    _write_manifest(out, folder, n, cards, (top, tokens))
     population = f"{len(chosen)} latents, {sum(len(c.H) for c in cards)} events with an entropy"
     facts = {"of": _title(folder), "window": f"{n} tokens", "population": population}
     return case_studies.write(out, cards, n_ctx=n, title=title, facts=facts)
 
 
+def _write_manifest(
+    out: Path, folder: Path, n_ctx: int, cards: Sequence[case_studies.Card], shown: tuple[int, int]
+) -> None:
+    """Write beside a page of cards what it is of, with the fields of the published manifests."""
+    made = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    known, features = quality.read(folder), []
+    for card in cards:
+        mean, std = case_studies.moments(card.H)
+        features.append(
+            {"feature_id": card.latent, "tier": "all", "description": card.description,
+             "mean_h_pos": mean, "std_h_pos": std, "n_events": len(card.H),
+             "recall_alt": known.get(card.latent, quality.Quality()).recall_alt}
+        )  # fmt: skip
+    write_json(
+        out.with_suffix(".json"),
+        {"experiment": "feature_case_studies", "timestamp": made.get("timestamp"),
+         "preset": made.get("preset"), "layer": made.get("layer"), "site": made.get("site"),
+         "ctx_len": n_ctx, "top_n_contexts": shown[0], "tokens_shown": shown[1],
+         "source_expt_dir": folder.resolve().name, "features": features},
+    )  # fmt: skip
+
+
 def write_table(
-    folder: Path, *, n_ctx: int | None = None, most_diverse: float = 1.0
-) -> Path:
+    folder: Path, *, n_ctx: int | None = None, kept: quality.Kept | None = None,
+    cache: Path | None = None,
+) -> Path:  # fmt: skip
     """Write the table of a folder's latents into ``figures/``, the most local first.
+
+    What is known of a latent's quality is what its events tell, over that what a
+    feature_quality_stats of the folder tells, over that what Neuronpedia's files tell.
 
     Args:
         folder: of events.
         n_ctx: length of the windows; the longest by default.
-        most_diverse: below 1, latents of which a larger share of peaks are distinct tokens are
-            left out, and those without a scored event.
+        kept: which latents; all by default.
+        cache: folder ``MODEL/SAE`` of a cache of Neuronpedia.
 
     Raises:
-        FormatError: the folder lacks events or their texts.
+        FormatError: the folder lacks events or their texts, or the cache lacks all of them.
+        ConfigError: recall is asked for and not known.
     """
+    kept = kept or quality.Kept()
     found = event_files.read(folder)
     n = _length(found, folder, n_ctx)
     by: dict[int, list[Row]] = {}
     for row in found[n]:
         by.setdefault(row.feature_id, []).append(row)
     texts = _texts(folder)
-    cards = [
-        _card(a, by[a], texts.get(str(a), []), Extra(), len(by[a]), feature_table.TOKENS + 1)
-        for a in sorted(by, key=lambda a: (_mean(by[a]), a))
-    ]
-    shares = {c.latent: feature_table.peak_diversity(c) for c in cards}
-    kept = [c for c in cards if most_diverse >= 1 or (shares[c.latent] or 2.0) <= most_diverse]
-    ending = "" if most_diverse >= 1 else f"_div{round(100 * most_diverse):02d}"
+    ranked = sorted(by, key=lambda a: (_mean(by[a]), a))
+    cards = {
+        a: _card(a, by[a], texts.get(str(a), []), Extra(link=_link(cache, a)), len(by[a]),
+                 feature_table.TOKENS + 1)
+        for a in ranked
+    }  # fmt: skip
+    known = {a: feature_table.of_card(card) for a, card in cards.items()}
+    for more in (quality.read(folder), quality.of_cache(cache, ranked) if cache else {}):
+        known = {a: quality.over(q, more.get(a)) for a, q in known.items()}
+    those, left = kept.split(known)
+    shown = [cards[a] for a in those]
     facts = {
         "of": _title(folder), "window": f"{n} tokens",
-        "population": f"{len(kept)} of {len(cards)} latents, "
-                      f"{sum(len(c.H) for c in kept)} events with an entropy",
+        "population": f"{len(shown)} of {len(cards)} latents, "
+                      f"{sum(len(c.H) for c in shown)} events with an entropy",
+        "interval": "95 % of the mean, events drawn anew",
     }  # fmt: skip
-    out = folder / "figures" / f"feature_table_ctx{n}{ending}.html"
-    return feature_table.write(out, kept, n_ctx=n, title="Latents by locality", facts=facts)
+    if left:
+        facts["left out"] = ", ".join(f"{count} {why}" for why, count in left.items())
+    out = folder / "figures" / f"feature_table_ctx{n}{kept.ending}.html"
+    return feature_table.write(
+        out, shown, n_ctx=n, title="Latents by locality", facts=facts, quality=known
+    )
+
+
+def _link(cache: Path | None, latent: int) -> str:
+    """Return the address of Neuronpedia's page about a latent of a cache."""
+    if cache is None:
+        return ""
+    model, sae = cache.resolve().parts[-2:]
+    return f"{URL}/{model}/{sae.replace('__', '/')}/{latent}"
 
 
 def entropies(rows: Sequence[Row]) -> dict[int, list[float]]:
@@ -163,18 +212,23 @@ def _card(
     for row in sorted(ok, key=lambda r: r.event_idx)[:top]:
         if row.event_idx >= len(texts):
             raise FormatError(f"Latent {latent}: event {row.event_idx} has no text.")
-        text, J = texts[row.event_idx], row.J
+        (pieces, ids), J = _upto_peak(texts[row.event_idx]), row.J
         assert J is not None
-        k = min(tokens, len(J))
+        k = min(tokens, len(J), len(pieces))
         events.append(
             case_studies.CardEvent(
-                text["tokens"][-k:], text["ids"][-k:], J[-k:].tolist(), row.peak_value, row.H_pos,
-                row.n_positions,
+                pieces[-k:], ids[-k:], J[-k:].tolist(), row.peak_value, row.H_pos, row.n_positions
             )
         )
     said = next((row.description for row in rows if row.description), "")
     H = [row.H_pos for row in rows if row.status == OK]
     return case_studies.Card(latent, said, H, events, extra.notes, extra.trace, extra.link)
+
+
+def _upto_peak(text: dict[str, Any]) -> tuple[list[str], list[int]]:
+    """Return an example's tokens up to the peak, and their ids: none in published files."""
+    end = text["token_idx"] + 1  # published texts go on after the peak
+    return text["tokens"][:end], text.get("ids", [])[:end]
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -2,11 +2,15 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saekit.cli.main import main
+from saekit.core.files import read_tensors
+from saekit.data import table_files
+from saekit.locality import event_files
 from saekit.models.tiny import save_tiny
 from tests import world
 
@@ -91,6 +95,43 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
     assert (events / "figures" / "feature_table_ctx8_div01.html").read_text().count("<tr>") == 1
 
 
+def test_a_table_leaves_out_by_recall_and_bos(events, tmp_path, capsys):
+    latents = sorted({int(r["feature_id"]) for r in rows(events / "ctx16.csv")})
+    cache = tmp_path / "m" / "a__b"
+    cache.mkdir(parents=True)
+    score = [{"explanationScoreTypeName": "recall_alt", "value": v} for v in (0.75, 0.5)]
+    bos = {"tokens": ["<bos>", "a"], "maxValue": 1.0, "maxValueTokenIndex": 0}
+    for i, latent in enumerate(latents[:3]):
+        answer = {"index": latent, "activations": [bos | {"tokens": ["<bos>", "ab"[i > 1]]}]}
+        if i < 2:
+            answer["explanations"] = [{"description": "d", "scores": score[i : i + 1]}]
+            answer["activations"] = [bos | {"maxValueTokenIndex": 1}]
+        (cache / f"{latent}.json").write_text(json.dumps(answer))
+    words = ["locality", "table", events, "--json"]
+    code, _, err = call(capsys, *words, "--min-recall", 0.5)
+    assert code == 2 and "--neuronpedia" in err
+    words += ["--neuronpedia", cache]
+    for more, kept, name in (
+        (["--min-recall", 0.5], latents[:2], "_recall50"),
+        (["--min-recall", 0.6], latents[:1], "_recall60"),
+        (["--exclude-bos-dominated"], [a for a in latents if a != latents[2]], "_nobos"),
+        (["--min-recall", 0, "--exclude-bos-dominated", "--max-peak-diversity", 0.99],
+         [], "_recall00_div99_nobos"),
+    ):  # fmt: skip
+        code, line, err = call(capsys, *words, *more)
+        path = events / "figures" / f"feature_table_ctx16{name}.html"
+        assert code == 0 and json.loads(line)["page"] == str(path), err
+        assert sorted(int(r["feature_id"]) for r in rows(path.with_suffix(".csv"))) == kept
+    page = (events / "figures/feature_table_ctx16_recall60.html").read_text()
+    assert f'href="https://www.neuronpedia.org/m/a/b/{latents[0]}"' in page
+    assert "1 recall below 0.6" in page and "4 no recall known" in page
+    for more in (["--min-recall", 2], ["--max-peak-diversity", -1]):
+        code, _, err = call(capsys, *words, *more)
+        assert code == 2 and "0..1" in err
+    code, _, err = call(capsys, *words[:-1], tmp_path)
+    assert code == 1 and "MODEL/SAE" in err
+
+
 def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
     features = tmp_path / "f.yaml"
     features.write_text(
@@ -165,6 +206,152 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
 
 
+def test_autocorrelation_with_what_neuronpedia_knows(run, tmp_path, capsys):
+    text = {"tokens": ["<bos>", "\u2581the", "<b>"], "maxValue": 3.0, "maxValueTokenIndex": 2,
+            "values": [0.0, 1.0, 3.0]}  # fmt: skip
+    cache = tmp_path / "m" / "s"
+    cache.mkdir(parents=True)
+    for latent in range(64):
+        texts = [text] if latent % 2 else [text | {"maxValueTokenIndex": 0}]
+        said = {"description": f"word {latent}", "scores": [
+            {"explanationScoreTypeName": "recall_alt", "value": 0.5}]}  # fmt: skip
+        answer = {"index": latent, "activations": texts, "explanations": [said]}
+        (cache / f"{latent}.json").write_text(json.dumps(answer))
+    words = ["locality", "autocorr", run, "--documents", 0, "--lags", 8, "--n-latents", 12,
+             "--max-density", 1, "--top", 1, "--targets", 3, "--n-ctx", 8, "--quiet", "--json"]
+    code, line, err = call(capsys, *words, "--neuronpedia", cache, "--out", tmp_path / "a")
+    assert code == 0, err
+    for r in rows(tmp_path / "a/selected_features.csv"):
+        odd = int(r["feature_id"]) % 2
+        assert (r["description"], r["recall_alt"]) == (f"word {r['feature_id']}", "0.5")
+        assert float(r["frac_bos"]) == 1 - odd and (odd or r["passes"] == "False")
+    corner = json.loads((tmp_path / "a/corner_categories.json").read_text())
+    page = (tmp_path / "a/corner_features_neuronpedia.html").read_text()
+    assert any(corner.values()) and page.count("class=card") == sum(map(len, corner.values()))
+    assert "&lt;b&gt;" in page and "sqrt(activation / largest shown)" in page
+    assert "nan bits" not in page and "\u2581" not in page
+    code, _, err = call(capsys, *words, "--neuronpedia", tmp_path, "--out", tmp_path / "b")
+    assert code == 1 and "MODEL/SAE" in err
+
+
+def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
+    from saekit.core.errors import DataError
+    from saekit.locality import event_entropy
+
+    text = tmp_path / "other.jsonl"
+    text.write_text("".join(json.dumps({"text": f"the cat {i} sat on a mat " * 9}) + "\n"
+                            for i in range(60)))  # fmt: skip
+    words = ["locality", "autocorr", run, "--documents", 1200, "--corpus", text, "--window", 64,
+             "--overlap", 16, "--lags", 4, "--n-latents", 8, "--max-density", 1, "--top", 1,
+             "--targets", 9, "--n-ctx", 8, "--quiet", "--json", "--out"]  # fmt: skip
+    code, _, err = call(capsys, *words, tmp_path / "whole")
+    assert code == 0, err
+    real, asked = event_entropy.influence, []
+
+    def counted(*args, **kwargs):
+        asked.append(1)
+        return real(*args, **kwargs)
+
+    def broken(*args, **kwargs):
+        raise DataError("not finite")
+
+    monkeypatch.setattr(event_entropy, "influence", broken)
+    code, line, _ = call(capsys, *words, tmp_path / "b")
+    assert code == 3 and json.loads(line)["failed"] > 0
+    monkeypatch.setattr(event_entropy, "influence", counted)
+    code, _, err = call(capsys, *words, tmp_path / "b")
+    assert code == 2 and "--resume" in err and not asked
+    for batches in (True, False):
+        asked.clear()
+        code, line, err = call(capsys, *words, tmp_path / "b", "--resume")
+        assert code == 0 and bool(asked) == batches, err
+    for name in ("entropy_targets.csv", "feature_summary.csv", "autocorr_curves.csv"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    told = json.loads((tmp_path / "whole" / "corpus_meta.json").read_text())
+    assert told["dataset"]["paths"] == [str(text)]
+
+
+def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    jobs = {
+        "events": [run, *EVENTS, "--max-density", 1, "--no-figures"],
+        "geometry": ["EVENTS", "--sae", run, "--k", 2, "--anchors", 3, "--least-events", 1,
+                     "--permutations", 20, "--no-figures"],
+        "sparsity": [run, "--pairs", 20],
+        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
+                     "--top", 2, "--targets", 2, "--n-ctx", 8],
+    }  # fmt: skip
+    n = 0
+    for name, words in jobs.items():
+        for kind in table_files.FORMATS:
+            out, source = tmp_path / kind / name, tmp_path / kind / "events"
+            words_of = [source if w == "EVENTS" else w for w in words]
+            code, _, err = call(
+                capsys, "locality", name, *words_of, "--out", out, "--format", kind, "--quiet"
+            )
+            assert code == 0, err
+        for path in (tmp_path / "csv" / name).glob("*.csv"):
+            other = tmp_path / "parquet" / name / f"{path.stem}.parquet"
+            if path.stem != "corner_features":  # beside a page, what it drew
+                assert list(table_files.rows(other)) == list(table_files.rows(path)), path.name
+                assert not other.with_suffix(".csv").exists()
+                n += 1
+    assert n == 4 + 4 + 2 + 5
+    code, line, err = call(capsys, "locality", "draw-events", tmp_path / "parquet/events", "--json")
+    assert code == 0 and "feature_continuum_ctx16.png" in line, err
+    for words in (["events", run], ["sparsity", run], ["geometry", events, "--sae", run]):
+        code, _, err = call(capsys, "locality", *words, "--format", "xls")
+        assert code == 2 and "csv or parquet" in err
+
+
+@pytest.mark.parametrize("kind", table_files.FORMATS)
+def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kind):
+    pytest.importorskip("pyarrow")
+    jobs = {
+        "events": [run, *EVENTS, "--max-density", 1],
+        "geometry": [tmp_path / "events", "--sae", run, "--k", 2, "--least-events", 1,
+                     "--permutations", 20, "--no-figures"],
+        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
+                     "--top", 2, "--targets", 2, "--n-ctx", 8],
+    }  # fmt: skip
+    root, made = tmp_path / "data", {}
+    for name, words in jobs.items():
+        words = [*words, "--out", tmp_path / name, "--format", kind, "--quiet"]
+        code, _, err = call(capsys, "locality", name, *words)
+        assert code == 0, err
+        words = [tmp_path / name, root, "--preset", "mine", "--timestamp", "t", "--json"]
+        code, line, err = call(capsys, "locality", "release", *words)
+        assert code == 0, err
+        made[name] = [Path(f) for f in json.loads(line)["files"]]
+        assert all(f.is_file() and f.suffix not in (".pt", ".parquet") for f in made[name])
+        (manifest,) = [f for f in made[name] if f.name in ("manifest.json", "run_config.json")
+                       and f.parent.parent.name != "feature_case_studies"]  # fmt: skip
+        told = json.loads(manifest.read_text())
+        assert told["preset"] == "mine" and told["timestamp"] == "t" and "git_commit" in told
+        assert str(tmp_path) not in manifest.read_text() and str(run) not in manifest.read_text()
+    home = root / "cherry_picked_feature_entropy" / "t"
+    corpus = read_tensors(home / "corpus_tokens.safetensors")["tensor"].tolist()
+    texts = json.loads((home / "top_contexts_layer1.json").read_text())
+    events = rows(home / "ctx16.csv")
+    for r in events:
+        example = texts[r["feature_id"]]["examples"][int(r["event_idx"])]
+        start, end = int(r["ctx_start"]), int(r["abs_peak"]) + 1
+        assert end - start == int(r["n_positions"])
+        assert end == example["window_start_token"] + example["token_idx"] + 1
+        assert corpus[start:end] == example["ids"][-(end - start) :]
+    assert len(corpus) == sum(len(e["ids"]) for one in texts.values() for e in one["examples"])
+    read_again = event_files.read(home)
+    assert sorted(read_again) == [8, 16] and read_again[16][0].J is not None
+    assert (root / "feature_geometry_vs_entropy/t/pairwise.csv") in made["geometry"]
+    cards = json.loads((root / "feature_case_studies/t_all/manifest.json").read_text())
+    assert cards["experiment"] == "feature_case_studies" and len(cards["features"]) == 6
+    assert {f.name for f in (root / "feature_activation_autocorr/t").iterdir()} >= {
+        "fineweb_corpus_meta.json", "autocorr_curves.csv", "activation_traces.npz", "figures"
+    }  # fmt: skip
+    code, _, err = call(capsys, "locality", "release", run, root, "--preset", "x")
+    assert code == 1 and "no result.json" in err
+
+
 def test_sparsity_names_tokens(run, capsys, tmp_path):
     code, line, err = call(
         capsys, "locality", "sparsity", run, "--by-token", 2, "--out", tmp_path, "--json"
@@ -200,6 +387,8 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
     assert json.loads(line)["mismatched"] == 1
     log = json.loads((tmp_path / "o" / "adapter_log.json").read_text())
     assert log["7"]["n_kept"] == 2 and log["7"]["n_duplicates"] == 1
+    (told,) = rows(tmp_path / "o" / "feature_quality_stats.csv")
+    assert told == {"feature_id": "7", "recall_alt": "", "frac_unique": "1.0", "frac_bos": "0.0"}
 
 
 @pytest.mark.parametrize(
@@ -217,17 +406,27 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["cards", "RUN"], 1, "ctx<N>.csv"),
         (["table", "RUN"], 1, "ctx<N>.csv"),
         (["geometry", "RUN", "--sae", "RUN"], 1, "ctx<N>.csv"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--least-events", "99"], 1, "--least-events"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--anchors", "-1"], 2, "`--anchors` must lie"),
+        (["geometry", "EVENTS", "--sae", "RUN", "--neuronpedia", "RUN/no"], 1, "MODEL/SAE"),
+        (["events", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["autocorr", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["sparsity", "RUN", "--pairs", "-1", "--no-strings"], 2, "0 or more; got -1"),
         (["autocorr", "RUN", "--lags", "0"], 2, "lags"),
-        (["autocorr", "RUN", "--documents", "0", "--top", "9999"], 2, "--top"),
-        (["autocorr", "RUN", "--split", "half"], 2, "--split"),
+        (["autocorr", "RUN", "--documents", "0", "--top", "9999", "--n-ctx", "8"], 2,
+         "--top"),
+        (["autocorr", "RUN", "--n-ctx", "1"], 2, "`n_ctx` must be at least 2"),
+        (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s", "--browse", "2", "--d-sae", "0"],
+         2, "--d-sae 0"),
+        (["autocorr", "RUN", "--split", "half", "--n-ctx", "8"], 2, "--split"),
         (["sparsity", "RUN/eval"], 1, "manifest.json"),
         (["sparsity", "RUN", "--by", "size", "--no-strings"], 2, "by"),
         (["neuronpedia", "RUN", "--model", "..", "--sae-id", "s"], 2, "name of Neuronpedia"),
         (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s"], 2, "--latents"),
     ],
 )
-def test_refusals_are_plain(run, capsys, words, code, said):
-    words = [w.replace("RUN", str(run)) for w in words]
+def test_refusals_are_plain(run, events, capsys, words, code, said):
+    words = [w.replace("RUN", str(run)).replace("EVENTS", str(events)) for w in words]
     got, _, err = call(capsys, "locality", *words)
     assert (got, said in err) == (code, True), err
     assert "Traceback" not in err

@@ -72,6 +72,8 @@ def test_gram_identity(lm):
     K = M @ M.transpose(1, 2)
     w = sae.W_enc[:, one.latent]
     close(one.J, torch.einsum("da,nde,ea->an", w, K, w))
+    R = influence(lm, sae, tokens, SITE, method="jacobian").R
+    close(R[0].float(), K.diagonal(dim1=1, dim2=2).sum(-1))
 
 
 def test_nothing_after_the_position_has_a_part(lm):

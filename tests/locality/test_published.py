@@ -1,8 +1,13 @@
 """Published locality files: nothing in them runs, both generations come back as they were."""
 
+import functools
+import importlib
 import io
 import json
 import math
+import operator
+import os
+import subprocess
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -213,6 +218,44 @@ def test_what_would_run_is_refused_and_does_not(value, tmp_path):
     with pytest.raises(FormatError, match="never runs"):
         published.read(tmp_path / "a.pt")
     assert not mark.exists()
+
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.how = (function, arguments)
+
+    def __reduce__(self):
+        return self.how
+
+
+def test_the_loader_makes_numbers_and_nothing_else():
+    names = {a[1] if isinstance(a, tuple) else f"{a.__module__}.{a.__qualname__}"
+             for a in published._allowed()}  # fmt: skip
+    made = {n for n in names if not n.startswith("numpy.dtypes.")}
+    assert made == {
+        "numpy.ndarray", "numpy.dtype",
+        *(f"numpy.{core}.multiarray.{n}" for core in ("core", "_core")
+          for n in ("_reconstruct", "scalar")),
+    }  # fmt: skip
+    kinds = {n.removeprefix("numpy.dtypes.") for n in names - made}
+    assert all(k.endswith("DType") and not k.startswith(("Object", "Void", "Str")) for k in kinds)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call(eval, "1"), Call(os.system, "true"), Call(subprocess.run, ["true"]),
+        Call(getattr, 1, "real"), Call(importlib.import_module, "os"), Call(np.load, "a.npy"),
+        Call(open, "a.txt"), Call(operator.attrgetter, "a"), Call(functools.partial, print),
+    ],
+    ids=lambda c: c.how[0].__name__,
+)  # fmt: skip
+def test_no_function_but_those_is_called(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = depth_run("S")
+    raw["batch_results"][0]["token_vector_influence"] = call
+    with pytest.raises(FormatError, match="never runs"):
+        published.read(saved(tmp_path / "a.pt", raw))
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from saekit.cli.main import main
-from saekit.core.errors import ConfigError, FormatError
-from saekit.core.result import Result
+from saekit.core.errors import ConfigError, FormatError, UnknownNameError
+from saekit.core.result import Result, Table
+from saekit.data import table_files
 from saekit.data.corpora.files import Files
 from saekit.locality import context_length, dataset, depth
 from saekit.locality.context_length import ContextLength
@@ -75,6 +78,50 @@ def test_a_depth_run_is_found_where_the_data_set_has_it(runs, tmp_path):
     assert bench["mean_batch_s"] > 0 and set(bench["seconds"]) == {"L0.resid_post", "L1.resid_post"}
 
 
+def test_tables_in_parquet_are_released_alike(runs, tmp_path):
+    pytest.importorskip("pyarrow")
+    for name in ("d", "c"):
+        found = []
+        for kind in table_files.FORMATS:
+            run = tmp_path / kind / name
+            shutil.copytree(runs / name, run)
+            for path in run.glob("*.csv") if kind == "parquet" else ():
+                table = Table(columns=columns_of(path))
+                table_files.write(table, path.with_suffix(""), "parquet")
+            root = tmp_path / kind / "data"
+            files = release(run, root, label="one", timestamp="t0")
+            found.append({f.relative_to(root): f.read_bytes() for f in files})
+        assert found[0] == found[1] and len(found[0]) > 3
+    assert not list((tmp_path / "parquet" / "d").glob("*.csv"))
+
+
+def columns_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {k: [r[k] for r in rows] for k in rows[0]}
+
+
+def test_depth_and_context_write_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    corpus, lm = Files(paths=(str(world.text_file(tmp_path)),)), Mixing([[1.0, 1.0]])
+    sae = Subject(Site(0, "resid_post"), "planted", lambda: Opened(sae_of()))
+    config = Depth(corpus=corpus, n_ctx=8, windows=2, measure=Measure(probes=4))
+    sweep = ContextLength(least=4, most=8, step=4, measure=Measure(probes=4))
+    for kind in table_files.FORMATS:
+        depth.run(lm, [sae], config, tmp_path / kind / "d", shown=False, tables=kind)
+        context_length.run(
+            lm, sae, tokens_of(1, 8), sweep, tmp_path / kind / "c", shown=False, tables=kind
+        )
+    for name in ("d/latents", "d/depth", "d/windows", "c/latents", "c/lengths"):
+        one, two = (table_files.find(tmp_path / kind / name) for kind in table_files.FORMATS)
+        assert (one.suffix, two.suffix) == (".csv", ".parquet")
+        rows = [list(table_files.rows(path)) for path in (one, two)]
+        assert rows[0] == rows[1] and rows[0]
+    with pytest.raises(UnknownNameError, match="csv or parquet"):
+        depth.run(lm, [sae], config, tmp_path / "e", shown=False, tables="xls")
+    assert not (tmp_path / "e").exists()
+
+
 def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
     for label in ("one", "two"):
         release(runs / "c", tmp_path, label=label, timestamp="t1")
@@ -89,6 +136,34 @@ def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
     assert all(np.isfinite(g.token_vector_entropy) for g in groups)
     with pytest.raises(ConfigError, match="one window"):
         release(runs / "two", tmp_path, label="x")
+
+
+def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for run in ("d", "c"):
+        words = ["locality", "release", runs / run, tmp_path, "--preset", "pythia-70m",
+                 "--dataset", "news", "--timestamp", "t", "--figures", "--json"]  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main([str(w) for w in words])
+        assert ended.value.code == 0
+        made = json.loads(capsys.readouterr().out)
+        assert all(Path(f).is_file() for f in made["files"])
+    home = tmp_path / "pythia-70m/news/t"
+    assert made["folder"].endswith("ctxlen_xmodel_fineweb/t")
+    for i in (0, 1):
+        folder = home / f"entropy_plots_resid_out_layer{i}"
+        told = json.loads((folder / "batch_index.json").read_text())
+        assert told["num_batches"] == 3 and told["site"] == f"resid_out_layer{i}"
+        found = dataset.read(home / f"entropy_comparison_resid_out_layer{i}")
+        for batch, group in zip(told["batches"], dataset.groups(found), strict=True):
+            assert (folder / batch["plot_file"]).stat().st_size > 10_000
+            assert batch["batch_idx"] == group.index
+            assert batch["num_active_features"] == len(group.feature)
+            assert batch["avg_feature_entropy"] == pytest.approx(group.entropy.mean(), rel=1e-6)
+            assert batch["token_vector_entropy"] == group.token_vector_entropy
+    assert (tmp_path / "figures/entropy_vs_depth__pythia-70m__news.png").is_file()
+    stem = tmp_path / "ctxlen_xmodel_fineweb/t/pythia-70m/entropy_vs_context_len_resid_out_layer1_t"
+    assert (stem / "entropy_vs_context_len.png").is_file()
 
 
 def test_the_command_and_what_is_no_run(runs, tmp_path, capsys):

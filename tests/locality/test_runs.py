@@ -239,6 +239,38 @@ def test_commands_from_files_to_results(trained, capsys):
     assert call("locality", "depth", "--preset", "pythia-70m")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["depth"], 2, "got neither"),
+        (["depth", "--sae", "RUN", "--preset", "gpt2-small"], 2, "got both"),
+        (["depth", "--sae", "RUN", "--layer", "1"], 2, "--layer go with --preset"),
+        (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2, "goes with --sae"),
+        (["depth", "--sae", "RUN", "--site", "L7.resid_post"], 2, "they read L0.resid_post"),
+        (["depth", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
+        (["depth", "--sae", "RUN", "--threshold", "nan"], 2, "latents that are off"),
+        (["check", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
+        (["depth", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["check", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--step", "0"], 2, "step=0"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--most", "0"], 2, "most=0"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P", "--most", "16",
+          "--windows", "2"], 2, "do not go with it"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "RUN/sae/weights"
+          ".safetensors", "--most", "16"], 1, "no text in UTF-8"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P/no", "--most",
+          "16"], 1, "cannot be read as a prompt"),
+    ],
+)  # fmt: skip
+def test_refusals_are_plain(trained, capsys, words, code, said):
+    words = [w.replace("RUN", str(trained / "run")).replace("P", str(trained / "prompt.txt"))
+             if w.startswith(("RUN", "P")) else w for w in words]  # fmt: skip
+    got, _ = call("locality", *words, "--out", trained / "never")
+    err = capsys.readouterr().err
+    assert (got, said in err) == (code, True), err
+    assert not (trained / "never").exists()
+
+
 def test_a_failing_layer_ends_with_exit_code_3(trained, capsys, monkeypatch):
     from saekit.locality import depth as runs
 

@@ -5,8 +5,18 @@ from saekit.core.errors import ConfigError, DataError, UnknownNameError
 from saekit.data.corpora.files import Files
 from saekit.data.corpora.question_answer import QuestionAnswer
 from saekit.locality.filters.base import Candidate, registry
-from saekit.locality.windows import Stream, candidate, draw, from_corpus, read_stream
+from saekit.locality.filters.plain import Plain
+from saekit.locality.windows import (
+    Stream,
+    candidate,
+    check_length,
+    crossing,
+    draw,
+    from_corpus,
+    read_stream,
+)
 from saekit.models.tiny import ByteTokenizer
+from tests.locality.world import Mixing
 
 TOKENIZER = ByteTokenizer()
 PROSE = "The quick brown fox jumps over the lazy dog, and it runs."
@@ -120,3 +130,21 @@ def test_gsm8k_joins_question_and_answer_and_drops_calculations(tmp_path):
     kept, plain = registry.get("gsm8k")(keep_calculations=True), registry.get("gsm8k")()
     assert plain.prepare(document.text) == "Two and two?\n2+2=4\n#### 4"
     assert "<<2+2=4>>" in kept.prepare(document.text)
+
+
+def test_windows_over_borders_cost_no_strings(monkeypatch):
+    from saekit.locality import windows as module
+
+    stream = Stream(torch.arange(400) % 97, torch.arange(0, 400, 10), ["x"] * 40)
+    monkeypatch.setattr(module, "candidate", lambda *_: pytest.fail("a window was read"))
+    with pytest.raises(DataError, match="381 for crosses documents"):
+        draw(stream, ByteTokenizer(), Plain(), n_ctx=20, windows=50)
+    ends = crossing(stream, torch.tensor([0, 1, 10, 19]), 10)
+    assert ends.tolist() == [False, True, False, True]
+
+
+def test_windows_longer_than_the_model_reads_are_refused_before_text_is_read():
+    lm = Mixing([[1.0]])
+    check_length(lm, lm.n_ctx_max, "n_ctx")
+    with pytest.raises(ConfigError, match="`n_ctx` must be at most 4096 tokens"):
+        check_length(lm, lm.n_ctx_max + 1, "n_ctx")

@@ -2,16 +2,19 @@
 
 import csv
 import html.parser
+import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from saekit.analysis.autocorrelation import Autocorrelation
 from saekit.core.errors import ConfigError, DataError, FormatError, ShapeError
 from saekit.locality.event_files import Row
-from saekit.report.event_pages import draw_all, entropies, write_cards
+from saekit.locality.quality import Quality
+from saekit.report.event_pages import draw_all, entropies, write_cards, write_table
 from saekit.report.figures import (
     autocorrelation,
     case_studies,
@@ -194,3 +197,30 @@ def test_a_table_has_a_row_a_latent_with_the_peak_in_bold(tmp_path):
     rows = read(tmp_path / "t.csv")
     assert [r["frac_unique"] for r in rows] == ["1.0", "0.5", ""]
     assert float(rows[0]["mean_h_pos"]) == 1.5 and float(rows[0]["std_h_pos"]) == 0.5
+    assert 1 <= float(rows[0]["low"]) <= 1.5 <= float(rows[0]["high"]) <= 2 and not rows[2]["low"]
+    known = {5: Quality(0.875, 0.25, 0.75)}
+    path = feature_table.write(
+        tmp_path / "q.html", cards, n_ctx=16, title="t", facts={}, quality=known
+    )
+    assert "<th>recall</th>" in path.read_text() and "BOS 75%" in path.read_text()
+    assert "recall" not in text
+    rows = read(tmp_path / "q.csv")
+    assert [r["recall_alt"] for r in rows] == ["0.875", "", ""]
+    assert [r["frac_unique"] for r in rows] == ["0.25", "0.5", ""]
+
+
+def test_published_texts_end_at_the_peak_and_need_no_ids(tmp_path):
+    (tmp_path / "ctx8.csv").write_text(
+        "feature_id,event_idx,H_pos,peak_token_idx,peak_value,sum_J\n1,0,1.5,2,3,1\n1,1,1,2,2,1\n"
+    )
+    np.savez(tmp_path / "influences_ctx8.npz", **{"1_0": np.ones(8), "1_1": np.ones(8)})
+    one = {"activation": 3.0, "token_idx": 2, "tokens": ["a", "b", "<bos>", "after"]}
+    two = one | {"tokens": ["a", "b", "c", "after"]}
+    (tmp_path / "top_contexts_layer0.json").write_text(
+        json.dumps({"1": {"max_activation": 3.0, "examples": [one, two]}})
+    )
+    page = write_cards(tmp_path, tmp_path / "c.html").read_text()
+    assert "after" not in page and page.count(" peak") == 2 + page.count("the peak")
+    write_table(tmp_path)
+    (row,) = read(tmp_path / "figures/feature_table_ctx8.csv")
+    assert (row["frac_unique"], row["frac_bos"], row["n_events"]) == ("1.0", "0.5", "2")

@@ -7,6 +7,7 @@ import pytest
 
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
+from saekit.core.result import Result
 from saekit.data.corpora.files import Files
 from saekit.locality import context_length, depth
 from saekit.locality.context_length import ContextLength
@@ -53,6 +54,46 @@ def test_depth_draws_every_latent_and_line(runs, tmp_path, kind):
     assert len(latents) > 10 and all(v == pytest.approx(2, abs=1e-5) for v in latents)
     (vector,) = [r for r in of_one if r["mark"] == "token vector"]
     assert float(vector["low"]) <= float(vector["entropy_bits"]) <= float(vector["high"])
+    (mean,) = [r for r in of_one if r["mark"] == "mean over windows"]
+    score = Result.read(runs / "depth/result.json").scores[
+        "L1.resid_post/entropy_bits_mean_over_windows"
+    ]
+    assert [float(mean[k]) for k in ("entropy_bits", "low", "high")] == [
+        score.value, score.low, score.high
+    ]  # fmt: skip
+    assert int(mean["windows"]) == 6
+
+
+def test_one_layer_alone_is_drawn_with_marks_that_are_seen(runs, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    panel = entropy_depth.read(runs / "depth", "one")
+    _, axes = entropy_depth.style.new(3, 3)
+    entropy_depth._panel(axes[0][0], panel._replace(layers=panel.layers[:1]), "violin")
+    lines = {line.get_label(): line for line in axes[0][0].get_lines()}
+    for label in ("token vector, 95 % interval", "random directions"):
+        assert len(lines[label].get_xdata()) == 1
+        assert lines[label].get_marker() not in ("", "None", None), label
+
+
+def test_a_latent_that_is_off_in_between_breaks_its_line(runs, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    run = shutil.copytree(runs / "context", tmp_path / "run")
+    found = rows(run / "latents")
+    gone = (found[0]["window"], found[0]["latent"])
+    with (run / "latents.csv").open("w", encoding="utf-8", newline="") as file:
+        out = csv.DictWriter(file, found[0])
+        out.writeheader()
+        out.writerows(
+            r | {"activation": "1e9" if (r["window"], r["latent"]) == gone else "1"}
+            for r in found
+            if (r["window"], r["latent"], r["n_ctx"]) != (*gone, "12")
+        )
+    drawn = []
+    monkeypatch.setattr(context_figure.style, "save", lambda f, *_: drawn.append(f))
+    context_figure.draw(run, tmp_path / "c.png")
+    name = f"latent {gone[1]}, window {gone[0]}"
+    (line,) = [x for a in drawn[0].axes for x in a.get_lines() if x.get_label() == name]
+    assert [v != v for v in line.get_ydata()] == [False, True, False]
 
 
 def test_nulls_are_drawn_and_the_command_names_panels(runs, tmp_path, capsys):

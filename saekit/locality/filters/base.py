@@ -9,6 +9,8 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
 
+CROSSES = "crosses documents"
+
 
 class Candidate(NamedTuple):
     """A window of the token stream, as a filter sees it."""
@@ -38,6 +40,7 @@ class Filter(Config, abc.ABC):
     """
 
     joiner: ClassVar[str | None] = None  # between documents in the stream; None: kept apart
+    one_document: ClassVar[bool] = False  # whether a window must lie inside one
 
     least_distinct: float = 0.25
 
@@ -57,6 +60,8 @@ class Filter(Config, abc.ABC):
 
     def refuses(self, window: Candidate) -> str | None:
         """Return why a window is not used, in a few words; None where it is used."""
+        if self.one_document and window.documents > 1:
+            return CROSSES
         if window.special:
             return "special token"
         if len(set(window.ids)) < self.least_distinct * len(window.ids):

@@ -24,14 +24,13 @@ class CodePython(Filter):
     """
 
     name: ClassVar[str] = "code-python"
+    one_document: ClassVar[bool] = True
     skip_tokens: int = 50
     most_blank: float = 0.6
     most_line_chars: int = 400
 
     @override
     def _refuses(self, window: Candidate) -> str | None:
-        if window.documents > 1:
-            return "crosses documents"
         if window.first < self.skip_tokens:
             return "head of a file"
         blank = sum(not piece.strip() for piece in window.pieces)

@@ -27,6 +27,7 @@ class GSM8K(Filter):
     """
 
     name: ClassVar[str] = "gsm8k"
+    one_document: ClassVar[bool] = True
     keep_calculations: bool = False
 
     @override
@@ -35,4 +36,4 @@ class GSM8K(Filter):
 
     @override
     def _refuses(self, window: Candidate) -> str | None:
-        return "crosses documents" if window.documents > 1 else None
+        return None

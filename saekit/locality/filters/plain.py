@@ -19,7 +19,8 @@ class Plain(Filter):
     """
 
     name: ClassVar[str] = "plain"
+    one_document: ClassVar[bool] = True
 
     @override
     def _refuses(self, window: Candidate) -> str | None:
-        return "crosses documents" if window.documents > 1 else None
+        return None

@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from saekit.core.result import Table
+from saekit.locality.resampling import mean_interval
 from saekit.report.bare_page import escaped, write_page
 
 SHADES = 20
@@ -33,10 +36,10 @@ class CardEvent(NamedTuple):
     """A stretch of text that ends with the peak."""
 
     pieces: Sequence[str]  # of the last tokens, the peak last
-    ids: Sequence[int]
-    J: Sequence[float]  # influence of each
+    ids: Sequence[int]  # of the same; empty where they are not known
+    J: Sequence[float]  # what tints each: influence, or what `write` is told
     activation: float  # act units
-    H: float  # bits
+    H: float  # bits; NaN where none was taken
     n_positions: int
 
 
@@ -52,9 +55,10 @@ class Card(NamedTuple):
     link: str = ""  # of a page about it, https only
 
 
-def write(
-    path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object]
-) -> Path:
+def write(  # noqa: PLR0913 - what is shown, and what of it
+    path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object],
+    tint: str = "influence",
+) -> Path:  # fmt: skip
     """Write one self-contained page of cards, in the order given.
 
     A token's tint is sqrt(J / max J) over the tokens shown. Text of the corpus and
@@ -67,13 +71,15 @@ def write(
         n_ctx: tokens of a window, which bounds the entropy.
         title: heading.
         facts: what the page is of: model, site, population.
+        tint: what `CardEvent.J` is.
     """
     listed = "".join(f"<span><b>{escaped(k)}</b> {escaped(v)}</span>" for k, v in facts.items())
     scale = "".join(f'<i class="s{k}"></i>' for k in range(SHADES + 1))
     body = (
         f"<h1>{escaped(title)}</h1><p class=facts>{listed}</p>"
-        f"<div class=bar>0 {scale} 1 &nbsp; sqrt(influence / largest shown); red frame: the "
-        f"peak</div>" + "\n".join(_card(card, n_ctx) for card in cards)
+        f"<div class=bar>0 {scale} 1 &nbsp; sqrt({escaped(tint)} / largest shown); red frame: the "
+        f"peak; brackets: 95 % interval of the mean, events drawn anew</div>"
+        + "\n".join(_card(card, n_ctx, tint) for card in cards)
     )
     write_page(path, title, body, STYLE + _shades())
     table(cards).write_csv(path.with_suffix(".csv"))
@@ -97,6 +103,20 @@ def table(cards: Sequence[Card]) -> Table:
     return Table(columns=columns, units=units)
 
 
+def interval(card: Card) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of H, events drawn anew; NaN below 2 events."""
+    if len(card.H) < 2:
+        return math.nan, math.nan
+    H = torch.tensor(card.H, dtype=torch.float64)
+    _, low, high = mean_interval(H, seed=card.latent)
+    return float(low), float(high)
+
+
+def _ends(card: Card) -> str:
+    low, high = interval(card)
+    return "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+
+
 def moments(H: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation with divisor n."""
     if not H:
@@ -105,10 +125,10 @@ def moments(H: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(sum((h - mean) ** 2 for h in H) / len(H))
 
 
-def _card(card: Card, n_ctx: int) -> str:
+def _card(card: Card, n_ctx: int, tint: str) -> str:
     mean, std = moments(card.H)
     measured = (
-        f"H<sub>pos</sub> {mean:.2f} ± {std:.2f} bits, {len(card.H)} events"
+        f"H<sub>pos</sub> {mean:.2f}{_ends(card)} bits, std {std:.2f}, {len(card.H)} events"
         if card.H else "no event with an entropy"
     )  # fmt: skip
     name = f"latent {card.latent}"
@@ -117,26 +137,28 @@ def _card(card: Card, n_ctx: int) -> str:
     notes = " · ".join(escaped(note) for note in card.notes)
     said = f"<p class=said>{escaped(card.description)}</p>" if card.description else ""
     plots = histogram(card.H, n_ctx) + (_trace(card.trace) if card.trace else "")
-    events = "".join(_event(e) for e in card.events) or "<p class=none>no event to show</p>"
+    events = "".join(_event(e, tint) for e in card.events) or "<p class=none>no event to show</p>"
     return (
         f"<section class=card><h2>{name}<small>{measured}</small></h2>{said}"
         f"<div class=top>{plots}<p>{notes}</p></div>{events}</section>"
     )
 
 
-def _event(event: CardEvent) -> str:
+def _event(event: CardEvent, tint: str) -> str:
     top = max((j for j in event.J if not math.isnan(j)), default=0.0)
     tokens = []
-    for k, (piece, i, j) in enumerate(zip(event.pieces, event.ids, event.J, strict=True)):
+    for k, (piece, j) in enumerate(zip(event.pieces, event.J, strict=True)):
         share = 0.0 if math.isnan(j) or top <= 0 else math.sqrt(max(j, 0.0) / top)
         back = len(event.pieces) - 1 - k
         classes = f"t s{round(SHADES * share)}" + (" peak" if back == 0 else "")
-        hover = f"position {-back}, J = {j:.3g}, token {i}"
+        hover = f"position {-back}, {tint} {j:.3g}"
+        hover += f", token {event.ids[k]}" if event.ids else ""
         text = escaped(piece).replace("\n", '<span class="nl">⏎</span>')
         tokens.append(f'<span class="{classes}" title="{escaped(hover)}">{text}</span>')
+    taken = not math.isnan(event.H)
+    H = f"<br>{event.H:.2f} bits over {event.n_positions} tokens" if taken else ""
     return (
-        f"<div class=event><span class=num>activation {event.activation:.3g}<br>"
-        f"{event.H:.2f} bits over {event.n_positions} tokens</span>"
+        f"<div class=event><span class=num>activation {event.activation:.3g}{H}</span>"
         f"<span class=text>{''.join(tokens)}</span></div>"
     )
 

@@ -1,6 +1,5 @@
 """Entropy against context length: all latents, those active at every length, and some by name."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
+from saekit.data import table_files
 from saekit.report import style
 
 TOP, MOST_GREY, SHOWN_TOKENS, LINE_CHARS = 10, 200, 64, 130
@@ -46,6 +46,12 @@ def draw(run: Path, path: Path) -> Path:
     for at in axes[1]:
         at.remove()
     _text(figure.add_subplot(grid[1, :]), result)
+    windows = result.details["windows"]
+    many = f"{windows} windows; bands: 95 % intervals, windows drawn anew"
+    figure.suptitle(
+        f"{result.details['model']['name']}, {result.details['site']}: latents at the last token "
+        "of " + ("one window, so there are no intervals" if windows == 1 else many), fontsize=9,
+    )  # fmt: skip
     names = ("mark", "n_ctx", "entropy_bits", "low", "high", "n")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     style.save(figure, path, Table(columns=columns, units={"entropy_bits": "bits"}))
@@ -84,23 +90,25 @@ def _span(n: list[int]) -> str:
 
 def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) -> None:
     by: dict[tuple[int, int], list[tuple[int, float, float]]] = {}
-    with (run / "latents.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["entropy_bits"]:
-                key = (int(row["window"]), int(row["latent"]))
-                value = (int(row["n_ctx"]), float(row["entropy_bits"]), float(row["activation"]))
-                by.setdefault(key, []).append(value)
+    for row in table_files.rows(table_files.find(run / "latents")):
+        if row["entropy_bits"]:
+            key = (int(row["window"]), int(row["latent"]))
+            value = (int(row["n_ctx"]), float(row["entropy_bits"]), float(row["activation"]))
+            by.setdefault(key, []).append(value)
     order = sorted(by, key=lambda k: (-sum(v[2] for v in by[k]), k))
-    many = result.details["windows"] > 1
+    many, lengths = result.details["windows"] > 1, result.details["lengths"]
+
+    def line(key: tuple[int, int], mark: str, **how: Any) -> None:
+        H = {n: bits for n, bits, _ in by[key]}  # a line breaks where the latent is off
+        at.plot(lengths, [H.get(n, np.nan) for n in lengths], mark, **how)
+
     for key in reversed(order[TOP : TOP + MOST_GREY]):
-        values = by[key]
-        at.plot([v[0] for v in values], [v[1] for v in values], color="#dddddd", linewidth=0.6)
+        line(key, ".-", color="#dddddd", linewidth=0.6, markersize=2)
     for i, key in enumerate(order[:TOP]):
-        values = by[key]
         name = f"latent {key[1]}" + (f", window {key[0]}" if many else "")
-        line = ".-" if i < len(style.COLOURS) else ".--"
-        at.plot([v[0] for v in values], [v[1] for v in values], line, linewidth=1, label=name,
-                color=style.COLOURS[i % len(style.COLOURS)])  # fmt: skip
+        line(key, ".-" if i < len(style.COLOURS) else ".--", linewidth=1, label=name,
+             color=style.COLOURS[i % len(style.COLOURS)])  # fmt: skip
+    at.set_title(f"the {min(TOP, len(order))} most active of {len(order)}, others grey", fontsize=8)
     for key in order[: TOP + MOST_GREY]:
         name = f"latent {key[1]}, window {key[0]}"
         rows += [(name, n, H, None, None, 1) for n, H, _ in by[key]]

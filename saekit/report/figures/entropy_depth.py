@@ -1,6 +1,5 @@
 """Entropy against depth: a violin or a box a layer, a panel for each model and corpus."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +8,13 @@ import numpy as np
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
 from saekit.report import style
 
 KINDS = ("violin", "box")
 TOP = 20  # latents of largest total activation whose mean is drawn
 COLUMNS = 3
+BESIDE = 0.3  # of a mark's middle, where its mean is drawn
 TICKS = 10  # with a name; more would overlap
 NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
          "weights": "shuffled weights"}  # fmt: skip
@@ -27,6 +28,7 @@ class Layer(NamedTuple):
     latent: np.ndarray
     windows: np.ndarray  # in which each is active
     activation: np.ndarray  # summed over them
+    mean: Score | None  # over windows, of the window's mean over latents
     vector: Score | None  # of the token vector
     nulls: dict[str, Score]  # of baselines, means over pairs of window and latent
 
@@ -55,12 +57,11 @@ def read(folder: Path, label: str) -> Panel:
     if result.name != "locality_depth":
         raise FormatError(f"{folder} holds a result of `{result.name}`, not of locality depth.")
     rows: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    with (folder / "latents.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["entropy_bits"]:
-                of_site = rows.setdefault(row["site"], {})
-                pair = (float(row["entropy_bits"]), float(row["activation"]))
-                of_site.setdefault(int(row["latent"]), []).append(pair)
+    for row in table_files.rows(table_files.find(folder / "latents")):
+        if row["entropy_bits"]:
+            of_site = rows.setdefault(row["site"], {})
+            pair = (float(row["entropy_bits"]), float(row["activation"]))
+            of_site.setdefault(int(row["latent"]), []).append(pair)
     if not rows:
         raise FormatError(f"{folder} has no latent with an entropy.")
     layers = []
@@ -69,6 +70,7 @@ def read(folder: Path, label: str) -> Panel:
         layers.append(Layer(
             site, np.array([v[:, 0].mean() for v in values]), np.array(list(by_latent)),
             np.array([len(v) for v in values]), np.array([v[:, 1].sum() for v in values]),
+            result.scores.get(f"{site}/entropy_bits_mean_over_windows"),
             result.scores.get(f"{site}/token_vector_entropy_bits"), _nulls(result, site),
         ))  # fmt: skip
     n_windows = max(result.details["by_site"]["columns"]["n_windows"])
@@ -133,17 +135,12 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
         )  # fmt: skip
     at.plot(x, [layer.top for layer in panel.layers], "o-", color=style.COLOURS[0], markersize=3,
             linewidth=1, label=f"top {TOP} latents by activation")  # fmt: skip
-    known = [(i, s) for i, layer in enumerate(panel.layers) if (s := layer.vector) is not None]
-    if known:
-        at.plot([i for i, _ in known], [s.value for _, s in known], "--", color=style.COLOURS[1],
-                linewidth=1.2, label="token vector, 95 % interval")  # fmt: skip
-        ends = [s for _, s in known if s.low is not None]
-        if len(ends) == len(known):
-            at.fill_between([i for i, _ in known], [s.low for s in ends], [s.high for s in ends],
-                            color=style.COLOURS[1], alpha=0.2, linewidth=0)  # fmt: skip
+    _means(at, panel)
+    _vector(at, panel)
+    alone = "." if len(panel.layers) == 1 else ""
     for i, kind in enumerate(dict.fromkeys(k for layer in panel.layers for k in layer.nulls)):
         have = [(j, s.nulls[kind].value) for j, s in enumerate(panel.layers) if kind in s.nulls]
-        at.plot(*zip(*have, strict=True), color=style.COLOURS[2 + i], linewidth=1,
+        at.plot(*zip(*have, strict=True), marker=alone, color=style.COLOURS[2 + i], linewidth=1,
                 linestyle=("-.", ":", (0, (5, 1)))[i % 3], label=NULLS.get(kind, kind))  # fmt: skip
     most = float(np.log2(panel.n_ctx))
     at.axhline(most, color="#888888", linestyle=":", linewidth=1, label=f"log2 {panel.n_ctx}")
@@ -155,6 +152,39 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
     span = f"{min(n):,}" if min(n) == max(n) else f"{min(n):,} to {max(n):,}"
     at.set_title(f"{panel.label}\nn = {span} latents a layer, {panel.windows} windows", fontsize=9)
     at.set_ylim(0, None)
+
+
+def _means(at: Any, panel: Panel) -> None:
+    """Draw means over windows beside the marks, with intervals where there are any."""
+    known = [(i, s) for i, layer in enumerate(panel.layers)
+             if (s := layer.mean) is not None and s.value is not None]  # fmt: skip
+    if not known:
+        return
+    x, value = [i + BESIDE for i, _ in known], [s.value for _, s in known]
+    at.plot(x, value, "D", color="#222222", markersize=2.4,
+            label="mean over windows, 95 % interval")  # fmt: skip
+    ends = [(i, s) for i, s in zip(x, (s for _, s in known), strict=True) if s.low is not None]
+    at.vlines([i for i, _ in ends], [s.low for _, s in ends], [s.high for _, s in ends],
+              color="#222222", linewidth=0.9)  # fmt: skip
+
+
+def _vector(at: Any, panel: Panel) -> None:
+    known = [(i, s) for i, layer in enumerate(panel.layers) if (s := layer.vector) is not None]
+    if not known:
+        return
+    alone = len(panel.layers) == 1  # a line of one point is not seen, nor its interval in the mark
+    x, colour = [i - BESIDE * alone for i, _ in known], style.COLOURS[1]
+    mark = "s--" if alone else "--"
+    at.plot(x, [s.value for _, s in known], mark, color=colour, linewidth=1.2, markersize=3,
+            label="token vector, 95 % interval")  # fmt: skip
+    ends = [s for _, s in known if s.low is not None]
+    if len(ends) != len(known):
+        return
+    low, high = [s.low for s in ends], [s.high for s in ends]
+    if len(x) == 1:
+        at.vlines(x, low, high, color=colour, linewidth=1.2)
+    else:
+        at.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _table(panels: list[Panel]) -> Table:
@@ -173,6 +203,9 @@ def _table(panels: list[Panel]) -> Table:
                     int(layer.windows[i]), float(layer.activation[i]), float(layer.entropy[i]),
                     None, None)  # fmt: skip
             add(panel.label, layer.site, f"top {TOP}", None, None, None, layer.top, None, None)
+            if (s := layer.mean) is not None:
+                add(panel.label, layer.site, "mean over windows", None, s.n, None, s.value, s.low,
+                    s.high)  # fmt: skip
             if (s := layer.vector) is not None:
                 add(panel.label, layer.site, "token vector", None, None, None, s.value, s.low,
                     s.high)  # fmt: skip

@@ -82,7 +82,10 @@ def draw(arrays: dict[str, np.ndarray], index: int, site: str, path: Path) -> No
              ylim=(1e-5, 1.2))  # fmt: skip
     left.legend(fontsize=7)
     right.set(xlabel="activation (act units)", ylabel="entropy of influence (bits)")
-    figure.suptitle(f"{site}, window {window}: n = {len(J)} latents", fontsize=10)
+    figure.suptitle(
+        f"{site}, window {window}: n = {len(J)} latents on at the last of {J.shape[1]} tokens; in "
+        f"colour the {len(top)} most active, grey {len(grey)} others", fontsize=9,
+    )  # fmt: skip
     names = ("curve", "position", "share", "activation", "entropy_bits")
     columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     style.save(figure, path, Table(columns=columns, units={"entropy_bits": "bits"}))

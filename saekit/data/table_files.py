@@ -1,0 +1,169 @@
+"""Tables on disk, as CSV or as Parquet: the same numbers in either.
+
+A table has a STEM, a path without ending; `STEM.csv` or `STEM.parquet` is its file, never both.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saekit.core.errors import FormatError, MissingExtraError, UnknownNameError, nearest
+from saekit.core.files import replace_with
+from saekit.core.result import Table
+
+FORMATS = ("csv", "parquet")
+BATCH_ROWS = 4096  # of a Parquet file in memory at once
+
+
+def check(kind: str) -> None:
+    """Refuse a format that cannot be written here, before there is anything to write.
+
+    Raises:
+        UnknownNameError: it is none of `FORMATS`.
+        MissingExtraError: Parquet is wanted and pyarrow is not installed.
+    """
+    if kind not in FORMATS:
+        raise UnknownNameError(
+            f"Tables are written as {' or '.join(FORMATS)}; got {kind!r}.{nearest(kind, FORMATS)}"
+        )
+    if kind == "parquet":
+        _parquet()
+
+
+def write(table: Table, stem: Path, kind: str = "csv") -> Path:
+    """Write a table and return its file; one in the other format is taken away.
+
+    In Parquet a column has one type, None and NaN are null, and units are kept as the fields'
+    metadata.
+
+    Args:
+        table: the rows.
+        stem: path without ending.
+        kind: of `FORMATS`.
+
+    Raises:
+        UnknownNameError: it is none of `FORMATS`.
+        MissingExtraError: Parquet is wanted and pyarrow is not installed.
+        FormatError: a column holds values of several kinds, which Parquet has not.
+    """
+    check(kind)
+    path = _file(stem, kind)
+    if kind == "csv":
+        table.write_csv(path)
+    else:
+        replace_with(path, _bytes(table, path))
+    for other in FORMATS:
+        if other != kind:
+            _file(stem, other).unlink(missing_ok=True)
+    return path
+
+
+def find(stem: Path) -> Path:
+    """Return the file of a table.
+
+    Raises:
+        FormatError: there is none, or one in each format.
+    """
+    there = [path for kind in FORMATS if (path := _file(stem, kind)).is_file()]
+    if not there:
+        raise FormatError(f"There is no table {stem.name}.csv or .parquet in {stem.parent}.")
+    if len(there) > 1:
+        raise FormatError(
+            f"{stem.parent} has both {there[0].name} and {there[1].name}, which may differ. Take "
+            f"one away."
+        )
+    return there[0]
+
+
+def rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table's file, each value as it is written in CSV; "" where none is.
+
+    Raises:
+        FormatError: the file is missing or damaged, or its ending is none of the formats'.
+        MissingExtraError: it is Parquet and pyarrow is not installed.
+    """
+    if path.suffix == ".csv":
+        yield from _csv_rows(path)
+    elif path.suffix == ".parquet":
+        for record in _records(path):
+            yield {name: "" if v is None else str(v) for name, v in record.items()}
+    else:
+        raise FormatError(f"A table ends in .csv or .parquet; got {path.name}.")
+
+
+def read(path: Path) -> Table:
+    """Return a Parquet table with the types and units that it was written with.
+
+    Raises:
+        FormatError: it is missing, damaged, or not Parquet.
+        MissingExtraError: pyarrow is not installed.
+    """
+    with _opened(path) as file:
+        schema, found = file.schema_arrow, file.read()
+    units = {f.name: f.metadata[b"unit"].decode() for f in schema if f.metadata}
+    return Table(columns={name: found[name].to_pylist() for name in schema.names}, units=units)
+
+
+def _file(stem: Path, kind: str) -> Path:
+    return stem.with_name(f"{stem.name}.{kind}")
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if None in row or None in row.values():
+                    raise FormatError(f"{path} has a row of another length than its head.")
+                yield row
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} is not CSV: {error}.") from error
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    with _opened(path) as file:
+        for batch in file.iter_batches(BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def _opened(path: Path) -> Any:
+    pa, pq = _parquet()
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path} is damaged or is not Parquet: {error}.") from error
+
+
+def _bytes(table: Table, path: Path) -> bytes:
+    pa, pq = _parquet()
+    fields, arrays = [], []
+    for name, values in table.columns.items():
+        plain = [None if isinstance(v, float) and math.isnan(v) else v for v in values]
+        try:
+            arrays.append(pa.array(plain))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise FormatError(
+                f"Column `{name}` of {path.name} holds values of several kinds: {error}. Write "
+                f"it as csv."
+            ) from error
+        unit = {"unit": table.units[name]} if name in table.units else None
+        fields.append(pa.field(name, arrays[-1].type, metadata=unit))
+    out = io.BytesIO()
+    whole = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    pq.write_table(whole, out, compression="zstd")
+    return out.getvalue()
+
+
+def _parquet() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "parquet") from error
+    return pyarrow, pyarrow.parquet
