@@ -22,6 +22,7 @@ is smaller (see the record's `machine`), for that factor of about 2 is the produ
 """
 
 import contextlib
+import functools
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ QUICK = {"layer": 0, "d_sae": 512, "on": 8, "windows": 2}
 PROBES = 64
 WINDOWS = 4  # that saekit takes at once; the loop takes one
 FLOORS = {"features": 10, "exact": 5, "hutchinson": 30}
+ROUNDED = "_bfloat16"
 AGREE = 1e-3  # relative difference of entropies and influences between the two ways
 
 
@@ -186,31 +188,34 @@ class Ours:
         self.site = f"L{spec['layer']}.resid_post"
         self.pairs = 0
 
-    def features(self, method="vjp"):
+    def features(self, method="vjp", matmul="float32"):
         from saekit.locality.influence import influence
 
-        found = influence(self.lm, self.sae, self.tokens, self.site, method=method)
+        found = influence(
+            self.lm, self.sae, self.tokens, self.site, method=method, matmul=matmul
+        )
         self.pairs = len(found.J)
         return found, found.entropy_bits()
 
-    def exact(self):
+    def exact(self, matmul="float32"):
         from saekit.locality.entropy import entropy_bits
 
-        found, H = self.features("jacobian")
+        found, H = self.features("jacobian", matmul)
         return found, H, found.R, entropy_bits(found.R)
 
-    def hutchinson(self):
+    def hutchinson(self, matmul="float32"):
         from saekit.locality.baseline import token_vector
         from saekit.locality.entropy import entropy_bits
 
-        found, H = self.features()
+        found, H = self.features(matmul=matmul)
         R = token_vector(
-            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES
-        )
+            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES,
+            matmul=matmul,
+        )  # fmt: skip
         return found, H, R, entropy_bits(R.R)
 
-    def job(self, what):
-        step = getattr(self, what)
+    def job(self, what, matmul="float32"):
+        step = functools.partial(getattr(self, what), matmul=matmul)
         return Job(step, len(self.tokens), lambda: {"l0": self.pairs / len(self.tokens)})
 
 
@@ -224,6 +229,40 @@ def saekit_exact(spec):
 
 def saekit_hutchinson(spec):
     return Ours(spec).job("hutchinson")
+
+
+def saekit_features_bfloat16(spec):
+    return Ours(spec).job("features", "bfloat16")
+
+
+def saekit_exact_bfloat16(spec):
+    return Ours(spec).job("exact", "bfloat16")
+
+
+def saekit_hutchinson_bfloat16(spec):
+    return Ours(spec).job("hutchinson", "bfloat16")
+
+
+def rounding(spec):
+    """Return what products in bfloat16 change, beside the standard error of the probes."""
+    from saekit.locality.entropy import Places
+    from saekit.locality.checks import agreement as alike
+
+    ours = Ours(spec)
+    (one, H, R, H_R), (other, H2, R2, H_R2) = (ours.exact(m) for m in ("float32", "bfloat16"))
+    probed = ours.hutchinson()[2]
+    scale = one.J.amax(-1, keepdim=True)
+    ranks = alike(one.J, other.J, Places(one.first, one.position))["rank_correlation"]
+    known = R.gt(0)
+    return {
+        "influence": float(((other.J - one.J).abs() / scale).max()),
+        "entropy_bits": float((H2 - H).abs().max()),
+        "entropy_bits_mean": float((H2 - H).mean()),
+        "rank_correlation_least": float(ranks.min()),
+        "token_vector": float(((R2 - R).abs() / R)[known].max()),
+        "token_vector_entropy_bits": float((H_R2 - H_R).abs().max()),
+        "probes_standard_error": float((probed.standard_error / R)[known].median()),
+    }
 
 
 def agreement(spec):
@@ -273,20 +312,25 @@ def main():
             spec["bias"] = bias_for(spec)
         agreed = agreement(spec)
         names = [f"{way}_{what}" for what in FLOORS for way in ("loop", "saekit")]
+        names += [f"saekit_{what}{ROUNDED}" for what in FLOORS]
         names.remove("loop_hutchinson")
+        rounded = rounding(spec)
         entries = [Entry(n, sys.executable) for n in names if side.wanted(n, options)]
         results = side.race(entries, Path(__file__), spec, options)
         title = f"{setting}, {agreed['latents']} latents on"
         print(f"\n{title}; the two ways differ by at most {agreed}\n")
         print(side.race_table(results, "saekit-features"))
-        figures[setting] = {"spec": spec, "agreement": agreed, "results": results}
+        print(f"\nProducts in bfloat16 change at most, relative or in bits: {rounded}\n")
+        figures[setting] = {
+            "spec": spec, "agreement": agreed, "bfloat16": rounded, "results": results
+        }  # fmt: skip
         for what, floor in FLOORS.items():
             theirs = results.get("loop-exact" if what != "features" else "loop-features")
-            ours = results.get(f"saekit-{what}")
-            if theirs is not None and ours is not None:
-                targets.append(
-                    side.compared(f"{title}: {what}, times as fast", ours, theirs, floor, floor)
-                )
+            for how in ("", ROUNDED):
+                ours = results.get(f"saekit-{what}{how}".replace("_", "-"))
+                if theirs is not None and ours is not None:
+                    name = f"{title}: {what}{how.replace('_', ', ')}, times as fast"
+                    targets.append(side.compared(name, ours, theirs, floor, floor))
         worst = max(v for k, v in agreed.items() if k != "latents")
         targets.append(side.Target(f"{title}: largest difference", worst, AGREE, AGREE, most=True))
     side.finish("locality", options, figures, targets)
@@ -296,7 +340,8 @@ if __name__ == "__main__":
     if "--worker" in sys.argv:
         side.serve({
             f.__name__: f for f in
-            (loop_features, loop_exact, saekit_features, saekit_exact, saekit_hutchinson)
+            (loop_features, loop_exact, saekit_features, saekit_exact, saekit_hutchinson,
+             saekit_features_bfloat16, saekit_exact_bfloat16, saekit_hutchinson_bfloat16)
         })  # fmt: skip
     else:
         main()

@@ -63,7 +63,7 @@ def _of_windows(
         R[w] += block.double().square().sum((0, 2))
         held[w].clear()
 
-    for part in pull_back(job.lm, windows, job.sites, basis, window, **job.room):
+    for part in pull_back(job.lm, windows, job.sites, basis, window, **job.passes):
         for seed, gradient in zip(part.seeds.tolist(), part.gradient, strict=True):
             w, row = divmod(seed, width)
             held[w].append((row, gradient))

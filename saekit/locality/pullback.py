@@ -17,7 +17,7 @@ from saekit.core import machine
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.finite import all_finite
 from saekit.models.base import LanguageModel
-from saekit.models.frozen import Products, Reuse, reusing
+from saekit.models.frozen import MATMULS, Products, Reuse, reusing
 from saekit.models.sites import EMBED, Site
 
 PASS_TOKENS = 512  # beyond this a pass is no faster a token, and holds more
@@ -89,10 +89,12 @@ def pull_back(
             gradients are multiplied with weights.
 
     Raises:
-        ConfigError: the model is in a low precision, or one row does not fit in the memory.
+        ConfigError: the model is in a low precision, one row does not fit in the memory, or
+            `matmul` is none of these.
         DataError: a gradient is not finite.
     """
     check_precision(lm)
+    check_matmul(matmul)
     if not len(window):
         return
     n_ctx = windows.tokens.shape[1]
@@ -116,6 +118,16 @@ def check_precision(lm: LanguageModel) -> None:
             f"Influence is taken in float32; {lm.name} runs in {lm.dtype}. Load it with "
             f'dtype="float32" (--dtype float32).'
         )
+
+
+def check_matmul(matmul: str) -> None:
+    """Refuse a precision of products that is not known.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if matmul not in MATMULS:
+        raise ConfigError(f"`matmul` is one of {', '.join(MATMULS)}; got {matmul!r}.")
 
 
 def _budget(lm: LanguageModel, memory_bytes: int | None) -> int:

@@ -19,6 +19,7 @@ from typing_extensions import override
 from saekit.core import machine
 
 SPARSE_ROWS = 0.5  # where fewer rows than this share are not 0, only they are multiplied
+MATMULS = ("float32", "bfloat16")
 PACKED_ROWS = 1024  # the number of rows that packed weights are laid out for; others work too
 
 

@@ -91,8 +91,8 @@ class _Attention(torch.autograd.Function):
         k, v = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k, v))
         seen = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
         weights = (q @ k.mT).mul_(ctx.scale).masked_fill_(~seen, -torch.inf).softmax(-1)
-        ctx.groups, ctx.copies = groups, reuse.copies
-        ctx.save_for_backward(q.contiguous(), k.contiguous(), v.contiguous(), weights)
+        ctx.groups, ctx.copies, dtype = groups, reuse.copies, reuse.products.dtype
+        ctx.save_for_backward(*(x.to(dtype or x.dtype).contiguous() for x in (q, k, v, weights)))
         return reuse.again(weights @ v)
 
     @override
@@ -100,11 +100,12 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, weights = (x[:, None] for x in ctx.saved_tensors)  # the same for each copy
-        d_out = grads[0].unflatten(0, (-1, ctx.copies)).contiguous()
+        d_out = grads[0].unflatten(0, (-1, ctx.copies)).to(q.dtype).contiguous()
         d_v = weights.mT @ d_out
         d_scores = (d_out @ v.mT).mul_(weights)
         d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
-        d_q, d_k, d_v = (x.flatten(0, 1) for x in (d_scores @ k, d_scores.mT @ q, d_v))
+        found = (d_scores @ k, d_scores.mT @ q, d_v)
+        d_q, d_k, d_v = (x.flatten(0, 1).to(grads[0].dtype) for x in found)
         if ctx.groups > 1:
             d_k, d_v = (x.unflatten(1, (-1, ctx.groups)).sum(2) for x in (d_k, d_v))
         return d_q, d_k, d_v, None
