@@ -245,8 +245,8 @@ def saekit_hutchinson_bfloat16(spec):
 
 def rounding(spec):
     """Return what products in bfloat16 change, beside the standard error of the probes."""
-    from saekit.locality.entropy import Places
     from saekit.locality.checks import agreement as alike
+    from saekit.locality.entropy import Places
 
     ours = Ours(spec)
     (one, H, R, H_R), (other, H2, R2, H_R2) = (ours.exact(m) for m in ("float32", "bfloat16"))

@@ -172,7 +172,7 @@ def _summed(
     total = torch.zeros(len(windows.tokens), n_ctx, dtype=torch.float64)
     squares, (direction, window) = torch.zeros_like(total), seeds
     for part in pull_back(lm, windows, sites, direction, window, **passes):
-        J = part.gradient.double().square().sum(-1).cpu()
+        J = part.gradient.square().sum(-1).double().cpu()
         total.index_add_(0, window[part.seeds], J)
         squares.index_add_(0, window[part.seeds], J.square())
     if not mean:

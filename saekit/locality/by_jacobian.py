@@ -11,7 +11,7 @@ from saekit.core.errors import ConfigError
 from saekit.locality.influence import Found, Job
 from saekit.locality.pullback import PASS_TOKENS, Windows, pull_back
 
-BLOCK_ROWS = 16  # of the Jacobian, held before they are multiplied
+BLOCK_ROWS = 64  # of the Jacobian, held before they are multiplied
 
 
 def compute(job: Job) -> Found:
@@ -60,7 +60,7 @@ def _of_windows(
         mine = (local == w).nonzero().squeeze(-1)
         if len(mine):
             G[mine] += torch.einsum("ar,rnd->and", seeds[mine][:, rows], block)
-        R[w] += block.double().square().sum((0, 2))
+        R[w] += block.square().sum(-1).sum(0, dtype=torch.float64)
         held[w].clear()
 
     for part in pull_back(job.lm, windows, job.sites, basis, window, **job.passes):

@@ -20,7 +20,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.frozen import MATMULS, Products, Reuse, reusing
 from saekit.models.sites import EMBED, Site
 
-PASS_TOKENS = 512  # beyond this a pass is no faster a token, and holds more
+PASS_TOKENS = 1024  # beyond this a pass is no faster a token, and holds more
 PACKED_TOKENS = 4096  # of all gradients; with fewer, packing weights costs what it saves
 MEMORY_SHARE = 0.5  # of what is free, where no budget is given
 
@@ -62,7 +62,7 @@ def read_at(
     return torch.cat(parts)
 
 
-def pull_back(
+def pull_back(  # noqa: PLR0913 - the question has as many parts
     lm: LanguageModel,
     windows: Windows,
     sites: Sequence[Site],

@@ -171,5 +171,5 @@ def rows_with_something(grad: Tensor) -> Tensor | None:
     # One column tells most dense gradients at once; only what may be sparse is read in full.
     if int(grad[:, 0].count_nonzero()) >= SPARSE_ROWS * len(grad):
         return None
-    rows = grad.any(-1).nonzero().squeeze(-1)
+    rows = ((grad.amax(-1) != 0) | (grad.amin(-1) != 0)).nonzero().squeeze(-1)  # NaN is something
     return rows if len(rows) < SPARSE_ROWS * len(grad) else None

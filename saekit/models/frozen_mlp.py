@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from saekit.models.frozen import Reuse, _product, fast_products, reuse_of, rows_with_something
+from saekit.models.frozen import _product, fast_products, reuse_of, rows_with_something
 
 BLOCK_ROWS = 256  # that go through an MLP together
 # Names of the parts: first layers (of which the second, if any, is not activated), activation

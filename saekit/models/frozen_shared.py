@@ -99,13 +99,15 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = (x[:, None] for x in ctx.saved_tensors)  # the same for each copy
-        d_out = grads[0].unflatten(0, (-1, ctx.copies)).to(q.dtype).contiguous()
-        d_v = weights.mT @ d_out
-        d_scores = (d_out @ v.mT).mul_(weights)
+        q, k, v, weights = ctx.saved_tensors  # [windows, heads, n_ctx, ...], the same for copies
+        d_out = grads[0].unflatten(0, (-1, ctx.copies)).transpose(1, 2).to(q.dtype).contiguous()
+        d_v = weights.mT[:, :, None] @ d_out
+        weights = weights[:, :, None]
+        d_scores = (d_out.flatten(2, 3) @ v.mT).unflatten(2, d_out.shape[2:4]).mul_(weights)
         d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
-        found = (d_scores @ k, d_scores.mT @ q, d_v)
-        d_q, d_k, d_v = (x.flatten(0, 1).to(grads[0].dtype) for x in found)
+        d_q = (d_scores.flatten(2, 3) @ k).view(d_out.shape)
+        found = (d_q, d_scores.mT @ q[:, :, None], d_v)
+        d_q, d_k, d_v = (x.transpose(1, 2).flatten(0, 1).to(grads[0].dtype) for x in found)
         if ctx.groups > 1:
             d_k, d_v = (x.unflatten(1, (-1, ctx.groups)).sum(2) for x in (d_k, d_v))
         return d_q, d_k, d_v, None
