@@ -45,7 +45,7 @@ QUICK = {"layer": 0, "d_sae": 512, "on": 8, "windows": 2}
 PROBES = 64
 WINDOWS = 4  # that saekit takes at once; the loop takes one
 FLOORS = {"features": 10, "exact": 5, "hutchinson": 30}
-ROUNDED = "_bfloat16"
+WAYS = {"": "float32", "_bfloat16": "bfloat16"}  # of gradients' products
 AGREE = 1e-3  # relative difference of entropies and influences between the two ways
 
 
@@ -214,33 +214,11 @@ class Ours:
         )  # fmt: skip
         return found, H, R, entropy_bits(R.R)
 
-    def job(self, what, matmul="float32"):
-        step = functools.partial(getattr(self, what), matmul=matmul)
-        return Job(step, len(self.tokens), lambda: {"l0": self.pairs / len(self.tokens)})
-
-
-def saekit_features(spec):
-    return Ours(spec).job("features")
-
-
-def saekit_exact(spec):
-    return Ours(spec).job("exact")
-
-
-def saekit_hutchinson(spec):
-    return Ours(spec).job("hutchinson")
-
-
-def saekit_features_bfloat16(spec):
-    return Ours(spec).job("features", "bfloat16")
-
-
-def saekit_exact_bfloat16(spec):
-    return Ours(spec).job("exact", "bfloat16")
-
-
-def saekit_hutchinson_bfloat16(spec):
-    return Ours(spec).job("hutchinson", "bfloat16")
+    @classmethod
+    def job(cls, what, matmul, spec):
+        ours = cls(spec)
+        step = functools.partial(getattr(ours, what), matmul=matmul)
+        return Job(step, len(ours.tokens), lambda: {"l0": ours.pairs / len(ours.tokens)})
 
 
 def rounding(spec):
@@ -285,13 +263,13 @@ def agreement(spec):
 
 
 def bias_for(spec):
-    """Return the bias that leaves about `on` latents of the ReLU SAE on."""
+    """Return a bias that leaves about `on` latents of the ReLU SAE on, none of them barely."""
     from saekit.models.sites import parse_site
 
     ours = Ours(spec | {"bias": 0.0})
     x = ours.lm.read(ours.tokens, [parse_site(ours.site)])[parse_site(ours.site)][:, -1]
     pre = x @ ours.sae.W_enc
-    return float(pre.flatten().topk(spec["on"] * len(x)).values[-1])
+    return float(pre.flatten().topk(spec["on"] * len(x) + 1).values[-2:].mean())
 
 
 def main():
@@ -311,9 +289,8 @@ def main():
         if setting == "pythia":
             spec["bias"] = bias_for(spec)
         agreed = agreement(spec)
-        names = [f"{way}_{what}" for what in FLOORS for way in ("loop", "saekit")]
-        names += [f"saekit_{what}{ROUNDED}" for what in FLOORS]
-        names.remove("loop_hutchinson")
+        names = ["loop_features", "loop_exact"]
+        names += [f"saekit_{what}{how}" for what in FLOORS for how in WAYS]
         rounded = rounding(spec)
         entries = [Entry(n, sys.executable) for n in names if side.wanted(n, options)]
         results = side.race(entries, Path(__file__), spec, options)
@@ -326,7 +303,7 @@ def main():
         }  # fmt: skip
         for what, floor in FLOORS.items():
             theirs = results.get("loop-exact" if what != "features" else "loop-features")
-            for how in ("", ROUNDED):
+            for how in WAYS:
                 ours = results.get(f"saekit-{what}{how}".replace("_", "-"))
                 if theirs is not None and ours is not None:
                     name = f"{title}: {what}{how.replace('_', ', ')}, times as fast"
@@ -338,10 +315,10 @@ def main():
 
 if __name__ == "__main__":
     if "--worker" in sys.argv:
-        side.serve({
-            f.__name__: f for f in
-            (loop_features, loop_exact, saekit_features, saekit_exact, saekit_hutchinson,
-             saekit_features_bfloat16, saekit_exact_bfloat16, saekit_hutchinson_bfloat16)
-        })  # fmt: skip
+        makers = {f.__name__: f for f in (loop_features, loop_exact)}
+        for what in FLOORS:
+            for how, matmul in WAYS.items():
+                makers[f"saekit_{what}{how}"] = functools.partial(Ours.job, what, matmul)
+        side.serve(makers)
     else:
         main()

@@ -60,7 +60,7 @@ def freeze_mlps(module: nn.Module) -> None:
 def _forward(plain: Any, parts: _Parts, dropout: Any, x: Tensor) -> Tensor:
     layers = (*parts.first, parts.last)
     thawed = any(p.requires_grad for layer in layers for p in layer.parameters())
-    if not torch.is_grad_enabled() or not x.requires_grad or thawed:
+    if not torch.is_grad_enabled() or not x.requires_grad or thawed or x.ndim != 3:
         return plain(x)
     if dropout is not None and dropout.training:
         return plain(x)
@@ -98,7 +98,7 @@ class _MLP(torch.autograd.Function):
         rows = rows_with_something(flat)
         if rows is None:
             d_x = torch.empty_like(flat)
-            for part, of in _blocks(*shape[:2], reuse.copies):
+            for part, of in _blocks(shape[0], shape[1], reuse.copies):
                 d_x[part] = _pulled(ctx, flat[part], [f[of] for f in factors])
         else:
             d_x = torch.zeros_like(flat)
