@@ -22,6 +22,7 @@ is smaller (see the record's `machine`), for that factor of about 2 is the produ
 """
 
 import contextlib
+import functools
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ QUICK = {"layer": 0, "d_sae": 512, "on": 8, "windows": 2}
 PROBES = 64
 WINDOWS = 4  # that saekit takes at once; the loop takes one
 FLOORS = {"features": 10, "exact": 5, "hutchinson": 30}
+WAYS = {"": "float32", "_bfloat16": "bfloat16"}  # of gradients' products
 AGREE = 1e-3  # relative difference of entropies and influences between the two ways
 
 
@@ -186,44 +188,59 @@ class Ours:
         self.site = f"L{spec['layer']}.resid_post"
         self.pairs = 0
 
-    def features(self, method="vjp"):
+    def features(self, method="vjp", matmul="float32"):
         from saekit.locality.influence import influence
 
-        found = influence(self.lm, self.sae, self.tokens, self.site, method=method)
+        found = influence(
+            self.lm, self.sae, self.tokens, self.site, method=method, matmul=matmul
+        )
         self.pairs = len(found.J)
         return found, found.entropy_bits()
 
-    def exact(self):
+    def exact(self, matmul="float32"):
         from saekit.locality.entropy import entropy_bits
 
-        found, H = self.features("jacobian")
+        found, H = self.features("jacobian", matmul)
         return found, H, found.R, entropy_bits(found.R)
 
-    def hutchinson(self):
+    def hutchinson(self, matmul="float32"):
         from saekit.locality.baseline import token_vector
         from saekit.locality.entropy import entropy_bits
 
-        found, H = self.features()
+        found, H = self.features(matmul=matmul)
         R = token_vector(
-            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES
-        )
+            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES,
+            matmul=matmul,
+        )  # fmt: skip
         return found, H, R, entropy_bits(R.R)
 
-    def job(self, what):
-        step = getattr(self, what)
-        return Job(step, len(self.tokens), lambda: {"l0": self.pairs / len(self.tokens)})
+    @classmethod
+    def job(cls, what, matmul, spec):
+        ours = cls(spec)
+        step = functools.partial(getattr(ours, what), matmul=matmul)
+        return Job(step, len(ours.tokens), lambda: {"l0": ours.pairs / len(ours.tokens)})
 
 
-def saekit_features(spec):
-    return Ours(spec).job("features")
+def rounding(spec):
+    """Return what products in bfloat16 change, beside the standard error of the probes."""
+    from saekit.locality.checks import agreement as alike
+    from saekit.locality.entropy import Places
 
-
-def saekit_exact(spec):
-    return Ours(spec).job("exact")
-
-
-def saekit_hutchinson(spec):
-    return Ours(spec).job("hutchinson")
+    ours = Ours(spec)
+    (one, H, R, H_R), (other, H2, R2, H_R2) = (ours.exact(m) for m in ("float32", "bfloat16"))
+    probed = ours.hutchinson()[2]
+    scale = one.J.amax(-1, keepdim=True)
+    ranks = alike(one.J, other.J, Places(one.first, one.position))["rank_correlation"]
+    known = R.gt(0)
+    return {
+        "influence": float(((other.J - one.J).abs() / scale).max()),
+        "entropy_bits": float((H2 - H).abs().max()),
+        "entropy_bits_mean": float((H2 - H).mean()),
+        "rank_correlation_least": float(ranks.min()),
+        "token_vector": float(((R2 - R).abs() / R)[known].max()),
+        "token_vector_entropy_bits": float((H_R2 - H_R).abs().max()),
+        "probes_standard_error": float((probed.standard_error / R)[known].median()),
+    }
 
 
 def agreement(spec):
@@ -246,13 +263,13 @@ def agreement(spec):
 
 
 def bias_for(spec):
-    """Return the bias that leaves about `on` latents of the ReLU SAE on."""
+    """Return a bias that leaves about `on` latents of the ReLU SAE on, none of them barely."""
     from saekit.models.sites import parse_site
 
     ours = Ours(spec | {"bias": 0.0})
     x = ours.lm.read(ours.tokens, [parse_site(ours.site)])[parse_site(ours.site)][:, -1]
     pre = x @ ours.sae.W_enc
-    return float(pre.flatten().topk(spec["on"] * len(x)).values[-1])
+    return float(pre.flatten().topk(spec["on"] * len(x) + 1).values[-2:].mean())
 
 
 def main():
@@ -272,21 +289,25 @@ def main():
         if setting == "pythia":
             spec["bias"] = bias_for(spec)
         agreed = agreement(spec)
-        names = [f"{way}_{what}" for what in FLOORS for way in ("loop", "saekit")]
-        names.remove("loop_hutchinson")
+        names = ["loop_features", "loop_exact"]
+        names += [f"saekit_{what}{how}" for what in FLOORS for how in WAYS]
+        rounded = rounding(spec)
         entries = [Entry(n, sys.executable) for n in names if side.wanted(n, options)]
         results = side.race(entries, Path(__file__), spec, options)
         title = f"{setting}, {agreed['latents']} latents on"
         print(f"\n{title}; the two ways differ by at most {agreed}\n")
         print(side.race_table(results, "saekit-features"))
-        figures[setting] = {"spec": spec, "agreement": agreed, "results": results}
+        print(f"\nProducts in bfloat16 change at most, relative or in bits: {rounded}\n")
+        figures[setting] = {
+            "spec": spec, "agreement": agreed, "bfloat16": rounded, "results": results
+        }  # fmt: skip
         for what, floor in FLOORS.items():
             theirs = results.get("loop-exact" if what != "features" else "loop-features")
-            ours = results.get(f"saekit-{what}")
-            if theirs is not None and ours is not None:
-                targets.append(
-                    side.compared(f"{title}: {what}, times as fast", ours, theirs, floor, floor)
-                )
+            for how in WAYS:
+                ours = results.get(f"saekit-{what}{how}".replace("_", "-"))
+                if theirs is not None and ours is not None:
+                    name = f"{title}: {what}{how.replace('_', ', ')}, times as fast"
+                    targets.append(side.compared(name, ours, theirs, floor, floor))
         worst = max(v for k, v in agreed.items() if k != "latents")
         targets.append(side.Target(f"{title}: largest difference", worst, AGREE, AGREE, most=True))
     side.finish("locality", options, figures, targets)
@@ -294,9 +315,10 @@ def main():
 
 if __name__ == "__main__":
     if "--worker" in sys.argv:
-        side.serve({
-            f.__name__: f for f in
-            (loop_features, loop_exact, saekit_features, saekit_exact, saekit_hutchinson)
-        })  # fmt: skip
+        makers = {f.__name__: f for f in (loop_features, loop_exact)}
+        for what in FLOORS:
+            for how, matmul in WAYS.items():
+                makers[f"saekit_{what}{how}"] = functools.partial(Ours.job, what, matmul)
+        side.serve(makers)
     else:
         main()

@@ -7,7 +7,7 @@ reconstruction  T = d y_hat / d y: what the SAE makes of it, which is what the p
 error           T = 1 - d y_hat / d y: what the SAE leaves out
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +55,7 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
     chunk: int | None = None,
     memory_bytes: int | None = None,
     starts: Int[Tensor, "windows"] | None = None,
+    matmul: str = "float32",
 ) -> TokenVector:
     """Return the influence of every token on the activation vector at one position.
 
@@ -75,6 +76,7 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
         chunk: rows of a pass.
         memory_bytes: budget; None: half of what is free.
         starts: where each window's document begins; see `influence`.
+        matmul: likewise. In bfloat16, "exact" is not.
 
     Raises:
         ConfigError: a setting is out of range, or the SAE predicts another site than it reads.
@@ -103,12 +105,12 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
         assert sae is not None
         sites = check_reads(lm, sae, site)
         factors = _maps(sae, read_at(lm, windows, sites, chunk), target)
-    room = {"chunk": chunk, "memory_bytes": memory_bytes}
+    passes = {"chunk": chunk, "memory_bytes": memory_bytes, "matmul": matmul}
     if method == "hutchinson":
         seeds, window = _probes(factors, probes, seed)
     else:
         seeds, window = _directions(factors, exact=target == "resid")
-    R, error = _summed(lm, windows, sites, (seeds, window), method == "hutchinson", room)
+    R, error = _summed(lm, windows, sites, (seeds, window), method == "hutchinson", passes)
     return TokenVector(
         _shifted(R, first), None if error is None else _shifted(error, first),
         len(window) / len(tokens),
@@ -163,14 +165,14 @@ def _probes(factors: Tensor, probes: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _summed(
     lm: LanguageModel, windows: Windows, sites: tuple[Site, ...], seeds: tuple[Tensor, Tensor],
-    mean: bool, room: dict[str, int | None],
+    mean: bool, passes: dict[str, Any],
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Return sums over a window's gradients of their squares, or means with standard errors."""
     n_ctx = windows.tokens.shape[1]
     total = torch.zeros(len(windows.tokens), n_ctx, dtype=torch.float64)
     squares, (direction, window) = torch.zeros_like(total), seeds
-    for part in pull_back(lm, windows, sites, direction, window, **room):
-        J = part.gradient.double().square().sum(-1).cpu()
+    for part in pull_back(lm, windows, sites, direction, window, **passes):
+        J = part.gradient.square().sum(-1).double().cpu()
         total.index_add_(0, window[part.seeds], J)
         squares.index_add_(0, window[part.seeds], J.square())
     if not mean:

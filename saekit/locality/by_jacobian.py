@@ -9,9 +9,7 @@ from torch import Tensor
 
 from saekit.core.errors import ConfigError
 from saekit.locality.influence import Found, Job
-from saekit.locality.pullback import PASS_TOKENS, Windows, pull_back
-
-BLOCK_ROWS = 16  # of the Jacobian, held before they are multiplied
+from saekit.locality.pullback import Windows, pull_back
 
 
 def compute(job: Job) -> Found:
@@ -23,12 +21,10 @@ def compute(job: Job) -> Found:
     windows, n_ctx = job.windows.tokens.shape
     seeds, J = job.seeds(), job.x.new_zeros(len(job.fired.row), n_ctx)
     R = torch.zeros(windows, n_ctx, dtype=torch.float64)
-    most = job.chunk or max(PASS_TOKENS // n_ctx, 1)
-    for index in torch.arange(windows).split(most):
-        mine = torch.isin(job.fired.row, index).nonzero().squeeze(-1)
-        local = job.fired.row[mine] - index[0]
+    for w in range(windows):
+        mine = (job.fired.row == w).nonzero().squeeze(-1)
         _check_room(job, len(mine))
-        R[index], J[mine] = _of_windows(job, index, local, seeds[mine])
+        R[w], J[mine] = _of_window(job, w, seeds[mine])
     return J, R
 
 
@@ -38,38 +34,19 @@ def _check_room(job: Job, pairs: int) -> None:
         raise ConfigError(
             f"Method \"jacobian\" needs {n_bytes / 1e6:,.0f} MB for the gradients of {pairs} "
             f"latents at once; the budget is {job.memory_bytes / 1e6:,.0f} MB. Raise --memory, "
-            f"lower `chunk`, or use method \"vjp\"."
+            f"or use method \"vjp\"."
         )
 
 
-def _of_windows(
-    job: Job, index: Tensor, local: Tensor, seeds: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return R of some windows and J of their pairs."""
+def _of_window(job: Job, w: int, seeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return R of a window and J of its pairs."""
     n_ctx, width = job.windows.tokens.shape[1], job.x.shape[-1]
-    windows = Windows(job.windows.tokens[index], job.windows.position[index])
-    basis = torch.eye(width).to(job.x).repeat(len(index), 1)
-    window = torch.arange(len(index)).repeat_interleave(width)
-    R = torch.zeros(len(index), n_ctx, dtype=torch.float64)
-    G = job.x.new_zeros(len(seeds), n_ctx, job.lm.d_model)  # gradients of the latents
-    held: list[list[tuple[int, Tensor]]] = [[] for _ in index]
-
-    def spend(w: int) -> None:
-        rows = torch.tensor([row for row, _ in held[w]])
-        block = torch.stack([gradient for _, gradient in held[w]])  # [rows, n_ctx, d_model]
-        mine = (local == w).nonzero().squeeze(-1)
-        if len(mine):
-            G[mine] += torch.einsum("ar,rnd->and", seeds[mine][:, rows], block)
-        R[w] += block.double().square().sum((0, 2))
-        held[w].clear()
-
-    for part in pull_back(job.lm, windows, job.sites, basis, window, **job.room):
-        for seed, gradient in zip(part.seeds.tolist(), part.gradient, strict=True):
-            w, row = divmod(seed, width)
-            held[w].append((row, gradient))
-            if len(held[w]) == BLOCK_ROWS:
-                spend(w)
-    for w, rows in enumerate(held):
-        if rows:
-            spend(w)
-    return R, G.square().sum(-1)
+    window = Windows(*(x[w : w + 1] for x in job.windows))
+    basis = torch.eye(width).to(job.x)
+    G = job.x.new_zeros(len(seeds), n_ctx * job.lm.d_model)  # gradients of the latents
+    R = torch.zeros(n_ctx, dtype=torch.float64)
+    of = torch.zeros(width, dtype=torch.int64)
+    for part in pull_back(job.lm, window, job.sites, basis, of, **job.passes):
+        G.addmm_(seeds[:, part.seeds], part.gradient.flatten(1).to(G))
+        R += part.gradient.square().sum(-1).sum(0, dtype=torch.float64).cpu()
+    return R, G.view(len(seeds), n_ctx, job.lm.d_model).square().sum(-1)

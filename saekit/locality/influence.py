@@ -12,11 +12,12 @@ from torch import Tensor
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError, nearest
 from saekit.locality import entropy
 from saekit.locality.latent_gradient import Encoder, Fired, as_pairs
-from saekit.locality.pullback import Windows, check_precision, read_at
+from saekit.locality.pullback import Windows, check_matmul, check_precision, read_at
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
 from saekit.saes.base import SAE
 
+ROUNDED = ("vjp", "jacobian")  # methods whose products may be in bfloat16
 METHODS = ("vjp", "jacobian", "loop", "occlusion", "integrated_gradients")
 
 
@@ -75,6 +76,7 @@ class Job:
         fired: the pairs.
         chunk: rows of a pass; None: chosen.
         memory_bytes: budget; None: half of what is free.
+        matmul: what gradients are multiplied in.
     """
 
     lm: LanguageModel
@@ -85,11 +87,14 @@ class Job:
     fired: Fired
     chunk: int | None = None
     memory_bytes: int | None = None
+    matmul: str = "float32"
 
     @property
-    def room(self) -> dict[str, int | None]:
-        """The settings that bound memory, as `pullback.pull_back` takes them."""
-        return {"chunk": self.chunk, "memory_bytes": self.memory_bytes}
+    def passes(self) -> dict[str, Any]:
+        """How passes are made, as `pullback.pull_back` takes it."""
+        return {
+            "chunk": self.chunk, "memory_bytes": self.memory_bytes, "matmul": self.matmul
+        }  # fmt: skip
 
     def seeds(self) -> Float[Tensor, "pairs *event d"]:
         """Return the gradient of each pair's activation at its site."""
@@ -113,6 +118,7 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     memory_bytes: int | None = None,
     forgets: Sequence[str] = (),
     starts: Int[Tensor, "windows"] | None = None,
+    matmul: str = "float32",
 ) -> Influences:
     """Return the influence of every token of each window on latents at one position of it.
 
@@ -137,6 +143,8 @@ def influence(  # noqa: PLR0913 - the question has as many parts
             `subjects.forgotten`.
         starts: position at which the document of each window's last token begins. The model
             sees the window from there, so that no other document has a part in it.
+        matmul: "float32", which stands for the model's precision, or, for "vjp" and "jacobian",
+            "bfloat16": gradients are multiplied with rounded weights, sooner and not exact.
 
     Raises:
         ConfigError: a setting is out of range, or does not go with the SAE or the model.
@@ -149,6 +157,9 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     """
     sites = check_reads(lm, sae, site)
     check_precision(lm)
+    check_matmul(matmul)
+    if matmul != "float32" and method not in ROUNDED:
+        raise ConfigError(f"Method \"{method}\" has no products in {matmul}; use float32.")
     where = _positions(tokens, position, "position", lm)
     first = torch.zeros_like(where) if starts is None else _positions(tokens, starts, "starts", lm)
     if bool((first > where).any()):
@@ -164,7 +175,7 @@ def influence(  # noqa: PLR0913 - the question has as many parts
         fired = encoder.at(x, *as_pairs(latents, len(tokens), sae.cfg.d_sae))
     job = Job(
         lm=lm, encoder=encoder, windows=windows, sites=sites, x=x, fired=fired, chunk=chunk,
-        memory_bytes=memory_bytes,
+        memory_bytes=memory_bytes, matmul=matmul,
     )  # fmt: skip
     J, R = _method(method)(job)
     return _framed(job, J, R, first, threshold)

@@ -13,7 +13,7 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.locality.baseline import TARGETS, token_vector
 from saekit.locality.entropy import Places, summaries
-from saekit.locality.influence import METHODS, Influences, influence
+from saekit.locality.influence import METHODS, ROUNDED, Influences, influence
 from saekit.locality.journal import Journal
 from saekit.locality.latent_gradient import Encoder
 from saekit.locality.nulls import check_names, null_influence
@@ -37,6 +37,8 @@ class Measure(Config):
         legacy_encode: encode as the published code does, which differs for some SAEs.
         nulls: baselines taken beside, of `nulls.NULLS`.
         seed: of windows, probes and nulls.
+        matmul: what gradients are multiplied with weights in: "float32", which is exact, or
+            "bfloat16", sooner where the processor has it; not with every method.
 
     Raises:
         ConfigError: a value is out of range.
@@ -53,6 +55,7 @@ class Measure(Config):
     legacy_encode: bool = False
     nulls: tuple[str, ...] = ()
     seed: int = 0
+    matmul: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,6 +66,10 @@ class Measure(Config):
                     f"`{key}` is one of {', '.join(known)}; got {getattr(self, key)!r}."
                 )
         check_threshold(self.threshold)
+        if self.matmul != "float32" and self.method not in ROUNDED:
+            raise ConfigError(
+                f"`matmul` {self.matmul} is for methods {', '.join(ROUNDED)}; got {self.method}."
+            )
         if self.probes < 2 or self.most_latents < 0:
             raise ConfigError(
                 f"`probes` must be at least 2 and `most_latents` 0 or more; got {self.probes} and "
@@ -117,7 +124,7 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     lm, how, memory = kit[:3]
     found = influence(
         lm, sae, tokens, site, threshold=how.threshold, method=how.method,
-        forgets=kit.forgets, memory_bytes=memory,
+        forgets=kit.forgets, memory_bytes=memory, matmul=how.matmul,
         latents=strongest(kit, sae, site, tokens) if how.most_latents else "active",
     )  # fmt: skip
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
@@ -129,6 +136,7 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
             R, error, _ = token_vector(
                 lm, sae, tokens, site, target=how.target, method=how.token_vector,
                 probes=how.probes, seed=how.seed + first, memory_bytes=memory,
+                matmul=how.matmul,
             )  # fmt: skip
     by_pair = found.places(special[found.window])
     told = summaries(
@@ -138,7 +146,7 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     for kind in how.nulls:
         J = null_influence(
             kind, lm, Encoder(sae, kit.forgets), tokens, site, found, seed=how.seed,
-            randomised=kit.randomised, memory_bytes=memory,
+            randomised=kit.randomised, memory_bytes=memory, matmul=how.matmul,
         )  # fmt: skip
         out[f"s.{kind}_entropy_bits"] = summaries(J, by_pair)["entropy_bits"].numpy()
     out |= {"windows": np.arange(first, first + len(tokens)), "tokens": tokens.numpy()}

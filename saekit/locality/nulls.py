@@ -39,6 +39,7 @@ def check_names(names: tuple[str, ...]) -> None:
 def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in it
     kind: str, lm: LanguageModel, encoder: Encoder, tokens: Tensor, site: Site, like: Influences,
     *, seed: int = 0, randomised: LanguageModel | None = None, memory_bytes: int | None = None,
+    matmul: str = "float32",
 ) -> Float[Tensor, "pairs n_ctx"]:  # fmt: skip
     """Return the influence of every token under a null, for the pairs of a measurement.
 
@@ -52,6 +53,7 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
         seed: decides directions and orders; the same for every call of a run.
         randomised: the model with shuffled weights, for "weights"; made where None.
         memory_bytes: budget.
+        matmul: what gradients are multiplied in.
 
     Raises:
         UnknownNameError: there is no such null.
@@ -74,6 +76,7 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
     else:
         lm = randomised if randomised is not None else lm.shuffled(seed)
     J = seeds.new_zeros(len(seeds), tokens.shape[1])
-    for part in pull_back(lm, windows, [site], seeds, like.window, memory_bytes=memory_bytes):
+    how = {"memory_bytes": memory_bytes, "matmul": matmul}
+    for part in pull_back(lm, windows, [site], seeds, like.window, **how):
         J[part.seeds] = part.gradient.float().square().sum(-1).to(J)
     return J

@@ -1,8 +1,8 @@
 """Gradients of many scalars of many windows with respect to token embeddings, in few passes.
 
-A row of the batch is a window; each pass takes one gradient for every row, so windows share
-matrix products, and passes share the forward graph. Where there are fewer windows than rows, a
-window stands in several. No Jacobian is held: every gradient is handed on as it comes.
+A pass takes one gradient for every row of its batch, so that rows share matrix products, and
+passes share the forward graph. A window stands in as many rows as it has gradients, and what the
+graph keeps is kept once a window. No Jacobian is held: every gradient is handed on as it comes.
 """
 
 import weakref
@@ -17,9 +17,11 @@ from saekit.core import machine
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.finite import all_finite
 from saekit.models.base import LanguageModel
+from saekit.models.frozen import MATMULS, Products, Reuse, reusing
 from saekit.models.sites import EMBED, Site
 
 PASS_TOKENS = 1024  # beyond this a pass is no faster a token, and holds more
+PACKED_TOKENS = 4096  # of all gradients; with fewer, packing weights costs what it saves
 MEMORY_SHARE = 0.5  # of what is free, where no budget is given
 
 _row_bytes: "weakref.WeakKeyDictionary[LanguageModel, dict[Any, int]]" = (
@@ -60,7 +62,7 @@ def read_at(
     return torch.cat(parts)
 
 
-def pull_back(
+def pull_back(  # noqa: PLR0913 - the question has as many parts
     lm: LanguageModel,
     windows: Windows,
     sites: Sequence[Site],
@@ -69,6 +71,7 @@ def pull_back(
     *,
     chunk: int | None = None,
     memory_bytes: int | None = None,
+    matmul: str = "float32",
 ) -> Iterator[Part]:
     """Yield d <seed, y> / d x for each seed, y the activation at its window's position.
 
@@ -82,19 +85,26 @@ def pull_back(
         window: the row each seed belongs to.
         chunk: rows of a pass; None: as many as are fast and fit in memory.
         memory_bytes: of graph and gradients; None: half of what is free.
+        matmul: "float32", which stands for the model's precision, or "bfloat16": in which
+            gradients are multiplied with weights.
 
     Raises:
-        ConfigError: the model is in a low precision, or one row does not fit in the memory.
+        ConfigError: the model is in a low precision, one row does not fit in the memory, or
+            `matmul` is none of these.
         DataError: a gradient is not finite.
     """
     check_precision(lm)
+    check_matmul(matmul)
     if not len(window):
         return
     n_ctx = windows.tokens.shape[1]
-    most = chunk or max(PASS_TOKENS // n_ctx, 1)
-    most = min(most, rows_that_fit(lm, n_ctx, sites, memory_bytes))
-    for rows in _plan(window, len(windows.tokens), most):
-        yield from _pass(lm, windows, list(sites), seeds, rows)
+    budget = _budget(lm, memory_bytes)
+    row = _checked_row(lm, n_ctx, sites, budget)
+    most = min(chunk or max(PASS_TOKENS // n_ctx, 1), budget // row)
+    many = len(window) * n_ctx >= PACKED_TOKENS
+    products = Products(matmul, budget - most * row if many else 0)
+    for group in _plan(window, len(windows.tokens), most):
+        yield from _pass(lm, windows, list(sites), seeds, group, products)
 
 
 def check_precision(lm: LanguageModel) -> None:
@@ -110,20 +120,29 @@ def check_precision(lm: LanguageModel) -> None:
         )
 
 
-def rows_that_fit(
-    lm: LanguageModel, n_ctx: int, sites: Sequence[Site], memory_bytes: int | None
-) -> int:
-    """Return how many rows' graph and gradients fit in the memory.
+def check_matmul(matmul: str) -> None:
+    """Refuse a precision of products that is not known.
 
     Raises:
-        ConfigError: not even one.
+        ConfigError: it is none.
     """
-    budget = memory_bytes
-    if budget is None:
-        free = machine.free_memory(lm.device)
-        if free is None:
-            return 2**31
-        budget = int(MEMORY_SHARE * free)
+    if matmul not in MATMULS:
+        raise ConfigError(f"`matmul` is one of {', '.join(MATMULS)}; got {matmul!r}.")
+
+
+def _budget(lm: LanguageModel, memory_bytes: int | None) -> int:
+    if memory_bytes is not None:
+        return memory_bytes
+    free = machine.free_memory(lm.device)
+    return 2**62 if free is None else int(MEMORY_SHARE * free)
+
+
+def _checked_row(lm: LanguageModel, n_ctx: int, sites: Sequence[Site], budget: int) -> int:
+    """Return the bytes of a row's graph and gradients.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
     row = max(row_bytes(lm, n_ctx, sites), 4 * n_ctx * lm.d_model)
     if row > budget:
         raise ConfigError(
@@ -131,7 +150,7 @@ def rows_that_fit(
             f"{sites[-1]}; the budget is {budget / 1e6:,.0f} MB. Raise --memory, shorten the "
             f"window or read a lower layer."
         )
-    return budget // row
+    return row
 
 
 def row_bytes(lm: LanguageModel, n_ctx: int, sites: Sequence[Site]) -> int:
@@ -172,49 +191,52 @@ def _saved_bytes(lm: LanguageModel, n_ctx: int, short: int, sites: Sequence[Site
     return int(linear * n_ctx + square * n_ctx * n_ctx)
 
 
-class _Row(NamedTuple):
-    window: int
-    seeds: list[int]  # one for each pass
+class _Group(NamedTuple):
+    """Windows of one graph, and the seeds of each, of which a pass takes so many."""
+
+    windows: list[int]
+    seeds: list[list[int]]
+    copies: int
 
 
-def _plan(window: Tensor, windows: int, rows: int) -> Iterator[list[_Row]]:
-    """Yield batches of rows such that few rows idle and few passes repeat a forward."""
-    by_window: list[list[int]] = [[] for _ in range(windows)]
+def _plan(window: Tensor, windows: int, rows: int) -> Iterator[_Group]:
+    """Yield groups such that few rows idle and few passes repeat a forward."""
+    seeds: list[list[int]] = [[] for _ in range(windows)]
     for seed, w in enumerate(window.tolist()):
-        by_window[w].append(seed)
-    longest = max(map(len, by_window))
-    # With few windows a row takes only a part of a window's seeds, so that passes are wide.
-    depth = min(longest, max(-(-len(window) // rows), 1))
-    parts = [
-        _Row(w, seeds[first : first + depth])
-        for w, seeds in enumerate(by_window)
-        for first in range(0, len(seeds), depth)
-    ]
-    parts.sort(key=lambda row: -len(row.seeds))  # rows of a batch end together
-    for first in range(0, len(parts), rows):
-        yield parts[first : first + rows]
+        seeds[w].append(seed)
+    left = sorted((w for w in range(windows) if seeds[w]), key=lambda w: -len(seeds[w]))
+    while left:
+        longest = len(seeds[left[0]])
+        turns = -(-longest // rows)
+        copies = -(-longest // turns)
+        now, left = left[: rows // copies], left[rows // copies :]
+        yield _Group(now, [seeds[w] for w in now], copies)
 
 
 def _pass(
-    lm: LanguageModel, windows: Windows, sites: list[Site], seeds: Tensor, rows: list[_Row]
-) -> Iterator[Part]:
-    index = torch.tensor([row.window for row in rows])
-    found = lm.read(windows.tokens[index], [EMBED, *sites], grad=True)
+    lm: LanguageModel, windows: Windows, sites: list[Site], seeds: Tensor, group: _Group,
+    products: Products,
+) -> Iterator[Part]:  # fmt: skip
+    copies, longest = group.copies, len(group.seeds[0])
+    index = torch.tensor(group.windows).repeat_interleave(copies)
+    with reusing(Reuse(len(index), copies, products)):
+        found = lm.read(windows.tokens[index], [EMBED, *sites], grad=True)
     y = windows.at([found[s] for s in sites], index)
-    depth = len(rows[0].seeds)
-    for turn in range(depth):
-        on = [i for i, row in enumerate(rows) if turn < len(row.seeds)]  # a prefix: rows sorted
-        which = torch.tensor([rows[i].seeds[turn] for i in on])
+    for first in range(0, longest, copies):
+        mine = [of[first : first + copies] for of in group.seeds]
+        which = torch.tensor([seed for of in mine for seed in of])
+        rows = torch.tensor([i * copies + j for i, of in enumerate(mine) for j in range(len(of))])
         direction = y.new_zeros(y.shape)
-        direction[: len(on)] = seeds[which].to(direction)
+        direction[rows] = seeds[which].to(direction)
         if sites == [EMBED]:
             gradient = torch.zeros_like(found[EMBED])
             gradient[torch.arange(len(index)), windows.position[index]] = direction
         else:
             gradient = torch.autograd.grad(
-                y, found[EMBED], direction, retain_graph=turn + 1 < depth
+                y, found[EMBED], direction, retain_graph=first + copies < longest
             )[0]
-        gradient = gradient[: len(on)].detach()
+        gradient = gradient.detach()
+        gradient = gradient if len(rows) == len(index) else gradient[rows]
         if not all_finite(gradient):
             raise DataError(
                 f"Gradients of {lm.name} at {sites[-1]} are not finite; the model overflows in "

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from saekit.models.frozen import reuse_of
+
 ACTIVATIONS = (nn.GELU, nn.SiLU, nn.ReLU, nn.Tanh)
 KNOWN = {"attn_mask", "dropout_p", "scale", "is_causal", "enable_gqa"}
 KEPT_TOKENS = 256  # up to this context attention weights are kept: they grow with its square
@@ -83,24 +85,29 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         ctx.scale = q.shape[-1] ** -0.5 if scale is None else scale
+        reuse = reuse_of(q)
+        q, k, v = (reuse.once(x) for x in (q, k, v))
         groups = q.shape[1] // k.shape[1]
         k, v = (x.repeat_interleave(groups, 1) if groups > 1 else x for x in (k, v))
         seen = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril()
         weights = (q @ k.mT).mul_(ctx.scale).masked_fill_(~seen, -torch.inf).softmax(-1)
-        ctx.groups = groups
-        ctx.save_for_backward(q.contiguous(), k.contiguous(), v.contiguous(), weights)
-        return weights @ v
+        ctx.groups, ctx.copies, dtype = groups, reuse.copies, reuse.products.dtype
+        ctx.save_for_backward(*(x.to(dtype or x.dtype).contiguous() for x in (q, k, v, weights)))
+        return reuse.again(weights @ v)
 
     @override
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        d_out = grads[0].contiguous()
-        d_v = weights.mT @ d_out
-        d_scores = (d_out @ v.mT).mul_(weights)
+        q, k, v, weights = ctx.saved_tensors  # [windows, heads, n_ctx, ...], the same for copies
+        d_out = grads[0].unflatten(0, (-1, ctx.copies)).transpose(1, 2).to(q.dtype).contiguous()
+        d_v = weights.mT[:, :, None] @ d_out
+        weights = weights[:, :, None]
+        d_scores = (d_out.flatten(2, 3) @ v.mT).unflatten(2, d_out.shape[2:4]).mul_(weights)
         d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
-        d_q, d_k = d_scores @ k, d_scores.mT @ q
+        d_q = (d_scores.flatten(2, 3) @ k).view(d_out.shape)
+        found = (d_q, d_scores.mT @ q[:, :, None], d_v)
+        d_q, d_k, d_v = (x.transpose(1, 2).flatten(0, 1).to(grads[0].dtype) for x in found)
         if ctx.groups > 1:
             d_k, d_v = (x.unflatten(1, (-1, ctx.groups)).sum(2) for x in (d_k, d_v))
         return d_q, d_k, d_v, None

@@ -32,6 +32,7 @@ from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded import DEFAULT, MODELS, embedded
 from saekit.models.family import Tap, family_of
 from saekit.models.frozen import freeze_linears
+from saekit.models.frozen_mlp import freeze_mlps
 from saekit.models.frozen_shared import SharedAttention, freeze_activations
 from saekit.models.placement import pick_device, pick_dtype
 from saekit.models.sites import EMBED, Site
@@ -75,6 +76,7 @@ class HFModel(LanguageModel):
         self.module = module.eval().requires_grad_(False)
         freeze_linears(self.module)
         freeze_activations(self.module)
+        freeze_mlps(self.module)
         self._family = family
         self._decoder: nn.Module = module.get_decoder()
         self._points = family.points(config)

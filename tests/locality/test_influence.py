@@ -173,12 +173,36 @@ def test_memory_bounds_rows_and_is_refused_where_one_does_not_fit(lm):
         influence(lm, sae_of(), tokens_of(), SITE, memory_bytes=row // 2)
 
 
+@pytest.mark.parametrize("method", ["vjp", "jacobian"])
+def test_products_in_bfloat16_are_near_in_influence_and_entropy(lm, method):
+    one = influence(lm, sae_of(), tokens_of(), SITE)
+    low = influence(lm, sae_of(), tokens_of(), SITE, method=method, matmul="bfloat16")
+    assert low.latent.equal(one.latent) and low.J.dtype == torch.float32
+    off = ((low.J - one.J).abs().amax(-1) / one.J.amax(-1)).max()
+    assert 1e-5 < off < 0.05
+    assert (low.entropy_bits() - one.entropy_bits()).abs().max() < 0.02
+
+
+def test_windows_with_few_and_many_latents_share_passes_rightly(lm):
+    """Groups of windows of one graph, whose numbers of gradients differ."""
+    tokens, sae = tokens_of(5), sae_of()
+    each = [3, 1, 0, 5, 2]
+    pairs = torch.tensor([[w, a] for w, n in enumerate(each) for a in range(n)])
+    every = influence(lm, sae, tokens, SITE, latents=list(range(5)))
+    index = pairs[:, 0] * 5 + pairs[:, 1]
+    for chunk in (1, 2, 3, 7, 60):
+        some = influence(lm, sae, tokens, SITE, latents=pairs, chunk=chunk)
+        close(some.J, every.J[index])
+
+
 def test_what_cannot_be_asked_for(lm):
     sae, tokens = sae_of(), tokens_of()
     low = tiny(d_model=D, dtype=torch.bfloat16)
     for error, words in (
         (ConfigError, {"lm": low}),
         (ConfigError, {"latents": [64]}),
+        (ConfigError, {"matmul": "float16"}),
+        (ConfigError, {"matmul": "bfloat16", "method": "loop"}),
         (ConfigError, {"latents": "all"}),
         (ConfigError, {"latents": torch.zeros(2, 3).long()}),
         (ConfigError, {"site": ["L0.resid_post", "L1.resid_post"]}),

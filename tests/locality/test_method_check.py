@@ -35,8 +35,8 @@ def test_on_a_linear_model_every_way_has_a_row_and_exact_ones_agree(tmp_path):
     sae.b_enc.data.fill_(50.0)  # no gate switches
     done = run(Mixing([[1.0, 0.5, 0.25]]), subject(sae), config(tmp_path), shown=False)
     rows = done.methods.columns
-    assert sorted(rows["method"]) == sorted(METHODS) and not done.disagree
-    assert rows["method"][0] == "loop" and rows["n_pairs"] == [12] * 5
+    assert sorted(rows["method"]) == sorted([*METHODS, "vjp_bfloat16"]) and not done.disagree
+    assert rows["method"][0] == "loop" and rows["n_pairs"] == [12] * 6
     told = dict(zip(rows["method"], rows["agrees"], strict=True))
     assert [told[m] for m in ("loop", "vjp", "jacobian")] == ["yes"] * 3
     assert told["occlusion"] == told["integrated_gradients"] == "in order"
@@ -81,7 +81,11 @@ def test_the_command_tells_of_both_encodes_and_ends_with_3_where_ways_disagree(
              "occlusion", "--quiet", "--out", tmp_path / "out"]  # fmt: skip
     assert call(*words, "--json")[0] == 0
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert [r["method"] for r in record["methods"]] == ["loop", "vjp", "occlusion"]
+    assert [r["method"] for r in record["methods"]] == [
+        "loop", "vjp", "vjp_bfloat16", "occlusion"
+    ]  # fmt: skip
+    rounded = record["methods"][2]
+    assert rounded["kind"] == "check" and 1e-6 < rounded["largest_difference"] < 0.05
     encodes = record["encodes"]["L0.resid_post"]
     assert encodes["forgets"] == ["b_dec"] and encodes["active_own"] == 2 * foreign.K
     assert 0 <= encodes["active_both"] < 2 * foreign.K

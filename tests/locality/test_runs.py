@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from saekit.cli.main import main
+from saekit.core.config import override
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.result import Result
 from saekit.data.corpora.files import Files
@@ -148,6 +149,9 @@ def test_a_run_stopped_anywhere_ends_equal(tmp_path, monkeypatch):
         depth.run(lm, subjects(2), settings, tmp_path / "cut", shown=False)
     with pytest.raises(ConfigError, match="other settings"):
         depth.run(lm, subjects(1), settings, tmp_path / "cut", resume=True, shown=False)
+    low = override(settings, ["measure.matmul=bfloat16"])
+    with pytest.raises(ConfigError, match="other settings"):
+        depth.run(lm, subjects(2), low, tmp_path / "cut", resume=True, shown=False)
 
 
 def test_lengths_of_the_published_sweep():
