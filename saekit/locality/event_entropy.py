@@ -151,8 +151,9 @@ class EventEntropy(Config):
                 unit = f"ctx{self.n_ctx}_{n_batches:05d}"
                 n_batches += 1
                 if journal is None or not _restored(out, batch, journal.get(unit)):
-                    self._fill(out, batch, length, ask, bos_id)
-                    if journal is not None and not any(_failed(out.status[i]) for i in batch):
+                    # Of a batch that only passed in parts the last bits are others: it is done
+                    # again when the run is gone on with.
+                    if self._fill(out, batch, length, ask, bos_id) and journal is not None:
                         journal.put(unit, _kept(out, batch))
                 progress.add(len(batch))
         progress.close()
@@ -161,7 +162,8 @@ class EventEntropy(Config):
     def _fill(
         self, out: Scored, batch: list[int], length: int,
         ask: Callable[[Tensor, Tensor], Influences], bos_id: int | None,
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
+        """Score some events of one length and return whether they went through together."""
         head = [] if bos_id is None else [bos_id]
         ids = [head + list(out.events[i].ids[-length:]) for i in batch]
         pairs = torch.tensor([[n, out.events[i].latent] for n, i in enumerate(batch)])
@@ -173,11 +175,11 @@ class EventEntropy(Config):
             if len(batch) > 1:  # find out which it is, so that no other is lost with it
                 for i in batch:
                     self._fill(out, [i], length, ask, bos_id)
-                return
+                return False
             out.n_positions[batch[0]] = length
             message = " ".join(str(error).split())
             out.status[batch[0]] = f"{ERROR}: {message}"[:ERROR_CHARS]
-            return
+            return False
         where = torch.tensor(batch)
         out.n_positions[where] = length
         out.activation[where] = 0.0
@@ -196,6 +198,7 @@ class EventEntropy(Config):
                 continue
             out.status[i] = "undefined: no influence" if math.isnan(bits) else OK
             out.H[i] = bits
+        return True
 
 
 def _blank(events: Sequence[Event], n_ctx: int) -> Scored:
