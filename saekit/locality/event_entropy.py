@@ -150,11 +150,13 @@ class EventEntropy(Config):
                 batch = members[begin : begin + size]
                 unit = f"ctx{self.n_ctx}_{n_batches:05d}"
                 n_batches += 1
-                if journal is None or not _restored(out, batch, journal.get(unit)):
-                    # Of a batch that only passed in parts the last bits are others: it is done
-                    # again when the run is gone on with.
-                    if self._fill(out, batch, length, ask, bos_id) and journal is not None:
-                        journal.put(unit, _kept(out, batch))
+                if journal is not None and _restored(out, batch, journal.get(unit)):
+                    progress.add(len(batch))
+                    continue
+                # Of a batch that only passed in parts the last bits are others: it is done
+                # again when the run is gone on with.
+                if self._fill(out, batch, length, ask, bos_id) and journal is not None:
+                    journal.put(unit, _kept(out, batch))
                 progress.add(len(batch))
         progress.close()
         return out
