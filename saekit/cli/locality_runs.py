@@ -75,6 +75,9 @@ def depth(
     dataset: Dataset = None,
     windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
     n_ctx: Annotated[int, typer.Option(help="Tokens of a window.")] = 64,
+    min_active: Annotated[
+        int, typer.Option(help="Refuse windows with fewer active latents at a site; 0: none.")
+    ] = 0,
     threshold: Threshold = None,
     token_vector: Vector = "hutchinson",
     null: Annotated[
@@ -109,7 +112,10 @@ def depth(
         threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
         legacy_encode=legacy_encode,
     )  # fmt: skip
-    config = Depth(corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, measure=how)
+    config = Depth(
+        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, min_active_latents=min_active,
+        measure=how,
+    )  # fmt: skip
     config = override(config, settings or [])
     lm = model_of(named, device)
     done = run(

@@ -17,6 +17,7 @@ from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
 from saekit.data import table_files
 from saekit.data.base import Corpus, Split
+from saekit.locality import active_windows
 from saekit.locality import windows as drawing
 from saekit.locality.bench import Bench
 from saekit.locality.filters.base import Filter
@@ -51,6 +52,8 @@ class Depth(Config):
         windows: how many.
         bos: whether a BOS is put before each window.
         split: of the corpus.
+        min_active_latents: a window with fewer above the threshold at its last position, at any
+            site, is refused, and another taken; 0: none is.
         measure: how.
 
     Raises:
@@ -64,6 +67,7 @@ class Depth(Config):
     windows: int = 50
     bos: bool = False
     split: str = "test"
+    min_active_latents: int = 0
     measure: Measure = field(default_factory=Measure)
 
     def __post_init__(self) -> None:
@@ -72,6 +76,10 @@ class Depth(Config):
             raise ConfigError(
                 f"A run needs windows of at least 2 tokens, one window, and split train or test; "
                 f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
+            )
+        if self.min_active_latents < 0:
+            raise ConfigError(
+                f"`min_active_latents` is 0 or more; got {self.min_active_latents}."
             )
 
 
@@ -114,6 +122,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
         windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
     )  # fmt: skip
     settings = {
         "run": config.to_dict(),
