@@ -18,7 +18,7 @@ from saekit.cli.locality_events import (
     numbers,
     open_index,
 )
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 

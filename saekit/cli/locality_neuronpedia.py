@@ -16,7 +16,7 @@ from saekit.cli.locality_events import (
     float32_model,
     numbers,
 )
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 

@@ -20,6 +20,7 @@ from saekit.locality.context_length import ContextLength
 from saekit.locality.depth import Depth
 from saekit.locality.latent_gradient import Encoder
 from saekit.locality.measure import Measure
+from saekit.locality.run_scores import site_scores
 from saekit.locality.subjects import Opened, Subject
 from saekit.models.sites import Site
 from saekit.models.tiny import save_tiny, tiny
@@ -131,11 +132,11 @@ def test_two_means_under_two_names(tmp_path):
         "window": np.array([0, 0, 0, 1]), "windows": np.array([0, 1]),
         "s.entropy_bits": np.array([1.0, 1.0, 1.0, 3.0]),
     }  # fmt: skip
-    scores = depth.site_scores(found, 0)
+    scores = site_scores(found, 0)
     assert scores["entropy_bits_mean_over_windows"].value == 2
     assert scores["entropy_bits_pooled"].value == 1.5
     found["v.entropy_bits"] = np.array([2.0, 2.5])
-    paired = depth.site_scores(found, 0)["entropy_less_token_vector_bits"]
+    paired = site_scores(found, 0)["entropy_less_token_vector_bits"]
     assert paired.value == -0.25 and (paired.low, paired.high) == (-1, 0.5)
 
 
