@@ -117,10 +117,11 @@ def draw(  # noqa: PLR0913 - the text, and what of it is wanted
     asked = None if late is None else lambda starts: late(tokens_at(starts))
     taken, refused = _taken(tried, windows, asked)
     if not taken:
+        fewer = "" if late is None else ", or ask for fewer active latents"
         why = ", ".join(f"{n} for {r}" for r, n in refused.items()) or "the text is too short"
         raise DataError(
             f"No window of {n_ctx} tokens passes the filter `{rule.name}` ({why}). Shorten the "
-            f"windows, give more text or another filter."
+            f"windows, give more text or another filter{fewer}."
         )
     start = torch.tensor(sorted(taken))
     doc = torch.searchsorted(stream.starts, start + length - 1, right=True) - 1

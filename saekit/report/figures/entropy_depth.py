@@ -14,7 +14,7 @@ from saekit.report import style
 KINDS = ("violin", "box")
 TOP = 20  # latents of largest total activation whose mean is drawn
 COLUMNS = 3
-BESIDE = 0.3  # of a mark's middle, where its mean is drawn
+BESIDE = 0.36  # of a mark's middle, where its mean is drawn
 NULLS_BESIDE = (-0.2, -0.1, 0.12)  # of a mark's middle, so that intervals are told apart
 TICKS = 10  # with a name; more would overlap
 NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
