@@ -128,8 +128,8 @@ def summary(
 def draw(
     folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]]
 ) -> list[Path]:
-    """Draw the curves, and lengths against entropies where there are any; return the paths."""
-    from saekit.report.figures import autocorrelation, corners
+    """Draw the curves; lengths and densities against entropies where there are any."""
+    from saekit.report.figures import autocorrelation, corners, h_pos_frequency
 
     drawn = [folder / "figures" / "autocorrelation.png"]
     autocorrelation.draw(curves, chosen.latents, drawn[0])
@@ -137,6 +137,9 @@ def draw(
         drawn.append(folder / "figures" / "corners.png")
         tau = curves.lengths().columns["tau_1e"]
         corners.draw({a: (h, tau[a]) for a, h in H.items()}, drawn[1])
+        drawn.append(folder / "figures" / "h_pos_vs_frequency.png")
+        share = (curves.counts.double() / curves.n_tokens).tolist()
+        h_pos_frequency.draw({a: (h, share[a]) for a, h in H.items()}, drawn[2])
     return drawn
 
 

@@ -18,7 +18,7 @@ from saekit.cli.locality_events import (
     numbers,
     open_index,
 )
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -77,29 +77,13 @@ def autocorr(
     from saekit.analysis.autocorrelation import Autocorrelation
     from saekit.analysis.document_peaks import DocumentPeaks
     from saekit.data.table_files import check, write
-    from saekit.hub.native import load
-    from saekit.locality.event_entropy import EventEntropy
     from saekit.locality.quality import records
-    from saekit.locality.windows import check_length
 
     check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
-    if targets < 0 or documents < 0:
-        raise ConfigError(
-            f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
-        )
-    if targets:
-        EventEntropy(n_ctx=n_ctx, threshold=threshold)  # refuses before anything is read
-    loaded = load(sae)
     folder = out or sae / "locality" / "autocorr"
-    lm = float32_model(loaded, device)
-    if targets:
-        check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
-    if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
-        raise ConfigError(
-            f"{folder} holds a run. Go on with it with --resume, or choose another --out."
-        )
+    loaded, lm = _opened(sae, folder, (documents, targets, n_ctx, threshold), resume, device)
     if documents:
         store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
     else:
@@ -123,27 +107,61 @@ def autocorr(
         write(targeted, folder / "entropy_targets", tables)
     H = _entropies(scored)
     corner = files.summary(folder, curves, chosen, H, tables)
-    drawn_files = files.draw(folder, curves, chosen, H)
+    made = files.draw(folder, curves, chosen, H)
     if corner and scored is not None:
-        drawn_files.append(files.corner_cards(folder, store, lm, scored, found, corner))
-    if corner and said:
-        page = files.neuronpedia_cards(folder, said, H, n_ctx, corner)
-        drawn_files += [page] if page else []
+        made.append(files.corner_cards(folder, store, lm, scored, found, corner))
+    if corner and said and (page := files.neuronpedia_cards(folder, said, H, n_ctx, corner)):
+        made.append(page)
     failed = len(scored.failures) if scored is not None else 0
     record = {
         "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
-        "figures": [str(p) for p in drawn_files],
+        "figures": [str(p) for p in made],
     }  # fmt: skip
     files.manifest(folder, record, store, question, (seed, corpus, split), lm)
     files.corpus_meta(folder, store, curves.n_tokens, lm, corpus if documents else None)
+    _end(record, as_json)
+
+
+def _opened(
+    sae: Path, folder: Path, asked: tuple[int, int, int, float], resume: bool, device: str
+) -> "tuple[Loaded, LanguageModel]":
+    """Return the SAE and its model, after all is refused that can be before text is read.
+
+    Raises:
+        ConfigError: a number is out of range, or the folder holds a run.
+    """
+    from saekit.hub.native import load
+    from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.windows import check_length
+
+    documents, targets, n_ctx, threshold = asked
+    if targets < 0 or documents < 0:
+        raise ConfigError(
+            f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
+        )
+    if targets:
+        EventEntropy(n_ctx=n_ctx, threshold=threshold)
+    loaded = load(sae)
+    lm = float32_model(loaded, device)
+    if targets:
+        check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
+    if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
+        raise ConfigError(
+            f"{folder} holds a run. Go on with it with --resume, or choose another --out."
+        )
+    return loaded, lm
+
+
+def _end(record: dict[str, Any], as_json: bool) -> None:
+    """Print what there is, and end with 3 where positions failed."""
     lines = [
-        f"autocorr {folder}: {curves.n_tokens:,} tokens, {len(chosen.latents)} latents",
-        *([f"corners  {record['corners']}"] if corner else []),
-        *(f"figure   {path}" for path in drawn_files),
+        f"autocorr {record['autocorr']}: {record['tokens']:,} tokens, {record['latents']} latents",
+        *([f"corners  {record['corners']}"] if record["corners"] else []),
+        *(f"figure   {path}" for path in record["figures"]),
     ]
     emit(record, as_json=as_json, lines=lines)
-    if failed:
+    if record["failed"]:
         raise typer.Exit(PARTLY)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import (
+from saekit.cli.locality_options import (
     Dataset,
     Json,
     Layers,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -90,6 +90,7 @@ def events(
         "index": str(index or sae / "index"), "tokens": store.n_tokens, "per": per, "top": top,
         "same_tokens": same_tokens, "latents": "drawn" if drawn else "named", "seed": seed,
         "density": [min_density, max_density] if drawn else None,
+        "densities": {str(a): int(store.counts[a]) / store.n_tokens for a in sorted(chosen)},
     }  # fmt: skip
     counts = run.write(
         loaded, lm, found, folder, source=source, about=about,

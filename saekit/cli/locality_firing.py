@@ -7,11 +7,13 @@ import typer
 
 from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
-from saekit.cli.locality_runs import Format
+from saekit.cli.locality_options import Format
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from saekit.activations.latents import LatentStore
     from saekit.models.base import Tokenizer
 
@@ -28,6 +30,7 @@ def sparsity(
                                "than so many trigger tokens; 0 for none.")  # fmt: skip
     ] = 0,
     strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw the histogram of densities.")] = True,
     tables: Format = "csv",
     out: Annotated[Path | None, typer.Option(help="Folder. [INDEX/../locality/sparsity]")] = None,
     quiet: Quiet = False,
@@ -76,21 +79,39 @@ def sparsity(
             folder / "covariance_by_token.safetensors",
             {"latents": leading, "covariance": cofiring.by_token(fired, leading).float()},
         )
-    density = torch.tensor(table.columns["density"])
+    density = torch.tensor(table.columns["density"], dtype=torch.float64)
+    drawn, missing = _drawn(density, folder, fired.n_tokens, threshold) if figures else ([], [])
     record = {
         "sparsity": str(folder), "tokens": fired.n_tokens, "threshold": threshold,
         "latents": store.d_sae, "dead": int((fired.counts == 0).sum()),
         **{f"over_{share:g}": int((density > share).sum()) for share in (0.001, 0.01, 0.05, 0.1)},
     }  # fmt: skip
     write_json(folder / "summary.json", record | {"card": store.meta.get("card")})
+    record |= {"figures": drawn, "missing": missing}
     lines = [
         f"sparsity {folder}: {fired.n_tokens:,} tokens, {store.d_sae} latents, "
         f"{record['dead']} never over {threshold:g}",
         "over     " + ", ".join(f"{s:g} of tokens: {record[f'over_{s:g}']}"
                                 for s in (0.001, 0.01, 0.05, 0.1)),
+        *(f"figure   {path}" for path in drawn), *(f"left out {m}" for m in missing),
     ]  # fmt: skip
     if not quiet or as_json:
         emit(record, as_json=as_json, lines=lines)
+
+
+def _drawn(
+    density: "Tensor", folder: Path, n_tokens: int, threshold: float
+) -> tuple[list[str], list[str]]:
+    """Draw the histogram; return its path, or why there is none."""
+    from saekit.core.errors import DataError
+    from saekit.report.figures import feature_sparsity
+
+    path = folder / "figures" / "feature_sparsity.png"
+    try:
+        feature_sparsity.draw(density, path, n_tokens, threshold)
+    except DataError as error:
+        return [], [f"{path.name}: {error}"]
+    return [str(path)], []
 
 
 def _store(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import typer
 
 from saekit.cli.locality import app
 from saekit.cli.locality_events import Json, Quiet
-from saekit.cli.locality_runs import Format
+from saekit.cli.locality_options import Format
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 

@@ -16,7 +16,7 @@ from saekit.cli.locality_events import (
     float32_model,
     numbers,
 )
-from saekit.cli.locality_runs import Format, Memory, bytes_of
+from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -145,7 +145,10 @@ def _score(  # noqa: PLR0913 - the options of the command
             f"Activations differ from Neuronpedia's for {len(wrong)} of {len(table)} latents, as "
             f"{wrong[0]} (see {compared}): another SAE, layer or model. Score --anyway."
         )
-    source: dict[str, Any] = {"neuronpedia": True, "matched": len(table) - len(wrong)}
+    source: dict[str, Any] = {
+        "neuronpedia": True, "matched": len(table) - len(wrong),
+        "densities": {str(r.index): r.density for r in records if r.density is not None},
+    }  # fmt: skip
     counts = run.write(
         loaded, lm, events, out, source=source, resume=resume, memory_bytes=memory_bytes,
         shown=not quiet, tables=tables,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_runs import Json
+from saekit.cli.locality_options import Json
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 

@@ -22,9 +22,9 @@ from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
 from saekit.data import table_files
 from saekit.locality.bench import Bench
-from saekit.locality.depth import latent_table, site_scores
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
+from saekit.locality.run_scores import latent_table, site_scores
 from saekit.locality.subjects import Subject, facts
 from saekit.locality.windows import check_length
 from saekit.models.base import LanguageModel, Tokenizer

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from saekit.core.config import Config
@@ -17,6 +16,7 @@ from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
 from saekit.data import table_files
 from saekit.data.base import Corpus, Split
+from saekit.locality import active_windows
 from saekit.locality import windows as drawing
 from saekit.locality.bench import Bench
 from saekit.locality.filters.base import Filter
@@ -32,7 +32,7 @@ from saekit.locality.measure import (
     journalled,
     measured,
 )
-from saekit.locality.resampling import mean_interval
+from saekit.locality.run_scores import latent_table, site_scores
 from saekit.locality.subjects import Subject, facts
 from saekit.models.base import LanguageModel
 
@@ -51,6 +51,8 @@ class Depth(Config):
         windows: how many.
         bos: whether a BOS is put before each window.
         split: of the corpus.
+        min_active_latents: a window with fewer above the threshold at its last position, at any
+            site, is refused, and another taken; 0: none is.
         measure: how.
 
     Raises:
@@ -64,6 +66,7 @@ class Depth(Config):
     windows: int = 50
     bos: bool = False
     split: str = "test"
+    min_active_latents: int = 0
     measure: Measure = field(default_factory=Measure)
 
     def __post_init__(self) -> None:
@@ -72,6 +75,10 @@ class Depth(Config):
             raise ConfigError(
                 f"A run needs windows of at least 2 tokens, one window, and split train or test; "
                 f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
+            )
+        if self.min_active_latents < 0:
+            raise ConfigError(
+                f"`min_active_latents` is 0 or more; got {self.min_active_latents}."
             )
 
 
@@ -114,6 +121,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
         windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
     )  # fmt: skip
     settings = {
         "run": config.to_dict(),
@@ -194,20 +202,6 @@ def _at_site(
     return parts, failures
 
 
-def latent_table(found: dict[str, Arrays]) -> Table:
-    """Return a row for each site, window and latent: activation and what the profile tells."""
-    names = ["window", "latent", "activation", "flags"]
-    told = dict.fromkeys(k[2:] for arrays in found.values() for k in arrays if k[:2] == "s.")
-    columns: dict[str, list[Any]] = {k: [] for k in ["site", *names, *told]}
-    for site, arrays in found.items():
-        columns["site"] += [site] * len(arrays["latent"])
-        for name in names:
-            columns[name] += arrays[name].tolist()
-        for name in told:
-            columns[name] += arrays[f"s.{name}"].tolist()
-    units = {k: "bits" for k in columns if k.endswith("bits")} | {"activation": "act units"}
-    return Table(columns=columns, units=units | {"look_back": "tokens"})
-
 
 def write(
     out: Path, result: Result, latents: Table, found: dict[str, Arrays], tables: str = "csv"
@@ -278,44 +272,3 @@ def window_columns(drawn: drawing.Selection, found: dict[str, Arrays]) -> dict[s
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
     return columns
-
-
-def site_scores(arrays: Arrays, seed: int) -> dict[str, Score]:
-    """Return means with 95 % intervals, windows drawn anew.
-
-    entropy_bits_mean_over_windows averages the windows' own means, which is what the published
-    multi-layer run calls mean_feature_entropy; entropy_bits_pooled averages all pairs of window
-    and latent, which its single-layer run calls by the same name.
-    """
-    window = torch.from_numpy(arrays["window"])
-    pooled = {k[2:]: torch.from_numpy(v) for k, v in arrays.items() if k[:2] == "s."}
-    H, known = pooled["entropy_bits"], ~pooled["entropy_bits"].isnan()
-    kinds, which = window[known].unique(return_inverse=True)
-    own = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, which, H[known])
-    own /= torch.bincount(which, minlength=len(kinds)).clamp_min(1)
-    scores = {"entropy_bits_mean_over_windows": _score(own, None, "bits", seed)}
-    units = {"entropy_bits": "bits", "effective_tokens": "tokens", "entropy_share": "share",
-             "entropy_without_sink_bits": "bits", "kl_bits": "bits", "look_back": "tokens",
-             "sink_mass": "share", "span_90": "tokens"}  # fmt: skip
-    for name, values in pooled.items():
-        if name in units or name.endswith("_entropy_bits"):
-            scores[f"{name}_pooled"] = _score(values, window, units.get(name, "bits"), seed)
-    if "v.entropy_bits" in arrays:
-        whole = torch.from_numpy(arrays["v.entropy_bits"])
-        scores["token_vector_entropy_bits"] = _score(whole, None, "bits", seed)
-        place = torch.from_numpy(np.searchsorted(arrays["windows"], kinds.numpy()))
-        paired = own - whole[place]  # of the same windows: tells more than two intervals
-        scores["entropy_less_token_vector_bits"] = _score(paired, None, "bits", seed)
-    return scores
-
-
-def _score(values: Tensor, groups: Tensor | None, unit: str, seed: int) -> Score:
-    kept = ~values.isnan()
-    values, groups = values[kept], None if groups is None else groups[kept]
-    n = len(values) if groups is None else len(groups.unique())
-    if not n:
-        return Score(value=None, n=0, unit=unit, better="neither", reason="nothing was measured")
-    mean, low, high = (float(v) for v in mean_interval(values[:, None], groups, seed=seed))
-    if n < 2:
-        return Score(value=mean, n=n, unit=unit, better="neither", reason="one window")
-    return Score(value=mean, low=low, high=high, n=n, unit=unit, better="neither")

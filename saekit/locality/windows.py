@@ -1,6 +1,6 @@
 """Windows of a corpus: a token stream with its documents' borders, and a drawn sample of it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from saekit.locality.filters.base import CROSSES, Candidate, Filter
 from saekit.models.base import LanguageModel, Tokenizer
 
 BATCH_DOCS = 64
+LATE_WINDOWS = 8  # that are shown to `late` together, or more
 STREAM_WINDOWS = 40  # candidates read for each window wanted, so that a sample is of all of them
 
 
@@ -34,6 +35,10 @@ class Selection(NamedTuple):
     refused: dict[str, int]  # reason to number of candidates
     candidates: int  # in the stream
     bos: bool  # whether a BOS was put before each
+
+
+# from windows [windows, n_ctx] to why each is refused; None where it is not
+Late = Callable[[Int[Tensor, "windows n_ctx"]], list[str | None]]
 
 
 def read_stream(
@@ -67,9 +72,9 @@ def read_stream(
     return Stream(torch.tensor(ids[:most_tokens]), torch.tensor(starts), sources)
 
 
-def draw(
+def draw(  # noqa: PLR0913 - the text, and what of it is wanted
     stream: Stream, tokenizer: Tokenizer, rule: Filter, *, n_ctx: int, windows: int,
-    seed: int = 0, bos: bool = False,
+    seed: int = 0, bos: bool = False, late: Late | None = None,
 ) -> Selection:  # fmt: skip
     """Return a random sample of windows that a filter lets pass.
 
@@ -85,6 +90,8 @@ def draw(
         windows: how many are wanted.
         seed: of the order.
         bos: put a BOS before each window.
+        late: what else refuses windows, and is dear: it is shown, some together, those that the
+            filter lets pass, BOS included, and tells why they are refused.
 
     Raises:
         ConfigError: a number is below 1, or there is no BOS.
@@ -100,32 +107,75 @@ def draw(
     if len(offsets) < windows:
         offsets = torch.arange(max(last + 1, 0))
     order = torch.randperm(len(offsets), generator=generator(seed, "locality", "windows"))
-    refused: dict[str, int] = {}
-    taken: list[int] = []
-    across = crossing(stream, offsets, length) if rule.one_document else torch.zeros_like(offsets)
-    tried = zip(offsets[order].tolist(), across[order].tolist(), strict=True)
-    for start, apart in tried:  # strings of a window are made only where they may decide
-        reason = CROSSES if apart else rule.refuses(candidate(stream, tokenizer, start, length))
-        if reason is None:
-            taken.append(start)
-            if len(taken) == windows:
-                break
-        else:
-            refused[reason] = refused.get(reason, 0) + 1
+    tried = _tried(stream, tokenizer, rule, offsets[order], length)
+
+    def tokens_at(starts: list[int]) -> Tensor:
+        tokens = stream.ids[torch.tensor(starts)[:, None] + torch.arange(length)]
+        head = torch.full((len(tokens), 1), tokenizer.bos_id or 0)
+        return torch.cat([head, tokens], dim=1) if bos else tokens
+
+    asked = None if late is None else lambda starts: late(tokens_at(starts))
+    taken, refused = _taken(tried, windows, asked)
     if not taken:
+        fewer = "" if late is None else ", or ask for fewer active latents"
         why = ", ".join(f"{n} for {r}" for r, n in refused.items()) or "the text is too short"
         raise DataError(
             f"No window of {n_ctx} tokens passes the filter `{rule.name}` ({why}). Shorten the "
-            f"windows, give more text or another filter."
+            f"windows, give more text or another filter{fewer}."
         )
     start = torch.tensor(sorted(taken))
-    tokens = stream.ids[start[:, None] + torch.arange(length)]
-    if bos:
-        head = torch.tensor([[tokenizer.bos_id]]).expand(len(tokens), 1)
-        tokens = torch.cat([head, tokens], dim=1)
     doc = torch.searchsorted(stream.starts, start + length - 1, right=True) - 1
     source = [stream.sources[i] for i in doc.tolist()]
-    return Selection(tokens, start, source, refused, len(offsets), bos)
+    return Selection(tokens_at(start.tolist()), start, source, refused, len(offsets), bos)
+
+
+def _tried(
+    stream: Stream, tokenizer: Tokenizer, rule: Filter, offsets: Tensor, length: int
+) -> Iterator[tuple[int, str | None]]:
+    """Yield where windows begin, and why the filter refuses them."""
+    across = crossing(stream, offsets, length) if rule.one_document else torch.zeros_like(offsets)
+    for start, apart in zip(offsets.tolist(), across.tolist(), strict=True):
+        # strings of a window are made only where they may decide
+        one = None if apart else candidate(stream, tokenizer, start, length)
+        yield start, CROSSES if one is None else rule.refuses(one)
+
+
+def _taken(
+    tried: Iterator[tuple[int, str | None]], windows: int,
+    late: Callable[[list[int]], list[str | None]] | None,
+) -> tuple[list[int], dict[str, int]]:  # fmt: skip
+    """Return where the first windows that nothing refuses begin, and how many were, by reason."""
+    taken: list[int] = []
+    refused: dict[str, int] = {}
+    while True:
+        missing = windows - len(taken)
+        some = _until(tried, missing if late is None else max(missing, LATE_WINDOWS))
+        passed = [start for start, reason in some if reason is None]
+        told = late(passed) if late and passed else [None] * len(passed)
+        later = dict(zip(passed, told, strict=True))
+        for start, early in some:
+            reason = early or later[start]
+            if reason is not None:
+                refused[reason] = refused.get(reason, 0) + 1
+                continue
+            taken.append(start)
+            if len(taken) == windows:
+                return taken, refused
+        if not some:
+            return taken, refused
+
+
+def _until(
+    tried: Iterator[tuple[int, str | None]], passing: int
+) -> list[tuple[int, str | None]]:
+    """Return the next windows, up to and with so many that pass."""
+    some: list[tuple[int, str | None]] = []
+    for start, reason in tried:
+        some.append((start, reason))
+        passing -= reason is None
+        if not passing:
+            break
+    return some
 
 
 def crossing(stream: Stream, offsets: Tensor, length: int) -> Tensor:

@@ -16,6 +16,7 @@ from saekit.report.figures import (
     continuum,
     feature_table,
     h_pos_context,
+    h_pos_frequency,
     h_pos_overview,
     profile_contrast,
 )
@@ -52,6 +53,8 @@ def draw_all(folder: Path, n_ctx: int | None = None) -> tuple[list[Path], list[s
         (figures / f"h_pos_overview_ctx{n}.png",
          lambda at: h_pos_overview.draw(found[n], n, at, title)),
         (figures / "h_pos_vs_ctxlen.png", lambda at: h_pos_context.draw(found, at, title)),
+        (figures / f"h_pos_vs_frequency_ctx{n}.png",
+         lambda at: h_pos_frequency.draw(_with_density(folder, found[n]), at, title)),
     ]  # fmt: skip
     drawn, missing = [], []
     for path, draw in jobs:
@@ -201,6 +204,23 @@ def entropies(rows: Sequence[Row]) -> dict[int, list[float]]:
         if row.status == OK:
             found.setdefault(row.feature_id, []).append(row.H_pos)
     return found
+
+
+def _with_density(
+    folder: Path, rows: Sequence[Row]
+) -> dict[int, tuple[Sequence[float], float]]:
+    """Return the entropies and the density of each latent of a folder whose manifest has them.
+
+    Raises:
+        DataError: it has none.
+    """
+    made = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    densities = (made.get("source") or {}).get("densities")
+    if not densities:
+        raise DataError("no manifest here says how often latents are on")
+    H = entropies(rows)
+    latents = sorted({row.feature_id for row in rows})
+    return {a: (H.get(a, ()), densities.get(str(a), 0.0)) for a in latents}
 
 
 def _card(

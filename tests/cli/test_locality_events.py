@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from saekit.activations.latents import LatentStore
 from saekit.cli.main import main
 from saekit.core.files import read_tensors
 from saekit.data import table_files
@@ -78,8 +79,14 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
         assert bits == pytest.approx(float(r["H_pos"]), abs=1e-4)
     drawn = {p.name for p in (events / "figures").iterdir()}
     for name in ("feature_continuum_ctx16", "feature_profile_contrast_ctx16",
-                 "h_pos_overview_ctx16", "h_pos_vs_ctxlen"):  # fmt: skip
+                 "h_pos_overview_ctx16", "h_pos_vs_ctxlen",
+                 "h_pos_vs_frequency_ctx16"):  # fmt: skip
         assert {f"{name}.png", f"{name}.csv"} <= drawn
+    index = LatentStore.open(events.parents[1] / "index")
+    for r in rows(events / "figures/h_pos_vs_frequency_ctx16.csv"):
+        if r["mark"] == "latent":
+            share = int(index.counts[int(r["feature_id"])]) / index.n_tokens
+            assert float(r["density"]) == pytest.approx(share)
     assert (events / "feature_case_studies.html").stat().st_size > 3000
     code, line, _ = call(capsys, "locality", "draw-events", events, "--n-ctx", 8, "--json")
     assert code == 0 and "feature_continuum_ctx8.png" in line
@@ -203,6 +210,11 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     assert sum(r["selected"] == "True" for r in selected) == record["latents"]
     assert (tmp_path / "sanity_contexts.md").read_text().count("## latent") == record["latents"]
     assert (tmp_path / "figures/autocorrelation.png").exists()
+    drawn = [r for r in rows(tmp_path / "figures/h_pos_vs_frequency.csv") if r["mark"] == "latent"]
+    known = {r["feature_id"]: r["density"] for r in rows(tmp_path / "selected_features.csv")}
+    assert drawn and all(
+        float(r["density"]) == pytest.approx(float(known[r["feature_id"]])) for r in drawn
+    )
     assert json.loads((tmp_path / "corpus_meta.json").read_text())["n_docs"] > 3
 
 
@@ -363,6 +375,18 @@ def test_sparsity_names_tokens(run, capsys, tmp_path):
     assert best["top_tokens"].startswith("'") and best["top_tokens"].count("(") <= 5
     assert rows(tmp_path / "cofiring.csv")
     assert (tmp_path / "covariance_by_token.safetensors").exists()
+    assert json.loads(line)["figures"] == [str(tmp_path / "figures/feature_sparsity.png")]
+    (median,) = [r for r in rows(tmp_path / "figures/feature_sparsity.csv")
+                 if r["mark"] == "median"]  # fmt: skip
+    living = [float(r["density"]) for r in table if int(r["count"])]
+    assert float(median["density"]) == pytest.approx(float(np.median(living)))
+    out = tmp_path / "never"
+    words = ["locality", "sparsity", run, "--threshold", 1e9, "--pairs", 0, "--no-strings"]
+    words += ["--json", "--out", out]
+    code, line, err = call(capsys, *words)
+    assert code == 0 and "ever on" in json.loads(line)["missing"][0], err
+    code, line, err = call(capsys, *words, "--no-figures")
+    assert code == 0 and json.loads(line)["missing"] == [] and not (out / "figures").exists()
 
 
 def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):

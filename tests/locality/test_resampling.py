@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from saekit.locality.resampling import mean_interval
+from saekit.locality.resampling import mean_interval, median_interval
 
 
 def test_intervals_cover_as_they_say():
@@ -30,3 +30,15 @@ def test_columns_leave_out_what_is_not_known():
     assert (low <= mean).all() and (mean <= high).all()
     mean, low, _ = mean_interval(values[:1])
     assert float(mean[0]) == pytest.approx(1.0) and low.isnan().all()
+
+
+def test_a_median_has_the_ranks_of_the_binomial():
+    """Ranks by hand: of 6 the ends, P(B < 1) = 1/64; of 100 the 40th and 61st; of 5 none."""
+    for n, rank in ((6, 1), (20, 6), (100, 40)):
+        values = torch.arange(1.0, n + 1).flip(0)
+        assert median_interval(values) == ((n + 1) / 2, rank, n + 1 - rank)
+    middle, low, high = median_interval(torch.tensor([3.0, 1, 2, 5, 4]))
+    assert middle == 3 and low != low and high != high
+    draws = torch.randn(400, 31, generator=torch.Generator().manual_seed(0))
+    ends = [median_interval(row)[1:] for row in draws]
+    assert 0.95 <= sum(low <= 0 <= high for low, high in ends) / 400 <= 0.99

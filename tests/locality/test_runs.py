@@ -15,10 +15,12 @@ from saekit.core.config import override
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.result import Result
 from saekit.data.corpora.files import Files
-from saekit.locality import context_length, depth
+from saekit.locality import active_windows, context_length, depth
 from saekit.locality.context_length import ContextLength
 from saekit.locality.depth import Depth
+from saekit.locality.latent_gradient import Encoder
 from saekit.locality.measure import Measure
+from saekit.locality.run_scores import site_scores
 from saekit.locality.subjects import Opened, Subject
 from saekit.models.sites import Site
 from saekit.models.tiny import save_tiny, tiny
@@ -64,17 +66,77 @@ def test_planted_depth_comes_back_with_its_interval(tmp_path):
         assert ((kept["J"] > 1e-9).sum(1) == 4).all()
 
 
+def test_windows_with_few_active_latents_are_refused_and_counted(tmp_path):
+    """Each site's own count at the last position, above the threshold, as the run itself has it."""
+    lm, out = Mixing([[1.0], [1.0] * 4]), tmp_path / "out"
+    how = {"token_vector": "none", "threshold": 0.05}
+
+    def counts(run):
+        rows = run.latents.columns
+        sites = [(s, w) for s, w in zip(rows["site"], rows["window"], strict=True)]
+        return {k: sites.count(k) for k in set(sites)}
+
+    settings = config(tmp_path, measure=how, windows=3)
+    free = depth.run(lm, subjects(2), settings, tmp_path / "free", shown=False)
+    seen = counts(free)
+    least = 1 + min(seen.get((f"L{i}.resid_post", w), 0) for i in range(2) for w in range(3))
+    settings = config(tmp_path, measure=how, windows=3, min_active_latents=least)
+    done = depth.run(lm, subjects(2), settings, out, shown=False)
+    found = counts(done)
+    assert not done.failures and len(found) == 6 and min(found.values()) >= least
+    refused = done.result.details["refused"]
+    late = sum(n for k, n in refused.items() if k.startswith(f"fewer than {least} active"))
+    assert late > 0
+    again = depth.run(lm, subjects(2), settings, out, resume=True, shown=False)
+    assert again.result.details["tokens"] == done.result.details["tokens"]
+    with pytest.raises(DataError, match="fewer than 65 active latents at L0"):
+        depth.run(lm, subjects(1), config(tmp_path, min_active_latents=65), tmp_path / "none",
+                  shown=False)  # fmt: skip
+    with pytest.raises(ConfigError, match="min_active_latents"):
+        config(tmp_path, min_active_latents=-1)
+
+
+def test_what_cannot_be_counted_is_left_for_the_run_to_report(tmp_path):
+    def broken():
+        raise FormatError("the file is torn")
+
+    lm = Mixing([[1.0], [1.0] * 4])
+    tokens = tokens_of(4, 16)
+    rare = next(i for i in range(258) if (tokens == i).any(1).sum() == 1)
+    bad = (tokens == rare).any(1)
+    some = [Subject(Site(1, "resid_post"), "broken", broken), *subjects(1)]
+    check = active_windows.check(Mixing([[1.0]] * 2, rare), some, Measure(), 65)
+    assert check is not None
+    told = check(tokens)
+    assert [reason is None for reason in told] == bad.tolist() and sum(bad.tolist()) == 1
+    assert active_windows.check(lm, some, Measure(), 0) is None
+    site = Site(0, "resid_post")
+    on = Encoder(sae_of("relu")).active(lm.read(tokens, [site])[site][:, -1], 0.0)
+    counts = torch.bincount(on.row, minlength=4)
+    fewest = int(counts.min())
+    for least, refused in ((fewest, [False] * 4), (fewest + 1, (counts == fewest).tolist())):
+        bound = active_windows.check(lm, subjects(1), Measure(), least)
+        assert bound is not None and [r is not None for r in bound(tokens)] == refused
+    strict = active_windows.check(lm, subjects(1), Measure(threshold=1e9), 1)
+    assert strict is not None
+    assert strict(tokens) == ["fewer than 1 active latents at L0.resid_post"] * 4
+    done = depth.run(
+        lm, some, config(tmp_path, min_active_latents=1), tmp_path / "out", shown=False
+    )
+    assert [f[:2] for f in done.failures] == [("L1.resid_post", "all")]
+
+
 def test_two_means_under_two_names(tmp_path):
     """Windows with unlike numbers of latents: the mean of means is not the mean of all."""
     found = {
         "window": np.array([0, 0, 0, 1]), "windows": np.array([0, 1]),
         "s.entropy_bits": np.array([1.0, 1.0, 1.0, 3.0]),
     }  # fmt: skip
-    scores = depth.site_scores(found, 0)
+    scores = site_scores(found, 0)
     assert scores["entropy_bits_mean_over_windows"].value == 2
     assert scores["entropy_bits_pooled"].value == 1.5
     found["v.entropy_bits"] = np.array([2.0, 2.5])
-    paired = depth.site_scores(found, 0)["entropy_less_token_vector_bits"]
+    paired = site_scores(found, 0)["entropy_less_token_vector_bits"]
     assert paired.value == -0.25 and (paired.low, paired.high) == (-1, 0.5)
 
 
@@ -223,7 +285,8 @@ def ask(base, out, *more):
 
 def test_commands_from_files_to_results(trained, capsys):
     out = trained / "depth"
-    code, _ = call(*ask(trained, out, "--json", "--null", "random"))
+    code, _ = call(*ask(trained, out, "--json", "--null", "random", "--min-active", "2"))
+    assert Result.read(out / "result.json").config["min_active_latents"] == 2
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert code == 0 and record["failures"] == []
     assert record["scores"]["L1.resid_post/random_entropy_bits_pooled"] > 0
@@ -252,6 +315,7 @@ def test_commands_from_files_to_results(trained, capsys):
         (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2, "goes with --sae"),
         (["depth", "--sae", "RUN", "--site", "L7.resid_post"], 2, "they read L0.resid_post"),
         (["depth", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
+        (["depth", "--sae", "RUN", "--min-active", "-1"], 2, "0 or more; got -1"),
         (["depth", "--sae", "RUN", "--threshold", "nan"], 2, "latents that are off"),
         (["check", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
         (["depth", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),

@@ -148,3 +148,29 @@ def test_windows_longer_than_the_model_reads_are_refused_before_text_is_read():
     check_length(lm, lm.n_ctx_max, "n_ctx")
     with pytest.raises(ConfigError, match="`n_ctx` must be at most 4096 tokens"):
         check_length(lm, lm.n_ctx_max + 1, "n_ctx")
+
+
+def test_what_is_refused_late_is_replaced_and_counted():
+    """Late refusals meet only windows that the filter lets pass, whole; others take their place."""
+    letters = torch.randint(97, 123, (400,), generator=torch.Generator().manual_seed(0))
+    text, shown = stream(["ab" * 40, "".join(map(chr, letters.tolist()))]), []
+    rule = registry.get("wikitext")()
+    plain = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, bos=True)
+    gone = {tuple(plain.tokens[1].tolist()), tuple(plain.tokens[3].tolist())}
+
+    def late(tokens):
+        shown.append(tokens)
+        return ["too dull" if tuple(row) in gone else None for row in tokens.tolist()]
+
+    found = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, bos=True, late=late)
+    assert found.refused.pop("too dull") == 2 and found.refused["too few distinct tokens"]
+    kept = {tuple(row) for row in found.tokens.tolist()}
+    assert len(kept) == 5 and not kept & gone
+    assert len(kept & {tuple(row) for row in plain.tokens.tolist()}) == 3
+    assert all(tokens.shape[1] == 16 and (tokens[:, 0] == 256).all() for tokens in shown)
+    same = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, bos=True,
+                late=lambda tokens: [None] * len(tokens))  # fmt: skip
+    assert same.tokens.equal(plain.tokens) and same.refused == plain.refused
+    with pytest.raises(DataError, match="for dull"):
+        draw(text, TOKENIZER, rule, n_ctx=16, windows=5,
+             late=lambda tokens: ["dull"] * len(tokens))  # fmt: skip

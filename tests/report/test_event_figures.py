@@ -21,8 +21,10 @@ from saekit.report.figures import (
     clusters3d,
     continuum,
     corners,
+    feature_sparsity,
     feature_table,
     h_pos_context,
+    h_pos_frequency,
     h_pos_overview,
     profile_contrast,
 )
@@ -74,6 +76,55 @@ def test_overview_draws_every_event(tmp_path):
     h_pos_overview.draw(ROWS, 8, tmp_path / "o.png")
     found = read(tmp_path / "o.csv")
     assert [(r["feature_id"], r["place"]) for r in found] == [("3", "0")] * 3 + [("7", "1")] * 2
+
+
+def test_sparsity_counts_every_latent_once(tmp_path):
+    density = torch.tensor([0.0, 0.0, 1e-4, 1e-4, 1e-3, 0.01, 0.01, 0.01, 0.1])
+    feature_sparsity.draw(density, tmp_path / "s.png", 10_000, 0.0)
+    found = read(tmp_path / "s.csv")
+    bins = [r for r in found if r["mark"] == "bin"]
+    assert len(bins) == 200 and sum(int(r["latents"]) for r in bins) == 7
+    wide = [math.log(float(r["high"]) / float(r["low"])) for r in bins]
+    assert max(wide) == pytest.approx(min(wide), rel=1e-5)
+    filled = {int(r["latents"]) for r in bins if int(r["latents"])}
+    assert filled == {1, 2, 3} and [int(bins[i]["latents"]) for i in (0, -1)] == [2, 1]
+    for r in bins:
+        inside = (density.double() >= float(r["low"])) & (density.double() < float(r["high"]))
+        assert r is bins[-1] or int(inside.sum()) == int(r["latents"])
+    (never,), (median,) = ([r for r in found if r["mark"] == m] for m in ("never on", "median"))
+    assert never["latents"] == "2" and median["latents"] == "7"
+    assert [float(median[k]) for k in ("density", "low", "high")] == pytest.approx(
+        [0.01, 1e-4, 0.1]
+    )
+    edge = feature_sparsity.table(torch.tensor([2.0**-8, 2.0**-5, 2.0**-2])).columns["latents"]
+    assert (edge[0], edge[99], edge[100], edge[199]) == (1, 0, 1, 1)  # a bin has its lower end
+    feature_sparsity.draw(torch.full((3,), 0.25), tmp_path / "same.png", 8, 0.0)
+    found = read(tmp_path / "same.csv")
+    assert sum(int(r["latents"]) for r in found if r["mark"] == "bin") == 3
+    assert found[-1]["low"] == ""  # 3 latents bound no median
+    with pytest.raises(DataError, match="ever on"):
+        feature_sparsity.draw(torch.zeros(3), tmp_path / "none.png", 8, 0.0)
+
+
+def test_frequency_has_latents_and_means_of_equal_bins(tmp_path):
+    found = {a: ([a / 10, a / 10 + 0.2], 1e-4 * 2.0**-a) for a in range(12)}
+    found |= {90: ([], 0.1), 91: ([1.0], 0.0)}
+    h_pos_frequency.draw(found, tmp_path / "f.png", "t")
+    drawn = read(tmp_path / "f.csv")
+    latents, bins = ([r for r in drawn if r["mark"] == m] for m in ("latent", "bin"))
+    assert [int(r["feature_id"]) for r in latents] == list(range(11, -1, -1))  # rarest first
+    assert float(latents[0]["mean_H_pos"]) == pytest.approx(1.2)
+    assert float(latents[0]["low"]) == pytest.approx(1.1)
+    assert [(int(r["n_latents"]), int(r["n_events"])) for r in bins] == [(6, 12), (6, 12)]
+    assert [float(r["mean_H_pos"]) for r in bins] == pytest.approx([0.95, 0.35])
+    assert float(bins[0]["density"]) == pytest.approx(1e-4 * 2.0**-8.5)
+    for r in bins:
+        assert float(r["low"]) < float(r["mean_H_pos"]) < float(r["high"])
+    assert h_pos_frequency._said(torch.arange(9.0), torch.arange(9.0)).startswith(
+        "; Spearman 1.00, p = 0.001"
+    )
+    with pytest.raises(DataError, match="density"):
+        h_pos_frequency.draw({1: ([1.0], 0.0)}, tmp_path / "g.png")
 
 
 def test_populations_of_the_context_figure(tmp_path):
@@ -174,7 +225,10 @@ def test_folders_of_published_data_are_drawn_and_lack_texts(tmp_path):
         "feature_id,event_idx,H_pos,peak_token_idx,peak_value,sum_J\n1,0,1.5,3,2,1\n2,0,1,3,2,1\n"
     )
     drawn, missing = draw_all(tmp_path)
-    assert len(drawn) == 3 and len(missing) == 1 and "profile" in missing[0]
+    assert len(drawn) == 3 and len(missing) == 2 and "profile" in missing[0]
+    assert missing[1] == (
+        "h_pos_vs_frequency_ctx8.png: no manifest here says how often latents are on"
+    )
     with pytest.raises(FormatError, match="top_contexts"):
         write_cards(tmp_path, tmp_path / "c.html")
     with pytest.raises(FormatError, match="latents 5"):

@@ -70,9 +70,21 @@ def test_one_layer_alone_is_drawn_with_marks_that_are_seen(runs, tmp_path, monke
     _, axes = entropy_depth.style.new(3, 3)
     entropy_depth._panel(axes[0][0], panel._replace(layers=panel.layers[:1]), "violin")
     lines = {line.get_label(): line for line in axes[0][0].get_lines()}
-    for label in ("token vector, 95 % interval", "random directions"):
+    for label in ("token vector, 95 % interval", "random directions, 95 % interval"):
         assert len(lines[label].get_xdata()) == 1
         assert lines[label].get_marker() not in ("", "None", None), label
+
+
+def test_nulls_are_drawn_with_their_intervals(runs):
+    pytest.importorskip("matplotlib")
+    panel = entropy_depth.read(runs / "depth", "one")
+    known = [s.nulls["random"] for s in panel.layers]
+    _, axes = entropy_depth.style.new(3, 3)
+    entropy_depth._nulls_of(axes[0][0], panel)
+    ((line,), (bars,)) = axes[0][0].get_lines(), axes[0][0].collections
+    assert line.get_ydata().tolist() == [s.value for s in known]
+    assert [seg[:, 1].tolist() for seg in bars.get_segments()] == [[s.low, s.high] for s in known]
+    assert [seg[0, 0] for seg in bars.get_segments()] == line.get_xdata().tolist()
 
 
 def test_a_latent_that_is_off_in_between_breaks_its_line(runs, tmp_path, monkeypatch):

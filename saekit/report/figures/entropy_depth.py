@@ -14,7 +14,8 @@ from saekit.report import style
 KINDS = ("violin", "box")
 TOP = 20  # latents of largest total activation whose mean is drawn
 COLUMNS = 3
-BESIDE = 0.3  # of a mark's middle, where its mean is drawn
+BESIDE = 0.36  # of a mark's middle, where its mean is drawn
+NULLS_BESIDE = (-0.2, -0.1, 0.12)  # of a mark's middle, so that intervals are told apart
 TICKS = 10  # with a name; more would overlap
 NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
          "weights": "shuffled weights"}  # fmt: skip
@@ -112,7 +113,7 @@ def draw(runs: Mapping[str, Path], path: Path, kind: str = "violin") -> Path:
     known = {t: h for at in axes.flat for h, t in zip(*at.get_legend_handles_labels(), strict=True)}
     figure.legend(
         known.values(), known.keys(), fontsize=7, loc="outside lower center",
-        ncols=len(known) if columns > 1 else 2,
+        ncols=min(len(known), 2 * columns),
     )  # fmt: skip
     style.save(figure, path, _table(panels))
     return path
@@ -137,11 +138,7 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
             linewidth=1, label=f"top {TOP} latents by activation")  # fmt: skip
     _means(at, panel)
     _vector(at, panel)
-    alone = "." if len(panel.layers) == 1 else ""
-    for i, kind in enumerate(dict.fromkeys(k for layer in panel.layers for k in layer.nulls)):
-        have = [(j, s.nulls[kind].value) for j, s in enumerate(panel.layers) if kind in s.nulls]
-        at.plot(*zip(*have, strict=True), marker=alone, color=style.COLOURS[2 + i], linewidth=1,
-                linestyle=("-.", ":", (0, (5, 1)))[i % 3], label=NULLS.get(kind, kind))  # fmt: skip
+    _nulls_of(at, panel)
     most = float(np.log2(panel.n_ctx))
     at.axhline(most, color="#888888", linestyle=":", linewidth=1, label=f"log2 {panel.n_ctx}")
     names = [layer.site.removesuffix(".resid_post") for layer in panel.layers]
@@ -185,6 +182,20 @@ def _vector(at: Any, panel: Panel) -> None:
         at.vlines(x, low, high, color=colour, linewidth=1.2)
     else:
         at.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _nulls_of(at: Any, panel: Panel) -> None:
+    """Draw nulls, each beside the others, with intervals where there are any."""
+    alone = "." if len(panel.layers) == 1 else ""
+    for i, kind in enumerate(dict.fromkeys(k for layer in panel.layers for k in layer.nulls)):
+        colour, beside = style.COLOURS[2 + i], NULLS_BESIDE[i % 3]
+        have = [(j + beside, s.nulls[kind]) for j, s in enumerate(panel.layers) if kind in s.nulls]
+        x = [j for j, _ in have]
+        at.plot(x, [s.value for _, s in have], marker=alone, color=colour, linewidth=1,
+                linestyle=("-.", ":", (0, (5, 1)))[i % 3],
+                label=f"{NULLS.get(kind, kind)}, 95 % interval")  # fmt: skip
+        ends = [(j, s.low, s.high) for j, s in have if s.low is not None]
+        at.vlines(*([e[k] for e in ends] for k in range(3)), color=colour, linewidth=0.8)
 
 
 def _table(panels: list[Panel]) -> Table:
