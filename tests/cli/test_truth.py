@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on(world, capsys, tmp_path, monkeypatch):
         write(*args)
         raise KeyboardInterrupt
 
-    words = ["train", "--truth", world / "truth", *SHORT]
+    words = ["train", "--truth", world / "truth", *SHORT, "--set", "checkpoint_tokens=500"]
     monkeypatch.setattr(checkpoint, "write", stop)
     assert call(capsys, *words, "--out", tmp_path / "cut")[0] == 130
     monkeypatch.setattr(checkpoint, "write", write)
