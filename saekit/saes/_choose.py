@@ -281,7 +281,6 @@ def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
         scores = screen.scores(part).view(rows.stop - rows.start, -1)
         margin = 2 * screen.error[rows]
         _native.top_candidates(scores, margin, k, how.by_size, found[rows], counts[rows])
-        del scores  # before there are the next
     sure = counts >= 0
     # A row that could not be screened takes any k places here and is done again.
     counts.masked_fill_(~sure, k)

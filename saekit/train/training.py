@@ -1,6 +1,5 @@
 """The moving parts of a run, and what one step does to them."""
 
-import functools
 import math
 import statistics
 from pathlib import Path
@@ -21,7 +20,6 @@ from saekit.core.finite import all_finite
 from saekit.core.ranks import ALONE, Mesh
 from saekit.core.seeds import derive, generator
 from saekit.saes.base import SAE, Loss, Step
-from saekit.saes.topk import TopK
 from saekit.train import checkpoint, resample
 from saekit.train.ema import WeightMean
 from saekit.train.fit import Fit
@@ -56,8 +54,6 @@ class Training:
         self.run, self.stream, self.mesh = run, stream, mesh
         self._device = device
         self.rollbacks = 0  # times that training went back
-        if torch.device(device).type == "cpu":
-            _use_once()
         self._build()
         if run.resample is not None:
             resample.check(self.sae)
@@ -233,19 +229,6 @@ class Training:
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
         self.due_step = state.values["due_step"]
         return state.step, passed_over
-
-
-@functools.cache
-def _use_once() -> None:
-    """Do a small step, once a process, before there are large blocks of memory.
-
-    Compiled kernels and the tables of libraries are made at first use and kept. Made during a
-    step of full size they would lie between its blocks, in gaps that later fit no other.
-    """
-    cfg = TopK(d_in=16, d_out=16, d_sae=1024, k=8)  # large enough to be screened
-    chance = generator(0, "first use")
-    sae, x = cfg.build(chance), torch.randn(1024, 16, generator=chance)
-    sae.loss(x, x, Step(0, 0.0, torch.zeros(1024, dtype=torch.bool))).total.backward()
 
 
 def _fired(acts: Codes) -> Tensor:
