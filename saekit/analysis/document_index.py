@@ -18,7 +18,7 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import Rows
 from saekit.hub.native import Loaded
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site, parse_site
+from saekit.models.sites import Site
 
 
 class _Document(NamedTuple):
@@ -106,7 +106,7 @@ class DocumentIndex(Config):
                 f"`tokens` must be at least 1 and `n_ctx` at most {lm.n_ctx_max}, what {lm.name} "
                 f"reads; got {tokens} and {self.n_ctx}."
             )
-        site = parse_site(card.at) if card.at else card.pair.reads[0]
+        site = card.site
         stream = _Stream(self, loaded, lm, site)
         meta = {"card": card.to_dict(), "split": text[1], "documents": self.to_dict()}
         writer = LatentStoreWriter(out, n_ctx=self.n_ctx, d_sae=sae.cfg.d_sae, meta=meta)

@@ -22,7 +22,7 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.native import Loaded
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site, parse_site
+from saekit.models.sites import Site
 
 TOP_LOGITS = 8
 
@@ -67,7 +67,7 @@ def make_index(
         raise ConfigError(
             f"Several sites share this SAE: {', '.join(map(str, ways))}. Load it for one of them."
         )
-    read = parse_site(card.at) if card.at else card.pair.reads[0]
+    read = card.site
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")

@@ -133,6 +133,7 @@ def _opened(
     """
     from saekit.hub.native import load
     from saekit.locality.event_entropy import EventEntropy
+    from saekit.locality.journal import holds_a_run
     from saekit.locality.windows import check_length
 
     documents, targets, n_ctx, threshold = asked
@@ -147,9 +148,7 @@ def _opened(
     if targets:
         check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
     if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
-        raise ConfigError(
-            f"{folder} holds a run. Go on with it with --resume, or choose another --out."
-        )
+        raise holds_a_run(folder)
     return loaded, lm
 
 
@@ -235,7 +234,6 @@ def _targets(
     from saekit.locality.event_run import EventRun
     from saekit.locality.events import from_store
     from saekit.locality.journal import Journal
-    from saekit.models.sites import parse_site
 
     (latents, n, n_ctx, threshold, seed), (memory_bytes, quiet, out, resume) = drawn, how
     places = active_places(store, latents, n, least_doc_pos=n_ctx - 1, threshold=threshold,
@@ -243,7 +241,7 @@ def _targets(
     events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
     card = loaded.card
     one = EventRun(n_ctx=(n_ctx,), threshold=threshold)
-    site = parse_site(card.at) if card.at else card.pair.reads[0]
+    site = card.site
     journal = Journal(out, one.settings(loaded, lm, site, events), resume=resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
         lm, loaded.sae, site, events,

@@ -81,8 +81,7 @@ def check(
     if out is not None:
         done.methods.write_csv(out / "methods.csv")
         done.result.write(out / "result.json")
-    columns = done.methods.columns
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = done.methods.rows()
     encodes = done.result.details["encodes"]
     record = {"methods": rows, "encodes": encodes, "disagree": done.disagree,
               "tolerance": config.tolerance, "out": None if out is None else str(out)}  # fmt: skip

@@ -133,9 +133,8 @@ def _score(  # noqa: PLR0913 - the options of the command
             f"as {failed[:1]}. Is it the model that Neuronpedia used?"
         )
     card = loaded.card
-    site = card.at or str(card.pair.reads[0])
     bos = lm.tokenizer.bos_id if card.bos else None
-    table = match(lm, loaded.sae, site, [e for e in events if e.rank == 0], bos)
+    table = match(lm, loaded.sae, card.site, [e for e in events if e.rank == 0], bos)
     compared = out.with_name(f"{out.name}_match.csv")
     table.write_csv(compared)
     wrong = [f for f, ok in zip(*(table.columns[c] for c in ("feature_id", "ok")), strict=True)

@@ -63,6 +63,11 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return each row by the names of its columns."""
+        rows = zip(*self.columns.values(), strict=True)
+        return [dict(zip(self.columns, row, strict=True)) for row in rows]
+
     def write_csv(self, path: Path) -> None:
         """Write as CSV (UTF-8, header row); None and NaN become empty cells."""
         out = io.StringIO()

@@ -61,15 +61,20 @@ def write(table: Table, stem: Path, kind: str = "csv") -> Path:
     return path
 
 
+def has(stem: Path) -> bool:
+    """Tell whether a table has a file."""
+    return any(_file(stem, kind).is_file() for kind in FORMATS)
+
+
 def find(stem: Path) -> Path:
     """Return the file of a table.
 
     Raises:
         FormatError: there is none, or one in each format.
     """
-    there = [path for kind in FORMATS if (path := _file(stem, kind)).is_file()]
-    if not there:
+    if not has(stem):
         raise FormatError(f"There is no table {stem.name}.csv or .parquet in {stem.parent}.")
+    there = [path for kind in FORMATS if (path := _file(stem, kind)).is_file()]
     if len(there) > 1:
         raise FormatError(
             f"{stem.parent} has both {there[0].name} and {there[1].name}, which may differ. Take "

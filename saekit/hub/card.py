@@ -5,6 +5,7 @@ from typing import Any
 
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule
+from saekit.models.sites import Site, parse_site
 from saekit.saes.base import Scaling
 
 
@@ -40,6 +41,11 @@ class Card:
     provenance: dict[str, Any] = field(default_factory=dict)
     scalings: dict[str, tuple[Scaling, Scaling]] = field(default_factory=dict)
     at: str | None = None
+
+    @property
+    def site(self) -> Site:
+        """The site whose raw activations the weights beside this card take."""
+        return parse_site(self.at) if self.at else self.pair.reads[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record."""

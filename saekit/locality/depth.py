@@ -202,7 +202,6 @@ def _at_site(
     return parts, failures
 
 
-
 def write(
     out: Path, result: Result, latents: Table, found: dict[str, Arrays], tables: str = "csv"
 ) -> None:

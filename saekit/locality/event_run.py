@@ -22,7 +22,7 @@ from saekit.locality.events import Event
 from saekit.locality.journal import Journal
 from saekit.locality.subjects import forgotten
 from saekit.models.base import LanguageModel, Tokenizer
-from saekit.models.sites import Site, parse_site
+from saekit.models.sites import Site
 
 MANIFEST = "manifest.json"
 TEXT_AROUND = 40  # tokens of a text line
@@ -122,7 +122,7 @@ class EventRun(Config):
             raise DataError("There are no events: the latents are on nowhere in this text.")
         began = time.monotonic()
         card = loaded.card
-        site = parse_site(card.at) if card.at else card.pair.reads[0]
+        site = card.site
         bos = lm.tokenizer.bos_id if card.bos else None
         forgets = forgotten(loaded) if self.legacy_encode else ()
         journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)

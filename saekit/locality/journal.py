@@ -17,6 +17,13 @@ from saekit.core.files import read_json, replace_with, write_json
 SETTINGS = "run.json"
 
 
+def holds_a_run(folder: Path) -> ConfigError:
+    """Return what is said of a folder that holds a run, which is not to be gone on with."""
+    return ConfigError(
+        f"{folder} holds a run. Go on with it with --resume, or choose another --out."
+    )
+
+
 class Journal:
     """The finished units of a run.
 
@@ -34,9 +41,7 @@ class Journal:
         path = folder / SETTINGS
         if path.exists():
             if not resume:
-                raise ConfigError(
-                    f"{folder} holds a run. Go on with it with --resume, or choose another --out."
-                )
+                raise holds_a_run(folder)
             before = read_json(path)
             changed = [k for k in {*before, *settings} if before.get(k) != settings.get(k)]
             if changed:

@@ -27,7 +27,7 @@ from saekit.saes.base import SAE
 
 VERSION = 1
 EXACT = ("loop", "vjp", "jacobian")  # the first is what others are compared with
-ROUNDED = "vjp"  # also taken with products in bfloat16
+ALSO_ROUNDED = "vjp"  # also taken with products in bfloat16
 COLUMNS = ("rank_correlation", "overlap", "entropy_difference_bits", "same_top")
 
 
@@ -161,8 +161,8 @@ def _at_site(
 def _ways(config: MethodCheck) -> list[tuple[str, str]]:
     """Return methods, the loop first, and what each multiplies in."""
     found = [(m, "float32") for m in dict.fromkeys((EXACT[0], *config.methods))]
-    if ROUNDED in config.methods:
-        found.insert(found.index((ROUNDED, "float32")) + 1, (ROUNDED, "bfloat16"))
+    if ALSO_ROUNDED in config.methods:
+        found.insert(found.index((ALSO_ROUNDED, "float32")) + 1, (ALSO_ROUNDED, "bfloat16"))
     return found
 
 

@@ -15,7 +15,7 @@ from saekit.core.errors import UnknownNameError, nearest
 from saekit.core.seeds import generator
 from saekit.locality.influence import Influences
 from saekit.locality.latent_gradient import Encoder, Fired
-from saekit.locality.pullback import Windows, pull_back, read_at
+from saekit.locality.pullback import Windows, read_at, squares
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
@@ -75,8 +75,6 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
         seeds = seeds[:, order]
     else:
         lm = randomised if randomised is not None else lm.shuffled(seed)
-    J = seeds.new_zeros(len(seeds), tokens.shape[1])
-    how = {"memory_bytes": memory_bytes, "matmul": matmul}
-    for part in pull_back(lm, windows, [site], seeds, like.window, **how):
-        J[part.seeds] = part.gradient.float().square().sum(-1).to(J)
-    return J
+    return squares(
+        lm, windows, [site], seeds, like.window, memory_bytes=memory_bytes, matmul=matmul
+    )

@@ -107,6 +107,17 @@ def pull_back(  # noqa: PLR0913 - the question has as many parts
         yield from _pass(lm, windows, list(sites), seeds, group, products)
 
 
+def squares(
+    lm: LanguageModel, windows: Windows, sites: Sequence[Site], seeds: Tensor, window: Tensor,
+    **passes: Any,
+) -> Float[Tensor, "seeds n_ctx"]:  # fmt: skip
+    """Return the squared length of each gradient at each token; arguments as of `pull_back`."""
+    J = seeds.new_zeros(len(seeds), windows.tokens.shape[1])
+    for part in pull_back(lm, windows, sites, seeds, window, **passes):
+        J[part.seeds] = part.gradient.float().square().sum(-1).to(J)
+    return J
+
+
 def check_precision(lm: LanguageModel) -> None:
     """Refuse a model whose gradients would be those of rounded numbers.
 

@@ -166,7 +166,7 @@ def read(folder: Path) -> dict[int, Quality]:
     Raises:
         FormatError: it lacks a column, or a value is no number.
     """
-    if not any((folder / f"{STATS}.{kind}").is_file() for kind in table_files.FORMATS):
+    if not table_files.has(folder / STATS):
         return {}
     path = table_files.find(folder / STATS)
     try:

@@ -172,7 +172,7 @@ def _tables(run: Path, home: Path, names: "tuple[str, ...] | list[str]") -> list
     """Write those of some tables that are there, as CSV."""
     files = []
     for name in names:
-        if any((run / f"{name}.{kind}").is_file() for kind in table_files.FORMATS):
+        if table_files.has(run / name):
             source = table_files.find(run / name)
             files.append(home / f"{name}.csv")
             if source.suffix == ".csv":

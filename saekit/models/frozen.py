@@ -56,7 +56,7 @@ class Products:
                     found = torch.ops.mkldnn._reorder_linear_weight(found.contiguous(), PACKED_ROWS)
                 self.packed[key] = found
                 self.room_bytes -= n_bytes
-        return _product(grad, found, None, fast)
+        return product(grad, found, None, fast)
 
 
 class Reuse(NamedTuple):
@@ -107,7 +107,7 @@ def freeze_linears(module: nn.Module) -> None:
         own: Any = layer
         if type(layer) is nn.Linear:
             own.forward = functools.partial(_forward, layer, None, fast)
-        elif type(layer).__name__ == "Conv1D":  # GPT-2's: the weight is [in, out]
+        elif _is_turned(layer):
             own.forward = functools.partial(_forward, layer, own.forward, fast)
 
 
@@ -119,7 +119,7 @@ def fast_products(module: nn.Module) -> bool:
 
 
 def _forward(layer: Any, plain: Any, fast: bool, x: Tensor) -> Tensor:
-    weight = layer.weight if plain is None else layer.weight.t()  # [out, in]
+    weight = weight_of(layer)
     thawed = any(p.requires_grad for p in layer.parameters())
     if torch.is_grad_enabled() and (x.requires_grad or thawed):
         if thawed:
@@ -127,10 +127,20 @@ def _forward(layer: Any, plain: Any, fast: bool, x: Tensor) -> Tensor:
         return _Linear.apply(x, weight, layer.bias, fast)  # type: ignore[return-value]
     if not fast or plain is not None:
         return nn.functional.linear(x, weight, layer.bias) if plain is None else plain(x)
-    return _product(x, weight, layer.bias, fast)
+    return product(x, weight, layer.bias, fast)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, fast: bool) -> Tensor:
+def weight_of(layer: Any) -> Tensor:
+    """Return the weight of a linear layer, ``[out, in]``."""
+    return layer.weight.t() if _is_turned(layer) else layer.weight
+
+
+def _is_turned(layer: nn.Module) -> bool:
+    """Tell GPT-2's linear layers, which hold their weight as ``[in, out]``."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, fast: bool) -> Tensor:
     """Return ``x @ weight.t() + bias``."""
     if not fast:
         return nn.functional.linear(x, weight, bias)
@@ -146,7 +156,7 @@ class _Linear(torch.autograd.Function):
         reuse = reuse_of(x)
         ctx.weight, ctx.fast = weight, fast  # not saved: no gradient of theirs is wanted
         ctx.products = reuse.products
-        return reuse.again(_product(reuse.once(x), weight, bias, fast))
+        return reuse.again(product(reuse.once(x), weight, bias, fast))
 
     @override
     @staticmethod

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from saekit.models.frozen import _product, fast_products, reuse_of, rows_with_something
+from saekit.models.frozen import (
+    fast_products,
+    product,
+    reuse_of,
+    rows_with_something,
+    weight_of,
+)
 
 BLOCK_ROWS = 256  # that go through an MLP together
 # Names of the parts: first layers (of which the second, if any, is not activated), activation
@@ -32,12 +38,7 @@ class _Parts(NamedTuple):
     fast: bool
 
     def product(self, layer: Any, x: Tensor) -> Tensor:
-        return _product(x, weight_of(layer), layer.bias, self.fast)
-
-
-def weight_of(layer: Any) -> Tensor:
-    """Return the weight of a linear layer, ``[out, in]``; GPT-2's layers hold its transpose."""
-    return layer.weight.t() if type(layer).__name__ == "Conv1D" else layer.weight
+        return product(x, weight_of(layer), layer.bias, self.fast)
 
 
 def freeze_mlps(module: nn.Module) -> None:

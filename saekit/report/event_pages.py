@@ -96,9 +96,7 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
     """
     found = event_files.read(folder)
     n = _length(found, folder, n_ctx)
-    by: dict[int, list[Row]] = {}
-    for row in found[n]:
-        by.setdefault(row.feature_id, []).append(row)
+    by = _by_latent(found[n])
     if missing := [a for a in latents or () if a not in by]:
         raise FormatError(
             f"{folder} has no events of latents {', '.join(map(str, missing[:8]))}; it has "
@@ -120,7 +118,7 @@ def _write_manifest(
     out: Path, folder: Path, n_ctx: int, cards: Sequence[case_studies.Card], shown: tuple[int, int]
 ) -> None:
     """Write beside a page of cards what it is of, with the fields of the published manifests."""
-    made = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    made = _manifest(folder)
     known, features = quality.read(folder), []
     for card in cards:
         mean, std = case_studies.moments(card.H)
@@ -160,9 +158,7 @@ def write_table(
     kept = kept or quality.Kept()
     found = event_files.read(folder)
     n = _length(found, folder, n_ctx)
-    by: dict[int, list[Row]] = {}
-    for row in found[n]:
-        by.setdefault(row.feature_id, []).append(row)
+    by = _by_latent(found[n])
     texts = _texts(folder)
     ranked = sorted(by, key=lambda a: (_mean(by[a]), a))
     cards = {
@@ -214,7 +210,7 @@ def _with_density(
     Raises:
         DataError: it has none.
     """
-    made = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    made = _manifest(folder)
     densities = (made.get("source") or {}).get("densities")
     if not densities:
         raise DataError("no manifest here says how often latents are on")
@@ -251,6 +247,13 @@ def _upto_peak(text: dict[str, Any]) -> tuple[list[str], list[int]]:
     return text["tokens"][:end], text.get("ids", [])[:end]
 
 
+def _by_latent(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    by: dict[int, list[Row]] = {}
+    for row in rows:
+        by.setdefault(row.feature_id, []).append(row)
+    return by
+
+
 def _mean(rows: Sequence[Row]) -> float:
     H = [row.H_pos for row in rows if row.status == OK]
     return sum(H) / len(H) if H else float("inf")
@@ -272,8 +275,11 @@ def _texts(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _title(folder: Path) -> str:
-    if not (folder / MANIFEST).exists():
-        return folder.resolve().name
-    manifest = read_json(folder / MANIFEST)
+    manifest = _manifest(folder)
     named = [manifest.get(k) for k in ("preset", "site")]
     return " · ".join(str(n) for n in named if n) or folder.resolve().name
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return how a folder was made; nothing where it does not say."""
+    return read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
-from saekit.core.result import Result
+from saekit.core.result import Result, Table
 from saekit.locality import dataset
 from saekit.locality.release import KINDS, published_site
 from saekit.models.sites import parse_site
@@ -54,7 +54,9 @@ def _layer(run: Path, home: Path, label: str, result: Result, name: str) -> list
     arrays = dataset.from_npz(run / "influences" / f"{name}.npz")
     batches: list[dict[str, Any]] = []
     files: list[Path] = []
-    for row in _rows(result.details["by_window"]["columns"], name):
+    for row in Table(**result.details["by_window"]).rows():
+        if row["site"] != name:
+            continue
         files.append(folder / f"batch_{row['window']:03d}.png")
         i = int(np.flatnonzero(arrays["windows"] == row["window"])[0])
         windows.draw(arrays, i, site, files[-1])
@@ -72,11 +74,6 @@ def _layer(run: Path, home: Path, label: str, result: Result, name: str) -> list
          "random_seed": result.config["measure"]["seed"], "batches": batches},
     )  # fmt: skip
     return files
-
-
-def _rows(columns: dict[str, list[Any]], site: str) -> list[dict[str, Any]]:
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [row for row in rows if row["site"] == site]
 
 
 def _sweep(run: Path, root: Path, home: Path, label: str, result: Result) -> Path:

@@ -68,7 +68,7 @@ def draw(
         MissingExtraError: matplotlib is not installed.
     """
     drawn = table(found)
-    rows = [dict(zip(NAMES, r, strict=True)) for r in zip(*drawn.columns.values(), strict=True)]
+    rows = drawn.rows()
     figure, axes = style.new(5.8, 4.2)
     at = axes[0][0]
     latents = [r for r in rows if r["mark"] == "latent"]
