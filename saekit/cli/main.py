@@ -3,9 +3,10 @@
 import os
 import sys
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 from saekit.cli.cache import app as cache
 from saekit.cli.convert import convert
@@ -21,7 +22,8 @@ from saekit.cli.train import train
 from saekit.cli.truth import app as truth
 from saekit.cli.watch import track, watch
 from saekit.core import machine
-from saekit.core.errors import SaekitError
+from saekit.core.config import read_number
+from saekit.core.errors import ConfigError, SaekitError
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
 
@@ -35,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -68,6 +71,39 @@ app.add_typer(layers, name="layers")
 app.add_typer(truth, name="truth")
 app.add_typer(locality, name="locality")
 app.add_typer(cache, name="cache")
+
+
+def _read_counts(group: typer.Typer) -> None:
+    """Let every option that takes a whole number take 5M, 300k, 1e6 and 10,000 too."""
+    for command in group.registered_commands:
+        hints = get_type_hints(command.callback, include_extras=True)
+        for hint in hints.values():
+            kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            options = get_args(kind) or (kind,)
+            for note in notes:
+                if int in options and isinstance(note, ParameterInfo) and note.parser is None:
+                    note.parser, note.metavar = count, note.metavar or "<int>"
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _read_counts(below.typer_instance)
+
+
+def count(text: str | int) -> int:
+    """Return the whole number that a word of the command line, or a default, says.
+
+    Raises:
+        BadParameter: it says none.
+    """
+    try:
+        number = read_number(str(text))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not isinstance(number, int):
+        raise typer.BadParameter(f"Expected a whole number; got {text!r}.")
+    return number
+
+
+_read_counts(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

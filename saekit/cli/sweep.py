@@ -12,6 +12,7 @@ import typer
 from saekit.cli import train as one
 from saekit.cli.given import given, over
 from saekit.cli.show import emit
+from saekit.core.config import read_value
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -139,20 +140,12 @@ def combinations(vary: list[str]) -> list[dict[str, Any]]:
 
 def _values(text: str) -> list[Any]:
     """Return values separated by commas, or those of a JSON list."""
-    if text.startswith("["):
-        try:
-            found = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--vary got {text!r}, which is no JSON list: {error}.") from error
-        return found
-    return [_value(part) for part in text.split(",") if part]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    if not text.startswith("["):
+        return [read_value(part) for part in text.split(",") if part]
+    found = read_value(text)
+    if not isinstance(found, list) or not found:
+        raise ConfigError(f"--vary takes a JSON list of values; got {text!r:.80}.")
+    return found
 
 
 def label(point: dict[str, Any]) -> str:

@@ -233,6 +233,7 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     from saekit.saes.base import registry
     from saekit.train.run import Run
 
+    check_groups(raw)
     given = dict(read_setting(s) for s in settings)
     sites = {side: expand_sites(raw["pair"].get(side) or (), lm) for side in ("read", "write")}
     raw = {**raw, "pair": {**raw["pair"], **sites}}
@@ -241,6 +242,8 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
     for path, value in given.items():
         if path.startswith("sae."):
             put(sae, path.removeprefix("sae."), value)
+    if not isinstance(sae.get("name", ""), str):
+        raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
     if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
         sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
         sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
@@ -257,10 +260,17 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
 
 
 def put(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``a.b`` of nested dicts; groups on the way are made where they are missing."""
+    """Set ``a.b`` of nested dicts; groups on the way are made where they are missing.
+
+    Raises:
+        ConfigError: something on the way is a value, not a group.
+    """
     *parents, last = path.split(".")
     for parent in parents:
-        raw[parent] = dict(raw.get(parent) or {})
+        group = raw.get(parent)
+        if group is not None and not isinstance(group, dict):
+            raise ConfigError(f"`{path}`: `{parent}` is {group!r:.80}, which has no settings.")
+        raw[parent] = dict(group or {})
         raw = raw[parent]
     raw[last] = value
 
@@ -290,6 +300,26 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     if fields["k"] is int and k != int(k):
         raise ConfigError(f"`k` of `{arch}` must be a whole number; got {k}.")
     return [f"sae.k={int(k) if fields['k'] is int else k}"]
+
+
+def check_groups(raw: dict[str, Any]) -> None:
+    """Refuse the description of a run whose groups are not what a run has.
+
+    Raises:
+        ConfigError: a group is no object, or a site is no text.
+    """
+    for key in ("pair", "corpus", "sae"):
+        if not isinstance(raw.get(key), dict):
+            raise ConfigError(
+                f"`{key}` of a run must be an object with settings of its own; got "
+                f"{raw.get(key)!r:.80}."
+            )
+    for side in ("read", "write"):
+        sites = raw["pair"].get(side) or []
+        if not isinstance(sites, list | tuple) or not all(isinstance(s, str) for s in sites):
+            raise ConfigError(
+                f'`pair.{side}` must be a list of sites, as ["L3.resid_post"]; got {sites!r:.80}.'
+            )
 
 
 def check_flags(arch: str, tokens: int | None, epochs: int | None) -> None:
@@ -332,4 +362,5 @@ def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
         raw = read_json(config)
     if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
         raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
+    check_groups(raw)
     return raw

@@ -1,7 +1,10 @@
 """Frozen configurations: a value, its checks, and its way to and from JSON."""
 
 import dataclasses
+import inspect
 import json
+import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -10,6 +13,11 @@ from typing import Any, ClassVar, TypeVar
 from saekit.core.errors import ConfigError, nearest
 
 C = TypeVar("C", bound="Config")
+
+# 300k, 5M, 2.5e6, 1_000, 10,000,000: numbers as people type them.
+_NUMBER = re.compile(r"([+-]?[0-9][0-9_,]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?)([kKMGB]?)")
+_TIMES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_LONGEST_NUMBER = 40  # characters; longer ones are mistakes, and cost time to read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,22 @@ class Config:
         """
         if not isinstance(raw, dict):
             raise ConfigError(f"`{cls.__name__}` must be an object; got {raw!r}.")
+        if odd := [key for key in raw if not isinstance(key, str)]:
+            raise ConfigError(f"Fields of `{cls.__name__}` have names of text; got {odd[0]!r:.80}.")
+        if not cls.name and "name" not in raw and inspect.isabstract(cls):
+            raise ConfigError(
+                f"`{cls.__name__}` needs a `name`, which says of what kind it is; got "
+                f"{', '.join(sorted(raw)) or 'an empty object'}."
+            )
+        if not isinstance(raw.get("name", ""), str):
+            raise ConfigError(
+                f"The `name` in the settings of `{cls.__name__}` must be text; got "
+                f"{raw['name']!r:.80}."
+            )
         if not cls.name and "name" in raw:
             return typing.cast("type[C]", cls.variant(raw["name"])).from_dict(raw)
+        if cls.name and raw.get("name", cls.name) != cls.name:
+            raise ConfigError(f"These are settings of `{cls.name}`; got {raw['name']!r:.80}.")
         given = {k: v for k, v in raw.items() if not (k == "name" and cls.name)}
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key in given.keys() - fields.keys():
@@ -82,7 +104,8 @@ def override(config: C, settings: Sequence[str]) -> C:
 
     Args:
         config: the value to start from; it is not changed.
-        settings: ``a.b=value``; the value is read as JSON, and as text where it is not.
+        settings: ``a.b=value``; the value is read as JSON, and as text where it is not. Numbers
+            may be written as 300k, 5M, 1e6 or 10,000,000.
 
     Raises:
         ConfigError: a setting has no ``=``, names no field, or is refused.
@@ -117,10 +140,44 @@ def read_setting(setting: str) -> tuple[str, Any]:
     path, sign, text = setting.partition("=")
     if not sign:
         raise ConfigError(f"A setting reads `field=value`; got `{setting}`.")
+    return path.strip(), read_value(text)
+
+
+def read_value(text: str) -> Any:
+    """Return what a word of the command line says: JSON, or the text itself where it is not.
+
+    Raises:
+        ConfigError: it is JSON that is too deep, or a number too long, to be meant.
+    """
     try:
-        return path.strip(), json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return path.strip(), text
+        return text
+    except (RecursionError, ValueError) as error:  # nested too deep; over 4,300 digits
+        raise ConfigError(f"`{text:.40}...` cannot be read as a value: {error}.") from error
+
+
+def read_number(text: str) -> int | float:
+    """Return the number that a text such as ``5M``, ``300k``, ``1e6`` or ``10,000`` says.
+
+    Returns:
+        An int where the value is whole.
+
+    Raises:
+        ConfigError: it says no finite number.
+    """
+    found = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST_NUMBER else None
+    if found is None:
+        raise ConfigError(
+            f"Expected a number, as 5000000, 5M, 300k or 1e6; got {text[:_LONGEST_NUMBER]!r}."
+        )
+    digits, unit = found.group(1).replace("_", "").replace(",", ""), found.group(2)
+    if digits.lstrip("+-").isdigit():  # exact, however long
+        return int(digits) * _TIMES[unit]
+    value = float(digits) * _TIMES[unit]
+    if not math.isfinite(value):
+        raise ConfigError(f"Expected a finite number; got {text!r}.")
+    return round(value) if value == round(value) else value
 
 
 def field_types(cls: type) -> dict[str, Any]:
@@ -162,6 +219,23 @@ def _fits_one(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) if isinstance(hint, type) else True
 
 
+def _as_number(value: Any, options: tuple[Any, ...]) -> Any:
+    """Return a number that was written as text or as 1e6; anything else as it is."""
+    if isinstance(value, str) and str not in options and not _fits_any_literal(value, options):
+        try:
+            value = read_number(value)
+        except ConfigError:
+            return value  # the check of types says what was expected
+    whole = isinstance(value, float) and value.is_integer()
+    return int(value) if whole and float not in options else value
+
+
+def _fits_any_literal(value: str, options: tuple[Any, ...]) -> bool:
+    return any(
+        value in typing.get_args(o) for o in options if typing.get_origin(o) is typing.Literal
+    )
+
+
 def _describe(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     parts = []
@@ -184,7 +258,10 @@ def _plain(value: Any) -> Any:
 
 
 def _built(value: Any, hint: Any) -> Any:
-    for option in _options(hint):
+    options = _options(hint)
+    if int in options or float in options:
+        value = _as_number(value, options)
+    for option in options:
         if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
             return option.from_dict(value)
         if typing.get_origin(option) is tuple and isinstance(value, list | tuple):

@@ -65,3 +65,41 @@ def test_what_is_refused_is_named(raw, said):
 def test_overrides_that_fit_nothing_are_refused(setting, said):
     with pytest.raises(ConfigError, match=said):
         override(Outer(width=3), [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("width=5M", 5_000_000), ("width=1e3", 1000), ("width=2.5k", 2500), ("width=10,000", 10_000),
+     ("width=1_000", 1000), ("limit=300k", 300_000), ("limit=-3", -3)],
+)  # fmt: skip
+def test_whole_numbers_are_taken_as_people_type_them(setting, value):
+    name = setting.partition("=")[0]
+    found = getattr(override(Outer(width=3), [setting]), name)
+    assert found == value and type(found) is int
+
+
+def test_a_number_with_a_unit_is_taken_where_fractions_are():
+    assert override(Outer(width=3), ["inner.rate=1.5k"]).inner.rate == 1500
+    assert override(Outer(width=3), ["inner.rate=1e-3"]).inner.rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["width=1.5", "width=5X", "width=1e999", "width=" + "9" * 5000, "width=" + "[" * 100_000,
+     "width=nan", "width=[]", "width={}", "inner.mode=[]", "inner=1", "inner.name=other",
+     "inner.name=[]", "width.x=1", ".=1", "inner..rate=1", "width=\ud800"],
+)  # fmt: skip
+def test_odd_settings_are_refused_with_a_sentence(setting):
+    with pytest.raises(ConfigError) as caught:
+        override(Outer(width=3), [setting])
+    assert len(str(caught.value)) < 400
+
+
+def test_a_kind_without_its_name_and_names_that_are_no_text_are_refused():
+    from saekit.saes.base import SAEConfig
+
+    with pytest.raises(ConfigError, match="needs a `name`"):
+        SAEConfig.from_dict({"d_in": 3})
+    for name in ([], {}, 3, None):
+        with pytest.raises(ConfigError, match="must be text"):
+            SAEConfig.from_dict({"name": name})
