@@ -24,6 +24,7 @@ from saekit.cli.watch import track, watch
 from saekit.core import machine
 from saekit.core.config import read_number
 from saekit.core.errors import ConfigError, SaekitError
+from saekit.core.text import printable
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
 
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()  # type: ignore[attr-defined]
         code = 2
     except SaekitError as error:
-        typer.echo(f"saekit: {error}", err=True)
+        typer.echo(printable(f"saekit: {error}"), err=True)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("saekit: interrupted.", err=True)

@@ -5,6 +5,7 @@ from typing import Any
 import typer
 
 from saekit.core.files import to_json_line
+from saekit.core.text import printable, printable_json
 
 SHOWN = {
     "fvu": "variance unexplained (FVU)",
@@ -21,8 +22,14 @@ SHOWN = {
 
 
 def emit(record: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """Print one JSON line, or the lines for a reader."""
-    typer.echo(to_json_line(record) if as_json else "\n".join(lines))
+    """Print one JSON line, or the lines for a reader.
+
+    Text in them may come from files that somebody else made: it cannot steer the terminal.
+    """
+    if as_json:
+        typer.echo(printable_json(to_json_line(record)))
+    else:
+        typer.echo(printable("\n".join(lines)))
 
 
 def score_lines(scores: dict[str, Any]) -> list[str]:

@@ -188,7 +188,7 @@ def field_types(cls: type) -> dict[str, Any]:
 def _check_types(cls: type[Config], values: dict[str, Any]) -> None:
     hints = field_types(cls)
     for key, value in values.items():
-        if not _fits(value, hints[key]):
+        if not fits(value, hints[key]):
             raise ConfigError(
                 f"`{key}` of `{cls.name or cls.__name__}` must be {_describe(hints[key])}; "
                 f"got {value!r} ({type(value).__name__})."
@@ -200,7 +200,8 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of the type that a field declares."""
     return any(_fits_one(value, option) for option in _options(hint))
 
 
@@ -210,7 +211,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if origin is tuple:
         return isinstance(value, tuple) and all(
-            _fits(v, typing.get_args(hint)[0]) for v in value
+            fits(v, typing.get_args(hint)[0]) for v in value
         )
     if hint in (int, float) and isinstance(value, bool):
         return False

@@ -2,12 +2,14 @@
 
 import csv
 import dataclasses
-import io
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
+from saekit.core.config import field_types, fits
+from saekit.core.errors import FormatError
 from saekit.core.files import read_json, write_json, write_text
+from saekit.core.text import as_cell
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,17 +71,34 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in rows]
 
     def write_csv(self, path: Path) -> None:
-        """Write as CSV (UTF-8, header row); None and NaN become empty cells."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
+        """Write as CSV (UTF-8, header row); None and NaN become empty cells.
+
+        Text that a spreadsheet would run as a formula gets a quotation mark in front, which
+        `saekit.data.table_files.rows` takes off again.
+        """
+        lines = _Lines()
+        # With this end of a line fields that hold either character of it are put in quotes.
+        writer = csv.writer(lines, lineterminator="\r\n")
+        writer.writerow(map(as_cell, self.columns))
         for row in zip(*self.columns.values(), strict=True):
-            writer.writerow(["" if _missing(v) else v for v in row])
-        write_text(path, out.getvalue())
+            writer.writerow([_cell(v) for v in row])
+        write_text(path, "".join(lines.parts))
 
 
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+class _Lines:
+    """What a csv writer writes to: keeps each row as a line that ends in a newline alone."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def write(self, row: str) -> None:
+        self.parts.append(row.removesuffix("\r\n") + "\n")
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return as_cell(value) if isinstance(value, str) else value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,5 +134,23 @@ class Result:
             FormatError: the file is not a result.
         """
         raw = read_json(path)
-        scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
-        return Result(scores=scores, **raw)
+        try:
+            scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
+            result = Result(scores=scores, **raw)
+            for record in (result, *scores.values()):
+                _check_kinds(record)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise FormatError(f"{path} is not a result of an evaluation: {error}.") from error
+        return result
+
+
+def _check_kinds(record: Any) -> None:
+    """Refuse a record read from a file in which a number is text, or the other way round.
+
+    Raises:
+        TypeError: it is.
+    """
+    for name, hint in field_types(type(record)).items():
+        value = getattr(record, name)
+        if not fits(value, hint) or isinstance(value, dict) != (get_origin(hint) is dict):
+            raise TypeError(f"`{name}` is {value!r:.80}")

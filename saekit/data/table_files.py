@@ -13,6 +13,7 @@ from typing import Any
 from saekit.core.errors import FormatError, MissingExtraError, UnknownNameError, nearest
 from saekit.core.files import replace_with
 from saekit.core.result import Table
+from saekit.core.text import from_cell
 
 FORMATS = ("csv", "parquet")
 BATCH_ROWS = 4096  # of a Parquet file in memory at once
@@ -122,7 +123,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
             for row in csv.DictReader(file):
                 if None in row or None in row.values():
                     raise FormatError(f"{path} has a row of another length than its head.")
-                yield row
+                yield {name: from_cell(cell) for name, cell in row.items()}
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}.") from error
     except (csv.Error, UnicodeDecodeError) as error:

@@ -119,13 +119,20 @@ def document(
 def _facts(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Return model, site, architecture and sizes, as far as the settings name them."""
     sae, pair = config.get("sae") or {}, config.get("pair") or {}
-    site = " + ".join(pair.get("read") or [])
+    if not isinstance(sae, Mapping) or not isinstance(pair, Mapping):
+        raise FormatError(f"{run / 'run.json'} has no settings of an SAE and of its sites.")
+    site = " + ".join(map(str, pair.get("read") or []))
     if written := pair.get("write"):
-        site += " to " + " + ".join(written)
+        site += " to " + " + ".join(map(str, written))
     facts = {"model": config.get("model"), "site": site, "architecture": sae.get("name")}
-    facts |= {"latents": f"{sae['d_sae']:,}" if "d_sae" in sae else None}
-    facts |= {"training tokens": f"{config['tokens']:,}" if "tokens" in config else None}
+    facts |= {"latents": _count(sae.get("d_sae"))}
+    facts |= {"training tokens": _count(config.get("tokens"))}
     return {k: str(v) for k, v in facts.items() if v} or {"run": run.resolve().name}
+
+
+def _count(value: object) -> str | None:
+    """Return a number with its thousands apart; what a file has in its place, as it is."""
+    return f"{value:,}" if isinstance(value, int) else None if value is None else str(value)
 
 
 def _title(run: Path, config: Mapping[str, Any]) -> str:
@@ -161,9 +168,9 @@ def _headline(run: Path, core: Result | None) -> str:
         return _section("scores", "Scores", body)
     cards = [_card(HEADLINE[n], core.scores[n]) for n in HEADLINE if n in core.scores]
     others = {n: s for n, s in core.scores.items() if n not in HEADLINE}
-    rows = [(_e(n), _e(s.text()), _e(s.unit), _e(s.n)) for n, s in others.items()]
+    rows = [(n, s.text(), s.unit, s.n) for n, s in others.items()]
     more = _table(("score", "value [95 % interval]", "unit", "blocks"), rows) if rows else ""
-    note = f"On held-out text, evaluation {_e(core.name)} version {core.version}; "
+    note = f"On held-out text, evaluation {_e(core.name)} version {_e(core.version)}; "
     note += "intervals are 95 %, over blocks of text (dead and density: over latents)."
     body = f'<p>{note}</p><div class="cards">{"".join(cards)}</div>'
     if more:
@@ -202,8 +209,8 @@ def _histogram(run: Path, found: Mapping[str, Any] | None, core: Result | None) 
     if not found:
         why = "There is no histogram of densities" + (" in the evaluation." if core else " yet.")
         return _section("densities", "Densities", _missing(why, f"saekit eval {run}"))
-    never = found.get("never_fired", 0)
-    note = f"Latents by the share of held-out tokens they are on for; {never:,} never were."
+    never = _count(found.get("never_fired", 0))
+    note = f"Latents by the share of held-out tokens they are on for; {never} never were."
     return _section(
         "densities", "Densities", f'<p>{_e(note)}</p><div class="chart" id="histogram"></div>'
     )
@@ -238,10 +245,12 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
     for name, counts in parts.items():
         if not isinstance(counts, Mapping) or not counts.get("seen"):
             continue
+        if not all(isinstance(n, int) for n in counts.values()):
+            raise FormatError(f"The counts of tokens of the {name} are not numbers: {counts!r:.200}")
         seen = counts["seen"]
         kinds = (counts.get(kind, 0) for kind in ("special", "high_norm", "kept"))
         shares = [f"{100 * n / seen:.3g} %" for n in kinds]
-        rows.append((_e(name), f"{seen:,}", *shares))
+        rows.append((name, f"{seen:,}", *shares))
     if not rows:
         return ""
     head = ("pass", "tokens seen", "left out: special", "left out: high norm", "kept")
@@ -271,7 +280,7 @@ def _provenance(
     parts["Index"] = index
     blocks = [
         f"<details><summary>{_e(name)}</summary>"
-        f"{_table(('setting', 'value'), [(_e(k), _e(v)) for k, v in _flat(part)])}</details>"
+        f"{_table(('setting', 'value'), _flat(part))}</details>"
         for name, part in parts.items()
         if part
     ]
@@ -290,10 +299,10 @@ def _flat(value: Any, at: str = "") -> list[tuple[str, object]]:
     return [(at, "null" if value is None else value)]
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table; cells are HTML already."""
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table of text."""
     top = "".join(f"<th>{_e(h)}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(f"<td>{_e(c)}</td>" for c in row) + "</tr>" for row in rows)
     return (
         f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     )

@@ -1,6 +1,5 @@
 """What the scripts of the page draw: curves, histogram and latents, packed small."""
 
-import csv
 import json
 import math
 from collections import Counter
@@ -10,6 +9,7 @@ from typing import Any
 
 from saekit.core.errors import FormatError
 from saekit.core.files import read_json, read_json_lines
+from saekit.data import table_files
 
 MAX_POINTS = 1000  # of a curve: more than a screen has columns for
 CURVES = ("loss", "fvu", "l0", "dead", "lr", "tokens_per_second")
@@ -103,8 +103,7 @@ def to_script(value: Any) -> str:
 def _stats(path: Path) -> list[dict[str, Any]] | None:
     if not path.exists():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(table_files.rows(path))
     if rows and "latent" not in rows[0]:
         raise _damaged(path.parent, f"{path.name} has no column `latent`")
     return rows

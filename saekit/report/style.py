@@ -55,10 +55,28 @@ def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
             f"A figure is a file ending in one of {', '.join(SUFFIXES)}; got {path.name!r}."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    _keep_dollars(figure)
     with matplotlib.rc_context({"svg.hashsalt": "saekit"}):
         figure.savefig(path, metadata=_PLAIN[path.suffix], dpi=150)
     if drawn is not None:
         drawn.write_csv(path.with_suffix(".csv"))
+
+
+def _keep_dollars(figure: Any) -> None:
+    """Draw dollar signs of tokens and names as they are, where matplotlib would read formulas.
+
+    Its own labels of logarithmic axes are formulas and stay so.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if not text.get_text().startswith("$\\mathdefault"):
+            text.set_parse_math(False)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            own = type(axis.get_major_formatter()).__name__ in ("FixedFormatter", "FuncFormatter")
+            for label in axis.get_ticklabels():  # makes those that are not made yet
+                label.set_parse_math(not own)
 
 
 def layer_label(site: str) -> str:

@@ -242,3 +242,32 @@ def test_size_budget(tmp_path):
     """An eighth of 4096 latents with 8 contexts of 24 tokens stays within an eighth of 8 MB."""
     index(tmp_path, n_latents=512, n_contexts=8, n_tokens=24)
     assert write_report(tmp_path, tmp_path / "r.html").stat().st_size <= 1_000_000
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict):
+        return [x for k, v in value.items() for x in leaves(v, (*path, k))]
+    if isinstance(value, list):
+        return [x for i, v in enumerate(value) for x in leaves(v, (*path, i))]
+    return [path]
+
+
+@pytest.mark.parametrize("name", ["run.json", "manifest.json", "eval/core.json"])
+def test_no_value_of_a_file_can_be_markup(run, name):
+    """Every value in turn becomes markup: the page shows it as text, or the file is refused."""
+    attack = '<meta http-equiv="refresh" content="0;url=//x"><i onclick=x>'
+    whole = json.loads((run / name).read_text())
+    page = write_report(run, run / "clean.html").read_text()
+    for path in leaves(whole):
+        planted = json.loads(json.dumps(whole))
+        place = planted
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = attack
+        (run / name).write_text(json.dumps(planted))
+        try:
+            shown = write_report(run, run / "report.html").read_text()
+        except FormatError:
+            continue
+        assert "<meta http-equiv=\"refresh\"" not in shown and "<i " not in shown, path
+        assert shown.count("<meta") == page.count("<meta")

@@ -1,0 +1,41 @@
+"""Text that came from files: shown so that it stays text, on a terminal and in a spreadsheet."""
+
+import re
+
+# C0 and C1 control characters but tab and newline, and the marks that reorder text around them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_FORMULA = tuple("=+-@\t\r")  # a spreadsheet reads a cell that starts so as a formula
+
+
+def printable(text: str) -> str:
+    r"""Return text whose control characters are spelled out, as ``\x1b``, for a terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_json(line: str) -> str:
+    r"""Return a line of JSON of the same value whose control characters are ``\u`` escapes."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def as_cell(text: str) -> str:
+    """Return text as a cell of CSV that no spreadsheet takes for a formula.
+
+    A quotation mark goes in front of what starts like one, which spreadsheets show as text; numbers
+    stay as they are. `from_cell` takes it off again.
+    """
+    return "'" + text if _starts_a_formula(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that `as_cell` was given."""
+    return cell[1:] if cell.startswith("'") and _starts_a_formula(cell[1:]) else cell
+
+
+def _starts_a_formula(text: str) -> bool:
+    if not text.lstrip("'").startswith(_FORMULA):  # quoted ones too, so that `from_cell` inverts
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
