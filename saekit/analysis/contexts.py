@@ -72,6 +72,8 @@ def latent_records(
     stats: Table,
     found: Mapping[int, list[dict[str, Any]]],
     logits: Sequence[Mapping[str, Any]] | None = None,
+    spread: Mapping[int, list[dict[str, Any]]] | None = None,
+    histogram: Int[Tensor, "d_sae bins"] | None = None,
 ) -> dict[str, Any]:
     """Return the content of a run's `index/contexts.json`: one record a latent.
 
@@ -80,6 +82,8 @@ def latent_records(
         found: what `contexts` gave.
         logits: ``promoted`` and ``suppressed`` tokens by latent, as `TopLogits.records`;
             None where the SAE does not write to the residual stream.
+        spread: contexts from the whole range of each latent, as `contexts` gave them.
+        histogram: activations by size, as `ActHistogram.counts` gave them.
     """
     columns = stats.columns
     records = []
@@ -90,6 +94,10 @@ def latent_records(
             "max": None if math.isnan(columns["max"][i]) else columns["max"][i],
             "contexts": found.get(latent, []),
         }
+        if spread is not None:
+            record["spread"] = spread.get(latent, [])
+        if histogram is not None:
+            record["histogram"] = histogram[latent].tolist()
         records.append(record | dict(logits[latent] if logits is not None else {}))
     return {"latents": records}
 

@@ -1,6 +1,7 @@
 """Indexing: encode a corpus once, keep every code, and find each latent's best contexts."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
+from saekit.analysis.act_histogram import ActHistogram
 from saekit.analysis.contexts import contexts, latent_records
 from saekit.analysis.latent_stats import LatentStats
 from saekit.analysis.logit_lens import top_logits
@@ -25,6 +27,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
 TOP_LOGITS = 8
+SPREAD = 5  # contexts of a latent from its whole range of activations, one each fifth of it
 
 
 def make_index(
@@ -126,8 +129,13 @@ def _tables(
     stats = LatentStats().run(store)
     stats.write_csv(out / "latents.csv")
     found = contexts(store, max_acts.peaks(store), lm.tokenizer.pieces)
+    # The strongest contexts flatter a latent: a few from its whole range stand next to them.
+    spread = replace(max_acts, n=SPREAD, examples="intervals")
+    others = contexts(store, spread.peaks(store), lm.tokenizer.pieces)
+    histogram = ActHistogram().counts(store)
     logits = None
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
         logits = top_logits(lm, loaded.sae.directions().detach(), TOP_LOGITS).records()
-    write_text(out / "contexts.json", to_json_line(latent_records(stats, found, logits)))
+    records = latent_records(stats, found, logits, others, histogram)
+    write_text(out / "contexts.json", to_json_line(records))
     return int(store.counts.sum())

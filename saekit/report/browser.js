@@ -1,11 +1,12 @@
 // The list of latents: search, filter, sort, pages; each latent opens in place.
 
 const PER_PAGE = 50;
-const START = { q: "", in: "any", min: "", max: "", sort: "max", dir: "desc", page: "1", latent: "" };
+const START = { q: "", in: "any", min: "", max: "", sort: "", dir: "desc", page: "1", latent: "" };
 const SCOPES = {
   any: "contexts and logits", on: "tokens it fires on", text: "contexts", logits: "logits",
 };
 const COLUMNS = [["id", "latent"], ["density", "density"], ["max", "max"], ["mean", "mean"]];
+const SORTS = ["", "relevance", ...COLUMNS.map(([key]) => key)];  // "": by what is searched for
 
 class Browser {
   constructor(host, data) {
@@ -37,6 +38,7 @@ class Browser {
     });
     [this.min, this.max] = [bound("at least"), bound("at most")];
     this.count = element("p", { class: "count", role: "status" });
+    this.wrong = element("p", { class: "wrong", role: "alert" });
     this.list = element("tbody");
     this.heads = COLUMNS.map(([key, label]) => {
       const button = element("button", { type: "button", onclick: () => this.sortBy(key) }, label);
@@ -52,7 +54,7 @@ class Browser {
       element("div", { class: "controls" }, this.q,
         element("label", {}, "in ", this.scope),
         element("span", { class: "range" }, "density ", this.min, this.max)),
-      this.count,
+      this.wrong, this.count,
       element("table", { class: "latents" },
         element("thead", {}, element("tr", {}, ...this.heads, fires, promotes)), this.list),
       element("div", { class: "pages" }, this.back, this.where, this.next));
@@ -74,8 +76,8 @@ class Browser {
     const given = Object.fromEntries(new URLSearchParams(raw));
     this.state = { ...START };
     for (const key of Object.keys(START)) if (key in given) this.state[key] = given[key];
-    if (!(this.state.in in SCOPES)) this.state.in = START.in;
-    if (!COLUMNS.some(([key]) => key === this.state.sort)) this.state.sort = START.sort;
+    if (!Object.hasOwn(SCOPES, this.state.in)) this.state.in = START.in;
+    if (!SORTS.includes(this.state.sort)) this.state.sort = START.sort;
     [this.q.value, this.scope.value] = [this.state.q, this.state.in];
     [this.min.value, this.max.value] = [this.state.min, this.state.max];
     this.show(raw !== "");
@@ -90,7 +92,7 @@ class Browser {
   }
 
   sortBy(key) {
-    const same = this.state.sort === key;
+    const same = this.sorting().sort === key;
     const first = key === "id" ? "asc" : "desc";
     const dir = same ? (this.state.dir === "asc" ? "desc" : "asc") : first;
     this.set({ sort: key, dir, page: "1", latent: "" });
@@ -134,24 +136,76 @@ class Browser {
     return (made[i] = parts.join("\u0000"));
   }
 
+  // The column that sorts: the one chosen, else relevance where text is searched for, else max.
+  sorting() {
+    const { q, sort, dir } = this.state;
+    if (sort !== "") return { sort, dir };
+    return q.trim() ? { sort: "relevance", dir: "desc" } : { sort: "max", dir: "desc" };
+  }
+
+  // Bounds on density; what cannot be meant is said and bounds nothing.
+  bounds() {
+    const wrong = [];
+    const bound = (name, field, none) => {
+      const text = this.state[name], value = Number(text);
+      const bad = text !== "" && !Number.isFinite(value);
+      field.setAttribute("aria-invalid", String(bad));
+      if (bad) wrong.push(`The density "${text}" is not a number; write it as 0.001 or 1e-3.`);
+      return text === "" || bad ? none : value;
+    };
+    const least = bound("min", this.min, -Infinity), most = bound("max", this.max, Infinity);
+    if (least > most) wrong.push(`No density is at least ${least} and at most ${most}.`);
+    this.wrong.textContent = wrong.join(" ");
+    return [least, most];
+  }
+
+  // How well a latent answers a search: how strongly it fires on the text, where its contexts and
+  // logits hold it. In [0, 3]; the parts weigh 2, 0.5 and 0.5.
+  relevance(i, wanted) {
+    const { contexts, promoted, max } = this.data;
+    let fires = 0, near = 0;
+    for (const [tokens, acts] of contexts[i]) {
+      let text = "";
+      const ends = tokens.map((t) => (text += this.lower[t]).length);
+      const at = text.indexOf(wanted);
+      if (at < 0) continue;
+      near += 1;
+      tokens.forEach((_, j) => {  // tokens that the first place of the text lies on
+        if (ends[j] > at && (ends[j - 1] ?? 0) < at + wanted.length) {
+          fires = Math.max(fires, Math.abs(acts[j] ?? 0) / (Math.abs(max[i]) || 1));
+        }
+      });
+    }
+    const rank = promoted[i][0].findIndex((t) => this.lower[t].includes(wanted));
+    const share = contexts[i].length ? near / contexts[i].length : 0;
+    return 2 * fires + 0.5 * share + (rank < 0 ? 0 : 0.5 / (1 + rank));
+  }
+
   matching() {
-    const { q, in: scope, min, max, sort, dir } = this.state;
+    const { q, in: scope } = this.state;
+    const { sort, dir } = this.sorting();
     const wanted = q.toLowerCase();
     const number = /^#?\d+$/.test(q.trim()) ? Number(q.trim().replace("#", "")) : null;
-    const least = min === "" ? -Infinity : Number(min), most = max === "" ? Infinity : Number(max);
+    const only = q.trim().startsWith("#") && number !== null;  // #123 is that latent alone
+    const [least, most] = this.bounds();
     const found = [];
     for (let i = 0; i < this.data.id.length; i++) {
       const density = this.data.density[i] ?? 0;
       if (density < least || density > most) continue;
-      if (wanted && this.data.id[i] !== number && !this.text(scope, i).includes(wanted)) continue;
+      const named = this.data.id[i] === number;
+      if (wanted && !named && (only || !this.text(scope, i).includes(wanted))) continue;
       found.push(i);
     }
-    const column = this.data[sort], sign = dir === "asc" ? 1 : -1;
+    const column = sort === "relevance"
+      ? new Map(found.map((i) => [i, this.relevance(i, wanted)])) : null;
+    const value = (i) => (column ? column.get(i) : this.data[sort][i]);
+    const sign = dir === "asc" ? 1 : -1;
+    const exact = (i) => (this.data.id[i] === number ? 0 : 1);  // a number finds its latent first
     return found.sort((a, b) => {
-      if (column[a] === null || column[b] === null) {
-        return (column[a] === null) - (column[b] === null) || a - b;  // unknown last
-      }
-      return sign * (column[a] - column[b]) || a - b;
+      if (exact(a) !== exact(b)) return exact(a) - exact(b);
+      const [x, y] = [value(a), value(b)];
+      if (x === null || y === null) return (x === null) - (y === null) || a - b;  // unknown last
+      return sign * (x - y) || a - b;
     });
   }
 
@@ -166,7 +220,9 @@ class Browser {
     this.list.replaceChildren();
     for (const i of found.slice(first, first + PER_PAGE)) this.list.append(this.row(i));
     const total = this.data.id.length.toLocaleString("en");
+    const { sort: sorted, dir } = this.sorting();
     let said = `${found.length.toLocaleString("en")} of ${total} latents`;
+    if (sorted === "relevance") said += ", those that fire most on the text first";
     if (this.state.latent !== "" && at < 0) {
       said += opened < 0 ? `; there is no latent ${this.state.latent}`
         : `; latent ${this.state.latent} is not among them`;
@@ -176,9 +232,8 @@ class Browser {
     this.back.disabled = this.page === 1;
     this.next.disabled = this.page === this.n_pages;
     for (const head of this.heads) {
-      const sorted = head.dataset.key === this.state.sort;
-      const order = this.state.dir === "asc" ? "ascending" : "descending";
-      head.setAttribute("aria-sort", sorted ? order : "none");
+      const order = dir === "asc" ? "ascending" : "descending";
+      head.setAttribute("aria-sort", head.dataset.key === sorted ? order : "none");
     }
     if (at >= 0) {
       const row = this.list.children[at - first];
@@ -215,7 +270,7 @@ class Browser {
   }
 
   detail(i) {
-    const { id, contexts, density, max } = this.data;
+    const { id, contexts, spread, density, max } = this.data;
     const readout = element("output");
     const link = element("a", { href: `#latent=${id[i]}` }, `latent ${id[i]}`);
     const box = element("div", {}, element("p", {}, link, ` · density ${readable(density[i])}` +
@@ -228,9 +283,34 @@ class Browser {
         element("span", { class: "pair" }, this.chip(t), element("small", {}, readable(values[j]))));
       logits.append(element("p", {}, element("b", {}, side + " "), ...chips));
     }
-    box.append(logits);
+    box.append(logits, this.histogram(i));
     if (!contexts[i].length) box.append(element("p", {}, "No context: it never fired."));
     for (const context of contexts[i]) box.append(this.context(context, max[i], readout));
+    if (spread[i].length) {
+      const note = "From its whole range, one of each part of equal width: the strongest contexts "
+        + "alone flatter a latent.";
+      box.append(element("p", { class: "heading" }, note));
+    }
+    for (const context of spread[i]) box.append(this.context(context, max[i], readout));
+    return box;
+  }
+
+  // How often it is how strong: bars of the square root of counts, so that rare ones are seen.
+  histogram(i) {
+    const counts = this.data.histogram[i], box = element("div", { class: "sizes" });
+    const most = Math.max(0, ...counts);
+    if (!most) return box;
+    const [width, height] = [10 * counts.length, 34];
+    const label = `Activations by size, from 0 to ${readable(this.data.max[i])}: ` + counts.join(", ");
+    const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": label }, box);
+    counts.forEach((n, j) => {
+      const tall = n ? Math.max(1, height * Math.sqrt(n / most)) : 0;
+      const bar = shape("rect", { x: 10 * j, y: height - tall, width: 9, height: tall, class: "bar" }, svg);
+      shape("title", {}, bar, `${n.toLocaleString("en")} tokens in part ${j + 1} of ${counts.length}`);
+    });
+    box.append(element("small", {}, " activations by size, 0 to ", readable(this.data.max[i]),
+      " (square root of counts)"));
     return box;
   }
 

@@ -246,7 +246,7 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
         if not isinstance(counts, Mapping) or not counts.get("seen"):
             continue
         if not all(isinstance(n, int) for n in counts.values()):
-            raise FormatError(f"The counts of tokens of the {name} are not numbers: {counts!r:.200}")
+            raise FormatError(f"Token counts of the {name} must be numbers; got {counts!r:.200}")
         seen = counts["seen"]
         kinds = (counts.get(kind, 0) for kind in ("special", "high_norm", "kept"))
         shares = [f"{100 * n / seen:.3g} %" for n in kinds]

@@ -52,7 +52,9 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
 
     Returns:
         ``strings``; ``id``, ``density``, ``max``, ``mean`` by latent; ``contexts`` by
-        latent: ``[tokens, acts, peak]`` each, zeros at the end of acts left out;
+        latent: ``[tokens, acts, peak]`` each, zeros at the end of acts left out; ``spread``,
+        contexts from the whole range of a latent, likewise; ``histogram``, counts by latent, each
+        empty where the index has none;
         ``promoted`` and ``suppressed`` by latent: ``[tokens, values]``; ``found``, the
         largest number of contexts that the index holds for a latent.
 
@@ -70,7 +72,8 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
     ids = [int(row["latent"]) for row in rows]
     ordered = [by_id.get(i, {}) for i in ids]
     shown = [r.get("contexts", [])[:contexts_per_latent] for r in ordered]
-    strings = _strings(ordered, shown)
+    spread = [r.get("spread", []) for r in ordered]
+    strings = _strings(ordered, [*shown, *spread])
     number = {s: i for i, s in enumerate(strings)}
     try:
         return {
@@ -78,6 +81,8 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
             "id": ids,
             **{c: [short(_number(r.get(c))) for r in rows] for c in ("density", "max", "mean")},
             "contexts": [[_context(c, number) for c in contexts] for contexts in shown],
+            "spread": [[_context(c, number) for c in contexts] for contexts in spread],
+            "histogram": [[int(n) for n in r.get("histogram", [])] for r in ordered],
             **{s: [_side(r.get(s, []), number) for r in ordered]
                for s in ("promoted", "suppressed")},
             "found": max((len(r.get("contexts", [])) for r in ordered), default=0),

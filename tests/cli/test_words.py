@@ -64,7 +64,8 @@ ODD = [
     "", "a", "[]", "1", "null", "a: b: c", "{model: 1, pair: 2, corpus: 3, sae: 4}",
     "{model: x, pair: {}, corpus: {}, sae: []}", "!!python/object/apply:os.system ['false']",
     "{model: x, pair: {read: 2020-01-01}, corpus: {}, sae: {}}",
-    "{model: x, pair: {read: [1]}, corpus: {}, sae: {}}", "{model: x, pair: [a], corpus: b, sae: c}",
+    "{model: x, pair: {read: [1]}, corpus: {}, sae: {}}",
+    "{model: x, pair: [a], corpus: b, sae: c}",
 ]  # fmt: skip
 
 

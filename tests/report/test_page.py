@@ -67,7 +67,9 @@ def index(run, n_latents=8, n_contexts=3, n_tokens=6):
             s: [[chance.choice(words), chance.random()] for _ in range(8)]
             for s in ("promoted", "suppressed")
         }
-        records.append({"latent": latent, "density": 0.1, "max": 9.9, "contexts": made, **sides})
+        record = {"latent": latent, "density": 0.1, "max": 9.9, "contexts": made, **sides}
+        record |= {"spread": made[:2], "histogram": [40, 9, 3, 1] if latent else [0] * 4}
+        records.append(record)
         values = (latent, 0.1234567, 1.5 if latent else None, 9.87654 if latent else None)
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
