@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The libraries that saekit is compared with pin other versions than saekit: an environment of their
+# own, kept between clones, named by what it holds.
+PEERS ?= $(HOME)/.cache/saekit/peers-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test slow parity check setup clean
 
 demo: $(VENV)/ready
 	"$(BIN)/saekit" demo
@@ -13,6 +16,24 @@ test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
 	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto
+
+# What takes more than a few seconds a test: the embedded model, kills at every file operation, fuzzing.
+slow: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto -m slow
+
+# The same weights and inputs in saekit and in its peers; skipped where they cannot be installed.
+parity:
+	@if test -e "$(PEERS)/ready" || $(MAKE) "$(PEERS)/ready"; then \
+	  PYTHONPATH=. OMP_NUM_THREADS=1 "$(PEERS)/bin/python" -m pytest -q -n auto -m parity \
+	    -p no:cacheprovider tests/parity; \
+	else echo "parity: skipped, for the peers could not be installed (the reason is above)"; fi
+
+$(PEERS)/ready:
+	rm -rf "$(PEERS)"
+	"$(PYTHON)" -m venv "$(PEERS)"
+	"$(PEERS)/bin/python" -m pip install -q -c constraints.txt ".[dev,parity]"
+	"$(PEERS)/bin/python" -m pip uninstall -q -y saekit
+	touch "$@"
 
 setup: $(VENV)/ready-dev
 
