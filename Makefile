@@ -32,7 +32,6 @@ $(PEERS)/ready:
 	rm -rf "$(PEERS)"
 	"$(PYTHON)" -m venv "$(PEERS)"
 	"$(PEERS)/bin/python" -m pip install -q -c constraints.txt ".[dev,parity]"
-	"$(PEERS)/bin/python" -m pip uninstall -q -y saekit
 	touch "$@"
 
 setup: $(VENV)/ready-dev

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
-from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from saekit.core.files import read_tensors, sha256_of, write_tensors
 from saekit.core.finite import all_finite
+from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.tokenise import Rows
 
-FORMAT, VERSION = "saekit.latents", 1
+FORMAT, VERSION = "saekit.latents", 2  # version 1 had no checksum of the manifest itself
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
 
 
@@ -61,10 +62,12 @@ class Shard:
         first_row: index of its first row in the token stream.
         n_rows: rows in it.
         d_sae: number of latents.
+        sha256: of the file, which is compared when it is first read.
     """
 
-    def __init__(self, path: Path, first_row: int, n_rows: int, d_sae: int):
+    def __init__(self, path: Path, first_row: int, n_rows: int, d_sae: int, sha256: str):
         self.path, self.first_row, self.n_rows, self.d_sae = path, first_row, n_rows, d_sae
+        self.sha256 = sha256
 
     def by_token(self) -> TokenMajor:
         """Return the codes of the kept tokens, in text order."""
@@ -84,7 +87,7 @@ class Shard:
 
     def events(self, latent: int) -> Events:
         """Return where one latent is on; reads that latent's part of the file only."""
-        with _opened(self.path) as file:
+        with _opened(self.path, self.sha256) as file:
             begin, end = file.get_slice("latent_starts")[latent : latent + 2].tolist()
             token = file.get_slice("latent_tokens")[begin:end].long()
             value = file.get_slice("latent_values")[begin:end]
@@ -97,7 +100,7 @@ class Shard:
         return Rows(raw["tokens"].long(), raw["doc_ids"], self.first_row)
 
     def _read(self, *names: str) -> dict[str, Tensor]:
-        with _opened(self.path) as file:
+        with _opened(self.path, self.sha256) as file:
             return {name: file.get_tensor(name) for name in names}
 
 
@@ -142,15 +145,17 @@ class LatentStore:
                 f"{folder} holds no {_MANIFEST}: the index was interrupted or never made. "
                 f"A store is whole or unusable; index again."
             )
-        manifest = read_json(folder / _MANIFEST)
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        manifest = read_sealed(folder / _MANIFEST, unsealed=True)
+        if manifest.get("format") != FORMAT or manifest.get("version") not in (1, VERSION):
             raise FormatError(
                 f"{folder / _MANIFEST} is `{manifest.get('format')}` version "
-                f"{manifest.get('version')}; this reads `{FORMAT}` version {VERSION}. Index again."
+                f"{manifest.get('version')}; this reads `{FORMAT}` up to version {VERSION}. Index "
+                f"again."
             )
         try:
             for part in (*manifest["shards"], manifest["totals"]):
                 _check_size(folder / part["file"], part["bytes"])
+            _check_sum(folder / _TOTALS, manifest["totals"]["sha256"])
             return LatentStore(folder, manifest, read_tensors(folder / _TOTALS))
         except KeyError as error:
             raise FormatError(
@@ -166,15 +171,14 @@ class LatentStore:
         for part in (*self._manifest["shards"], self._manifest["totals"]):
             path = self.folder / part["file"]
             _check_size(path, part["bytes"])
-            got, want = sha256_of(path), part["sha256"]
-            if got != want:
-                raise FormatError(f"{path} is damaged: SHA-256 {got}, not {want}. Index again.")
+            _check_sum(path, part["sha256"])
 
     def shards(self) -> Iterator[Shard]:
         """Yield the shards, in text order."""
         first = self.first_row
         for part in self._manifest["shards"]:
-            yield Shard(self.folder / part["file"], first, part["rows"], self.d_sae)
+            path = self.folder / part["file"]
+            yield Shard(path, first, part["rows"], self.d_sae, part["sha256"])
             first += part["rows"]
 
     def by_token(self) -> Iterator[TokenMajor]:
@@ -300,7 +304,7 @@ class LatentStoreWriter:
         self._totals["maxima"][self._totals["counts"] == 0] = 0.0
         totals = self.folder / _TOTALS
         write_tensors(totals, self._totals)
-        write_json(
+        write_sealed(
             self.folder / _MANIFEST,
             {
                 "format": FORMAT, "version": VERSION, "n_ctx": self.n_ctx, "d_sae": self.d_sae,
@@ -391,10 +395,25 @@ def _check_size(path: Path, n_bytes: int) -> None:
         raise FormatError(f"{path} {came}; the manifest says {n_bytes:,} bytes. Index again.")
 
 
-def _opened(path: Path) -> Any:
+def _check_sum(path: Path, expected: str) -> None:
+    got = sha256_of(path)
+    if got != expected:
+        raise FormatError(f"{path} is damaged: SHA-256 {got}, not {expected}. Index again.")
+
+
+# Files whose checksum was compared in this process, with size and time of change: each is read
+# many times, a latent at a time.
+_whole: set[tuple[str, int, int]] = set()
+
+
+def _opened(path: Path, sha256: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
+        state = path.stat()
+        if (seen := (str(path), state.st_size, state.st_mtime_ns)) not in _whole:
+            _check_sum(path, sha256)
+            _whole.add(seen)
         return safe_open(path, framework="pt")
     except (SafetensorError, FileNotFoundError) as error:
         raise FormatError(f"{path} is missing or damaged: {error}. Index again.") from error

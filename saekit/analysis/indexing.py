@@ -18,8 +18,9 @@ from saekit.analysis.logit_lens import top_logits
 from saekit.analysis.max_acts import MaxActs
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.files import need_space, to_json_line, write_json, write_text
+from saekit.core.files import need_space, to_json_line, write_text
 from saekit.core.progress import Progress
+from saekit.core.sealed import write_sealed
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.native import Loaded
@@ -89,11 +90,12 @@ def make_index(
     found = _tables(store, loaded, ways[read], lm, out, max_acts or MaxActs(n=8))
     counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
     seconds = time.monotonic() - began
-    write_json(
+    write_sealed(
         out / "index.json",
         counts
         | {"seconds": seconds, "split": split, "site": str(read), "corpus": stream.provenance()}
         | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
+        [out / "latents.csv", out / "contexts.json"],
     )
     return counts | {"seconds": seconds}
 

@@ -13,14 +13,13 @@ from saekit.core.errors import FormatError
 from saekit.core.files import (
     cache_folder,
     digest,
-    read_json,
     read_tensors,
-    write_json,
     write_tensors,
 )
+from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.base import Corpus, Document, Split
 
-_FORMAT = 1
+_FORMAT = 2  # raised when shards are laid out otherwise: older ones are not read
 SHARD_TOKENS = 1 << 18
 _BATCH_DOCS = 256
 _BATCH_CHARS = 1_000_000
@@ -62,7 +61,8 @@ class TokenCache:
     """The token ids of one split of a corpus, made as they are asked for and kept.
 
     A shard is a run of whole documents of at least `SHARD_TOKENS` tokens (4 bytes each); it
-    is written when it is full, so that a stream read in part is kept in part. The folder is
+    is written when it is full, so that a stream read in part is kept in part. Each has a checksum,
+    and one that does not match is made again. The folder is
     named after the corpus, its provenance, the split and the tokenizer: where any of them
     changes, nothing of it is read.
 
@@ -100,23 +100,27 @@ class TokenCache:
             yield shard
             count += 1
         if n_bytes <= self.most_bytes:
-            write_json(self.folder / "end.json", {"n_shards": count})
+            write_sealed(self.folder / "end.json", {"n_shards": count})
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"
 
     def _n_shards(self) -> int | None:
         path = self.folder / "end.json"
-        return read_json(path)["n_shards"] if path.exists() else None
+        try:
+            return read_sealed(path)["n_shards"] if path.exists() else None
+        except FormatError:  # damaged: the end of the text is looked for again
+            return None
 
     def _kept(self, index: int) -> Shard | None:
         path = self._path(index)
         if self.most_bytes == 0 or not path.exists():
             return None
         try:
+            read_sealed(_sums(path))
             found = read_tensors(path)
-        except FormatError:
-            path.unlink()  # damaged since it was written; it is made again, the same
+        except FormatError:  # damaged since it was written, or half kept: made again, the same
+            path.unlink(missing_ok=True)
             return None
         return Shard(int(found["first_doc"]), found["lengths"].numpy(), found["tokens"].numpy())
 
@@ -126,7 +130,9 @@ class TokenCache:
             "lengths": torch.from_numpy(shard.lengths),
             "tokens": torch.from_numpy(shard.tokens),
         }
-        write_tensors(self._path(index), tensors)
+        path = self._path(index)
+        write_tensors(path, tensors)
+        write_sealed(_sums(path), {"first_doc": shard.first_doc}, [path])
 
     def _made(self, first_doc: int) -> Iterator[Shard]:
         documents = itertools.islice(self.corpus.documents(self.split), first_doc, None)
@@ -153,6 +159,11 @@ class TokenCache:
                 batch, n_chars = [], 0
         if batch:
             yield from self.tokenizer.encode(batch)
+
+
+def _sums(path: Path) -> Path:
+    """Return the file with the checksum of a shard; it is written after the shard."""
+    return path.with_suffix(".json")
 
 
 def _shard(first_doc: int, lengths: list[int], ids: list[int]) -> Shard:

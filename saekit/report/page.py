@@ -7,6 +7,7 @@ from typing import Any
 from saekit.core.errors import FormatError
 from saekit.core.files import read_json, replace_with
 from saekit.core.result import Result, Score
+from saekit.core.sealed import read_sealed
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled, own_file
 from saekit.report.bare_page import escaped as _e
@@ -46,7 +47,8 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
     manifest = _json(run / "manifest.json")
     core_path = run / "eval" / "core.json"
     core = _result(core_path) if core_path.exists() else None
-    index = _json(run / "index" / "index.json")
+    made = run / "index" / "index.json"
+    index = read_sealed(made, unsealed=True) if made.exists() else {}
     data = {
         "curves": curves(run / "log.jsonl"),
         "histogram": core.details.get("density_histogram") if core else None,
