@@ -62,6 +62,15 @@ def test_a_folder_with_a_file_missing_is_made_again(small_wheel) -> None:
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+def test_weights_damaged_since_they_were_unpacked_are_made_again(small_wheel, capsys) -> None:
+    folder = embedded()
+    path = folder / "model.safetensors"
+    right = path.read_bytes()
+    path.write_bytes(right[:-64] + bytes(64))
+    assert (embedded() / "model.safetensors").read_bytes() == right
+    assert "damaged" in capsys.readouterr().err
+
+
 def test_a_folder_another_process_finished_first_is_kept(small_wheel, monkeypatch) -> None:
     whole = module.write_folder
 
