@@ -128,6 +128,43 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
         raise FormatError(f"{path} is damaged or is not safetensors: {error}.") from error
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of the tensors in a safetensors file, from its header alone.
+
+    Raises:
+        FormatError: it is missing or damaged.
+    """
+    return _some_tensors(path, lambda name: False)[0]
+
+
+def read_tensors_under(path: Path, prefix: str) -> "dict[str, Tensor]":
+    """Read the tensors whose names begin with `prefix`, and name them by the rest.
+
+    The others are not loaded.
+
+    Raises:
+        FormatError: the file is missing or damaged.
+    """
+    found = _some_tensors(path, lambda name: name.startswith(prefix))[1]
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+
+
+def _some_tensors(
+    path: Path, wanted: Callable[[str], bool]
+) -> "tuple[list[str], dict[str, Tensor]]":
+    """Return all names in a safetensors file, and the tensors that are wanted."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            return names, {n: file.get_tensor(n) for n in names if wanted(n)}
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
+    except SafetensorError as error:
+        raise FormatError(f"{path} is damaged or is not safetensors: {error}.") from error
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

@@ -14,7 +14,8 @@ from saekit.layers.distributions import Spread, spread
 
 CHUNK_CELLS = 2**24  # cosines in memory at a time
 COSINE_BINS, DISTANCE_BINS = 256, 64
-LEGACY_CHUNK = 16384  # latents from where the original code takes another path
+# From so many latents on the original code takes another path, some rows at a time.
+LEGACY_LATENTS, LEGACY_ROWS = 16384, 1024
 
 
 def max_cosines(
@@ -63,20 +64,26 @@ def mmcs(one: Float[Tensor, "n d"], other: Float[Tensor, "m width"] | None = Non
 def legacy_mmcs(directions: Float[Tensor, "n d"]) -> Spread:
     """Return what the original code calls MMCS, for comparison with published numbers only.
 
-    Below 16,384 latents it looks at lower-numbered latents only and takes at least 0; from
-    there on, for rows in chunks, at latents whose number is below the row's place *in its
-    chunk*. Its variance divides by n - 1.
+    The largest cosine of each latent is taken over some of the others only, and is at least 0.
+    Below 16,384 latents these are the lower-numbered ones. From there on latents go in groups
+    of 1,024 and place r of the group that ends before latent e looks at latents below r, its
+    place in its group, and at those from e on. The variance divides by n - 1.
 
     Source:
-        tim-lawson/mlsae, figures/mmcs.py@ba90c51. Differs: chunk size is that of the switch.
+        tim-lawson/mlsae, figures/mmcs.py@ba90c51. Differs: nothing known.
     """
     unit = normalize(directions.detach().float(), dim=1)
+    n = len(unit)
+    own, number = torch.arange(n, device=unit.device), torch.arange(n, device=unit.device)
+    place, end = own, torch.full_like(own, n)
+    if n >= LEGACY_LATENTS:
+        place, end = own % LEGACY_ROWS, (own // LEGACY_ROWS + 1) * LEGACY_ROWS
     found = []
-    for first in range(0, len(unit), LEGACY_CHUNK):
-        rows = unit[first : first + LEGACY_CHUNK]
-        for begin, part in _chunks(rows, len(unit)):
-            cosines = part @ unit.t()
-            found.append(cosines.tril(begin - 1).amax(1))
+    for first, rows in _chunks(unit, n):
+        some = slice(first, first + len(rows))
+        seen = (number < place[some, None]) | (number >= end[some, None])
+        cosines = (rows @ unit.t()).masked_fill_(~seen, 0.0)
+        found.append(cosines.amax(1).clamp_min(0.0))
     values = torch.cat(found).double()
     variance = float(values.var(correction=1))
     std = math.sqrt(variance)

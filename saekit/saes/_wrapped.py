@@ -38,6 +38,16 @@ class WrappedConfig(SAEConfig):
                 f"codes {' and '.join(self.inner.event)} jointly."
             )
 
+    @property
+    @override
+    def latents_per_token(self) -> float | None:
+        return self.inner.latents_per_token
+
+    @property
+    @override
+    def n_weights(self) -> int:
+        return self.inner.n_weights
+
 
 class WrappedSAE(SAE, abc.ABC):
     """Passes on what the frame does not change; predictions differ by the codes' `shift`."""

@@ -78,6 +78,19 @@ class SAEConfig(Config, abc.ABC):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
 
+    @property
+    def latents_per_token(self) -> float | None:
+        """How many latents training keeps on per token at most; None where nothing limits it."""
+        k = getattr(self, "k", None)
+        if k is None:
+            return getattr(self, "target_l0", None)
+        return max(k, getattr(self, "start_k", None) or 0)
+
+    @property
+    def n_weights(self) -> int:
+        """How many numbers the large weight matrices hold together."""
+        return (self.d_in + self.d_out) * self.d_sae * getattr(self, "n_sites", 1)
+
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
         """Return the configuration class of the architecture called `name`."""

@@ -87,6 +87,11 @@ class Crosscoder(SAEConfig):
         _parts.check_at_least("l1_coefficient", self.l1_coefficient, 0)
         _parts.check_share("warm_up", self.warm_up)
 
+    @property
+    @override
+    def latents_per_token(self) -> float | None:
+        return self.k if self.activation == "batch_topk" else None
+
     @classmethod
     @override
     def example(cls) -> "Crosscoder":

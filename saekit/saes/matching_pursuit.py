@@ -59,6 +59,11 @@ class MatchingPursuit(SAEConfig):
                 f"d_out={self.d_out}. Use another architecture for a transcoder."
             )
 
+    @property
+    @override
+    def n_weights(self) -> int:
+        return self.d_in * self.d_sae  # the dictionary reads too
+
     @classmethod
     @override
     def example(cls) -> "MatchingPursuit":

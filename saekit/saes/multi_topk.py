@@ -54,6 +54,11 @@ class MultiTopK(AuxKConfig):
             )
 
     @property
+    @override
+    def latents_per_token(self) -> int:
+        return self.k + self.widest  # each error has a code of its own
+
+    @property
     def widest(self) -> int:
         """Latents kept in the second error."""
         return self.wide_k or min(4 * self.k, self.d_sae)

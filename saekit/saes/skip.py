@@ -36,6 +36,11 @@ class Skip(WrappedConfig):
 
     name: ClassVar[str] = "skip"
 
+    @property
+    @override
+    def n_weights(self) -> int:
+        return self.inner.n_weights + self.d_in * self.d_out
+
     @classmethod
     @override
     def example(cls) -> "Skip":

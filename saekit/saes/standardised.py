@@ -11,6 +11,7 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.saes import _sparse
+from saekit.saes._affine import AffineSAE, AuxKConfig
 from saekit.saes._wrapped import WrappedConfig, WrappedSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
 from saekit.saes.topk import TopK
@@ -45,10 +46,13 @@ class Standardised(WrappedConfig):
             no mean taken off and nothing added.
         inverse: "exact" puts back what divided; "published" multiplies by std(x) alone, as
             SAELens and MLSAE do, whose weights are read so.
+        bias: "two": the inner architecture learns b_enc and b_dec apart; "shared": one bias,
+            taken off before encoding and added after decoding, as MLSAE has it: b_enc is held
+            at -b_dec @ W_enc. For inner architectures that choose latents by rank.
 
     Raises:
         ConfigError: the inner architecture has other sizes, or codes several sites jointly;
-            or d_out is not d_in.
+            or d_out is not d_in; or the bias is shared and latents are not chosen by rank.
 
     Source:
         Lawson et al. 2024, arXiv:2409.04185, section 3; SAELens, "layer_norm" inputs
@@ -60,6 +64,7 @@ class Standardised(WrappedConfig):
     name: ClassVar[str] = "standardised"
     by: Literal["std", "rms"] = "std"
     inverse: Literal["exact", "published"] = "exact"
+    bias: Literal["two", "shared"] = "two"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +72,11 @@ class Standardised(WrappedConfig):
             raise ConfigError(
                 f"`standardised` puts back the mean and size of what it reads; got "
                 f"d_in={self.d_in}, d_out={self.d_out}. It cannot be a transcoder."
+            )
+        if self.bias == "shared" and not isinstance(self.inner, AuxKConfig):
+            raise ConfigError(
+                f"A shared bias is for architectures that choose latents by rank, as topk; got "
+                f'`{self.inner.name}`. Set `bias` to "two", or use another.'
             )
 
     @classmethod
@@ -96,6 +106,34 @@ class StandardisedSAE(WrappedSAE):
         self.register_buffer("epsilon", torch.tensor(added, dtype=torch.float64))
         self.register_buffer("gain", torch.ones((), dtype=torch.float64))
         self.register_buffer("b_out", torch.zeros(cfg.d_out))
+
+    def _biased(self) -> AffineSAE | None:
+        """Return the inner SAE where its two biases are one."""
+        shared = self.cfg.bias == "shared" and isinstance(self.inner, AffineSAE)
+        return self.inner if shared else None
+
+    @override
+    @torch.no_grad()
+    def before_step(self) -> None:
+        inner = self._biased()
+        if inner is not None and inner.b_enc.grad is not None:
+            # b_enc is -b_dec @ W_enc, so its gradient belongs to these two: the chain rule.
+            grad = inner.b_enc.grad
+            for weight in (inner.b_dec, inner.W_enc):
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            assert inner.b_dec.grad is not None and inner.W_enc.grad is not None
+            inner.b_dec.grad.sub_(inner.W_enc @ grad)
+            inner.W_enc.grad.sub_(torch.outer(inner.b_dec, grad))
+            grad.zero_()
+        super().before_step()
+
+    @override
+    @torch.no_grad()
+    def after_step(self, out: Loss) -> None:
+        super().after_step(out)
+        inner = self._biased()
+        if inner is not None:
+            inner.b_enc.copy_(-(inner.b_dec @ inner.W_enc))
 
     def _standardise(self, x: Float[Tensor, "n d_in"]) -> _Token:
         x = x - self.centre

@@ -89,6 +89,18 @@ class Temporal(SAEConfig):
             )
 
     @property
+    @override
+    def latents_per_token(self) -> None:
+        return None  # predicted latents are dense
+
+    @property
+    @override
+    def n_weights(self) -> int:
+        rows = self.d_in if self.tied else self.d_in + self.d_out
+        attention = 2 * self.n_heads * self.d_key + 2 * self.d_dict  # columns, of each layer
+        return self.d_dict * (rows + self.n_attn_layers * attention)
+
+    @property
     def d_dict(self) -> int:
         """Rows of the dictionary; as many novel latents and as many predicted ones."""
         return self.d_sae // 2

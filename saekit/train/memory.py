@@ -66,12 +66,13 @@ def plan_fit(fit: Fit, device: torch.device | str) -> Plan:
     """Return what fitting holds beside the activations it reads."""
     cfg = fit.sae
     width = (cfg.d_in + cfg.d_out) * getattr(cfg, "n_sites", 1)
-    weights = FLOAT * width * cfg.d_sae
+    weights = FLOAT * cfg.n_weights
     per_latent = cfg.d_sae * FLOAT
     on_cpu = torch.device(device).type == "cpu"
     screened = on_cpu and machine.bfloat16_products()
     bits = 16 if fit.optimiser.moments == "bfloat16" else 32
-    l0 = getattr(cfg, "k", None) or getattr(cfg, "target_l0", None) or TYPICAL_L0
+    l0 = cfg.latents_per_token
+    code = (l0 or TYPICAL_L0) * CODE_BYTES
     tokens = fit.step_tokens
     return Plan(
         {
@@ -81,15 +82,11 @@ def plan_fit(fit: Fit, device: torch.device | str) -> Plan:
             "mean weights": weights if fit.ema is not None else 0,
             "rounded weights": weights // 4 if screened else 0,
             "scores": min(tokens, SCORE_TOKENS) * per_latent,
-            "batch": int(tokens * (width * FLOAT / 2 * BATCH_COPIES + l0 * CODE_BYTES)),
-            "dense codes": 3 * tokens * per_latent if _starts_dense(fit) else 0,
+            "batch": int(tokens * (width * FLOAT / 2 * BATCH_COPIES + code)),
+            "dense codes": 3 * tokens * per_latent if l0 is None else 0,
         },
         machine.free_memory(device),
     )
-
-
-def _starts_dense(fit: Fit) -> bool:
-    return not hasattr(fit.sae, "k") and not hasattr(fit.sae, "target_l0")
 
 
 def plan(run: Run, model: LanguageModel) -> Plan:

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 D, N, K = 6, 20, 3
 
@@ -93,11 +93,11 @@ def gemma_scope(folder):
     return acts, acts @ w["W_dec"] + w["b_dec"]
 
 
-def mlsae(folder, **changes):
+def mlsae(folder, n=N, **changes):
     """Return codes (in units of standardised tokens) and prediction of an MLSAE."""
-    w = {"encoder.weight": (N, D), "decoder.weight": (D, N), "pre_encoder_bias": (D,)}
+    w = {"encoder.weight": (n, D), "decoder.weight": (D, n), "pre_encoder_bias": (D,)}
     w = tensors(5, **w)
-    config = {"n_inputs": D, "n_latents": N, "k": K, "dead_steps_threshold": 76,
+    config = {"n_inputs": D, "n_latents": n, "k": K, "dead_steps_threshold": 76,
               "dead_threshold": 1e-3, "auxk": 256, "standardize": True}  # fmt: skip
     write(folder, "model.safetensors", w, "config.json", config | changes)
     x = inputs()
@@ -106,6 +106,21 @@ def mlsae(folder, **changes):
     acts = top((z - w["pre_encoder_bias"]) @ w["encoder.weight"].T)
     y_hat = (acts @ w["decoder.weight"].T + w["pre_encoder_bias"]) * std + mean
     return acts * std, y_hat
+
+
+def mlsae_whole(folder, n_blocks=3, **changes):
+    """Return what `mlsae` does, of an MLSAE published with its language model."""
+    alone = folder.parent / f"{folder.name}-alone"
+    found = mlsae(alone, n=4 * D)
+    w = {f"autoencoder.{n}": t for n, t in load_file(alone / "model.safetensors").items()}
+    w |= {f"transformer.model.gpt_neox.layers.{i}.mlp.weight": torch.zeros(2, 2)
+          for i in range(n_blocks)}  # fmt: skip
+    w["transformer.model.gpt_neox.embed_in.weight"] = torch.full((9, 4), torch.nan)
+    config = {"model_name": "EleutherAI/pythia-14m", "layers": None, "expansion_factor": 4,
+              "k": K, "standardize": True, "skip_special_tokens": True, "tuned_lens": False,
+              "max_length": 256, "auxk": 256, "lr": 1e-4}  # fmt: skip
+    write(folder, "model.safetensors", w, "config.json", config | changes)
+    return found
 
 
 MAKERS = {

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -460,3 +461,68 @@ def test_convert_on_the_command_line(tmp_path):
 def test_formats_are_listed_from_the_registry():
     done = run("list", "formats", "--json")
     assert [f["name"] for f in json.loads(done.output)["formats"]] == registry.names()
+
+
+def test_an_mlsae_published_with_its_model_is_the_one_alone(tmp_path):
+    codes, y_hat = files.mlsae_whole(tmp_path / "one")
+    sae, its_card = load(tmp_path / "one")
+    acts = sae.encode(files.inputs())
+    same(acts.dense(), codes)
+    same(sae.decode(acts), y_hat)
+    assert its_card.pair.read == ("L0.resid_post", "L1.resid_post", "L2.resid_post")
+    assert its_card.model["name"] == "EleutherAI/pythia-14m" and its_card.n_ctx == 256
+    assert its_card.model["dtype"] == "float32"  # codes of rounded activations are others
+
+
+def test_the_model_beside_an_mlsae_is_not_loaded(tmp_path, monkeypatch):
+    files.mlsae_whole(tmp_path / "one")
+    loaded = []
+    real = safetensors.safe_open
+
+    class Watched:
+        def __init__(self, *args, **kwargs):
+            self.file = real(*args, **kwargs)
+
+        def __enter__(self):
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *args):
+            return self.file.__exit__(*args)
+
+        def keys(self):
+            return self.file.keys()
+
+        def get_tensor(self, name):
+            loaded.append(name)
+            return self.file.get_tensor(name)
+
+    monkeypatch.setattr(safetensors, "safe_open", Watched)
+    load(tmp_path / "one")
+    assert loaded and all(name.startswith("autoencoder.") for name in loaded)
+
+
+def test_some_layers_and_a_tuned_lens_of_an_mlsae_with_its_model(tmp_path):
+    files.mlsae_whole(tmp_path / "some", layers=[0, 2])
+    assert load(tmp_path / "some").card.pair.read == ("L0.resid_post", "L2.resid_post")
+    files.mlsae_whole(tmp_path / "lens", tuned_lens=True)
+    its_card = load(tmp_path / "lens").card
+    assert its_card.pair.label == "unknown" and "lens" in its_card.provenance["notes"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"expansion_factor": 5}, "expansion_factor=5 and model.safetensors has 24 latents"),
+        ({"layers": ["0"]}, "`layers` must be null or a list"),
+        ({"layers": [1, 1]}, "`layers` must be null or a list"),
+        ({"tuned_lens": 1}, "`tuned_lens` must be true or false"),
+        ({"k": 99}, "cannot be"),
+    ],
+)
+def test_an_mlsae_with_its_model_that_contradicts_itself_is_refused(tmp_path, changes, message):
+    files.mlsae_whole(tmp_path / "one")
+    raw = json.loads((tmp_path / "one" / "config.json").read_text())
+    (tmp_path / "one" / "config.json").write_text(json.dumps(raw | changes))
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path / "one")

@@ -42,6 +42,33 @@ def test_chunks_change_nothing(monkeypatch):
     assert math.isclose(legacy_mmcs(rows(1)).mean, old.mean, abs_tol=1e-6)
 
 
+def published_mmcs(w, group):
+    """The original's second path, a group of columns of the whole matrix at a time."""
+    unit = torch.nn.functional.normalize(w.double(), dim=1)
+    best = torch.zeros(len(w), dtype=torch.float64)
+    for first in range(0, len(w), group):
+        for place, latent in enumerate(range(first, min(first + group, len(w)))):
+            others = [*range(place), *range(first + group, len(w))]
+            if others:
+                best[latent] = max(0.0, float((unit[others] @ unit[latent]).max()))
+    return float(best.mean())
+
+
+@pytest.mark.parametrize("n", [40, 45, 64])
+def test_wide_dictionaries_take_the_originals_other_path(monkeypatch, n):
+    monkeypatch.setattr(geometry, "LEGACY_LATENTS", 40)
+    monkeypatch.setattr(geometry, "LEGACY_ROWS", 8)
+    monkeypatch.setattr(geometry, "CHUNK_CELLS", 5 * n)
+    w = rows(1, n)
+    assert math.isclose(legacy_mmcs(w).mean, published_mmcs(w, 8), abs_tol=1e-6)
+    assert not math.isclose(legacy_mmcs(w[:39]).mean, published_mmcs(w[:39], 8), abs_tol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_published_path_of_20000_latents():
+    assert abs(legacy_mmcs(rows(1, 20_000, 32)).mean - 0.608) < 1.5e-3
+
+
 def test_the_legacy_triangle_is_floored_at_0():
     w = torch.eye(3)
     assert legacy_mmcs(-w + 0.1).mean >= 0 and mmcs(torch.tensor([[1.0, 0], [-1, 0]])).mean == -1

@@ -5,7 +5,15 @@ import torch
 
 from saekit.core import machine
 from saekit.core.errors import ResourceError
+from saekit.recipes import get
+from saekit.saes.base import registry
+from saekit.saes.crosscoder import Crosscoder
+from saekit.saes.jumprelu import JumpReLU
+from saekit.saes.multi_topk import MultiTopK
 from saekit.saes.relu import ReLU
+from saekit.saes.skip import Skip
+from saekit.saes.standardised import Standardised
+from saekit.saes.temporal import Temporal
 from saekit.saes.topk import TopK
 from saekit.train import memory
 from saekit.train.fit import Fit
@@ -58,3 +66,37 @@ def test_other_errors_pass():
 def test_free_memory_is_known_on_linux():
     free = machine.free_memory()
     assert free is None or 0 < free < 2**50
+
+
+ARCHITECTURES = [registry.get(name).example() for name in registry.names()]
+
+
+@pytest.mark.parametrize("cfg", ARCHITECTURES, ids=lambda cfg: cfg.name)
+def test_the_plan_counts_the_numbers_of_every_architectures_matrices(cfg):
+    sae = cfg.build(torch.Generator().manual_seed(0))
+    held = sum(p.numel() for n, p in sae.named_parameters() if p.ndim > 1 and ".b_" not in f".{n}")
+    assert cfg.n_weights == held
+
+
+@pytest.mark.parametrize("wrapper", [Standardised, Skip])
+@pytest.mark.parametrize("inner", [TopK, MultiTopK, JumpReLU])
+def test_an_architecture_around_another_is_planned_as_the_one_in_it(wrapper, inner):
+    sizes = {"d_in": 512, "d_out": 512, "d_sae": 8192}
+    alone = memory.plan_fit(fit(sae=inner(**sizes)), "cpu")
+    around = memory.plan_fit(fit(sae=wrapper(inner=inner(**sizes), **sizes)), "cpu")
+    assert around.parts["dense codes"] == alone.parts["dense codes"] == 0
+    assert alone.total <= around.total < 1.03 * alone.total
+    dense = memory.plan_fit(fit(sae=wrapper(inner=ReLU(**sizes), **sizes)), "cpu")
+    assert dense.parts["dense codes"] > 2048 * 8192 * 4
+
+
+def test_codes_that_are_dense_in_spite_of_a_k_are_planned_so():
+    sizes = {"d_in": 64, "d_out": 64, "d_sae": 1024}
+    for cfg in (Temporal(**sizes, k=4), Crosscoder(**sizes, n_sites=2, activation="relu")):
+        assert memory.plan_fit(fit(sae=cfg), "cpu").parts["dense codes"] > 0
+    assert memory.plan_fit(fit(sae=Crosscoder(**sizes, n_sites=2)), "cpu").parts["dense codes"] == 0
+
+
+def test_the_published_multi_layer_run_fits_where_it_should():
+    parts = memory.plan_fit(get("mlsae"), "cpu").parts
+    assert parts["dense codes"] == 0 and 15e9 < sum(parts.values()) < 17e9
