@@ -29,7 +29,7 @@ class RecordedTokenizer(Tokenizer):
         self.vocab_size, self.digest = raw["vocab_size"], raw["digest"]
 
     @override
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
         _absent("tokenizer")
 
     @override

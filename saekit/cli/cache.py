@@ -68,6 +68,7 @@ def write(
     from saekit.activations import caching as made
     from saekit.activations.store import Store
     from saekit.models.hf import load
+    from saekit.models.model_files import pinned
     from saekit.train.signals import StopRequest
 
     if resume is not None and repair is not None:
@@ -75,8 +76,9 @@ def write(
     if (there := resume or repair) is not None:
         store = Store.open(there)
         spec = made.Caching.from_dict(store.manifest["config"])
-        begun_with = store.manifest["model"]["dtype"]
-        lm = load(spec.model, revision=spec.revision, dtype=begun_with, device=device)
+        begun_with = store.manifest["model"]
+        revision = pinned(spec.revision, begun_with)
+        lm = load(spec.model, revision=revision, dtype=begun_with["dtype"], device=device)
         if repair is not None:
             files = made.repair(lm, repair, shown=not quiet)
             record = {"cache": str(repair), "rewritten": files}

@@ -72,16 +72,26 @@ def model_of(loaded: "Loaded", device: str, name: str | None = None) -> "Languag
         ConfigError: neither the files nor `name` say the model.
         FormatError: the model of that name is now another one.
     """
-    from saekit.core.errors import ConfigError, FormatError
+    from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
     from saekit.models.hf import load
+    from saekit.models.model_files import pinned
 
     made_from = loaded.card.model
     wanted = name or loaded.card.run.get("model", made_from["name"])
     if wanted == "unknown":
         raise ConfigError("The SAE's files do not say the language model. Name it with --model.")
-    revision = loaded.card.run.get("revision")
+    # Of its own model the commit that was recorded, for a branch may have moved on since.
+    own = name is None or name == loaded.card.run.get("model")
+    commit = pinned(loaded.card.run.get("revision"), made_from) if own else None
     dtype = "auto" if made_from["dtype"] == "unknown" else made_from["dtype"]
-    lm = load(wanted, revision=revision, dtype=dtype, device=device)
+    try:
+        lm = load(wanted, revision=commit, dtype=dtype, device=device)
+    except (UnknownNameError, ResourceError) as error:
+        if name is not None:
+            raise
+        raise type(error)(
+            f"The SAE's files name the model `{wanted}`. {error} Another can be named with --model."
+        ) from error
     if made_from["revision"] is not None and lm.revision != made_from["revision"]:
         raise FormatError(
             f"The SAE was trained on {wanted} at revision {made_from['revision']}; what loads "

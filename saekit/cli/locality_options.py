@@ -97,8 +97,10 @@ def model_of(named: "Named", device: str) -> "LanguageModel":
         FormatError: the model of that name is now another one.
     """
     from saekit.models.hf import load
+    from saekit.models.model_files import pinned
 
-    lm = load(named.name, revision=named.hub_revision, dtype="float32", device=device)
+    revision = pinned(named.hub_revision, {"revision": named.revision})
+    lm = load(named.name, revision=revision, dtype="float32", device=device)
     if named.revision not in (None, lm.revision):
         raise FormatError(
             f"The SAE was trained on {named.name} at revision {named.revision}; what loads under "

@@ -66,6 +66,7 @@ def sweep(
     """
     from saekit.core.files import read_json, write_json
     from saekit.models.hf import load
+    from saekit.models.model_files import pinned
     from saekit.train import sweep as many
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not emit_commands:
@@ -76,8 +77,9 @@ def sweep(
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
         manifests = sorted(resume.glob("*/manifest.json"))
-        begun = read_json(manifests[0])["model"]["dtype"] if manifests else dtype
-        lm = load(first.model, revision=first.revision, dtype=begun, device=device)
+        begun = read_json(manifests[0])["model"] if manifests else {"dtype": dtype}
+        revision = pinned(first.revision, begun)
+        lm = load(first.model, revision=revision, dtype=begun["dtype"], device=device)
     else:
         points = combinations(vary or [])
         one.check_flags(arch or "topk", tokens, epochs)

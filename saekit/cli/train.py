@@ -122,6 +122,7 @@ def train(
     from saekit.core import ranks
     from saekit.core.files import read_json
     from saekit.models.hf import load
+    from saekit.models.model_files import pinned
     from saekit.train.loop import train as train_run
 
     device = ranks.own_device(device)
@@ -136,8 +137,8 @@ def train(
             lm, _ = recorded_run(Path(held), device, {}, raw)
         else:
             lm = load(
-                raw["model"], revision=raw["revision"], dtype=begun_with["model"]["dtype"],
-                device=device,
+                raw["model"], revision=pinned(raw["revision"], begun_with["model"]),
+                dtype=begun_with["model"]["dtype"], device=device,
             )  # fmt: skip
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:

@@ -58,9 +58,9 @@ class Interrupted(SaekitError):
     exit_code = 130
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return `` Did you mean `x`?`` with the nearest known names, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
     if not close:
         return ""
     return " Did you mean " + " or ".join(f"`{c}`" for c in close) + "?"

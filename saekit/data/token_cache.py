@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from saekit.core.embedded_ids import beyond_embedding
 from saekit.core.errors import FormatError
 from saekit.core.files import (
     cache_folder,
@@ -87,6 +88,7 @@ class TokenCache:
         """Yield all shards in order: what is kept is read, the rest is made."""
         count, next_doc, n_bytes = 0, 0, 0
         while (shard := self._kept(count)) is not None:
+            self._check_embedded(shard)
             yield shard
             count += 1
             next_doc = shard.first_doc + len(shard.lengths)
@@ -97,10 +99,28 @@ class TokenCache:
             n_bytes += shard.tokens.nbytes
             if n_bytes <= self.most_bytes:
                 self._keep(count, shard)
+            self._check_embedded(shard)
             yield shard
             count += 1
         if n_bytes <= self.most_bytes:
             write_sealed(self.folder / "end.json", {"n_shards": count})
+
+    def _check_embedded(self, shard: Shard) -> None:
+        """Refuse a token that the model has no row for, with the document it is in.
+
+        A kept shard is checked too: models of one tokenizer may have embeddings of other sizes.
+        """
+        n_rows = getattr(self.tokenizer, "n_embedded", None)
+        if n_rows is None or not len(shard.tokens) or shard.tokens.max() < n_rows:
+            return
+        at = int((shard.tokens >= n_rows).argmax())
+        number = int(np.searchsorted(shard.lengths.cumsum(), at, side="right")) + shard.first_doc
+        document = next(itertools.islice(self.corpus.documents(self.split), number, None))
+        where = (
+            f"in document {number:,} of the {self.split} split ({document.source}, which begins "
+            f"{document.text[:40]!r})"
+        )
+        raise beyond_embedding(self.tokenizer, int(shard.tokens[at]), n_rows, where)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import UnknownNameError, nearest
+from saekit.core.errors import DataError, UnknownNameError, nearest
 from saekit.models.sites import Site
 
 Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
@@ -22,11 +22,19 @@ class Tokenizer(abc.ABC):
     pad_id: int | None
     special_ids: frozenset[int]
     vocab_size: int
+    n_embedded: int | None = None  # rows of its model's embedding; None: not known
     digest: str  # SHA-256 of what defines it
 
     @abc.abstractmethod
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return token ids per text, without any special token added."""
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        """Return a list of token ids for each text, without any special token added.
+
+        Args:
+            texts: several texts, or one as a plain string, which gives one list in a list.
+
+        Raises:
+            DataError: something in it is no text, as token ids, or is text that no UTF-8 can hold.
+        """
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -39,6 +47,31 @@ class Tokenizer(abc.ABC):
         Joined, they are the text. Where a character spans several tokens, its first token
         holds the character and the others are empty; undecodable bytes read as ``\xNN``.
         """
+
+
+def as_texts(texts: str | Sequence[Any]) -> list[str]:
+    """Return texts as a list; one plain string is one text, never a text a letter.
+
+    Raises:
+        DataError: something in it is no text, as token ids, or has a lone surrogate.
+    """
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise DataError(
+                f"Text {i} to be encoded must be a string; got {text!r:.60} "
+                f"({type(text).__name__}). Token ids need no encoding: give them to the model as "
+                f"a tensor [batch, n_ctx]."
+            )
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"Text {i} to be encoded has half a surrogate pair, {text[error.start]!r}, at "
+                    f"character {error.start:,}, which is no text. Put another character there."
+                ) from error
+    return found
 
 
 class LanguageModel(abc.ABC):

@@ -10,16 +10,15 @@ from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from saekit.core.embedded_ids import beyond_embedding
 from saekit.core.errors import (
     ConfigError,
     FormatError,
     MissingExtraError,
-    ResourceError,
     SaekitError,
     ShapeError,
     UnknownNameError,
@@ -34,14 +33,15 @@ from saekit.models.family import Tap, family_of
 from saekit.models.frozen import freeze_linears
 from saekit.models.frozen_mlp import freeze_mlps
 from saekit.models.frozen_shared import SharedAttention, freeze_activations
+from saekit.models.model_files import fetch_model
 from saekit.models.placement import pick_device, pick_dtype
+from saekit.models.short_names import SHORT_NAMES, full_name
 from saekit.models.sites import EMBED, Site
 from saekit.models.tokenizer import HFTokenizer, SpecialIds
+from saekit.models.whole import check_weight_files, load_weights, read_config
 
 Visit = Callable[[Tensor], Tensor | None]  # what was there -> what shall be, or None
 
-# The hub's names without an owner; any other bare name is a misspelling, known without asking.
-_BARE_HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 VOCAB_CHUNK_ROWS = 16384  # rows of the unembedding raised to float32 at a time
 
 
@@ -205,6 +205,10 @@ class HFModel(LanguageModel):
                 f"{self.name} reads rows of at most {self.n_ctx_max} tokens; got "
                 f"{tokens.shape[1]}. Use a shorter context."
             )
+        # An id without a row ends a CPU run in an IndexError, and on CUDA kills the process.
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            wrong = int(tokens.max()) if int(tokens.min()) >= 0 else int(tokens.min())
+            raise beyond_embedding(self.tokenizer, wrong, self.vocab_size, f"for {self.name}")
         return tokens.to(self.device, non_blocking=True)
 
     @contextlib.contextmanager
@@ -302,8 +306,10 @@ def load(
     """Return a language model, ready to read.
 
     Args:
-        name: an embedded model, a folder that transformers wrote, or a name on the hub.
+        name: an embedded model, a folder that transformers wrote, a name on the hub, or the
+            short name that TransformerLens gives one. A folder of that name comes first.
         revision: branch, tag or commit on the hub; None is its main branch. Only for hub names.
+            The commit it stands for is the model's `revision`.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the
             hardware multiplies it fast, else float32.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where there is any.
@@ -312,7 +318,8 @@ def load(
     Raises:
         UnknownNameError: nothing has this name, or its type has no map of sites.
         ResourceError: the device is absent, or the model cannot be fetched.
-        FormatError: the files are damaged, or the self-check failed.
+        FormatError: the files are damaged, lack weights or have others, need code of their own
+            to run, or the self-check failed.
         ConfigError: `dtype` or `device` is not one of those above, or a `revision` is given
             for files on this machine.
         MissingExtraError: transformers is not installed.
@@ -325,15 +332,17 @@ def load(
         raise ConfigError(
             f"`revision` is for models on the hub; `{name}` is on this machine. Leave it out."
         )
-    source = str(folder or name)
-    with _readable_errors(name, local=folder is not None), _quiet(library):
-        config = library.AutoConfig.from_pretrained(source, revision=revision)
+    commit = None
+    if folder is None:
+        name = full_name(name)
+        folder, commit = fetch_model(name, revision, f"Check the name and the network. {_known()}")
+    with _readable_errors(name), _quiet(library):
+        config = read_config(library, folder, name)
         family_of(config.get_text_config().model_type)
-        tokenizer = _tokenizer_of(library, source, revision)
-        module = library.AutoModelForCausalLM.from_pretrained(
-            source, config=config, revision=revision, dtype=kind, use_safetensors=True
-        )
-    made_of = MODELS[name].sha256 if name in MODELS else _revision(folder, config)
+        check_weight_files(folder, name)
+        tokenizer = _tokenizer_of(library, folder, config.get_text_config().vocab_size)
+        module = load_weights(library, folder, config, kind, name)
+    made_of = commit or (MODELS[name].sha256 if name in MODELS else _revision(folder))
     model = HFModel(module.to(place), tokenizer, name=name, revision=made_of)
     if check:
         selfcheck.check(model)
@@ -357,22 +366,18 @@ def _local(name: str) -> Path | None:
         return embedded(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FormatError(
-                f"{folder} holds no model: it has no config.json. Give the folder that "
-                f"`save_pretrained` of transformers wrote."
-            )
         return folder
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
-    if is_path or ("/" not in name and name not in _BARE_HUB_NAMES):
+    if is_path or "/" not in full_name(name):
         raise UnknownNameError(f"There is no model or folder `{name}`. {_known(name)}")
     return None
 
 
-def _known(name: str) -> str:
+def _known(name: str = "") -> str:
+    near = nearest(name, {*MODELS, *SHORT_NAMES}, cutoff=0.8) if name else ""
     return (
-        f"A model is an embedded one ({', '.join(MODELS)}), a folder, or a name on the hub "
-        f"such as EleutherAI/pythia-70m.{nearest(name, {*MODELS, *_BARE_HUB_NAMES} - {name})}"
+        f"A model is an embedded one ({', '.join(MODELS)}), a folder, a name on the hub such as "
+        f"EleutherAI/pythia-70m, or a short name of TransformerLens such as gpt2-small.{near}"
     )
 
 
@@ -383,42 +388,35 @@ def _copied(module: Any) -> Any:
     return found
 
 
-def _revision(folder: Path | None, config: Any) -> str:
-    if folder is None:
-        return config._commit_hash or "unknown"
+def _revision(folder: Path) -> str:
     weights = sorted(folder.glob("*.safetensors"))
     return digest(part for file in weights for part in (file.name, sha256_of(file)))
 
 
-def _tokenizer_of(library: Any, source: str, revision: str | None) -> HFTokenizer:
-    found = library.AutoTokenizer.from_pretrained(source, revision=revision)
+def _tokenizer_of(library: Any, folder: Path, n_embedded: int) -> HFTokenizer:
+    found = library.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
         raise FormatError(
-            f"{source} has no fast tokenizer (tokenizer.json); text could not be shown token "
+            f"{folder} has no fast tokenizer (tokenizer.json); text could not be shown token "
             f"by token. Convert it with transformers first."
         )
     special = SpecialIds(found.bos_token_id, found.eos_token_id, found.pad_token_id)
-    return HFTokenizer(backend, special)
+    return HFTokenizer(backend, special, n_embedded=n_embedded)
 
 
 @contextlib.contextmanager
-def _readable_errors(name: str, *, local: bool) -> Iterator[None]:
+def _readable_errors(name: str) -> Iterator[None]:
     """Say in one paragraph what transformers says in a page."""
     try:
         yield
     except SaekitError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0].rstrip(".:")
-        if local:
-            raise FormatError(
-                f"`{name}` could not be loaded: {reason}. The folder needs config.json, "
-                f"*.safetensors and tokenizer.json, whole and of one model."
-            ) from error
-        raise ResourceError(
-            f"`{name}` could not be had from the hub: {reason}. Check the name, the network, "
-            f"and for models behind a licence the login. {_known(name)}"
+    except Exception as error:  # whatever damaged or odd files make transformers raise
+        reason = str(error).strip().partition("\n")[0].rstrip(".:") or type(error).__name__
+        raise FormatError(
+            f"`{name}` could not be loaded: {reason}. The folder needs config.json, "
+            f"*.safetensors and tokenizer.json, whole and of one model."
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from saekit.core.errors import UnknownNameError, nearest
 from saekit.core.files import write_json
 from saekit.core.seeds import generator
-from saekit.models.base import Tokenizer
+from saekit.models.base import Tokenizer, as_texts
 from saekit.models.hf import HFModel, new_module
 from saekit.models.tokenizer import byte_alphabet, byte_level_bpe, split_text
 
@@ -34,8 +34,8 @@ class ByteTokenizer(Tokenizer):
     digest = hashlib.sha256(b"saekit byte tokenizer 1").hexdigest()
 
     @override
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(text.encode()) for text in texts]
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        return [list(text.encode()) for text in as_texts(texts)]
 
     @override
     def decode(self, ids: Sequence[int]) -> str:

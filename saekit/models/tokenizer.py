@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.errors import FormatError, MissingExtraError
 from saekit.core.files import digest
-from saekit.models.base import Tokenizer
+from saekit.models.base import Tokenizer, as_texts
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -30,13 +30,15 @@ class HFTokenizer(Tokenizer):
     Args:
         backend: a `tokenizers.Tokenizer`; its truncation and padding are switched off.
         special: which ids stand for begin, end and padding.
+        n_embedded: rows of the embedding of the model it goes with, where that is known.
     """
 
-    def __init__(self, backend: Any, special: SpecialIds):
+    def __init__(self, backend: Any, special: SpecialIds, *, n_embedded: int | None = None):
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self.bos_id, self.eos_id, self.pad_id = special
+        self.n_embedded = n_embedded
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self._added = {i: token.content for i, token in added.items()}
@@ -48,8 +50,8 @@ class HFTokenizer(Tokenizer):
         self._known: dict[int, bytes] = {}
 
     @override
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        batch = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        batch = self._backend.encode_batch_fast(as_texts(texts), add_special_tokens=False)
         return [row.ids for row in batch]
 
     @override

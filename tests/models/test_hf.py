@@ -314,18 +314,6 @@ def test_a_model_of_an_unknown_layout_is_refused_by_type(tmp_path) -> None:
         load(str(folder))
 
 
-def test_a_failed_fetch_is_told_in_one_paragraph(monkeypatch) -> None:
-    library = hf._transformers()
-
-    def offline(*_args, **_kwargs):
-        raise OSError("We couldn't connect to the hub.\nA page of advice.")
-
-    monkeypatch.setattr(library.AutoConfig, "from_pretrained", offline)
-    with pytest.raises(ResourceError, match="connect to the hub. Check") as caught:
-        load("no/such-model")
-    assert "\n" not in str(caught.value)
-
-
 def test_a_missing_library_is_named(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"saekit\[lm\]"):

@@ -1,0 +1,78 @@
+"""One border around the Hugging Face hub: whatever its libraries raise becomes one sentence."""
+
+import contextlib
+from collections.abc import Iterator
+
+from saekit.core.errors import ResourceError, SaekitError
+
+# Libraries below the hub's own. Some of their errors are no OSError, so they are known by where
+# their classes are defined; none of them is imported here.
+_LIBRARIES = frozenset(
+    {
+        "aiohttp", "datasets", "fsspec", "hf_xet", "httpcore", "httpx", "httpx2",
+        "huggingface_hub", "requests", "urllib3",
+    }
+)  # fmt: skip
+# What an error means, by its class; the most particular class comes first.
+_MEANINGS = {
+    "GatedRepoError": "it is behind a licence; accept it on its page, then log in: hf auth login",
+    "RepositoryNotFoundError": "there is no such repository, or it is private and you are not "
+    "logged in",
+    "DatasetNotFoundError": "there is no such data set, or it is private and you are not logged in",
+    "RevisionNotFoundError": "it has no such branch, tag or commit",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and the files are not in the local cache",
+    "LocalEntryNotFoundError": "the hub cannot be reached (or HF_HUB_OFFLINE is set), and the "
+    "files are not in the local cache",
+    "ConnectError": "the hub cannot be reached",
+    "ConnectionError": "the hub cannot be reached",
+    "ClientConnectionError": "the hub cannot be reached",
+    "ProxyError": "the proxy that this machine uses cannot be reached",
+    "TimeoutException": "the hub does not answer in time",
+    "Timeout": "the hub does not answer in time",
+    "ServerTimeoutError": "the hub does not answer in time",
+}
+
+
+@contextlib.contextmanager
+def hub_border(doing: str, advice: str) -> Iterator[None]:
+    """A context in which errors of the network and of the hub's libraries are a `ResourceError`.
+
+    Args:
+        doing: what was tried, as in "Could not ...".
+        advice: what to do next, one sentence or more.
+
+    Raises:
+        ResourceError: the hub cannot be reached, or refuses.
+    """
+    try:
+        yield
+    except SaekitError:
+        raise
+    except Exception as error:
+        if not is_hub_error(error):
+            raise
+        raise ResourceError(f"Could not {doing}: {reason_of(error)}. {advice}") from error
+
+
+def is_hub_error(error: BaseException) -> bool:
+    """Return whether an error is of the network, the disk or a library of the hub."""
+    if isinstance(error, OSError | ValueError):
+        return True
+    return any(c.__module__.partition(".")[0] in _LIBRARIES for c in type(error).__mro__)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in a few words why the hub gave nothing."""
+    # Errors of the network come wrapped in others that only repeat them, so look through all.
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for one in chain:
+        names = [c.__name__ for c in type(one).__mro__]
+        for name, meaning in _MEANINGS.items():
+            if name in names:
+                return meaning
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".:") if lines else type(error).__name__
