@@ -33,7 +33,7 @@ from saekit.locality.measure import (
     measured,
 )
 from saekit.locality.run_scores import latent_table, site_scores
-from saekit.locality.subjects import Subject, facts
+from saekit.locality.subjects import Subject, check_subjects, facts
 from saekit.models.base import LanguageModel
 
 VERSION = 2  # windows are drawn from the whole corpus
@@ -123,7 +123,8 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
-        windows=config.windows, seed=config.measure.seed, bos=config.bos, most_docs=config.documents,
+        windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        most_docs=config.documents,
         late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
     )  # fmt: skip
     settings = {
@@ -148,21 +149,9 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     bar.close()
     result = _result(config, settings | {"saes": saes}, drawn, found, failures)
     latents = latent_table(found)
-    write_json(out / "bench.json", bench.record(resumed=resume))
+    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
     write(out, result, latents, found, tables)
     return Done(result, latents, failures)
-
-
-def check_subjects(lm: LanguageModel, subjects: Sequence[Subject]) -> None:
-    """Refuse no SAE, two of one site, or a site that the model has not.
-
-    Raises:
-        ConfigError: there is nothing to measure, or a site twice.
-        UnknownNameError: there is no such site.
-    """
-    names = [str(lm.check_site(s.site)) for s in subjects]
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"A run needs SAEs of different sites; got {', '.join(names) or 'none'}.")
 
 
 def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
