@@ -18,6 +18,7 @@ from saekit.cli.locality_options import (
     Memory,
     Model,
     OutOrBeside,
+    PresetName,
     Quiet,
     Resume,
     Sites,
@@ -48,6 +49,7 @@ def autocorr(
     sae: Folder,
     site: Sites = None,
     layers: Layers = None,
+    preset: PresetName = None,
     model: Model = None,
     index: Index = None,
     tokens: Annotated[
@@ -101,7 +103,7 @@ def autocorr(
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
     folder = out or sae / "locality" / "autocorr"
-    loaded = opened(sae, site, layers)
+    loaded = opened(sae, site, layers, preset)
     named = numbers(latents, loaded.sae.cfg.d_sae) if latents else None
     asked = (tokens, targets, n_ctx, threshold)
     lm = _model(loaded, folder, asked, resume, (device, model))

@@ -17,6 +17,7 @@ from saekit.cli.locality_options import (
     Memory,
     Model,
     OutOrBeside,
+    PresetName,
     Quiet,
     Resume,
     Sites,
@@ -49,6 +50,7 @@ def events(
     sae: Folder,
     site: Sites = None,
     layers: Layers = None,
+    preset: PresetName = None,
     model: Model = None,
     index: Index = None,
     corpus: Corpus = None,
@@ -107,7 +109,7 @@ def events(
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
     run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
     about = {f.latent: f for f in read_features(features)} if features else {}
-    loaded = opened(sae, site, layers)
+    loaded = opened(sae, site, layers, preset)
     folder = out or sae / "locality" / "events"
     _check_source(index, corpus, tokens)
     _check_latents(about, loaded, features)

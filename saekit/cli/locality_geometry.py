@@ -13,6 +13,7 @@ from saekit.cli.locality_options import (
     Json,
     Layers,
     OutOrBeside,
+    PresetName,
     Quiet,
     Sites,
     opened,
@@ -32,6 +33,7 @@ def geometry(
     sae: Annotated[Path, typer.Option(help="The SAE they are of: a run's folder.")],
     site: Sites = None,
     layers: Layers = None,
+    preset: PresetName = None,
     n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     least_events: Annotated[int, typer.Option(help="Events a latent needs to be in it.")] = 2,
     k: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
@@ -66,7 +68,7 @@ def geometry(
     if neuronpedia is not None and not neuronpedia.is_dir():
         raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
     test = Geometry(k=k, permutations=permutations, seed=seed)
-    loaded = opened(sae, site, layers)
+    loaded = opened(sae, site, layers, preset)
     ((length, rows),) = event_files.read(
         events, n_ctx or max(event_files.lengths(events))
     ).items()

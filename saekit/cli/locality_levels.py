@@ -12,6 +12,7 @@ from saekit.cli.locality_options import (
     Layers,
     Model,
     Out,
+    PresetName,
     Quiet,
     Sites,
     float32_model,
@@ -19,6 +20,8 @@ from saekit.cli.locality_options import (
 )
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
+
+NAME = "feature_level_entropies"
 
 
 @app.command("levels")
@@ -29,7 +32,11 @@ def levels(
     ],
     site: Sites = None,
     layers: Layers = None,
+    preset: PresetName = None,
     model: Model = None,
+    index: Annotated[
+        list[Path] | None, typer.Option(help="Index of each SAE, in their order. [SAE/index]")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 1.0,
     min_count: Annotated[
         int, typer.Option(help="Tokens a latent must be on at for H_vocab.")
@@ -48,12 +55,15 @@ def levels(
     from saekit.locality.levels import Level, Levels, published
 
     config = Levels(threshold=threshold, min_count=min_count)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty. Name another folder with --out.")
+    if out.exists() and any(not path.name.startswith(NAME) for path in out.iterdir()):
+        raise ConfigError(f"{out} holds other files. Name another folder with --out.")
     found: dict[int, Level] = {}
     about: dict[str, Any] = {}
-    for folder in saes:
-        layer, level, said = _of(folder, (site, layers), (model, device), config)
+    indexes = index or [folder / "index" for folder in saes]
+    if len(indexes) != len(saes):
+        raise ConfigError(f"Give an --index for each SAE; got {len(indexes)} for {len(saes)}.")
+    for folder, codes in zip(saes, indexes, strict=True):
+        layer, level, said = _of((folder, codes), (site, layers, preset), (model, device), config)
         if layer in found:
             raise ConfigError(f"Two SAEs are of layer {layer}; the file has one of each layer.")
         if about and about["model_id"] != said["model_id"]:
@@ -62,7 +72,7 @@ def levels(
                 f"once for each."
             )
         found[layer], about = level, about or said
-    files = dataset.write(out / "feature_level_entropies", published(found, config, about))
+    files = dataset.write(out / NAME, published(found, config, about))
     columns: dict[str, list[Any]] = {"layer": [], "latent": []}
     for layer, level in sorted(found.items()):
         columns["layer"] += [layer] * len(level.totals)
@@ -70,7 +80,7 @@ def levels(
         for name, values in level._asdict().items():
             columns.setdefault(name, []).extend(values.tolist())
     Table(columns=columns, units={"H_vocab": "bits", "H_logit": "bits"}).write_csv(
-        out / "feature_level_entropies.csv"
+        out / f"{NAME}.csv"
     )
     means = {i: (float(v.H_vocab.nanmean()), float(v.H_logit.mean())) for i, v in found.items()}
     lines = [f"layer {i}: mean H_vocab {a:.3f} bits, H_logit {b:.3f}"
@@ -81,17 +91,25 @@ def levels(
 
 
 def _of(
-    folder: Path, where: tuple[Any, Any], named: tuple[str | None, str], config: Any
-) -> tuple[int, Any, dict[str, Any]]:
-    """Return the layer of a folder's SAE, its entropies, and what they are of.
+    folders: tuple[Path, Path], where: tuple[Any, Any, Any], named: tuple[str | None, str],
+    config: Any,
+) -> tuple[int, Any, dict[str, Any]]:  # fmt: skip
+    """Return the layer of an SAE, its entropies, and what they are of.
+
+    Args:
+        folders: of the SAE, and of its index.
+        where: site, layers and preset.
+        named: model, where another than the SAE's, and device.
+        config: how they are taken.
 
     Raises:
         FormatError: the SAE reads or writes no residual stream, or has no index.
     """
     from saekit.cli.locality_events import open_index
 
+    folder, codes = folders
     loaded = opened(folder, *where)
-    store = open_index(folder / "index", loaded)
+    store = open_index(codes, loaded)
     directions = loaded.sae.directions().detach()
     directions = directions.reshape(-1, *directions.shape[-2:])[0]
     lm = float32_model(loaded, named[1], named[0])

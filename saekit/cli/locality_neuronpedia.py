@@ -16,6 +16,7 @@ from saekit.cli.locality_options import (
     Json,
     Layers,
     Memory,
+    PresetName,
     Quiet,
     Resume,
     Sites,
@@ -52,6 +53,7 @@ def neuronpedia(
     ] = None,
     site: Sites = None,
     layers: Layers = None,
+    preset: PresetName = None,
     language_model: Annotated[
         str | None, typer.Option(help="Language model, by name or folder. [the SAE's]")
     ] = None,
@@ -98,7 +100,7 @@ def neuronpedia(
         raise ConfigError(f"{place.path(0).parent} holds no latent. Name some with --latents.")
     records, failed = _asked(place, chosen)
     if sae is not None:
-        loaded = opened(sae, site, layers)
+        loaded = opened(sae, site, layers, preset)
         run = EventRun(threshold=threshold)
         run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
         _score(

@@ -15,6 +15,7 @@ from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
+    from saekit.data.base import Corpus
     from saekit.hub.native import Loaded
     from saekit.locality.measure import Failure
     from saekit.locality.subjects import Named, Subject
@@ -121,16 +122,32 @@ def layers_of(words: list[str] | None) -> list[int]:
 
 
 def opened(
-    folder: Path, site: list[str] | None, layers: list[str] | None
+    folder: Path, site: list[str] | None, layers: list[str] | None, preset: str | None = None
 ) -> "Loaded":
     """Return the SAE of a folder, for one of the sites that it reads.
+
+    Args:
+        folder: of a run or an SAE; of a preset, with the files of its release.
+        site: which, of those it reads.
+        layers: likewise; of a preset, one.
+        preset: whose release it is.
 
     Raises:
         ConfigError: several sites are chosen, or one that it does not read.
         FormatError: the folder holds no SAE.
     """
     from saekit.hub.native import load
+    from saekit.locality.presets.base import preset as find
+    from saekit.locality.subjects import loaded_layer
 
+    if preset is not None:
+        wanted_layers = layers_of(layers)
+        if site or len(wanted_layers) != 1:
+            raise ConfigError(
+                f"Of a preset one layer is studied at a time. Give --layers with one of "
+                f"{', '.join(map(str, find(preset).layers))}, and no --site."
+            )
+        return loaded_layer(find(preset), folder, wanted_layers[0])
     if not site and not layers:
         return load(folder)
     reads = load(folder, scaled=True).card.pair.reads
@@ -154,16 +171,16 @@ def float32_model(loaded: "Loaded", device: str, name: str | None = None) -> "La
 
 
 def codes_of(
-    loaded: "Loaded", lm: "LanguageModel", text: tuple[str | None, str], folder: Path, tokens: int,
-    *, sizes: tuple[int, int], shown: bool,
+    loaded: "Loaded", lm: "LanguageModel", text: "tuple[Corpus | str | None, str]", folder: Path,
+    tokens: int, *, sizes: tuple[int, int], shown: bool,
 ) -> "LatentStore":  # fmt: skip
     """Return the codes of whole documents, made in `folder`.
 
     Args:
         loaded: the SAE.
         lm: its model.
-        text: corpus, None for that of the SAE's run, and split.
-        folder: to make; documents of the same settings that are there are read again.
+        text: corpus or its name, None for that of the SAE's run; and split.
+        folder: to make; codes that are there are made anew.
         tokens: at which number no further document is begun.
         sizes: tokens of a pass, and of its overlap with the one before.
         shown: whether progress is.
@@ -174,14 +191,17 @@ def codes_of(
     from saekit.analysis.document_index import DocumentIndex
     from saekit.data.base import SPLITS, Corpus
     from saekit.data.open import open_corpus
+    from saekit.hub.complete import complete
 
     corpus, split = text
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     if not corpus and "corpus" not in loaded.card.run:
         raise ConfigError("The SAE's files name no text. Name some with --corpus.")
-    chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])
+    chosen = open_corpus(corpus) if isinstance(corpus, str) else corpus
+    chosen = chosen or Corpus.from_dict(loaded.card.run["corpus"])
     cfg = DocumentIndex(n_ctx=sizes[0], overlap=sizes[1])
+    loaded = complete(loaded, lm, chosen)  # SAEs of other libraries come without a token rule
     return cfg.write(loaded, lm, (chosen, split), folder, tokens=tokens, shown=shown)
 
 

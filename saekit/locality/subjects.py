@@ -161,6 +161,17 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
         FormatError: the files are missing, damaged, or of another architecture.
         ConfigError: they are of another site.
     """
+    loaded = loaded_layer(chosen, root, layer)
+    return Opened(loaded.sae, forgotten(loaded))
+
+
+def loaded_layer(chosen: Preset, root: Path, layer: int) -> Loaded:
+    """Return the SAE of a preset's layer with its card.
+
+    Raises:
+        FormatError: the files are missing, damaged, or of another architecture.
+        ConfigError: they are of another site.
+    """
     loaded = load(
         chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
         told=Told(model=chosen.model, architecture=chosen.architecture),
@@ -169,6 +180,7 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     if inner.name != chosen.architecture:
         raise FormatError(
             f"{chosen.sae_folder(root, layer)} holds an SAE of architecture `{inner.name}`; those "
-            f"of {chosen.key} are `{chosen.architecture}`. For other SAEs use --sae."
+            f"of {chosen.key} are `{chosen.architecture}`. Name other SAEs by their folders, not "
+            f"by a preset."
         )
-    return Opened(loaded.sae, forgotten(loaded))
+    return loaded

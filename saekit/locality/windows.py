@@ -45,6 +45,7 @@ class Sample(NamedTuple):
     documents: int  # in the corpus, or pieces of it where the filter joins rows
     characters: int  # in all of them
     seed: int  # of the keys
+    split: Split  # that was read
 
     @property
     def whole(self) -> bool:
@@ -55,7 +56,7 @@ class Sample(NamedTuple):
         """Return how the text of the windows was chosen, JSON-ready."""
         return {
             "method": "documents with the smallest random keys of the whole corpus",
-            "seed": self.seed, "documents": self.documents, "characters": self.characters,
+            "split": self.split, "seed": self.seed, "documents": self.documents, "characters": self.characters,
             "documents_tokenised": len(self.texts),
         }  # fmt: skip
 
@@ -87,7 +88,7 @@ def sample_documents(
 
     Args:
         corpus: the text.
-        split: of it.
+        split: of it (see `part`).
         rule: how a document enters the stream.
         chars: least text, where the corpus has it.
         seed: of the keys; more text of the same seed holds all that less text does.
@@ -97,6 +98,7 @@ def sample_documents(
     Raises:
         DataError: there is no text.
     """
+    split = part(corpus, split)
     documents = islice(corpus.documents(split), most_docs or None)
     texts = ((rule.prepare(d.text), d.source) for d in documents)
     units: Iterable[tuple[str, str]] = (one for one in texts if one[0])
@@ -117,7 +119,15 @@ def sample_documents(
     if not n:
         raise DataError(f"The corpus gives no text for windows (split {split}).")
     ordered = sorted(kept, key=lambda one: one[1])
-    return Sample([(text, source) for _, _, text, source in ordered], n, read, seed)
+    return Sample([(text, source) for _, _, text, source in ordered], n, read, seed, split)
+
+
+def part(corpus: Corpus, split: Split) -> Split:
+    """Return the split to read: train where a corpus keeps no text for tests.
+
+    The corpora of the published runs are read whole, which is such a corpus.
+    """
+    return "train" if getattr(corpus, "test_share", None) == 0 else split
 
 
 def _keys(seed: int) -> Iterator[float]:

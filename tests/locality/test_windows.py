@@ -176,6 +176,12 @@ def test_more_text_is_read_where_too_few_windows_pass(tmp_path):
         from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=420, windows=1)
 
 
+def test_a_corpus_without_a_test_part_is_read_whole(tmp_path):
+    corpus = many(tmp_path, 20)
+    found = from_corpus(corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=2)
+    assert found.sample.record()["split"] == "train" and found.sample.documents == 20
+
+
 def test_a_sample_of_more_text_holds_that_of_less(tmp_path):
     corpus, plain = many(tmp_path, 300), registry.get("plain")()
     some = [sample_documents(corpus, "train", plain, chars=c, seed=5) for c in (1, 900, 3000)]
