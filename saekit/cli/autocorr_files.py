@@ -26,6 +26,14 @@ class Chosen(NamedTuple):
     rows: dict[str, list[Any]]  # selected_features.csv: the pool, and what passes
 
 
+class Filters(NamedTuple):
+    """What drawn latents had to pass; None: it was not asked of them."""
+
+    density: tuple[float, float] | None  # least and largest share of tokens
+    docs_active: int | None  # documents they are on in, at least
+    frac_bos: float | None  # largest share of Neuronpedia's peaks at BOS
+
+
 def as_tensor(latents: list[int]) -> "Tensor":
     """Return latents as an index."""
     import torch
@@ -238,15 +246,26 @@ def manifest(
 
 
 def corpus_meta(
-    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel", corpus: str | None
-) -> None:
-    """Write what the text was: that of a name, or, without one, that of the SAE's run."""
+    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel",
+    asked: tuple[str | None, int],
+) -> None:  # fmt: skip
+    """Write what the text was: that of a name, or, without one, that of the SAE's run.
+
+    Args:
+        folder: of the run.
+        store: the codes of the text.
+        n_tokens: that count.
+        lm: the model.
+        asked: the corpus' name, and the seed of what is drawn from it.
+    """
     from saekit.activations.text_axis import texts
     from saekit.core.files import write_json
     from saekit.data.open import open_corpus
 
+    corpus, seed = asked
     run = (store.meta.get("card") or {}).get("run", {})
     dataset = open_corpus(corpus).to_dict() if corpus else run.get("corpus")
+    described = dataset or {}
     n_docs = 0
     for text in texts(store):
         n_docs = int(text.stretch[-1]) + 1
@@ -254,5 +273,9 @@ def corpus_meta(
         folder / "corpus_meta.json",
         {"dataset": dataset, "split": store.meta.get("split"), "n_docs": n_docs,
          "n_tokens": n_tokens, "documents": store.meta.get("documents"),
+         "config": described.get("config"), "revision": described.get("revision"),
+         "filters": {"least_doc_tokens":
+                     (store.meta.get("documents") or {}).get("least_doc_tokens")},
+         "seed": seed,
          "tokenizer": lm.tokenizer.digest},
     )  # fmt: skip

@@ -7,18 +7,27 @@ import typer
 
 from saekit.cli import autocorr_files as files
 from saekit.cli.locality import app
-from saekit.cli.locality_events import (
+from saekit.cli.locality_events import Corpus, Index, Latents, draw_latents, open_index
+from saekit.cli.locality_options import (
     PARTLY,
-    Index,
+    Device,
+    Folder,
+    Format,
     Json,
-    Latents,
+    Layers,
+    Memory,
+    Model,
+    OutOrBeside,
+    PresetName,
     Quiet,
-    draw_latents,
+    Resume,
+    Sites,
+    bytes_of,
+    codes_of,
     float32_model,
     numbers,
-    open_index,
+    opened,
 )
-from saekit.cli.locality_options import Format, Memory, bytes_of
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -37,12 +46,18 @@ TARGETS = "targets"  # folder of the journal of scored positions
 
 @app.command("autocorr")
 def autocorr(
-    sae: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    sae: Folder,
+    site: Sites = None,
+    layers: Layers = None,
+    preset: PresetName = None,
+    model: Model = None,
     index: Index = None,
-    documents: Annotated[
-        int, typer.Option(help="Read whole documents of so many tokens; 0: use the index.")
+    tokens: Annotated[
+        int,
+        typer.Option("--tokens", "--documents",
+                     help="Read whole documents, so many tokens; 0: use the index."),
     ] = 200_000,
-    corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
+    corpus: Corpus = None,
     split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
     window: Annotated[int, typer.Option(help="Tokens of a pass over documents.")] = 1024,
     overlap: Annotated[int, typer.Option(help="Tokens of context a window repeats.")] = 256,
@@ -52,43 +67,51 @@ def autocorr(
     n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 200,
     min_density: Annotated[float, typer.Option(help="Least share of tokens.")] = 1e-5,
     max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
-    top: Annotated[int, typer.Option(help="Peaks per latent, in so many documents.")] = 20,
+    top: Annotated[
+        int, typer.Option(help="Peaks per latent, one a document; drawn latents have as many.")
+    ] = 20,
     targets: Annotated[
         int, typer.Option(help="Active positions per latent whose H_pos is taken; 0 for none.")
     ] = 32,
-    n_ctx: Annotated[int, typer.Option(help="Window of H_pos, tokens.")] = 256,
+    n_ctx: Annotated[int, typer.Option(help="Tokens of a window, of H_pos.")] = 256,
     neuronpedia: Annotated[
         Path | None, typer.Option(help="Folder MODEL/SAE of a cache: words, recall, texts.")
     ] = None,
+    sae_id: Annotated[
+        str | None, typer.Option(help="What the SAE is called. [its folder's name]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Resume = False,
     memory: Memory = None,
     tables: Format = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/autocorr]")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    out: OutOrBeside = None,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure how long latents stay on along documents, and their corner cases.
 
-    Example: saekit locality autocorr demo --documents 60000 --window 256 --overlap 64
+    Example: saekit locality autocorr demo --tokens 60000 --window 256 --overlap 64
     --n-latents 40 --targets 8 --n-ctx 128
     """
     from saekit.analysis.autocorrelation import Autocorrelation
     from saekit.analysis.document_peaks import DocumentPeaks
     from saekit.data.table_files import check, write
-    from saekit.locality.quality import records
+    from saekit.locality.quality import BOS_DOMINATED, records
 
     check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
     folder = out or sae / "locality" / "autocorr"
-    loaded, lm = _opened(sae, folder, (documents, targets, n_ctx, threshold), resume, device)
-    if documents:
-        store = _read(loaded, lm, (corpus, split), folder, documents, (window, overlap), quiet)
+    loaded = opened(sae, site, layers, preset)
+    named = numbers(latents, loaded.sae.cfg.d_sae) if latents else None
+    asked = (tokens, targets, n_ctx, threshold)
+    lm = _model(loaded, folder, asked, resume, (device, model))
+    if tokens:
+        store = codes_of(loaded, lm, (corpus, split), folder / "index", tokens,
+                         sizes=(window, overlap), shown=not quiet)  # fmt: skip
     else:
         store = open_index(index or sae / "index", loaded)
-    named = numbers(latents, store.d_sae) if latents else None
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
     said = records(neuronpedia, pool) if neuronpedia else {}
@@ -118,38 +141,44 @@ def autocorr(
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in made],
     }  # fmt: skip
-    files.manifest(folder, record, store, question, (seed, corpus, split), lm)
-    files.corpus_meta(folder, store, curves.n_tokens, lm, corpus if documents else None)
+    chosen_by = files.Filters(
+        None if named else (min_density, max_density), None if named else top,
+        None if named or not said else BOS_DOMINATED,
+    )  # fmt: skip
+    about = {"layer": loaded.card.site.layer, "site": str(loaded.card.site),
+             "sae_id": sae_id or sae.resolve().name, "filters": chosen_by._asdict(),
+             "n_latents": n_latents, "targets": targets, "ctx_len": n_ctx}  # fmt: skip
+    files.manifest(folder, record | about, store, question, (seed, corpus, split), lm)
+    files.corpus_meta(folder, store, curves.n_tokens, lm, (corpus if tokens else None, seed))
     _end(record, as_json)
 
 
-def _opened(
-    sae: Path, folder: Path, asked: tuple[int, int, int, float], resume: bool, device: str
-) -> "tuple[Loaded, LanguageModel]":
-    """Return the SAE and its model, after all is refused that can be before text is read.
+def _model(
+    loaded: "Loaded", folder: Path, asked: tuple[int, int, int, float], resume: bool,
+    named: tuple[str, str | None],
+) -> "LanguageModel":  # fmt: skip
+    """Return the model, after all is refused that can be before text is read.
 
     Raises:
         ConfigError: a number is out of range, or the folder holds a run.
     """
-    from saekit.hub.native import load
     from saekit.locality.event_entropy import EventEntropy
     from saekit.locality.journal import holds_a_run
     from saekit.locality.windows import check_length
 
-    documents, targets, n_ctx, threshold = asked
-    if targets < 0 or documents < 0:
+    tokens, targets, n_ctx, threshold = asked
+    if targets < 0 or tokens < 0:
         raise ConfigError(
-            f"`--targets` and `--documents` are 0 or more; got {targets} and {documents}."
+            f"`--targets` and `--tokens` are 0 or more; got {targets} and {tokens}."
         )
     if targets:
         EventEntropy(n_ctx=n_ctx, threshold=threshold)
-    loaded = load(sae)
-    lm = float32_model(loaded, device)
+    lm = float32_model(loaded, *named)
     if targets:
         check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
     if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
         raise holds_a_run(folder)
-    return loaded, lm
+    return lm
 
 
 def _end(record: dict[str, Any], as_json: bool) -> None:
@@ -162,23 +191,6 @@ def _end(record: dict[str, Any], as_json: bool) -> None:
     emit(record, as_json=as_json, lines=lines)
     if record["failed"]:
         raise typer.Exit(PARTLY)
-
-
-def _read(
-    loaded: "Loaded", lm: "LanguageModel", text: tuple[str | None, str], folder: Path, tokens: int,
-    sizes: tuple[int, int], quiet: bool,
-) -> "LatentStore":  # fmt: skip
-    from saekit.analysis.document_index import DocumentIndex
-    from saekit.data.base import SPLITS, Corpus
-    from saekit.data.open import open_corpus
-
-    corpus, split = text
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    chosen = open_corpus(corpus) if corpus else Corpus.from_dict(loaded.card.run["corpus"])
-    cfg = DocumentIndex(n_ctx=sizes[0], overlap=sizes[1])
-    return cfg.write(loaded, lm, (chosen, split), folder / "index", tokens=tokens,
-                     shown=not quiet)  # fmt: skip
 
 
 def _select(
@@ -203,7 +215,7 @@ def _select(
     if not ok or n < 1:
         raise ConfigError(
             f"Of {len(pool)} latents in the range of density none is on in {top} documents. Read "
-            f"more text (--documents), or lower --top."
+            f"more text (--tokens), or lower --top."
         )
     order = torch.randperm(len(ok), generator=generator(seed, "autocorr")).tolist()
     latents = sorted(ok[i] for i in order[:n]) if filtered else ok

@@ -9,10 +9,14 @@ import typer
 from saekit.cli.locality import app
 from saekit.cli.locality_options import (
     Dataset,
+    Device,
+    Documents,
+    Folders,
     Json,
     Layers,
     Memory,
     Model,
+    NCtx,
     PresetName,
     Quiet,
     Root,
@@ -28,21 +32,24 @@ from saekit.cli.locality_options import (
     text_of,
     threshold_of,
 )
+from saekit.cli.settings_help import lists
 from saekit.cli.show import emit
 
 
-@app.command("check")
+@app.command("check", cls=lists("saekit.locality.method_check:MethodCheck"))
 def check(
+    folders: Folders = None,
     sae: Sae = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
-    layer: Layers = None,
+    layers: Layers = None,
     model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
+    documents: Documents = 0,
     windows: Annotated[int, typer.Option(help="Windows of text.")] = 3,
-    n_ctx: Annotated[int, typer.Option(help="Tokens of a window.")] = 32,
+    n_ctx: NCtx = 32,
     latents: Annotated[int, typer.Option(help="Strongest latents of each window.")] = 6,
     method: Annotated[
         list[str] | None, typer.Option(help="Way to compare with the loop. Repeat. [all]")
@@ -54,7 +61,7 @@ def check(
     seed: Seed = 0,
     settings: Settings = None,
     memory: Memory = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder for methods.csv and result.json. [none]")
     ] = None,
@@ -63,16 +70,19 @@ def check(
 ) -> None:
     """Compare the ways of taking influence on an SAE's latents; 3 where exact ones disagree.
 
-    Example: saekit locality check --sae demo --corpus stdlib --windows 2
+    Example: saekit locality check demo --corpus stdlib --windows 2
     """
     from saekit.core.config import override
     from saekit.locality.method_check import MethodCheck, run
 
-    subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
+    subjects, named = subjects_of(
+        folders, sae, site, preset, sae_root, layers, model
+    )  # fmt: skip
     text, rule = text_of(corpus, dataset)
     config = MethodCheck(
         corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, latents=latents,
         threshold=threshold_of(threshold, preset), tolerance=tolerance, seed=seed,
+        documents=documents,
     )  # fmt: skip
     given = [f"methods={json.dumps(method)}"] if method else []
     config = override(config, [*given, *(settings or [])])

@@ -8,12 +8,16 @@ import typer
 from saekit.cli.locality import app
 from saekit.cli.locality_options import (
     Dataset,
+    Device,
+    Documents,
+    Folders,
     Format,
     Json,
     Layers,
     Legacy,
     Memory,
     Model,
+    Out,
     PresetName,
     Quiet,
     Resume,
@@ -32,28 +36,35 @@ from saekit.cli.locality_options import (
     text_of,
     threshold_of,
 )
+from saekit.cli.settings_help import lists
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
+    from saekit.locality.context_length import Sweep
     from saekit.models.base import LanguageModel
 
 
-@app.command("context")
+@app.command("context", cls=lists("saekit.locality.context_length:ContextLength"))
 def context(
+    folders: Folders = None,
     sae: Sae = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
-    layer: Layers = None,
+    layers: Layers = None,
     model: Model = None,
     prompt: Annotated[
         Path | None, typer.Option(help="A text file: the same text for every model.")
     ] = None,
     corpus: Text = None,
     dataset: Dataset = None,
+    documents: Documents = 0,
     windows: Annotated[int, typer.Option(help="Windows, where there is no --prompt.")] = 1,
     least: Annotated[int, typer.Option(help="Shortest context, tokens.")] = 8,
-    most: Annotated[int | None, typer.Option(help="Longest. [2048, or the preset's]")] = None,
+    n_ctx: Annotated[
+        int | None,
+        typer.Option("--n-ctx", "--most", help="Longest context, tokens. [2048, or the preset's]"),
+    ] = None,
     step: Annotated[int | None, typer.Option(help="Between lengths. [128]")] = None,
     threshold: Threshold = None,
     token_vector: Vector = "hutchinson",
@@ -61,53 +72,86 @@ def context(
     seed: Seed = 42,
     settings: Settings = None,
     memory: Memory = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
     tables: Format = "csv",
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-context"),
+    out: Out = Path("runs/locality-context"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure entropy against context length: one last token, more and more before it.
 
-    Several models: once for each, with the same --prompt.
+    SAEs of several sites are measured on the same text, each in a folder below --out. Several
+    models: once for each, with the same --prompt.
 
-    Example: saekit locality context --sae demo --prompt text.txt --most 520 --out demo/context
+    Example: saekit locality context demo --prompt text.txt --n-ctx 520 --out demo/context
     """
     from saekit.core.config import override
     from saekit.data.table_files import check
-    from saekit.locality.context_length import ContextLength, run
+    from saekit.locality.context_length import ContextLength
     from saekit.locality.measure import Measure
 
     check(tables)
-    subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
-    if len(subjects) != 1:
-        raise ConfigError(
-            f"A sweep is of one SAE at one site; got {', '.join(str(s.site) for s in subjects)}. "
-            f"Choose with --site or --layer."
-        )
+    subjects, named = subjects_of(
+        folders, sae, site, preset, sae_root, layers, model
+    )  # fmt: skip
     at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
     )
-    longest, between = _sizes(preset, most, step)
+    longest, between = _sizes(preset, n_ctx, step)
     sweep = ContextLength(least=least, most=longest, step=between, measure=how)
     config = override(sweep, settings or [])
     lm = model_of(named, device)
-    tokens, told = _swept(lm, config, prompt, corpus, dataset, windows)
-    done = run(
-        lm, subjects[0], tokens, config, out, told=told, resume=resume,
-        memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
-    )  # fmt: skip
+    tokens, told = _swept(lm, config, prompt, (corpus, dataset, documents), windows)
+    given = {"told": told, "resume": resume, "memory_bytes": bytes_of(memory),
+             "shown": not quiet, "tables": tables}  # fmt: skip
+    found = _measured(lm, subjects, tokens, config, out, given)
     if prompt is not None:
-        keep_prompt(prompt, out, config.trim)
-    drawn = _drawn_context(out, done) if figures else []
-    lines = [
-        f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
-        if k.endswith(("/entropy_bits_pooled", "/token_vector_entropy_bits"))
-    ]  # fmt: skip
-    end(out, lines, done.result, done.failures, drawn, as_json=as_json)
+        for home in found:
+            keep_prompt(prompt, home, config.trim)
+    drawn = [path for home in found for path in (_drawn_context(home) if figures else [])]
+    _end(out, found, drawn, as_json)
+
+
+def _measured(
+    lm: "LanguageModel", subjects: list[Any], tokens: Any, config: Any, out: Path,
+    given: dict[str, Any],
+) -> "dict[Path, Sweep]":  # fmt: skip
+    """Return what was measured, by folder: `out` itself where there is one site.
+
+    Raises:
+        FormatError: no SAE could be read.
+    """
+    from saekit.locality.context_length import Sweep, run, run_all
+
+    if len(subjects) == 1:
+        return {out: run(lm, subjects[0], tokens, config, out, **given)}
+    every = run_all(lm, subjects, tokens, config, out, **given)
+    found = {out / site: one for site, one in every.items() if isinstance(one, Sweep)}
+    failed = [one for one in every.values() if not isinstance(one, Sweep)]
+    if not found:
+        raise FormatError(f"No SAE could be read: {failed[0].site}: {failed[0].reason}")
+    first = next(iter(found))
+    found[first] = found[first]._replace(failures=[*failed, *found[first].failures])
+    return found
+
+
+def _end(out: Path, found: "dict[Path, Sweep]", drawn: list[str], as_json: bool) -> None:
+    """Print the scores; leave with 3 where a length or a site failed."""
+    wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(found) > 1
+    lines, scores = [], {}
+    for home, done in found.items():
+        if many:
+            lines.append(f"{home.name}")
+        prefix = f"{home.name}/" if many else ""
+        lines += [f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
+                  if k.endswith(wanted)]  # fmt: skip
+        scores |= {prefix + k: s for k, s in done.result.scores.items()}
+    failures = [failure for done in found.values() for failure in done.failures]
+    results = [home / "result.json" for home in found]
+    end(out, lines, (scores, results), failures, drawn, as_json=as_json)
 
 
 def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int, int]:
@@ -120,30 +164,31 @@ def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int,
 
 
 def _swept(
-    lm: "LanguageModel", config: Any, prompt: Path | None, corpus: str | None,
-    dataset: str | None, windows: int,
+    lm: "LanguageModel", config: Any, prompt: Path | None,
+    text: tuple[str | None, str | None, int], windows: int,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
     """Return the longest windows, and where they are from."""
     from saekit.core.files import digest
     from saekit.locality import windows as drawing
     from saekit.locality.context_length import prompt_tokens
 
-    drawing.check_length(lm, config.most, "most")
+    drawing.check_length(lm, config.most, "n_ctx")
     if prompt is not None:
-        if corpus is not None or dataset is not None or windows != 1:
+        if text != (None, None, 0) or windows != 1:
             raise ConfigError(
-                "--prompt is the text of a sweep, one window of it; --corpus, --dataset and "
-                "--windows do not go with it. Give one or the other."
+                "--prompt is the text of a sweep, one window of it; --corpus, --dataset, "
+                "--documents and --windows do not go with it. Give one or the other."
             )
-        text = _text_of(prompt)
-        told = {"prompt": prompt.name, "n_chars": len(text), "sha256": digest([text])}
-        return prompt_tokens(lm.tokenizer, text, config), told | {"trim": config.trim}
-    source, rule = text_of(corpus, dataset)
+        words = _text_of(prompt)
+        told = {"prompt": prompt.name, "n_chars": len(words), "sha256": digest([words])}
+        return prompt_tokens(lm.tokenizer, words, config), told | {"trim": config.trim}
+    source, rule = text_of(*text[:2])
     drawn = drawing.from_corpus(
         source, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=windows,
-        seed=config.measure.seed,
+        seed=config.measure.seed, most_docs=text[2],
     )  # fmt: skip
-    told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist()}
+    told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist(),
+            "sample": None if drawn.sample is None else drawn.sample.record()}  # fmt: skip
     return drawn.tokens, told
 
 
@@ -153,7 +198,7 @@ def _text_of(prompt: Path) -> str:
     except OSError as error:
         raise FormatError(f"{prompt} cannot be read as a prompt: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise FormatError(f"{prompt} is no text in UTF-8: {error}. Name a text file.") from error
+        raise FormatError(f"{prompt} is not text in UTF-8: {error}. Name a text file.") from error
 
 
 def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
@@ -167,7 +212,7 @@ def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
     write_json(out / "prompt.txt.meta.json", told | {"trim_strategy": trim})
 
 
-def _drawn_context(out: Path, done: Any) -> list[str]:
+def _drawn_context(out: Path) -> list[str]:
     from saekit.report.figures import context_length
 
     return [str(context_length.draw(out, out / "figures" / "context_length.png"))]

@@ -8,12 +8,17 @@ import typer
 from saekit.cli.locality import app
 from saekit.cli.locality_options import (
     Dataset,
+    Device,
+    Documents,
+    Folders,
     Format,
     Json,
     Layers,
     Legacy,
     Memory,
     Model,
+    NCtx,
+    Out,
     PresetName,
     Quiet,
     Resume,
@@ -32,22 +37,25 @@ from saekit.cli.locality_options import (
     text_of,
     threshold_of,
 )
+from saekit.cli.settings_help import lists
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
 
-@app.command("depth")
+@app.command("depth", cls=lists("saekit.locality.depth:Depth"))
 def depth(
+    folders: Folders = None,
     sae: Sae = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
-    layer: Layers = None,
+    layers: Layers = None,
     model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
+    documents: Documents = 0,
     windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
-    n_ctx: Annotated[int, typer.Option(help="Tokens of a window.")] = 64,
+    n_ctx: NCtx = 64,
     min_active: Annotated[
         int, typer.Option(help="Refuse windows with fewer active latents at a site; 0: none.")
     ] = 0,
@@ -60,17 +68,17 @@ def depth(
     seed: Seed = 0,
     settings: Settings = None,
     memory: Memory = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
     resume: Resume = False,
     tables: Format = "csv",
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/locality-depth"),
+    out: Out = Path("runs/locality-depth"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure entropy against depth: the same windows at every site the SAEs read.
 
-    Example: saekit locality depth --sae demo --corpus stdlib --windows 20 --out demo/locality
+    Example: saekit locality depth demo --corpus stdlib --windows 20 --out demo/locality
     """
     from saekit.core.config import override
     from saekit.data.table_files import check
@@ -78,7 +86,9 @@ def depth(
     from saekit.locality.measure import Measure
 
     check(tables)
-    subjects, named = subjects_of(sae, site, preset, sae_root, layer, model)
+    subjects, named = subjects_of(
+        folders, sae, site, preset, sae_root, layers, model
+    )  # fmt: skip
     text, rule = text_of(corpus, dataset)
     at = threshold_of(threshold, preset)
     how = Measure(
@@ -86,8 +96,8 @@ def depth(
         legacy_encode=legacy_encode,
     )  # fmt: skip
     config = Depth(
-        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, min_active_latents=min_active,
-        measure=how,
+        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, documents=documents,
+        min_active_latents=min_active, measure=how,
     )  # fmt: skip
     config = override(config, settings or [])
     lm = model_of(named, device)
@@ -101,13 +111,22 @@ def depth(
         f"  {k:<52} {s.text()} bits" for k, s in done.result.scores.items()
         if k.rpartition("/")[2] in wanted
     ]  # fmt: skip
-    end(out, lines, done.result, done.failures, drawn, as_json=as_json)
+    found = (done.result.scores, [out / "result.json"])
+    end(out, lines, found, done.failures, drawn, as_json=as_json)
 
 
 @app.command("draw-depth")
 def draw_depth(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of `saekit locality depth`.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of `saekit locality depth`, of the data set (published, "
+                            "converted or released), or folders of such."),
+    ],
     kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
+    each: Annotated[
+        bool, typer.Option("--each", help="A figure for each run, in the folder --out, named as "
+                                          "the data set names them.")
+    ] = False,
     out: Annotated[
         Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
     ] = Path("entropy_vs_depth.png"),
@@ -117,15 +136,32 @@ def draw_depth(
 
     Example: saekit locality draw-depth runs/news runs/code --out figures/entropy_vs_depth.png
     """
+    from saekit.locality import depth_data
     from saekit.report.figures import entropy_depth
 
-    labels = [folder.name for folder in runs]
+    folders = list(dict.fromkeys(found for run in runs for found in depth_data.below(run)))
+    data = [depth_data.read(folder) for folder in folders]
+    named = dict(zip(_labels(folders, data), data, strict=True))
+    if len(named) < len(folders):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, folders))}.")
+    jobs = {out: named}
+    if each:
+        names = {label: label.replace(", ", "__").replace("/", "_") for label in named}
+        jobs = {out / f"entropy_vs_depth__{names[label]}.png": {label: one}
+                for label, one in named.items()}  # fmt: skip
+    paths = [str(entropy_depth.draw(some, path, kind)) for path, some in jobs.items()]
+    record = {"figure": paths[0], "figures": paths, "runs": list(named)}
+    emit(record, as_json=as_json, lines=[f"figure   {path}" for path in paths])
+
+
+def _labels(folders: list[Path], data: list[Any]) -> list[str]:
+    """Return titles that tell panels apart, longer where short ones do not."""
+    from saekit.locality.depth_data import label
+
+    labels = [label(folder, one) for folder, one in zip(folders, data, strict=True)]
     if len(set(labels)) < len(labels):  # as gpt2-small/wikitext and pythia-70m/wikitext
-        labels = [f"{folder.parent.name}, {folder.name}" for folder in runs]
-    if len(set(labels)) < len(labels):
-        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, runs))}.")
-    path = entropy_depth.draw(dict(zip(labels, runs, strict=True)), out, kind)
-    emit({"figure": str(path)}, as_json=as_json, lines=[f"figure   {path}"])
+        labels = [f"{folder.parent.name}, {folder.name}" for folder in folders]
+    return labels
 
 
 def _drawn_depth(out: Path, done: Any) -> list[str]:

@@ -7,54 +7,89 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_options import Format, Memory, bytes_of
+from saekit.cli.locality_options import (
+    PARTLY,
+    Device,
+    Folder,
+    Format,
+    Json,
+    Layers,
+    Memory,
+    Model,
+    OutOrBeside,
+    PresetName,
+    Quiet,
+    Resume,
+    Sites,
+    bytes_of,
+    codes_of,
+    float32_model,
+    numbers,
+    opened,
+)
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.hub.native import Loaded
-    from saekit.models.base import LanguageModel
+    from saekit.locality.candidates import Feature
 
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Latents = Annotated[
     str | None, typer.Option(help="Latents by number, as 3,17,200-210. [drawn from living ones]")
 ]
 Index = Annotated[Path | None, typer.Option(help="Folder of `saekit index`. [SAE/index]")]
-PARTLY = 3  # exit code: done, but for some events
+Corpus = Annotated[
+    str | None, typer.Option(help="Text to read in place of an index. [the SAE's run's]")
+]
+PASS = (1024, 256)  # tokens of a pass over documents, and of its overlap with the one before
 
 
 @app.command("events")
 def events(
-    sae: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    sae: Folder,
+    site: Sites = None,
+    layers: Layers = None,
+    preset: PresetName = None,
+    model: Model = None,
     index: Index = None,
+    corpus: Corpus = None,
+    split: Annotated[str, typer.Option(help="Part of that text: train or test.")] = "train",
+    tokens: Annotated[
+        int, typer.Option(help="Read whole documents of --corpus, so many tokens; 0: an index.")
+    ] = 0,
     latents: Latents = None,
     n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 50,
     features: Annotated[
-        Path | None, typer.Option(help="YAML or JSON with `features`: feature_id, description.")
+        Path | None,
+        typer.Option(help="Latents from a file: YAML or JSON with `features` (feature_id, tier, "
+                          "description), or candidate_features_l<L>.md."),
     ] = None,
     min_density: Annotated[float, typer.Option(help="Least share of tokens, drawn ones.")] = 1e-5,
     max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
     top: Annotated[int, typer.Option(help="Events per latent.")] = 16,
     per: Annotated[str, typer.Option(help="One event per: document or row.")] = "document",
     n_ctx: Annotated[
-        list[int] | None, typer.Option(help="Window, tokens. Repeatable. [16 32 64 96 128]")
+        list[int] | None, typer.Option(help="Tokens of a window. Repeat. [16 32 64 96 128]")
     ] = None,
     threshold: Annotated[float, typer.Option(help="An activation counts above this.")] = 0.0,
     same_tokens: Annotated[
-        int, typer.Option(help="Events of a latent with so many equal last tokens are one.")
+        int, typer.Option(help="Events of a latent with this many equal last tokens are one.")
     ] = 32,
     legacy_encode: Annotated[
         bool, typer.Option("--legacy-encode", help="Encode as the published code did.")
     ] = False,
+    sae_id: Annotated[
+        str | None, typer.Option(help="What the SAE is called, as 12-gemmascope-res-16k. "
+                                      "[its folder's name]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
     tables: Format = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [SAE/locality/events]")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: OutOrBeside = None,
+    resume: Resume = False,
     memory: Memory = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +98,8 @@ def events(
     Example: saekit locality events demo --n-latents 40 --top 8 --n-ctx 32 --n-ctx 64
     """
     from saekit.data.table_files import check
-    from saekit.hub.native import load
     from saekit.locality import events as found_events
+    from saekit.locality.candidates import read as read_features
     from saekit.locality.event_run import EventRun
     from saekit.locality.windows import check_length
 
@@ -73,36 +108,78 @@ def events(
         raise ConfigError(f"`--per` is document or row; got {per}.")
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
     run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
-    about = _features(features) if features else {}
-    loaded = load(sae)
-    store = open_index(index or sae / "index", loaded)
-    chosen = numbers(latents, store.d_sae) if latents else list(about)
-    drawn = not chosen
-    if drawn:
-        chosen = draw_latents(store, n_latents, (min_density, max_density), seed)
-    lm = float32_model(loaded, device)
+    about = {f.latent: f for f in read_features(features)} if features else {}
+    loaded = opened(sae, site, layers, preset)
+    folder = out or sae / "locality" / "events"
+    _check_source(index, corpus, tokens)
+    _check_latents(about, loaded, features)
+    named = numbers(latents, loaded.sae.cfg.d_sae) if latents else list(about)
+    if tokens:
+        lm = float32_model(loaded, device, model)
+        store = codes_of(
+            loaded, lm, (corpus, split), folder.with_name(f"{folder.name}_index"), tokens,
+            sizes=(min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)), shown=not quiet,
+        )  # fmt: skip
+    else:
+        store = open_index(index or sae / "index", loaded)
+        lm = float32_model(loaded, device, model)
+    chosen = named or draw_latents(store, n_latents, (min_density, max_density), seed)
     check_length(lm, max(run.n_ctx) + bool(loaded.card.bos), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)
-    folder = out or sae / "locality" / "events"
     source = {
-        "index": str(index or sae / "index"), "tokens": store.n_tokens, "per": per, "top": top,
-        "same_tokens": same_tokens, "latents": "drawn" if drawn else "named", "seed": seed,
-        "density": [min_density, max_density] if drawn else None,
+        "index": str(store.folder), "tokens": store.n_tokens, "per": per, "top": top,
+        "same_tokens": same_tokens, "latents": "named" if named else "drawn", "seed": seed,
+        "density": None if named else [min_density, max_density],
         "densities": {str(a): int(store.counts[a]) / store.n_tokens for a in sorted(chosen)},
     }  # fmt: skip
     counts = run.write(
-        loaded, lm, found, folder, source=source, about=about,
-        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
+        loaded, lm, found, folder, source=source, resume=resume,
+        about={a: f.description for a, f in about.items()}, sae_id=sae_id or sae.resolve().name,
+        tiers={a: f.tier for a, f in about.items() if f.tier},
+        memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip
     finish(folder, counts, figures, as_json)
+
+
+def _check_source(index: Path | None, corpus: str | None, tokens: int) -> None:
+    """Refuse text that would not be read, or an index and text together.
+
+    Raises:
+        ConfigError: the options contradict each other.
+    """
+    if tokens < 0:
+        raise ConfigError(f"`--tokens` must be 0 (use an index) or more; got {tokens}.")
+    if tokens and index is not None:
+        raise ConfigError("--index and --tokens both say what is read. Give one of them.")
+    if corpus is not None and not tokens:
+        raise ConfigError(
+            "--corpus is text to read in place of an index. Say how much with --tokens, as "
+            "--tokens 200000."
+        )
+
+
+def _check_latents(
+    about: "dict[int, Feature]", loaded: "Loaded", path: Path | None
+) -> None:
+    """Refuse latents of a file that the SAE has not.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    d_sae = loaded.sae.cfg.d_sae
+    if far := [a for a in about if not 0 <= a < d_sae]:
+        raise ConfigError(
+            f"{path} names latents {', '.join(map(str, far[:5]))}; the SAE has 0..{d_sae - 1}. It "
+            f"is of another SAE, or choose another with the SAE's folder, --site or --layers."
+        )
 
 
 @app.command("draw-events")
 def draw(
     folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw the figures of events again, from their files, of either published generation.
@@ -119,7 +196,7 @@ def draw(
 @app.command("cards")
 def cards(
     folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     latents: Latents = None,
     top: Annotated[int, typer.Option(help="Events shown per latent.")] = 5,
     tokens: Annotated[int, typer.Option(help="Tokens shown per event.")] = 16,
@@ -146,7 +223,7 @@ def cards(
 @app.command("table")
 def feature_table(
     folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     max_peak_diversity: Annotated[
         float, typer.Option(help="Leave out latents with a larger share of distinct peak tokens.")
     ] = 1.0,
@@ -194,27 +271,12 @@ def finish(folder: Path, counts: dict[str, Any], figures: bool, as_json: bool) -
     ]
     if counts["failed"]:
         lines.append(f"failed   {counts['failed']} events; see {folder / 'manifest.json'}")
+    unanswered = counts.get("without_answer", [])
+    lines += [f"failed   latent {one['latent']}: {one['why']}" for one in unanswered]
     record = {"events_folder": str(folder), "figures": [str(p) for p in drawn], **counts}
     emit(record | {"missing": missing}, as_json=as_json, lines=lines)
-    if counts["failed"]:
+    if counts["failed"] or unanswered:
         raise typer.Exit(PARTLY)
-
-
-def numbers(text: str, below: int) -> list[int]:
-    """Return the latents that a word names, each once, in its order.
-
-    Raises:
-        ConfigError: it is no list of numbers and ranges, or one is out of range.
-    """
-    found: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ConfigError(f"`--latents` reads 3,17,200-210; got {text!r}.")
-        found |= dict.fromkeys(range(int(first), int(last or first) + 1))
-    if not found or max(found) >= below:
-        raise ConfigError(f"`--latents` must name latents of 0..{below - 1}; got {text!r}.")
-    return list(found)
 
 
 def draw_latents(
@@ -259,14 +321,6 @@ def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
     return store
 
 
-def float32_model(loaded: "Loaded", device: str) -> "LanguageModel":
-    """Return the model an SAE was trained on, in float32: gradients are not for rounded ones."""
-    from saekit.cli.evaluate import model_of
-
-    model = loaded.card.model | {"dtype": "float32"}
-    return model_of(loaded._replace(card=replace(loaded.card, model=model)), device)
-
-
 def _places(store: "LatentStore", chosen: list[int], top: int, per: str, threshold: float) -> Any:
     """Return latent, place and value of candidates: twice as many as wanted, for some are alike."""
     import torch
@@ -283,18 +337,3 @@ def _places(store: "LatentStore", chosen: list[int], top: int, per: str, thresho
     mine = torch.isin(rows.latent, latents) & (rows.value > threshold)
     place = axis_of(store).place(rows.row[mine], rows.pos[mine])
     return rows.latent[mine], place, rows.value[mine]
-
-
-def _features(path: Path) -> dict[int, str]:
-    """Return the descriptions of a file of features, by latent."""
-    import yaml
-
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return {int(f["feature_id"]): str(f.get("description", "")) for f in raw["features"]}
-    except FileNotFoundError as error:
-        raise FormatError(f"There is no file {path}.") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(
-            f"{path} must hold `features`, a list of feature_id and description: {error}."
-        ) from error

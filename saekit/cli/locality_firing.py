@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_events import Json, Quiet
-from saekit.cli.locality_options import Format
+from saekit.cli.locality_options import Format, Json, Model, OutOrBeside, Quiet
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 @app.command("sparsity")
 def sparsity(
     index: Annotated[Path, typer.Argument(help="A run's folder, or a folder of `saekit index`.")],
+    model: Model = None,
     threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
     pairs: Annotated[int, typer.Option(help="Pairs of latents listed; 0 for none.")] = 1000,
     most: Annotated[int, typer.Option(help="Latents whose pairs are counted, commonest.")] = 4096,
@@ -32,7 +32,7 @@ def sparsity(
     strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the histogram of densities.")] = True,
     tables: Format = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder. [INDEX/../locality/sparsity]")] = None,
+    out: OutOrBeside = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +63,7 @@ def sparsity(
     fired = firing.measure(store)
     table = firing.table(fired)
     if strings:
-        tokenizer = _tokenizer(store)
+        tokenizer = _tokenizer(store, model)
         table.columns["top_tokens"] = [
             ", ".join(f"{_piece(tokenizer, i)!r}({n})" for i, n in each)
             for each in firing.top_tokens(fired.triggers, store.d_sae)
@@ -119,16 +119,19 @@ def _store(folder: Path) -> Path:
     return inner if (inner / "manifest.json").exists() else folder
 
 
-def _tokenizer(store: "LatentStore") -> "Tokenizer":
-    """Return the tokenizer of the model that the store's card names."""
+def _tokenizer(store: "LatentStore", model: str | None) -> "Tokenizer":
+    """Return the tokenizer of a model, or of that which the store's card names."""
     from saekit.core.errors import FormatError
     from saekit.models.hf import load
 
+    if model is not None:
+        return load(model, check=False).tokenizer
     card = store.meta.get("card") or {}
     name = card.get("run", {}).get("model") or card.get("model", {}).get("name")
     if not name:
         raise FormatError(
-            f"{store.folder} does not say which model it is of. Leave strings out: --no-strings"
+            f"{store.folder} does not say which model it is of. Name it with --model, or leave "
+            f"strings out with --no-strings."
         )
     return load(name, revision=card.get("run", {}).get("revision"), check=False).tokenizer
 

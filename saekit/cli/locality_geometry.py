@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.locality import app
-from saekit.cli.locality_events import Json, Quiet
-from saekit.cli.locality_options import Format
+from saekit.cli.locality_options import (
+    Format,
+    Json,
+    Layers,
+    OutOrBeside,
+    PresetName,
+    Quiet,
+    Sites,
+    opened,
+)
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -23,7 +31,10 @@ if TYPE_CHECKING:
 def geometry(
     events: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
     sae: Annotated[Path, typer.Option(help="The SAE they are of: a run's folder.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Window. [the longest]")] = None,
+    site: Sites = None,
+    layers: Layers = None,
+    preset: PresetName = None,
+    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     least_events: Annotated[int, typer.Option(help="Events a latent needs to be in it.")] = 2,
     k: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
     anchors: Annotated[
@@ -37,7 +48,7 @@ def geometry(
     seed: Annotated[int, typer.Option(help="Of permutations and t-SNE.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and clusters.")] = True,
     tables: Format = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [EVENTS/../geometry]")] = None,
+    out: OutOrBeside = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -50,15 +61,14 @@ def geometry(
     from saekit.core import provenance
     from saekit.core.files import write_json, write_tensors
     from saekit.data import table_files
-    from saekit.hub.native import load
-    from saekit.locality import event_files
+    from saekit.locality import event_files, geometry_tables
     from saekit.locality.geometry import Geometry
 
     table_files.check(tables)
     if neuronpedia is not None and not neuronpedia.is_dir():
         raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
     test = Geometry(k=k, permutations=permutations, seed=seed)
-    loaded = load(sae)
+    loaded = opened(sae, site, layers, preset)
     ((length, rows),) = event_files.read(
         events, n_ctx or max(event_files.lengths(events))
     ).items()
@@ -73,10 +83,7 @@ def geometry(
     means = torch.tensor([sum(H[a]) / len(H[a]) for a in latents.tolist()], dtype=torch.float64)
     found = test.run(latents, every[latents], means)
     folder = out or events.parent / "geometry"
-    made = {
-        "pairwise": found.pairwise(), "feature_neighbour_summary": found.by_neighbours(),
-        "per_feature": _per_feature(rows, H),
-    }  # fmt: skip
+    made = geometry_tables.tables(found, rows)
     if anchors:
         made["anchor_neighbours"] = _anchors(every, latents, anchors)
     for name, table in made.items():
@@ -88,19 +95,22 @@ def geometry(
     crossed = _crosscheck(neuronpedia, every, latents, folder, tables) if neuronpedia else None
     drawn = _draw(found, every[latents], H, folder, length, perplexity, seed) if figures else []
     record = found.record()
+    near = found.neighbours
+    record["per_feature_neighbour"] |= {"spearman_r": near.value, "spearman_p": near.p}
     write_json(
         folder / "manifest.json",
         {
             "experiment": "feature_geometry_vs_entropy",
             "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
-            "preset": loaded.card.model.get("name"),
-            "site": [str(s) for s in loaded.card.pair.writes], "ctx_len": length,
-            "source_expt_dir": events.name, "least_events": least_events,
-            "test": test.to_dict(), **record, "neuronpedia_xcheck": crossed,
-            "provenance": provenance.collect(seed),
+            "preset": loaded.card.model.get("name"), "layer": loaded.card.site.layer,
+            "site": str(loaded.card.site), "sae_id": _sae_id(events, sae), "ctx_len": length,
+            "source_expt_dir": events.resolve().name,
+            "source_experiment_dir": events.resolve().name, "least_events": least_events,
+            "test": test.to_dict(), **geometry_tables.older_keys(found, test), **record,
+            "neuronpedia_xcheck": crossed, "provenance": provenance.collect(seed),
         },
     )  # fmt: skip
-    one, near = found.size.spearman, found.neighbours
+    one = found.size.spearman
     lines = [
         f"latents  {record['n_features']}, {record['n_pairs']} pairs, window {length} tokens",
         f"|cos|    Spearman with |dH| {one.value:.3f}, p = {one.p:.3g}; null "
@@ -128,19 +138,14 @@ def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[
     return found
 
 
-def _per_feature(rows: "Sequence[Row]", H: dict[int, list[float]]) -> Any:
-    from saekit.core.result import Table
+def _sae_id(events: Path, sae: Path) -> str:
+    """Return what the manifest of the events calls the SAE, or the name of its folder."""
+    from saekit.core.files import read_json
 
-    said = {row.feature_id: row.description for row in rows}
-    columns: dict[str, list] = {c: [] for c in ("feature_id", "tier", "description", "n_events",
-                                                "H_pos_mean", "H_pos_std", "row_idx")}  # fmt: skip
-    for i, (latent, h) in enumerate(H.items()):
-        mean = sum(h) / len(h)
-        std = (sum((x - mean) ** 2 for x in h) / (len(h) - 1)) ** 0.5 if len(h) > 1 else None
-        row = (latent, "all", said[latent], len(h), mean, std, i)
-        for column, value in zip(columns.values(), row, strict=True):
-            column.append(value)
-    return Table(columns=columns, units={"H_pos_mean": "bits", "H_pos_std": "bits"})
+    path = events / "manifest.json"
+    found = read_json(path) if path.is_file() else {}
+    said = found.get("sae_id") if isinstance(found, dict) else None
+    return str(said or sae.resolve().name)
 
 
 def _anchors(every: "Tensor", latents: "Tensor", k: int) -> Any:
@@ -176,7 +181,7 @@ def _crosscheck(
     for latent in latents.tolist():
         path = cache / f"{latent}.json"
         if path.exists():
-            record = parse(read_json(path), str(path))
+            record = parse(read_json(path), str(path), latent)
             others = [i for i, _ in record.similar if i != latent]
             ours = (unit[others] @ unit[latent]).tolist()
             rows += cosines_beside(record, dict(zip(others, ours, strict=True)))
@@ -186,7 +191,9 @@ def _crosscheck(
         tables,
     )  # fmt: skip
     apart = [r["abs_diff"] for r in rows]
-    return {"n": len(apart), "max_abs_diff": max(apart, default=None)}
+    mean = sum(apart) / len(apart) if apart else None
+    return {"n": len(apart), "n_overlap": len(apart), "mean_abs_diff": mean,
+            "max_abs_diff": max(apart, default=None)}  # fmt: skip
 
 
 def _draw(

@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from saekit.cli.locality import app
+from saekit.cli.locality_options import PARTLY, Json
 from saekit.cli.show import emit
+from saekit.core.errors import DataError
 
 
 @app.command()
 def release(
     run: Annotated[
-        Path, typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr.")
+        Path,
+        typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr or "
+                            "levels, or a cache of neuronpedia."),
     ],
     root: Annotated[Path, typer.Argument(help="Root of the data set, made where it is not.")],
     preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
@@ -23,7 +27,7 @@ def release(
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw those of depth and context too, every window.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a run where "SAE Locality Data" has it, in safe formats.
 
@@ -31,13 +35,22 @@ def release(
     """
     from saekit.locality.release import release as written
 
+    if figures:
+        from saekit.report import style
+
+        style.check()  # before anything is written
     files = written(run, root, label=preset, corpus=dataset, timestamp=timestamp)
     home = files[-1].parent
+    missing: list[str] = []
     if figures:
         from saekit.report.release_figures import draw
 
-        files += draw(run, root, home, preset)
-    emit(
-        {"folder": str(home), "files": [str(f) for f in files]}, as_json=as_json,
-        lines=[f"{home}: {len(files)} files"],
-    )  # fmt: skip
+        try:
+            files += draw(run, root, home, preset)
+        except DataError as error:
+            missing.append(str(error))
+    record = {"folder": str(home), "files": [str(f) for f in files], "missing": missing}
+    lines = [f"{home}: {len(files)} files", *(f"left out {why}" for why in missing)]
+    emit(record, as_json=as_json, lines=lines)
+    if missing:
+        raise typer.Exit(PARTLY)

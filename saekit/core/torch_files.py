@@ -5,6 +5,7 @@ those that make tensors, plain containers and what is allowed by name here; it n
 anything.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ def read_restricted(path: Path, allowed: Sequence[Allowed] = ()) -> Any:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged program may fail in any way
-        told = str(error).partition("\n")[0]
+        # torch's own words advise to switch its safety off; of them only the name is kept
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        wants = f" It asks for {asked[1]}." if asked else f" ({type(error).__name__})"
         raise FormatError(
             f"{path} is damaged, or asks for more than tensors and numbers, which saekit never "
-            f"runs: {type(error).__name__}: {told[:300]}"
+            f"runs.{wants}"
         ) from error
 
 

@@ -18,7 +18,8 @@ class Published(NamedTuple):
 
     Args:
         kind: "entropy_comparison", "entropy_vs_context_len", "feature_token_influence",
-            "token_vector_influence", "feature_sparsity", "correlations" or "tensor".
+            "token_vector_influence", "feature_sparsity", "correlations",
+            "feature_level_entropies" or "tensor".
         generation: "M", "H" or "S"; "" where the kind has one schema.
         arrays: numbers, by the names that `saekit.locality.dataset` documents.
         info: what is not numbers: ``summary``, ``config`` and the like, as in the file.

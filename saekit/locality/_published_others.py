@@ -1,5 +1,6 @@
 """Published results that are not pairs of a latent and a window."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import numpy as np
 
 from saekit.core.errors import FormatError
 from saekit.locality._flat import Published, field, numbers, plain
+
+LAYER = re.compile(r"layer_(\d+)")
+LEVELS = ("H_vocab", "H_logit")  # bits, by latent; NaN where a latent is on too rarely
 
 
 def feature_token_influence(raw: Mapping[str, Any], path: Path) -> Published:
@@ -83,6 +87,38 @@ def correlations(raw: Mapping[str, Any], path: Path) -> Published:
         )
     arrays = {"covariance_matrix": matrix, "leading_features": leading}
     return Published("correlations", "", arrays, _rest(raw, path, *arrays))
+
+
+def feature_levels(raw: Mapping[str, Any], path: Path) -> Published:
+    """Return the entropies of the tokens that latents are on at, and of those they promote.
+
+    The file has an entry ``layer_<N>`` for each layer, of arrays by latent.
+
+    Raises:
+        FormatError: an entry is missing or does not fit the others.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    layers = sorted(int(m[1]) for key in raw if (m := LAYER.fullmatch(str(key))))
+    for layer in layers:
+        slot = field(raw, f"layer_{layer}", dict, path)
+        if missing := [n for n in LEVELS if n not in slot]:
+            raise FormatError(f"{path}: layer_{layer} lacks {', '.join(missing)}.")
+        # The script's own description calls the totals counts.
+        names = [n for n in (*LEVELS, "totals", "counts") if n in slot]
+        rows = {n: numbers(slot[n], path, n, 1) for n in names}
+        if len({len(row) for row in rows.values()}) > 1:
+            raise FormatError(f"{path}: layer_{layer} has arrays of several lengths.")
+        arrays |= {
+            f"layer_{layer}_{'totals' if n == 'counts' else n}": row for n, row in rows.items()
+        }
+    arrays["layers"] = np.asarray(layers, np.int64)
+    names = [key for key in raw if LAYER.fullmatch(str(key))]
+    return Published("feature_level_entropies", "", arrays, _rest(raw, path, *names))
+
+
+def is_levels(raw: Mapping[Any, Any]) -> bool:
+    """Tell whether a file holds `feature_levels`."""
+    return any(isinstance(key, str) and LAYER.fullmatch(key) for key in raw)
 
 
 def _rest(raw: Mapping[str, Any], path: Path, *but: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Bench:
         self.seconds[unit] = time.perf_counter() - began
         self.windows[unit] = windows
 
-    def record(self, *, resumed: bool) -> dict[str, Any]:
+    def record(self, *, resumed: bool, device: str) -> dict[str, Any]:
         """Return the record, JSON-ready; a batch is a window, as in the published files."""
         a_window = [s / max(self.windows[unit], 1) for unit, s in self.seconds.items()]
         return {
@@ -36,6 +36,7 @@ class Bench:
             "mean_batch_s": statistics.fmean(a_window) if a_window else None,
             "std_batch_s": statistics.pstdev(a_window) if a_window else None,
             "seconds": self.seconds, "windows": self.windows, "resumed": resumed,
+            "device": device,
             "peak_rss_bytes": machine.peak_memory(),
             "peak_gpu_mem_gib": _gpu_peak(), "cuda_available": torch.cuda.is_available(),
             "threads": torch.get_num_threads(), "machine": collect()["machine"],

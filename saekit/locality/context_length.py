@@ -4,7 +4,7 @@ A window of length b is the last b tokens of the longest, so that the latents as
 and the same token of the text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saekit.core.config import Config
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, SaekitError
 from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
@@ -25,12 +25,13 @@ from saekit.locality.bench import Bench
 from saekit.locality.journal import Journal, archive
 from saekit.locality.measure import Arrays, Failure, Kit, Measure, journalled, measured
 from saekit.locality.run_scores import latent_table, site_scores
-from saekit.locality.subjects import Subject, facts
+from saekit.locality.subjects import Subject, check_subjects, facts
 from saekit.locality.windows import check_length
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.saes.base import SAE
 
-VERSION = 1
+VERSION = 2  # windows are drawn from the whole corpus
+SITES = "sites.json"  # of a sweep at several sites: the folders of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def prompt_tokens(
     if len(ids) < wanted:
         raise DataError(
             f"The prompt has {len(ids)} tokens of this model; the sweep needs {wanted}. Give a "
-            f"longer prompt or a smaller --most."
+            f"longer prompt or a smaller --n-ctx."
         )
     return torch.tensor([ids[-wanted:] if config.trim == "tail" else ids[:wanted]])
 
@@ -123,7 +124,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         MissingExtraError: tables are to be Parquet and pyarrow is not installed.
     """
     table_files.check(tables)
-    check_length(lm, config.most, "most")
+    check_length(lm, config.most, "n_ctx")
     settings = {
         "run": config.to_dict(), "model": lm.provenance(), "site": str(subject.site),
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
@@ -146,7 +147,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         failures += [f._replace(unit=f"length {length}") for f in failed]
         bar.add(1, f"{length} tokens")
     bar.close()
-    write_json(out / "bench.json", bench.record(resumed=resume))
+    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
     settings["saes"] = {str(subject.site): facts(sae, subject)}
     result = _result(config, settings, (lm, tokens, found), failures, told or {})
     latents = _table(found)
@@ -157,6 +158,47 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     table_files.write(Table(**result.details["by_length"]), out / "lengths", tables)
     result.write(out / "result.json")
     return Sweep(result, latents, failures)
+
+
+def run_all(  # noqa: PLR0913 - what is measured, and how a run goes on
+    lm: LanguageModel, subjects: Sequence[Subject], tokens: Int[Tensor, "windows most"],
+    config: ContextLength, out: Path, **how: Any,
+) -> dict[str, Sweep | Failure]:  # fmt: skip
+    """Measure several SAEs on the same windows, each in a folder below `out` of its site's name.
+
+    An SAE that cannot be read is a failure of its own and does not stop the others.
+
+    Args:
+        lm: the model.
+        subjects: the SAEs and their sites.
+        tokens: the longest windows, without BOS.
+        config: the lengths, and how to measure.
+        out: folder to make; ``sites.json`` in it names the folders.
+        how: what `run` takes besides.
+
+    Returns:
+        What came of each site, in order.
+
+    Raises:
+        ConfigError: two SAEs are of one site, or a folder is in use.
+    """
+    check_subjects(lm, subjects)
+    table_files.check(how.get("tables", "csv"))
+    found: dict[str, Sweep | Failure] = {}
+    for subject in subjects:
+        site = str(subject.site)
+        try:
+            opened = subject.load()
+        except (SaekitError, OSError, RuntimeError) as error:
+            found[site] = Failure(site, "all", f"{type(error).__name__}: {error}")
+            continue
+        # Opened once; a setting that the run refuses is the user's to mend, and ends all of them.
+        held = subject._replace(load=lambda opened=opened: opened)
+        found[site] = run(lm, held, tokens, config, out / site, **how)
+    done = [site for site, one in found.items() if isinstance(one, Sweep)]
+    failed = [one._asdict() for one in found.values() if isinstance(one, Failure)]
+    write_json(out / SITES, {"name": config.name, "sites": done, "failed": failed})
+    return found
 
 
 def _suffix(lm: LanguageModel, tokens: Tensor, length: int, bos: bool) -> Tensor:

@@ -55,6 +55,10 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
         except SaekitError as error:
             manifest["failed"].append({"source": name, "why": str(error)})
             continue
+        except Exception as error:  # a file of others may fail its reader in any way
+            why = f"{source} is damaged: {type(error).__name__}: {str(error)[:300]}"
+            manifest["failed"].append({"source": name, "why": why})
+            continue
         for entry in made:
             where = entry.pop("at")
             entry["path"] = where.relative_to(out).as_posix()

@@ -14,7 +14,9 @@ A result called STEM is three files. `STEM.npz` holds flat arrays:
   deviations;
 * of "feature_sparsity": `feature_counts`, `frequencies`, and triples `token_feature`, `token_id`,
   `token_count`;
-* of "correlations": `covariance_matrix`, `leading_features`.
+* of "correlations": `covariance_matrix`, `leading_features`;
+* of "feature_level_entropies": `layers`, and for each layer N by latent `layer_N_H_vocab`,
+  `layer_N_H_logit` (bits, NaN: on too rarely), `layer_N_totals` (tokens it is on at).
 
 A lone tensor is `STEM.safetensors` under the name `tensor`. `STEM.json` names the kind and has
 summary, settings and SHA-256 of the file of numbers; it is written last. `STEM.csv` has a line a
@@ -71,6 +73,8 @@ LAYOUT = {
     "entropy_targets": "feature_activation_autocorr/{timestamp}/entropy_targets.csv",
     "feature_summary": "feature_activation_autocorr/{timestamp}/feature_summary.csv",
     "corpus_meta": "feature_activation_autocorr/{timestamp}/fineweb_corpus_meta.json",
+    "feature_levels": "{preset}/feature_level_entropies",
+    "candidates": "{preset}/candidate_features_l{layer}.md",
     "corner_features": "feature_activation_autocorr/{timestamp}/corner_features.html",
     "corner_categories": "feature_activation_autocorr/{timestamp}/corner_categories.json",
     "neuronpedia_cache": "neuronpedia_cache/{model}/{sae}/{feature}.json",

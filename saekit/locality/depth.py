@@ -33,10 +33,10 @@ from saekit.locality.measure import (
     measured,
 )
 from saekit.locality.run_scores import latent_table, site_scores
-from saekit.locality.subjects import Subject, facts
+from saekit.locality.subjects import Subject, check_subjects, facts
 from saekit.models.base import LanguageModel
 
-VERSION = 1
+VERSION = 2  # windows are drawn from the whole corpus
 BLOCK_WINDOWS = 8  # measured together, and recorded together
 
 
@@ -51,6 +51,7 @@ class Depth(Config):
         windows: how many.
         bos: whether a BOS is put before each window.
         split: of the corpus.
+        documents: read only the first documents of the corpus; 0: all of them.
         min_active_latents: a window with fewer above the threshold at its last position, at any
             site, is refused, and another taken; 0: none is.
         measure: how.
@@ -66,6 +67,7 @@ class Depth(Config):
     windows: int = 50
     bos: bool = False
     split: str = "test"
+    documents: int = 0
     min_active_latents: int = 0
     measure: Measure = field(default_factory=Measure)
 
@@ -76,9 +78,10 @@ class Depth(Config):
                 f"A run needs windows of at least 2 tokens, one window, and split train or test; "
                 f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
             )
-        if self.min_active_latents < 0:
+        if min(self.min_active_latents, self.documents) < 0:
             raise ConfigError(
-                f"`min_active_latents` is 0 or more; got {self.min_active_latents}."
+                f"`min_active_latents` and `documents` must be 0 or more; got "
+                f"{self.min_active_latents} and {self.documents}."
             )
 
 
@@ -121,6 +124,7 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     drawn = drawing.from_corpus(
         config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
         windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        most_docs=config.documents,
         late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
     )  # fmt: skip
     settings = {
@@ -145,28 +149,16 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
     bar.close()
     result = _result(config, settings | {"saes": saes}, drawn, found, failures)
     latents = latent_table(found)
-    write_json(out / "bench.json", bench.record(resumed=resume))
+    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
     write(out, result, latents, found, tables)
     return Done(result, latents, failures)
-
-
-def check_subjects(lm: LanguageModel, subjects: Sequence[Subject]) -> None:
-    """Refuse no SAE, two of one site, or a site that the model has not.
-
-    Raises:
-        ConfigError: there is nothing to measure, or a site twice.
-        UnknownNameError: there is no such site.
-    """
-    names = [str(lm.check_site(s.site)) for s in subjects]
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(f"A run needs SAEs of different sites; got {', '.join(names) or 'none'}.")
 
 
 def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
     missing = config.windows - len(drawn.tokens)
     if not missing:
         return []
-    why = f"{missing} of {config.windows} windows were not to be had: {drawn.refused or 'no text'}"
+    why = f"the corpus lacks {missing} of {config.windows} windows: {drawn.refused or 'no text'}"
     return [Failure("all", "windows", why)]
 
 
@@ -240,6 +232,7 @@ def _result(
         "failures": [f._asdict() for f in failures],
         "refused": drawn.refused,
         "candidates": drawn.candidates,
+        "sample": None if drawn.sample is None else drawn.sample.record(),
         "leaf": "output of the token embedding module (site embed)",
         "model": settings["model"],
         "sites": settings["sites"],

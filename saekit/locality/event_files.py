@@ -31,6 +31,7 @@ OLDER = ("tier", "description", "top_act_rank", "activation_value", "abs_peak", 
 OURS = ("local_activation", "H_share", "effective_tokens", "bos_share", "doc", "npz_key")
 SAME = {"event_idx": "top_act_rank", "H_pos": "H_pos_bits", "peak_value": "activation_value",
         "sum_J": "J_sum"}  # fmt: skip
+NO_TIER = "all"
 _TABLE = re.compile(r"ctx0*(?P<n>\d+)(_(?P<tier>[a-z]+))?\.(csv|parquet)")
 
 
@@ -46,12 +47,14 @@ class Row(NamedTuple):
     description: str
     token: str  # at the peak; empty where the file has none
     J: Float[Tensor, "n"] | None  # from the window's first token to the peak
+    tier: str = "all"  # of the file of features; "all" where there is none
 
 
 def table(
     scored: Scored,
     piece: Callable[[int], str],
     about: Mapping[int, str] | None = None,
+    tiers: Mapping[int, str] | None = None,
 ) -> Table:
     """Return one row per event, in the columns of both generations.
 
@@ -63,8 +66,9 @@ def table(
         scored: the events of one length.
         piece: the text of one token id.
         about: what each latent is said to be, where known.
+        tiers: of a file of features, by latent; "all" for the others.
     """
-    about = about or {}
+    about, tiers = about or {}, tiers or {}
     columns: dict[str, list[Any]] = {name: [] for name in (*CURRENT, *OLDER, *OURS)}
     wide = (scored.n_positions, scored.activation, scored.H, scored.bos_share)
     lists = (c.tolist() for c in wide)
@@ -75,7 +79,7 @@ def table(
         row = {
             "feature_id": event.latent, "event_idx": event.rank, "H_pos": bits,
             "peak_token_idx": event.peak, "peak_value": event.value, "sum_J": total,
-            "tier": "all", "description": about.get(event.latent, ""),
+            "tier": tiers.get(event.latent, NO_TIER), "description": about.get(event.latent, ""),
             "abs_peak": event.place, "ctx_len": scored.n_ctx, "ctx_start": event.place - n + 1,
             "n_positions": n, "J_max": float(J.max()) if len(J) else None,
             "J_argmax": int(J.argmax()) if len(J) else None,
@@ -105,6 +109,7 @@ def write(
     piece: Callable[[int], str],
     about: Mapping[int, str] | None = None,
     tables: str = "csv",
+    tiers: Mapping[int, str] | None = None,
 ) -> tuple[Path, Path]:
     """Write the table and the influences of one length; return both paths.
 
@@ -114,11 +119,13 @@ def write(
         piece: the text of one token id.
         about: what each latent is said to be, where known.
         tables: format of the table, of `table_files.FORMATS`.
+        tiers: of each latent, where known.
 
     The archive holds float32 arrays under ``<latent>_<rank>``, from the window's first token
     to the peak, of the events whose status is ok.
     """
-    at = table_files.write(table(scored, piece, about), folder / f"ctx{scored.n_ctx}", tables)
+    made = table(scored, piece, about, tiers)
+    at = table_files.write(made, folder / f"ctx{scored.n_ctx}", tables)
     arrays = {
         key(event.latent, event.rank): J[scored.n_ctx - n :].numpy()
         for event, J, n, status in zip(
@@ -136,13 +143,20 @@ def write(
 def lengths(folder: Path) -> dict[int, list[Path]]:
     """Return the tables of a folder by context length, shortest first.
 
+    A table without a tier holds the events of all tiers, so it stands alone: tables of tiers
+    beside it would count the same events twice.
+
     Raises:
         FormatError: there is none.
     """
     found: dict[int, list[Path]] = {}
     stems = {p.with_suffix(""): m for p in folder.glob("ctx*") if (m := _TABLE.fullmatch(p.name))}
-    for stem, match in sorted(stems.items()):
-        found.setdefault(int(match["n"]), []).append(table_files.find(stem))
+    for n in {int(match["n"]) for match in stems.values()}:
+        tiers = {match["tier"] or "": stem for stem, match in sorted(stems.items())
+                 if int(match["n"]) == n}  # fmt: skip
+        whole = next((tiers[t] for t in ("", NO_TIER) if t in tiers), None)
+        of_length = list(tiers.values()) if whole is None else [whole]
+        found[n] = [table_files.find(stem) for stem in of_length]
     if not found:
         raise FormatError(
             f"{folder} holds no ctx<N>.csv or .parquet. Make them: saekit locality events --out "
@@ -168,7 +182,16 @@ def read(folder: Path, n_ctx: int | None = None) -> dict[int, list[Row]]:
             f"{folder} has no events of length {n_ctx}; it has {', '.join(map(str, found))}."
         )
     wanted = found if n_ctx is None else {n_ctx: found[n_ctx]}
-    return {n: [row for path in paths for row in _rows(path, n)] for n, paths in wanted.items()}
+    return {n: _distinct(row for path in paths for row in _rows(path, n))
+            for n, paths in wanted.items()}  # fmt: skip
+
+
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    """Return rows, each event once: a latent may stand in the files of two tiers."""
+    found: dict[tuple[int, int], Row] = {}
+    for row in rows:
+        found.setdefault((row.feature_id, row.event_idx), row)
+    return list(found.values())
 
 
 def _rows(path: Path, n_ctx: int) -> Iterable[Row]:
@@ -199,6 +222,7 @@ def _row(record: dict[str, str], i: int, n_ctx: int, arrays: Mapping[str, np.nda
     return Row(
         latent, rank, bits, _number(of("peak_value")), n, status,
         record.get("description", ""), record.get("peak_token_str", ""), J,
+        record.get("tier") or NO_TIER,
     )  # fmt: skip
 
 

@@ -89,6 +89,8 @@ class EventRun(Config):
         memory_bytes: int | None = None,
         shown: bool = True,
         tables: str = "csv",
+        tiers: Mapping[int, str] | None = None,
+        sae_id: str | None = None,
     ) -> dict[str, Any]:
         """Score the events at every length and write the folder; return counts.
 
@@ -107,6 +109,8 @@ class EventRun(Config):
             memory_bytes: of graph and gradients; None: half of what is free.
             shown: show progress on stderr.
             tables: their format, of `table_files.FORMATS`.
+            tiers: of latents, where a file of features has them.
+            sae_id: what the SAE is called, as 12-gemmascope-res-16k.
 
         Returns:
             ``events``, ``latents``, ``ok`` by length, ``failed`` in all, ``seconds``.
@@ -134,7 +138,7 @@ class EventRun(Config):
                 lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes,
                 forgets=forgets, journal=journal, shown=shown,
             )  # fmt: skip
-            _write(out, scored, lm.tokenizer, about, tables)
+            _write(out, scored, lm.tokenizer, (about, tiers), tables)
             ok[str(n_ctx)] = int(scored.ok.sum())
             failures += [f"N={n_ctx}: {message}" for message in scored.failures]
         seconds = time.monotonic() - began
@@ -149,12 +153,16 @@ class EventRun(Config):
                 "experiment": "cherry_picked_feature_entropy",
                 "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
                 "preset": card.model.get("name"), "layer": site.layer, "site": str(site),
+                "sae_id": sae_id,
                 "ctx_len": max(self.n_ctx), "ctx_lens_swept": sorted(self.n_ctx),
                 "top_k": max(e.rank for e in events) + 1, "bos": bos is not None,
                 "source": dict(source), "run": self.to_dict(), **counts,
                 "failures": failures[:20],
-                "features": [{"feature_id": a, "description": (about or {}).get(a, "")}
-                             for a in latents],
+                "features": [
+                    {"feature_id": a, "tier": (tiers or {}).get(a, event_files.NO_TIER),
+                     "description": (about or {}).get(a, "")}
+                    for a in latents
+                ],
                 "model": lm.provenance(), "provenance": provenance.collect(),
             },
         )  # fmt: skip
@@ -166,9 +174,11 @@ def _bytes(x: Tensor) -> bytes:
 
 
 def _write(
-    out: Path, scored: Scored, tokenizer: Tokenizer, about: Mapping[int, str] | None, tables: str
-) -> None:
-    event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about, tables)
+    out: Path, scored: Scored, tokenizer: Tokenizer,
+    words: tuple[Mapping[int, str] | None, Mapping[int, str] | None], tables: str,
+) -> None:  # fmt: skip
+    about, tiers = words
+    event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about, tables, tiers)
     table_files.write(by_latent(scored), out / f"per_feature_ctx{scored.n_ctx}", tables)
 
 

@@ -25,7 +25,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
 
-VERSION = 1
+VERSION = 2  # windows are drawn from the whole corpus
 EXACT = ("loop", "vjp", "jacobian")  # the first is what others are compared with
 ALSO_ROUNDED = "vjp"  # also taken with products in bfloat16
 COLUMNS = ("rank_correlation", "overlap", "entropy_difference_bits", "same_top")
@@ -48,10 +48,11 @@ class MethodCheck(Config):
         methods: ways, beside the loop.
         threshold: a latent counts where its activation is strictly above, act units.
         tolerance: share of a profile's largest influence.
+        documents: read only the first documents of the corpus; 0: all of them.
         seed: of the windows.
 
     Raises:
-        ConfigError: a number is out of range, or a method is none.
+        ConfigError: a number is out of range, or a method is unknown.
     """
 
     name: ClassVar[str] = "locality_check"
@@ -63,6 +64,7 @@ class MethodCheck(Config):
     methods: tuple[str, ...] = tuple(m for m in METHODS if m != EXACT[0])
     threshold: float = 0.0
     tolerance: float = 1e-4
+    documents: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ def run(
     drawing.check_length(lm, config.n_ctx, "n_ctx")
     drawn = drawing.from_corpus(
         config.corpus, "test", lm.tokenizer, config.filter, n_ctx=config.n_ctx,
-        windows=config.windows, seed=config.seed,
+        windows=config.windows, seed=config.seed, most_docs=config.documents,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     encodes: dict[str, Any] = {}
@@ -122,6 +124,7 @@ def run(
         "disagree": disagree, "model": lm.provenance(), "tokens": drawn.tokens.tolist(),
         "sites": {str(s.site): s.source for s in subjects},
         "corpus": config.corpus.provenance(), "start": drawn.start.tolist(),
+        "sample": None if drawn.sample is None else drawn.sample.record(),
     }  # fmt: skip
     scores = {
         f"{r['site']}/{r['method']}/{name}": r[name] for r in rows for name in COLUMNS

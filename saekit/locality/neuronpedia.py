@@ -102,7 +102,7 @@ class Cache:
             raise UnknownNameError(f"Latents count from 0; got {index}.")
         path = self.path(index)
         if path.exists():
-            return parse(read_json(path), str(path))
+            return parse(read_json(path), str(path), index)
         if not self.online:
             raise UnknownNameError(
                 f"{path} is not there and the network is not asked unless told to. Fetch it with "
@@ -112,7 +112,7 @@ class Cache:
         address = f"{self.url}/api/feature/{name}/{index}"
         body = self._fetch(address)
         try:
-            found = parse(json.loads(body), address)  # refused before it is kept
+            found = parse(json.loads(body), address, index)  # refused before it is kept
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise FormatError(f"{address} did not answer with JSON: {error}.") from error
         replace_with(path, body)
@@ -175,12 +175,27 @@ def _retry_after(header: str | None, otherwise: float) -> float:
         return otherwise
 
 
-def parse(raw: Any, where: str) -> Record:
-    """Return what is used of an answer.
+def parse(raw: Any, where: str, index: int | None = None) -> Record:
+    """Return what is used of an answer about a latent.
+
+    Args:
+        raw: the answer, as JSON gives it.
+        where: file or address, for messages.
+        index: of the latent that was asked for; None: whichever it is about.
 
     Raises:
-        FormatError: it lacks the latent's index, or a field is of another kind.
+        FormatError: it is about another latent, or a field is of another kind.
     """
+    found = _parsed(raw, where)
+    if index is not None and found.index != index:
+        raise FormatError(
+            f"{where} answers about latent {found.index}; asked for was {index}. The answer is "
+            f"not used. If it is a file, delete it or give it its own number."
+        )
+    return found
+
+
+def _parsed(raw: Any, where: str) -> Record:
     try:
         explanations = raw.get("explanations") or []
         first = explanations[0] if explanations else {}

@@ -21,22 +21,22 @@ class Prompt(NamedTuple):
 
 
 def draw(
-    corpus: Corpus, split: Split, *, chars: int, seed: int = 42, most_docs: int = 10_000
+    corpus: Corpus, split: Split, *, chars: int, seed: int = 42, most_docs: int = 0
 ) -> Prompt:
-    """Return a text of at least so many characters, drawn from a corpus by its seed.
+    """Return a text of at least so many characters, drawn from a whole corpus by its seed.
 
     It is one document where any is long enough, each equally likely. Otherwise documents that
     follow each other are joined by an empty line, from a drawn one on, until they are.
 
     Args:
-        corpus: the text.
+        corpus: the text; it is read twice, and only the prompt is held.
         split: part of it.
         chars: least length, characters.
         seed: decides which.
-        most_docs: documents of the corpus that are looked at, the first.
+        most_docs: look only at the first documents; 0: at all.
 
     Raises:
-        ConfigError: a number is below 1.
+        ConfigError: a number is out of range.
         DataError: all documents together are too short.
 
     Source:
@@ -44,24 +44,30 @@ def draw(
         nothing.
         Differs: whole documents, so that a text begins where somebody began it.
     """
-    if chars < 1 or most_docs < 1:
-        raise ConfigError(f"`chars` and `most_docs` are 1 or more; got {chars} and {most_docs}.")
-    docs = list(islice(corpus.documents(split), most_docs))
-    after = list(accumulate(len(d.text) + len(JOINER) for d in reversed(docs)))[::-1]
-    starts = [i for i, d in enumerate(docs) if len(d.text) >= chars]
+    if chars < 1 or most_docs < 0:
+        raise ConfigError(
+            f"`chars` must be at least 1 and `docs` 0 (all) or more; got {chars} and {most_docs}."
+        )
+    sizes = [len(d.text) for d in islice(corpus.documents(split), most_docs or None)]
+    after = list(accumulate(n + len(JOINER) for n in reversed(sizes)))[::-1]
+    starts = [i for i, n in enumerate(sizes) if n >= chars]
     starts = starts or [i for i, n in enumerate(after) if n - len(JOINER) >= chars]
     if not starts:
         raise DataError(
-            f"{len(docs)} documents have {sum(len(d.text) for d in docs):,} characters together; "
-            f"got chars={chars:,}. Ask for fewer, or give more text."
+            f"{len(sizes)} documents have {sum(sizes):,} characters together; got "
+            f"chars={chars:,}. Ask for fewer, or give more text."
         )
     first = starts[int(torch.randint(len(starts), (1,), generator=generator(seed, "prompt")))]
-    last, text = first, docs[first].text
-    while len(text) < chars:
-        last += 1
-        text += JOINER + docs[last].text
+    found, length = [], -len(JOINER)
+    for document in islice(corpus.documents(split), first, len(sizes)):
+        found.append(document)
+        length += len(JOINER) + len(document.text)
+        if length >= chars:
+            break
+    text = JOINER.join(d.text for d in found)
     told = {
-        "dataset": corpus.provenance(), "split": split, "row": first, "rows": last - first + 1,
-        "source": docs[first].source, "seed": seed, "n_chars": len(text), "sha256": digest([text]),
+        "dataset": corpus.provenance(), "split": split, "row": first, "rows": len(found),
+        "source": found[0].source, "seed": seed, "documents": len(sizes), "n_chars": len(text),
+        "sha256": digest([text]),
     }  # fmt: skip
     return Prompt(text, told)

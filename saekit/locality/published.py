@@ -15,7 +15,7 @@ import torch
 from saekit.core.errors import FormatError
 from saekit.core.torch_files import read_restricted
 from saekit.locality._flat import Published, numbers
-from saekit.locality._published_others import OTHERS
+from saekit.locality._published_others import OTHERS, feature_levels, is_levels
 from saekit.locality._published_pairs import comparison, sweep
 
 # The key that tells a kind, and what reads it.
@@ -41,9 +41,11 @@ def read(path: Path) -> Published:
     for key, make in KINDS.items():
         if key in raw:
             return make(raw, path)
+    if is_levels(raw):
+        return feature_levels(raw, path)
     raise FormatError(
         f"{path} has {', '.join(map(str, list(raw)[:8])) or 'nothing'}; a published file has one "
-        f"of {', '.join(KINDS)}."
+        f"of {', '.join(KINDS)}, layer_<N>."
     )
 
 

@@ -139,7 +139,7 @@ def records(folder: Path, latents: Sequence[int]) -> dict[int, Record]:
         FormatError: none has a file, or a file is not Neuronpedia's.
     """
     paths = {a: folder / f"{a}.json" for a in latents}
-    found = {a: parse(read_json(p), str(p)) for a, p in paths.items() if p.is_file()}
+    found = {a: parse(read_json(p), str(p), a) for a, p in paths.items() if p.is_file()}
     if not found:
         raise FormatError(
             f"{folder} has none of {len(paths)} latents, as {latents[0]}.json. Name the folder "

@@ -19,10 +19,16 @@ from saekit.core.result import Result
 from saekit.data import table_files
 from saekit.locality import dataset, release_folders
 from saekit.locality._published_pairs import comparison, sweep
+from saekit.locality.context_length import SITES
 from saekit.locality.presets.base import names, preset
 from saekit.models.sites import Site, parse_site
 
 KINDS = ("locality_depth", "locality_context_length")
+# What a published bench.json says of its run; `host` names a machine and is left out.
+BENCH = (
+    "timestamp", "device", "gpu_name", "torch_version", "preset", "layers", "num_batches",
+    "context_len", "threshold", "random_batches", "random_seed",
+)  # fmt: skip
 SWEEP_FILES = {"prompt.txt": "sweep_prompt", "prompt.txt.meta.json": "sweep_prompt_meta"}
 
 
@@ -32,8 +38,8 @@ def release(
     """Write a run into a data set's folder; return the files.
 
     Args:
-        run: folder of a depth run or a context sweep, or of events, geometry or autocorrelation
-            (`release_folders`).
+        run: folder of a depth run or a context sweep, or of events, geometry, autocorrelation,
+            levels or Neuronpedia's answers (`release_folders`).
         root: of the data set.
         label: the preset's name there; need not be one that saekit knows.
         corpus: the corpus' name there, of a depth run.
@@ -43,17 +49,25 @@ def release(
         FormatError: `run` is neither.
         ConfigError: a name cannot be part of a path, or a sweep is of several windows.
     """
+    if (run / SITES).is_file():  # a sweep at several sites
+        sites = read_json(run / SITES)["sites"]
+        stamp = timestamp or _stamp(Result.read(run / sites[0] / "result.json"))
+        return [
+            path for site in sites
+            for path in release(run / site, root, label=label, corpus=corpus, timestamp=stamp)
+        ]  # fmt: skip
     if not (run / "result.json").is_file():
         return release_folders.release(run, root, label=label, timestamp=timestamp)
     result = Result.read(run / "result.json")
     if result.name not in KINDS:
         raise FormatError(f"{run} holds a result of `{result.name}`, not of depth or context.")
-    made = datetime.fromisoformat(result.provenance["time"])
-    where = {
-        "preset": label, "dataset": corpus, "timestamp": timestamp or f"{made:%Y%m%d_%H%M%S}",
-    }  # fmt: skip
+    where = {"preset": label, "dataset": corpus, "timestamp": timestamp or _stamp(result)}
     write = _depth if result.name == KINDS[0] else _sweep
     return write(run, root, result, where)
+
+
+def _stamp(result: Result) -> str:
+    return f"{datetime.fromisoformat(result.provenance['time']):%Y%m%d_%H%M%S}"
 
 
 def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list[Path]:
@@ -61,7 +75,9 @@ def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
     columns = result.details["by_window"]["columns"]
     starts = {w: s for w, s in zip(columns["window"], columns["start"], strict=True)}
     home = dataset.place(root, "run_config", **where).parent
-    write_json(home / "run_config.json", _run_config(result, where))
+    bench = read_json(run / "bench.json") if (run / "bench.json").exists() else {}
+    config = _run_config(result, where) | {"device": bench.get("device")}
+    write_json(home / "run_config.json", config)
     for name in result.details["by_site"]["columns"]["site"]:
         site, arrays = parse_site(name), dataset.from_npz(run / "influences" / f"{name}.npz")
         entropies, vectors = _entropies(run, name), _vectors(columns, name)
@@ -82,8 +98,8 @@ def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
         stem = dataset.place(root, "entropy_comparison", site=short, layer=layer, **where)
         files += dataset.write(stem, comparison(raw, run))
         outputs[str(layer)] = files[-1].relative_to(home).as_posix()
-    bench = read_json(run / "bench.json") if (run / "bench.json").exists() else {}
-    write_json(home / "bench.json", bench | {"output_files": outputs})
+    head = {k: v for k, v in config.items() if k in BENCH}
+    write_json(home / "bench.json", head | bench | {"output_files": outputs})
     return [*files, home / "run_config.json", home / "bench.json"]
 
 
@@ -118,12 +134,30 @@ def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
             files.append(dataset.place(root, kind, **where))
             replace_with(files[-1], (run / source).read_bytes())
     files.append(dataset.place(root, "sweep_config", **where))
-    said = read_json(files[-1]) if files[-1].exists() else {"presets": {}}  # of other models
-    said["presets"][where["preset"]] = _run_config(result, where) | {
-        "max_context_len": result.config["most"], "step": result.config["step"],
-    }  # fmt: skip
-    write_json(files[-1], said | {"prompt": result.details["text"]})
+    write_json(files[-1], _sweep_config(result, where, files[-1]))
     return files
+
+
+def _sweep_config(result: Result, where: dict[str, str], path: Path) -> dict[str, Any]:
+    """Return what a sweep's run_config.json says, this model's run put over what is there."""
+    before = read_json(path) if path.exists() else {}
+    runs = before.get("runs", {})
+    mine = _run_config(result, where)
+    layers = set(runs.get(where["preset"], {}).get("layers", [])) | set(mine["layers"])
+    runs[where["preset"]] = mine | {"layers": sorted(layers)}
+    sizes = before.get("preset_config", {}) | {
+        where["preset"]: {
+            "max_context_len": result.config["most"], "step": result.config["step"],
+        }
+    }  # fmt: skip
+    text = result.details["text"]
+    return {
+        "experiment": "entropy_vs_context_len_xmodel", "timestamp": where["timestamp"],
+        "seed": result.config["measure"]["seed"], "min_context_len": result.config["least"],
+        "presets": list(sizes), "preset_config": sizes,
+        "prompt_file": "prompt.txt" if "prompt" in text else None, "prompt": text,
+        "git_commit": result.provenance["commit"], "runs": runs,
+    }  # fmt: skip
 
 
 def published_site(label: str, site: Site) -> tuple[str, int]:
@@ -205,12 +239,14 @@ def _run_config(result: Result, where: dict[str, str]) -> dict[str, Any]:
         **where, "model_id": result.details["model"]["name"],
         "model_revision": result.details["model"]["revision"],
         "layers": [published_site(where["preset"], parse_site(s))[1] for s in saes],
+        "sae_loader": preset(where["preset"]).sae_format if where["preset"] in names() else None,
         "sae_arch": sorted({s["architecture"] for s in saes.values()}),
         "threshold": result.config["measure"]["threshold"],
         "num_batches": result.config.get("windows", 1), "random_batches": True,
         "context_len": result.config.get("n_ctx", result.config.get("most")),
         "random_seed": result.config["measure"]["seed"],
         "torch_version": made_of["libraries"].get("torch"), "git_commit": made_of["commit"],
-        "gpu_name": made_of["machine"]["gpu"], "saekit": made_of["saekit"],
+        "gpu_name": made_of["machine"]["gpu"],
+        "windows_drawn": result.details.get("sample"), "saekit": made_of["saekit"],
         "settings": result.config,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from saekit.core.files import read_json, replace_with, write_json, write_tensors
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.locality import dataset, event_files
+from saekit.locality.neuronpedia import parse
 from saekit.locality.quality import STATS
 
 EVENTS, GEOMETRY, AUTOCORR, CARDS = (
@@ -25,6 +26,7 @@ EVENTS, GEOMETRY, AUTOCORR, CARDS = (
     "feature_case_studies",
 )  # fmt: skip
 PAGE = "feature_case_studies"
+LEVELS = "feature_level_entropies"
 GEOMETRY_TABLES = (
     "per_feature", "pairwise", "feature_neighbour_summary", "neuronpedia_xcheck",
     "anchor_neighbours",
@@ -44,7 +46,8 @@ def release(run: Path, root: Path, *, label: str, timestamp: str | None = None) 
     """Write a folder into a data set's; return the files.
 
     Args:
-        run: folder of `saekit locality events`, `neuronpedia --sae`, `geometry` or `autocorr`.
+        run: folder of `saekit locality events`, `neuronpedia --sae`, `geometry`, `autocorr` or
+            `levels`, or a cache of `neuronpedia`.
         root: of the data set.
         label: what the data set calls the preset.
         timestamp: name of the folder; the run's time where None.
@@ -57,10 +60,44 @@ def release(run: Path, root: Path, *, label: str, timestamp: str | None = None) 
         write = WAYS.get(found.get("experiment")) if isinstance(found, dict) else None
         if write is not None and "provenance" in found:  # published manifests have none
             return write(run, root, _told(found, label, timestamp))
+    if (run / f"{LEVELS}.json").is_file():
+        return _levels(run, root, label)
+    if files := _cache(run, root, label):
+        return files
     raise FormatError(
-        f"{run} is no folder of saekit locality depth, context, events, geometry or autocorr: it "
-        f"has no result.json, and no manifest that names one of {', '.join(WAYS)}."
+        f"{run} is not a folder of saekit locality depth, context, events, geometry, autocorr, "
+        f"levels or neuronpedia: it has no result.json, no manifest that names one of "
+        f"{', '.join(WAYS)}, and no MODEL/SAE/<latent>.json."
     )
+
+
+def _levels(run: Path, root: Path, label: str) -> list[Path]:
+    """Write the entropies over the vocabulary where the data set has those of a preset."""
+    return dataset.write(
+        dataset.place(root, "feature_levels", preset=label), dataset.read(run / LEVELS)
+    )
+
+
+def _cache(run: Path, root: Path, label: str) -> list[Path]:
+    """Copy Neuronpedia's answers and lists of candidates; nothing where there is no answer.
+
+    Raises:
+        FormatError: a file is not Neuronpedia's answer about the latent it is named after.
+    """
+    files = []
+    for source in sorted(run.glob("*/*/*.json")):
+        if not source.stem.isdecimal():
+            continue
+        parse(read_json(source), str(source), int(source.stem))
+        model, sae = source.parent.parts[-2:]
+        where = {"model": model, "sae": sae, "feature": source.stem}
+        files.append(dataset.place(root, "neuronpedia_cache", **where))
+        replace_with(files[-1], source.read_bytes())
+    for source in sorted(run.glob("candidate_features_l*.md")) if files else ():
+        layer = source.stem.removeprefix("candidate_features_l")
+        files.append(dataset.place(root, "candidates", preset=label, layer=layer))
+        replace_with(files[-1], source.read_bytes())
+    return files
 
 
 def _told(found: dict[str, Any], label: str, timestamp: str | None) -> dict[str, Any]:

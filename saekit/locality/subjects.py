@@ -8,6 +8,7 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.formats.base import Told
 from saekit.hub.native import Loaded, load
 from saekit.locality.presets.base import Preset
+from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
 from saekit.saes.base import SAE
 from saekit.saes.standardised import Standardised
@@ -36,6 +37,18 @@ class Named(NamedTuple):
     hub_revision: str | None = None  # to ask the hub for
 
 
+def check_subjects(lm: LanguageModel, subjects: Sequence[Subject]) -> None:
+    """Refuse no SAE, two of one site, or a site that the model has not.
+
+    Raises:
+        ConfigError: there is nothing to measure, or a site twice.
+        UnknownNameError: there is no such site.
+    """
+    names = [str(lm.check_site(s.site)) for s in subjects]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"A run needs SAEs of different sites; got {', '.join(names) or 'none'}.")
+
+
 def facts(sae: SAE, subject: Subject) -> dict[str, Any]:
     """Return what a reader of results must know of an SAE, JSON-ready."""
     inner = getattr(sae.cfg, "inner", sae.cfg)
@@ -57,16 +70,17 @@ def forgotten(loaded: Loaded) -> tuple[str, ...]:
 
 
 def of_folders(
-    folders: Sequence[Path], sites: Sequence[str] = ()
+    folders: Sequence[Path], sites: Sequence[str] = (), layers: Sequence[int] = ()
 ) -> tuple[list[Subject], Named]:
     """Return the SAEs in some folders, by depth, and their language model.
 
     Args:
         folders: of runs or SAEs, in any format.
         sites: of those that they read; none: all.
+        layers: likewise.
 
     Raises:
-        ConfigError: they are of several models, or none reads a site that is asked for.
+        ConfigError: they are of several models, or none reads a site or layer asked for.
         FormatError: a folder holds no SAE.
     """
     wanted = [parse_site(s) for s in sites]
@@ -84,13 +98,17 @@ def of_folders(
         named = made
         source = f"{folder.name}/{(card.run.get('sae') or {}).get('name', 'sae')}"
         reading += [str(one) for one in card.pair.reads]
-        reads = [one for one in card.pair.reads if not wanted or one in wanted]
+        reads = [
+            one for one in card.pair.reads
+            if (not wanted or one in wanted) and (not layers or one.layer in layers)
+        ]  # fmt: skip
         found += [Subject(one, source, _opens(folder, one)) for one in reads]
     missing = [str(s) for s in wanted if s not in {f.site for f in found}]
+    missing += [f"layer {i}" for i in layers if i not in {f.site.layer for f in found}]
     if missing or named is None or not found:
         raise ConfigError(
             f"No SAE given reads {', '.join(missing) or 'anything'}; they read "
-            f"{', '.join(reading) or 'nothing'}. Choose of these with --site."
+            f"{', '.join(reading) or 'nothing'}. Choose of these with --site or --layers."
         )
     return sorted(found, key=lambda s: (s.site.layer or 0, s.site.point)), named
 
@@ -143,6 +161,17 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
         FormatError: the files are missing, damaged, or of another architecture.
         ConfigError: they are of another site.
     """
+    loaded = loaded_layer(chosen, root, layer)
+    return Opened(loaded.sae, forgotten(loaded))
+
+
+def loaded_layer(chosen: Preset, root: Path, layer: int) -> Loaded:
+    """Return the SAE of a preset's layer with its card.
+
+    Raises:
+        FormatError: the files are missing, damaged, or of another architecture.
+        ConfigError: they are of another site.
+    """
     loaded = load(
         chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
         told=Told(model=chosen.model, architecture=chosen.architecture),
@@ -151,6 +180,7 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     if inner.name != chosen.architecture:
         raise FormatError(
             f"{chosen.sae_folder(root, layer)} holds an SAE of architecture `{inner.name}`; those "
-            f"of {chosen.key} are `{chosen.architecture}`. For other SAEs use --sae."
+            f"of {chosen.key} are `{chosen.architecture}`. Name other SAEs by their folders, not "
+            f"by a preset."
         )
-    return Opened(loaded.sae, forgotten(loaded))
+    return loaded

@@ -1,6 +1,14 @@
-"""Windows of a corpus: a token stream with its documents' borders, and a drawn sample of it."""
+"""Windows of a corpus: a token stream with its documents' borders, and a drawn sample of it.
 
+Windows come from the whole corpus without tokenising all of it. Every document gets a random key
+from the seed; those with the smallest keys are kept until they hold enough text, so each document
+is as likely as any other. Only these are tokenised, in the order of the corpus, and windows are
+drawn from them. Where too few pass the filter, more documents are kept, up to all there are.
+"""
+
+import heapq
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +23,11 @@ from saekit.models.base import LanguageModel, Tokenizer
 
 BATCH_DOCS = 64
 LATE_WINDOWS = 8  # that are shown to `late` together, or more
-STREAM_WINDOWS = 40  # candidates read for each window wanted, so that a sample is of all of them
+STREAM_WINDOWS = 40  # windows of text tokenised for each that is wanted, at first
+MORE = 8  # times as much text where too few windows passed
+CHARS_A_TOKEN = 6  # more than text has on average, so that the text kept is enough
+PIECE_WINDOWS = 20  # windows in a piece of rows that the filter joins, at least
+KEYS = 4096  # random keys made together
 
 
 class Stream(NamedTuple):
@@ -24,6 +36,29 @@ class Stream(NamedTuple):
     ids: Int[Tensor, "tokens"]
     starts: Int[Tensor, "docs"]  # where each document begins
     sources: list[str]  # of each document
+
+
+class Sample(NamedTuple):
+    """Documents drawn from all those of a corpus, in its order."""
+
+    texts: list[tuple[str, str]]  # of each: text as it enters the stream, and source
+    documents: int  # in the corpus, or pieces of it where the filter joins rows
+    characters: int  # in all of them
+    seed: int  # of the keys
+    split: Split  # that was read
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether nothing was left out."""
+        return len(self.texts) == self.documents
+
+    def record(self) -> dict[str, Any]:
+        """Return how the text of the windows was chosen, JSON-ready."""
+        return {
+            "method": "documents with the smallest random keys of the whole corpus",
+            "split": self.split, "seed": self.seed, "documents": self.documents, "characters": self.characters,
+            "documents_tokenised": len(self.texts),
+        }  # fmt: skip
 
 
 class Selection(NamedTuple):
@@ -35,41 +70,108 @@ class Selection(NamedTuple):
     refused: dict[str, int]  # reason to number of candidates
     candidates: int  # in the stream
     bos: bool  # whether a BOS was put before each
+    sample: Sample | None = None  # the text they were drawn from; None: all of the stream
 
 
 # from windows [windows, n_ctx] to why each is refused; None where it is not
 Late = Callable[[Int[Tensor, "windows n_ctx"]], list[str | None]]
 
 
-def read_stream(
-    corpus: Corpus, split: Split, tokenizer: Tokenizer, rule: Filter, most_tokens: int
-) -> Stream:
-    """Return the beginning of a corpus as tokens; a last document that is too long is cut.
+def sample_documents(
+    corpus: Corpus, split: Split, rule: Filter, *, chars: int, seed: int = 0, piece_chars: int = 1,
+    most_docs: int = 0,
+) -> Sample:  # fmt: skip
+    """Return documents drawn from the whole corpus, as many as hold enough text.
 
-    Documents are tokenised each by itself, but where the filter joins them: then the text is
-    one, in pieces of many documents.
+    Rows that the filter joins belong together: there, what is drawn is a piece of rows that
+    follow each other.
+
+    Args:
+        corpus: the text.
+        split: of it (see `part`).
+        rule: how a document enters the stream.
+        chars: least text, where the corpus has it.
+        seed: of the keys; more text of the same seed holds all that less text does.
+        piece_chars: least characters of a piece, where rows are joined.
+        most_docs: read only the first documents of the corpus; 0: all.
 
     Raises:
         DataError: there is no text.
     """
+    split = part(corpus, split)
+    documents = islice(corpus.documents(split), most_docs or None)
+    texts = ((rule.prepare(d.text), d.source) for d in documents)
+    units: Iterable[tuple[str, str]] = (one for one in texts if one[0])
+    if rule.joiner is not None:
+        units = _pieces(units, rule.joiner, piece_chars)
+    keys = _keys(seed)
+    kept: list[tuple[float, int, str, str]] = []  # a heap, the largest key first
+    held = read = n = 0
+    for n, (text, source) in enumerate(units, start=1):
+        read += len(text)
+        key = next(keys)
+        if held >= chars and key >= -kept[0][0]:
+            continue
+        heapq.heappush(kept, (-key, n, text, source))
+        held += len(text)
+        while held - len(kept[0][2]) >= chars:
+            held -= len(heapq.heappop(kept)[2])
+    if not n:
+        raise DataError(f"The corpus gives no text for windows (split {split}).")
+    ordered = sorted(kept, key=lambda one: one[1])
+    return Sample([(text, source) for _, _, text, source in ordered], n, read, seed, split)
+
+
+def part(corpus: Corpus, split: Split) -> Split:
+    """Return the split to read: train where a corpus keeps no text for tests.
+
+    The corpora of the published runs are read whole, which is such a corpus.
+    """
+    return "train" if getattr(corpus, "test_share", None) == 0 else split
+
+
+def _keys(seed: int) -> Iterator[float]:
+    source = generator(seed, "locality", "documents")
+    while True:
+        yield from torch.rand(KEYS, generator=source, dtype=torch.float64).tolist()
+
+
+def _pieces(
+    texts: Iterable[tuple[str, str]], joiner: str, least: int
+) -> Iterator[tuple[str, str]]:
+    """Yield rows that follow each other as one text, with the source of the first."""
+    held: list[str] = []
+    source, chars = "", 0
+    for text, name in texts:
+        source = source if held else name
+        held.append(text)
+        chars += len(text)
+        if chars >= least:
+            yield joiner.join(held), source
+            held, chars = [], 0
+    if held:
+        yield joiner.join(held), source
+
+
+def read_stream(sample: Sample, tokenizer: Tokenizer) -> Stream:
+    """Return documents as tokens, one after another, each tokenised by itself.
+
+    Raises:
+        DataError: none of them has a token.
+    """
     ids: list[int] = []
     starts: list[int] = []
     sources: list[str] = []
-    texts = ((rule.prepare(d.text), d.source) for d in corpus.documents(split))
-    for group in _groups(((t, s) for t, s in texts if t), BATCH_DOCS):
-        if rule.joiner is not None:
-            group = [(rule.joiner.join(t for t, _ in group), group[0][1])]
+    for group in _groups(sample.texts, BATCH_DOCS):
         encoded = tokenizer.encode([text for text, _ in group])
         for tokens, (_, source) in zip(encoded, group, strict=True):
             if tokens:
                 starts.append(len(ids))
                 sources.append(source)
                 ids += tokens
-        if len(ids) >= most_tokens:
-            break
     if not ids:
-        raise DataError(f"The corpus gives no text for windows (split {split}).")
-    return Stream(torch.tensor(ids[:most_tokens]), torch.tensor(starts), sources)
+        raise DataError("The text gives no token for windows.")
+    return Stream(torch.tensor(ids), torch.tensor(starts), sources)
 
 
 def draw(  # noqa: PLR0913 - the text, and what of it is wanted
@@ -133,7 +235,9 @@ def _tried(
     stream: Stream, tokenizer: Tokenizer, rule: Filter, offsets: Tensor, length: int
 ) -> Iterator[tuple[int, str | None]]:
     """Yield where windows begin, and why the filter refuses them."""
-    across = crossing(stream, offsets, length) if rule.one_document else torch.zeros_like(offsets)
+    # Pieces of joined rows were drawn apart, so what follows one is other text.
+    apart_here = rule.one_document or rule.joiner is not None
+    across = crossing(stream, offsets, length) if apart_here else torch.zeros_like(offsets)
     for start, apart in zip(offsets.tolist(), across.tolist(), strict=True):
         # strings of a window are made only where they may decide
         one = None if apart else candidate(stream, tokenizer, start, length)
@@ -209,12 +313,48 @@ def candidate(stream: Stream, tokenizer: Tokenizer, start: int, length: int) -> 
     return Candidate(ids, tokenizer.pieces(ids), before, last - first + 1, special)
 
 
-def from_corpus(
-    corpus: Corpus, split: Split, tokenizer: Tokenizer, rule: Filter, **settings: Any
-) -> Selection:
-    """Read as much of a corpus as a sample of it needs, and draw from that (see `draw`)."""
-    most = STREAM_WINDOWS * settings["windows"] * settings["n_ctx"]
-    return draw(read_stream(corpus, split, tokenizer, rule, most), tokenizer, rule, **settings)
+def from_corpus(  # noqa: PLR0913 - the text, and what of it is wanted
+    corpus: Corpus, split: Split, tokenizer: Tokenizer, rule: Filter, *, n_ctx: int, windows: int,
+    seed: int = 0, most_docs: int = 0, bos: bool = False, late: Late | None = None,
+) -> Selection:  # fmt: skip
+    """Draw windows from a whole corpus; tokenise as much of it as they need (see `draw`).
+
+    Args:
+        corpus: the text.
+        split: of it.
+        tokenizer: of the model.
+        rule: which windows pass.
+        n_ctx: tokens of a window, BOS included.
+        windows: how many are wanted.
+        seed: of documents and windows.
+        most_docs: use only the first documents; 0: all.
+        bos: put a BOS before each window.
+        late: what else refuses windows (see `draw`).
+
+    Raises:
+        ConfigError: a number is out of range, or there is no BOS.
+        DataError: there is no text, or no window passes.
+    """
+    if most_docs < 0:
+        raise ConfigError(f"`documents` must be 0 (all) or more; got {most_docs}.")
+    chars = CHARS_A_TOKEN * STREAM_WINDOWS * windows * n_ctx
+    while True:
+        sample = sample_documents(
+            corpus, split, rule, chars=chars, seed=seed, most_docs=most_docs,
+            piece_chars=CHARS_A_TOKEN * PIECE_WINDOWS * n_ctx,
+        )  # fmt: skip
+        try:
+            found = draw(
+                read_stream(sample, tokenizer), tokenizer, rule, n_ctx=n_ctx, windows=windows,
+                seed=seed, bos=bos, late=late,
+            )  # fmt: skip
+        except DataError:
+            if sample.whole:
+                raise
+        else:
+            if len(found.tokens) == windows or sample.whole:
+                return found._replace(sample=sample)
+        chars *= MORE
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

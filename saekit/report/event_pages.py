@@ -120,11 +120,13 @@ def _write_manifest(
     """Write beside a page of cards what it is of, with the fields of the published manifests."""
     made = _manifest(folder)
     known, features = quality.read(folder), []
+    tiers = {row.feature_id: row.tier for row in event_files.read(folder, n_ctx)[n_ctx]}
     for card in cards:
         mean, std = case_studies.moments(card.H)
         features.append(
-            {"feature_id": card.latent, "tier": "all", "description": card.description,
-             "mean_h_pos": mean, "std_h_pos": std, "n_events": len(card.H),
+            {"feature_id": card.latent, "tier": tiers[card.latent],
+             "description": card.description, "mean_h_pos": mean, "std_h_pos": std,
+             "n_events": len(card.H),
              "recall_alt": known.get(card.latent, quality.Quality()).recall_alt}
         )  # fmt: skip
     write_json(
@@ -211,7 +213,8 @@ def _with_density(
         DataError: it has none.
     """
     made = _manifest(folder)
-    densities = (made.get("source") or {}).get("densities")
+    source = made.get("source")  # in published manifests the pattern of the files, as text
+    densities = source.get("densities") if isinstance(source, dict) else None
     if not densities:
         raise DataError("no manifest here says how often latents are on")
     H = entropies(rows)
@@ -276,10 +279,15 @@ def _texts(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _title(folder: Path) -> str:
     manifest = _manifest(folder)
-    named = [manifest.get(k) for k in ("preset", "site")]
+    layer = manifest.get("layer")
+    named = [manifest.get("preset"),
+             manifest.get("site") or (None if layer is None else f"layer {layer}")]  # fmt: skip
     return " · ".join(str(n) for n in named if n) or folder.resolve().name
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     """Return how a folder was made; nothing where it does not say."""
-    return read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    found = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    if not isinstance(found, dict):
+        raise FormatError(f"{folder / MANIFEST} must be an object; it is {type(found).__name__}.")
+    return found

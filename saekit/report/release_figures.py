@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from saekit.core.errors import ConfigError
-from saekit.core.files import write_json
+from saekit.core.files import read_json, write_json
 from saekit.core.result import Result, Table
 from saekit.locality import dataset
+from saekit.locality.context_length import SITES
 from saekit.locality.release import KINDS, published_site
 from saekit.models.sites import parse_site
 from saekit.report.figures import context_length, entropy_depth, windows
@@ -17,6 +17,7 @@ from saekit.report.figures import context_length, entropy_depth, windows
 def draw(run: Path, root: Path, home: Path, label: str) -> list[Path]:
     """Draw a run that was released; return the figures and indexes.
 
+    Runs of other kinds are released with the figures that they have, so nothing is drawn for them.
     A depth run has a figure for every window of every layer, with ``batch_index.json``, and one
     against depth in ``figures``; a sweep has one of its lengths.
 
@@ -27,22 +28,22 @@ def draw(run: Path, root: Path, home: Path, label: str) -> list[Path]:
         label: the preset's name there.
 
     Raises:
-        ConfigError: the run is of another kind, whose release has its figures.
         MissingExtraError: matplotlib is not installed.
     """
+    if (run / SITES).is_file():  # a sweep at several sites
+        each = [run / site for site in read_json(run / SITES)["sites"]]
+        return [path for one in each for path in draw(one, root, home, label)]
     path = run / "result.json"
     result = Result.read(path) if path.is_file() else None
     if result is None or result.name not in KINDS:
-        raise ConfigError(
-            f"Figures are drawn for runs of depth and context; {run} is none. Those of other "
-            f"folders are released with them."
-        )
+        return []
     if result.name != KINDS[0]:
         return [_sweep(run, root, home, label, result)]
     files: list[Path] = []
     for name in result.details["by_site"]["columns"]["site"]:
         files += _layer(run, home, label, result, name)
-    figure = dataset.place(root, "figure", figure=f"entropy_vs_depth__{label}__{home.parent.name}")
+    name = f"entropy_vs_depth__{label}__{home.parent.name}"
+    figure = dataset.place(root, "figure", figure=name)
     return [*files, entropy_depth.draw({f"{label}, {home.parent.name}": run}, figure)]
 
 

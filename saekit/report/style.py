@@ -3,6 +3,7 @@
 Only this file knows matplotlib. A figure is the same file when it is drawn again.
 """
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from saekit.core.result import Table
 SUFFIXES = (".svg", ".pdf", ".png")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _PLAIN = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
+
+
+def check() -> None:
+    """Refuse, before any work, where figures cannot be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "figures")
 
 
 def new(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs: Any):

@@ -3,6 +3,9 @@
 The formulas are written out from each library's definition and share no code with saekit.
 """
 
+import json
+
+import numpy as np
 import torch
 
 from tests.hub.files import tensors, top, write
@@ -112,3 +115,129 @@ def on(codes: torch.Tensor, threshold: float) -> dict[tuple[int, int], float]:
     """Return the activations above a threshold by window and latent."""
     where = (codes > threshold).nonzero().tolist()
     return {(w, a): float(codes[w, a]) for w, a in where}
+
+
+# folders of results, as the published programs write them
+
+TIERS = ("token", "phrase", "concept", "abstract")
+EVENT_COLUMNS = ("feature_id,tier,description,top_act_rank,activation_value,abs_peak,ctx_len,"
+                 "ctx_start,H_pos_bits,n_positions,J_max,J_sum,J_argmax,peak_token_str,status")
+
+
+def event_lines(tier, latents, ranks=3, n_ctx=8):
+    """Return the rows of a tier's table, and the influences that belong to them."""
+    draw = np.random.default_rng(len(tier))
+    lines, arrays = [EVENT_COLUMNS], {}
+    for latent in latents:
+        for rank in range(ranks):
+            J = draw.random(n_ctx).astype(np.float32)
+            P = J / J.sum()
+            H = -(P * np.log2(P)).sum()
+            arrays[f"{latent}_{rank}"] = J
+            lines.append(
+                f"{latent},{tier},about {latent},{rank},{9 - rank},{latent * 100 + rank},{n_ctx},"
+                f"{latent * 100 + rank - n_ctx + 1},{H},{n_ctx},{J.max()},{J.sum()},{J.argmax()},"
+                f" the,ok"
+            )
+    return lines, arrays
+
+
+def adapter_folder(root, tiers=TIERS, n_ctx=8):
+    """Write a folder of the Neuronpedia adapter: tiered tables, and a manifest whose `source` is
+    the pattern of the cache's files."""
+    home = root / "cherry_picked_feature_entropy" / "20260503_101112_neuronpedia"
+    home.mkdir(parents=True)
+    texts, features = {}, []
+    for i, tier in enumerate(tiers):
+        latents = [10 * i + 1, 10 * i + 2]
+        lines, arrays = event_lines(tier, latents, n_ctx=n_ctx)
+        (home / f"ctx{n_ctx:03d}_{tier}.csv").write_text("\n".join(lines) + "\n")
+        np.savez(home / f"influences_ctx{n_ctx:03d}_{tier}.npz", **arrays)
+        for latent in latents:
+            features.append({"feature_id": latent, "tier": tier, "description": f"about {latent}"})
+            example = {"activation": 9.0, "token_idx": 9, "tokens": list("abcdefghijkl"),
+                       "activating_token": "j", "window_start_token": 0,
+                       "neuronpedia_data_index": "7", "neuronpedia_rank": 0}  # fmt: skip
+            texts[str(latent)] = {"max_activation": 9.0, "examples": [example] * 3}
+    (home / "top_contexts_layer12.json").write_text(json.dumps(texts))
+    manifest = {
+        "experiment": "cherry_picked_feature_entropy", "variant": "neuronpedia",
+        "timestamp": "20260503_101112", "git_commit": "0" * 40, "host": "gpu03",
+        "preset": "gemma-2-2b", "layer": 12, "sae_id": "12-gemmascope-res-16k", "ctx_len": n_ctx,
+        "top_k": 3, "corpus": "monology/pile-uncopyrighted (via Neuronpedia activations)",
+        "source": "data/neuronpedia_cache/<model>/<sae_id>/<fid>.json", "queue": "gpu",
+        "gputype": None, "mem_per_core_gb": 8, "features": features,
+    }  # fmt: skip
+    (home / "manifest.json").write_text(json.dumps(manifest))
+    return home
+
+
+def depth_folder(root, preset, dataset, stamp="20260427_105943", layers=(0, 1, 2)):
+    """Write a depth run of the data set: one .pt a layer, entropies growing with depth."""
+    draw = np.random.default_rng(len(preset))
+    home = root / preset / dataset / stamp
+    home.mkdir(parents=True)
+    for layer in layers:
+        results = []
+        for i in range(4):
+            J = {a: draw.random(8).astype(np.float32) ** (4 - layer) for a in (3, 5, 8 + i)}
+            H = {a: np.float32(-(j / j.sum() * np.log2(j / j.sum())).sum()) for a, j in J.items()}
+            results.append(
+                {"batch_idx": i, "start_idx": 8 * i, "feature_entropies": H,
+                 "token_vector_entropy": 1.5 + layer / 2, "num_active_features": 3,
+                 "feature_influences": J, "feature_activations": {a: float(a) for a in J},
+                 "token_vector_influence": draw.random(8).astype(np.float32)}
+            )  # fmt: skip
+        means = [np.mean(list(r["feature_entropies"].values())) for r in results]
+        summary = {"site": f"resid_layer{layer}", "preset": preset, "dataset": dataset,
+                   "timestamp": stamp, "layer": layer, "num_batches": 4,
+                   "mean_feature_entropy": float(np.mean(means))}  # fmt: skip
+        torch.save(
+            {"batch_results": results, "summary": summary, "plots_dir": "/home/x/plots",
+             "config": {"preset": preset, "threshold": 0.0, "context_len": 8},
+             "batch_start_indices": [8 * i for i in range(4)]},
+            home / f"entropy_comparison_resid_layer{layer}.pt",
+        )  # fmt: skip
+    return home
+
+
+def levels_file(path, layers=(0, 3), n=6):
+    """Write feature_level_entropies.pt: arrays a layer, and the settings."""
+    draw = np.random.default_rng(0)
+    raw = {
+        "config": {"preset": "pythia-70m", "model_id": "EleutherAI/pythia-70m-deduped",
+                   "layers": list(layers), "threshold": 1.0, "batch_size": 64, "min_count": 20,
+                   "timestamp": "20260415_000000", "vocab_size": 50304, "corpus_tokens": 999}
+    }  # fmt: skip
+    for layer in layers:
+        H = draw.random(n).astype(np.float32)
+        H[0] = np.nan
+        raw[f"layer_{layer}"] = {"H_logit": np.full(n, 15.618, np.float32), "H_vocab": H,
+                                 "totals": np.arange(n)}  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(raw, path)
+    return raw
+
+
+CANDIDATES = """# Candidate cherry-pick features — gemma-2-2b / 12-gemmascope-res-16k
+
+- SAE width: 16384 features
+- Random sample: 300 (seed-stable)
+
+## Tier: token  (2 candidates)
+
+| feature_id | density | recall | explanation | top-3 activations (peak token in **[...]**) |
+|---:|---:|---:|---|---|
+| 17 | 1.20e-03 | 0.91 | the word \\| bar | …a b **[the]** *(peak=3.00)* |
+| 4 | 2.00e-04 | — | commas | x **[,]** *(peak=1.00)* |
+
+## Tier: phrase  (0 candidates)
+
+_(none in this sample)_
+
+## Tier: concept  (1 candidates)
+
+| feature_id | density | recall | explanation | top-3 activations (peak token in **[...]**) |
+|---:|---:|---:|---|---|
+| 25 | 9.00e-04 | 0.50 | chemistry | **[acid]** *(peak=2.00)* |
+"""

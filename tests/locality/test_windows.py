@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 import torch
 
@@ -14,6 +17,7 @@ from saekit.locality.windows import (
     draw,
     from_corpus,
     read_stream,
+    sample_documents,
 )
 from saekit.models.tiny import ByteTokenizer
 from tests.locality.world import Mixing
@@ -118,8 +122,88 @@ def test_from_files_to_windows(tmp_path):
         corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6
     )
     assert len(found.tokens) == 6 and found.refused and found.source[0].endswith("a.jsonl")
-    joined = read_stream(corpus, "test", TOKENIZER, registry.get("wikitext")(), 10**6)
-    assert len(joined.starts) == 1 and len(joined.ids) > 500
+    rule = registry.get("wikitext")()
+    sample = sample_documents(corpus, "test", rule, chars=10**6, piece_chars=300)
+    joined = read_stream(sample, TOKENIZER)
+    assert sample.whole and len(joined.starts) == sample.documents > 1
+    lengths = joined.starts.diff().tolist()
+    assert min(lengths) >= 300 > min(lengths) - len(PROSE) - 4
+
+
+def many(folder, n):
+    """A corpus of so many documents, each of which says its number in every window."""
+    path = folder / "many.jsonl"
+    texts = [f"{chr(97 + i % 26)}{i:05d} quick brown fox " * 2 for i in range(n)]
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    return Files(paths=(str(path),), test_share=0.0)
+
+
+def test_windows_are_of_the_whole_corpus(tmp_path):
+    """4,000 documents hold 40 times the text that is tokenised: all parts of it are drawn."""
+    corpus, plain = many(tmp_path, 4000), registry.get("plain")()
+    places = []
+    for seed in range(6):
+        found = from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=16, windows=3, seed=seed)
+        again = from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=16, windows=3, seed=seed)
+        assert found.tokens.equal(again.tokens) and found.sample == again.sample
+        texts = "\n".join(text for text, _ in found.sample.texts)
+        places += [int(t) for t in re.findall(r"[a-z](\d{5})", texts)[::2]]
+        told = found.sample.record()
+        assert told["documents"] == 4000 and 100 < told["documents_tokenised"] < 800
+        assert sum(len(t) for t, _ in found.sample.texts) >= 6 * 40 * 3 * 16
+    counts = torch.histc(torch.tensor(places, dtype=torch.float), 8, 0, 4000)
+    expected = counts.sum() / 8  # each eighth of the corpus as often as any other
+    assert float(((counts - expected) ** 2 / expected).sum()) < 24.3  # 99.9 % of chi squared, 7
+    first = from_corpus(
+        corpus, "train", TOKENIZER, plain, n_ctx=16, windows=3, seed=0, most_docs=50
+    )
+    assert first.sample.documents == 50 and first.sample.whole
+    with pytest.raises(ConfigError, match="documents"):
+        from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=16, windows=3, most_docs=-1)
+
+
+def test_more_text_is_read_where_too_few_windows_pass(tmp_path):
+    """One document of 3,000 is long enough, and is found wherever it lies."""
+    path = tmp_path / "rare.jsonl"
+    texts = [f"{i} short" for i in range(3000)]
+    texts[2345] = "".join(chr(33 + i % 90) for i in range(400))
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    corpus, plain = Files(paths=(str(path),), test_share=0.0), registry.get("plain")()
+    for seed in range(3):
+        found = from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=64, windows=1, seed=seed)
+        assert len(found.tokens) == 1 and found.source[0].endswith("rare.jsonl")
+    with pytest.raises(DataError, match="for crosses documents"):
+        from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=420, windows=1)
+
+
+def test_a_corpus_without_a_test_part_is_read_whole(tmp_path):
+    corpus = many(tmp_path, 20)
+    found = from_corpus(corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=2)
+    assert found.sample.record()["split"] == "train" and found.sample.documents == 20
+
+
+def test_a_sample_of_more_text_holds_that_of_less(tmp_path):
+    corpus, plain = many(tmp_path, 300), registry.get("plain")()
+    some = [sample_documents(corpus, "train", plain, chars=c, seed=5) for c in (1, 900, 3000)]
+    for less, more in zip(some, some[1:], strict=False):
+        assert set(less.texts) < set(more.texts)
+    assert len(some[0].texts) == 1 and len({s.characters for s in some}) == 1
+    order = [int(text[1:6]) for text, _ in some[2].texts]
+    assert order == sorted(order)
+
+
+def test_joined_rows_of_distant_pieces_are_not_one_window(tmp_path):
+    """Rows 0..: windows of the joined stream lie in runs of rows that follow each other."""
+    path = tmp_path / "rows.jsonl"
+    texts = [f"<{i:04d}>{chr(65 + i % 26)}{chr(97 + i % 23)}" for i in range(3000)]
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    corpus = Files(paths=(str(path),), test_share=0.0)
+    rule = registry.get("wikitext")(least_distinct=0.0)
+    found = from_corpus(corpus, "train", TOKENIZER, rule, n_ctx=24, windows=2, seed=1)
+    assert not found.sample.whole
+    for row in found.tokens.tolist():
+        rows = [int(x) for x in re.findall(r"<(\d{4})>", TOKENIZER.decode(row))]
+        assert rows == list(range(rows[0], rows[0] + len(rows))) and len(rows) >= 2
 
 
 def test_gsm8k_joins_question_and_answer_and_drops_calculations(tmp_path):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saekit.core.errors import ConfigError, FormatError
-from saekit.core.result import Result, Score, Table
-from saekit.data import table_files
+from saekit.core.errors import ConfigError
+from saekit.core.result import Score, Table
+from saekit.locality import depth_data
 from saekit.report import style
 
 KINDS = ("violin", "box")
@@ -16,6 +16,7 @@ TOP = 20  # latents of largest total activation whose mean is drawn
 COLUMNS = 3
 BESIDE = 0.36  # of a mark's middle, where its mean is drawn
 NULLS_BESIDE = (-0.2, -0.1, 0.12)  # of a mark's middle, so that intervals are told apart
+VECTOR = "token_vector_entropy_bits"
 TICKS = 10  # with a name; more would overlap
 NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
          "weights": "shuffled weights"}  # fmt: skip
@@ -49,63 +50,60 @@ class Panel(NamedTuple):
 
 
 def read(folder: Path, label: str) -> Panel:
-    """Return what a run of `saekit locality depth` left in a folder.
+    """Return the panel of a run of `saekit locality depth`, or of a folder of the data set.
 
     Raises:
-        FormatError: it is not such a run, or nothing was measured.
+        FormatError: the folder holds neither, or nothing was measured.
     """
-    result = Result.read(folder / "result.json")
-    if result.name != "locality_depth":
-        raise FormatError(f"{folder} holds a result of `{result.name}`, not of locality depth.")
-    rows: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for row in table_files.rows(table_files.find(folder / "latents")):
-        if row["entropy_bits"]:
-            of_site = rows.setdefault(row["site"], {})
-            pair = (float(row["entropy_bits"]), float(row["activation"]))
-            of_site.setdefault(int(row["latent"]), []).append(pair)
-    if not rows:
-        raise FormatError(f"{folder} has no latent with an entropy.")
+    return panel(depth_data.read(folder), label)
+
+
+def panel(found: depth_data.DepthData, label: str) -> Panel:
+    """Return what a panel shows of depth data."""
     layers = []
-    for site, by_latent in rows.items():
-        values = [np.array(v) for v in by_latent.values()]
+    for site, latent, bits, activation, scores in found.sites:
+        each, which, counts = np.unique(latent, return_inverse=True, return_counts=True)
+        means = np.bincount(which, bits) / counts
+        nulls = {k: scores.get(f"{k}_entropy_bits_pooled") for k in found.nulls}
         layers.append(Layer(
-            site, np.array([v[:, 0].mean() for v in values]), np.array(list(by_latent)),
-            np.array([len(v) for v in values]), np.array([v[:, 1].sum() for v in values]),
-            result.scores.get(f"{site}/entropy_bits_mean_over_windows"),
-            result.scores.get(f"{site}/token_vector_entropy_bits"), _nulls(result, site),
+            site, means, each, counts, np.bincount(which, activation),
+            scores.get("entropy_bits_mean_over_windows"), _known(scores, VECTOR),
+            {k: s for k, s in nulls.items() if s is not None and s.value is not None},
         ))  # fmt: skip
-    n_windows = max(result.details["by_site"]["columns"]["n_windows"])
-    return Panel(label, layers, result.config["n_ctx"], n_windows)
+    return Panel(label, layers, found.n_ctx, found.windows)
 
 
-def _nulls(result: Result, site: str) -> dict[str, Score]:
-    kinds = result.config["measure"]["nulls"]
-    found = {k: result.scores.get(f"{site}/{k}_entropy_bits_pooled") for k in kinds}
-    return {k: s for k, s in found.items() if s is not None and s.value is not None}
+def _known(scores: Mapping[str, Score], name: str) -> Score | None:
+    score = scores.get(name)
+    return None if score is None or score.value is None else score
 
 
-def draw(runs: Mapping[str, Path], path: Path, kind: str = "violin") -> Path:
+def draw(runs: Mapping[str, Path | depth_data.DepthData], path: Path, kind: str = "violin") -> Path:
     """Draw runs side by side, with the numbers beside as CSV.
 
     Args:
-        runs: title of each panel to the folder of its run.
+        runs: title of each panel to the folder of its run or of the data set's files, or to what
+            was read of it.
         path: of the figure.
         kind: of `KINDS`.
 
     Raises:
         ConfigError: no run, or another kind.
-        FormatError: a folder holds no such run.
+        FormatError: a folder holds no depth data.
         MissingExtraError: matplotlib is not installed.
     """
     if kind not in KINDS or not runs:
         raise ConfigError(f"A figure needs runs, and a kind of {', '.join(KINDS)}; got {kind!r}.")
-    panels = [read(folder, label) for label, folder in runs.items()]
+    panels = [
+        read(found, label) if isinstance(found, Path) else panel(found, label)
+        for label, found in runs.items()
+    ]
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = max(4.4, 0.2 * max(len(p.layers) for p in panels))
     figure, axes = style.new(width * columns, 3.5 * rows + 0.4, rows, columns, sharey=True)
-    for at, panel in zip(axes.flat, panels, strict=False):
-        _panel(at, panel, kind)
+    for at, one in zip(axes.flat, panels, strict=False):
+        _panel(at, one, kind)
     for at in axes.flat[len(panels) :]:
         at.set_axis_off()
     for row in axes:
