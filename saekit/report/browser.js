@@ -146,7 +146,9 @@ class Browser {
       if (wanted && this.data.id[i] !== number && !this.text(scope, i).includes(wanted)) continue;
       found.push(i);
     }
-    const column = this.data[sort], sign = dir === "asc" ? 1 : -1;
+    // Strength is size: latents may be on with negative activations.
+    const column = this.data[sort].map((value) => value === null ? null : Math.abs(value));
+    const sign = dir === "asc" ? 1 : -1;
     return found.sort((a, b) => {
       if (column[a] === null || column[b] === null) {
         return (column[a] === null) - (column[b] === null) || a - b;  // unknown last
@@ -243,6 +245,7 @@ class Browser {
       if (act) {
         const share = Math.min(1, Math.abs(act) / (Math.abs(max) || 1));
         span.classList.add("on");
+        if (act < 0) span.classList.add("negative");
         span.style.setProperty("--share", (0.12 + 0.88 * share).toFixed(3));
         span.title = readable(act);
         span.addEventListener("click", () => {

@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
+from saekit.activations.latents import LatentStoreWriter
+from saekit.analysis.firing import Firing
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import read_tensors, write_tensors
+from saekit.data.tokenise import Rows
 from saekit.saes.base import SAEConfig, Scaling, Step, registry
 
 
@@ -113,6 +116,24 @@ def test_large_numbers_are_finite_all_the_same(cfg, g):
     x = torch.full_like(draw(cfg, g, 64), 1e37)
     assert x.sum().isinf()
     cfg.build(g).encode(x)
+
+
+def test_negative_activations_are_on_wherever_codes_are_looked_at(cfg, g, tmp_path):
+    """Of `abs_topk` half are; of `temporal` and `matching_pursuit` some may be."""
+    if "site" in cfg.event:
+        return  # stores and influences are of single tokens, or of their windows
+    acts = trained(cfg, g, 5)[0].encode(draw(cfg, g, 40)).detach()
+    if cfg.name == "abs_topk":
+        assert (acts.values < 0).float().mean() > 0.2
+    n = acts.n_rows
+    at = torch.arange(n)
+    writer = LatentStoreWriter(tmp_path, n_ctx=n, d_sae=cfg.d_sae, meta={})
+    rows = Rows(torch.zeros(1, n, dtype=torch.int64), torch.zeros(1, n, dtype=torch.int64), 0)
+    writer.add(rows, 0 * at, at, acts._replace(shift=None))
+    store, on = writer.close(), acts.dense().view(n, -1) != 0
+    assert Firing().run(store).columns["count"] == on.sum(0).tolist()
+    size = acts.dense().view(n, -1).abs().amax(0)
+    torch.testing.assert_close(store.maxima.abs(), size)
 
 
 def test_a_row_does_not_see_its_batch(cfg, g):
