@@ -1,5 +1,6 @@
 """LatentStore: the sparse codes of a corpus on disk, by token and by latent."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -17,6 +18,7 @@ from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.tokenise import Rows
 
 FORMAT, VERSION = "saekit.latents", 2  # version 1 had no checksum of the manifest itself
+BY_SIZE = "by size"  # what `maxima` in totals are the largest by
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
 
 
@@ -119,7 +121,6 @@ class LatentStore:
         counts: tokens each latent is on for, int64 ``[d_sae]``.
         sums: sum of its activations, act units, float64 ``[d_sae]``.
         squares: sum of their squares, float64 ``[d_sae]``.
-        maxima: largest activation, act units, float32 ``[d_sae]``; 0 where never on.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], totals: dict[str, Tensor]):
@@ -131,7 +132,20 @@ class LatentStore:
         self.first_row: int = manifest["first_row"]
         self.meta: dict[str, Any] = manifest["meta"]
         self.counts, self.sums = totals["counts"], totals["sums"]
-        self.squares, self.maxima = totals["squares"], totals["maxima"]
+        self.squares, self._maxima = totals["squares"], totals["maxima"]
+
+    @functools.cached_property
+    def maxima(self) -> Float[Tensor, "d_sae"]:
+        """Activation of largest size, with its sign, act units, float32; 0 where never on.
+
+        Older stores kept the largest of signed activations: of these it is found by a pass.
+        """
+        if self._manifest.get("maxima") == BY_SIZE:
+            return self._maxima
+        ends = _Ends(self.d_sae)
+        for shard in self.by_token():
+            ends.add(shard.codes.latents, shard.codes.values)
+        return ends.maxima()
 
     @staticmethod
     def open(folder: Path) -> "LatentStore":
@@ -251,8 +265,8 @@ class LatentStoreWriter:
             "counts": torch.zeros(d_sae, dtype=torch.int64),
             "sums": torch.zeros(d_sae, dtype=torch.float64),
             "squares": torch.zeros(d_sae, dtype=torch.float64),
-            "maxima": torch.full((d_sae,), -torch.inf),
         }
+        self._ends = _Ends(d_sae)
         for name in (_MANIFEST, _TOTALS):
             (folder / name).unlink(missing_ok=True)
         for left in folder.glob("shard-*.safetensors"):
@@ -301,7 +315,7 @@ class LatentStoreWriter:
         sizes = {f"n_{k}": sum(s[k] for s in self._shards) for k in ("rows", "tokens", "entries")}
         if not sizes["n_tokens"]:
             raise DataError("Not one token was kept. Give more text, or loosen the token rule.")
-        self._totals["maxima"][self._totals["counts"] == 0] = 0.0
+        self._totals["maxima"] = self._ends.maxima()
         totals = self.folder / _TOTALS
         write_tensors(totals, self._totals)
         write_sealed(
@@ -309,7 +323,7 @@ class LatentStoreWriter:
             {
                 "format": FORMAT, "version": VERSION, "n_ctx": self.n_ctx, "d_sae": self.d_sae,
                 "first_row": self._first_row, **sizes, "shards": self._shards,
-                "totals": _described(totals), "meta": self.meta,
+                "totals": _described(totals), "maxima": BY_SIZE, "meta": self.meta,
             },
         )  # fmt: skip
         return LatentStore.open(self.folder)
@@ -364,7 +378,23 @@ class LatentStoreWriter:
         wide = values.double()
         self._totals["sums"] += torch.bincount(latents, wide, self.d_sae)
         self._totals["squares"] += torch.bincount(latents, wide * wide, self.d_sae)
-        self._totals["maxima"].scatter_reduce_(0, latents, values, "amax")
+        self._ends.add(latents, values)
+
+
+class _Ends:
+    """The largest and the smallest activation of each latent."""
+
+    def __init__(self, d_sae: int):
+        self.high, self.low = torch.zeros(d_sae), torch.zeros(d_sae)
+
+    def add(self, latents: Int[Tensor, "nnz"], values: Float[Tensor, "nnz"]) -> None:
+        """Take in some activations."""
+        self.high.scatter_reduce_(0, latents, values, "amax")
+        self.low.scatter_reduce_(0, latents, values, "amin")
+
+    def maxima(self) -> Float[Tensor, "d_sae"]:
+        """Return the activation of largest size, with its sign; of both ends alike the positive."""
+        return torch.where(-self.low > self.high, self.low, self.high)
 
 
 def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:

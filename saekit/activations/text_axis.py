@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.latents import LatentMajor, LatentStore, Shard
+from saekit.core.codes import is_on
 
 
 class TextAxis(NamedTuple):
@@ -101,7 +102,7 @@ def pieces(store: LatentStore, threshold: float = 0.0) -> Iterator[Piece]:
 
     Args:
         store: the codes.
-        threshold: entries of this activation or less are left out, act units.
+        threshold: entries of this size or less are left out, act units.
     """
     axis = axis_of(store)
     for shard, text in zip(store.shards(), texts(store), strict=True):
@@ -119,6 +120,6 @@ def _kept(shard: Shard, axis: TextAxis) -> Bool[Tensor, "n"]:
 def _on_axis(
     entries: LatentMajor, axis: TextAxis, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    on = (entries.pos >= axis.skipped) & (entries.values > threshold)
+    on = (entries.pos >= axis.skipped) & is_on(entries.values, threshold)
     row, pos = entries.row[on], entries.pos[on]
     return entries.latents()[on], axis.place(row, pos), pos, entries.values[on]

@@ -38,7 +38,7 @@ def active_places(
         latents: which, distinct.
         n: tokens per latent, at least 1.
         least_doc_pos: only tokens with so many before them in their document.
-        threshold: an activation counts above this, act units.
+        threshold: an activation of larger size counts, act units.
         seed: decides which.
 
     Raises:

@@ -21,7 +21,7 @@ class Curves(NamedTuple):
     """Autocorrelation of every latent, by lag in tokens from 0."""
 
     acts: Float[Tensor, "d_sae lags_and_one"]  # of the activation
-    on: Float[Tensor, "d_sae lags_and_one"]  # of whether it is over the threshold
+    on: Float[Tensor, "d_sae lags_and_one"]  # of whether its size is over the threshold
     n_pairs: Int[Tensor, "lags_and_one"]  # pairs of kept tokens of one document
     counts: Int[Tensor, "d_sae"]  # tokens each latent is on for
     run_tokens: Float[Tensor, "d_sae"]  # mean length of a run of tokens it is on for
@@ -82,7 +82,7 @@ class Autocorrelation(Analysis):
 
     over the n_l pairs of tokens l apart that both count and lie in one document; mu and
     sigma^2 (divisor n) are of all tokens that count. So rho(0) = 1, and a latent that is on
-    at random has rho(l) = 0 but for sampling. The same is given of 1[f > threshold]. BOS
+    at random has rho(l) = 0 but for sampling. The same is given of 1[|f| > threshold]. BOS
     takes no place in the text; a document cut into rows is one stretch.
 
     The sums run over the entries of the sparse codes only: with f = 0 off the entries, the
@@ -91,8 +91,8 @@ class Autocorrelation(Analysis):
 
     Args:
         lags: largest lag, tokens, at least 1.
-        threshold: activations of this or less are off, act units, at least 0; the first
-            curve is then of f where f > threshold, else 0.
+        threshold: activations of this size or less are off, act units, at least 0; the first
+            curve is then of f where |f| > threshold, else 0.
 
     Raises:
         ConfigError: a number is out of range.

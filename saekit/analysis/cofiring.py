@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
 from saekit.analysis.firing import Fired
-from saekit.core.codes import Codes
+from saekit.core.codes import Codes, is_on
 from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 
@@ -47,11 +47,11 @@ class Cofiring(Analysis):
 
     cov(a, b) = E[1_a 1_b] - E[1_a] E[1_b];  phi = cov / sqrt(var(1_a) var(1_b))
 
-    over the tokens that count, 1_a = [f_a > threshold]. Pairs are counted in the sparse
+    over the tokens that count, 1_a = [|f_a| > threshold]. Pairs are counted in the sparse
     codes; the counts of the chosen latents are ``[m, m]``. Ties go by latent.
 
     Args:
-        threshold: activations of this or less are off, act units, at least 0.
+        threshold: activations of this size or less are off, act units, at least 0.
         most: latents looked at: the commonest, at least 2.
         pairs: pairs reported, at least 1.
         by: what orders pairs: the size of phi, or of the covariance.
@@ -88,7 +88,7 @@ class Cofiring(Analysis):
         both = torch.zeros(m * m, dtype=torch.int64)
         for shard in store.by_token():
             codes = shard.codes
-            codes = codes.only((codes.values > self.threshold) & (place[codes.latents] >= 0))
+            codes = codes.only(is_on(codes.values, self.threshold) & (place[codes.latents] >= 0))
             for one, other in _pairs(codes):
                 keys = place[one] * m + place[other]
                 both.index_add_(0, keys, torch.ones_like(keys))

@@ -42,12 +42,12 @@ class DocumentPeaks(Analysis):
 
     Of a document only one token counts (the first of equals), however many rows it was cut
     into, so events are of different documents and as independent as the corpus is. Only
-    activations over the threshold are events. Among equal values the earlier place wins.
-    Memory: a shard, and `n` events per latent.
+    activations over the threshold are events. Strength is size; a negative activation keeps its
+    sign. Among equal sizes the earlier place wins. Memory: a shard, and `n` events per latent.
 
     Args:
         n: events per latent, at least 1; fewer where a latent is on in fewer documents.
-        threshold: activations of this or less are no events, act units, at least 0.
+        threshold: activations of this size or less are no events, act units, at least 0.
 
     Raises:
         ConfigError: a number is out of range.
@@ -95,7 +95,7 @@ class DocumentPeaks(Analysis):
     def _kept(self, found: DocPeaks) -> DocPeaks:
         found = _best_of_each(found)
         order = torch.sort(found.place, stable=True).indices
-        order = order[torch.sort(found.value[order], descending=True, stable=True).indices]
+        order = order[torch.sort(found.value[order].abs(), descending=True, stable=True).indices]
         found = found.only(order[torch.sort(found.latent[order], stable=True).indices])
         counts = torch.bincount(found.latent) if len(found.latent) else found.latent
         begins = counts.cumsum(0) - counts
@@ -116,7 +116,7 @@ def _candidates(piece: Piece) -> DocPeaks:
 def _best_of_each(found: DocPeaks) -> DocPeaks:
     """Return the strongest of each latent and stretch, the first of equals."""
     order = torch.sort(found.place, stable=True).indices
-    order = order[torch.sort(found.value[order], descending=True, stable=True).indices]
+    order = order[torch.sort(found.value[order].abs(), descending=True, stable=True).indices]
     key = found.latent * (int(found.stretch.max()) + 1 if len(order) else 1) + found.stretch
     order = order[torch.sort(key[order], stable=True).indices]
     first = torch.ones(len(order), dtype=torch.bool)

@@ -43,10 +43,11 @@ class Firing(Analysis):
     density = count / tokens that count;  mean_pos = sum of t / count, t the position in
     the row from 0 (with BOS at 0 where rows begin with it);  std_pos with divisor count;
     trigger_bits = entropy in bits of the token ids it is on at, empty below `min_count`.
-    ``top_tokens`` lists ``id:count`` of the commonest, ties by id.
+    ``top_tokens`` lists ``id:count`` of the commonest, ties by id. A latent is on where it is not
+    0: negative activations count, by their size.
 
     Args:
-        threshold: activations of this or less are off, act units, at least 0.
+        threshold: activations of this size or less are off, act units, at least 0.
         top: trigger tokens listed, at least 1.
         min_count: occurrences needed for an entropy, at least 1.
 

@@ -17,8 +17,9 @@ class LatentStats(Analysis):
 
     density = count / n_tokens;  mean = sum / count;  std = sqrt(sum of squares / count - mean^2)
 
-    Over the tokens that the token rule kept. A latent that is never on has density 0 and
-    no mean, deviation or maximum.
+    Over the tokens that the token rule kept. Where activations may be negative, the mean is that
+    of signed ones, and the maximum is the one of largest size, with its sign. A latent that is
+    never on has density 0 and no mean, deviation or maximum.
     """
 
     name: ClassVar[str] = "latent_stats"

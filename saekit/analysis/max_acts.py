@@ -41,11 +41,12 @@ class _Best(NamedTuple):
 class MaxActs(Analysis):
     """The contexts in which each latent is most active, or a spread over its activations.
 
-    Of each row of tokens only the strongest activation of a latent counts (the first of
-    equals), so that no text is shown twice. ``top`` keeps the `n` strongest of these peaks;
-    among equals the earlier row wins. ``intervals`` cuts (0, max] into `n` intervals of equal
-    width and keeps one peak of each, drawn by a fixed hash of its row: it shows what
-    weak activations look like, which the strongest ones hide.
+    Strength is size: a negative activation is as strong as a positive one of its size, and keeps
+    its sign where it is shown. Of each row of tokens only the strongest activation of a latent
+    counts (the first of equals), so that no text is shown twice. ``top`` keeps the `n` strongest
+    of these peaks; among equals the earlier row wins. ``intervals`` cuts sizes, (0, max], into
+    `n` intervals of equal width and keeps one peak of each, drawn by a fixed hash of its row: it
+    shows what weak activations look like, which the strongest ones hide.
 
     Neither depends on how the store was cut into shards. Memory: one shard, and `n` events
     per latent.
@@ -123,7 +124,7 @@ class MaxActs(Analysis):
         """
         latent, value = entries.latents(), entries.values
         if self.examples == "top":
-            hopeful = -value < limit[latent]
+            hopeful = -value.abs() < limit[latent]
             latent, value = latent[hopeful], value[hopeful]
             row, pos = entries.row[hopeful], entries.pos[hopeful]
         else:
@@ -131,8 +132,8 @@ class MaxActs(Analysis):
         peak = _strongest_of_each(latent, row, value)
         latent, row, pos, value = latent[peak], row[peak], pos[peak], value[peak]
         if self.examples == "top":
-            return _Best(latent, -value.double(), latent, row, pos, value)
-        share = value.double() / maxima[latent].double()
+            return _Best(latent, -value.abs().double(), latent, row, pos, value)
+        share = value.abs().double() / maxima[latent].abs().double()
         interval = (share * self.n).ceil().long().clamp(1, self.n) - 1
         return _Best(latent * self.n + interval, _shuffled(row), latent, row, pos, value)
 
@@ -156,7 +157,7 @@ def _kept(found: _Best, per_group: int) -> _Best:
 
 def _by_latent_then_value(found: _Best) -> Int[Tensor, "m"]:
     order = torch.sort(found.row, stable=True).indices
-    order = order[torch.sort(-found.value[order], stable=True).indices]
+    order = order[torch.sort(-found.value[order].abs(), stable=True).indices]
     return order[torch.sort(found.latent[order], stable=True).indices]
 
 
@@ -178,11 +179,12 @@ def _rank_in(group: Int[Tensor, "m"]) -> Int[Tensor, "m"]:
 def _strongest_of_each(
     latent: Int[Tensor, "m"], row: Int[Tensor, "m"], value: Float[Tensor, "m"]
 ) -> Int[Tensor, "peaks"]:
-    """Return the index of the largest value of each latent and row, the first of equals."""
+    """Return the index of the value of largest size of each latent and row, the first of equals."""
     segment = _starts_new(latent, row).cumsum(0) - 1
     n_segments = int(segment[-1]) + 1 if len(segment) else 0
-    most = torch.full((n_segments,), -torch.inf).scatter_reduce(0, segment, value, "amax")
-    reached = (value == most[segment]).nonzero()[:, 0]
+    size = value.abs()
+    most = torch.zeros(n_segments).scatter_reduce(0, segment, size, "amax")
+    reached = (size == most[segment]).nonzero()[:, 0]
     return reached[_starts_new(segment[reached])]
 
 

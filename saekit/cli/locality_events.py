@@ -334,6 +334,6 @@ def _places(store: "LatentStore", chosen: list[int], top: int, per: str, thresho
         peaks = DocumentPeaks(n=2 * top, threshold=threshold).peaks(store).of(latents)
         return peaks.latent, peaks.place, peaks.value
     rows = MaxActs(n=2 * top).peaks(store)
-    mine = torch.isin(rows.latent, latents) & (rows.value > threshold)
+    mine = torch.isin(rows.latent, latents) & (rows.value.abs() > threshold)
     place = axis_of(store).place(rows.row[mine], rows.pos[mine])
     return rows.latent[mine], place, rows.value[mine]

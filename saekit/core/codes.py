@@ -8,6 +8,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+def is_on(values: Float[Tensor, "*shape"], threshold: float = 0.0) -> Bool[Tensor, "*shape"]:
+    """Return where a latent is on: its activation is larger in size than the threshold.
+
+    An activation may be negative, as in `abs_topk` and the predicted part of `temporal`; it is
+    on all the same, and its strength is its size.
+
+    Args:
+        values: activations, act units.
+        threshold: at least 0, act units.
+    """
+    return values.abs() > threshold
+
+
 class Codes(NamedTuple):
     """The non-zero latents of a batch of tokens, compressed by row.
 

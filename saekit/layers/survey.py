@@ -285,7 +285,7 @@ def _coded(
     for site, x, keep in waiting:
         own, end = codes.take(slice(end, end + len(x))), end + len(x)
         place = keep.flatten().nonzero()[:, 0]
-        yield site, LayerCodes(place[own.rows()], own.latents, own.values, len(x)), keep
+        yield site, LayerCodes(place[own.rows()], own.latents, own.values.abs(), len(x)), keep
 
 
 def _digest(shared: SharedSAE) -> str:

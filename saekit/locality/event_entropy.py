@@ -193,7 +193,7 @@ class EventEntropy(Config):
         total = J.double().sum(1)
         out.bos_share[at] = (J[:, : len(head)].double().sum(1) / total).float()
         for i, bits in zip(at.tolist(), H.tolist(), strict=True):
-            if not float(out.activation[i]) > self.threshold:
+            if not abs(float(out.activation[i])) > self.threshold:
                 continue
             if length == 1:
                 out.status[i] = SHORT

@@ -48,7 +48,7 @@ def from_store(
 ) -> list[Event]:
     """Return events with the text before them, never of another document.
 
-    Ranks are given by value within each latent, equal values in the order given.
+    Ranks are given by the size of values within each latent, equal ones in the order given.
 
     Args:
         store: where the events were found.
@@ -62,7 +62,7 @@ def from_store(
     """
     if n_ctx < 1:
         raise ConfigError(f"`n_ctx` must be at least 1 token; got {n_ctx}.")
-    order = torch.sort(value, descending=True, stable=True).indices
+    order = torch.sort(value.abs(), descending=True, stable=True).indices
     order = order[torch.sort(latent[order], stable=True).indices]
     latent, place, value = latent[order], place[order], value[order]
     at = place[:, None] + torch.arange(1 - n_ctx, 1)  # [m, n_ctx]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.core.codes import is_on
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError, nearest
 from saekit.locality import entropy
 from saekit.locality.latent_gradient import Encoder, Fired, as_pairs
@@ -24,7 +25,7 @@ METHODS = ("vjp", "jacobian", "loop", "occlusion", "integrated_gradients")
 class Flag(enum.IntFlag):
     """What is to be known about a pair; 0 is nothing."""
 
-    OFF = 1  # the latent is not above the threshold at the position, so its gradient is 0
+    OFF = 1  # the latent is not larger than the threshold at the position, so its gradient is 0
     ZERO = 2  # influence is 0 at every position: entropy is not defined
     CUT = 4  # the document begins after the row does; the model saw it from its beginning
 
@@ -188,7 +189,7 @@ def _framed(
     row = job.fired.row
     start = first[row]
     J = _shifted(J, start)
-    flags = Flag.OFF * (job.fired.activation <= threshold) + Flag.CUT * (start > 0)
+    flags = Flag.OFF * ~is_on(job.fired.activation, threshold) + Flag.CUT * (start > 0)
     flags = flags + Flag.ZERO * ~(J > 0).any(-1)
     return Influences(
         J, row, job.fired.latent, job.fired.activation, job.windows.position[row] + start,

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.codes import Codes
+from saekit.core.codes import Codes, is_on
 from saekit.core.errors import ConfigError
 from saekit.saes.base import SAE
 from saekit.saes.standardised import Standardised
@@ -80,9 +80,9 @@ class Encoder:
 
     @torch.no_grad()
     def active(self, x: Float[Tensor, "n *event d_in"], threshold: float) -> Fired:
-        """Return every latent above `threshold`, by input and latent."""
+        """Return every latent larger in size than `threshold`, by input and latent."""
         codes = self(x)
-        on = codes.values > threshold
+        on = is_on(codes.values, threshold)
         order = torch.argsort(codes.rows()[on] * codes.d_sae + codes.latents[on])
         row, latent = codes.rows()[on][order], codes.latents[on][order]
         return Fired(row, latent, codes.values[on][order])

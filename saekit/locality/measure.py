@@ -160,13 +160,13 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
 
 
 def strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
-    """Return pairs of window and latent: the latents of largest activation of each window."""
+    """Return pairs of window and latent: the strongest latents of each window."""
     from saekit.locality.pullback import Windows, read_at
 
     last = torch.full((len(tokens),), tokens.shape[1] - 1)
     x = read_at(kit.lm, Windows(tokens, last), [site])
     fired = Encoder(sae, kit.forgets).active(x, kit.measure.threshold)
-    order = torch.argsort(fired.activation, descending=True, stable=True)
+    order = torch.argsort(fired.activation.abs(), descending=True, stable=True)
     order = order[torch.argsort(fired.row[order], stable=True)]
     row = fired.row[order]
     place = torch.arange(len(row)) - torch.searchsorted(row, row)

@@ -46,13 +46,13 @@ def events_of(
     first: dict[tuple[tuple[str, ...], int], Activation] = {}
     for activation in record.activations:
         first.setdefault((activation.tokens, activation.peak), activation)
-    alone = sorted(first.values(), key=lambda a: -a.value)
+    alone = sorted(first.values(), key=lambda a: -abs(a.value))
     found, failed = [], []
     for activation in alone:
         ids, peak = _ids(activation, tokenizer)
         if ids is None or peak < 0:
             failed.append(activation)
-        elif len(found) < n and activation.value > 0:
+        elif len(found) < n and activation.value != 0:
             text = tuple(ids[: peak + 1])
             found.append(Event(record.index, len(found), activation.value, text))
     log = {

@@ -198,7 +198,10 @@ class Browser {
     }
     const column = sort === "relevance"
       ? new Map(found.map((i) => [i, this.relevance(i, wanted)])) : null;
-    const value = (i) => (column ? column.get(i) : this.data[sort][i]);
+    const value = (i) => {
+      const found = column ? column.get(i) : this.data[sort][i];
+      return found === null ? null : Math.abs(found);  // strength is size: some are negative
+    };
     const sign = dir === "asc" ? 1 : -1;
     const exact = (i) => (this.data.id[i] === number ? 0 : 1);  // a number finds its latent first
     return found.sort((a, b) => {
@@ -323,6 +326,7 @@ class Browser {
       if (act) {
         const share = Math.min(1, Math.abs(act) / (Math.abs(max) || 1));
         span.classList.add("on");
+        if (act < 0) span.classList.add("negative");
         span.style.setProperty("--share", (0.12 + 0.88 * share).toFixed(3));
         span.title = readable(act);
         span.addEventListener("click", () => {

@@ -20,7 +20,7 @@ HEADLINE = {
 }  # fmt: skip
 ABOUT_INDEX = {
     "density of a latent": "Share of the indexed tokens on which it is on (not 0).",
-    "max, mean": "Its largest activation, and its mean when on, in the model's own units.",
+    "max, mean": "Its activation of largest size, and its mean when on, in the model's own units.",
     "promotes, suppresses": "Tokens whose logits one unit of the latent's direction raises or "
     "lowers most, by the logit lens: the model's unembedding with the final norm's gain, "
     "without its division by the norm.",

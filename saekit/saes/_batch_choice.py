@@ -26,8 +26,9 @@ class BatchChoiceConfig(AuxKConfig):
         start_k: the same at the start of training; null: `k`.
         anneal: share of training over which `start_k` becomes `k`, linearly.
         threshold_decay: weight of the past in the running threshold, 0 <= decay < 1. The
-            mean is corrected for its start, so it is unbiased from the first step. A batch
-            tells the threshold well, so a short memory follows training more closely.
+            mean is corrected for its start, so it has no bias from there; it lags behind
+            weights that move, so a short memory is better, and the end of training takes the
+            threshold anew.
     """
 
     k: float = 32.0
@@ -106,6 +107,8 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     def _guess(self, x: Float[Tensor, "n d_in"], per_token: float) -> Float[Tensor, ""]:
         """Return the value that so many pre-activations a token exceed, or 0."""
         pre = _products.linear(x, self.W_enc.t(), self.b_enc).flatten()
+        if not len(pre):
+            return pre.new_zeros(())
         wanted = min(max(int(per_token * len(x)), 1), len(pre))
         return torch.topk(pre, wanted, sorted=False).values.min().clamp_min(0)
 
@@ -118,6 +121,20 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
             decay = self.cfg.threshold_decay
             self.cutoff_sum.mul_(decay).add_((1 - decay) * least.double())
             self.cutoff_weight.mul_(decay).add_(1 - decay)
+
+    @property
+    @override
+    def settles(self) -> bool:
+        return True
+
+    @override
+    @torch.no_grad()
+    def settle(self, x: Float[Tensor, "n d_in"]) -> None:
+        chosen = self._choose(x, int(self.cfg.k * len(x) * self.mesh.data.size))
+        least = self.mesh.every.min(_shared.smallest(chosen.values))
+        if least.isfinite():
+            self.cutoff_sum.copy_(least)
+            self.cutoff_weight.fill_(1.0)
 
     @override
     def rescale(self, x: Scaling, y: Scaling) -> None:

@@ -4,6 +4,10 @@ On a CPU that multiplies bfloat16 numbers in hardware, a product in bfloat16 scr
 and the few that may count, given how far off that product can be, are computed in float32. The
 bound on its error is proved from the weights and inputs at hand, so the latents chosen are those
 of the float32 product. Elsewhere, and where it does not pay, that product itself decides.
+
+Of latents with exactly equal pre-activations the lowest are kept, on every path and in batches of
+any size. (Pre-activations that differ by less than a float32 product is exact to may fall either
+way: a library rounds differently in batches of other sizes.)
 """
 
 from typing import NamedTuple
@@ -14,7 +18,7 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.core.codes import Codes
-from saekit.saes import _gpu, _products, _sparse
+from saekit.saes import _gpu, _products, _sparse, _ties
 
 GROUP_TOKENS = 8192  # candidates of this many tokens are held at once
 CHUNK_TOKENS = 512  # scores of this many tokens stay in a CPU's cache
@@ -22,6 +26,7 @@ SCREENED_TOKENS = 1024  # below this, rounding the weights costs what it saves
 SCREENED_LATENTS = 1024
 CHUNK_LATENTS = 1024
 WIDE = 3  # candidates for each one wanted, where rows have as many: few rows need more
+TINY = 2.0**-126  # the smallest normal number of float32 and of bfloat16
 SPARSE = 16  # with fewer latents for each one wanted, screening leaves too many
 
 
@@ -38,13 +43,15 @@ def top_latents(
 ) -> Codes:
     """Return the k largest pre-activations of each token, before any non-linearity.
 
+    Of equal ones the lowest latents are kept.
+
     Args:
         x: act units.
         W_enc: latent-major.
         b_enc: act units.
         k: entries a token.
         by_size: largest in absolute value; the sign stays.
-        in_order: from the largest down, else by latent.
+        in_order: from the largest down, equals by latent; else by latent (on a GPU in any order).
         groups: parts of equal size into which the latents fall, of each of which k are kept.
             With more than one, a row of the codes is a token and a group, tokens first.
 
@@ -62,7 +69,10 @@ def top_latents(
     else:
         values, latents = _dense_top(x, W_enc, b_enc, how)
     if in_order:
-        order = (values.abs() if by_size else values).argsort(-1, descending=True)
+        if found is not None:  # kernels give latents in any order
+            latents, order = latents.sort(-1)
+            values = values.gather(-1, order)
+        order = (values.abs() if by_size else values).argsort(dim=-1, descending=True, stable=True)
         values, latents = values.gather(-1, order), latents.gather(-1, order)
     return Codes.fixed(values, latents, d_sae)
 
@@ -129,8 +139,7 @@ def _dense_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How) -> tuple[Tens
         rows, size = how.rows(part), part.stop - part.start
         pre = _products.linear(x[part], W_enc.t(), b_enc, out=buffer[:size])
         pre = pre.view(size * how.groups, -1)
-        top = torch.topk(pre.abs() if how.by_size else pre, how.k, dim=-1, sorted=False).indices
-        top = top.sort(-1).values
+        top = _ties.top_places(pre.abs() if how.by_size else pre, how.k)
         values[rows] = pre.gather(-1, top)
         latents[rows] = top + how.offsets(size, len(b_enc)).to(top.device)[:, None]
     return values, latents
@@ -166,6 +175,10 @@ class Screen(NamedTuple):
         W = W_enc.t()
         low_x, (size, _, off_x) = _rounded(x)
         low_W, (_, length, off) = _rounded(W)
+        # Squares and products of tiny numbers vanish; lengths of at least this cover what they
+        # would have added, a smallest normal number for each of them.
+        least = torch.tensor(2 * x.shape[-1] * TINY).sqrt()
+        size, off_x, length, off = (torch.hypot(r, least) for r in (size, off_x, length, off))
         low_b = b.bfloat16()
         error = off_x * length.max() + size * off.max()
         error += size * length.max() * (2 * x.shape[-1] * 2.0**-24)  # float32 sums, both products
@@ -312,7 +325,7 @@ def _torch_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     places += how.offsets(n, d_sae)[:, None]
     starts = torch.arange(len(places) + 1) * wide
     values = screen.exact(places.view(-1), starts).view(-1, wide)
-    top = torch.topk(values.abs() if how.by_size else values, k, dim=-1, sorted=False)
-    order = top.indices.sort(-1).values  # places ascend
-    sure = left + left.abs() / 256 + screen.error < top.values.amin(-1)
+    sizes = values.abs() if how.by_size else values
+    order = _ties.top_places(sizes, k)  # places ascend, so of equals the lowest latents are kept
+    sure = left + left.abs() / 256 + screen.error < sizes.gather(-1, order).amin(-1)
     return values.gather(-1, order), places.gather(-1, order), sure

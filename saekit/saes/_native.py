@@ -20,6 +20,7 @@ from saekit.saes._vector import (
     at_least,
     compiled,
     in_any_order,
+    keys_at_least,
     popcount,
     trailing_zeros,
     vector_max,
@@ -227,7 +228,7 @@ def _kth_largest(keys: Any, k: int) -> Any:
     while low < high:
         middle, enough = (low + high + 1) >> 1, 0
         for first in range(0, whole, LANES):
-            enough += popcount(at_least(keys, first, np.int16(-1), np.int16(middle)))
+            enough += popcount(keys_at_least(keys, first, np.int16(middle)))
         for b in range(whole, len(keys)):
             enough += keys[b] >= np.int16(middle)
         if enough >= k:

@@ -108,7 +108,10 @@ def annealed(k: float, start_k: float | None, share: float, progress: float) -> 
 def mse(
     y_hat: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:
-    """Return the mean squared error per token and dimension, whatever the batch size."""
+    """Return the mean squared error per token and dimension, whatever the batch size.
+
+    NaN of no tokens, as a mean of nothing is.
+    """
     return mse_loss(y_hat, y)
 
 
@@ -130,6 +133,7 @@ def only_above(
     latents: Int[Tensor, "m"],
 ) -> Float[Tensor, "*batch m"]:
     """Return the activations of some latents that are on strictly above a threshold."""
+    _sparse.check_rows(x)
     pre = x @ module.W_enc[:, latents] + module.b_enc[latents]
     return pre * (pre > threshold.expand(len(module.b_enc))[latents])
 
@@ -151,7 +155,7 @@ def decode_levels(
     counts = torch.bincount(place, minlength=acts.n_rows * n_levels)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     split = acts._replace(starts=starts, batch=(acts.n_rows * n_levels,))
-    parts = _sparse.decode(split, module.W_dec).view(acts.n_rows, n_levels, -1)
+    parts = _sparse.decode(split, module.W_dec).view(acts.n_rows, n_levels, len(module.b_dec))
     return parts.cumsum(1) + module.b_dec
 
 

@@ -3,7 +3,8 @@
 The k largest of a whole are among the k largest of its parts. So each process chooses its own
 candidates as ever, all see the values of all, and each keeps those of its own that are among the
 k largest. Every process ranks the same numbers in the same order, so that ties fall alike
-everywhere and exactly k are kept.
+everywhere and exactly k are kept: of equals those of the lowest latents for each token, and those
+of the first process, then the first found, where a batch shares a budget.
 
 Source:
     Gao et al. 2024, openai/sparse_autoencoder (candidates of shards, gathered).
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.ranks import Group
-from saekit.saes import _choose
+from saekit.saes import _choose, _ties
 
 
 @torch.no_grad()
@@ -52,12 +53,12 @@ def top_latents(
     sizes = x.new_full((n, width), -torch.inf)
     found = _none(x, len(b_enc))
     if own:
-        found = _choose.top_latents(x, W_enc, b_enc, own, by_size=by_size)
+        found = _by_latent(_choose.top_latents(x, W_enc, b_enc, own, by_size=by_size), own)
         values = found.values.view(n, own)
         sizes[:, :own] = values.abs() if by_size else values
     merged = group.gather(sizes).transpose(0, 1).flatten(1)  # [n, size * width]
     won = torch.zeros_like(merged, dtype=torch.bool)
-    won.scatter_(1, merged.topk(k, dim=-1, sorted=False).indices, True)
+    won.scatter_(1, _ties.top_places(merged, k), True)
     mine = won.view(n, group.size, width)[:, group.rank, :own]
     return found.only(mine.reshape(-1))
 
@@ -86,20 +87,26 @@ def among_top(
         counts: candidates of each process.
         group: the processes.
     """
-    on = torch.zeros_like(found, dtype=torch.bool)
     if group.size == 1:
-        kept = torch.topk(found, budget, sorted=False).indices
-    else:
-        width = min(int(counts.max()), budget)
-        values = found.new_full((width,), -torch.inf)
-        own = torch.arange(len(found), device=found.device)
-        if len(own) > width:
-            own = torch.topk(found, width, sorted=False).indices
-        values[: len(own)] = found[own]
-        won = torch.topk(group.gather(values).flatten(), budget, sorted=False).indices
-        won = won[(won >= group.rank * width) & (won < group.rank * width + len(own))]
-        kept = own[won - group.rank * width]
-    return on.index_fill_(0, kept, value=True)
+        return _ties.among_largest(found, budget)
+    width = min(int(counts.max()), budget)
+    values = found.new_full((width,), -torch.inf)
+    own = torch.arange(len(found), device=found.device)
+    if len(own) > width:
+        own = _ties.among_largest(found, width).nonzero().squeeze(-1)
+    values[: len(own)] = found[own]
+    won = _ties.among_largest(group.gather(values).flatten(), budget)
+    mine = won[group.rank * width : group.rank * width + len(own)]
+    return torch.zeros_like(found, dtype=torch.bool).index_fill_(0, own[mine], value=True)
+
+
+def _by_latent(found: Codes, k: int) -> Codes:
+    """Return codes of k entries a row with the latents of each row ascending."""
+    if found.latents.device.type == "cpu":
+        return found  # they are
+    latents, order = found.latents.view(-1, k).sort(-1)
+    values = found.values.view(-1, k).gather(-1, order)
+    return found._replace(values=values.flatten(), latents=latents.flatten())
 
 
 def _none(x: Float[Tensor, "n d_in"], d_sae: int) -> Codes:

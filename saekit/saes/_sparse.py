@@ -22,6 +22,8 @@ from typing_extensions import override
 
 from saekit.core import machine
 from saekit.core.codes import Codes
+from saekit.core.errors import DataError
+from saekit.core.finite import all_finite
 from saekit.saes import _gpu, _products
 
 DENSE_SHARE = 0.03  # above this share of non-zeros a dense product is faster on CPUs
@@ -202,8 +204,31 @@ def _quiet_csr() -> None:
 
 
 def flat_rows(x: Float[Tensor, "..."]) -> tuple[Float[Tensor, "n d_in"], tuple[int, ...]]:
-    """Return `x` with one leading axis, and the leading shape it had."""
+    """Return `x`, which must be finite, with one leading axis, and the leading shape it had.
+
+    Raises:
+        DataError: it is not; a latent that is on above a threshold would be off for NaN, and so
+            the prediction of what is no number a number.
+    """
+    check_rows(x)
     return x.reshape(x.shape[:-1].numel(), x.shape[-1]), tuple(x.shape[:-1])
+
+
+def check_rows(x: Float[Tensor, "..."]) -> None:
+    """Refuse activations to encode that are not finite.
+
+    Raises:
+        DataError: they are not.
+    """
+    if all_finite(x):
+        return
+    rows = x.detach().reshape(x.shape[:-1].numel(), x.shape[-1])
+    wrong = (~rows.isfinite().all(-1)).nonzero().squeeze(-1)
+    raise DataError(
+        f"Activations to encode must be finite; {len(wrong):,} of {len(rows):,} rows are not, the "
+        f"first is row {int(wrong[0])}. Read the model in float32 or bfloat16, or leave these "
+        f"rows out: x[x.isfinite().all(-1)]."
+    )
 
 
 def chosen_codes(

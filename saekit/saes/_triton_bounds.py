@@ -21,7 +21,7 @@ PIPELINE = LAUNCH | {"num_warps": 8, "num_stages": 3}
 
 
 class Rounded(NamedTuple):
-    """Rows in bfloat16, and what their errors are bounded by."""
+    """Rows in bfloat16, and what their errors are bounded by, never 0."""
 
     rows: Tensor  # [n, width] bfloat16
     norm: Tensor  # [n] float32, |row|, or |rounded row|, whichever is larger
@@ -43,8 +43,11 @@ def _sizes(rows, rounded, norm, off, width, BLOCK: tl.constexpr):  # noqa: PLR09
         full += x * x
         low += x_low * x_low
         left += (x - x_low) * (x - x_low)
-    tl.store(norm + row, tl.sqrt(tl.maximum(tl.sum(full, axis=0), tl.sum(low, axis=0))))
-    tl.store(off + row, tl.sqrt(tl.sum(left, axis=0)))
+    # Squares and products of tiny numbers vanish: a smallest normal number for each covers that.
+    lost = width * 2.0**-125
+    longer = tl.maximum(tl.sum(full, axis=0), tl.sum(low, axis=0))
+    tl.store(norm + row, tl.sqrt(longer + lost))
+    tl.store(off + row, tl.sqrt(tl.sum(left, axis=0) + lost))
 
 
 @triton.jit

@@ -26,6 +26,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.saes._ties import top_places
 from saekit.saes._triton import INTERPRETED, LAUNCH, Unsupported, dot_into, gather_share, require
 from saekit.saes._triton_bounds import (
     BLOCK_N,
@@ -154,11 +155,14 @@ def _keep_k(  # noqa: PLR0913
     latent = tl.load(candidates + row * ROOM + at, mask=there, other=0)
     value = tl.load(scores + row * ROOM + at, mask=there, other=0.0)
     value += tl.load(bias + latent, mask=there, other=0.0).to(tl.float32)
+    value = tl.where(value == 0.0, 0.0, value)  # both zeros are equal
     key = tl.where(there, to_key(tl.abs(value) if BY_SIZE else value), LEAST)
     kth = kth_key(key, k)
     surely, level = key > kth, there & (key == kth)
     room = k - tl.sum(surely.to(tl.int32), axis=0)
-    kept = surely | (level & (tl.cumsum(level.to(tl.int32), axis=0) <= room))
+    # Of equals the lowest latents are kept: those whose negative is among the largest.
+    before = tl.where(level, -latent, LEAST)
+    kept = surely | (level & (before >= kth_key(before, room)))
     slot = tl.cumsum(kept.to(tl.int32), axis=0) - 1
     tl.store(values + row * k + slot, value, mask=kept)
     tl.store(latents + row * k + slot, latent.to(tl.int64), mask=kept)
@@ -221,7 +225,7 @@ def top_latents(
     computed in float32, then the others that reach the least of these values, and the k
     largest are the answer.
     Where a tile may have dropped one of them, or something is not finite, the token is done
-    again densely, as `torch.topk` does it: NaN counts as the largest.
+    again densely, where NaN counts as the largest. Of equals the lowest latents are kept.
 
     Args:
         x: act units, contiguous.
@@ -257,7 +261,7 @@ def top_latents(
         weight, bias = W_enc_t.float().t(), b_enc.float()
         for rows in again.split(DENSE_TOKENS):
             pre = torch.addmm(bias, x[rows].float(), weight)
-            top = torch.topk(pre.abs() if by_size else pre, k, dim=-1, sorted=False).indices
+            top = top_places(pre.abs() if by_size else pre, k)
             latents[rows], values[rows] = top, pre.gather(-1, top)
     return Chosen(values, latents, len(again))
 

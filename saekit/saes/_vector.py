@@ -55,7 +55,7 @@ def _vector_of_keys(builder: Any, at: Any, keep: Any) -> Any:
 
 
 def _compare(_context: Any, row: Any, first: Any, keep: Any, least: Any) -> Any:
-    """Compare LANES keys at once: a bit each, the first the lowest.
+    """Compare the keys of LANES scores at once: a bit each, the first the lowest.
 
     What the compiler makes of a loop with such a result is several times as long.
     """
@@ -67,6 +67,21 @@ def _compare(_context: Any, row: Any, first: Any, keep: Any, least: Any) -> Any:
         return builder.bitcast(on, ir.IntType(LANES))
 
     return types.uint32(row, types.intp, types.int16, types.int16), code
+
+
+def _compare_keys(_context: Any, keys: Any, first: Any, least: Any) -> Any:
+    """Compare LANES numbers that are keys already, as `_compare` does those of scores.
+
+    The key of a negative key is another number, so the two must not be mixed up.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        found = builder.load(_memory(context, builder, signature.args[0], args[0], args[1]))
+        found.align = 2
+        on = builder.icmp_signed(">=", found, _everywhere(builder, args[2]))
+        return builder.bitcast(on, ir.IntType(LANES))
+
+    return types.uint32(keys, types.intp, types.int16), code
 
 
 def _largest(_context: Any, row: Any, first: Any, count: Any, keep: Any, best: Any) -> Any:
@@ -110,6 +125,7 @@ trailing_zeros, popcount = _of_bits("cttz"), _of_bits("ctpop")
 
 
 at_least: Any = intrinsic(_compare)
+keys_at_least: Any = intrinsic(_compare_keys)
 vector_max: Any = intrinsic(_largest)
 
 

@@ -77,6 +77,15 @@ class WrappedSAE(SAE, abc.ABC):
     def after_step(self, out: Loss) -> None:
         self.inner.after_step(out)
 
+    @property
+    @override
+    def settles(self) -> bool:
+        return self.inner.settles
+
+    @override
+    def settle(self, x: Float[Tensor, "..."]) -> None:
+        self.inner.settle(x)
+
     @override
     def rate_scales(self) -> dict[str, float]:
         return {f"inner.{name}": scale for name, scale in self.inner.rate_scales().items()}

@@ -32,6 +32,7 @@ class Loss(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]  # already weighted: total == sum(terms)
     acts: Codes  # one row a token; may be detached
     y_hat: Float[Tensor, "*out"]
+    cut: Float[Tensor, ""] | None = None  # the least that a batch which shares a budget kept
 
 
 class Scaling(NamedTuple):
@@ -136,10 +137,13 @@ class SAE(nn.Module, abc.ABC):
         """Return latent activations; pure: a row's code does not depend on its batch.
 
         Args:
-            x: ``[*batch, *event, d_in]``, act units, float32 or float64.
+            x: ``[*batch, *event, d_in]``, act units, float32 or float64. May have no rows.
 
         Returns:
             Codes with leading shape ``[*batch, *coded]``, act units.
+
+        Raises:
+            DataError: `x` is not finite.
         """
 
     def encode_only(
@@ -153,6 +157,9 @@ class SAE(nn.Module, abc.ABC):
         Args:
             x: ``[*batch, *event, d_in]``, act units.
             latents: which, each in 0..d_sae - 1.
+
+        Raises:
+            DataError: `x` is not finite.
         """
         with torch.no_grad():
             acts = self.encode(x)
@@ -180,7 +187,7 @@ class SAE(nn.Module, abc.ABC):
         """Return the training objective on a batch: predict `y` from the code of `x`.
 
         Args:
-            x: ``[n, *event, d_in]``.
+            x: ``[n, *event, d_in]``. Of no rows the loss is NaN, a mean of nothing.
             y: ``[n, *event, d_out]``; `x` itself for an autoencoder.
             step: where in training this is.
         """
@@ -200,6 +207,18 @@ class SAE(nn.Module, abc.ABC):
 
     def after_step(self, out: Loss) -> None:  # noqa: B027 - nothing is the right default
         """Keep constraints and running thresholds; called once an optimiser step."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether statistics run along with training, so that at its end they lag behind it."""
+        return False
+
+    def settle(self, x: Float[Tensor, "..."]) -> None:  # noqa: B027 - nothing is the right default
+        """Take such statistics anew, of weights that are finished; called once, after training.
+
+        Args:
+            x: ``[n, *event, d_in]``, the last activations that training read.
+        """
 
     def before_step(self) -> None:  # noqa: B027 - nothing is the right default
         """Change gradients before the optimiser reads them, as to stay on a constraint."""

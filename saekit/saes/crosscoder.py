@@ -182,8 +182,11 @@ class CrosscoderSAE(SAE):
     def loss(
         self, x: Float[Tensor, "n n_sites d_in"], y: Float[Tensor, "n n_sites d_out"], step: Step
     ) -> Loss:
-        cfg = self.cfg
-        acts = self.encode(x) if cfg.activation == "relu" else self._choose(x.flatten(1))
+        cfg, least = self.cfg, None
+        if cfg.activation == "relu":
+            acts = self.encode(x)
+        else:
+            acts, least = self._choose(x.flatten(1))
         y_hat = self.decode(acts)
         terms = {"mse": _parts.mse(y_hat, y)}
         if cfg.activation == "relu":
@@ -195,10 +198,13 @@ class CrosscoderSAE(SAE):
             err = (y_hat - y).flatten(1)
             aux = _parts.aux_k(wide, x.flatten(1), err, step.dead, cfg.aux_k, mesh=self.mesh)
             terms["aux"] = cfg.aux_coefficient * aux
-        return Loss(_parts.add(terms), terms, acts.detach(), y_hat)
+        return Loss(_parts.add(terms), terms, acts.detach(), y_hat, least)
 
-    def _choose(self, x: Float[Tensor, "n wide_in"]) -> Codes:
-        """Return the k * n positive pre-activations of largest pre * size, with their graph."""
+    def _choose(self, x: Float[Tensor, "n wide_in"]) -> tuple[Codes, Float[Tensor, ""]]:
+        """Return the k * n positive pre-activations of largest pre * size, and the least of these.
+
+        Pre-activations come with their graph; the least is infinite where there are none.
+        """
         wide = self._wide
         with torch.no_grad():
             every, sizes = self.mesh.every, self.sizes()
@@ -213,19 +219,31 @@ class CrosscoderSAE(SAE):
             if int(counts.sum()) > budget:
                 effect = chosen.values * sizes[chosen.latents]
                 chosen = chosen.only(_shared.among_top(effect, budget, counts, every))
-        return chosen._replace(values=_sparse.pre_acts(x, wide.W_enc, wide.b_enc, chosen))
+            least = every.min(_shared.smallest(chosen.values * sizes[chosen.latents]))
+        pre = _sparse.pre_acts(x, wide.W_enc, wide.b_enc, chosen)
+        return chosen._replace(values=pre), least
 
     @override
     @torch.no_grad()
     def after_step(self, out: Loss) -> None:
-        if self.cfg.activation != "batch_topk":
-            return
-        effect = out.acts.values * self.sizes()[out.acts.latents]
-        least = self.mesh.every.min(_shared.smallest(effect))
-        if least.isfinite():
+        # Told by the loss: sizes of rows are no longer those by which its latents were chosen.
+        if out.cut is not None and out.cut.isfinite():
             decay = self.cfg.threshold_decay
-            self.cutoff_sum.mul_(decay).add_((1 - decay) * least.double())
+            self.cutoff_sum.mul_(decay).add_((1 - decay) * out.cut.double())
             self.cutoff_weight.mul_(decay).add_(1 - decay)
+
+    @property
+    @override
+    def settles(self) -> bool:
+        return self.cfg.activation == "batch_topk"
+
+    @override
+    @torch.no_grad()
+    def settle(self, x: Float[Tensor, "n n_sites d_in"]) -> None:
+        _, least = self._choose(x.flatten(1))
+        if least.isfinite():
+            self.cutoff_sum.copy_(least)
+            self.cutoff_weight.fill_(1.0)
 
     @override
     @torch.no_grad()

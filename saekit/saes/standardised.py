@@ -184,6 +184,11 @@ class StandardisedSAE(WrappedSAE):
 
     @override
     @torch.no_grad()
+    def settle(self, x: Float[Tensor, "n d_in"]) -> None:
+        self.inner.settle(self._standardise(x).z)
+
+    @override
+    @torch.no_grad()
     def rescale(self, x: Scaling, y: Scaling) -> None:
         if x.matrix is not None or y.matrix is not None:
             raise ConfigError(

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.saes import _parts
+from saekit.saes import _parts, _sparse, _ties
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Step, registry
 
 EPS = 1e-6  # beside the length of a prediction, act units
@@ -149,6 +149,7 @@ class TemporalSAE(SAE):
 
     @override
     def encode(self, x: Float[Tensor, "*batch seq d_in"]) -> Codes:
+        _sparse.check_rows(x)
         events = math.prod(x.shape[:-2])
         novel, predicted = self._parts_of(x.reshape(events, *x.shape[-2:]))
         both = torch.cat([novel, predicted], dim=-1)
@@ -187,8 +188,9 @@ class TemporalSAE(SAE):
             share = (part * rest).sum(-1, keepdim=True) / length.square()
             predicted = predicted + share * guess
             rest = rest - share * part
-        top = torch.topk(rest @ W_enc, self.cfg.k, dim=-1, sorted=False)
-        novel = torch.zeros_like(predicted).scatter(-1, top.indices, top.values.relu())
+        pre = rest @ W_enc
+        top = _ties.top_places(pre.detach(), self.cfg.k)
+        novel = torch.zeros_like(predicted).scatter(-1, top, pre.gather(-1, top).relu())
         return novel, predicted
 
     def _attention(

@@ -12,7 +12,7 @@ class WeightMean:
     """The exponential mean of an SAE's parameters over steps, unbiased from the first.
 
     After step t the mean is sum_s decay^(t - s) * p_s / sum_s decay^(t - s), s = 1..t.
-    Buffers, as running thresholds, have no mean: those of the SAE hold.
+    Buffers, as running thresholds, have no mean: they are taken anew of the finished weights.
 
     Args:
         sae: whose parameters.

@@ -44,8 +44,8 @@ class Fit(Config):
         optimiser: how gradients move weights.
         clip_norm: gradients longer than this are shortened to it; null: never.
         ema: weight of the past in a running mean of the weights, above 0 and below 1, which
-            becomes the finished SAE, decoder rows put back to their length; running
-            thresholds stay those of the weights themselves, whose log this is; null: none.
+            becomes the finished SAE, decoder rows put back to their length and running
+            thresholds taken anew; the log is that of the weights themselves; null: none.
         resample: gives dead latents new weights at intervals; null: never. On a command
             line: --set 'resample={"every_tokens": 1000000}'.
         spike: a loss above so many times the median of the last 50 steps is taken for a

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from saekit.train.parallel.streams import open_streams
 from saekit.train.run import Run
 
 SPIKE_STEPS = 50  # whose median a spike is measured against
+SETTLED_TOKENS = 2**13  # of the last batches, from which running statistics are taken at the end
 
 
 class Training:
@@ -70,6 +72,12 @@ class Training:
         self.index = self.due_step = 0  # optimiser steps done; and at the last due checkpoint
         self._recent: list[float] = []  # losses of the last steps, where spikes are looked for
         self._last: Loss | None = None
+        self._batches: deque[Tensor] = deque(maxlen=self._settling_steps)  # the last inputs
+
+    @property
+    def _settling_steps(self) -> int:
+        """Steps whose batches hold SETTLED_TOKENS, also where the last has few."""
+        return math.ceil(SETTLED_TOKENS / self.run.step_tokens) + 1
 
     @property
     def _averages(self) -> bool:
@@ -116,6 +124,8 @@ class Training:
         if self.mean is not None:
             self.mean.update(self.index)
         self._revive(x, y, loss)
+        if self.sae.settles:
+            self._batches.append(x)
         if self._averages:
             self._last = loss._replace(
                 total=loss.total.detach(), terms={}, acts=loss.acts.detach(),
@@ -167,11 +177,15 @@ class Training:
         """Put finished weights in place of training weights; no step may follow.
 
         They differ where weights are averaged. A mean of rows of length 1 is shorter, so
-        constraints are kept once more. Buffers, as running thresholds, stay as training
-        left them.
+        constraints are kept once more. Running thresholds, which lag behind training and
+        belong to no mean of weights, are taken anew from the last batches.
         """
-        if not self._averages:
-            return
+        if self._averages:
+            self._take_averages()
+        if self.sae.settles and self._batches:
+            self.sae.settle(torch.cat(list(self._batches))[-SETTLED_TOKENS:])
+
+    def _take_averages(self) -> None:
         self.descent.finish()
         if self.mean is not None:
             self.mean.finish()
@@ -201,6 +215,10 @@ class Training:
         groups |= {"optimiser": moments} if moments else {}
         groups |= {"mean": self.mean.mean} if self.mean is not None else {}
         groups |= {"stream": tensors} if tensors else {}
+        if self.sae.settles and self.index + self._settling_steps > self.run.total_steps:
+            # Few steps follow, so those that go on from here end with some of these batches.
+            whole = (self.mesh.data.gather(x).flatten(0, 1) for x in self._batches)
+            groups["batches"] = {f"{i:04d}": x for i, x in enumerate(whole)}
         self.due_step = self.index if due else self.due_step
         more = {"rollbacks": self.rollbacks, "recent": self._recent, "due_step": self.due_step}
         state = checkpoint.State(
@@ -224,6 +242,10 @@ class Training:
         if self.mean is not None:
             self.mean.load(state.tensors["mean"])
         self.silent_tokens.copy_(state.tensors["counters"]["silent_tokens"])
+        self._batches.clear()
+        for _, whole in sorted(state.tensors.get("batches", {}).items()):
+            own = self.mesh.data.share(len(whole))
+            self._batches.append(whole[own].to(self._device))
         self.stream.load(state.tensors.get("stream", {}), state.values["stream"])
         self.index = state.step
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]

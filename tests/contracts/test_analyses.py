@@ -16,7 +16,7 @@ from saekit.data.tokenise import Rows
 N_ROWS, N_CTX, D_SAE = 24, 8, 16
 
 
-def store(folder, shard_tokens):
+def store(folder, shard_tokens, sign=1):
     g = torch.Generator().manual_seed(5)
     values, latents = torch.rand(N_ROWS * N_CTX, D_SAE, generator=g).topk(3)
     values[:, 2] = 0.0  # kept by number, but off
@@ -25,7 +25,7 @@ def store(folder, shard_tokens):
     writer = LatentStoreWriter(
         folder, n_ctx=N_CTX, d_sae=D_SAE, meta={}, shard_tokens=shard_tokens
     )
-    codes = Codes.fixed(values, latents, D_SAE)
+    codes = Codes.fixed(sign * values, latents, D_SAE)
     writer.add(Rows(tokens, tokens // 50, 0), row, torch.arange(N_CTX).repeat(N_ROWS), codes)
     return writer.close()
 
@@ -68,3 +68,17 @@ def test_shards_change_nothing(analysis, tmp_path):
         if not isinstance(column[0], str):
             column = pytest.approx(column, rel=1e-12, nan_ok=True)
         assert cut.columns[name] == column
+
+
+def test_the_sign_of_activations_changes_signs_alone(analysis, tmp_path):
+    """A latent is on where it is not 0, and as strong as its size: so is every analysis."""
+    plain = analysis.run(store(tmp_path / "plain", 10**6)).columns
+    turned = analysis.run(store(tmp_path / "turned", 10**6, sign=-1)).columns
+    assert plain.keys() == turned.keys()
+    for name, column in plain.items():
+        ours, theirs = column, turned[name]
+        if name in ("value", "mean", "max"):  # where an activation is shown it keeps its sign
+            theirs = [-v for v in theirs]
+        assert ours == pytest.approx(theirs, nan_ok=True) if isinstance(ours[0], float) else (
+            ours == theirs
+        ), name

@@ -7,9 +7,12 @@ import math
 import pytest
 import torch
 
+from saekit.activations.latents import LatentStoreWriter
+from saekit.analysis.firing import Firing
 from saekit.core.codes import Codes
-from saekit.core.errors import ConfigError
+from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import read_tensors, write_tensors
+from saekit.data.tokenise import Rows
 from saekit.saes.base import SAEConfig, Scaling, Step, registry
 
 
@@ -81,6 +84,56 @@ def test_any_leading_shape(cfg, g, batch):
     assert acts.n_rows == math.prod((*batch, *places(cfg)))
     assert acts.dense().shape == (*batch, *places(cfg), cfg.d_sae)
     assert sae(x).shape == (*x.shape[:-1], cfg.d_out)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_loss_of_no_rows_has_its_shapes(cfg, g, dead):
+    sae, x = cfg.build(g), draw(cfg, g, 0)
+    loss = sae.loss(x, draw(cfg, g, 0, width=cfg.d_out), step(cfg, dead))
+    loss.total.backward()
+    assert loss.acts.n_rows == 0
+    assert loss.y_hat.shape == (0, *[LENGTH] * len(cfg.event), cfg.d_out)
+    assert loss.total.isnan()  # a mean of nothing
+    sae.after_step(loss)
+    assert sae.encode_only(x, torch.tensor([1, 0])).shape == (0, *places(cfg), 2)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_not_predicted(cfg, g, wrong):
+    """A threshold would take NaN for off, and give a finite prediction of it."""
+    sae, x = cfg.build(g), draw(cfg, g, 4)
+    x[2].view(-1)[1] = wrong
+    with pytest.raises(DataError, match=r"finite; 1 of \d+ rows"):
+        sae.encode(x)
+    with pytest.raises(DataError, match="finite"):
+        sae(x.double())
+    with pytest.raises(DataError, match="finite"):
+        sae.encode_only(x, torch.tensor([0]))
+
+
+def test_large_numbers_are_finite_all_the_same(cfg, g):
+    """The sum of a batch may overflow where no number of it does."""
+    x = torch.full_like(draw(cfg, g, 64), 1e37)
+    assert x.sum().isinf()
+    cfg.build(g).encode(x)
+
+
+def test_negative_activations_are_on_wherever_codes_are_looked_at(cfg, g, tmp_path):
+    """Of `abs_topk` half are; of `temporal` and `matching_pursuit` some may be."""
+    if "site" in cfg.event:
+        return  # stores and influences are of single tokens, or of their windows
+    acts = trained(cfg, g, 5)[0].encode(draw(cfg, g, 40)).detach()
+    if cfg.name == "abs_topk":
+        assert (acts.values < 0).float().mean() > 0.2
+    n = acts.n_rows
+    at = torch.arange(n)
+    writer = LatentStoreWriter(tmp_path, n_ctx=n, d_sae=cfg.d_sae, meta={})
+    rows = Rows(torch.zeros(1, n, dtype=torch.int64), torch.zeros(1, n, dtype=torch.int64), 0)
+    writer.add(rows, 0 * at, at, acts._replace(shift=None))
+    store, on = writer.close(), acts.dense().view(n, -1) != 0
+    assert Firing().run(store).columns["count"] == on.sum(0).tolist()
+    size = acts.dense().view(n, -1).abs().amax(0)
+    torch.testing.assert_close(store.maxima.abs(), size)
 
 
 def test_a_row_does_not_see_its_batch(cfg, g):

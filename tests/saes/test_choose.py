@@ -117,3 +117,74 @@ def test_ties_and_zero_rows(path):
     first = codes.latents.view(N, 4)[0]
     assert len(first.unique()) == 4
     assert (codes.values.view(N, 4)[0] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-25, 1e-30, 1e-36])
+def test_tiny_numbers_whose_squares_vanish_are_not_screened_out(path, size):
+    g = torch.Generator().manual_seed(0)
+    x, W = torch.randn(N, 64, generator=g) * size, torch.randn(1100, 64, generator=g).t()
+    pre = x.double() @ W.double()
+    codes = _choose.top_latents(x, W, torch.zeros(1100), 8)
+    assert torch.equal(codes.latents.view(N, 8), pre.topk(8, dim=-1).indices.sort(-1).values)
+    over = _choose.above(x, W, torch.zeros(1100), torch.tensor(20 * size))
+    on = torch.zeros_like(pre, dtype=torch.bool)
+    on[over.rows(), over.latents] = True
+    assert torch.equal(on, pre > 20 * size)
+    assert 1000 < int(on.sum()) < 20_000
+
+
+def in_pairs(d_sae=2200):
+    """Weights in which latent i + d_sae / 2 is latent i again: an odd k cuts through a pair."""
+    x, W, b = weights(5, d_sae // 2)
+    return x, torch.cat([W, W], 1).t().contiguous().t(), torch.cat([b, b])
+
+
+def lowest_of_equals(x, W, b, k, *, by_size=False):
+    """Return what one product in float64 and a stable sort choose."""
+    pre = exact(x, W, b)
+    size = pre.abs() if by_size else pre
+    return torch.sort(size, dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
+
+
+@pytest.mark.parametrize("by_size", [False, True])
+@pytest.mark.parametrize("rows", [N, 100, 1])
+def test_of_equal_latents_the_lowest_is_kept_whatever_the_path_and_batch(path, rows, by_size):
+    x, W, b = in_pairs()
+    if by_size:
+        W, b = W.clone(), b.clone()
+        W[:, 1100:] *= -1  # equal in size, of the other sign
+        b[1100:] *= -1
+        W = W.t().contiguous().t()
+    k, want = 17, lowest_of_equals(x, W, b, 17, by_size=by_size)
+    parts = [_choose.top_latents(p, W, b, k, by_size=by_size) for p in x.split(rows)[:4]]
+    got = torch.cat([p.latents.view(-1, k) for p in parts])
+    want = want[: len(got)]
+    assert (got < 1100).sum() == 9 * len(got)  # the upper half of the last pair is left out
+    assert (got == want).all(-1).float().mean() > 0.99  # float32 tells some others apart not so
+
+
+@pytest.mark.parametrize("rows", [N, 100])
+def test_of_equal_latents_the_lowest_is_kept_in_every_group(path, rows):
+    x, W, b = in_pairs()
+    both = torch.cat([W, W], 1).t().contiguous().t()
+    got = _choose.top_latents(x[:rows], both, torch.cat([b, b]), 5, groups=2).latents.view(-1, 2, 5)
+    one = _choose.top_latents(x[:rows], W, b, 5).latents.view(-1, 5)
+    assert torch.equal(got[:, 0], one)
+    assert torch.equal(got[:, 1], one + 2200)
+
+
+def test_rows_of_zeros_take_the_first_latents(path):
+    x, W, b = weights()
+    codes = _choose.top_latents(torch.zeros_like(x), W, torch.zeros_like(b), 4)
+    assert torch.equal(codes.latents.view(N, 4), torch.arange(4).expand(N, 4))
+
+
+def test_in_order_equals_stand_by_latent(path):
+    x, W, b = in_pairs()
+    for rows in (N, 50):
+        got = _choose.top_latents(x[:rows], W, b, 17, in_order=True)
+        latents, values = got.latents.view(-1, 17), got.values.view(-1, 17)
+        assert (values.diff() <= 0).all()
+        assert (latents.diff()[values.diff() == 0] > 0).all()
+        fewer = _choose.top_latents(x[:rows], W, b, 7, in_order=True).latents.view(-1, 7)
+        assert torch.equal(fewer, latents[:, :7])

@@ -107,6 +107,28 @@ def test_in_use_the_threshold_is_the_mean_of_the_least_kept(g):
     torch.testing.assert_close(sae.encode(x).dense(), pre * (pre * size > total / weight))
 
 
+def test_the_least_kept_is_that_of_the_step_not_of_the_weights_after_it(g):
+    """Sizes change in a step; latents were chosen by those before it."""
+    sae = config("batch_topk").build(g).double()
+    x = torch.randn(64, N_SITES, D_IN, generator=g).double()
+    loss = sae.loss(x, x, step())
+    effect = loss.acts.dense() * dense(sae, x)[1].detach()
+    with torch.no_grad():
+        sae.W_dec.mul_(torch.rand(N_SITES, D_SAE, 1, generator=g) + 2.0)
+    sae.after_step(loss)
+    assert float(sae.threshold) == pytest.approx(float(effect[effect > 0].min()))
+
+
+def test_settling_takes_the_threshold_of_the_weights_as_they_are(g):
+    sae, x, _ = trained(config("batch_topk"), g)
+    assert sae.settles and not config("relu").build(g).settles
+    with torch.no_grad():
+        sae.W_enc.mul_(2)
+    assert abs(len(sae.encode(x).values) / len(x) - 2.5) > 0.5
+    sae.settle(x)
+    assert len(sae.encode(x).values) / len(x) == pytest.approx(2.5, abs=0.01)
+
+
 def test_dead_latents_learn_from_what_was_missed(g):
     sae, x, y = trained(config("batch_topk"), g)
     with torch.no_grad():

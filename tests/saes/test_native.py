@@ -1,5 +1,6 @@
 """Compiled loops alone: places as PyTorch finds them, whatever the sizes, threads and numbers."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,3 +79,21 @@ def test_of_equal_values_the_earlier_are_taken(threads, by_size):
         row = sizes[starts[r] : starts[r + 1]]
         want = torch.sort(row, descending=True, stable=True).indices[:4].sort().values
         assert torch.equal(got[r], want + starts[r])
+
+
+@pytest.mark.parametrize("length", [5, 32, 45, 320])
+@pytest.mark.parametrize("high", [-20000, 0, 32000])
+def test_the_kth_largest_key_is_that_of_a_sort_whatever_its_sign(length, high):
+    chance = np.random.default_rng(length)
+    for _ in range(20):
+        keys = chance.integers(-32768, high, length).astype(np.int16)
+        k = int(chance.integers(1, length + 1))
+        assert _native._kth_largest(keys, k) == np.sort(keys)[::-1][k - 1]
+
+
+def test_mostly_negative_scores_leave_few_candidates():
+    """As pre-activations under low biases are, or those of dead latents."""
+    scores = (torch.randn(50, 2048) - 6).bfloat16()
+    found, counts = torch.empty(50, 8 * 32 + 64, dtype=torch.int32), torch.empty(50).long()
+    _native.top_candidates(scores, torch.full((50,), 0.01), 32, False, found, counts)
+    assert (counts >= 32).all()

@@ -215,11 +215,37 @@ def test_nearly_equal_scores_are_told_apart(device):
     check_top(choose.top_latents(x, W, b, 10), *dense_top(x, W, b, 10))
 
 
-def test_equal_scores_give_any_k_of_them(device):
+@pytest.mark.parametrize("level", [-0.0, -0.5])
+def test_of_equal_scores_the_lowest_latents_are_kept(device, level):
     x, W, b = encoder(2, 5, 300, device)
-    found = choose.top_latents(torch.zeros_like(x), W, b.fill_(0.5), 4)
-    assert torch.equal(found.values, torch.full((2, 4), 0.5, device=device))
-    assert all(len(set(row)) == 4 for row in found.latents.tolist())
+    found = choose.top_latents(torch.zeros_like(x), W, b.fill_(level), 4)
+    assert torch.equal(found.values, torch.full((2, 4), level, device=device))
+    assert found.latents.sort().values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize("by_size", [False, True])
+def test_of_equal_latents_of_other_tiles_the_lowest_are_kept(device, by_size):
+    x, W, b = encoder(3, 33, 300, device)
+    W[150:], b[150:] = W[:150], b[:150]
+    if by_size:
+        W[150:] *= -1
+        b[150:] *= -1
+    found = choose.top_latents(x, W, b, 7, by_size=by_size)
+    pre = (x.double() @ W.double().t() + b.double()).cpu()
+    sizes = pre.abs() if by_size else pre
+    want = torch.sort(sizes, dim=-1, descending=True, stable=True).indices[:, :7].sort(-1).values
+    assert torch.equal(found.latents.sort().values.cpu(), want)
+    assert ((found.latents < 150).sum(-1) == 4).all()  # the upper half of the last is left out
+
+
+def test_tiny_numbers_whose_squares_vanish_are_not_screened_out(device):
+    x, W, b = encoder(3, 33, 300, device)
+    pre = (x.double() @ W.double().t()).cpu()
+    x, b = x * 1e-25, torch.zeros_like(b)
+    found = choose.top_latents(x, W, b, 4)
+    assert torch.equal(found.latents.sort().values.cpu(), pre.topk(4).indices.sort(-1).values)
+    with pytest.raises(choose.TooDense):  # so plain products decide
+        choose.above(x, W, b, torch.tensor(0.5e-25, device=device))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # numpy says what the interpreter meets

@@ -37,7 +37,7 @@ class Layer(NamedTuple):
     @property
     def top(self) -> float:
         """Mean over the latents of largest total activation."""
-        return float(self.entropy[np.argsort(-self.activation, kind="stable")[:TOP]].mean())
+        return float(self.entropy[np.argsort(-np.abs(self.activation), kind="stable")[:TOP]].mean())
 
 
 class Panel(NamedTuple):

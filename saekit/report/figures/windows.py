@@ -55,7 +55,7 @@ def draw(arrays: dict[str, np.ndarray], index: int, site: str, path: Path) -> No
     latent, activation = arrays["latent"][mine], arrays["activation"][mine]
     inside = places(J.shape[1], len(J)).inside(J.shape[1])
     P, H = shares(J, inside).numpy(), entropy_bits(J).numpy()
-    order = np.argsort(-activation, kind="stable")
+    order = np.argsort(-np.abs(activation), kind="stable")
     top, others = order[:TOP], order[TOP:]
     grey = others[:: max(-(-len(others) // MOST_GREY), 1)]
     figure, axes = style.new(10, 3.6, columns=2)

@@ -138,7 +138,7 @@ class _Place(NamedTuple):
 
     def axis(self, ndim: int) -> int | None:
         """Return along which axis, as stored, latents lie; None where they do not."""
-        if ndim == 0 or self.group == "stream":
+        if ndim == 0 or self.group in ("stream", "batches"):
             return None
         if self.group == "counters":
             return 0
