@@ -287,14 +287,12 @@ def _places(store: "LatentStore", chosen: list[int], top: int, per: str, thresho
 
 def _features(path: Path) -> dict[int, str]:
     """Return the descriptions of a file of features, by latent."""
-    import yaml
+    from saekit.core.files import read_settings
 
+    raw = read_settings(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         return {int(f["feature_id"]): str(f.get("description", "")) for f in raw["features"]}
-    except FileNotFoundError as error:
-        raise FormatError(f"There is no file {path}.") from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path} must hold `features`, a list of feature_id and description: {error}."
         ) from error

@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from saekit.core.files import read_json, write_json, write_text
+from saekit.core.border import bordered
+from saekit.core.files import read_object, write_json, write_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,12 +109,13 @@ class Result:
         write_json(path, dataclasses.asdict(self))
 
     @staticmethod
+    @bordered("a result")
     def read(path: Path) -> "Result":
         """Read what `write` wrote.
 
         Raises:
             FormatError: the file is not a result.
         """
-        raw = read_json(path)
+        raw = read_object(path)
         scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
         return Result(scores=scores, **raw)
