@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.core.border import bordered, inside, ordinary, reading
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
 from saekit.core.files import read_tensors, sha256_of, write_tensors
@@ -74,36 +75,63 @@ class Shard:
     def by_token(self) -> TokenMajor:
         """Return the codes of the kept tokens, in text order."""
         raw = self._read("values", "latents", "starts", "row", "pos")
-        starts = raw["starts"]
-        shape = (len(starts) - 1,)
-        codes = Codes(raw["values"], raw["latents"].long(), starts, shape, self.d_sae)
+        latents, starts = raw["latents"].long(), raw["starts"]
+        n = len(raw["row"])
+        self._check(starts, n, len(raw["values"]), len(latents) == len(raw["values"]))
+        self._check_range("latents", latents, self.d_sae)
+        codes = Codes(raw["values"], latents, starts, (n,), self.d_sae)
         return TokenMajor(raw["row"], raw["pos"].long(), codes)
 
     def by_latent(self) -> LatentMajor:
         """Return the same entries sorted by latent, then in text order."""
         raw = self._read("latent_values", "latent_tokens", "latent_starts", "row", "pos")
-        token = raw["latent_tokens"].long()
+        token, starts = raw["latent_tokens"].long(), raw["latent_starts"]
+        n = len(raw["latent_values"])
+        self._check(starts, self.d_sae, n, len(token) == n and len(raw["pos"]) == len(raw["row"]))
+        self._check_range("latent_tokens", token, len(raw["row"]))
         return LatentMajor(
             raw["latent_values"], raw["row"][token], raw["pos"][token].long(), raw["latent_starts"]
         )
 
     def events(self, latent: int) -> Events:
         """Return where one latent is on; reads that latent's part of the file only."""
-        with _opened(self.path, self.sha256) as file:
+        with reading(self.path, "a shard of an index"), _opened(self.path, self.sha256) as file:
             begin, end = file.get_slice("latent_starts")[latent : latent + 2].tolist()
             token = file.get_slice("latent_tokens")[begin:end].long()
             value = file.get_slice("latent_values")[begin:end]
-            row, pos = file.get_tensor("row")[token], file.get_tensor("pos")[token].long()
+            row, pos = file.get_tensor("row"), file.get_tensor("pos")
+            self._check_range("latent_tokens", token, min(len(row), len(pos)))
+            row, pos = row[token], pos[token].long()
         return Events(row, pos, value.clone())
 
     def rows(self) -> Rows:
         """Return the tokens of every row, also those that no kept token is in."""
         raw = self._read("tokens", "doc_ids")
+        if raw["tokens"].ndim != 2 or raw["tokens"].shape != raw["doc_ids"].shape or (
+            len(raw["tokens"]) != self.n_rows
+        ):  # fmt: skip
+            raise FormatError(f"{self.path} is damaged: its rows are not {self.n_rows:,}.")
         return Rows(raw["tokens"].long(), raw["doc_ids"], self.first_row)
 
     def _read(self, *names: str) -> dict[str, Tensor]:
-        with _opened(self.path, self.sha256) as file:
-            return {name: file.get_tensor(name) for name in names}
+        with reading(self.path, "a shard of an index"), _opened(self.path, self.sha256) as file:
+            found = {name: file.get_tensor(name) for name in names}
+        for name, tensor in found.items():
+            if tensor.ndim != (2 if name in ("tokens", "doc_ids") else 1) or (
+                tensor.is_floating_point() != name.endswith("values")
+            ):  # fmt: skip
+                raise FormatError(f"{self.path} is damaged: `{name}` is of another kind.")
+        return found
+
+    def _check(self, starts: Tensor, n: int, n_entries: int, fits: bool) -> None:
+        """Refuse offsets that are not those of `n` runs of entries, or columns of unlike length."""
+        ordered = len(starts) == n + 1 and bool((starts.diff() >= 0).all())
+        if not (fits and ordered and int(starts[0]) == 0 and int(starts[-1]) == n_entries):
+            raise FormatError(f"{self.path} is damaged: its columns do not fit each other.")
+
+    def _check_range(self, name: str, index: Tensor, n: int) -> None:
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < n:
+            raise FormatError(f"{self.path} is damaged: `{name}` goes beyond 0..{n - 1}.")
 
 
 @final
@@ -133,6 +161,11 @@ class LatentStore:
         self.meta: dict[str, Any] = manifest["meta"]
         self.counts, self.sums = totals["counts"], totals["sums"]
         self.squares, self._maxima = totals["squares"], totals["maxima"]
+        for name in ("counts", "sums", "squares", "maxima"):
+            if totals[name].shape != (self.d_sae,):
+                raise FormatError(
+                    f"{folder / _TOTALS} is damaged: `{name}` is not of {self.d_sae:,} latents."
+                )
 
     @functools.cached_property
     def maxima(self) -> Float[Tensor, "d_sae"]:
@@ -148,6 +181,7 @@ class LatentStore:
         return ends.maxima()
 
     @staticmethod
+    @bordered("an index")
     def open(folder: Path) -> "LatentStore":
         """Open a store.
 
@@ -168,8 +202,9 @@ class LatentStore:
             )
         try:
             for part in (*manifest["shards"], manifest["totals"]):
-                _check_size(folder / part["file"], part["bytes"])
+                _check_size(inside(folder, part["file"]), part["bytes"])
             _check_sum(folder / _TOTALS, manifest["totals"]["sha256"])
+            _check_numbers(folder, manifest)
             return LatentStore(folder, manifest, read_tensors(folder / _TOTALS))
         except KeyError as error:
             raise FormatError(
@@ -418,6 +453,17 @@ def _described(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def _check_numbers(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse sizes of a manifest that are no numbers, or do not add up."""
+    shards = manifest["shards"]
+    sizes = [manifest[f"n_{key}"] for key in ("ctx", "rows", "tokens")]
+    sizes += [manifest["d_sae"], manifest["first_row"], *(part["rows"] for part in shards)]
+    if not all(type(n) is int and 0 <= n < 2**62 for n in sizes):
+        raise FormatError(f"{folder / _MANIFEST} has sizes that are no whole numbers. Index again.")
+    if sum(part["rows"] for part in shards) != manifest["n_rows"]:
+        raise FormatError(f"{folder / _MANIFEST} has other rows than its shards. Index again.")
+
+
 def _check_size(path: Path, n_bytes: int) -> None:
     got = path.stat().st_size if path.exists() else None
     if got != n_bytes:
@@ -439,11 +485,12 @@ _whole: set[tuple[str, int, int]] = set()
 def _opened(path: Path, sha256: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
+    ordinary(path)
     try:
         state = path.stat()
         if (seen := (str(path), state.st_size, state.st_mtime_ns)) not in _whole:
             _check_sum(path, sha256)
             _whole.add(seen)
         return safe_open(path, framework="pt")
-    except (SafetensorError, FileNotFoundError) as error:
+    except SafetensorError as error:
         raise FormatError(f"{path} is missing or damaged: {error}. Index again.") from error

@@ -1,7 +1,6 @@
 """A shard: one safetensors file, each tensor of it checked at its first use."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from saekit.core.border import ordinary, parsed_json, reading
 from saekit.core.errors import FormatError
 from saekit.core.files import replace_with
 
@@ -69,14 +69,18 @@ class MappedShard:
 
     def __init__(self, path: Path, record: ShardRecord, remedy: str):
         self.path, self.record, self.remedy = path, record, remedy
-        got = path.stat().st_size if path.exists() else None
+        got = ordinary(path) if path.exists() else -1
         if got != record.n_bytes:
-            came = "is missing" if got is None else f"has {got:,} bytes"
+            came = "is missing" if got < 0 else f"has {got:,} bytes"
             raise FormatError(
                 f"{path} {came}; {record.n_bytes:,} bytes were written. {remedy}"
             )
+        with reading(path, "activations"):
+            self._map(path, got)
+
+    def _map(self, path: Path, size: int) -> None:
         # A private mapping: readable, shared with the page cache, and never written back.
-        self._bytes = torch.from_file(str(path), shared=False, size=got, dtype=torch.uint8)
+        self._bytes = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         self._checked: dict[str, Tensor] = {}
         head = self._bytes[: 8 + _header_bytes(self._bytes[:8].numpy().tobytes())]
         self._check(_HEADER, head)
@@ -89,11 +93,12 @@ class MappedShard:
             FormatError: its bytes are not those that were written.
         """
         if name not in self._checked:
-            spec = self._parts[name]
-            begin, end = spec["data_offsets"]
-            raw = self._bytes[self._first + begin : self._first + end]
-            self._check(name, raw)
-            self._checked[name] = raw.view(_DTYPES[spec["dtype"]]).view(spec["shape"])
+            with reading(self.path, "activations"):
+                spec = self._parts[name]
+                begin, end = spec["data_offsets"]
+                raw = self._bytes[self._first + begin : self._first + end]
+                self._check(name, raw)
+                self._checked[name] = raw.view(_DTYPES[spec["dtype"]]).view(spec["shape"])
         return self._checked[name]
 
     def check(self) -> None:
@@ -121,6 +126,6 @@ def _header_bytes(data: bytes) -> int:
 def _layout(data: bytes) -> tuple[int, dict[str, Any]]:
     """Return where tensors begin, and where each lies from there."""
     first = 8 + _header_bytes(data)
-    parts = json.loads(data[8:first])
+    parts = parsed_json(data[8:first], "the head of a shard")
     parts.pop("__metadata__", None)
     return first, parts

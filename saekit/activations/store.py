@@ -27,11 +27,12 @@ from torch import Tensor
 
 from saekit.activations.precision import GIVEN, Channels, Encoded, decode
 from saekit.activations.shard_file import MappedShard, ShardRecord
+from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import FormatError
 from saekit.core.files import (
     digest,
-    read_json,
     read_json_lines,
+    read_object,
     read_tensors,
     sha256_of,
     write_json,
@@ -59,8 +60,26 @@ def read_records(folder: Path) -> tuple[list[ShardRecord], bool]:
         if "ended" in line:
             ended = bool(line["ended"])
         else:
+            inside(folder, line["file"])
             found[line["file"]] = ShardRecord(**line)
-    return sorted(found.values(), key=lambda r: r.first_row), ended
+    records = sorted(found.values(), key=lambda r: r.first_row)
+    _check_records(records, path)
+    return records, ended
+
+
+def _check_records(records: list[ShardRecord], path: Path) -> None:
+    """Refuse shards whose rows are no numbers, or do not follow each other from 0."""
+    row = 0
+    for record in records:
+        numbers = (record.first_row, record.n_rows, record.n_kept, record.n_bytes)
+        if not all(type(n) is int and n >= 0 for n in numbers) or record.first_row != row or (
+            not record.n_rows or not isinstance(record.sha256, dict)
+        ):  # fmt: skip
+            raise FormatError(
+                f"{path} is damaged: {record.file} does not go on from row {row:,}. Write the "
+                f"cache again."
+            )
+        row = record.end_row
 
 
 def described(model: LanguageModel, sites: Iterable[Site]) -> dict[str, Any]:
@@ -129,6 +148,7 @@ class Store:
         self.channels = self._read_channels()
 
     @staticmethod
+    @bordered("a cache of activations")
     def open(folder: Path) -> "Store":
         """Open a store.
 
@@ -140,7 +160,7 @@ class Store:
                 f"{folder} holds no activations: it has no {MANIFEST}. Make some with: "
                 f"saekit cache write --out {folder}"
             )
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_object(folder / MANIFEST)
         kind = (manifest.get("format"), manifest.get("version"))
         if kind != (FORMAT, VERSION):
             raise FormatError(
@@ -149,7 +169,7 @@ class Store:
             )
         try:
             return Store(folder, manifest, *read_records(folder))
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError) as error:
             raise FormatError(
                 f"{folder / MANIFEST} or {SHARDS} is damaged ({error}). Write the cache again."
             ) from error
@@ -193,6 +213,10 @@ class Store:
 
     def text(self, first_row: int, n_rows: int) -> Rows:
         """Return some rows of tokens; fewer where the store ends."""
+        with reading(self.folder, "a cache of activations"):
+            return self._text(first_row, n_rows)
+
+    def _text(self, first_row: int, n_rows: int) -> Rows:
         spans = self._spans(first_row, n_rows)
         columns = [
             [self.shard(i).part(name)[a:b].long() for i, a, b in spans]
@@ -204,8 +228,10 @@ class Store:
         self, site: Site, first_row: int, n_rows: int
     ) -> Float[Tensor, "rows n_ctx width"]:
         """Return the activations of some rows at a site."""
-        parts = [self._decoded(i, site, slice(a, b)) for i, a, b in self._spans(first_row, n_rows)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        spans = self._spans(first_row, n_rows)
+        with reading(self.folder, "a cache of activations"):
+            parts = [self._decoded(i, site, slice(a, b)) for i, a, b in spans]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def norms(self, index: int, site: Site) -> Float[Tensor, "rows n_ctx"]:
         """Return the norms of what reading a shard gives at a site."""

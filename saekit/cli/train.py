@@ -348,19 +348,9 @@ def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
 
         return get(recipe).to_dict()
     assert config is not None
-    if not config.exists():
-        raise FormatError(f"There is no file {config}.")
-    if config.suffix in (".yaml", ".yml"):
-        import yaml
+    from saekit.core.files import read_settings
 
-        try:
-            raw = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise FormatError(f"{config} is not YAML: {error}") from error
-    else:
-        from saekit.core.files import read_json
-
-        raw = read_json(config)
+    raw = read_settings(config)
     if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
         raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
     check_groups(raw)

@@ -346,19 +346,9 @@ def _start(preset: str | None, config: Path | None) -> dict[str, Any]:
         return named(preset).to_dict()
     if config is None:
         return {"n_features": 256, "d_model": 128}
-    if not config.exists():
-        raise FormatError(f"There is no file {config}.")
-    if config.suffix in (".yaml", ".yml"):
-        import yaml
+    from saekit.core.files import read_settings
 
-        try:
-            raw = yaml.safe_load(config.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise FormatError(f"{config} is not YAML: {error}") from error
-    else:
-        from saekit.core.files import read_json
-
-        raw = read_json(config)
+    raw = read_settings(config)
     raw = raw.get("truth", raw) if isinstance(raw, dict) else raw  # also the file of a truth
     if not isinstance(raw, dict):
         raise ConfigError(f"{config} must be an object with n_features, d_model and so on.")

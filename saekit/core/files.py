@@ -1,6 +1,7 @@
 """Files that are whole or absent: written beside, flushed, then renamed."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -9,10 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saekit.core.border import JSON_BYTES, JSON_DEPTH, ordinary, parsed_json, reading
 from saekit.core.errors import FormatError, ResourceError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+YAML_BYTES, YAML_MENTIONS = 2**20, 20
 
 
 def cache_folder() -> Path:
@@ -68,23 +72,86 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        FormatError: it is missing or is not JSON.
+        FormatError: it is missing, is not JSON, or is larger or nested deeper than is read.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FormatError(f"There is no file {path}.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path} is not JSON: {error}.") from error
+    ordinary(path, JSON_BYTES)
+    with reading(path, "JSON"):
+        return parsed_json(path.read_bytes(), str(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FormatError: it is missing, is not JSON, or holds something else.
+    """
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise FormatError(f"{path} must hold an object; it holds {type(raw).__name__}.")
+    return raw
+
+
+def read_settings(path: Path) -> Any:
+    """Read a file of settings that a user wrote: YAML by its ending, or else JSON.
+
+    Raises:
+        FormatError: it is missing or is neither, is nested deeply, or has values that JSON has
+            no word for.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        return read_json(path)
+    import yaml
+
+    ordinary(path, YAML_BYTES)
+    with reading(path, "YAML"):
+        text = path.read_text(encoding="utf-8")
+        # Each mention of an anchor repeats what it stands for, and mentions multiply.
+        mentions = sum(isinstance(t, yaml.AliasToken) for t in yaml.scan(text, yaml.SafeLoader))
+        if mentions > YAML_MENTIONS:
+            raise FormatError(
+                f"{path} mentions anchors {mentions} times; at most {YAML_MENTIONS} are read."
+            )
+        value = yaml.safe_load(text)
+        return parsed_json(json.dumps(_only_json(value, path)), str(path))
+
+
+def _only_json(value: Any, path: Path, depth: int = 0) -> Any:
+    """Return a value of YAML as it is, refused where JSON has no word for it."""
+    if depth > JSON_DEPTH:
+        raise FormatError(f"{path} has settings nested more than {JSON_DEPTH} deep.")
+    if isinstance(value, dict):
+        if odd := [k for k in value if not isinstance(k, str)]:
+            raise FormatError(f"{path} has a setting named {odd[0]!r}; a name is text.")
+        return {k: _only_json(v, path, depth + 1) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_only_json(v, path, depth + 1) for v in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise FormatError(
+        f"{path} has the value {str(value)[:60]!r}, a {type(value).__name__}; settings are text, "
+        f"numbers, true, false, null and lists of them. Put it in quotes."
+    )
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON-lines file; a torn last line (a killed writer) is left out."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
+    """Yield the objects of a JSON-lines file; a torn last line (a killed writer) is left out.
+
+    Raises:
+        FormatError: a line is not an object, or is longer or nested deeper than is read.
+    """
+    ordinary(path)
+    with path.open("rb") as file:
+        for number in itertools.count(1):
+            line = file.readline(JSON_BYTES)
+            place = f"{path}, line {number:,},"
+            if len(line) == JSON_BYTES:
+                raise FormatError(f"{place} is longer than {JSON_BYTES:,} bytes.")
+            if not line.endswith(b"\n"):
                 return
-            yield json.loads(line)
+            found = parsed_json(line, place)
+            if not isinstance(found, dict):
+                raise FormatError(f"{place} must be an object; it is {type(found).__name__}.")
+            yield found
 
 
 def write_tensors(
@@ -117,15 +184,11 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     Raises:
         FormatError: it is missing or damaged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    ordinary(path)
+    with reading(path, "safetensors"):  # which compares what its head claims with the file
         return load_file(path)
-    except FileNotFoundError as error:
-        raise FormatError(f"There is no file {path}.") from error
-    except SafetensorError as error:
-        raise FormatError(f"{path} is damaged or is not safetensors: {error}.") from error
 
 
 def tensor_names(path: Path) -> list[str]:
@@ -166,7 +229,12 @@ def _some_tensors(
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        FormatError: it is missing, or is no ordinary file.
+    """
+    ordinary(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

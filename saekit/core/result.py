@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from saekit.core.config import field_types, fits
-from saekit.core.errors import FormatError
-from saekit.core.files import read_json, write_json, write_text
+from saekit.core.files import read_object, write_json, write_text
 from saekit.core.text import as_cell
 
 
@@ -127,20 +126,18 @@ class Result:
         write_json(path, dataclasses.asdict(self))
 
     @staticmethod
+    @bordered("a result")
     def read(path: Path) -> "Result":
         """Read what `write` wrote.
 
         Raises:
             FormatError: the file is not a result.
         """
-        raw = read_json(path)
-        try:
-            scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
-            result = Result(scores=scores, **raw)
-            for record in (result, *scores.values()):
-                _check_kinds(record)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is not a result of an evaluation: {error}.") from error
+        raw = read_object(path)
+        scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
+        result = Result(scores=scores, **raw)
+        for record in (result, *scores.values()):
+            _check_kinds(record)
         return result
 
 

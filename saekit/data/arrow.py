@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.core.border import bordered, inside, ordinary, reading
 from saekit.core.errors import FormatError, MissingExtraError
-from saekit.core.files import digest, read_json, write_json
+from saekit.core.files import digest, read_object, write_json
 
 TOKENS = "token_ids"
 _TYPE = "datasets.features.features.Array2DExtensionType"  # as its field metadata name it
@@ -89,6 +90,7 @@ def write_arrow(
     )  # fmt: skip
 
 
+@bordered("a folder that `datasets` saved")
 def open_arrow(folder: Path, column: str | None = None) -> Table:
     """Return what a folder holds.
 
@@ -99,8 +101,8 @@ def open_arrow(folder: Path, column: str | None = None) -> Table:
     Raises:
         FormatError: it is no such folder, or has no such column.
     """
-    info = read_json(folder / "dataset_info.json")
-    state = read_json(folder / "state.json")
+    info = read_object(folder / "dataset_info.json")
+    state = read_object(folder / "state.json")
     if state.get("_indices_data_files"):
         raise FormatError(
             f"{folder} is in another order than its files; save it with flatten_indices() first."
@@ -115,7 +117,9 @@ def open_arrow(folder: Path, column: str | None = None) -> Table:
             f"{', '.join(found) or 'none'}; asked was {column or 'the only one'}. Name one."
         )
     n_ctx, width = found[column]["shape"]
-    files = [folder / part["filename"] for part in state["_data_files"]]
+    if not all(type(n) is int and n > 0 for n in (n_ctx, width)):
+        raise FormatError(f"{folder} has rows of shape {[n_ctx, width]!r}, which cannot be.")
+    files = [inside(folder, part["filename"]) for part in state["_data_files"]]
     return Table(files, column, n_ctx, width, TOKENS in features)
 
 
@@ -127,12 +131,21 @@ def read_arrow(table: Table) -> Iterator[Part]:
     """
     pa = _pyarrow()
     for path in table.files:
-        try:
-            with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-                for batch in stream:
-                    yield _part(pa, batch, table, path)
-        except (OSError, pa.ArrowException) as error:
-            raise FormatError(f"{path} is missing or damaged: {error}.") from error
+        ordinary(path)
+        parts = _parts(pa, table, path)
+        while True:
+            # The next part alone: what is done with it is not the file's fault.
+            with reading(path, "a file of Arrow"):
+                part = next(parts, None)
+            if part is None:
+                break
+            yield part
+
+
+def _parts(pa: Any, table: Table, path: Path) -> Iterator[Part]:
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        for batch in stream:
+            yield _part(pa, batch, table, path)
 
 
 def _batch(pa: Any, part: Part, schema: Any) -> Any:

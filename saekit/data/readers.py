@@ -4,17 +4,22 @@ import codecs
 import csv
 import io
 import itertools
-import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from saekit.core.errors import ConfigError, DataError, MissingExtraError, nearest
+from saekit.core.border import ordinary, parsed_json
+from saekit.core.errors import ConfigError, DataError, FormatError, MissingExtraError, nearest
+from saekit.data.table_files import check_unpacked
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_LINES_SUFFIXES, ".csv", ".parquet")
 _BLOCK_BYTES = 1 << 18
+_PACKED_BYTES = 1 << 10  # of zstd at a time; at most 32 MB come of so many
+# What is unpacked of a packed file: this many times its size, or so many bytes.
+MOST_RATIO, LEAST_UNPACKED = 1000, 1 << 28
+_PARQUET_ROWS = 16  # at once
+LINE_CHARS = 1 << 26  # of one line of JSON or CSV, or one text of a Parquet file
 
 
 def kind_of(path: Path) -> str | None:
@@ -45,6 +50,7 @@ def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[
             f"{path} cannot be read: its suffix must be one of {', '.join(SUFFIXES)}, or a text "
             f"one of these followed by .zst. Convert the file, or rename it."
         )
+    ordinary(path)
     if kind == ".parquet":
         yield from _parquet(path, text_column)
         return
@@ -76,19 +82,29 @@ def decompressed(blocks: Iterable[bytes], place: str) -> Iterator[bytes]:
         import zstandard
     except ImportError as error:
         raise MissingExtraError("zstandard", "lm") from error
-    frame = None
+    frame, packed, unpacked = None, 0, 0
     for block in blocks:
-        rest = block
-        while rest:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            try:
-                yield frame.decompress(rest)
-            except zstandard.ZstdError as error:
-                raise DataError(
-                    f"{place} is damaged: {error}. Fetch or write it again."
-                ) from error
-            rest = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
+        # A few bytes may stand for megabytes: small pieces keep what comes of one at a time small.
+        pieces = [block[i : i + _PACKED_BYTES] for i in range(0, len(block), _PACKED_BYTES)]
+        for rest in pieces:
+            packed += len(rest)
+            while rest:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    plain = frame.decompress(rest)
+                except (zstandard.ZstdError, MemoryError) as error:
+                    raise DataError(
+                        f"{place} is damaged: {error}. Fetch or write it again."
+                    ) from error
+                unpacked += len(plain)
+                if unpacked > max(MOST_RATIO * packed, LEAST_UNPACKED):
+                    raise DataError(
+                        f"{place} unpacks to more than {MOST_RATIO:,} times its size, which no "
+                        f"text does. Leave it out, or give it unpacked."
+                    )
+                yield plain
+                rest = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
     if frame is not None:
         raise DataError(f"{place} is cut short. Fetch or write it again.")
 
@@ -133,21 +149,31 @@ def _pieces(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
     yield rest
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    for line in _pieces(chunks, "\n"):
-        yield line + "\n"
+def _lines(chunks: Iterable[str], path: Path) -> Iterator[str]:
+    held, size, number = [], 0, 1
+    for chunk in chunks:
+        for i, piece in enumerate(chunk.split("\n")):
+            if i:
+                yield "".join(held) + "\n"
+                held, size, number = [], 0, number + 1
+            held.append(piece)
+            size += len(piece)
+            if size > LINE_CHARS:
+                raise DataError(
+                    f"{path}, line {number:,} is longer than {LINE_CHARS:,} characters. Is it "
+                    f"one object a line? Cut it into lines, or leave it out."
+                )
+    yield "".join(held) + "\n"
 
 
 def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(chunks), 1):
+    for number, line in enumerate(_lines(chunks, path), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number:,} is not JSON: {error}. Mend the line or drop it."
-            ) from error
+            row = parsed_json(line, f"{path}, line {number:,},")
+        except FormatError as error:
+            raise DataError(f"{error} Mend the line or drop it.") from error
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}, line {number:,} must be an object with a text column; got "
@@ -158,9 +184,15 @@ def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]
 
 def _csv(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
     # The limit is the module's, for the whole process; documents are longer than its default.
-    csv.field_size_limit(sys.maxsize)
-    rows = csv.DictReader(_lines(chunks))
-    for row in rows:
+    csv.field_size_limit(LINE_CHARS)
+    rows = csv.DictReader(_lines(chunks, path))
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {rows.line_num:,} is not CSV: {error}.") from error
+        if row is None:
+            break
         yield _text(row, column, f"{path}, line {rows.line_num:,}")
 
 
@@ -196,10 +228,19 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if column not in file.schema_arrow.names:
                 raise _no_column(column, file.schema_arrow.names, str(path))
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    yield _text({column: value}, column, str(path))
-    except pyarrow.ArrowException as error:
+            check_unpacked(file, path)
+            # A long text may be in a file once and stand in every row: few rows at a time, and
+            # each text only when it is its turn.
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+                for value in batch.column(0):
+                    text = _text({column: value.as_py()}, column, str(path))
+                    if len(text) > LINE_CHARS:
+                        raise DataError(
+                            f"{path} has a text of {len(text):,} characters; at most "
+                            f"{LINE_CHARS:,} are read. Cut it, or leave it out."
+                        )
+                    yield text
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:
         raise DataError(
             f"{path} is damaged or is not Parquet: {error}. Fetch or write it again."
         ) from error

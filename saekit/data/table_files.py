@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from saekit.core.border import ordinary, reading
 from saekit.core.errors import FormatError, MissingExtraError, UnknownNameError, nearest
 from saekit.core.files import replace_with
 from saekit.core.result import Table
@@ -17,6 +18,8 @@ from saekit.core.text import from_cell
 
 FORMATS = ("csv", "parquet")
 BATCH_ROWS = 4096  # of a Parquet file in memory at once
+# What is unpacked of a Parquet file: this many times its size, or so many bytes.
+MOST_RATIO, LEAST_UNPACKED = 1000, 2**28
 
 
 def check(kind: str) -> None:
@@ -107,10 +110,10 @@ def read(path: Path) -> Table:
         FormatError: it is missing, damaged, or not Parquet.
         MissingExtraError: pyarrow is not installed.
     """
-    with _opened(path) as file:
+    with reading(path, "a table in Parquet"), _opened(path) as file:
         schema, found = file.schema_arrow, file.read()
-    units = {f.name: f.metadata[b"unit"].decode() for f in schema if f.metadata}
-    return Table(columns={name: found[name].to_pylist() for name in schema.names}, units=units)
+        units = {f.name: f.metadata[b"unit"].decode() for f in schema if f.metadata}
+        return Table(columns={name: found[name].to_pylist() for name in schema.names}, units=units)
 
 
 def _file(stem: Path, kind: str) -> Path:
@@ -118,6 +121,7 @@ def _file(stem: Path, kind: str) -> Path:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    ordinary(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
@@ -132,14 +136,43 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     with _opened(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS):
-            yield from batch.to_pylist()
+        batches = file.iter_batches(BATCH_ROWS)
+        while True:
+            with reading(path, "a table in Parquet"):
+                batch = next(batches, None)
+                records = [] if batch is None else batch.to_pylist()
+            if batch is None:
+                break
+            yield from records
+
+
+def check_unpacked(file: Any, path: Path) -> None:
+    """Refuse a Parquet file that says it unpacks to far more than its size.
+
+    Args:
+        file: `pyarrow.parquet.ParquetFile`.
+        path: its path, for the message.
+
+    Raises:
+        FormatError: it does.
+    """
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    limit = max(LEAST_UNPACKED, MOST_RATIO * path.stat().st_size)
+    if not 0 <= unpacked <= limit:
+        raise FormatError(
+            f"{path} has {path.stat().st_size:,} bytes and claims to unpack to {unpacked:,}; at "
+            f"most {limit:,} are unpacked of such a file."
+        )
 
 
 def _opened(path: Path) -> Any:
     pa, pq = _parquet()
+    ordinary(path)
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+        check_unpacked(file, path)
+        return file
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}.") from error
     except (pa.ArrowException, OSError) as error:

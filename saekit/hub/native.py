@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from saekit.activations.pairs import Pair
+from saekit.core.border import reading
 from saekit.core.errors import ConfigError, DataError, FormatError
-from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
+from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats.base import Read, Told, built, find
 from saekit.models.sites import UNKNOWN, parse_site
@@ -63,7 +64,7 @@ def read(folder: Path) -> Read:
     Raises:
         FormatError: files are missing, damaged, or of another format.
     """
-    raw = read_json(folder / "config.json")
+    raw = read_object(folder / "config.json")
     if raw.get("format") != FORMAT:
         raise FormatError(f"{folder / 'config.json'} is not of a {FORMAT} SAE.")
     if raw["version"] > VERSION:
@@ -74,7 +75,7 @@ def read(folder: Path) -> Read:
     weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
     try:
         cfg = SAEConfig.from_dict(raw["sae"])
-        card = Card.from_dict(read_json(folder / "card.json"))
+        card = Card.from_dict(read_object(folder / "card.json"))
         if "scalings_sha256" in raw:
             tensors = read_tensors(_whole(folder / SCALINGS, raw["scalings_sha256"]))
             card = replace(card, scalings=_scalings(tensors))
@@ -113,8 +114,10 @@ def load(
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
         folder = folder / "sae"
-    found = find(folder, format).read(folder, told or Told())
-    sae, card = built(found, folder), found.card
+    layout = find(folder, format)
+    with reading(folder, f"an SAE of {layout.name}"):
+        found = layout.read(folder, told or Told())
+        sae, card = built(found, folder), found.card
     if site is not None and card.pair.reads == [UNKNOWN]:
         card = placed(card, site)
     if site is not None or (card.scalings and not scaled):

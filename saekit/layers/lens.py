@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import read_tensors, sha256_of
 from saekit.models.base import LanguageModel
@@ -57,6 +58,7 @@ class Lens:
         self.sha256 = sha256
 
     @staticmethod
+    @bordered("a tuned lens")
     def read(path: Path) -> "Lens":
         """Read a safetensors file with tensors ``A_0``, ``b_0``, ``A_1``, ...
 

@@ -12,11 +12,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saekit.core import provenance
+from saekit.core.border import bordered
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import (
     digest,
-    read_json,
+    read_object,
     read_tensors,
     sha256_of,
     write_json,
@@ -137,19 +138,20 @@ class Survey:
         return folder
 
     @staticmethod
+    @bordered("a survey of layers")
     def load(folder: Path) -> "Survey":
         """Read what `save` wrote.
 
         Raises:
             FormatError: files are missing, damaged or of another format.
         """
-        raw = read_json(folder / "survey.json")
+        raw = read_object(folder / "survey.json")
         if raw.get("format") != FORMAT or raw["version"] > VERSION:
             raise FormatError(f"{folder / 'survey.json'} is not a survey this saekit reads.")
         tensors = {}
-        for name, sha256 in raw["sha256"].items():
+        for name in ("sums", "examples"):
             file = folder / f"{name}.safetensors"
-            if not file.exists() or sha256_of(file) != sha256:
+            if not file.exists() or sha256_of(file) != raw["sha256"][name]:
                 raise FormatError(f"{file} is missing or damaged; make the survey again.")
             tensors[name] = read_tensors(file)
         sums = LayerSums.of(raw["numbers"], tensors["sums"], raw["n_tokens"])

@@ -42,22 +42,21 @@ def read(path: Path) -> list[Feature]:
         raise FormatError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not text in UTF-8: {error}.") from error
-    found = _listed(text, path) if path.suffix == ".md" else _structured(text, path)
+    found = _listed(text, path) if path.suffix == ".md" else _structured(path)
     if not found:
         raise FormatError(f"{path} names no latent.")
     return list({f.latent: f for f in reversed(found)}.values())[::-1]
 
 
-def _structured(text: str, path: Path) -> list[Feature]:
-    import yaml
-
+def _structured(path: Path) -> list[Feature]:
+    raw = read_settings(path)
     try:
         return [
             Feature(_latent(f["feature_id"]), str(f.get("description") or ""),
                     str(f.get("tier") or ""))
-            for f in yaml.safe_load(text)["features"]
+            for f in raw["features"]
         ]  # fmt: skip
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path} must hold `features`, a list of feature_id and description: {error}."
         ) from error

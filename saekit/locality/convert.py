@@ -7,6 +7,7 @@ from typing import Any
 
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import read_json, replace_with, sha256_of, write_json
+from saekit.core.npz import read_npz
 from saekit.locality import dataset, published
 from saekit.locality._flat import MACHINE
 
@@ -111,7 +112,7 @@ def _csv(source: Path, target: Path) -> list[dict[str, Any]]:
 
 
 def _npz(source: Path, target: Path) -> list[dict[str, Any]]:
-    arrays = dataset.from_npz(source, kinds="fiubU")  # text is no object
+    arrays = read_npz(source, kinds="fiubU")  # text is no object
     replace_with(target, source.read_bytes())
     return [{"at": target, "kind": "npz", "arrays": len(arrays)}]
 

@@ -24,7 +24,6 @@ group, for people.
 """
 
 import io
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saekit.core.border import bordered, inside
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import read_json, read_tensors, replace_with, sha256_of, write_json
+from saekit.core.files import read_object, read_tensors, replace_with, sha256_of, write_json
 from saekit.core.files import write_tensors as write_safetensors
+from saekit.core.npz import read_npz
 from saekit.core.result import Table
 from saekit.locality._flat import Published
 
@@ -149,6 +150,7 @@ def write(stem: Path, result: Published) -> list[Path]:
     return [*files, _beside(stem, ".json")]
 
 
+@bordered("a result of a locality run")
 def read(stem: Path) -> Published:
     """Read a result that `write` wrote, checked against its checksum.
 
@@ -156,16 +158,16 @@ def read(stem: Path) -> Published:
         FormatError: a file is missing, damaged, or not of this layout.
     """
     path = _beside(stem, ".json")
-    raw = read_json(path)
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+    raw = read_object(path)
+    if raw.get("format") != FORMAT:
         raise FormatError(f"{path} is not of a {FORMAT} result.")
     if raw["version"] > VERSION:
         raise FormatError(f"{path} is of version {raw['version']}; upgrade saekit.")
-    held = path.with_name(Path(raw["numbers"]).name)
+    held = inside(path.parent, raw["numbers"])
     if not held.exists() or sha256_of(held) != raw["sha256"]:
         raise FormatError(f"{held} is missing or damaged: its SHA-256 is not the recorded one.")
     if held.suffix == ".npz":
-        arrays = from_npz(held)
+        arrays = read_npz(held)
     else:
         arrays = {n: t.numpy() for n, t in read_tensors(held).items()}
     return Published(raw["kind"], raw["generation"], arrays, raw["info"], tuple(raw["notes"]))
@@ -211,26 +213,6 @@ def to_npz(arrays: dict[str, np.ndarray]) -> bytes:
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)  # pyright: ignore[reportArgumentType]
     return data.getvalue()
-
-
-def from_npz(path: Path, kinds: str = "fiub") -> dict[str, np.ndarray]:
-    """Return the arrays in a .npz file; objects are refused, not run.
-
-    Args:
-        path: the file.
-        kinds: letters of numpy's kinds that are allowed; numbers by default.
-
-    Raises:
-        FormatError: it is damaged or holds anything but numbers.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise FormatError(f"{path} is damaged, or holds more than numbers: {error}.") from error
-    if odd := [n for n, a in arrays.items() if a.dtype.kind not in kinds]:
-        raise FormatError(f"`{odd[0]}` in {path} is not numbers but {arrays[odd[0]].dtype}.")
-    return arrays
 
 
 def tensor_of(array: np.ndarray) -> Tensor:

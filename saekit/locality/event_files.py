@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saekit.core.errors import FormatError
 from saekit.core.files import replace_with
+from saekit.core.npz import read_npz
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.locality.event_entropy import OK, Scored
@@ -230,11 +231,7 @@ def _arrays(path: Path) -> Mapping[str, np.ndarray]:
     """Return the arrays of an archive that may not be there; objects are refused."""
     if not path.exists():
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
-        raise FormatError(f"{path} is no archive of plain arrays: {error}.") from error
+    return read_npz(path, kinds="fiubU")
 
 
 def _number(text: str) -> float:

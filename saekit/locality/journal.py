@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import read_json, replace_with, write_json
+from saekit.core.files import read_object, replace_with, write_json
+from saekit.core.npz import read_npz
 
 SETTINGS = "run.json"
 
@@ -42,7 +43,7 @@ class Journal:
         if path.exists():
             if not resume:
                 raise holds_a_run(folder)
-            before = read_json(path)
+            before = read_object(path)
             changed = [k for k in {*before, *settings} if before.get(k) != settings.get(k)]
             if changed:
                 raise ConfigError(
@@ -64,11 +65,9 @@ class Journal:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
-        except (OSError, ValueError, EOFError) as error:
-            why = f"{path} is damaged: {error}. Delete it; it is made again."
-            raise FormatError(why) from error
+            return read_npz(path, kinds="fiubU")
+        except FormatError as error:
+            raise FormatError(f"{error} Delete it; it is made again.") from error
 
     def put(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Record a unit as done."""

@@ -1,7 +1,7 @@
 """The published locality data: what its files of torch.save hold, as flat arrays of numbers.
 
 Three generations of one schema are read: those of the first code ("M"), of the experiments that
-followed ("H"), and of the data set's own description ("S"). Nothing in a file is run: the loader
+followed ("H"), and of the data set's own description ("S"). Nothing in a file is run: the reader
 makes tensors, numpy arrays and plain containers, and refuses everything else.
 """
 
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from saekit.core.border import reading
 from saekit.core.errors import FormatError
-from saekit.core.torch_files import read_restricted
+from saekit.core.torch_files import read_torch
 from saekit.locality._flat import Published, numbers
 from saekit.locality._published_others import OTHERS, feature_levels, is_levels
 from saekit.locality._published_pairs import comparison, sweep
@@ -33,7 +34,12 @@ def read(path: Path) -> Published:
     Raises:
         FormatError: it is damaged, asks for more than numbers, or is of no known kind.
     """
-    raw = read_restricted(path, _allowed())
+    with reading(path, "a published locality file"):
+        return _known(read_torch(path), path)
+
+
+def _known(raw: Any, path: Path) -> Published:
+    """Return what was read, by the key that tells its kind."""
     if isinstance(raw, torch.Tensor | np.ndarray):
         return Published("tensor", "", {"tensor": numbers(raw, path, "tensor")}, {})
     if not isinstance(raw, dict):
@@ -47,18 +53,3 @@ def read(path: Path) -> Published:
         f"{path} has {', '.join(map(str, list(raw)[:8])) or 'nothing'}; a published file has one "
         f"of {', '.join(KINDS)}, layer_<N>."
     )
-
-
-def _allowed() -> list[Any]:
-    """Return what these files may make: arrays and scalars of numbers, under numpy's two names."""
-    try:
-        from numpy._core import multiarray
-    except ImportError:  # numpy 1
-        from numpy.core import multiarray
-    made = [
-        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
-        for name in ("_reconstruct", "scalar")
-        for core in ("core", "_core")
-    ]
-    kinds = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
-    return [*made, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]

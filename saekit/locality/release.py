@@ -15,6 +15,7 @@ import numpy as np
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_json, replace_with, write_json
+from saekit.core.npz import read_npz
 from saekit.core.result import Result
 from saekit.data import table_files
 from saekit.locality import dataset, release_folders
@@ -79,7 +80,7 @@ def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
     config = _run_config(result, where) | {"device": bench.get("device")}
     write_json(home / "run_config.json", config)
     for name in result.details["by_site"]["columns"]["site"]:
-        site, arrays = parse_site(name), dataset.from_npz(run / "influences" / f"{name}.npz")
+        site, arrays = parse_site(name), read_npz(run / "influences" / f"{name}.npz")
         entropies, vectors = _entropies(run, name), _vectors(columns, name)
         groups = [
             _group(arrays, i, entropies, vectors.get(w)) | {"batch_idx": w, "start_idx": starts[w]}
@@ -113,7 +114,7 @@ def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
     lengths = result.details["by_length"]["columns"]
     vectors = lengths.get("token_vector_entropy_bits", [None] * len(lengths["n_ctx"]))
     for n_ctx, bits in zip(lengths["n_ctx"], vectors, strict=True):
-        arrays = dataset.from_npz(run / "influences" / f"ctx{n_ctx:04d}.npz")
+        arrays = read_npz(run / "influences" / f"ctx{n_ctx:04d}.npz")
         found[n_ctx] = _group(arrays, 0, _entropies(run, str(n_ctx), "n_ctx"), bits)
     site = parse_site(name)
     raw = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json, read_json_lines
+from saekit.core.files import read_json_lines, read_object
 
 OVER = ("done", "failed")
 
@@ -19,7 +19,10 @@ def status(run: Path) -> str:
     """
     if not (run / "manifest.json").exists():
         raise FormatError(f"{run} holds no run: it has no manifest.json. Give a run's folder.")
-    return read_json(run / "manifest.json")["status"]
+    found = read_object(run / "manifest.json").get("status")
+    if not isinstance(found, str):
+        raise FormatError(f"{run / 'manifest.json'} must say `status`; got {found!r}.")
+    return found
 
 
 def records(run: Path) -> list[dict[str, Any]]:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from saekit.core.border import bordered
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json, replace_with
+from saekit.core.files import read_object, replace_with
 from saekit.core.result import Result, Score
 from saekit.core.sealed import read_sealed
 from saekit.metrics.base import registry as metrics
@@ -28,6 +29,7 @@ ABOUT_INDEX = {
 ABOUT_CURVES = "Training curves are over training batches, activations scaled as in training."
 
 
+@bordered("a run")
 def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
     """Write one self-contained HTML page of a run folder and return its path.
 
@@ -76,10 +78,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found = read_json(path) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise FormatError(f"{path} must hold an object; got {type(found).__name__}.")
-    return found
+    return read_object(path) if path.exists() else {}
 
 
 def _result(path: Path) -> Result:

@@ -29,8 +29,8 @@ def curves(path: Path) -> dict[str, Any] | None:
         return None
     try:
         steps = [r for r in read_json_lines(path) if r.get("kind") == "step"]
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise FormatError(f"{path} is damaged: {error}. Remove it to report without.") from error
+    except FormatError as error:
+        raise FormatError(f"{error} Remove it to report without.") from error
     if not steps:
         return None
     every = math.ceil(len(steps) / MAX_POINTS)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from saekit.core.files import read_json, write_json
+from saekit.core.npz import read_npz
 from saekit.core.result import Result, Table
 from saekit.locality import dataset
 from saekit.locality.context_length import SITES
@@ -52,7 +53,7 @@ def _layer(run: Path, home: Path, label: str, result: Result, name: str) -> list
     short, layer = published_site(label, parse_site(name))
     site = f"{short}_layer{layer}"
     folder = home / f"entropy_plots_{site}"
-    arrays = dataset.from_npz(run / "influences" / f"{name}.npz")
+    arrays = read_npz(run / "influences" / f"{name}.npz")
     batches: list[dict[str, Any]] = []
     files: list[Path] = []
     for row in Table(**result.details["by_window"]).rows():

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json
+from saekit.core.files import read_object
 from saekit.core.progress import clock
 from saekit.report.follow import records, status
 
@@ -21,6 +22,7 @@ SHOWN = {
 }
 
 
+@bordered("a run or a sweep")
 def runs_in(folder: Path) -> list[Path]:
     """Return the runs of a folder: itself, or those of the sweep it holds.
 
@@ -30,13 +32,15 @@ def runs_in(folder: Path) -> list[Path]:
     if (folder / "manifest.json").exists():
         return [folder]
     if (folder / "sweep.json").exists():
-        names = read_json(folder / "sweep.json")["runs"]
-        return [folder / n for n in names if (folder / n / "manifest.json").exists()]
+        names = read_object(folder / "sweep.json")["runs"]
+        runs = [inside(folder, name) for name in names]
+        return [run for run in runs if (run / "manifest.json").exists()]
     raise FormatError(
         f"{folder} holds no run and no sweep: it has no manifest.json and no sweep.json."
     )
 
 
+@bordered("a run")
 def dashboard(run: Path, width: int = 40) -> str:
     """Return a few lines on one run: its place, each number and its course so far.
 
@@ -48,7 +52,7 @@ def dashboard(run: Path, width: int = 40) -> str:
     config = next((run / n for n in ("run.json", "fit.json") if (run / n).exists()), None)
     total = 0
     if config is not None:
-        raw = read_json(config)
+        raw = read_object(config)
         total = raw["tokens"] * raw["epochs"]
     head = f"{run}: {status(run)}"
     if not steps:
@@ -101,6 +105,7 @@ def state(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """Return the last step of each run, JSON-ready."""
     out = []
     for run in runs:
-        steps = [r for r in records(run) if r["kind"] == "step"]
+        with reading(run, "a run"):
+            steps = [r for r in records(run) if r["kind"] == "step"]
         out.append({"run": str(run), "status": status(run), **(steps[-1] if steps else {})})
     return out

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from saekit.core.border import inside, reading
 from saekit.core.errors import FormatError
 from saekit.core.files import (
     digest,
     need_space,
-    read_json,
+    read_object,
     read_tensors,
     sha256_of,
     write_json,
@@ -161,20 +162,27 @@ def check(path: Path, run: str, manifest: str = MANIFEST, ending: str = ENDING) 
     Raises:
         FormatError: it is.
     """
-    said = read_json(path / manifest)
+    with reading(path, "a checkpoint"):
+        _check(path, run, manifest, ending)
+
+
+def _check(path: Path, run: str, manifest: str, ending: str) -> None:
+    said = read_object(path / manifest)
     if said["run"] != run:
         raise FormatError(f"{path.name} belongs to a run with other settings.")
     for name, expected in said["sha256"].items():
-        file = path / f"{name}{ending}"
+        file = inside(path, f"{name}{ending}")
         if not file.exists() or sha256_of(file) != expected:
             raise FormatError(f"{file.name} of {path.name} is damaged.")
 
 
 def load(path: Path) -> State:
     """Return what a checkpoint holds that `check` did not refuse."""
-    manifest = read_json(path / MANIFEST)
-    tensors = {group: read_tensors(path / f"{group}{ENDING}") for group in manifest["sha256"]}
-    return State(manifest["step"], tensors, manifest["values"])
+    with reading(path, "a checkpoint"):
+        manifest = read_object(path / MANIFEST)
+        files = {group: inside(path, f"{group}{ENDING}") for group in manifest["sha256"]}
+        tensors = {group: read_tensors(file) for group, file in files.items()}
+        return State(manifest["step"], tensors, manifest["values"])
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

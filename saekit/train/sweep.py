@@ -12,8 +12,9 @@ from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Resident
 from saekit.core import machine
+from saekit.core.border import inside, reading
 from saekit.core.errors import ConfigError, FormatError, Interrupted, TrainingError
-from saekit.core.files import read_json, read_json_lines, write_json
+from saekit.core.files import read_json, read_json_lines, read_object, write_json
 from saekit.models.base import LanguageModel
 from saekit.train.checkpoint import run_digest
 from saekit.train.lockstep import in_step, note_failure
@@ -106,7 +107,9 @@ def read(out: Path) -> dict[str, Run]:
     """
     if not (out / "sweep.json").exists():
         raise FormatError(f"{out} holds no sweep to go on with: it has no sweep.json.")
-    return {k: Run.from_dict(v) for k, v in read_json(out / "sweep.json")["runs"].items()}
+    with reading(out / "sweep.json", "a sweep"):
+        runs = read_object(out / "sweep.json")["runs"]
+        return {inside(out, k).name: Run.from_dict(v) for k, v in runs.items()}
 
 
 def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.core.npz import read_npz
 from saekit.locality import dataset, published
 from saekit.locality.convert import MANIFEST, convert
 
@@ -337,7 +338,7 @@ def test_a_tree_keeps_its_places_and_holds_no_pickle(tmp_path):
     out = tmp_path / "out" / "cherry_picked_feature_entropy" / "3"
     assert dataset.read(out / "corpus_tokens").arrays["tensor"].tolist() == [0, 1, 2, 3, 4]
     assert (out / "ctx128.csv").read_bytes() == (events / "ctx128.csv").read_bytes()
-    assert dataset.from_npz(out / "influences_ctx128.npz")["4_0"].tolist() == [1, 1, 1]
+    assert read_npz(out / "influences_ctx128.npz")["4_0"].tolist() == [1, 1, 1]
     assert json.loads((out / "manifest.json").read_text()) == {"preset": "g", "layer": 3}
     at = dataset.place(tmp_path / "out", "entropy_comparison", preset="gemma-2-2b",
                        dataset="gsm8k", timestamp=1, site="resid", layer=3)  # fmt: skip

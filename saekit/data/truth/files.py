@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from saekit.core.border import bordered
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json, read_tensors, write_json, write_tensors
+from saekit.core.files import read_object, read_tensors, write_json, write_tensors
 from saekit.data.truth import published
 from saekit.data.truth.base import Truth, TruthConfig
 
@@ -21,6 +22,7 @@ def save(truth: Truth, folder: Path) -> None:
     })  # fmt: skip
 
 
+@bordered("a truth")
 def load(folder: Path) -> Truth:
     """Read what `save` wrote, or the published layout.
 
@@ -29,7 +31,7 @@ def load(folder: Path) -> Truth:
     """
     if published.is_published(folder):
         return published.load(folder)
-    raw = read_json(folder / CONFIG)
+    raw = read_object(folder / CONFIG)
     if raw.get("format_version") != VERSION:
         raise FormatError(
             f"{folder / CONFIG} has format_version {raw.get('format_version')!r}; "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError, nearest
 from saekit.core.files import read_json, read_tensors, write_json, write_tensors
 from saekit.data.truth import correlation, firing, hierarchy, magnitudes, profiles
@@ -56,6 +57,7 @@ def is_published(folder: Path) -> bool:
     return (folder / CONFIG).exists()
 
 
+@bordered("a truth in the published layout")
 def load(folder: Path, magnitude_seed: int | None = None) -> Truth:
     """Read a truth in the published layout.
 

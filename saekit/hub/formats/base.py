@@ -1,6 +1,7 @@
 """The contract of a layout of files: recognise a folder, read it, and where possible write it."""
 
 import abc
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,11 +13,12 @@ import saekit.hub.formats as package
 from saekit.activations.pairs import Pair
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, FormatError, ShapeError
-from saekit.core.files import read_json
+from saekit.core.files import read_object
 from saekit.core.registry import Registry
 from saekit.hub.card import Card
 from saekit.models.sites import UNKNOWN
 from saekit.saes.base import SAE, SAEConfig
+from saekit.saes.jumprelu import JumpReLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Format(abc.ABC):
 
 
 registry = Registry[Format]("format", package)
+say_object = read_object  # by the name that formats know it under, beside `say`
 
 
 def writable() -> str:
@@ -130,6 +133,7 @@ def built(found: Read, where: Path) -> SAE:
         FormatError: weights are missing, too many, of another shape, or not finite.
     """
     try:
+        _check_sizes(found, where)
         sae = found.cfg.build(torch.Generator().manual_seed(0))
         sae.load_state_dict(found.weights)
     except (ConfigError, RuntimeError) as error:
@@ -138,6 +142,26 @@ def built(found: Read, where: Path) -> SAE:
         if not weight.isfinite().all():
             raise FormatError(f"`{name}` in {where} has values that are not finite.")
     return sae
+
+
+def _check_sizes(found: Read, where: Path) -> None:
+    """Refuse a config whose SAE is larger than the weights, before memory is taken for it.
+
+    Raises:
+        FormatError: it is.
+    """
+    held = sum(weight.numel() for weight in found.weights.values())
+    least = found.cfg.d_sae * max(found.cfg.d_in, found.cfg.d_out)
+    # Built without memory, for the sizes alone. JumpReLU's start cannot be computed so.
+    if least <= held and not isinstance(found.cfg, JumpReLU):
+        with contextlib.suppress(RuntimeError), torch.device("meta"):
+            shapes = found.cfg.build(torch.Generator().manual_seed(0)).state_dict()
+            least = sum(weight.numel() for weight in shapes.values())
+    if least > held:
+        raise FormatError(
+            f"The config in {where} is of an SAE of {least:,} weights or more; its files hold "
+            f"{held:,}."
+        )
 
 
 def make_card(
@@ -247,15 +271,3 @@ def say(raw: dict[str, Any], key: str, kind: type, where: Path) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise FormatError(f"{where} must say `{key}` ({kind.__name__}); got {value!r}.")
     return value
-
-
-def say_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        FormatError: it holds something else.
-    """
-    raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise FormatError(f"{path} must hold an object; it holds {type(raw).__name__}.")
-    return raw

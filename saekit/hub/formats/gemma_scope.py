@@ -1,7 +1,6 @@
 """Gemma Scope: one params.npz a folder, JumpReLU; where it belongs is in the path alone."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import ClassVar, NamedTuple, final
 
@@ -13,6 +12,7 @@ from typing_extensions import override
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import replace_with
+from saekit.core.npz import read_npz
 from saekit.hub.card import Card
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats.base import Format, Read, Told, make_card, need, only, registry
@@ -55,7 +55,7 @@ class GemmaScope(Format):
     @override
     def read(self, folder: Path, told: Told) -> Read:
         where = folder / WEIGHTS
-        weights = {n.replace("w_", "W_"): t for n, t in read_npz(where).items()}
+        weights = {n.replace("w_", "W_"): t for n, t in _tensors(where).items()}
         only(weights, NAMES, where)
         if missing := NAMES - set(weights):
             raise FormatError(f"{where} lacks {', '.join(sorted(missing))}.")
@@ -92,22 +92,8 @@ class GemmaScope(Format):
         return folder
 
 
-def read_npz(path: Path) -> dict[str, Tensor]:
-    """Return the arrays of numbers in a .npz file; objects in it are refused, not run.
-
-    Raises:
-        FormatError: it is missing or damaged, or holds anything but numbers.
-    """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise FormatError(f"There is no file {path}.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise FormatError(f"{path} is damaged, or holds more than numbers: {error}.") from error
-    odd = [n for n, a in arrays.items() if a.dtype.kind not in "fiu"]
-    if odd:
-        raise FormatError(f"`{odd[0]}` in {path} is not numbers but {arrays[odd[0]].dtype}.")
+def _tensors(path: Path) -> dict[str, Tensor]:
+    arrays = read_npz(path, kinds="fiu")
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from saekit.core.npz import read_npz
 from saekit.core.result import Result, Table
 from saekit.locality.entropy import entropy_bits, places, shares
 from saekit.report import style
@@ -23,8 +24,7 @@ def draw_all(run: Path, folder: Path, *, most: int = 2) -> list[Path]:
     result = Result.read(run / "result.json")
     drawn = []
     for site in result.details["by_site"]["columns"]["site"]:
-        with np.load(run / "influences" / f"{site}.npz", allow_pickle=False) as archive:
-            arrays = dict(archive)
+        arrays = read_npz(run / "influences" / f"{site}.npz")
         for i in range(len(arrays["windows"]) if not most else min(most, len(arrays["windows"]))):
             path = folder / site / f"window_{int(arrays['windows'][i]):03d}.png"
             draw(arrays, i, site, path)

@@ -1,14 +1,15 @@
 """Checkpoints of several processes: each writes its part, and any number of them reads it.
 
-Parts are written by torch.distributed.checkpoint, into a folder of their own that counts only
-once `COMMIT.json`, written last, is in it and the folder has its name. Its `.metadata` is a
-pickle of PyTorch's: such a checkpoint is for the run that wrote it. Do not go on from one that
-somebody else made. The finished SAE is safetensors, like every other.
+A part is a safetensors file, in a folder that counts only once `COMMIT.json`, written last, is in
+it and the folder has its name. Latents are dealt over the processes of a latent group: their parts
+along the axis of latents follow each other in its order. What all hold the first writes, and what
+belongs to a stream of text the first of those who read that stream.
 """
 
+import contextlib
 import json
 import shutil
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from saekit.activations.shuffle import Stream
-from saekit.core import ranks
+from saekit.core.border import inside, ordinary, reading
 from saekit.core.errors import FormatError, ResourceError
-from saekit.core.files import need_space, read_json, sha256_of, write_json
+from saekit.core.files import need_space, read_object, sha256_of, write_json, write_tensors
 from saekit.core.ranks import Mesh
 from saekit.train import checkpoint
 from saekit.train.checkpoint import State
@@ -41,13 +42,10 @@ def write(
     """
     if mesh.every.size == 1:
         return checkpoint.write(folder, state, run, keep_step)
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.state_dict_saver import save
-
     target = folder / checkpoint.name_of(state.step)
     part = folder / f".{target.name}.part"
-    flat = _flat(state)
-    n_bytes = sum(t.nbytes for t in flat.values())
+    own = {k: t for k, t in _flat(state).items() if _is_written(_Place.of(k), t.ndim, mesh)}
+    n_bytes = sum(t.nbytes for t in own.values())
 
     def begin() -> None:
         need_space(folder, n_bytes * mesh.every.size + 2**20)
@@ -55,26 +53,29 @@ def write(
         part.mkdir(parents=True)
 
     mesh.every.on_first(begin)
+    file = part / f"part-{mesh.every.rank:05d}.safetensors"
+    record = {"file": file.name, "latent": mesh.latent.rank, "stream": state.values["stream"]}
     try:
-        with ranks.talking():
-            save({k: _spread(k, t, mesh) for k, t in flat.items()}, checkpoint_id=part)
-    except CheckpointException as error:
+        write_tensors(file, own)
+        record["sha256"] = sha256_of(file)
+    except ResourceError as error:
+        record["failed"] = str(error)
+    records = [json.loads(t) for t in mesh.every.texts(json.dumps(record))]
+    if failed := [r["failed"] for r in records if "failed" in r]:
         raise ResourceError(
-            f"The checkpoint of step {state.step} could not be written: {error}. Older ones are "
-            f"whole; free some space and go on from them."
-        ) from error
-    sums = {p.name: sha256_of(p) for p in part.glob(f"__{mesh.every.rank}_*.distcp")}
-    said = [json.loads(t) for t in mesh.every.texts(json.dumps([sums, state.values["stream"]]))]
+            f"The checkpoint of step {state.step} could not be written: {failed[0]} Older ones "
+            f"are whole; free some space and go on from them."
+        )
 
     def commit() -> None:
-        sha256 = {name: s for found, _ in said for name, s in found.items()}
-        stream = {key: value for _, found in said for key, value in found.items()}
+        stream = {key: value for r in records for key, value in r["stream"].items()}
         write_json(
             part / COMMIT,
             {
                 "step": state.step,
                 "run": run,
-                "sha256": sha256 | {".metadata": sha256_of(part / ".metadata")},
+                "sha256": {r["file"]: r["sha256"] for r in records},
+                "latent": {r["file"]: r["latent"] for r in records},
                 "values": state.values | {"stream": stream},
                 "processes": mesh.every.size,
                 "latent_shards": mesh.latent.size,
@@ -88,6 +89,13 @@ def write(
 
     mesh.every.on_first(commit)
     return target
+
+
+def _is_written(place: "_Place", ndim: int, mesh: Mesh) -> bool:
+    """Tell whether this process is the one that writes a tensor, or its latents of it."""
+    if place.group == "stream":
+        return mesh.latent.first
+    return mesh.every.first if place.axis(ndim) is None else mesh.data.first
 
 
 def newest(
@@ -117,6 +125,11 @@ def _find(folder: Path, run: str, step: int | None) -> tuple[str | None, list[st
     def check(path: Path) -> None:
         if (path / COMMIT).exists():
             checkpoint.check(path, run, COMMIT, "")
+            if "latent" not in read_object(path / COMMIT):
+                raise FormatError(
+                    f"{path.name} was written by an older saekit in a form of PyTorch's that runs "
+                    f"what is in it. Finish the run with the version that began it."
+                )
         else:
             checkpoint.check(path, run)
 
@@ -159,47 +172,48 @@ def _flat(state: State) -> dict[str, Tensor]:
     return flat
 
 
-def _spread(key: str, own: Tensor, mesh: Mesh) -> Tensor:
-    """Return a tensor that says which part of the whole it is."""
-    axis = _Place.of(key).axis(own.ndim)
-    if axis is None or mesh.latent.size == 1:
-        return own
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    return DTensor.from_local(own, mesh.device_mesh, [Replicate(), Shard(axis)], run_check=False)
-
-
 def _read_parts(path: Path, mesh: Mesh, stream: Stream) -> State:
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-    from torch.distributed.checkpoint.state_dict_loader import load
+    """Return what this process holds of the checkpoint in a folder, which `check` let pass."""
+    from safetensors import safe_open
 
-    manifest = read_json(path / COMMIT)
-    reader = FileSystemReader(path)
-    wanted: dict[str, Any] = {}
-    for key, stored in reader.read_metadata().state_dict_metadata.items():
-        place = _Place.of(key)
-        if place.group == "stream" and not is_own(stream, place.name):
-            continue
-        shape = list(stored.size)  # pyright: ignore[reportAttributeAccessIssue]
-        axis = place.axis(len(shape))
-        if axis is not None:
-            shape[axis] //= mesh.latent.size
-        dtype = stored.properties.dtype  # pyright: ignore[reportAttributeAccessIssue]
-        wanted[key] = _spread(key, torch.empty(shape, dtype=dtype, device=mesh.every.device), mesh)
-    try:
-        with ranks.talking(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # known
-            load(wanted, storage_reader=reader, no_dist=mesh.every.size == 1)
-    except CheckpointException as error:
-        raise FormatError(f"{path} could not be read: {error}.") from error
     groups: dict[str, dict[str, Tensor]] = {}
-    for key, value in wanted.items():
-        place = _Place.of(key)
-        own = value.to_local() if hasattr(value, "to_local") else value
-        own = own.t() if place.turned else own
-        groups.setdefault(place.group, {})[place.name] = own.cpu()
-    return State(manifest["step"], groups, manifest["values"])
+    with reading(path, "a checkpoint"), contextlib.ExitStack() as stack:
+        manifest = read_object(path / COMMIT)
+        opened: list[Any] = []
+        for name in sorted(manifest["sha256"], key=lambda n: manifest["latent"][n]):
+            ordinary(inside(path, name))
+            opened.append(stack.enter_context(safe_open(path / name, framework="pt")))
+        holders: dict[str, list[Any]] = {}
+        for part in opened:
+            names = part.keys()
+            for key in names:
+                holders.setdefault(key, []).append(part)
+        for key, parts in holders.items():
+            place = _Place.of(key)
+            if place.group == "stream" and not is_own(stream, place.name):
+                continue
+            own = _joined(key, parts, mesh)
+            own = own.t() if place.turned else own
+            groups.setdefault(place.group, {})[place.name] = own
+        return State(manifest["step"], groups, manifest["values"])
+
+
+def _joined(key: str, parts: Sequence[Any], mesh: Mesh) -> Tensor:
+    """Return the latents of this process from parts that follow each other; or all, of no axis."""
+    shape = parts[0].get_slice(key).get_shape()
+    axis = _Place.of(key).axis(len(shape))
+    if axis is None:
+        return parts[0].get_tensor(key)
+    slices = [part.get_slice(key) for part in parts]
+    sizes = [one.get_shape()[axis] for one in slices]
+    share = mesh.latent.share(sum(sizes))
+    pieces, first = [], 0
+    for one, size in zip(slices, sizes, strict=True):
+        a, b = max(share.start - first, 0), min(share.stop - first, size)
+        if a < b:
+            pieces.append(one[a:b] if axis == 0 else one[:, a:b])
+        first += size
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
 
 
 def _cut(state: State, mesh: Mesh) -> State:

@@ -81,8 +81,9 @@ def refuses_what_is_not_whole(lm, folder):
     shutil.copytree(folder / "cut", folder / "hurt")
     before, last = checkpoint.steps(folder / "hurt" / "checkpoints")
     (before / COMMIT).unlink()
-    flip(last / "__1_0.distcp")
-    with pytest.raises(FormatError, match="__1_0.distcp of step-000000015 is damaged.*no file"):
+    flip(last / "part-00001.safetensors")
+    said = "part-00001.safetensors of step-000000015 is damaged.*no file"
+    with pytest.raises(FormatError, match=said):
         train(world.run(folder, **SETTINGS), lm, folder / "hurt", resume=True, shown=False)
 
 
@@ -115,7 +116,7 @@ def test_two_go_on_as_two_bit_for_bit_past_a_damaged_checkpoint(tmp_path):
     result(2, "run", tmp_path, out="cut", stop=STOP, **how)
     before, last = checkpoint.steps(tmp_path / "cut" / "checkpoints")
     assert (before / COMMIT).exists()
-    flip(last / "__1_0.distcp")
+    flip(last / "part-00001.safetensors")
     result(2, "run", tmp_path, out="cut", resume=True, **how)
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
