@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.errors import FormatError
-from saekit.core.files import write_text
+from saekit.core.files import read_settings, write_text
 from saekit.locality.neuronpedia import Activation, Record
 from saekit.locality.neuronpedia_events import SENTENCE_PIECE
 
