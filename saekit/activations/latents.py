@@ -440,8 +440,8 @@ def _check_size(path: Path, n_bytes: int) -> None:
 def _opened(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    ordinary(path)
     try:
+        ordinary(path)
         return safe_open(path, framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, FormatError) as error:
         raise FormatError(f"{path} is missing or damaged: {error}. Index again.") from error

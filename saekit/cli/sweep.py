@@ -63,6 +63,7 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
+    from saekit.core.border import reading
     from saekit.core.files import read_json, write_json
     from saekit.models.hf import load
     from saekit.train import sweep as many
@@ -75,7 +76,8 @@ def sweep(
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
         manifests = sorted(resume.glob("*/manifest.json"))
-        begun = read_json(manifests[0])["model"]["dtype"] if manifests else dtype
+        with reading(resume, "a sweep"):
+            begun = read_json(manifests[0])["model"]["dtype"] if manifests else dtype
         lm = load(first.model, revision=first.revision, dtype=begun, device=device)
     else:
         points = combinations(vary or [])

@@ -82,7 +82,8 @@ def refuses_what_is_not_whole(lm, folder):
     before, last = checkpoint.steps(folder / "hurt" / "checkpoints")
     (before / COMMIT).unlink()
     flip(last / "part-00001.safetensors")
-    with pytest.raises(FormatError, match="part-00001.safetensors of step-000000015 is damaged.*no file"):
+    said = "part-00001.safetensors of step-000000015 is damaged.*no file"
+    with pytest.raises(FormatError, match=said):
         train(world.run(folder, **SETTINGS), lm, folder / "hurt", resume=True, shown=False)
 
 
