@@ -485,12 +485,12 @@ _whole: set[tuple[str, int, int]] = set()
 def _opened(path: Path, sha256: str) -> Any:
     from safetensors import SafetensorError, safe_open
 
-    ordinary(path)
     try:
+        ordinary(path)
         state = path.stat()
         if (seen := (str(path), state.st_size, state.st_mtime_ns)) not in _whole:
             _check_sum(path, sha256)
             _whole.add(seen)
         return safe_open(path, framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, FormatError) as error:
         raise FormatError(f"{path} is missing or damaged: {error}. Index again.") from error

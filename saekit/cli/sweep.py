@@ -64,6 +64,7 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
+    from saekit.core.border import reading
     from saekit.core.files import read_json, write_json
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
@@ -77,9 +78,10 @@ def sweep(
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
         manifests = sorted(resume.glob("*/manifest.json"))
-        begun = read_json(manifests[0])["model"] if manifests else {"dtype": dtype}
-        revision = pinned(first.revision, begun)
-        lm = load(first.model, revision=revision, dtype=begun["dtype"], device=device)
+        with reading(resume, "a sweep"):
+            begun = read_json(manifests[0])["model"] if manifests else {"dtype": dtype}
+            revision, dtype = pinned(first.revision, begun), begun["dtype"]
+        lm = load(first.model, revision=revision, dtype=dtype, device=device)
     else:
         points = combinations(vary or [])
         one.check_flags(arch or "topk", tokens, epochs)

@@ -7,7 +7,7 @@ import typer
 
 from saekit.cli.given import given, over
 from saekit.cli.show import emit
-from saekit.core.errors import ConfigError, FormatError
+from saekit.core.errors import ConfigError, FormatError, SaekitError
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -120,7 +120,8 @@ def train(
     """
     from saekit.cli.cache import recorded_run
     from saekit.core import ranks
-    from saekit.core.files import read_json
+    from saekit.core.border import reading
+    from saekit.core.files import read_object
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.train.loop import train as train_run
@@ -131,15 +132,16 @@ def train(
             raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
         if (resume / "sae" / "config.json").exists():
             raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
-        raw = read_json(resume / "run.json")
-        begun_with = read_json(resume / "manifest.json")
-        if (held := cache or (begun_with.get("cache") or {}).get("folder")) is not None:
+        raw = read_object(resume / "run.json")
+        begun_with = read_object(resume / "manifest.json")
+        with reading(resume, "a run"):
+            held = cache or (begun_with.get("cache") or {}).get("folder")
+            revision = pinned(raw["revision"], begun_with["model"])
+            named = (raw["model"], revision, begun_with["model"]["dtype"])
+        if held is not None:
             lm, _ = recorded_run(Path(held), device, {}, raw)
         else:
-            lm = load(
-                raw["model"], revision=pinned(raw["revision"], begun_with["model"]),
-                dtype=begun_with["model"]["dtype"], device=device,
-            )  # fmt: skip
+            lm = load(named[0], revision=named[1], dtype=named[2], device=device)
         run, folder = as_run(raw, lm, settings or []), resume
     elif config is not None or recipe is not None:
         asked = given(
@@ -178,7 +180,7 @@ def train(
         )  # fmt: skip
         if not ranks.first():
             return
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_object(folder / "manifest.json")
     record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit eval {folder}")
@@ -227,7 +229,22 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
 
     Widths of the SAE are the model's; an architecture that codes sites jointly gets the number
     that is read, one that codes windows half a row, and one around another a topk.
+
+    Raises:
+        ConfigError: a setting is missing, unknown or of another kind than it must be.
     """
+    try:
+        return _as_run(raw, lm, settings)
+    except SaekitError:
+        raise
+    except Exception as error:  # settings may be anything, where nothing was expected
+        raise ConfigError(
+            f"The settings describe no run: {type(error).__name__}: {error}. Compare them with "
+            f"the run.json of a run, or with `saekit train --help`."
+        ) from error
+
+
+def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
     from saekit.activations.pairs import Pair
     from saekit.core.config import field_types, override, read_setting
     from saekit.models.site_patterns import expand_sites

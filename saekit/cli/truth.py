@@ -111,7 +111,7 @@ def train(
 
     Example: saekit truth train --truth truths/small --arch batch_topk --out runs/small
     """
-    from saekit.core.files import read_json
+    from saekit.core.files import read_object
     from saekit.models.placement import pick_device
     from saekit.train.fit import Fit
     from saekit.train.toy import fit_truth
@@ -122,7 +122,7 @@ def train(
             raise FormatError(f"{resume} holds no run to go on with: it has no fit.json.")
         if (resume / "sae" / "config.json").exists():
             raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
-        fit, folder = Fit.from_dict(read_json(resume / "fit.json")), resume
+        fit, folder = Fit.from_dict(read_object(resume / "fit.json")), resume
     else:
         raw = {"tokens": tokens, "seed": seed, "sae": {"name": arch}}
         if d_sae is not None:
@@ -131,7 +131,7 @@ def train(
         folder = out or Path("runs") / f"truth-{truth.name}-{fit.sae.name}-{fit.sae.d_sae}"
     where = pick_device(device)
     fit_truth(fit, model, out=folder, resume=resume is not None, device=where, shown=not quiet)
-    seconds = read_json(folder / "manifest.json")["seconds"]
+    seconds = read_object(folder / "manifest.json")["seconds"]
     record = {"run": str(folder), "sae": str(folder / "sae"), "seconds": seconds}
     lines = [f"SAE      {folder / 'sae'}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit truth eval --truth {truth} --sae {folder}")

@@ -143,7 +143,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number in itertools.count(1):
             line = file.readline(JSON_BYTES)
-            place = f"{path}, line {number:,},"
+            place = f"{path}, line {number:,}"
             if len(line) == JSON_BYTES:
                 raise FormatError(f"{place} is longer than {JSON_BYTES:,} bytes.")
             if not line.endswith(b"\n"):

@@ -9,7 +9,7 @@ import math
 import re
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def _array(
 
 
 def _header(
-    opened: IO[bytes], where: str, kinds: str
+    opened: Any, where: str, kinds: str
 ) -> tuple[int, str, str, int, bool, tuple[int, ...]]:
     """Return the header's length, and kind, byte order, item size, axis order and shape."""
     magic = opened.read(8)

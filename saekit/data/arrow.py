@@ -131,7 +131,10 @@ def read_arrow(table: Table) -> Iterator[Part]:
     """
     pa = _pyarrow()
     for path in table.files:
-        ordinary(path)
+        try:
+            ordinary(path)
+        except FormatError as error:
+            raise FormatError(f"{path.name} is missing or damaged: {error}") from error
         parts = _parts(pa, table, path)
         while True:
             # The next part alone: what is done with it is not the file's fault.

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from saekit.core.border import ordinary, parsed_json
-from saekit.core.errors import ConfigError, DataError, FormatError, MissingExtraError, nearest
+from saekit.core.errors import (
+    ConfigError,
+    DataError,
+    FormatError,
+    MissingExtraError,
+    SaekitError,
+    nearest,
+)
 from saekit.data.table_files import check_unpacked
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")
@@ -171,7 +178,7 @@ def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]
         if not line.strip():
             continue
         try:
-            row = parsed_json(line, f"{path}, line {number:,},")
+            row = parsed_json(line, f"{path}, line {number:,}")
         except FormatError as error:
             raise DataError(f"{error} Mend the line or drop it.") from error
         if not isinstance(row, dict):
@@ -240,7 +247,9 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
                             f"{LINE_CHARS:,} are read. Cut it, or leave it out."
                         )
                     yield text
-    except (pyarrow.ArrowException, OSError, MemoryError) as error:
+    except SaekitError:
+        raise
+    except Exception as error:  # of Arrow's, of Python's, of the file system's
         raise DataError(
             f"{path} is damaged or is not Parquet: {error}. Fetch or write it again."
         ) from error

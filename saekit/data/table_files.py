@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.border import ordinary, reading
-from saekit.core.errors import FormatError, MissingExtraError, UnknownNameError, nearest
+from saekit.core.errors import (
+    FormatError,
+    MissingExtraError,
+    SaekitError,
+    UnknownNameError,
+    nearest,
+)
 from saekit.core.files import replace_with
 from saekit.core.result import Table
 from saekit.core.text import from_cell
@@ -167,7 +173,7 @@ def check_unpacked(file: Any, path: Path) -> None:
 
 
 def _opened(path: Path) -> Any:
-    pa, pq = _parquet()
+    _, pq = _parquet()
     ordinary(path)
     try:
         file = pq.ParquetFile(path)
@@ -175,7 +181,9 @@ def _opened(path: Path) -> Any:
         return file
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}.") from error
-    except (pa.ArrowException, OSError) as error:
+    except SaekitError:
+        raise
+    except Exception as error:  # of Arrow's, of Python's, of the file system's
         raise FormatError(f"{path} is damaged or is not Parquet: {error}.") from error
 
 

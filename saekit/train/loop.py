@@ -12,6 +12,7 @@ from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
 from saekit.core.ranks import ALONE, Mesh
@@ -197,6 +198,7 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
     check_event(run.pair, run.sae, n_ctx=run.n_ctx, batch_tokens=run.step_tokens)
 
 
+@bordered("a run")
 def _check_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
     if resume:
         if not (out / "run.json").exists():

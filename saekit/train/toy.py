@@ -20,6 +20,7 @@ from typing_extensions import override
 from saekit.activations.pairs import Pair
 from saekit.activations.shuffle import Batch, Stream
 from saekit.core import provenance
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_json, sha256_of, write_json
 from saekit.core.seeds import generator
@@ -371,6 +372,7 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
     return layout
 
 
+@bordered("a run")
 def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> None:
     if not resume:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

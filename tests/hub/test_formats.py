@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from saekit.cli.main import app
 from saekit.core.errors import ConfigError, FormatError, SaekitError, ShapeError
-from saekit.core.torch_files import read_restricted
 from saekit.hub.formats import _names
 from saekit.hub.formats.base import Format, Told, find, registry
 from saekit.hub.native import load, save
@@ -236,12 +235,6 @@ def test_torch_files_without_named_tensors_are_refused(value, tmp_path):
     torch.save(value, tmp_path / "ae.pt")
     with pytest.raises(FormatError, match="tensors by name"):
         load(tmp_path)
-
-
-def test_a_global_is_allowed_by_name_alone(tmp_path):
-    torch.save({"n": np.float64(2.5)}, tmp_path / "a.pt")
-    with pytest.raises(FormatError, match="never runs"):
-        read_restricted(tmp_path / "a.pt")
 
 
 def test_files_of_two_formats_need_a_word(tmp_path):

@@ -229,19 +229,6 @@ class Call:
         return self.how
 
 
-def test_the_loader_makes_numbers_and_nothing_else():
-    names = {a[1] if isinstance(a, tuple) else f"{a.__module__}.{a.__qualname__}"
-             for a in published._allowed()}  # fmt: skip
-    made = {n for n in names if not n.startswith("numpy.dtypes.")}
-    assert made == {
-        "numpy.ndarray", "numpy.dtype",
-        *(f"numpy.{core}.multiarray.{n}" for core in ("core", "_core")
-          for n in ("_reconstruct", "scalar")),
-    }  # fmt: skip
-    kinds = {n.removeprefix("numpy.dtypes.") for n in names - made}
-    assert all(k.endswith("DType") and not k.startswith(("Object", "Void", "Str")) for k in kinds)
-
-
 @pytest.mark.parametrize(
     "call",
     [

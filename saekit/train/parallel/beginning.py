@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.activations.harvest import Harvest
 from saekit.core import ranks
-from saekit.core.files import read_json
+from saekit.core.files import read_object
 from saekit.core.ranks import Group
 from saekit.saes.base import Scaling
 from saekit.train.run import Run
@@ -28,7 +28,7 @@ def as_begun(run: Run, out: Path, resume: bool, group: Group) -> tuple[Run, bool
         if run.streams is not None:
             return run.streams, goes_on
         if goes_on and (out / "run.json").exists():
-            return read_json(out / "run.json").get("streams"), goes_on
+            return read_object(out / "run.json").get("streams"), goes_on
         return (group.size if group.size > 1 else None), goes_on
 
     streams, goes_on = json.loads(group.texts(json.dumps(group.on_first(decide)))[0])
