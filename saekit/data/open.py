@@ -26,7 +26,8 @@ def open_corpus(text: str) -> Corpus:
         text: ``packaged`` or ``stdlib``; else an existing path or glob pattern; else
             ``owner/name`` or ``owner/name@revision`` of the Hugging Face hub. One text file
             is divided at blank lines into documents of about 4,000 characters, for a single
-            document could not be split into train and test. Several with their shares of
+            document could not be split into train and test; a paragraph of over 16,000 is cut
+            at line ends into documents of about 4,000. Several with their shares of
             the text, as ``0.7*packaged + 0.3*notes.jsonl``, are a mixture.
 
     Returns:

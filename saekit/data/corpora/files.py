@@ -13,7 +13,7 @@ from typing_extensions import override
 from saekit.core.errors import ConfigError, DataError, nearest
 from saekit.core.files import digest, sha256_of
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.readers import SUFFIXES, kind_of, read_texts
+from saekit.data.readers import MOST_CHARS, SUFFIXES, TEXT_SUFFIXES, kind_of, read_texts
 from saekit.data.split import RULE, check_share, documents_of
 
 _HIDDEN = (".", "__pycache__")
@@ -23,6 +23,10 @@ _HIDDEN = (".", "__pycache__")
 @dataclass(frozen=True, kw_only=True)
 class Files(Corpus):
     """Local files: .txt .md .py .jsonl .csv .parquet, and .zst of the text ones.
+
+    A document of a text file that has over 1,000,000 characters, or with `join_chars` over four
+    times those, is cut at the first line end past a quarter of that; where it has none, at a
+    space.
 
     The files of a folder or of a pattern come in the order of the hash of their names, so
     that a part of a corpus is a sample of it; several paths come in the order given.
@@ -80,12 +84,21 @@ class Files(Corpus):
     def provenance(self) -> dict[str, Any]:
         files = self.found()
         hashes = [_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        # Files without a document that is long enough are read as they always were.
+        texts = [path for path in files if kind_of(path) in TEXT_SUFFIXES]
+        long = any(path.suffix == ".zst" or path.stat().st_size > self._most for path in texts)
         return {
+            **({"cut_above_chars": self._most} if long else {}),
             "n_files": len(files),
             "n_bytes": sum(path.stat().st_size for path in files),
             "sha256": digest(hashes),
             "split_rule": RULE,
         }
+
+    @property
+    def _most(self) -> int:
+        """Characters above which a document of a text file is cut."""
+        return min(4 * self.join_chars or MOST_CHARS, MOST_CHARS)
 
     def found(self) -> list[Path]:
         """Return the files to read, each once, in their order.
@@ -100,7 +113,7 @@ class Files(Corpus):
 
     def _every(self) -> Iterator[Document]:
         for path in self.found():
-            texts = read_texts(path, self.text_column, self.separator)
+            texts = read_texts(path, self.text_column, self.separator, self._most)
             for text in _joined(texts, self.separator or "", self.join_chars):
                 yield Document(text, str(path))
 
