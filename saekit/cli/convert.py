@@ -52,7 +52,8 @@ def convert(
     )  # fmt: skip
     loaded = load(source, scaled=True, format=from_, told=told)
     sae, card = loaded
-    if card.scalings and to != "saekit":
+    scaled = any(not one.changes_nothing for both in card.scalings.values() for one in both)
+    if scaled and to != "saekit":
         raise ConfigError(
             f"Sites of different sizes share this SAE, each with a scaling that `{to}` cannot "
             f"hold. Use --format saekit."

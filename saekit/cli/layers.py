@@ -5,35 +5,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli.layers_open import (
+    AsJson,
+    Corpus,
+    Device,
+    Dtype,
+    How,
+    LensFile,
+    Model,
+    Quiet,
+    RowTokens,
+    RunFolder,
+    Sites,
+    SplitName,
+    lens_of,
+    opened,
+)
+from saekit.cli.layers_tables import examples_, stream_, tables
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from saekit.data.tokenise import TokenStream
+    from saekit.data.base import Corpus as Text
     from saekit.hub.shared import SharedSAE
-    from saekit.layers.lens import Lens
     from saekit.layers.survey import Survey
-    from saekit.models.base import LanguageModel
+    from saekit.train.run import Run
 
 app = typer.Typer(
     help="SAEs that several layers share: where latents live, figures, prompts.",
     no_args_is_help=True,
 )
-
-RunFolder = Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")]
-Sites = Annotated[
-    list[str] | None,
-    typer.Option("--site", help="Some of its layers, as L0-5.resid_post. Repeatable. [all]"),
-]
-Corpus = Annotated[str | None, typer.Option(help="Other text. [the run's]")]
-SplitName = Annotated[str, typer.Option(help="Part of the text: train or test.")]
-LensFile = Annotated[
-    Path | None,
-    typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 @app.command("analyse")
@@ -47,6 +48,9 @@ def analyse(
     split: SplitName = "test",
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -58,8 +62,9 @@ def analyse(
     from saekit.layers.survey import SurveyConfig, survey
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
-    shared, lm, stream = opened(run, site, corpus, split, device)
-    found = survey(shared, lm, stream, config, lens=_lens(lens, lm), shown=not quiet)
+    how = How(site, corpus, split, model, n_ctx, dtype, device)
+    shared, lm, stream = opened(run, how)
+    found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
     _emit_survey(found, out or run / "layers", run, as_json)
 
 
@@ -94,6 +99,9 @@ def evaluate(
     corpus: Corpus = None,
     seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -108,7 +116,8 @@ def evaluate(
     from saekit.evals.core import Core
 
     core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
-    shared, lm, stream = opened(run, site, corpus, "test", device)
+    how = How(site, corpus, "test", model, n_ctx, dtype, device)
+    shared, lm, stream = opened(run, how)
     subjects = [
         Subject(shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s))
         for s in shared.sites
@@ -139,7 +148,15 @@ def evaluate(
 def baselines(
     run: RunFolder,
     site: Sites = None,
+    corpus: Corpus = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each layer, of an SAE from elsewhere. [as many as it saw]"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -150,12 +167,9 @@ def baselines(
     """
     from saekit.recipes.mlsae import single_layer
     from saekit.train.loop import train
-    from saekit.train.run import Run
 
-    shared, lm, _ = opened(run, site, None, "train", device)
-    if not shared.card.run:
-        raise ConfigError(f"{run} does not say how it was trained, so it has no baselines.")
-    whole = Run.from_dict(shared.card.run)
+    shared, lm, stream = opened(run, How(site, corpus, "train", model, n_ctx, dtype, device))
+    whole = _trained(run, shared, lm.name, stream.corpus, tokens)
     folder = out or run / "single"
     made = {}
     for one in shared.sites:
@@ -165,6 +179,32 @@ def baselines(
         made[str(one)] = str(place)
     emit({"baselines": made}, as_json=as_json,
          lines=[*(f"SAE      {p}" for p in made.values()), f"next     saekit layers compare {run}"])
+
+
+def _trained(
+    run: Path, shared: "SharedSAE", model: str, corpus: "Text", tokens: int | None
+) -> "Run":
+    """Return how a shared SAE was trained; of one from elsewhere, how it could have been.
+
+    Raises:
+        ConfigError: the tokens of an SAE from elsewhere were not named, or those of a run were.
+    """
+    from saekit.train.run import Run
+
+    card = shared.card
+    if card.run:
+        if tokens is not None:
+            raise ConfigError(f"{run} says how many tokens it was trained on; got --tokens.")
+        return Run.from_dict(card.run)
+    if tokens is None:
+        raise ConfigError(
+            f"{run} does not say how it was trained. Name the tokens of each layer that an SAE "
+            f"of one layer is to be trained on: --tokens."
+        )
+    return Run(
+        model=model, pair=card.pair, corpus=corpus, sae=shared.sae.cfg, n_ctx=card.n_ctx,
+        bos=card.bos, tokens=tokens * len(card.pair.read),
+    )  # fmt: skip
 
 
 @app.command("compare")
@@ -177,7 +217,11 @@ def compare_(
     site: Sites = None,
     corpus: Corpus = None,
     out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
@@ -187,7 +231,8 @@ def compare_(
     from saekit.hub.native import load
     from saekit.layers.compare import compare
 
-    shared, lm, stream = opened(run, site, corpus, "test", device)
+    how = How(site, corpus, "test", model, n_ctx, dtype, device)
+    shared, lm, stream = opened(run, how)
     folder = singles or run / "single"
     found = {str(s): load(folder / str(s)) for s in shared.sites}
     table = compare(shared, found, lm, stream, tokens=tokens)
@@ -204,17 +249,23 @@ def compare_(
 
 @app.command("figures")
 def figures(
-    run: RunFolder,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
+    ],
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made. [RUN/layers]")
+        Path | None, typer.Option(help="What `layers analyse` made of one run. [RUN/layers]")
     ] = None,
     prompt: Annotated[
         str, typer.Option(help="For the prompt heatmap.")
     ] = "When Mary and John went to the store, John gave a drink to",
     tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
     suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    corpus: Corpus = None,
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -226,12 +277,17 @@ def figures(
     from saekit.layers.survey import Survey
     from saekit.report.layer_figures import draw_all
 
-    found = Survey.load(_analysed(survey or run / "layers", run))
-    shared, lm, stream = opened(run, found.sites, None, "test", device)
-    made = draw_all(
-        found, shared, lm, stream, out or run / "layers" / "figures",
-        prompt=prompt, tokens=tokens, suffix=suffix, lens=_lens(lens, lm), shown=not quiet,
-    )  # fmt: skip
+    if len(runs) > 1 and (survey or out):
+        raise ConfigError("`--survey` and `--out` are for one run; several have their own folders.")
+    made: list[Path] = []
+    for run in runs:
+        found = Survey.load(_analysed(survey or run / "layers", run))
+        how = How(found.sites, corpus, "test", model, n_ctx, dtype, device)
+        shared, lm, stream = opened(run, how)
+        made += draw_all(
+            found, shared, lm, stream, out or run / "layers" / "figures",
+            prompt=prompt, tokens=tokens, suffix=suffix, lens=lens_of(lens, lm), shown=not quiet,
+        )  # fmt: skip
     emit({"figures": [str(p) for p in made]}, as_json=as_json,
          lines=[f"figure   {p}" for p in made])  # fmt: skip
 
@@ -250,75 +306,51 @@ def prompt_(
     survey: Annotated[
         Path | None, typer.Option(help="What `layers analyse` made, for examples. [RUN/layers]")
     ] = None,
+    payloads: Annotated[
+        Path | None,
+        typer.Option(help="Also write what an application asks for, as one file of JSON."),
+    ] = None,
     site: Sites = None,
+    corpus: Corpus = None,
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
+    model: Model = None,
+    n_ctx: RowTokens = None,
+    dtype: Dtype = None,
     device: Device = "auto",
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
 
     Example: saekit layers prompt runs/mine "The capital of France is"
     """
+    from saekit.core.files import write_json
+    from saekit.layers.payloads import answers
     from saekit.layers.prompt import PromptReading, Steering
     from saekit.layers.survey import Survey
     from saekit.report.prompt_page import write_prompt_page
 
     folder = survey or run / "layers"
     known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
-    shared, lm, _ = opened(run, site, None, "test", device)
-    reading = PromptReading(shared, lm, prompt, lens=_lens(lens, lm))
+    shared, lm, _ = opened(run, How(site, corpus, "test", model, n_ctx, dtype, device))
+    reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(
         reading, out or run / "layers" / "prompt.html", steered=wanted or None, survey=known
     )
-    record = {"page": str(path), "bytes": path.stat().st_size}
-    emit(record, as_json=as_json, lines=[f"page     {path} ({record['bytes'] / 1e6:.1f} MB)"])
+    record: dict[str, Any] = {"page": str(path), "bytes": path.stat().st_size}
+    lines = [f"page     {path} ({record['bytes'] / 1e6:.1f} MB)"]
+    if payloads is not None:
+        write_json(payloads, answers(reading, wanted, known))
+        record |= {"payloads": str(payloads)}
+        lines.append(f"payloads {payloads}")
+    emit(record, as_json=as_json, lines=lines)
 
 
-def opened(
-    run: Path, sites: list[str] | None, corpus: str | None, split: str, device: str
-) -> "tuple[SharedSAE, LanguageModel, TokenStream]":
-    """Return a shared SAE at the layers wanted, its model, and text.
-
-    Raises:
-        ConfigError: it does not read a layer, or there is no such part of the text.
-        FormatError: there is no SAE, or its model is another one now.
-    """
-    from saekit.cli.evaluate import model_of
-    from saekit.data.base import SPLITS
-    from saekit.data.base import Corpus as Text
-    from saekit.data.open import open_corpus
-    from saekit.data.tokenise import TokenStream
-    from saekit.hub.native import load
-    from saekit.hub.shared import SharedSAE
-    from saekit.models.site_patterns import expand_sites
-
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    loaded = load(run, scaled=True)
-    SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
-    if corpus is None and "corpus" not in loaded.card.run:
-        raise ConfigError(f"{run} does not say which text it is from; name one with --corpus.")
-    text = open_corpus(corpus) if corpus else Text.from_dict(loaded.card.run["corpus"])
-    lm = model_of(loaded, device)
-    wanted = expand_sites(sites, lm) if sites else None
-    shared = SharedSAE(loaded.sae.to(lm.device), loaded.card, wanted)
-    stream = TokenStream(
-        text, "train" if split == "train" else "test", lm.tokenizer,
-        n_ctx=loaded.card.n_ctx, bos_each_row=loaded.card.bos,
-    )  # fmt: skip
-    return shared, lm, stream
-
-
-def _lens(path: Path | None, lm: "LanguageModel") -> "Lens | None":
-    if path is None:
-        return None
-    from saekit.layers.lens import Lens
-
-    found = Lens.read(path)
-    found.check(lm)
-    return found
+app.command("tables")(tables)
+app.command("examples")(examples_)
+app.command("stream")(stream_)
 
 
 def _analysed(folder: Path, run: Path) -> Path:

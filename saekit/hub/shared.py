@@ -1,7 +1,7 @@
 """SharedSAE: one SAE at several sites, as it was trained, and what brings each site to it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from saekit.core.errors import ConfigError, ShapeError
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
+from saekit.saes._wrapped import WrappedConfig
 from saekit.saes.base import SAE, Loss, Scaling, Step
 from saekit.saes.standardised import StandardisedSAE
 
@@ -80,6 +81,20 @@ class SharedSAE:
         """
         layers = [-1 if site.layer is None else site.layer for site in self.sites]
         return layers if len(set(layers)) == len(layers) else list(range(len(layers)))
+
+    @property
+    def k(self) -> float | None:
+        """Latents kept per token; None where the architecture fixes no number."""
+        cfg = self.sae.cfg
+        return getattr(cfg.inner if isinstance(cfg, WrappedConfig) else cfg, "k", None)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what tells SAEs of one study apart, as columns of a table."""
+        cfg = self.sae.cfg
+        return {
+            "model": self.card.model.get("name"), "n_latents": cfg.d_sae,
+            "expansion": cfg.d_sae / cfg.d_in, "k": self.k,
+        }  # fmt: skip
 
     def check(self, lm: LanguageModel) -> None:
         """Refuse a language model whose activations it cannot read.

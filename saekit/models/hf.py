@@ -349,6 +349,21 @@ def load(
     return model
 
 
+def load_tokenizer(name: str) -> HFTokenizer:
+    """Return the tokenizer of a model alone.
+
+    Args:
+        name: as for `load`.
+
+    Raises:
+        UnknownNameError, ResourceError, FormatError, MissingExtraError: as `load`.
+    """
+    library = _transformers()
+    folder = _local(name)
+    with _readable_errors(name, local=folder is not None), _quiet(library):
+        return _tokenizer_of(library, str(folder or name), None)
+
+
 def new_module(model_type: str, settings: dict[str, Any]) -> Any:
     """Return a fresh causal language model of transformers, made from a configuration.
 

@@ -79,11 +79,11 @@ def draw_all(  # noqa: PLR0913 - each is a choice of the reader
     of_tokens = f", {sums.n_tokens:,} tokens"
     layer_heatmap.draw(spread, found.sites, made["layer_heatmap"], title=name,
                        population=of_tokens)  # fmt: skip
-    about = {"model": lm.name, "expansion": shared.d_sae / lm.d_model, "lens": lens is not None}
+    about = shared.facts() | {"model": lm.name, "lens": lens is not None}
     layer_std.draw({name: sums}, {name: about}, made["layer_std"])
     layer_mean.draw(spread, sums.numbers, made["layer_mean"], title=name)
     prompt_heatmap.draw(PromptReading(shared, lm, prompt, lens=lens), made["prompt_heatmap"])
-    mmcs.draw({name: directions}, made["mmcs"])
+    mmcs.draw({name: directions}, {name: about}, made["mmcs"])
     if len(shared.sites) > 1:
         rules = {str(s): shared.rule(s) for s in shared.sites}
         n_rows = max(1, math.ceil(tokens / stream.n_ctx))

@@ -46,6 +46,12 @@ class Scaling(NamedTuple):
     matrix: Float[Tensor, "width width"] | None = None  # whitening; None is the identity
     site_scale: Float[Tensor, "site 1"] | None = None  # of jointly coded sites; None is 1
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether scaled activations are the raw ones."""
+        plain = self.matrix is None and self.site_scale is None
+        return plain and self.scale == 1 and not bool(self.mean.any())
+
     def apply(self, raw: Float[Tensor, "n *event width"]) -> Float[Tensor, "n *event width"]:
         """Return scaled activations."""
         moved = raw - self.mean.to(raw)

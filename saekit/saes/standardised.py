@@ -109,8 +109,8 @@ class StandardisedSAE(WrappedSAE):
 
     def _biased(self) -> AffineSAE | None:
         """Return the inner SAE where its two biases are one."""
-        shared = self.cfg.bias == "shared" and isinstance(self.inner, AffineSAE)
-        return self.inner if shared else None
+        inner = self.inner
+        return inner if self.cfg.bias == "shared" and isinstance(inner, AffineSAE) else None
 
     @override
     @torch.no_grad()

@@ -38,7 +38,7 @@ def draw(found: PairHistogram, path: Path, title: str = "") -> None:
            xlabel="distance of mean layers", ylabel="cosine of directions")  # fmt: skip
     n = int(counts.sum())
     at.legend(title=f"n = {n:,} pairs of {found.n_latents:,} latents", fontsize=8,
-              title_fontsize=8)  # fmt: skip
+              title_fontsize=8, loc="upper right")  # "best" is slow beside a mesh  # fmt: skip
     figure.colorbar(image, ax=at, label="pairs, of the fullest bin at this distance")
     style.save(figure, path, _pairs(found))
     _means(found).write_csv(path.with_name(path.stem + "_mean.csv"))

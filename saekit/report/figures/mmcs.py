@@ -15,10 +15,19 @@ from saekit.report import style
 Z = 1.96  # of a 95 % interval of a mean
 
 
-def draw(directions: Mapping[str, Float[Tensor, "n d"]], path: Path) -> None:
+def draw(
+    directions: Mapping[str, Float[Tensor, "n d"]],
+    about: Mapping[str, Mapping[str, Any]],
+    path: Path,
+) -> None:
     """Draw a histogram of each dictionary, its mean (MMCS) with 1.96 standard errors.
 
     The CSV also has the original code's figure, in columns that begin with ``legacy_``.
+
+    Args:
+        directions: by name of the SAE.
+        about: further columns of each, as the model and k.
+        path: ends in a suffix of a figure.
 
     Raises:
         ConfigError: `path` has another suffix than those of a figure, or a dictionary has
@@ -31,8 +40,8 @@ def draw(directions: Mapping[str, Float[Tensor, "n d"]], path: Path) -> None:
         values = max_cosines(rows_of)
         found = spread(values)
         old = legacy_mmcs(rows_of)
-        rows.append({"sae": name, **found._asdict()} | {f"legacy_{k}": v for k, v in
-                                                        old._asdict().items()})  # fmt: skip
+        legacy = {f"legacy_{k}": v for k, v in old._asdict().items()}
+        rows.append({"sae": name, **about.get(name, {}), **found._asdict(), **legacy})
         at = axes[i][0]
         at.hist(values.tolist(), bins=80, color=style.COLOURS[0], alpha=0.75)
         at.axvline(found.mean, color=style.COLOURS[1])

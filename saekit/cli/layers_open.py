@@ -1,0 +1,127 @@
+"""What every command of `saekit layers` opens, and the options that say how."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from saekit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from saekit.data.tokenise import TokenStream
+    from saekit.hub.native import Loaded
+    from saekit.hub.shared import SharedSAE
+    from saekit.layers.lens import Lens
+    from saekit.models.base import LanguageModel
+
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--site",
+        help="Some of its layers, as L0-5.resid_post; where the files do not say, those that it "
+        "reads, as 'L*.resid_post'. Repeatable. [all]",
+    ),
+]
+Corpus = Annotated[str | None, typer.Option(help="Other text. [the run's]")]
+SplitName = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+LensFile = Annotated[
+    Path | None,
+    typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Language model, where the files do not say. [theirs]")
+]
+RowTokens = Annotated[int | None, typer.Option("--n-ctx", help="Tokens of a row. [as in training]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="Of the language model: auto, float32 or bfloat16. [as in training]"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+class How(NamedTuple):
+    """How the user wants an SAE opened; None: as its files say."""
+
+    sites: list[str] | None = None
+    corpus: str | None = None
+    split: str = "test"
+    model: str | None = None
+    n_ctx: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+
+
+class Opened(NamedTuple):
+    """An SAE at the layers wanted, its model, and text."""
+
+    shared: "SharedSAE"
+    lm: "LanguageModel"
+    stream: "TokenStream"
+
+
+def opened(run: Path, how: How) -> Opened:
+    """Return a shared SAE at the layers wanted, its model, and text.
+
+    What the files of an SAE from elsewhere leave out is completed as for `saekit eval`.
+
+    Raises:
+        ConfigError: it does not read a layer, there is no such part of the text, or the files
+            do not say a text, a model or the layers and the user did not either.
+        FormatError: there is no SAE, or its model is another one now.
+    """
+    from saekit.cli.evaluate import model_of, text_of
+    from saekit.data.base import SPLITS
+    from saekit.data.tokenise import TokenStream
+    from saekit.hub.complete import complete
+    from saekit.hub.native import load
+    from saekit.hub.shared import SharedSAE
+    from saekit.models.site_patterns import expand_sites
+
+    if how.split not in SPLITS:
+        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {how.split}.")
+    if how.n_ctx is not None and how.n_ctx < 2:  # noqa: PLR2004 - a token and its next
+        raise ConfigError(f"`--n-ctx` must be at least 2; got {how.n_ctx}.")
+    loaded = load(run, scaled=True)
+    SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
+    text = text_of(loaded, how.corpus)
+    if how.dtype is not None:
+        made_of = loaded.card.model | {"dtype": how.dtype}
+        loaded = loaded._replace(card=replace(loaded.card, model=made_of))
+    lm = model_of(loaded, how.device, how.model)
+    wanted = expand_sites(how.sites, lm) if how.sites else None
+    loaded = _placed(loaded, wanted)
+    if how.n_ctx is not None:
+        loaded = loaded._replace(card=replace(loaded.card, n_ctx=how.n_ctx))
+    loaded = complete(loaded, lm, text)
+    shared = SharedSAE(loaded.sae.to(lm.device), loaded.card, wanted)
+    split = "train" if how.split == "train" else "test"
+    stream = TokenStream(
+        text, split, lm.tokenizer, n_ctx=loaded.card.n_ctx, bos_each_row=loaded.card.bos
+    )
+    return Opened(shared, lm, stream)
+
+
+def _placed(loaded: "Loaded", sites: list[str] | None) -> "Loaded":
+    """Return an SAE with the layers that the user names, where its files do not say them."""
+    from saekit.activations.pairs import Pair
+    from saekit.models.sites import UNKNOWN
+
+    if UNKNOWN not in loaded.card.pair.sites or not sites:
+        return loaded
+    pair = Pair(read=tuple(sites), fold=len(sites) > 1)
+    return loaded._replace(card=replace(loaded.card, pair=pair))
+
+
+def lens_of(path: Path | None, lm: "LanguageModel") -> "Lens | None":
+    """Return the tuned lens in a file, checked against its model."""
+    if path is None:
+        return None
+    from saekit.layers.lens import Lens
+
+    found = Lens.read(path)
+    found.check(lm)
+    return found
