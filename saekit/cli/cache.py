@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli.settings_help import lists
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -26,7 +27,7 @@ Settings = Annotated[
 Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]
 
 
-@app.command("write")
+@app.command("write", cls=lists("saekit.activations.caching:Caching"))
 def write(
     model: Annotated[
         str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
@@ -161,7 +162,7 @@ def export(
     emit({"out": str(out), "rows": n}, as_json=as_json, lines=[f"wrote    {out}: {n:,} rows"])
 
 
-@app.command("import")
+@app.command("import", cls=lists("saekit.activations.caching:Caching"))
 def import_(
     source: Annotated[Path, typer.Argument(help="A folder of activations that SAELens cached.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],

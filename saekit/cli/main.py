@@ -17,6 +17,7 @@ from saekit.cli.layers import app as layers
 from saekit.cli.list import list_names
 from saekit.cli.locality import app as locality
 from saekit.cli.report import report
+from saekit.cli.settings_help import lists
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
 from saekit.cli.truth import app as truth
@@ -59,9 +60,9 @@ def _root(
 
 
 app.command("demo")(demo)
-app.command("train")(train)
-app.command("sweep")(sweep)
-app.command("eval")(evaluate)
+app.command("train", cls=lists("saekit.train.run:Run"))(train)
+app.command("sweep", cls=lists("saekit.train.run:Run"))(sweep)
+app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("report")(report)
 app.command("watch")(watch)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.cli.settings_help import lists
 from saekit.cli.show import emit
 from saekit.cli.train import k_setting, put
 from saekit.core.errors import ConfigError, FormatError
@@ -50,7 +51,7 @@ SHOWN = {
 }
 
 
-@app.command("make")
+@app.command("make", cls=lists("saekit.data.truth.base:TruthConfig"))
 def make(
     preset: Annotated[str | None, typer.Option(help="A named configuration.")] = None,
     config: Annotated[Path | None, typer.Option(help="A JSON or YAML file to start from.")] = None,
@@ -86,7 +87,7 @@ def make(
     emit(record, as_json=as_json, lines=lines)
 
 
-@app.command("train")
+@app.command("train", cls=lists("saekit.train.fit:Fit"))
 def train(
     truth: Annotated[Path, typer.Option(help="Folder of a truth (see: saekit truth make).")],
     arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
@@ -138,7 +139,7 @@ def train(
     emit(record, as_json=as_json, lines=lines)
 
 
-@app.command("eval")
+@app.command("eval", cls=lists("saekit.evals.ground_truth:GroundTruth"))
 def evaluate(
     truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
     sae: Annotated[Path, typer.Option(help="A run's folder, or a folder with an SAE.")],
@@ -194,7 +195,7 @@ def evaluate(
     emit(record, as_json=as_json, lines=lines)
 
 
-@app.command("calibrate")
+@app.command("calibrate", cls=lists("saekit.train.fit:Fit"))
 def calibrate(
     truth: Annotated[
         list[Path], typer.Option(help="Folder of a truth. Repeat for several.")
