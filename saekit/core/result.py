@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+from saekit.core.border import bordered
 from saekit.core.config import field_types, fits
 from saekit.core.files import read_object, write_json, write_text
 from saekit.core.text import as_cell

@@ -196,14 +196,6 @@ def cut_text(chunks: Iterable[str], separator: str | None, most_chars: int) -> I
             at = cut
 
 
-def _pieces(chunks: Iterable[str], separator: str) -> Iterator[str]:
-    rest = ""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(separator)
-        yield from whole
-    yield rest
-
-
 def _lines(chunks: Iterable[str], path: Path) -> Iterator[str]:
     held, size, number = [], 0, 1
     for chunk in chunks:
