@@ -360,8 +360,11 @@ def load_tokenizer(name: str) -> HFTokenizer:
     """
     library = _transformers()
     folder = _local(name)
-    with _readable_errors(name, local=folder is not None), _quiet(library):
-        return _tokenizer_of(library, str(folder or name), None)
+    if folder is None:
+        name = full_name(name)
+        folder, _ = fetch_model(name, None, f"Check the name and the network. {_known()}")
+    with _readable_errors(name), _quiet(library):
+        return _tokenizer_of(library, folder, None)
 
 
 def new_module(model_type: str, settings: dict[str, Any]) -> Any:
@@ -408,7 +411,7 @@ def _revision(folder: Path) -> str:
     return digest(part for file in weights for part in (file.name, sha256_of(file)))
 
 
-def _tokenizer_of(library: Any, folder: Path, n_embedded: int) -> HFTokenizer:
+def _tokenizer_of(library: Any, folder: Path, n_embedded: int | None) -> HFTokenizer:
     found = library.AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
