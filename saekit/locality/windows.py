@@ -56,8 +56,8 @@ class Sample(NamedTuple):
         """Return how the text of the windows was chosen, JSON-ready."""
         return {
             "method": "documents with the smallest random keys of the whole corpus",
-            "split": self.split, "seed": self.seed, "documents": self.documents, "characters": self.characters,
-            "documents_tokenised": len(self.texts),
+            "split": self.split, "seed": self.seed, "documents": self.documents,
+            "characters": self.characters, "documents_tokenised": len(self.texts),
         }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""The whole data set from one command: units that are done stay, those that failed are made anew."""
+"""The whole data set from one command: units that are done stay, those that failed come again."""
 
 import json
 
 import pytest
+import typer
 
 from saekit.cli import locality_dataset, locality_depth
 from saekit.cli.main import main
@@ -40,7 +41,7 @@ def test_a_unit_that_fails_stops_no_other_and_is_made_by_resume(asked, monkeypat
         if name in torn:
             raise FormatError(f"{name} is torn")
         made.append(name)
-        print("what a command prints")
+        typer.echo("what a command prints")
 
     monkeypatch.setattr(locality_depth, "depth", depth)
     monkeypatch.setattr(locality_dataset, "_release", lambda *_: None)
