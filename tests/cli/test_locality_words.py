@@ -18,7 +18,7 @@ CASES = [
     (["check", "NONE", "--method", "magic"], 1, "NONE"),
     (["events", "NONE", "--per", "page"], 2, "`--per` is document or row; got page"),
     (["events", "NONE", "--n-ctx", "0"], 2, "n_ctx"),
-    (["events", "NONE", "--features", "NONE.yaml"], 1, "NONE.yaml cannot be read"),
+    (["events", "NONE", "--features", "NONE.yaml"], 1, "no file NONE.yaml"),
     (["events", "NONE", "--format", "xls"], 2, "csv or parquet"),
     (["autocorr", "NONE", "--lags", "0"], 2, "lags"),
     (["autocorr", "NONE", "--format", "xls"], 2, "csv or parquet"),
