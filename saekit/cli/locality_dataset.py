@@ -316,8 +316,8 @@ def _context(plan: Plan, subject: Subject, prompt: Path) -> Unit:
         context(
             **subject.sae, **plan.common, prompt=prompt, n_ctx=longest,
             least=min(8, longest), step=plan.sizes["step"] or sizes[1], figures=False,
-            settings=[s for s in plan.settings if s.startswith("measure.")], resume=resume,
-            out=folder,
+            settings=[s for s in plan.settings if s.startswith("measure.")], seed=plan.seed,
+            resume=resume, out=folder,
         )  # fmt: skip
 
     return Unit(f"context/{subject.name}", make, {"preset": subject.name, "figures": True})

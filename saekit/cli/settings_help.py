@@ -5,6 +5,7 @@ Help is made when it is asked for, so that the command line starts without what 
 
 import dataclasses
 import importlib
+import inspect
 import json
 import re
 import textwrap
@@ -16,7 +17,7 @@ from typing_extensions import override
 
 WIDTH = 80  # as the help above it
 NOTE = "Values read as JSON, and as text where they are none: --set name=value."
-_ENTRY = re.compile(r" {4,8}(\w+): (.*)")
+_ENTRY = re.compile(r" {4}(\w+): (.*)")
 
 
 def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
@@ -74,7 +75,7 @@ def meanings(cls: type) -> dict[str, str]:
     for one in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(one):
             continue
-        _, _, section = (one.__doc__ or "").partition("Args:\n")
+        _, _, section = inspect.cleandoc(one.__doc__ or "").partition("Args:\n")
         name = ""
         for line in section.splitlines():
             if entry := _ENTRY.fullmatch(line):

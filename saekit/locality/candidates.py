@@ -38,6 +38,8 @@ def read(path: Path) -> list[Feature]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}.") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -191,7 +191,9 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
     """Return rows, each event once: a latent may stand in the files of two tiers."""
     found: dict[tuple[int, int], Row] = {}
     for row in rows:
-        found.setdefault((row.feature_id, row.event_idx), row)
+        before = found.setdefault((row.feature_id, row.event_idx), row)
+        if before.J is None and row.J is not None:  # the file that has its influences
+            found[row.feature_id, row.event_idx] = row
     return list(found.values())
 
 

@@ -174,7 +174,7 @@ def test_lists_of_candidates_are_read_as_features(tmp_path):
     path.write_text("# nothing\n")
     with pytest.raises(FormatError, match="first column is feature_id"):
         candidates.read(path)
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match="no file"):
         candidates.read(tmp_path / "none.yaml")
 
 

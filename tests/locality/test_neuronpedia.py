@@ -5,9 +5,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
+from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
+from saekit.locality import candidates, dataset, quality
 from saekit.locality.neuronpedia import Cache, cosines_beside, parse
 from saekit.locality.neuronpedia_events import events_of, match
+from saekit.locality.release import release
 from saekit.models.tiny import tiny
 from saekit.saes.relu import ReLU
 
@@ -188,3 +191,83 @@ def test_cosines_stand_beside_ours():
     rows = cosines_beside(parse(ANSWER, "here"), {8: 0.4, 9: 0.4, 5: 1.0, 77: 0.1})
     assert [(r["neighbour_fid"], r["cosine_neuronpedia"]) for r in rows] == [(8, 0.5), (9, -0.25)]
     assert rows[1]["abs_diff"] == pytest.approx(0.65)
+
+
+def test_an_answer_about_another_latent_is_refused_and_not_kept(tmp_path, server):
+    url, replies, _ = server
+    replies.append((200, {}, json.dumps(ANSWER | {"index": 6}).encode()))
+    with pytest.raises(FormatError, match="about latent 6; asked for was 5"):
+        cache(tmp_path, url).get(5)
+    assert not list(tmp_path.rglob("*.json"))
+    path = cache(tmp_path, url).path(7)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BODY)  # the file of latent 5 under another's number
+    for read in (lambda: cache(tmp_path, url).get(7), lambda: quality.records(path.parent, [7])):
+        with pytest.raises(FormatError, match="about latent 5; asked for was 7"):
+            read()
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(["locality", "neuronpedia", *map(str, words)])
+    out, err = capsys.readouterr()
+    return ended.value.code, json.loads(out.strip().splitlines()[-1]) if out.strip() else None, err
+
+
+def test_one_bad_latent_does_not_end_a_browse(tmp_path, capsys):
+    """Of 20 files one is damaged and one is missing: the others are listed, and these named."""
+    home = tmp_path / "m" / "12-res"
+    home.mkdir(parents=True)
+    for i in range(20):
+        (home / f"{i}.json").write_text(json.dumps(ANSWER | {"index": i}))
+    (home / "3.json").write_text("{")
+    (home / "8.json").unlink()
+    words = [tmp_path, "--model", "m", "--sae-id", "12-res", "--browse", 20, "--d-sae", 20,
+             "--json"]  # fmt: skip
+    code, found, _ = call(capsys, *words)
+    assert code == 3 and found["latents"] == [i for i in range(20) if i not in (3, 8)]
+    assert [one["latent"] for one in found["failed"]] == [3, 8]
+    path = tmp_path / "candidate_features_l12.md"
+    assert found["list"] == str(path)
+    listed = candidates.read(path)
+    assert [f.latent for f in listed] == found["latents"] and listed[0].description == "letters"
+    (home / "8.json").write_text(json.dumps(ANSWER | {"index": 8}))
+    (home / "3.json").write_text(json.dumps(ANSWER | {"index": 3}))
+    assert call(capsys, *words)[0] == 0
+    for old in home.glob("*.json"):
+        old.unlink()
+    code, found, err = call(capsys, *words)  # nothing is known: an error, and no list
+    assert code == 2 and found is None and "--online" in err
+
+
+def test_a_silent_server_is_left_alone(tmp_path, monkeypatch):
+    from saekit.cli.locality_neuronpedia import PATIENCE, _asked
+
+    asked = []
+
+    def silent(self, address):
+        asked.append(address)
+        raise ResourceError("no answer")
+
+    monkeypatch.setattr(Cache, "_fetch", silent)
+    place = cache(tmp_path, "http://127.0.0.1:1")
+    place.path(9).parent.mkdir(parents=True)
+    place.path(9).write_text(json.dumps(ANSWER | {"index": 9}))
+    records, failed = _asked(place, list(range(10)))
+    assert len(asked) == PATIENCE and [r.index for r in records] == [9]
+    assert [one["latent"] for one in failed] == list(range(9))
+
+
+def test_a_cache_is_released_with_its_lists(tmp_path, capsys):
+    home = tmp_path / "np" / "gemma-2-2b" / "12-res__16k"
+    home.mkdir(parents=True)
+    (home / "5.json").write_bytes(BODY)
+    (tmp_path / "np" / "candidate_features_l12.md").write_text("| feature_id |\n| 5 |\n")
+    files = release(tmp_path / "np", tmp_path / "data", label="gemma-2-2b")
+    at = dataset.place(tmp_path / "data", "neuronpedia_cache", model="gemma-2-2b", sae="12-res/16k",
+                       feature=5)  # fmt: skip
+    assert files == [at, tmp_path / "data" / "gemma-2-2b" / "candidate_features_l12.md"]
+    assert at.read_bytes() == BODY
+    (home / "6.json").write_bytes(BODY)
+    with pytest.raises(FormatError, match="asked for was 6"):
+        release(tmp_path / "np", tmp_path / "data", label="gemma-2-2b")

@@ -300,6 +300,23 @@ def test_commands_from_files_to_results(trained, capsys):
     words[-1] = trained / "prompted"
     assert call(*words)[0] == 0
     assert Result.read(trained / "prompted" / "result.json").details["text"]["sha256"]
+    # both layers in one run, on the same text, each in a folder of its own
+    words = ["locality", "context", trained / "run", "--prompt", prompt, "--n-ctx", "24",
+             "--step", "16", "--no-figures", "--quiet", "--json", "--out", trained / "both"]
+    capsys.readouterr()
+    assert call(*words)[0] == 0
+    record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert len(record["results"]) == 2 and "L0.resid_post/8/entropy_bits_pooled" in record["scores"]
+    texts = [Result.read(trained / "both" / f"L{i}.resid_post" / "result.json").details["tokens"]
+             for i in (0, 1)]
+    assert texts[0] == texts[1]
+    assert call(*words)[0] == 2 and call(*words, "--resume")[0] == 0
+    assert call("locality", "release", trained / "both", trained / "data", "--preset", "pythia-70m",
+                "--timestamp", "t")[0] == 0
+    home = trained / "data" / "ctxlen_xmodel_fineweb" / "t"
+    assert json.loads((home / "run_config.json").read_text())["runs"]["pythia-70m"]["layers"] == [
+        0, 1]
+    assert len(list((home / "pythia-70m").glob("*.json"))) == 2
     assert call("locality", "presets", "--json")[0] == 0
     assert call("locality", "depth")[0] == 2
     assert call(*ask(trained, trained / "x", "--site", "L7.resid_post"))[0] == 2
@@ -311,8 +328,10 @@ def test_commands_from_files_to_results(trained, capsys):
     [
         (["depth"], 2, "got neither"),
         (["depth", "--sae", "RUN", "--preset", "gpt2-small"], 2, "got both"),
-        (["depth", "--sae", "RUN", "--layer", "1"], 2, "--layer go with --preset"),
-        (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2, "goes with --sae"),
+        (["depth", "RUN", "--layers", "1,7"], 2, "reads layer 7; they read L0.resid_post"),
+        (["depth", "RUN", "--sae-root", "RUN"], 2, "--sae-root goes with --preset"),
+        (["depth", "RUN", "--documents", "-1"], 2, "got 0 and -1"),
+        (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2, "goes with folders of SAEs"),
         (["depth", "--sae", "RUN", "--site", "L7.resid_post"], 2, "they read L0.resid_post"),
         (["depth", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
         (["depth", "--sae", "RUN", "--min-active", "-1"], 2, "0 or more; got -1"),
@@ -325,7 +344,7 @@ def test_commands_from_files_to_results(trained, capsys):
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P", "--most", "16",
           "--windows", "2"], 2, "do not go with it"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "RUN/sae/weights"
-          ".safetensors", "--most", "16"], 1, "no text in UTF-8"),
+          ".safetensors", "--most", "16"], 1, "not text in UTF-8"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P/no", "--most",
           "16"], 1, "cannot be read as a prompt"),
     ],
