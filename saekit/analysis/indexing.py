@@ -43,6 +43,10 @@ def make_index(
 ) -> dict[str, Any]:
     """Write a LatentStore of a corpus, `latents.csv` and `contexts.json`; return counts.
 
+    A crosscoder is indexed by token, from all its sites; what its latents promote is by what
+    they write at the last. Of an SAE of windows each token of a window has its own code, and
+    tokens that fall in no window have none.
+
     Args:
         loaded: the SAE and its card.
         lm: the model it was trained on.
@@ -56,27 +60,29 @@ def make_index(
         ``tokens``, ``entries``, ``rows``, ``seconds``.
 
     Raises:
-        ConfigError: the SAE codes several sites jointly, or `tokens` is below 1.
+        ConfigError: one of several sites is needed and none was named, or the SAE codes them
+            jointly and one was; or `tokens` is below 1.
         DataError: the text holds no token that counts.
     """
     began = time.monotonic()
     card, sae = loaded.card, loaded.sae
-    if sae.cfg.event:
-        raise ConfigError(
-            f"Only SAEs of single activations can be indexed so far; `{sae.cfg.name}` codes "
-            f"{' and '.join(sae.cfg.event)} jointly."
-        )
     ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
-    if len(ways) != 1 and card.at is None:
+    if len(ways) != 1 and card.at is None and not sae.cfg.event:
         raise ConfigError(
             f"Several sites share this SAE: {', '.join(map(str, ways))}. Load it for one of them."
         )
-    read = card.site
+    if "site" in sae.cfg.event and card.at is not None:
+        raise ConfigError(
+            f"`{sae.cfg.name}` codes {', '.join(map(str, ways))} jointly and is indexed at all of "
+            f"them; got {card.at}. Leave the site out."
+        )
+    # What is coded jointly is read as in training; of sites that share an SAE, one.
+    pair = card.pair if sae.cfg.event else Pair(read=(str(card.site),))
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
     stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
-    rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
+    rule = card.rules[str(pair.reads[0])].rule
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
     need_space(out, tokens * 32 * 24)
@@ -87,13 +93,15 @@ def make_index(
     if not n_tokens:
         raise DataError("The text holds no token that counts; give the corpus more text.")
     store = writer.close()
-    found = _tables(store, loaded, ways[read], lm, out, max_acts or MaxActs(n=8))
+    written = ways[pair.reads[-1]]  # of several that are written, the last
+    found = _tables(store, loaded, written, lm, out, max_acts or MaxActs(n=8))
     counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
     seconds = time.monotonic() - began
     write_sealed(
         out / "index.json",
         counts
-        | {"seconds": seconds, "split": split, "site": str(read), "corpus": stream.provenance()}
+        | {"seconds": seconds, "split": split, "site": pair.label, "corpus": stream.provenance()}
+        | {"logits_of": str(written), "window": pair.window}
         | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
         [out / "latents.csv", out / "contexts.json"],
     )
@@ -110,9 +118,15 @@ def _encode(
     for rows in harvest.stream.rows(harvest.batch_rows):
         acts = harvest.select(rows, harvest.read(rows))
         codes = loaded.sae.encode(acts.x.float())
-        writer.add(rows, acts.row, acts.pos, codes)
-        n_tokens += len(acts.x)
-        progress.add(len(acts.x))
+        row, pos = acts.row, acts.pos
+        if harvest.pair.window:  # a code for each place of a window
+            place = torch.arange(harvest.pair.window, device=pos.device)
+            row = row.repeat_interleave(len(place))
+            pos = (pos[:, None] + place).flatten()
+            codes = codes._replace(batch=(len(pos),))
+        writer.add(rows, row, pos, codes)
+        n_tokens += len(pos)
+        progress.add(len(pos))
         if n_tokens >= tokens:
             break
     progress.close()
@@ -137,7 +151,9 @@ def _tables(
     histogram = ActHistogram().counts(store)
     logits = None
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
-        logits = top_logits(lm, loaded.sae.directions().detach(), TOP_LOGITS).records()
+        directions = loaded.sae.directions().detach()
+        last = directions.flatten(0, -3)[-1] if directions.ndim > 2 else directions
+        logits = top_logits(lm, last, TOP_LOGITS).records()
     records = latent_records(stats, found, logits, others, histogram)
     write_text(out / "contexts.json", to_json_line(records))
     return int(store.counts.sum())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.cli.show import emit, score_lines
+from saekit.cli.sweep_folder import evaluate_all, is_sweep
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, a folder with an SAE, or that of a sweep.")
+    ],
     name: Annotated[
         str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
     ] = "core",
@@ -37,7 +40,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Measure an SAE on held-out text.
+    """Measure an SAE on held-out text, or every SAE of a sweep.
 
     Example: saekit eval runs/pythia-70m-deduped-L3.resid_post-topk-4096
     """
@@ -46,17 +49,26 @@ def evaluate(
     from saekit.hub.complete import complete
     from saekit.hub.native import load
 
-    loaded = load(run, site=site)
     config = override(registry.get(name)(), settings or [])
-    lm = model_of(loaded, device, model)
-    loaded = complete(loaded, lm, text_of(loaded, corpus))
-    result = measure(
-        loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
-    )
+
+    def one(folder: Path, path: Path) -> "tuple[Result, Loaded]":
+        loaded = load(folder, site=site)
+        lm = model_of(loaded, device, model)
+        loaded = complete(loaded, lm, text_of(loaded, corpus))
+        result = measure(
+            loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
+        )
+        result.write(path)
+        return result, loaded
+
+    if is_sweep(run):
+        evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
+        return
     path = out or run / "eval" / f"{name}.json"
-    result.write(path)
+    result, loaded = one(run, path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
-    lines = [*score_lines(result.scores), f"result   {path}", f"next     saekit index {run}"]
+    lines = [*score_lines(result.scores), f"result   {path}"]
+    lines.append(f"next     saekit index {run}")
     emit(record, as_json=as_json, lines=lines)
 
 

@@ -1,5 +1,6 @@
 """`saekit layers`: one SAE over many layers, where its latents live and what they do."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +66,10 @@ def analyse(
     how = How(site, corpus, split, model, n_ctx, dtype, device)
     shared, lm, stream = opened(run, how)
     found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
-    _emit_survey(found, out or run / "layers", run, as_json)
+    folder = out or run / "layers"
+    where = "" if out is None else f" --survey {shlex.quote(str(out))}"
+    more = how._replace(sites=None).typed() + where  # an analysis says its layers
+    _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
 
 
 @app.command("merge")
@@ -85,7 +89,8 @@ def merge(
     found = Survey.load(parts[0])
     for part in parts[1:]:
         found.merge(Survey.load(part))
-    _emit_survey(found, out, parts[0].parent, as_json)
+    where = f"{shlex.quote(str(parts[0].parent))} --survey {shlex.quote(str(out))}"
+    _emit_survey(found, out, where, as_json)
 
 
 @app.command("eval")
@@ -168,7 +173,8 @@ def baselines(
     from saekit.recipes.mlsae import single_layer
     from saekit.train.loop import train
 
-    shared, lm, stream = opened(run, How(site, corpus, "train", model, n_ctx, dtype, device))
+    how = How(site, corpus, "train", model, n_ctx, dtype, device)
+    shared, lm, stream = opened(run, how)
     whole = _trained(run, shared, lm.name, stream.corpus, tokens)
     folder = out or run / "single"
     made = {}
@@ -177,8 +183,10 @@ def baselines(
         if not (place / "sae" / "config.json").exists():
             train(single_layer(whole, str(one)), lm, place, shown=not quiet)
         made[str(one)] = str(place)
+    where = "" if out is None else f" --singles {shlex.quote(str(out))}"
+    following = f"saekit layers compare {shlex.quote(str(run))}{how.typed()}{where}"
     emit({"baselines": made}, as_json=as_json,
-         lines=[*(f"SAE      {p}" for p in made.values()), f"next     saekit layers compare {run}"])
+         lines=[*(f"SAE      {p}" for p in made.values()), f"next     {following}"])  # fmt: skip
 
 
 def _trained(
@@ -370,8 +378,15 @@ def _steer(text: str) -> tuple[str, int, float]:
         ) from error
 
 
-def _emit_survey(found: "Survey", folder: Path, run: Path, as_json: bool) -> None:
-    """Write an analysis with its tables, and say what it found."""
+def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> None:
+    """Write an analysis with its tables, and say what it found.
+
+    Args:
+        found: the analysis.
+        folder: where it goes.
+        drawn: what to type after `saekit layers figures` to draw it.
+        as_json: end with one line of JSON.
+    """
     from saekit.core.files import write_json
     from saekit.layers.distributions import distribution, latent_table, site_table, spread
     from saekit.layers.variances import decomposition, legacy_variances
@@ -403,6 +418,6 @@ def _emit_survey(found: "Survey", folder: Path, run: Path, as_json: bool) -> Non
         f"  {'  within a token':<38} {split.within_token:.4g}",
         f"  {'tokens of a latent at one layer only':<38} {100 * single:.3g} %",
         f"tables   {folder / 'latents.csv'}, {folder / 'layers.csv'}",
-        f"next     saekit layers figures {run}",
+        f"next     saekit layers figures {drawn}",
     ]
     emit(record, as_json=as_json, lines=lines)

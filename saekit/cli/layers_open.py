@@ -1,5 +1,6 @@
 """What every command of `saekit layers` opens, and the options that say how."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -53,6 +54,15 @@ class How(NamedTuple):
     n_ctx: int | None = None
     dtype: str | None = None
     device: str = "auto"
+
+    def typed(self) -> str:
+        """Return the options that were given, as they are typed, for a next command."""
+        words = [f"--site {shlex.quote(site)}" for site in self.sites or ()]
+        for name in ("corpus", "model", "n_ctx", "dtype"):
+            value = getattr(self, name)
+            if value is not None:
+                words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
+        return "".join(f" {word}" for word in words)
 
 
 class Opened(NamedTuple):

@@ -6,19 +6,23 @@ from typing import Annotated
 import typer
 
 from saekit.cli.show import emit
+from saekit.cli.sweep_folder import is_sweep, report_all
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    run: Annotated[Path, typer.Argument(help="A run's folder, or that of a sweep.")],
     out: Annotated[Path | None, typer.Option(help="File to write. [RUN/report.html]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Write one self-contained HTML page of what a run gave.
+    """Write one self-contained HTML page of what a run gave, or of a sweep with all its SAEs.
 
     Example: saekit report demo
     """
     from saekit.report.page import write_report
 
+    if is_sweep(run):
+        report_all(run, out, as_json)
+        return
     path = write_report(run, out or run / "report.html")
     record = {"report": str(path), "bytes": path.stat().st_size}
     emit(record, as_json=as_json, lines=[f"report   {path} ({record['bytes'] / 1e6:.1f} MB)"])

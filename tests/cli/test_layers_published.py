@@ -286,3 +286,17 @@ def test_what_the_files_do_not_say_is_asked_for(place, capsys, command):
     if command != "figures":  # an analysis says the layers
         code, _, err = call(capsys, *words, "--model", place / "pythia")
         assert code == 2 and re.search(r"--site", err)
+
+
+def test_the_next_command_works_as_printed(place, capsys, tmp_path):
+    import shlex
+
+    folder = place / "plain-x2-k4"
+    more = ["--corpus", place / "text.jsonl", "--model", place / "pythia", "--n-ctx", N_CTX]
+    words = ["layers", "analyse", folder, *more, "--site", "L*.resid_post", *QUICK, "--quiet"]
+    code, line, err = call(capsys, *words)
+    assert code == 0 and line.startswith("next     saekit layers figures"), err
+    pytest.importorskip("matplotlib")
+    following = shlex.split(line.removeprefix("next     saekit "))
+    code, _, err = call(capsys, *following, "--tokens", 128, "--quiet", "--out", tmp_path)
+    assert code == 0 and (tmp_path / "mmcs.csv").exists(), err
