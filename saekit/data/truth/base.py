@@ -18,7 +18,7 @@ from saekit.data.truth.copula import Copula
 from saekit.data.truth.correlation import Correlation
 from saekit.data.truth.dictionaries import Dictionary, Given, Random, checked
 from saekit.data.truth.firing import Firing, Zipf
-from saekit.data.truth.forest import Forest
+from saekit.data.truth.forest import Forest, check_scaling
 from saekit.data.truth.hierarchy import Hierarchy
 from saekit.data.truth.layers import Layers
 from saekit.data.truth.loadings import Loadings
@@ -112,7 +112,7 @@ class TruthConfig(Config):
             )
         rates = self.firing.probabilities(n, seeded(self.seed, "firing"))
         mean, std = self.magnitudes.parameters(n, seeded(self.seed, "magnitudes"))
-        average, positive = self.magnitudes.averages(mean, std)
+        _, positive = self.magnitudes.averages(mean, std)
         direction = torch.randn(d, generator=seeded(self.seed, "bias"))
         tensors = {
             "features": rows,
@@ -120,7 +120,7 @@ class TruthConfig(Config):
             "probabilities": rates,
             "mean": mean,
             "std": std,
-            "average": average,
+            "average": self.magnitudes.usual(mean, std),
             "coins": rates,
             "rates": rates * positive,
         }
@@ -157,6 +157,7 @@ def assembled(
     free = torch.ones(n, dtype=torch.bool)
     if cfg.hierarchy is not None:
         forest = forest or cfg.hierarchy.forest(n, seeded(cfg.seed, "hierarchy"))
+        check_scaling(forest, tensors["average"])
         mode = "none" if solved else cfg.hierarchy.compensate
         found = solve(cfg.hierarchy, forest, tensors["coins"], positive, loadings, mode)
         tensors |= forest._asdict()

@@ -27,13 +27,13 @@ def above(name: str, value: float, low: float) -> None:
 
 
 def probability(name: str, value: float) -> None:
-    """Refuse a number outside the open interval (0, 1).
+    """Refuse a number that is not above 0 and at most 1.
 
     Raises:
         ConfigError: it is outside.
     """
-    if not 0 < value < 1:
-        raise ConfigError(f"`{name}` must lie between 0 and 1, both excluded; got {value}.")
+    if not 0 < value <= 1:
+        raise ConfigError(f"`{name}` must be above 0 and at most 1; got {value}.")
 
 
 def count(name: str, values: Sequence[object], wanted: int) -> None:

@@ -15,7 +15,7 @@ import saekit.data.truth as package
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
-from saekit.data.truth.checks import above, at_least, count
+from saekit.data.truth.checks import at_least, count
 from saekit.data.truth.loadings import Loadings, factorised
 
 LEAST_OWN = 0.01  # variance a feature keeps to itself under `low_rank`
@@ -47,7 +47,7 @@ class LowRank(Correlation):
 
     Args:
         rank: common factors, at least 1.
-        scale: standard deviation of the entries of F, above 0.
+        scale: standard deviation of the entries of F; 0: no correlations.
 
     Raises:
         ConfigError: a number is out of range.
@@ -63,7 +63,7 @@ class LowRank(Correlation):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("rank", self.rank, 1)
-        above("scale", self.scale, 0)
+        at_least("scale", self.scale, 0)
 
     @override
     def loadings(self, n_features: int, generator: torch.Generator) -> Loadings:

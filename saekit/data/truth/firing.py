@@ -27,7 +27,7 @@ class Firing(Config, abc.ABC):
     def probabilities(
         self, n_features: int, generator: torch.Generator
     ) -> Float[Tensor, "n_features"]:
-        """Return the share of tokens where each feature fires, float64, all in (0, 1)."""
+        """Return the share of tokens where each feature fires, float64, all in (0, 1]."""
 
 
 registry = Registry[Firing]("firing", package)
@@ -50,16 +50,15 @@ class Zipf(Firing):
 
     Args:
         exponent: a, above 0.
-        highest: share of tokens of the first feature, in (0, 1).
-        lowest: share of tokens of the last feature, in (0, 1).
+        highest: share of tokens of the first feature, in (0, 1].
+        lowest: share of tokens of the last feature, in (0, 1].
 
     Raises:
-        ConfigError: a rate is outside (0, 1), they are out of order, or `exponent` is not
+        ConfigError: a rate is outside (0, 1], they are out of order, or `exponent` is not
             above 0.
 
     Source:
         SAELens 6.28 synthetic data, `zipfian_firing_probabilities`.
-        Differs: a rate of 1 is refused.
     """
 
     name = "zipf"
@@ -88,11 +87,11 @@ class Linear(Firing):
     """Rates falling in equal steps from the first feature to the last.
 
     Args:
-        highest: share of tokens of the first feature, in (0, 1).
-        lowest: share of tokens of the last feature, in (0, 1).
+        highest: share of tokens of the first feature, in (0, 1].
+        lowest: share of tokens of the last feature, in (0, 1].
 
     Raises:
-        ConfigError: a rate is outside (0, 1), or they are out of order.
+        ConfigError: a rate is outside (0, 1], or they are out of order.
 
     Source:
         SAELens 6.28 synthetic data, `linear_firing_probabilities`.
@@ -119,11 +118,11 @@ class Random(Firing):
     """Rates drawn evenly between two, in no order.
 
     Args:
-        highest: upper end, share of tokens in (0, 1).
-        lowest: lower end, share of tokens in (0, 1).
+        highest: upper end, share of tokens in (0, 1].
+        lowest: lower end, share of tokens in (0, 1].
 
     Raises:
-        ConfigError: a rate is outside (0, 1), or they are out of order.
+        ConfigError: a rate is outside (0, 1], or they are out of order.
 
     Source:
         SAELens 6.28 synthetic data, `random_firing_probabilities`.
@@ -151,10 +150,10 @@ class Constant(Firing):
     """The same rate for every feature.
 
     Args:
-        rate: share of tokens, in (0, 1).
+        rate: share of tokens, in (0, 1].
 
     Raises:
-        ConfigError: `rate` is outside (0, 1).
+        ConfigError: `rate` is outside (0, 1].
 
     Source:
         Elhage et al. 2022, Toy Models of Superposition (one minus the sparsity).
@@ -180,10 +179,10 @@ class Given(Firing):
     """Rates given one by one.
 
     Args:
-        rates: share of tokens of each feature, all in (0, 1).
+        rates: share of tokens of each feature, all in (0, 1].
 
     Raises:
-        ConfigError: a rate is outside (0, 1), named by its place; or there are more or fewer
+        ConfigError: a rate is outside (0, 1], named by its place; or there are more or fewer
             than features.
 
     Source:

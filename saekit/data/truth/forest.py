@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.core.errors import ConfigError
@@ -14,14 +14,15 @@ class Forest(NamedTuple):
     """Parents and children of nodes. Nodes 0..n_features - 1 are features.
 
     Later nodes are groups: they have no activation of their own and are on wherever their
-    parent is, or everywhere.
+    parent is, or everywhere. For the children of a group the activation of the nearest feature
+    above it stands in for its own.
 
     Args:
         parent: ``[nodes]`` int64; -1 for none.
-        exclusive: ``[nodes]``; at most one child of such a node fires on a token, evenly by
-            chance among those that would.
-        scaled: ``[nodes]``; children of such a node are multiplied by its activation over its
-            mean.
+        exclusive: ``[nodes]``; at most one feature among the children of such a node fires on a
+            token, evenly by chance among those that would. Groups take no part.
+        scaled: ``[nodes]``; features among the children of such a node are multiplied by its
+            activation over what is usual of it. A group without a feature above scales nothing.
     """
 
     parent: Int[Tensor, "nodes"]
@@ -34,6 +35,13 @@ class Forest(NamedTuple):
         order = torch.argsort(self.parent[below], stable=True)
         counts = torch.bincount(self.parent[below], minlength=len(self.parent))
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), below[order]
+
+    def feature_above(self, n_features: int) -> Int[Tensor, "nodes"]:
+        """Return each feature itself, and of each group the nearest feature above it, or -1."""
+        found = torch.arange(len(self.parent), device=self.parent.device)
+        while (groups := found >= n_features).any():
+            found[groups] = self.parent[found[groups]]  # -1 is no group any more
+        return found
 
     def levels(self) -> list[Int[Tensor, "m"]]:
         """Return nodes by depth, those without a parent first."""
@@ -89,6 +97,26 @@ def planted(
             flag[node] = True
         flags.append(flag)
     return Forest(torch.tensor(parent), *flags)
+
+
+def check_scaling(forest: Forest, usual: Float[Tensor, "n_features"]) -> None:
+    """Refuse a feature that scales others by its activation over what is not above 0.
+
+    Raises:
+        ConfigError: there is one; it is named.
+    """
+    child = (forest.parent >= 0).nonzero()[:, 0]
+    child = child[child < len(usual)]
+    above = forest.parent[child]
+    feature = forest.feature_above(len(usual))[above][forest.scaled[above]]
+    feature = feature[feature >= 0]
+    wrong = feature[~(usual[feature] > 0)]
+    if len(wrong):
+        i = int(wrong[0])
+        raise ConfigError(
+            f"Feature {i} scales its children by its activation over the mean of its magnitudes, "
+            f"which is {float(usual[i]):g}. Give it a mean above 0, or do not scale its children."
+        )
 
 
 def _refuse_cycles(parent: list[int]) -> None:

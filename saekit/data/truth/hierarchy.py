@@ -65,7 +65,8 @@ class Grown(Hierarchy):
             one of their children fires on a token.
         exclusive_min_depth: nodes above it are never exclusive; roots are at 0.
         exclusive_max_depth: nodes below it are never exclusive; null for no limit.
-        scaled: children are multiplied by the activation of their parent over its mean.
+        scaled: children are multiplied by the activation of their parent over its mean (of
+            `relu_normal`: the mean before rectifying, as SAELens has it).
         compensate: what rates of children mean, see `Hierarchy`.
         impossible: what becomes of rates above what a parent allows, see `Hierarchy`.
 
@@ -139,7 +140,8 @@ class Given(Hierarchy):
     Args:
         edges: pairs (parent, child) of features.
         exclusive: features of whose children at most one fires on a token.
-        scaled: features whose children are multiplied by their activation over its mean.
+        scaled: features whose children are multiplied by their activation over its mean (of
+            `relu_normal`: the mean before rectifying, as SAELens has it).
         groups: sets of features without a parent of which at most one fires on a token.
         compensate: what rates of children mean, see `Hierarchy`.
         impossible: what becomes of rates above what a parent allows, see `Hierarchy`.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LEAST_EIGENVALUE = 1e-4  # of a repaired matrix
+LEAST_EIGENVALUE = 1e-6  # of a repaired matrix, as SAELens has it
 
 
 class Loadings(NamedTuple):
@@ -60,7 +60,7 @@ def factorised(blocks: Float[Tensor, "blocks size size"], n_features: int) -> Lo
     """Return correlation matrices as factors and a diagonal; mend those that are none.
 
     The diagonal is the smallest eigenvalue of the block. Where that is not above 0,
-    eigenvalues are raised to 1e-4 and the matrix is scaled back to a unit diagonal.
+    eigenvalues are raised to 1e-6 and the matrix is scaled back to a unit diagonal.
     """
     values, vectors = torch.linalg.eigh(blocks.double())  # [blocks, size]
     notes: dict[str, Any] = {}

@@ -69,6 +69,12 @@ class Magnitudes(Config, abc.ABC):
         """Return the expected magnitude and the share of draws that are above 0."""
         return mean, torch.ones_like(mean)
 
+    def usual(
+        self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]
+    ) -> Float[Tensor, "m"]:
+        """Return what a parent's activation is divided by where it scales its children."""
+        return self.averages(mean, std)[0]
+
 
 registry = Registry[Magnitudes]("magnitudes", package)
 
@@ -196,6 +202,12 @@ class ReluNormal(Magnitudes):
         z = mean / std.clamp_min(1e-300)
         share = torch.special.ndtr(z)
         return mean * share + std * _density(z), share
+
+    @override
+    def usual(
+        self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]
+    ) -> Float[Tensor, "m"]:
+        return mean  # before rectifying, as SAELens divides, so that its files sample alike
 
 
 @registry.register

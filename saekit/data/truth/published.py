@@ -92,12 +92,12 @@ def load(folder: Path, magnitude_seed: int | None = None) -> Truth:
         correlation=_correlation(raw, loadings), hierarchy=_hierarchy(raw, folder),
     )  # fmt: skip
     mean, std = _magnitudes(folder, cfg, seed, magnitude_seed)
-    average, positive = cfg.magnitudes.averages(mean, std)
+    _, positive = cfg.magnitudes.averages(mean, std)
     forest = forest_of(read_json(folder / TREES), n) if (folder / TREES).exists() else None
     found = {
         "features": checked(tensors["feature_vectors"], n, d), "bias": tensors["bias"].float(),
         "probabilities": coins, "coins": coins, "rates": coins * positive, "mean": mean,
-        "std": std, "average": average,
+        "std": std, "average": cfg.magnitudes.usual(mean, std),
     }  # fmt: skip
     # the file has the chances themselves, compensated already
     truth = assembled(cfg, found, positive, forest, loadings, solved=True)

@@ -167,6 +167,7 @@ class _State:
         common, spread = self.scenarios.mean_and_spread(children.flatten(), self.n_features)
         common, spread = common.view(-1, *children.shape), spread.view(children.shape)
         positive, exclusive = self.positive[children], self.forest.exclusive[parents]
+        real = children < self.n_features  # groups are on where their parent is, beside the others
         if self.mode == "exact":
             wanted = self._possible(parents, children, positive, exclusive)
             solved = wanted is not None
@@ -183,7 +184,7 @@ class _State:
         for _ in range(MOST_ROUNDS if solved else 1):
             score = (common - bars) / spread
             chance = ndtr(score) * positive
-            each = above * chance * _wins(chance, exclusive)
+            each = above * chance * torch.where(real, _wins(chance * real, exclusive), 1.0)
             rate = each.mean(0)
             if not solved:
                 break
@@ -233,7 +234,8 @@ class _State:
 
     def _published(self, parents: Tensor, children: Tensor, exclusive: Tensor) -> None:
         wanted, rate = self.wanted[children], self.wanted[parents][:, None]
-        others = (wanted.sum(1, keepdim=True) - wanted) / rate
+        rivals = wanted * (children < self.n_features)
+        others = (rivals.sum(1, keepdim=True) - rivals) / rate
         coins = wanted / rate * torch.where(exclusive[:, None], 1 + others, 1.0)
         self.coins[children] = coins.clamp(max=1.0)
 

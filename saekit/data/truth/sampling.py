@@ -86,7 +86,8 @@ class Sampler:
     Args:
         coins: the law of firing.
         magnitudes: the law of magnitudes.
-        tensors: `mean` and `std` of magnitudes, `average` of them.
+        tensors: `mean` and `std` of magnitudes, and `average`, which activations of parents are
+            divided by where they scale their children.
         forest: which features fire only under another; None for none.
     """
 
@@ -103,6 +104,7 @@ class Sampler:
             self._sizes = self._starts.diff()
             roots = (forest.parent[self.n_features :] < 0) & (self._sizes[self.n_features :] > 0)
             self._groups = roots.nonzero()[:, 0] + self.n_features
+            self._feature = forest.feature_above(self.n_features)
 
     def __call__(self, n: int, generator: torch.Generator) -> Codes:
         """Return the activations of n tokens, features of a row in order."""
@@ -154,18 +156,21 @@ class Sampler:
         on = is_group.clone()
         on[~is_group] = hand.at(rows[~is_group], nodes[~is_group])
         rows, nodes, family, is_group = rows[on], nodes[on], family[on], is_group[on]
-        values = torch.ones(len(rows), device=rows.device)
+        values = level.values[family]  # of a group, that of the feature above it
         real = nodes[~is_group]
         values[~is_group] = self.magnitudes.draw(self.mean[real], self.std[real], generator)
         chosen = (values > 0).nonzero()[:, 0]
-        chosen = chosen[self._chosen(level.nodes, family[chosen], generator)]
+        competes = ~is_group[chosen]
+        kept = torch.ones_like(competes)
+        kept[competes] = self._chosen(level.nodes, family[chosen[competes]], generator)
+        chosen = chosen[kept]
         found = Active(rows[chosen], nodes[chosen], values[chosen])
         above = level.nodes[family[chosen]]
-        scaled = self.forest.scaled[above] & (above < self.n_features)
+        feature = self._feature[above]
+        scaled = self.forest.scaled[above] & (feature >= 0) & ~is_group[chosen]
         if scaled.any():
-            ratio = level.values[family[chosen]] / self.average[above.clamp_max(
-                self.n_features - 1)]  # fmt: skip
-            found.values.mul_(torch.where(scaled & ~is_group[chosen], ratio.float(), 1.0))
+            ratio = level.values[family[chosen]] / self.average[feature.clamp_min(0)]
+            found.values.mul_(torch.where(scaled, ratio.float(), 1.0))
         return found
 
     def _chosen(
