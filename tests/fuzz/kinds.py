@@ -16,7 +16,7 @@ from saekit.activations.exchange import export_arrow
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.activations.store import Store
 from saekit.core.codes import Codes
-from saekit.core.files import read_settings
+from saekit.core.files import read_object
 from saekit.core.npz import read_npz
 from saekit.core.ranks import Mesh
 from saekit.core.result import Result, Score, Table
@@ -335,7 +335,7 @@ def load_resume(folder: Path) -> None:
     from saekit.train.loop import _check_folder
 
     run = world.run(base())
-    Run.from_dict(read_settings(folder / "run.json"))
+    Run.from_dict(read_object(folder / "run.json"))
     _check_folder(run, one_model(), folder, True)
 
 
@@ -392,9 +392,18 @@ def make_parts(folder: Path) -> None:
 
 
 class _NoStream:
-    """A stream with no part of its own."""
+    """A stream that reads no text."""
 
-    streams: tuple = ()
+    served_tokens = 0
+
+    def batch(self):
+        raise NotImplementedError
+
+    def state(self):
+        raise NotImplementedError
+
+    def load(self, tensors, values):
+        raise NotImplementedError
 
 
 def load_parts(folder: Path) -> None:

@@ -52,7 +52,7 @@ def of_json(data: bytes, chance: random.Random) -> bytes:
     """Change values, keys or structure of a JSON text."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return of_bytes(data, chance)
     if chance.random() < 0.03:
         return chance.choice([b"[" * 5000, b'{"a":' * 3000, b"[" * 40 + b"]" * 40, b"null", b""])
