@@ -17,6 +17,7 @@ from saekit.data.tokenise import Rows
 
 FORMAT, VERSION = "saekit.latents", 1
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
+STORE_FILES = (_MANIFEST, _TOTALS)  # and shards
 
 
 class TokenMajor(NamedTuple):
@@ -361,6 +362,11 @@ class LatentStoreWriter:
         self._totals["sums"] += torch.bincount(latents, wide, self.d_sae)
         self._totals["squares"] += torch.bincount(latents, wide * wide, self.d_sae)
         self._totals["maxima"].scatter_reduce_(0, latents, values, "amax")
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file of this name is a shard of a `LatentStore`."""
+    return name.startswith("shard-") and name.endswith(".safetensors")
 
 
 def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saekit.activations.harvest import Harvest
-from saekit.activations.latents import LatentStore, LatentStoreWriter
+from saekit.activations.latents import STORE_FILES, LatentStore, LatentStoreWriter, is_shard
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.analysis.contexts import contexts, latent_records
@@ -17,6 +17,7 @@ from saekit.analysis.max_acts import MaxActs
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import need_space, to_json_line, write_json, write_text
+from saekit.core.lock import made_whole
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
@@ -25,6 +26,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
 TOP_LOGITS = 8
+LATENTS, CONTEXTS, INDEX = "latents.csv", "contexts.json", "index.json"
 
 
 def make_index(
@@ -42,7 +44,7 @@ def make_index(
     Args:
         loaded: the SAE and its card.
         lm: the model it was trained on.
-        out: folder to make; an earlier index in it is replaced.
+        out: folder to make; an earlier index in it stays until this one is whole.
         tokens: tokens of text that count, at least 1; fewer where the text is shorter.
         text: a corpus and which part of it; the text of the training run where None.
         max_acts: which contexts to keep; the strongest 8 where None.
@@ -52,7 +54,8 @@ def make_index(
         ``tokens``, ``entries``, ``rows``, ``seconds``.
 
     Raises:
-        ConfigError: the SAE codes several sites jointly, or `tokens` is below 1.
+        ConfigError: the SAE codes several sites jointly, `tokens` is below 1, or `out` holds
+            something else than an index.
         DataError: the text holds no token that counts.
     """
     began = time.monotonic()
@@ -75,24 +78,33 @@ def make_index(
     rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
-    need_space(out, tokens * 32 * 24)
-    writer = LatentStoreWriter(
-        out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae, meta={"card": card.to_dict(), "split": split}
-    )
-    n_tokens = _encode(harvest, loaded, writer, tokens, shown)
-    if not n_tokens:
-        raise DataError("The text holds no token that counts; give the corpus more text.")
-    store = writer.close()
-    found = _tables(store, loaded, ways[read], lm, out, max_acts or MaxActs(n=8))
-    counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
-    seconds = time.monotonic() - began
-    write_json(
-        out / "index.json",
-        counts
-        | {"seconds": seconds, "split": split, "site": str(read), "corpus": stream.provenance()}
-        | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
-    )
+    with made_whole(out, "saekit index", replaces=_is_index) as part:
+        need_space(out, tokens * 32 * 24)
+        writer = LatentStoreWriter(
+            part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
+            meta={"card": card.to_dict(), "split": split},
+        )  # fmt: skip
+        n_tokens = _encode(harvest, loaded, writer, tokens, shown)
+        if not n_tokens:
+            raise DataError("The text holds no token that counts; give the corpus more text.")
+        store = writer.close()
+        found = _tables(store, loaded, ways[read], lm, part, max_acts or MaxActs(n=8))
+        counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
+        seconds = time.monotonic() - began
+        write_json(
+            part / INDEX,
+            counts
+            | {"seconds": seconds, "split": split, "site": str(read)}
+            | {"corpus": stream.provenance(), "harvest": harvest.counts._asdict()}
+            | {"provenance": provenance.collect()},
+        )
     return counts | {"seconds": seconds}
+
+
+def _is_index(folder: Path) -> bool:
+    """Return whether a folder holds an index, whole or in part, and nothing else."""
+    names = {path.name for path in folder.iterdir()} - {LATENTS, CONTEXTS, INDEX, *STORE_FILES}
+    return all(is_shard(name) for name in names)
 
 
 @torch.no_grad()
@@ -124,10 +136,10 @@ def _tables(
 ) -> int:
     """Write what is read of a store by people, and return its number of entries."""
     stats = LatentStats().run(store)
-    stats.write_csv(out / "latents.csv")
+    stats.write_csv(out / LATENTS)
     found = contexts(store, max_acts.peaks(store), lm.tokenizer.pieces)
     logits = None
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
         logits = top_logits(lm, loaded.sae.directions().detach(), TOP_LOGITS).records()
-    write_text(out / "contexts.json", to_json_line(latent_records(stats, found, logits)))
+    write_text(out / CONTEXTS, to_json_line(latent_records(stats, found, logits)))
     return int(store.counts.sum())

@@ -55,12 +55,15 @@ def analyse(
 
     Example: saekit layers analyse runs/mine --tokens 1000000
     """
+    from saekit.core.lock import claimed
     from saekit.layers.survey import SurveyConfig, survey
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
-    shared, lm, stream = opened(run, site, corpus, split, device)
-    found = survey(shared, lm, stream, config, lens=_lens(lens, lm), shown=not quiet)
-    _emit_survey(found, out or run / "layers", run, as_json)
+    folder = out or run / "layers"
+    with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
+        shared, lm, stream = opened(run, site, corpus, split, device)
+        found = survey(shared, lm, stream, config, lens=_lens(lens, lm), shown=not quiet)
+        _emit_survey(found, folder, run, as_json)
 
 
 @app.command("merge")
@@ -161,7 +164,8 @@ def baselines(
     for one in shared.sites:
         place = folder / str(one)
         if not (place / "sae" / "config.json").exists():
-            train(single_layer(whole, str(one)), lm, place, shown=not quiet)
+            begun = (place / "run.json").exists()  # by a command that was stopped
+            train(single_layer(whole, str(one)), lm, place, resume=begun, shown=not quiet)
         made[str(one)] = str(place)
     emit({"baselines": made}, as_json=as_json,
          lines=[*(f"SAE      {p}" for p in made.values()), f"next     saekit layers compare {run}"])
@@ -285,7 +289,7 @@ def opened(
         ConfigError: it does not read a layer, or there is no such part of the text.
         FormatError: there is no SAE, or its model is another one now.
     """
-    from saekit.cli.evaluate import model_of
+    from saekit.cli.evaluate import model_of, relocated
     from saekit.data.base import SPLITS
     from saekit.data.base import Corpus as Text
     from saekit.data.open import open_corpus
@@ -296,7 +300,7 @@ def opened(
 
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    loaded = load(run, scaled=True)
+    loaded = relocated(load(run, scaled=True), run, corpus=corpus)
     SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
     if corpus is None and "corpus" not in loaded.card.run:
         raise ConfigError(f"{run} does not say which text it is from; name one with --corpus.")

@@ -7,7 +7,6 @@ somebody else made. The finished SAE is safetensors, like every other.
 """
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from saekit.activations.shuffle import Stream
 from saekit.core import ranks
 from saekit.core.errors import FormatError, ResourceError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
+from saekit.core.parts import new_folder, put_folder
 from saekit.core.ranks import Mesh
 from saekit.train import checkpoint
 from saekit.train.checkpoint import State
@@ -51,8 +51,7 @@ def write(
 
     def begin() -> None:
         need_space(folder, n_bytes * mesh.every.size + 2**20)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        new_folder(part)
 
     mesh.every.on_first(begin)
     try:
@@ -81,9 +80,7 @@ def write(
                 "torch": torch.__version__,
             },
         )
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
+        put_folder(part, target)
         checkpoint.drop_old(folder, keep_step)
 
     mesh.every.on_first(commit)
