@@ -60,7 +60,8 @@ def _replace(path: Path, write: Callable[[Path], Path], n_bytes: int) -> None:
         whole = write(part)
         parts.sync(whole)
         whole.replace(path)
-        parts.remove(part)
+        if whole != part:  # the folder it was in
+            parts.remove(part)
         parts.sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -67,7 +67,8 @@ def remove(path: Path) -> None:
 def discard(folder: Path) -> None:
     """Delete a folder so that it is there whole or not at all, whenever this process dies."""
     aside = part_of(folder)
-    remove(aside)
+    if aside.exists():
+        remove(aside)
     folder.rename(aside)
     shutil.rmtree(aside)
 

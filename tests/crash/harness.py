@@ -71,6 +71,7 @@ def filled(words, out):
 
 def whole(server, case, folder):
     """Run a command left alone; return its folder and its operations."""
+    (folder / "whole").mkdir()
     answer = server.run(filled(case.start, folder / "whole/out"), folder / "whole")
     assert answer.code == 0, answer.text
     return folder / "whole/out", answer.names

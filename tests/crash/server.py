@@ -112,7 +112,7 @@ def in_child(job, out_fd, err):
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(out_fd, "w") as answer:
+    with os.fdopen(out_fd, "w") as answer:
         json.dump(operations.names, answer)
     os._exit(code or 0)
 
@@ -124,7 +124,7 @@ def serve(model):
     import saekit.layers.survey
     import saekit.locality.depth
     import saekit.train.sweep
-    import saekit.train.toy
+    import saekit.train.toy  # noqa: F401 - so that no child has to
     from saekit.models import hf
 
     loaded, real = hf.load(model, dtype="float32"), hf.load
@@ -144,7 +144,7 @@ def serve(model):
             os.close(reader)
             in_child(job, writer, err)
         os.close(writer)
-        with open(reader) as said:
+        with os.fdopen(reader) as said:
             names = said.read()
         _, status = os.waitpid(child, 0)
         text = Path(err).read_text(errors="replace")[-2000:]
