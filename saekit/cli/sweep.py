@@ -74,9 +74,9 @@ def sweep(
             "A sweep runs in one process. Use --emit, and start each command under torchrun."
         )
     if resume is not None:
-        (runs, found), folder = many.read(resume), resume
+        runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
-        begun = many.begun_with_of(found, resume)["model"]["dtype"]
+        begun = many.begun_with_of(resume)["model"]["dtype"]
         lm = load(first.model, revision=first.revision, dtype=begun, device=device)
     else:
         points = combinations(vary or [])

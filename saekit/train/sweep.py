@@ -135,26 +135,29 @@ def summary(runs: Mapping[str, Run], out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read(out: Path) -> tuple[dict[str, Run], Record]:
+def read(out: Path) -> dict[str, Run]:
     """Return the runs of the sweep in a folder, with model and text where they are now.
 
     Raises:
         FormatError: there is none, or model or text are nowhere to be found.
     """
+    runs, made = _recorded(out).settings["runs"], begun_with_of(out)
+    return {k: Run.from_dict(record.found_again(v, out, made)) for k, v in runs.items()}
+
+
+def _recorded(out: Path) -> Record:
     if not (out / SWEEP).exists():
         raise FormatError(f"{out} holds no sweep to go on with: it has no {SWEEP}.")
-    found = record.read(out / SWEEP)
-    made = begun_with_of(found, out)
-    runs = found.settings["runs"]
-    return {k: Run.from_dict(record.found_again(v, out, made)) for k, v in runs.items()}, found
+    return record.read(out / SWEEP)
 
 
-def begun_with_of(found: Record, out: Path) -> dict[str, Any]:
+def begun_with_of(out: Path) -> dict[str, Any]:
     """Return what a sweep was begun with; of an early version's, what the first manifest says.
 
     Raises:
-        FormatError: nothing says it.
+        FormatError: nothing says it, or there is no sweep.
     """
+    found = _recorded(out)
     if found.version:
         return found.begun_with
     manifests = sorted(out.glob(f"*/{record.MANIFEST}"))
@@ -211,10 +214,10 @@ def _open_folder(
                 f"it: saekit sweep --resume {out}"
             )
         return run_digest(record.begin(out / SWEEP, raw, now.begun_with).settings["runs"])
-    found = read(out)[1]
+    found = _recorded(out)
     there = {n: record.completed(r, Run) for n, r in found.settings["runs"].items()}
     settings = {"kind": "sweep", "runs": there}
-    record.compare(Record(settings, begun_with_of(found, out)), now, out)
+    record.compare(Record(settings, begun_with_of(out)), now, out)
     return run_digest(found.settings["runs"])
 
 

@@ -134,6 +134,7 @@ def serve(model):
         return loaded if same else real(name, **options)
 
     hf.load = load
+    _warm(model)
     err = f"{model}-errors-{os.getpid()}"
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -152,6 +153,30 @@ def serve(model):
         answer["names"] = json.loads(names) if names else []
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _warm(model):
+    """Do once what every child would do again: imports, the commands' options, asking git."""
+    import contextlib
+    import functools
+    import gc
+    import io
+
+    import typer.main
+
+    from saekit.cli.main import main
+    from saekit.core import provenance
+
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    provenance._commit = functools.cache(provenance._commit)
+    out = Path(f"{model}-warm")
+    text = Path(model).parent / "text.jsonl"
+    words = ["train", "--model", model, "--corpus", text, "--d-sae", "16", "--k", "2", "--quiet",
+             "--tokens", "300", "--dtype", "float32", "--set", "n_ctx=16"]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([str(w) for w in [*words, "--out", out]])
+    assert (out / "sae").exists()
+    gc.freeze()  # so that children share pages
 
 
 if __name__ == "__main__":

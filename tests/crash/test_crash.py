@@ -5,11 +5,14 @@ times in other files are left out, which differ between any two runs.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Case, Server, differences, gone_on, killed_at, whole
+from saekit.activations.latents import LatentStore
+from saekit.core.files import read_json
+from tests.crash.harness import Case, Server, differences, filled, gone_on, killed_at, whole
 
 FEW = 4  # points of each command in the default run
 
@@ -135,3 +138,31 @@ def test_a_few_kills(server, case_of, tmp_path, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
     equal_at(server, case_of[name], tmp_path, lambda n: range(1, n + 1))
+
+
+def earlier_index_stays(server, case, trained, folder, points):
+    """Kill an index over an earlier one: one of the two is there, whole."""
+    old = folder / "old" / "out"
+    words = ["index", trained / "one", "--tokens", "200", "--quiet", "--out", old]
+    assert server.run(words).code == 0
+    counted = shutil.copytree(old.parent, folder / "counted")
+    names = server.run(filled(case.start, counted / "out"), counted).names
+    assert any(name.startswith("exchange") for name in names)
+    tokens = {read_json(f / "out/index.json")["tokens"] for f in (old.parent, counted)}
+    assert len(tokens) == 2
+    for at in points(len(names)):
+        out = killed_at(server, case, folder, at, before=old)
+        LatentStore.open(out).verify()
+        assert read_json(out / "index.json")["tokens"] in tokens
+        gone_on(server, case, out)
+        assert not differences(counted / "out", out)
+
+
+def test_an_earlier_index_stays_until_the_new_one_is_whole(server, case_of, trained, tmp_path):
+    earlier_index_stays(server, case_of["index"], trained, tmp_path, spread)
+
+
+@pytest.mark.slow
+def test_an_earlier_index_stays_at_every_operation(server, case_of, trained, tmp_path):
+    case = case_of["index"]
+    earlier_index_stays(server, case, trained, tmp_path, lambda n: range(1, n + 1))
