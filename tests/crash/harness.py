@@ -18,7 +18,7 @@ LEFT = re.compile(r"\..*")  # locks, parts, and what a library writes first: non
 # Times, speeds, places and the machine differ by nature; bench.json is nothing else.
 UNLIKE = {"bench.json"}
 VOLATILE = {"seconds", "provenance", "folder", "cwd", "time", "memory_bytes", "tokens_per_second",
-            "command", "run", "truth_at", "sha256_of_card"}  # fmt: skip
+            "command", "run", "analysis"}  # fmt: skip
 BITS = (".safetensors", ".npz", ".csv", ".json", ".jsonl", ".txt")
 
 

@@ -60,14 +60,14 @@ def cases(server, trained):
     truth = ["--truth", trained / "truth", "--tokens", "900", "--quiet",
              *settings(batch_tokens=64, checkpoint_tokens=256), *out]  # fmt: skip
     depth = ["locality", "depth", "--sae", trained / "one", "--corpus", server.text, "--windows",
-             "40", "--n-ctx", "8", "--no-figures", "--quiet", *out]  # fmt: skip
+             "30", "--n-ctx", "8", "--no-figures", "--quiet", *out]  # fmt: skip
     return {
         "train": Case(train(server, *k, *out), "run.json", resumed),
         "train, rolling": Case(
             train(server, *k, *out, buffer_tokens=128), "run.json", resumed
         ),
         "train, windows": Case(
-            train(server, "--arch", "temporal", *out, buffer_tokens=128, pair__window=5),
+            train(server, *k, "--arch", "temporal", *out, buffer_tokens=128, pair__window=5),
             "run.json", resumed,
         ),
         "sweep": Case(train(server, *k, *seeds, *out, verb="sweep"), "sweep.json", swept),
