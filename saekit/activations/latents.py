@@ -1,6 +1,6 @@
 """LatentStore: the sparse codes of a corpus on disk, by token and by latent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -13,11 +13,11 @@ from saekit.core.codes import Codes
 from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
 from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
 from saekit.core.finite import all_finite
+from saekit.core.parts import is_own
 from saekit.data.tokenise import Rows
 
 FORMAT, VERSION = "saekit.latents", 1
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
-STORE_FILES = (_MANIFEST, _TOTALS)  # and shards
 
 
 class TokenMajor(NamedTuple):
@@ -364,9 +364,20 @@ class LatentStoreWriter:
         self._totals["maxima"].scatter_reduce_(0, latents, values, "amax")
 
 
-def is_shard(name: str) -> bool:
-    """Return whether a file of this name is a shard of a `LatentStore`."""
-    return name.startswith("shard-") and name.endswith(".safetensors")
+def is_store(folder: Path, also: Sequence[str] = ()) -> bool:
+    """Return whether a folder holds a `LatentStore`, whole or in part, and nothing else.
+
+    Args:
+        folder: the folder.
+        also: names of further files that may be in it.
+    """
+    known = {_MANIFEST, _TOTALS, *also}
+    return all(
+        path.name in known
+        or is_own(path.name)
+        or (path.name.startswith("shard-") and path.suffix == ".safetensors")
+        for path in folder.iterdir()
+    )
 
 
 def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saekit.activations.harvest import Harvest
-from saekit.activations.latents import STORE_FILES, LatentStore, LatentStoreWriter, is_shard
+from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.analysis.contexts import contexts, latent_records
@@ -78,7 +78,8 @@ def make_index(
     rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
-    with made_whole(out, "saekit index", replaces=_is_index) as part:
+    written = (LATENTS, CONTEXTS, INDEX)
+    with made_whole(out, "saekit index", replaces=lambda old: is_store(old, written)) as part:
         need_space(out, tokens * 32 * 24)
         writer = LatentStoreWriter(
             part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
@@ -99,12 +100,6 @@ def make_index(
             | {"provenance": provenance.collect()},
         )
     return counts | {"seconds": seconds}
-
-
-def _is_index(folder: Path) -> bool:
-    """Return whether a folder holds an index, whole or in part, and nothing else."""
-    names = {path.name for path in folder.iterdir()} - {LATENTS, CONTEXTS, INDEX, *STORE_FILES}
-    return all(is_shard(name) for name in names)
 
 
 @torch.no_grad()

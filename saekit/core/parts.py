@@ -148,7 +148,12 @@ def is_empty(folder: Path) -> bool:
         return True
     if not folder.is_dir():
         return False
-    return all(p.name == ".lock" or _NAME.fullmatch(p.name) for p in folder.iterdir())
+    return all(is_own(path.name) for path in folder.iterdir())
+
+
+def is_own(name: str) -> bool:
+    """Return whether a file of this name is a lock or a part, and so nothing of the user's."""
+    return name == ".lock" or _NAME.fullmatch(name) is not None
 
 
 def is_alive(pid: int) -> bool:
