@@ -76,6 +76,7 @@ def merge(
 
     Example: saekit layers merge part0 part1 --out both
     """
+    from saekit.core.lock import claimed
     from saekit.layers.survey import Survey
 
     if len(parts) < 2:
@@ -83,7 +84,8 @@ def merge(
     found = Survey.load(parts[0])
     for part in parts[1:]:
         found.merge(Survey.load(part))
-    _emit_survey(found, out, parts[0].parent, as_json)
+    with claimed(out, "saekit layers merge"):
+        _emit_survey(found, out, parts[0].parent, as_json)
 
 
 @app.command("eval")

@@ -28,6 +28,8 @@ from saekit.core.lock import newest
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
 
+INTERRUPTED = 130
+
 # That of the parser which this typer stands on, its own or click's.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments, arguments is None)
     except KeyboardInterrupt:  # while an error was being told
-        code = 130
+        code = INTERRUPTED
     if arguments is None:
         _ignore_interrupts()
     if "WORLD_SIZE" in os.environ:  # one of several processes, started by torchrun
@@ -100,13 +102,14 @@ def _run(words: list[str], ends: bool) -> int:
     except SaekitError as error:
         done()
         typer.echo(f"saekit: {error}", err=True)
-        code = error.exit_code
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which typer returns as well, having caught the interrupt
         done()
         claim = newest()
         kept = "Nothing was written." if claim is None else claim.kept
         typer.echo(f"saekit: interrupted. {kept}", err=True)
-        code = 130
     return code if isinstance(code, int) else 0
 
 
