@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from saekit.activations.harvest import Harvest
-from saekit.core.files import read_json
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.models.hf import load
+from saekit.train import record
 from saekit.train.run import Run
 
 LARGEST_FLOAT8 = 448.0
@@ -71,7 +71,7 @@ def main():
     parser.add_argument("run", type=Path)
     parser.add_argument("--tokens", type=int, default=2048)
     options = parser.parse_args()
-    run = Run.from_dict(read_json(options.run / "run.json"))
+    run = Run.from_dict(record.read(options.run / "run.json").settings)
     sae = native.load(options.run).sae
     x = held_out(run, options.tokens)
     W, b = sae.W_enc.detach().t().contiguous(), sae.b_enc.detach()

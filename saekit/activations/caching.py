@@ -2,10 +2,10 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,13 @@ from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.activations.precision import Channels, Precision, added_fvu
 from saekit.activations.rules import TokenRule
-from saekit.activations.store import MANIFEST, Store, begin, described
-from saekit.activations.store_writer import StoreWriter, bytes_of_row, only_writer
+from saekit.activations.store import CHANNELS, MANIFEST, Store, begin, described
+from saekit.activations.store_writer import StoreWriter, bytes_of_row
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError, Interrupted, ResourceError
 from saekit.core.files import need_space
+from saekit.core.lock import NAME, claimed
+from saekit.core.parts import is_empty
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
@@ -116,9 +118,10 @@ def write(
     """
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
-    _check_folder(caching, model, folder)
-    harvest = caching.harvest(model)
-    with only_writer(folder):
+    kept = f"Shards that were written are kept. {_go_on(folder, tokens)}"
+    with claimed(folder, "saekit cache write", kept):
+        _check_folder(caching, model, folder)
+        harvest = caching.harvest(model)
         store = _opened(caching, harvest, folder)
         if shown:
             sys.stderr.write(f"cache     {expected(store, tokens)}\n")
@@ -145,9 +148,9 @@ def repair(model: LanguageModel, folder: Path, *, shown: bool = True) -> list[st
     if store.manifest["imported"]:
         raise ConfigError(f"{folder} was imported and has no text to write it from; import again.")
     caching = Caching.from_dict(store.manifest["config"])
-    _check_folder(caching, model, folder)
-    damaged = store.damaged()
-    with only_writer(folder):
+    with claimed(folder, "saekit cache write --repair", "Shards that were mended stay so."):
+        _check_folder(caching, model, folder)
+        damaged = store.damaged()
         harvest = caching.harvest(model)
         _check_text(harvest, store)
         writer = StoreWriter(store, store.channels)
@@ -212,9 +215,9 @@ def _go_on(folder: Path, tokens: int) -> str:
 def _check_folder(caching: Caching, model: LanguageModel, folder: Path) -> None:
     """Refuse to write where something else is."""
     if not (folder / MANIFEST).exists():
-        others = [p for p in folder.iterdir() if not p.name.startswith(".")] if (
-            folder.is_dir()) else [folder] if folder.exists() else []  # fmt: skip
-        if others:
+        # One that was killed before its manifest was written has left no more than this.
+        begun = folder.is_dir() and [p.name for p in folder.iterdir() if p.name != NAME]
+        if not is_empty(folder) and begun != [CHANNELS]:
             raise ConfigError(f"{folder} is in use and holds no cache. Choose another folder.")
         return
     manifest = Store.open(folder).manifest
@@ -222,12 +225,25 @@ def _check_folder(caching: Caching, model: LanguageModel, folder: Path) -> None:
     pairs.append(("model.", model.provenance(), manifest["model"]))
     for prefix, asked, written in pairs:
         for field, value in asked.items():
+            if _elsewhere(prefix + field, asked, written):
+                continue
             if written.get(field) != value:
                 raise ConfigError(
                     f"{folder} holds a cache with `{prefix}{field}` {written.get(field)!r}; got "
                     f"{value!r}. Choose another folder, or go on with what is there: "
                     f"saekit cache write --resume {folder} --tokens N"
                 )
+
+
+def _elsewhere(name: str, asked: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Return whether a model is the same though its folder has another name now.
+
+    Its revision, which is compared as well, is a digest of its files.
+    """
+    if name == "model":
+        return Path(str(asked[name])).is_dir()
+    known = written.get("revision") is not None
+    return name == "model.name" and known and Path(str(asked["name"])).is_dir()
 
 
 def _opened(caching: Caching, harvest: Harvest, folder: Path) -> Store:

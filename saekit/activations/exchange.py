@@ -1,6 +1,5 @@
 """Exchange: stores to and from the layout in which SAELens caches activations."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from saekit.activations.store_writer import StoreWriter, bytes_of_row
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.files import need_space
 from saekit.core.finite import all_finite
+from saekit.core.lock import made_whole
 from saekit.core.progress import Progress
 from saekit.data.arrow import Part, Table, open_arrow, read_arrow, write_arrow
 from saekit.data.tokenise import Rows
@@ -43,15 +43,13 @@ def export_arrow(
         shown: show progress.
 
     Raises:
-        ConfigError: `folder` exists, or `dtype` is another.
+        ConfigError: `folder` is in use, or `dtype` is another.
         DataError: an activation does not fit float16.
         ResourceError: the disk is too small.
     """
     if dtype not in EXPORTED:
         raise ConfigError(f"`dtype` must be one of {', '.join(EXPORTED)}; got {dtype!r}.")
-    _check_new(folder)
     size = store.n_ctx * (store.sites[site] * EXPORTED[dtype].itemsize + 4)
-    need_space(folder, size * store.n_rows)
     each = max(_FILE_BYTES // (size * _PART_ROWS), 1) * _PART_ROWS
     progress = Progress("export", store.n_rows, "rows", shown=shown)
 
@@ -67,14 +65,11 @@ def export_arrow(
             progress.add(len(acts))
             yield Part(acts, store.text(row, n).tokens)
 
-    part = _beside(folder)
-    try:
+    with made_whole(folder, "saekit cache export") as part:
+        need_space(folder, size * store.n_rows)
         files = [parts(first) for first in range(0, store.n_rows, each)]
         name = column or transformer_lens_name(site)
         write_arrow(part, name, files, (store.n_ctx, store.sites[site]), dtype)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     progress.close()
     return store.n_rows
 
@@ -97,7 +92,7 @@ def import_arrow(
         shown: show progress.
 
     Raises:
-        ConfigError: `folder` exists, or several sites are named.
+        ConfigError: `folder` is in use, or several sites are named.
         FormatError: `source` is not of this layout, or is damaged.
         ShapeError: rows are not as long, or activations not as wide, as they should be.
     """
@@ -111,13 +106,11 @@ def import_arrow(
             f"{caching.n_ctx} and {model.width(site)} are expected of {model.name} at {site}. "
             f"Set `n_ctx`, or name another model or site."
         )
-    _check_new(folder)
-    found = _first(table)
-    rule = _rule(caching, model, table, found)
-    sample = found.acts[rule.keep(_tokens(found), found.acts)]
-    channels = Channels.of(sample)
-    part = _beside(folder)
-    try:
+    with made_whole(folder, "saekit cache import") as part:
+        found = _first(table)
+        rule = _rule(caching, model, table, found)
+        sample = found.acts[rule.keep(_tokens(found), found.acts)]
+        channels = Channels.of(sample)
         begin(part, {site: channels} if caching.precision == "int8w" else {}, {
             "config": caching.to_dict(),
             **described(model, [site]),
@@ -130,9 +123,6 @@ def import_arrow(
             "imported": {"from": source.name, "column": table.column, "layout": "sae-lens"},
         })  # fmt: skip
         _copy(table, StoreWriter(Store.open(part), {site: channels}), site, rule, shown)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return Store.open(folder)
 
 
@@ -188,16 +178,3 @@ def _rule(caching: Caching, model: LanguageModel, table: Table, found: Part) -> 
             "Set `rule.special` to false."
         )
     return fit(caching.rule, model.tokenizer.special_ids, _tokens(found), found.acts)
-
-
-def _check_new(folder: Path) -> None:
-    if folder.exists():
-        raise ConfigError(f"{folder} exists. Choose another folder, or delete it.")
-
-
-def _beside(folder: Path) -> Path:
-    """Return an empty folder beside another, to be renamed to it when it is whole."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    return part

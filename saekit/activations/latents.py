@@ -1,7 +1,7 @@
 """LatentStore: the sparse codes of a corpus on disk, by token and by latent."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -15,6 +15,7 @@ from saekit.core.codes import Codes
 from saekit.core.errors import DataError, FormatError, ShapeError, UnknownNameError
 from saekit.core.files import read_tensors, sha256_of, write_tensors
 from saekit.core.finite import all_finite
+from saekit.core.parts import is_own
 from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.tokenise import Rows
 
@@ -430,6 +431,22 @@ class _Ends:
     def maxima(self) -> Float[Tensor, "d_sae"]:
         """Return the activation of largest size, with its sign; of both ends alike the positive."""
         return torch.where(-self.low > self.high, self.low, self.high)
+
+
+def is_store(folder: Path, also: Sequence[str] = ()) -> bool:
+    """Return whether a folder holds a `LatentStore`, whole or in part, and nothing else.
+
+    Args:
+        folder: the folder.
+        also: names of further files that may be in it.
+    """
+    known = {_MANIFEST, _TOTALS, *also}
+    return all(
+        path.name in known
+        or is_own(path.name)
+        or (path.name.startswith("shard-") and path.suffix == ".safetensors")
+        for path in folder.iterdir()
+    )
 
 
 def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:

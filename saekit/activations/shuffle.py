@@ -295,7 +295,10 @@ class Rolling(Shuffle):
         tensors["live"] = self._live
         if self._order is not None:
             tensors["order"] = self._order
-        counts = self._counts if self._acts is not None else self.harvest.counts
+        # A pass that is not used up is done again on resume, and counted then; unless nothing more
+        # is wanted of it.
+        again = self._acts is not None and self._read_events < self.total_events
+        counts = self._counts if again else self.harvest.counts
         return tensors, {
             "served_events": self.served_events,
             "read_events": self._read_events,

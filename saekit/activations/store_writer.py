@@ -1,10 +1,9 @@
 """StoreWriter: rows to shards; a row is in the store once, whatever stops the writer."""
 
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,28 +14,9 @@ from saekit.activations.precision import STORED, Channels, decode, encode, scale
 from saekit.activations.shard_file import ShardRecord, write_shard
 from saekit.activations.store import SHARDS, Store
 from saekit.core.errors import DataError, ResourceError
+from saekit.core.parts import sync
 from saekit.data.tokenise import Rows
 from saekit.models.sites import Site
-
-_LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """A context in which no other process writes to a folder; the system ends it with us.
-
-    Raises:
-        ResourceError: another process is writing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResourceError(
-                f"Another process is writing to {folder}. Wait for it, or stop it."
-            ) from error
-        yield
 
 
 class StoreWriter:
@@ -55,8 +35,6 @@ class StoreWriter:
         row_bytes = bytes_of_row(store.sites, store.n_ctx, store.precision)
         passes = store.manifest["config"]["shard_bytes"] // (row_bytes * store.batch_rows)
         self.shard_rows = max(1, passes) * store.batch_rows
-        for left in store.folder.glob(".*.part"):  # of a writer that was killed
-            left.unlink()
         _end_at_a_line(store.folder / SHARDS)
 
     def add(self, rows: Rows, acts: Mapping[Site, Tensor], n_kept: int) -> None:
@@ -159,12 +137,15 @@ def _append(path: Path, line: dict) -> None:
     Raises:
         ResourceError: the disk is full; the file is as it was.
     """
-    size = path.stat().st_size if path.exists() else 0
+    new = not path.exists()
+    size = 0 if new else path.stat().st_size
     try:
         with path.open("ab") as file:
             file.write((json.dumps(line) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.truncate(path, size)

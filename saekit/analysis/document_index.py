@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saekit.activations.latents import LatentStore, LatentStoreWriter
+from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.finite import all_finite
+from saekit.core.lock import made_whole
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import Rows
@@ -86,7 +87,7 @@ class DocumentIndex(Config):
             loaded: an SAE of single activations, and its card.
             lm: the model it was trained on.
             text: a corpus, and which part of it.
-            out: folder to make.
+            out: folder to make; an earlier store in it stays until this one is whole.
             tokens: at which number no further document is begun, at least 1.
             shown: show progress on stderr.
 
@@ -109,23 +110,25 @@ class DocumentIndex(Config):
         site = card.site
         stream = _Stream(self, loaded, lm, site)
         meta = {"card": card.to_dict(), "split": text[1], "documents": self.to_dict()}
-        writer = LatentStoreWriter(out, n_ctx=self.n_ctx, d_sae=sae.cfg.d_sae, meta=meta)
-        progress = Progress("documents", tokens, shown=shown)
-        n = 0
-        rows = _Buffer(writer)
-        for document in _documents(text, lm, self.least_doc_tokens):
-            if n >= tokens:
-                break
-            rows.add(document, *stream.read(document.tokens))
-            n += len(document.tokens)
-            progress.add(len(document.tokens))
-        progress.close()
-        if not rows.written:
-            raise DataError(
-                f"{n} tokens of documents of {self.least_doc_tokens} or more do not fill a row of "
-                f"{self.n_ctx}. Give more text, or lower `n_ctx` or `least_doc_tokens`."
-            )
-        return writer.close()
+        with made_whole(out, "saekit locality autocorr", replaces=is_store) as part:
+            writer = LatentStoreWriter(part, n_ctx=self.n_ctx, d_sae=sae.cfg.d_sae, meta=meta)
+            progress = Progress("documents", tokens, shown=shown)
+            n = 0
+            rows = _Buffer(writer)
+            for document in _documents(text, lm, self.least_doc_tokens):
+                if n >= tokens:
+                    break
+                rows.add(document, *stream.read(document.tokens))
+                n += len(document.tokens)
+                progress.add(len(document.tokens))
+            progress.close()
+            if not rows.written:
+                raise DataError(
+                    f"{n} tokens of documents of {self.least_doc_tokens} or more do not fill a "
+                    f"row of {self.n_ctx}. Give more text, or lower `n_ctx` or `least_doc_tokens`."
+                )
+            writer.close()
+        return LatentStore.open(out)
 
 
 def _documents(

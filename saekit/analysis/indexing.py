@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from saekit.activations.harvest import Harvest
-from saekit.activations.latents import LatentStore, LatentStoreWriter
+from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.analysis.act_histogram import ActHistogram
@@ -19,6 +19,7 @@ from saekit.analysis.max_acts import MaxActs
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import need_space, to_json_line, write_text
+from saekit.core.lock import made_whole
 from saekit.core.progress import Progress
 from saekit.core.sealed import write_sealed
 from saekit.data.base import Corpus, Split
@@ -29,6 +30,7 @@ from saekit.models.sites import Site
 
 TOP_LOGITS = 8
 SPREAD = 5  # contexts of a latent from its whole range of activations, one each fifth of it
+LATENTS, CONTEXTS, INDEX = "latents.csv", "contexts.json", "index.json"
 
 
 def make_index(
@@ -50,7 +52,7 @@ def make_index(
     Args:
         loaded: the SAE and its card.
         lm: the model it was trained on.
-        out: folder to make; an earlier index in it is replaced.
+        out: folder to make; an earlier index in it stays until this one is whole.
         tokens: tokens of text that count, at least 1; fewer where the text is shorter.
         text: a corpus and which part of it; the text of the training run where None.
         max_acts: which contexts to keep; the strongest 8 where None.
@@ -61,7 +63,7 @@ def make_index(
 
     Raises:
         ConfigError: one of several sites is needed and none was named, or the SAE codes them
-            jointly and one was; or `tokens` is below 1.
+            jointly and one was; `tokens` is below 1; or `out` holds something else than an index.
         DataError: the text holds no token that counts.
     """
     began = time.monotonic()
@@ -85,26 +87,30 @@ def make_index(
     rule = card.rules[str(pair.reads[0])].rule
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
-    need_space(out, tokens * 32 * 24)
-    writer = LatentStoreWriter(
-        out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae, meta={"card": card.to_dict(), "split": split}
-    )
-    n_tokens = _encode(harvest, loaded, writer, tokens, shown)
-    if not n_tokens:
-        raise DataError("The text holds no token that counts; give the corpus more text.")
-    store = writer.close()
-    written = ways[pair.reads[-1]]  # of several that are written, the last
-    found = _tables(store, loaded, written, lm, out, max_acts or MaxActs(n=8))
-    counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
-    seconds = time.monotonic() - began
-    write_sealed(
-        out / "index.json",
-        counts
-        | {"seconds": seconds, "split": split, "site": pair.label, "corpus": stream.provenance()}
-        | {"logits_of": str(written), "window": pair.window}
-        | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
-        [out / "latents.csv", out / "contexts.json"],
-    )
+    names = (LATENTS, CONTEXTS, INDEX)
+    with made_whole(out, "saekit index", replaces=lambda old: is_store(old, names)) as part:
+        need_space(out, tokens * 32 * 24)
+        writer = LatentStoreWriter(
+            part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
+            meta={"card": card.to_dict(), "split": split},
+        )  # fmt: skip
+        n_tokens = _encode(harvest, loaded, writer, tokens, shown)
+        if not n_tokens:
+            raise DataError("The text holds no token that counts; give the corpus more text.")
+        store = writer.close()
+        written = ways[pair.reads[-1]]  # of several that are written, the last
+        found = _tables(store, loaded, written, lm, part, max_acts or MaxActs(n=8))
+        counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
+        seconds = time.monotonic() - began
+        write_sealed(
+            part / INDEX,
+            counts
+            | {"seconds": seconds, "split": split, "site": pair.label}
+            | {"logits_of": str(written), "window": pair.window}
+            | {"corpus": stream.provenance(), "harvest": harvest.counts._asdict()}
+            | {"provenance": provenance.collect()},
+            [part / LATENTS, part / CONTEXTS],
+        )
     return counts | {"seconds": seconds}
 
 
@@ -143,7 +149,7 @@ def _tables(
 ) -> int:
     """Write what is read of a store by people, and return its number of entries."""
     stats = LatentStats().run(store)
-    stats.write_csv(out / "latents.csv")
+    stats.write_csv(out / LATENTS)
     found = contexts(store, max_acts.peaks(store), lm.tokenizer.pieces)
     # The strongest contexts flatter a latent: a few from its whole range stand next to them.
     spread = replace(max_acts, n=SPREAD, examples="intervals")
@@ -155,5 +161,5 @@ def _tables(
         last = directions.flatten(0, -3)[-1] if directions.ndim > 2 else directions
         logits = top_logits(lm, last, TOP_LOGITS).records()
     records = latent_records(stats, found, logits, others, histogram)
-    write_text(out / "contexts.json", to_json_line(records))
+    write_text(out / CONTEXTS, to_json_line(records))
     return int(store.counts.sum())

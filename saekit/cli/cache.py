@@ -47,7 +47,9 @@ def write(
         str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
     ] = "bfloat16",
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [caches/MODEL-SITE]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [caches/MODEL-SITE-DIGEST]")
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Go on with the cache in this folder, to --tokens; other flags unused."),
@@ -68,29 +70,33 @@ def write(
     """
     from saekit.activations import caching as made
     from saekit.activations.store import Store
+    from saekit.cli.train import short_digest
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
+    from saekit.train import record
     from saekit.train.signals import StopRequest
 
     if resume is not None and repair is not None:
         raise ConfigError("Give --resume or --repair, not both.")
     if (there := resume or repair) is not None:
         store = Store.open(there)
-        spec = made.Caching.from_dict(store.manifest["config"])
+        where = record.found_again(store.manifest["config"], there, store.manifest)
+        spec = made.Caching.from_dict(where)
         begun_with = store.manifest["model"]
         revision = pinned(spec.revision, begun_with)
         lm = load(spec.model, revision=revision, dtype=begun_with["dtype"], device=device)
         if repair is not None:
             files = made.repair(lm, repair, shown=not quiet)
-            record = {"cache": str(repair), "rewritten": files}
+            mended = {"cache": str(repair), "rewritten": files}
             said = ", ".join(files) or "nothing was damaged"
-            return emit(record, as_json=as_json, lines=[f"rewritten {said}"])
+            return emit(mended, as_json=as_json, lines=[f"rewritten {said}"])
         folder, wanted = there, tokens or store.n_kept
     else:
         lm = load(model, revision=revision, dtype=dtype, device=device)
         sites = site or [f"L{lm.n_layers // 3}.resid_post"]
         spec = _spec(model, revision, sites, corpus, precision, settings or [])
-        name = f"{model.rstrip('/').rsplit('/', 1)[-1]}-{'-'.join(sites)}"
+        told = short_digest(spec.to_dict(), lm.provenance())
+        name = f"{model.rstrip('/').rsplit('/', 1)[-1]}-{'-'.join(sites)}-{told}"
         folder, wanted = out or Path("caches") / name, tokens or 1_000_000
     with StopRequest() as stop:
         store = made.write(
@@ -246,7 +252,9 @@ def _spec(
     from saekit.activations.caching import Caching
     from saekit.core.config import override
     from saekit.data.open import open_corpus
+    from saekit.train.record import absolute
 
+    model = absolute({"model": model})["model"]
     base = Caching(model=model, revision=revision, sites=tuple(sites), corpus=open_corpus(corpus))
     return override(base, [f"precision={precision}", *settings])
 

@@ -1,6 +1,5 @@
 """`saekit demo`: the whole job on a model and a text that come with the package index."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,9 @@ from saekit.core import machine
 from saekit.core.errors import ConfigError
 
 INDEX_TOKENS = 200_000
+RECORD = "demo.json"
+WRITTEN = ("sae", "index", "eval", "checkpoints", "log.jsonl", "report.html", "manifest.json",
+           RECORD, "run.json")  # fmt: skip
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -30,6 +32,20 @@ def demo(
     Stages that are done are not done again; a demo that was interrupted goes on.
     """
     from saekit import recipes
+    from saekit.core.lock import claimed
+
+    run = recipes.get("demo")
+    if fresh:
+        _check_is_demo(out, run)
+    go_on = f"Go on with: saekit demo --out {out}"
+    with claimed(out, "saekit demo", go_on):
+        if fresh:
+            _throw_away(out)
+        return _staged(run, out, device=device, quiet=quiet, as_json=as_json)
+
+
+def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -> None:
+    """Do the stages that are not done yet, in a folder that this process has claimed."""
     from saekit.core.files import read_json, write_json
     from saekit.core.result import Result
     from saekit.evals.core import Core
@@ -37,11 +53,8 @@ def demo(
     from saekit.models.hf import load
     from saekit.report.page import write_report
 
-    run = recipes.get("demo")
-    if fresh and (out / "run.json").exists():
-        shutil.rmtree(out)
     began = time.monotonic()
-    earlier = out / "demo.json"
+    earlier = out / RECORD
     before = read_json(earlier)["seconds"] if earlier.exists() else 0.0
     lm = load(run.model, device=device)
     worked = _train(run, lm, out, shown=not quiet)
@@ -75,18 +88,57 @@ def demo(
     emit(record, as_json=as_json, lines=lines)
 
 
+def _is_demo(out: Path, run: "Run") -> bool:
+    """Return whether a folder holds a demo, whole or in part, of whatever version."""
+    from saekit.core.errors import SaekitError
+    from saekit.train import record
+    from saekit.train.loop import RUN
+
+    if (out / RECORD).exists():
+        return True
+    try:
+        found = record.read(out / RUN).settings
+    except SaekitError:
+        return False
+    # The demo's model, sites and text, however its other settings were at the time.
+    wanted = run.to_dict()
+    return all(found.get(key) == wanted[key] for key in ("model", "pair", "corpus"))
+
+
+def _check_is_demo(out: Path, run: "Run") -> None:
+    """Refuse to throw away what is not a demo.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    from saekit.core.parts import is_empty
+
+    if not is_empty(out) and not _is_demo(out, run):
+        raise ConfigError(
+            f"{out} holds something else than a demo, and --fresh deletes demos only. Choose "
+            f"another --out."
+        )
+
+
+def _throw_away(out: Path) -> None:
+    """Delete what a demo wrote; other files in its folder stay."""
+    from saekit.core.parts import remove
+
+    for name in WRITTEN:
+        remove(out / name)
+
+
 def _train(run: "Run", lm: "LanguageModel", out: Path, *, shown: bool) -> bool:
     """Train unless it is done; return whether anything was done."""
-    from saekit.core.files import read_json
-    from saekit.train.loop import train
+    from saekit.train import record
+    from saekit.train.loop import RUN, train
 
-    begun = (out / "run.json").exists()
-    if begun and read_json(out / "run.json") != run.to_dict():
-        raise ConfigError(
-            f"{out} holds a run with other settings. Choose another --out, or replace it "
-            f"with --fresh."
-        )
-    if begun and read_json(out / "manifest.json").get("status") == "done":
+    begun = (out / RUN).exists()
+    if begun and record.completed(record.read(out / RUN).settings, type(run)) != run.to_dict():
+        remedy = "another --out, or replace it with --fresh" if _is_demo(out, run) else (
+            "another --out")  # fmt: skip
+        raise ConfigError(f"{out} holds a run with other settings. Choose {remedy}.")
+    if begun and record.is_done(out):
         return False
     train(run, lm, out, resume=begun, shown=shown)
     return True

@@ -45,6 +45,7 @@ def evaluate(
     Example: saekit eval runs/pythia-70m-deduped-L3.resid_post-topk-4096
     """
     from saekit.core.config import override
+    from saekit.core.lock import claimed_file
     from saekit.evals.base import registry
     from saekit.hub.complete import complete
     from saekit.hub.native import load
@@ -52,13 +53,14 @@ def evaluate(
     config = override(registry.get(name)(), settings or [])
 
     def one(folder: Path, path: Path) -> "tuple[Result, Loaded]":
-        loaded = load(folder, site=site)
-        lm = model_of(loaded, device, model)
-        loaded = complete(loaded, lm, text_of(loaded, corpus))
-        result = measure(
-            loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
-        )
-        result.write(path)
+        loaded = relocated(load(folder, site=site), folder, model=model, corpus=corpus)
+        with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
+            lm = model_of(loaded, device, model)
+            loaded = complete(loaded, lm, text_of(loaded, corpus))
+            result = measure(
+                loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
+            )
+            result.write(path)
         return result, loaded
 
     if is_sweep(run):
@@ -70,6 +72,33 @@ def evaluate(
     lines = [*score_lines(result.scores), f"result   {path}"]
     lines.append(f"next     saekit index {run}")
     emit(record, as_json=as_json, lines=lines)
+
+
+def relocated(
+    loaded: "Loaded", run: Path, *, model: str | None = None, corpus: str | None = None
+) -> "Loaded":
+    """Return an SAE whose card names model and text where they are now.
+
+    Args:
+        loaded: the SAE.
+        run: the folder it was read from.
+        model: named by the user, so that the card's is not looked for.
+        corpus: likewise.
+
+    Raises:
+        FormatError: the folder of the model, or a file of the text, is nowhere to be found.
+    """
+    from dataclasses import replace
+
+    from saekit.train import record
+    from saekit.train.loop import RUN
+
+    card = loaded.card
+    made = record.read(run / RUN).begun_with if (run / RUN).exists() else {}
+    given = {"model": model, "corpus": corpus}
+    wanted = {k: card.run[k] for k in given if given[k] is None and k in card.run}
+    found = record.found_again(wanted, run, made or {"model": card.model})
+    return loaded._replace(card=replace(card, run=card.run | found))
 
 
 def model_of(loaded: "Loaded", device: str, name: str | None = None) -> "LanguageModel":

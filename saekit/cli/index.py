@@ -32,7 +32,7 @@ def index(
     """
     from saekit.analysis.indexing import make_index
     from saekit.analysis.max_acts import MaxActs
-    from saekit.cli.evaluate import model_of, text_of
+    from saekit.cli.evaluate import model_of, relocated, text_of
     from saekit.data.base import SPLITS
     from saekit.hub.complete import complete
     from saekit.hub.native import load
@@ -40,7 +40,7 @@ def index(
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     max_acts = MaxActs(n=contexts)
-    loaded = load(run, site=site)
+    loaded = relocated(load(run, site=site), run, model=model, corpus=corpus)
     chosen = text_of(loaded, corpus)
     text = None if corpus is None and split == "train" else (chosen, split)
     lm = model_of(loaded, device, model)

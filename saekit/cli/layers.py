@@ -60,16 +60,18 @@ def analyse(
 
     Example: saekit layers analyse runs/mine --tokens 1000000
     """
+    from saekit.core.lock import claimed
     from saekit.layers.survey import SurveyConfig, survey
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
-    how = How(site, corpus, split, model, n_ctx, dtype, device)
-    shared, lm, stream = opened(run, how)
-    found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
     folder = out or run / "layers"
-    where = "" if out is None else f" --survey {shlex.quote(str(out))}"
-    more = how._replace(sites=None).typed() + where  # an analysis says its layers
-    _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
+    how = How(site, corpus, split, model, n_ctx, dtype, device)
+    with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
+        shared, lm, stream = opened(run, how)
+        found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
+        where = "" if out is None else f" --survey {shlex.quote(str(out))}"
+        more = how._replace(sites=None).typed() + where  # an analysis says its layers
+        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
 
 
 @app.command("merge")
@@ -82,6 +84,7 @@ def merge(
 
     Example: saekit layers merge part0 part1 --out both
     """
+    from saekit.core.lock import claimed
     from saekit.layers.survey import Survey
 
     if len(parts) < 2:
@@ -90,7 +93,8 @@ def merge(
     for part in parts[1:]:
         found.merge(Survey.load(part))
     where = f"{shlex.quote(str(parts[0].parent))} --survey {shlex.quote(str(out))}"
-    _emit_survey(found, out, where, as_json)
+    with claimed(out, "saekit layers merge"):
+        _emit_survey(found, out, where, as_json)
 
 
 @app.command("eval")
@@ -181,7 +185,8 @@ def baselines(
     for one in shared.sites:
         place = folder / str(one)
         if not (place / "sae" / "config.json").exists():
-            train(single_layer(whole, str(one)), lm, place, shown=not quiet)
+            begun = (place / "run.json").exists()  # by a command that was stopped
+            train(single_layer(whole, str(one)), lm, place, resume=begun, shown=not quiet)
         made[str(one)] = str(place)
     where = "" if out is None else f" --singles {shlex.quote(str(out))}"
     following = f"saekit layers compare {shlex.quote(str(run))}{how.typed()}{where}"

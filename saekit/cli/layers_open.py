@@ -83,7 +83,7 @@ def opened(run: Path, how: How) -> Opened:
             do not say a text, a model or the layers and the user did not either.
         FormatError: there is no SAE, or its model is another one now.
     """
-    from saekit.cli.evaluate import model_of, text_of
+    from saekit.cli.evaluate import model_of, relocated, text_of
     from saekit.data.base import SPLITS
     from saekit.data.tokenise import TokenStream
     from saekit.hub.complete import complete
@@ -95,7 +95,7 @@ def opened(run: Path, how: How) -> Opened:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {how.split}.")
     if how.n_ctx is not None and how.n_ctx < 2:  # noqa: PLR2004 - a token and its next
         raise ConfigError(f"`--n-ctx` must be at least 2; got {how.n_ctx}.")
-    loaded = load(run, scaled=True)
+    loaded = relocated(load(run, scaled=True), run, model=how.model, corpus=how.corpus)
     SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
     text = text_of(loaded, how.corpus)
     if how.dtype is not None:

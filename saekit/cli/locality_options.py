@@ -259,7 +259,7 @@ def text_of(corpus: str | None, dataset: str | None) -> tuple[Any, Any]:
     name = dataset or ("code-python" if corpus == "stdlib" else "plain")
     rule = registry.get(name)()
     if corpus is not None and name == "gsm8k":
-        return QuestionAnswer(paths=(corpus,)), rule
+        return QuestionAnswer(paths=(str(Path(corpus).expanduser().absolute()),)), rule
     if corpus is not None:
         return open_corpus(corpus), rule
     if name == "gsm8k":

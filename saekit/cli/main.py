@@ -1,7 +1,9 @@
 """`saekit`: the command line. Commands import what they need when they run, not before."""
 
 import os
+import signal
 import sys
+import threading
 from importlib import metadata
 from typing import Annotated, get_args, get_origin, get_type_hints
 
@@ -25,9 +27,12 @@ from saekit.cli.watch import track, watch
 from saekit.core import machine
 from saekit.core.config import read_number
 from saekit.core.errors import ConfigError, SaekitError
+from saekit.core.lock import newest
 from saekit.core.text import printable
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
+
+INTERRUPTED = 130
 
 # That of the parser which this typer stands on, its own or click's.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -111,21 +116,42 @@ _read_counts(app)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; errors of the user's to mend have no traceback."""
     machine.prepare()
-    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments, arguments is None)
+    except KeyboardInterrupt:  # while an error was being told
+        code = INTERRUPTED
+    if arguments is None:
+        _ignore_interrupts()
+    if "WORLD_SIZE" in os.environ:  # one of several processes, started by torchrun
+        from saekit.core.ranks import leave
+
+        leave(code)
+    sys.exit(code)
+
+
+def _run(words: list[str], ends: bool) -> int:
+    """Run a command and return its exit code; the process ends with it, or somebody goes on."""
+    done = _ignore_interrupts if ends else lambda: None
     try:
         code = app(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
         code = 2
     except SaekitError as error:
+        done()
         typer.echo(printable(f"saekit: {error}"), err=True)
-        code = error.exit_code
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("saekit: interrupted.", err=True)
-        code = 130
-    code = code if isinstance(code, int) else 0
-    if "WORLD_SIZE" in os.environ:  # one of several processes, started by torchrun
-        from saekit.core.ranks import leave
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # which typer returns as well, having caught the interrupt
+        done()
+        claim = newest()
+        kept = "Nothing was written." if claim is None else claim.kept
+        typer.echo(f"saekit: interrupted. {kept}", err=True)
+    return code if isinstance(code, int) else 0
 
-        leave(code)
-    sys.exit(code)
+
+def _ignore_interrupts() -> None:
+    """Let no further Ctrl-C break off the last words: the process is ending as it is."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -48,7 +48,9 @@ def sweep(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the sweep in this folder; other flags unused.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [runs/sweep-MODEL]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [runs/sweep-MODEL-DIGEST]")
+    ] = None,
     emit_commands: Annotated[
         bool,
         typer.Option(
@@ -64,8 +66,7 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
-    from saekit.core.border import reading
-    from saekit.core.files import read_json, write_json
+    from saekit.core.files import write_json
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.train import sweep as many
@@ -77,11 +78,9 @@ def sweep(
     if resume is not None:
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
-        manifests = sorted(resume.glob("*/manifest.json"))
-        with reading(resume, "a sweep"):
-            begun = read_json(manifests[0])["model"] if manifests else {"dtype": dtype}
-            revision, dtype = pinned(first.revision, begun), begun["dtype"]
-        lm = load(first.model, revision=revision, dtype=dtype, device=device)
+        begun = many.begun_with_of(resume)["model"]
+        revision = pinned(first.revision, begun)
+        lm = load(first.model, revision=revision, dtype=begun["dtype"], device=device)
     else:
         points = combinations(vary or [])
         one.check_flags(arch or "topk", tokens, epochs)
@@ -106,7 +105,9 @@ def sweep(
         }
         if len(runs) < len(points):
             raise ConfigError("Two combinations of --vary have one name; give each value once.")
-        folder = out or Path("runs") / f"sweep-{named[0].rstrip('/').rsplit('/', 1)[-1]}"
+        told = one.short_digest({n: r.to_dict() for n, r in runs.items()}, lm.provenance())
+        name = f"sweep-{named[0].rstrip('/').rsplit('/', 1)[-1]}-{told}"
+        folder = out or Path("runs") / name
     if emit_commands:
         files = {name: folder / f"{name}.json" for name in runs}
         for name, run in runs.items():

@@ -1,5 +1,6 @@
 """`saekit train`: from a model, a site and a text to an SAE."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,7 +105,8 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH]")
+        Path | None,
+        typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH-kK-seedSEED-DIGEST]"),
     ] = None,
     latent_shards: Annotated[
         int, typer.Option(help="Under torchrun: processes over which latents are dealt.")
@@ -121,29 +123,14 @@ def train(
     """
     from saekit.cli.cache import recorded_run
     from saekit.core import ranks
-    from saekit.core.border import reading
     from saekit.core.files import read_object
     from saekit.models.hf import load
-    from saekit.models.model_files import pinned
     from saekit.train.loop import train as train_run
 
     device = ranks.own_device(device)
     if resume is not None:
-        if not (resume / "run.json").exists():
-            raise FormatError(f"{resume} holds no run to go on with: it has no run.json.")
-        if (resume / "sae" / "config.json").exists():
-            raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
-        raw = read_object(resume / "run.json")
-        begun_with = read_object(resume / "manifest.json")
-        with reading(resume, "a run"):
-            held = cache or (begun_with.get("cache") or {}).get("folder")
-            revision = pinned(raw["revision"], begun_with["model"])
-            named = (raw["model"], revision, begun_with["model"]["dtype"])
-        if held is not None:
-            lm, _ = recorded_run(Path(held), device, {}, raw)
-        else:
-            lm = load(named[0], revision=named[1], dtype=named[2], device=device)
-        run, folder = as_run(raw, lm, settings or []), resume
+        lm, run = _resumed(resume, cache, device, settings or [])
+        folder = resume
     elif config is not None or recipe is not None:
         asked = given(
             model=model, revision=revision, site=site, target=target, fold=fold or None,
@@ -156,7 +143,7 @@ def train(
             lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
         fit_width(raw, lm)
         run = as_run(raw, lm, k_setting(raw["sae"].get("name", "topk"), k) + (settings or []))
-        folder = out or default_folder(run)
+        folder = out or default_folder(run, lm)
     else:
         arch = arch or "topk"
         check_flags(arch, tokens, epochs)
@@ -173,7 +160,7 @@ def train(
                 corpus=corpus, tokens=tokens,
             )  # fmt: skip
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
-        folder = out or default_folder(run)
+        folder = out or default_folder(run, lm)
     with ranks.session(lm.device):
         sae = train_run(
             run, lm, folder,
@@ -186,6 +173,55 @@ def train(
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit eval {folder}")
     emit(record, as_json=as_json, lines=lines)
+
+
+def _resumed(
+    folder: Path, cache: Path | None, device: str, settings: list[str]
+) -> "tuple[LanguageModel, Run]":
+    """Return model and run of a folder, as they were begun.
+
+    Raises:
+        FormatError: there is no run, or its model or text are nowhere to be found.
+        ConfigError: the run is finished.
+    """
+    from saekit.cli.cache import recorded_run
+    from saekit.core.border import reading
+    from saekit.core.lock import claimed
+    from saekit.models.hf import load
+    from saekit.models.model_files import pinned
+    from saekit.train import record
+    from saekit.train.loop import RUN, begun_with_of
+
+    if not (folder / RUN).exists():
+        raise FormatError(f"{folder} holds no run to go on with: it has no {RUN}.")
+    if record.is_done(folder):
+        with claimed(folder, "saekit train"):  # removes what a writer killed at the end left
+            raise ConfigError(f"The run in {folder} is finished: its SAE is in {folder / 'sae'}.")
+    found = record.read(folder / RUN)
+    made = begun_with_of(found, folder)
+    held = cache or _cache_folder(folder)
+    raw = found.settings
+    if held is not None:
+        lm, _ = recorded_run(held, device, {}, raw)
+    else:
+        raw = record.found_again(raw, folder, made)
+        with reading(folder, "a run"):
+            named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
+        lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
+    return lm, as_run(raw, lm, settings)
+
+
+def _cache_folder(folder: Path) -> Path | None:
+    """Return the cache of activations that a run reads, None where it reads none."""
+    from saekit.core.files import read_json
+    from saekit.train import record
+    from saekit.train.loop import RUN
+
+    manifest = folder / record.MANIFEST
+    noted = record.read(folder / RUN).begun_with.get("cache_folder")
+    old = (read_json(manifest).get("cache") or {}).get("folder") if manifest.exists() else None
+    where = noted or old
+    return None if where is None else Path(where)
 
 
 def made_of(
@@ -250,8 +286,10 @@ def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "R
     from saekit.core.config import field_types, override, read_setting
     from saekit.models.site_patterns import expand_sites
     from saekit.saes.base import registry
+    from saekit.train.record import absolute
     from saekit.train.run import Run
 
+    raw = absolute(raw)
     check_groups(raw)
     given = dict(read_setting(s) for s in settings)
     sites = {side: expand_sites(raw["pair"].get(side) or (), lm) for side in ("read", "write")}
@@ -294,13 +332,24 @@ def put(raw: dict[str, Any], path: str, value: Any) -> None:
     raw[last] = value
 
 
-def default_folder(run: "Run") -> Path:
-    """Return where a run goes when no folder is given."""
+def default_folder(run: "Run", lm: "LanguageModel") -> Path:
+    """Return where a run goes when no folder is given: runs that differ go to different ones."""
     model = run.model.rstrip("/").rsplit("/", 1)[-1]
     site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
     if len(run.pair.read) > 2:  # a name of thirty sites is too long for a folder
         site = f"{run.pair.read[0]}-to-{run.pair.read[-1]}"
-    return Path("runs") / f"{model}-{site}-{run.sae.name}-{run.sae.d_sae}"
+    parts = [model, site, run.sae.name, str(run.sae.d_sae)]
+    if isinstance(k := getattr(run.sae, "k", None), int | float):
+        parts.append(f"k{k:g}")
+    parts.append(f"seed{run.seed}")
+    return Path("runs") / "-".join([*parts, short_digest(run.to_dict(), lm.provenance())])
+
+
+def short_digest(*parts: Any) -> str:
+    """Return a few characters that tell settings apart, for the name of a folder."""
+    from saekit.core.files import digest
+
+    return digest(json.dumps(part, sort_keys=True) for part in parts)[:6]
 
 
 def k_setting(arch: str, k: float | None) -> list[str]:
@@ -369,6 +418,10 @@ def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
     from saekit.core.files import read_settings
 
     raw = read_settings(config)
+    if isinstance(raw, dict):  # the run.json of a run will do
+        from saekit.train.record import settings_of
+
+        raw = settings_of(raw, config)
     if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
         raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
     check_groups(raw)

@@ -7,7 +7,7 @@ import typer
 
 from saekit.cli.settings_help import lists
 from saekit.cli.show import emit
-from saekit.cli.train import k_setting, put
+from saekit.cli.train import k_setting, put, short_digest
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def make(
     Example: saekit truth make --set n_features=256 --set d_model=128 --set firing.name=constant
     --set firing.rate=0.03 --out truths/small
     """
+    from saekit.core.lock import made_whole
     from saekit.data.truth.base import TruthConfig
 
     raw = _with_settings(_start(preset, config), settings or [])
     cfg = TruthConfig.from_dict(raw)
     folder = out or Path("truths") / (preset or f"{cfg.n_features}x{cfg.d_model}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is in use. Choose another folder with --out, or delete it.")
-    truth = cfg.build()
-    truth.save(folder)
+    with made_whole(folder, "saekit truth make") as part:
+        truth = cfg.build()
+        truth.save(part)
     on = features_on(truth)
     record = {"truth": str(folder), "n_features": cfg.n_features, "d_model": cfg.d_model}
     record |= {"l0": on, "notes": truth.notes}
@@ -102,7 +102,8 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. [runs/truth-NAME-ARCH-WIDTH]")
+        Path | None,
+        typer.Option(help="Folder to make. [runs/truth-NAME-ARCH-WIDTH-seedSEED-DIGEST]"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Quiet = False,
@@ -113,30 +114,36 @@ def train(
     Example: saekit truth train --truth truths/small --arch batch_topk --out runs/small
     """
     from saekit.core.files import read_object
+    from saekit.core.lock import claimed
     from saekit.models.placement import pick_device
+    from saekit.train import record
     from saekit.train.fit import Fit
-    from saekit.train.toy import fit_truth
+    from saekit.train.toy import fit_truth, identity
 
     model = load_truth(truth)
     if resume is not None:
         if not (resume / "fit.json").exists():
             raise FormatError(f"{resume} holds no run to go on with: it has no fit.json.")
-        if (resume / "sae" / "config.json").exists():
-            raise ConfigError(f"The run in {resume} is finished: its SAE is in {resume / 'sae'}.")
-        fit, folder = Fit.from_dict(read_object(resume / "fit.json")), resume
+        if record.is_done(resume):
+            with claimed(resume, "saekit truth train"):  # removes what a killed writer left
+                raise ConfigError(
+                    f"The run in {resume} is finished: its SAE is in {resume / 'sae'}."
+                )
+        fit, folder = Fit.from_dict(record.read(resume / "fit.json").settings), resume
     else:
         raw = {"tokens": tokens, "seed": seed, "sae": {"name": arch}}
         if d_sae is not None:
             raw["sae"]["d_sae"] = d_sae
         fit = as_fit(raw, model, k, settings or [])
-        folder = out or Path("runs") / f"truth-{truth.name}-{fit.sae.name}-{fit.sae.d_sae}"
+        name = f"truth-{truth.name}-{fit.sae.name}-{fit.sae.d_sae}-seed{fit.seed}"
+        folder = out or Path("runs") / f"{name}-{short_digest(fit.to_dict(), identity(model))}"
     where = pick_device(device)
     fit_truth(fit, model, out=folder, resume=resume is not None, device=where, shown=not quiet)
     seconds = read_object(folder / "manifest.json")["seconds"]
-    record = {"run": str(folder), "sae": str(folder / "sae"), "seconds": seconds}
+    made = {"run": str(folder), "sae": str(folder / "sae"), "seconds": seconds}
     lines = [f"SAE      {folder / 'sae'}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit truth eval --truth {truth} --sae {folder}")
-    emit(record, as_json=as_json, lines=lines)
+    emit(made, as_json=as_json, lines=lines)
 
 
 @app.command("eval", cls=lists("saekit.evals.ground_truth:GroundTruth"))
@@ -228,42 +235,42 @@ def calibrate(
     Example: saekit truth calibrate --truth truths/a --truth truths/b --arch topk --arch relu
     """
     from saekit.core.files import write_json
+    from saekit.core.lock import made_whole
     from saekit.core.progress import Progress
     from saekit.core.provenance import collect
     from saekit.evals import calibration
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is in use. Choose another folder with --out, or delete it.")
     if eval_tokens < 1:
         raise ConfigError(f"`--eval-tokens` must be at least 1; got {eval_tokens}.")
-    jobs = []
-    for folder in dict.fromkeys(truth):
-        model = load_truth(folder)
-        grid = _grid(model, arch or ["topk", "batch_topk", "relu"], k, l1)
-        for label, raw, kept in grid:
-            raw["sae"] |= {"d_sae": d_sae} if d_sae is not None else {}
-            fits = [as_fit({**raw, "tokens": tokens, "seed": s}, model, kept, settings or [])
-                    for s in (seed, seed + 1)]  # fmt: skip
-            jobs.append((str(folder), label, model, fits))
-        if len(grid) < calibration.LEAST_SAES:
-            raise ConfigError(
-                f"Ranks need {calibration.LEAST_SAES} SAEs of each truth; got {len(grid)} from "
-                f"--arch, --k and --l1. Name more architectures or sparsities."
-            )
-    bar = Progress("calibrate", len(jobs), "SAEs", shown=not quiet)
-    measured = []
-    for folder, label, model, fits in jobs:
-        measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
-        bar.add(1, label)
-    bar.close()
-    scores = calibration.rank_scores(measured, seed)
-    write_json(out / "calibration.json", {
-        "saes": [m._asdict() for m in measured],
-        "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
-        "provenance": collect(seed),
-    })  # fmt: skip
-    calibration.as_table(measured).write_csv(out / "saes.csv")
-    _rank_table(scores).write_csv(out / "ranks.csv")
+    with made_whole(out, "saekit truth calibrate") as part:
+        jobs = []
+        for folder in dict.fromkeys(truth):
+            model = load_truth(folder)
+            grid = _grid(model, arch or ["topk", "batch_topk", "relu"], k, l1)
+            for label, raw, kept in grid:
+                raw["sae"] |= {"d_sae": d_sae} if d_sae is not None else {}
+                fits = [as_fit({**raw, "tokens": tokens, "seed": s}, model, kept, settings or [])
+                        for s in (seed, seed + 1)]  # fmt: skip
+                jobs.append((str(folder), label, model, fits))
+            if len(grid) < calibration.LEAST_SAES:
+                raise ConfigError(
+                    f"Ranks need {calibration.LEAST_SAES} SAEs of each truth; got {len(grid)} from "
+                    f"--arch, --k and --l1. Name more architectures or sparsities."
+                )
+        bar = Progress("calibrate", len(jobs), "SAEs", shown=not quiet)
+        measured = []
+        for folder, label, model, fits in jobs:
+            measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
+            bar.add(1, label)
+        bar.close()
+        scores = calibration.rank_scores(measured, seed)
+        write_json(part / "calibration.json", {
+            "saes": [m._asdict() for m in measured],
+            "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
+            "provenance": collect(seed),
+        })  # fmt: skip
+        calibration.as_table(measured).write_csv(part / "saes.csv")
+        _rank_table(scores).write_csv(part / "ranks.csv")
     record = {n: {t: s.value for t, s in by.items()} for n, by in scores.items()}
     lines = [*_rank_lines(scores), f"result   {out / 'calibration.json'}"]
     emit({"ranks": record, "result": str(out)}, as_json=as_json, lines=lines)

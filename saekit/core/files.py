@@ -1,5 +1,6 @@
-"""Files that are whole or absent: written beside, flushed, then renamed."""
+"""Files that are whole or absent: written as a part, flushed, then renamed."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saekit.core import parts
 from saekit.core.border import JSON_BYTES, JSON_DEPTH, ordinary, parsed_json, reading
 from saekit.core.errors import FormatError, ResourceError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 YAML_BYTES, YAML_MENTIONS = 2**20, 20
+_WRITE_BYTES = 2**24  # of one call
 
 
 def cache_folder() -> Path:
@@ -33,20 +36,41 @@ def replace_with(path: Path, data: bytes) -> None:
     Raises:
         ResourceError: the disk is full or refuses the file; `path` is as it was.
     """
-    _replace(path, lambda part: part.write_bytes(data), len(data))
+
+    def write(part: Path) -> Path:
+        fd, left = parts.new_file(part), memoryview(data)
+        try:
+            while left:
+                left = left[os.write(fd, left[:_WRITE_BYTES]) :]
+        finally:
+            os.close(fd)
+        return part
+
+    _replace(path, write, len(data))
 
 
-def _replace(path: Path, write: Callable[[Path], object], n_bytes: int) -> None:
-    """Have `write` write a file beside `path`, then put it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _replace(path: Path, write: Callable[[Path], Path], n_bytes: int) -> None:
+    """Have `write` write a file next to `path`, then put it there.
+
+    Args:
+        path: where it goes.
+        write: given the name of a part, returns the file it wrote, which is that or in it.
+        n_bytes: its size, for the message.
+    """
+    part = parts.part_of(path)
     try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
+        parts.make_folder(path.parent)
+        whole = write(part)
+        parts.sync(whole)
+        whole.replace(path)
+        if whole != part:  # the folder it was in
+            parts.remove(part)
+        parts.sync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            parts.remove(part)
+        if not isinstance(error, OSError):
+            raise
         raise ResourceError(
             f"Could not write {path} ({n_bytes:,} bytes): {error.strerror or error}. "
             f"Free some space or choose another folder."
@@ -169,11 +193,18 @@ def write_tensors(
 
     whole = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
 
-    def write(part: Path) -> None:
+    def write(part: Path) -> Path:
+        # The library writes a file of a random name first and makes it readable to its owner
+        # alone: in a folder of its own it is found when it is left, and gets the usual mode.
+        file = parts.new_folder(part) / path.name
+        os.close(parts.new_file(file))
+        mode = file.stat().st_mode
         try:
-            save_file(whole, part, metadata)
+            save_file(whole, file, metadata)
         except SafetensorError as error:  # its word for a refusal of the disk
             raise OSError(str(error)) from error
+        file.chmod(mode)
+        return file
 
     _replace(path, write, sum(v.nbytes for v in whole.values()))
 

@@ -43,10 +43,11 @@ def open_corpus(text: str) -> Corpus:
     if text in _NAMED:
         return _NAMED[text]()
     path = Path(text).expanduser()
+    place = str(path.absolute())  # found again from whatever directory
     if path.is_file() and kind_of(path) in TEXT_SUFFIXES:
-        return Files(paths=(text,), separator="\n\n", join_chars=_ONE_FILE_CHARS)
+        return Files(paths=(place,), separator="\n\n", join_chars=_ONE_FILE_CHARS)
     if path.exists() or matches(str(path)):
-        return Files(paths=(text,))
+        return Files(paths=(place,))
     if text.startswith((".", "/", "~")) or glob.has_magic(text) or kind_of(path):
         Files(paths=(text,)).found()  # says what is missing and what is near
     if match := _HUB.fullmatch(text):

@@ -5,6 +5,7 @@ a run with other settings refuses to go on with it.
 """
 
 import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import numpy as np
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_object, replace_with, write_json
+from saekit.core.lock import claimed
 from saekit.core.npz import read_npz
+from saekit.core.parts import is_empty
 
 SETTINGS = "run.json"
 
@@ -26,7 +29,7 @@ def holds_a_run(folder: Path) -> ConfigError:
 
 
 class Journal:
-    """The finished units of a run.
+    """The finished units of a run, whose folder is claimed for as long as this object is there.
 
     Args:
         folder: of the run.
@@ -39,6 +42,11 @@ class Journal:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool):
         self.folder = folder
+        # Ends with the last reference to it, and so after all that the run writes.
+        self._claim = claimed(
+            folder, "saekit locality", f"What is measured is in {folder}; --resume goes on with it."
+        )
+        self._claim.__enter__()
         path = folder / SETTINGS
         if path.exists():
             if not resume:
@@ -50,7 +58,7 @@ class Journal:
                     f"The run in {folder} has other settings ({', '.join(sorted(changed))}). "
                     f"Give the same ones, or choose another --out."
                 )
-        elif folder.exists() and any(folder.iterdir()):
+        elif not is_empty(folder):
             raise ConfigError(f"{folder} is in use. Choose another folder with --out.")
         else:
             write_json(path, dict(settings))
@@ -58,8 +66,8 @@ class Journal:
     def get(self, unit: str) -> dict[str, np.ndarray] | None:
         """Return what a unit gave, or None where it is still to be done.
 
-        Raises:
-            FormatError: its file is damaged.
+        A damaged file is told on stderr and counts as not there: the unit is measured again, with
+        the same numbers, and its file is replaced.
         """
         path = self._path(unit)
         if not path.exists():
@@ -67,7 +75,8 @@ class Journal:
         try:
             return read_npz(path, kinds="fiubU")
         except FormatError as error:
-            raise FormatError(f"{error} Delete it; it is made again.") from error
+            sys.stderr.write(f"warning   {error} It is measured again.\n")
+            return None
 
     def put(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Record a unit as done."""

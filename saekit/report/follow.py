@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json_lines, read_object
-
-OVER = ("done", "failed")
+from saekit.core.files import read_json_lines
+from saekit.train import record
 
 
 def status(run: Path) -> str:
-    """Return what a run's manifest says of it: running, done or failed.
+    """Return how a run stands: running, done, failed, interrupted, or killed without a word.
 
     Raises:
         FormatError: the folder holds no run.
     """
-    if not (run / "manifest.json").exists():
+    if not (run / record.MANIFEST).exists():
         raise FormatError(f"{run} holds no run: it has no manifest.json. Give a run's folder.")
-    found = read_object(run / "manifest.json").get("status")
-    if not isinstance(found, str):
-        raise FormatError(f"{run / 'manifest.json'} must say `status`; got {found!r}.")
-    return found
+    return record.status(run)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -44,7 +40,7 @@ def follow(run: Path, *, wait: bool, every_seconds: float = 2.0) -> Iterator[dic
     """
     given: list[dict[str, Any]] = []
     while True:
-        over = status(run) in OVER  # asked first, so that the last records are not missed
+        over = status(run) != record.RUNNING  # asked first, so that the last records are not missed
         found = records(run)
         same = 0
         while same < min(len(given), len(found)) and given[same] == found[same]:

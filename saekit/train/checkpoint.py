@@ -1,7 +1,5 @@
 """Checkpoints: everything a run needs to go on as if it had not stopped, or nothing."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from saekit.core import parts
 from saekit.core.border import inside, reading
 from saekit.core.errors import FormatError
 from saekit.core.files import (
@@ -76,8 +75,7 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
     n_bytes = sum(t.nbytes for group in state.tensors.values() for t in group.values())
     need_space(folder, n_bytes + 2**20)
     target = folder / name_of(state.step)
-    part = folder / f".{target.name}.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    part = parts.new_folder(parts.part_of(target))
     try:
         sums = {}
         for group, tensors in state.tensors.items():
@@ -85,11 +83,9 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
             sums[group] = sha256_of(part / f"{group}{ENDING}")
         manifest = {"step": state.step, "run": run, "sha256": sums, "values": state.values}
         write_json(part / MANIFEST, manifest)
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
+        parts.put_folder(part, target)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        parts.remove(part)
     drop_old(folder, keep_step)
     return target
 
@@ -98,7 +94,7 @@ def drop_old(folder: Path, keep_step: int | None) -> None:
     """Delete all checkpoints but the newest two, and that of a step."""
     for old in steps(folder)[:-KEPT]:
         if keep_step is None or old.name != name_of(keep_step):
-            shutil.rmtree(old)
+            parts.discard(old)
 
 
 def steps(folder: Path, step: int | None = None) -> list[Path]:

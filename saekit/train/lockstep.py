@@ -12,10 +12,9 @@ from typing_extensions import override
 from saekit.activations.harvest import Harvest
 from saekit.activations.shuffle import Batch, Rolling, Stream
 from saekit.core.errors import ConfigError, Interrupted, TrainingError
-from saekit.core.files import read_json, write_json
 from saekit.core.progress import Progress
-from saekit.train import checkpoint
-from saekit.train.loop import begin, end
+from saekit.train import checkpoint, record
+from saekit.train.loop import RUN, begin, end, open_folder
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
 from saekit.train.session import Session
@@ -156,9 +155,11 @@ class _Group:
                 continue
             joint = run.pair.event_tokens > 1
             self.views[name] = View(0 if joint else run.step_tokens, run.pair.event_tokens)
+            begun = (out / name / RUN).exists()
+            kept = open_folder(run, harvests[name].model, out / name, begun)
             self.sessions[name] = begin(
                 run, harvests[name], self.views[name], scalings[name], out / name,
-                resume=state is not None, shown=False,
+                resume=state is not None, shown=False, kept=kept,
                 at_step=None if state is None else state.values["steps"][name],
             )  # fmt: skip
 
@@ -190,7 +191,7 @@ class _Group:
                     session.step()
             except TrainingError as error:
                 self.broken[name] = str(error)
-                note_failure(self.out / name, error)
+                record.note_end(self.out / name, error)
         self._blocks += 1
         return self.served_tokens - before
 
@@ -217,12 +218,6 @@ class _Group:
             if name not in self.broken:
                 taken = session.meter.seconds_before + seconds
                 end(self.runs[name], self.harvests[name], session, self.out / name, taken)
-
-
-def note_failure(out: Path, error: TrainingError) -> None:
-    """Write into a run's manifest that it broke, and why."""
-    manifest = read_json(out / "manifest.json") | {"status": "failed", "reason": str(error)}
-    write_json(out / "manifest.json", manifest)
 
 
 def _block_tokens(runs: Mapping[str, Run]) -> int:

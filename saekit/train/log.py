@@ -1,8 +1,10 @@
 """The training log: JSON lines, the one record that curves are drawn from."""
 
+import contextlib
 from pathlib import Path
 from typing import Any, TextIO
 
+from saekit.core.errors import ResourceError
 from saekit.core.files import read_json_lines, replace_with, to_json_line
 
 
@@ -36,10 +38,29 @@ class Log:
         self._begin(step)
 
     def write(self, kind: str, **record: Any) -> None:
-        """Append one record."""
-        if self._file is not None:
+        """Append one record.
+
+        Raises:
+            ResourceError: the disk is full.
+        """
+        if self._file is None:
+            return
+        try:
             self._file.write(to_json_line({"kind": kind, **record}) + "\n")
             self._file.flush()
+        except OSError as error:
+            self._abandon()
+            raise ResourceError(
+                f"Could not write {self.path}: {error.strerror}. Free some space and go on with "
+                f"the run: checkpoints before this are kept."
+            ) from error
+
+    def _abandon(self) -> None:
+        """Let go of a file whose disk is full: closing it would try to write again."""
+        assert self._file is not None
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError):
+            file.close()
 
     def close(self) -> None:
         """Close the file."""

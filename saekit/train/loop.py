@@ -1,7 +1,10 @@
 """The training loop: from a run's description to a finished SAE, readable top to bottom."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +15,29 @@ from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
-from saekit.core.border import bordered
-from saekit.core.errors import ConfigError, FormatError
+from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
-from saekit.core.ranks import ALONE, Mesh
+from saekit.core.lock import Claim, claimed
+from saekit.core.parts import is_empty
+from saekit.core.ranks import ALONE, Group, Mesh
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
-from saekit.train import checkpoint
+from saekit.train import checkpoint, record
 from saekit.train.memory import explained, plan
 from saekit.train.parallel import shards
 from saekit.train.parallel.beginning import agreed, as_begun
 from saekit.train.parallel.mesh import open_mesh, plan_of_one
 from saekit.train.parallel.streams import counts_of
+from saekit.train.record import Record
 from saekit.train.run import Run
 from saekit.train.scaling import Scalings, fit_scaling
 from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training, open_stream
 
+RUN, LOG = "run.json", "log.jsonl"
 
 def train(
     run: Run,
@@ -66,9 +72,20 @@ def train(
     """
     mesh = open_mesh(latent_shards)
     shown = shown and mesh.every.first
-    run, resume = as_begun(run, out, resume, mesh.every)
-    model = model.separated() if run.separate_documents else model
-    mesh.every.on_first(lambda: check(run, model, out, resume))
+    with contextlib.ExitStack() as held:
+        mesh.every.on_first(lambda: held.enter_context(claim(out)))
+        run, resume = as_begun(run, out, resume, mesh.every)
+        model = model.separated() if run.separate_documents else model
+        kept = mesh.every.on_first(lambda: open_folder(run, model, out, resume))
+        with _told(out, resume, mesh.every):
+            return _train(run, model, out, mesh, resume=resume, shown=shown, kept=kept)
+
+
+def _train(
+    run: Run, model: LanguageModel, out: Path, mesh: Mesh, *, resume: bool, shown: bool,
+    kept: Record | None,
+) -> Path:  # fmt: skip
+    """Train in a folder that this process has claimed and begun."""
     planned = plan_of_one(plan(run, model), mesh, run.streams or 1)
     planned.check()
     if shown:
@@ -79,7 +96,7 @@ def train(
     with explained(planned):
         stream = open_stream(run, harvest, mesh, shown=shown)
         session = begin(
-            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown
+            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown, kept=kept
         )
         with session, StopRequest() as stop:
             while not session.done:
@@ -87,6 +104,31 @@ def train(
                 session.keep(stop.asked)
     seconds = session.meter.seconds_before + time.monotonic() - began
     return end(run, harvest, session, out, seconds)
+
+
+def claim(out: Path) -> AbstractContextManager[Claim]:
+    """Return a context in which no other process trains in a folder."""
+    return claimed(out, "saekit train", f"Go on with: saekit train --resume {out}")
+
+
+@contextlib.contextmanager
+def _told(out: Path, resume: bool, group: Group) -> Iterator[None]:
+    """A context whose failure the manifest tells; what failed before its first step is no run.
+
+    A text that is too short, say, leaves no folder that would have to be deleted before the
+    command can be given again.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if group.first:
+            begun = resume or (out / LOG).exists() or not isinstance(error, SaekitError)
+            if begun:
+                record.note_end(out, error)
+            else:
+                for name in (RUN, record.MANIFEST):
+                    (out / name).unlink(missing_ok=True)
+        raise
 
 
 def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
@@ -100,8 +142,9 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
     resume: bool = False,
     at_step: int | None = None,
     shown: bool = True,
+    kept: Record | None = None,
 ) -> Session:
-    """Return a training under way in a folder, which gets run.json, manifest.json and log.jsonl.
+    """Return a training under way in a folder that `open_folder` has begun.
 
     Args:
         run: the description.
@@ -113,14 +156,11 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
         resume: go on from the newest checkpoint there.
         at_step: or from that of a step.
         shown: show progress on stderr.
+        kept: what `open_folder` returned; None in a process that writes nothing.
     """
     model = harvest.model
-    training = Training(run, stream, model.device, mesh)
-    # Only now, when the first of the text has proved usable, is there anything to leave behind.
-    if mesh.every.first:
-        running = {"kind": "train", "status": "running", **_made_from(model)}
-        write_json(out / "run.json", run.to_dict())
-        write_json(out / "manifest.json", running)
+    identity = None if kept is None else kept.identity
+    training = Training(run, stream, model.device, mesh, identity=identity)
     return Session(
         training,
         scalings,
@@ -149,7 +189,7 @@ def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float)
         card = card_of(run, harvest, training)
         native.save(sae, card, out / "sae")
         manifest = _manifest(run, out, card, counts, seconds)
-        write_json(out / "manifest.json", manifest | {"cache": _cache_of(harvest.model)})
+        write_json(out / record.MANIFEST, manifest | {"cache": _cache_of(harvest.model)})
     return out / "sae"
 
 
@@ -168,19 +208,82 @@ def open_harvest(run: Run, model: LanguageModel) -> Harvest:
     return Harvest(model, stream, run.pair, run.rule, batch_rows=rows)
 
 
-def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
+def open_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record:
+    """Write what decides the weights of a new run, or compare it with that of the run there.
+
+    Raises: as `check` does.
+    """
+    found = check(run, model, out, resume)
+    if found is None:
+        found = record.begin(out / RUN, run.to_dict(), begun_with(run, model, out))
+    manifest = {"kind": "train", "status": record.RUNNING, **_made_from(model)}
+    write_json(out / record.MANIFEST, manifest)
+    return found
+
+
+def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record | None:
     """Refuse a run that does not fit its model, its folder or the disk.
 
+    Returns:
+        what the run to go on with was begun with; None for a new one.
+
     Raises:
-        ConfigError: widths, context or folder do not fit.
+        ConfigError: widths, context or folder do not fit; or the run there was begun with
+            something else, which is named.
         FormatError: there is no run to go on with.
         ResourceError: there is no space.
     """
     _check_fit(run, model)
-    _check_folder(run, model, out, resume)
+    if not resume and not is_empty(out):
+        raise ConfigError(
+            f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
+            f"saekit train --resume {out}"
+        )
     kept = 4 if run.ema is not None else 3  # weights, two moments, the mean
     weight_bytes = 4 * (run.sae.d_in + run.sae.d_out) * run.sae.d_sae
     need_space(out, weight_bytes * (1 + kept * checkpoint.KEPT))
+    return _compared(run, model, out) if resume else None
+
+
+def begun_with(run: Run, model: LanguageModel, out: Path) -> dict[str, Any]:
+    """Return what decides the weights of a run beside its settings."""
+    cache = _cache_of(model)
+    return record.begun_with(
+        model.provenance(), run.corpus if cache is None else None, out,
+        cache=None if cache is None else cache["identity"],
+        cache_folder=None if cache is None else cache["folder"],
+    )  # fmt: skip
+
+
+def _compared(run: Run, model: LanguageModel, out: Path) -> Record:
+    """Return the record of the run in a folder, which is this run."""
+    if not (out / RUN).exists():
+        raise FormatError(f"{out} holds no run to go on with: it has no {RUN}.")
+    found = record.read(out / RUN)
+    before = found._replace(
+        settings=record.completed(found.settings, Run),
+        begun_with=begun_with_of(found, out),
+    )
+    record.compare(before, Record(run.to_dict(), begun_with(run, model, out)), out)
+    return found
+
+
+def begun_with_of(found: Record, out: Path) -> dict[str, Any]:
+    """Return what a run was begun with; of an early version's, what its manifest says.
+
+    Raises:
+        FormatError: neither says it.
+    """
+    if found.version:
+        return found.begun_with
+    if not (out / record.MANIFEST).exists():
+        raise FormatError(
+            f"The run in {out} was begun by saekit 0.1.0 and killed before it noted the dtype of "
+            f"its model; it has no checkpoint. Delete {out} and train anew."
+        )
+    raw = read_json(out / record.MANIFEST)
+    cache = raw.get("cache")
+    return {"model": raw["model"], "cache": None if cache is None else cache["identity"]}
 
 
 def _check_fit(run: Run, model: LanguageModel) -> None:
@@ -196,32 +299,6 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
             f"`n_ctx` is {run.n_ctx}; {model.name} reads {model.n_ctx_max} tokens at most."
         )
     check_event(run.pair, run.sae, n_ctx=run.n_ctx, batch_tokens=run.step_tokens)
-
-
-@bordered("a run")
-def _check_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> None:
-    if resume:
-        if not (out / "run.json").exists():
-            raise FormatError(f"{out} holds no run to go on with: it has no run.json.")
-        if Run.from_dict(read_json(out / "run.json")) != run:
-            raise ConfigError(f"{out} holds a run with other settings; resume it as it was.")
-        begun_with = read_json(out / "manifest.json")["model"]
-        if begun_with != model.provenance():
-            raise ConfigError(
-                f"The run in {out} was begun with {begun_with}; got {model.provenance()}. Resume "
-                f"it with the same model, revision and dtype."
-            )
-        begun_from = read_json(out / "manifest.json").get("cache")
-        if (begun_from or {}).get("identity") != (_cache_of(model) or {}).get("identity"):
-            raise ConfigError(
-                f"The run in {out} was begun from {begun_from or 'no cache'}; got "
-                f"{_cache_of(model) or 'no cache'}. Resume it from the same activations."
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
-            f"saekit train --resume {out}"
-        )
 
 
 def card_of(run: Run, harvest: Harvest, training: Training) -> Card:
@@ -255,7 +332,7 @@ def _cache_of(model: LanguageModel) -> dict[str, Any] | None:
 def _manifest(run: Run, out: Path, card: Card, counts: Counts, seconds: float) -> dict[str, Any]:
     return {
         "kind": "train",
-        "status": "done",
+        "status": record.DONE,
         "model": card.model,
         "config": run.to_dict(),
         "seconds": seconds,

@@ -1,5 +1,6 @@
 """A training under way: steps, log, progress, checkpoints, and going back where it broke."""
 
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saekit.core.errors import FormatError, Interrupted, TrainingError
+from saekit.core.errors import FormatError, Interrupted, SaekitError, TrainingError
 from saekit.core.progress import Progress
 from saekit.saes.base import SAE, Loss
 from saekit.train.checkpoint import Clock
@@ -73,8 +74,12 @@ class Session:
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.progress.close()
+        if error is not None:
+            step, served = self.training.index, self.training.stream.served_tokens
+            with contextlib.suppress(SaekitError):  # the error under way says more
+                self.log.write("stopped", step=step, tokens=served, reason=str(error))
         self.log.close()
 
     @property

@@ -1,9 +1,10 @@
 """Sweep: many SAEs from one pass of the language model over the text."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Resident
 from saekit.core import machine
 from saekit.core.border import inside, reading
-from saekit.core.errors import ConfigError, FormatError, Interrupted, TrainingError
-from saekit.core.files import read_json, read_json_lines, read_object, write_json
+from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError, TrainingError
+from saekit.core.files import read_json, read_json_lines
+from saekit.core.lock import claimed
+from saekit.core.parts import is_empty
 from saekit.models.base import LanguageModel
+from saekit.train import record
 from saekit.train.checkpoint import run_digest
-from saekit.train.lockstep import in_step, note_failure
-from saekit.train.loop import begin, check, end, open_harvest
+from saekit.train.lockstep import in_step
+from saekit.train.loop import RUN, begin, begun_with, check, claim, end, open_folder, open_harvest
 from saekit.train.memory import Plan, explained, plan
+from saekit.train.record import Record
 from saekit.train.run import Run
 from saekit.train.scaling import fit_scaling
 from saekit.train.signals import StopRequest
 
+SWEEP = "sweep.json"
 SHARED = ("model", "revision", "corpus", "n_ctx", "bos", "separate_documents", "rule", "tokens",
           "epochs", "buffer_tokens")  # fmt: skip
 
@@ -62,10 +68,26 @@ def sweep(
     runs = _checked(runs)
     if next(iter(runs.values())).separate_documents:
         model = model.separated()
-    _open_folder(runs, out, resume)
-    left = {name: run for name, run in runs.items() if not _is_done(out / name)}
+    with contextlib.ExitStack() as held:
+        held.enter_context(
+            claimed(out, "saekit sweep", f"Go on with: saekit sweep --resume {out}")
+        )
+        digest = _open_folder(runs, model, out, resume)
+        for name in runs:
+            held.enter_context(claim(out / name))
+        held.enter_context(_told(runs, out, resume))
+        return _sweep(runs, model, out, digest, shown=shown)
+
+
+def _sweep(
+    runs: dict[str, Run], model: LanguageModel, out: Path, digest: str, *, shown: bool
+) -> dict[str, str]:
+    """Train in a folder that this process has claimed and begun."""
+    left = {name: run for name, run in runs.items() if not record.is_done(out / name)}
     if not left:
         return {}
+    if not _in_memory(runs):  # SAEs side by side go on together: they share what is in the buffers
+        left = runs
     for name, run in left.items():
         check(run, model, out / name, _is_begun(out / name))
     planned = _plan(left, model)
@@ -74,14 +96,29 @@ def sweep(
         sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
     if not isinstance(model, RecordedModel):  # reading a cache twice costs little
         model = Shared(model, [s for run in left.values() for s in run.pair.sites])
+    with explained(planned), StopRequest() as stop:
+        if _in_memory(runs):
+            return _one_by_one(left, model, out, stop, shown)
+        harvests = _harvests(left, model)
+        return in_step(left, harvests, out, stop, digest=digest, shown=shown)
+
+
+@contextlib.contextmanager
+def _told(runs: Mapping[str, Run], out: Path, resume: bool) -> Iterator[None]:
+    """A context whose failure is told by the manifests of the runs under way.
+
+    Where no run was begun yet, as where the text is too short, nothing is left behind.
+    """
     try:
-        with explained(planned), StopRequest() as stop:
-            if _in_memory(runs):
-                return _one_by_one(left, model, out, stop, shown)
-            digest = run_digest({n: r.to_dict() for n, r in runs.items()})
-            harvests = _harvests(left, model)
-            return in_step(left, harvests, out, stop, digest=digest, shown=shown)
-    except Interrupted as error:
+        yield
+    except BaseException as error:
+        begun = [name for name in runs if _is_begun(out / name)]
+        for name in begun:
+            record.note_end(out / name, error)
+        if not resume and not begun and isinstance(error, SaekitError):
+            (out / SWEEP).unlink(missing_ok=True)
+        if not isinstance(error, Interrupted):
+            raise
         text = str(error).split(" Go on with:")[0]
         raise Interrupted(f"{text} Go on with: saekit sweep --resume {out}") from error
 
@@ -93,23 +130,49 @@ def summary(runs: Mapping[str, Run], out: Path) -> list[dict[str, Any]]:
         path = out / name / "log.jsonl"
         steps = [r for r in read_json_lines(path) if r["kind"] == "step"] if path.exists() else []
         last = {k: steps[-1][k] for k in ("fvu", "l0", "dead", "tokens")} if steps else {}
-        begun = (out / name / "manifest.json").exists()
-        status = read_json(out / name / "manifest.json")["status"] if begun else "not begun"
+        begun = (out / name / record.MANIFEST).exists()
+        status = record.status(out / name) if begun else "not begun"
         rows.append({"name": name, "status": status, **last})
     return rows
 
 
 def read(out: Path) -> dict[str, Run]:
-    """Return the runs of the sweep in a folder.
+    """Return the runs of the sweep in a folder, with model and text where they are now.
 
     Raises:
-        FormatError: there is none.
+        FormatError: there is none, or model or text are nowhere to be found.
     """
-    if not (out / "sweep.json").exists():
-        raise FormatError(f"{out} holds no sweep to go on with: it has no sweep.json.")
-    with reading(out / "sweep.json", "a sweep"):
-        runs = read_object(out / "sweep.json")["runs"]
-        return {inside(out, k).name: Run.from_dict(v) for k, v in runs.items()}
+    made = begun_with_of(out)
+    with reading(out / SWEEP, "a sweep"):
+        runs = _recorded(out).settings["runs"]
+        found = {inside(out, name).name: settings for name, settings in runs.items()}
+    return {k: Run.from_dict(record.found_again(v, out, made)) for k, v in found.items()}
+
+
+def _recorded(out: Path) -> Record:
+    if not (out / SWEEP).exists():
+        raise FormatError(f"{out} holds no sweep to go on with: it has no {SWEEP}.")
+    return record.read(out / SWEEP)
+
+
+def begun_with_of(out: Path) -> dict[str, Any]:
+    """Return what a sweep was begun with; of an early version's, what the first manifest says.
+
+    Raises:
+        FormatError: nothing says it, or there is no sweep.
+    """
+    found = _recorded(out)
+    if found.version:
+        return found.begun_with
+    manifests = sorted(out.glob(f"*/{record.MANIFEST}"))
+    if not manifests:
+        raise FormatError(
+            f"The sweep in {out} was begun by saekit 0.1.0 and killed before it noted the dtype "
+            f"of its model; nothing of it is trained. Delete {out} and begin it anew."
+        )
+    raw = read_json(manifests[0])
+    cache = raw.get("cache")
+    return {"model": raw["model"], "cache": None if cache is None else cache["identity"]}
 
 
 def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
@@ -141,28 +204,29 @@ def _in_memory(runs: Mapping[str, Run]) -> bool:
     return first.tokens <= first.buffer_tokens
 
 
-def _open_folder(runs: Mapping[str, Run], out: Path, resume: bool) -> None:
-    if resume:
-        if read(out) != runs:
-            raise ConfigError(f"{out} holds a sweep with other runs; resume it as it was.")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(
-            f"{out} is in use. Choose another folder, delete it, or go on with the sweep in it: "
-            f"saekit sweep --resume {out}"
-        )
-    write_json(
-        out / "sweep.json", {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
-    )
-
-
-def _is_done(folder: Path) -> bool:
-    begun = (folder / "manifest.json").exists()
-    return begun and read_json(folder / "manifest.json")["status"] == "done"
+def _open_folder(
+    runs: Mapping[str, Run], model: LanguageModel, out: Path, resume: bool
+) -> str:
+    """Write what decides the weights, or compare it; return the identity of the sweep."""
+    first = next(iter(runs.values()))
+    raw = {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
+    now = Record(raw, begun_with(first, model, out))
+    if not resume:
+        if not is_empty(out):
+            raise ConfigError(
+                f"{out} is in use. Choose another folder, delete it, or go on with the sweep in "
+                f"it: saekit sweep --resume {out}"
+            )
+        return run_digest(record.begin(out / SWEEP, raw, now.begun_with).settings["runs"])
+    found = _recorded(out)
+    there = {n: record.completed(r, Run) for n, r in found.settings["runs"].items()}
+    settings = {"kind": "sweep", "runs": there}
+    record.compare(Record(settings, begun_with_of(out)), now, out)
+    return run_digest(found.settings["runs"])
 
 
 def _is_begun(folder: Path) -> bool:
-    return (folder / "run.json").exists()
+    return (folder / RUN).exists()
 
 
 def _plan(runs: Mapping[str, Run], model: LanguageModel) -> Plan:
@@ -210,9 +274,11 @@ def _one_by_one(
         stream = streams[id(harvest)].again(batch_tokens=run.step_tokens, seed=run.order)
         if shown:
             sys.stderr.write(f"run       {name}\n")
+        resume = _is_begun(out / name)
+        kept = open_folder(run, harvest.model, out / name, resume)
         session = begin(
             run, harvest, stream, scalings[name], out / name,
-            resume=_is_begun(out / name), shown=shown,
+            resume=resume, shown=shown, kept=kept,
         )  # fmt: skip
         try:
             with session:
@@ -221,7 +287,7 @@ def _one_by_one(
                     session.keep(stop.asked)
         except TrainingError as error:
             broken[name] = str(error)
-            note_failure(out / name, error)
+            record.note_end(out / name, error)
         else:
             seconds = session.meter.seconds_before + time.monotonic() - began
             end(run, harvest, session, out / name, seconds)

@@ -4,6 +4,7 @@
 of any run: only where batches come from differs.
 """
 
+import contextlib
 import copy
 import math
 import time
@@ -23,17 +24,22 @@ from saekit.core import provenance
 from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_json, sha256_of, write_json
+from saekit.core.lock import claimed
+from saekit.core.parts import is_empty
 from saekit.core.seeds import generator
 from saekit.data.truth.base import Truth
 from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.saes.base import SAE, SAEConfig, Scaling
+from saekit.train import record
 from saekit.train.fit import Fit
+from saekit.train.record import Record
 from saekit.train.scaling import Centre, Normalise, Scalings, Side, check_foldable
 from saekit.train.session import Session
 from saekit.train.signals import StopRequest
 from saekit.train.training import Training
 
+FIT = "fit.json"
 SCALING_TOKENS = 2**14  # a mean square within 1 %, whatever the truth
 SCALING_BATCH = 2**11
 WINDOW = 8  # tokens of an event, where positions are coded jointly
@@ -148,22 +154,26 @@ def fit_truth(
         TrainingError: the loss became NaN or infinite.
     """
     layout = _checked(fit, truth)
-    record = _Record(fit, truth, out, resume)
-    scalings = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
-    stream = _Events(truth, fit, layout, device)
-    training = Training(fit, stream, device)
-    record.begin()
-    session = Session(
-        training, scalings, autoencoder=True, out=out, resume=resume, shown=shown
-    )
-    album = _Album(snapshots, scalings.x, fit.total_tokens, stream.served_tokens)
-    with session, StopRequest() as stop:
-        while not session.done:
-            session.step()
-            album.see(training)
-            session.keep(stop.asked)
-    sae = session.finish()
-    record.finish(sae, session.meter.seconds_before)
+    with contextlib.ExitStack() as held:
+        if out is not None:
+            go_on = f"Go on with: saekit truth train --truth TRUTH --resume {out}"
+            held.enter_context(claimed(out, "saekit truth train", go_on))
+        folder = _Folder(fit, truth, out, resume)
+        scalings = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
+        stream = _Events(truth, fit, layout, device)
+        training = Training(fit, stream, device, identity=folder.identity)
+        held.enter_context(folder)
+        session = Session(
+            training, scalings, autoencoder=True, out=out, resume=resume, shown=shown
+        )
+        album = _Album(snapshots, scalings.x, fit.total_tokens, stream.served_tokens)
+        with session, StopRequest() as stop:
+            while not session.done:
+                session.step()
+                album.see(training)
+                session.keep(stop.asked)
+        sae = session.finish()
+        folder.finish(sae, session.meter.seconds_before)
     return sae.eval()
 
 
@@ -184,22 +194,33 @@ class _Album:
             self._wanted.take(self._ahead.pop(0), taken)
 
 
-class _Record:
-    """What a run leaves in its folder; nothing where it has none."""
+class _Folder:
+    """What a run leaves in its folder; nothing where it has none.
+
+    As a context, it writes what decides the weights first, and how the run ended where it failed.
+    """
 
     def __init__(self, fit: Fit, truth: Truth, out: Path | None, resume: bool):
-        if out is not None:
-            _check_folder(fit, truth, out, resume)
-        elif resume:
+        if out is None and resume:
             raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
         self.fit, self.truth, self.out = fit, truth, out
+        self._found = None if out is None else _check_folder(fit, truth, out, resume)
         self.began = time.monotonic()
 
-    def begin(self) -> None:
-        """Begin the files."""
+    @property
+    def identity(self) -> str | None:
+        """What checkpoints are marked with, where the run goes on with those of another time."""
+        return None if self._found is None else self._found.identity
+
+    def __enter__(self) -> None:
         if self.out is not None:
-            write_json(self.out / "fit.json", self.fit.to_dict())
-            write_json(self.out / "manifest.json", self._manifest("running"))
+            if self._found is None:
+                record.begin(self.out / FIT, self.fit.to_dict(), _begun_with(self.truth, self.out))
+            write_json(self.out / record.MANIFEST, self._manifest(record.RUNNING))
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self.out is not None and error is not None:
+            record.note_end(self.out, error)
 
     def finish(self, sae: SAE, seconds_before: float) -> None:
         """Write the finished SAE; the run took some seconds before it was taken up again."""
@@ -209,7 +230,7 @@ class _Record:
         seconds = seconds_before + time.monotonic() - self.began
         weights = sha256_of(self.out / "sae" / "weights.safetensors")
         more = {"seconds": seconds, "weights_sha256": weights}
-        write_json(self.out / "manifest.json", self._manifest("done") | more)
+        write_json(self.out / record.MANIFEST, self._manifest(record.DONE) | more)
 
     def _manifest(self, status: str) -> dict[str, Any]:
         return {
@@ -219,6 +240,10 @@ class _Record:
             "truth_config": self.truth.cfg.to_dict(),
             "provenance": provenance.collect(self.fit.seed),
         }
+
+
+def _begun_with(truth: Truth, out: Path) -> dict[str, Any]:
+    return record.begun_with(None, None, out, truth=identity(truth))
 
 
 def truth_scaling(
@@ -373,14 +398,25 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
 
 
 @bordered("a run")
-def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> None:
+def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> Record | None:
+    """Refuse a folder that is in use or holds another run; return what is recorded of this one."""
     if not resume:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"{out} is in use. Choose another folder, delete it, or resume it.")
-        return
-    if not (out / "fit.json").exists():
-        raise FormatError(f"{out} holds no run to go on with: it has no fit.json.")
-    if Fit.from_dict(read_json(out / "fit.json")) != fit:
-        raise ConfigError(f"{out} holds a run with other settings; resume it as it was.")
-    if read_json(out / "manifest.json")["truth"] != identity(truth):
+        if not is_empty(out):
+            raise ConfigError(
+                f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
+                f"saekit truth train --truth TRUTH --resume {out}"
+            )
+        return None
+    if not (out / FIT).exists():
+        raise FormatError(f"{out} holds no run to go on with: it has no {FIT}.")
+    found = record.read(out / FIT)
+    now = _begun_with(truth, out)
+    begun = found.begun_with
+    if not found.version:  # an early version noted it in the manifest alone, right afterwards
+        there = (out / record.MANIFEST).exists()
+        begun = {"truth": read_json(out / record.MANIFEST)["truth"] if there else now["truth"]}
+    if begun["truth"] != now["truth"]:
         raise ConfigError(f"The run in {out} was begun on another truth; resume it with that one.")
+    before = Record(record.completed(found.settings, Fit), begun)
+    record.compare(before, Record(fit.to_dict(), now), out)
+    return found

@@ -43,6 +43,8 @@ class Training:
         stream: of batches.
         device: where weights live.
         mesh: the processes that train together.
+        identity: what checkpoints are marked with (`checkpoint.run_digest`); None: that of `run`
+            as this version writes it.
 
     Raises:
         ConfigError: the architecture cannot be trained with these settings.
@@ -50,10 +52,12 @@ class Training:
     """
 
     def __init__(
-        self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE
-    ):
+        self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE,
+        identity: str | None = None,
+    ):  # fmt: skip
         check_fits(run, mesh)
         self.run, self.stream, self.mesh = run, stream, mesh
+        self._identity = identity or checkpoint.run_digest(run.to_dict())
         self._device = device
         self.rollbacks = 0  # times that training went back
         self._build()
@@ -224,8 +228,7 @@ class Training:
         state = checkpoint.State(
             self.index, groups, {"stream": values, "optimiser": numbers, **more}
         )
-        run = checkpoint.run_digest(self.run.to_dict())
-        parts.write(folder, state, run, self.mesh, self.due_step)
+        parts.write(folder, state, self._identity, self.mesh, self.due_step)
 
     def restore(self, folder: Path, step: int | None = None) -> tuple[int, list[str]]:
         """Take up the newest whole checkpoint, or that of a step.
@@ -233,8 +236,7 @@ class Training:
         Returns:
             its step, 0 where there is none, and why newer ones were passed over.
         """
-        run = checkpoint.run_digest(self.run.to_dict())
-        state, passed_over = parts.newest(folder, run, self.mesh, self.stream, step)
+        state, passed_over = parts.newest(folder, self._identity, self.mesh, self.stream, step)
         if state is None:
             return 0, passed_over
         self.sae.load_state_dict(state.tensors["weights"])
@@ -250,6 +252,8 @@ class Training:
         self.index = state.step
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
         self.due_step = state.values["due_step"]
+        if step is None and self.mesh.every.first:  # a killed writer had no time for it
+            checkpoint.drop_old(folder, self.due_step)
         return state.step, passed_over
 
 

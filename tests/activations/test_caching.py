@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from saekit.activations import caching, passes
-from saekit.activations.store import MANIFEST, SHARDS, Store
-from saekit.activations.store_writer import only_writer
+from saekit.activations.store import CHANNELS, MANIFEST, SHARDS, Store
+from saekit.core import lock
 from saekit.core.errors import ConfigError, DataError, FormatError, Interrupted, ResourceError
+from saekit.core.files import write_json
 from saekit.models.sites import parse_site
 from tests import world
 from tests.activations.cached import SITES, TOKENS, Killed, assert_same, everything, made, spec
@@ -322,8 +325,19 @@ def test_a_folder_with_something_else_is_refused(lm, tmp_path):
 
 
 def test_two_writers_do_not_meet(lm, tmp_path):
-    with only_writer(tmp_path / "cache"), pytest.raises(ResourceError, match="Another process"):
+    other = {"pid": os.getppid(), "host": socket.gethostname(), "started": None, "doing": "a test"}
+    write_json(tmp_path / "cache" / lock.NAME, other)
+    with pytest.raises(ConfigError, match=f"in use by process {os.getppid()}"):
         made(tmp_path, lm)
+
+
+def test_a_writer_killed_before_its_manifest_does_not_stand_in_the_way(lm, tmp_path):
+    whole = made(tmp_path, lm, precision="int8w")
+    cut = tmp_path / "again" / "cache"
+    cut.mkdir(parents=True)
+    shutil.copy(whole.folder / CHANNELS, cut)
+    made(tmp_path / "again", lm, precision="int8w")
+    assert (cut / CHANNELS).read_bytes() == (whole.folder / CHANNELS).read_bytes()
 
 
 def test_a_folder_without_a_cache_says_how_to_make_one(tmp_path):

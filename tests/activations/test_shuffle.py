@@ -147,6 +147,7 @@ def test_windows_are_served_in_as_many_batches_as_their_tokens_fill(kind, window
         other.load({k: v.clone() for k, v in tensors.items()}, values)
         for a, (b, _) in zip(batches[at:], rest(other), strict=True):
             assert torch.equal(a, b)
+        assert other.harvest.counts == whole.harvest.counts
 
 
 def test_too_little_text_for_windows_says_so():

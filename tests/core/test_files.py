@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,35 @@ def test_tensors_on_a_full_disk_leave_the_old_file(tmp_path, monkeypatch):
         files.write_tensors(path, {"w": torch.zeros(3)})
     assert torch.equal(files.read_tensors(path)["w"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["weights"]
+
+
+def test_files_have_the_permissions_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+        files.write_tensors(tmp_path / "b.safetensors", {"x": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in sorted(tmp_path.iterdir())] == [0o640, 0o640]
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: files.write_json(path, {}),
+    lambda path: files.write_tensors(path, {"x": torch.zeros(2)}),
+])  # fmt: skip
+def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, write):
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / f".a.{os.getpid()}.part").symlink_to(tmp_path / "theirs")
+    write(tmp_path / "a")
+    assert (tmp_path / "theirs").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "theirs"]
+
+
+def test_a_write_that_is_broken_off_leaves_no_part(tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_json(tmp_path / "a.json", {})
+    assert not list(tmp_path.iterdir())

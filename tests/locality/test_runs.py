@@ -18,6 +18,7 @@ from saekit.data.corpora.files import Files
 from saekit.locality import active_windows, context_length, depth
 from saekit.locality.context_length import ContextLength
 from saekit.locality.depth import Depth
+from saekit.locality.journal import Journal
 from saekit.locality.latent_gradient import Encoder
 from saekit.locality.measure import Measure
 from saekit.locality.run_scores import site_scores
@@ -391,3 +392,16 @@ def test_a_killed_command_goes_on_and_ends_equal(trained):
     assert call(*ask(trained, trained / "killed", "--windows", "48", "--resume"))[0] == 0
     assert call(*ask(trained, trained / "whole", "--windows", "48"))[0] == 0
     assert files(trained / "killed") == files(trained / "whole")
+
+
+def test_a_damaged_file_of_the_journal_is_told_and_counts_as_not_there(tmp_path, capsys):
+    journal = Journal(tmp_path / "run", {"a": 1}, resume=False)
+    journal.put("L0/000000", {"x": np.arange(500.0)})
+    path = next((tmp_path / "run").rglob("*.npz"))
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", whole[:40] + b"\0" * 60 + whole[100:-90]):
+        path.write_bytes(damaged)
+        assert journal.get("L0/000000") is None
+        assert f"{path} is damaged" in capsys.readouterr().err
+    journal.put("L0/000000", {"x": np.arange(500.0)})
+    assert path.read_bytes() == whole

@@ -10,6 +10,7 @@ import pytest
 from saekit.cli.main import main
 from saekit.core.errors import FormatError, MissingExtraError
 from saekit.core.files import to_json_line, write_json, write_text
+from saekit.core.lock import claimed
 from saekit.report import watch
 from saekit.report.follow import follow
 from saekit.report.trackers.base import numbers, registry
@@ -32,7 +33,8 @@ def put(run, records, status="running"):
 def run(tmp_path):
     (tmp_path / "run").mkdir()
     put(tmp_path / "run", [{"kind": "start", "step": 0}, step(1), step(2)])
-    return tmp_path / "run"
+    with claimed(tmp_path / "run", "a test"):  # or it counts as killed
+        yield tmp_path / "run"
 
 
 def test_records_come_once_and_again_where_they_were_written_anew(run):

@@ -14,7 +14,7 @@ from saekit.core.files import read_json, read_tensors
 from saekit.saes.batch_topk import BatchTopK
 from saekit.saes.crosscoder import Crosscoder
 from saekit.saes.topk import TopK
-from saekit.train import lockstep, loop
+from saekit.train import lockstep, loop, record
 from saekit.train.loop import train
 from saekit.train.run import Run
 from saekit.train.sweep import read, summary, sweep
@@ -60,7 +60,7 @@ def assert_same(one, other):
 def test_each_sae_is_what_training_alone_gives(lm, tmp_path, changes):
     assert sweep(runs_of(tmp_path, **changes), lm, tmp_path / "out", shown=False) == {}
     for name, run in read(tmp_path / "out").items():
-        assert Run.from_dict(read_json(tmp_path / "out" / name / "run.json")) == run
+        assert Run.from_dict(record.read(tmp_path / "out" / name / "run.json").settings) == run
         train(run, lm, tmp_path / "alone" / name, shown=False)
         assert_same(weights(tmp_path / "out" / name), weights(tmp_path / "alone" / name))
         counts = [read_json(tmp_path / f / name / "manifest.json")["harvest"]

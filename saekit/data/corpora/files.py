@@ -133,10 +133,17 @@ def _files_at(text: str) -> list[Path]:
         shown = [n for n in inside if not any(part.startswith(_HIDDEN) for part in n.parts)]
         files = [path / name for name in sorted(shown, key=_name_hash)]
     else:
-        files = sorted((p for p in matches(str(path)) if p.is_file()), key=_name_hash)
+        root = _above(path)  # names within it: the order is the same wherever it lies
+        inside = [p.relative_to(root) for p in matches(str(path)) if p.is_file()]
+        files = [root / name for name in sorted(inside, key=_name_hash)]
     if not files:
         raise _nothing_at(text, path)
     return files
+
+
+def _above(pattern: Path) -> Path:
+    """Return the folder that a glob pattern searches: its parts before the first wildcard."""
+    return next((p for p in pattern.parents if not glob.has_magic(str(p))), Path())
 
 
 def _nothing_at(text: str, path: Path) -> DataError:

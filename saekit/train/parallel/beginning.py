@@ -24,7 +24,7 @@ def as_begun(run: Run, out: Path, resume: bool, group: Group) -> tuple[Run, bool
     """
 
     def decide() -> tuple[int | None, bool]:
-        goes_on = resume or (ranks.restarted() and (out / "manifest.json").exists())
+        goes_on = resume or (ranks.restarted() and (out / "run.json").exists())
         if run.streams is not None:
             return run.streams, goes_on
         if goes_on and (out / "run.json").exists():

@@ -8,7 +8,6 @@ belongs to a stream of text the first of those who read that stream.
 
 import contextlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from saekit.activations.shuffle import Stream
 from saekit.core.border import inside, ordinary, reading
 from saekit.core.errors import FormatError, ResourceError
 from saekit.core.files import need_space, read_object, sha256_of, write_json, write_tensors
+from saekit.core.parts import new_folder, put_folder
 from saekit.core.ranks import Mesh
 from saekit.train import checkpoint
 from saekit.train.checkpoint import State
@@ -49,8 +49,7 @@ def write(
 
     def begin() -> None:
         need_space(folder, n_bytes * mesh.every.size + 2**20)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        new_folder(part)
 
     mesh.every.on_first(begin)
     file = part / f"part-{mesh.every.rank:05d}.safetensors"
@@ -82,9 +81,7 @@ def write(
                 "torch": torch.__version__,
             },
         )
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
+        put_folder(part, target)
         checkpoint.drop_old(folder, keep_step)
 
     mesh.every.on_first(commit)

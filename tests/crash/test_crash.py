@@ -1,0 +1,169 @@
+"""Killed before every file operation, in the middle of every write: going on ends the same.
+
+The same weights, bit for bit, the same tables and counts, and nothing left over. bench.json and
+times in other files are left out, which differ between any two runs.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from saekit.activations.latents import LatentStore
+from saekit.core.files import read_json
+from tests.crash.harness import Case, Server, differences, filled, gone_on, killed_at, whole
+
+# Points of each command in the default run.
+FEW = int(os.environ.get("SAEKIT_CRASH_POINTS", "4"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def trained(server, tmp_path_factory):
+    """A run with a finished SAE, and one that two layers share."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert server.run([*train(server), "--out", folder / "one"]).code == 0
+    both = ["--site", "L0.resid_post", "--site", "L1.resid_post", "--fold"]
+    answer = server.run([*train(server, site=()), *both, "--out", folder / "both"])
+    assert answer.code == 0, answer.text
+    return folder
+
+
+def settings(**values):
+    return [word for k, v in values.items() for word in ("--set", f"{k.replace('__', '.')}={v}")]
+
+
+def train(server, *more, verb="train", site=("--site", "L1.resid_post"), **changes):
+    numbers = {"n_ctx": 16, "batch_tokens": 64, "checkpoint_tokens": 256, "log_steps": 4}
+    return [
+        verb, "--model", server.model, "--corpus", server.text, "--d-sae", "32", "--tokens", "900",
+        "--dtype", "float32", "--quiet", *site, *settings(**(numbers | changes)), *more,
+    ]  # fmt: skip
+
+
+def cases(server, trained):
+    """Every command that writes a folder, by name."""
+    resumed = ["train", "--resume", "OUT", "--quiet"]
+    swept = ["sweep", "--resume", "OUT", "--quiet"]
+    k, out = ("--k", "4"), ("--out", "OUT")
+    seeds = ("--vary", "seed=0,1")
+    sites = ("--vary", "site=L0.resid_post,L1.resid_post")
+    cache = ["cache", "write", "--model", server.model, "--corpus", server.text, "--site",
+             "L1.resid_post", "--dtype", "float32", "--quiet", "--tokens", "600",
+             *settings(n_ctx=16, shard_bytes=20000), *out]  # fmt: skip
+    truth = ["--truth", trained / "truth", "--tokens", "900", "--quiet",
+             *settings(batch_tokens=64, checkpoint_tokens=256), *out]  # fmt: skip
+    depth = ["locality", "depth", "--sae", trained / "one", "--corpus", server.text, "--windows",
+             "30", "--n-ctx", "8", "--no-figures", "--quiet", *out]  # fmt: skip
+    return {
+        "train": Case(train(server, *k, *out), "run.json", resumed),
+        "train, rolling": Case(
+            train(server, *k, *out, buffer_tokens=128), "run.json", resumed
+        ),
+        "train, windows": Case(
+            train(server, *k, "--arch", "temporal", *out, buffer_tokens=128, pair__window=5),
+            "run.json", resumed,
+        ),
+        "sweep": Case(train(server, *k, *seeds, *out, verb="sweep"), "sweep.json", swept),
+        "sweep, side by side": Case(
+            train(server, *k, *sites, *out, verb="sweep", site=(), buffer_tokens=128),
+            "sweep.json", swept,
+        ),
+        "truth make": Case(
+            ["truth", "make", *settings(n_features=16, d_model=8), *out]
+        ),
+        "truth train": Case(
+            ["truth", "train", *truth], "fit.json",
+            ["truth", "train", *truth[:2], "--resume", "OUT", "--quiet"],
+        ),
+        "cache write": Case([*cache, "--precision", "float32"]),
+        "cache write, int8": Case([*cache, "--precision", "int8w"]),
+        "index": Case(
+            ["index", trained / "one", "--tokens", "500", "--contexts", "2", "--quiet", *out]
+        ),
+        "locality depth": Case(depth, "run.json", [*depth, "--resume"]),
+        "layers analyse": Case(
+            ["layers", "analyse", trained / "both", "--tokens", "500", "--quiet", *out]
+        ),
+    }  # fmt: skip
+
+
+NAMES = list(cases(type("S", (), {"model": "", "text": ""}), Path()))
+
+
+@pytest.fixture(scope="module")
+def case_of(server, trained):
+    words = ["truth", "make", *settings(n_features=16, d_model=8), "--out", trained / "truth"]
+    assert server.run(words).code == 0
+    return cases(server, trained)
+
+
+def spread(n):
+    """Return a few of the operations 1..n, those at both ends among them."""
+    return sorted({1 + round(i * (n - 1) / (FEW - 1)) for i in range(FEW)})
+
+
+def equal_at(server, case, folder, points):
+    left, names = whole(server, case, folder)
+    assert names, "no file operation was seen"
+    unlike = {}
+    for at in points(len(names)):
+        out = killed_at(server, case, folder, at)
+        try:
+            gone_on(server, case, out)
+            found = differences(left, out)
+        except AssertionError as error:
+            found = [str(error)[-600:]]
+        if found:
+            unlike[f"{at}: {names[at - 1]}"] = found
+    if table := os.environ.get("SAEKIT_CRASH_TABLE"):
+        with Path(table).open("a") as file:
+            file.write(f"{len(points(len(names)))} of {len(names)}, {len(unlike)} unlike: "
+                       f"{case.start[:3]} {unlike}\n")  # fmt: skip
+    assert not unlike
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_few_kills(server, case_of, tmp_path, name):
+    equal_at(server, case_of[name], tmp_path, spread)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
+    equal_at(server, case_of[name], tmp_path, lambda n: range(1, n + 1))
+
+
+def earlier_index_stays(server, case, trained, folder, points):
+    """Kill an index over an earlier one: one of the two is there, whole."""
+    old = folder / "old" / "out"
+    words = ["index", trained / "one", "--tokens", "200", "--quiet", "--out", old]
+    assert server.run(words).code == 0
+    counted = shutil.copytree(old.parent, folder / "counted")
+    names = server.run(filled(case.start, counted / "out"), counted).names
+    assert any(name.startswith("exchange") for name in names)
+    tokens = {read_json(f / "out/index.json")["tokens"] for f in (old.parent, counted)}
+    assert len(tokens) == 2
+    for at in points(len(names)):
+        out = killed_at(server, case, folder, at, before=old)
+        LatentStore.open(out).verify()
+        assert read_json(out / "index.json")["tokens"] in tokens
+        gone_on(server, case, out)
+        assert not differences(counted / "out", out)
+
+
+def test_an_earlier_index_stays_until_the_new_one_is_whole(server, case_of, trained, tmp_path):
+    earlier_index_stays(server, case_of["index"], trained, tmp_path, spread)
+
+
+@pytest.mark.slow
+def test_an_earlier_index_stays_at_every_operation(server, case_of, trained, tmp_path):
+    case = case_of["index"]
+    earlier_index_stays(server, case, trained, tmp_path, lambda n: range(1, n + 1))
