@@ -77,8 +77,9 @@ def make_index(
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
     need_space(out, tokens * 32 * 24)
     writer = LatentStoreWriter(
-        out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae, meta={"card": card.to_dict(), "split": split}
-    )
+        out, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
+        meta={"card": card.to_dict(), "split": split, "site": str(read)},
+    )  # fmt: skip
     n_tokens = _encode(harvest, loaded, writer, tokens, shown)
     if not n_tokens:
         raise DataError("The text holds no token that counts; give the corpus more text.")
