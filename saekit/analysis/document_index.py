@@ -110,6 +110,7 @@ class DocumentIndex(Config):
         site = card.site
         stream = _Stream(self, loaded, lm, site)
         meta = {"card": card.to_dict(), "split": text[1], "documents": self.to_dict()}
+        meta |= {"site": str(site)}  # of those the SAE reads
         with made_whole(out, "saekit locality autocorr", replaces=is_store) as part:
             writer = LatentStoreWriter(part, n_ctx=self.n_ctx, d_sae=sae.cfg.d_sae, meta=meta)
             progress = Progress("documents", tokens, shown=shown)

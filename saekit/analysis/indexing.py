@@ -92,7 +92,7 @@ def make_index(
         need_space(out, tokens * 32 * 24)
         writer = LatentStoreWriter(
             part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
-            meta={"card": card.to_dict(), "split": split},
+            meta={"card": card.to_dict(), "split": split, "site": pair.label},
         )  # fmt: skip
         n_tokens = _encode(harvest, loaded, writer, tokens, shown)
         if not n_tokens:

@@ -318,6 +318,12 @@ def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
             f"{folder} is of an SAE with {store.d_sae} latents; this has "
             f"{loaded.sae.cfg.d_sae}. Index again, or name the right one with --index."
         )
+    said, here = store.meta.get("site"), str(loaded.card.site)
+    if said is not None and said != here:
+        raise FormatError(
+            f"{folder} is of {said}, and {here} is asked for. Name another with --index, or read "
+            f"text with --tokens."
+        )
     return store
 
 

@@ -114,6 +114,12 @@ def test_all_parts_of_a_small_model(tmp_path, capsys):
     assert set(locality_release_keys()) <= set(bench)
     assert (data / "mine" / "feature_level_entropies.json").is_file()
     assert call(*words, "--resume") == 0 and said(capsys)["units"] == 7
+    # the index of one layer is not taken for another's, though the SAE is the same
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in [
+            "locality", "events", tmp_path / "run", "--layers", 0, "--index",
+            tmp_path / "out" / "work" / "index" / "mine" / "L1", "--out", tmp_path / "x"]])
+    assert ended.value.code == 1 and "is of L1.resid_post" in capsys.readouterr().err
 
 
 def locality_release_keys():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from saekit.activations.latents import LatentStore
 from saekit.cli.main import main
@@ -364,6 +365,45 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
     assert code == 1 and "no result.json" in err
 
 
+def test_levels_are_entropies_over_the_vocabulary(run, capsys, tmp_path):
+    """H_vocab from the index' own tokens, H_logit from the unembedding: both anew from formulas."""
+    from saekit.hub.native import load
+    from saekit.locality import dataset
+    from saekit.models.hf import load as load_model
+
+    words = ["locality", "levels", run, "--threshold", 0, "--out", tmp_path / "o", "--json"]
+    code, line, err = call(capsys, *words)
+    assert code == 0, err
+    found = dataset.read(tmp_path / "o" / "feature_level_entropies")
+    assert found.arrays["layers"].tolist() == [1] and found.info["config"]["min_count"] == 20
+    lm, store = load_model(str(run.parent / "llama")), LatentStore.open(run / "index")
+    D = load(run).sae.directions().reshape(64, -1).float()
+    P = torch.softmax(D @ lm.unembedding().float().T, -1)
+    H = -(P * P.log2()).sum(-1)
+    assert found.arrays["layer_1_H_logit"] == pytest.approx(H.detach().numpy(), abs=1e-4)
+    assert found.arrays["layer_1_totals"].tolist() == store.counts.tolist()
+    rare = store.counts.numpy() < 20
+    assert np.array_equal(np.isnan(found.arrays["layer_1_H_vocab"]), rare)
+    assert len(rows(tmp_path / "o/feature_level_entropies.csv")) == 64
+    code, line, err = call(capsys, "locality", "release", tmp_path / "o", tmp_path / "data",
+                           "--preset", "mine", "--figures", "--json")  # fmt: skip
+    assert code == 0, err  # there are no figures to draw, which is no failure
+    assert (tmp_path / "data/mine/feature_level_entropies.json").is_file()
+
+
+def test_events_of_a_text_without_an_index(run, capsys, tmp_path):
+    text = run.parent / "text.jsonl"
+    code, line, err = call(
+        capsys, "locality", "events", run, "--corpus", text, "--tokens", 1500, "--site",
+        "L1.resid_post", "--sae-id", "mine", *EVENTS, "--max-density", 1, "--no-figures", "--out",
+        tmp_path / "o",
+    )  # fmt: skip
+    assert code == 0, err
+    made = json.loads((tmp_path / "o/manifest.json").read_text())
+    assert made["sae_id"] == "mine" and made["source"]["index"].endswith("o_index")
+    assert made["source"]["tokens"] >= 1000 and json.loads(line)["events"] > 4
+
+
 def test_sparsity_names_tokens(run, capsys, tmp_path):
     code, line, err = call(
         capsys, "locality", "sparsity", run, "--by-token", 2, "--out", tmp_path, "--json"
@@ -426,6 +466,11 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["events", "RUN", "--memory", "0"], 2, "above 0"),
         (["events", "RUN", "--index", "RUN/eval"], 1, "saekit index"),
         (["events", "RUN", "--features", "RUN/none.yaml"], 1, "no file"),
+        (["events", "RUN", "--features", "FEATURES"], 2, "names latents 64; the SAE has 0..63"),
+        (["events", "RUN", "--corpus", "stdlib"], 2, "--tokens 200000"),
+        (["events", "RUN", "--tokens", "9", "--index", "RUN/index"], 2, "Give one of them"),
+        (["events", "RUN", "--layers", "0"], 2, "One site is studied at a time"),
+        (["events", "RUN", "--preset", "gpt2-small"], 2, "--layers with one of 0, 1"),
         (["draw-events", "RUN"], 1, "ctx<N>.csv"),
         (["cards", "RUN"], 1, "ctx<N>.csv"),
         (["table", "RUN"], 1, "ctx<N>.csv"),
@@ -450,7 +495,10 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
     ],
 )
 def test_refusals_are_plain(run, events, capsys, words, code, said):
+    features = run.parent / "features.yaml"
+    features.write_text("features: [{feature_id: 3}, {feature_id: 64}]\n")
     words = [w.replace("RUN", str(run)).replace("EVENTS", str(events)) for w in words]
+    words = [str(features) if w == "FEATURES" else w for w in words]
     got, _, err = call(capsys, "locality", *words)
     assert (got, said in err) == (code, True), err
     assert "Traceback" not in err
