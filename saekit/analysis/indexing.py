@@ -21,6 +21,7 @@ from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.native import Loaded
+from saekit.hub.opening import said_of
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
@@ -71,8 +72,9 @@ def make_index(
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
-    stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
-    rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),))
+    bos = card.bos_id(lm.tokenizer) is not None
+    stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
+    rule, pair = card.rules[str(read)].rule, Pair(read=(str(read),), write=(str(ways[read]),))
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
     need_space(out, tokens * 32 * 24)
@@ -90,7 +92,8 @@ def make_index(
         out / "index.json",
         counts
         | {"seconds": seconds, "split": split, "site": str(read), "corpus": stream.provenance()}
-        | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()},
+        | {"harvest": harvest.counts._asdict(), "provenance": provenance.collect()}
+        | {"said": said_of(card) | {"bos": bos}},
     )
     return counts | {"seconds": seconds}
 

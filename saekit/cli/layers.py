@@ -1,15 +1,18 @@
 """`saekit layers`: one SAE over many layers, where its latents live and what they do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.cli.show import emit
+from saekit.cli.sae_options import SAEOptions, takes
+from saekit.cli.show import emit, note_lines
 from saekit.core.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from saekit.data.tokenise import TokenStream
+    from saekit.hub.native import Loaded
     from saekit.hub.shared import SharedSAE
     from saekit.layers.lens import Lens
     from saekit.layers.survey import Survey
@@ -31,12 +34,12 @@ LensFile = Annotated[
     Path | None,
     typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 @app.command("analyse")
+@takes(SAEOptions)
 def analyse(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
@@ -47,9 +50,10 @@ def analyse(
     split: SplitName = "test",
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Read text once: counts, strengths and examples of every latent at every layer.
 
@@ -58,7 +62,7 @@ def analyse(
     from saekit.layers.survey import SurveyConfig, survey
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
-    shared, lm, stream = opened(run, site, corpus, split, device)
+    shared, lm, stream = opened(run, site, corpus, split, sae)
     found = survey(shared, lm, stream, config, lens=_lens(lens, lm), shown=not quiet)
     _emit_survey(found, out or run / "layers", run, as_json)
 
@@ -84,6 +88,7 @@ def merge(
 
 
 @app.command("eval")
+@takes(SAEOptions)
 def evaluate(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
@@ -94,9 +99,10 @@ def evaluate(
     corpus: Corpus = None,
     seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Measure an SAE at every layer, their mean, and with all layers replaced at once.
 
@@ -106,14 +112,19 @@ def evaluate(
     from saekit.evals.base import Subject, Tools
     from saekit.evals.by_layer import measure_by_layer
     from saekit.evals.core import Core
+    from saekit.hub.opening import said_of
 
     core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
-    shared, lm, stream = opened(run, site, corpus, "test", device)
+    shared, lm, stream = opened(run, site, corpus, "test", sae)
     subjects = [
-        Subject(shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s))
+        Subject(
+            shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s),
+            write_rule=shared.written_rule(s),
+        )
         for s in shared.sites
     ]
     result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
+    result = replace(result, provenance=result.provenance | said_of(shared.card))
     path = out or run / "eval" / "by_layer.json"
     result.write(path)
     metrics = sorted({name.split("/")[1] for name in result.scores})
@@ -136,25 +147,28 @@ def evaluate(
 
 
 @app.command("baselines")
+@takes(SAEOptions)
 def baselines(
     run: RunFolder,
     site: Sites = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
 
     Example: saekit layers baselines runs/mine --site L0,15,29.resid_post
     """
+    from saekit.hub.native import load
     from saekit.recipes.mlsae import single_layer
     from saekit.train.loop import train
     from saekit.train.run import Run
 
-    shared, lm, _ = opened(run, site, None, "train", device)
-    if not shared.card.run:
+    if not load(run, scaled=True, format=sae.from_, hints=sae.hints()).card.run:
         raise ConfigError(f"{run} does not say how it was trained, so it has no baselines.")
+    shared, lm, _ = opened(run, site, None, "train", sae)
     whole = Run.from_dict(shared.card.run)
     folder = out or run / "single"
     made = {}
@@ -168,6 +182,7 @@ def baselines(
 
 
 @app.command("compare")
+@takes(SAEOptions)
 def compare_(
     run: RunFolder,
     singles: Annotated[
@@ -177,8 +192,9 @@ def compare_(
     site: Sites = None,
     corpus: Corpus = None,
     out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
-    device: Device = "auto",
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
 
@@ -187,7 +203,7 @@ def compare_(
     from saekit.hub.native import load
     from saekit.layers.compare import compare
 
-    shared, lm, stream = opened(run, site, corpus, "test", device)
+    shared, lm, stream = opened(run, site, corpus, "test", sae)
     folder = singles or run / "single"
     found = {str(s): load(folder / str(s)) for s in shared.sites}
     table = compare(shared, found, lm, stream, tokens=tokens)
@@ -203,6 +219,7 @@ def compare_(
 
 
 @app.command("figures")
+@takes(SAEOptions)
 def figures(
     run: RunFolder,
     survey: Annotated[
@@ -214,10 +231,12 @@ def figures(
     tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
     suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
     lens: LensFile = None,
+    corpus: Corpus = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Draw every figure, each with the CSV of what it shows.
 
@@ -227,7 +246,7 @@ def figures(
     from saekit.report.layer_figures import draw_all
 
     found = Survey.load(_analysed(survey or run / "layers", run))
-    shared, lm, stream = opened(run, found.sites, None, "test", device)
+    shared, lm, stream = opened(run, found.sites, corpus, "test", sae)
     made = draw_all(
         found, shared, lm, stream, out or run / "layers" / "figures",
         prompt=prompt, tokens=tokens, suffix=suffix, lens=_lens(lens, lm), shown=not quiet,
@@ -237,6 +256,7 @@ def figures(
 
 
 @app.command("prompt")
+@takes(SAEOptions)
 def prompt_(
     run: RunFolder,
     prompt: Annotated[str, typer.Argument(help="The text to look at.")],
@@ -252,9 +272,11 @@ def prompt_(
     ] = None,
     site: Sites = None,
     lens: LensFile = None,
+    corpus: Corpus = None,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
-    device: Device = "auto",
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
 
@@ -266,7 +288,7 @@ def prompt_(
 
     folder = survey or run / "layers"
     known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
-    shared, lm, _ = opened(run, site, None, "test", device)
+    shared, lm, _ = opened(run, site, corpus, "test", sae)
     reading = PromptReading(shared, lm, prompt, lens=_lens(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(
@@ -277,38 +299,39 @@ def prompt_(
 
 
 def opened(
-    run: Path, sites: list[str] | None, corpus: str | None, split: str, device: str
+    run: Path, sites: list[str] | None, corpus: str | None, split: str, options: SAEOptions
 ) -> "tuple[SharedSAE, LanguageModel, TokenStream]":
-    """Return a shared SAE at the layers wanted, its model, and text.
+    """Return a shared SAE at the layers wanted, its model, and text; say what must be known.
 
     Raises:
         ConfigError: it does not read a layer, or there is no such part of the text.
         FormatError: there is no SAE, or its model is another one now.
     """
-    from saekit.cli.evaluate import model_of
     from saekit.data.base import SPLITS
-    from saekit.data.base import Corpus as Text
-    from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
-    from saekit.hub.native import load
     from saekit.hub.shared import SharedSAE
     from saekit.models.site_patterns import expand_sites
 
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    loaded = load(run, scaled=True)
-    SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
-    if corpus is None and "corpus" not in loaded.card.run:
-        raise ConfigError(f"{run} does not say which text it is from; name one with --corpus.")
-    text = open_corpus(corpus) if corpus else Text.from_dict(loaded.card.run["corpus"])
-    lm = model_of(loaded, device)
+    found = options.open(run, corpus=corpus, scaled=True, check=_check_shared)
+    (sae, card), lm = found.loaded, found.lm
+    for line in note_lines(found.notes):
+        typer.echo(line, err=True)
     wanted = expand_sites(sites, lm) if sites else None
-    shared = SharedSAE(loaded.sae.to(lm.device), loaded.card, wanted)
+    shared = SharedSAE(sae.to(lm.device), card, wanted)
     stream = TokenStream(
-        text, "train" if split == "train" else "test", lm.tokenizer,
-        n_ctx=loaded.card.n_ctx, bos_each_row=loaded.card.bos,
+        found.text, "train" if split == "train" else "test", lm.tokenizer,
+        n_ctx=card.n_ctx, bos_each_row=card.bos_id(lm.tokenizer) is not None,
     )  # fmt: skip
     return shared, lm, stream
+
+
+def _check_shared(loaded: "Loaded") -> None:
+    """Refuse what several layers cannot share."""
+    from saekit.hub.shared import SharedSAE
+
+    SharedSAE(*loaded)
 
 
 def _lens(path: Path | None, lm: "LanguageModel") -> "Lens | None":

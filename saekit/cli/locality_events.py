@@ -81,7 +81,7 @@ def events(
     if drawn:
         chosen = draw_latents(store, n_latents, (min_density, max_density), seed)
     lm = float32_model(loaded, device)
-    check_length(lm, max(run.n_ctx) + bool(loaded.card.bos), "n_ctx")
+    check_length(lm, max(run.n_ctx) + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)
@@ -261,7 +261,7 @@ def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
 
 def float32_model(loaded: "Loaded", device: str) -> "LanguageModel":
     """Return the model an SAE was trained on, in float32: gradients are not for rounded ones."""
-    from saekit.cli.evaluate import model_of
+    from saekit.hub.opening import model_of
 
     model = loaded.card.model | {"dtype": "float32"}
     return model_of(loaded._replace(card=replace(loaded.card, model=model)), device)

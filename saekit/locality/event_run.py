@@ -123,7 +123,7 @@ class EventRun(Config):
         began = time.monotonic()
         card = loaded.card
         site = card.site
-        bos = lm.tokenizer.bos_id if card.bos else None
+        bos = card.bos_id(lm.tokenizer)
         forgets = forgotten(loaded) if self.legacy_encode else ()
         journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError
-from saekit.hub.formats.base import Told
+from saekit.hub.formats.base import FormatHints
 from saekit.hub.native import Loaded, load
 from saekit.locality.presets.base import Preset
 from saekit.models.sites import Site, parse_site
@@ -145,7 +145,7 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     """
     loaded = load(
         chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
-        told=Told(model=chosen.model, architecture=chosen.architecture),
+        hints=FormatHints(model=chosen.model, architecture=chosen.architecture),
     )  # fmt: skip
     inner = getattr(loaded.sae.cfg, "inner", loaded.sae.cfg)
     if inner.name != chosen.architecture:

@@ -23,6 +23,7 @@ class Tokenizer(abc.ABC):
     special_ids: frozenset[int]
     vocab_size: int
     digest: str  # SHA-256 of what defines it
+    adds_bos: bool = False  # left alone, it puts BOS before a text (Llama, Gemma; not GPT-2)
 
     @abc.abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -239,12 +239,16 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
         if not isinstance(counts, Mapping) or not counts.get("seen"):
             continue
         seen = counts["seen"]
-        kinds = (counts.get(kind, 0) for kind in ("special", "high_norm", "kept"))
+        names = ("special", "high_norm", "high_norm_predicted", "kept")
+        kinds = (counts.get(kind, 0) for kind in names)
         shares = [f"{100 * n / seen:.3g} %" for n in kinds]
         rows.append((_e(name), f"{seen:,}", *shares))
     if not rows:
         return ""
-    head = ("pass", "tokens seen", "left out: special", "left out: high norm", "kept")
+    head = (
+        "pass", "tokens seen", "left out: special", "left out: high norm at the site read",
+        "left out: high norm at the site predicted alone", "kept",
+    )  # fmt: skip
     note = "Special tokens, and tokens whose activation is far longer than the median, are left "
     note += "out of training, scores and index alike."
     return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows)}")

@@ -33,7 +33,7 @@ def crosscoder(max_norm=1.1):
     g = torch.Generator().manual_seed(0)
     cfg = Crosscoder(d_in=32, d_out=32, d_sae=64, n_sites=3, activation="relu")
     first, *more = (way(name, max_norm) for name in SITES)
-    return Subject(cfg.build(g), tiny(), *first, "three", beside=tuple(more))
+    return Subject(cfg.build(g), tiny(), *first[:3], "three", beside=tuple(more))
 
 
 def temporal(max_norm=1.1):

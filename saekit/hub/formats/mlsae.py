@@ -15,8 +15,8 @@ from saekit.hub.card import Card
 from saekit.hub.formats._fold import Affine, product
 from saekit.hub.formats.base import (
     Format,
+    FormatHints,
     Read,
-    Told,
     make_card,
     need,
     only,
@@ -65,7 +65,7 @@ class MLSAE(Format):
             return False
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         d, d_sae, k = (say(raw, n, int, folder / CONFIG) for n in ("n_inputs", "n_latents", "k"))
         standardise = raw.get("standardize", True)
@@ -96,17 +96,22 @@ class MLSAE(Format):
             frame = cfg.build(torch.Generator().manual_seed(0)).state_dict()
             inner = {f"inner.{name}": value for name, value in state.items()}
             state = {n: t for n, t in frame.items() if not n.startswith("inner.")} | inner
-        return Read(cfg, state, _card(folder, raw, told))
+        return Read(cfg, state, _card(folder, raw, hints))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        if not card.pair.is_autoencoder:
+            raise ConfigError(
+                f"MLSAE's layout holds autoencoders; this SAE is of {card.pair.label}. Use "
+                f"--format saekit."
+            )
         config, weights = _converted(sae)
         write_tensors(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, config)
         return folder
 
 
-def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
+def _card(folder: Path, raw: dict[str, Any], hints: FormatHints) -> Card:
     found = _REPOSITORY.search(folder.resolve().as_posix())
     model, pair, notes = None, None, []
     if raw.get("standardize", True):
@@ -128,7 +133,7 @@ def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
         "n_ctx": 2048, "bos": False, "corpus": "monology/pile-uncopyrighted",
         "subtracts_b_dec": True,
     }  # fmt: skip
-    return make_card("mlsae", told, model=model, pair=pair, says=says, notes=tuple(notes))
+    return make_card("mlsae", hints, model=model, pair=pair, says=says, notes=tuple(notes))
 
 
 def _converted(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from saekit.activations.pairs import Pair
-from saekit.cli.evaluate import measure, text_of
+from saekit.cli.evaluate import measure
 from saekit.core.errors import ConfigError
 from saekit.data.corpora.files import Files
 from saekit.evals.core import Core
-from saekit.hub.complete import complete
-from saekit.hub.formats.base import Told, registry
+from saekit.hub.formats.base import FormatHints, registry
 from saekit.hub.native import load
+from saekit.hub.opening import complete, text_of
 from saekit.saes.topk import TopK
 from tests import world
 from tests.hub.test_native import card
@@ -49,5 +49,5 @@ def test_an_unknown_site_must_be_named(folder, tmp_path):
         complete(load(place), lm, corpus)
     named = complete(load(place, site="L0.resid_post"), lm, corpus)
     assert named.card.pair == Pair(read=("L0.resid_post",))
-    told = load(place, told=Told(read=("L0.mlp_in",), write=("L0.mlp_out",)))
+    told = load(place, hints=FormatHints(read=("L0.mlp_in",), write=("L0.mlp_out",)))
     assert set(complete(told, lm, corpus).card.rules) == {"L0.mlp_in", "L0.mlp_out"}
