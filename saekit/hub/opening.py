@@ -159,6 +159,11 @@ def complete(
         )
     bos = replace(card, bos=card.bos if use.bos is None else use.bos).bos_id(lm.tokenizer)
     filled: dict[str, Any] = {"bos": bos is not None, "n_ctx": use.n_ctx or card.n_ctx or N_CTX}
+    if filled["n_ctx"] > lm.n_ctx_max:
+        raise ConfigError(
+            f"Rows would have {filled['n_ctx']} tokens; {lm.name} reads {lm.n_ctx_max} at most. "
+            f"Give a shorter context: n_ctx=, on a command line --n-ctx."
+        )
     filled = {k: v for k, v in filled.items() if v != getattr(card, k)}
     notes = [*_about_rows(card, use, filled), *_about_model(card, lm)]
     found = replace(card, **filled)

@@ -60,6 +60,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
     config = config or manifest.get("config", {})
     sections = [
         _head(run, config, core),
+        _notes(core, index),
         _headline(run, core),
         _training(run, data["curves"]),
         _histogram(run, data["histogram"], core),
@@ -153,6 +154,26 @@ def _section(name: str, title: str, body: str) -> str:
 
 def _missing(what: str, command: str) -> str:
     return f'<p class="missing">{_e(what)} Make it with <code>{_e(command)}</code></p>'
+
+
+def notes_of_run(run: Path) -> list[str]:
+    """Return what a reader of a run's page must know of the SAE."""
+    core = run / "eval" / "core.json"
+    return notes_in(_result(core) if core.exists() else None, _json(run / "index" / "index.json"))
+
+
+def notes_in(core: Result | None, index: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the numbers must know of the SAE, as evaluation and index say."""
+    said = (core.provenance if core else {}), index.get("said") or {}
+    return list(dict.fromkeys(str(note) for part in said for note in part.get("notes") or []))
+
+
+def _notes(core: Result | None, index: Mapping[str, Any]) -> str:
+    notes = notes_in(core, index)
+    if not notes:
+        return ""
+    listed = "".join(f"<li>{_e(note)}</li>" for note in notes)
+    return _section("notes", "Notes on this SAE", f"<ul>{listed}</ul>")
 
 
 def _headline(run: Path, core: Result | None) -> str:
