@@ -140,17 +140,11 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     """Return the SAE of a preset's layer, in the model's raw act units.
 
     Raises:
-        FormatError: the files are missing, damaged, or of another architecture.
-        ConfigError: they are of another site.
+        FormatError: the files are missing or damaged.
+        ConfigError: they are of another site or another architecture.
     """
     loaded = load(
         chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
         hints=FormatHints(model=chosen.model, architecture=chosen.architecture),
     )  # fmt: skip
-    inner = getattr(loaded.sae.cfg, "inner", loaded.sae.cfg)
-    if inner.name != chosen.architecture:
-        raise FormatError(
-            f"{chosen.sae_folder(root, layer)} holds an SAE of architecture `{inner.name}`; those "
-            f"of {chosen.key} are `{chosen.architecture}`. For other SAEs use --sae."
-        )
     return Opened(loaded.sae, forgotten(loaded))

@@ -39,7 +39,7 @@ def crosscoder(max_norm=1.1):
 def temporal(max_norm=1.1):
     g = torch.Generator().manual_seed(0)
     cfg = Temporal(d_in=32, d_out=32, d_sae=64, k=4, d_key=4)
-    return Subject(cfg.build(g), tiny(), *way(SITES[2], max_norm), "windows", window=WINDOW)
+    return Subject(cfg.build(g), tiny(), *way(SITES[2], max_norm)[:3], "windows", window=WINDOW)
 
 
 def values(result):
