@@ -147,6 +147,9 @@ def test_folded_transcoders_have_a_mask_each():
         def rows(self, batch_rows, first_row=0, n_rows=None):
             yield rows
 
+        def provenance(self):
+            return {}
+
     harvest = Harvest(lm, Stream(), pair, TokenRule())
     acts = lm.read(tokens, pair.sites)
     alone = [

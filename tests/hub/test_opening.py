@@ -10,6 +10,7 @@ import torch
 
 from saekit.activations.pairs import Pair
 from saekit.cli.evaluate import measure
+from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
 from saekit.data.corpora.files import Files
 from saekit.evals.core import Core
@@ -21,7 +22,6 @@ from saekit.models.tiny import ByteTokenizer, save_tiny
 from saekit.saes.topk import TopK
 from saekit.train.loop import train
 from tests import world
-from tests.cli.test_cli import call
 from tests.hub import files
 from tests.hub.test_native import card as a_card
 
@@ -59,6 +59,13 @@ def test_an_unknown_site_must_be_named(folder, tmp_path):
     assert named.card.pair == Pair(read=("L0.resid_post",))
     told = load(place, hints=FormatHints(read=("L0.mlp_in",), write=("L0.mlp_out",)))
     assert set(complete(told, lm, corpus).card.rules) == {"L0.mlp_in", "L0.mlp_out"}
+
+
+def call(capsys, *words):
+    """Return the exit code, stdout and stderr of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in words])
+    return ended.value.code, *capsys.readouterr()
 
 
 def opened(folder, tmp_path, **changes):
