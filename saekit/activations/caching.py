@@ -14,7 +14,7 @@ from saekit.activations.harvest import CALIBRATION_ROWS, Harvest
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.activations.precision import Channels, Precision, added_fvu
-from saekit.activations.rules import TokenRule
+from saekit.activations.rules import TokenRule, keep_everywhere
 from saekit.activations.store import CHANNELS, MANIFEST, Store, begin, described
 from saekit.activations.store_writer import StoreWriter, bytes_of_row
 from saekit.core.config import Config
@@ -188,8 +188,7 @@ def _fill(
         if kept >= tokens:
             break
         acts = harvest.read(rows)
-        masks = [harvest.rules[str(s)].keep(rows.tokens, acts[s]) for s in store.sites]
-        found = int(torch.stack([m.cpu() for m in masks]).all(0).sum())
+        found = int(keep_everywhere(harvest.rules, rows.tokens, acts).sum())
         writer.add(rows, acts, found)
         kept += found
         progress.add(found)

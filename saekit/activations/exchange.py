@@ -12,7 +12,7 @@ from saekit.activations.precision import Channels, added_fvu
 from saekit.activations.rules import FittedRule, fit
 from saekit.activations.store import Store, begin, described
 from saekit.activations.store_writer import StoreWriter, bytes_of_row
-from saekit.core.errors import ConfigError, DataError, ShapeError
+from saekit.core.errors import ConfigError, DataError, ShapeError, UnknownNameError
 from saekit.core.files import need_space
 from saekit.core.finite import all_finite
 from saekit.core.lock import made_whole
@@ -20,11 +20,14 @@ from saekit.core.progress import Progress
 from saekit.data.arrow import Part, Table, open_arrow, read_arrow, write_arrow
 from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site, transformer_lens_name
+from saekit.models.sites import Site, parse_site, transformer_lens_name
 
 EXPORTED = {"float32": torch.float32, "float16": torch.float16}
 _FILE_BYTES = 2**29
 _PART_ROWS = 64
+COMPARED_ROWS = 8
+# Of the variance: bfloat16 beside float32 is off by 1e-4, a neighbouring layer by 0.05 and more.
+SAME_FVU = 0.01
 
 
 def export_arrow(
@@ -76,12 +79,14 @@ def export_arrow(
 
 def import_arrow(
     source: Path, folder: Path, caching: Caching, model: LanguageModel, *,
-    column: str | None = None, shown: bool = True,
+    column: str | None = None, compare: bool = True, shown: bool = True,
 ) -> Store:  # fmt: skip
     """Make a store of activations that SAELens cached.
 
     Documents are not known (their ids are -1), and the text is what `caching` says it is:
-    the layout records neither.
+    the layout records neither. That the activations are of the model and the site is checked:
+    by the column's name, where it is a hook's, and by the model's own activations of the first
+    rows, where there are token ids. The manifest says how far these are apart, or null.
 
     Args:
         source: the folder SAELens wrote.
@@ -89,10 +94,14 @@ def import_arrow(
         caching: what the activations are; one site. `n_ctx` must be that of the rows.
         model: the language model they are of.
         column: name of the activations; None: the only one there is.
+        compare: refuse activations that the model does not have at the site. False for rows
+            that are parts of longer ones, and for models that were changed before they were
+            cached.
         shown: show progress.
 
     Raises:
-        ConfigError: `folder` is in use, or several sites are named.
+        ConfigError: `folder` is in use, several sites are named, or the column's name or the model
+            contradict the site.
         FormatError: `source` is not of this layout, or is damaged.
         ShapeError: rows are not as long, or activations not as wide, as they should be.
     """
@@ -106,9 +115,11 @@ def import_arrow(
             f"{caching.n_ctx} and {model.width(site)} are expected of {model.name} at {site}. "
             f"Set `n_ctx`, or name another model or site."
         )
+    _check_name(table, site)
     with made_whole(folder, "saekit cache import") as part:
         found = _first(table)
         rule = _rule(caching, model, table, found)
+        off = _compared(found, rule, model, site) if compare else None
         sample = found.acts[rule.keep(_tokens(found), found.acts)]
         channels = Channels.of(sample)
         begin(part, {site: channels} if caching.precision == "int8w" else {}, {
@@ -120,10 +131,73 @@ def import_arrow(
             "kept_a_row": len(sample) / len(found.acts),
             "batch_rows": HARVEST_ROWS,
             "token_ids": table.has_tokens,
-            "imported": {"from": source.name, "column": table.column, "layout": "sae-lens"},
+            "imported": {
+                "from": source.name, "column": table.column, "layout": "sae-lens",
+                "off_by_fvu": off,
+            },
         })  # fmt: skip
         _copy(table, StoreWriter(Store.open(part), {site: channels}), site, rule, shown)
     return Store.open(folder)
+
+
+def _check_name(table: Table, site: Site) -> None:
+    """Refuse a site that the column's name contradicts, where that is a hook's."""
+    try:
+        named = parse_site(table.column)
+    except UnknownNameError:
+        return  # a name of the user's own, or a hook that is no site: the model decides
+    if _same_place(named) != _same_place(site):
+        raise ConfigError(
+            f"The column `{table.column}` is of {named}; got {site}. Name that site, or another "
+            f"column."
+        )
+
+
+def _same_place(site: Site) -> Site:
+    """Return one name for the stream between two blocks, which has two."""
+    if site.layer is not None and site.point == "resid_post":
+        return Site(site.layer + 1, "resid_pre")
+    return site
+
+
+def _compared(
+    found: Part, rule: FittedRule, model: LanguageModel, site: Site
+) -> float | None:
+    """Return how far the first rows are from the model's own activations, as a share of variance.
+
+    None: there are no token ids to compare by.
+
+    Raises:
+        ConfigError: they are further apart than another precision makes them; the message
+            names the site that they are of, if there is one.
+    """
+    if found.tokens is None:
+        return None
+    acts, tokens = found.acts[:COMPARED_ROWS].float(), found.tokens[:COMPARED_ROWS].long()
+    if int(tokens.min()) < 0 or int(tokens.max()) >= model.vocab_size:
+        raise ConfigError(
+            f"The rows have token ids from {int(tokens.min())} to {int(tokens.max())}; "
+            f"{model.name} has 0..{model.vocab_size - 1}. Name the model they are of."
+        )
+    kept = rule.keep(tokens, acts)
+
+    def off(one: Site) -> float:
+        own = model.read(tokens.to(model.device), [one])[one].float().to(acts.device)[kept]
+        wrong = (acts[kept] - own).square().sum(dtype=torch.float64)
+        return float(wrong / (own - own.mean(0)).square().sum(dtype=torch.float64))
+
+    if (here := off(site)) <= SAME_FVU:
+        return here
+    others = [s for s in model.sites() if s != site and model.width(s) == acts.shape[-1]]
+    near = next((s for s in others if off(s) <= SAME_FVU), None)
+    what = f"they are of {near}" if near else (
+        "they are of none of its sites either: of another model, of one changed before it was "
+        "cached, or of rows cut from longer ones (compare=False, --no-compare, takes these)"
+    )  # fmt: skip
+    raise ConfigError(
+        f"The activations are not those of {model.name} at {site}: over the first rows they "
+        f"differ by {here:.3g} of the variance, and {what}."
+    )
 
 
 def _copy(table: Table, writer: StoreWriter, site: Site, rule: FittedRule, shown: bool) -> None:

@@ -72,7 +72,7 @@ class Stored(Shuffle):
             if n >= self.epoch_events:
                 break
             rows = self.store.text(record.first_row, record.n_rows)
-            norms = {site: self.store.norms(index, site) for site in pair.reads}
+            norms = {site: self.store.norms(index, site) for site in pair.sites}
             masks = {s: harvest.rules[str(s)].keep_norms(rows.tokens, norms[s]) for s in norms}
             flat, which = [], []
             for i, (row, pos) in enumerate(harvest.places(rows, masks).values()):

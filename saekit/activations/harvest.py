@@ -47,9 +47,10 @@ class Counts(NamedTuple):
 
     seen: int = 0
     special: int = 0
-    high_norm: int = 0
+    high_norm: int = 0  # at a site that is read
     kept: int = 0  # in the activations that were given out
     cut: int = 0  # left over beside windows: runs of tokens that count, too short for one
+    high_norm_predicted: int = 0  # at a site that is predicted, and at none that is read
 
     def plus(self, other: "Counts") -> "Counts":
         """Return both together."""
@@ -60,7 +61,8 @@ class Harvest:
     """Activations of a stream of rows at a pair of sites, filtered by rule.
 
     One forward pass a batch reads every site and stops after the last. The rule's numbers
-    come from the first rows of the stream.
+    come from the first rows of the stream. A token counts where it does at the site that is
+    read and at the one that is predicted from it.
 
     Args:
         model: the language model.
@@ -131,7 +133,11 @@ class Harvest:
     def select(self, rows: Rows, acts: dict[Site, Tensor]) -> ActBatch:
         """Return the events of some rows, tokens that count or windows of them, and count."""
         pair = self.pair
-        masks = {s: self.rules[str(s)].keep(rows.tokens, acts[s]) for s in pair.reads}
+        masks = {
+            s: self.rules[str(s)].keep(rows.tokens, acts[s])
+            for s in pair.sites
+            if str(s) in self.rules
+        }
         places = self.places(rows, masks)
         first = next(iter(places.values()))
 
@@ -154,11 +160,19 @@ class Harvest:
         """Return where the events of some rows are, by site read, and count their tokens.
 
         Sites that are one event have one mask, that of the first, and are counted once.
+
+        Args:
+            rows: of tokens.
+            masks: which tokens count at each site, read or predicted; a site that is only
+                predicted may be missing, and then leaves none out.
         """
-        pair = self.pair
-        if not pair.fold:
-            masks = {pair.reads[0]: torch.stack([masks[s] for s in pair.reads]).all(0)}
-        return {site: self._place(rows, mask) for site, mask in masks.items()}
+        pair, found = self.pair, {}
+        ways = [([read], [write]) for read, write in zip(pair.reads, pair.writes, strict=True)]
+        for reads, writes in ways if pair.fold else [(pair.reads, pair.writes)]:
+            at_reads = torch.stack([masks[s] for s in reads]).all(0)
+            kept = torch.stack([at_reads, *(masks[s] for s in writes if s in masks)]).all(0)
+            found[reads[0]] = self._place(rows, at_reads, kept)
+        return found
 
     def scaled(self, acts: Tensor, read: Site, side: int) -> Tensor:
         """Return activations, scaled in float32 where their site has a scaling of its own."""
@@ -167,10 +181,10 @@ class Harvest:
         return self.scalings[read][side].apply(acts.float()).to(acts.dtype)
 
     def _place(
-        self, rows: Rows, kept: Bool[Tensor, "batch n_ctx"]
+        self, rows: Rows, at_reads: Bool[Tensor, "batch n_ctx"], kept: Bool[Tensor, "batch n_ctx"]
     ) -> Places:
         """Return rows and positions of the events of one mask, and count its tokens."""
-        n, n_kept = kept.numel(), int(kept.sum())
+        n, n_at_reads, n_kept = kept.numel(), int(at_reads.sum()), int(kept.sum())
         rule = self.rules[str(self.pair.reads[0])]
         special = int(rule.is_special(rows.tokens).sum())
         if self.pair.window:
@@ -179,6 +193,8 @@ class Harvest:
             row, pos = kept.nonzero(as_tuple=True)
         given = pos.numel()
         self.counts = self.counts.plus(
-            Counts(n, special, n - special - n_kept, given, n_kept - given)
+            Counts(
+                n, special, n - special - n_at_reads, given, n_kept - given, n_at_reads - n_kept
+            )
         )
         return row, pos

@@ -1,6 +1,6 @@
 """Which tokens count: special tokens and massive-norm activations are left out by rule."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
+from saekit.models.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,9 @@ class TokenRule(Config):
     Language models put activations of enormous norm on the first token and on a few
     delimiters (attention sinks). One such token outweighs thousands of others in any
     squared error, so they are left out of training, of statistics and of splicing alike;
-    how many were left out is counted and reported.
+    how many were left out is counted and reported. Where an SAE predicts another site than it
+    reads, a token counts only if it counts at both: massive activations of a target outweigh
+    all others just as those of an input do.
 
     Args:
         special: leave out special tokens (BOS, EOS, padding, separators).
@@ -90,6 +93,23 @@ class FittedRule(NamedTuple):
         return FittedRule(
             TokenRule.from_dict(raw["rule"]), tuple(raw["special_ids"]), raw["median_norm"]
         )
+
+
+def keep_everywhere(
+    rules: Mapping[str, FittedRule],
+    tokens: Int[Tensor, "*shape"],
+    acts: Mapping[Site, Float[Tensor, "*shape width"]],
+) -> Bool[Tensor, "*shape"]:
+    """Return which tokens count at every one of some sites.
+
+    Args:
+        rules: by the name of a site. A site without one leaves no token out: SAEs of earlier
+            versions hold the rules of what they read alone.
+        tokens: ids.
+        acts: activations of the sites; at least one of these has a rule.
+    """
+    masks = [rules[str(s)].keep(tokens, a) for s, a in acts.items() if str(s) in rules]
+    return torch.stack(masks).all(0)
 
 
 def fit(

@@ -160,8 +160,8 @@ class _Stream:
 
     def __init__(self, cfg: DocumentIndex, loaded: Loaded, lm: LanguageModel, site: Site):
         self.cfg, self.lm, self.site, self.sae = cfg, lm, site, loaded.sae
-        self.rule = loaded.card.rules[str(site)]
-        bos = lm.tokenizer.bos_id if loaded.card.bos else None
+        self.card = loaded.card
+        bos = loaded.card.bos_id(lm.tokenizer)
         self.head = torch.tensor([] if bos is None else [bos], dtype=torch.int64)
 
     @torch.no_grad()
@@ -169,17 +169,20 @@ class _Stream:
         """Return which tokens count, and the codes of those."""
         h = len(self.head)
         width = self.cfg.n_ctx - h
-        x: list[Float[Tensor, "m d"]] = []
+        sites = self.card.sites_of(self.site)
+        parts: dict[Site, list[Float[Tensor, "m d"]]] = {site: [] for site in sites}
         windows = spans(len(tokens), width, self.cfg.overlap)
         for first in range(0, len(windows), self.cfg.batch_rows):
             part = windows[first : first + self.cfg.batch_rows]
             batch = torch.stack([torch.cat([self.head, tokens[a:b]]) for a, b, _ in part])
-            acts = self.lm.read(batch, [self.site])[self.site]
-            x += [row[h + given - a :] for row, (a, _, given) in zip(acts, part, strict=True)]
-        every = torch.cat(x)
+            for site, acts in self.lm.read(batch, sites).items():
+                each = zip(acts, part, strict=True)
+                parts[site] += [row[h + given - a :] for row, (a, _, given) in each]
+        found = {site: torch.cat(x) for site, x in parts.items()}
+        every = found[self.site]
         if not all_finite(every):
             raise DataError(f"Activations at {self.site} are not finite; use dtype float32.")
-        kept = self.rule.keep(tokens, every).cpu()
+        kept = self.card.keep(self.site, tokens, found).cpu()
         return kept, self.sae.encode(every[kept.to(every.device)].float())
 
 

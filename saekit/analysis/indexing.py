@@ -25,6 +25,7 @@ from saekit.core.sealed import write_sealed
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.native import Loaded
+from saekit.hub.opening import said_of
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
@@ -79,11 +80,14 @@ def make_index(
             f"them; got {card.at}. Leave the site out."
         )
     # What is coded jointly is read as in training; of sites that share an SAE, one.
-    pair = card.pair if sae.cfg.event else Pair(read=(str(card.site),))
+    # The site predicted comes along: the rules of both decide which tokens are kept.
+    one = Pair(read=(str(card.site),), write=(str(ways[card.site]),))
+    pair = card.pair if sae.cfg.event else one
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
-    stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
+    bos = card.bos_id(lm.tokenizer) is not None
+    stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     rule = card.rules[str(pair.reads[0])].rule
     rows = pass_rows(lm, card.n_ctx)
     harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
@@ -108,7 +112,7 @@ def make_index(
             | {"seconds": seconds, "split": split, "site": pair.label}
             | {"logits_of": str(written), "window": pair.window}
             | {"corpus": stream.provenance(), "harvest": harvest.counts._asdict()}
-            | {"provenance": provenance.collect()},
+            | {"provenance": provenance.collect(), "said": said_of(card) | {"bos": bos}},
             [part / LATENTS, part / CONTEXTS],
         )
     return counts | {"seconds": seconds}

@@ -181,6 +181,9 @@ def import_(
     column: Annotated[
         str | None, typer.Option(help="Name of the activations. [the only one]")
     ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Refuse what the model does not have at the site.")
+    ] = True,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
     ] = "float32",
@@ -204,8 +207,13 @@ def import_(
     lm = load(model, revision=revision, dtype=dtype, device="cpu")
     n_ctx = [f"n_ctx={table.n_ctx}"]
     spec = _spec(model, revision, [site], corpus, precision, n_ctx + (settings or []))
-    store = import_arrow(source, out, spec, lm, column=column, shown=not quiet)
-    lines = [*_lines(store), f"next     saekit train --cache {out}"]
+    store = import_arrow(
+        source, out, spec, lm, column=column, compare=compare, shown=not quiet
+    )
+    off = store.manifest["imported"]["off_by_fvu"]
+    checked = "not compared with the model" if off is None else (
+        f"the model's own first rows are off by {off:.1e} of the variance")  # fmt: skip
+    lines = [*_lines(store), f"compared {checked}", f"next     saekit train --cache {out}"]
     emit(_record(store), as_json=as_json, lines=lines)
 
 

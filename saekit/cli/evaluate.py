@@ -1,20 +1,23 @@
 """`saekit eval`: how good an SAE is, on text it was not trained on."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.cli.show import emit, score_lines
+from saekit.cli.sae_options import SAEOptions, takes
+from saekit.cli.show import emit, note_lines, score_lines
 from saekit.cli.sweep_folder import evaluate_all, is_sweep
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
-    from saekit.data.base import Corpus
     from saekit.hub.native import Loaded
+    from saekit.hub.opening import Opened
     from saekit.models.base import LanguageModel
 
 
+@takes(SAEOptions)
 def evaluate(
     run: Annotated[
         Path, typer.Argument(help="A run's folder, a folder with an SAE, or that of a sweep.")
@@ -28,17 +31,15 @@ def evaluate(
     site: Annotated[
         str | None, typer.Option(help="Which site, where the SAE is folded over several.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Language model, where the SAE's files do not say.")
-    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Result file. [RUN/eval/NAME.json]")] = None,
     seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Measure an SAE on held-out text, or every SAE of a sweep.
 
@@ -47,115 +48,29 @@ def evaluate(
     from saekit.core.config import override
     from saekit.core.lock import claimed_file
     from saekit.evals.base import registry
-    from saekit.hub.complete import complete
-    from saekit.hub.native import load
 
     config = override(registry.get(name)(), settings or [])
 
-    def one(folder: Path, path: Path) -> "tuple[Result, Loaded]":
-        loaded = relocated(load(folder, site=site), folder, model=model, corpus=corpus)
+    def one(folder: Path, path: Path) -> "tuple[Result, Opened]":
+        opened = sae.open(folder, corpus=corpus, site=site)
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
-            lm = model_of(loaded, device, model)
-            loaded = complete(loaded, lm, text_of(loaded, corpus))
             result = measure(
-                loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
-            )
+                opened.loaded, opened.lm, config,
+                corpus=corpus, site=site, seed=seed, shown=not quiet,
+            )  # fmt: skip
             result.write(path)
-        return result, loaded
+        return result, opened
 
     if is_sweep(run):
         evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
         return
     path = out or run / "eval" / f"{name}.json"
-    result, loaded = one(run, path)
+    result, opened = one(run, path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
-    lines = [*score_lines(result.scores), f"result   {path}"]
-    lines.append(f"next     saekit index {run}")
+    record |= {"notes": opened.notes}
+    lines = [*score_lines(result.scores), *note_lines(opened.notes), f"result   {path}"]
+    lines.append(f"next     saekit index {run}{sae.typed(corpus=corpus, site=site)}")
     emit(record, as_json=as_json, lines=lines)
-
-
-def relocated(
-    loaded: "Loaded", run: Path, *, model: str | None = None, corpus: str | None = None
-) -> "Loaded":
-    """Return an SAE whose card names model and text where they are now.
-
-    Args:
-        loaded: the SAE.
-        run: the folder it was read from.
-        model: named by the user, so that the card's is not looked for.
-        corpus: likewise.
-
-    Raises:
-        FormatError: the folder of the model, or a file of the text, is nowhere to be found.
-    """
-    from dataclasses import replace
-
-    from saekit.train import record
-    from saekit.train.loop import RUN
-
-    card = loaded.card
-    made = record.read(run / RUN).begun_with if (run / RUN).exists() else {}
-    given = {"model": model, "corpus": corpus}
-    wanted = {k: card.run[k] for k in given if given[k] is None and k in card.run}
-    found = record.found_again(wanted, run, made or {"model": card.model})
-    return loaded._replace(card=replace(card, run=card.run | found))
-
-
-def model_of(loaded: "Loaded", device: str, name: str | None = None) -> "LanguageModel":
-    """Return the language model an SAE was trained on, at the precision it was trained at.
-
-    Args:
-        loaded: the SAE.
-        device: where the model goes.
-        name: the model, where the SAE's files do not say or name it as no hub does.
-
-    Raises:
-        ConfigError: neither the files nor `name` say the model.
-        FormatError: the model of that name is now another one.
-    """
-    from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
-    from saekit.models.hf import load
-    from saekit.models.model_files import pinned
-
-    made_from = loaded.card.model
-    wanted = name or loaded.card.run.get("model", made_from["name"])
-    if wanted == "unknown":
-        raise ConfigError("The SAE's files do not say the language model. Name it with --model.")
-    # Of its own model the commit that was recorded, for a branch may have moved on since.
-    own = name is None or name == loaded.card.run.get("model")
-    commit = pinned(loaded.card.run.get("revision"), made_from) if own else None
-    dtype = "auto" if made_from["dtype"] == "unknown" else made_from["dtype"]
-    try:
-        lm = load(wanted, revision=commit, dtype=dtype, device=device)
-    except (UnknownNameError, ResourceError) as error:
-        if name is not None:
-            raise
-        raise type(error)(
-            f"The SAE's files name the model `{wanted}`. {error} Another can be named with --model."
-        ) from error
-    if made_from["revision"] is not None and lm.revision != made_from["revision"]:
-        raise FormatError(
-            f"The SAE was trained on {wanted} at revision {made_from['revision']}; what loads "
-            f"under that name now is {lm.revision}. Point the name at the right model."
-        )
-    return lm.separated() if made_from.get("separate_documents") else lm
-
-
-def text_of(loaded: "Loaded", corpus: str | None) -> "Corpus":
-    """Return a corpus by its name, or the one the SAE was trained on.
-
-    Raises:
-        ConfigError: no corpus was named, and the SAE has no run with one.
-    """
-    from saekit.core.errors import ConfigError
-    from saekit.data.base import Corpus
-    from saekit.data.open import open_corpus
-
-    if corpus:
-        return open_corpus(corpus)
-    if "corpus" not in loaded.card.run:
-        raise ConfigError("The SAE's files hold no text to use. Name some with --corpus.")
-    return Corpus.from_dict(loaded.card.run["corpus"])
 
 
 def measure(
@@ -179,15 +94,21 @@ def measure(
     from saekit.core.errors import ConfigError
     from saekit.data.tokenise import TokenStream
     from saekit.evals.base import Subject, Tools, Way
+    from saekit.hub.opening import said_of, text_of
     from saekit.models.sites import parse_site
 
     card = loaded.card
-    text = text_of(loaded, corpus)
-    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=card.bos)
+    bos = card.bos_id(lm.tokenizer) is not None
+    stream = TokenStream(
+        text_of(loaded, corpus), "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos
+    )
     ways = {
-        read: Way(read, write, card.rules[str(read)])
+        read: Way(
+            read, write, card.rules[str(read)],
+            None if read == write else card.rules.get(str(write)),
+        )
         for read, write in zip(card.pair.reads, card.pair.writes, strict=True)
-    }
+    }  # fmt: skip
     joint = "site" in loaded.sae.cfg.event
     if joint and site is not None:
         raise ConfigError(
@@ -211,9 +132,11 @@ def measure(
         read=read,
         write=ways[read].write,
         rule=ways[read].rule,
+        write_rule=ways[read].write_rule,
         name=f"{card.pair.label} at {read}" if len(ways) > 1 and not joint else card.pair.label,
         beside=tuple(ways.values())[1:] if joint else (),
         window=card.pair.window,
     )
     tools = Tools(rows=stream.rows, seed=seed, shown=shown)
-    return config.run(subject, tools)
+    result = config.run(subject, tools)
+    return replace(result, provenance=result.provenance | said_of(card) | {"bos": bos})

@@ -9,13 +9,9 @@ import typer
 from saekit.cli.layers_open import (
     AsJson,
     Corpus,
-    Device,
-    Dtype,
     How,
     LensFile,
-    Model,
     Quiet,
-    RowTokens,
     RunFolder,
     Sites,
     SplitName,
@@ -23,6 +19,7 @@ from saekit.cli.layers_open import (
     opened,
 )
 from saekit.cli.layers_tables import examples_, stream_, tables
+from saekit.cli.sae_options import SAEOptions, takes
 from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError
 
@@ -39,6 +36,7 @@ app = typer.Typer(
 
 
 @app.command("analyse")
+@takes(SAEOptions)
 def analyse(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
@@ -49,12 +47,10 @@ def analyse(
     split: SplitName = "test",
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Read text once: counts, strengths and examples of every latent at every layer.
 
@@ -65,7 +61,7 @@ def analyse(
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
     folder = out or run / "layers"
-    how = How(site, corpus, split, model, n_ctx, dtype, device)
+    how = How(site, corpus, split, sae)
     with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
         shared, lm, stream = opened(run, how)
         found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
@@ -98,6 +94,7 @@ def merge(
 
 
 @app.command("eval")
+@takes(SAEOptions)
 def evaluate(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
@@ -108,12 +105,10 @@ def evaluate(
     corpus: Corpus = None,
     seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Measure an SAE at every layer, their mean, and with all layers replaced at once.
 
@@ -123,15 +118,20 @@ def evaluate(
     from saekit.evals.base import Subject, Tools
     from saekit.evals.by_layer import measure_by_layer
     from saekit.evals.core import Core
+    from saekit.hub.opening import said_of
 
     core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
-    how = How(site, corpus, "test", model, n_ctx, dtype, device)
+    how = How(site, corpus, "test", sae)
     shared, lm, stream = opened(run, how)
     subjects = [
-        Subject(shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s))
+        Subject(
+            shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s),
+            write_rule=shared.written_rule(s),
+        )
         for s in shared.sites
     ]
     result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
+    result = replace(result, provenance=result.provenance | said_of(shared.card))
     path = out or run / "eval" / "by_layer.json"
     result.write(path)
     metrics = sorted({name.split("/")[1] for name in result.scores})
@@ -154,6 +154,7 @@ def evaluate(
 
 
 @app.command("baselines")
+@takes(SAEOptions)
 def baselines(
     run: RunFolder,
     site: Sites = None,
@@ -163,12 +164,10 @@ def baselines(
         typer.Option(help="Tokens of each layer, of an SAE from elsewhere. [as many as it saw]"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
 
@@ -177,7 +176,7 @@ def baselines(
     from saekit.recipes.mlsae import single_layer
     from saekit.train.loop import train
 
-    how = How(site, corpus, "train", model, n_ctx, dtype, device)
+    how = How(site, corpus, "train", sae)
     shared, lm, stream = opened(run, how)
     whole = _trained(run, shared, lm.name, stream.corpus, tokens)
     folder = out or run / "single"
@@ -221,6 +220,7 @@ def _trained(
 
 
 @app.command("compare")
+@takes(SAEOptions)
 def compare_(
     run: RunFolder,
     singles: Annotated[
@@ -230,12 +230,10 @@ def compare_(
     site: Sites = None,
     corpus: Corpus = None,
     out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
 
@@ -244,7 +242,7 @@ def compare_(
     from saekit.hub.native import load
     from saekit.layers.compare import compare
 
-    how = How(site, corpus, "test", model, n_ctx, dtype, device)
+    how = How(site, corpus, "test", sae)
     shared, lm, stream = opened(run, how)
     folder = singles or run / "single"
     found = {str(s): load(folder / str(s)) for s in shared.sites}
@@ -261,6 +259,7 @@ def compare_(
 
 
 @app.command("figures")
+@takes(SAEOptions)
 def figures(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
@@ -276,12 +275,10 @@ def figures(
     corpus: Corpus = None,
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Draw every figure, each with the CSV of what it shows.
 
@@ -295,7 +292,7 @@ def figures(
     made: list[Path] = []
     for run in runs:
         found = Survey.load(_analysed(survey or run / "layers", run))
-        how = How(found.sites, corpus, "test", model, n_ctx, dtype, device)
+        how = How(found.sites, corpus, "test", sae)
         shared, lm, stream = opened(run, how)
         made += draw_all(
             found, shared, lm, stream, out or run / "layers" / "figures",
@@ -306,6 +303,7 @@ def figures(
 
 
 @app.command("prompt")
+@takes(SAEOptions)
 def prompt_(
     run: RunFolder,
     prompt: Annotated[str, typer.Argument(help="The text to look at.")],
@@ -327,12 +325,10 @@ def prompt_(
     corpus: Corpus = None,
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
-    model: Model = None,
-    n_ctx: RowTokens = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
 ) -> None:
     """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
 
@@ -346,7 +342,7 @@ def prompt_(
 
     folder = survey or run / "layers"
     known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
-    shared, lm, _ = opened(run, How(site, corpus, "test", model, n_ctx, dtype, device))
+    shared, lm, _ = opened(run, How(site, corpus, "test", sae))
     reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(

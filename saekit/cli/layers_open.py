@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from saekit.cli.sae_options import SAEOptions
+from saekit.cli.show import note_lines
 from saekit.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,10 +33,6 @@ LensFile = Annotated[
     Path | None,
     typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="Language model, where the files do not say. [theirs]")
-]
-RowTokens = Annotated[int | None, typer.Option("--n-ctx", help="Tokens of a row. [as in training]")]
 Dtype = Annotated[
     str | None,
     typer.Option(help="Of the language model: auto, float32 or bfloat16. [as in training]"),
@@ -45,24 +43,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.
 
 
 class How(NamedTuple):
-    """How the user wants an SAE opened; None: as its files say."""
+    """How the user wants a shared SAE opened; None: as its files say."""
 
-    sites: list[str] | None = None
-    corpus: str | None = None
-    split: str = "test"
-    model: str | None = None
-    n_ctx: int | None = None
-    dtype: str | None = None
-    device: str = "auto"
+    sites: list[str] | None
+    corpus: str | None
+    split: str
+    options: SAEOptions
 
     def typed(self) -> str:
         """Return the options that were given, as they are typed, for a next command."""
-        words = [f"--site {shlex.quote(site)}" for site in self.sites or ()]
-        for name in ("corpus", "model", "n_ctx", "dtype"):
-            value = getattr(self, name)
-            if value is not None:
-                words.append(f"--{name.replace('_', '-')} {shlex.quote(str(value))}")
-        return "".join(f" {word}" for word in words)
+        sites = "".join(f" --site {shlex.quote(site)}" for site in self.sites or ())
+        return sites + self.options.typed(corpus=self.corpus)
 
 
 class Opened(NamedTuple):
@@ -83,36 +74,38 @@ def opened(run: Path, how: How) -> Opened:
             do not say a text, a model or the layers and the user did not either.
         FormatError: there is no SAE, or its model is another one now.
     """
-    from saekit.cli.evaluate import model_of, relocated, text_of
     from saekit.data.base import SPLITS
     from saekit.data.tokenise import TokenStream
-    from saekit.hub.complete import complete
-    from saekit.hub.native import load
     from saekit.hub.shared import SharedSAE
     from saekit.models.site_patterns import expand_sites
 
     if how.split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {how.split}.")
-    if how.n_ctx is not None and how.n_ctx < 2:  # noqa: PLR2004 - a token and its next
-        raise ConfigError(f"`--n-ctx` must be at least 2; got {how.n_ctx}.")
-    loaded = relocated(load(run, scaled=True), run, model=how.model, corpus=how.corpus)
-    SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
-    text = text_of(loaded, how.corpus)
-    if how.dtype is not None:
-        made_of = loaded.card.model | {"dtype": how.dtype}
-        loaded = loaded._replace(card=replace(loaded.card, model=made_of))
-    lm = model_of(loaded, how.device, how.model)
-    wanted = expand_sites(how.sites, lm) if how.sites else None
-    loaded = _placed(loaded, wanted)
-    if how.n_ctx is not None:
-        loaded = loaded._replace(card=replace(loaded.card, n_ctx=how.n_ctx))
-    loaded = complete(loaded, lm, text)
-    shared = SharedSAE(loaded.sae.to(lm.device), loaded.card, wanted)
+    if how.options.n_ctx is not None and how.options.n_ctx < 2:  # a token and its next
+        raise ConfigError(f"`--n-ctx` must be at least 2; got {how.options.n_ctx}.")
+
+    def expanded(lm: "LanguageModel") -> list[str] | None:
+        return expand_sites(how.sites, lm) if how.sites else None
+
+    found = how.options.open(
+        run, corpus=how.corpus, scaled=True, check=_check_shared,
+        place=lambda loaded, lm: _placed(loaded, expanded(lm)),
+    )  # fmt: skip
+    (sae, card), lm = found.loaded, found.lm
+    for line in note_lines(found.notes):
+        typer.echo(line, err=True)
+    shared = SharedSAE(sae.to(lm.device), card, expanded(lm))
     split = "train" if how.split == "train" else "test"
-    stream = TokenStream(
-        text, split, lm.tokenizer, n_ctx=loaded.card.n_ctx, bos_each_row=loaded.card.bos
-    )
+    bos = card.bos_id(lm.tokenizer) is not None
+    stream = TokenStream(found.text, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     return Opened(shared, lm, stream)
+
+
+def _check_shared(loaded: "Loaded") -> None:
+    """Refuse what several layers cannot share, before a model is loaded."""
+    from saekit.hub.shared import SharedSAE
+
+    SharedSAE(*loaded)
 
 
 def _placed(loaded: "Loaded", sites: list[str] | None) -> "Loaded":

@@ -175,7 +175,7 @@ def _model(
         EventEntropy(n_ctx=n_ctx, threshold=threshold)
     lm = float32_model(loaded, *named)
     if targets:
-        check_length(lm, n_ctx + bool(loaded.card.bos), "n_ctx")
+        check_length(lm, n_ctx + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
         raise holds_a_run(folder)
     return lm
@@ -257,7 +257,7 @@ def _targets(
     journal = Journal(out, one.settings(loaded, lm, site, events), resume=resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
         lm, loaded.sae, site, events,
-        bos_id=lm.tokenizer.bos_id if card.bos else None, memory_bytes=memory_bytes,
+        bos_id=card.bos_id(lm.tokenizer), memory_bytes=memory_bytes,
         shown=not quiet, journal=journal,
     )  # fmt: skip
     J = scored.J.double().nansum(1)

@@ -124,7 +124,7 @@ def events(
         store = open_index(index or sae / "index", loaded)
         lm = float32_model(loaded, device, model)
     chosen = named or draw_latents(store, n_latents, (min_density, max_density), seed)
-    check_length(lm, max(run.n_ctx) + bool(loaded.card.bos), "n_ctx")
+    check_length(lm, max(run.n_ctx) + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)

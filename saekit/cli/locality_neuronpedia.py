@@ -208,7 +208,7 @@ def _score(
             f"as {failed[:1]}. Is it the model that Neuronpedia used?"
         )
     card = loaded.card
-    bos = lm.tokenizer.bos_id if card.bos else None
+    bos = card.bos_id(lm.tokenizer)
     table = match(lm, loaded.sae, card.site, [e for e in events if e.rank == 0], bos)
     compared = out.with_name(f"{out.name}_match.csv")
     table.write_csv(compared)

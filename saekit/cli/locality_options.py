@@ -164,7 +164,7 @@ def opened(
 
 def float32_model(loaded: "Loaded", device: str, name: str | None = None) -> "LanguageModel":
     """Return the model an SAE was trained on, in float32: gradients are not for rounded ones."""
-    from saekit.cli.evaluate import model_of
+    from saekit.hub.opening import model_of
 
     model = loaded.card.model | {"dtype": "float32"}
     return model_of(loaded._replace(card=replace(loaded.card, model=model)), device, name)
@@ -191,7 +191,7 @@ def codes_of(
     from saekit.analysis.document_index import DocumentIndex
     from saekit.data.base import SPLITS, Corpus
     from saekit.data.open import open_corpus
-    from saekit.hub.complete import complete
+    from saekit.hub.opening import complete
 
     corpus, split = text
     if split not in SPLITS:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from saekit.cli.show import emit
+from saekit.cli.show import emit, note_lines
 from saekit.cli.sweep_folder import is_sweep, report_all
 
 
@@ -18,11 +18,13 @@ def report(
 
     Example: saekit report demo
     """
-    from saekit.report.page import write_report
+    from saekit.report.page import notes_of_run, write_report
 
     if is_sweep(run):
         report_all(run, out, as_json)
         return
-    path = write_report(run, out or run / "report.html")
-    record = {"report": str(path), "bytes": path.stat().st_size}
-    emit(record, as_json=as_json, lines=[f"report   {path} ({record['bytes'] / 1e6:.1f} MB)"])
+    path, notes = write_report(run, out or run / "report.html"), notes_of_run(run)
+    size = path.stat().st_size
+    record = {"report": str(path), "bytes": size, "notes": notes}
+    lines = [*note_lines(notes), f"report   {path} ({size / 1e6:.1f} MB)"]
+    emit(record, as_json=as_json, lines=lines)

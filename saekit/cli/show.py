@@ -32,6 +32,11 @@ def emit(record: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
         typer.echo(printable("\n".join(lines)))
 
 
+def note_lines(notes: list[str]) -> list[str]:
+    """Return a line for each thing that a reader of the numbers must know of an SAE."""
+    return [f"note     {note}" for note in notes]
+
+
 def score_lines(scores: dict[str, Any]) -> list[str]:
     """Return a line a score: what it is, its value and its 95 % interval."""
     known = [name for name in SHOWN if name in scores]

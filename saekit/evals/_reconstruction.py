@@ -88,20 +88,25 @@ class Reconstruction:
         """
         subject = self.subject
         check_finite(acts, first_row)
-        masks = [way.rule.keep(tokens, acts[way.read]) for way in subject.ways]
-        fit = torch.stack(masks).all(0)
+        reads = [way.rule.keep(tokens, acts[way.read]) for way in subject.ways]
+        at_reads = torch.stack(reads).all(0)
+        writes = [w.write_rule.keep(tokens, acts[w.write]) for w in subject.ways if w.write_rule]
+        fit = torch.stack([at_reads, *writes]).all(0)
         ordinary = ~subject.rule.is_special(tokens.to(fit.device))
         cut = windows(fit, subject.window) if subject.window else None
         kept = fit if cut is None else cut.mask(fit)
-        n, n_ordinary, n_fit, n_kept = (
-            fit.numel(), int(ordinary.sum()), int(fit.sum()), int(kept.sum())
-        )  # fmt: skip
-        self.counts = self.counts.plus(
-            Counts(n, n - n_ordinary, n_ordinary - n_fit, n_kept, n_fit - n_kept)
+        n, n_ordinary, n_reads, n_fit, n_kept = fit.numel(), *(
+            int(mask.sum()) for mask in (ordinary, at_reads, fit, kept)
         )
-        reads = [acts[way.read] for way in subject.ways]
-        writes = [acts[way.write] for way in subject.ways]
-        found = self._events(cut, reads, writes, ordinary, kept)
+        self.counts = self.counts.plus(
+            Counts(
+                n, n - n_ordinary, n_ordinary - n_reads, n_kept, n_fit - n_kept, n_reads - n_fit
+            )
+        )
+        found = self._events(
+            cut, [acts[w.read] for w in subject.ways], [acts[w.write] for w in subject.ways],
+            ordinary, kept,
+        )  # fmt: skip
         if not all_finite(found.batch.y_hat):
             raise DataError(
                 f"{subject.name} predicts values that are not finite in rows from {first_row}. "

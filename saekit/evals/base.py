@@ -22,7 +22,8 @@ class Way(NamedTuple):
 
     read: Site
     write: Site  # the same as `read` unless the SAE is a transcoder
-    rule: FittedRule  # which tokens count
+    rule: FittedRule  # which tokens count at `read`
+    write_rule: FittedRule | None = None  # and at `write`, where that is another site
 
 
 class Subject(NamedTuple):
@@ -32,15 +33,16 @@ class Subject(NamedTuple):
     lm: LanguageModel | None
     read: Site
     write: Site  # the same as `read` unless the SAE is a transcoder
-    rule: FittedRule  # which tokens count
+    rule: FittedRule  # which tokens count at `read`
     name: str
     beside: tuple[Way, ...] = ()  # further sites coded jointly with the first
     window: int = 0  # tokens of a jointly coded window; 0: single tokens
+    write_rule: FittedRule | None = None  # which tokens count at `write`, if it is another site
 
     @property
     def ways(self) -> tuple[Way, ...]:
         """All sites that are coded jointly, in the order the SAE takes them."""
-        return (Way(self.read, self.write, self.rule), *self.beside)
+        return (Way(self.read, self.write, self.rule, self.write_rule), *self.beside)
 
     @property
     def event(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from saekit.evals.intervals import (
 from saekit.metrics.base import added
 from saekit.metrics.dead import Dead
 
-NAME, VERSION = "by_layer", 1
+NAME, VERSION = "by_layer", 2
 MEAN = "mean"
 
 

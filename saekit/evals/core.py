@@ -31,7 +31,8 @@ ABLATIONS = 3  # spliced, zero, mean: a pass each, beside one clean
 class Core(Eval):
     """Reconstruction, sparsity and what the language model loses, on held-out text.
 
-    Every metric of the registry, over the tokens that the SAE's rule keeps. Reconstruction
+    Every metric of the registry, over the tokens that the SAE's rules keep: of a transcoder
+    those that count both where it reads and where it predicts. Reconstruction
     and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
     them the next-token loss is measured with the activations at the write site left alone
     (clean), replaced by the SAE's prediction (spliced), by 0 (zero) and by the mean of kept
@@ -70,7 +71,7 @@ class Core(Eval):
     """
 
     name: ClassVar[str] = "core"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     events: ClassVar[frozenset[str]] = frozenset({"site", "seq"})
 
@@ -184,9 +185,12 @@ def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
         "model": subject.lm.provenance() if subject.lm else None,
         "read": [str(way.read) for way in subject.ways] if subject.beside else str(subject.read),
         "write": [str(way.write) for way in subject.ways] if subject.beside else str(subject.write),
-        "rule": {str(way.read): way.rule.to_dict() for way in subject.ways}
-        if subject.beside
-        else subject.rule.to_dict(),
+        "rules": {
+            str(site): rule.to_dict()
+            for way in subject.ways
+            for site, rule in ((way.write, way.write_rule), (way.read, way.rule))
+            if rule is not None
+        },
         "window": subject.window,
         "seconds": round(time.monotonic() - began, 3),
     }

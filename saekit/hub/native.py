@@ -13,12 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from saekit.activations.pairs import Pair
 from saekit.core.border import reading
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.hub.formats.base import Read, Told, built, find
+from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find
 from saekit.models.sites import UNKNOWN, parse_site
 from saekit.saes.base import SAE, SAEConfig, Scaling
 
@@ -81,6 +80,13 @@ def read(folder: Path) -> Read:
             card = replace(card, scalings=_scalings(tensors))
     except (ConfigError, KeyError, TypeError) as error:
         raise FormatError(f"{folder} does not hold what its config says: {error}") from error
+    if lacking := card.lacking_rules:
+        note = (
+            f"made by an earlier version, whose training did not look at norms at "
+            f"{', '.join(map(str, lacking))}: tokens of massive norm there were trained on"
+        )
+        notes = list(dict.fromkeys([*card.provenance.get("notes", []), note]))
+        card = replace(card, provenance=card.provenance | {"notes": notes})
     return Read(cfg, read_tensors(weights), card)
 
 
@@ -91,7 +97,7 @@ def load(
     site: str | None = None,
     scaled: bool = False,
     format: str | None = None,
-    told: Told | None = None,
+    hints: FormatHints | None = None,
 ) -> Loaded:
     """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
 
@@ -104,22 +110,23 @@ def load(
         scaled: of a shared SAE, the weights as trained: for activations that
             ``card.scalings[site][0].apply`` has scaled.
         format: the format of the files (`saekit list formats`), where they fit several.
-        told: what its files leave out, as the language model.
+        hints: what its files leave out, as the language model.
 
     Raises:
         FormatError: files are missing, damaged, or of no format or several.
-        ConfigError: a site is needed, or it does not read this one; or the files leave open
-            what `told` could say.
+        ConfigError: a site is needed, or it does not read this one; the files leave open what
+            `hints` could say, or contradict it.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
         folder = folder / "sae"
-    layout = find(folder, format)
+    layout, said = find(folder, format), hints or FormatHints()
     with reading(folder, f"an SAE of {layout.name}"):
-        found = layout.read(folder, told or Told())
+        found = layout.read(folder, said)
+        agree(found, said, folder)
         sae, card = built(found, folder), found.card
     if site is not None and card.pair.reads == [UNKNOWN]:
-        card = placed(card, site)
+        card = filled(card, FormatHints(read=(str(parse_site(site)),)))
     if site is not None or (card.scalings and not scaled):
         site = _checked(site, card, folder)
     if card.scalings and not scaled:
@@ -130,22 +137,6 @@ def load(
 def _not_finite(sae: SAE) -> str | None:
     """Return the name of a weight or buffer with NaN or infinity in it."""
     return next((n for n, w in sae.state_dict().items() if not w.isfinite().all()), None)
-
-
-def placed(card: Card, site: str) -> Card:
-    """Return the card of an SAE whose files do not say its site, with that site.
-
-    Raises:
-        ConfigError: it is a transcoder, which has two.
-    """
-    if not card.pair.is_autoencoder or card.provenance.get("published", {}).get("transcodes"):
-        raise ConfigError(
-            "The SAE is a transcoder whose files do not say its sites. Name both: "
-            "told=Told(read=..., write=...), on a command line --read and --write."
-        )
-    known = [gap for gap in card.provenance.get("unknown", []) if gap != "site"]
-    provenance = card.provenance | {"unknown": known}
-    return replace(card, pair=Pair(read=(str(parse_site(site)),)), provenance=provenance)
 
 
 def _whole(file: Path, sha256: str) -> Path:

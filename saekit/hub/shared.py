@@ -114,8 +114,13 @@ class SharedSAE:
                     )
 
     def rule(self, site: Site) -> FittedRule:
-        """Return which tokens count at a site."""
+        """Return which tokens count at a site, by what is read there."""
         return self.card.rules[str(site)]
+
+    def written_rule(self, site: Site) -> FittedRule | None:
+        """Return which tokens count at the site predicted from this one, if it is another."""
+        written = self.written(site)
+        return None if written == site else self.card.rules.get(str(written))
 
     def written(self, site: Site) -> Site:
         """Return the site predicted from this one; itself for an autoencoder."""

@@ -71,7 +71,7 @@ class PromptReading:
         ids = lm.tokenizer.encode([prompt])[0]
         if not ids:
             raise DataError("The prompt is empty: it has no token. Give at least one character.")
-        bos = lm.tokenizer.bos_id if shared.card.bos else None
+        bos = shared.card.bos_id(lm.tokenizer)
         self.ids = ids if bos is None else [bos, *ids]
         if len(self.ids) > lm.n_ctx_max:
             raise ConfigError(

@@ -252,11 +252,14 @@ def activations(
     Raises:
         DataError: activations are not finite.
     """
-    found = lm.read(rows.tokens.to(lm.device), shared.sites)
+    card = shared.card
+    looked_at = list(dict.fromkeys(s for site in shared.sites for s in card.sites_of(site)))
+    found = lm.read(rows.tokens.to(lm.device), looked_at)
     for site in shared.sites:
-        acts = found.pop(site)
+        keep = card.keep(site, rows.tokens, found)
+        # Freed as soon as it is used, but for a site that decides which tokens of others count.
+        acts = found.pop(site) if card.pair.is_autoencoder else found[site]
         check_finite({site: acts}, rows.first_row)
-        keep = shared.rule(site).keep(rows.tokens, acts)
         yield site, acts if lens is None else lens.apply(site, acts), keep
 
 

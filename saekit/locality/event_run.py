@@ -69,7 +69,7 @@ class EventRun(Config):
         weights = loaded.sae.state_dict()
         return {
             "run": self.to_dict(), "model": lm.provenance(), "site": str(site),
-            "bos": loaded.card.bos, "sae": loaded.sae.cfg.to_dict(),
+            "bos": loaded.card.bos_id(lm.tokenizer) is not None, "sae": loaded.sae.cfg.to_dict(),
             "weights": digest(
                 part for k in sorted(weights) for part in (k, _bytes(weights[k]))
             ),
@@ -127,7 +127,7 @@ class EventRun(Config):
         began = time.monotonic()
         card = loaded.card
         site = card.site
-        bos = lm.tokenizer.bos_id if card.bos else None
+        bos = card.bos_id(lm.tokenizer)
         forgets = forgotten(loaded) if self.legacy_encode else ()
         journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)
         write_contexts(out, site, events, lm.tokenizer)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError
-from saekit.hub.formats.base import Told
+from saekit.hub.formats.base import FormatHints
 from saekit.hub.native import Loaded, load
 from saekit.locality.presets.base import Preset
 from saekit.models.base import LanguageModel
@@ -158,8 +158,8 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     """Return the SAE of a preset's layer, in the model's raw act units.
 
     Raises:
-        FormatError: the files are missing, damaged, or of another architecture.
-        ConfigError: they are of another site.
+        FormatError: the files are missing or damaged.
+        ConfigError: they are of another site or another architecture.
     """
     loaded = loaded_layer(chosen, root, layer)
     return Opened(loaded.sae, forgotten(loaded))
@@ -169,18 +169,10 @@ def loaded_layer(chosen: Preset, root: Path, layer: int) -> Loaded:
     """Return the SAE of a preset's layer with its card.
 
     Raises:
-        FormatError: the files are missing, damaged, or of another architecture.
-        ConfigError: they are of another site.
+        FormatError: the files are missing or damaged.
+        ConfigError: they are of another site or another architecture.
     """
-    loaded = load(
+    return load(
         chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
-        told=Told(model=chosen.model, architecture=chosen.architecture),
+        hints=FormatHints(model=chosen.model, architecture=chosen.architecture),
     )  # fmt: skip
-    inner = getattr(loaded.sae.cfg, "inner", loaded.sae.cfg)
-    if inner.name != chosen.architecture:
-        raise FormatError(
-            f"{chosen.sae_folder(root, layer)} holds an SAE of architecture `{inner.name}`; those "
-            f"of {chosen.key} are `{chosen.architecture}`. Name other SAEs by their folders, not "
-            f"by a preset."
-        )
-    return loaded

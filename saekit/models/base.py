@@ -24,6 +24,7 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     n_embedded: int | None = None  # rows of its model's embedding; None: not known
     digest: str  # SHA-256 of what defines it
+    adds_bos: bool = False  # left alone, it puts BOS before a text (Llama, Gemma; not GPT-2)
 
     @abc.abstractmethod
     def encode(self, texts: str | Sequence[str]) -> list[list[int]]:

@@ -43,6 +43,7 @@ class HFTokenizer(Tokenizer):
         added = backend.get_added_tokens_decoder()
         self._added = {i: token.content for i, token in added.items()}
         marked = {i for i, token in added.items() if token.special}
+        self.adds_bos = special.bos is not None and backend.encode("a").ids[:1] == [special.bos]
         self.special_ids = frozenset(marked | {i for i in special if i is not None})
         definition = backend.to_str()
         self.digest = digest([definition, json.dumps(special)])

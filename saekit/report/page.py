@@ -64,6 +64,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
     config = config or manifest.get("config", {})
     sections = [
         _head(run, config, core),
+        _notes(core, index),
         _headline(run, core),
         _training(run, data["curves"]),
         _histogram(run, data["histogram"], core),
@@ -163,6 +164,26 @@ def _missing(what: str, command: str) -> str:
     return f'<p class="missing">{_e(what)} Make it with <code>{_e(command)}</code></p>'
 
 
+def notes_of_run(run: Path) -> list[str]:
+    """Return what a reader of a run's page must know of the SAE."""
+    core = run / "eval" / "core.json"
+    return notes_in(_result(core) if core.exists() else None, _json(run / "index" / "index.json"))
+
+
+def notes_in(core: Result | None, index: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of the numbers must know of the SAE, as evaluation and index say."""
+    said = (core.provenance if core else {}), index.get("said") or {}
+    return list(dict.fromkeys(str(note) for part in said for note in part.get("notes") or []))
+
+
+def _notes(core: Result | None, index: Mapping[str, Any]) -> str:
+    notes = notes_in(core, index)
+    if not notes:
+        return ""
+    listed = "".join(f"<li>{_e(note)}</li>" for note in notes)
+    return _section("notes", "Notes on this SAE", f"<ul>{listed}</ul>")
+
+
 def _headline(run: Path, core: Result | None) -> str:
     if core is None:
         body = _missing("There is no evaluation yet.", f"saekit eval {run}")
@@ -249,12 +270,16 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
         if not all(isinstance(n, int) for n in counts.values()):
             raise FormatError(f"Token counts of the {name} must be numbers; got {counts!r:.200}")
         seen = counts["seen"]
-        kinds = (counts.get(kind, 0) for kind in ("special", "high_norm", "kept"))
+        names = ("special", "high_norm", "high_norm_predicted", "kept")
+        kinds = (counts.get(kind, 0) for kind in names)
         shares = [f"{100 * n / seen:.3g} %" for n in kinds]
         rows.append((name, f"{seen:,}", *shares))
     if not rows:
         return ""
-    head = ("pass", "tokens seen", "left out: special", "left out: high norm", "kept")
+    head = (
+        "pass", "tokens seen", "left out: special", "left out: high norm at the site read",
+        "left out: high norm at the site predicted alone", "kept",
+    )  # fmt: skip
     note = "Special tokens, and tokens whose activation is far longer than the median, are left "
     note += "out of training, scores and index alike."
     return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows)}")

@@ -303,14 +303,14 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
 
 def card_of(run: Run, harvest: Harvest, training: Training) -> Card:
     """Return what the SAE of a training was made from."""
-    reads = {str(site) for site in run.pair.reads}
+    sites = {str(site) for site in run.pair.sites}
     return Card(
         model=harvest.model.provenance(),
         pair=run.pair,
-        rules={k: v for k, v in harvest.rules.items() if k in reads},
+        rules={k: v for k, v in harvest.rules.items() if k in sites},
         corpus=harvest.stream.provenance(),
         n_ctx=run.n_ctx,
-        bos=run.bos,
+        bos=run.bos and harvest.model.tokenizer.bos_id is not None,
         tokens=training.stream.served_tokens,
         run=run.to_dict(),
         provenance=provenance.collect(run.seed),

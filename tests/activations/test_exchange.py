@@ -11,6 +11,7 @@ from saekit.activations.pairs import Pair
 from saekit.activations.recorded import RecordedModel
 from saekit.activations.rules import TokenRule
 from saekit.core.errors import ConfigError, DataError, FormatError, ShapeError
+from saekit.models.tiny import tiny
 from tests import world
 from tests.activations.cached import SITES, made, spec
 
@@ -124,3 +125,43 @@ def test_float16_is_refused_where_it_overflows(lm, tmp_path, monkeypatch):
 def test_a_folder_that_exists_is_not_written_to(store, arrow):
     with pytest.raises(ConfigError, match="exists"):
         export_arrow(store, arrow, next(iter(store.sites)), shown=False)
+
+
+def renamed(arrow, old, new):
+    """Give the column of activations another name."""
+    import pyarrow as pa
+
+    info = json.loads((arrow / "dataset_info.json").read_text())
+    info["features"] = {new if n == old else n: f for n, f in info["features"].items()}
+    (arrow / "dataset_info.json").write_text(json.dumps(info))
+    for file in arrow.glob("*.arrow"):
+        with pa.OSFile(str(file)) as opened:
+            table = pa.ipc.open_stream(opened).read_all()
+        table = table.rename_columns([new if n == old else n for n in table.column_names])
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+            out.write_table(table)
+
+
+def test_a_site_that_the_column_contradicts_is_refused(arrow, tmp_path, lm):
+    with pytest.raises(ConfigError, match=r"is of L1.resid_post; got L0.resid_post"):
+        back(arrow, tmp_path, lm, sites=SITES[:1])
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_site_that_the_model_contradicts_is_refused(arrow, tmp_path, lm):
+    renamed(arrow, "blocks.1.hook_resid_post", "acts")
+    with pytest.raises(ConfigError, match=r"not those of .* at L0.resid_post.*of L1.resid_post"):
+        back(arrow, tmp_path, lm, sites=SITES[:1])
+    found = back(arrow, tmp_path, lm)  # the name says nothing, and the model agrees
+    assert found.manifest["imported"]["off_by_fvu"] < 1e-6
+
+
+def test_activations_of_another_model_are_refused_unless_asked_for(arrow, tmp_path):
+    other = tiny(seed=5)
+    with pytest.raises(ConfigError, match=r"none of its sites either.*--no-compare"):
+        back(arrow, tmp_path, other)
+    found = import_arrow(
+        arrow, tmp_path / "taken", spec(tmp_path, sites=SITES[1:]), other, compare=False,
+        shown=False,
+    )  # fmt: skip
+    assert found.manifest["imported"]["off_by_fvu"] is None

@@ -33,13 +33,13 @@ def crosscoder(max_norm=1.1):
     g = torch.Generator().manual_seed(0)
     cfg = Crosscoder(d_in=32, d_out=32, d_sae=64, n_sites=3, activation="relu")
     first, *more = (way(name, max_norm) for name in SITES)
-    return Subject(cfg.build(g), tiny(), *first, "three", beside=tuple(more))
+    return Subject(cfg.build(g), tiny(), *first[:3], "three", beside=tuple(more))
 
 
 def temporal(max_norm=1.1):
     g = torch.Generator().manual_seed(0)
     cfg = Temporal(d_in=32, d_out=32, d_sae=64, k=4, d_key=4)
-    return Subject(cfg.build(g), tiny(), *way(SITES[2], max_norm), "windows", window=WINDOW)
+    return Subject(cfg.build(g), tiny(), *way(SITES[2], max_norm)[:3], "windows", window=WINDOW)
 
 
 def values(result):

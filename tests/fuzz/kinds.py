@@ -29,7 +29,7 @@ from saekit.data.truth import files as truth_files
 from saekit.data.truth import published as truth_published
 from saekit.data.truth.base import TruthConfig
 from saekit.hub import native
-from saekit.hub.formats.base import Told, make_card
+from saekit.hub.formats.base import FormatHints, make_card
 from saekit.layers.examples import Examples
 from saekit.layers.lens import Lens
 from saekit.layers.sums import LayerSums
@@ -86,7 +86,7 @@ def changed(tree: Tree, name: str, change: Callable[[dict], object]) -> Tree:
 def make_native(folder: Path) -> None:
     cfg = BatchTopK(d_in=6, d_out=6, d_sae=12, k=2)
     sae = cfg.build(torch.Generator().manual_seed(0))
-    native.save(sae, make_card("saekit", Told(model="tiny", read=("L0.resid_post",))), folder)
+    native.save(sae, make_card("saekit", FormatHints(model="tiny", read=("L0.resid_post",))), folder)
 
 
 def mend_native(tree: Tree) -> Tree:
@@ -95,7 +95,7 @@ def mend_native(tree: Tree) -> Tree:
 
 
 def load_sae(folder: Path) -> None:
-    loaded = native.load(folder, told=Told(k=3))
+    loaded = native.load(folder, hints=FormatHints(k=3))
     loaded.sae.decode(loaded.sae.encode(torch.randn(3, loaded.sae.cfg.d_in)))
 
 

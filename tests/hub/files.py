@@ -45,9 +45,9 @@ def affine_tensors():
     return tensors(W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,))
 
 
-def sae_lens(folder, **changes):
+def sae_lens(folder, weights=None, **changes):
     """Return codes and prediction of a TopK SAE as SAELens 6 writes it."""
-    w = affine_tensors()
+    w = weights or affine_tensors()
     config = {
         "architecture": "topk", "d_in": D, "d_sae": N, "k": K, "apply_b_dec_to_input": True,
         "normalize_activations": "none", "rescale_acts_by_decoder_norm": True,
@@ -56,6 +56,8 @@ def sae_lens(folder, **changes):
                      "prepend_bos": True},
     }  # fmt: skip
     write(folder, "sae_weights.safetensors", w, "cfg.json", config | changes)
+    if weights is not None:
+        return None
     norm = w["W_dec"].norm(dim=-1)
     acts = top(((inputs() - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * norm)
     return acts, (acts / norm) @ w["W_dec"] + w["b_dec"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from saekit.cli.main import app
 from saekit.core.errors import ConfigError, FormatError, SaekitError, ShapeError
 from saekit.hub.formats import _names
-from saekit.hub.formats.base import Format, Told, find, registry
+from saekit.hub.formats.base import Format, FormatHints, find, registry
 from saekit.hub.native import load, save
 from saekit.saes.base import registry as architectures
 from tests.hub import files
@@ -83,7 +83,7 @@ def test_what_the_files_do_not_say_is_unknown_until_it_is_told(folder, tmp_path)
     assert found.model["name"] == "unknown" and found.pair.label == "unknown"
     assert {"model", "site"} <= set(found.provenance["unknown"])
     read = ("L0.resid_post", "L1.resid_post")
-    found = load(place, told=Told(model="a/b", read=read)).card
+    found = load(place, hints=FormatHints(model="a/b", read=read)).card
     assert found.model["name"] == "a/b" and found.pair.read == read and found.pair.fold
     found = load(place, site="blocks.5.hook_mlp_out").card
     assert found.pair.read == ("L5.mlp_out",) and found.at == "L5.mlp_out"
@@ -97,7 +97,7 @@ def test_a_site_that_contradicts_the_files_is_refused(folder):
     with pytest.raises(ConfigError, match=r"reads .*; got"):
         load(folder[0], site="L30.resid_mid")
     with pytest.raises(ConfigError, match="The files say that the SAE is of"):
-        load(folder[0], told=Told(read=("L30.resid_mid",)))
+        load(folder[0], hints=FormatHints(read=("L30.resid_mid",)))
 
 
 @pytest.mark.parametrize("folder", WRITABLE, indirect=True)
@@ -333,15 +333,15 @@ def test_dictionaries_without_a_config_are_told_apart_by_their_tensors(tmp_path)
     files.write(tmp_path / "a", "ae.pt", w)
     with pytest.raises(ConfigError, match="topk, batch_topk.*--architecture"):
         load(tmp_path / "a")
-    ranked = load(tmp_path / "a", told=Told(architecture="topk")).sae
+    ranked = load(tmp_path / "a", hints=FormatHints(architecture="topk")).sae
     assert ranked.cfg.name == "topk" and ranked.cfg.k == 4
-    cut = load(tmp_path / "a", told=Told(architecture="batch_topk")).sae
+    cut = load(tmp_path / "a", hints=FormatHints(architecture="batch_topk")).sae
     pre = (files.inputs() - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]
     same(cut.encode(files.inputs()).dense(), pre * (pre > 0.4))
     files.write(tmp_path / "b", "ae.pt", {n: t for n, t in w.items() if n != "k"})
     with pytest.raises(FormatError, match="--k"):
-        load(tmp_path / "b", told=Told(architecture="topk"))
-    assert load(tmp_path / "b", told=Told(architecture="topk", k=2)).sae.cfg.k == 2
+        load(tmp_path / "b", hints=FormatHints(architecture="topk"))
+    assert load(tmp_path / "b", hints=FormatHints(architecture="topk", k=2)).sae.cfg.k == 2
 
 
 @pytest.mark.parametrize(
@@ -388,8 +388,8 @@ def test_gemma_scope_by_path(path, label, note, tmp_path):
     if "transcoders" in path:
         with pytest.raises(ConfigError, match="transcoder"):
             load(tmp_path / path, site="L3.mlp_in")
-        told = Told(read=("L3.mlp_in",), write=("L3.mlp_out",))
-        assert load(tmp_path / path, told=told).card.pair.label == "L3.mlp_in -> L3.mlp_out"
+        told = FormatHints(read=("L3.mlp_in",), write=("L3.mlp_out",))
+        assert load(tmp_path / path, hints=told).card.pair.label == "L3.mlp_in -> L3.mlp_out"
 
 
 def test_an_mlsae_whose_name_and_config_disagree_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from saekit.core.errors import ConfigError, FormatError, UnknownNameError
+from saekit.core.errors import ConfigError, UnknownNameError
 from saekit.core.result import Result
 from saekit.locality.presets.base import names, preset
 from saekit.locality.subjects import of_layer
@@ -122,6 +122,6 @@ def test_files_that_do_not_belong_to_the_preset_are_told(released, capsys):
 @pytest.mark.parametrize("released", ["llama-3-8b"], indirect=True)
 def test_another_architecture_is_refused(released):
     _, base, _ = released
-    with pytest.raises(FormatError, match="those of .* are `jumprelu`"):
+    with pytest.raises(ConfigError, match="`topk`; got architecture `jumprelu`"):
         of_layer(replace(preset("llama-3.2-1b"), folder="layers.{layer}", sae_format="sparsify"),
                  base / "saes", 0)  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from saekit.activations.pairs import Pair
-from saekit.hub.formats.base import Told, registry
+from saekit.hub.formats.base import FormatHints, registry
 from saekit.hub.native import load
 from saekit.saes.abs_topk import AbsTopK
 from saekit.saes.batch_topk import BatchTopK
@@ -134,7 +134,7 @@ def test_sae_lens_scale_that_is_told(tmp_path):
     with pytest.raises(ValueError, match="input_scale"):
         load(tmp_path)
     sae.fold_activation_norm_scaling_factor(0.6)
-    compare(tmp_path, w.x, sae.encode(w.x), sae(w.x), told=Told(input_scale=0.6))
+    compare(tmp_path, w.x, sae.encode(w.x), sae(w.x), hints=FormatHints(input_scale=0.6))
 
 
 @pytest.mark.parametrize("centred", [True, False])

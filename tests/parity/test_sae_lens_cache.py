@@ -154,7 +154,7 @@ def test_what_they_cached_is_imported(store, tmp_path, monkeypatch):
     assert len(list((tmp_path / "theirs").glob("*.arrow"))) == 5
     config = spec(tmp_path, sites=(READ,))
     imported = import_arrow(
-        tmp_path / "theirs", tmp_path / "ours", config, world.model(), shown=False
+        tmp_path / "theirs", tmp_path / "ours", config, world.model(), compare=False, shown=False
     )
     with torch.no_grad():
         _, found = model.run_with_cache(tokens, names_filter=COLUMN)

@@ -6,12 +6,15 @@ one norm or one gain away from where the SAE belongs.
 
 import re
 
-from saekit.models.sites import EMBED, Site
+from saekit.models.sites import EMBED, POINTS, Site
 
 _TRANSFORMER_LENS = re.compile(
     r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)"
 )
 _BLOCK = re.compile(r"(?:model\.)?(?:layers|h|transformer\.h|gpt_neox\.layers)\.(\d+)(?:\.(\w+))?")
+_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
+_PART = re.compile(r"(?:model\.)?(?:layers|h|transformer\.h|gpt_neox\.layers)\.(\d+)\.(.+)")
+_EMBEDDINGS = ("embed_in", "embed_tokens", "wte", "transformer.wte", "model.embed_tokens")
 _DICTIONARY = re.compile(r"(resid_out|resid_post|resid|attn_out|mlp_out)_layer_?(\d+)")
 _ATTENTION = ("attn", "attention", "self_attn")
 # Models whose blocks normalise what attention and MLP give before adding it to the stream, so
@@ -52,6 +55,44 @@ def from_module(name: str, model: str | None, *, reads: bool = False) -> Site | 
     if part == "mlp":
         return Site(layer, "mlp_out")
     return Site(layer, "attn_out") if part in _ATTENTION else None
+
+
+def near(name: str, *, reads: bool = False) -> tuple[Site, ...] | None:
+    """Return the sites that a name leaves possible, where the user says which it is.
+
+    A hook or module one norm or one gain away from a site is of the same kind as that site and
+    may be meant by it; an MLP is no residual stream, and heads before the output map are no
+    site at all.
+
+    Args:
+        name: of a TransformerLens hook, or of a module of a transformers model.
+        reads: the module's input is meant; a hook is one place.
+
+    Returns:
+        The sites; none where the name is of a place that no site is near; None where the name
+        is of neither kind.
+    """
+    if (exact := from_transformer_lens(name)) is not None:
+        return (exact,)
+    if (hook := _HOOK.fullmatch(name)) is not None:
+        layer = int(hook[1])
+        points = {"hook_mlp_in": ("resid_mid", "mlp_in"), "ln2.hook_normalized": ("mlp_in",)}
+        return tuple(Site(layer, point) for point in points.get(hook[2], ()))
+    if name in _EMBEDDINGS:
+        return (EMBED,)
+    if (block := _BLOCK.fullmatch(name)) is not None and block[2] is None:
+        return (Site(int(block[1]), "resid_pre" if reads else "resid_post"),)
+    if (part := _PART.fullmatch(name)) is not None:
+        layer, which = int(part[1]), part[2]
+        if which == "mlp":
+            return (Site(layer, "mlp_in" if reads else "mlp_out"),)
+        return (Site(layer, "attn_out"),) if which in _ATTENTION and not reads else ()
+    return None
+
+
+def of_layer(layer: int) -> tuple[Site, ...]:
+    """Return every site of a layer."""
+    return tuple(Site(layer, point) for point in POINTS)
 
 
 def from_dictionary(name: str, model: str | None) -> Site | None:

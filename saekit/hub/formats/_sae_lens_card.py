@@ -5,8 +5,8 @@ from typing import Any
 from saekit.activations.pairs import Pair
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
-from saekit.hub.formats.base import Told, make_card
-from saekit.models.sites import UNKNOWN
+from saekit.hub.formats.base import FormatHints, Names, make_card
+from saekit.models.sites import UNKNOWN, Site
 
 TRANSCODERS = {
     "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"
@@ -14,16 +14,25 @@ TRANSCODERS = {
 BATCH = {"batchtopk", "matryoshka_batchtopk"}
 
 
-def read(raw: dict[str, Any], told: Told) -> Card:
+def read(raw: dict[str, Any], hints: FormatHints) -> Card:
     """Return the card: model, sites, and what is worth knowing."""
     metadata, notes = raw.get("metadata") or {}, []
-    hooks = [metadata.get("hook_name"), metadata.get("hook_name_out")]
-    sites = [None if h is None else _names.from_transformer_lens(str(h)) for h in hooks]
+    model = metadata.get("model_name")
+    model = model if isinstance(model, str) else None
     transcodes = raw["architecture"] in TRANSCODERS
-    read, write = (str(s or UNKNOWN) for s in sites)
-    pair = Pair(read=(read,), write=(write,) if transcodes else ())
-    if hooks[0] and UNKNOWN in pair.sites:
-        notes.append(f"saekit has no site that is exactly {' and '.join(h for h in hooks if h)}")
+    sides = ["hook_name", "hook_name_out"] if transcodes else ["hook_name"]
+    hooks = [metadata.get(side) for side in sides]
+    sites = [_site(hook, model) for hook in hooks]
+    pair = Pair(
+        read=(str(sites[0] or UNKNOWN),), write=(str(sites[1] or UNKNOWN),) if transcodes else ()
+    )
+    lost = [str(h) for h, site in zip(hooks, sites, strict=True) if h and site is None]
+    if lost:
+        notes.append(f"saekit has no site that is exactly {' and '.join(lost)}")
+    if metadata.get("hook_head_index") is not None:
+        notes.append(f"of head {metadata['hook_head_index']} of its hook alone")
+    if metadata.get("seqpos_slice") not in (None, [None], [None, None], []):
+        notes.append(f"trained on the positions {metadata['seqpos_slice']} of each row alone")
     kwargs = metadata.get("model_from_pretrained_kwargs") or {}
     if any(kwargs.get(k) for k in ("fold_ln", "center_writing_weights")):
         notes.append(
@@ -40,13 +49,21 @@ def read(raw: dict[str, Any], told: Told) -> Card:
         "n_ctx": metadata.get("context_size"),
         "bos": metadata.get("prepend_bos"),
         "corpus": metadata.get("dataset_path"),
-        "hook": hooks[0], "hook_out": hooks[1],
+        "metadata": metadata, "reshape_activations": raw.get("reshape_activations", "none"),
         "architecture": raw["architecture"],
         "normalize_activations": raw["normalize_activations"],
         "subtracts_b_dec": bool(raw.get("apply_b_dec_to_input", True)) and not transcodes,
     }  # fmt: skip
-    model = metadata.get("model_name")
+    near = [None if h is None else _names.near(str(h)) for h in hooks]
+    names = Names(" and ".join(str(h) for h in hooks if h), *near) if any(hooks) else None
     return make_card(
-        "sae_lens", told, model=model, pair=pair, says=says, transcodes=transcodes,
-        notes=tuple(notes),
+        "sae_lens", hints, model=model, pair=pair, says=says, transcodes=transcodes,
+        notes=tuple(notes), names=names,
     )  # fmt: skip
+
+
+def _site(hook: Any, model: str | None) -> Site | None:
+    """Return the site of a hook: TransformerLens' name, or a module's of a transformers model."""
+    if not isinstance(hook, str):
+        return None
+    return _names.from_transformer_lens(hook) or _names.from_module(hook, model)

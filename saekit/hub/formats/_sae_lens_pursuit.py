@@ -31,12 +31,16 @@ def read(
         )
     if not raw.get("apply_b_dec_to_input", True):
         bias = torch.zeros_like(bias)  # SAELens then uses it on neither side
+    stops = bool(raw.get("stop_on_duplicate_support", True))
+    k = raw.get("max_iterations") or d_in  # None is d_in, as the library has it
+    if stops:  # a latent that comes a second time ends the pursuit: it cannot choose more
+        k = min(k, d_sae)
     try:
         cfg = MatchingPursuit(
             d_in=d_in, d_out=d_in, d_sae=d_sae,
-            k=raw.get("max_iterations") or d_in,
+            k=k,
             tolerance=float(raw.get("residual_threshold", 1e-2)),
-            stop_at_repeat=bool(raw.get("stop_on_duplicate_support", True)),
+            stop_at_repeat=stops,
         )  # fmt: skip
     except ConfigError as error:
         raise FormatError(f"{where.parent} cannot be: {error}") from error

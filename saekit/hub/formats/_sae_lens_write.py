@@ -53,8 +53,9 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
     kind = KINDS.get(type(cfg))
     if kind is None:
         raise ConfigError(
-            f"SAELens has no `{cfg.name}`; saekit writes {', '.join(k.name for k in KINDS)}, and "
-            f"`skip` and `standardised` around some. Use --format saekit."
+            f"saekit does not write `{cfg.name}` in SAELens' layout; it writes "
+            f"{', '.join(k.name for k in KINDS)}, and `skip` and `standardised` around some. Use "
+            f"--format saekit."
         )
     weights = _weights(kind, inner, state)
     transcodes = skip is not None or not (cfg.d_in == cfg.d_out and card.pair.is_autoencoder)
@@ -71,7 +72,7 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": norm,
-        "reshape_activations": "none",
+        "reshape_activations": _published(card).get("reshape_activations", "none"),
         "metadata": _metadata(card),
     }
     if transcodes:
@@ -117,9 +118,22 @@ def _norm(cfg: Standardised, state: dict[str, Tensor]) -> str:
     return NORMS[cfg.by]
 
 
+def _published(card: Card) -> dict[str, Any]:
+    """Return what SAELens' own files said of the place of an SAE that was read from them."""
+    is_theirs = card.provenance.get("format") == "sae_lens"
+    return card.provenance.get("published") or {} if is_theirs else {}
+
+
 def _metadata(card: Card) -> dict[str, Any]:
+    """Return what SAELens keeps of where an SAE belongs.
+
+    What its own files said of hooks, heads and positions is kept, also where it is no site of
+    saekit; what the card knows goes over it.
+    """
     pair, model = card.pair, card.model["name"]
-    found: dict[str, Any] = {"sae_lens_version": VERSION, "sae_lens_training_version": None}
+    found: dict[str, Any] = dict(_published(card).get("metadata") or {})
+    found |= {"sae_lens_version": VERSION}
+    found.setdefault("sae_lens_training_version", None)
     found |= {"model_name": None if model == "unknown" else model, "prepend_bos": card.bos}
     found |= {"context_size": card.n_ctx or None, "dataset_path": card.corpus.get("name")}
     if len(pair.reads) == 1 and pair.reads[0] != UNKNOWN and pair.reads[0].point != "mlp_in":

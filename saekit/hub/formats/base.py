@@ -2,7 +2,8 @@
 
 import abc
 import contextlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,31 +17,34 @@ from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import read_object
 from saekit.core.registry import Registry
 from saekit.hub.card import Card
-from saekit.models.sites import UNKNOWN
+from saekit.models.sites import UNKNOWN, Site
 from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.jumprelu import JumpReLU
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(Config):
+class FormatHints(Config):
     """What the user says of an SAE whose files leave it out.
+
+    A hint fills a gap. One that the files contradict is an error, but for `model`: one model has
+    several names.
 
     Args:
         model: the language model, by the name it is to be loaded under.
-        read: sites read; replaces "unknown" only.
-        write: sites predicted, of a transcoder; replaces "unknown" only.
+        read: sites read.
+        write: sites predicted, of a transcoder.
         architecture: saekit's name of it, where the files fit several.
-        k: latents kept per token, where the files leave it out; 0: not told.
+        k: latents kept per token, where the files leave it out; 0: not given.
         input_scale: what multiplied activations before the SAE saw them, where the files say
-            that something did; 0: not told.
+            that something did; 0: not given.
     """
 
-    name: ClassVar[str] = "told"
+    name: ClassVar[str] = "format_hints"
     model: str = ""
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     architecture: str = ""
-    k: int = 0
+    k: float = 0.0
     input_scale: float = 0.0
 
 
@@ -50,6 +54,7 @@ class Read(NamedTuple):
     cfg: SAEConfig
     weights: dict[str, Tensor]  # a whole state of the SAE that `cfg` builds
     card: Card
+    input_scale: float | None = None  # folded into the weights; None: nothing scales the input
 
 
 class Format(abc.ABC):
@@ -63,12 +68,13 @@ class Format(abc.ABC):
         """Return whether a folder holds this layout, from names of files and their heads."""
 
     @abc.abstractmethod
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         """Read an SAE.
 
         Raises:
-            FormatError: files are missing or damaged, or hold what saekit cannot run exactly.
-            ConfigError: the files leave open what `told` could say.
+            FormatError: files are missing or damaged, hold what saekit cannot run exactly, or
+                leave out what decides a number and `hints` does not say it either.
+            ConfigError: the files leave open what `hints` could say.
         """
 
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
@@ -118,6 +124,16 @@ def find(folder: Path, name: str | None = None) -> Format:
             f"{folder} fits several formats: {', '.join(f.name for f in fitting)}. Say which: "
             f"format=, on a command line --from."
         )
+    inside = [
+        p.name for p in sorted(folder.iterdir())
+        if p.is_dir() and any(f.detect(p) for f in formats)
+    ]  # fmt: skip
+    if inside:
+        more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
+        raise FormatError(
+            f"{folder} holds several SAEs, a folder each: {', '.join(inside[:8])}{more}. Name one, "
+            f"as {folder / inside[0]}."
+        )
     there = sorted(p.name for p in folder.iterdir())[:8]
     known = "; ".join(f"{f.name}: {f.files}" for f in formats)
     raise FormatError(
@@ -164,64 +180,153 @@ def _check_sizes(found: Read, where: Path) -> None:
         )
 
 
-def make_card(
+class Names(NamedTuple):
+    """What the files call the place of an SAE, and which sites that name leaves possible."""
+
+    name: str
+    read: tuple[Site, ...] | None = None  # None: the name says nothing of it; empty: no site
+    write: tuple[Site, ...] | None = None  # of a transcoder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record."""
+        sides = {side: getattr(self, side) for side in ("read", "write")}
+        return {"name": self.name} | {
+            side: None if sites is None else [str(s) for s in sites]
+            for side, sites in sides.items()
+        }
+
+
+def make_card(  # noqa: PLR0913 - a card is what all of these say
     format_name: str,
-    told: Told,
+    hints: FormatHints,
     *,
     model: str | None = None,
     pair: Pair | None = None,
     says: dict[str, Any] | None = None,
-    transcodes: bool = False,
+    transcodes: bool | None = False,
     notes: tuple[str, ...] = (),
+    names: Names | None = None,
 ) -> Card:
     """Return the card of an SAE from elsewhere.
 
     Args:
         format_name: of which format the files are.
-        told: what the user says. Sites fill gaps and may not contradict; a model may, for one
+        hints: what the user says. Sites fill gaps and may not contradict; a model may, for one
             model has several names.
         model: the language model the files name.
         pair: the sites the files name.
         says: what else they say: ``n_ctx``, ``bos``, ``tokens``, ``corpus`` and anything worth
             keeping. What is not among them is listed as unknown.
-        transcodes: it predicts another site than it reads.
+        transcodes: it predicts another site than it reads; None: the files leave that open.
         notes: what a user must know.
+        names: what the files call its place, where that is no certain site.
 
     Raises:
         ConfigError: the user and the files disagree, or the user named half of a transcoder.
     """
-    if transcodes and told.read and not told.write:
-        raise ConfigError(
-            f"The SAE is a transcoder; got {', '.join(told.read)} to read and nothing to predict. "
-            f"Name both: read= and write=, on a command line --read and --write."
-        )
-    mine = Pair(read=told.read, write=told.write, fold=len(told.read) > 1) if told.read else None
-    sure = pair if pair is not None and UNKNOWN not in pair.sites else None
-    if sure is not None and mine is not None and mine.sites != sure.sites:
-        raise ConfigError(
-            f"The files say that the SAE is of {sure.label}; got {mine.label}. Leave the site out."
-        )
-    name = told.model or model
     says = {"model": model, "transcodes": transcodes, **(says or {})}
-    pair = sure or mine or pair
-    given = {"model": name, "site": sure or mine} | {
-        key: says.get(key) for key in ("n_ctx", "bos", "tokens", "corpus")
-    }
-    return Card(
-        model={"name": name or "unknown", "revision": None, "dtype": "unknown"},
+    sure = pair if pair is not None and UNKNOWN not in pair.sites else None
+    known = {key: says.get(key) for key in ("n_ctx", "bos", "tokens", "corpus")}
+    gaps = {"model": model, "site": sure} | known
+    bos = says.pop("bos", None)
+    card = Card(
+        model={"name": model or "unknown", "revision": None, "dtype": "unknown"},
         pair=pair or Pair(read=(str(UNKNOWN),)),
         rules={},
         corpus=_corpus(says.pop("corpus", None)),
         n_ctx=says.pop("n_ctx", None) or 0,
-        bos=bool(says.pop("bos", None)),
+        bos=None if bos is None else bool(bos),
         tokens=int(says.pop("tokens", None) or 0),
         provenance={
             "format": format_name,
-            "unknown": [key for key, value in given.items() if value in (None, "")],
+            "unknown": [key for key, value in gaps.items() if value in (None, "")],
             "notes": list(notes),
             "published": says,
+            "names": None if names is None else names.to_dict(),
         },
     )
+    return filled(card, hints)
+
+
+def filled(card: Card, hints: FormatHints) -> Card:
+    """Return a card with what the user says put where it is unknown.
+
+    Raises:
+        ConfigError: the user and the files disagree, or the user named half of a transcoder.
+    """
+    told = {}
+    if hints.model:
+        told["model"] = card.model | {"name": hints.model}
+    if hints.read:
+        told["pair"] = _told_pair(card, hints)
+    elif hints.write:
+        raise ConfigError(
+            f"Got {', '.join(hints.write)} to predict and nothing to read. Name both: read= and "
+            f"write=, on a command line --read and --write."
+        )
+    gaps = [
+        gap for gap in card.provenance.get("unknown", [])
+        if not (gap == "model" and hints.model) and not (gap == "site" and hints.read)
+    ]  # fmt: skip
+    if gaps != card.provenance.get("unknown", []):
+        told["provenance"] = card.provenance | {"unknown": gaps}
+    return replace(card, **told) if told else card
+
+
+def _told_pair(card: Card, hints: FormatHints) -> Pair:
+    """Return the sites that the user names, unless the files say otherwise."""
+    mine = Pair(read=hints.read, write=hints.write, fold=len(hints.read) > 1)
+    if UNKNOWN not in card.pair.sites:
+        if (mine.reads, mine.writes) != (card.pair.reads, card.pair.writes):
+            raise ConfigError(
+                f"The files say that the SAE is of {card.pair.label}; got {mine.label}. Leave the "
+                f"site out."
+            )
+        return card.pair
+    if card.transcodes and not hints.write:
+        raise ConfigError(
+            f"The SAE is a transcoder; got {', '.join(hints.read)} to read and nothing to predict. "
+            f"Name both: read= and write=, on a command line --read and --write."
+        )
+    names = card.provenance.get("names") or {}
+    sides = [("read", mine.reads)] + ([("write", mine.writes)] if hints.write else [])
+    for side, sites in sides:
+        possible = names.get(side)
+        wrong = [] if possible is None else [s for s in map(str, sites) if s not in possible]
+        if wrong:
+            could = f"can only be {' or '.join(possible)}" if possible else "is no site of saekit"
+            raise ConfigError(
+                f"The files call its place `{names['name']}`, which {could}; got {wrong[0]} to "
+                f"{side}."
+            )
+    return mine
+
+
+def agree(found: Read, hints: FormatHints, where: Path) -> None:
+    """Refuse hints that contradict what was read.
+
+    Raises:
+        ConfigError: one does; the message names both.
+    """
+    kinds, inner = [found.cfg.name], found.cfg
+    while (inside := getattr(inner, "inner", None)) is not None:
+        kinds, inner = [*kinds, inside.name], inside
+    out = f"Leave it out, or look at {where} again."
+    if hints.architecture and hints.architecture not in kinds:
+        raise ConfigError(
+            f"{where} holds an SAE of architecture `{'` around `'.join(kinds)}`; got architecture "
+            f"`{hints.architecture}`. {out}"
+        )
+    k = getattr(inner, "k", None)
+    if hints.k and k != hints.k:
+        says = f"says k={k}" if k is not None else f"holds a `{inner.name}`, which has no k"
+        raise ConfigError(f"{where} {says}; got k={hints.k:g}. {out}")
+    scale = found.input_scale
+    if hints.input_scale and (scale is None or not math.isclose(scale, hints.input_scale)):
+        says = "takes activations as they are" if scale is None else f"says {scale:.9g}"
+        raise ConfigError(
+            f"The input scale: {where} {says}; got input_scale={hints.input_scale:.9g}. {out}"
+        )
 
 
 def _corpus(value: Any) -> dict[str, Any]:

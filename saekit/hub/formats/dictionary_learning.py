@@ -1,5 +1,6 @@
 """dictionary_learning: ae.pt, a torch file of tensors, and mostly a config.json beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -15,13 +16,15 @@ from saekit.hub.formats import _names
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats.base import (
     Format,
+    FormatHints,
+    Names,
     Read,
-    Told,
     make_card,
     need,
     registry,
     say_object,
 )
+from saekit.models.sites import Site
 from saekit.saes.base import SAEConfig
 from saekit.saes.batch_topk import BatchTopK
 from saekit.saes.gated import Gated
@@ -45,6 +48,11 @@ CLASSES: dict[str, tuple[str, set[str]]] = {
     "MatryoshkaBatchTopKSAE": ("matryoshka", ROWS | {"k", "threshold", "group_sizes"}),
     "JumpReluAutoEncoder": ("jumprelu", ROWS | {"threshold"}),
 }  # fmt: skip
+# What a module whose output is a site reads, by the point of that site.
+INPUTS: dict[str, Callable[[int | None], tuple[Site, ...]]] = {
+    "resid_post": lambda layer: (Site(layer, "resid_pre"),),
+    "mlp_out": lambda layer: (Site(layer, "mlp_in"),),
+}
 ADDS_ONLY = ("AutoEncoderNew", "JumpReluAutoEncoder")  # do not take b_dec off the input
 OPTIONAL = {"AutoEncoderTopK": {"k", "threshold"}, "BatchTopKSAE": {"k"},
             "MatryoshkaBatchTopKSAE": {"k"}}  # fmt: skip
@@ -70,14 +78,14 @@ class DictionaryLearning(Format):
         return (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw = say_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
         trainer = _group(raw, "trainer")
         weights, where = read_state(folder / WEIGHTS), folder / WEIGHTS
-        kind = _class(trainer.get("dict_class"), weights, told, where)
+        kind = _class(trainer.get("dict_class"), weights, hints, where)
         tensors = _tensors(kind, weights, where)
-        cfg, state = _built(kind, tensors, weights, trainer, told, where)
-        return Read(cfg, state, _card(folder, raw, trainer, kind, told))
+        cfg, state = _built(kind, tensors, weights, trainer, hints, where)
+        return Read(cfg, state, _card(folder, raw, trainer, kind, hints))
 
 
 def _group(raw: dict[str, Any], name: str) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def _group(raw: dict[str, Any], name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _class(said: Any, weights: dict[str, Tensor], told: Told, where: Path) -> str:
+def _class(said: Any, weights: dict[str, Tensor], hints: FormatHints, where: Path) -> str:
     """Return the library's class, which must fit what the files say and hold."""
     fitting = [
         name
@@ -110,8 +118,8 @@ def _class(said: Any, weights: dict[str, Tensor], told: Told, where: Path) -> st
             f"{where} has {', '.join(sorted(weights)) or 'no tensors'}, which fits no class of "
             f"dictionary_learning that saekit reads: {', '.join(CLASSES)}."
         )
-    if told.architecture:
-        fitting = [name for name in fitting if CLASSES[name][0] == told.architecture]
+    if hints.architecture:
+        fitting = [name for name in fitting if CLASSES[name][0] == hints.architecture]
     if len(fitting) != 1:
         names = ", ".join(CLASSES[n][0] for n in CLASSES if set(weights) <= CLASSES[n][1])
         raise ConfigError(
@@ -152,8 +160,8 @@ def _tensors(kind: str, weights: dict[str, Tensor], where: Path) -> Affine:
 
 
 def _built(
-    kind: str, folded: Affine, weights: dict[str, Tensor], trainer: dict[str, Any], told: Told,
-    where: Path,
+    kind: str, folded: Affine, weights: dict[str, Tensor], trainer: dict[str, Any],
+    hints: FormatHints, where: Path,
 ) -> tuple[SAEConfig, dict[str, Tensor]]:  # fmt: skip
     d_in, d_sae = folded.W_enc.shape
     sizes: dict[str, Any] = {"d_in": d_in, "d_out": d_in, "d_sae": d_sae}
@@ -175,7 +183,7 @@ def _built(
         return ReLU(decoder="free", **sizes), state
     if kind == "GatedAutoEncoder":
         return Gated(decoder="free", **sizes), state
-    k = _k(weights, trainer, told, where)
+    k = _k(weights, trainer, hints, where)
     try:
         cfg = _ranked(kind, k, sizes, weights, where)
     except ConfigError as error:
@@ -204,35 +212,39 @@ def _ranked(
     return Matryoshka(k=float(k), widths=tuple(groups.cumsum(0).tolist()), **sizes)
 
 
-def _k(weights: dict[str, Tensor], trainer: dict[str, Any], told: Told, where: Path) -> int:
+def _k(weights: dict[str, Tensor], trainer: dict[str, Any], hints: FormatHints, where: Path) -> int:
     said = [int(weights["k"])] if "k" in weights else []
     said += [trainer["k"]] if isinstance(trainer.get("k"), int) else []
     if len(set(said)) > 1:
         raise FormatError(f"{where} has k={said[0]} and {CONFIG} beside it k={said[1]}.")
-    if not said and not told.k:
+    if not said and (not hints.k or hints.k != int(hints.k)):
         raise FormatError(
-            f"{where} does not say how many latents are kept per token. Give it: k=, on a "
-            f"command line --k."
+            f"{where} does not say how many latents are kept per token. Give it, a whole number: "
+            f"k=, on a command line --k."
         )
-    return said[0] if said else told.k
+    return said[0] if said else int(hints.k)
 
 
 def _card(
-    folder: Path, raw: dict[str, Any], trainer: dict[str, Any], kind: str, told: Told
+    folder: Path, raw: dict[str, Any], trainer: dict[str, Any], kind: str, hints: FormatHints
 ) -> Card:
     buffer = _group(raw, "buffer")
     model = trainer.get("lm_name") if isinstance(trainer.get("lm_name"), str) else None
     names = [str(trainer.get("submodule_name") or "")] + list(folder.resolve().parts[::-1])
     site = next((s for n in names if (s := _names.from_dictionary(n, model)) is not None), None)
     layer, notes = trainer.get("layer"), []
+    layer = layer if isinstance(layer, int) and not isinstance(layer, bool) else None
     if site is not None and isinstance(layer, int) and layer != site.layer:
         notes.append(f"the path says {site} and {CONFIG} layer {layer}")
         site = None
     elif site is None and isinstance(layer, int):
         notes.append(f"of layer {layer}; the files do not say which point of it")
-    if buffer.get("io") == "in" and site is not None:
-        notes.append(f"trained on what the module at {site} reads")
-        site = None
+    io, near = buffer.get("io", "out"), None if layer is None else _names.of_layer(layer)
+    transcodes = io == "in_and_out"
+    if io != "out" and site is not None:
+        what = {"in": "what the module at {} reads", "in_and_out": "both sides of the module at {}"}
+        notes.append(f"trained on {what.get(io, 'another side of {}').format(site)}")
+        near, site = INPUTS.get(site.point, lambda _: ())(site.layer), None
     if kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         notes.append("in use, latents are on above the threshold of training")
     says = {
@@ -240,8 +252,10 @@ def _card(
         "trainer_class": trainer.get("trainer_class"), "subtracts_b_dec": kind not in ADDS_ONLY,
     }  # fmt: skip
     pair = Pair(read=(str(site),)) if site is not None else None
+    named = str(trainer.get("submodule_name") or f"layer {layer}")
     return make_card(
-        "dictionary_learning", told, model=model, pair=pair, says=says, notes=tuple(notes)
-    )
+        "dictionary_learning", hints, model=model, pair=pair, says=says, notes=tuple(notes),
+        transcodes=transcodes, names=None if near is None else Names(named, near),
+    )  # fmt: skip
 
 

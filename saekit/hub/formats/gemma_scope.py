@@ -14,9 +14,19 @@ from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import replace_with
 from saekit.core.npz import read_npz
 from saekit.hub.card import Card
+from saekit.hub.formats import _names
 from saekit.hub.formats._fold import Affine
-from saekit.hub.formats.base import Format, Read, Told, make_card, need, only, registry
-from saekit.models.sites import UNKNOWN, Site
+from saekit.hub.formats.base import (
+    Format,
+    FormatHints,
+    Names,
+    Read,
+    make_card,
+    need,
+    only,
+    registry,
+)
+from saekit.models.sites import EMBED, UNKNOWN, Site
 from saekit.saes.base import SAE
 from saekit.saes.jumprelu import JumpReLU
 
@@ -30,6 +40,7 @@ class _Place(NamedTuple):
     site: Site | None
     transcodes: bool
     note: str
+    names: Names | None = None  # what could be meant, where there is no certain site
 
 
 @final
@@ -53,7 +64,7 @@ class GemmaScope(Format):
         return (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         where = folder / WEIGHTS
         weights = {n.replace("w_", "W_"): t for n, t in _tensors(where).items()}
         only(weights, NAMES, where)
@@ -78,7 +89,7 @@ class GemmaScope(Format):
                 f"`W_dec` writes {d_out}."
             )
         place = place._replace(transcodes=place.transcodes or d_in != d_out)
-        return Read(cfg, state, _card(folder, place, told))
+        return Read(cfg, state, _card(folder, place, hints))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
@@ -106,7 +117,7 @@ def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
     replace_with(path, buffer.getvalue())
 
 
-def _card(folder: Path, place: _Place, told: Told) -> Card:
+def _card(folder: Path, place: _Place, hints: FormatHints) -> Card:
     pair = None
     if place.site is not None and place.transcodes:
         pair = Pair(read=(str(UNKNOWN),), write=(str(place.site),))
@@ -116,8 +127,8 @@ def _card(folder: Path, place: _Place, told: Told) -> Card:
     says = {"n_ctx": 1024, "bos": True, "width": width[1] if width else None}
     notes = (place.note,) if place.note else ()
     return make_card(
-        "gemma_scope", told, model=place.model, pair=pair, says=says, notes=notes,
-        transcodes=place.transcodes,
+        "gemma_scope", hints, model=place.model, pair=pair, says=says, notes=notes,
+        transcodes=place.transcodes, names=place.names,
     )  # fmt: skip
 
 
@@ -129,20 +140,26 @@ def _place(path: str) -> _Place:
     found, layer = _REPOSITORY.search(path), re.search(r"layer_(\d+)", path)
     if found is None:
         note = f"the path names layer {layer[1]} of an unnamed set" if layer else ""
-        return _Place(None, None, False, note)
+        here = _names.of_layer(int(layer[1])) if layer else None
+        names = Names(layer[0], here, here) if layer else None
+        return _Place(None, None, False, note, names)
     size, tuned, kind = found.groups()
     model = f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}"
     if "/embedding" in path:
         note = "takes token embeddings before Gemma multiplies them by sqrt(d_model)"
-        return _Place(model, None, False, note)
+        return _Place(model, None, False, note, Names("embedding", (EMBED,)))
     if kind == "att":
         note = "takes heads flattened before the output map, which is no site of saekit"
-        return _Place(model, None, False, note)
+        return _Place(model, None, False, note, Names(found[0], ()))
     if kind == "transcoders":
         note = (
             "reads the MLP's input after its norm and before the norm's gain, which is no site of "
             "saekit, and predicts mlp_out"
         )
-        return _Place(model, Site(int(layer[1]), "mlp_out") if layer else None, True, note)
+        if layer is None:
+            return _Place(model, None, True, note)
+        mlp_in, mlp_out = (Site(int(layer[1]), point) for point in ("mlp_in", "mlp_out"))
+        names = Names(f"{found[0]}/{layer[0]}", (mlp_in,), (mlp_out,))
+        return _Place(model, mlp_out, True, note, names)
     point = "resid_post" if kind == "res" else "mlp_out"
     return _Place(model, Site(int(layer[1]), point) if layer else None, False, "")

@@ -22,8 +22,8 @@ from saekit.hub.card import Card
 from saekit.hub.formats._fold import Affine, product
 from saekit.hub.formats.base import (
     Format,
+    FormatHints,
     Read,
-    Told,
     make_card,
     need,
     only,
@@ -92,7 +92,7 @@ class MLSAE(Format):
         return keys >= KEYS or keys >= WHOLE_KEYS
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         whole = not set(raw) >= KEYS
         weights = read_tensors_under(where, PREFIX) if whole else read_tensors(where)
@@ -120,10 +120,15 @@ class MLSAE(Format):
             frame = cfg.build(torch.Generator().manual_seed(0)).state_dict()
             inner = {f"inner.{name}": value for name, value in state.items()}
             state = {n: t for n, t in frame.items() if not n.startswith("inner.")} | inner
-        return Read(cfg, state, _card(says, told))
+        return Read(cfg, state, _card(says, hints))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        if not card.pair.is_autoencoder:
+            raise ConfigError(
+                f"MLSAE's layout holds autoencoders; this SAE is of {card.pair.label}. Use "
+                f"--format saekit."
+            )
         config, weights = _converted(sae)
         write_tensors(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, config)
@@ -218,7 +223,7 @@ def _every_layer(size: str | None) -> tuple[int, ...] | None:
     return tuple(range(PYTHIA_LAYERS[size])) if size in PYTHIA_LAYERS else None
 
 
-def _card(says: _Says, told: Told) -> Card:
+def _card(says: _Says, hints: FormatHints) -> Card:
     pair, notes = None, []
     if says.standardise:
         notes.append("codes are the published ones times the token's std, so in act units")
@@ -231,7 +236,7 @@ def _card(says: _Says, told: Told) -> Card:
         "subtracts_b_dec": True,
     }  # fmt: skip
     card = make_card(
-        "mlsae", told, model=says.model, pair=pair, says=published, notes=tuple(notes)
+        "mlsae", hints, model=says.model, pair=pair, says=published, notes=tuple(notes)
     )
     # It was trained on a model in float32, and codes of rounded activations are others.
     return replace(card, model=card.model | {"dtype": "float32"})

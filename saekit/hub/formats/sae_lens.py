@@ -15,7 +15,7 @@ from saekit.hub.card import Card
 from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _sae_lens_write
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats._sae_lens_card import BATCH, TRANSCODERS
-from saekit.hub.formats.base import Format, Read, Told, need, only, registry, say, say_object
+from saekit.hub.formats.base import Format, FormatHints, Read, need, only, registry, say, say_object
 from saekit.saes.abs_topk import AbsTopK
 from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.batch_topk import BatchTopK
@@ -35,8 +35,13 @@ AFFINE = {"standard", "gated"} | JUMP | RANKED | TRANSCODERS
 NORMS = ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale",
          "covariance_whitening")  # fmt: skip
 RENAMED = {
-    "hook_point": "hook_name", "activation_fn_str": "activation_fn", "ctx_size": "context_size"
+    "hook_point": "hook_name", "activation_fn_str": "activation_fn", "ctx_size": "context_size",
+    "hook_point_head_index": "hook_head_index",
 }  # fmt: skip
+# Of the flat list of old files, what is of the weights and not of where they belong.
+OF_WEIGHTS = {"architecture", "apply_b_dec_to_input", "d_in", "d_out", "d_sae", "dtype", "device",
+              "activation_fn", "activation_fn_kwargs", "k", "normalize_activations",
+              "reshape_activations", "sae_lens_version"}  # fmt: skip
 
 
 @final
@@ -59,21 +64,22 @@ class SAELens(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
-        raw = _current(say_object(folder / CONFIG))
+    def read(self, folder: Path, hints: FormatHints) -> Read:
+        raw = _current(say_object(folder / CONFIG), folder / CONFIG)
         where, weights = folder / WEIGHTS, read_tensors(folder / WEIGHTS)
         _drop_scaling_factor(weights, where)
         architecture = raw["architecture"]
         if architecture == "matching_pursuit":
             cfg, state = _sae_lens_pursuit.read(raw, weights, where)
+            scale = None
         elif architecture in AFFINE:
-            cfg, state = _affine(raw, weights, folder, told)
+            cfg, state, scale = _affine(raw, weights, folder, hints)
         else:
             raise FormatError(
                 f"{folder / CONFIG} is of architecture `{architecture}`, which saekit does not "
                 f"read; it reads {', '.join(sorted(AFFINE | {'matching_pursuit'}))}."
             )
-        return Read(cfg, state, _sae_lens_card.read(raw, told))
+        return Read(cfg, state, _sae_lens_card.read(raw, hints), scale)
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
@@ -83,23 +89,41 @@ class SAELens(Format):
         return folder
 
 
-def _current(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as version 6 names them; before it they were one flat list."""
+def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
+    """Return settings as version 6 names them; before it they were one flat list.
+
+    What an old version did not write down yet is what it did, as SAELens' own reader has it:
+    before 6, b_dec was taken off the input and rows began with BOS unless the file says otherwise.
+
+    Raises:
+        FormatError: a setting that decides what the SAE does is missing, or is not one that
+            saekit knows.
+    """
     metadata = raw.get("metadata")
     if isinstance(metadata, dict) and str(metadata.get("sae_lens_version", "")) >= "6":
         new = dict(raw)
+        for key in ("architecture", "apply_b_dec_to_input", "normalize_activations"):
+            if key not in new:
+                raise FormatError(f"{where} must say `{key}`, which decides what the SAE does.")
     else:
         flat = {RENAMED.get(k, k): v for k, v in raw.items()}
-        new = {"architecture": "standard", "apply_b_dec_to_input": True} | flat
-        new["metadata"] = flat | (metadata if isinstance(metadata, dict) else {})
+        before = {"architecture": "standard", "apply_b_dec_to_input": True, "prepend_bos": True}
+        new = before | flat
+        kept = {k: v for k, v in new.items() if k not in OF_WEIGHTS}
+        new["metadata"] = kept | (metadata if isinstance(metadata, dict) else {})
         k = (flat.get("activation_fn_kwargs") or {}).get("k")
-        if flat.get("activation_fn") == "topk" and k is not None:
-            new |= {"architecture": "topk", "k": k}
-        elif flat.get("activation_fn", "relu") != "relu":
+        function = flat.get("activation_fn", "relu")
+        if function not in ("relu", "topk"):
             raise FormatError(
-                f"The activation function `{flat['activation_fn']}` of this SAELens file is not "
-                f"one that saekit has; it has relu and topk."
+                f"The activation function `{function}` of this SAELens file is not one that "
+                f"saekit has; it has relu and topk."
             )
+        if function == "topk":
+            new["architecture"] = "topk"
+        if new["architecture"] == "topk" and k is not None:
+            if flat.get("k", k) != k:
+                raise FormatError(f"{where} says k={flat['k']}, and k={k} in activation_fn_kwargs.")
+            new["k"] = k
     norm = new.get("normalize_activations")
     if norm is None or isinstance(norm, bool):
         new["normalize_activations"] = "expected_average_only_in" if norm else "none"
@@ -119,8 +143,9 @@ def _drop_scaling_factor(weights: dict[str, Tensor], where: Path) -> None:
 
 
 def _affine(
-    raw: dict[str, Any], weights: dict[str, Tensor], folder: Path, told: Told
-) -> tuple[SAEConfig, dict[str, Tensor]]:
+    raw: dict[str, Any], weights: dict[str, Tensor], folder: Path, hints: FormatHints
+) -> tuple[SAEConfig, dict[str, Tensor], float | None]:
+    """Return configuration, state, and what multiplied the input; None: nothing did."""
     where, architecture = folder / WEIGHTS, raw["architecture"]
     d_in = say(raw, "d_in", int, folder / CONFIG)
     d_sae = say(raw, "d_sae", int, folder / CONFIG)
@@ -147,27 +172,34 @@ def _affine(
     if raw.get("apply_b_dec_to_input", True) and architecture not in TRANSCODERS:
         folded.subtract(weights["b_dec"])
     cut = float(weights["topk_threshold"]) if architecture in BATCH else 0.0
-    scale = _fold_scale(folded, raw, folder, told)
+    scale = _fold_scale(folded, raw, folder, hints)
     if architecture in RANKED and raw.get("rescale_acts_by_decoder_norm", False):
         folded.by_norm()
-        cut /= scale
+        cut /= scale or 1.0
     _fold_whitening(folded, raw, folder)
     sizes: dict[str, Any] = {"d_in": d_in, "d_out": d_out, "d_sae": d_sae}
-    cfg, state = _variant(raw, sizes, folder), folded.state()
+    cfg, state = _variant(raw, sizes, folder, hints), folded.state()
     if architecture in JUMP:
         state["threshold"] = state["threshold"].clamp_min(0)  # relu comes after the jump
     if architecture in BATCH:
         state["cutoff_sum"] = torch.tensor(max(cut, 0.0), dtype=torch.float64)
         state["cutoff_weight"] = torch.ones((), dtype=torch.float64)
-    return _wrapped(cfg, state, raw, weights.get("W_skip"))
+    return *_wrapped(cfg, state, raw, weights.get("W_skip")), scale
 
 
-def _variant(raw: dict[str, Any], sizes: dict[str, Any], folder: Path) -> SAEConfig:
+def _variant(
+    raw: dict[str, Any], sizes: dict[str, Any], folder: Path, hints: FormatHints
+) -> SAEConfig:
     """Return the configuration of the architecture inside any wrapper."""
     architecture = raw["architecture"]
-    k = raw.get("k", 100)
-    if architecture in RANKED and (isinstance(k, bool) or not isinstance(k, int | float)):
-        raise FormatError(f"{folder / CONFIG} must say `k` (a number); got {k!r}.")
+    k = raw["k"] if raw.get("k") is not None else hints.k
+    if architecture in RANKED and (isinstance(k, bool) or not isinstance(k, int | float) or not k):
+        raise FormatError(
+            f"{folder / CONFIG} must say how many latents are kept per token, `k`; got "
+            f"{raw.get('k')!r}. Give it: k=, on a command line --k."
+        )
+    if architecture in ("topk", "abstopk") and k != int(k):
+        raise FormatError(f"`k` of {folder / CONFIG} must be a whole number; got {k}.")
     widths = tuple(raw.get("matryoshka_widths") or ()) or None
     target = min(32.0, sizes["d_sae"])
     makers: dict[str, Callable[[], SAEConfig]] = {
@@ -190,8 +222,10 @@ def _variant(raw: dict[str, Any], sizes: dict[str, Any], folder: Path) -> SAECon
         raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
 
 
-def _fold_scale(folded: Affine, raw: dict[str, Any], folder: Path, told: Told) -> float:
-    """Write a fixed scale of the input into the weights, and return it; 1 where there is none."""
+def _fold_scale(
+    folded: Affine, raw: dict[str, Any], folder: Path, hints: FormatHints
+) -> float | None:
+    """Write a fixed scale of the input into the weights, and return it; None: there is none."""
     norm = raw["normalize_activations"]
     if norm not in NORMS:
         raise FormatError(
@@ -204,9 +238,9 @@ def _fold_scale(folded: Affine, raw: dict[str, Any], folder: Path, told: Told) -
             f"scales what it reads and has no way back for an output of another site."
         )
     if norm != "expected_average_only_in":
-        return 1.0
+        return None
     scaler = folder / SCALER
-    given = say_object(scaler).get("scaling_factor") if scaler.exists() else told.input_scale
+    given = say_object(scaler).get("scaling_factor") if scaler.exists() else hints.input_scale
     if not given:
         raise ConfigError(
             f"{folder} holds weights for activations scaled to a mean norm of "

@@ -8,7 +8,7 @@ from typing_extensions import override
 from saekit.core.errors import FormatError
 from saekit.hub import native
 from saekit.hub.card import Card
-from saekit.hub.formats.base import Format, Read, Told, registry, say_object
+from saekit.hub.formats.base import Format, FormatHints, Read, filled, registry, say_object
 from saekit.saes.base import SAE
 
 
@@ -30,8 +30,9 @@ class Saekit(Format):
             return not (folder / "ae.pt").exists()
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
-        return native.read(folder)
+    def read(self, folder: Path, hints: FormatHints) -> Read:
+        found = native.read(folder)
+        return found._replace(card=filled(found.card, hints))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:

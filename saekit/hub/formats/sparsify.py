@@ -16,8 +16,9 @@ from saekit.hub.formats import _names
 from saekit.hub.formats._fold import Affine, product
 from saekit.hub.formats.base import (
     Format,
+    FormatHints,
+    Names,
     Read,
-    Told,
     make_card,
     need,
     only,
@@ -56,14 +57,13 @@ class Sparsify(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, told: Told) -> Read:
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         d = say(raw, "d_in", int, folder / CONFIG)
         k = say(raw, "k", int, folder / CONFIG)
-        if raw.get("activation", "topk") != "topk":
+        if raw.get("activation", "topk") != "topk":  # before it was written there was topk alone
             raise FormatError(
-                f"{folder / CONFIG} has the activation `{raw['activation']}`, one latent of each "
-                f"group; saekit has no such architecture and reads `topk`."
+                f"{folder / CONFIG} has the activation `{raw['activation']}`; saekit reads `topk`."
             )
         d_sae = raw.get("num_latents") or d * say(raw, "expansion_factor", int, folder / CONFIG)
         weights, skips = read_tensors(where), bool(raw.get("skip_connection", False))
@@ -88,7 +88,7 @@ class Sparsify(Format):
             cfg = Skip(inner=cfg, **sizes)
             state = {f"inner.{n}": t for n, t in state.items()}
             state |= {"W_skip": weights["W_skip"].float().t(), "centre": torch.zeros(d)}
-        return Read(cfg, state, _card(folder, raw, told))
+        return Read(cfg, state, _card(folder, raw, hints))
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
@@ -106,31 +106,53 @@ def _variant(raw: dict[str, Any], k: int, sizes: dict[str, Any]) -> SAEConfig:
     return TopK(k=k, decoder="free", **sizes)
 
 
-def _card(folder: Path, raw: dict[str, Any], told: Told) -> Card:
+def _transcodes(raw: dict[str, Any], run: dict[str, Any]) -> bool | None:
+    """Return whether it predicts another site than it reads; None: the files leave that open.
+
+    Until February 2025 cfg.json had no `transcode`: it stood in the run's config.json, one folder
+    up. A skip connection was for transcoders alone, and before it there were none.
+    """
+    if (said := raw.get("transcode", run.get("transcode"))) is not None:
+        return bool(said)
+    if "skip_connection" not in raw:
+        return False
+    return True if raw["skip_connection"] else None
+
+
+def _card(folder: Path, raw: dict[str, Any], hints: FormatHints) -> Card:
     place = folder.resolve()
     place = place.parent if re.fullmatch(r"seed\d+", place.name) else place
     run = place.parent / "config.json"
     says = say_object(run) if run.exists() else {}
     model = says.get("model") if isinstance(says.get("model"), str) else None
-    transcode = bool(raw.get("transcode", False))
-    write = _names.from_module(place.name, told.model or model)
-    read = _names.from_module(place.name, told.model or model, reads=True) if transcode else write
+    transcode = _transcodes(raw, says)
+    write = _names.from_module(place.name, hints.model or model)
+    read = _names.from_module(place.name, hints.model or model, reads=True) if transcode else write
     notes: list[str] = []
     pair = Pair(
         read=(str(read or UNKNOWN),), write=(str(write or UNKNOWN),) if transcode else ()
     )
-    if UNKNOWN in pair.sites:
+    if raw.get("transcode") is None and says.get("transcode") is None and transcode is not False:
+        pair = Pair(read=(str(UNKNOWN),))
+        notes.append(
+            f"files of this age say in config.json one folder up whether it is a transcoder, and "
+            f"that file is missing{': it has a skip connection, so it is one' * bool(transcode)}"
+        )
+    elif UNKNOWN in pair.sites:
         notes.append(f"what saekit calls the place of the module `{place.name}` is not certain")
     if says.get("loss_fn", "fvu") != "fvu":
         notes.append(f"trained end to end for {says['loss_fn']}, not for reconstruction")
     kept = {
-        "n_ctx": says.get("ctx_len"), "corpus": says.get("dataset"), "bos": False,
+        "n_ctx": says.get("ctx_len"), "corpus": says.get("dataset"),
         "hook": place.name, "signed": bool(raw.get("signed", False)),
-        "subtracts_b_dec": not transcode,
+        "subtracts_b_dec": not raw.get("transcode", False),
     }  # fmt: skip
+    near = _names.near(place.name, reads=transcode is not False), _names.near(place.name)
+    if transcode is None and near[0] is not None and near[1] is not None:  # one or the other
+        near = (tuple(dict.fromkeys(near[0] + near[1])), near[1])
     return make_card(
-        "sparsify", told, model=model, pair=pair, says=kept, transcodes=transcode,
-        notes=tuple(notes),
+        "sparsify", hints, model=model, pair=pair, says=kept, transcodes=transcode,
+        notes=tuple(notes), names=Names(place.name, *near),
     )  # fmt: skip
 
 
