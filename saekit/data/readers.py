@@ -27,7 +27,7 @@ MOST_CHARS = 1_000_000  # of a document of a text file; about a long novel
 _BLOCK_BYTES = 1 << 18
 _PACKED_BYTES = 1 << 10  # of zstd at a time; at most 32 MB come of so many
 # What is unpacked of a packed file: this many times its size, or so many bytes.
-MOST_RATIO, LEAST_UNPACKED = 1000, 1 << 28
+MOST_RATIO, LEAST_UNPACKED = 1000, 1 << 26
 _PARQUET_ROWS = 16  # at once
 LINE_CHARS = 1 << 26  # of one line of JSON or CSV, or one text of a Parquet file
 _LONE = re.compile(r"[\ud800-\udfff]")

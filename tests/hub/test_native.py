@@ -1,6 +1,7 @@
 """Saving and loading: the same bits back, and damage named."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -92,3 +93,24 @@ def test_weights_that_are_not_finite_are_refused_on_loading(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(FormatError, match="`W_dec`.*not finite"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("size", ["d_in", "d_out", "d_sae"])
+def test_a_config_of_a_larger_sae_than_its_weights_takes_no_memory(name, size, tmp_path):
+    """Seen: 7.9 GB from 25 kB."""
+    sae = built(name)
+    save(sae, card(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def enlarge(raw):
+        raw |= {size: raw[size] * 100_000}
+        if isinstance(raw.get("inner"), dict):
+            enlarge(raw["inner"])
+
+    enlarge(config["sae"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FormatError):
+        load(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB

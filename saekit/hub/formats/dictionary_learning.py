@@ -64,7 +64,7 @@ class DictionaryLearning(Format):
     """dictionary_learning: all seven classes, told apart by config.json and by their tensors.
 
     b_dec taken off the input goes into b_enc; the decoder of AutoEncoder is brought to unit rows,
-    as the library's own reader does. The file is read by torch's restricted loader.
+    as the library's own reader does. Nothing in the file is run (`saekit.core.torch_files`).
 
     Source:
         dictionary-learning 0.1.0: dictionary.py, trainers/*.py, `utils.load_dictionary`.
