@@ -15,9 +15,9 @@ def traces(
 ) -> Float[Tensor, "m window"]:
     """Return f(peak - radius .. peak + radius) / f(peak) of each peak.
 
-    The centre is 1, and where the latent has the other sign the trace is negative. A token outside
-    the document, or one that the token rule left out, so that its activation is not known, is NaN;
-    a token on which the latent is off is 0.
+    The centre is 1, and negative is where the latent has the other sign. A token outside the
+    document, or one that the token rule left out, so that its activation is not known, is NaN; a
+    token on which the latent is off is 0.
 
     Args:
         store: where the peaks are from.

@@ -189,6 +189,7 @@ class _Album:
         """Take what is due."""
         while self._ahead and training.stream.served_tokens >= self._ahead[0] * self._total:
             taken = copy.deepcopy(training.sae).eval()
+            training.settle(taken)
             taken.rescale(self._scaling, self._scaling)
             assert self._wanted is not None  # there is no share ahead without
             self._wanted.take(self._ahead.pop(0), taken)

@@ -186,8 +186,12 @@ class Training:
         """
         if self._averages:
             self._take_averages()
-        if self.sae.settles and self._batches:
-            self.sae.settle(torch.cat(list(self._batches))[-SETTLED_TOKENS:])
+        self.settle(self.sae)
+
+    def settle(self, sae: SAE) -> None:
+        """Take the running thresholds of an SAE anew, from the last batches of this training."""
+        if sae.settles and self._batches:
+            sae.settle(torch.cat(list(self._batches))[-SETTLED_TOKENS:])
 
     def _take_averages(self) -> None:
         self.descent.finish()

@@ -51,7 +51,7 @@ def test_the_mean_is_unbiased_from_the_first_step():
     ids=lambda cfg: cfg.name,
 )
 def test_the_finished_sae_has_mean_weights_on_the_constraint(lm, tmp_path, monkeypatch, sae):
-    """Parameters (a learnt threshold too) are means; buffers are those of the weights."""
+    """Parameters (a learnt threshold too) are means; buffers are taken anew of these."""
     run = world.run(tmp_path, sae=sae, ema=0.8, **PLAIN)
     seen, real = [], Training.step
 
@@ -68,7 +68,7 @@ def test_the_finished_sae_has_mean_weights_on_the_constraint(lm, tmp_path, monke
         every = torch.stack([s[name] for s in seen])
         wanted = torch.tensordot(shares, every, 1)
         if name.startswith("cutoff"):
-            wanted = every[-1]
+            continue  # test_settling
         if name == "W_dec":
             assert float(wanted.norm(dim=-1).min()) < 0.999
             wanted = wanted / wanted.norm(dim=-1, keepdim=True)
