@@ -1,6 +1,7 @@
 """`saekit layers`: one SAE over many layers, where its latents live and what they do."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -215,7 +216,7 @@ def _trained(
         )
     return Run(
         model=model, pair=card.pair, corpus=corpus, sae=shared.sae.cfg, n_ctx=card.n_ctx,
-        bos=card.bos, tokens=tokens * len(card.pair.read),
+        bos=bool(card.bos), tokens=tokens * len(card.pair.read),
     )  # fmt: skip
 
 
