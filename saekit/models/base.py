@@ -132,6 +132,39 @@ class LanguageModel(abc.ABC):
         """Return logits, with the activations at some sites replaced by a function of them."""
 
     @abc.abstractmethod
+    def generate(  # noqa: PLR0913 - the words every library has for sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        replace: Mapping[Site, Replace] | None = None,
+        stop: Sequence[int] | None = None,
+        batch_rows: int = 32,
+    ) -> list[list[int]]:
+        """Return the tokens that follow each prompt, with keys and values cached between steps.
+
+        Args:
+            prompts: token ids of each, of any lengths; BOS is yours to give.
+            n: tokens to add at most, at least 1.
+            temperature: see `generation.Sampling`, as of the next two.
+            top_p: share of probability to draw from.
+            seed: decides every draw; sequence i draws the same whatever else is in the batch.
+            replace: as of `logits`; applied at every position of the prompt and at every token
+                that is generated, each position once.
+            stop: tokens that end a sequence, kept as its last; None is the tokenizer's EOS, and an
+                empty list ends none early.
+            batch_rows: sequences run together at most; changes nothing beyond rounding.
+
+        Raises:
+            ConfigError: a number is out of range, or this model separates documents.
+            DataError: a prompt is empty, or has tokens that the model lacks.
+            ShapeError: a prompt and `n` are more than the model reads.
+        """
+
+    @abc.abstractmethod
     def logit_effects(
         self, directions: Float[Tensor, "m d_model"]
     ) -> Float[Tensor, "m vocab"]:

@@ -33,6 +33,7 @@ from saekit.models.family import Tap, family_of
 from saekit.models.frozen import freeze_linears
 from saekit.models.frozen_mlp import freeze_mlps
 from saekit.models.frozen_shared import SharedAttention, freeze_activations
+from saekit.models.generation import Sampling, Step, check_prompts, continued
 from saekit.models.model_files import fetch_model
 from saekit.models.placement import pick_device, pick_dtype
 from saekit.models.short_names import SHORT_NAMES, full_name
@@ -131,6 +132,52 @@ class HFModel(LanguageModel):
     ) -> Float[Tensor, "batch n_ctx vocab"]:
         with self._hooked(self._changes(replace), grad):
             return self.module(**self._inputs(tokens)).logits
+
+    @override
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        replace: Mapping[Site, Replace] | None = None,
+        stop: Sequence[int] | None = None,
+        batch_rows: int = 32,
+    ) -> list[list[int]]:
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+        check_prompts(prompts, n, self.vocab_size, self.n_ctx_max)
+        if self.separator_id is not None:
+            raise ConfigError(
+                f"{self.name} reads each document by itself here, which a cache of keys and values "
+                f"does not hold. Generate with the model as it was loaded."
+            )
+        if batch_rows < 1:
+            raise ConfigError(f"`batch_rows` must be at least 1; got {batch_rows}.")
+        eos = self.tokenizer.eos_id
+        ends = frozenset(stop if stop is not None else () if eos is None else (eos,))
+        changes = self._changes(replace)
+
+        def begin() -> Step:
+            cache: Any = None
+
+            def step(new: Tensor, keep: Tensor | None) -> Tensor:
+                nonlocal cache
+                if keep is not None:
+                    cache.batch_select_indices(keep.to(self.device))
+                with self._hooked(changes, grad=False):
+                    out = self.module(
+                        input_ids=new.to(self.device), past_key_values=cache, use_cache=True,
+                        logits_to_keep=1,
+                    )  # fmt: skip
+                cache = out.past_key_values
+                return out.logits[:, -1]
+
+            return step
+
+        return continued(prompts, n, begin, sampling, ends, batch_rows)
 
     @override
     @torch.no_grad()
