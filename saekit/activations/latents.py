@@ -268,6 +268,8 @@ class LatentStore:
             here = (index >= shard.first_row) & (index < shard.first_row + shard.n_rows)
             if here.any():
                 rows, wanted = shard.rows(), index[here] - shard.first_row
+                if rows.tokens.shape[1] != self.n_ctx:
+                    raise FormatError(f"{shard.path} has rows of other than {self.n_ctx} tokens.")
                 tokens[here], doc_ids[here] = rows.tokens[wanted], rows.doc_ids[wanted]
         return tokens, doc_ids
 
@@ -479,6 +481,12 @@ def _check_numbers(folder: Path, manifest: dict[str, Any]) -> None:
         raise FormatError(f"{folder / _MANIFEST} has sizes that are no whole numbers. Index again.")
     if sum(part["rows"] for part in shards) != manifest["n_rows"]:
         raise FormatError(f"{folder / _MANIFEST} has other rows than its shards. Index again.")
+    # Shards hold each token in 4 bytes: a larger `n_ctx` would take memory for tokens that are not.
+    if 4 * manifest["n_rows"] * manifest["n_ctx"] > sum(part["bytes"] for part in shards):
+        raise FormatError(
+            f"{folder / _MANIFEST} claims {manifest['n_rows']:,} rows of {manifest['n_ctx']:,} "
+            f"tokens, more than its shards hold. Index again."
+        )
 
 
 def _check_size(path: Path, n_bytes: int) -> None:

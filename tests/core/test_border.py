@@ -49,7 +49,8 @@ def test_what_was_said_already_and_an_interruption_pass(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[" * 100_000, "nested"),
+        (b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "nested"),
         (b"[" * 200 + b"]" * 200, "nested"), (b'{"a":' * 70 + b"1" + b"}" * 70, "nested"),
         (b'"\\ud800"', "surrogates"), (b'{"\\udc00x": 1}', "surrogates"),
         (b"9" * 10_000, "not JSON"), (b"[1, 2", "not JSON"), (b"\xed\xa0\x80", "not JSON"),
@@ -86,7 +87,8 @@ def test_ordinary_json_is_read(tmp_path):
     ("text", "said"),
     [
         ("a: 2001-01-01", "quotes"), ("1: x", "name is text"), ("a: !!binary aGk=", "quotes"),
-        ("a: &x [*x]", "nested|damaged"), ("a: [", "YAML"), ("a: !!python/object:os.system x", "YAML"),
+        ("a: &x [*x]", "nested|damaged"), ("a: [", "YAML"),
+        ("a: !!python/object:os.system x", "YAML"),
         ("a: &a [x]\n" + "".join(f"b{i}: &b{i} [{', '.join(['*a'] * 9)}]\n" for i in range(9)),
          "anchors"), ("[" * 3000, "YAML|nested"), ("x: " + "a" * 2**21, "bytes"),
     ],
