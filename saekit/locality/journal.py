@@ -72,7 +72,7 @@ class Journal:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return dict(archive)
         except Exception as error:  # an archive can be damaged in as many ways as it has bytes
             sys.stderr.write(f"warning   {path} is damaged ({error}); it is measured again.\n")
