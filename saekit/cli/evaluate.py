@@ -43,7 +43,7 @@ def evaluate(
 ) -> None:
     """Measure an SAE on held-out text, or every SAE of a sweep.
 
-    Example: saekit eval runs/pythia-70m-deduped-L3.resid_post-topk-4096
+    Example: saekit eval runs/mine
     """
     from saekit.core.config import override
     from saekit.core.lock import claimed_file
