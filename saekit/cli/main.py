@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.cli.before import check_first
 from saekit.cli.cache import app as cache
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
@@ -75,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     machine.prepare()
     words = sys.argv[1:] if arguments is None else arguments
     try:
+        check_first(words)
         code = app(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]

@@ -31,7 +31,7 @@ Site = Annotated[
     list[str] | None,
     typer.Option(
         help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
-        "layers, or repeat. [middle layer]"
+        "layers, or repeat. [the layer a third of the way up, resid_post]"
     ),
 ]
 Target = Annotated[
@@ -236,7 +236,9 @@ def flags(  # noqa: PLR0913 - an option each
     tokens: int | None,
 ) -> dict[str, Any]:
     """Return what the everyday flags say of model and text, for `as_run`."""
-    read = site or [f"L{lm.n_layers // 3}.resid_post"]
+    from saekit.models.base import default_site
+
+    read = site or [default_site(lm)]
     return {
         "model": model or DEFAULT_MODEL,
         "revision": revision,

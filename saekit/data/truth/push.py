@@ -33,7 +33,7 @@ def push(truth: Truth, repo: str, *, private: bool = True) -> str:
             done = api.upload_folder(repo_id=repo, folder_path=folder)
         except Exception as error:  # of many libraries: the network's, the hub's, the token's
             raise ResourceError(
-                f"`{repo}` could not be written: {reason_of(error)}. Check the name (owner/name), the "
-                f"network, and that you are logged in (hf auth login)."
+                f"`{repo}` could not be written: {reason_of(error)}. Check the name (owner/name), "
+                f"the network, and that you are logged in (hf auth login)."
             ) from error
     return str(done)
