@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from saekit.activations.batch import ActBatch
 from saekit.activations.harvest import Counts, Harvest
-from saekit.activations.shuffle import Batch, Shuffle
+from saekit.activations.shuffle import Batch, Shuffle, TextEnded
 from saekit.core.seeds import generator
 
 
@@ -90,7 +90,12 @@ class Mixing(Shuffle):
             return None
         if self._source is None:
             self._source = self._epoch(self._row, self._read_events % self.epoch_events)
-        acts = ActBatch(*(part[:left] for part in next(self._source)))
+        try:
+            acts = ActBatch(*(part[:left] for part in next(self._source)))
+        except TextEnded as error:
+            self._end_text(error)  # this epoch is over; later ones are as long
+            self._source, self._row = None, 0
+            return self._next_pass()
         self._row += self.harvest.batch_rows
         self._read_events += len(acts.x)
         if len(acts.x) and self._read_events % self.epoch_events == 0:
@@ -128,6 +133,7 @@ class Mixing(Shuffle):
             "serving": self._serving,
             "row": self._row,
             "counts": list(self.harvest.counts),
+            "ended_at": self._ended_at,
         }
 
     @override
@@ -140,5 +146,7 @@ class Mixing(Shuffle):
         self._chance.set_state(tensors["chance"])
         self.served_events, self._read_events = values["served_events"], values["read_events"]
         self._serving, self._row = values["serving"], values["row"]
+        if values.get("ended_at") is not None:
+            self._shorten(values["ended_at"])
         self.harvest.counts = Counts(*values["counts"])
         self._source = None

@@ -47,8 +47,20 @@ class Stream(Protocol):
         ...
 
 
+class TextEnded(DataError):
+    """The text has fewer events than were asked; `events` of them came."""
+
+    def __init__(self, message: str, events: int):
+        super().__init__(message)
+        self.events = events
+
+
 class Shuffle(abc.ABC):
     """A stream of training batches that can be left and taken up again exactly.
+
+    Where the text ends before `tokens` of it came and batches were served already, the stream
+    is shorter: `tokens` is then what came, and `total_tokens` changes with it. Before the first
+    batch it is a `TextEnded`.
 
     Args:
         harvest: where activations come from.
@@ -70,10 +82,27 @@ class Shuffle(abc.ABC):
         self.epoch_events = -(-tokens // self.event_tokens)
         self.total_events = -(-tokens * epochs // self.event_tokens)
         self.served_events = 0
+        self.may_end = True  # early, where the text does; streams that go in step may not
+        self._ended_at: int | None = None  # events of an epoch, where the text ended early
+
+    def _end_text(self, error: TextEnded) -> None:
+        """Make an epoch as long as the text turned out to be.
+
+        Raises:
+            TextEnded: nothing was served yet, or other streams go in step with this one.
+        """
+        if not self.served_events or not self.may_end:
+            raise error
+        self._shorten(error.events)
+
+    def _shorten(self, events: int) -> None:
+        self._ended_at = self.epoch_events = events
+        self.tokens = events * self.event_tokens
+        self.total_events = events * self.epochs
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of all epochs, as asked."""
+        """Tokens of all epochs, as asked or as the text turned out to have."""
         return self.tokens * self.epochs
 
     @property
@@ -111,10 +140,12 @@ class Shuffle(abc.ABC):
             if before >= self.epoch_events:
                 return
         apart = f" in windows of {self.event_tokens}" if self.harvest.pair.window else ""
-        raise DataError(
+        raise TextEnded(
             f"The corpus ended after {before * self.event_tokens:,} tokens that count{apart}; "
-            f"{self.tokens:,} were asked. Lower `tokens`, raise `epochs`, or {self.harvest.more}"
-            f"{', or make windows shorter' if apart else ''}."
+            f"{self.tokens:,} were asked. Set `tokens` to no more than that, with `epochs` for "
+            f"more passes over them, or {self.harvest.more}"
+            f"{', or make windows shorter' if apart else ''}.",
+            before,
         )
 
 
@@ -235,7 +266,13 @@ class Rolling(Shuffle):
                 self._source = self._epoch(self._row, before)
             if self._acts is None:
                 self._counts = self.harvest.counts
-                self._acts = next(self._source)
+                try:
+                    self._acts = next(self._source)
+                except TextEnded as error:
+                    self._end_text(error)  # this epoch is over; later ones are as long
+                    n = min(n, self.total_events - self._read_events)
+                    self._source, self._row, self._used = None, 0, 0
+                    continue
             part = ActBatch(*(a[self._used : self._used + n] for a in self._acts))
             n -= len(part.x)
             self._used += len(part.x)
@@ -264,6 +301,7 @@ class Rolling(Shuffle):
             wanted -= len(slots)
             self.served_events += len(slots)
             self._refill(slots)
+            wanted = min(wanted, self.total_events - self.served_events)  # the text may have ended
             if self._at == len(self._order):
                 self._round, self._at, self._order = self._round + 1, 0, None
         parts = [_joined(side).float() for side in zip(*served, strict=True)]
@@ -287,7 +325,7 @@ class Rolling(Shuffle):
             for side, new in zip(self._slots, sides, strict=True):
                 side.index_copy_(0, places.to(side.device), new)
             done += len(places)
-        self._live[slots[n:]] = False
+        self._live[slots[done:]] = False
 
     @override
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -307,6 +345,7 @@ class Rolling(Shuffle):
             "row": self._row,
             "used": self._used,
             "counts": list(counts),
+            "ended_at": self._ended_at,
         }
 
     @override
@@ -318,6 +357,8 @@ class Rolling(Shuffle):
         self.served_events, self._read_events = values["served_events"], values["read_events"]
         self._round, self._at = values["round"], values["at"]
         self._row, self._used = values["row"], values["used"]
+        if values.get("ended_at") is not None:
+            self._shorten(values["ended_at"])
         self.harvest.counts = Counts(*values["counts"])
         self._source = self._acts = None
 

@@ -35,7 +35,10 @@ def write(
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
     site: Annotated[
         list[str] | None,
-        typer.Option(help="What to store, as L3.resid_post. Repeat for several. [middle layer]"),
+        typer.Option(
+            help="What to store, as L3.resid_post. Repeat for several. [the layer a third of the "
+            "way up, resid_post]"
+        ),
     ] = None,
     corpus: Annotated[
         str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
@@ -72,6 +75,7 @@ def write(
     from saekit.activations.store import Store
     from saekit.cli.train import short_digest
     from saekit.models.hf import load
+    from saekit.models.base import default_site
     from saekit.models.model_files import pinned
     from saekit.train import record
     from saekit.train.signals import StopRequest
@@ -93,7 +97,7 @@ def write(
         folder, wanted = there, tokens or store.n_kept
     else:
         lm = load(model, revision=revision, dtype=dtype, device=device)
-        sites = site or [f"L{lm.n_layers // 3}.resid_post"]
+        sites = site or [default_site(lm)]
         spec = _spec(model, revision, sites, corpus, precision, settings or [])
         told = short_digest(spec.to_dict(), lm.provenance())
         name = f"{model.rstrip('/').rsplit('/', 1)[-1]}-{'-'.join(sites)}-{told}"

@@ -27,7 +27,7 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """Train, measure, index and report an SAE of SmolLM2-135M, in minutes on two cores.
+    """Train, measure, index and report an SAE of SmolLM2-135M-Instruct, in minutes on two cores.
 
     Stages that are done are not done again; a demo that was interrupted goes on.
     """
@@ -50,6 +50,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     from saekit.core.result import Result
     from saekit.evals.core import Core
     from saekit.hub.native import load as load_sae
+    from saekit.models.embedded import MODELS
     from saekit.models.hf import load
     from saekit.report.page import write_report
 
@@ -75,7 +76,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     record = _record(result, out, page, seconds)
     write_json(earlier, record)
     lines = [
-        f"SAE of {run.model} {run.pair.label}: {run.sae.d_sae} latents, {run.tokens:,} tokens, "
+        f"SAE of {run.model} ({MODELS[run.model].about}), {run.pair.label}: {run.sae.d_sae} latents, {run.tokens:,} tokens, "
         f"{run.epochs} passes" + ("" if worked else " (done before; --fresh does it anew)"),
         *score_lines(result.scores),
         f"took     {seconds:.0f} s, {record['peak_rss_bytes'] / 1e9:.1f} GB",

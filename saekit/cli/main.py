@@ -10,6 +10,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ParameterInfo
 
+from saekit.cli.before import check_first
 from saekit.cli.cache import app as cache
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
@@ -133,6 +134,7 @@ def _run(words: list[str], ends: bool) -> int:
     """Run a command and return its exit code; the process ends with it, or somebody goes on."""
     done = _ignore_interrupts if ends else lambda: None
     try:
+        check_first(words)
         code = app(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]

@@ -103,6 +103,8 @@ def sweep(
         runs = {
             label(point): variant(raw, lm, {"k": k} | point, settings or []) for point in points
         }
+        if config is None and recipe is None and not any("tokens" in p for p in points):
+            runs = one.with_length(runs, lm, tokens, settings, shown=not quiet)
         if len(runs) < len(points):
             raise ConfigError("Two combinations of --vary have one name; give each value once.")
         told = one.short_digest({n: r.to_dict() for n, r in runs.items()}, lm.provenance())
@@ -124,6 +126,7 @@ def sweep(
     emit({"sweep": str(folder), "runs": rows, "broken": broken}, as_json=as_json, lines=lines)
     if broken:
         raise typer.Exit(3)
+    one.exit_in_part(read_json(p) for p in folder.glob("*/manifest.json"))
 
 
 def combinations(vary: list[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from saekit.cli.show import emit
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from saekit.models.base import LanguageModel
     from saekit.train.run import Run
 
@@ -30,7 +32,7 @@ Site = Annotated[
     list[str] | None,
     typer.Option(
         help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
-        "layers, or repeat. [middle layer]"
+        "layers, or repeat. [the layer a third of the way up, resid_post]"
     ),
 ]
 Target = Annotated[
@@ -57,8 +59,8 @@ Kept = Annotated[
 Tokens = Annotated[
     int | None,
     typer.Option(
-        help="Tokens of text that count; with --fold, each site of one. [10,000,000; all that a "
-        "cache has]"
+        help="Tokens of text that count; with --fold, each site of one. [10,000,000, or all that "
+        "the text has where that is less; all that a cache has]"
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over them. [1]")]
@@ -160,6 +162,7 @@ def train(
                 corpus=corpus, tokens=tokens,
             )  # fmt: skip
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
+        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
         folder = out or default_folder(run, lm)
     with ranks.session(lm.device):
         sae = train_run(
@@ -173,6 +176,26 @@ def train(
     lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
     lines.append(f"next     saekit eval {folder}")
     emit(record, as_json=as_json, lines=lines)
+    exit_in_part([manifest])
+
+
+def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
+    """End with exit code 3 where the text of a run ended before the tokens asked."""
+    if any("text_ended" in manifest for manifest in manifests):
+        raise typer.Exit(3)
+
+
+def with_length(
+    runs: "dict[str, Run]", lm: "LanguageModel", tokens: int | None, settings: list[str] | None,
+    *, shown: bool,
+) -> "dict[str, Run]":  # fmt: skip
+    """Return runs of one text; where no number of tokens was asked, all the text has at most."""
+    from saekit.train.length import fit_tokens
+
+    asked = tokens is not None or any(
+        s.partition("=")[0].strip() == "tokens" for s in settings or []
+    )
+    return runs if asked else fit_tokens(runs, lm, shown=shown)
 
 
 def _resumed(
@@ -251,7 +274,9 @@ def flags(  # noqa: PLR0913 - an option each
     tokens: int | None,
 ) -> dict[str, Any]:
     """Return what the everyday flags say of model and text, for `as_run`."""
-    read = site or [f"L{lm.n_layers // 3}.resid_post"]
+    from saekit.models.base import default_site
+
+    read = site or [default_site(lm)]
     return {
         "model": model or DEFAULT_MODEL,
         "revision": revision,

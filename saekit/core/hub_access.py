@@ -2,8 +2,9 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-from saekit.core.errors import ResourceError, SaekitError
+from saekit.core.errors import MissingExtraError, ResourceError, SaekitError
 
 # Libraries below the hub's own. Some of their errors are no OSError, so they are known by where
 # their classes are defined; none of them is imported here.
@@ -52,6 +53,23 @@ def hub_border(doing: str, advice: str) -> Iterator[None]:
         if not is_hub_error(error):
             raise
         raise ResourceError(f"Could not {doing}: {reason_of(error)}. {advice}") from error
+
+
+def hub_library(extra: str = "hub") -> Any:
+    """Return huggingface_hub, with its errors.
+
+    Args:
+        extra: of saekit, which brings it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise MissingExtraError("huggingface_hub", extra) from error
+    return huggingface_hub
 
 
 def is_hub_error(error: BaseException) -> bool:

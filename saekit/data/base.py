@@ -31,6 +31,11 @@ class Corpus(Config, abc.ABC):
         """Return the corpus class called `name`."""
         return registry.get(name)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether text comes over a network as it is read, so that counting it first is dear."""
+        return False
+
     @abc.abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:
         """Yield the documents of a split, always in the same order, without duplicates.

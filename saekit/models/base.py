@@ -75,6 +75,11 @@ def as_texts(texts: str | Sequence[Any]) -> list[str]:
     return found
 
 
+def default_site(model: "LanguageModel") -> str:
+    """Return the site that is read where none is named: a third of the way up the layers."""
+    return f"L{model.n_layers // 3}.resid_post"
+
+
 class LanguageModel(abc.ABC):
     """A causal language model whose activations can be read and replaced.
 

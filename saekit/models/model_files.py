@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saekit.core.errors import FormatError, MissingExtraError, UnknownNameError
-from saekit.core.hub_access import hub_border
+from saekit.core.errors import FormatError, UnknownNameError
+from saekit.core.hub_access import hub_border, hub_library
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -42,7 +42,7 @@ def fetch_model(repo: str, revision: str | None, advice: str) -> tuple[Path, str
         FormatError: it is no whole language model, or its weights are pickles.
         MissingExtraError: huggingface_hub is not installed.
     """
-    hub = _library()
+    hub = hub_library("lm")
     with _silent(), hub_border(f"get the model `{repo}` from the hub", advice):
         try:
             listed = _listed(hub, repo, revision)
@@ -209,12 +209,3 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "lm") from error
-    return huggingface_hub

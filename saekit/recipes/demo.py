@@ -1,4 +1,4 @@
-"""The demonstration: a TopK SAE on the middle of SmolLM2-135M, in minutes on two cores."""
+"""The demonstration: a TopK SAE after layer 10 of 30 of SmolLM2-135M-Instruct, on two cores."""
 
 from saekit.activations.pairs import Pair
 from saekit.data.corpora.packaged import Packaged

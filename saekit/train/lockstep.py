@@ -117,6 +117,9 @@ def in_step(
                     f"{stop.asked} after {group.served_tokens:,} of {group.total_tokens:,} "
                     f"tokens; checkpoints were written."
                 )
+        for name, session in group.sessions.items():
+            if name not in group.broken:
+                session.note_text_ended()
     finally:
         progress.close()
         for session in group.sessions.values():
@@ -174,8 +177,8 @@ class _Group:
 
     @property
     def total_tokens(self) -> int:
-        """Tokens of all epochs."""
-        return self._first.total_tokens
+        """Tokens of all epochs; where the text ends early at a site, they end for all."""
+        return min(shuffle.total_tokens for shuffle in self._shuffles.values())
 
     def step(self) -> int:
         """Give every training a block, and return its tokens."""

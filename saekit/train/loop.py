@@ -25,6 +25,7 @@ from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.models.base import LanguageModel
 from saekit.train import checkpoint, record
+from saekit.train.length import check_length
 from saekit.train.memory import explained, plan
 from saekit.train.parallel import shards
 from saekit.train.parallel.beginning import agreed, as_begun
@@ -90,7 +91,8 @@ def _train(
     planned.check()
     if shown:
         sys.stderr.write(f"memory    {planned}\n")
-    began, harvest = time.monotonic(), open_harvest(run, model)
+    # A run that is resumed was begun with what its text has; where it ends early, so does the run.
+    began, harvest = time.monotonic(), open_harvest(run, model, count=not resume)
     scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
     scalings = agreed(harvest, scalings, mesh.every)
     with explained(planned):
@@ -189,12 +191,30 @@ def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float)
         card = card_of(run, harvest, training)
         native.save(sae, card, out / "sae")
         manifest = _manifest(run, out, card, counts, seconds)
+        if card.tokens < run.total_tokens:  # the text ended before what was asked
+            manifest["text_ended"] = {"tokens": card.tokens, "asked": run.total_tokens}
         write_json(out / record.MANIFEST, manifest | {"cache": _cache_of(harvest.model)})
     return out / "sae"
 
 
-def open_harvest(run: Run, model: LanguageModel) -> Harvest:
-    """Return the harvest of a run's training text."""
+def open_harvest(run: Run, model: LanguageModel, *, count: bool = True) -> Harvest:
+    """Return the harvest of a run's training text.
+
+    Args:
+        run: the description.
+        model: the language model, or a recorded one.
+        count: refuse a text that is shorter than the run asks for.
+
+    Raises:
+        DataError: it is.
+    """
+    harvest = _harvest_of(run, model)
+    if count:
+        check_length(run, harvest)
+    return harvest
+
+
+def _harvest_of(run: Run, model: LanguageModel) -> Harvest:
     if isinstance(model, RecordedModel):
         raw = run.to_dict()
         asked = {k: raw[k] for k in ("model", "revision", "corpus", "n_ctx", "bos")}

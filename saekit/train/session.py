@@ -85,7 +85,25 @@ class Session:
     @property
     def done(self) -> bool:
         """All tokens were served."""
-        return self.training.stream.served_tokens >= self.training.run.total_tokens
+        stream, asked = self.training.stream, self.training.run.total_tokens
+        return stream.served_tokens >= getattr(stream, "total_tokens", asked)
+
+    def note_text_ended(self) -> None:
+        """Log that the text ended before the tokens asked, and where the rate then was."""
+        training = self.training
+        served, run = training.stream.served_tokens, training.run
+        if served >= run.total_tokens:
+            return
+        share = run.lr_at(max(training.index - 1, 0)) / run.peak_lr
+        self.log.write(
+            "text_ended", step=training.index, tokens=served, asked=run.total_tokens,
+            lr_share_of_peak=share,
+        )  # fmt: skip
+        sys.stderr.write(
+            f"warning   The text ended after {served:,} training tokens of {run.total_tokens:,} "
+            f"asked. What was trained is kept; the learning rate had come to {share:.0%} of its "
+            f"peak, where the schedule ends at {run.final_lr_share:.0%}.\n"
+        )
 
     def step(self) -> Loss | None:
         """Do the next step and log it where that is due; None where training went back.
@@ -106,6 +124,8 @@ class Session:
             self.log.write("step", **record)
             self.progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
         self.progress.add(loss.acts.n_rows * training.mesh.data.size)
+        if self.done:
+            self.note_text_ended()
         return loss
 
     def keep(self, asked: str | None = None) -> None:

@@ -36,7 +36,7 @@ def asked(monkeypatch):
 
     datasets = types.SimpleNamespace(load_dataset=load_dataset)
     monkeypatch.setitem(sys.modules, "datasets", datasets)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Api))
+    monkeypatch.setattr(hub, "hub_library", lambda: types.SimpleNamespace(HfApi=Api))
     return calls
 
 
@@ -68,6 +68,18 @@ def test_missing_libraries(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"saekit\[hub\]"):
         Hub(repo="owner/name").provenance()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
+    import httpx2
+
+    def refuse(*_args, **_kwargs):
+        raise httpx2.ConnectError("[Errno -2] Name or service not known\nand a page more")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refuse)
+    with pytest.raises(ResourceError, match="the hub cannot be reached") as caught:
+        Hub(repo="owner/name").provenance()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

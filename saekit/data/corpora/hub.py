@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from saekit.core.errors import DataError, MissingExtraError, ResourceError, nearest
+from saekit.core.hub_access import hub_border, hub_library
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.split import RULE, check_share, documents_of
 
@@ -49,6 +50,11 @@ class Hub(Corpus):
         super().__post_init__()
         check_share(self.test_share)
 
+    @property
+    @override
+    def streamed(self) -> bool:
+        return True
+
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         return documents_of(split, self._every(), self.test_share)
@@ -63,19 +69,15 @@ class Hub(Corpus):
             import datasets  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("datasets", "hub") from error
-        try:
+        with hub_border(
+            f"read {self.repo} at {commit}, config {self.config}, split {self.split}",
+            "Check the names, your access and the network.",
+        ):
             rows = datasets.load_dataset(
                 self.repo, self.config, split=self.split, revision=commit, streaming=True
             )
             for row in rows:
                 yield Document(self._text(row), self.repo)
-        except (OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise ResourceError(
-                f"Could not read {self.repo} at {commit}, config {self.config}, split "
-                f"{self.split}: {error}. Check the names, your access and the network."
-            ) from error
 
     def _text(self, row: dict[str, Any]) -> str:
         if self.text_column not in row:
@@ -94,17 +96,12 @@ class Hub(Corpus):
 
 @functools.lru_cache(maxsize=64)
 def _commit(repo: str, revision: str) -> str:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "hub") from error
-    try:
-        commit = huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
-    except (OSError, ValueError) as error:
-        raise ResourceError(
-            f"Could not look up the data set {repo} at {revision}: {error}. Check the name, "
-            f"your access and the network, or use local files."
-        ) from error
+    library = hub_library()
+    with hub_border(
+        f"look up the data set {repo} at {revision}",
+        "Check the name, your access and the network, or use local files.",
+    ):
+        commit = library.HfApi().dataset_info(repo, revision=revision).sha
     if commit is None:
         raise ResourceError(
             f"The hub names no commit for {repo} at {revision}. Give a commit as `revision`."

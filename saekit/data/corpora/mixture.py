@@ -59,6 +59,11 @@ class Mixture(Corpus):
                 f"two of them could be train and test. Give them one `test_share`."
             )
 
+    @property
+    @override
+    def streamed(self) -> bool:
+        return any(part.streamed for part in self.parts)
+
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         going = {i: part.documents(split) for i, part in enumerate(self.parts)}

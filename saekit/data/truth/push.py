@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from saekit.core.errors import MissingExtraError, ResourceError
+from saekit.core.errors import ResourceError
+from saekit.core.hub_access import hub_library, reason_of
 from saekit.data.truth import published
 from saekit.data.truth.base import Truth
 
@@ -23,19 +24,16 @@ def push(truth: Truth, repo: str, *, private: bool = True) -> str:
         MissingExtraError: huggingface_hub is not installed.
         ResourceError: the hub cannot be reached, or refuses.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "hub") from error
+    library = hub_library()
     with tempfile.TemporaryDirectory() as folder:
         published.save(truth, Path(folder))
-        api = huggingface_hub.HfApi()
+        api = library.HfApi()
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=repo, folder_path=folder)
         except Exception as error:  # of many libraries: the network's, the hub's, the token's
             raise ResourceError(
-                f"`{repo}` could not be written: {error}. Check the name (owner/name), the "
-                f"network, and that you are logged in (hf auth login)."
+                f"`{repo}` could not be written: {reason_of(error)}. Check the name (owner/name), "
+                f"the network, and that you are logged in (hf auth login)."
             ) from error
     return str(done)

@@ -1,4 +1,4 @@
-"""SmolLM2 135M, the embedded model, with SAEs of one's own."""
+"""SmolLM2-135M-Instruct unpacked from 4 bits, the embedded model, with SAEs of one's own."""
 
 from saekit.locality.presets.base import Preset
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from saekit.activations.harvest import Counts, Harvest
-from saekit.activations.shuffle import Batch, Stream
+from saekit.activations.shuffle import Batch, Shuffle, Stream
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.ranks import Mesh
 from saekit.core.seeds import derive
@@ -131,6 +131,9 @@ class Dealt:
     ):
         self.streams, self.harvests, self.n = streams, harvests, n_streams
         self.mesh, self.dealt = mesh, dealt
+        for stream in streams.values():
+            if isinstance(stream, Shuffle):
+                stream.may_end = False
         readers = [range(dealt.own.start, dealt.own.stop)]
         if mesh.every.size > 1:
             here = torch.tensor([dealt.own.start, dealt.own.stop], device=mesh.every.device)

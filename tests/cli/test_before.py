@@ -1,0 +1,55 @@
+"""Commands that would fail at their end are refused before anything is loaded."""
+
+import importlib.util
+
+import pytest
+
+from saekit.cli.main import main
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Run a command line that must end before a model is looked for; return what it said."""
+    monkeypatch.setattr("saekit.models.hf.load", lambda *_a, **_k: pytest.fail("it was loaded"))
+
+    def run(*words: str, code: int = 1) -> str:
+        with pytest.raises(SystemExit) as done:
+            main(list(words))
+        assert done.value.code == code
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train"], ["sweep"], ["demo"], ["cache", "write"], ["layers", "eval", "x"],
+     ["locality", "depth"], ["truth", "make"]],
+)  # fmt: skip
+def test_an_out_that_cannot_be_written_is_refused_first(command, refused):
+    assert "/proc/none/run cannot be written" in refused(*command, "--out", "/proc/none/run")
+    assert "cannot be written" in refused(*command, "--out=/proc/none/run")
+
+
+def test_a_file_in_the_way_is_refused_first(tmp_path, refused, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "is a file" in refused("train", "--out", str(file), code=2)
+    assert "is a file" in refused("train", "--out", str(file / "run"), code=2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("mine")
+    assert "is a file" in refused("train", code=2)
+    assert file.read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "library"), [("truth eval x", "scipy"), ("layers figures x", "matplotlib")]
+)
+def test_a_missing_library_is_named_first(command, library, refused, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == library else found(n, *a)
+    )
+    assert f"`{library}` is needed" in refused(*command.split())
