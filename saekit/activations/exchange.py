@@ -26,7 +26,7 @@ EXPORTED = {"float32": torch.float32, "float16": torch.float16}
 _FILE_BYTES = 2**29
 _PART_ROWS = 64
 COMPARED_ROWS = 8
-# Of the variance: bfloat16 beside float32 is off by 1e-4, a neighbouring layer by 0.05 and more.
+# Of the variance: room for another precision, and less than lies between neighbouring layers.
 SAME_FVU = 0.01
 
 
@@ -119,7 +119,7 @@ def import_arrow(
     with made_whole(folder, "saekit cache import") as part:
         found = _first(table)
         rule = _rule(caching, model, table, found)
-        off = _compared(found, rule, model, site) if compare else None
+        off = _compared(found, rule, model, site) if compare and table.has_tokens else None
         sample = found.acts[rule.keep(_tokens(found), found.acts)]
         channels = Channels.of(sample)
         begin(part, {site: channels} if caching.precision == "int8w" else {}, {
@@ -160,20 +160,14 @@ def _same_place(site: Site) -> Site:
     return site
 
 
-def _compared(
-    found: Part, rule: FittedRule, model: LanguageModel, site: Site
-) -> float | None:
+def _compared(found: Part, rule: FittedRule, model: LanguageModel, site: Site) -> float:
     """Return how far the first rows are from the model's own activations, as a share of variance.
-
-    None: there are no token ids to compare by.
 
     Raises:
         ConfigError: they are further apart than another precision makes them; the message
             names the site that they are of, if there is one.
     """
-    if found.tokens is None:
-        return None
-    acts, tokens = found.acts[:COMPARED_ROWS].float(), found.tokens[:COMPARED_ROWS].long()
+    acts, tokens = found.acts[:COMPARED_ROWS].float(), _tokens(found)[:COMPARED_ROWS].long()
     if int(tokens.min()) < 0 or int(tokens.max()) >= model.vocab_size:
         raise ConfigError(
             f"The rows have token ids from {int(tokens.min())} to {int(tokens.max())}; "

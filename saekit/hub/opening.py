@@ -156,7 +156,8 @@ def complete(
     stands in ``provenance["filled"]``, and what a reader must know of it in the notes.
 
     Raises:
-        ConfigError: the files do not say the site, and nobody did.
+        ConfigError: the files do not say the site, and nobody did; or the model reads no such
+            rows as `use` asks for.
         UnknownNameError: the model has no such site.
     """
     card, use = loaded.card, use or Use()
@@ -168,6 +169,11 @@ def complete(
     if use.n_ctx < 0:
         raise ConfigError(
             f"`n_ctx` is a number of tokens, or 0 for that of training; got {use.n_ctx}."
+        )
+    if use.bos and lm.tokenizer.bos_id is None:
+        raise ConfigError(
+            f"Rows were to begin with BOS; the tokenizer of {lm.name} has none. Leave bos= out, on "
+            f"a command line --bos."
         )
     bos = replace(card, bos=card.bos if use.bos is None else use.bos).bos_id(lm.tokenizer)
     filled: dict[str, Any] = {"bos": bos is not None, "n_ctx": use.n_ctx or card.n_ctx or N_CTX}
@@ -184,7 +190,7 @@ def complete(
         filled["rules"] = {s: r.to_dict() for s, r in rules.items() if card.rules.get(s) != r}
     if not filled and not notes:
         return loaded
-    provenance = card.provenance | {"filled": filled, "trained_on": card.model}
+    provenance = card.provenance | {"filled": filled, "trained_on": said_of(card)["trained_on"]}
     provenance["notes"] = list(dict.fromkeys([*notes_of(card), *notes]))
     model = lm.provenance()
     return loaded._replace(

@@ -67,6 +67,7 @@ def test_a_rule_by_token_ids_is_refused_where_there_are_none(arrow, tmp_path, lm
     with pytest.raises(ConfigError, match="rule.special"):
         back(arrow, tmp_path, lm)
     found = back(arrow, tmp_path, lm, rule=TokenRule(special=False))
+    assert found.manifest["imported"]["off_by_fvu"] is None  # no ids to compare by
     model = RecordedModel(found)
     with pytest.raises(ConfigError, match="rule.special"):
         model.harvest(Pair(read=SITES[1:]), TokenRule(), {})

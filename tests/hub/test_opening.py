@@ -104,7 +104,9 @@ def test_a_model_without_bos_has_rows_without(folder, tmp_path, monkeypatch):
     path = tmp_path / "run" / "sae" / "card.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bos": True}))
     assert load(tmp_path / "run").card.bos is False
-    assert opened(folder, tmp_path, bos=True)[0].bos is False  # there is none to begin with
+    assert opened(folder, tmp_path)[0].bos is False
+    with pytest.raises(ConfigError, match="has none"):
+        opened(folder, tmp_path, bos=True)
 
 
 def test_another_context_and_precision_are_said(folder, tmp_path):
