@@ -203,7 +203,7 @@ def neuronpedia_cards(
     for name, latents in corner.items():
         for latent in [a for a in latents if a in records][:most]:
             record, shown = records[latent], []
-            for text in sorted(record.activations, key=lambda a: -a.value)[:5]:
+            for text in sorted(record.activations, key=lambda a: -abs(a.value))[:5]:
                 if text.values:
                     first, end = max(0, text.peak - 15), text.peak + 1
                     shown.append(

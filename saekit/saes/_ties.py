@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+HEAP = 64  # PyTorch's topk on CPUs keeps a heap where rows are this many times k long
+
 
 def top_places(values: Float[Tensor, "*rows n"], k: int) -> Int[Tensor, "*rows k"]:
     """Return the places of the k largest of each row, ascending; of equals the first.
@@ -23,14 +25,20 @@ def top_places(values: Float[Tensor, "*rows n"], k: int) -> Int[Tensor, "*rows k
     if k == n:
         every = torch.arange(n, device=values.device)
         return every.expand(values.shape).clone()
-    top = torch.topk(values, k + 1, dim=-1, sorted=True)
+    if not k:
+        return torch.zeros(*values.shape[:-1], 0, dtype=torch.int64, device=values.device)
+    if n // HEAP == k:  # one number more would cost PyTorch's slower way through a row
+        top = torch.topk(values, k, dim=-1, sorted=False)
+        cut = top.values.amin(-1, keepdim=True)
+        tied = (values == cut).sum(-1) > (top.values == cut).sum(-1)
+    else:
+        top = torch.topk(values, k + 1, dim=-1, sorted=True)
+        cut = top.values[..., k - 1 : k]
+        tied = cut[..., 0] == top.values[..., k]
     # Ascending places are what callers need, and leave the order of equals to no library.
     places = top.indices[..., :k].sort(-1).values
-    if k:
-        tied = top.values[..., k - 1] == top.values[..., k]
-        if tied.any():
-            cut = top.values[..., k - 1 : k][tied]
-            places[tied] = _first_at(values[tied], cut, k)
+    if tied.any():
+        places[tied] = _first_at(values[tied], cut[tied], k)
     return places
 
 

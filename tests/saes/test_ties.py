@@ -6,8 +6,8 @@ import torch
 from saekit.saes import _ties
 
 
-@pytest.mark.parametrize("shape", [(1, 7), (50, 300), (4, 6, 20)])
-@pytest.mark.parametrize("k", [1, 3, 7])
+@pytest.mark.parametrize("shape", [(1, 7), (50, 300), (4, 6, 20), (9, 64)])
+@pytest.mark.parametrize("k", [1, 3, 4, 7])
 def test_places_are_those_of_a_stable_sort(shape, k):
     values = torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(0)).float()
     values[..., ::5] *= 0.0  # of both signs
