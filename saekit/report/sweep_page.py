@@ -17,7 +17,7 @@ SCORES = {
     "kl": "KL", "dead": "Dead",
 }  # fmt: skip
 SETTINGS = 6  # settings shown as columns at most
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 300, 56, 40, 12  # of the drawing, pixels
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 280, 56, 40, 12  # of the drawing, pixels
 
 
 def write_sweep_page(
