@@ -51,7 +51,7 @@ def evaluate(
 
     config = override(registry.get(name)(), settings or [])
 
-    def one(folder: Path, path: Path) -> "tuple[Result, Loaded]":
+    def one(folder: Path, path: Path) -> "Result":
         loaded = load(folder, site=site)
         lm = model_of(loaded, device, model)
         loaded = complete(loaded, lm, text_of(loaded, corpus))
@@ -59,13 +59,13 @@ def evaluate(
             loaded, lm, config, corpus=corpus, site=site, seed=seed, shown=not quiet
         )
         result.write(path)
-        return result, loaded
+        return result
 
     if is_sweep(run):
-        evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
+        evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json"), out, as_json)
         return
     path = out or run / "eval" / f"{name}.json"
-    result, loaded = one(run, path)
+    result = one(run, path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
     lines = [*score_lines(result.scores), f"result   {path}"]
     lines.append(f"next     saekit index {run}")

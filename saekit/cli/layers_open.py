@@ -93,7 +93,7 @@ def opened(run: Path, how: How) -> Opened:
 
     if how.split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {how.split}.")
-    if how.n_ctx is not None and how.n_ctx < 2:  # noqa: PLR2004 - a token and its next
+    if how.n_ctx is not None and how.n_ctx < 2:
         raise ConfigError(f"`--n-ctx` must be at least 2; got {how.n_ctx}.")
     loaded = load(run, scaled=True)
     SharedSAE(loaded.sae, loaded.card)  # refuses what cannot be, before a model is loaded
