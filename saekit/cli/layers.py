@@ -179,6 +179,13 @@ def baselines(
 
     how = How(site, corpus, "train", sae)
     shared, lm, stream = opened(run, how)
+    asked = {"--tokens": tokens, "--corpus": corpus, "--n-ctx": n_ctx, "--model": model}
+    if shared.card.run and any(value is not None for value in asked.values()):
+        named = ", ".join(name for name, value in asked.items() if value is not None)
+        raise ConfigError(
+            f"An SAE of one layer is trained as {run} was, which says so itself; got {named}. "
+            f"Leave it out."
+        )
     whole = _trained(run, shared, lm.name, stream.corpus, tokens)
     folder = out or run / "single"
     made = {}
@@ -200,14 +207,12 @@ def _trained(
     """Return how a shared SAE was trained; of one from elsewhere, how it could have been.
 
     Raises:
-        ConfigError: the tokens of an SAE from elsewhere were not named, or those of a run were.
+        ConfigError: the tokens of an SAE from elsewhere were not named.
     """
     from saekit.train.run import Run
 
     card = shared.card
     if card.run:
-        if tokens is not None:
-            raise ConfigError(f"{run} says how many tokens it was trained on; got --tokens.")
         return Run.from_dict(card.run)
     if tokens is None:
         raise ConfigError(

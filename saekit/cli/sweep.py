@@ -122,7 +122,7 @@ def sweep(
     broken = many.sweep(runs, lm, folder, resume=resume is not None, shown=not quiet)
     rows = many.summary(runs, folder)
     lines = [table(rows), *(f"failed   {name}: {why}" for name, why in broken.items())]
-    lines.append(f"next     saekit eval {folder}")
+    lines.append(f"next     saekit eval {shlex.quote(str(folder))}")
     emit({"sweep": str(folder), "runs": rows, "broken": broken}, as_json=as_json, lines=lines)
     if broken:
         raise typer.Exit(3)

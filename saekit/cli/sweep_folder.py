@@ -1,5 +1,6 @@
 """What `saekit eval` and `saekit report` do with the folder of a sweep: every SAE in it."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def evaluate_all(
     found: dict[str, Result] = {}
     failed = {n: "not trained" for n in runs if not _is_trained(folder / n)}
     if len(failed) == len(runs):
-        raise FormatError(f"No SAE of {folder} is trained. Go on: saekit sweep --resume {folder}")
+        again = f"saekit sweep --resume {shlex.quote(str(folder))}"
+        raise FormatError(f"No SAE of {folder} is trained. Go on: {again}")
     for run in runs:
         if run not in failed:
             try:
@@ -66,7 +68,7 @@ def evaluate_all(
     path = out or folder / "eval" / f"{name}.csv"
     Table(columns=columns).write_csv(path)
     lines = [*_lines(found), *(f"left out {n}: {why}" for n, why in failed.items())]
-    lines += [f"table    {path}", f"next     saekit report {folder}"]
+    lines += [f"table    {path}", f"next     saekit report {shlex.quote(str(folder))}"]
     record = {
         "table": str(path), "left_out": failed,
         "runs": {n: {k: s.value for k, s in r.scores.items()} for n, r in found.items()},

@@ -1,6 +1,7 @@
 """One HTML file of a sweep: every SAE a row of one table, and a page each to go on to."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ SCORES = {
     "kl": "KL", "dead": "Dead",
 }  # fmt: skip
 SETTINGS = 6  # settings shown as columns at most
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 300, 56, 40, 12  # of the drawing, pixels
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 280, 56, 40, 12  # of the drawing, pixels
 
 
 def write_sweep_page(
@@ -73,7 +74,7 @@ def _head(folder: Path, runs: Mapping[str, Any], results: Mapping[str, Result | 
     if missing:
         note = (
             f'<p class="missing">Without an evaluation: {_e(", ".join(missing))}. Make it with '
-            f"<code>{_e(f'saekit eval {folder}')}</code></p>"
+            f"<code>{_e(f'saekit eval {shlex.quote(str(folder))}')}</code></p>"
         )
     name = _e(folder.resolve().name)
     return f'<header><h1>Sweep {name}</h1><p class="facts">{listed}</p>{note}</header>'

@@ -92,6 +92,8 @@ def test_baselines_and_comparison(run, capsys):
         (["prompt", "a", "--steer", "L0.resid_post:300:1"], "no latent 300"),
         (["figures", "--survey", "nowhere"], "saekit layers analyse"),
         (["figures", "--suffix", "gif"], "analyse|gif"),
+        (["baselines", "--tokens", 100, "--n-ctx", 16], "says so itself; got --tokens, --n-ctx"),
+        (["analyse", "--n-ctx", 1], "`--n-ctx` must be at least 2"),
     ],
 )
 def test_what_is_wrong_is_said(run, capsys, words, message):

@@ -88,3 +88,10 @@ def test_without_a_survey_or_steering(tmp_path):
     assert "make an analysis first" in page
     with pytest.raises(UnknownNameError, match="no latent 99"):
         write_prompt_page(reading, tmp_path / "p.html", steered=[Steering(SITES[0], 99, 1.0)])
+
+
+def test_what_is_long_stays_inside_a_narrow_window(made):
+    """Names of latents in a select, and paths of models, once made the page scroll sideways."""
+    style = made[0].split("<style>")[1].split("</style>")[0]
+    assert re.search(r"^select \{[^}]*max-width: 100%", style, re.MULTILINE)
+    assert re.search(r"^\.facts \{[^}]*overflow-wrap: anywhere", style, re.MULTILINE)

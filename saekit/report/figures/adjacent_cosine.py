@@ -27,6 +27,8 @@ def draw(found: StreamCosines, path: Path, title: str = "") -> None:
         high = [m + s for m, s in zip(mean, std, strict=True)]
         at.plot(places, mean, color=colour, marker="o", markersize=3, label=label)
         at.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        if len(places) == 1:  # a band of no width cannot be seen
+            at.errorbar(places, mean, std, color=colour, capsize=3)
     every = max(1, math.ceil(len(places) / 8))
     shown = places[::every]
     at.set_xticks(shown, [
