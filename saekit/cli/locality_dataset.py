@@ -450,8 +450,8 @@ def _release(options: dict[str, Any], folder: Path, data: Path, stamp: str) -> N
     from saekit.cli.locality_release import release
 
     with contextlib.suppress(typer.Exit):  # a figure that cannot be drawn is said beside it
-        settings: dict[str, Any] = {"timestamp": stamp} | options
-        release(folder, data, **settings)
+        named: dict[str, Any] = {"timestamp": stamp} | options
+        release(folder, data, **named)
 
 
 def _grids(data: Path) -> list[str]:

@@ -105,7 +105,11 @@ def _of(
     Raises:
         FormatError: the SAE reads or writes no residual stream, or has no index.
     """
+    import torch
+
+    from saekit.analysis.firing import Firing
     from saekit.cli.locality_events import open_index
+    from saekit.locality.levels import Level, promoted_bits
 
     folder, codes = folders
     loaded = opened(folder, *where)
@@ -119,7 +123,10 @@ def _of(
             f"{folder} is of {site}, whose directions are {directions.shape[1]} wide; the "
             f"unembedding reads {unembedding.shape[1]}. Levels are of the residual stream."
         )
-    level = config.measure(store, directions.to(unembedding), unembedding)
+    firing = Firing(threshold=config.threshold, min_count=config.min_count)
+    fired = firing.measure(store)
+    bits = torch.tensor(firing.table(fired).columns["trigger_bits"], dtype=torch.float64)
+    level = Level(bits, promoted_bits(directions.to(unembedding), unembedding), fired.counts)
     about = {"preset": loaded.card.model.get("name"), "model_id": lm.name,
              "vocab_size": len(unembedding), "corpus_tokens": store.n_tokens}  # fmt: skip
     return site.layer, level, about

@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.activations.latents import LatentStore
-from saekit.analysis.firing import Firing
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.locality._flat import Published
@@ -60,36 +58,20 @@ class Levels(Config):
                 f"{self.threshold} and {self.min_count}."
             )
 
-    def measure(
-        self, store: LatentStore, directions: Float[Tensor, "d_sae d_model"],
-        unembedding: Float[Tensor, "vocab d_model"],
-    ) -> Level:  # fmt: skip
-        """Return the entropies of one layer.
-
-        Args:
-            store: the codes of a text.
-            directions: what one unit of each latent writes to the stream.
-            unembedding: of the model.
-
-        Raises:
-            ShapeError: directions are not those of the store's latents, or of another width.
-        """
-        width = unembedding.shape[1]
-        if directions.shape != (store.d_sae, width):
-            raise ShapeError(
-                f"Directions must be [{store.d_sae}, {width}], a row a latent and as wide as the "
-                f"unembedding; got {list(directions.shape)}."
-            )
-        firing = Firing(threshold=self.threshold, min_count=self.min_count)
-        fired = firing.measure(store)
-        bits = torch.tensor(firing.table(fired).columns["trigger_bits"], dtype=torch.float64)
-        return Level(bits, promoted_bits(directions, unembedding), fired.counts)
-
 
 def promoted_bits(
     directions: Float[Tensor, "n d_model"], unembedding: Float[Tensor, "vocab d_model"]
 ) -> Float[Tensor, "n"]:
-    """Return the entropy in bits of softmax(W_U D_a) for each direction."""
+    """Return the entropy in bits of softmax(W_U D_a) for each direction.
+
+    Raises:
+        ShapeError: directions are not as wide as the unembedding.
+    """
+    if directions.shape[-1] != unembedding.shape[-1]:
+        raise ShapeError(
+            f"Directions must be as wide as the unembedding, {unembedding.shape[-1]}; got "
+            f"{directions.shape[-1]}."
+        )
     found = []
     for some in directions.detach().float().split(CHUNK):
         logs = (some @ unembedding.float().T).log_softmax(-1)
