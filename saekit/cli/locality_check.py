@@ -41,7 +41,7 @@ def check(
     model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
-    windows: Annotated[int, typer.Option(help="Windows of text.")] = 3,
+    windows: Annotated[int, typer.Option(help="Windows of text; 8 for intervals.")] = 8,
     n_ctx: Annotated[int, typer.Option(help="Tokens of a window.")] = 32,
     latents: Annotated[int, typer.Option(help="Strongest latents of each window.")] = 6,
     method: Annotated[

@@ -36,7 +36,7 @@ from saekit.locality.run_scores import latent_table, site_scores
 from saekit.locality.subjects import Subject, facts
 from saekit.models.base import LanguageModel
 
-VERSION = 1
+VERSION = 2
 BLOCK_WINDOWS = 8  # measured together, and recorded together
 
 
@@ -223,7 +223,7 @@ def _result(
     by_site: dict[str, list[Any]] = {}
     for site, arrays in found.items():
         row = {"site": site, "layer": int(site[1:].split(".")[0]) if site[0] == "L" else -1}
-        for name, score in site_scores(arrays, config.measure.seed).items():
+        for name, score in site_scores(arrays).items():
             scores[f"{site}/{name}"] = score
             row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
         row |= {

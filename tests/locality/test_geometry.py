@@ -3,10 +3,11 @@ import torch
 
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.seeds import generator
+from saekit.core.stats.permutation import permutation_test
+from saekit.core.stats.ranks import ranks, spearman
 from saekit.locality.corners import corners
 from saekit.locality.geometry import Geometry, cosines, nearest_latents
 from saekit.locality.layout import affinities, layout, tsne
-from saekit.locality.ranks import permutation_test, ranks, spearman
 
 
 def gauss(seed, *shape):
