@@ -61,4 +61,5 @@ def jackknife(
     if logs:
         ends = [math.exp(min(end, 700.0)) for end in ends]
     low, high = sorted(offset + sign * end if sign < 0 else end for end in ends)
-    return Ends(low, high)
+    # Back from a logarithm the ends may miss a value that does not vary by a rounding.
+    return Ends(min(low, value), max(high, value))
