@@ -21,10 +21,9 @@ import torch
 
 from saekit.core.files import read_tensors, write_tensors
 from saekit.core.stats.blocks import whole_blocks
-from saekit.core.stats.bootstrap import draws, percentiles
 from saekit.core.stats.means import half_width, mean_interval, median_interval
 from saekit.core.stats.proportions import wilson
-from saekit.core.stats.ranks import spearman
+from saekit.evals.calibration import _rank_score
 from saekit.evals.core import Core
 from saekit.evals.intervals import BlockSums
 from saekit.metrics.base import registry
@@ -71,8 +70,10 @@ class Count:
         return low - max(0, slack - 0.03) <= self.share <= high + max(0.005, slack)
 
     def record(self):
-        return {"kind": self.kind, "setting": self.setting, "text": self.text,
-                "repetitions": self.n, "with_interval": self.had, "coverage": self.share}  # fmt: skip
+        return {
+            "kind": self.kind, "setting": self.setting, "text": self.text, "repetitions": self.n,
+            "with_interval": self.had, "coverage": self.share,
+        }  # fmt: skip
 
 
 def drawn(chance, tokens, size_of, n_documents):
@@ -243,13 +244,11 @@ def of_others(repeats):
         for n in (6, 12):
             count = Count("truth, rank correlation", f"{n} SAEs of 3 truths", f"rho {rho}")
             truth = 6 / math.pi * math.asin(rho / 2)
-            for _ in range(max(repeats // 5, 20)):
+            for _ in range(repeats // 2):
                 x, z = torch.randn(2, 3, n, generator=chance)
                 y = rho * x + math.sqrt(1 - rho**2) * z
-                order = [draws(n, chance, 200) for _ in range(3)]
-                each = torch.tensor([[spearman(x[t][o], y[t][o]) for o in order[t]]
-                                     for t in range(3)])  # fmt: skip
-                count.add(*percentiles(each.nanmean(0)), truth)
+                score = _rank_score([torch.stack(both, 1) for both in zip(x, y, strict=True)])
+                count.add(score.low, score.high, truth)
             yield count
     metric = registry.get("mse")()
     count = Count("truth eval, over samples", "64 blocks of 1,024 samples", "skewed")

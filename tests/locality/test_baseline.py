@@ -78,7 +78,6 @@ def test_a_divergence_from_few_probes_is_that_from_the_exact_vector(lm):
         plain.append(float(summaries(J, token_vector=found.R)["kl_bits"].mean()))
         unbiased.append(float(summaries(J, log_shares=log_Q)["kl_bits"].mean()))
     bias, left = (sum(v) / len(v) - true for v in (plain, unbiased))
-    print(bias, left)
     assert bias > 0.01 and abs(left) < bias / 3
 
 
