@@ -92,7 +92,7 @@ def evaluate(
     ] = 2**10,
     site: Sites = None,
     corpus: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
