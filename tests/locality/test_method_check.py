@@ -67,7 +67,7 @@ def test_few_windows_are_never_in_order(tmp_path):
     done = run(Mixing([[1.0, 0.5]]), subject(sae), few, shown=False)
     assert done.methods.columns["agrees"][-1] == "not told"
     score = done.result.scores["L0.resid_post/occlusion/rank_correlation"]
-    assert score.value == pytest.approx(1) and score.low is None and "8 are needed" in score.reason
+    assert score.value > 0.99 and score.low is None and "8 are needed" in score.reason
 
 
 def test_what_cannot_be_checked(tmp_path):

@@ -59,7 +59,7 @@ def test_logits_of_some_positions_are_those_of_the_whole(family: str) -> None:
     assert torch.equal(model.logits(TOKENS), model.logits(TOKENS))  # the decoder is itself again
     assert "forward" not in vars(model.module.get_decoder())
     if family == "gemma2":
-        assert whole.abs().max() < 30.0  # the cap was there to be felt
+        assert 20 < whole.abs().max() <= 30  # the cap was there to be felt
 
 
 def test_read_gives_sites_in_the_order_asked_and_no_copies() -> None:

@@ -45,7 +45,7 @@ def mean_interval(
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.4.
     """
     m, shape = len(values), values.shape[1:]
-    flat = values.double().reshape(m, -1)
+    flat = values.double().reshape(m, shape.numel())
     which = torch.arange(m) if groups is None else groups.unique(return_inverse=True)[1]
     g = int(which.max()) + 1 if m else 0
     known = ~flat.isnan()

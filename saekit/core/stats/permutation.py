@@ -80,4 +80,4 @@ def said(null: Null) -> str:
     """Return a rank correlation and its p as figures and command lines print them."""
     if math.isnan(null.value):
         return "Spearman undefined: one side does not vary"
-    return f"Spearman {null.value:.3f}, p = {null.p:.3g}"
+    return f"Spearman {null.value:.3f}, p = {null.p:.2g}"
