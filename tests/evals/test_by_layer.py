@@ -60,7 +60,7 @@ def test_all_replaced_is_each_read_after_the_last(found):
     """By hand, for one batch of rows: every layer's SAE reads what the one before it left."""
     every = subjects(random_topk)
     lm = every[0].lm
-    rows = next(iter(tools().rows(16))).tokens
+    rows = next(iter(tools().rows(24))).tokens
     clean = lm.logits(rows)
     acts = lm.read(rows, [s.read for s in every])
 

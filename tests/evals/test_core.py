@@ -200,8 +200,8 @@ def test_memory_follows_neither_context_nor_vocabulary(monkeypatch):
 def test_a_long_context_and_a_large_vocabulary_are_planned_below_2_gb():
     lm = tiny()
     lm.vocab_size, lm.d_model = 262_144, 2304
-    planned = plan([subject(random_topk(), tiny())._replace(lm=lm)], 8192, 4, Core())
-    assert planned.rows < 8 and planned.memory.total < 2e9
+    planned = plan([subject(random_topk(), tiny())._replace(lm=lm)], 2048, 32, Core())
+    assert 1 <= planned.rows < 8 and planned.memory.total < 2e9
     lm.vocab_size, lm.d_model = 258, 32
 
 
