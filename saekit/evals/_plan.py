@@ -11,7 +11,6 @@ from saekit.core import machine
 from saekit.core.errors import ResourceError
 from saekit.evals._replacing import LOGIT_BYTES
 from saekit.evals.base import Subject
-from saekit.train.memory import Plan
 
 if TYPE_CHECKING:
     from saekit.evals.core import Core
@@ -23,11 +22,28 @@ DENSE_COPIES = 3  # of codes with an entry a latent: scores, codes, what is on
 LOGIT_COPIES = 3  # clean, spliced, and what is read of them
 
 
+class Memory(NamedTuple):
+    """Bytes by what holds them, beside the loaded language model; an estimate."""
+
+    parts: dict[str, int]
+    free: int | None  # bytes free before the evaluation; None where it is not known
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {n / 1e6:.0f} MB" for name, n in self.parts.items() if n >= 1e6)
+        free = "" if self.free is None else f" of {self.free / 1e9:.1f} GB free"
+        return f"{self.total / 1e9:.2f} GB{free}: {parts or 'all small'}"
+
+
 class Passes(NamedTuple):
     """How many rows go through the model at once, and what is then held."""
 
     rows: int
-    memory: Plan
+    memory: Memory
 
     def say(self, *, shown: bool) -> None:
         """Refuse what does not fit, and say on stderr what is planned.
@@ -69,7 +85,7 @@ def plan(subjects: Sequence[Subject], n_ctx: int, n_rows: int, core: "Core") -> 
         "logits": min(logits, LOGIT_COPIES * FLOAT * lm.vocab_size * rows * n_ctx),
         "sums": 2 * 3 * DOUBLE * widths * core.n_blocks,
     }
-    return Passes(rows, Plan(parts, machine.free_memory(lm.device)))
+    return Passes(rows, Memory(parts, machine.free_memory(lm.device)))
 
 
 def _token_bytes(subject: Subject) -> int:
