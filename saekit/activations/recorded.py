@@ -149,6 +149,14 @@ class RecordedModel(LanguageModel):
         _absent("model")
 
     @override
+    def final(self, tokens: Tensor, replace: Mapping[Site, Replace] | None = None) -> Any:
+        _absent("model")
+
+    @override
+    def unembed(self, final: Tensor) -> Any:
+        _absent("model")
+
+    @override
     def logit_effects(self, directions: Tensor) -> Any:
         _absent("model")
 

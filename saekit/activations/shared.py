@@ -92,6 +92,22 @@ class Shared(LanguageModel):
         return self.model.logits(tokens, replace, grad=grad)
 
     @override
+    def final(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        return self.model.final(tokens, replace)
+
+    @override
+    def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        return self.model.unembed(final)
+
+    @override
+    def attention_bytes(self, n_ctx: int) -> int:
+        return self.model.attention_bytes(n_ctx)
+
+    @override
     def logit_effects(
         self, directions: Float[Tensor, "m d_model"]
     ) -> Float[Tensor, "m vocab"]:

@@ -74,8 +74,8 @@ def write(
     from saekit.activations import caching as made
     from saekit.activations.store import Store
     from saekit.cli.train import short_digest
-    from saekit.models.hf import load
     from saekit.models.base import default_site
+    from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.train import record
     from saekit.train.signals import StopRequest

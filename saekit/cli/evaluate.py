@@ -35,7 +35,7 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Result file. [RUN/eval/NAME.json]")] = None,
-    seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of what an evaluation draws; core: nothing.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     *,

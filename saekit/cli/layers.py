@@ -104,7 +104,7 @@ def evaluate(
     ] = 2**10,
     site: Sites = None,
     corpus: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Decides resampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -395,6 +395,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         as_json: end with one line of JSON.
     """
     from saekit.core.files import write_json
+    from saekit.core.stats.means import half_width
     from saekit.layers.distributions import distribution, latent_table, site_table, spread
     from saekit.layers.variances import decomposition, legacy_variances
 
@@ -414,10 +415,11 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         "single_layer_share": single, "seconds": found.counts["seconds"],
     }  # fmt: skip
     write_json(folder / "summary.json", record)
+    half = half_width(std.std, std.n)
     lines = [
         f"  {'tokens that count':<38} {sums.n_tokens:,}",
         f"  {'latents ever active':<38} {std.n:,} of {sums.d_sae:,}",
-        f"  {'spread over layers (std), mean':<38} {std.mean:.4g} ± {1.96 * std.sem:.2g}",
+        f"  {'spread over layers (std), mean':<38} {std.mean:.4g} ± {half:.2g}",
         f"  {'entropy over layers, mean (nats)':<38} {entropy.mean:.4g}",
         f"  {'variance over layers':<38} {split.total:.4g}",
         f"  {'  between latents':<38} {split.between_latents:.4g}",

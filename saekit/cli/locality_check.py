@@ -48,7 +48,7 @@ def check(
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
-    windows: Annotated[int, typer.Option(help="Windows of text.")] = 3,
+    windows: Annotated[int, typer.Option(help="Windows of text; 8 for intervals.")] = 8,
     n_ctx: NCtx = 32,
     latents: Annotated[int, typer.Option(help="Strongest latents of each window.")] = 6,
     method: Annotated[

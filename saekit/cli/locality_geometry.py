@@ -110,14 +110,15 @@ def geometry(
             "neuronpedia_xcheck": crossed, "provenance": provenance.collect(seed),
         },
     )  # fmt: skip
-    one = found.size.spearman
+    from saekit.core.stats.permutation import said
+
+    one, near = found.size.spearman, found.neighbours
     lines = [
         f"latents  {record['n_features']}, {record['n_pairs']} pairs, window {length} tokens",
-        f"|cos|    Spearman with |dH| {one.value:.3f}, p = {one.p:.3g}; null "
+        f"|cos|    with |dH|: {said(one)}; null "
         f"{one.quantiles['0.025']:.3f}..{one.quantiles['0.975']:.3f}",
-        f"cos      Spearman with |dH| {found.signed.spearman.value:.3f}, "
-        f"p = {found.signed.spearman.p:.3g}",
-        f"nearest  {found.k}: Spearman of H with theirs {near.value:.3f}, p = {near.p:.3g}",
+        f"cos      with |dH|: {said(found.signed.spearman)}",
+        f"nearest  {found.k}, H with theirs: {said(near)}",
         f"files    {folder}",
         *(f"figure   {path}" for path in drawn),
     ]

@@ -263,7 +263,7 @@ def calibrate(
             measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
             bar.add(1, label)
         bar.close()
-        scores = calibration.rank_scores(measured, seed)
+        scores = calibration.rank_scores(measured)
         write_json(part / "calibration.json", {
             "saes": [m._asdict() for m in measured],
             "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},

@@ -13,7 +13,7 @@ from saekit.evals import _predictions
 from saekit.evals._reconstruction import Placed
 from saekit.evals._replacing import Replacing, Rows, add_sums, put
 from saekit.evals.base import Subject
-from saekit.evals.intervals import BlockSums
+from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch, Metric, Sums, registry, total
 from saekit.models.base import Replace
 from saekit.models.sites import Site
@@ -29,6 +29,7 @@ class MeanGap(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "lower"
+    scale: ClassVar[str] = "log"
     needs: ClassVar[frozenset[str]] = frozenset({"kl"})
 
     def __init__(self, key: str, unit: str = "nats/token"):
@@ -83,8 +84,8 @@ class LayerLosses(Replacing):
             for rows in every:
                 self._ablate("mean", rows, means)
 
-    def blocks(self, way: str, n_blocks: int) -> dict[str, BlockSums]:
-        """Return the sums of every metric of predictions under a way, by block of rows.
+    def sums(self, way: str, blocks: Blocks) -> dict[str, BlockSums]:
+        """Return the sums of every metric of predictions under a way, by block of text.
 
         Raises:
             DataError: a loss is not finite.
@@ -92,8 +93,8 @@ class LayerLosses(Replacing):
         kinds = {n: registry.get(n)() for n in registry.names()}
         kinds = {n: k for n, k in kinds.items() if k.needs}
         kinds |= {"kl_back": MeanGap("back"), "logit_mse": MeanGap("logit_mse", "logits squared")}
-        found = {name: BlockSums(kind, n_blocks) for name, kind in kinds.items()}
-        add_sums(found, self._rows[way], n_blocks, f"with {way} replaced")
+        found = {name: BlockSums(kind, blocks.sizes) for name, kind in kinds.items()}
+        add_sums(found, self._rows[way], blocks, f"with {way} replaced")
         return found
 
     @property
@@ -105,9 +106,13 @@ class LayerLosses(Replacing):
         self, tokens: Tensor, scored: Tensor, kept: Mapping[Site, Tensor], clean: Tensor,
         replace: dict[Site, Replace],
     ) -> Rows:  # fmt: skip
-        spliced = self._logits(tokens, replace)
-        both = _predictions.against(clean, spliced, tokens, scored)
-        more = _predictions.gaps(clean, spliced, scored)
+        spliced = self._final(tokens, replace)
+        found = [
+            (*_predictions.against(p, q, targets), *_predictions.gaps(p, q))
+            for targets, (p, q) in self._logits(tokens, scored, clean, spliced)
+        ]
+        values = _predictions.joined(found, 5, clean)
+        both, more = _predictions.Against(*values[:3]), _predictions.Gaps(*values[3:])
         kl = {"spliced": both.kl, "back": more.kl_back, "logit_mse": more.logit_mse}
         rows = Rows(tokens, scored, kept, {"clean": both.clean, "spliced": both.other}, kl)
         self._ablate("zero", rows, {site: clean.new_zeros(()) for site in kept})

@@ -32,31 +32,31 @@ def scored(
     return mask
 
 
+def next_tokens(
+    tokens: Int[Tensor, "batch n_ctx"], where: Bool[Tensor, "batch n_ctx"]
+) -> Int[Tensor, "m"]:
+    """Return the token after each of those that are scored."""
+    return tokens.roll(-1, 1)[where]
+
+
 def losses(
-    logits: Float[Tensor, "batch n_ctx vocab"],
-    tokens: Int[Tensor, "batch n_ctx"],
-    where: Bool[Tensor, "batch n_ctx"],
+    logits: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]
 ) -> Float[Tensor, "m"]:
-    """Return the loss of the next token where `where` says, in nats, float32."""
-    flat, targets = logits.flatten(0, 1), _next(tokens)
+    """Return the loss of the next token, in nats, float32."""
     found = []
-    for part in _parts(flat):
-        values = flat[part].float()
+    for part in _parts(logits):
+        values = logits[part].float()
         found.append(_shifted_exp(values)[1] - _at(values, targets[part]))
-    return torch.cat(found)[where.flatten()]
+    return torch.cat(found) if found else logits.new_zeros(0, dtype=torch.float32)
 
 
 def against(
-    clean: Float[Tensor, "batch n_ctx vocab"],
-    other: Float[Tensor, "batch n_ctx vocab"],
-    tokens: Int[Tensor, "batch n_ctx"],
-    where: Bool[Tensor, "batch n_ctx"],
+    clean: Float[Tensor, "m vocab"], other: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]
 ) -> Against:
-    """Return both losses and the divergence where `where` says, in nats, float32."""
-    p, q, targets = clean.flatten(0, 1), other.flatten(0, 1), _next(tokens)
+    """Return both losses and the divergence, in nats, float32."""
     found = []
-    for part in _parts(p):
-        at_p, at_q = p[part].float(), q[part].float()
+    for part in _parts(clean):
+        at_p, at_q = clean[part].float(), other[part].float()
         lse_q = _shifted_exp(at_q)[1]
         exp_p, lse_p = _shifted_exp(at_p)
         mean_gap = torch.linalg.vecdot(exp_p, at_p - at_q) / exp_p.sum(-1)
@@ -64,12 +64,14 @@ def against(
         found.append(
             (lse_p - _at(at_p, goal), lse_q - _at(at_q, goal), mean_gap + lse_q - lse_p)
         )
-    return Against(*(torch.cat(values)[where.flatten()] for values in zip(*found, strict=True)))
+    return Against(*joined(found, 3, clean))
 
 
-def _next(tokens: Tensor) -> Tensor:
-    """Return the next token of each, flat; the last of a row has none and stands for itself."""
-    return torch.cat([tokens[:, 1:], tokens[:, -1:]], dim=1).flatten()
+def joined(found: list[tuple[Tensor, ...]], n: int, like: Tensor) -> list[Tensor]:
+    """Return the n-tuples of pieces as n tensors; empty ones where there is no piece."""
+    if not found:
+        return [like.new_zeros(0, dtype=torch.float32)] * n
+    return [torch.cat(values) for values in zip(*found, strict=True)]
 
 
 def _parts(flat: Tensor) -> list[slice]:
@@ -95,19 +97,14 @@ class Gaps(NamedTuple):
     logit_mse: Float[Tensor, "m"]  # mean square of the difference of logits over the vocabulary
 
 
-def gaps(
-    clean: Float[Tensor, "batch n_ctx vocab"],
-    other: Float[Tensor, "batch n_ctx vocab"],
-    where: Bool[Tensor, "batch n_ctx"],
-) -> Gaps:
-    """Return the divergence the other way and the gap of logits where `where` says, float32."""
-    p, q = clean.flatten(0, 1), other.flatten(0, 1)
+def gaps(clean: Float[Tensor, "m vocab"], other: Float[Tensor, "m vocab"]) -> Gaps:
+    """Return the divergence the other way and the gap of logits, float32."""
     found = []
-    for part in _parts(p):
-        at_p, at_q = p[part].float(), q[part].float()
+    for part in _parts(clean):
+        at_p, at_q = clean[part].float(), other[part].float()
         lse_p = _shifted_exp(at_p)[1]
         exp_q, lse_q = _shifted_exp(at_q)
         gap = at_q - at_p
         back = torch.linalg.vecdot(exp_q, gap) / exp_q.sum(-1) + lse_p - lse_q
         found.append((back, gap.square().mean(-1)))
-    return Gaps(*(torch.cat(values)[where.flatten()] for values in zip(*found, strict=True)))
+    return Gaps(*joined(found, 2, clean))

@@ -1,7 +1,7 @@
 """The part of an evaluation that an SAE is run in: its sums, by block of text."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from saekit.core.codes import Codes
 from saekit.core.errors import DataError
 from saekit.core.finite import all_finite, check_finite
 from saekit.evals.base import Subject
-from saekit.evals.intervals import BlockSums
+from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch, registry
 from saekit.metrics.fvu import FVU
 from saekit.models.sites import Site
@@ -33,11 +33,11 @@ class Placed(NamedTuple):
 
 
 class _Events(NamedTuple):
-    """Some events, by token: what was measured, whether it counts, and where it is."""
+    """Some events, by token: what was measured, whether it counts, and the block it is of."""
 
     batch: Batch  # sites of a token are one long vector
     counts: Bool[Tensor, "m"]  # tokens that the rule keeps
-    row: Int[Tensor, "m"]
+    block: Int[Tensor, "m"]
 
 
 class Reconstruction:
@@ -50,20 +50,19 @@ class Reconstruction:
     Args:
         subject: the SAE, on the device of its language model where that is another, and in
             float32: it is copied if it is not.
-        blocks: block of every row of the evaluation.
+        blocks: of all rows of the evaluation.
     """
 
-    def __init__(self, subject: Subject, blocks: Sequence[int]):
+    def __init__(self, subject: Subject, blocks: Blocks):
         self.subject = subject
         self._sae = _float32_on(subject.sae, subject.lm.device if subject.lm else None)
-        self._block_of_row = torch.tensor(blocks)
-        n_blocks = max(blocks, default=-1) + 1
+        self._block_of, sizes = blocks
         kinds = {name: registry.get(name) for name in registry.names()}
         self.blocks = {
-            name: BlockSums(kind(), n_blocks) for name, kind in kinds.items() if not kind.needs
+            name: BlockSums(kind(), sizes) for name, kind in kinds.items() if not kind.needs
         }
-        self.with_high_norm = BlockSums(FVU(), n_blocks)
-        self.by_site = {way.write: BlockSums(FVU(), n_blocks) for way in subject.ways}
+        self.with_high_norm = BlockSums(FVU(), sizes)
+        self.by_site = {way.write: BlockSums(FVU(), sizes) for way in subject.ways}
         self.counts = Counts()
         width = len(subject.ways) * subject.sae.cfg.d_out
         self._y_sum = torch.zeros(width, dtype=torch.float64)
@@ -103,17 +102,16 @@ class Reconstruction:
                 n, n - n_ordinary, n_ordinary - n_reads, n_kept, n_fit - n_kept, n_reads - n_fit
             )
         )
-        found = self._events(
-            cut, [acts[w.read] for w in subject.ways], [acts[w.write] for w in subject.ways],
-            ordinary, kept,
-        )  # fmt: skip
+        reads = [acts[way.read] for way in subject.ways]
+        writes = [acts[way.write] for way in subject.ways]
+        block = self._block_of[first_row : first_row + len(tokens)].to(kept.device)
+        found = self._events(cut, reads, writes, (ordinary, kept, block))
         if not all_finite(found.batch.y_hat):
             raise DataError(
                 f"{subject.name} predicts values that are not finite in rows from {first_row}. "
                 f"Its training diverged, or it was trained on activations of another scale."
             )
-        of_row = self._block_of_row[first_row : first_row + len(tokens)].to(kept.device)
-        self._add_sums(of_row[found.row], found)
+        self._add_sums(found)
         y_hat = found.batch.y_hat[found.counts]
         return Placed(kept, y_hat.view(len(y_hat), len(subject.ways), subject.sae.cfg.d_out))
 
@@ -122,10 +120,13 @@ class Reconstruction:
         cut: Windows | None,
         reads: list[Tensor],
         writes: list[Tensor],
-        ordinary: Bool[Tensor, "batch n_ctx"],
-        kept: Bool[Tensor, "batch n_ctx"],
+        places: tuple[Tensor, Tensor, Tensor],
     ) -> _Events:
-        """Run the SAE on what is measured: ordinary tokens, or windows of those that count."""
+        """Run the SAE on what is measured: ordinary tokens, or windows of those that count.
+
+        `places` are, by row and position: ordinary tokens, those that count, and the block.
+        """
+        ordinary, kept, block = places
 
         def arranged(acts: list[Tensor]) -> Tensor:
             parts = [(a[ordinary] if cut is None else cut.of(a)).float() for a in acts]
@@ -137,12 +138,12 @@ class Reconstruction:
         shape = codes.n_rows, len(self._y_sum)  # tokens, and their sites side by side
         batch = Batch(y.reshape(shape), y_hat.reshape(shape), codes._replace(batch=shape[:1]))
         where = ordinary if cut is None else kept
-        return _Events(batch, kept[where], where.nonzero()[:, 0])
+        return _Events(batch, kept[where], block[where])
 
-    def _add_sums(self, block: Tensor, found: _Events) -> None:
+    def _add_sums(self, found: _Events) -> None:
         batch = found.batch
-        for b in block.unique().tolist():
-            here = block == b
+        for b in found.block.unique().tolist():
+            here = found.block == b
             if not self.subject.window:  # beside windows, other tokens have no prediction
                 every = Batch(batch.y[here], batch.y_hat[here], _no_codes(batch.acts))
                 self.with_high_norm.add(b, self.with_high_norm.metric.sums(every))
@@ -156,12 +157,12 @@ class Reconstruction:
             self._y_sum += counting.y.sum(0, dtype=torch.float64).cpu()
             self._l0.append(counting.acts.live().starts.diff().cpu())
 
-    def details(self, seed: int) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """Return what lies behind the scores, JSON-ready."""
         n = self.counts.kept
         counts = self.blocks["density"].total()
         fired = counts["fired"] if counts else torch.zeros(self.subject.sae.cfg.d_sae)
-        apart = self.with_high_norm.score(seed)
+        apart = self.with_high_norm.score()
         return {
             "tokens": self.counts._asdict(),
             "l0_percentiles": _percentiles(torch.cat(self._l0)) if n else None,

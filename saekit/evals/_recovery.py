@@ -32,6 +32,7 @@ class R2(_OfTruth):
     """
 
     name: ClassVar[str] = "r2"
+    scale: ClassVar[str] = "rest"
     undefined: ClassVar[str] = FVU.undefined
 
     @override
@@ -45,6 +46,7 @@ class TrueL0(_OfTruth):
     """Mean number of features that are on in a sample."""
 
     name: ClassVar[str] = "l0_true"
+    scale: ClassVar[str] = "log"
     unit: ClassVar[str] = "features/token"
     better: ClassVar[str] = "neither"
 
@@ -88,7 +90,7 @@ class Classified(_OfTruth):
     Args:
         kind: "precision", "recall" or "f1".
         total: sums over all samples. They say which latents live, and stand in for a latent
-            that drawing blocks anew leaves without a value: rare latents are unlike others,
+            that is without a value once a block is left out: rare latents are unlike others,
             so leaving them out would shift the interval.
         over: "living" or "all" latents.
     """
@@ -123,6 +125,7 @@ class Absorption(_OfTruth):
     """
 
     name: ClassVar[str] = "absorption"
+    scale: ClassVar[str] = "log"
     unit: ClassVar[str] = "share of tokens"
     better: ClassVar[str] = "lower"
     undefined: ClassVar[str] = "no pair of features, both with a latent, was on together"

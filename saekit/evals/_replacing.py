@@ -1,6 +1,6 @@
 """Predictions with activations replaced: what an SAE at one site and SAEs at all layers share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,10 +12,12 @@ from saekit.core.errors import DataError
 from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
-from saekit.evals.intervals import BlockSums, blocks_of_rows
+from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch
 from saekit.models.base import LanguageModel, Replace
 from saekit.models.sites import Site
+
+LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
 
 
 class Rows(NamedTuple):
@@ -43,8 +45,10 @@ class Replacing:
 
     def clean(
         self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
-    ) -> tuple[Float[Tensor, "batch n_ctx vocab"], dict[Site, Float[Tensor, "batch n_ctx width"]]]:
-        """Return logits of the untouched model, and activations seen on the way."""
+    ) -> tuple[
+        Float[Tensor, "batch n_ctx d_model"], dict[Site, Float[Tensor, "batch n_ctx width"]]
+    ]:
+        """Return what the unembedding of the untouched model reads, and activations on the way."""
         acts: dict[Site, Tensor] = {}
 
         def look(site: Site) -> Replace:
@@ -54,18 +58,34 @@ class Replacing:
 
             return see
 
-        logits = self._logits(tokens, {site: look(site) for site in sites})
-        return logits, acts
+        final = self._final(tokens, {site: look(site) for site in sites})
+        return final, acts
 
     def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
         """Measure rows with what counts at their sites replaced by one value for all."""
         replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
-        logits = self._logits(rows.tokens, replace)
-        rows.ce[name] = _predictions.losses(logits, rows.tokens, rows.scored)
+        final = self._final(rows.tokens, replace)
+        pieces = self._logits(rows.tokens, rows.scored, final)
+        found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
+        rows.ce[name] = torch.cat(found) if found else final.new_zeros(0, dtype=torch.float32)
 
-    def _logits(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
+    def _final(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
         self.bar.add(tokens.numel())
-        return self.lm.logits(tokens, replace)
+        return self.lm.final(tokens, replace)
+
+    def _logits(
+        self, tokens: Tensor, scored: Tensor, *finals: Tensor
+    ) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Yield next tokens of some scored positions, and their logits under each pass.
+
+        Only a piece of the logits is there at a time, whatever context and vocabulary are.
+        """
+        targets = _predictions.next_tokens(tokens, scored)
+        size = max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
+        kept = [final[scored] for final in finals]
+        for first in range(0, len(targets), size):
+            part = slice(first, first + size)
+            yield targets[part], [self.lm.unembed(final[part]) for final in kept]
 
 
 def put(kept: Tensor, values: Tensor) -> Replace:
@@ -80,25 +100,24 @@ def put(kept: Tensor, values: Tensor) -> Replace:
 
 
 def add_sums(
-    found: Mapping[str, BlockSums], every: Sequence[Rows], n_blocks: int, what: str
+    found: Mapping[str, BlockSums], every: Sequence[Rows], blocks: Blocks, what: str
 ) -> None:
-    """Add the sums of every metric of predictions, by block of rows.
+    """Add the sums of every metric of predictions, by block of text.
 
     Args:
         found: of each metric; added to.
         every: all rows of a way of replacing.
-        n_blocks: blocks that the rows are cut into.
+        blocks: of these rows.
         what: whose predictions, for an error.
 
     Raises:
         DataError: a loss is not finite.
     """
-    of_row = torch.tensor(blocks_of_rows(sum(len(r.tokens) for r in every), n_blocks))
     first = 0
     for rows in every:
         _refuse_infinite(rows, what)
-        mine = of_row[first : first + len(rows.tokens)].to(rows.scored.device)
-        block = mine[rows.scored.nonzero()[:, 0]]
+        mine = blocks.of[first : first + len(rows.tokens)].to(rows.scored.device)
+        block = mine[rows.scored]
         for b in block.unique().tolist():
             here = block == b
             batch = _batch({k: v[here] for k, v in rows.ce.items()},

@@ -10,7 +10,7 @@ from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Placed
 from saekit.evals._replacing import Replacing, Rows, add_sums, put
-from saekit.evals.intervals import BlockSums
+from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -44,15 +44,22 @@ class Splicing(Replacing):
     def compare(
         self,
         tokens: Int[Tensor, "batch n_ctx"],
-        clean: Float[Tensor, "batch n_ctx vocab"],
+        clean: Float[Tensor, "batch n_ctx d_model"],
         placed: Placed,
     ) -> None:
-        """Measure predictions with kept activations replaced by the SAE's, and by 0."""
+        """Measure predictions with kept activations replaced by the SAE's, and by 0.
+
+        `clean` is what the unembedding of the untouched model reads.
+        """
         tokens = tokens.to(clean.device)
         scored = _predictions.scored(tokens, self._special_ids)
         for i, site in enumerate(self.sites):
-            spliced = self._logits(tokens, {site: put(placed.kept, placed.y_hat[:, i])})
-            both = _predictions.against(clean, spliced, tokens, scored)
+            spliced = self._final(tokens, {site: put(placed.kept, placed.y_hat[:, i])})
+            found = [
+                tuple(_predictions.against(p, q, targets))
+                for targets, (p, q) in self._logits(tokens, scored, clean, spliced)
+            ]
+            both = _predictions.Against(*_predictions.joined(found, 3, clean))
             ce = {"clean": both.clean, "spliced": both.other}
             rows = Rows(tokens, scored, {site: placed.kept}, ce, {"spliced": both.kl})
             self._ablate("zero", rows, {site: placed.y_hat.new_zeros(())})
@@ -64,21 +71,21 @@ class Splicing(Replacing):
             for rows in self._rows[site]:
                 self._ablate("mean", rows, {site: value.float()})
 
-    def blocks(self, n_blocks: int, site: Site | None = None) -> dict[str, BlockSums]:
-        """Return the sums of every metric of predictions, by block of rows.
+    def sums(self, blocks: Blocks, site: Site | None = None) -> dict[str, BlockSums]:
+        """Return the sums of every metric of predictions, by block of text.
 
         Args:
-            n_blocks: blocks that the rows are cut into.
+            blocks: of the rows that were measured.
             site: the one that was replaced; None: all, each of which was replaced alone.
 
         Raises:
             DataError: a loss is not finite.
         """
         kinds = {name: registry.get(name) for name in registry.names()}
-        found = {n: BlockSums(k(), n_blocks) for n, k in kinds.items() if k.needs}
+        found = {n: BlockSums(k(), blocks.sizes) for n, k in kinds.items() if k.needs}
         what = f"of {self.lm.name} ({self.lm.dtype})"
         for one in self.sites if site is None else [site]:
-            add_sums(found, self._rows[one], n_blocks, what)
+            add_sums(found, self._rows[one], blocks, what)
         return found
 
     def mean_losses(self, site: Site | None = None) -> dict[str, float]:

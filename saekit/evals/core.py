@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from typing_extensions import override
 
 from saekit.core import provenance
@@ -15,10 +13,12 @@ from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest
 from saekit.core.progress import Progress
 from saekit.core.result import Result
+from saekit.data.tokenise import Rows
+from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
 from saekit.evals._splicing import Splicing
 from saekit.evals.base import Eval, Subject, Tools, registry
-from saekit.evals.intervals import blocks_of_rows
+from saekit.evals.intervals import Blocks, blocks_of_documents
 from saekit.metrics.base import registry as metrics
 from saekit.models.base import LanguageModel
 
@@ -41,7 +41,8 @@ class Core(Eval):
     next token exists in the row and is not special. The SAE computes in float32, the model
     in its own precision; losses are float32, sums float64.
 
-    Scores come with 95 % intervals over blocks of text; `n` is the number of blocks.
+    Scores come with 95 % intervals over documents, neighbouring ones together where there are
+    many; `n` is the number of such blocks. Too few documents give no interval.
 
     Of an SAE that codes several sites jointly a token counts where it does at all of them, and
     is measured as the vector of all of them, in act units: sites of large activations weigh
@@ -52,8 +53,9 @@ class Core(Eval):
     Args:
         n_tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
         ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
-        n_blocks: contiguous blocks of rows for the intervals, at least 1.
-        batch_rows: rows of a forward pass; costs memory, changes no score beyond rounding.
+        n_blocks: at most so many blocks of whole documents for the intervals, at least 1.
+        batch_rows: at most so many rows of a forward pass; fewer where rows are long, so that a
+            pass stays within 1 GB. Changes no score beyond rounding.
 
     Raises:
         ConfigError: a number is out of range.
@@ -77,7 +79,7 @@ class Core(Eval):
 
     n_tokens: int = 2**16
     ce_tokens: int = 2**14
-    n_blocks: int = 64
+    n_blocks: int = 128
     batch_rows: int = 8
 
     def __post_init__(self) -> None:
@@ -94,7 +96,7 @@ class Core(Eval):
     @classmethod
     @override
     def example(cls) -> "Core":
-        return cls(n_tokens=1024, ce_tokens=512, n_blocks=16)
+        return cls(n_tokens=1024, ce_tokens=768)
 
     @override
     @torch.no_grad()
@@ -102,12 +104,14 @@ class Core(Eval):
         self.check(subject)
         assert subject.lm is not None  # `check` refuses it
         began = time.monotonic()
-        tokens = self.tokens_of(tools)
-        part, splicing = self._measure(subject, subject.lm, tokens, shown=tools.shown)
-        blocks = part.blocks | splicing.blocks(self.n_blocks)
-        scores = {name: blocks[name].score(tools.seed) for name in metrics.names()}
+        rows = self.rows_of(tools)
+        tokens = rows.tokens
+        part, splicing, blocks = self._measure(subject, subject.lm, rows, shown=tools.shown)
+        sums = part.blocks | splicing.sums(blocks)
+        scores = {name: sums[name].score() for name in metrics.names()}
         details = {
-            **part.details(tools.seed),
+            **part.details(),
+            "documents": len(rows.doc_ids.unique()),
             "rows": {"wanted": math.ceil(self.n_tokens / tokens.shape[1]), "read": len(tokens)},
             "n_ctx": tokens.shape[1],
             "scored_tokens": splicing.n_scored,
@@ -116,65 +120,74 @@ class Core(Eval):
             "tokens_sha256": digest([tokens.numpy().tobytes()]),
         }
         if subject.beside:
-            details["sites"] = self._by_site(part, splicing, tools.seed)
+            details["sites"] = self._by_site(part, splicing, blocks)
         return self.result(scores, details, _made_from(subject, tools.seed, began))
 
     def _by_site(
-        self, part: Reconstruction, splicing: Splicing, seed: int
+        self, part: Reconstruction, splicing: Splicing, blocks: Blocks
     ) -> dict[str, dict[str, Any]]:
         """Return the FVU, and the scores and losses with that site alone replaced, by site."""
         found = {}
         for site, fvu in part.by_site.items():
-            sums = splicing.blocks(self.n_blocks, site) | {"fvu": fvu}
-            scores = {name: asdict(sums[name].score(seed)) for name in sorted(sums)}
+            sums = splicing.sums(blocks, site) | {"fvu": fvu}
+            scores = {name: asdict(sums[name].score()) for name in sorted(sums)}
             found[str(site)] = {"scores": scores, "losses": splicing.mean_losses(site)}
         return found
 
-    def tokens_of(self, tools: Tools) -> Int[Tensor, "n_rows n_ctx"]:
+    def rows_of(self, tools: Tools) -> Rows:
         """Return the rows to measure; fewer than wanted where the text is shorter.
 
         Raises:
             DataError: there is no row of text.
         """
-        found: list[Tensor] = []
+        found: list[Rows] = []
         missing = 1
         for rows in tools.rows(self.batch_rows):
-            found.append(rows.tokens.cpu())
-            missing = math.ceil(self.n_tokens / rows.tokens.shape[1]) - sum(map(len, found))
+            found.append(rows)
+            n_found = sum(len(r.tokens) for r in found)
+            missing = math.ceil(self.n_tokens / rows.tokens.shape[1]) - n_found
             if missing <= 0:
                 break
-        if not sum(map(len, found)):
+        if not sum(len(r.tokens) for r in found):
             raise DataError(
                 "The held-out text does not fill one row of tokens. Give the corpus more text, "
                 "or use a shorter context."
             )
-        tokens = torch.cat(found)
-        return tokens[: len(tokens) + min(missing, 0)]
+        tokens = torch.cat([r.tokens.cpu() for r in found])
+        n_rows = len(tokens) + min(missing, 0)
+        return Rows(tokens[:n_rows], torch.cat([r.doc_ids.cpu() for r in found])[:n_rows], 0)
 
     def _measure(
-        self, subject: Subject, lm: LanguageModel, tokens: Int[Tensor, "n_rows n_ctx"], *,
-        shown: bool,
-    ) -> tuple[Reconstruction, Splicing]:
-        """Run every forward pass; the clean one of a loss also gives its rows' activations."""
+        self, subject: Subject, lm: LanguageModel, text: Rows, *, shown: bool
+    ) -> tuple[Reconstruction, Splicing, Blocks]:
+        """Run every forward pass; the clean one of a loss also gives its rows' activations.
+
+        Returns:
+            The sums of reconstruction, the losses, and the blocks of the rows these are of.
+        """
+        tokens = text.tokens
         n_rows, n_ctx = tokens.shape
+        planned = plan([subject], n_ctx, n_rows, self)
+        planned.say(shown=shown)
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
         writes = [way.write for way in subject.ways]
         passes = n_rows + ABLATIONS * len(writes) * n_full
         bar = Progress(self.name, passes * n_ctx, shown=shown)
-        part = Reconstruction(subject, blocks_of_rows(n_rows, self.n_blocks))
+        part = Reconstruction(subject, blocks_of_documents(text.doc_ids, self.n_blocks))
         splicing = Splicing(lm, writes, subject.rule.special_ids, bar)
         sites = list(dict.fromkeys([*(way.read for way in subject.ways), *writes]))
-        for first in range(0, n_full, self.batch_rows):
-            rows = tokens[first : min(first + self.batch_rows, n_full)]
+        size = planned.rows
+        for first in range(0, n_full, size):
+            rows = tokens[first : min(first + size, n_full)]
             clean, acts = splicing.clean(rows, sites)
             splicing.compare(rows, clean, part.add(first, rows, acts))
-        for first in range(n_full, n_rows, self.batch_rows):
-            rows = tokens[first : first + self.batch_rows]
+        for first in range(n_full, n_rows, size):
+            rows = tokens[first : first + size]
             part.add(first, rows, lm.read(rows, sites))
             bar.add(rows.numel())
         splicing.ablate_mean(part.mean)
         bar.close()
-        return part, splicing
+        return part, splicing, blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
 
 
 def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:

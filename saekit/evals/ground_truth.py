@@ -112,7 +112,7 @@ class GroundTruth(Config):
     """
 
     name: ClassVar[str] = "ground_truth"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     n_tokens: int = 2**16
     batch_tokens: int = 2**10
@@ -148,7 +148,7 @@ class GroundTruth(Config):
             truth: what it was trained on, or another of the same width.
             arrange: makes events of samples, where the SAE codes several jointly (see
                 `saekit.train.toy.Layout`); its directions at the first site count.
-            seed: decides samples and resampling.
+            seed: decides samples.
             shown: show progress on stderr.
             name: what the SAE is called in messages and in the result.
 
@@ -193,7 +193,7 @@ class GroundTruth(Config):
             name=self.name,
             version=self.version,
             config=self.to_dict(),
-            scores=self._of_weights(geometry, total, truth) | sums.scores(seed),
+            scores=self._of_weights(geometry, total, truth) | sums.scores(),
             details=self._details(geometry, total, pairs),
             provenance=made_from,
         )
@@ -333,8 +333,9 @@ class _Sums:
         self._geometry, self._pairs, self._n_features = geometry, pairs, truth.n_features
         self._counts: list[Sums | None] = [None] * n_blocks
         plain = {"l0": L0(), "shrinkage": Shrinkage(), "l2_ratio": L2Ratio(), "dead": Dead()}
-        self._plain = {name: BlockSums(m, n_blocks) for name, m in plain.items()}
-        self._r2 = BlockSums(R2(), n_blocks)
+        even = torch.ones(n_blocks, dtype=torch.float64)  # samples are independent: any blocks do
+        self._plain = {name: BlockSums(m, even) for name, m in plain.items()}
+        self._r2 = BlockSums(R2(), even)
 
     def add(self, block: int, batch: Batch, sample: Sample) -> None:
         """Add one batch of samples."""
@@ -376,7 +377,7 @@ class _Sums:
 
     def of_counts(self, metric: Metric) -> BlockSums:
         """Return the counts of all blocks as the sums of a metric."""
-        sums = BlockSums(metric, len(self._counts))
+        sums = BlockSums(metric, torch.ones(len(self._counts), dtype=torch.float64))
         for block, counted in enumerate(self._counts):
             if counted is not None:
                 sums.add(block, counted)
@@ -386,7 +387,7 @@ class _Sums:
         """Return the counts over all samples."""
         return self.of_counts(TrueL0()).total()
 
-    def scores(self, seed: int) -> dict[str, Score]:
+    def scores(self) -> dict[str, Score]:
         """Return every score over samples, with its interval."""
         of_counts: dict[str, Metric] = {
             "l0_true": TrueL0(), "l0_error": L0Error(), "absorption": Absorption()
@@ -395,9 +396,9 @@ class _Sums:
         for kind in ("precision", "recall", "f1"):
             of_counts[kind] = Classified(kind, total, "living")
             of_counts[f"{kind}_all"] = Classified(kind, total, "all")
-        found = {"r2": self._r2.score(seed)}
-        found |= {name: sums.score(seed) for name, sums in self._plain.items()}
-        return found | {name: self.of_counts(m).score(seed) for name, m in of_counts.items()}
+        found = {"r2": self._r2.score()}
+        found |= {name: sums.score() for name, sums in self._plain.items()}
+        return found | {name: self.of_counts(m).score() for name, m in of_counts.items()}
 
 
 def _nearest(features: Float[Tensor, "m d"]) -> Float[Tensor, "m"]:

@@ -1,46 +1,83 @@
-"""Intervals: how far a score would move with other text, by resampling blocks of it.
+"""Intervals: how far a score would move with other text, by leaving out documents of it.
 
-Tokens of one passage are alike, so tokens are not the independent units of a corpus. Rows
-are cut into contiguous blocks, a metric's sums are kept by block, and whole blocks are drawn
-with replacement: their sums are added and the metric computed anew.
+Tokens of one document are alike, so documents are the independent units of a corpus. A metric's
+sums are kept by block of text, a block being one document or several neighbouring ones, never a
+part of one: rows hold several documents and documents go on over several rows, so the block is
+known token by token. Each block is left out in turn and the metric computed anew.
 """
 
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.result import Score
-from saekit.core.seeds import generator
+from saekit.core.stats.blocks import effective_count, size_for, whole_blocks
+from saekit.core.stats.jackknife import Scale, jackknife
 from saekit.metrics.base import Metric, Sums, added
 
-RESAMPLES = 1000
-MIN_BLOCKS = 16  # of 95 % intervals from 8 blocks only 88 % hold the truth, from 64 about 94 %
-CHUNK_BYTES = 2**26  # of resampled sums, where they have an entry per latent
+LEAST_BLOCKS = 20  # even ones; of fewer, intervals hold the truth too rarely (docs/intervals.md)
+OVER_LATENTS = "interval over latents: drawing text anew can only leave some out"
+
+
+class Blocks(NamedTuple):
+    """Which block of whole documents each token belongs to.
+
+    Args:
+        of: block of every token of the rows, from 0.
+        sizes: tokens of each block.
+    """
+
+    of: Int[Tensor, "n_rows n_ctx"]
+    sizes: Float[Tensor, "n_blocks"]
+
+
+def blocks_of_documents(doc_ids: Int[Tensor, "n_rows n_ctx"], n_blocks: int) -> Blocks:
+    """Return blocks of whole documents, neighbours together where there are many.
+
+    Args:
+        doc_ids: the document of every token, in the order of the text.
+        n_blocks: at most so many blocks, at least 1.
+    """
+    if not doc_ids.numel():
+        return Blocks(doc_ids, torch.zeros(0, dtype=torch.float64))
+    _, document, tokens = doc_ids.unique(return_inverse=True, return_counts=True)
+    block = whole_blocks(tokens.double(), n_blocks)
+    sizes = torch.zeros(int(block.max()) + 1, dtype=torch.float64)
+    return Blocks(block[document], sizes.index_add_(0, block, tokens.double()))
 
 
 class BlockSums:
-    """The sums of one metric, by block of text.
+    """The sums of one metric, by block of text; in one where the metric never leaves text out.
 
     Args:
         metric: what the sums are of.
-        n_blocks: blocks the text is cut into.
+        sizes: tokens of each block.
     """
 
-    def __init__(self, metric: Metric, n_blocks: int):
-        self.metric = metric
-        self._sums: list[Sums | None] = [None] * n_blocks
+    def __init__(self, metric: Metric, sizes: Float[Tensor, "n_blocks"]):
+        self.metric, self._sizes = metric, sizes.double()
+        self._sums: list[Sums | None] = [None] * len(sizes)
 
     def add(self, block: int, sums: Sums) -> None:
         """Add the sums of some tokens of a block, 0..n_blocks - 1."""
-        before = self._sums[block]
-        self._sums[block] = sums if before is None else added(before, sums)
+        # An interval over latents needs the total alone, and sums with an entry a latent are
+        # the largest there are.
+        place = block if self.metric.resampled else 0
+        before = self._sums[place]
+        self._sums[place] = sums if before is None else added(before, sums)
 
     @property
     def n_used(self) -> int:
         """Blocks that anything was added to."""
         return sum(s is not None for s in self._sums)
+
+    @property
+    def sizes(self) -> Float[Tensor, "used"]:
+        """Tokens of the blocks that anything was added to."""
+        return self._sizes[torch.tensor([s is not None for s in self._sums], dtype=torch.bool)]
 
     def stacked(self) -> dict[str, Float[Tensor, "blocks *shape"]]:
         """Return the sums of all blocks that were used, one after another."""
@@ -51,82 +88,98 @@ class BlockSums:
         """Return the sums of all blocks together; empty where nothing was added."""
         return {key: values.sum(0) for key, values in self.stacked().items()}
 
-    def score(self, seed: int, n_resamples: int = RESAMPLES) -> Score:
-        """Return the value over all blocks with its 95 % interval.
-
-        The same seed draws the same blocks for every metric over as many blocks. Where the
-        value or any resample of it is undefined there is no interval, and the reason is given.
-
-        Args:
-            seed: decides which blocks are drawn.
-            n_resamples: draws behind the interval.
-
-        Returns:
-            A score whose `n` is the number of blocks, or of latents for such an interval.
-        """
-        metric, n = self.metric, self.n_used
-        value = metric.compute(self.total()) if n else None
-        low = high = None
-        if value is None:
-            reason = metric.undefined if n else "no token was measured"
-        elif not metric.resampled:
-            reason = "interval over latents: drawing text anew can only leave some out"
-            if (found := metric.interval(self.total())) is not None:
-                low, high, n = found
-        elif n < MIN_BLOCKS:
-            reason = f"no interval: {n} blocks of text, {MIN_BLOCKS} needed"
-        else:
-            values = resampled(metric, self.stacked(), seed, n_resamples)
-            lost = n_resamples - len(values)
-            reason = f"no interval: undefined in {lost} of {n_resamples} resamples" if lost else ""
-            if not lost:
-                low, high = percentiles(values)
-        return Score(
-            value=value,
-            low=low,
-            high=high,
-            n=n,
-            unit=metric.unit,
-            better=cast(Literal["lower", "higher", "neither"], metric.better),
-            reason=reason,
-        )
+    def score(self) -> Score:
+        """Return the value over all blocks with its 95 % interval; see `score_of`."""
+        return score_of([self])
 
 
-def blocks_of_rows(n_rows: int, n_blocks: int) -> list[int]:
-    """Return the block of each row: contiguous, of sizes that differ by at most one row."""
-    n_blocks = min(n_blocks, n_rows)
-    return [row * n_blocks // n_rows for row in range(n_rows)]
+def score_of(each: Sequence[BlockSums]) -> Score:
+    """Return the mean value of some sums of one metric over the same text, with its interval.
 
+    Usually it is one; several are the layers of a model. A block is left out of all at once.
+    Where the value is undefined, or would be without some block, there is no interval; nor where
+    the text has too few documents. The reason says so, and about how much text is needed.
 
-def resampled(
-    metric: Metric,
-    stacked: dict[str, Float[Tensor, "blocks *shape"]],
-    seed: int,
-    n_resamples: int = RESAMPLES,
-) -> Float[Tensor, "defined"]:
-    """Return the metric over blocks drawn with replacement, where it is defined.
-
-    Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 8 (blocks).
-        Differs: nothing known.
+    Returns:
+        A score whose `n` is the number of blocks, or of latents for an interval over these.
     """
-    n_blocks = len(next(iter(stacked.values())))
-    drawn = torch.randint(
-        n_blocks, (n_resamples, n_blocks), generator=generator(seed, "blocks", n_blocks)
+    metric, n = each[0].metric, min(one.n_used for one in each)
+    totals = [one.total() if one.n_used else {} for one in each]
+    values = [
+        one.metric.compute(total) if total else None
+        for one, total in zip(each, totals, strict=True)
+    ]
+    known = [v for v in values if v is not None]
+    low = high = value = None
+    reason = ""
+    if not n:
+        reason = "no token was measured"
+    elif len(known) < len(values):
+        reason = metric.undefined
+        reason = reason if len(values) == 1 else f"undefined at {len(values) - len(known)} of them"
+    elif not metric.resampled:
+        value, reason = sum(known) / len(known), OVER_LATENTS
+        if len(each) > 1:
+            reason = "no interval: text is not left out, and these are the same latents"
+        elif (found := metric.interval(totals[0])) is not None:
+            low, high, n = found
+    else:
+        value = sum(known) / len(known)
+        low, high, reason = _ends(each, value)
+    return Score(
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        unit=metric.unit,
+        better=cast(Literal["lower", "higher", "neither"], metric.better),
+        reason=reason,
     )
-    times = torch.zeros(n_resamples, n_blocks, dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones_like(times))
-    widest = max(v[0].numel() for v in stacked.values())
-    size = max(1, CHUNK_BYTES // (8 * widest))
-    values = []
-    for part in times.split(size):
-        sums = {key: torch.tensordot(part, v, dims=1) for key, v in stacked.items()}
-        values += [metric.compute({k: v[i] for k, v in sums.items()}) for i in range(len(part))]
-    return torch.tensor([v for v in values if v is not None], dtype=torch.float64)
 
 
-def percentiles(values: Float[Tensor, "n"], share: float = 0.95) -> tuple[float, float]:
-    """Return the ends of the central `share` of values."""
-    ends = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
-    low, high = torch.quantile(values.double(), ends).tolist()
-    return low, high
+def _ends(
+    each: Sequence[BlockSums], value: float
+) -> tuple[float | None, float | None, str]:
+    """Return the ends of the interval of a mean of values, or why there are none."""
+    sizes = each[0].sizes
+    if (reason := too_few(sizes)) is not None:
+        return None, None, reason
+    if any(len(one.sizes) != len(sizes) for one in each):
+        return None, None, "no interval: some blocks of text have no token that counts there"
+    found = [without_each(one.metric, one.stacked()) for one in each]
+    lost = max(int(values.isnan().sum()) for values in found)
+    if lost:
+        return None, None, f"no interval: undefined without {lost} of {len(sizes)} blocks of text"
+    scale = cast(Scale, each[0].metric.scale)
+    low, high = jackknife(value, torch.stack(found).mean(0), sizes, scale)
+    return low, high, ""
+
+
+def too_few(sizes: Float[Tensor, "blocks"]) -> str | None:
+    """Return why there is no interval of so few documents, and how much text is needed.
+
+    Blocks of uneven size count for less than as many even ones.
+    """
+    n, even = len(sizes), effective_count(sizes)
+    if even >= LEAST_BLOCKS:
+        return None
+    what = f"{n} documents or blocks of them"
+    if even < n - 0.5:
+        what += f" of uneven length, which count as {even:.0f}"
+    return (
+        f"no interval: {what}; {LEAST_BLOCKS} are needed, "
+        f"about {size_for(sizes, LEAST_BLOCKS):,} tokens of this text"
+    )
+
+
+def without_each(
+    metric: Metric, stacked: dict[str, Float[Tensor, "blocks *shape"]]
+) -> Float[Tensor, "blocks"]:
+    """Return the metric without each block in turn; NaN where it is then undefined."""
+    total = {key: values.sum(0) for key, values in stacked.items()}
+    n_blocks = len(next(iter(stacked.values())))
+    values = [
+        metric.compute({key: total[key] - stacked[key][b] for key in total})
+        for b in range(n_blocks)
+    ]
+    return torch.tensor([torch.nan if v is None else v for v in values], dtype=torch.float64)

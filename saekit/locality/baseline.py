@@ -34,11 +34,13 @@ class TokenVector(NamedTuple):
         R: influence; the square of act units over embedding units.
         standard_error: of R, where it is estimated; None where it is exact.
         passes: gradients taken for each window, on average.
+        by_probe: what each probe alone says of R, where it is estimated.
     """
 
     R: Float[Tensor, "windows n_ctx"]
     standard_error: Float[Tensor, "windows n_ctx"] | None
     passes: float
+    by_probe: Float[Tensor, "windows probes n_ctx"] | None = None
 
 
 def token_vector(  # noqa: PLR0913 - the question has as many parts
@@ -110,11 +112,13 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
         seeds, window = _probes(factors, probes, seed)
     else:
         seeds, window = _directions(factors, exact=target == "resid")
-    R, error = _summed(lm, windows, sites, (seeds, window), method == "hutchinson", passes)
-    return TokenVector(
-        _shifted(R, first), None if error is None else _shifted(error, first),
-        len(window) / len(tokens),
-    )  # fmt: skip
+    if method == "exact":
+        R = _summed(lm, windows, sites, (seeds, window), passes)
+        return TokenVector(_shifted(R, first), None, len(window) / len(tokens))
+    each = _by_probe(lm, windows, sites, seeds, window, passes)
+    each = _shifted(each, first.repeat_interleave(probes)).view(len(tokens), probes, -1)
+    error = each.var(1).sqrt() / probes**0.5
+    return TokenVector(each.mean(1), error, float(probes), each)
 
 
 def _maps(
@@ -165,19 +169,23 @@ def _probes(factors: Tensor, probes: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def _summed(
     lm: LanguageModel, windows: Windows, sites: tuple[Site, ...], seeds: tuple[Tensor, Tensor],
-    mean: bool, passes: dict[str, Any],
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Return sums over a window's gradients of their squares, or means with standard errors."""
-    n_ctx = windows.tokens.shape[1]
-    total = torch.zeros(len(windows.tokens), n_ctx, dtype=torch.float64)
-    squares, (direction, window) = torch.zeros_like(total), seeds
+    passes: dict[str, Any],
+) -> Float[Tensor, "windows n_ctx"]:  # fmt: skip
+    """Return sums over a window's gradients of their squares."""
+    total = torch.zeros(windows.tokens.shape, dtype=torch.float64)
+    direction, window = seeds
     for part in pull_back(lm, windows, sites, direction, window, **passes):
         J = part.gradient.square().sum(-1).double().cpu()
         total.index_add_(0, window[part.seeds], J)
-        squares.index_add_(0, window[part.seeds], J.square())
-    if not mean:
-        return total, None
-    n = torch.bincount(window, minlength=len(total)).double()[:, None]
-    average = total / n
-    variance = (squares / n - average.square()).clamp_min(0) * n / (n - 1)
-    return average, (variance / n).sqrt()
+    return total
+
+
+def _by_probe(
+    lm: LanguageModel, windows: Windows, sites: tuple[Site, ...], direction: Tensor,
+    window: Tensor, passes: dict[str, Any],
+) -> Float[Tensor, "seeds n_ctx"]:  # fmt: skip
+    """Return the square of each probe's gradient, at each position."""
+    each = torch.zeros(len(direction), windows.tokens.shape[1], dtype=torch.float64)
+    for part in pull_back(lm, windows, sites, direction, window, **passes):
+        each[part.seeds] = part.gradient.square().sum(-1).double().cpu()
+    return each

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.core.stats.ranks import spearman
 from saekit.locality.entropy import Places, entropy_of, shares
-from saekit.locality.ranks import spearman
 
 
 def agreement(

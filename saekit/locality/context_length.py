@@ -242,9 +242,9 @@ def _result(
         kept = np.array([p in everywhere for p in pairs], dtype=bool)
         row: dict[str, Any] = {"n_ctx": length, "n_pairs": len(kept), "n_kept": int(kept.sum())}
         few = {k: v[kept] if k[:2] == "s." or k == "window" else v for k, v in arrays.items()}
-        kinds = {"": site_scores(arrays, config.measure.seed)}
+        kinds = {"": site_scores(arrays)}
         kinds["kept_"] = {
-            k: v for k, v in site_scores(few, config.measure.seed).items() if "pooled" in k
+            k: v for k, v in site_scores(few).items() if "pooled" in k
         }
         for prefix, some in kinds.items():
             for name, score in some.items():

@@ -215,7 +215,7 @@ def _result(
     by_site: dict[str, list[Any]] = {}
     for site, arrays in found.items():
         row = {"site": site, "layer": int(site[1:].split(".")[0]) if site[0] == "L" else -1}
-        for name, score in site_scores(arrays, config.measure.seed).items():
+        for name, score in site_scores(arrays).items():
             scores[f"{site}/{name}"] = score
             row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
         row |= {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 SPANS = (0.5, 0.9)  # shares of the influence whose span is told
 NEAR = (1, 4, 16)  # last tokens whose share of the influence is told
+LOG_2 = 0.6931471805599453
 PUBLISHED_EPS = 1e-12  # added to every influence by the published code, whatever their scale
 
 
@@ -124,6 +125,7 @@ def summaries(
     where: Places | None = None,
     *,
     token_vector: Float[Tensor, "pairs n_ctx"] | None = None,
+    log_shares: Float[Tensor, "pairs n_ctx"] | None = None,
     relative_eps: float = 1e-12,
 ) -> dict[str, Tensor]:
     """Return what tells how local each profile is; float64, one value a profile.
@@ -137,13 +139,15 @@ def summaries(
     sink_mass: share of the first position and of special tokens.
     entropy_without_sink_bits: H when these are left out and the rest sums to 1.
     kl_bits: sum P log2(P / Q), Q the shares of `token_vector`: how far the profile differs
-        from that of the whole vector; only where that is given.
+        from that of the whole vector; only where that, or `log_shares`, is given.
     undefined: 1 where J is 0 or not finite, and all else NaN.
 
     Args:
         J: influence of each position.
         where: positions that count; all of them where None.
-        token_vector: influence on the whole activation vector, a row for each pair.
+        token_vector: influence on the whole activation vector, exact, a row for each pair.
+        log_shares: in its place, where it is estimated: the logarithms of its shares without
+            the bias of an estimate, from `unbiased_log_shares`. KL may then be a little below 0.
         relative_eps: see `entropy_bits`.
     """
     pairs, n_ctx = J.shape
@@ -169,6 +173,35 @@ def summaries(
     }
     if token_vector is not None:
         found["kl_bits"] = kl_bits(P, shares(token_vector, inside, relative_eps))
+    elif log_shares is not None:
+        gap = torch.special.xlogy(P, P) - torch.where(inside, P * log_shares, 0.0 * P)
+        found["kl_bits"] = gap.sum(-1) / LOG_2
+    return found
+
+
+def unbiased_log_shares(
+    by_probe: Float[Tensor, "rows probes n_ctx"],
+    inside: Bool[Tensor, "rows n_ctx"],
+    relative_eps: float = 1e-12,
+) -> Float[Tensor, "rows n_ctx"]:
+    """Return ln Q, Q the shares of the mean over probes, without the bias of few probes.
+
+    Noise in Q can only lower the mean of ln Q, and so raise a divergence from it. Leaving each
+    of m probes out in turn shows by how much: m ln Q - (m - 1) mean(ln Q without one) has no bias
+    of order 1/m. NaN where a row has no shares; meaningless outside `inside`.
+
+    Args:
+        by_probe: an estimate of R from each probe, at least 2.
+        inside: positions that count.
+        relative_eps: see `entropy_bits`.
+
+    Source:
+        Quenouille 1956, Notes on bias in estimation (jackknife).
+    """
+    m, total = by_probe.shape[1], by_probe.double().sum(1)
+    found = m * shares(total, inside, relative_eps).log()
+    for probe in by_probe.double().unbind(1):
+        found -= (m - 1) / m * shares(total - probe, inside, relative_eps).log()
     return found
 
 

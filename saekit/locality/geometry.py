@@ -12,7 +12,8 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.result import Table
 from saekit.core.seeds import generator
-from saekit.locality.ranks import Null, pearson, permutation_test, ranks, spearman
+from saekit.core.stats.permutation import Null, defined, permutation_test
+from saekit.core.stats.ranks import pearson, ranks, spearman
 
 
 class Predictor(NamedTuple):
@@ -66,23 +67,27 @@ class Found(NamedTuple):
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the statistics under the names of both generations of published manifests."""
-        one, n = self.size, len(self.latents)
+        """Return the statistics under the names of both generations of published manifests.
+
+        What is undefined, as a correlation with what does not vary and its p, is None.
+        """
+        n = len(self.latents)
+        signed, size = self.signed.spearman.record(), self.size.spearman.record()
         return {
             "n_features": n,
             "n_pairs": n * (n - 1) // 2,
-            "correlation_decoder_cos_vs_abs_dH_pos": self.signed.spearman.value,
-            "null_distribution_quantiles": self.signed.spearman.quantiles,
-            "spearman_r": one.spearman.value,
-            "spearman_p": one.spearman.p,
-            "pearson_r": one.pearson,
-            "permutation_n": one.spearman.n,
-            "permutation_mean": one.spearman.mean,
-            "permutation_std": one.spearman.std,
-            "permutation_z": one.spearman.z,
-            "permutation_p": one.spearman.p,
+            "correlation_decoder_cos_vs_abs_dH_pos": signed["value"],
+            "null_distribution_quantiles": signed["quantiles"],
+            "spearman_r": size["value"],
+            "spearman_p": size["p"],
+            "pearson_r": defined(self.size.pearson),
+            "permutation_n": size["n"],
+            "permutation_mean": size["mean"],
+            "permutation_std": size["std"],
+            "permutation_z": size["z"],
+            "permutation_p": size["p"],
             "stats_by_predictor": {
-                name: {"spearman": p.spearman.record(), "pearson_r": p.pearson}
+                name: {"spearman": p.spearman.record(), "pearson_r": defined(p.pearson)}
                 for name, p in (("signed", self.signed), ("abs", self.size))
             },
             "per_feature_neighbour": {"k": self.k, **self.neighbours.record()},

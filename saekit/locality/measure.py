@@ -12,7 +12,7 @@ from torch import Tensor
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError
 from saekit.locality.baseline import TARGETS, token_vector
-from saekit.locality.entropy import Places, summaries
+from saekit.locality.entropy import Places, summaries, unbiased_log_shares
 from saekit.locality.influence import METHODS, ROUNDED, Influences, influence
 from saekit.locality.journal import Journal
 from saekit.locality.latent_gradient import Encoder
@@ -128,20 +128,24 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
         latents=strongest(kit, sae, site, tokens) if how.most_latents else "active",
     )  # fmt: skip
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
-    R = error = None
+    R = error = each = None
     if how.token_vector != "none":
         if found.R is not None and how.target == "resid":
             R = found.R
         else:
-            R, error, _ = token_vector(
+            R, error, _, each = token_vector(
                 lm, sae, tokens, site, target=how.target, method=how.token_vector,
                 probes=how.probes, seed=how.seed + first, memory_bytes=memory,
                 matmul=how.matmul,
             )  # fmt: skip
     by_pair = found.places(special[found.window])
-    told = summaries(
-        found.J, by_pair, token_vector=None if R is None else R.to(found.J)[found.window]
-    )
+    token_R = log_Q = None
+    if each is not None:  # estimated: shares of an estimate would raise the divergence
+        every = torch.ones(len(each), each.shape[2], dtype=torch.bool)
+        log_Q = unbiased_log_shares(each, every)[found.window]
+    elif R is not None:
+        token_R = R.to(found.J)[found.window]
+    told = summaries(found.J, by_pair, token_vector=token_R, log_shares=log_Q)
     out = _plain(found, first) | {f"s.{k}": v.numpy() for k, v in told.items()}
     for kind in how.nulls:
         J = null_influence(

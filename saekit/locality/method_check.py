@@ -1,5 +1,6 @@
 """Whether the ways of taking influence agree on an SAE's own latents, and what each costs."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +13,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
+from saekit.core.stats.means import LEAST_UNITS, mean_interval
 from saekit.data.base import Corpus
 from saekit.locality import windows as drawing
 from saekit.locality.checks import agreement
@@ -19,7 +21,6 @@ from saekit.locality.filters.base import Filter
 from saekit.locality.filters.plain import Plain
 from saekit.locality.influence import METHODS, Influences, check_reads, influence
 from saekit.locality.measure import Kit, Measure, check_threshold, strongest
-from saekit.locality.resampling import mean_interval
 from saekit.locality.subjects import Opened, Subject
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -37,7 +38,8 @@ class MethodCheck(Config):
 
     Exact ways agree where no influence differs by more than `tolerance` of its profile's largest.
     The others measure finite changes: they agree in order where the 95 % interval of the mean
-    rank correlation is above 0. With "vjp" goes a row of the same in bfloat16.
+    rank correlation over windows is above 0, which takes 8 windows or more: chance alone says so
+    1 time in 40. With "vjp" goes a row of the same in bfloat16.
 
     Args:
         corpus: the text.
@@ -59,7 +61,7 @@ class MethodCheck(Config):
     corpus: Corpus
     filter: Filter = field(default_factory=Plain)
     n_ctx: int = 32
-    windows: int = 3
+    windows: int = 8
     latents: int = 6
     methods: tuple[str, ...] = tuple(m for m in METHODS if m != EXACT[0])
     threshold: float = 0.0
@@ -202,7 +204,7 @@ def _row(
         "site": site, "method": method, "kind": "exact" if method in EXACT else "check",
         "n_pairs": len(found.J), "largest_difference": worst,
     }  # fmt: skip
-    row |= {name: _score(alike[name], exact.window, config.seed, name) for name in COLUMNS}
+    row |= {name: _score(alike[name], exact.window, name) for name in COLUMNS}
     if method in EXACT:
         return row | {"agrees": "yes" if worst <= config.tolerance else "no"}
     ranks = row["rank_correlation"]
@@ -210,16 +212,17 @@ def _row(
     return row | {"agrees": "in order" if sure else "not told"}
 
 
-def _score(values: Tensor, groups: Tensor, seed: int, name: str) -> Score:
+def _score(values: Tensor, groups: Tensor, name: str) -> Score:
     known = ~values.isnan()
     n = len(groups[known].unique())
     unit = "bits" if name.endswith("bits") else "share" if name != "rank_correlation" else "rho"
     if not n:
         return Score(value=None, n=0, unit=unit, better="neither", reason="nothing is defined")
     mean, low, high = (
-        float(v) for v in mean_interval(values[known, None], groups[known], seed=seed)
+        float(v) for v in mean_interval(values[known, None], groups[known])
     )
-    ends = {"low": low, "high": high} if n > 1 else {"reason": "one window"}
+    few = f"no interval: {n} windows, {LEAST_UNITS} are needed"
+    ends = {"reason": few} if math.isnan(low) else {"low": low, "high": high}
     return Score(value=mean, n=n, unit=unit, better="neither", **ends)  # type: ignore[arg-type]
 
 

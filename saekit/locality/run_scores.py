@@ -1,5 +1,6 @@
 """What runs over depth and over length tell of what was measured: a row a latent, and scores."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from saekit.core.result import Score, Table
+from saekit.core.stats.means import LEAST_UNITS, mean_interval
 from saekit.locality.measure import Arrays
-from saekit.locality.resampling import mean_interval
 
 
 def latent_table(found: dict[str, Arrays]) -> Table:
@@ -26,8 +27,8 @@ def latent_table(found: dict[str, Arrays]) -> Table:
     return Table(columns=columns, units=units | {"look_back": "tokens"})
 
 
-def site_scores(arrays: Arrays, seed: int) -> dict[str, Score]:
-    """Return means with 95 % intervals, windows drawn anew.
+def site_scores(arrays: Arrays) -> dict[str, Score]:
+    """Return means with 95 % intervals over windows; none of fewer than 8 windows.
 
     entropy_bits_mean_over_windows averages the windows' own means, which is what the published
     multi-layer run calls mean_feature_entropy; entropy_bits_pooled averages all pairs of window
@@ -39,29 +40,34 @@ def site_scores(arrays: Arrays, seed: int) -> dict[str, Score]:
     kinds, which = window[known].unique(return_inverse=True)
     own = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, which, H[known])
     own /= torch.bincount(which, minlength=len(kinds)).clamp_min(1)
-    scores = {"entropy_bits_mean_over_windows": _score(own, None, "bits", seed)}
+    scores = {"entropy_bits_mean_over_windows": _score(own, None, "bits")}
     units = {"entropy_bits": "bits", "effective_tokens": "tokens", "entropy_share": "share",
              "entropy_without_sink_bits": "bits", "kl_bits": "bits", "look_back": "tokens",
              "sink_mass": "share", "span_90": "tokens"}  # fmt: skip
     for name, values in pooled.items():
         if name in units or name.endswith("_entropy_bits"):
-            scores[f"{name}_pooled"] = _score(values, window, units.get(name, "bits"), seed)
+            scores[f"{name}_pooled"] = _score(values, window, units.get(name, "bits"))
     if "v.entropy_bits" in arrays:
         whole = torch.from_numpy(arrays["v.entropy_bits"])
-        scores["token_vector_entropy_bits"] = _score(whole, None, "bits", seed)
+        scores["token_vector_entropy_bits"] = _score(whole, None, "bits")
         place = torch.from_numpy(np.searchsorted(arrays["windows"], kinds.numpy()))
         paired = own - whole[place]  # of the same windows: tells more than two intervals
-        scores["entropy_less_token_vector_bits"] = _score(paired, None, "bits", seed)
+        scores["entropy_less_token_vector_bits"] = _score(paired, None, "bits", positive=False)
     return scores
 
 
-def _score(values: Tensor, groups: Tensor | None, unit: str, seed: int) -> Score:
+def _score(
+    values: Tensor, groups: Tensor | None, unit: str, *, positive: bool = True
+) -> Score:
     kept = ~values.isnan()
     values, groups = values[kept], None if groups is None else groups[kept]
     n = len(values) if groups is None else len(groups.unique())
     if not n:
         return Score(value=None, n=0, unit=unit, better="neither", reason="nothing was measured")
-    mean, low, high = (float(v) for v in mean_interval(values[:, None], groups, seed=seed))
-    if n < 2:
-        return Score(value=mean, n=n, unit=unit, better="neither", reason="one window")
+    mean, low, high = (
+        float(v) for v in mean_interval(values[:, None], groups, positive=positive)
+    )
+    if math.isnan(low):
+        why = f"no interval: {n} windows, {LEAST_UNITS} are needed"
+        return Score(value=mean, n=n, unit=unit, better="neither", reason=why)
     return Score(value=mean, low=low, high=high, n=n, unit=unit, better="neither")

@@ -4,8 +4,6 @@ import torch
 
 from saekit.metrics.base import Batch, Sums
 
-Z = 1.959964  # of a 95 % normal interval, here over latents
-
 
 def firing_counts(batch: Batch) -> Sums:
     """Return ``n``, tokens, and ``fired`` ``[d_sae]``, tokens on which each latent fired."""

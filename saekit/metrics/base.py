@@ -34,7 +34,7 @@ class Metric(abc.ABC):
     """Sums over tokens: `sums` of a batch add up, `compute` divides what was added.
 
     Stateless: the caller keeps the sums, by block of text, so that it can merge them in any
-    order, across processes, and resample blocks for an interval.
+    order, across processes, and leave blocks out for an interval.
     """
 
     name: ClassVar[str]
@@ -44,6 +44,7 @@ class Metric(abc.ABC):
     needs: ClassVar[frozenset[str]] = frozenset()  # optional fields of Batch: "ce", "kl"
     undefined: ClassVar[str] = "no token was measured"  # why `compute` gives None
     resampled: ClassVar[bool] = True  # False: leaving tokens out shifts the value one way
+    scale: ClassVar[str] = "plain"  # on which the value is nearly normal: see core.stats.jackknife
 
     @abc.abstractmethod
     def sums(self, batch: Batch) -> Sums:

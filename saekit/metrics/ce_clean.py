@@ -27,6 +27,7 @@ class CEClean(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "neither"
+    scale: ClassVar[str] = "log"
     needs: ClassVar[frozenset[str]] = frozenset({"ce"})
 
     @override

@@ -28,6 +28,7 @@ class CERecoveredZero(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "higher"
+    scale: ClassVar[str] = "rest"
     needs: ClassVar[frozenset[str]] = frozenset({"ce"})
     undefined: ClassVar[str] = "zero ablation does not raise the loss"
 

@@ -27,6 +27,7 @@ class CESpliced(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "lower"
+    scale: ClassVar[str] = "log"
     needs: ClassVar[frozenset[str]] = frozenset({"ce"})
 
     @override

@@ -28,6 +28,7 @@ class Cosine(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "higher"
+    scale: ClassVar[str] = "rest"
     undefined: ClassVar[str] = "no token where both activation and reconstruction are non-zero"
 
     @override

@@ -1,11 +1,11 @@
 """Dead: the share of latents that never fired."""
 
-import math
 from typing import ClassVar, final
 
 from typing_extensions import override
 
-from saekit.metrics._firing import Z, firing_counts
+from saekit.core.stats.proportions import wilson
+from saekit.metrics._firing import firing_counts
 from saekit.metrics.base import Batch, Metric, Sums, registry
 
 
@@ -18,7 +18,7 @@ class Dead(Metric):
 
     It can only fall as more tokens are looked at, so it says nothing without their number:
     a latent silent on n tokens fires on less than 3/n of text (with 95 % confidence, tokens
-    taken as independent). For the same reason text is not resampled: the interval is
+    taken as independent). For the same reason no text is left out for the interval: it is
     Wilson's over latents, for this much text. 0 is perfect; a code that predicts the mean
     has 1.
 
@@ -45,7 +45,4 @@ class Dead(Metric):
     @override
     def interval(self, sums: Sums) -> tuple[float, float, int]:
         n, share = len(sums["fired"]), float((sums["fired"] == 0).double().mean())
-        weight = Z * Z / n
-        centre = (share + weight / 2) / (1 + weight)
-        half = math.sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
-        return max(centre - half, 0.0), min(centre + half, 1.0), n
+        return *wilson(share, n), n

@@ -5,7 +5,8 @@ from typing import ClassVar, final
 
 from typing_extensions import override
 
-from saekit.metrics._firing import Z, firing_counts
+from saekit.core.stats.student import Z
+from saekit.metrics._firing import firing_counts
 from saekit.metrics.base import Batch, Metric, Sums, registry
 
 
@@ -19,8 +20,8 @@ class Density(Metric):
     The mean over all latents would only be L0 / d_sae again. No value is best; a code that
     predicts the mean never fires and has none, and neither does a perfect reconstruction
     have one of its own. With an even number of latents the lower of the middle two counts.
-    On fewer tokens the rarest latents drop out and the median rises, so text is not
-    resampled: the interval is that of order statistics over live latents.
+    On fewer tokens the rarest latents drop out and the median rises, so no text
+    is left out for the interval: it is that of order statistics over live latents.
 
     Source:
         Bricken et al. 2023, Towards Monosemanticity (feature density).

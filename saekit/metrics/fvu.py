@@ -34,6 +34,7 @@ class FVU(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "lower"
+    scale: ClassVar[str] = "log"
     undefined: ClassVar[str] = "the activations do not vary"
 
     @override

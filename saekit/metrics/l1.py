@@ -27,6 +27,7 @@ class L1(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "act units/token"
     better: ClassVar[str] = "neither"
+    scale: ClassVar[str] = "log"
 
     @override
     def sums(self, batch: Batch) -> Sums:

@@ -27,6 +27,7 @@ class L2Ratio(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "neither"
+    scale: ClassVar[str] = "log"
     undefined: ClassVar[str] = "all activations are zero"
 
     @override

@@ -27,6 +27,7 @@ class MSE(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "act units²"
     better: ClassVar[str] = "lower"
+    scale: ClassVar[str] = "log"
 
     @override
     def sums(self, batch: Batch) -> Sums:

@@ -28,6 +28,7 @@ class Shrinkage(Metric):
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "neither"
+    scale: ClassVar[str] = "log"
     undefined: ClassVar[str] = "reconstructions do not point the way activations do"
 
     @override

@@ -170,6 +170,28 @@ class LanguageModel(abc.ABC):
         """
 
     @abc.abstractmethod
+    def final(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        """Return what the unembedding reads, after the final norm; replacements as in `logits`.
+
+        With `unembed` it gives logits of some positions without those of all others.
+        """
+
+    @abc.abstractmethod
+    def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        """Return the logits of some positions from `final`: the same as `logits` has there.
+
+        All that the model does after the final norm is done: bias, scaling, soft cap.
+        """
+
+    def attention_bytes(self, n_ctx: int) -> int:
+        """Return bytes of attention scores that a pass holds for a row; 0 if it holds none."""
+        return 0
+
+    @abc.abstractmethod
     def logit_effects(
         self, directions: Float[Tensor, "m d_model"]
     ) -> Float[Tensor, "m vocab"]:

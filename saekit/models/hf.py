@@ -134,6 +134,42 @@ class HFModel(LanguageModel):
             return self.module(**self._inputs(tokens)).logits
 
     @override
+    def final(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        with self._hooked(self._changes(replace), grad=False):
+            return self._decoder(**self._inputs(tokens)).last_hidden_state
+
+    @override
+    @torch.no_grad()
+    def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        # The model's own forward does what follows its decoder, whatever that is in its family;
+        # the decoder is stood in for by what it gave before.
+        output = _decoder_output(final[None])
+        ids = torch.zeros(1, len(final), dtype=torch.int64, device=final.device)
+        own = self._decoder.__dict__.get("forward")
+        with self._lock:
+            self._decoder.forward = lambda *_, **__: output
+            try:
+                return self.module(input_ids=ids, use_cache=False).logits[0]
+            finally:
+                del self._decoder.forward
+                if own is not None:
+                    self._decoder.forward = own
+
+    @override
+    def attention_bytes(self, n_ctx: int) -> int:
+        config = self.module.config.get_text_config()
+        item = torch.empty(0, dtype=self.dtype).element_size()
+        masks = item * n_ctx**2 if self.separator_id is not None else 0
+        if getattr(config, "_attn_implementation", "sdpa") != "eager":
+            return masks
+        # Scores, their float32 softmax and its rounded copy, of one layer.
+        return masks + config.num_attention_heads * n_ctx**2 * (2 * item + 4)
+
+    @override
     @torch.no_grad()
     def generate(
         self,
@@ -423,6 +459,13 @@ def new_module(model_type: str, settings: dict[str, Any]) -> Any:
     library = _transformers()
     config = library.AutoConfig.for_model(model_type, **settings)
     return library.AutoModelForCausalLM.from_config(config)
+
+
+def _decoder_output(final: Tensor) -> Any:
+    """Return what a decoder of transformers returns, of a last hidden state alone."""
+    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=final)  # type: ignore
 
 
 def _local(name: str) -> Path | None:

@@ -177,7 +177,7 @@ def write_table(
         "of": _title(folder), "window": f"{n} tokens",
         "population": f"{len(shown)} of {len(cards)} latents, "
                       f"{sum(len(c.H) for c in shown)} events with an entropy",
-        "interval": "95 % of the mean, events drawn anew",
+        "interval": "95 % of the mean, over events; from 8 events on",
     }  # fmt: skip
     if left:
         facts["left out"] = ", ".join(f"{count} {why}" for why, count in left.items())

@@ -193,7 +193,7 @@ def _headline(run: Path, core: Result | None) -> str:
     rows = [(n, s.text(), s.unit, s.n) for n, s in others.items()]
     more = _table(("score", "value [95 % interval]", "unit", "blocks"), rows) if rows else ""
     note = f"On held-out text, evaluation {_e(core.name)} version {_e(core.version)}; "
-    note += "intervals are 95 %, over blocks of text (dead and density: over latents)."
+    note += "intervals are 95 %, over documents or blocks of them (dead and density: over latents)."
     body = f'<p>{note}</p><div class="cards">{"".join(cards)}</div>'
     if more:
         body += f"<details><summary>More scores</summary>{more}</details>"

@@ -50,11 +50,6 @@ def test_same_seed_same_numbers(example, results):
     first = results[example.name, "random"]
     assert again.scores == first.scores
     assert again.details == first.details
-    other = example.run(subject(random_topk()), tools(seed=1))
-    assert {k: s.value for k, s in other.scores.items()} == {
-        k: s.value for k, s in first.scores.items()
-    }
-    assert other.scores != first.scores
 
 
 def test_the_result_survives_json(example, results, tmp_path):

@@ -14,7 +14,7 @@ from saekit.models.sites import parse_site
 from tests.evals.world import mirror, random_topk, subject, tools
 
 SITES = ("L0.resid_pre", "L0.resid_post", "L1.resid_post")
-CORE = Core(n_tokens=1024, ce_tokens=512, n_blocks=16)
+CORE = Core(n_tokens=1024, ce_tokens=768)
 
 
 def subjects(make) -> list[Subject]:
@@ -60,7 +60,7 @@ def test_all_replaced_is_each_read_after_the_last(found):
     """By hand, for one batch of rows: every layer's SAE reads what the one before it left."""
     every = subjects(random_topk)
     lm = every[0].lm
-    rows = next(iter(tools().rows(16))).tokens
+    rows = next(iter(tools().rows(24))).tokens
     clean = lm.logits(rows)
     acts = lm.read(rows, [s.read for s in every])
 
@@ -76,7 +76,8 @@ def test_all_replaced_is_each_read_after_the_last(found):
 
     moved = lm.logits(rows, {s.read: put(s) for s in every})
     where = _predictions.scored(rows, every[0].rule.special_ids)
-    both = _predictions.against(clean, moved, rows, where)
+    targets = _predictions.next_tokens(rows, where)
+    both = _predictions.against(clean[where], moved[where], targets)
     got = found.scores["all/ce_rise"].value
     assert math.isclose(got, float((both.other - both.clean).mean()), rel_tol=1e-4)
     assert got > max(found.scores[f"{s}/ce_rise"].value for s in SITES)
@@ -90,13 +91,13 @@ def test_dead_at_all_layers_is_at_most_dead_at_any(found):
 def test_gaps_are_the_divergence_the_other_way_and_the_mean_square():
     g = torch.Generator().manual_seed(0)
     p, q = torch.randn(2, 2, 3, 11, generator=g)
-    where = torch.ones(2, 3, dtype=torch.bool)
-    got = _predictions.gaps(p, q, where)
+    p, q = p.flatten(0, 1), q.flatten(0, 1)
+    got = _predictions.gaps(p, q)
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
-    back = (log_q.exp() * (log_q - log_p)).sum(-1).flatten()
+    back = (log_q.exp() * (log_q - log_p)).sum(-1)
     torch.testing.assert_close(got.kl_back, back, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(got.logit_mse, (p - q).square().mean(-1).flatten())
-    there = _predictions.against(p, q, torch.zeros(2, 3, dtype=torch.int64), where).kl
+    torch.testing.assert_close(got.logit_mse, (p - q).square().mean(-1))
+    there = _predictions.against(p, q, torch.zeros(6, dtype=torch.int64)).kl
     assert not torch.allclose(got.kl_back, there, rtol=0.05)
 
 

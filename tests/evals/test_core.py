@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saekit.core.codes import Codes
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, ResourceError
+from saekit.evals._plan import plan
 from saekit.evals.core import Core
 from saekit.models.sites import parse_site
 from saekit.models.tiny import tiny
@@ -178,3 +179,47 @@ def test_codes_with_a_kept_zero_count_as_off():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Core(**wrong)
+
+
+def test_memory_follows_neither_context_nor_vocabulary(monkeypatch):
+    """No pass makes more logits than fit the budget, and the scores stay."""
+    subj = subject(random_topk())
+    whole = SMALL.run(subj, tools())
+    asked = []
+    unembed = type(subj.lm).unembed
+    monkeypatch.setattr(type(subj.lm), "unembed",
+                        lambda self, x: asked.append(len(x)) or unembed(self, x))  # fmt: skip
+    monkeypatch.setattr("saekit.evals._replacing.LOGIT_BYTES", 4 * 258 * 5)
+    monkeypatch.setattr("saekit.evals._plan.PASS_BYTES", 1)  # one row at a time
+    parts = SMALL.run(subj, tools())
+    assert max(asked) == 5
+    for name, value in values(whole).items():
+        assert values(parts)[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_a_long_context_and_a_large_vocabulary_are_planned_below_2_gb():
+    lm = tiny()
+    lm.vocab_size, lm.d_model = 262_144, 2304
+    planned = plan([subject(random_topk(), tiny())._replace(lm=lm)], 2048, 32, Core())
+    assert 1 <= planned.rows < 8 and planned.memory.total < 2e9
+    lm.vocab_size, lm.d_model = 258, 32
+
+
+def test_the_plan_is_said_before_it_starts(capsys):
+    SMALL.run(subject(random_topk()), tools()._replace(shown=True))
+    said = capsys.readouterr().err
+    assert said.startswith("memory ") and "rows a pass" in said.splitlines()[0]
+
+
+def test_what_does_not_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("saekit.core.machine.free_memory", lambda device: 1000)
+    with pytest.raises(ResourceError, match="does not fit in memory"):
+        SMALL.run(subject(random_topk()), tools())
+
+
+def test_few_documents_have_scores_and_no_interval():
+    result = Core(n_tokens=6 * N_CTX, ce_tokens=6 * N_CTX).run(subject(mirror()), tools())
+    score = result.scores["ce_clean"]
+    assert score.value is not None and score.low is None
+    assert "6 documents" in score.reason and "tokens of this text" in score.reason
+    assert result.details["documents"] == 6

@@ -24,7 +24,7 @@ def test_losses_are_cross_entropies(case, chunk, monkeypatch):
     clean, _, tokens, where = case
     logp = clean.double().log_softmax(-1)[:, :-1]
     wanted = -logp.gather(-1, tokens[:, 1:, None])[..., 0][where[:, :-1]]
-    got = _predictions.losses(clean, tokens, where)
+    got = _predictions.losses(clean[where], _predictions.next_tokens(tokens, where))
     torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -34,28 +34,32 @@ def test_against_gives_both_losses_and_the_divergence(case, chunk, monkeypatch):
     clean, other, tokens, where = case
     p, q = clean.double().log_softmax(-1), other.double().log_softmax(-1)
     wanted = (p.exp() * (p - q)).sum(-1)[where]
-    got = _predictions.against(clean, other, tokens, where)
+    targets = _predictions.next_tokens(tokens, where)
+    got = _predictions.against(clean[where], other[where], targets)
     torch.testing.assert_close(got.kl.double(), wanted, atol=1e-5, rtol=1e-5)
-    assert torch.equal(got.clean, _predictions.losses(clean, tokens, where))
-    assert torch.equal(got.other, _predictions.losses(other, tokens, where))
+    assert torch.equal(got.clean, _predictions.losses(clean[where], targets))
+    assert torch.equal(got.other, _predictions.losses(other[where], targets))
 
 
 def test_the_same_logits_have_no_divergence(case):
     clean, _, tokens, where = case
-    assert (_predictions.against(clean, clean, tokens, where).kl == 0).all()
+    clean, targets = clean[where], _predictions.next_tokens(tokens, where)
+    assert (_predictions.against(clean, clean, targets).kl == 0).all()
 
 
 def test_logits_are_left_alone_and_may_be_bfloat16(case):
     clean, other, tokens, where = case
+    clean, other, targets = clean[where], other[where], _predictions.next_tokens(tokens, where)
     before = clean.clone()
-    _predictions.against(clean, other, tokens, where)
+    _predictions.against(clean, other, targets)
     assert torch.equal(clean, before)
-    low = _predictions.losses(clean.bfloat16(), tokens, where)
+    low = _predictions.losses(clean.bfloat16(), targets)
     assert low.dtype == torch.float32
-    raised = _predictions.losses(clean.bfloat16().float(), tokens, where)
+    raised = _predictions.losses(clean.bfloat16().float(), targets)
     torch.testing.assert_close(low, raised)
 
 
 def test_large_logits_do_not_overflow(case):
     clean, _, tokens, where = case
-    assert _predictions.losses(1e4 + clean, tokens, where).isfinite().all()
+    targets = _predictions.next_tokens(tokens, where)
+    assert _predictions.losses(1e4 + clean[where], targets).isfinite().all()

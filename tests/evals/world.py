@@ -87,7 +87,9 @@ def tools(tokens=None, seed=0):
     def rows(batch_rows):
         for first in range(0, len(every), batch_rows):
             part = every[first : first + batch_rows]
-            yield Rows(part, torch.zeros_like(part), first)
+            # Each row is a document, so that there are as many units as rows.
+            docs = torch.arange(first, first + len(part))[:, None].expand_as(part)
+            yield Rows(part, docs, first)
 
     return Tools(rows=rows, seed=seed)
 

@@ -3,6 +3,7 @@ import torch
 
 from saekit.core.errors import ConfigError
 from saekit.locality.baseline import token_vector
+from saekit.locality.entropy import summaries, unbiased_log_shares
 from saekit.models.sites import EMBED, Site
 from saekit.models.tiny import tiny
 from tests.locality.world import D, sae_of, tokens_of
@@ -59,6 +60,25 @@ def test_random_probes_are_unbiased_and_their_error_is_told(lm, target):
     assert 2.5 < ratio < 6  # a sixteenth of the probes: four times the error
     again = token_vector(lm, sae, tokens, SITE, target=target, method="hutchinson", probes=16)
     assert again.R.equal(few.R)
+
+
+def test_a_divergence_from_few_probes_is_that_from_the_exact_vector(lm):
+    """Noise in the vector's shares can only raise the plain divergence."""
+    tokens = tokens_of(6)
+    exact = token_vector(lm, None, tokens, SITE).R
+    n = tokens.shape[1]
+    J = torch.rand(6, n, generator=torch.Generator().manual_seed(0)).double()
+    true = float(summaries(J, token_vector=exact)["kl_bits"].mean())
+    plain, unbiased = [], []
+    every = torch.ones(6, n, dtype=torch.bool)
+    found = token_vector(lm, None, tokens, SITE, method="hutchinson", probes=1024)
+    assert found.by_probe is not None
+    for some in found.by_probe.split(8, dim=1):
+        log_Q = unbiased_log_shares(some, every)
+        plain.append(float(summaries(J, token_vector=some.mean(1))["kl_bits"].mean()))
+        unbiased.append(float(summaries(J, log_shares=log_Q)["kl_bits"].mean()))
+    bias, left = (sum(v) / len(v) - true for v in (plain, unbiased))
+    assert bias > 0.01 and abs(left) < bias / 3
 
 
 def test_a_document_is_seen_from_its_beginning(lm):

@@ -1,12 +1,15 @@
+import json
+
 import pytest
 import torch
 
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.seeds import generator
+from saekit.core.stats.permutation import permutation_test
+from saekit.core.stats.ranks import ranks, spearman
 from saekit.locality.corners import corners
 from saekit.locality.geometry import Geometry, cosines, nearest_latents
 from saekit.locality.layout import affinities, layout, tsne
-from saekit.locality.ranks import permutation_test, ranks, spearman
 
 
 def gauss(seed, *shape):
@@ -66,6 +69,16 @@ def test_planted_dependence_is_found_and_stated_as_counted():
     )
     # Of one group all neighbours are of it.
     assert found.by_neighbours().columns["feature_id"][1] == 3
+
+
+def test_latents_that_are_all_alike_have_no_correlation_and_no_p():
+    same = torch.full((20,), 1.5, dtype=torch.float64)
+    found = Geometry(permutations=50).run(torch.arange(20), gauss(0, 20, 16), same)
+    record = found.record()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    assert record["spearman_r"] is None and record["spearman_p"] is None
+    assert record["permutation_p"] is None and record["pearson_r"] is None
+    assert record["per_feature_neighbour"]["p"] is None
 
 
 def test_refuses_what_it_cannot_do():

@@ -23,7 +23,7 @@ from tests.locality.world import Mixing, sae_of
 
 def config(folder: Path, **changes):
     corpus = Files(paths=(str(world.text_file(folder)),), test_share=0.5)
-    return MethodCheck(corpus=corpus, **({"n_ctx": 10, "windows": 3, "latents": 4} | changes))
+    return MethodCheck(corpus=corpus, **({"n_ctx": 10, "windows": 8, "latents": 4} | changes))
 
 
 def subject(sae):
@@ -36,14 +36,14 @@ def test_on_a_linear_model_every_way_has_a_row_and_exact_ones_agree(tmp_path):
     done = run(Mixing([[1.0, 0.5, 0.25]]), subject(sae), config(tmp_path), shown=False)
     rows = done.methods.columns
     assert sorted(rows["method"]) == sorted([*METHODS, "vjp_bfloat16"]) and not done.disagree
-    assert rows["method"][0] == "loop" and rows["n_pairs"] == [12] * 6
+    assert rows["method"][0] == "loop" and rows["n_pairs"] == [32] * 6
     told = dict(zip(rows["method"], rows["agrees"], strict=True))
     assert [told[m] for m in ("loop", "vjp", "jacobian")] == ["yes"] * 3
     assert told["occlusion"] == told["integrated_gradients"] == "in order"
     seconds = rows["seconds_a_window"]
     assert all(s > 0 for s in seconds)
     score = done.result.scores["L0.resid_post/vjp/rank_correlation"]
-    assert score.value == pytest.approx(1) and score.n == 3
+    assert score.value == pytest.approx(1) and score.n == 8
     assert done.result.details["encodes"] == {}
 
 
@@ -57,6 +57,17 @@ def test_an_exact_way_that_is_wrong_is_found(tmp_path, monkeypatch):
     assert found == pytest.approx(1e-3, rel=1e-2)
     wide = config(tmp_path, methods=("vjp",), tolerance=1e-2)
     assert not run(lm, subject(sae), wide, shown=False).disagree
+
+
+def test_few_windows_are_never_in_order(tmp_path):
+    """Of 3 windows chance alone has every correlation above 0 one time in eight."""
+    sae = sae_of("relu")
+    sae.b_enc.data.fill_(50.0)
+    few = config(tmp_path, windows=3, methods=("occlusion",))
+    done = run(Mixing([[1.0, 0.5]]), subject(sae), few, shown=False)
+    assert done.methods.columns["agrees"][-1] == "not told"
+    score = done.result.scores["L0.resid_post/occlusion/rank_correlation"]
+    assert score.value > 0.99 and score.low is None and "8 are needed" in score.reason
 
 
 def test_what_cannot_be_checked(tmp_path):

@@ -133,12 +133,13 @@ def test_two_means_under_two_names(tmp_path):
         "window": np.array([0, 0, 0, 1]), "windows": np.array([0, 1]),
         "s.entropy_bits": np.array([1.0, 1.0, 1.0, 3.0]),
     }  # fmt: skip
-    scores = site_scores(found, 0)
+    scores = site_scores(found)
     assert scores["entropy_bits_mean_over_windows"].value == 2
     assert scores["entropy_bits_pooled"].value == 1.5
     found["v.entropy_bits"] = np.array([2.0, 2.5])
-    paired = site_scores(found, 0)["entropy_less_token_vector_bits"]
-    assert paired.value == -0.25 and (paired.low, paired.high) == (-1, 0.5)
+    paired = site_scores(found)["entropy_less_token_vector_bits"]
+    assert paired.value == -0.25 and paired.low is None
+    assert paired.reason == "no interval: 2 windows, 8 are needed"
 
 
 def test_nulls_stand_beside(tmp_path):

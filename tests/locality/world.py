@@ -63,6 +63,14 @@ class Mixing(LanguageModel):
         raise NotImplementedError
 
     @override
+    def final(self, tokens, replace=None):
+        raise NotImplementedError
+
+    @override
+    def unembed(self, final):
+        raise NotImplementedError
+
+    @override
     def logit_effects(self, directions):
         raise NotImplementedError
 

@@ -43,6 +43,25 @@ def test_nothing_runs_after_the_last_site_read() -> None:
     assert not any(n.startswith(("model.layers.2", "model.norm", "lm_head")) for n in ran)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_some_positions_are_those_of_the_whole(family: str) -> None:
+    """Final norm, bias, soft cap: whatever follows the blocks of a family is done in both."""
+    model = tiny(family)
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(400)  # so that a soft cap is felt
+    site = Site(0, "resid_post")
+    for replace in (None, {site: lambda x: x * 0.5 + 1}):
+        whole = model.logits(TOKENS, replace)
+        final = model.final(TOKENS, replace)
+        some = torch.tensor([[1, 3], [0, 7]])
+        got = model.unembed(final[some[:, 0], some[:, 1]])
+        torch.testing.assert_close(got, whole[some[:, 0], some[:, 1]], rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.logits(TOKENS), model.logits(TOKENS))  # the decoder is itself again
+    assert "forward" not in vars(model.module.get_decoder())
+    if family == "gemma2":
+        assert 20 < whole.abs().max() <= 30  # the cap was there to be felt
+
+
 def test_read_gives_sites_in_the_order_asked_and_no_copies() -> None:
     model = tiny()
     sites = [Site(1, "resid_pre"), EMBED, Site(0, "resid_post")]

@@ -28,11 +28,11 @@ def runs(tmp_path_factory):
     lm = Mixing([[1.0], [1.0] * 4])
     saes = [Subject(Site(i, "resid_post"), "", lambda: Opened(sae_of("relu"))) for i in range(2)]
     settings = Depth(
-        corpus=corpus, n_ctx=16, windows=6, measure=Measure(probes=8, nulls=("random",))
+        corpus=corpus, n_ctx=16, windows=8, measure=Measure(probes=8, nulls=("random",))
     )
     depth.run(lm, saes, settings, base / "depth", shown=False)
     sweep = ContextLength(least=4, most=20, step=8, measure=Measure(probes=8))
-    context_length.run(lm, saes[1], tokens_of(2, 20), sweep, base / "context", shown=False)
+    context_length.run(lm, saes[1], tokens_of(8, 20), sweep, base / "context", shown=False)
     return base
 
 
@@ -61,7 +61,7 @@ def test_depth_draws_every_latent_and_line(runs, tmp_path, kind):
     assert [float(mean[k]) for k in ("entropy_bits", "low", "high")] == [
         score.value, score.low, score.high
     ]  # fmt: skip
-    assert int(mean["windows"]) == 6
+    assert int(mean["windows"]) == 8
 
 
 def test_one_layer_alone_is_drawn_with_marks_that_are_seen(runs, tmp_path, monkeypatch):

@@ -8,9 +8,8 @@ import torch
 from saekit.analysis.autocorrelation import Curves
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats.means import mean_interval
 from saekit.report import style
-
-RESAMPLES = 1000
 
 
 def table(curves: Curves, latents: Sequence[int]) -> Table:
@@ -23,19 +22,13 @@ def table(curves: Curves, latents: Sequence[int]) -> Table:
     acts = acts[~acts.isnan().any(1)]
     if not len(acts):
         raise DataError(f"Of {len(latents)} latents none has a curve: they are never on.")
-    drawn = torch.randint(
-        len(acts), (RESAMPLES, len(acts)), generator=torch.Generator().manual_seed(0)
-    )
-    times = torch.zeros(RESAMPLES, len(acts), dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones_like(times))
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.quantile(times @ acts / len(acts), ends, dim=0)
+    mean, low, high = mean_interval(acts)
     quartiles = torch.quantile(acts, torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
     n = acts.shape[1]
     return Table(
         columns={
             "lag": list(range(n)), "n_latents": [len(acts)] * n,
-            "n_pairs": curves.n_pairs.tolist(), "mean": acts.mean(0).tolist(),
+            "n_pairs": curves.n_pairs.tolist(), "mean": mean.tolist(),
             "low": low.tolist(), "high": high.tolist(), "q25": quartiles[0].tolist(),
             "median": quartiles[1].tolist(), "q75": quartiles[2].tolist(),
         },
@@ -91,6 +84,6 @@ def draw(curves: Curves, latents: Sequence[int], path: Path, title: str = "") ->
     right.set_title(f"{censored} stay over 1/e at every lag", fontsize=8.5)
     right.legend(fontsize=7, frameon=False)
     figure.suptitle(title or "How long latents stay on", fontsize=9)
-    figure.supxlabel("interval: bootstrap over latents; tau_1e: lag at which the curve falls below "
-                     "1/e", fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel("interval: over latents, from 8 on; tau_1e: lag at which the curve falls "
+                     "below 1/e", fontsize=6.5, color="0.35")  # fmt: skip
     style.save(figure, path, drawn)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from saekit.core.result import Table
-from saekit.locality.resampling import mean_interval
+from saekit.core.stats.means import mean_interval
 from saekit.report.bare_page import escaped, write_page
 
 SHADES = 20
@@ -78,7 +78,7 @@ def write(  # noqa: PLR0913 - what is shown, and what of it
     body = (
         f"<h1>{escaped(title)}</h1><p class=facts>{listed}</p>"
         f"<div class=bar>0 {scale} 1 &nbsp; sqrt({escaped(tint)} / largest shown); red frame: the "
-        f"peak; brackets: 95 % interval of the mean, events drawn anew</div>"
+        f"peak; brackets: 95 % interval of the mean over events, from 8 events on</div>"
         + "\n".join(_card(card, n_ctx, tint) for card in cards)
     )
     write_page(path, title, body, STYLE + _shades())
@@ -104,11 +104,9 @@ def table(cards: Sequence[Card]) -> Table:
 
 
 def interval(card: Card) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of H, events drawn anew; NaN below 2 events."""
-    if len(card.H) < 2:
-        return math.nan, math.nan
+    """Return the 95 % interval of the mean of H over events; NaN below 8 events."""
     H = torch.tensor(card.H, dtype=torch.float64)
-    _, low, high = mean_interval(H, seed=card.latent)
+    _, low, high = mean_interval(H, positive=True)
     return float(low), float(high)
 
 

@@ -7,9 +7,9 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats.means import mean_interval
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row
-from saekit.locality.resampling import mean_interval
 from saekit.report import style
 
 LABELLED = 80  # more latents than this are not named
@@ -34,7 +34,7 @@ def table(rows: Sequence[Row], n_ctx: int) -> Table:
     }
     for latent in sorted(found, key=lambda a: (sum(found[a]) / len(found[a]), a)):
         values = torch.tensor(found[latent], dtype=torch.float64)
-        mean, low, high = (float(v) for v in mean_interval(values, seed=latent))
+        mean, low, high = (float(v) for v in mean_interval(values, positive=True))
         std = float(values.std()) if len(values) > 1 else float("nan")
         row = (latent, names[latent], len(values), mean, std, low, high)
         for column, value in zip(columns.values(), row, strict=True):
@@ -72,7 +72,7 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     )  # fmt: skip
     at.title.set_fontsize(9)
     figure.supxlabel(
-        f"{n} latents, {sum(c['n_events'])} events; thick: 95 % interval of the mean (bootstrap "
-        f"over events), thin: 1 std over events", fontsize=6.5, color="0.35",
+        f"{n} latents, {sum(c['n_events'])} events; thick: 95 % interval of the mean over "
+        f"events, from 8 events on; thin: 1 std over events", fontsize=6.5, color="0.35",
     )  # fmt: skip
     style.save(figure, path, drawn)

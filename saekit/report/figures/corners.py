@@ -7,8 +7,9 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
-from saekit.locality.ranks import permutation_test, spearman
-from saekit.locality.resampling import mean_interval
+from saekit.core.stats.means import mean_interval
+from saekit.core.stats.permutation import permutation_test, said
+from saekit.core.stats.ranks import spearman
 from saekit.report import style
 
 PERMUTATIONS = 1000
@@ -33,7 +34,8 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
         c: [] for c in ("feature_id", "tau_1e", "n_events", "mean_H_pos", "low", "high")
     }
     for latent, (H, tau) in known.items():
-        ends = (float(v) for v in mean_interval(torch.tensor(H, dtype=torch.float64), seed=latent))
+        values = torch.tensor(H, dtype=torch.float64)
+        ends = (float(v) for v in mean_interval(values, positive=True))
         for column, value in zip(columns.values(), (latent, tau, len(H), *ends), strict=True):
             column.append(value)
     tau, mean = (torch.tensor(columns[c], dtype=torch.float64) for c in ("tau_1e", "mean_H_pos"))
@@ -45,22 +47,22 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
     for q in (0.25, 0.75):
         at.axvline(float(tau.quantile(q)), color="0.5", ls=":", lw=0.9)
         at.axhline(float(mean.quantile(q)), color="0.5", ls=":", lw=0.9)
-    said = ""
+    words = ""
     if len(known) > 2:
         value = spearman(tau, mean)
         null = permutation_test(
             value, lambda order: spearman(tau, mean[order]), len(known), PERMUTATIONS,
             torch.Generator().manual_seed(0),
         )  # fmt: skip
-        said = f"; Spearman {value:.2f}, p = {null.p:.2g}"
+        words = f"; {said(null)}"
     at.set(xlabel="tau_1e of the activation (tokens)", ylabel="mean $H_{pos}$ where on (bits)")
     if float(tau.max()) > SPREAD * float(tau.min()):
         at.set_xscale("log", base=2)
         at.xaxis.set_major_formatter("{x:g}")
-    at.set_title(f"{len(known)} latents, {sum(columns['n_events'])} events{said}", fontsize=8.5)
+    at.set_title(f"{len(known)} latents, {sum(columns['n_events'])} events{words}", fontsize=8.5)
     lost = len(found) - len(known)
     figure.supxlabel(
-        f"bars: 95 % interval (bootstrap over events); dotted: quartiles; {lost} latents without "
-        f"a tau_1e left out", fontsize=6.5, color="0.35",
+        f"bars: 95 % interval over events, from 8 events on; dotted: quartiles; {lost} latents "
+        f"without a tau_1e left out", fontsize=6.5, color="0.35",
     )  # fmt: skip
     style.save(figure, path, Table(columns=columns, units={"tau_1e": "tokens"}))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
-from saekit.locality.resampling import median_interval
+from saekit.core.stats.means import median_interval
 from saekit.report import style
 
 BINS = 200

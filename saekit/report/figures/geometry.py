@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from saekit.core.stats.permutation import said
 from saekit.locality.geometry import Found
 from saekit.report import style
 
@@ -35,17 +36,18 @@ def draw(found: Found, path: Path, title: str = "") -> None:
 
     null = found.size.spearman
     middle.hist(null.draws, bins=30, color=style.COLOURS[5], alpha=0.6)
-    middle.axvline(null.value, color=style.COLOURS[1], lw=1.6)
-    for q in ("0.025", "0.975"):
+    if null.draws:
+        middle.axvline(null.value, color=style.COLOURS[1], lw=1.6)
+    for q in ("0.025", "0.975") if null.draws else ():
         middle.axvline(null.quantiles[q], color="0.4", ls="--", lw=0.9)
     middle.set(xlabel="Spearman of |cosine| with |dH|", ylabel="permutations of latents")
-    middle.set_title(f"seen {null.value:.3f}, p = {null.p:.3g} ({null.n} permutations)",
+    middle.set_title(f"{said(null)} ({null.n} permutations)",
                      fontsize=8.5)  # fmt: skip
 
     near = found.neighbours
     right.plot(found.entropy, found.neighbour_entropy, ".", ms=4, color=style.COLOURS[0], alpha=0.6)
     right.set(xlabel="mean $H_{pos}$ (bits)", ylabel=f"mean of its {found.k} nearest (bits)")
-    right.set_title(f"Spearman {near.value:.3f}, p = {near.p:.3g}", fontsize=8.5)
+    right.set_title(said(near), fontsize=8.5)
     figure.suptitle(title or "Do latents with like directions look back equally far?", fontsize=9)
     figure.supxlabel("dashed: central 95 % of the null; neighbours by |cosine| among these latents",
                      fontsize=6.5, color="0.35")  # fmt: skip

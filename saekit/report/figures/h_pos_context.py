@@ -7,9 +7,9 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats.means import mean_interval
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row
-from saekit.locality.resampling import mean_interval
 from saekit.report import style
 
 PANELS = {"all": "all events with an entropy", "every": "events with one at every length"}
@@ -41,7 +41,7 @@ def table(found: Mapping[int, Sequence[Row]]) -> Table:
             latents = torch.tensor([r.feature_id for r in rows], dtype=torch.int64)
             ends = (float("nan"),) * 3
             if rows:
-                ends = tuple(float(v) for v in mean_interval(H, latents))
+                ends = tuple(float(v) for v in mean_interval(H, latents, positive=True))
             n_full = sum(r.n_positions == n_ctx for r in rows)
             row = (name, n_ctx, len(rows), len(set(latents.tolist())), n_full, *ends)
             for column, value in zip(columns.values(), row, strict=True):
@@ -79,6 +79,6 @@ def draw(found: Mapping[int, Sequence[Row]], path: Path, title: str = "") -> Non
     axes[0][0].set_ylim(bottom=0)
     axes[0][0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.suptitle(f"{title}  $H_{{pos}}$ against window length".strip(), fontsize=9)
-    figure.supxlabel("numbers: events; interval: bootstrap over latents; windows are shorter where "
-                     "the document begins later", fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel("numbers: events; interval: over latents, from 8 on; windows are shorter "
+                     "where the document begins later", fontsize=6.5, color="0.35")  # fmt: skip
     style.save(figure, path, drawn)

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
-from saekit.locality.ranks import permutation_test, spearman
-from saekit.locality.resampling import mean_interval
+from saekit.core.stats.means import LEAST_UNITS, mean_interval
+from saekit.core.stats.permutation import permutation_test, said
+from saekit.core.stats.ranks import spearman
 from saekit.report import style
 
 PERMUTATIONS = 1000
-BINS, LEAST = 8, 5  # at most, and latents of each at least
+BINS, LEAST = 8, LEAST_UNITS  # at most, and latents of each at least
 NAMES = ("mark", "feature_id", "density", "n_events", "n_latents", "mean_H_pos", "low", "high")
 
 
@@ -41,7 +42,7 @@ def table(found: Mapping[int, tuple[Sequence[float], float]]) -> Table:
     order = sorted(known, key=lambda a: (known[a][1], a))
     for latent in order:
         H, density = known[latent]
-        mean, low, high = _interval(torch.tensor(H, dtype=torch.float64), latent)
+        mean, low, high = _interval(torch.tensor(H, dtype=torch.float64))
         add("latent", latent, density, len(H), 1, mean, low, high)
     means = torch.tensor(columns["mean_H_pos"], dtype=torch.float64)
     share = torch.tensor(columns["density"], dtype=torch.float64)
@@ -49,7 +50,7 @@ def table(found: Mapping[int, tuple[Sequence[float], float]]) -> Table:
     bins = min(BINS, len(order) // LEAST)
     for part in torch.arange(len(order)).tensor_split(bins) if bins else ():
         middle = float(share[part].log().mean().exp())
-        add("bin", None, middle, int(events[part].sum()), len(part), *_interval(means[part], 0))
+        add("bin", None, middle, int(events[part].sum()), len(part), *_interval(means[part]))
     return Table(columns=columns, units={"density": "share of tokens", "mean_H_pos": "bits"})
 
 
@@ -76,7 +77,7 @@ def draw(
     at.vlines(*([r[k] for r in bars] for k in ("density", "low", "high")), color="0.8", lw=0.7)
     share, mean = ([r[k] for r in latents] for k in ("density", "mean_H_pos"))
     at.plot(share, mean, ".", color=style.COLOURS[0], ms=5, alpha=0.75)
-    bins = [r for r in rows if r["mark"] == "bin"]
+    bins = [r for r in rows if r["mark"] == "bin" and r["low"] is not None]
     if bins:
         x, y = ([r[k] for r in bins] for k in ("density", "mean_H_pos"))
         ends = [[r["mean_H_pos"] - r["low"] for r in bins],
@@ -95,14 +96,14 @@ def draw(
     population = f"{len(latents)} latents, {n_events} events{said}"
     at.set_title(f"{title}\n{population}" if title else population, fontsize=8.5)
     lost = len(found) - len(latents)
-    notes = "95 % intervals: of latents (grey) over events, of bins over latents"
+    notes = "95 % intervals: of latents (grey) over events, of bins over latents; from 8 on"
     notes += f"; {lost} latents without both left out" if lost else ""
     figure.supxlabel(notes, fontsize=6.5, color="0.35")
     style.save(figure, path, drawn)
 
 
-def _interval(values: Tensor, seed: int) -> tuple[float, float, float]:
-    mean, low, high = (float(v) for v in mean_interval(values, seed=seed))
+def _interval(values: Tensor) -> tuple[float, float, float]:
+    mean, low, high = (float(v) for v in mean_interval(values, positive=True))
     return mean, low, high
 
 
@@ -115,4 +116,4 @@ def _said(share: Tensor, mean: Tensor) -> str:
         value, lambda order: spearman(share, mean[order]), len(share), PERMUTATIONS,
         torch.Generator().manual_seed(0),
     )  # fmt: skip
-    return f"; Spearman {value:.2f}, p = {null.p:.2g}"
+    return f"; {said(null)}"

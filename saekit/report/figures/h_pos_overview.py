@@ -7,9 +7,9 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats.means import FEW, mean_interval
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row
-from saekit.locality.resampling import mean_interval
 from saekit.report import style
 
 
@@ -49,7 +49,7 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     place = torch.tensor(drawn.columns["place"])
     H = torch.tensor(drawn.columns["H_pos"], dtype=torch.float64)
     means = torch.stack([H[place == k].mean() for k in range(int(place.max()) + 1)])
-    mean, low, high = (float(v) for v in mean_interval(H, place))
+    mean, low, high = (float(v) for v in mean_interval(H, place, positive=True))
     figure, axes = style.new(
         8.4, 3.8, columns=2, gridspec_kw={"width_ratios": [1, 2.6]}, sharey=True
     )
@@ -74,7 +74,7 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     right.set(xlabel=f"{len(means)} latents in order of mean (line); a dot is an event")
     left.set(ylabel="$H_{pos}$ (bits)", ylim=(0, full * 1.08))
     figure.suptitle(f"{title}  $H_{{pos}}$ of events, window {n_ctx} tokens".strip(), fontsize=9)
-    ends = f"95 % interval [{low:.2f}, {high:.2f}], bootstrap over latents"
+    ends = f"95 % interval over latents [{low:.2f}, {high:.2f}]" if low == low else FEW
     figure.supxlabel(f"diamond: mean over events {mean:.2f} bits, {ends}; bar: quartiles, ring: "
                      f"median", fontsize=6.5, color="0.35")  # fmt: skip
     style.save(figure, path, drawn)

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.result import Table
+from saekit.core.stats.means import half_width
 from saekit.layers.distributions import distribution, spread
 from saekit.layers.sums import LayerSums
 from saekit.layers.variances import decomposition, legacy_variances
 from saekit.report import style
-
-Z = 1.96  # of a 95 % interval of a mean
 
 
 def table(sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -39,7 +38,7 @@ def draw(
 ) -> None:
     """Draw the distribution of layer std over latents of each SAE, and its mean with interval.
 
-    The interval is 1.96 standard errors over latents. The dashed line is an even spread over
+    The interval is Student's over latents, from 8 on. The dashed line is an even spread over
     all layers.
 
     Raises:
@@ -52,14 +51,15 @@ def draw(
         at = axes[i][0]
         std = distribution(one.totals, one.numbers).std
         values = std[~std.isnan()].tolist()
-        mean, sem = drawn.columns["mean"][i], drawn.columns["sem"][i]
+        mean = drawn.columns["mean"][i]
+        half = half_width(drawn.columns["std"][i], drawn.columns["alive"][i])
         at.hist(values, bins=60, color=style.COLOURS[0], alpha=0.75)
         at.axvline(mean, color=style.COLOURS[1])
-        at.axvspan(mean - Z * sem, mean + Z * sem, color=style.COLOURS[1], alpha=0.35)
+        at.axvspan(mean - half, mean + half, color=style.COLOURS[1], alpha=0.35)
         at.axvline(_even(one.numbers), color=style.COLOURS[6], linestyle="--", linewidth=1)
         at.set(ylabel="latents")
         of = f"n = {len(values):,} of {one.d_sae:,} latents"
-        at.set_title(f"{name}\nmean {mean:.3g} ± {Z * sem:.2g} layers, {of}", fontsize=9)
+        at.set_title(f"{name}\nmean {mean:.3g} ± {half:.2g} layers, {of}", fontsize=9)
     axes[-1][0].set_xlabel("standard deviation over layers of a latent (layers)")
     style.save(figure, path, drawn)
 

@@ -8,11 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saekit.core.result import Table
+from saekit.core.stats.means import half_width
 from saekit.layers.distributions import spread
 from saekit.layers.geometry import legacy_mmcs, max_cosines
 from saekit.report import style
-
-Z = 1.96  # of a 95 % interval of a mean
 
 
 def draw(
@@ -20,7 +19,7 @@ def draw(
     about: Mapping[str, Mapping[str, Any]],
     path: Path,
 ) -> None:
-    """Draw a histogram of each dictionary, its mean (MMCS) with 1.96 standard errors.
+    """Draw a histogram of each dictionary, its mean (MMCS) with Student's 95 % interval.
 
     The CSV also has the original code's figure, in columns that begin with ``legacy_``.
 
@@ -42,11 +41,12 @@ def draw(
         old = legacy_mmcs(rows_of)
         legacy = {f"legacy_{k}": v for k, v in old._asdict().items()}
         rows.append({"sae": name, **about.get(name, {}), **found._asdict(), **legacy})
+        half = half_width(found.std, found.n)
         at = axes[i][0]
         at.hist(values.tolist(), bins=80, color=style.COLOURS[0], alpha=0.75)
         at.axvline(found.mean, color=style.COLOURS[1])
         at.set(ylabel="latents")
-        at.set_title(f"{name}: MMCS {found.mean:.4g} ± {Z * found.sem:.2g} (n = {found.n:,} "
+        at.set_title(f"{name}: MMCS {found.mean:.4g} ± {half:.2g} (n = {found.n:,} "
                      f"latents)", fontsize=9)  # fmt: skip
     axes[-1][0].set_xlabel("largest cosine with another latent")
     style.save(figure, path, Table(columns={k: [r[k] for r in rows] for k in rows[0]}))

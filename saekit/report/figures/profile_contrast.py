@@ -7,9 +7,9 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats.means import mean_interval
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import Row, right_aligned
-from saekit.locality.resampling import mean_interval
 from saekit.report import style
 
 LEAST = 1e-4
@@ -50,7 +50,7 @@ def table(rows: Sequence[Row], n_ctx: int, latents: Sequence[int]) -> Table:
             raise DataError(f"Latent {latent} has no event of length {n_ctx} with influences.")
         J = right_aligned(mine, n_ctx).double()
         share = J / J.nan_to_num(0.0).amax(1, keepdim=True)
-        mean, low, high = mean_interval(share, seed=latent)
+        mean, low, high = mean_interval(share, positive=True)
         columns["feature_id"] += [latent] * n_ctx
         columns["position"] += list(range(1 - n_ctx, 1))
         columns["n_events"] += (~share.isnan()).sum(0).tolist()
@@ -90,7 +90,7 @@ def draw(
     at.title.set_fontsize(9)
     at.legend(fontsize=7, frameon=False, loc="upper left")
     figure.supxlabel(
-        "mean over events whose window reaches so far back; band: 95 % interval (bootstrap over "
+        "mean over events whose window reaches so far back; band: 95 % interval (over "
         "events)", fontsize=6.5, color="0.35",
     )  # fmt: skip
     style.save(figure, path, drawn)

@@ -1,0 +1,1 @@
+"""Statistics of the whole package: intervals, rank correlations and permutation tests."""
