@@ -157,6 +157,10 @@ class RecordedModel(LanguageModel):
         _absent("model")
 
     @override
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, **how: Any) -> Any:
+        _absent("model")
+
+    @override
     def logit_effects(self, directions: Tensor) -> Any:
         _absent("model")
 

@@ -108,6 +108,12 @@ class Shared(LanguageModel):
         return self.model.attention_bytes(n_ctx)
 
     @override
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, **how: Any
+    ) -> list[list[int]]:
+        return self.model.generate(prompts, n, **how)
+
+    @override
     def logit_effects(
         self, directions: Float[Tensor, "m d_model"]
     ) -> Float[Tensor, "m vocab"]:

@@ -179,7 +179,7 @@ def baselines(
 
     how = How(site, corpus, "train", sae)
     shared, lm, stream = opened(run, how)
-    asked = {"--tokens": tokens, "--corpus": corpus, "--n-ctx": n_ctx, "--model": model}
+    asked = {"--tokens": tokens, "--corpus": corpus, "--n-ctx": sae.n_ctx, "--model": sae.model}
     if shared.card.run and any(value is not None for value in asked.values()):
         named = ", ".join(name for name, value in asked.items() if value is not None)
         raise ConfigError(

@@ -66,7 +66,7 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
-    from saekit.core.files import write_json
+    from saekit.core.files import read_json, write_json
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.train import sweep as many

@@ -170,7 +170,7 @@ def _layer(made: Published, layer: int) -> SiteData:
     known = ~np.isnan(bits)
     return SiteData(
         f"L{layer}.resid_post", arrays["feature"][known], bits[known], activation[known],
-        site_scores(pairs, 0),
+        site_scores(pairs),
     )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ import torch
 
 from saekit.core.result import Table
 from saekit.core.seeds import generator
+from saekit.core.stats.permutation import permutation_test
+from saekit.core.stats.ranks import pearson
 from saekit.locality.event_entropy import OK
 from saekit.locality.event_files import NO_TIER, Row
 from saekit.locality.geometry import Found, Geometry
-from saekit.locality.ranks import pearson, permutation_test
 
 
 def tables(found: Found, rows: Sequence[Row]) -> dict[str, Table]:

@@ -86,7 +86,8 @@ def changed(tree: Tree, name: str, change: Callable[[dict], object]) -> Tree:
 def make_native(folder: Path) -> None:
     cfg = BatchTopK(d_in=6, d_out=6, d_sae=12, k=2)
     sae = cfg.build(torch.Generator().manual_seed(0))
-    native.save(sae, make_card("saekit", FormatHints(model="tiny", read=("L0.resid_post",))), folder)
+    hints = FormatHints(model="tiny", read=("L0.resid_post",))
+    native.save(sae, make_card("saekit", hints), folder)
 
 
 def mend_native(tree: Tree) -> Tree:
