@@ -77,7 +77,8 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     write_json(earlier, record)
     lines = [
         f"SAE of {run.model} ({MODELS[run.model].about}), {run.pair.label}: {run.sae.d_sae} "
-        f"latents, {run.tokens:,} tokens, {run.epochs} passes" + ("" if worked else " (done before; --fresh does it anew)"),
+        f"latents, {run.tokens:,} tokens, {run.epochs} passes"
+        + ("" if worked else " (done before; --fresh does it anew)"),
         *score_lines(result.scores),
         f"took     {seconds:.0f} s, {record['peak_rss_bytes'] / 1e9:.1f} GB",
         f"SAE      {out / 'sae'}",
