@@ -116,10 +116,17 @@ def test_counts_do_not_count_twice_after_a_stop(kind):
     assert again.harvest.counts == whole.harvest.counts
 
 
-@pytest.mark.parametrize("kind", ["resident", 64])
-def test_too_little_text_is_an_error(kind):
+def test_too_little_text_is_an_error_before_the_first_batch():
     with pytest.raises(DataError, match="1,000 were asked"):
-        rest(make(kind, Text(n_passes=20)))
+        rest(make("resident", Text(n_passes=20)))
+
+
+def test_a_rolling_stream_ends_where_its_text_does():
+    """What was trained by then is kept: the stream is done, with fewer tokens than were asked."""
+    stream = make(64, Text(n_passes=20))
+    asked = stream.total_tokens
+    rest(stream)
+    assert stream.served_tokens == stream.total_tokens < asked
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from saekit.analysis.latent_stats import LatentStats
 from saekit.analysis.max_acts import MaxActs
 from saekit.analysis.traces import traces
 from saekit.core.codes import Codes
-from saekit.core.files import read_json, read_tensors, write_json, write_tensors
+from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
 from saekit.data.tokenise import Rows
 from saekit.locality.events import from_store
 
@@ -51,11 +51,12 @@ def test_totals(signed):
 def test_a_store_of_an_older_version_is_looked_through(signed):
     """It kept the largest of signed activations, and does not say that it did otherwise."""
     manifest = read_json(signed.folder / "manifest.json")
-    del manifest["maxima"]
+    del manifest["maxima"], manifest["seal"]
     totals = read_tensors(signed.folder / "totals.safetensors")
     totals["maxima"] = torch.tensor([0.1, 2.0])
     write_tensors(signed.folder / "totals.safetensors", totals)
     manifest["totals"]["bytes"] = (signed.folder / "totals.safetensors").stat().st_size
+    manifest["totals"]["sha256"] = sha256_of(signed.folder / "totals.safetensors")
     write_json(signed.folder / "manifest.json", manifest)
     assert LatentStore.open(signed.folder).maxima.tolist() == [-6.0, 2.0]
 

@@ -37,6 +37,7 @@ def test_help_ends_with_the_settings(name, capsys):
         command.main(["--help"], standalone_mode=True)
     out = capsys.readouterr().out
     _, sign, listed = out.partition("Settings of --set")
+    listed = listed.partition("\nOptions:")[0]
     names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")
              and not line.startswith("   ")]  # fmt: skip
     assert sign and len(names) > 3 and len(set(names)) == len(names)
