@@ -31,12 +31,16 @@ def top_places(values: Float[Tensor, "*rows n"], k: int) -> Int[Tensor, "*rows k
         top = torch.topk(values, k, dim=-1, sorted=False)
         cut = top.values.amin(-1, keepdim=True)
         tied = (values == cut).sum(-1) > (top.values == cut).sum(-1)
+        found = top.indices
     else:
-        top = torch.topk(values, k + 1, dim=-1, sorted=True)
-        cut = top.values[..., k - 1 : k]
-        tied = cut[..., 0] == top.values[..., k]
+        top = torch.topk(values, k + 1, dim=-1, sorted=False)  # sorting would cost more than it
+        size = top.values.nan_to_num(torch.inf, torch.inf, -torch.inf)
+        least, last = size.min(-1, keepdim=True)  # the one too many, whose place the end takes
+        found = top.indices.scatter(-1, last, top.indices[..., k:])[..., :k]
+        cut = size.scatter(-1, last, size[..., k:])[..., :k].amin(-1, keepdim=True)
+        tied = ((cut == least) & cut.isfinite())[..., 0]
     # Ascending places are what callers need, and leave the order of equals to no library.
-    places = top.indices[..., :k].sort(-1).values
+    places = found.sort(-1).values
     if tied.any():
         places[tied] = _first_at(values[tied], cut[tied], k)
     return places
