@@ -136,7 +136,6 @@ class LanguageModel(abc.ABC):
     ) -> Float[Tensor, "batch n_ctx vocab"]:
         """Return logits, with the activations at some sites replaced by a function of them."""
 
-    @abc.abstractmethod
     def generate(  # noqa: PLR0913 - the words every library has for sampling
         self,
         prompts: Sequence[Sequence[int]],
@@ -168,6 +167,7 @@ class LanguageModel(abc.ABC):
             DataError: a prompt is empty, or has tokens that the model lacks.
             ShapeError: a prompt and `n` are more than the model reads.
         """
+        raise ConfigError(f"{self.name} reads text and writes none; load a model to generate with.")
 
     @abc.abstractmethod
     def final(

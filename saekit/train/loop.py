@@ -15,6 +15,7 @@ from saekit.activations.recorded import RecordedModel
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
 from saekit.core.lock import Claim, claimed
@@ -275,6 +276,7 @@ def begun_with(run: Run, model: LanguageModel, out: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
+@bordered("a run")
 def _compared(run: Run, model: LanguageModel, out: Path) -> Record:
     """Return the record of the run in a folder, which is this run."""
     if not (out / RUN).exists():

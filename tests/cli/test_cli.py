@@ -131,7 +131,7 @@ def test_a_config_file_gives_the_same_run_back(folder, trained, capsys, tmp_path
         (["--set", "lrr=3"], 2, "Did you mean `lr`"),
         (["--set", "lr=-1"], 2, "above 0"),
         (["--tokens", "0"], 2, "at least 1"),
-        (["--tokens", "100000000"], 1, "Lower `tokens`"),
+        (["--tokens", "100000000"], 1, "Ask for no more"),
         (["--device", "cuda"], 1, "cuda"),
         (["--device", "tpu"], 2, "tpu"),
         (["--dtype", "float8"], 2, "float8"),

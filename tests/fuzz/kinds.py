@@ -16,6 +16,7 @@ from saekit.activations.exchange import export_arrow
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.activations.store import Store
 from saekit.core.codes import Codes
+from saekit.core.errors import ConfigError
 from saekit.core.files import read_object
 from saekit.core.npz import read_npz
 from saekit.core.ranks import Mesh
@@ -96,7 +97,10 @@ def mend_native(tree: Tree) -> Tree:
 
 
 def load_sae(folder: Path) -> None:
-    loaded = native.load(folder, hints=FormatHints(k=3))
+    try:
+        loaded = native.load(folder)
+    except ConfigError:  # a layout that leaves k out asks for it
+        loaded = native.load(folder, hints=FormatHints(k=3))
     loaded.sae.decode(loaded.sae.encode(torch.randn(3, loaded.sae.cfg.d_in)))
 
 
@@ -333,11 +337,11 @@ def load_watch(folder: Path) -> None:
 
 
 def load_resume(folder: Path) -> None:
-    from saekit.train.loop import _check_folder
+    from saekit.train.loop import check
 
     run = world.run(base())
     Run.from_dict(read_object(folder / "run.json"))
-    _check_folder(run, one_model(), folder, True)
+    check(run, one_model(), folder, True)
 
 
 def make_sweep(folder: Path) -> None:
