@@ -23,7 +23,7 @@ def test_paths(tmp_path, monkeypatch):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.jsonl").write_text('{"text": "x"}\n')
     for text in ("d", "d/a.jsonl", "d/*.jsonl", str(tmp_path / "d")):
-        assert open_corpus(text) == Files(paths=(text,))
+        assert open_corpus(text) == Files(paths=(str(tmp_path / text),))
 
 
 def test_one_text_file_is_divided_so_that_it_has_both_splits(tmp_path):
