@@ -153,7 +153,7 @@ def test_streams_deal_the_text_and_nothing_twice(lm, tmp_path):
     [
         ({"streams": 7}, "multiple of 7"),
         ({"streams": 2, "tokens": 6001}, "`tokens` must be a multiple of 2"),
-        ({"streams": 2, "tokens": 10**6, "buffer_tokens": 10**6}, "In stream 0 of 2"),
+        ({"streams": 2, "tokens": 10**6, "buffer_tokens": 10**6}, "Ask for no more"),
     ],
 )
 def test_what_cannot_be_dealt_is_refused(lm, tmp_path, wrong, said):
