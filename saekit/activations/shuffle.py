@@ -353,9 +353,7 @@ class Rolling(Shuffle):
         device = self.harvest.model.device
         sides = sorted(key for key in tensors if key.startswith("slots."))
         self._slots = [tensors[key].to(device) for key in sides]
-        # Checkpoints that lack it were written while the text went on: every slot is unserved.
-        everything = torch.ones(self.n_slots, dtype=torch.bool)
-        self._live, self._order = tensors.get("live", everything), tensors.get("order")
+        self._live, self._order = tensors["live"], tensors.get("order")
         self.served_events, self._read_events = values["served_events"], values["read_events"]
         self._round, self._at = values["round"], values["at"]
         self._row, self._used = values["row"], values["used"]

@@ -90,8 +90,8 @@ def write(
 
 def _is_written(place: "_Place", ndim: int, mesh: Mesh) -> bool:
     """Tell whether this process is the one that writes a tensor, or its latents of it."""
-    if place.group == "stream":
-        return mesh.latent.first
+    if place.group == "stream":  # a state holds only the streams that its process answers for
+        return True
     return mesh.every.first if place.axis(ndim) is None else mesh.data.first
 
 
