@@ -15,10 +15,11 @@ from tests.crash.server import KILLED
 
 ROOT = Path(__file__).parents[2]
 LEFT = re.compile(r"\..*")  # locks, parts, and what a library writes first: none may stay
-# Times, speeds, places and the machine differ by nature; bench.json is nothing else.
+# Times, speeds, places and the machine differ by nature, and so does the checksum of a record that
+# holds them; bench.json is nothing else.
 UNLIKE = {"bench.json"}
-VOLATILE = {"seconds", "provenance", "folder", "cwd", "time", "memory_bytes", "tokens_per_second",
-            "command", "run", "analysis"}  # fmt: skip
+VOLATILE = {"seconds", "seal", "provenance", "folder", "cwd", "time", "memory_bytes",
+            "tokens_per_second", "command", "run", "analysis"}  # fmt: skip
 BITS = (".safetensors", ".npz", ".csv", ".json", ".jsonl", ".txt")
 
 

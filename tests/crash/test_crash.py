@@ -144,7 +144,7 @@ def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
 def earlier_index_stays(server, case, trained, folder, points):
     """Kill an index over an earlier one: one of the two is there, whole."""
     old = folder / "old" / "out"
-    words = ["index", trained / "one", "--tokens", "200", "--quiet", "--out", old]
+    words = ["index", trained / "one", "--split", "test", "--quiet", "--out", old]
     assert server.run(words).code == 0
     counted = shutil.copytree(old.parent, folder / "counted")
     names = server.run(filled(case.start, counted / "out"), counted).names
