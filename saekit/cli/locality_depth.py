@@ -139,6 +139,8 @@ def draw_depth(
     from saekit.locality import depth_data
     from saekit.report.figures import entropy_depth
 
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, runs))}.")
     folders = list(dict.fromkeys(found for run in runs for found in depth_data.below(run)))
     data = [depth_data.read(folder) for folder in folders]
     named = dict(zip(_labels(folders, data), data, strict=True))
