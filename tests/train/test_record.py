@@ -92,7 +92,7 @@ def test_a_later_version_is_named(tmp_path):
 
 
 def test_what_decides_the_weights_is_there_before_the_first_of_the_text(tmp_path, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise Killed
 
     monkeypatch.setattr("saekit.train.loop.open_harvest", killed)
