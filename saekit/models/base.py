@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import DataError, UnknownNameError, nearest
+from saekit.core.errors import ConfigError, DataError, UnknownNameError, nearest
 from saekit.models.sites import Site
 
 Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
