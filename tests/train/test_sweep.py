@@ -199,7 +199,7 @@ def test_runs_that_cannot_share_are_refused(lm, tmp_path):
     sweep({"a": run}, lm, tmp_path / "r", shown=False)
     with pytest.raises(ConfigError, match="in use"):
         sweep({"a": run}, lm, tmp_path / "r")
-    with pytest.raises(ConfigError, match="other runs"):
+    with pytest.raises(ConfigError, match=r"other settings \(runs\)"):
         sweep({"b": run}, lm, tmp_path / "r", resume=True)
 
 
