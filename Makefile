@@ -32,6 +32,8 @@ $(PEERS)/ready:
 	rm -rf "$(PEERS)"
 	"$(PYTHON)" -m venv "$(PEERS)"
 	"$(PEERS)/bin/python" -m pip install -q -c constraints.txt ".[dev,parity]"
+	# A torchvision that was built for another torch breaks every import of transformers; no test needs it.
+	"$(PEERS)/bin/python" -m pip uninstall -q -y torchvision
 	touch "$@"
 
 setup: $(VENV)/ready-dev
