@@ -34,6 +34,7 @@ $(PEERS)/ready:
 	"$(PEERS)/bin/python" -m pip install -q -c constraints.txt ".[dev,parity]"
 	# A torchvision that was built for another torch breaks every import of transformers; no test needs it.
 	"$(PEERS)/bin/python" -m pip uninstall -q -y torchvision
+	rm -rf build  # what installing from a folder leaves
 	touch "$@"
 
 setup: $(VENV)/ready-dev
