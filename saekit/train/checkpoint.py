@@ -90,10 +90,11 @@ def write(folder: Path, state: State, run: str, keep_step: int | None = None) ->
     return target
 
 
-def drop_old(folder: Path, keep_step: int | None) -> None:
-    """Delete all checkpoints but the newest two, and that of a step."""
+def drop_old(folder: Path, *keep_steps: int | None) -> None:
+    """Delete all checkpoints but the newest two, and those of some steps."""
+    kept = {name_of(step) for step in keep_steps if step is not None}
     for old in steps(folder)[:-KEPT]:
-        if keep_step is None or old.name != name_of(keep_step):
+        if old.name not in kept:
             parts.discard(old)
 
 

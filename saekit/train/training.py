@@ -256,8 +256,8 @@ class Training:
         self.index = state.step
         self.rollbacks, self._recent = state.values["rollbacks"], state.values["recent"]
         self.due_step = state.values["due_step"]
-        if step is None and self.mesh.every.first:  # a killed writer had no time for it
-            checkpoint.drop_old(folder, self.due_step)
+        if self.mesh.every.first:  # a killed writer had no time for it
+            checkpoint.drop_old(folder, self.due_step, state.step)
         return state.step, passed_over
 
 
