@@ -23,10 +23,10 @@ from saekit.evals.core import Core
 from saekit.hub.native import Loaded
 from saekit.models.hf import load
 from saekit.saes.base import SAEConfig
-from saekit.train.loop import card_of, open_harvest
-from saekit.train.run import Run
-from saekit.train.scaling import measure_scaling
-from saekit.train.training import Training
+from saekit.training.loop import card_of, open_harvest
+from saekit.training.run import Run
+from saekit.training.scaling import measure_scaling
+from saekit.training.trainer import Training
 
 MODEL, LAYER = "smollm2-135m", 15
 KS = [{"k": k} for k in (16, 32, 64)]

@@ -36,7 +36,7 @@ class Server:
         self.model = save_tiny(folder / "lm", d_model=16)
         self.text = world.text_file(folder, n_docs=80)
         env = os.environ | {"OMP_NUM_THREADS": "1", "SAEKIT_CACHE": str(folder / "cache")}
-        env |= {"PYTHONPATH": str(ROOT)}
+        env |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.server", str(self.model)], env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -49,7 +49,7 @@ class Operations:
         import safetensors.torch
 
         from saekit.core import parts
-        from saekit.train.log import Log
+        from saekit.training.log import Log
 
         sys.addaudithook(self.audit)
         fsync, write, exchange, logged = os.fsync, os.write, parts._exchange, Log.write
@@ -121,10 +121,9 @@ def serve(model):
     """Answer commands until there are no more."""
     import saekit.analysis.indexing
     import saekit.cli.main
-    import saekit.layers.survey
-    import saekit.locality.depth
-    import saekit.train.sweep
-    import saekit.train.toy  # noqa: F401 - so that no child has to
+    import saekit.studies.layers.survey
+    import saekit.studies.locality.runs.depth
+    import saekit.studies.truth.training  # noqa: F401 - so that no child has to
     from saekit.models import hf
 
     loaded, real = hf.load(model, dtype="float32"), hf.load

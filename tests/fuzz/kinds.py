@@ -11,40 +11,42 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from saekit.activations.caching import Caching, write
-from saekit.activations.exchange import export_arrow
+from saekit.activations.cache.caching import Caching, write
+from saekit.activations.cache.exchange import export_arrow
+from saekit.activations.cache.store import Store
 from saekit.activations.latents import LatentStore, LatentStoreWriter
-from saekit.activations.store import Store
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.core.files import read_object
 from saekit.core.npz import read_npz
-from saekit.core.ranks import Mesh
+from saekit.core.processes import Mesh
 from saekit.core.result import Result, Score, Table
 from saekit.core.torch_files import read_torch
 from saekit.data import table_files
 from saekit.data.arrow import open_arrow, read_arrow
 from saekit.data.readers import read_texts
 from saekit.data.tokenise import Rows
-from saekit.data.truth import files as truth_files
-from saekit.data.truth import published as truth_published
-from saekit.data.truth.base import TruthConfig
 from saekit.hub import native
 from saekit.hub.formats.base import FormatHints, make_card
-from saekit.layers.examples import Examples
-from saekit.layers.lens import Lens
-from saekit.layers.sums import LayerSums
-from saekit.layers.survey import Survey
-from saekit.locality import dataset, event_files, published
-from saekit.locality.journal import Journal
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import tiny
 from saekit.report.page import write_report
 from saekit.report.watch import dashboard, over, runs_in, state
 from saekit.saes.batch_topk import BatchTopK
-from saekit.train import checkpoint, sweep
-from saekit.train.parallel import checkpoint as parts
-from saekit.train.run import Run
+from saekit.studies.layers.examples import Examples
+from saekit.studies.layers.lens import Lens
+from saekit.studies.layers.sums import LayerSums
+from saekit.studies.layers.survey import Survey
+from saekit.studies.locality.events import event_files
+from saekit.studies.locality.published import dataset
+from saekit.studies.locality.published import reading as published
+from saekit.studies.locality.runs.journal import Journal
+from saekit.studies.truth.model import files as truth_files
+from saekit.studies.truth.model import published as truth_published
+from saekit.studies.truth.model.base import TruthConfig
+from saekit.training import checkpoint, sweep
+from saekit.training.parallel import checkpoint as parts
+from saekit.training.run import Run
 from tests import world
 from tests.fuzz.mutations import Tree
 from tests.hub import files
@@ -337,7 +339,7 @@ def load_watch(folder: Path) -> None:
 
 
 def load_resume(folder: Path) -> None:
-    from saekit.train.loop import check
+    from saekit.training.loop import check
 
     run = world.run(base())
     Run.from_dict(read_object(folder / "run.json"))

@@ -20,7 +20,7 @@ from saekit.hub.opening import Use, complete, notes_of, open_sae, said_of, text_
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import ByteTokenizer, save_tiny
 from saekit.saes.topk import TopK
-from saekit.train.loop import train
+from saekit.training.loop import train
 from tests import world
 from tests.hub import files
 from tests.hub.test_native import card as a_card

@@ -5,13 +5,13 @@ import warnings
 import pytest
 import torch
 
-from saekit.activations import caching
-from saekit.activations.exchange import export_arrow, import_arrow
+from saekit.activations.cache import caching
+from saekit.activations.cache.exchange import export_arrow, import_arrow
+from saekit.activations.cache.recorded import RecordedModel
+from saekit.activations.cache.store import Store
 from saekit.activations.mixing import Mixing
 from saekit.activations.pairs import Pair
-from saekit.activations.recorded import RecordedModel
 from saekit.activations.rules import TokenRule
-from saekit.activations.store import Store
 from saekit.core.seeds import derive
 from tests import world
 from tests.activations.cached import SITES, spec
