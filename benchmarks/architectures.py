@@ -20,7 +20,7 @@ from saekit.activations.shuffle import Resident
 from saekit.cli.evaluate import measure as evaluated
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.hf import load
 from saekit.saes.base import SAEConfig
 from saekit.training.loop import card_of, open_harvest
@@ -69,7 +69,7 @@ def trained(run, harvest, stream):
         training.step(x, x)
     training.finish()
     training.sae.rescale(scale, scale)
-    return Loaded(training.sae, card_of(run, harvest, training))
+    return TrainedSAE(training.sae, card_of(run, harvest, training))
 
 
 def pair_of(name):

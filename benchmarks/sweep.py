@@ -33,9 +33,9 @@ def main():
     args = parser.parse_args()
     machine.prepare()
 
-    from saekit.cli.train import as_run
     from saekit.data.open import open_corpus
     from saekit.models.hf import load
+    from saekit.training.building import as_run
     from saekit.training.loop import train
     from saekit.training.sweep import sweep
 

@@ -289,7 +289,8 @@ def make_settings(folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> None:
-    from saekit.cli.train import as_run, start_from
+    from saekit.cli.train import start_from
+    from saekit.training.building import as_run
 
     each(
         [folder / "a.json", folder / "b.yaml"],

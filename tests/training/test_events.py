@@ -114,7 +114,7 @@ def test_a_run_whose_pair_does_not_fit_its_sae_is_refused_at_once(lm, tmp_path):
 
 
 def described_by(lm, tmp_path, arch, sites, settings):
-    from saekit.cli.train import as_run
+    from saekit.training.building import as_run
 
     raw = world.run(tmp_path).to_dict()
     pair = {"name": "pair", "read": list(sites), "write": [], "fold": False}

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from saekit.cli.main import main
-from saekit.cli.train import default_folder
 from saekit.core.config import override
 from saekit.core.errors import ConfigError, DataError, FormatError, TrainingError
 from saekit.core.files import read_json, read_tensors, write_json
@@ -18,6 +17,7 @@ from saekit.hub import native
 from saekit.models.tiny import save_tiny
 from saekit.report.watch import over
 from saekit.training import record, sweep
+from saekit.training.building import default_folder
 from saekit.training.loop import train
 from saekit.training.run import Run
 from saekit.training.trainer import Training

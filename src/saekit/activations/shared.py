@@ -46,7 +46,7 @@ class Shared(LanguageModel):
         return self.model.width(site)
 
     @override
-    def read(
+    def _read(
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         sites: Sequence[Site],
@@ -82,7 +82,7 @@ class Shared(LanguageModel):
         return Shared(self.model.shuffled(seed), self._sites, self._recent_passes)
 
     @override
-    def logits(
+    def _logits(
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         replace: Mapping[Site, Replace] | None = None,
@@ -108,10 +108,10 @@ class Shared(LanguageModel):
         return self.model.attention_bytes(n_ctx)
 
     @override
-    def generate(
+    def continue_tokens(
         self, prompts: Sequence[Sequence[int]], n: int, **how: Any
     ) -> list[list[int]]:
-        return self.model.generate(prompts, n, **how)
+        return self.model.continue_tokens(prompts, n, **how)
 
     @override
     def logit_effects(

@@ -17,7 +17,7 @@ from saekit.core.lock import made_whole
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import Rows
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
@@ -71,7 +71,7 @@ class DocumentIndex(Config):
 
     def write(
         self,
-        loaded: Loaded,
+        loaded: TrainedSAE,
         lm: LanguageModel,
         text: tuple[Corpus, Split],
         out: Path,
@@ -158,7 +158,7 @@ def spans(n: int, width: int, overlap: int) -> list[tuple[int, int, int]]:
 class _Stream:
     """Documents to activations of every token, in the model's windows."""
 
-    def __init__(self, cfg: DocumentIndex, loaded: Loaded, lm: LanguageModel, site: Site):
+    def __init__(self, cfg: DocumentIndex, loaded: TrainedSAE, lm: LanguageModel, site: Site):
         self.cfg, self.lm, self.site, self.sae = cfg, lm, site, loaded.sae
         self.card = loaded.card
         bos = loaded.card.bos_id(lm.tokenizer)

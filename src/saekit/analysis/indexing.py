@@ -24,8 +24,8 @@ from saekit.core.progress import Progress
 from saekit.core.sealed import write_sealed
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
-from saekit.hub.native import Loaded
 from saekit.hub.opening import said_of
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
@@ -35,7 +35,7 @@ LATENTS, CONTEXTS, INDEX = "latents.csv", "contexts.json", "index.json"
 
 
 def make_index(
-    loaded: Loaded,
+    loaded: TrainedSAE,
     lm: LanguageModel,
     out: Path,
     *,
@@ -120,7 +120,7 @@ def make_index(
 
 @torch.no_grad()
 def _encode(
-    harvest: Harvest, loaded: Loaded, writer: LatentStoreWriter, tokens: int, shown: bool
+    harvest: Harvest, loaded: TrainedSAE, writer: LatentStoreWriter, tokens: int, shown: bool
 ) -> int:
     """Write the codes of `tokens` tokens, to the end of the row they end in."""
     progress = Progress("index", tokens, shown=shown)
@@ -145,7 +145,7 @@ def _encode(
 
 def _tables(
     store: LatentStore,
-    loaded: Loaded,
+    loaded: TrainedSAE,
     written: Site,
     lm: LanguageModel,
     out: Path,

@@ -76,8 +76,8 @@ def write(
     from saekit.models.base import default_site
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
-    from saekit.terminal.run_flags import short_digest
     from saekit.training import record
+    from saekit.training.building import short_digest
     from saekit.training.signals import StopRequest
 
     if resume is not None and repair is not None:

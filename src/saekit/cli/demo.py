@@ -8,7 +8,8 @@ import typer
 
 from saekit.core import machine
 from saekit.core.errors import ConfigError
-from saekit.terminal.output import emit, score_lines
+from saekit.core.result import score_lines
+from saekit.terminal.output import emit
 
 INDEX_TOKENS = 200_000
 RECORD = "demo.json"
@@ -61,7 +62,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     worked = _train(run, lm, out, shown=not quiet)
     loaded = load_sae(out)
     if worked or not (out / "eval" / "core.json").exists():
-        from saekit.cli.evaluate import measure
+        from saekit.evals.evaluate import measure
 
         measure(loaded, lm, Core(), seed=run.seed, shown=not quiet).write(out / "eval/core.json")
         worked = True

@@ -14,6 +14,7 @@ from saekit.core.config import read_value
 from saekit.core.errors import ConfigError
 from saekit.terminal.output import emit
 from saekit.terminal.run_flags import given, over
+from saekit.training import building
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -83,7 +84,7 @@ def sweep(
         lm = load(first.model, revision=revision, dtype=begun["dtype"], device=device)
     else:
         points = combinations(vary or [])
-        one.check_flags(arch or "topk", tokens, epochs)
+        building.check_flags(arch or "topk", tokens, epochs)
         if config is not None or recipe is not None:
             asked = given(
                 model=model, revision=revision, site=site, target=target, fold=fold or None,
@@ -92,11 +93,11 @@ def sweep(
             raw = over(one.start_from(config, recipe), asked)
             named = (raw["model"], raw.get("revision"))
             lm = load(named[0], revision=named[1], dtype=dtype, device=device)
-            one.fit_width(raw, lm)
+            building.fit_width(raw, lm)
         else:
-            named = (model or one.DEFAULT_MODEL, revision)
+            named = (model or building.DEFAULT_MODEL, revision)
             lm = load(named[0], revision=revision, dtype=dtype, device=device)
-            raw = one.made_of(arch or "topk", d_sae, epochs, seed) | one.flags(
+            raw = building.made_of(arch or "topk", d_sae, epochs, seed) | building.flags(
                 lm, model=model, revision=revision, site=site, target=target, fold=fold,
                 corpus=corpus, tokens=tokens,
             )  # fmt: skip
@@ -104,10 +105,10 @@ def sweep(
             label(point): variant(raw, lm, {"k": k} | point, settings or []) for point in points
         }
         if config is None and recipe is None and not any("tokens" in p for p in points):
-            runs = one.with_length(runs, lm, tokens, settings, shown=not quiet)
+            runs = building.with_length(runs, lm, tokens, settings, shown=not quiet)
         if len(runs) < len(points):
             raise ConfigError("Two combinations of --vary have one name; give each value once.")
-        told = one.short_digest({n: r.to_dict() for n, r in runs.items()}, lm.provenance())
+        told = building.short_digest({n: r.to_dict() for n, r in runs.items()}, lm.provenance())
         name = f"sweep-{named[0].rstrip('/').rsplit('/', 1)[-1]}-{told}"
         folder = out or Path("runs") / name
     if emit_commands:
@@ -178,10 +179,10 @@ def variant(
         elif path == "site":
             raw["pair"]["read"] = value.split("+") if isinstance(value, str) else value
         elif path in _SHORT:
-            one.put(raw, _SHORT[path], value)
+            building.put(raw, _SHORT[path], value)
         else:
             extra.append(f"{path}={json.dumps(value)}")
-    return one.as_run(raw, lm, one.k_setting(raw["sae"]["name"], k) + settings + extra)
+    return building.as_run(raw, lm, building.k_setting(raw["sae"]["name"], k) + settings + extra)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

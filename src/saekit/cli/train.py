@@ -5,19 +5,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.core.errors import ConfigError, FormatError, SaekitError
+from saekit.core.errors import ConfigError, FormatError
 from saekit.terminal.output import emit
-from saekit.terminal.run_flags import given, k_setting, over, put, short_digest
+from saekit.terminal.run_flags import given, over
+from saekit.training.building import (
+    DEFAULT_MODEL,
+    as_run,
+    check_flags,
+    check_groups,
+    corpus_of,
+    default_folder,
+    fit_width,
+    flags,
+    k_setting,
+    made_of,
+    with_length,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from saekit.models.base import LanguageModel
     from saekit.training.run import Run
-
-DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_TOKENS = 10_000_000
-
 
 Model = Annotated[
     str | None,
@@ -150,7 +159,7 @@ def train(
         check_flags(arch, tokens, epochs)
         made = made_of(arch, d_sae, epochs, seed)
         if cache is not None:
-            text = _corpus(corpus) if corpus is not None else None
+            text = corpus_of(corpus) if corpus is not None else None
             asked = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
             lm, raw = recorded_run(cache, device, asked | {"tokens": tokens}, None)
             raw |= made
@@ -182,19 +191,6 @@ def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
     """End with exit code 3 where the text of a run ended before the tokens asked."""
     if any("text_ended" in manifest for manifest in manifests):
         raise typer.Exit(3)
-
-
-def with_length(
-    runs: "dict[str, Run]", lm: "LanguageModel", tokens: int | None, settings: list[str] | None,
-    *, shown: bool,
-) -> "dict[str, Run]":  # fmt: skip
-    """Return runs of one text; where no number of tokens was asked, all the text has at most."""
-    from saekit.training.length import fit_tokens
-
-    asked = tokens is not None or any(
-        s.partition("=")[0].strip() == "tokens" for s in settings or []
-    )
-    return runs if asked else fit_tokens(runs, lm, shown=shown)
 
 
 def _resumed(
@@ -244,149 +240,6 @@ def _cache_folder(folder: Path) -> Path | None:
     old = (read_json(manifest).get("cache") or {}).get("folder") if manifest.exists() else None
     where = noted or old
     return None if where is None else Path(where)
-
-
-def made_of(
-    arch: str, d_sae: int | None, epochs: int | None, seed: int | None
-) -> dict[str, Any]:
-    """Return what the everyday flags say of the SAE, for `as_run`."""
-    sae = {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {})
-    return {"sae": sae, "epochs": 1 if epochs is None else epochs, "seed": seed or 0}
-
-
-def fit_width(raw: dict[str, Any], lm: "LanguageModel") -> None:
-    """Turn a recipe's latents a dimension into latents, where no number of them was given."""
-    ratio = raw.pop("latents_per_width", None)
-    if ratio is not None:
-        raw["sae"].setdefault("d_sae", round(ratio * lm.d_model))
-
-
-def flags(  # noqa: PLR0913 - an option each
-    lm: "LanguageModel",
-    *,
-    model: str | None,
-    revision: str | None,
-    site: list[str] | None,
-    target: list[str] | None,
-    fold: bool,
-    corpus: str | None,
-    tokens: int | None,
-) -> dict[str, Any]:
-    """Return what the everyday flags say of model and text, for `as_run`."""
-    from saekit.models.base import default_site
-
-    read = site or [default_site(lm)]
-    return {
-        "model": model or DEFAULT_MODEL,
-        "revision": revision,
-        "pair": {"read": read, "write": target or [], "fold": fold},
-        "corpus": _corpus(corpus or "packaged"),
-        "tokens": DEFAULT_TOKENS if tokens is None else tokens,
-    }
-
-
-def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
-    """Return the run a dict describes, with what is left out fitted to model and architecture.
-
-    Widths of the SAE are the model's; an architecture that codes sites jointly gets the number
-    that is read, one that codes windows half a row, and one around another a topk.
-
-    Raises:
-        ConfigError: a setting is missing, unknown or of another kind than it must be.
-    """
-    try:
-        return _as_run(raw, lm, settings)
-    except SaekitError:
-        raise
-    except Exception as error:  # settings may be anything, where nothing was expected
-        raise ConfigError(
-            f"The settings describe no run: {type(error).__name__}: {error}. Compare them with "
-            f"the run.json of a run, or with `saekit train --help`."
-        ) from error
-
-
-def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
-    from saekit.activations.pairs import Pair
-    from saekit.core.config import field_types, override, read_setting
-    from saekit.models.site_patterns import expand_sites
-    from saekit.saes.base import registry
-    from saekit.training.record import absolute
-    from saekit.training.run import Run
-
-    raw = absolute(raw)
-    check_groups(raw)
-    given = dict(read_setting(s) for s in settings)
-    sites = {side: expand_sites(raw["pair"].get(side) or (), lm) for side in ("read", "write")}
-    raw = {**raw, "pair": {**raw["pair"], **sites}}
-    d_in, d_out = Pair.from_dict(raw["pair"]).widths(lm)
-    sae = {"d_in": d_in, "d_out": d_out, "d_sae": 8 * d_in} | raw["sae"]
-    for path, value in given.items():
-        if path.startswith("sae."):
-            put(sae, path.removeprefix("sae."), value)
-    if not isinstance(sae.get("name", ""), str):
-        raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
-    if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
-        sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
-        sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
-    event = registry.get(sae["name"]).event if "name" in sae else ()
-    if "site" in event:
-        sae = {"n_sites": len(raw["pair"]["read"])} | sae
-    if "seq" in event and not {"window", "pair.window"} & {*raw["pair"], *given}:
-        n_ctx = given.get("n_ctx", raw.get("n_ctx"))
-        half = ((n_ctx if isinstance(n_ctx, int) else Run.n_ctx) - 1) // 2  # BOS is in no window
-        settings = [*settings, f"pair.window={max(half, 1)}"]
-    early = [s for s in settings if s.startswith("pair.")]
-    pair = override(Pair.from_dict(raw["pair"]), [s.removeprefix("pair.") for s in early])
-    return override(Run.from_dict({**raw, "pair": pair.to_dict(), "sae": sae}), settings)
-
-
-def default_folder(run: "Run", lm: "LanguageModel") -> Path:
-    """Return where a run goes when no folder is given: runs that differ go to different ones."""
-    model = run.model.rstrip("/").rsplit("/", 1)[-1]
-    site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
-    if len(run.pair.read) > 2:  # a name of thirty sites is too long for a folder
-        site = f"{run.pair.read[0]}-to-{run.pair.read[-1]}"
-    parts = [model, site, run.sae.name, str(run.sae.d_sae)]
-    if isinstance(k := getattr(run.sae, "k", None), int | float):
-        parts.append(f"k{k:g}")
-    parts.append(f"seed{run.seed}")
-    return Path("runs") / "-".join([*parts, short_digest(run.to_dict(), lm.provenance())])
-
-
-def check_groups(raw: dict[str, Any]) -> None:
-    """Refuse the description of a run whose groups are not what a run has.
-
-    Raises:
-        ConfigError: a group is no object, or a site is no text.
-    """
-    for key in ("pair", "corpus", "sae"):
-        if not isinstance(raw.get(key), dict):
-            raise ConfigError(
-                f"`{key}` of a run must be an object with settings of its own; got "
-                f"{raw.get(key)!r:.80}."
-            )
-    for side in ("read", "write"):
-        sites = raw["pair"].get(side) or []
-        if not isinstance(sites, list | tuple) or not all(isinstance(s, str) for s in sites):
-            raise ConfigError(
-                f'`pair.{side}` must be a list of sites, as ["L3.resid_post"]; got {sites!r:.80}.'
-            )
-
-
-def check_flags(arch: str, tokens: int | None, epochs: int | None) -> None:
-    """Refuse what can be refused before a model is loaded."""
-    from saekit.saes.base import registry
-
-    registry.get(arch)
-    for name, value in (("--tokens", tokens), ("--epochs", epochs)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1; got {value}.")
-
-
-def _corpus(text: str) -> dict[str, Any]:
-    from saekit.data.open import open_corpus
-
-    return open_corpus(text).to_dict()
 
 
 def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:

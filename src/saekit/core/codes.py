@@ -67,6 +67,28 @@ class Codes(NamedTuple):
             flat[rows, latents], latents, starts, tuple(acts.shape[:-1]), acts.shape[-1]
         )
 
+    def __repr__(self) -> str:
+        tokens = " x ".join(map(str, self.batch)) or "1"
+        share = len(self.values) / max(self.n_rows, 1)
+        return f"Codes({tokens} tokens, {share:.4g} of {self.d_sae:,} latents on at each)"
+
+    def top(self, n: int = 10) -> list[list[tuple[int, float]]]:
+        """Return the strongest latents of each token with their activations, the strongest first.
+
+        Args:
+            n: latents per token at most; fewer where fewer are on.
+
+        Returns:
+            a list for each token, in the order of the rows, of (latent, activation).
+        """
+        found = []
+        for row in range(self.n_rows):
+            here = slice(int(self.starts[row]), int(self.starts[row + 1]))
+            pairs = zip(self.latents[here].tolist(), self.values[here].tolist(), strict=True)
+            on = sorted((p for p in pairs if p[1] != 0), key=lambda p: (-abs(p[1]), p[0]))
+            found.append(on[:n])
+        return found
+
     @property
     def n_rows(self) -> int:
         """Number of tokens."""

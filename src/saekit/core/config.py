@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from saekit.core.errors import ConfigError, nearest
@@ -32,6 +32,15 @@ class Config:
     """
 
     name: ClassVar[str] = ""
+
+    if not typing.TYPE_CHECKING:
+
+        def __new__(cls, **settings: Any) -> Any:
+            """Refuse names that are no fields, before Python does so without a hint."""
+            check_known(cls, settings)
+            if settings:  # a copy is made without any
+                check_whole(cls, settings)
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         _check_types(
@@ -76,27 +85,45 @@ class Config:
         if cls.name and raw.get("name", cls.name) != cls.name:
             raise ConfigError(f"These are settings of `{cls.name}`; got {raw['name']!r:.80}.")
         given = {k: v for k, v in raw.items() if not (k == "name" and cls.name)}
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        for key in given.keys() - fields.keys():
-            raise ConfigError(
-                f"`{cls.name or cls.__name__}` has no field `{key}`; it has "
-                f"{', '.join(sorted(fields))}.{nearest(key, fields)}"
-            )
-        missing = [
-            n for n, f in fields.items()
-            if n not in given
-            and f.default is dataclasses.MISSING
-            and f.default_factory is dataclasses.MISSING
-        ]
-        if missing:
-            raise ConfigError(
-                f"`{cls.name or cls.__name__}` needs {', '.join(missing)}; "
-                f"got {', '.join(sorted(given)) or 'nothing'}."
-            )
+        check_known(cls, given)
+        check_whole(cls, given)
         hints = field_types(cls)
         built = {k: _built(v, hints[k]) for k, v in given.items()}
         _check_types(cls, built)
         return cls(**built)
+
+
+def check_known(cls: "type[Config]", names: Iterable[str]) -> None:
+    """Refuse names that are no settings of a configuration.
+
+    Raises:
+        ConfigError: one is not; the nearest that is is named.
+    """
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(names) - fields):
+        raise ConfigError(
+            f"`{cls.name or cls.__name__}` has no field `{unknown[0]}`; it has "
+            f"{', '.join(sorted(fields))}.{nearest(unknown[0], fields)}"
+        )
+
+
+def check_whole(cls: "type[Config]", names: Iterable[str]) -> None:
+    """Refuse settings that lack some which have no default.
+
+    Raises:
+        ConfigError: they do.
+    """
+    missing = [
+        f.name for f in dataclasses.fields(cls)
+        if f.name not in names
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]  # fmt: skip
+    if missing:
+        raise ConfigError(
+            f"`{cls.name or cls.__name__}` needs {', '.join(missing)}; "
+            f"got {', '.join(sorted(names)) or 'nothing'}."
+        )
 
 
 def override(config: C, settings: Sequence[str]) -> C:

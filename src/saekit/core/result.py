@@ -11,6 +11,8 @@ from saekit.core.config import field_types, fits
 from saekit.core.files import read_object, write_json, write_text
 from saekit.core.text import as_cell
 
+SHOWN_ROWS, SHOWN_CHARACTERS = 10, 40  # of a table that is printed
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
@@ -24,6 +26,7 @@ class Score:
         unit: what it counts, as "latents/token".
         better: which way is good.
         reason: why the value is None, or what the reader must know.
+        label: what it is in words, for a reader of a list of scores.
     """
 
     value: float | None
@@ -33,6 +36,7 @@ class Score:
     unit: str
     better: Literal["lower", "higher", "neither"]
     reason: str = ""
+    label: str = ""
 
     def beats(self, other: "Score") -> bool:
         """Tell whether this is better than `other`; false where neither is."""
@@ -65,6 +69,20 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
+    def __repr__(self) -> str:
+        return f"Table({len(self):,} rows of {', '.join(self.columns)})"
+
+    def __str__(self) -> str:
+        shown = [
+            [_short(value) for value in column[:SHOWN_ROWS]] for column in self.columns.values()
+        ]
+        heads = [f"{n} ({self.units[n]})" if n in self.units else n for n in self.columns]
+        widths = [max(map(len, (h, *c)), default=0) for h, c in zip(heads, shown, strict=True)]
+        lines = [heads, *(list(row) for row in zip(*shown, strict=True))]
+        found = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in lines]
+        rest = len(self) - SHOWN_ROWS
+        return "\n".join([*found, *([f"and {rest:,} more rows"] if rest > 0 else [])])
+
     def rows(self) -> list[dict[str, Any]]:
         """Return each row by the names of its columns."""
         rows = zip(*self.columns.values(), strict=True)
@@ -83,6 +101,13 @@ class Table:
         for row in zip(*self.columns.values(), strict=True):
             writer.writerow([_cell(v) for v in row])
         write_text(path, "".join(lines.parts))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    text = "" if value is None else str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 class _Lines:
@@ -122,24 +147,37 @@ class Result:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def write(self, path: Path) -> None:
+    def __repr__(self) -> str:
+        return f"Result({self.name} v{self.version}: {', '.join(self.scores)})"
+
+    def __str__(self) -> str:
+        return "\n".join(score_lines(self.scores))
+
+    def write(self, path: Path | str) -> None:
         """Write as one JSON file, atomically."""
-        write_json(path, dataclasses.asdict(self))
+        write_json(Path(path), dataclasses.asdict(self))
 
     @staticmethod
     @bordered("a result")
-    def read(path: Path) -> "Result":
+    def read(path: Path | str) -> "Result":
         """Read what `write` wrote.
 
         Raises:
             FormatError: the file is not a result.
         """
-        raw = read_object(path)
+        raw = read_object(Path(path))
         scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
         result = Result(scores=scores, **raw)
         for record in (result, *scores.values()):
             _check_kinds(record)
         return result
+
+
+def score_lines(scores: dict[str, Score]) -> list[str]:
+    """Return a line a score: what it is, its value and its 95 % interval."""
+    labels = {name: score.label or name for name, score in scores.items()}
+    width = max(map(len, labels.values()), default=0)
+    return [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
 
 
 def _check_kinds(record: Any) -> None:

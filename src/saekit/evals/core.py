@@ -19,7 +19,7 @@ from saekit.evals._reconstruction import Reconstruction
 from saekit.evals._splicing import Splicing
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.intervals import Blocks, blocks_of_documents
-from saekit.metrics.base import registry as metrics
+from saekit.metrics.base import in_order
 from saekit.models.base import LanguageModel
 
 ABLATIONS = 3  # spliced, zero, mean: a pass each, beside one clean
@@ -108,7 +108,7 @@ class Core(Eval):
         tokens = rows.tokens
         part, splicing, blocks = self._measure(subject, subject.lm, rows, shown=tools.shown)
         sums = part.blocks | splicing.sums(blocks)
-        scores = {name: sums[name].score() for name in metrics.names()}
+        scores = {name: sums[name].score() for name in in_order()}
         details = {
             **part.details(),
             "documents": len(rows.doc_ids.unique()),

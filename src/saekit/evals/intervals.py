@@ -134,6 +134,7 @@ def score_of(each: Sequence[BlockSums]) -> Score:
         unit=metric.unit,
         better=cast(Literal["lower", "higher", "neither"], metric.better),
         reason=reason,
+        label=metric.label,
     )
 
 

@@ -8,7 +8,6 @@ format of `saekit.hub.formats`.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find
+from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN, parse_site
 from saekit.saes.base import SAE, SAEConfig, Scaling
 
@@ -26,19 +26,13 @@ SCALINGS = "scalings.safetensors"
 SIDES = ("read", "write")
 
 
-class Loaded(NamedTuple):
-    """An SAE and where it is from."""
-
-    sae: SAE
-    card: Card
-
-
-def save(sae: SAE, card: Card, folder: Path) -> Path:
+def save(sae: SAE, card: Card, folder: Path | str) -> Path:
     """Write an SAE; `config.json` comes last, so that a folder with one is whole.
 
     Raises:
         DataError: a weight is not finite.
     """
+    folder = Path(folder)
     if name := _not_finite(sae):
         raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
     write_tensors(folder / "weights.safetensors", sae.state_dict())
@@ -98,7 +92,7 @@ def load(
     scaled: bool = False,
     format: str | None = None,
     hints: FormatHints | None = None,
-) -> Loaded:
+) -> TrainedSAE:
     """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
 
     Args:
@@ -117,7 +111,7 @@ def load(
         ConfigError: a site is needed, or it does not read this one; the files leave open what
             `hints` could say, or contradict it.
     """
-    folder = Path(folder)
+    folder = named = Path(folder)
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
         folder = folder / "sae"
     layout, said = find(folder, format), hints or FormatHints()
@@ -131,7 +125,7 @@ def load(
         site = _checked(site, card, folder)
     if card.scalings and not scaled:
         sae.rescale(*card.scalings[str(site)])
-    return Loaded(sae.eval().to(device), replace(card, at=site))
+    return TrainedSAE(sae.eval().to(device), replace(card, at=site), named)
 
 
 def _not_finite(sae: SAE) -> str | None:

@@ -13,7 +13,8 @@ from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints
-from saekit.hub.native import Loaded, load
+from saekit.hub.native import load
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
@@ -52,7 +53,7 @@ class Use:
 class Opened(NamedTuple):
     """An SAE and all that running it needs."""
 
-    loaded: Loaded  # the card says all: rules, n_ctx, bos
+    loaded: TrainedSAE  # the card says all: rules, n_ctx, bos
     lm: LanguageModel
     text: Corpus
 
@@ -64,8 +65,8 @@ class Opened(NamedTuple):
 
 def open_sae(
     folder: Path, use: Use | None = None, *, site: str | None = None, scaled: bool = False,
-    prepare: Callable[[Loaded], Loaded] | None = None,
-    place: Callable[[Loaded, LanguageModel], Loaded] | None = None,
+    prepare: Callable[[TrainedSAE], TrainedSAE] | None = None,
+    place: Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None = None,
 ) -> Opened:  # fmt: skip
     """Return an SAE with its language model, a text, and a card that has no gaps.
 
@@ -94,7 +95,7 @@ def open_sae(
 
 
 def model_of(
-    loaded: Loaded, device: str, name: str | None = None, dtype: str | None = None
+    loaded: TrainedSAE, device: str, name: str | None = None, dtype: str | None = None
 ) -> LanguageModel:
     """Return the language model an SAE was trained on, at the precision it was trained at.
 
@@ -133,7 +134,7 @@ def model_of(
     return lm.separated() if made_from.get("separate_documents") else lm
 
 
-def text_of(loaded: Loaded, corpus: str | None) -> Corpus:
+def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:
     """Return a corpus by its name, or the one the SAE was trained on.
 
     Raises:
@@ -147,8 +148,8 @@ def text_of(loaded: Loaded, corpus: str | None) -> Corpus:
 
 
 def complete(
-    loaded: Loaded, lm: LanguageModel, corpus: Corpus, use: Use | None = None
-) -> Loaded:
+    loaded: TrainedSAE, lm: LanguageModel, corpus: Corpus, use: Use | None = None
+) -> TrainedSAE:
     """Return an SAE whose card has all that running it needs; one that has it is left alone.
 
     Which tokens count is decided by saekit's usual rule, with the median norm of the first rows
@@ -193,7 +194,7 @@ def complete(
     provenance = card.provenance | {"filled": filled, "trained_on": said_of(card)["trained_on"]}
     provenance["notes"] = list(dict.fromkeys([*notes_of(card), *notes]))
     model = lm.provenance()
-    return loaded._replace(
+    return replace(loaded, 
         card=replace(found, rules=rules, model=model, provenance=provenance)
     )
 

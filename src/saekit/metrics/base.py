@@ -1,6 +1,7 @@
 """The contract every metric keeps: sums that add, and one formula at the end."""
 
 import abc
+import math
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -38,6 +39,8 @@ class Metric(abc.ABC):
     """
 
     name: ClassVar[str]
+    label: ClassVar[str] = ""  # what it is in words, for lists of scores; "": its name
+    place: ClassVar[int] = 0  # among the headline scores, from 1; 0: after them, by name
     version: ClassVar[int]  # raised when the number for the same input changes
     unit: ClassVar[str]  # "ratio" promises that scaling y and y_hat changes nothing
     better: ClassVar[str]  # "lower", "higher" or "neither"
@@ -73,3 +76,8 @@ def total(values: Tensor) -> Tensor:
 
 
 registry = Registry[Metric]("metric", package)
+
+
+def in_order() -> list[str]:
+    """Return the names of all metrics as a reader wants them: headline scores first."""
+    return sorted(registry.names(), key=lambda n: (registry.get(n).place or math.inf, n))

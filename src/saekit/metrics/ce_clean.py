@@ -24,6 +24,8 @@ class CEClean(Metric):
     """
 
     name: ClassVar[str] = "ce_clean"
+    label: ClassVar[str] = "cross-entropy, clean (nats)"
+    place: ClassVar[int] = 3
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "neither"

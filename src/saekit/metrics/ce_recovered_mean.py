@@ -25,6 +25,8 @@ class CERecoveredMean(Metric):
     """
 
     name: ClassVar[str] = "ce_recovered_mean"
+    label: ClassVar[str] = "recovered, vs mean ablation"
+    place: ClassVar[int] = 7
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "higher"

@@ -25,6 +25,8 @@ class CERecoveredZero(Metric):
     """
 
     name: ClassVar[str] = "ce_recovered_zero"
+    label: ClassVar[str] = "recovered, vs zero ablation"
+    place: ClassVar[int] = 6
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "higher"

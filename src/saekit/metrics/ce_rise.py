@@ -24,6 +24,8 @@ class CERise(Metric):
     """
 
     name: ClassVar[str] = "ce_rise"
+    label: ClassVar[str] = "cross-entropy rise (nats)"
+    place: ClassVar[int] = 5
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "lower"

@@ -24,6 +24,8 @@ class CESpliced(Metric):
     """
 
     name: ClassVar[str] = "ce_spliced"
+    label: ClassVar[str] = "cross-entropy, spliced (nats)"
+    place: ClassVar[int] = 4
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "lower"

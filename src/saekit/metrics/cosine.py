@@ -25,6 +25,7 @@ class Cosine(Metric):
     """
 
     name: ClassVar[str] = "cosine"
+    label: ClassVar[str] = "cosine of prediction and target"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "higher"

@@ -29,6 +29,8 @@ class Dead(Metric):
     """
 
     name: ClassVar[str] = "dead"
+    label: ClassVar[str] = "dead latents (share)"
+    place: ClassVar[int] = 9
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "share of latents"
     better: ClassVar[str] = "lower"

@@ -30,6 +30,7 @@ class Density(Metric):
     """
 
     name: ClassVar[str] = "density"
+    label: ClassVar[str] = "median firing share of live latents"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "share of tokens"
     better: ClassVar[str] = "neither"

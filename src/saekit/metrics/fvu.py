@@ -31,6 +31,8 @@ class FVU(Metric):
     """
 
     name: ClassVar[str] = "fvu"
+    label: ClassVar[str] = "variance unexplained (FVU)"
+    place: ClassVar[int] = 1
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "lower"

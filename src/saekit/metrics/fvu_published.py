@@ -29,6 +29,7 @@ class FVUPublished(Metric):
     """
 
     name: ClassVar[str] = "fvu_published"
+    label: ClassVar[str] = "FVU as published"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "lower"

@@ -24,6 +24,8 @@ class KL(Metric):
     """
 
     name: ClassVar[str] = "kl"
+    label: ClassVar[str] = "KL, clean to spliced (nats)"
+    place: ClassVar[int] = 8
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/token"
     better: ClassVar[str] = "lower"

@@ -24,6 +24,8 @@ class L0(Metric):
     """
 
     name: ClassVar[str] = "l0"
+    label: ClassVar[str] = "latents per token (L0)"
+    place: ClassVar[int] = 2
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "latents/token"
     better: ClassVar[str] = "neither"

@@ -24,6 +24,7 @@ class L1(Metric):
     """
 
     name: ClassVar[str] = "l1"
+    label: ClassVar[str] = "sum of activations per token (L1)"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "act units/token"
     better: ClassVar[str] = "neither"

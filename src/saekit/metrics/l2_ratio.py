@@ -24,6 +24,7 @@ class L2Ratio(Metric):
     """
 
     name: ClassVar[str] = "l2_ratio"
+    label: ClassVar[str] = "norm of prediction over target"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "neither"

@@ -24,6 +24,7 @@ class MSE(Metric):
     """
 
     name: ClassVar[str] = "mse"
+    label: ClassVar[str] = "squared error per dimension (MSE)"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "act units²"
     better: ClassVar[str] = "lower"

@@ -25,6 +25,7 @@ class Shrinkage(Metric):
     """
 
     name: ClassVar[str] = "shrinkage"
+    label: ClassVar[str] = "shrinkage"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "neither"

@@ -97,7 +97,7 @@ class HFModel(LanguageModel):
         return self.d_model
 
     @override
-    def read(
+    def _read(
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         sites: Sequence[Site],
@@ -105,7 +105,7 @@ class HFModel(LanguageModel):
         replace: Mapping[Site, Replace] | None = None,
         grad: bool = False,
     ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
-        wanted = [self.check_site(site) for site in dict.fromkeys(sites)]
+        wanted = list(dict.fromkeys(sites))
         found: dict[Site, Tensor] = {}
 
         def keep(site: Site) -> Visit:
@@ -116,21 +116,21 @@ class HFModel(LanguageModel):
 
             return visit
 
-        visits = [*self._changes(replace), *((s, keep(s)) for s in wanted)]
+        visits = [*self._changes(tokens, replace), *((s, keep(s)) for s in wanted)]
         if wanted:
             with self._hooked(visits, grad), contextlib.suppress(_Stop):
                 self._decoder(**self._inputs(tokens))
         return {site: found[site] for site in wanted}
 
     @override
-    def logits(
+    def _logits(
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         replace: Mapping[Site, Replace] | None = None,
         *,
         grad: bool = False,
     ) -> Float[Tensor, "batch n_ctx vocab"]:
-        with self._hooked(self._changes(replace), grad):
+        with self._hooked(self._changes(tokens, replace), grad):
             return self.module(**self._inputs(tokens)).logits
 
     @override
@@ -139,7 +139,7 @@ class HFModel(LanguageModel):
         tokens: Int[Tensor, "batch n_ctx"],
         replace: Mapping[Site, Replace] | None = None,
     ) -> Float[Tensor, "batch n_ctx d_model"]:
-        with self._hooked(self._changes(replace), grad=False):
+        with self._hooked(self._changes(tokens, replace), grad=False):
             return self._decoder(**self._inputs(tokens)).last_hidden_state
 
     @override
@@ -171,7 +171,7 @@ class HFModel(LanguageModel):
 
     @override
     @torch.no_grad()
-    def generate(
+    def continue_tokens(
         self,
         prompts: Sequence[Sequence[int]],
         n: int,
@@ -194,21 +194,23 @@ class HFModel(LanguageModel):
             raise ConfigError(f"`batch_rows` must be at least 1; got {batch_rows}.")
         eos = self.tokenizer.eos_id
         ends = frozenset(stop if stop is not None else () if eos is None else (eos,))
-        changes = self._changes(replace)
+        replace = self._checked_changes(replace)
 
         def begin() -> Step:
             cache: Any = None
+            start = 0
 
             def step(new: Tensor, keep: Tensor | None) -> Tensor:
-                nonlocal cache
+                nonlocal cache, start
                 if keep is not None:
                     cache.batch_select_indices(keep.to(self.device))
-                with self._hooked(changes, grad=False):
+                with self._hooked(self._changes(new, replace, start), grad=False):
                     out = self.module(
                         input_ids=new.to(self.device), past_key_values=cache, use_cache=True,
                         logits_to_keep=1,
                     )  # fmt: skip
                 cache = out.past_key_values
+                start += new.shape[1]
                 return out.logits[:, -1]
 
             return step
@@ -312,9 +314,11 @@ class HFModel(LanguageModel):
     def _tap(self, site: Site) -> Tap:
         return Tap(self._family.embed, "output") if site == EMBED else self._points[site.point]
 
-    def _changes(self, replace: Mapping[Site, Replace] | None) -> list[tuple[Site, Visit]]:
-        """Return what writes at each site, in the order a pass meets them."""
-        changes = replace or {}
+    def _changes(
+        self, tokens: Tensor, replace: Mapping[Site, Replace] | None, start: int = 0
+    ) -> list[tuple[Site, Visit]]:
+        """Return what writes at each site of a pass, in the order the pass meets them."""
+        changes = self.replacing(tokens, replace, start)
         ordered = sorted((self.check_site(s) for s in changes), key=self._sites.index)
         return [(site, self._change(site, changes[site])) for site in ordered]
 

@@ -9,16 +9,12 @@ from saekit.core.errors import FormatError
 from saekit.core.files import read_object, replace_with
 from saekit.core.result import Result, Score
 from saekit.core.sealed import read_sealed
+from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled, own_file
 from saekit.report.bare_page import escaped as _e
 from saekit.report.payload import curves, latents, to_script
 
-HEADLINE = {
-    "fvu": "FVU", "l0": "L0", "ce_clean": "CE, clean", "ce_spliced": "CE, spliced",
-    "ce_rise": "CE rise", "ce_recovered_zero": "CE recovered (zero)",
-    "ce_recovered_mean": "CE recovered (mean)", "kl": "KL", "dead": "Dead",
-}  # fmt: skip
 ABOUT_INDEX = {
     "density of a latent": "Share of the indexed tokens on which it is on (not 0).",
     "max, mean": "Its activation of largest size, and its mean when on, in the model's own units.",
@@ -70,7 +66,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
         _histogram(run, data["histogram"], core),
         _browser(run, data["latents"]),
         _left_out(manifest, core, index),
-        _definitions(core),
+        _definitions(),
         _provenance(config, manifest, core, index),
     ]
     page = document(_title(run, config), "\n".join(sections), to_script(data))
@@ -188,9 +184,10 @@ def _headline(run: Path, core: Result | None) -> str:
     if core is None:
         body = _missing("There is no evaluation yet.", f"saekit eval {run}")
         return _section("scores", "Scores", body)
-    cards = [_card(HEADLINE[n], core.scores[n]) for n in HEADLINE if n in core.scores]
-    others = {n: s for n, s in core.scores.items() if n not in HEADLINE}
-    rows = [(n, s.text(), s.unit, s.n) for n, s in others.items()]
+    headline = [n for n in in_order() if n in core.scores and metrics.get(n).place]
+    cards = [_card(_label(n), core.scores[n]) for n in headline]
+    others = {n: s for n, s in core.scores.items() if n not in headline}
+    rows = [(_label(n), s.text(), s.unit, s.n) for n, s in others.items()]
     more = _table(("score", "value [95 % interval]", "unit", "blocks"), rows) if rows else ""
     note = f"On held-out text, evaluation {_e(core.name)} version {_e(core.version)}; "
     note += "intervals are 95 %, over documents or blocks of them (dead and density: over latents)."
@@ -198,6 +195,12 @@ def _headline(run: Path, core: Result | None) -> str:
     if more:
         body += f"<details><summary>More scores</summary>{more}</details>"
     return _section("scores", "Scores", body)
+
+
+def _label(name: str) -> str:
+    """Return what a score is in words; its name where no metric has it."""
+    known = name in metrics.names()
+    return (metrics.get(name).label if known else "") or name
 
 
 def _card(name: str, score: Score) -> str:
@@ -285,10 +288,9 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
     return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows)}")
 
 
-def _definitions(core: Result | None) -> str:
+def _definitions() -> str:
     about = {m["name"]: m["about"] for m in metrics.describe()}
-    shown = [*HEADLINE, *(n for n in (core.scores if core else ()) if n not in HEADLINE)]
-    items = {HEADLINE.get(n, n): about[n] for n in shown if n in about} | ABOUT_INDEX
+    items = {_label(n): about[n] for n in in_order()} | ABOUT_INDEX
     listed = "".join(f"<dt>{_e(k)}</dt><dd>{_e(v)}</dd>" for k, v in items.items())
     return _section("definitions", "Definitions", f"<dl>{listed}</dl>")
 

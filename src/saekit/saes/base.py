@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import saekit.saes as package
 from saekit.core.codes import Codes
-from saekit.core.config import Config
+from saekit.core.config import Config, check_known
 from saekit.core.errors import ConfigError
 from saekit.core.processes import ALONE, Mesh
 from saekit.core.registry import Registry
@@ -61,9 +61,34 @@ class Scaling(NamedTuple):
         return moved if self.site_scale is None else moved.mul_(self.site_scale.to(raw))
 
 
+class Unsized:
+    """An architecture with its settings, whose widths the site of a model will give.
+
+    Made by leaving `d_in` out: ``TopK(k=32, expansion=8)``.
+
+    Args:
+        kind: the architecture.
+        settings: its settings, and ``expansion``: latents per dimension of what is read.
+    """
+
+    def __init__(self, kind: "type[SAEConfig]", settings: dict[str, Any]):
+        self.kind, self.settings = kind, settings
+
+    def __repr__(self) -> str:
+        return f"{self.kind.__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings.items())})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known, JSON-ready, for `saekit.training.building.as_run`."""
+        plain = {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.settings.items()}
+        return {"name": self.kind.name, **plain}
+
+
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(Config, abc.ABC):
     """Sizes shared by all architectures.
+
+    Where `d_in` is left out, the widths are those of the site that it will be trained at, and
+    `expansion` may say how many latents there are for each dimension: see `Unsized`.
 
     Args:
         d_in: width of the activations read, at least 1.
@@ -78,6 +103,15 @@ class SAEConfig(Config, abc.ABC):
     d_in: int
     d_out: int
     d_sae: int
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, **settings: Any) -> Any:
+            """Return an `Unsized` where widths are left out."""
+            if settings and "d_in" not in settings:
+                check_known(cls, {k for k in settings if k != "expansion"})
+                return Unsized(cls, settings)
+            return super().__new__(cls, **settings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,5 @@
 """Flags of the command line over a run to start from."""
 
-import json
 from typing import Any
 
 from saekit.core.errors import ConfigError
@@ -48,47 +47,6 @@ def over(raw: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
 
         raw["corpus"] = open_corpus(flags["corpus"]).to_dict()
     return raw
-
-
-def put(raw: dict[str, Any], path: str, value: Any) -> None:
-    """Set ``a.b`` of nested dicts; groups on the way are made where they are missing.
-
-    Raises:
-        ConfigError: something on the way is a value, not a group.
-    """
-    *parents, last = path.split(".")
-    for parent in parents:
-        group = raw.get(parent)
-        if group is not None and not isinstance(group, dict):
-            raise ConfigError(f"`{path}`: `{parent}` is {group!r:.80}, which has no settings.")
-        raw[parent] = dict(group or {})
-        raw = raw[parent]
-    raw[last] = value
-
-
-def short_digest(*parts: Any) -> str:
-    """Return a few characters that tell settings apart, for the name of a folder."""
-    from saekit.core.files import digest
-
-    return digest(json.dumps(part, sort_keys=True) for part in parts)[:6]
-
-
-def k_setting(arch: str, k: float | None) -> list[str]:
-    """Return what `--k` sets: the setting of an architecture that says how many latents are on."""
-    if k is None:
-        return []
-    from saekit.core.config import field_types
-    from saekit.saes.base import registry
-
-    fields = field_types(registry.get(arch))
-    if "inner" in fields:
-        return [s.replace("sae.", "sae.inner.", 1) for s in k_setting("topk", k)]
-    if "k" not in fields:
-        near = "target_l0" if "target_l0" in fields else "l1_coefficient"
-        raise ConfigError(f"`{arch}` keeps no fixed k; set its sparsity with --set sae.{near}=...")
-    if fields["k"] is int and k != int(k):
-        raise ConfigError(f"`k` of `{arch}` must be a whole number; got {k}.")
-    return [f"sae.k={int(k) if fields['k'] is int else k}"]
 
 
 def _without_widths(sae: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from saekit.hub.formats.base import FormatHints
-    from saekit.hub.native import Loaded
     from saekit.hub.opening import Opened, Use
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
 
 
@@ -111,8 +111,8 @@ class SAEOptions(HintOptions):
 
     def open(
         self, folder: Path, *, corpus: str | None = None, site: str | None = None,
-        scaled: bool = False, check: "Callable[[Loaded], None] | None" = None,
-        place: "Callable[[Loaded, LanguageModel], Loaded] | None" = None,
+        scaled: bool = False, check: "Callable[[TrainedSAE], None] | None" = None,
+        place: "Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None" = None,
     ) -> "Opened":  # fmt: skip
         """Return the SAE in a folder with its language model and a text; see `open_sae`.
 
@@ -126,7 +126,7 @@ class SAEOptions(HintOptions):
         """
         from saekit.hub.opening import open_sae
 
-        def prepare(loaded: "Loaded") -> "Loaded":
+        def prepare(loaded: "TrainedSAE") -> "TrainedSAE":
             if check is not None:
                 check(loaded)
             return relocated(loaded, folder, model=self.model, corpus=corpus)
@@ -137,8 +137,8 @@ class SAEOptions(HintOptions):
 
 
 def relocated(
-    loaded: "Loaded", run: Path, *, model: str | None = None, corpus: str | None = None
-) -> "Loaded":
+    loaded: "TrainedSAE", run: Path, *, model: str | None = None, corpus: str | None = None
+) -> "TrainedSAE":
     """Return an SAE whose card names model and text where they are now.
 
     Args:
@@ -158,7 +158,7 @@ def relocated(
     given = {"model": model, "corpus": corpus}
     wanted = {k: card.run[k] for k in given if given[k] is None and k in card.run}
     found = record.found_again(wanted, run, made or {"model": card.model})
-    return loaded._replace(card=replace(card, run=card.run | found))
+    return replace(loaded, card=replace(card, run=card.run | found))
 
 
 def takes(options: type[HintOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from saekit.core.errors import ConfigError
-from saekit.hub.native import Loaded, load
+from saekit.hub.native import load
+from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import parse_site
 from saekit.recipes import get
 from saekit.recipes.mlsae import single_layer
@@ -22,7 +23,7 @@ def singles():
     for site in SITES:
         one = load(trained()[0], site=site)
         pair = dataclasses.replace(one.card.pair, read=(site,), fold=False)
-        found[site] = Loaded(one.sae, dataclasses.replace(one.card, pair=pair, scalings={}))
+        found[site] = TrainedSAE(one.sae, dataclasses.replace(one.card, pair=pair, scalings={}))
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, DataError
 from saekit.hub.card import Card
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.tiny import tiny
 from saekit.saes.relu import ReLU
 from saekit.studies.locality.events import event_entropy
@@ -28,7 +28,7 @@ def world():
         Event(i // 3, i % 3, 1.0, tuple(torch.randint(0, 256, (3 + i,), generator=g).tolist()))
         for i in range(12)
     ]
-    return Loaded(sae, card), lm, events
+    return TrainedSAE(sae, card), lm, events
 
 
 RUN = EventRun(n_ctx=(4, 9), batch_tokens=20)
@@ -69,7 +69,8 @@ def test_other_events_or_weights_are_not_gone_on_with(tmp_path, world):
     other = ReLU(d_in=16, d_out=16, d_sae=24).build(torch.Generator().manual_seed(1))
     with pytest.raises(ConfigError, match="weights"):
         RUN.write(
-            loaded._replace(sae=other), lm, events, tmp_path, source={}, resume=True, shown=False
+            dataclasses.replace(loaded, sae=other), lm, events, tmp_path,
+            source={}, resume=True, shown=False,
         )
     with pytest.raises(DataError, match="no events"):
         RUN.write(loaded, lm, [], tmp_path / "n", source={}, shown=False)

@@ -39,7 +39,7 @@ class Mixing(LanguageModel):
         return D
 
     @override
-    def read(self, tokens, sites, *, replace=None, grad=False):
+    def _read(self, tokens, sites, *, replace=None, grad=False):
         if self.fail_on is not None and (tokens == self.fail_on).any():
             raise RuntimeError("this token is not to be borne")
         with torch.set_grad_enabled(grad):
@@ -59,7 +59,7 @@ class Mixing(LanguageModel):
         return {site: found[site] for site in sites}
 
     @override
-    def logits(self, tokens, replace=None, *, grad=False):
+    def _logits(self, tokens, replace=None, *, grad=False):
         raise NotImplementedError
 
     @override

@@ -121,7 +121,7 @@ class RecordedModel(LanguageModel):
         return self.store.sites[site]
 
     @override
-    def read(
+    def _read(
         self,
         tokens: Tensor,
         sites: Sequence[Site],
@@ -143,7 +143,7 @@ class RecordedModel(LanguageModel):
         _absent("model")
 
     @override
-    def logits(
+    def _logits(
         self, tokens: Tensor, replace: Mapping[Site, Replace] | None = None, *, grad: bool = False
     ) -> Any:
         _absent("model")
@@ -157,7 +157,7 @@ class RecordedModel(LanguageModel):
         _absent("model")
 
     @override
-    def generate(self, prompts: Sequence[Sequence[int]], n: int, **how: Any) -> Any:
+    def continue_tokens(self, prompts: Sequence[Sequence[int]], n: int, **how: Any) -> Any:
         _absent("model")
 
     @override

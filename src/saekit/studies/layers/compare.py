@@ -9,8 +9,8 @@ import torch
 from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 from saekit.data.tokenise import TokenStream
-from saekit.hub.native import Loaded
 from saekit.hub.shared import SharedSAE
+from saekit.hub.trained import TrainedSAE
 from saekit.metrics.base import Batch, Sums, added
 from saekit.metrics.fvu import FVU
 from saekit.metrics.l0 import L0
@@ -21,7 +21,7 @@ from saekit.studies.layers.survey import activations
 
 def compare(
     shared: SharedSAE,
-    singles: Mapping[str, Loaded],
+    singles: Mapping[str, TrainedSAE],
     lm: LanguageModel,
     stream: TokenStream,
     *,
@@ -77,7 +77,7 @@ def compare(
     return Table(columns=columns | _directions(shared, singles) | _training(shared, singles))
 
 
-def _directions(shared: SharedSAE, singles: Mapping[str, Loaded]) -> dict[str, list[Any]]:
+def _directions(shared: SharedSAE, singles: Mapping[str, TrainedSAE]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {"single_in_multi": [], "multi_in_single": [], "single_mmcs": []}
     for site in shared.sites:
         multi = shared.directions(site)
@@ -89,7 +89,7 @@ def _directions(shared: SharedSAE, singles: Mapping[str, Loaded]) -> dict[str, l
     return found | {"multi_mmcs": [own] * len(shared.sites)}
 
 
-def _training(shared: SharedSAE, singles: Mapping[str, Loaded]) -> dict[str, list[Any]]:
+def _training(shared: SharedSAE, singles: Mapping[str, TrainedSAE]) -> dict[str, list[Any]]:
     n_sites = len(shared.card.pair.reads)
     mine = shared.card.tokens / n_sites
     found: dict[str, list[Any]] = {"multi_d_sae": [], "single_d_sae": [], "same_run": []}
@@ -102,7 +102,7 @@ def _training(shared: SharedSAE, singles: Mapping[str, Loaded]) -> dict[str, lis
     return found
 
 
-def _check(shared: SharedSAE, site: str, single: Loaded | None) -> None:
+def _check(shared: SharedSAE, site: str, single: TrainedSAE | None) -> None:
     if single is None:
         raise ConfigError(
             f"There is no SAE of one layer for {site}. Give one for each of "

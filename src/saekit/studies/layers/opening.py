@@ -13,8 +13,8 @@ from saekit.terminal.sae_options import SAEOptions
 
 if TYPE_CHECKING:
     from saekit.data.tokenise import TokenStream
-    from saekit.hub.native import Loaded
     from saekit.hub.shared import SharedSAE
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.studies.layers.lens import Lens
 
@@ -101,14 +101,14 @@ def opened(run: Path, how: How) -> Opened:
     return Opened(shared, lm, stream)
 
 
-def _check_shared(loaded: "Loaded") -> None:
+def _check_shared(loaded: "TrainedSAE") -> None:
     """Refuse what several layers cannot share, before a model is loaded."""
     from saekit.hub.shared import SharedSAE
 
     SharedSAE(*loaded)
 
 
-def _placed(loaded: "Loaded", sites: list[str] | None) -> "Loaded":
+def _placed(loaded: "TrainedSAE", sites: list[str] | None) -> "TrainedSAE":
     """Return an SAE with the layers that the user names, where its files do not say them."""
     from saekit.activations.pairs import Pair
     from saekit.models.sites import UNKNOWN
@@ -116,7 +116,7 @@ def _placed(loaded: "Loaded", sites: list[str] | None) -> "Loaded":
     if UNKNOWN not in loaded.card.pair.sites or not sites:
         return loaded
     pair = Pair(read=tuple(sites), fold=len(sites) > 1)
-    return loaded._replace(card=replace(loaded.card, pair=pair))
+    return replace(loaded, card=replace(loaded.card, pair=pair))
 
 
 def lens_of(path: Path | None, lm: "LanguageModel") -> "Lens | None":

@@ -7,8 +7,8 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.terminal.output import emit
-from saekit.terminal.run_flags import k_setting, put, short_digest
 from saekit.terminal.settings_help import lists
+from saekit.training.building import k_setting, put, short_digest
 
 if TYPE_CHECKING:
     from saekit.core.result import Score

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.analysis.autocorrelation import Curves
     from saekit.core.result import Table
-    from saekit.hub.native import Loaded
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.studies.locality.events.event_entropy import Scored
     from saekit.studies.locality.events.neuronpedia import Record
@@ -154,7 +154,7 @@ def autocorr(
 
 
 def _model(
-    loaded: "Loaded", folder: Path, asked: tuple[int, int, int, float], resume: bool,
+    loaded: "TrainedSAE", folder: Path, asked: tuple[int, int, int, float], resume: bool,
     named: tuple[str, str | None],
 ) -> "LanguageModel":  # fmt: skip
     """Return the model, after all is refused that can be before text is read.
@@ -236,7 +236,7 @@ def _select(
 
 
 def _targets(
-    loaded: "Loaded", lm: "LanguageModel", store: "LatentStore",
+    loaded: "TrainedSAE", lm: "LanguageModel", store: "LatentStore",
     drawn: tuple[list[int], int, int, float, int], how: "tuple[int | None, bool, Path, bool]",
 ) -> "tuple[Scored, Table]":  # fmt: skip
     """Score positions drawn at random where latents are on; return what came of it, in rows too."""

@@ -32,7 +32,7 @@ from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
-    from saekit.hub.native import Loaded
+    from saekit.hub.trained import TrainedSAE
     from saekit.studies.locality.events.candidates import Feature
 
 Latents = Annotated[
@@ -161,7 +161,7 @@ def _check_source(index: Path | None, corpus: str | None, tokens: int) -> None:
 
 
 def _check_latents(
-    about: "dict[int, Feature]", loaded: "Loaded", path: Path | None
+    about: "dict[int, Feature]", loaded: "TrainedSAE", path: Path | None
 ) -> None:
     """Refuse latents of a file that the SAE has not.
 
@@ -302,7 +302,7 @@ def draw_latents(
     return sorted(pool[order[:n]].tolist())
 
 
-def open_index(folder: Path, loaded: "Loaded") -> "LatentStore":
+def open_index(folder: Path, loaded: "TrainedSAE") -> "LatentStore":
     """Return the store of an SAE's codes.
 
     Raises:

@@ -29,7 +29,7 @@ from saekit.studies.locality.commands.options import (
 from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
-    from saekit.hub.native import Loaded
+    from saekit.hub.trained import TrainedSAE
     from saekit.studies.locality.events.event_run import EventRun
     from saekit.studies.locality.events.neuronpedia import Cache, Record
 
@@ -174,7 +174,7 @@ class _Way(NamedTuple):
 
 
 def _score(
-    loaded: "Loaded", named: tuple[str | None, str], records: "list[Record]", run: "EventRun",
+    loaded: "TrainedSAE", named: tuple[str | None, str], records: "list[Record]", run: "EventRun",
     way: _Way,
 ) -> None:  # fmt: skip
     """Score the texts of latents, where their activations are those of the SAE.

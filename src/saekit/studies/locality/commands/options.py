@@ -16,7 +16,7 @@ from saekit.terminal.output import emit
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
     from saekit.data.base import Corpus
-    from saekit.hub.native import Loaded
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.studies.locality.runs.measure import Failure
     from saekit.studies.locality.runs.subjects import Named, Subject
@@ -123,7 +123,7 @@ def layers_of(words: list[str] | None) -> list[int]:
 
 def opened(
     folder: Path, site: list[str] | None, layers: list[str] | None, preset: str | None = None
-) -> "Loaded":
+) -> "TrainedSAE":
     """Return the SAE of a folder, for one of the sites that it reads.
 
     Args:
@@ -162,17 +162,17 @@ def opened(
     return load(folder, site=found[0])
 
 
-def float32_model(loaded: "Loaded", device: str, name: str | None = None) -> "LanguageModel":
+def float32_model(loaded: "TrainedSAE", device: str, name: str | None = None) -> "LanguageModel":
     """Return the model an SAE was trained on, in float32: gradients are not for rounded ones."""
     from saekit.hub.opening import model_of
 
     model = loaded.card.model | {"dtype": "float32"}
-    return model_of(loaded._replace(card=replace(loaded.card, model=model)), device, name)
+    return model_of(replace(loaded, card=replace(loaded.card, model=model)), device, name)
 
 
 def codes_of(
-    loaded: "Loaded", lm: "LanguageModel", text: "tuple[Corpus | str | None, str]", folder: Path,
-    tokens: int, *, sizes: tuple[int, int], shown: bool,
+    loaded: "TrainedSAE", lm: "LanguageModel", text: "tuple[Corpus | str | None, str]",
+    folder: Path, tokens: int, *, sizes: tuple[int, int], shown: bool,
 ) -> "LatentStore":  # fmt: skip
     """Return the codes of whole documents, made in `folder`.
 

@@ -15,7 +15,7 @@ from saekit.core.config import Config
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest, write_json, write_text
 from saekit.data import table_files
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, Tokenizer
 from saekit.models.sites import Site
 from saekit.studies.locality.events import event_files
@@ -63,7 +63,7 @@ class EventRun(Config):
         )
 
     def settings(
-        self, loaded: Loaded, lm: LanguageModel, site: Site, events: Sequence[Event]
+        self, loaded: TrainedSAE, lm: LanguageModel, site: Site, events: Sequence[Event]
     ) -> dict[str, Any]:
         """Return what decides the numbers of a run."""
         weights = loaded.sae.state_dict()
@@ -78,7 +78,7 @@ class EventRun(Config):
 
     def write(  # noqa: PLR0913 - what a run is of, and where it goes
         self,
-        loaded: Loaded,
+        loaded: TrainedSAE,
         lm: LanguageModel,
         events: Sequence[Event],
         out: Path,

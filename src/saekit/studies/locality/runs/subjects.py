@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.formats.base import FormatHints
-from saekit.hub.native import Loaded, load
+from saekit.hub.native import load
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
 from saekit.saes.base import SAE
@@ -58,7 +59,7 @@ def facts(sae: SAE, subject: Subject) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def forgotten(loaded: Loaded) -> tuple[str, ...]:
+def forgotten(loaded: TrainedSAE) -> tuple[str, ...]:
     """Return what the published code leaves out where it encodes with this SAE.
 
     It reads an SAE's matrices and biases alone: it takes no b_dec off the input, which some
@@ -165,7 +166,7 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
     return Opened(loaded.sae, forgotten(loaded))
 
 
-def loaded_layer(chosen: Preset, root: Path, layer: int) -> Loaded:
+def loaded_layer(chosen: Preset, root: Path, layer: int) -> TrainedSAE:
     """Return the SAE of a preset's layer with its card.
 
     Raises:
