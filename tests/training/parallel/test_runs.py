@@ -98,7 +98,7 @@ def test_a_run_of_one_goes_on_on_two(lm, tmp_path, monkeypatch):
 
     settings = dict(SIZES)
     train(world.run(tmp_path, **settings), lm, tmp_path / "whole", shown=False)
-    monkeypatch.setattr(worker.ranks, "world", lambda: worker.ranks.Group())
+    monkeypatch.setattr(worker.processes, "world", lambda: worker.processes.Group())
     monkeypatch.setattr("saekit.training.loop.Training.step", worker.Training.step)
     how = {"folder": str(tmp_path), "out": "cut", "stop": STOP, **settings}
     assert worker.run(None, how) == {"stopped": True}
