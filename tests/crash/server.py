@@ -7,10 +7,13 @@ of operations, their names, the end of what the child printed.
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 KILLED = 77
+SECONDS = 300  # of waiting for one command, which takes less than one; then it counts as stuck
+STUCK = -signal.SIGALRM  # its exit code then
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -94,6 +97,7 @@ def _place(fd):
 
 def in_child(job, out_fd, err):
     """Run a command; never returns."""
+    signal.alarm(SECONDS)
     fd = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1)
     os.dup2(fd, 2)

@@ -7,7 +7,7 @@ import pytest
 
 from saekit.activations.cache.store import SHARDS, Store
 from saekit.models.tiny import save_tiny
-from tests import world
+from tests import share, world
 from tests.activations.cached import assert_same
 from tests.training.in_a_process import done, killed
 from tests.training.test_kill import weights
@@ -15,7 +15,7 @@ from tests.training.test_kill import weights
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork"
 )
-FEW_OR_MANY = [2, pytest.param(20, marks=pytest.mark.slow)]
+FEW_OR_MANY = [2, pytest.param(share.part(20, 4), marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from saekit.core.files import read_json
 from saekit.models.tiny import save_tiny
-from tests import world
+from tests import share, world
 
 SMALL = ["--site", "L1.resid_post", "--d-sae", "256", "--k", "8", "--tokens", "20000"]
 SMALL += ["--epochs", "12", "--dtype", "float32", "--quiet", "--set", "n_ctx=32"]
@@ -84,11 +84,11 @@ def test_twenty_kills_at_random_lose_nothing(tmp_path, verb, buffer_tokens):
             first = time.monotonic() - began  # seconds to the first checkpoint
         time.sleep(0.02)
     assert running.returncode == 0 and first
-    chance, kills, tried = random.Random(buffer_tokens), 0, 0
+    chance, kills, tried, n_kills = random.Random(buffer_tokens), 0, 0, share.part(20, 4)
     marker = "sweep.json" if verb == "sweep" else "run.json"
     folders = [p.relative_to(whole).parent for p in whole.rglob("run.json")]
     assert folders
-    while kills < 20:  # a job that ends before twenty kills is begun again
+    while kills < n_kills:  # a job that ends before them is begun again
         cut, ended, tried = tmp_path / f"cut{tried}", False, tried + 1
         while not ended:
             here = [verb, "--resume", cut, "--quiet"]
@@ -97,7 +97,7 @@ def test_twenty_kills_at_random_lose_nothing(tmp_path, verb, buffer_tokens):
                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
             try:  # some before the first checkpoint, some after a few more
-                wait = chance.uniform(0.2, 1.5) * first if kills < 20 else None
+                wait = chance.uniform(0.2, 1.5) * first if kills < n_kills else None
                 _, err = running.communicate(timeout=wait)
                 assert running.returncode == 0 or "is finished" in err, err
                 ended = True

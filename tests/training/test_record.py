@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from saekit.cli.main import main
+from saekit.cli.train import _cache_folder
 from saekit.core.config import override
 from saekit.core.errors import ConfigError, DataError, FormatError, TrainingError
 from saekit.core.files import read_json, read_tensors, write_json
@@ -18,7 +19,7 @@ from saekit.models.tiny import save_tiny
 from saekit.report.watch import over
 from saekit.training import record, sweep
 from saekit.training.building import default_folder
-from saekit.training.loop import train
+from saekit.training.loop import begun_with_of, train
 from saekit.training.run import Run
 from saekit.training.trainer import Training
 from tests import world
@@ -243,3 +244,33 @@ def test_a_run_file_of_today_begins_another_run(tmp_path):
     record.begin(tmp_path / "run.json", run.to_dict(), {"saekit": "0"})
     raw = record.settings_of(read_json(tmp_path / "run.json"), tmp_path)
     assert Run.from_dict(raw) == run
+
+
+@pytest.mark.parametrize(
+    ("file", "raw", "read", "said"),
+    [
+        ("run.json", {"begun_with": [1]}, lambda f: record.read(f / "run.json"), "begun_with"),
+        ("run.json", {"format_version": 9, "begun_with": [1]},
+         lambda f: record.read(f / "run.json"), "begun_with"),
+        ("manifest.json", [1], record.is_done, "must hold an object"),
+        ("manifest.json", {}, lambda f: begun_with_of(record.Record({}, {}, 0), f), "not a run"),
+        ("manifest.json", {"cache": [1]}, _cache_folder, "not a run"),
+        ("sweep.json", {"runs": {"a": [1]}, "format_version": 1}, sweep.read, "not a sweep"),
+        ("sweep.json", {"runs": {}, "format_version": 1}, sweep.read, "no run"),
+        ("a/manifest.json", {}, sweep.begun_with_of, "not a sweep"),
+        ("a/log.jsonl", {}, lambda f: sweep.summary({"a": world.run(f)}, f), "not the log"),
+    ],
+)  # fmt: skip
+def test_a_hurt_record_is_refused_by_name(tmp_path, file, raw, read, said):
+    for name in ("run.json", "sweep.json"):
+        write_json(tmp_path / name, {})
+    write_json(tmp_path / file, raw)
+    with pytest.raises(FormatError, match=said) as found:
+        read(tmp_path)
+    assert str(tmp_path) in str(found.value)
+
+
+@pytest.mark.parametrize("raw", [{"corpus": {"paths": 3}}, {"corpus": {"parts": [3]}}])
+def test_settings_that_are_none_are_not_looked_for(tmp_path, raw):
+    with pytest.raises(FormatError, match=f"{tmp_path} is damaged"):
+        record.found_again(raw, tmp_path, {})

@@ -67,6 +67,7 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
+    from saekit.core.border import reading
     from saekit.core.files import read_json, write_json
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
@@ -79,9 +80,10 @@ def sweep(
     if resume is not None:
         runs, folder = many.read(resume), resume
         first = next(iter(runs.values()))
-        begun = many.begun_with_of(resume)["model"]
-        revision = pinned(first.revision, begun)
-        lm = load(first.model, revision=revision, dtype=begun["dtype"], device=device)
+        begun = many.begun_with_of(resume)
+        with reading(resume, "a sweep"):
+            named = (pinned(first.revision, begun["model"]), begun["model"]["dtype"])
+        lm = load(first.model, revision=named[0], dtype=named[1], device=device)
     else:
         points = combinations(vary or [])
         building.check_flags(arch or "topk", tokens, epochs)

@@ -231,15 +231,17 @@ def _resumed(
 
 def _cache_folder(folder: Path) -> Path | None:
     """Return the cache of activations that a run reads, None where it reads none."""
-    from saekit.core.files import read_json
+    from saekit.core.border import reading
+    from saekit.core.files import read_object
     from saekit.training import record
     from saekit.training.loop import RUN
 
     manifest = folder / record.MANIFEST
     noted = record.read(folder / RUN).begun_with.get("cache_folder")
-    old = (read_json(manifest).get("cache") or {}).get("folder") if manifest.exists() else None
-    where = noted or old
-    return None if where is None else Path(where)
+    with reading(folder, "a run"):
+        told = read_object(manifest) if manifest.exists() else {}
+        where = noted or (told.get("cache") or {}).get("folder")
+        return None if where is None else Path(where)
 
 
 def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:

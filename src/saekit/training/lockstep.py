@@ -149,6 +149,8 @@ class _Group:
         self._blocks = 0
         if state is not None:
             self.broken, self._blocks = dict(state.values["broken"]), state.step
+            # A writer that was killed between a checkpoint and this had no time for it.
+            checkpoint.drop_old(out / "checkpoints", state.step)
             for key, shuffle in self._shuffles.items():
                 shuffle.load(state.tensors[key], state.values["streams"][key])
         self.views: dict[str, View] = {}

@@ -290,6 +290,7 @@ def _compared(run: Run, model: LanguageModel, out: Path) -> Record:
     return found
 
 
+@bordered("a run")
 def begun_with_of(found: Record, out: Path) -> dict[str, Any]:
     """Return what a run was begun with; of an early version's, what its manifest says.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core import lock, provenance
+from saekit.core.border import reading
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError
 from saekit.core.files import digest, read_json, read_object, write_json
@@ -61,10 +62,16 @@ def read(path: Path) -> Record:
     Raises:
         FormatError: there is none, or a later version of saekit wrote it.
     """
-    raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise FormatError(f"{path} must hold an object; it holds {type(raw).__name__}.")
-    return Record(settings_of(raw, path), raw.get(BEGUN_KEY) or {}, raw.get(VERSION_KEY, 0))
+    raw = read_object(path)
+    settings, begun = settings_of(raw, path), _begun_of(raw, path)
+    return Record(settings, begun, raw.get(VERSION_KEY, 0))
+
+
+def _begun_of(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    begun = raw.get(BEGUN_KEY) or {}
+    if not isinstance(begun, dict):
+        raise FormatError(f"`{BEGUN_KEY}` of {path} must be an object; got {begun!r:.80}.")
+    return begun
 
 
 def settings_of(raw: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def settings_of(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     version = raw.get(VERSION_KEY, 0)
     if not isinstance(version, int) or version > VERSION:
-        by = (raw.get(BEGUN_KEY) or {}).get("saekit", "a later one")
+        by = _begun_of(raw, path).get("saekit", "a later one")
         raise FormatError(
             f"{path} has format_version {version!r} and was written by saekit {by}; this saekit "
             f"reads up to {VERSION}. Upgrade saekit."
@@ -185,13 +192,15 @@ def found_again(raw: dict[str, Any], out: Path, made: Mapping[str, Any]) -> dict
         made: what the run was begun with, which says where; may be empty.
 
     Raises:
-        FormatError: a folder or a file is nowhere to be found; says what was where.
+        FormatError: a folder or a file is nowhere to be found, and says what was where; or the
+            settings are none.
     """
-    if isinstance(raw.get("model"), str) and _is_place(raw["model"], made):
-        raw = raw | {"model": _place(raw["model"], out, made, "model")}
-    if isinstance(raw.get("corpus"), dict):
-        raw = raw | {"corpus": _corpus_found(raw["corpus"], out, made)}
-    return raw
+    with reading(out, "a run"):
+        if isinstance(raw.get("model"), str) and _is_place(raw["model"], made):
+            raw = raw | {"model": _place(raw["model"], out, made, "model")}
+        if isinstance(raw.get("corpus"), dict):
+            raw = raw | {"corpus": _corpus_found(raw["corpus"], out, made)}
+        return raw
 
 
 def _corpus_found(raw: dict[str, Any], out: Path, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,4 +273,4 @@ def status(out: Path) -> str:
 
 def is_done(out: Path) -> bool:
     """Return whether the run in a folder ended well."""
-    return (out / MANIFEST).exists() and read_json(out / MANIFEST)["status"] == DONE
+    return (out / MANIFEST).exists() and read_object(out / MANIFEST).get("status") == DONE

@@ -13,7 +13,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.shared import Shared
 from saekit.activations.shuffle import Resident
 from saekit.core import machine
-from saekit.core.border import inside, reading
+from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError, TrainingError
 from saekit.core.files import read_json, read_json_lines
 from saekit.core.lock import claimed
@@ -137,8 +137,10 @@ def summary(runs: Mapping[str, Run], out: Path) -> list[dict[str, Any]]:
     rows = []
     for name in runs:
         path = out / name / "log.jsonl"
-        steps = [r for r in read_json_lines(path) if r["kind"] == "step"] if path.exists() else []
-        last = {k: steps[-1][k] for k in ("fvu", "l0", "dead", "tokens")} if steps else {}
+        log = read_json_lines(path) if path.exists() else []
+        with reading(path, "the log of a run"):
+            steps = [r for r in log if r["kind"] == "step"]
+            last = {k: steps[-1][k] for k in ("fvu", "l0", "dead", "tokens")} if steps else {}
         begun = (out / name / record.MANIFEST).exists()
         status = record.status(out / name) if begun else "not begun"
         rows.append({"name": name, "status": status, **last})
@@ -154,7 +156,9 @@ def read(out: Path) -> dict[str, Run]:
     made = begun_with_of(out)
     with reading(out / SWEEP, "a sweep"):
         runs = _recorded(out).settings["runs"]
-        found = {inside(out, name).name: settings for name, settings in runs.items()}
+        found = {inside(out, name).name: dict(settings) for name, settings in runs.items()}
+    if not found:
+        raise FormatError(f"The sweep in {out} has no run: `runs` in {SWEEP} is empty.")
     return {k: Run.from_dict(record.found_again(v, out, made)) for k, v in found.items()}
 
 
@@ -164,6 +168,7 @@ def _recorded(out: Path) -> Record:
     return record.read(out / SWEEP)
 
 
+@bordered("a sweep")
 def begun_with_of(out: Path) -> dict[str, Any]:
     """Return what a sweep was begun with; of an early version's, what the first manifest says.
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule
 from saekit.core.errors import ConfigError, DataError, FormatError, ShapeError
+from saekit.data.arrow import open_arrow, read_arrow
 from saekit.models.tiny import tiny
 from tests import world
 from tests.activations.cached import SITES, made, spec
@@ -121,6 +123,17 @@ def test_float16_is_refused_where_it_overflows(lm, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="does not fit float16"):
         export_arrow(store, tmp_path / "a", next(iter(store.sites)), dtype="float16", shown=False)
     assert not (tmp_path / "a").exists()
+
+
+def test_offsets_of_lists_that_run_backwards_are_refused(arrow):
+    """Arrow takes them as they are: rows come in another order, or from outside the file."""
+    table = open_arrow(arrow)
+    ends = np.arange(1, 4, dtype=np.int32) * table.width
+    data = table.files[0].read_bytes()
+    assert ends.tobytes() in data
+    table.files[0].write_bytes(data.replace(ends.tobytes(), ends[[1, 0, 2]].tobytes(), 1))
+    with pytest.raises(FormatError, match=rf"{table.files[0].name} is damaged.*offset"):
+        list(read_arrow(table))
 
 
 def test_a_folder_that_exists_is_not_written_to(store, arrow):

@@ -170,7 +170,10 @@ def read(stem: Path) -> Published:
         arrays = read_npz(held)
     else:
         arrays = {n: t.numpy() for n, t in read_tensors(held).items()}
-    return Published(raw["kind"], raw["generation"], arrays, raw["info"], tuple(raw["notes"]))
+    found = Published(raw["kind"], raw["generation"], arrays, raw["info"], tuple(raw["notes"]))
+    if "group" in arrays:
+        groups(found)  # what its windows lack is said here, where the file is known
+    return found
 
 
 def groups(result: Published) -> list[Group]:
