@@ -201,8 +201,8 @@ def test_eval_and_index_take_what_their_messages_ask_for(models, tmp_path, capsy
 
 def test_convert_takes_a_word_on_bos(tmp_path, capsys):
     files.sparsify(tmp_path / "layers.1")
-    words = ["convert", tmp_path / "layers.1", tmp_path / "out", "--format", "sae_lens", "--bos"]
-    code, out, err = call(capsys, *words)
+    words = ["convert", tmp_path / "layers.1", "--out", tmp_path / "out", "--format", "sae_lens"]
+    code, out, err = call(capsys, *words, "--bos")
     assert code == 0 and "bos" not in out.partition("unknown")[2].splitlines()[0], err
     raw = json.loads((tmp_path / "out" / "cfg.json").read_text())
     assert raw["metadata"]["prepend_bos"] is True

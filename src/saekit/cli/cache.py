@@ -7,6 +7,7 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.terminal.output import emit
+from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
@@ -27,7 +28,14 @@ Settings = Annotated[
 Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]
 
 
-@app.command("write", cls=lists("saekit.activations.cache.caching:Caching"))
+@app.command(
+    "write",
+    cls=goes_on(
+        lists("saekit.activations.cache.caching:Caching"),
+        resume=("repair", "tokens", "device", "quiet", "as_json"),
+        repair=("resume", "device", "quiet", "as_json"),
+    ),
+)
 def write(
     model: Annotated[
         str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
@@ -55,10 +63,16 @@ def write(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the cache in this folder, to --tokens; other flags unused."),
+        typer.Option(
+            metavar="CACHE",
+            help="Go on with the cache in this folder, as it was begun, to --tokens.",
+        ),
     ] = None,
     repair: Annotated[
-        Path | None, typer.Option(help="Write again what is damaged in this folder, only that.")
+        Path | None,
+        typer.Option(
+            metavar="CACHE", help="Write again what is damaged in this folder, only that."
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Annotated[

@@ -1,6 +1,5 @@
 """`saekit convert`: an SAE from one format to another."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from saekit.terminal.sae_options import HintOptions, takes
 @takes(HintOptions)
 def convert(
     source: Annotated[Path, typer.Argument(help="Folder with the SAE.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
     to: Annotated[
         str, typer.Option("--format", help="Format to write (see: saekit list formats).")
     ] = "saekit",
@@ -25,7 +24,7 @@ def convert(
 ) -> None:
     """Read an SAE of any known format and write it in another, so that it does the same.
 
-    Example: saekit convert gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 sae
+    Example: saekit convert gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out sae
     """
     from saekit.core.errors import ConfigError
     from saekit.hub.formats.base import registry
@@ -34,10 +33,8 @@ def convert(
     written = registry.get(to)()
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise ConfigError(f"{out} is not empty. Name another folder, or add --overwrite.")
-    read, card = load(source, scaled=True, format=sae.from_, hints=sae.hints())
-    if sae.bos is not None:
-        gaps = [gap for gap in card.provenance.get("unknown", []) if gap != "bos"]
-        card = replace(card, bos=sae.bos, provenance=card.provenance | {"unknown": gaps})
+    loaded = load(source, scaled=True, format=sae.from_, hints=sae.hints())
+    read, card = sae.answered(loaded)
     scaled = any(not one.changes_nothing for both in card.scalings.values() for one in both)
     if scaled and to != "saekit":
         raise ConfigError(

@@ -28,6 +28,7 @@ from saekit.core.lock import newest
 from saekit.core.registry import studies
 from saekit.core.text import printable
 from saekit.terminal.requirements import check_first
+from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
 
 EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
@@ -65,8 +66,11 @@ def _root(
 
 
 app.command("demo")(demo)
-app.command("train", cls=lists("saekit.training.run:Run"))(train)
-app.command("sweep", cls=lists("saekit.training.run:Run"))(sweep)
+_runs, _said = lists("saekit.training.run:Run"), ("device", "quiet", "as_json")
+app.command(
+    "train", cls=goes_on(_runs, resume=("cache", "settings", "latent_shards", *_said))
+)(train)  # fmt: skip
+app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep)
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("report")(report)

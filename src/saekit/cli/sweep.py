@@ -47,7 +47,8 @@ def sweep(
     config: one.ConfigFile = None,
     recipe: one.Recipe = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the sweep in this folder; other flags unused.")
+        Path | None,
+        typer.Option(metavar="SWEEP", help="Go on with the sweep in this folder, as it was begun."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to make. [runs/sweep-MODEL-DIGEST]")

@@ -112,7 +112,8 @@ def train(
     recipe: Recipe = None,
     cache: Cache = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
     ] = None,
     out: Annotated[
         Path | None,

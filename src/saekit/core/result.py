@@ -174,10 +174,15 @@ class Result:
 
 
 def score_lines(scores: dict[str, Score]) -> list[str]:
-    """Return a line a score: what it is, its value and its 95 % interval."""
+    """Return a line a score: what it is, its value and its 95 % interval, or why there is none."""
     labels = {name: score.label or name for name, score in scores.items()}
     width = max(map(len, labels.values()), default=0)
-    return [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
+    lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
+    without: dict[str, list[str]] = {}
+    for name, score in scores.items():
+        if score.value is not None and score.low is None and score.reason:
+            without.setdefault(score.reason, []).append(name)
+    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
 
 
 def _check_kinds(record: Any) -> None:

@@ -225,7 +225,7 @@ class Browser {
     const total = this.data.id.length.toLocaleString("en");
     const { sort: sorted, dir } = this.sorting();
     let said = `${found.length.toLocaleString("en")} of ${total} latents`;
-    if (sorted === "relevance") said += ", those that fire most on the text first";
+    if (sorted === "relevance" && found.length > 1) said += ", those that fire most on the text first";
     if (this.state.latent !== "" && at < 0) {
       said += opened < 0 ? `; there is no latent ${this.state.latent}`
         : `; latent ${this.state.latent} is not among them`;
@@ -261,7 +261,7 @@ class Browser {
   }
 
   chip(number) {
-    return element("span", { class: "chip" }, visible(this.data.strings[number]));
+    return element("span", { class: "chip" }, visible(this.data.strings[number]) || "·");
   }
 
   toggle(row, i) {
@@ -289,12 +289,14 @@ class Browser {
     box.append(logits, this.histogram(i));
     if (!contexts[i].length) box.append(element("p", {}, "No context: it never fired."));
     for (const context of contexts[i]) box.append(this.context(context, max[i], readout));
-    if (spread[i].length) {
+    const known = new Set(contexts[i].map((one) => JSON.stringify(one)));
+    // Of a latent that is rarely on, the strongest are all that there are.
+    if (spread[i].some((one) => !known.has(JSON.stringify(one)))) {
       const note = "From its whole range, one of each part of equal width: the strongest contexts "
         + "alone flatter a latent.";
       box.append(element("p", { class: "heading" }, note));
+      for (const context of spread[i]) box.append(this.context(context, max[i], readout));
     }
-    for (const context of spread[i]) box.append(this.context(context, max[i], readout));
     return box;
   }
 
@@ -312,6 +314,7 @@ class Browser {
       const bar = shape("rect", { x: 10 * j, y: height - tall, width: 9, height: tall, class: "bar" }, svg);
       shape("title", {}, bar, `${n.toLocaleString("en")} tokens in part ${j + 1} of ${counts.length}`);
     });
+    shape("line", { x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5, class: "axis" }, svg);
     box.append(element("small", {}, " activations by size, 0 to ", readable(this.data.max[i]),
       " (square root of counts)"));
     return box;

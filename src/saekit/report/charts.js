@@ -18,14 +18,15 @@ function readable(value) {
   if (size >= 1e9) return +(value / 1e9).toPrecision(3) + "G";
   if (size >= 1e6) return +(value / 1e6).toPrecision(3) + "M";
   if (size >= 1e4) return +(value / 1e3).toPrecision(3) + "k";
-  if (size > 0 && size < 1e-3) return value.toExponential(1).replace("e-", "e−");
-  return String(+value.toPrecision(3));
+  if (size > 0 && size < 1e-3) return value.toExponential(1).replace(/-/g, "−");
+  return String(+value.toPrecision(3)).replace(/-/g, "−");
 }
 
 function ticks(low, high, n) {
   const rough = (high - low) / n;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
+  const off = (s) => Math.abs(Math.log(s / rough));  // the next larger may leave a single tick
+  const step = [1, 2, 5, 10].map((m) => m * power).reduce((a, b) => (off(b) < off(a) ? b : a));
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) {
     found.push(+(i * step).toPrecision(12));
@@ -79,9 +80,13 @@ function lineChart(host, title, xs, series, xLabel) {
   if (low > 0 && low < high / 3) low = 0;
   if (low === high) { low = Math.min(0, low); high = high > low ? high * 1.1 : low + 1; }
   const last = xs.length - 1;
-  const at = (i) => series
-    .map((s) => (series.length > 1 ? s.name + " " : "") + readable(s.values[i])).join(", ");
-  const rest = () => { readout.textContent = "last: " + at(last); };
+  const at = (i) => series.map((s, number) => {  // in the colour of its line
+    const said = document.createElement("span");
+    if (series.length > 1) said.className = `ink-${number % 4}`;
+    said.textContent = (series.length > 1 ? s.name + " " : "") + readable(s.values[i]);
+    return said;
+  }).flatMap((said, number) => (number ? [", ", said] : [said]));
+  const rest = () => readout.replaceChildren("last: ", ...at(last));
   const draw = () => {
     plot.replaceChildren();
     const from = xs.length > 1 ? xs[0] : 0;
@@ -108,7 +113,7 @@ function lineChart(host, title, xs, series, xLabel) {
       cursor.setAttribute("x1", x(xs[best]));
       cursor.setAttribute("x2", x(xs[best]));
       cursor.classList.add("on");
-      readout.textContent = `${at(best)} at ${readable(xs[best])} tokens`;
+      readout.replaceChildren(...at(best), ` at ${readable(xs[best])} tokens`);
     });
     svg.addEventListener("pointerleave", () => { cursor.classList.remove("on"); rest(); });
   };

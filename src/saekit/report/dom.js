@@ -12,5 +12,6 @@ function element(tag, attributes = {}, ...children) {
 
 // What a reader sees of a token; an empty one is the rest of a character before it.
 function visible(token) {
-  return token.replace(/\r/g, "␍").replace(/\n/g, "↵").replace(/\t/g, "⇥");
+  const escaped = (c) => "\\x" + c.charCodeAt(0).toString(16).padStart(2, "0");
+  return token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/[\x00-\x1f\x7f]/g, escaped);
 }

@@ -1,6 +1,7 @@
 """One HTML file of a run: what it gave, how, and what each latent does."""
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ def _facts(run: Path, config: Mapping[str, Any]) -> dict[str, str]:
     facts = {"model": config.get("model"), "site": site, "architecture": sae.get("name")}
     facts |= {"latents": _count(sae.get("d_sae"))}
     facts |= {"training tokens": _count(config.get("tokens"))}
+    if config.get("epochs") not in (None, 1):
+        facts |= {"epochs of these": _count(config.get("epochs"))}
     return {k: str(v) for k, v in facts.items() if v} or {"run": run.resolve().name}
 
 
@@ -142,7 +145,8 @@ def _title(run: Path, config: Mapping[str, Any]) -> str:
 def _head(run: Path, config: Mapping[str, Any], core: Result | None) -> str:
     facts = _facts(run, config)
     listed = "".join(f"<span><b>{_e(k)}</b> {_e(v)}</span>" for k, v in facts.items())
-    measured = f" Measured {_e(core.provenance.get('time', ''))}." if core else ""
+    when = _moment(core.provenance.get("time")) if core else ""
+    measured = f" Measured {_e(when)}." if when else ""
     return (
         f'<header><h1>{_e(_title(run, config))}</h1><p class="facts">{listed}</p>'
         f"<p>A sparse autoencoder and what it found.{measured}</p>"
@@ -150,6 +154,14 @@ def _head(run: Path, config: Mapping[str, Any], core: Result | None) -> str:
         '<a href="#densities">Densities</a> <a href="#latents">Latents</a> '
         '<a href="#definitions">Definitions</a> <a href="#provenance">Provenance</a></nav></header>'
     )
+
+
+def _moment(said: object) -> str:
+    """Return a time as people write it; what a file has in its place, as it is."""
+    try:
+        return f"{datetime.fromisoformat(str(said)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return "" if said is None else str(said)
 
 
 def _section(name: str, title: str, body: str) -> str:
@@ -192,6 +204,8 @@ def _headline(run: Path, core: Result | None) -> str:
     note = f"On held-out text, evaluation {_e(core.name)} version {_e(core.version)}; "
     note += "intervals are 95 %, over documents or blocks of them (dead and density: over latents)."
     body = f'<p>{note}</p><div class="cards">{"".join(cards)}</div>'
+    if reasons := _without(core):
+        body += f"<p><small>{'<br>'.join(map(_e, reasons))}</small></p>"
     if more:
         body += f"<details><summary>More scores</summary>{more}</details>"
     return _section("scores", "Scores", body)
@@ -201,6 +215,15 @@ def _label(name: str) -> str:
     """Return what a score is in words; its name where no metric has it."""
     known = name in metrics.names()
     return (metrics.get(name).label if known else "") or name
+
+
+def _without(core: Result) -> list[str]:
+    """Return why scores have no interval, each reason once with the scores that it is of."""
+    found: dict[str, list[str]] = {}
+    for name, score in core.scores.items():
+        if score.value is not None and score.low is None and score.reason:
+            found.setdefault(score.reason, []).append(_label(name).replace(",", ""))
+    return [f"{', '.join(names)}: {why}." for why, names in found.items()]
 
 
 def _card(name: str, score: Score) -> str:
@@ -285,7 +308,7 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
     )  # fmt: skip
     note = "Special tokens, and tokens whose activation is far longer than the median, are left "
     note += "out of training, scores and index alike."
-    return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows)}")
+    return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows, 'counts')}")
 
 
 def _definitions() -> str:
@@ -327,10 +350,11 @@ def _flat(value: Any, at: str = "") -> list[tuple[str, object]]:
     return [(at, "null" if value is None else value)]
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table of text."""
+def _table(head: Iterable[str], rows: Iterable[Iterable[object]], kind: str = "") -> str:
+    """Return a table of text, of a class of the style."""
     top = "".join(f"<th>{_e(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{_e(c)}</td>" for c in row) + "</tr>" for row in rows)
     return (
-        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<div class="{f"wide {kind}".strip()}"><table><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )

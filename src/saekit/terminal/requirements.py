@@ -10,7 +10,10 @@ from saekit.core.writable import check_writable
 # Commands that make a folder, and where when none is named.
 _FOLDERS = {
     "train": "runs", "sweep": "runs", "demo": "demo", "cache write": "caches", "index": None,
-    "cache import": None,
+    "cache import": None, "cache export": None, "convert": None, "layers merge": None,
+    "truth make": "truths", "truth train": "runs", "locality convert": None,
+    "locality release": None, "locality depth": None, "locality context": None,
+    "locality dataset": None, "locality levels": None,
 }  # fmt: skip
 _BESIDE_RUN = ("eval", "index", "report")  # write into the folder that they are given
 # Libraries that a command needs at its end, and the extra that brings each.

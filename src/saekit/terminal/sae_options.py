@@ -61,6 +61,32 @@ class HintOptions:
             input_scale=self.input_scale or 0.0,
         )  # fmt: skip
 
+    def read_from(
+        self, folder: Path, *, site: str | None = None, scaled: bool = False,
+        corpus: str | None = None,
+    ) -> "TrainedSAE":  # fmt: skip
+        """Return the SAE in a folder, gaps filled and BOS as asked, its model and text found.
+
+        Args:
+            folder: of a run, or of an SAE in any format.
+            site: whose activations it will be given.
+            scaled: the weights as trained, for all sites that share it.
+            corpus: text by name, so that that of training is not looked for; "": none is read.
+        """
+        from saekit.hub.native import load
+
+        loaded = load(folder, site=site, scaled=scaled, format=self.from_, hints=self.hints())
+        return relocated(self.answered(loaded), folder, model=self.model, corpus=corpus)
+
+    def answered(self, loaded: "TrainedSAE") -> "TrainedSAE":
+        """Return an SAE whose card says of BOS what the user does, where he says something."""
+        if self.bos is None:
+            return loaded
+        said = loaded.card.provenance
+        gaps = [gap for gap in said.get("unknown", []) if gap != "bos"]
+        card = replace(loaded.card, bos=self.bos, provenance=said | {"unknown": gaps})
+        return replace(loaded, card=card)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SAEOptions(HintOptions):
@@ -184,7 +210,7 @@ def takes(options: type[HintOptions]) -> Callable[[Callable[..., None]], Callabl
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
+            given = {name: values.pop(name) for name in names if name in values}
             command(**values, sae=options(**given))
 
         # typer reads both; `wraps` would show it those of the command as it is written.

@@ -96,8 +96,8 @@ def test_train_and_publish(place, capsys, tmp_path):
              *SAME]  # fmt: skip
     code, _, err = call(capsys, *words)
     assert code == 0, err
-    words = ["convert", tmp_path / "run", tmp_path / "mlsae", "--format", "mlsae", "--json"]
-    code, _, err = call(capsys, *words)
+    words = ["convert", tmp_path / "run", "--out", tmp_path / "mlsae", "--format", "mlsae"]
+    code, _, err = call(capsys, *words, "--json")
     assert code == 0, err
     ours = saekit.load(tmp_path / "run", scaled=True).sae
     theirs = saekit.load(tmp_path / "mlsae").sae
@@ -117,7 +117,8 @@ def test_what_the_layout_cannot_hold_is_refused(place, capsys, tmp_path):
              "--tokens", 3000, "--set", "n_ctx=32", "--set", "batch_tokens=128",
              "--set", "buffer_tokens=512", "--out", tmp_path / "run", *SAME]  # fmt: skip
     assert call(capsys, *words)[0] == 0
-    code, _, err = call(capsys, "convert", tmp_path / "run", tmp_path / "out", "--format", "mlsae")
+    words = ["convert", tmp_path / "run", "--out", tmp_path / "out", "--format", "mlsae"]
+    code, _, err = call(capsys, *words)
     assert code == 2 and "--format saekit" in err and not (tmp_path / "out").exists()
 
 

@@ -166,8 +166,8 @@ def test_geometry_of_events(run, events, capsys, tmp_path):
     answer = {"index": mine, "topkCosSimIndices": [mine, other],
               "topkCosSimValues": [1.0, cosine + 0.25]}  # fmt: skip
     (tmp_path / f"{mine}.json").write_text(json.dumps(answer))
-    words = ["--sae", run, "--permutations", 50, "--k", 2, "--anchors", 3, "--least-events", 1,
-             "--neuronpedia", tmp_path]  # fmt: skip
+    words = ["--sae", run, "--permutations", 50, "--neighbours", 2, "--anchors", 3,
+             "--least-events", 1, "--neuronpedia", tmp_path]  # fmt: skip
     code, line, err = call(capsys, "locality", "geometry", events, *words, "--quiet", "--json")
     assert code == 0, err
     record = json.loads(line)
@@ -288,7 +288,7 @@ def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     jobs = {
         "events": [run, *EVENTS, "--max-density", 1, "--no-figures"],
-        "geometry": ["EVENTS", "--sae", run, "--k", 2, "--anchors", 3, "--least-events", 1,
+        "geometry": ["EVENTS", "--sae", run, "--neighbours", 2, "--anchors", 3, "--least-events", 1,
                      "--permutations", 20, "--no-figures"],
         "sparsity": [run, "--pairs", 20],
         "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
@@ -322,7 +322,7 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
     pytest.importorskip("pyarrow")
     jobs = {
         "events": [run, *EVENTS, "--max-density", 1],
-        "geometry": [tmp_path / "events", "--sae", run, "--k", 2, "--least-events", 1,
+        "geometry": [tmp_path / "events", "--sae", run, "--neighbours", 2, "--least-events", 1,
                      "--permutations", 20, "--no-figures"],
         "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
                      "--top", 2, "--targets", 2, "--n-ctx", 8],
@@ -332,8 +332,8 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
         words = [*words, "--out", tmp_path / name, "--format", kind, "--quiet"]
         code, _, err = call(capsys, "locality", name, *words)
         assert code == 0, err
-        words = [tmp_path / name, root, "--preset", "mine", "--timestamp", "t", "--json"]
-        code, line, err = call(capsys, "locality", "release", *words)
+        words = [tmp_path / name, "--out", root, "--preset", "mine", "--timestamp", "t"]
+        code, line, err = call(capsys, "locality", "release", *words, "--json")
         assert code == 0, err
         made[name] = [Path(f) for f in json.loads(line)["files"]]
         assert all(f.is_file() and f.suffix not in (".pt", ".parquet") for f in made[name])
@@ -361,7 +361,7 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
     assert {f.name for f in (root / "feature_activation_autocorr/t").iterdir()} >= {
         "fineweb_corpus_meta.json", "autocorr_curves.csv", "activation_traces.npz", "figures"
     }  # fmt: skip
-    code, _, err = call(capsys, "locality", "release", run, root, "--preset", "x")
+    code, _, err = call(capsys, "locality", "release", run, "--out", root, "--preset", "x")
     assert code == 1 and "no result.json" in err
 
 
@@ -385,8 +385,8 @@ def test_levels_are_entropies_over_the_vocabulary(run, capsys, tmp_path):
     rare = store.counts.numpy() < 20
     assert np.array_equal(np.isnan(found.arrays["layer_1_H_vocab"]), rare)
     assert len(rows(tmp_path / "o/feature_level_entropies.csv")) == 64
-    code, line, err = call(capsys, "locality", "release", tmp_path / "o", tmp_path / "data",
-                           "--preset", "mine", "--figures", "--json")  # fmt: skip
+    words = ["locality", "release", tmp_path / "o", "--out", tmp_path / "data", "--figures"]
+    code, line, err = call(capsys, *words, "--preset", "mine", "--json")
     assert code == 0, err  # there are no figures to draw, which is no failure
     assert (tmp_path / "data/mine/feature_level_entropies.json").is_file()
 
@@ -438,7 +438,7 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         for i, t in enumerate(texts)
     ], "topkCosSimIndices": [7, 9], "topkCosSimValues": [1.0, 0.5]}  # fmt: skip
     (place / "7.json").write_text(json.dumps(answer))
-    base = ["locality", "neuronpedia", tmp_path / "np", "--model", "m", "--sae-id", "s"]
+    base = ["locality", "neuronpedia", tmp_path / "np", "--model-id", "m", "--sae-id", "s"]
     code, line, _ = call(capsys, *base, "--json")
     assert code == 0 and json.loads(line)["latents"] == [7]
     code, _, err = call(capsys, *base, "--latents", "8")
@@ -485,13 +485,13 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["autocorr", "RUN", "--documents", "0", "--top", "9999", "--n-ctx", "8"], 2,
          "--top"),
         (["autocorr", "RUN", "--n-ctx", "1"], 2, "`n_ctx` must be at least 2"),
-        (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s", "--browse", "2", "--d-sae", "0"],
-         2, "--d-sae 0"),
+        (["neuronpedia", "RUN", "--model-id", "m", "--sae-id", "s", "--browse", "2",
+          "--d-sae", "0"], 2, "--d-sae 0"),
         (["autocorr", "RUN", "--split", "half", "--n-ctx", "8"], 2, "--split"),
         (["sparsity", "RUN/eval"], 1, "manifest.json"),
         (["sparsity", "RUN", "--by", "size", "--no-strings"], 2, "by"),
-        (["neuronpedia", "RUN", "--model", "..", "--sae-id", "s"], 2, "name of Neuronpedia"),
-        (["neuronpedia", "RUN", "--model", "m", "--sae-id", "s"], 2, "--latents"),
+        (["neuronpedia", "RUN", "--model-id", "..", "--sae-id", "s"], 2, "name of Neuronpedia"),
+        (["neuronpedia", "RUN", "--model-id", "m", "--sae-id", "s"], 2, "--latents"),
     ],
 )
 def test_refusals_are_plain(run, events, capsys, words, code, said):

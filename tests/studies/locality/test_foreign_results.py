@@ -141,7 +141,7 @@ def test_a_lying_archive_is_named_and_the_rest_converted(tmp_path, capsys):
     with zipfile.ZipFile(home / "odd.npz", "w") as file:
         file.writestr("a.npy", b"\x93NUMPY\x01\x00\x05\x00{'a':")
     torch.save(Unsafe(), home / "unsafe.pt")
-    assert call("convert", tmp_path / "data", tmp_path / "out", "--json") == 3
+    assert call("convert", tmp_path / "data", "--out", tmp_path / "out", "--json") == 3
     record = said(capsys)
     why = {f["source"].rsplit("/", 1)[1]: f["why"] for f in record["failed"]}
     assert set(why) == {"lying.npz", "odd.npz", "unsafe.pt"} and record["files"] > 8

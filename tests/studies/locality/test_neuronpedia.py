@@ -223,7 +223,7 @@ def test_one_bad_latent_does_not_end_a_browse(tmp_path, capsys):
         (home / f"{i}.json").write_text(json.dumps(ANSWER | {"index": i}))
     (home / "3.json").write_text("{")
     (home / "8.json").unlink()
-    words = [tmp_path, "--model", "m", "--sae-id", "12-res", "--browse", 20, "--d-sae", 20,
+    words = [tmp_path, "--model-id", "m", "--sae-id", "12-res", "--browse", 20, "--d-sae", 20,
              "--json"]  # fmt: skip
     code, found, _ = call(capsys, *words)
     assert code == 3 and found["latents"] == [i for i in range(20) if i not in (3, 8)]

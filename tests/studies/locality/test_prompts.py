@@ -55,13 +55,13 @@ def test_a_prompt_is_of_the_whole_corpus(tmp_path):
 
 def test_the_command_writes_text_and_where_it_is_from(tmp_path, capsys, corpus):
     out = tmp_path / "p.txt"
-    words = ["locality", "prompt", out, "--corpus", tmp_path / "t.jsonl", "--split", "train"]
+    words = ["locality", "prompt", "--out", out, "--corpus", tmp_path / "t.jsonl"]
     with pytest.raises(SystemExit) as ended:
-        main([str(w) for w in [*words, "--chars", 1, "--json"]])
+        main([str(w) for w in [*words, "--split", "train", "--chars", 1, "--json"]])
     assert ended.value.code == 0
     told = json.loads((tmp_path / "p.txt.meta.json").read_text())
     assert told["n_chars"] == len(out.read_text()) and told["split"] == "train"
     assert json.loads(capsys.readouterr().out)["sha256"] == told["sha256"]
     with pytest.raises(SystemExit) as ended:
-        main([str(w) for w in [*words[:-1], "half"]])
+        main([str(w) for w in [*words, "--split", "half"]])
     assert ended.value.code == 2 and "--split" in capsys.readouterr().err

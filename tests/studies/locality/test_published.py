@@ -347,7 +347,8 @@ def test_one_bad_file_does_not_stop_the_others_and_is_told(tmp_path):
 
     app = typer.Typer()
     app.command()(locality_convert.convert)
-    done = CliRunner().invoke(app, [str(tmp_path / "data"), str(tmp_path / "out"), "--json"])
+    words = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(app, words)
     assert done.exit_code == 3, done.output
     failed = {Path(e["source"]).name for e in json.loads(done.output)["failed"]}
     assert failed == {"bad.pt", "bad.csv", "bad.npz", "bad.json"}

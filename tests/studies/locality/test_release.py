@@ -142,8 +142,8 @@ def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
 def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for run in ("d", "c"):
-        words = ["locality", "release", runs / run, tmp_path, "--preset", "pythia-70m",
-                 "--dataset", "news", "--timestamp", "t", "--figures", "--json"]  # fmt: skip
+        words = ["locality", "release", runs / run, "--out", tmp_path, "--dataset", "news",
+                 "--preset", "pythia-70m", "--timestamp", "t", "--figures", "--json"]  # fmt: skip
         with pytest.raises(SystemExit) as ended:
             main([str(w) for w in words])
         assert ended.value.code == 0
@@ -168,7 +168,7 @@ def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
 
 
 def test_the_command_and_what_is_no_run(runs, tmp_path, capsys):
-    words = ["locality", "release", runs / "d", tmp_path, "--preset", "mine", "--json"]
+    words = ["locality", "release", runs / "d", "--out", tmp_path, "--preset", "mine", "--json"]
     with pytest.raises(SystemExit) as ended:
         main([str(w) for w in words])
     assert ended.value.code == 0

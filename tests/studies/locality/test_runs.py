@@ -314,8 +314,8 @@ def test_commands_from_files_to_results(trained, capsys):
              for i in (0, 1)]
     assert texts[0] == texts[1]
     assert call(*words)[0] == 2 and call(*words, "--resume")[0] == 0
-    assert call("locality", "release", trained / "both", trained / "data", "--preset", "pythia-70m",
-                "--timestamp", "t")[0] == 0
+    assert call("locality", "release", trained / "both", "--out", trained / "data", "--preset",
+                "pythia-70m", "--timestamp", "t")[0] == 0
     home = trained / "data" / "ctxlen_xmodel_fineweb" / "t"
     assert json.loads((home / "run_config.json").read_text())["runs"]["pythia-70m"]["layers"] == [
         0, 1]

@@ -7,6 +7,7 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.terminal.output import emit
+from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
 from saekit.training.building import k_setting, put, short_digest
 
@@ -87,7 +88,10 @@ def make(
     emit(record, as_json=as_json, lines=lines)
 
 
-@app.command("train", cls=lists("saekit.training.fit:Fit"))
+@app.command(
+    "train",
+    cls=goes_on(lists("saekit.training.fit:Fit"), resume=("truth", "device", "quiet", "as_json")),
+)
 def train(
     truth: Annotated[Path, typer.Option(help="Folder of a truth (see: saekit truth make).")],
     arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
@@ -99,7 +103,8 @@ def train(
     seed: Seed = 0,
     settings: Settings = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder; other flags unused.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
     ] = None,
     out: Annotated[
         Path | None,

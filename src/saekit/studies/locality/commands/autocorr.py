@@ -17,7 +17,6 @@ from saekit.studies.locality.commands.options import (
     Json,
     Layers,
     Memory,
-    Model,
     OutOrBeside,
     PresetName,
     Quiet,
@@ -30,6 +29,7 @@ from saekit.studies.locality.commands.options import (
     opened,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
@@ -45,12 +45,12 @@ TARGETS = "targets"  # folder of the journal of scored positions
 
 
 @app.command("autocorr")
+@takes(HintOptions)
 def autocorr(
-    sae: Folder,
+    home: Folder,
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    model: Model = None,
     index: Index = None,
     tokens: Annotated[
         int,
@@ -88,6 +88,8 @@ def autocorr(
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: HintOptions,
 ) -> None:
     """Measure how long latents stay on along documents, and their corner cases.
 
@@ -102,16 +104,16 @@ def autocorr(
     check(tables)
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks = DocumentPeaks(n=top, threshold=threshold)
-    folder = out or sae / "locality" / "autocorr"
-    loaded = opened(sae, site, layers, preset)
+    folder = out or home / "locality" / "autocorr"
+    loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
     named = numbers(latents, loaded.sae.cfg.d_sae) if latents else None
     asked = (tokens, targets, n_ctx, threshold)
-    lm = _model(loaded, folder, asked, resume, (device, model))
+    lm = _model(loaded, folder, asked, resume, (device, sae.model))
     if tokens:
         store = codes_of(loaded, lm, (corpus, split), folder / "index", tokens,
                          sizes=(window, overlap), shown=not quiet)  # fmt: skip
     else:
-        store = open_index(index or sae / "index", loaded)
+        store = open_index(index or home / "index", loaded)
     pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
     curves, found = question.curves(store), peaks.peaks(store)
     said = records(neuronpedia, pool) if neuronpedia else {}
@@ -146,7 +148,7 @@ def autocorr(
         None if named or not said else BOS_DOMINATED,
     )  # fmt: skip
     about = {"layer": loaded.card.site.layer, "site": str(loaded.card.site),
-             "sae_id": sae_id or sae.resolve().name, "filters": chosen_by._asdict(),
+             "sae_id": sae_id or home.resolve().name, "filters": chosen_by._asdict(),
              "n_latents": n_latents, "targets": targets, "ctx_len": n_ctx}  # fmt: skip
     files.manifest(folder, record | about, store, question, (seed, corpus, split), lm)
     files.corpus_meta(folder, store, curves.n_tokens, lm, (corpus if tokens else None, seed))

@@ -15,17 +15,17 @@ from saekit.studies.locality.commands.options import (
     Json,
     Layers,
     Memory,
-    Model,
     NCtx,
     PresetName,
     Quiet,
     Root,
-    Sae,
+    Saes,
     Seed,
     Settings,
     Sites,
     Text,
     Threshold,
+    WindowOptions,
     bytes_of,
     model_of,
     subjects_of,
@@ -33,18 +33,19 @@ from saekit.studies.locality.commands.options import (
     threshold_of,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
 
 @app.command("check", cls=lists("saekit.studies.locality.influence.method_check:MethodCheck"))
+@takes(WindowOptions)
 def check(
     folders: Folders = None,
-    sae: Sae = None,
+    saes: Saes = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
     layers: Layers = None,
-    model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
@@ -67,6 +68,8 @@ def check(
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: WindowOptions,
 ) -> None:
     """Compare the ways of taking influence on an SAE's latents; 3 where exact ones disagree.
 
@@ -75,9 +78,8 @@ def check(
     from saekit.core.config import override
     from saekit.studies.locality.influence.method_check import MethodCheck, run
 
-    subjects, named = subjects_of(
-        folders, sae, site, preset, sae_root, layers, model
-    )  # fmt: skip
+    every = [*(folders or []), *(saes or [])]
+    subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     text, rule = text_of(corpus, dataset)
     config = MethodCheck(
         corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, latents=latents,
@@ -85,7 +87,7 @@ def check(
         documents=documents,
     )  # fmt: skip
     given = [f"methods={json.dumps(method)}"] if method else []
-    config = override(config, [*given, *(settings or [])])
+    config = override(config, [*given, *sae.settings(settings)])
     lm = model_of(named, device)
     done = run(lm, subjects, config, memory_bytes=bytes_of(memory), shown=not quiet)
     if out is not None:

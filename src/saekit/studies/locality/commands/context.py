@@ -17,19 +17,19 @@ from saekit.studies.locality.commands.options import (
     Layers,
     Legacy,
     Memory,
-    Model,
     Out,
     PresetName,
     Quiet,
     Resume,
     Root,
-    Sae,
+    Saes,
     Seed,
     Settings,
     Sites,
     Text,
     Threshold,
     Vector,
+    WindowOptions,
     bytes_of,
     end,
     model_of,
@@ -37,6 +37,7 @@ from saekit.studies.locality.commands.options import (
     text_of,
     threshold_of,
 )
+from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ if TYPE_CHECKING:
 
 
 @app.command("context", cls=lists("saekit.studies.locality.runs.context_length:ContextLength"))
+@takes(WindowOptions)
 def context(
     folders: Folders = None,
-    sae: Sae = None,
+    saes: Saes = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
     layers: Layers = None,
-    model: Model = None,
     prompt: Annotated[
         Path | None, typer.Option(help="A text file: the same text for every model.")
     ] = None,
@@ -79,6 +80,8 @@ def context(
     out: Out = Path("runs/locality-context"),
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: WindowOptions,
 ) -> None:
     """Measure entropy against context length: one last token, more and more before it.
 
@@ -93,16 +96,15 @@ def context(
     from saekit.studies.locality.runs.measure import Measure
 
     check(tables)
-    subjects, named = subjects_of(
-        folders, sae, site, preset, sae_root, layers, model
-    )  # fmt: skip
+    every = [*(folders or []), *(saes or [])]
+    subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
     )
     longest, between = _sizes(preset, n_ctx, step)
     sweep = ContextLength(least=least, most=longest, step=between, measure=how)
-    config = override(sweep, settings or [])
+    config = override(sweep, sae.settings(settings))
     lm = model_of(named, device)
     tokens, told = _swept(lm, config, prompt, (corpus, dataset, documents), windows)
     given = {"told": told, "resume": resume, "memory_bytes": bytes_of(memory),

@@ -12,13 +12,13 @@ from saekit.terminal.output import emit
 @app.command()
 def convert(
     path: Annotated[Path, typer.Argument(help="A published file, or a folder of them.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="No list of what was left.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Read published locality data without running its pickles; write CSV, npz and JSON.
 
-    Example: saekit locality convert sae-locality-data/pythia-70m converted
+    Example: saekit locality convert sae-locality-data/pythia-70m --out converted
     """
     from saekit.core.errors import FormatError
     from saekit.studies.locality.published.convert import MANIFEST

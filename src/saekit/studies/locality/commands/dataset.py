@@ -25,6 +25,7 @@ from saekit.studies.locality.commands.options import (
     layers_of,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions
 from saekit.terminal.settings_help import lists
 
 PARTS = ("depth", "context", "events", "geometry", "autocorr", "levels")
@@ -372,7 +373,7 @@ def _latents(
     out = {"preset": subject.name, "timestamp": f"{stamp}_{subject.name}_L{layer}"}
 
     def make_index(folder: Path, resume: bool) -> None:
-        loaded = opened(subject.folder, None, **one)
+        loaded = opened(subject.folder, None, **one, sae=HintOptions())
         lm = float32_model(loaded, device, subject.model)
         corpus, _ = text_of(text.corpus, text.filter)
         sizes = min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)
@@ -381,25 +382,25 @@ def _latents(
 
     def make_events(folder: Path, resume: bool) -> None:
         events(
-            subject.folder, **one, model=subject.model, index=index, sae_id=named,
+            home=subject.folder, **one, model=subject.model, index=index, sae_id=named,
             n_latents=plan.sizes["n_latents"], top=plan.sizes["top"], max_density=1.0,
             n_ctx=[n for n in (16, 32, 64, 96, 128) if n <= max(plan.sizes["n_ctx"], 16)],
             seed=plan.seed, out=folder, resume=resume, memory=memory, device=device, quiet=quiet,
         )  # fmt: skip
 
     def make_geometry(folder: Path, resume: bool) -> None:
-        geometry(found, subject.folder, **one, seed=plan.seed, out=folder, quiet=quiet)
+        geometry(events=found, home=subject.folder, **one, seed=plan.seed, out=folder, quiet=quiet)
 
     def make_autocorr(folder: Path, resume: bool) -> None:
         autocorr(
-            subject.folder, **one, model=subject.model, index=index, tokens=0,
+            home=subject.folder, **one, model=subject.model, index=index, tokens=0,
             n_latents=plan.sizes["n_latents"], top=min(plan.sizes["top"], 20), max_density=1.0,
             n_ctx=plan.sizes["n_ctx"], sae_id=named, seed=plan.seed, out=folder, resume=resume,
             memory=memory, device=device, quiet=quiet,
         )  # fmt: skip
 
     def make_levels(folder: Path, resume: bool) -> None:
-        levels([subject.folder], **one, model=subject.model, index=[index], threshold=0.0,
+        levels(saes=[subject.folder], **one, model=subject.model, index=[index], threshold=0.0,
                device=device, out=folder, quiet=quiet)  # fmt: skip
 
     yield Unit(f"index/{tail}", make_index, None)

@@ -17,20 +17,20 @@ from saekit.studies.locality.commands.options import (
     Layers,
     Legacy,
     Memory,
-    Model,
     NCtx,
     Out,
     PresetName,
     Quiet,
     Resume,
     Root,
-    Sae,
+    Saes,
     Seed,
     Settings,
     Sites,
     Text,
     Threshold,
     Vector,
+    WindowOptions,
     bytes_of,
     end,
     model_of,
@@ -39,18 +39,19 @@ from saekit.studies.locality.commands.options import (
     threshold_of,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
 
 @app.command("depth", cls=lists("saekit.studies.locality.runs.depth:Depth"))
+@takes(WindowOptions)
 def depth(
     folders: Folders = None,
-    sae: Sae = None,
+    saes: Saes = None,
     site: Sites = None,
     preset: PresetName = None,
     sae_root: Root = None,
     layers: Layers = None,
-    model: Model = None,
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
@@ -75,6 +76,8 @@ def depth(
     out: Out = Path("runs/locality-depth"),
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: WindowOptions,
 ) -> None:
     """Measure entropy against depth: the same windows at every site the SAEs read.
 
@@ -86,9 +89,8 @@ def depth(
     from saekit.studies.locality.runs.measure import Measure
 
     check(tables)
-    subjects, named = subjects_of(
-        folders, sae, site, preset, sae_root, layers, model
-    )  # fmt: skip
+    every = [*(folders or []), *(saes or [])]
+    subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     text, rule = text_of(corpus, dataset)
     at = threshold_of(threshold, preset)
     how = Measure(
@@ -99,7 +101,7 @@ def depth(
         corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, documents=documents,
         min_active_latents=min_active, measure=how,
     )  # fmt: skip
-    config = override(config, settings or [])
+    config = override(config, sae.settings(settings))
     lm = model_of(named, device)
     done = run(
         lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory),

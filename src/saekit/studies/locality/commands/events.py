@@ -16,7 +16,6 @@ from saekit.studies.locality.commands.options import (
     Json,
     Layers,
     Memory,
-    Model,
     OutOrBeside,
     PresetName,
     Quiet,
@@ -29,6 +28,7 @@ from saekit.studies.locality.commands.options import (
     opened,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
@@ -46,12 +46,12 @@ PASS = (1024, 256)  # tokens of a pass over documents, and of its overlap with t
 
 
 @app.command("events")
+@takes(HintOptions)
 def events(
-    sae: Folder,
+    home: Folder,
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    model: Model = None,
     index: Index = None,
     corpus: Corpus = None,
     split: Annotated[str, typer.Option(help="Part of that text: train or test.")] = "train",
@@ -92,6 +92,8 @@ def events(
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: HintOptions,
 ) -> None:
     """Score how far back latents look at the tokens where they are strongest.
 
@@ -109,20 +111,20 @@ def events(
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
     run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
     about = {f.latent: f for f in read_features(features)} if features else {}
-    loaded = opened(sae, site, layers, preset)
-    folder = out or sae / "locality" / "events"
+    loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
+    folder = out or home / "locality" / "events"
     _check_source(index, corpus, tokens)
     _check_latents(about, loaded, features)
     named = numbers(latents, loaded.sae.cfg.d_sae) if latents else list(about)
     if tokens:
-        lm = float32_model(loaded, device, model)
+        lm = float32_model(loaded, device, sae.model)
         store = codes_of(
             loaded, lm, (corpus, split), folder.with_name(f"{folder.name}_index"), tokens,
             sizes=(min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)), shown=not quiet,
         )  # fmt: skip
     else:
-        store = open_index(index or sae / "index", loaded)
-        lm = float32_model(loaded, device, model)
+        store = open_index(index or home / "index", loaded)
+        lm = float32_model(loaded, device, sae.model)
     chosen = named or draw_latents(store, n_latents, (min_density, max_density), seed)
     check_length(lm, max(run.n_ctx) + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
@@ -136,7 +138,7 @@ def events(
     }  # fmt: skip
     counts = run.write(
         loaded, lm, found, folder, source=source, resume=resume,
-        about={a: f.description for a, f in about.items()}, sae_id=sae_id or sae.resolve().name,
+        about={a: f.description for a, f in about.items()}, sae_id=sae_id or home.resolve().name,
         tiers={a: f.tier for a, f in about.items() if f.tier},
         memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
     )  # fmt: skip

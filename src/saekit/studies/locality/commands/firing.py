@@ -7,7 +7,7 @@ import typer
 
 from saekit.core.errors import ConfigError
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Format, Json, Model, OutOrBeside, Quiet
+from saekit.studies.locality.commands.options import Format, Json, OutOrBeside, Quiet
 from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 @app.command("sparsity")
 def sparsity(
     index: Annotated[Path, typer.Argument(help="A run's folder, or a folder of `saekit index`.")],
-    model: Model = None,
+    model: Annotated[
+        str | None, typer.Option(help="Language model, by name or folder. [the SAE's]")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
     pairs: Annotated[int, typer.Option(help="Pairs of latents listed; 0 for none.")] = 1000,
     most: Annotated[int, typer.Option(help="Latents whose pairs are counted, commonest.")] = 4096,

@@ -20,6 +20,7 @@ from saekit.studies.locality.commands.options import (
     opened,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,15 +29,18 @@ if TYPE_CHECKING:
 
 
 @app.command("geometry")
+@takes(HintOptions)
 def geometry(
     events: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    sae: Annotated[Path, typer.Option(help="The SAE they are of: a run's folder.")],
+    home: Annotated[
+        Path, typer.Option("--sae", help="The SAE they are of: a run's folder, or one with an SAE.")
+    ],
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
     n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
     least_events: Annotated[int, typer.Option(help="Events a latent needs to be in it.")] = 2,
-    k: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
+    neighbours: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
     anchors: Annotated[
         int, typer.Option(help="Nearest latents of the whole SAE listed for each; 0 for none.")
     ] = 10,
@@ -51,6 +55,8 @@ def geometry(
     out: OutOrBeside = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: HintOptions,
 ) -> None:
     """Test whether latents with like directions look back equally far.
 
@@ -68,8 +74,8 @@ def geometry(
     table_files.check(tables)
     if neuronpedia is not None and not neuronpedia.is_dir():
         raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
-    test = Geometry(k=k, permutations=permutations, seed=seed)
-    loaded = opened(sae, site, layers, preset)
+    test = Geometry(k=neighbours, permutations=permutations, seed=seed)
+    loaded = opened(home, site, layers, preset, sae)
     ((length, rows),) = event_files.read(
         events, n_ctx or max(event_files.lengths(events))
     ).items()
@@ -104,7 +110,7 @@ def geometry(
             "experiment": "feature_geometry_vs_entropy",
             "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
             "preset": loaded.card.model.get("name"), "layer": loaded.card.site.layer,
-            "site": str(loaded.card.site), "sae_id": _sae_id(events, sae), "ctx_len": length,
+            "site": str(loaded.card.site), "sae_id": _sae_id(events, home), "ctx_len": length,
             "source_expt_dir": events.resolve().name,
             "source_experiment_dir": events.resolve().name, "least_events": least_events,
             "test": test.to_dict(), **geometry_tables.older_keys(found, test), **record,
@@ -140,14 +146,14 @@ def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[
     return found
 
 
-def _sae_id(events: Path, sae: Path) -> str:
+def _sae_id(events: Path, home: Path) -> str:
     """Return what the manifest of the events calls the SAE, or the name of its folder."""
     from saekit.core.files import read_json
 
     path = events / "manifest.json"
     found = read_json(path) if path.is_file() else {}
     said = found.get("sae_id") if isinstance(found, dict) else None
-    return str(said or sae.resolve().name)
+    return str(said or home.resolve().name)
 
 
 def _anchors(every: "Tensor", latents: "Tensor", k: int) -> Any:

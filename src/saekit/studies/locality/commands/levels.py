@@ -11,7 +11,6 @@ from saekit.studies.locality.commands.options import (
     Device,
     Json,
     Layers,
-    Model,
     Out,
     PresetName,
     Quiet,
@@ -20,11 +19,13 @@ from saekit.studies.locality.commands.options import (
     opened,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions, takes
 
 NAME = "feature_level_entropies"
 
 
 @app.command("levels")
+@takes(HintOptions)
 def levels(
     saes: Annotated[
         list[Path],
@@ -33,7 +34,6 @@ def levels(
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    model: Model = None,
     index: Annotated[
         list[Path] | None, typer.Option(help="Index of each SAE, in their order. [SAE/index]")
     ] = None,
@@ -45,6 +45,8 @@ def levels(
     out: Out = Path("runs/locality-levels"),
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: HintOptions,
 ) -> None:
     """Write H_vocab and H_logit of every latent, as the data set's feature_level_entropies.
 
@@ -63,7 +65,7 @@ def levels(
     if len(indexes) != len(saes):
         raise ConfigError(f"Give an --index for each SAE; got {len(indexes)} for {len(saes)}.")
     for folder, codes in zip(saes, indexes, strict=True):
-        layer, level, said = _of((folder, codes), (site, layers, preset), (model, device), config)
+        layer, level, said = _of((folder, codes), (site, layers, preset), (sae, device), config)
         if layer in found:
             raise ConfigError(f"Two SAEs are of layer {layer}; the file has one of each layer.")
         if about and about["model_id"] != said["model_id"]:
@@ -91,7 +93,7 @@ def levels(
 
 
 def _of(
-    folders: tuple[Path, Path], where: tuple[Any, Any, Any], named: tuple[str | None, str],
+    folders: tuple[Path, Path], where: tuple[Any, Any, Any], named: tuple[HintOptions, str],
     config: Any,
 ) -> tuple[int, Any, dict[str, Any]]:  # fmt: skip
     """Return the layer of an SAE, its entropies, and what they are of.
@@ -99,7 +101,7 @@ def _of(
     Args:
         folders: of the SAE, and of its index.
         where: site, layers and preset.
-        named: model, where another than the SAE's, and device.
+        named: what the user says of the SAE, and device.
         config: how they are taken.
 
     Raises:
@@ -112,11 +114,11 @@ def _of(
     from saekit.studies.locality.latents.levels import Level, promoted_bits
 
     folder, codes = folders
-    loaded = opened(folder, *where)
+    loaded = opened(folder, *where, named[0])
     store = open_index(codes, loaded)
     directions = loaded.sae.directions().detach()
     directions = directions.reshape(-1, *directions.shape[-2:])[0]
-    lm = float32_model(loaded, named[1], named[0])
+    lm = float32_model(loaded, named[1], named[0].model)
     unembedding, site = lm.unembedding().detach(), loaded.card.site
     if site.layer is None or directions.shape[1] != unembedding.shape[1]:
         raise FormatError(

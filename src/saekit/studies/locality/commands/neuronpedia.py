@@ -27,6 +27,7 @@ from saekit.studies.locality.commands.options import (
     opened,
 )
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
     from saekit.hub.trained import TrainedSAE
@@ -38,9 +39,10 @@ PATIENCE = 3  # latents in a row that the server does not answer about, until it
 
 
 @app.command("neuronpedia")
+@takes(HintOptions)
 def neuronpedia(
     cache: Annotated[Path, typer.Argument(help="Folder of the cache.")],
-    model: Annotated[str, typer.Option(help="As Neuronpedia names it: gemma-2-2b.")],
+    model_id: Annotated[str, typer.Option(help="Model, as Neuronpedia names it: gemma-2-2b.")],
     sae_id: Annotated[str, typer.Option(help="Likewise: 12-gemmascope-res-16k.")],
     latents: Latents = None,
     browse: Annotated[
@@ -48,15 +50,12 @@ def neuronpedia(
     ] = 0,
     d_sae: Annotated[int, typer.Option(help="Latents to draw from, with --browse.")] = 16384,
     online: Annotated[bool, typer.Option("--online", help="Ask the network.")] = False,
-    sae: Annotated[
-        Path | None, typer.Option(help="Score H_pos on these texts with this SAE.")
+    home: Annotated[
+        Path | None, typer.Option("--sae", help="Score H_pos on these texts with this SAE.")
     ] = None,
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    language_model: Annotated[
-        str | None, typer.Option(help="Language model, by name or folder. [the SAE's]")
-    ] = None,
     top: Annotated[int, typer.Option(help="Texts per latent that are scored.")] = 32,
     n_ctx: Annotated[
         list[int] | None, typer.Option(help="Tokens of a window. Repeat. [16 32 64 96 128]")
@@ -74,10 +73,12 @@ def neuronpedia(
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
+    *,
+    sae: HintOptions,
 ) -> None:
     """Read latents from a cache of Neuronpedia, offline unless told; score its texts.
 
-    Example: saekit locality neuronpedia np --model gemma-2-2b --sae-id 12-gemmascope-res-16k
+    Example: saekit locality neuronpedia np --model-id gemma-2-2b --sae-id 12-gemmascope-res-16k
     --latents 100-120 --online
     """
     from saekit.data.table_files import check
@@ -86,7 +87,7 @@ def neuronpedia(
     from saekit.studies.locality.events.neuronpedia import Cache
 
     check(tables)
-    place = Cache(root=cache, model=model, sae=sae_id, online=online)
+    place = Cache(root=cache, model=model_id, sae=sae_id, online=online)
     if browse < 0 or (browse and (latents or d_sae < 1)):
         raise ConfigError(
             f"Give either --latents, or --browse with a number of 1 or more and --d-sae of 1 or "
@@ -99,13 +100,13 @@ def neuronpedia(
     if not chosen:
         raise ConfigError(f"{place.path(0).parent} holds no latent. Name some with --latents.")
     records, failed = _asked(place, chosen)
-    if sae is not None:
-        loaded = opened(sae, site, layers, preset)
+    if home is not None:
+        loaded = opened(home, site, layers, preset, sae)
         run = EventRun(threshold=threshold)
         run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
         _score(
-            loaded, (language_model, device), records, run,
-            _Way(out or sae / "locality" / "neuronpedia", sae_id, top, anyway, figures, resume,
+            loaded, (sae.model, device), records, run,
+            _Way(out or home / "locality" / "neuronpedia", sae_id, top, anyway, figures, resume,
                  bytes_of(memory), quiet, as_json, tables, failed),
         )  # fmt: skip
         return
@@ -115,7 +116,7 @@ def neuronpedia(
         records = [r for r in records
                    if r.density is not None and low <= r.density <= high and r.description]
         path = candidates.write((out or cache) / candidates.name_of(sae_id), records, [
-            f"Candidates: {model} / {sae_id}", f"{d_sae} latents, {browse} drawn, seed {seed}",
+            f"Candidates: {model_id} / {sae_id}", f"{d_sae} latents, {browse} drawn, seed {seed}",
             f"{len(failed)} of them without an answer",
             f"{len(records)} with a density of {low:g} to {high:g} and an explanation",
         ])  # fmt: skip

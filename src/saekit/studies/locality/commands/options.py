@@ -1,10 +1,13 @@
 """Options that several commands of `saekit locality` take, what they open, and how a run ends.
 
-The same option has the same words everywhere: --model, --site, --layers, --n-ctx, --corpus,
---tokens, --seed, --out, --device, --set, --resume, --quiet, --json.
+The same option has the same words everywhere: --site, --layers, --n-ctx, --corpus, --tokens,
+--seed, --out, --device, --set, --resume, --quiet, --json. What files of SAEs leave out is said as
+to every other command (`sae_options`); --n-ctx is of windows here, and the language model computes
+in float32, for gradients of rounded numbers are none.
 """
 
-from dataclasses import replace
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +15,7 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.terminal.output import emit
+from saekit.terminal.sae_options import HintOptions
 
 if TYPE_CHECKING:
     from saekit.activations.latents import LatentStore
@@ -28,10 +32,12 @@ Folders = Annotated[
     typer.Argument(metavar="[SAE]...", help="Runs' folders, or folders with SAEs."),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="SAE", help="A run's folder, or one with an SAE.")]
-Sae = Annotated[list[Path] | None, typer.Option("--sae", help="The same as an option. Repeat.")]
+Saes = Annotated[list[Path] | None, typer.Option("--sae", help="The same as an option. Repeat.")]
 Sites = Annotated[
-    list[str] | None, typer.Option("--site", help="Only these of the sites it reads. Repeat.")
-]
+    list[str] | None,
+    typer.Option("--site", help="Only these of the sites it reads; where the files do not say, "
+                                "the one. Repeat."),
+]  # fmt: skip
 PresetName = Annotated[
     str | None, typer.Option("--preset", help="Model and SAEs by name (locality presets).")
 ]
@@ -43,9 +49,6 @@ Layers = Annotated[
     typer.Option("--layers", "--layer", help="Only these layers, as 0,3,6-11. Repeat. [all; of a "
                                              "preset, the published]"),
 ]  # fmt: skip
-Model = Annotated[
-    str | None, typer.Option(help="Language model, by name or folder. [the SAE's, the preset's]")
-]
 NCtx = Annotated[int, typer.Option("--n-ctx", help="Tokens of a window.")]
 Documents = Annotated[
     int, typer.Option(help="Draw from so many documents, the first; 0: the whole corpus.")
@@ -60,7 +63,10 @@ Settings = Annotated[
 Memory = Annotated[
     float | None, typer.Option("--memory", help="GB for gradients. [half of what is free]")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with what --out holds; the command is else as before."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Format = Annotated[str, typer.Option("--format", help="Of tables: csv, or parquet.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
@@ -84,11 +90,33 @@ Dataset = Annotated[
 ]  # fmt: skip
 
 
-def subjects_of(  # noqa: PLR0913 - the options of a command
-    folders: list[Path] | None, sae: list[Path] | None, site: list[str] | None,
-    preset: str | None, root: Path | None, layers: list[str] | None, model: str | None,
+@dataclass(frozen=True, kw_only=True)
+class WindowOptions(HintOptions):
+    """What the user says of SAEs that are studied on windows of text, which have no rows."""
+
+    bos: Annotated[
+        bool | None,
+        typer.Option("--bos/--no-bos", help="Put BOS before each window. [no; --set bos]"),
+    ] = None
+
+    def settings(self, others: list[str] | None) -> list[str]:
+        """Return the settings of `--set`, and before them what these options set."""
+        bos = [] if self.bos is None else [f"bos={str(self.bos).lower()}"]
+        return [*bos, *(others or [])]
+
+
+def subjects_of(
+    folders: list[Path], site: list[str] | None, layers: list[str] | None,
+    released: tuple[str | None, Path | None], sae: HintOptions,
 ) -> tuple[list["Subject"], "Named"]:  # fmt: skip
     """Return the SAEs of a run, and what names their language model.
+
+    Args:
+        folders: of SAEs.
+        site: which of the sites that they read.
+        layers: likewise.
+        released: a preset, and the folder with the files of its release.
+        sae: what the user says where files do not.
 
     Raises:
         ConfigError: neither or both of SAEs and --preset, or SAEs of several models.
@@ -96,14 +124,14 @@ def subjects_of(  # noqa: PLR0913 - the options of a command
     from saekit.studies.locality.presets.base import preset as find
     from saekit.studies.locality.runs import subjects
 
-    every = [*(folders or []), *(sae or [])]
-    if bool(every) == (preset is not None):
-        came = "both" if every else "neither"
+    preset, root = released
+    if bool(folders) == (preset is not None):
+        came = "both" if folders else "neither"
         raise ConfigError(
             f"Give folders of SAEs, or a --preset with --sae-root; got {came}. Presets: saekit "
             f"locality presets."
         )
-    if every and root is not None:
+    if folders and root is not None:
         raise ConfigError("--sae-root goes with --preset. Choose sites with --site or --layers.")
     if preset is not None and site:
         raise ConfigError("--site goes with folders of SAEs. Choose a preset's with --layers.")
@@ -111,9 +139,26 @@ def subjects_of(  # noqa: PLR0913 - the options of a command
         raise ConfigError("--site and --layers both choose sites. Give one of them.")
     wanted = layers_of(layers)
     if preset is not None:
-        return subjects.of_preset(find(preset), root, wanted, model)
-    found, named = subjects.of_folders(every, site or (), wanted)
-    return found, named if model is None else subjects.Named(model)
+        _check_preset(preset, sae)
+        return subjects.of_preset(find(preset), root, wanted, sae.model)
+    read = functools.partial(sae.read_from, corpus="")  # windows are of a text of their own
+    found, named = subjects.of_folders(folders, site or (), wanted, read)
+    return found, named if sae.model is None else subjects.Named(sae.model)
+
+
+def _check_preset(preset: str, sae: HintOptions) -> None:
+    """Refuse words on files whose every gap the preset fills.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    given = {"--from": sae.from_, "--read": sae.read, "--write": sae.write, "--k": sae.k,
+             "--architecture": sae.architecture, "--input-scale": sae.input_scale}  # fmt: skip
+    if said := [option for option, value in given.items() if value]:
+        raise ConfigError(
+            f"The preset {preset} says all of its files; got {', '.join(said)}. Leave that out, or "
+            f"give the folder of an SAE in place of --preset."
+        )
 
 
 def layers_of(words: list[str] | None) -> list[int]:
@@ -122,35 +167,39 @@ def layers_of(words: list[str] | None) -> list[int]:
 
 
 def opened(
-    folder: Path, site: list[str] | None, layers: list[str] | None, preset: str | None = None
-) -> "TrainedSAE":
+    folder: Path, site: list[str] | None, layers: list[str] | None, preset: str | None,
+    sae: HintOptions, corpus: str | None = "",
+) -> "TrainedSAE":  # fmt: skip
     """Return the SAE of a folder, for one of the sites that it reads.
 
     Args:
         folder: of a run or an SAE; of a preset, with the files of its release.
-        site: which, of those it reads.
+        site: which, of those it reads; where its files do not say, the one.
         layers: likewise; of a preset, one.
         preset: whose release it is.
+        sae: what the user says where files do not.
+        corpus: text that will be read, None: that of training, "": none.
 
     Raises:
         ConfigError: several sites are chosen, or one that it does not read.
         FormatError: the folder holds no SAE.
     """
-    from saekit.hub.native import load
     from saekit.studies.locality.presets.base import preset as find
-    from saekit.studies.locality.runs.subjects import loaded_layer
+    from saekit.studies.locality.runs.subjects import loaded_layer, located
 
     if preset is not None:
+        _check_preset(preset, sae)
         wanted_layers = layers_of(layers)
         if site or len(wanted_layers) != 1:
             raise ConfigError(
                 f"Of a preset one layer is studied at a time. Give --layers with one of "
                 f"{', '.join(map(str, find(preset).layers))}, and no --site."
             )
-        return loaded_layer(find(preset), folder, wanted_layers[0])
+        return sae.answered(loaded_layer(find(preset), folder, wanted_layers[0]))
+    read = functools.partial(sae.read_from, corpus=corpus)
+    reads = located(folder, site or (), read).card.pair.reads
     if not site and not layers:
-        return load(folder)
-    reads = load(folder, scaled=True).card.pair.reads
+        return read(folder)
     wanted, deep = set(site or ()), set(layers_of(layers))
     found = [str(s) for s in reads if str(s) in wanted or s.layer in deep]
     if len(found) != 1 or len(wanted) > 1:
@@ -159,7 +208,7 @@ def opened(
             f"{', '.join(found) or 'none'} of those that {folder} reads, "
             f"{', '.join(map(str, reads))}."
         )
-    return load(folder, site=found[0])
+    return read(folder, site=found[0])
 
 
 def float32_model(loaded: "TrainedSAE", device: str, name: str | None = None) -> "LanguageModel":
@@ -229,11 +278,14 @@ def model_of(named: "Named", device: str) -> "LanguageModel":
     """Return the language model of SAEs, in float32, for gradients.
 
     Raises:
+        ConfigError: nobody said which it is.
         FormatError: the model of that name is now another one.
     """
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
 
+    if named.name == "unknown":
+        raise ConfigError("The SAE's files do not say the language model. Name it with --model.")
     revision = pinned(named.hub_revision, {"revision": named.revision})
     lm = load(named.name, revision=revision, dtype="float32", device=device)
     if named.revision not in (None, lm.revision):

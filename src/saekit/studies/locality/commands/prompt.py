@@ -13,7 +13,7 @@ from saekit.terminal.output import emit
 
 @app.command("prompt")
 def prompt(
-    out: Annotated[Path, typer.Argument(help="File to write; what it is goes beside.")],
+    out: Annotated[Path, typer.Option(help="File to write; what it is goes beside.")],
     corpus: Annotated[
         str, typer.Option(help="packaged, stdlib, a path, or a hub data set.")
     ] = "packaged",
@@ -27,7 +27,7 @@ def prompt(
 ) -> None:
     """Draw a text from a corpus for `saekit locality context --prompt`.
 
-    Example: saekit locality prompt prompt.txt --corpus packaged --chars 3000
+    Example: saekit locality prompt --out prompt.txt --corpus packaged --chars 3000
     """
     from saekit.core.files import write_json, write_text
     from saekit.data.base import SPLITS

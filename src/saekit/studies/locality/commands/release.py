@@ -18,7 +18,7 @@ def release(
         typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr or "
                             "levels, or a cache of neuronpedia."),
     ],
-    root: Annotated[Path, typer.Argument(help="Root of the data set, made where it is not.")],
+    out: Annotated[Path, typer.Option(help="Root of the data set, made where it is not.")],
     preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
     dataset: Annotated[str, typer.Option(help="What it calls the corpus.")] = "local",
     timestamp: Annotated[
@@ -31,7 +31,8 @@ def release(
 ) -> None:
     """Write a run where "SAE Locality Data" has it, in safe formats.
 
-    Example: saekit locality release runs/depth data --preset smollm2-135m --dataset news
+    Example: saekit locality release runs/depth --out data --preset smollm2-135m
+    --dataset news
     """
     from saekit.studies.locality.published.release import release as written
 
@@ -39,14 +40,14 @@ def release(
         from saekit.report import style
 
         style.check()  # before anything is written
-    files = written(run, root, label=preset, corpus=dataset, timestamp=timestamp)
+    files = written(run, out, label=preset, corpus=dataset, timestamp=timestamp)
     home = files[-1].parent
     missing: list[str] = []
     if figures:
         from saekit.studies.locality.release_figures import draw
 
         try:
-            files += draw(run, root, home, preset)
+            files += draw(run, out, home, preset)
         except DataError as error:
             missing.append(str(error))
     record = {"folder": str(home), "files": [str(f) for f in files], "missing": missing}

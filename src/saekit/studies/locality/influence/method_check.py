@@ -52,6 +52,7 @@ class MethodCheck(Config):
         tolerance: share of a profile's largest influence.
         documents: read only the first documents of the corpus; 0: all of them.
         seed: of the windows.
+        bos: whether a BOS is put before each window; it counts to its length.
 
     Raises:
         ConfigError: a number is out of range, or a method is unknown.
@@ -68,6 +69,7 @@ class MethodCheck(Config):
     tolerance: float = 1e-4
     documents: int = 0
     seed: int = 0
+    bos: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,6 +108,7 @@ def run(
     drawn = drawing.from_corpus(
         config.corpus, "test", lm.tokenizer, config.filter, n_ctx=config.n_ctx,
         windows=config.windows, seed=config.seed, most_docs=config.documents,
+        bos=config.bos,
     )  # fmt: skip
     rows: list[dict[str, Any]] = []
     encodes: dict[str, Any] = {}

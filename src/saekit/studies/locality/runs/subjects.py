@@ -9,10 +9,12 @@ from saekit.hub.formats.base import FormatHints
 from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
-from saekit.models.sites import Site, parse_site
+from saekit.models.sites import UNKNOWN, Site, parse_site
 from saekit.saes.base import SAE
 from saekit.saes.standardised import Standardised
 from saekit.studies.locality.presets.base import Preset
+
+Reads = Callable[..., TrainedSAE]  # called as `saekit.hub.native.load` is: a folder; site=, scaled=
 
 
 class Opened(NamedTuple):
@@ -71,14 +73,17 @@ def forgotten(loaded: TrainedSAE) -> tuple[str, ...]:
 
 
 def of_folders(
-    folders: Sequence[Path], sites: Sequence[str] = (), layers: Sequence[int] = ()
-) -> tuple[list[Subject], Named]:
+    folders: Sequence[Path], sites: Sequence[str] = (), layers: Sequence[int] = (),
+    read: Reads = load,
+) -> tuple[list[Subject], Named]:  # fmt: skip
     """Return the SAEs in some folders, by depth, and their language model.
 
     Args:
         folders: of runs or SAEs, in any format.
-        sites: of those that they read; none: all.
-        layers: likewise.
+        sites: of those that they read; none: all. Of an SAE whose files do not say its site,
+            the one that it reads.
+        layers: likewise, but of SAEs whose files say their sites.
+        read: reads one; where the user fills gaps of the files, it does so.
 
     Raises:
         ConfigError: they are of several models, or none reads a site or layer asked for.
@@ -89,7 +94,7 @@ def of_folders(
     reading: list[str] = []
     named: Named | None = None
     for folder in folders:
-        card = load(folder, scaled=True).card
+        card = located(folder, sites, read).card
         model = card.run.get("model", card.model["name"])
         made = Named(model, card.model["revision"], card.run.get("revision"))
         if named is not None and named != made:
@@ -103,7 +108,7 @@ def of_folders(
             one for one in card.pair.reads
             if (not wanted or one in wanted) and (not layers or one.layer in layers)
         ]  # fmt: skip
-        found += [Subject(one, source, _opens(folder, one)) for one in reads]
+        found += [Subject(one, source, _opens(folder, one, read)) for one in reads]
     missing = [str(s) for s in wanted if s not in {f.site for f in found}]
     missing += [f"layer {i}" for i in layers if i not in {f.site.layer for f in found}]
     if missing or named is None or not found:
@@ -114,9 +119,26 @@ def of_folders(
     return sorted(found, key=lambda s: (s.site.layer or 0, s.site.point)), named
 
 
-def _opens(folder: Path, site: Site) -> Callable[[], Opened]:
+def located(folder: Path, sites: Sequence[str], read: Reads) -> TrainedSAE:
+    """Return the SAE in a folder, its weights as trained, at sites that are known.
+
+    Raises:
+        ConfigError: its files do not say the site, and not one was named.
+    """
+    loaded = read(folder, scaled=True)
+    if UNKNOWN not in loaded.card.pair.reads:
+        return loaded
+    if len(sites) != 1:
+        raise ConfigError(
+            f"The SAE in {folder} does not say which site it reads. Name it: --site; of a "
+            f"transcoder both, --read and --write."
+        )
+    return read(folder, site=sites[0], scaled=True)
+
+
+def _opens(folder: Path, site: Site, read: Reads) -> Callable[[], Opened]:
     def opened() -> Opened:
-        loaded = load(folder, site=str(site))
+        loaded = read(folder, site=str(site))
         return Opened(loaded.sae, forgotten(loaded))
 
     return opened
