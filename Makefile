@@ -24,7 +24,7 @@ slow: $(VENV)/ready-dev
 # The same weights and inputs in saekit and in its peers; skipped where they cannot be installed.
 parity:
 	@if test -e "$(PEERS)/ready" || $(MAKE) "$(PEERS)/ready"; then \
-	  PYTHONPATH=. OMP_NUM_THREADS=1 "$(PEERS)/bin/python" -m pytest -q -n auto -m parity \
+	  PYTHONPATH=src:. OMP_NUM_THREADS=1 "$(PEERS)/bin/python" -m pytest -q -n auto -m parity \
 	    -p no:cacheprovider tests/parity; \
 	else echo "parity: skipped, for the peers could not be installed (the reason is above)"; fi
 

@@ -20,13 +20,13 @@ from saekit.activations.shuffle import Resident
 from saekit.cli.evaluate import measure as evaluated
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.hf import load
 from saekit.saes.base import SAEConfig
-from saekit.train.loop import card_of, open_harvest
-from saekit.train.run import Run
-from saekit.train.scaling import measure_scaling
-from saekit.train.training import Training
+from saekit.training.loop import card_of, open_harvest
+from saekit.training.run import Run
+from saekit.training.scaling import measure_scaling
+from saekit.training.trainer import Training
 
 MODEL, LAYER = "smollm2-135m", 15
 KS = [{"k": k} for k in (16, 32, 64)]
@@ -69,7 +69,7 @@ def trained(run, harvest, stream):
         training.step(x, x)
     training.finish()
     training.sae.rescale(scale, scale)
-    return Loaded(training.sae, card_of(run, harvest, training))
+    return TrainedSAE(training.sae, card_of(run, harvest, training))
 
 
 def pair_of(name):

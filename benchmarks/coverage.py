@@ -23,10 +23,10 @@ from saekit.core.files import read_tensors, write_tensors
 from saekit.core.stats.blocks import whole_blocks
 from saekit.core.stats.means import half_width, mean_interval, median_interval
 from saekit.core.stats.proportions import wilson
-from saekit.evals.calibration import _rank_score
 from saekit.evals.core import Core
 from saekit.evals.intervals import BlockSums
 from saekit.metrics.base import registry
+from saekit.studies.truth.calibration import _rank_score
 
 WANTED = (0.92, 0.98)
 N_CTX = 128

@@ -20,7 +20,7 @@ import torch
 
 from saekit import recipes
 from saekit.models.hf import load
-from saekit.train.loop import open_harvest
+from saekit.training.loop import open_harvest
 
 TARGETS = {  # figure: (floor, "max" or "min")
     "seconds": (180, "max"),

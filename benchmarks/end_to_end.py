@@ -90,7 +90,7 @@ def saekit(spec, *, own_batch=False):
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import saekit.models.hf
-    import saekit.train.loop  # noqa: F401 - imported before the clock starts
+    import saekit.training.loop  # noqa: F401 - imported before the clock starts
     from saekit.cli.main import main as command
     from saekit.hub import native
 
@@ -255,7 +255,7 @@ def prepare(folder, options):
     from saekit.activations.rules import TokenRule
     from saekit.data.corpora.packaged import Packaged
     from saekit.data.tokenise import TokenStream
-    from saekit.models.embedded import embedded
+    from saekit.models.embedded.unpacking import embedded
     from saekit.models.hf import load
 
     model = load(MODEL, dtype="float32", check=False)

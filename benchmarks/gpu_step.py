@@ -5,7 +5,7 @@
 One TopK autoencoder a row, on random activations that lie on the device. In turns, so that all
 meet the same clocks, and by the median of several turns:
 
-saekit    the whole step of `saekit.train.training.Training`: loss, gradients, clipping, Adam, norms
+saekit    the whole step of `training.trainer.Training`: loss, gradients, clipping, Adam, norms
 encoder   the encoder's product alone, in bfloat16: no exact dense encoder is faster; the share of
           it that saekit's step reaches is printed
 dense     a step on dense arrays under bfloat16 autocast: five products, top-k, fused Adam
@@ -26,8 +26,8 @@ import torch
 from torch.nn.functional import normalize
 
 from saekit.saes.topk import TopK
-from saekit.train.fit import Fit
-from saekit.train.training import Training
+from saekit.training.fit import Fit
+from saekit.training.trainer import Training
 
 SIZES = [(2304, d_sae, 64, 2**14) for d_sae in (2**14, 2**15, 2**16)]  # d_in, d_sae, k, tokens
 QUICK = [(576, 9216, 32, 2**12)]

@@ -21,9 +21,9 @@ import torch
 
 from saekit.core import machine
 from saekit.saes.topk import TopK
-from saekit.train.fit import Fit
-from saekit.train.several import Several
-from saekit.train.training import Training
+from saekit.training.fit import Fit
+from saekit.training.several import Several
+from saekit.training.trainer import Training
 
 D = 576
 MIDDLE = {"d_sae": 9216, "k": 32, "batch": 4096}

@@ -330,7 +330,7 @@ def prepare(folder, n_rows):
     from saekit.activations.rules import TokenRule, fit
     from saekit.data.corpora.packaged import Packaged
     from saekit.data.tokenise import TokenStream
-    from saekit.models.embedded import embedded
+    from saekit.models.embedded.unpacking import embedded
     from saekit.models.hf import load
     from saekit.models.sites import parse_site
 

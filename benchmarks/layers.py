@@ -4,7 +4,7 @@
 
 Both read the same rows of the same text with the same model, in turn, several times: "bare" is
 `Harvest.read` and nothing else, "encoded" runs the SAE at every layer too, and "survey" is
-`saekit.layers.survey.survey` with its examples: counts, sums, shares, the strongest contexts. The
+`studies.layers.survey.survey` with its examples: counts, sums, shares, the strongest contexts. The
 SAE has random weights, with as many active latents a token as a trained one. What it costs grows
 with its width: at 8 x the model's, its encoder does three quarters of the model's own work. Short
 samples tell too little: most examples are found in the first thousands of tokens.
@@ -30,13 +30,13 @@ from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.hub.card import Card
 from saekit.hub.shared import SharedSAE
-from saekit.layers.survey import SurveyConfig, codes_of, survey
 from saekit.models.hf import load
 from saekit.models.site_patterns import expand_sites
 from saekit.models.tiny import tiny
 from saekit.saes.standardised import Standardised
 from saekit.saes.topk import TopK
-from saekit.train.scaling import fit_scaling
+from saekit.studies.layers.survey import SurveyConfig, codes_of, survey
+from saekit.training.scaling import fit_scaling
 
 LEAST = 0.5  # of the speed of bare harvesting
 

@@ -53,7 +53,7 @@ def module_of(setting):
     if setting == "smollm2":
         from transformers import AutoModelForCausalLM
 
-        from saekit.models.embedded import embedded
+        from saekit.models.embedded.unpacking import embedded
 
         return AutoModelForCausalLM.from_pretrained(embedded("smollm2-135m"), dtype=torch.float32)
     from saekit.models.hf import new_module
@@ -189,7 +189,7 @@ class Ours:
         self.pairs = 0
 
     def features(self, method="vjp", matmul="float32"):
-        from saekit.locality.influence import influence
+        from saekit.studies.locality.influence.base import influence
 
         found = influence(
             self.lm, self.sae, self.tokens, self.site, method=method, matmul=matmul
@@ -198,14 +198,14 @@ class Ours:
         return found, found.entropy_bits()
 
     def exact(self, matmul="float32"):
-        from saekit.locality.entropy import entropy_bits
+        from saekit.studies.locality.influence.entropy import entropy_bits
 
         found, H = self.features("jacobian", matmul)
         return found, H, found.R, entropy_bits(found.R)
 
     def hutchinson(self, matmul="float32"):
-        from saekit.locality.baseline import token_vector
-        from saekit.locality.entropy import entropy_bits
+        from saekit.studies.locality.influence.baseline import token_vector
+        from saekit.studies.locality.influence.entropy import entropy_bits
 
         found, H = self.features(matmul=matmul)
         R = token_vector(
@@ -223,8 +223,8 @@ class Ours:
 
 def rounding(spec):
     """Return what products in bfloat16 change, beside the standard error of the probes."""
-    from saekit.locality.checks import agreement as alike
-    from saekit.locality.entropy import Places
+    from saekit.studies.locality.influence.checks import agreement as alike
+    from saekit.studies.locality.influence.entropy import Places
 
     ours = Ours(spec)
     (one, H, R, H_R), (other, H2, R2, H_R2) = (ours.exact(m) for m in ("float32", "bfloat16"))

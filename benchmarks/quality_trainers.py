@@ -98,8 +98,8 @@ def saekit(spec, data, folder):
     from saekit.activations.rules import FittedRule
     from saekit.activations.shuffle import Resident
     from saekit.hub import native
-    from saekit.train import loop
-    from saekit.train.run import Run
+    from saekit.training import loop
+    from saekit.training.run import Run
 
     made = json.loads((Path(folder) / "made.json").read_text())
     with safe_open(Path(folder) / "acts.safetensors", "pt") as file:

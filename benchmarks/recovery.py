@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from saekit.core.seeds import generator
-from saekit.data.truth.base import TruthConfig
-from saekit.evals.ground_truth import GroundTruth
 from saekit.saes.base import SAEConfig, Scaling
-from saekit.train.fit import Fit
-from saekit.train.toy import Layout, fit_truth
-from saekit.train.training import Training
+from saekit.studies.truth.evals.ground_truth import GroundTruth
+from saekit.studies.truth.model.base import TruthConfig
+from saekit.studies.truth.training import Layout, fit_truth
+from saekit.training.fit import Fit
+from saekit.training.trainer import Training
 
 D, ON = 256, 8
 LEAST_MCC, L0_WITHIN, MOST_SECONDS = 0.95, 0.2, 60.0

@@ -14,13 +14,13 @@ import time
 
 import torch
 
-from saekit.core import ranks
+from saekit.core import processes
 from saekit.core.seeds import generator
 from saekit.saes.base import registry
-from saekit.train.fit import Fit
-from saekit.train.parallel.mesh import open_mesh
-from saekit.train.parallel.traffic import Traffic
-from saekit.train.training import Training
+from saekit.training.fit import Fit
+from saekit.training.parallel.mesh import open_mesh
+from saekit.training.parallel.traffic import Traffic
+from saekit.training.trainer import Training
 
 WARM_STEPS, STEPS = 3, 12
 
@@ -123,7 +123,7 @@ def main():
     args = ask.parse_args()
     if args.quick:
         args.d, args.d_sae, args.rows = 64, 4096, 512
-    with ranks.session() as world:
+    with processes.session() as world:
         found = measure(args, world)
         if world.first:
             lines = [f"{key:28} {value}" for key, value in found.items()]
@@ -134,4 +134,4 @@ def main():
 
 if __name__ == "__main__":
     main()
-    ranks.leave(0)
+    processes.leave(0)

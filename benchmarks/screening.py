@@ -4,7 +4,7 @@
 
 RUN is a run of `saekit train` with k. Held-out activations of its site are multiplied with its
 encoder in float32, and with both rounded to bfloat16 and to float8 (e4m3, a scale a row). The
-bound on what rounding does to a score is that of `saekit.saes._choose`; a latent is undecided
+bound on what rounding does to a score is that of `saekit.kernels.choose`; a latent is undecided
 where its score, by that bound, may be among the k largest. Beside it, how many of the k largest
 in float32 are among the 1, 2 and 4 k largest in fewer bits: what a screen without a proof keeps.
 
@@ -21,8 +21,8 @@ from saekit.activations.harvest import Harvest
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.models.hf import load
-from saekit.train import record
-from saekit.train.run import Run
+from saekit.training import record
+from saekit.training.run import Run
 
 LARGEST_FLOAT8 = 448.0
 

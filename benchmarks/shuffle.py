@@ -30,16 +30,16 @@ import _side_by_side as side
 import torch
 from _side_by_side import Target
 
-from saekit.activations.caching import Caching, write
-from saekit.activations.full_shuffle import Stored
+from saekit.activations.cache.caching import Caching, write
+from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.precision import Channels
+from saekit.activations.cache.recorded import RecordedModel
+from saekit.activations.cache.store import MANIFEST, Store, begin
+from saekit.activations.cache.store_writer import StoreWriter
 from saekit.activations.mixing import Mixing
 from saekit.activations.pairs import Pair
-from saekit.activations.precision import Channels
-from saekit.activations.recorded import RecordedModel
 from saekit.activations.rules import TokenRule
 from saekit.activations.shuffle import Resident, Rolling
-from saekit.activations.store import MANIFEST, Store, begin
-from saekit.activations.store_writer import StoreWriter
 
 MODEL, SITE, BATCH = "smollm2-135m", "L10.resid_post", 2048
 TOKENS = {False: 2**18, True: 2**14}  # by --quick
@@ -179,8 +179,8 @@ def reading(store, folder, tokens):
 def training(store, tokens, steps):
     """Return seconds a step on the resident shuffle and on the store, interleaved."""
     from saekit.saes.topk import TopK
-    from saekit.train.fit import Fit
-    from saekit.train.training import Training
+    from saekit.training.fit import Fit
+    from saekit.training.trainer import Training
 
     width = next(iter(store.sites.values()))
     sae = TopK(d_in=width, d_out=width, d_sae=8 * width, k=32)

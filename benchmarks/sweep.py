@@ -33,11 +33,11 @@ def main():
     args = parser.parse_args()
     machine.prepare()
 
-    from saekit.cli.train import as_run
     from saekit.data.open import open_corpus
     from saekit.models.hf import load
-    from saekit.train.loop import train
-    from saekit.train.sweep import sweep
+    from saekit.training.building import as_run
+    from saekit.training.loop import train
+    from saekit.training.sweep import sweep
 
     tokens = 8_000 if args.quick else args.tokens
     lm = load("smollm2-135m")

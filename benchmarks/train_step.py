@@ -157,8 +157,8 @@ def on_each(acts):
 
 def saekit(spec):
     from saekit.saes.base import SAEConfig
-    from saekit.train.fit import Fit
-    from saekit.train.training import Training
+    from saekit.training.fit import Fit
+    from saekit.training.trainer import Training
 
     s = Setting(spec)
     raw = {"name": s.arch, "d_in": s.d, "d_out": s.d, "d_sae": s.n}

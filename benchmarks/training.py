@@ -24,8 +24,8 @@ from saekit.cli.evaluate import measure as evaluated
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
 from saekit.models.hf import load
-from saekit.train.loop import open_harvest
-from saekit.train.run import Run
+from saekit.training.loop import open_harvest
+from saekit.training.run import Run
 
 VARIANTS: dict[str, dict] = {
     "defaults": {},

@@ -28,8 +28,8 @@ KINDS = {
 def ours(correlated, tree):
     """Return a function that makes a batch."""
     from saekit.core.seeds import generator
-    from saekit.data.truth.dictionaries import Random
-    from saekit.data.truth.presets import preset
+    from saekit.studies.truth.model.dictionaries import Random
+    from saekit.studies.truth.model.presets import preset
 
     cfg = replace(preset("synth_sae_bench_16k"), dictionary=Random())
     cfg = replace(cfg, correlation=cfg.correlation if correlated else None,

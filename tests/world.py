@@ -8,7 +8,7 @@ from saekit.data.corpora.files import Files
 from saekit.models.base import LanguageModel
 from saekit.models.tiny import tiny
 from saekit.saes.topk import TopK
-from saekit.train.run import Run
+from saekit.training.run import Run
 
 WORDS = "the a cat dog sat ran on under mat hat and then quickly slowly 12 7 yes no"
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from saekit.activations.caching import Caching, write
-from saekit.activations.store import Store
+from saekit.activations.cache.caching import Caching, write
+from saekit.activations.cache.store import Store
 from saekit.data.corpora.files import Files
 from tests import world
 

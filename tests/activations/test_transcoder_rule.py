@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from saekit.activations import caching
-from saekit.activations.full_shuffle import Stored
+from saekit.activations.cache import caching
+from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Harvest
 from saekit.activations.pairs import Pair
-from saekit.activations.recorded import RecordedModel
 from saekit.activations.rules import TokenRule
 from saekit.analysis.indexing import make_index
 from saekit.cli.evaluate import measure
@@ -19,7 +19,7 @@ from saekit.evals.core import Core
 from saekit.hub.native import load, save
 from saekit.hub.opening import complete
 from saekit.models.sites import parse_site
-from saekit.train.loop import train
+from saekit.training.loop import train
 from tests import world
 from tests.activations.cached import spec
 

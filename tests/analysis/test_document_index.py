@@ -10,7 +10,7 @@ from saekit.analysis.document_index import DocumentIndex, spans
 from saekit.core.errors import ConfigError, DataError
 from saekit.data.corpora.files import Files
 from saekit.hub.card import Card
-from saekit.hub.native import Loaded
+from saekit.hub.trained import TrainedSAE
 from saekit.models.tiny import tiny
 from saekit.saes.topk import TopK
 
@@ -30,7 +30,7 @@ def world(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
     corpus = Files(paths=(str(path),), test_share=0.0)
-    return lm, Loaded(sae, card), (corpus, "train")
+    return lm, TrainedSAE(sae, card), (corpus, "train")
 
 
 def test_spans_cover_each_token_once_with_its_context():

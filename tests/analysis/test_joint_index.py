@@ -15,7 +15,7 @@ from saekit.hub.native import load
 from saekit.models.tiny import tiny
 from saekit.saes.crosscoder import Crosscoder
 from saekit.saes.temporal import Temporal
-from saekit.train.loop import train
+from saekit.training.loop import train
 from tests import world
 
 SIZES = {"d_in": 32, "d_out": 32, "d_sae": 64}

@@ -18,7 +18,7 @@ from saekit.analysis.traces import traces
 from saekit.core.codes import Codes
 from saekit.core.files import read_json, read_tensors, sha256_of, write_json, write_tensors
 from saekit.data.tokenise import Rows
-from saekit.locality.events import from_store
+from saekit.studies.locality.events.base import from_store
 
 #  token   0   1   2   3 |  4   5   6   7 |  8   9  10  11
 FIRST = (-5.0, 0, 0, -4.0, 0, -3.0, 0, -6.0, 0, -2.0, 0, 0.1)

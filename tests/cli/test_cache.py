@@ -83,7 +83,7 @@ def test_more_is_written_where_more_is_asked(base, capsys, tmp_path):
 def test_a_run_goes_on_from_its_cache_and_from_where_that_was_moved(
     base, store, capsys, tmp_path, monkeypatch
 ):
-    from tests.train.cut import Killed, Training
+    from tests.training.cut import Killed, Training
 
     real = Training.step
 

@@ -10,10 +10,10 @@ from saekit.cli.main import main
 from saekit.core.errors import ResourceError
 from saekit.core.files import read_json, write_json
 from saekit.models.tiny import save_tiny
-from saekit.train import record
-from saekit.train.log import Log
-from saekit.train.loop import train
-from saekit.train.training import Training
+from saekit.training import record
+from saekit.training.log import Log
+from saekit.training.loop import train
+from saekit.training.trainer import Training
 from tests import world
 
 
@@ -45,7 +45,7 @@ def test_before_anything_was_claimed_nothing_was_written(words, monkeypatch, cap
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["saekit.train.loop.open_harvest", "saekit.hub.native.save"])
+@pytest.mark.parametrize("place", ["saekit.training.loop.open_harvest", "saekit.hub.native.save"])
 def test_outside_the_steps_it_says_how_to_go_on(words, monkeypatch, capsys, tmp_path, place):
     with monkeypatch.context() as patch:
         patch.setattr(place, interrupted)

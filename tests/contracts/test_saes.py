@@ -261,13 +261,13 @@ def test_a_whitening_folds_exactly_or_is_refused(cfg, g):
 
 def test_gradients_equal_a_dense_reference(cfg, g, monkeypatch):
     """The path on codes and plain matrix products give the same loss and gradients."""
-    from saekit.saes import _sparse
+    from saekit.kernels import sparse
 
     sae = trained(cfg, g, 20)[0].double()
     x = draw(cfg, g, 64).double()
     found = {}
     for name, share in (("sparse", 2.0), ("dense", -1.0)):
-        monkeypatch.setattr(_sparse, "DENSE_SHARE", share)
+        monkeypatch.setattr(sparse, "DENSE_SHARE", share)
         sae.zero_grad()
         total = sae.loss(x, x, step(cfg, dead=True)).total
         total.backward()

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from saekit.cli.show import emit
 from saekit.core.result import Table
 from saekit.core.text import as_cell, from_cell, printable, printable_json
 from saekit.data import table_files
+from saekit.terminal.output import emit
 
 FORMULAS = ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "=", "-", "'=1", "''+a"]
 HARMLESS = ["", "a=b", "-1.5", "+3", "'quoted'", " =1", "1e-3", "it's", "'", "−1"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from saekit.models.tiny import save_tiny
 from tests import world
-from tests.crash.server import KILLED
+from tests.crash.server import KILLED, STUCK
 
 ROOT = Path(__file__).parents[2]
 LEFT = re.compile(r"\..*")  # locks, parts, and what a library writes first: none may stay
@@ -36,7 +36,7 @@ class Server:
         self.model = save_tiny(folder / "lm", d_model=16)
         self.text = world.text_file(folder, n_docs=80)
         env = os.environ | {"OMP_NUM_THREADS": "1", "SAEKIT_CACHE": str(folder / "cache")}
-        env |= {"PYTHONPATH": str(ROOT)}
+        env |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.server", str(self.model)], env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -93,6 +93,7 @@ def gone_on(server, case, out):
     """Go on with a command that was killed, in the way its user would."""
     resume = case.marker and (out / case.marker).exists()
     answer = server.run(filled(case.resume if resume else case.start, out))
+    assert answer.code != STUCK, "stuck"
     # Killed after its last file was in place, it is told that all is done.
     done = "is finished" in answer.text or ("is in use" in answer.text and not resume)
     assert answer.code == 0 or done, answer.text

@@ -7,10 +7,13 @@ of operations, their names, the end of what the child printed.
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 KILLED = 77
+SECONDS = 300  # of waiting for one command, which takes less than one; then it counts as stuck
+STUCK = -signal.SIGALRM  # its exit code then
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -49,7 +52,7 @@ class Operations:
         import safetensors.torch
 
         from saekit.core import parts
-        from saekit.train.log import Log
+        from saekit.training.log import Log
 
         sys.addaudithook(self.audit)
         fsync, write, exchange, logged = os.fsync, os.write, parts._exchange, Log.write
@@ -94,6 +97,7 @@ def _place(fd):
 
 def in_child(job, out_fd, err):
     """Run a command; never returns."""
+    signal.alarm(SECONDS)
     fd = os.open(err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
@@ -121,10 +125,9 @@ def serve(model):
     """Answer commands until there are no more."""
     import saekit.analysis.indexing
     import saekit.cli.main
-    import saekit.layers.survey
-    import saekit.locality.depth
-    import saekit.train.sweep
-    import saekit.train.toy  # noqa: F401 - so that no child has to
+    import saekit.studies.layers.survey
+    import saekit.studies.locality.runs.depth
+    import saekit.studies.truth.training  # noqa: F401 - so that no child has to
     from saekit.models import hf
 
     loaded, real = hf.load(model, dtype="float32"), hf.load

@@ -6,12 +6,14 @@ times in other files are left out, which differ between any two runs.
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from saekit.activations.latents import LatentStore
 from saekit.core.files import read_json
+from tests import share
 from tests.crash.harness import Case, Server, differences, filled, gone_on, killed_at, whole
 
 # Points of each command in the default run.
@@ -110,7 +112,19 @@ def spread(n):
     return sorted({1 + round(i * (n - 1) / (FEW - 1)) for i in range(FEW)})
 
 
-def equal_at(server, case, folder, points):
+def noted(name, tried, unlike, began):
+    """Add a line to the table that SAEKIT_CRASH_TABLE names, of a command's kills."""
+    if table := os.environ.get("SAEKIT_CRASH_TABLE"):
+        said = list(unlike.values())
+        stuck = sum(found == ["stuck"] for found in said)
+        left = sum(any(f.startswith("left over") for f in found) for found in said)
+        row = [name, tried, len(said) - stuck, stuck, left, f"{time.monotonic() - began:.0f}"]
+        with Path(table).open("a") as file:
+            file.write(f"| {' | '.join(map(str, row))} |\n")
+
+
+def equal_at(server, case, folder, points, name):
+    began = time.monotonic()
     left, names = whole(server, case, folder)
     assert names, "no file operation was seen"
     unlike = {}
@@ -123,22 +137,19 @@ def equal_at(server, case, folder, points):
             found = [str(error)[-600:]]
         if found:
             unlike[f"{at}: {names[at - 1]}"] = found
-    if table := os.environ.get("SAEKIT_CRASH_TABLE"):
-        with Path(table).open("a") as file:
-            file.write(f"{len(points(len(names)))} of {len(names)}, {len(unlike)} unlike: "
-                       f"{case.start[:3]} {unlike}\n")  # fmt: skip
+    noted(name, f"{len(points(len(names)))} of {len(names)}", unlike, began)
     assert not unlike
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_few_kills(server, case_of, tmp_path, name):
-    equal_at(server, case_of[name], tmp_path, spread)
+    equal_at(server, case_of[name], tmp_path, spread, name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
-    equal_at(server, case_of[name], tmp_path, lambda n: range(1, n + 1))
+    equal_at(server, case_of[name], tmp_path, share.points(NAMES.index(name)), name)
 
 
 def earlier_index_stays(server, case, trained, folder, points):
@@ -165,5 +176,4 @@ def test_an_earlier_index_stays_until_the_new_one_is_whole(server, case_of, trai
 
 @pytest.mark.slow
 def test_an_earlier_index_stays_at_every_operation(server, case_of, trained, tmp_path):
-    case = case_of["index"]
-    earlier_index_stays(server, case, trained, tmp_path, lambda n: range(1, n + 1))
+    earlier_index_stays(server, case_of["index"], trained, tmp_path, share.points(0))

@@ -11,40 +11,43 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from saekit.activations.caching import Caching, write
-from saekit.activations.exchange import export_arrow
+from saekit.activations.cache.caching import Caching, write
+from saekit.activations.cache.exchange import export_arrow
+from saekit.activations.cache.store import Store
 from saekit.activations.latents import LatentStore, LatentStoreWriter
-from saekit.activations.store import Store
+from saekit.cli import train as cli_train
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
-from saekit.core.files import read_object
 from saekit.core.npz import read_npz
-from saekit.core.ranks import Mesh
+from saekit.core.processes import Mesh
 from saekit.core.result import Result, Score, Table
 from saekit.core.torch_files import read_torch
 from saekit.data import table_files
 from saekit.data.arrow import open_arrow, read_arrow
 from saekit.data.readers import read_texts
 from saekit.data.tokenise import Rows
-from saekit.data.truth import files as truth_files
-from saekit.data.truth import published as truth_published
-from saekit.data.truth.base import TruthConfig
 from saekit.hub import native
 from saekit.hub.formats.base import FormatHints, make_card
-from saekit.layers.examples import Examples
-from saekit.layers.lens import Lens
-from saekit.layers.sums import LayerSums
-from saekit.layers.survey import Survey
-from saekit.locality import dataset, event_files, published
-from saekit.locality.journal import Journal
 from saekit.models.hf import load as load_model
-from saekit.models.tiny import tiny
+from saekit.models.tiny import save_tiny, tiny
 from saekit.report.page import write_report
 from saekit.report.watch import dashboard, over, runs_in, state
 from saekit.saes.batch_topk import BatchTopK
-from saekit.train import checkpoint, sweep
-from saekit.train.parallel import checkpoint as parts
-from saekit.train.run import Run
+from saekit.studies.layers.examples import Examples
+from saekit.studies.layers.lens import Lens
+from saekit.studies.layers.sums import LayerSums
+from saekit.studies.layers.survey import Survey
+from saekit.studies.locality.events import event_files
+from saekit.studies.locality.published import dataset
+from saekit.studies.locality.published import reading as published
+from saekit.studies.locality.runs.journal import Journal
+from saekit.studies.truth.model import files as truth_files
+from saekit.studies.truth.model import published as truth_published
+from saekit.studies.truth.model.base import TruthConfig
+from saekit.training import checkpoint, record, sweep
+from saekit.training.loop import RUN, begun_with, begun_with_of, check
+from saekit.training.parallel import checkpoint as parts
+from saekit.training.run import Run
 from tests import world
 from tests.fuzz.mutations import Tree
 from tests.hub import files
@@ -287,7 +290,8 @@ def make_settings(folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> None:
-    from saekit.cli.train import as_run, start_from
+    from saekit.cli.train import start_from
+    from saekit.training.building import as_run
 
     each(
         [folder / "a.json", folder / "b.yaml"],
@@ -336,12 +340,19 @@ def load_watch(folder: Path) -> None:
     over(runs)
 
 
-def load_resume(folder: Path) -> None:
-    from saekit.train.loop import check
-
+def make_resume(folder: Path) -> None:
+    make_run(folder)
     run = world.run(base())
-    Run.from_dict(read_object(folder / "run.json"))
-    check(run, one_model(), folder, True)
+    record.begin(folder / RUN, run.to_dict(), begun_with(run, one_model(), folder))
+
+
+def load_resume(folder: Path) -> None:
+    found = record.read(folder / RUN)
+    raw = record.found_again(found.settings, folder, begun_with_of(found, folder))
+    cli_train._cache_folder(folder)
+    record.is_done(folder)
+    Run.from_dict(raw)
+    check(world.run(base()), one_model(), folder, True)
 
 
 def make_sweep(folder: Path) -> None:
@@ -413,12 +424,6 @@ class _NoStream:
 
 def load_parts(folder: Path) -> None:
     parts.newest(folder, "run", Mesh(), _NoStream())  # pyright: ignore[reportArgumentType]
-
-
-def make_model(folder: Path) -> None:
-    lm = tiny()
-    lm.module.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(lm.tokenizer._tokenizer.to_str())
 
 
 # locality and others' programs
@@ -495,7 +500,8 @@ KINDS: dict[str, Kind] = {
     "settings": Kind(make_settings, load_settings, cost=4),
     "report": Kind(make_run, load_report, cost=2),
     "watch": Kind(make_run, load_watch),
-    "resume": Kind(make_run, load_resume),
+    "resume, 0.1.0": Kind(make_run, load_resume),
+    "resume": Kind(make_resume, load_resume),
     "sweep": Kind(make_sweep, load_sweep),
     "checkpoint": Kind(make_checkpoint, lambda f: checkpoint.newest(f, "run"), mend_checkpoint),
     "parts": Kind(make_parts, load_parts, mend_checkpoint),
@@ -504,5 +510,5 @@ KINDS: dict[str, Kind] = {
     ),
     "torch": Kind(make_torch, load_torch),
     "locality": Kind(make_locality, load_locality, mend_locality),
-    "model": Kind(make_model, lambda f: load_model(str(f)), cost=30),
+    "model": Kind(save_tiny, lambda f: load_model(str(f)), cost=30),
 }  # fmt: skip

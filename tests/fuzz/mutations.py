@@ -130,7 +130,9 @@ def of_zip(data: bytes, chance: random.Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             parts = {name: file.read(name) for name in file.namelist()}
-    except zipfile.BadZipFile:
+    except Exception:  # it was hurt before; zipfile then fails in many ways
+        return of_bytes(data, chance)
+    if not parts:
         return of_bytes(data, chance)
     names = sorted(parts)
     likely = [n for n in names if n.endswith("data.pkl")] or names

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests import share
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.run import inputs
 
@@ -17,5 +18,5 @@ def test_some_hurt_inputs_of_each_kind(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_hurt_inputs_of_each_kind(kind):
-    faults = list(inputs(kind, FEW, MANY // KINDS[kind].cost))
+    faults = list(inputs(kind, FEW, share.part(MANY // KINDS[kind].cost)))
     assert not faults, "\n".join(f"{f.kind} {f.seed}: {f.what}" for f in faults[:20])

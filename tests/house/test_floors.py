@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2] / "saekit"
+ROOT = Path(__file__).parents[2] / "src" / "saekit"
 FLOORS = [
     {"core"},
+    {"kernels"},
     {"saes", "metrics", "models", "data"},
     {"activations"},
     {"hub"},
-    {"train", "evals", "analysis", "layers", "locality"},
-    {"report", "recipes"},
+    {"training", "evals", "analysis"},
+    {"report", "terminal"},
+    {"recipes"},
+    {"studies"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
@@ -21,8 +24,8 @@ OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "h
             "wandb", "trackio", "tensorboard"}
 # Files of compiled code need their library from the first line, so they are imported when used.
 COMPILED = {
-    "saes/_native.py", "saes/_vector.py",
-    "saes/_triton.py", "saes/_triton_bounds.py", "saes/_triton_choose.py",
+    "kernels/native.py", "kernels/vector.py",
+    "kernels/triton/maps.py", "kernels/triton/bounds.py", "kernels/triton/choose.py",
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 

@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_tree_names_every_package_and_no_other():
     tree = README.split("```\nsaekit/\n")[1].split("```")[0].split("tests/")[0]
     named = {line.split("/")[0].strip() for line in tree.splitlines() if "/" in line}
-    there = {p.parent.name for p in (ROOT / "saekit").glob("*/__init__.py")}
+    there = {p.parent.name for p in (ROOT / "src" / "saekit").glob("*/__init__.py")}
     assert named == there
 
 

@@ -435,7 +435,7 @@ def run(*words):
 
 def test_convert_on_the_command_line(tmp_path):
     codes, y_hat = files.sparsify(tmp_path / "layers.2")
-    done = run("convert", tmp_path / "layers.2", tmp_path / "lens", "--format", "sae_lens",
+    done = run("convert", tmp_path / "layers.2", "--out", tmp_path / "lens", "--format", "sae_lens",
                "--model", "m/n", "--json")  # fmt: skip
     assert done.exit_code == 0, done.output
     record = json.loads(done.output)
@@ -445,9 +445,10 @@ def test_convert_on_the_command_line(tmp_path):
     again, its_card = load(tmp_path / "lens")
     same(again(files.inputs()), y_hat)
     assert its_card.pair.label == "L2.resid_post" and its_card.model["name"] == "m/n"
-    refused = run("convert", tmp_path / "layers.2", tmp_path / "lens")
+    refused = run("convert", tmp_path / "layers.2", "--out", tmp_path / "lens")
     assert "--overwrite" in str(refused.exception)
-    refused = run("convert", tmp_path / "lens", tmp_path / "dl", "--format", "dictionary_learning")
+    words = ["convert", tmp_path / "lens", "--out", tmp_path / "dl"]
+    refused = run(*words, "--format", "dictionary_learning")
     assert "does not write it" in str(refused.exception) and not (tmp_path / "dl").exists()
 
 

@@ -20,7 +20,7 @@ from saekit.hub.opening import Use, complete, notes_of, open_sae, said_of, text_
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import ByteTokenizer, save_tiny
 from saekit.saes.topk import TopK
-from saekit.train.loop import train
+from saekit.training.loop import train
 from tests import world
 from tests.hub import files
 from tests.hub.test_native import card as a_card
@@ -201,8 +201,8 @@ def test_eval_and_index_take_what_their_messages_ask_for(models, tmp_path, capsy
 
 def test_convert_takes_a_word_on_bos(tmp_path, capsys):
     files.sparsify(tmp_path / "layers.1")
-    words = ["convert", tmp_path / "layers.1", tmp_path / "out", "--format", "sae_lens", "--bos"]
-    code, out, err = call(capsys, *words)
+    words = ["convert", tmp_path / "layers.1", "--out", tmp_path / "out", "--format", "sae_lens"]
+    code, out, err = call(capsys, *words, "--bos")
     assert code == 0 and "bos" not in out.partition("unknown")[2].splitlines()[0], err
     raw = json.loads((tmp_path / "out" / "cfg.json").read_text())
     assert raw["metadata"]["prepend_bos"] is True

@@ -7,8 +7,8 @@ import torch
 from saekit.core.errors import FormatError, UnknownNameError
 from saekit.core.files import cache_folder
 from saekit.core.wheels import SMOLLM2
-from saekit.models import embedded as module
-from saekit.models.embedded import DEFAULT, MODELS, embedded, known_models
+from saekit.models.embedded import unpacking as module
+from saekit.models.embedded.unpacking import DEFAULT, MODELS, embedded, known_models
 from saekit.models.hf import load
 from tests.models.test_gguf import llama_file
 

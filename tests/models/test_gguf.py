@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from saekit.core.errors import FormatError
-from saekit.models.gguf import BLOCKS, GGUF
-from saekit.models.gguf_llama import write_folder
+from saekit.models.embedded.gguf import BLOCKS, GGUF
+from saekit.models.embedded.gguf_llama import write_folder
 from saekit.models.hf import load
 from saekit.models.sites import Site
 from saekit.models.tokenizer import byte_alphabet

@@ -6,7 +6,7 @@ import torch
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.files import read_json
 from saekit.models.tiny import tiny
-from saekit.train.loop import train
+from saekit.training.loop import train
 from tests import world
 
 FAMILIES = ["llama", "gpt2", "gpt_neox", "gemma", "qwen"]

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from saekit.saes._sparse import latent_major
+from saekit.kernels.sparse import latent_major
 from saekit.saes.base import Step
 
 TOLERANCE = 1e-5  # relative, and of the largest entry where one is near 0

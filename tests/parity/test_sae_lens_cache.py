@@ -5,17 +5,18 @@ import warnings
 import pytest
 import torch
 
-from saekit.activations import caching
-from saekit.activations.exchange import export_arrow, import_arrow
+from saekit.activations.cache import caching
+from saekit.activations.cache.exchange import export_arrow, import_arrow
+from saekit.activations.cache.recorded import RecordedModel
+from saekit.activations.cache.store import Store
 from saekit.activations.mixing import Mixing
 from saekit.activations.pairs import Pair
-from saekit.activations.recorded import RecordedModel
 from saekit.activations.rules import TokenRule
-from saekit.activations.store import Store
 from saekit.core.seeds import derive
 from tests import world
 from tests.activations.cached import SITES, spec
 from tests.activations.test_shuffle import Text, rest
+from tests.data.test_tokenise import BOS, EOS, stream
 from tests.parity.mapping import peer
 
 pytestmark = pytest.mark.parity
@@ -176,3 +177,18 @@ def test_there_and_back_is_the_same_bits(store, tmp_path):
         shown=False,
     )  # fmt: skip
     assert torch.equal(back.acts(site, 0, 999), store.acts(site, 0, 999))
+
+
+@pytest.mark.parametrize(("ends_with_row", "same"), [(False, True), (True, False)])
+def test_separator_difference_where_a_document_ends_with_its_row(ends_with_row, same):
+    """Else rows are theirs, token for token."""
+    packed = peer("sae_lens.tokenization_and_batching").concat_and_batch_sequences
+    lengths = [3 if ends_with_row else 2, 8, 6]
+    texts = ["".join(chr(97 + 9 * i + j) for j in range(n)) for i, n in enumerate(lengths)]
+    ours = torch.cat([rows.tokens for rows in stream(texts, n_ctx=4).rows(4)]).tolist()
+    documents = (torch.tensor([ord(c) for c in text]) for text in texts)
+    made = packed(documents, 4, begin_batch_token_id=BOS, sequence_separator_token_id=EOS)
+    theirs = [row.tolist() for row in made][: len(ours)]
+    assert len(theirs) >= 4 and (ours[: len(theirs)] == theirs) is same
+    if not same:  # theirs begins the second row with the document, ours with the separator
+        assert ours[0] == theirs[0] and ours[1][:2] == [BOS, EOS] and EOS not in theirs[1]

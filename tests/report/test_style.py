@@ -8,7 +8,7 @@ import torch
 from saekit.analysis import similarity
 from saekit.core.errors import ConfigError, MissingExtraError
 from saekit.report import style
-from saekit.report.figures import similarity as drawn
+from saekit.studies.truth.figures import similarity as drawn
 
 FOUND = similarity.compare({"one": torch.eye(4)[[2, 0]]}, torch.eye(4))
 

@@ -1,1 +1,0 @@
-"""Figures for papers, one file each: what is drawn is written beside it as CSV."""

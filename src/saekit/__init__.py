@@ -1,0 +1,92 @@
+"""saekit: sparse autoencoders on language models.
+
+Everything that a notebook needs is a name of this package, imported when it is first used, so that
+importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
+``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at work.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saekit.activations.harvest import Harvest as Harvest
+    from saekit.analysis.index_folder import Index as Index
+    from saekit.analysis.index_folder import index as index
+    from saekit.core.result import Result as Result
+    from saekit.evals.evaluate import evaluate as evaluate
+    from saekit.hub.native import load as load
+    from saekit.hub.native import save as save
+    from saekit.hub.splicing import splice as splice
+    from saekit.hub.steering import steer as steer
+    from saekit.hub.trained import TrainedSAE as TrainedSAE
+    from saekit.models.hf import load as load_model  # noqa: F401
+    from saekit.models.sites import Site as Site
+    from saekit.saes.abs_topk import AbsTopK as AbsTopK
+    from saekit.saes.batch_topk import BatchTopK as BatchTopK
+    from saekit.saes.crosscoder import Crosscoder as Crosscoder
+    from saekit.saes.gated import Gated as Gated
+    from saekit.saes.jumprelu import JumpReLU as JumpReLU
+    from saekit.saes.matching_pursuit import MatchingPursuit as MatchingPursuit
+    from saekit.saes.matryoshka import Matryoshka as Matryoshka
+    from saekit.saes.multi_topk import MultiTopK as MultiTopK
+    from saekit.saes.p_anneal import PAnneal as PAnneal
+    from saekit.saes.relu import ReLU as ReLU
+    from saekit.saes.skip import Skip as Skip
+    from saekit.saes.standardised import Standardised as Standardised
+    from saekit.saes.temporal import Temporal as Temporal
+    from saekit.saes.topk import TopK as TopK
+    from saekit.training.run import Run as Run
+    from saekit.training.train import train as train
+
+_PLACES = {
+    "Harvest": "saekit.activations.harvest",
+    "Index": "saekit.analysis.index_folder",
+    "Result": "saekit.core.result",
+    "Run": "saekit.training.run",
+    "Site": "saekit.models.sites",
+    "TrainedSAE": "saekit.hub.trained",
+    "evaluate": "saekit.evals.evaluate",
+    "index": "saekit.analysis.index_folder",
+    "load": "saekit.hub.native",
+    "load_model": "saekit.models.hf:load",
+    "save": "saekit.hub.native",
+    "splice": "saekit.hub.splicing",
+    "steer": "saekit.hub.steering",
+    "train": "saekit.training.train",
+    "AbsTopK": "saekit.saes.abs_topk",
+    "BatchTopK": "saekit.saes.batch_topk",
+    "Crosscoder": "saekit.saes.crosscoder",
+    "Gated": "saekit.saes.gated",
+    "JumpReLU": "saekit.saes.jumprelu",
+    "MatchingPursuit": "saekit.saes.matching_pursuit",
+    "Matryoshka": "saekit.saes.matryoshka",
+    "MultiTopK": "saekit.saes.multi_topk",
+    "PAnneal": "saekit.saes.p_anneal",
+    "ReLU": "saekit.saes.relu",
+    "Skip": "saekit.saes.skip",
+    "Standardised": "saekit.saes.standardised",
+    "Temporal": "saekit.saes.temporal",
+    "TopK": "saekit.saes.topk",
+}
+__all__ = ["__version__", *sorted(_PLACES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("saekit")
+    if name not in _PLACES:
+        import difflib
+
+        near = difflib.get_close_matches(name, __all__, n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise AttributeError(f"saekit has no `{name}`; it has {', '.join(__all__)}.{hint}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = found  # so that the next use is an ordinary one
+    return found
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

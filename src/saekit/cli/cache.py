@@ -1,0 +1,318 @@
+"""`saekit cache`: activations on disk, to train on many times."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.terminal.output import emit
+from saekit.terminal.resuming import goes_on
+from saekit.terminal.settings_help import lists
+
+if TYPE_CHECKING:
+    from saekit.activations.cache.caching import Caching
+    from saekit.activations.cache.store import Store
+
+app = typer.Typer(
+    help="Activations on disk: write them once, train on them many times.", no_args_is_help=True
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, as n_ctx=256 or rule.max_norm=6. Repeatable."),
+]
+Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]
+
+
+@app.command(
+    "write",
+    cls=goes_on(
+        lists("saekit.activations.cache.caching:Caching"),
+        resume=("repair", "tokens", "device", "quiet", "as_json"),
+        repair=("resume", "device", "quiet", "as_json"),
+    ),
+)
+def write(
+    model: Annotated[
+        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
+    ] = "smollm2-135m",
+    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to store, as L3.resid_post. Repeat for several. [the layer a third of the "
+            "way up, resid_post]"
+        ),
+    ] = None,
+    corpus: Annotated[
+        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+    ] = "packaged",
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens that count at every site. [1,000,000]")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
+    ] = "bfloat16",
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [caches/MODEL-SITE-DIGEST]")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE",
+            help="Go on with the cache in this folder, as it was begun, to --tokens.",
+        ),
+    ] = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CACHE", help="Write again what is damaged in this folder, only that."
+        ),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
+    ] = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write the activations of a text.
+
+    Example: saekit cache write --site L10.resid_post --tokens 2000000 --out caches/l10
+    """
+    from saekit.activations.cache import caching as made
+    from saekit.activations.cache.store import Store
+    from saekit.models.base import default_site
+    from saekit.models.hf import load
+    from saekit.models.model_files import pinned
+    from saekit.training import record
+    from saekit.training.building import short_digest
+    from saekit.training.signals import StopRequest
+
+    if resume is not None and repair is not None:
+        raise ConfigError("Give --resume or --repair, not both.")
+    if (there := resume or repair) is not None:
+        store = Store.open(there)
+        where = record.found_again(store.manifest["config"], there, store.manifest)
+        spec = made.Caching.from_dict(where)
+        begun_with = store.manifest["model"]
+        revision = pinned(spec.revision, begun_with)
+        lm = load(spec.model, revision=revision, dtype=begun_with["dtype"], device=device)
+        if repair is not None:
+            files = made.repair(lm, repair, shown=not quiet)
+            mended = {"cache": str(repair), "rewritten": files}
+            said = ", ".join(files) or "nothing was damaged"
+            return emit(mended, as_json=as_json, lines=[f"rewritten {said}"])
+        folder, wanted = there, tokens or store.n_kept
+    else:
+        lm = load(model, revision=revision, dtype=dtype, device=device)
+        sites = site or [default_site(lm)]
+        spec = _spec(model, revision, sites, corpus, precision, settings or [])
+        told = short_digest(spec.to_dict(), lm.provenance())
+        name = f"{model.rstrip('/').rsplit('/', 1)[-1]}-{'-'.join(sites)}-{told}"
+        folder, wanted = out or Path("caches") / name, tokens or 1_000_000
+    with StopRequest() as stop:
+        store = made.write(
+            spec, lm, folder, tokens=wanted, stopped=lambda: stop.asked, shown=not quiet
+        )
+    lines = [*_lines(store), f"next     saekit train --cache {folder}"]
+    return emit(_record(store), as_json=as_json, lines=lines)
+
+
+@app.command("info")
+def info(folder: Folder, as_json: Json = False) -> None:
+    """Say what a cache holds.
+
+    Example: saekit cache info caches/l10
+    """
+    from saekit.activations.cache.store import Store
+
+    store = Store.open(folder)
+    emit(_record(store), as_json=as_json, lines=_lines(store))
+
+
+@app.command("check")
+def check(folder: Folder, as_json: Json = False) -> None:
+    """Compare every byte of a cache with its checksums.
+
+    Example: saekit cache check caches/l10
+    """
+    from saekit.activations.cache.store import Store
+
+    store = Store.open(folder)
+    damaged = store.damaged()
+    record = {"cache": str(folder), "shards": len(store.records)}
+    record |= {"damaged": [store.records[i].file for i in damaged]}
+    n_whole = len(store.records) - len(damaged)
+    lines = [*damaged.values(), f"whole    {n_whole} of {len(store.records)} shards"]
+    emit(record, as_json=as_json, lines=lines)
+    if damaged:
+        raise FormatError(f"{len(damaged)} of {len(store.records)} shards are damaged.")
+
+
+@app.command("export")
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    site: Annotated[str | None, typer.Option(help="Which site. [the only one]")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Name of the activations. [the hook's in TransformerLens]")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a site of a cache as SAELens caches activations (Arrow, for its trainer).
+
+    Example: saekit cache export caches/l10 --out arrow/l10
+    """
+    from saekit.activations.cache.exchange import export_arrow
+    from saekit.activations.cache.store import Store
+    from saekit.models.sites import parse_site
+
+    store = Store.open(folder)
+    named = ", ".join(map(str, store.sites))
+    if site is None and len(store.sites) > 1:
+        raise ConfigError(f"The cache has {named}; name one with --site.")
+    chosen = parse_site(site) if site else next(iter(store.sites))
+    if chosen not in store.sites:
+        raise ConfigError(f"The cache has {named}; got --site {site}.")
+    n = export_arrow(store, out, chosen, column=column, dtype=dtype, shown=not quiet)
+    emit({"out": str(out), "rows": n}, as_json=as_json, lines=[f"wrote    {out}: {n:,} rows"])
+
+
+@app.command("import", cls=lists("saekit.activations.cache.caching:Caching"))
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder of activations that SAELens cached.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    site: Annotated[str, typer.Option(help="Where they are from, as L3.resid_post.")],
+    corpus: Annotated[str, typer.Option(help="The text they are of, as for train.")],
+    model: Annotated[
+        str, typer.Option(help="The language model they are of.")
+    ] = "smollm2-135m",
+    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Name of the activations. [the only one]")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Refuse what the model does not have at the site.")
+    ] = True,
+    precision: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
+    ] = "float32",
+    settings: Settings = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
+    ] = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a cache of activations that SAELens cached.
+
+    Example: saekit cache import activations/gpt2 --model gpt2 --site L8.resid_pre
+    --corpus my_text.jsonl --out caches/gpt2
+    """
+    from saekit.activations.cache.exchange import import_arrow
+    from saekit.data.arrow import open_arrow
+    from saekit.models.hf import load
+
+    table = open_arrow(source, column)
+    lm = load(model, revision=revision, dtype=dtype, device="cpu")
+    n_ctx = [f"n_ctx={table.n_ctx}"]
+    spec = _spec(model, revision, [site], corpus, precision, n_ctx + (settings or []))
+    store = import_arrow(
+        source, out, spec, lm, column=column, compare=compare, shown=not quiet
+    )
+    off = store.manifest["imported"]["off_by_fvu"]
+    checked = "not compared with the model" if off is None else (
+        f"the model's own first rows are off by {off:.1e} of the variance")  # fmt: skip
+    lines = [*_lines(store), f"compared {checked}", f"next     saekit train --cache {out}"]
+    emit(_record(store), as_json=as_json, lines=lines)
+
+
+def recorded_run(
+    folder: Path, device: str, flags: dict[str, Any], config: dict[str, Any] | None
+) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a cache, and the raw run that trains on it.
+
+    Args:
+        folder: of the cache.
+        device: auto, cpu or cuda.
+        flags: of the command: site, target, fold, tokens, and model and corpus where they
+            were given.
+        config: a raw run to take instead of the flags.
+
+    Raises:
+        ConfigError: a flag contradicts the cache, or a site has to be named.
+    """
+    from saekit.activations.cache.recorded import RecordedModel
+    from saekit.models.placement import pick_device
+
+    model = RecordedModel.open(folder, pick_device(device))
+    written = model.store.manifest["config"]
+    if config is not None:
+        return model, config
+    for name in ("model", "corpus"):
+        if flags[name] is not None and flags[name] != written[name]:
+            raise ConfigError(
+                f"`{name}` does not fit the cache in {folder}: it was written with "
+                f"{written[name]!r}; got {flags[name]!r}. Leave --{name} out."
+            )
+    read = flags["site"] or [str(s) for s in model.sites()]
+    if flags["site"] is None and len(read) > 1:
+        raise ConfigError(f"The cache has {', '.join(read)}; name what to read with --site.")
+    pair = {"read": read, "write": flags["target"] or [], "fold": flags["fold"]}
+    raw = {key: written[key] for key in ("model", "revision", "corpus", "n_ctx", "bos", "rule")}
+    return model, raw | {"pair": pair, "tokens": flags["tokens"] or model.store.n_kept}
+
+
+def _spec(
+    model: str, revision: str | None, sites: list[str], corpus: str, precision: str,
+    settings: list[str],
+) -> "Caching":  # fmt: skip
+    from saekit.activations.cache.caching import Caching
+    from saekit.core.config import override
+    from saekit.data.open import open_corpus
+    from saekit.training.record import absolute
+
+    model = absolute({"model": model})["model"]
+    base = Caching(model=model, revision=revision, sites=tuple(sites), corpus=open_corpus(corpus))
+    return override(base, [f"precision={precision}", *settings])
+
+
+def _record(store: "Store") -> dict[str, Any]:
+    keys = ("config", "model", "rules", "added_fvu", "imported")
+    return {
+        "cache": str(store.folder),
+        "sites": store.manifest["sites"],
+        "rows": store.n_rows,
+        "tokens": store.n_rows * store.n_ctx,
+        "kept_tokens": store.n_kept,
+        "bytes": store.n_bytes,
+        "shards": len(store.records),
+        "text_ended": store.ended,
+        "identity": store.identity,
+        "max_abs": {
+            name: max((r.max_abs[name] for r in store.records), default=0.0)
+            for name in store.manifest["sites"]
+        },
+        **{key: store.manifest[key] for key in keys},
+    }
+
+
+def _lines(store: "Store") -> list[str]:
+    made = _record(store)
+    lost = ", ".join(f"{s} {v:.1e}" for s, v in made["added_fvu"].items())
+    sites = ", ".join(f"{s} [{w}]" for s, w in made["sites"].items())
+    return [
+        f"cache    {store.folder}: {made['bytes'] / 1e9:.3f} GB in {made['shards']} shards",
+        f"model    {made['model']['name']} ({made['model']['dtype']})",
+        f"sites    {sites}, as {store.precision}",
+        f"tokens   {made['tokens']:,}, of which {made['kept_tokens']:,} count at every site",
+        f"lost     share of variance, first rows: {lost}",
+    ]

@@ -1,0 +1,73 @@
+"""`saekit list`: what there is to choose from."""
+
+import importlib
+import pkgutil
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from saekit.terminal.output import emit
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    saes = "saes"
+    metrics = "metrics"
+    evals = "evals"
+    analyses = "analyses"
+    formats = "formats"
+    models = "models"
+    corpora = "corpora"
+    truths = "truths"
+    recipes = "recipes"
+
+
+REGISTRIES = {
+    Kind.saes: "saekit.saes.base",
+    Kind.metrics: "saekit.metrics.base",
+    Kind.evals: "saekit.evals.base",
+    Kind.analyses: "saekit.analysis.base",
+    Kind.corpora: "saekit.data.base",
+    Kind.formats: "saekit.hub.formats.base",
+}
+
+
+def list_names(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """List architectures, metrics, evaluations, corpora, models and so on."""
+    found = _entries(kind)
+    width = max((len(e["name"]) for e in found), default=0)
+    lines = [f"{e['name']:<{width}}  {e['about']}" for e in found]
+    emit({kind.value: found}, as_json=as_json, lines=lines or [f"There are no {kind.value}."])
+
+
+def _entries(kind: Kind) -> list[dict[str, Any]]:
+    if kind in REGISTRIES:
+        return importlib.import_module(REGISTRIES[kind]).registry.describe()
+    if kind is Kind.models:
+        from saekit.models.embedded.unpacking import known_models
+
+        return known_models()
+    if kind is Kind.recipes:
+        return _modules("saekit.recipes")
+    if kind is Kind.truths:
+        from saekit.studies.truth.model.presets import PRESETS
+
+        return [
+            {"name": name, "about": (make.__doc__ or "").partition("\n")[0]}
+            for name, make in sorted(PRESETS.items())
+        ]
+    raise AssertionError(f"{kind} has no list")
+
+
+def _modules(package: str) -> list[dict[str, Any]]:
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    modules = {m.name: importlib.import_module(f"{package}.{m.name}") for m in found}
+    return [
+        {"name": name, "about": (module.__doc__ or "").partition("\n")[0]}
+        for name, module in sorted(modules.items())
+    ]

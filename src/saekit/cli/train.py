@@ -1,0 +1,267 @@
+"""`saekit train`: from a model, a site and a text to an SAE."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.terminal.output import emit
+from saekit.terminal.run_flags import given, over
+from saekit.training.building import (
+    DEFAULT_MODEL,
+    as_run,
+    check_flags,
+    check_groups,
+    corpus_of,
+    default_folder,
+    fit_width,
+    flags,
+    k_setting,
+    made_of,
+    with_length,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from saekit.models.base import LanguageModel
+    from saekit.training.run import Run
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub name, folder, or an embedded model (see: saekit list models). "
+        f"[{DEFAULT_MODEL}]"
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
+Site = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
+        "layers, or repeat. [the layer a third of the way up, resid_post]"
+    ),
+]
+Target = Annotated[
+    list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
+]
+Fold = Annotated[
+    bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
+]
+CorpusWord = Annotated[
+    str | None,
+    typer.Option(
+        help="packaged, stdlib, a file or glob, a hub dataset OWNER/NAME, or shares of several: "
+        "'0.7*packaged + 0.3*notes.jsonl'. One text file is cut at blank lines, paragraphs above "
+        "16,000 characters at line ends too. [packaged]"
+    ),
+]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")
+]
+Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]
+Kept = Annotated[
+    float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of text that count; with --fold, each site of one. [10,000,000, or all that "
+        "the text has where that is less; all that a cache has]"
+    ),
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over them. [1]")]
+Seed = Annotated[int | None, typer.Option(help="Decides initialisation and order. [0]")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Read activations from this folder (see: saekit cache), not a model."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="A named run to start from (saekit list recipes); flags go over it."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def train(
+    model: Model = None,
+    revision: Revision = None,
+    site: Site = None,
+    target: Target = None,
+    fold: Fold = False,
+    corpus: CorpusWord = None,
+    arch: Arch = None,
+    d_sae: Latents = None,
+    k: Kept = None,
+    tokens: Tokens = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    recipe: Recipe = None,
+    cache: Cache = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH-kK-seedSEED-DIGEST]"),
+    ] = None,
+    latent_shards: Annotated[
+        int, typer.Option(help="Under torchrun: processes over which latents are dealt.")
+    ] = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder.
+
+    Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
+    --corpus my_text.jsonl --d-sae 8192 --k 32
+    """
+    from saekit.cli.cache import recorded_run
+    from saekit.core import processes
+    from saekit.core.files import read_object
+    from saekit.models.hf import load
+    from saekit.training.loop import train as train_run
+
+    device = processes.own_device(device)
+    if resume is not None:
+        lm, run = _resumed(resume, cache, device, settings or [])
+        folder = resume
+    elif config is not None or recipe is not None:
+        asked = given(
+            model=model, revision=revision, site=site, target=target, fold=fold or None,
+            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
+        )  # fmt: skip
+        raw = over(start_from(config, recipe), asked)
+        if cache is not None:
+            lm, raw = recorded_run(cache, device, {}, raw)
+        else:
+            lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
+        fit_width(raw, lm)
+        run = as_run(raw, lm, k_setting(raw["sae"].get("name", "topk"), k) + (settings or []))
+        folder = out or default_folder(run, lm)
+    else:
+        arch = arch or "topk"
+        check_flags(arch, tokens, epochs)
+        made = made_of(arch, d_sae, epochs, seed)
+        if cache is not None:
+            text = corpus_of(corpus) if corpus is not None else None
+            asked = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
+            lm, raw = recorded_run(cache, device, asked | {"tokens": tokens}, None)
+            raw |= made
+        else:
+            lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
+            raw = made | flags(
+                lm, model=model, revision=revision, site=site, target=target, fold=fold,
+                corpus=corpus, tokens=tokens,
+            )  # fmt: skip
+        run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
+        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
+        folder = out or default_folder(run, lm)
+    with processes.session(lm.device):
+        sae = train_run(
+            run, lm, folder,
+            resume=resume is not None, shown=not quiet, latent_shards=latent_shards,
+        )  # fmt: skip
+        if not processes.first():
+            return
+    manifest = read_object(folder / "manifest.json")
+    record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
+    lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
+    lines.append(f"next     saekit eval {folder}")
+    emit(record, as_json=as_json, lines=lines)
+    exit_in_part([manifest])
+
+
+def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
+    """End with exit code 3 where the text of a run ended before the tokens asked."""
+    if any("text_ended" in manifest for manifest in manifests):
+        raise typer.Exit(3)
+
+
+def _resumed(
+    folder: Path, cache: Path | None, device: str, settings: list[str]
+) -> "tuple[LanguageModel, Run]":
+    """Return model and run of a folder, as they were begun.
+
+    Raises:
+        FormatError: there is no run, or its model or text are nowhere to be found.
+        ConfigError: the run is finished.
+    """
+    from saekit.cli.cache import recorded_run
+    from saekit.core.border import reading
+    from saekit.core.lock import claimed
+    from saekit.models.hf import load
+    from saekit.models.model_files import pinned
+    from saekit.training import record
+    from saekit.training.loop import RUN, begun_with_of
+
+    if not (folder / RUN).exists():
+        raise FormatError(f"{folder} holds no run to go on with: it has no {RUN}.")
+    if record.is_done(folder):
+        with claimed(folder, "saekit train"):  # removes what a writer killed at the end left
+            raise ConfigError(f"The run in {folder} is finished: its SAE is in {folder / 'sae'}.")
+    found = record.read(folder / RUN)
+    made = begun_with_of(found, folder)
+    held = cache or _cache_folder(folder)
+    raw = found.settings
+    if held is not None:
+        lm, _ = recorded_run(held, device, {}, raw)
+    else:
+        raw = record.found_again(raw, folder, made)
+        with reading(folder, "a run"):
+            named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
+        lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
+    return lm, as_run(raw, lm, settings)
+
+
+def _cache_folder(folder: Path) -> Path | None:
+    """Return the cache of activations that a run reads, None where it reads none."""
+    from saekit.core.border import reading
+    from saekit.core.files import read_object
+    from saekit.training import record
+    from saekit.training.loop import RUN
+
+    manifest = folder / record.MANIFEST
+    noted = record.read(folder / RUN).begun_with.get("cache_folder")
+    with reading(folder, "a run"):
+        told = read_object(manifest) if manifest.exists() else {}
+        where = noted or (told.get("cache") or {}).get("folder")
+        return None if where is None else Path(where)
+
+
+def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
+    """Return the run that a file or a name gives, for `as_run`."""
+    if config is not None and recipe is not None:
+        raise ConfigError("Give --config or --recipe, not both.")
+    if recipe is not None:
+        from saekit.recipes import get
+
+        return get(recipe).to_dict()
+    assert config is not None
+    from saekit.core.files import read_settings
+
+    raw = read_settings(config)
+    if isinstance(raw, dict):  # the run.json of a run will do
+        from saekit.training.record import settings_of
+
+        raw = settings_of(raw, config)
+    if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
+        raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
+    check_groups(raw)
+    return raw

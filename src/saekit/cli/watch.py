@@ -1,0 +1,67 @@
+"""`saekit watch` and `saekit track`: a run under way, here and in other tools."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or a sweep's.")],
+    once: Annotated[bool, typer.Option("--once", help="Print what stands, and end.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last steps, and end.")] = False,
+) -> None:
+    """Show how training goes: loss, FVU, L0, dead latents, speed, memory, time left.
+
+    Example: saekit watch runs/mine
+    """
+    from saekit.report.watch import dashboard, over, runs_in, state
+
+    if as_json or once:
+        runs = runs_in(folder)
+        lines = [dashboard(run) for run in runs] or ["no run has begun"]
+        emit({"runs": state(runs)}, as_json=as_json, lines=lines)
+        return
+    redraw, drawn = sys.stdout.isatty(), 0
+    while True:
+        runs = runs_in(folder)
+        text = "\n".join(dashboard(run) for run in runs) or "no run has begun"
+        if redraw and drawn:
+            sys.stdout.write(f"\x1b[{drawn}A\x1b[J")
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+        drawn = text.count("\n") + 1
+        if runs and over(runs):
+            return
+        time.sleep(max(every, 0.1))
+
+
+def track(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    to: Annotated[str, typer.Option(help="tensorboard, wandb or trackio.")],
+    place: Annotated[
+        str | None, typer.Option(help="Project, or folder. [saekit, or RUN/tensorboard]")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run is over.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+) -> None:
+    """Copy a training log to another tool, once or while the run goes on.
+
+    Example: saekit track runs/mine --to wandb --follow
+    """
+    from saekit.core.files import read_json
+    from saekit.report.follow import status
+    from saekit.report.trackers.base import registry
+
+    tracker = registry.get(to)(place)
+    status(run)
+    config = next((run / n for n in ("run.json", "fit.json") if (run / n).exists()), None)
+    n = tracker.copy(run, read_json(config) if config else {}, wait=wait)
+    emit({"run": str(run), "to": to, "steps": n}, as_json=as_json, lines=[f"copied   {n} steps"])

@@ -1,0 +1,151 @@
+"""The contract every evaluation keeps: a subject and tools go in, a Result comes out."""
+
+import abc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import saekit.evals as package
+from saekit.activations.rules import FittedRule
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError, ShapeError
+from saekit.core.registry import Registry
+from saekit.core.result import Result, Score
+from saekit.data.tokenise import Rows
+from saekit.models.base import LanguageModel
+from saekit.models.sites import Site
+from saekit.saes.base import SAE
+
+
+class Way(NamedTuple):
+    """One site an SAE reads, and the one it predicts from it."""
+
+    read: Site
+    write: Site  # the same as `read` unless the SAE is a transcoder
+    rule: FittedRule  # which tokens count at `read`
+    write_rule: FittedRule | None = None  # and at `write`, where that is another site
+
+
+class Subject(NamedTuple):
+    """What is evaluated: an SAE, and where in which language model it stands."""
+
+    sae: SAE
+    lm: LanguageModel | None
+    read: Site
+    write: Site  # the same as `read` unless the SAE is a transcoder
+    rule: FittedRule  # which tokens count at `read`
+    name: str
+    beside: tuple[Way, ...] = ()  # further sites coded jointly with the first
+    window: int = 0  # tokens of a jointly coded window; 0: single tokens
+    write_rule: FittedRule | None = None  # which tokens count at `write`, if it is another site
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """All sites that are coded jointly, in the order the SAE takes them."""
+        return (Way(self.read, self.write, self.rule, self.write_rule), *self.beside)
+
+    @property
+    def event(self) -> tuple[str, ...]:
+        """The axes that are coded jointly here, as architectures name them."""
+        return (("site",) if self.beside else ()) + (("seq",) if self.window else ())
+
+
+class Tools(NamedTuple):
+    """What an evaluation works with, beside its subject.
+
+    Args:
+        rows: given a number of rows, yields held-out text in batches of so many, always
+            from its beginning and in the same order.
+        seed: decides every draw.
+        shown: show progress on stderr.
+    """
+
+    rows: Callable[[int], Iterable[Rows]]
+    seed: int = 0
+    shown: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Config, abc.ABC):
+    """A procedure from a subject to scores, as a value."""
+
+    version: ClassVar[int]  # raised when the same input gives another number
+    needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
+    events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
+
+    @classmethod
+    def variant(cls, name: str) -> "type[Config]":
+        """Return the evaluation class called `name`."""
+        return registry.get(name)
+
+    @classmethod
+    @abc.abstractmethod
+    def example(cls) -> "Eval":
+        """Return the cheapest instance worth testing."""
+
+    @abc.abstractmethod
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        """Evaluate; an error is raised, never turned into a number.
+
+        Raises:
+            ConfigError: the subject lacks what the evaluation needs.
+            DataError: the text or the activations cannot be used.
+        """
+
+    def check(self, subject: Subject) -> None:
+        """Refuse a subject that this evaluation cannot be run on.
+
+        Raises:
+            ConfigError: it has no language model and one is needed; its SAE codes several
+                sites or positions jointly, and this evaluation measures none such, or the
+                subject names none of them.
+            UnknownNameError: the language model has no such site.
+            ShapeError: the widths of the sites are not those of the SAE.
+        """
+        cfg = subject.sae.cfg
+        if not self.events.issuperset(cfg.event):
+            raise ConfigError(
+                f"`{self.name}` cannot measure {subject.name}, which codes "
+                f"{' and '.join(cfg.event)} jointly; it measures SAEs of single activations"
+                f"{''.join(f' or of joint {axis}' for axis in sorted(self.events))}. Use another "
+                f"evaluation, as core."
+            )
+        n_sites = getattr(cfg, "n_sites", 1)
+        if cfg.event != subject.event or len(subject.ways) != n_sites:
+            raise ConfigError(
+                f"{subject.name} codes {' and '.join(cfg.event) or 'nothing'} jointly, "
+                f"n_sites={n_sites}; the subject has {len(subject.ways)} sites and "
+                f"window={subject.window}. Give it the sites (`beside`) and the window that the "
+                f"SAE was trained with."
+            )
+        if subject.lm is None:
+            if "lm" in self.needs:
+                raise ConfigError(
+                    f"`{self.name}` needs the language model of {subject.name}; got none. "
+                    f"Load it with saekit.models.hf.load and give it to the subject."
+                )
+            return
+        reads = [(way.read, cfg.d_in) for way in subject.ways]
+        for site, width in [*reads, *((way.write, cfg.d_out) for way in subject.ways)]:
+            found = subject.lm.width(subject.lm.check_site(site))
+            if found != width:
+                raise ShapeError(
+                    f"{subject.name} has width {width} at {site}, where {subject.lm.name} has "
+                    f"{found}. Choose the site and the model that it was trained on."
+                )
+
+    def result(
+        self, scores: dict[str, Score], details: dict[str, Any], provenance: dict[str, Any]
+    ) -> Result:
+        """Return scores with the name, version and configuration that made them."""
+        return Result(
+            name=self.name,
+            version=self.version,
+            config=self.to_dict(),
+            scores=scores,
+            details=details,
+            provenance=provenance,
+        )
+
+
+registry = Registry[Eval]("evaluation", package, of_studies="evals")

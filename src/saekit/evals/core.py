@@ -1,0 +1,209 @@
+"""Core: what an SAE keeps of activations, and of the language model's predictions."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from typing_extensions import override
+
+from saekit.core import provenance
+from saekit.core.errors import ConfigError, DataError
+from saekit.core.files import digest
+from saekit.core.progress import Progress
+from saekit.core.result import Result
+from saekit.data.tokenise import Rows
+from saekit.evals._plan import plan
+from saekit.evals._reconstruction import Reconstruction
+from saekit.evals._splicing import Splicing
+from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.intervals import Blocks, blocks_of_documents
+from saekit.metrics.base import in_order
+from saekit.models.base import LanguageModel
+
+ABLATIONS = 3  # spliced, zero, mean: a pass each, beside one clean
+
+
+@final
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Core(Eval):
+    """Reconstruction, sparsity and what the language model loses, on held-out text.
+
+    Every metric of the registry, over the tokens that the SAE's rules keep: of a transcoder
+    those that count both where it reads and where it predicts. Reconstruction
+    and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
+    them the next-token loss is measured with the activations at the write site left alone
+    (clean), replaced by the SAE's prediction (spliced), by 0 (zero) and by the mean of kept
+    activations over all `n_tokens` of this evaluation (mean). Only kept tokens are replaced;
+    the others keep their own activations in every case. The loss counts at positions whose
+    next token exists in the row and is not special. The SAE computes in float32, the model
+    in its own precision; losses are float32, sums float64.
+
+    Scores come with 95 % intervals over documents, neighbouring ones together where there are
+    many; `n` is the number of such blocks. Too few documents give no interval.
+
+    Of an SAE that codes several sites jointly a token counts where it does at all of them, and
+    is measured as the vector of all of them, in act units: sites of large activations weigh
+    most. Each site is replaced alone and losses are means over sites; `details` has the FVU
+    and the losses of each. Of an SAE of windows only tokens in a window are measured and
+    replaced, and windows are cut as in training; `details` counts tokens left over ("cut").
+
+    Args:
+        n_tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
+        ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
+        n_blocks: at most so many blocks of whole documents for the intervals, at least 1.
+        batch_rows: at most so many rows of a forward pass; fewer where rows are long, so that a
+            pass stays within 1 GB. Changes no score beyond rounding.
+
+    Raises:
+        ConfigError: a number is out of range.
+
+    Cost:
+        n_tokens to the write site, and ce_tokens through the whole model 1 + 3 * sites times.
+
+    Reads:
+        Held-out rows.
+
+    Source:
+        Karvonen et al. 2025, arXiv:2503.09532 (SAEBench core).
+        Differs: sums over all tokens in place of means of batches; both ablations; kept
+        tokens only; intervals.
+    """
+
+    name: ClassVar[str] = "core"
+    version: ClassVar[int] = 2
+    needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    events: ClassVar[frozenset[str]] = frozenset({"site", "seq"})
+
+    n_tokens: int = 2**16
+    ce_tokens: int = 2**14
+    n_blocks: int = 128
+    batch_rows: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_tokens", "n_blocks", "batch_rows"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not 0 <= self.ce_tokens <= self.n_tokens:
+            raise ConfigError(
+                f"`ce_tokens` must lie in 0..n_tokens; got ce_tokens={self.ce_tokens}, "
+                f"n_tokens={self.n_tokens}. Lower `ce_tokens` or raise `n_tokens`."
+            )
+
+    @classmethod
+    @override
+    def example(cls) -> "Core":
+        return cls(n_tokens=1024, ce_tokens=768)
+
+    @override
+    @torch.no_grad()
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        self.check(subject)
+        assert subject.lm is not None  # `check` refuses it
+        began = time.monotonic()
+        rows = self.rows_of(tools)
+        tokens = rows.tokens
+        part, splicing, blocks = self._measure(subject, subject.lm, rows, shown=tools.shown)
+        sums = part.blocks | splicing.sums(blocks)
+        scores = {name: sums[name].score() for name in in_order()}
+        details = {
+            **part.details(),
+            "documents": len(rows.doc_ids.unique()),
+            "rows": {"wanted": math.ceil(self.n_tokens / tokens.shape[1]), "read": len(tokens)},
+            "n_ctx": tokens.shape[1],
+            "scored_tokens": splicing.n_scored,
+            "losses": splicing.mean_losses(),
+            "mean_from": "kept tokens of this evaluation",
+            "tokens_sha256": digest([tokens.numpy().tobytes()]),
+        }
+        if subject.beside:
+            details["sites"] = self._by_site(part, splicing, blocks)
+        return self.result(scores, details, _made_from(subject, tools.seed, began))
+
+    def _by_site(
+        self, part: Reconstruction, splicing: Splicing, blocks: Blocks
+    ) -> dict[str, dict[str, Any]]:
+        """Return the FVU, and the scores and losses with that site alone replaced, by site."""
+        found = {}
+        for site, fvu in part.by_site.items():
+            sums = splicing.sums(blocks, site) | {"fvu": fvu}
+            scores = {name: asdict(sums[name].score()) for name in sorted(sums)}
+            found[str(site)] = {"scores": scores, "losses": splicing.mean_losses(site)}
+        return found
+
+    def rows_of(self, tools: Tools) -> Rows:
+        """Return the rows to measure; fewer than wanted where the text is shorter.
+
+        Raises:
+            DataError: there is no row of text.
+        """
+        found: list[Rows] = []
+        missing = 1
+        for rows in tools.rows(self.batch_rows):
+            found.append(rows)
+            n_found = sum(len(r.tokens) for r in found)
+            missing = math.ceil(self.n_tokens / rows.tokens.shape[1]) - n_found
+            if missing <= 0:
+                break
+        if not sum(len(r.tokens) for r in found):
+            raise DataError(
+                "The held-out text does not fill one row of tokens. Give the corpus more text, "
+                "or use a shorter context."
+            )
+        tokens = torch.cat([r.tokens.cpu() for r in found])
+        n_rows = len(tokens) + min(missing, 0)
+        return Rows(tokens[:n_rows], torch.cat([r.doc_ids.cpu() for r in found])[:n_rows], 0)
+
+    def _measure(
+        self, subject: Subject, lm: LanguageModel, text: Rows, *, shown: bool
+    ) -> tuple[Reconstruction, Splicing, Blocks]:
+        """Run every forward pass; the clean one of a loss also gives its rows' activations.
+
+        Returns:
+            The sums of reconstruction, the losses, and the blocks of the rows these are of.
+        """
+        tokens = text.tokens
+        n_rows, n_ctx = tokens.shape
+        planned = plan([subject], n_ctx, n_rows, self)
+        planned.say(shown=shown)
+        n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
+        writes = [way.write for way in subject.ways]
+        passes = n_rows + ABLATIONS * len(writes) * n_full
+        bar = Progress(self.name, passes * n_ctx, shown=shown)
+        part = Reconstruction(subject, blocks_of_documents(text.doc_ids, self.n_blocks))
+        splicing = Splicing(lm, writes, subject.rule.special_ids, bar)
+        sites = list(dict.fromkeys([*(way.read for way in subject.ways), *writes]))
+        size = planned.rows
+        for first in range(0, n_full, size):
+            rows = tokens[first : min(first + size, n_full)]
+            clean, acts = splicing.clean(rows, sites)
+            splicing.compare(rows, clean, part.add(first, rows, acts))
+        for first in range(n_full, n_rows, size):
+            rows = tokens[first : first + size]
+            part.add(first, rows, lm.read(rows, sites))
+            bar.add(rows.numel())
+        splicing.ablate_mean(part.mean)
+        bar.close()
+        return part, splicing, blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
+
+
+def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
+    """Return what the numbers came from, and how long they took."""
+    return provenance.collect(seed) | {
+        "subject": subject.name,
+        "sae": subject.sae.cfg.to_dict(),
+        "model": subject.lm.provenance() if subject.lm else None,
+        "read": [str(way.read) for way in subject.ways] if subject.beside else str(subject.read),
+        "write": [str(way.write) for way in subject.ways] if subject.beside else str(subject.write),
+        "rules": {
+            str(site): rule.to_dict()
+            for way in subject.ways
+            for site, rule in ((way.write, way.write_rule), (way.read, way.rule))
+            if rule is not None
+        },
+        "window": subject.window,
+        "seconds": round(time.monotonic() - began, 3),
+    }

@@ -1,0 +1,339 @@
+"""Splicing: SAEs inside a language model, whose latents can be read and changed in every pass."""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saekit.core.codes import Codes
+from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
+from saekit.hub.trained import TrainedSAE
+from saekit.models.base import LanguageModel, Replace
+from saekit.models.sites import UNKNOWN, Site
+
+# Positions of a row (0 is its first token), or a function of tokens and their positions.
+Where = (
+    Bool[Tensor, "n_ctx"]
+    | Iterable[int]
+    | Callable[[Int[Tensor, "batch n"], Int[Tensor, "n"]], Bool[Tensor, "batch n"]]
+)
+Kind = Literal["add", "set", "scale", "at_least", "at_most"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One change of one latent, at some tokens.
+
+    Args:
+        latent: its number.
+        kind: add `value`, set to it, multiply by it, or bound by it from below or above.
+        value: act units of the latent's code; of "scale" a factor.
+        where: at which tokens; None: at all that count.
+    """
+
+    latent: int
+    kind: Kind
+    value: float
+    where: Where | None = None
+
+    def changed(self, acts: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Return the latent's activations as they shall be."""
+        if self.kind == "add":
+            return acts + self.value
+        if self.kind == "set":
+            return torch.full_like(acts, self.value)
+        if self.kind == "scale":
+            return acts * self.value
+        return acts.clamp(min=self.value) if self.kind == "at_least" else acts.clamp(max=self.value)
+
+    def mask(
+        self, tokens: Int[Tensor, "batch n"], start: int
+    ) -> Bool[Tensor, "batch n"] | None:
+        """Return where it applies in a pass over tokens that begin at a position of their row.
+
+        Raises:
+            ShapeError: a function gave a mask of another shape.
+        """
+        if self.where is None:
+            return None
+        place = torch.arange(start, start + tokens.shape[1])
+        if callable(self.where):
+            found = self.where(tokens, place)
+            if found.shape != tokens.shape:
+                raise ShapeError(
+                    f"`where` must return a mask of the tokens' shape {list(tokens.shape)}; it "
+                    f"returned {list(found.shape)}."
+                )
+            return found
+        if isinstance(self.where, Tensor):
+            positions = self.where.nonzero()[:, 0].cpu()
+        else:
+            positions = torch.tensor(list(self.where), dtype=torch.int64)
+        return torch.isin(place, positions).expand(tokens.shape)
+
+
+@final
+class Spliced:
+    """SAEs attached to a language model, in the order they were given.
+
+    Inside the ``with`` block every pass of the model, its generation too, goes through them; after
+    it, also after an exception, the model is as it was. With the error term (the default) what an
+    SAE fails to reconstruct is kept, so that nothing changes, to the bit, until a latent is edited.
+    Without it activations are replaced by reconstructions. Tokens that an SAE's rules leave out
+    (special tokens, massive norms) are neither replaced nor edited.
+
+    Args:
+        lm: the language model.
+        saes: one or several, at any sites; transcoders too.
+        error: keep what the SAEs fail to reconstruct.
+
+    Raises:
+        ConfigError: an SAE codes several sites or positions jointly, or does not say its site.
+        UnknownNameError: the model has no such site.
+        ShapeError: widths differ.
+    """
+
+    def __init__(self, lm: LanguageModel, saes: tuple[TrainedSAE, ...], *, error: bool = True):
+        if not saes:
+            raise ConfigError("Give at least one SAE to splice in.")
+        self.lm = lm
+        self.parts = [_Part(lm, sae, error) for sae in saes]
+        self._own: _Attached | None = None
+
+    def __enter__(self) -> "Spliced":
+        if self._own is not None:
+            raise ConfigError("This splice is in use already. Make another one.")
+        self._own = _Attached(self)
+        self.lm.edits = (*self.lm.edits, self._own)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.lm.edits = tuple(e for e in self.lm.edits if e is not self._own)
+        self._own = None
+
+    def __repr__(self) -> str:
+        edits = [f"{e.kind} {e.value:g} at latent {e.latent}" for p in self.parts for e in p.edits]
+        sites = ", ".join(p.sae.card.pair.label for p in self.parts)
+        return f"Spliced({sites} of {self.lm.name}; {', '.join(edits) or 'no edits'})"
+
+    def edit(  # noqa: PLR0913 - a word for each kind of change
+        self,
+        latent: int,
+        *,
+        add: float | None = None,
+        set: float | None = None,
+        scale: float | None = None,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        ablate: bool = False,
+        where: Where | None = None,
+        sae: int = 0,
+    ) -> "Spliced":
+        """Change a latent from the next pass on; edits of one latent are made one after another.
+
+        Args:
+            latent: its number.
+            add: added to its activation, act units.
+            set: its activation.
+            scale: multiplies its activation.
+            at_least: raises smaller activations to this.
+            at_most: lowers larger activations to this.
+            ablate: set it to 0.
+            where: positions of the row as a list or a mask, or a function of token ids
+                ``[batch, n]`` and positions ``[n]`` that returns a mask; None: all that count.
+            sae: which of several SAEs, by its place.
+
+        Returns:
+            this splice.
+
+        Raises:
+            ConfigError: not exactly one change was named, or it is not finite.
+            UnknownNameError: there is no such latent or SAE.
+        """
+        asked: dict[str, float | None] = {
+            "add": add, "set": 0.0 if ablate else set, "scale": scale,
+            "at_least": at_least, "at_most": at_most,
+        }  # fmt: skip
+        named = [(kind, value) for kind, value in asked.items() if value is not None]
+        if len(named) != 1 or (ablate and set is not None):
+            raise ConfigError(
+                "Name one change of add, set, scale, at_least, at_most, ablate; got "
+                f"{', '.join(k for k, _ in named) or 'none'}. Call edit once for each."
+            )
+        kind, value = named[0]
+        if not torch.isfinite(torch.tensor(float(value))):
+            raise ConfigError(f"`{kind}` must be a finite number; got {value}.")
+        if not 0 <= sae < len(self.parts):
+            raise UnknownNameError(
+                f"There is no SAE {sae} here; SAEs are 0..{len(self.parts) - 1}."
+            )
+        part = self.parts[sae]
+        part.sae_has(latent)
+        made = Edit(latent=latent, kind=typing.cast("Kind", kind), value=float(value), where=where)
+        part.edits.append(made)
+        return self
+
+    def clear(self) -> "Spliced":
+        """Take back all edits."""
+        for part in self.parts:
+            part.edits.clear()
+        return self
+
+    @property
+    def codes(self) -> Codes:
+        """Codes of the last pass, before edits: of the first SAE where there are several.
+
+        Raises:
+            ConfigError: there was no pass yet.
+        """
+        return self.codes_of(0)
+
+    def codes_of(self, sae: int) -> Codes:
+        """Return the codes of the last pass of one of several SAEs, ``[batch, n_ctx]`` rows.
+
+        Raises:
+            ConfigError: there was no pass yet.
+        """
+        if (found := self.parts[sae].codes) is None:
+            raise ConfigError("The model made no pass yet inside this splice.")
+        return found
+
+    def changes(
+        self, tokens: Int[Tensor, "batch n"], start: int = 0
+    ) -> list[Mapping[Site, Replace]]:
+        """Return what each SAE does at its sites in one pass, in order."""
+        return [part.changes(tokens, start) for part in self.parts]
+
+
+class _Attached:
+    """What a model holds of a splice while it is in use."""
+
+    def __init__(self, splice: Spliced):
+        self._splice = splice
+
+    def changes(self, tokens: Tensor, start: int = 0) -> list[Mapping[Site, Replace]]:
+        return self._splice.changes(tokens, start)
+
+
+class _Part:
+    """One SAE at its place in the model."""
+
+    def __init__(self, lm: LanguageModel, sae: TrainedSAE, error: bool):
+        cfg, card = sae.cfg, sae.card
+        if cfg.event:
+            raise ConfigError(
+                f"`{cfg.name}` codes {' and '.join(cfg.event)} jointly; SAEs of single activations "
+                f"can be spliced in."
+            )
+        if UNKNOWN in card.pair.sites:
+            raise ConfigError(
+                f"The SAE's files do not say which site it is of ({card.pair.label}). Load it "
+                f"with site=, or with hints for a transcoder."
+            )
+        if card.scalings and card.at is None:
+            raise ConfigError("This SAE was loaded for all its sites. Load it with site= for one.")
+        read, write = card.site, card.written(card.site)
+        for site, width in ((read, cfg.d_in), (write, cfg.d_out)):
+            found = lm.width(lm.check_site(site))
+            if found != width:
+                raise ShapeError(
+                    f"The SAE has width {width} at {site}, where {lm.name} has {found}. Use the "
+                    f"model it was trained on: {card.model.get('name')}."
+                )
+        self.lm, self.sae, self.error = lm, sae, error
+        self.read, self.write = read, write
+        self.edits: list[Edit] = []
+        self.codes: Codes | None = None
+        self._directions: Tensor | None = None
+
+    def sae_has(self, latent: int) -> None:
+        """Refuse a number that is no latent's."""
+        if not 0 <= latent < self.sae.d_sae:
+            raise UnknownNameError(
+                f"There is no latent {latent}; this SAE has latents 0..{self.sae.d_sae - 1}."
+            )
+
+    def changes(self, tokens: Tensor, start: int) -> dict[Site, Replace]:
+        """Return what it does at the site it reads, and at the one it predicts."""
+        seen: dict[Site, Tensor] = {}
+
+        def look(x: Tensor) -> Tensor:
+            seen[self.read] = x
+            self.codes = self.sae.encode(x)
+            return x
+
+        def change(y: Tensor) -> Tensor:
+            seen.setdefault(self.write, y)
+            return self._written(y, tokens, start, seen)
+
+        if self.read == self.write:
+            return {self.read: lambda x: change(look(x))}
+        return {self.read: look, self.write: change}
+
+    def _written(
+        self, y: Tensor, tokens: Tensor, start: int, seen: Mapping[Site, Tensor]
+    ) -> Tensor:
+        """Return what is put in place of `y` ``[batch, n, d_out]``."""
+        if not self.edits and self.error:
+            return y
+        assert self.codes is not None  # the site read comes first in every model
+        shape = y.shape[:-1]
+        counted = self.sae.card.keep(self.read, tokens.to(y.device), seen)
+        new = y.float() if self.error else self.sae.decode(self.codes).view_as(y)
+        if self.edits:
+            latents = list(dict.fromkeys(edit.latent for edit in self.edits))
+            before = _activations(self.codes, latents)  # [rows, latents]
+            after = before.clone()
+            for edit in self.edits:
+                column = after[:, latents.index(edit.latent)]
+                edited = edit.changed(column)
+                mask = edit.mask(tokens, start)
+                if mask is not None:
+                    edited = torch.where(mask.reshape(-1).to(column.device), edited, column)
+                after[:, latents.index(edit.latent)] = edited
+            moved = (after - before) @ self._rows(latents)
+            new = new + moved.view(*shape, -1).to(new.device)
+        return torch.where(counted[..., None], new.to(y.dtype), y)
+
+    def _rows(self, latents: list[int]) -> Float[Tensor, "m d_out"]:
+        if self._directions is None:
+            self._directions = self.sae.directions
+        return self._directions[latents]
+
+
+def _activations(codes: Codes, latents: list[int]) -> Float[Tensor, "rows m"]:
+    """Return the activations of some latents at every row, 0 where they are off."""
+    out = codes.values.new_zeros(codes.n_rows, len(latents))
+    rows = codes.rows()
+    for column, latent in enumerate(latents):
+        here = codes.latents == latent
+        out[rows[here], column] = codes.values[here]
+    return out
+
+
+def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Spliced:
+    """Put SAEs into a language model for the length of a ``with`` block.
+
+    Example::
+
+        with saekit.splice(lm, sae) as spliced:
+            spliced.edit(latent=1234, add=8.0)
+            print(lm.generate("I think", 20))
+
+    Args:
+        lm: the language model.
+        saes: one or several, as `saekit.load` gives them.
+        error: keep what the SAEs fail to reconstruct, so that nothing changes until a latent is
+            edited; False puts their reconstructions in place of activations.
+
+    Raises: as `Spliced`.
+    """
+    return Spliced(lm, saes, error=error)

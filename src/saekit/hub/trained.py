@@ -1,0 +1,144 @@
+"""TrainedSAE: an SAE with the card of what it was made from, ready to use."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core.codes import Codes
+from saekit.core.errors import ShapeError
+from saekit.hub.card import Card
+from saekit.models.sites import Site
+from saekit.saes.base import SAE, SAEConfig
+
+if TYPE_CHECKING:
+    from saekit.models.base import LanguageModel
+
+
+@final
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class TrainedSAE:
+    """An SAE and what it needs to be used rightly. A value: nothing here changes it.
+
+    It unpacks as ``sae, card = saekit.load(...)`` into the weights and the card.
+
+    Args:
+        sae: the weights, with the architecture's own methods.
+        card: what they were made from: model, sites, text, token rules.
+        folder: the run, or the folder with the SAE, that it was read from; None: from none.
+    """
+
+    sae: SAE
+    card: Card
+    folder: Path | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.sae, self.card))
+
+    def __repr__(self) -> str:
+        cfg, card = self.cfg, self.card
+        settings = {
+            k: v for k, v in cfg.to_dict().items()
+            if k in ("k", "target_l0", "l1_coefficient", "n_sites", "inner") and v is not None
+        }  # fmt: skip
+        inner = settings.pop("inner", None)
+        around = f" around {inner['name']}" if isinstance(inner, dict) else ""
+        words = ", ".join(f"{k}={v}" for k, v in settings.items())
+        width = f"{cfg.d_in}" if cfg.d_in == cfg.d_out else f"{cfg.d_in} -> {cfg.d_out}"
+        trained = f", {card.tokens:,} training tokens" if card.tokens else ""
+        return (
+            f"TrainedSAE({cfg.name}{around} of {cfg.d_sae:,} latents{words and ', '}{words}; "
+            f"{card.pair.label} of {card.model.get('name', 'unknown')}, width {width}{trained})"
+        )
+
+    @property
+    def cfg(self) -> SAEConfig:
+        """The architecture and its settings."""
+        return self.sae.cfg
+
+    @property
+    def d_in(self) -> int:
+        """Width of what it reads."""
+        return self.cfg.d_in
+
+    @property
+    def d_out(self) -> int:
+        """Width of what it predicts."""
+        return self.cfg.d_out
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.cfg.d_sae
+
+    @property
+    def site(self) -> Site:
+        """The site it reads: the first of them where it reads several."""
+        return self.card.site
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.sae.parameters()).device
+
+    def to(self, device: str | torch.device) -> "TrainedSAE":
+        """Return it with its weights on a device; a copy, unless they are there already."""
+        if torch.device(device) == self.device:
+            return self
+        import copy
+
+        return dataclasses.replace(self, sae=copy.deepcopy(self.sae).to(device))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor | Mapping[Any, Tensor]) -> Codes:
+        """Return which latents are on, and how strongly.
+
+        Args:
+            x: raw activations of its site, ``[..., d_in]``, act units, any float dtype and device;
+                or what `LanguageModel.read` gave for several sites, of which its own is taken.
+
+        Raises:
+            ShapeError: the width is not `d_in`.
+        """
+        if isinstance(x, Mapping):
+            sites = self.card.pair.reads if "site" in self.cfg.event else [self.site]
+            parts = [x[site] for site in sites]
+            x = parts[0] if len(parts) == 1 else torch.stack(parts, dim=-2)
+        if x.ndim < 1 or x.shape[-1] != self.d_in:
+            raise ShapeError(
+                f"Activations for this SAE must have {self.d_in} numbers each ([..., {self.d_in}], "
+                f"{self.site} of {self.card.model.get('name')}); got {list(x.shape)}."
+            )
+        return self.sae.encode(x.to(self.device, torch.float32))
+
+    @torch.no_grad()
+    def decode(self, codes: Codes) -> Float[Tensor, "..."]:
+        """Return what codes predict, ``[..., d_out]``, act units, float32."""
+        return self.sae.decode(codes)
+
+    def __call__(self, x: Tensor) -> Float[Tensor, "..."]:
+        """Return ``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    @property
+    def directions(self) -> Float[Tensor, "*event d_sae d_out"]:
+        """What one unit of each latent adds to the prediction."""
+        return self.sae.directions().detach()
+
+    def tokens(self, text: str, lm: "LanguageModel") -> Int[Tensor, "1 n_ctx"]:
+        """Return a text as one row of tokens, with BOS in front if training rows had it."""
+        return self.card.row(text, lm.tokenizer)
+
+    def save(self, folder: Path | str) -> "TrainedSAE":
+        """Write it in saekit's own format; return it with that folder.
+
+        Raises:
+            DataError: a weight is not finite.
+        """
+        from saekit.hub.native import save
+
+        return dataclasses.replace(self, folder=save(self.sae, self.card, Path(folder)))

@@ -1,0 +1,440 @@
+"""The contract of a language model: read sites, replace them, give logits."""
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core.errors import ConfigError, DataError, UnknownNameError, nearest
+from saekit.models.sites import Site, parse_site
+
+Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
+SiteName: TypeAlias = Site | str
+# Token ids as [batch, n_ctx], one row of ids, rows of ids, one text, or texts of equal length.
+Text: TypeAlias = Tensor | str | Sequence[int] | Sequence[Sequence[int]] | Sequence[str]
+
+
+class Edits(Protocol):
+    """What changes activations in every pass of a model while it is attached to it."""
+
+    def changes(
+        self, tokens: Int[Tensor, "batch n"], start: int = 0
+    ) -> Sequence[Mapping[Site, Replace]]:
+        """Return what to write at some sites of a pass, one change after another.
+
+        Args:
+            tokens: ids of the pass.
+            start: position in its row of the first of them; above 0 where keys and values of
+                earlier ones are cached.
+        """
+        ...
+
+
+class Activations(dict[Site, Tensor]):
+    """Activations by site; ``acts["L10.resid_post"]`` finds what ``acts[Site(...)]`` does."""
+
+    def __getitem__(self, site: SiteName) -> Tensor:
+        return super().__getitem__(parse_site(site) if isinstance(site, str) else site)
+
+    def __repr__(self) -> str:
+        return f"Activations({', '.join(f'{s}: {list(x.shape)}' for s, x in self.items())})"
+
+
+class Tokenizer(abc.ABC):
+    """Text to token ids and back."""
+
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    special_ids: frozenset[int]
+    vocab_size: int
+    n_embedded: int | None = None  # rows of its model's embedding; None: not known
+    digest: str  # SHA-256 of what defines it
+    adds_bos: bool = False  # left alone, it puts BOS before a text (Llama, Gemma; not GPT-2)
+
+    @abc.abstractmethod
+    def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
+        """Return a list of token ids for each text, without any special token added.
+
+        Args:
+            texts: several texts, or one as a plain string, which gives one list in a list.
+
+        Raises:
+            DataError: something in it is no text, as token ids, or is text that no UTF-8 can hold.
+        """
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a run of ids."""
+
+    @abc.abstractmethod
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        r"""Return one string per id, as a reader should see it.
+
+        Joined, they are the text. Where a character spans several tokens, its first token
+        holds the character and the others are empty; undecodable bytes read as ``\xNN``.
+        """
+
+
+def as_texts(texts: str | Sequence[Any]) -> list[str]:
+    """Return texts as a list; one plain string is one text, never a text a letter.
+
+    Raises:
+        DataError: something in it is no text, as token ids, or has a lone surrogate.
+    """
+    found = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise DataError(
+                f"Text {i} to be encoded must be a string; got {text!r:.60} "
+                f"({type(text).__name__}). Token ids need no encoding: give them to the model as "
+                f"a tensor [batch, n_ctx]."
+            )
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"Text {i} to be encoded has half a surrogate pair, {text[error.start]!r}, at "
+                    f"character {error.start:,}, which is no text. Put another character there."
+                ) from error
+    return found
+
+
+def _after(first: Replace | None, second: Replace) -> Replace:
+    """Return one change after another at the same site."""
+    return second if first is None else lambda x: second(first(x))
+
+
+def default_site(model: "LanguageModel") -> str:
+    """Return the site that is read where none is named: a third of the way up the layers."""
+    return f"L{model.n_layers // 3}.resid_post"
+
+
+class LanguageModel(abc.ABC):
+    """A causal language model whose activations can be read and replaced.
+
+    Rows are full: there is no padding. Activations come in `dtype`, on `device`. Where tokens are
+    taken, text is too (see `tokens`), and sites may be given by name.
+    """
+
+    name: str  # hub name or folder
+    revision: str  # hub commit, or SHA-256 of the weight files
+    family: str
+    n_layers: int
+    d_model: int
+    vocab_size: int
+    n_ctx_max: int
+    tokenizer: Tokenizer
+    dtype: torch.dtype
+    device: torch.device
+    separator_id: int | None = None  # ends a document that later ones do not attend to
+    edits: tuple[Edits, ...] = ()  # made in every pass, in this order: see `saekit.splice`
+
+    @abc.abstractmethod
+    def sites(self) -> list[Site]:
+        """Return every site of this model, in the order a forward pass meets them."""
+
+    @abc.abstractmethod
+    def width(self, site: Site) -> int:
+        """Return the last dimension of the activations at a site."""
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({self.name}: {self.family}, {self.n_layers} layers of width "
+            f"{self.d_model}, {dtype} on {self.device})"
+        )
+
+    def tokens(self, text: Text, *, bos: bool = True) -> Int[Tensor, "batch n_ctx"]:
+        """Return rows of token ids.
+
+        Args:
+            text: one text, texts that have equally many tokens, ids of one row or of several, or
+                a tensor of ids.
+            bos: put BOS before each text, where the tokenizer has one, as training does. Ids are
+                taken as they are.
+
+        Raises:
+            DataError: there is nothing in it, texts and ids are mixed, or rows differ in length.
+        """
+        if isinstance(text, Tensor):
+            if text.is_floating_point() or text.ndim not in (1, 2):
+                raise DataError(
+                    f"Token ids are whole numbers of shape [batch, n_ctx] or [n_ctx]; got "
+                    f"{text.dtype} of shape {list(text.shape)}."
+                )
+            return text if text.ndim == 2 else text[None]
+        rows = [text] if isinstance(text, str) else list(text)
+        if rows and isinstance(rows[0], int):
+            rows = [rows]
+        if rows and isinstance(rows[0], str):
+            ids = self.tokenizer.encode(rows)  # type: ignore[arg-type]
+            start = [self.tokenizer.bos_id] if bos and self.tokenizer.bos_id is not None else []
+            rows = [[*start, *row] for row in ids]
+        lengths = sorted({len(row) for row in rows})  # type: ignore[arg-type]
+        if not rows or lengths[0] == 0:
+            raise DataError("There is no token in the text. Give at least one.")
+        if len(lengths) > 1:
+            raise DataError(
+                f"Rows are read without padding, so they must have one length; these have "
+                f"{lengths[0]} to {lengths[-1]} tokens. Read them one by one, or cut them."
+            )
+        return torch.tensor(rows, dtype=torch.int64)
+
+    def site(self, name: SiteName) -> Site:
+        """Return a site of this model, by its name or as it is.
+
+        Raises:
+            UnknownNameError: it has no such layer or point.
+        """
+        return self.check_site(parse_site(name) if isinstance(name, str) else name)
+
+    def replacing(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        replace: Mapping[Site, Replace] | None,
+        start: int = 0,
+    ) -> Mapping[Site, Replace]:
+        """Return what to write in a pass: what is attached to the model, then what was asked."""
+        if not self.edits:
+            return replace or {}
+        found: dict[Site, Replace] = {}
+        attached = (change for e in self.edits for change in e.changes(tokens, start))
+        for changes in (*attached, replace or {}):
+            for site, change in changes.items():
+                found[site] = _after(found.get(site), change)
+        return found
+
+    @overload
+    def read(
+        self, tokens: Text, sites: SiteName, *,
+        replace: Mapping[Any, Replace] | None = None, grad: bool = False,
+    ) -> Float[Tensor, "batch n_ctx width"]: ...  # fmt: skip
+
+    @overload
+    def read(
+        self, tokens: Text, sites: Sequence[SiteName], *,
+        replace: Mapping[Any, Replace] | None = None, grad: bool = False,
+    ) -> Activations: ...  # fmt: skip
+
+    def read(
+        self,
+        tokens: Text,
+        sites: SiteName | Sequence[SiteName],
+        *,
+        replace: Mapping[Any, Replace] | None = None,
+        grad: bool = False,
+    ) -> Tensor | Activations:
+        """Return the activations at one site, or by site at several, ``[batch, n_ctx, width]``.
+
+        The pass stops after the last of them.
+
+        Args:
+            tokens: ids or text; see `tokens`.
+            sites: one site, or several in any order; names or `Site`.
+            replace: functions of the activations at some sites, written back in their place;
+                what is read at such a site is what was written.
+            grad: keep the graph, for gradients through the model; off by default. The token
+                embedding (site ``embed``) is a leaf of it.
+
+        Raises:
+            UnknownNameError: the model has no such site.
+            DataError: what was given is neither tokens nor text.
+        """
+        one = isinstance(sites, str | Site)
+        wanted = [self.site(s) for s in ([sites] if one else sites)]  # type: ignore[list-item]
+        rows = self.tokens(tokens)
+        found = self._read(rows, wanted, replace=self._checked_changes(replace), grad=grad)
+        return found[wanted[0]] if one else Activations(found)
+
+    @abc.abstractmethod
+    def _read(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        sites: Sequence[Site],
+        *,
+        replace: Mapping[Site, Replace] | None = None,
+        grad: bool = False,
+    ) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
+        """Do what `read` does, of sites that were checked."""
+
+    def logits(
+        self,
+        tokens: Text,
+        replace: Mapping[Any, Replace] | None = None,
+        *,
+        grad: bool = False,
+    ) -> Float[Tensor, "batch n_ctx vocab"]:
+        """Return logits, with the activations at some sites replaced by a function of them."""
+        return self._logits(self.tokens(tokens), self._checked_changes(replace), grad=grad)
+
+    @abc.abstractmethod
+    def _logits(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+        *,
+        grad: bool = False,
+    ) -> Float[Tensor, "batch n_ctx vocab"]:
+        """Do what `logits` does, of sites that were checked."""
+
+    def _checked_changes(
+        self, replace: Mapping[Any, Replace] | None
+    ) -> Mapping[Site, Replace] | None:
+        return None if replace is None else {self.site(s): f for s, f in replace.items()}
+
+    @overload
+    def generate(self, prompts: str, n: int, **how: Any) -> str: ...
+
+    @overload
+    def generate(self, prompts: Sequence[str], n: int, **how: Any) -> list[str]: ...
+
+    @overload
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, **how: Any
+    ) -> list[list[int]]: ...
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        n: int,
+        **how: Any,
+    ) -> str | list[str] | list[list[int]]:
+        """Return what follows each prompt: text after text, token ids after token ids.
+
+        Args:
+            prompts: one text or several, of any lengths, to which BOS is added where the
+                tokenizer has one; or the token ids of each, as they are.
+            n: tokens to add at most, at least 1.
+            how: see `continue_tokens`: temperature, top_p, seed, replace, stop, batch_rows.
+
+        Raises:
+            ConfigError: a number is out of range, or this model separates documents.
+            DataError: a prompt is empty, or has tokens that the model lacks.
+            ShapeError: a prompt and `n` are more than the model reads.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts or not isinstance(texts[0], str):
+            return self.continue_tokens(texts, n, **how)  # type: ignore[arg-type]
+        ids = [self.tokens(text)[0].tolist() for text in texts]  # type: ignore[arg-type]
+        found = [self.tokenizer.decode(new) for new in self.continue_tokens(ids, n, **how)]
+        return found[0] if isinstance(prompts, str) else found
+
+    def continue_tokens(  # noqa: PLR0913 - the words every library has for sampling
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        replace: Mapping[Site, Replace] | None = None,
+        stop: Sequence[int] | None = None,
+        batch_rows: int = 32,
+    ) -> list[list[int]]:
+        """Return the tokens that follow each prompt, with keys and values cached between steps.
+
+        Args:
+            prompts: token ids of each, of any lengths; BOS is yours to give.
+            n: tokens to add at most, at least 1.
+            temperature: see `generation.Sampling`, as of the next two.
+            top_p: share of probability to draw from.
+            seed: decides every draw; sequence i draws the same whatever else is in the batch.
+            replace: as of `logits`; applied at every position of the prompt and at every token
+                that is generated, each position once.
+            stop: tokens that end a sequence, kept as its last; None is the tokenizer's EOS, and an
+                empty list ends none early.
+            batch_rows: sequences run together at most; changes nothing beyond rounding.
+
+        Raises:
+            ConfigError: a number is out of range, or this model separates documents.
+            DataError: a prompt is empty, or has tokens that the model lacks.
+            ShapeError: a prompt and `n` are more than the model reads.
+        """
+        raise ConfigError(f"{self.name} reads text and writes none; load a model to generate with.")
+
+    @abc.abstractmethod
+    def final(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace] | None = None,
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        """Return what the unembedding reads, after the final norm; replacements as in `logits`.
+
+        With `unembed` it gives logits of some positions without those of all others.
+        """
+
+    @abc.abstractmethod
+    def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        """Return the logits of some positions from `final`: the same as `logits` has there.
+
+        All that the model does after the final norm is done: bias, scaling, soft cap.
+        """
+
+    def attention_bytes(self, n_ctx: int) -> int:
+        """Return bytes of attention scores that a pass holds for a row; 0 if it holds none."""
+        return 0
+
+    @abc.abstractmethod
+    def logit_effects(
+        self, directions: Float[Tensor, "m d_model"]
+    ) -> Float[Tensor, "m vocab"]:
+        """Return what each residual direction adds to each logit, by the logit lens.
+
+        The final norm's gain (and, for LayerNorm, its centring) is applied; its division by
+        the norm is not, so rows are comparable within a direction, not between contexts.
+        """
+
+    @abc.abstractmethod
+    def separated(self) -> "LanguageModel":
+        """Return this model, with the same weights, reading each document by itself.
+
+        A document ends with EOS, or begins with it where it is BOS too; tokens attend to none
+        before it, and positions begin anew. A row of several documents then gives what each
+        would alone.
+
+        Raises:
+            ConfigError: the tokenizer has no EOS.
+        """
+
+    @abc.abstractmethod
+    def shuffled(self, seed: int) -> "LanguageModel":
+        """Return this model with the entries of every weight matrix in a random order.
+
+        The distribution of each matrix stays and what was learned goes; biases and the gains
+        of norms stay. A null for what owes to the architecture alone.
+        """
+
+    @abc.abstractmethod
+    def unembedding(self) -> Float[Tensor, "vocab d_model"]:
+        """Return the direction that each token's logit reads, before the final norm's gain."""
+
+    def check_site(self, site: Site) -> Site:
+        """Return `site` if this model has it.
+
+        Raises:
+            UnknownNameError: it has no such layer or point.
+        """
+        known = self.sites()
+        if site not in known:
+            hint = nearest(str(site), map(str, known))
+            raise UnknownNameError(
+                f"{self.name} has no site `{site}`; it has layers 0..{self.n_layers - 1} with "
+                f"{', '.join(dict.fromkeys(s.point for s in known))}.{hint}"
+            )
+        return site
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what identifies the model, JSON-ready."""
+        found = {
+            "name": self.name,
+            "revision": self.revision,
+            "family": self.family,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "tokenizer": self.tokenizer.digest,
+        }
+        return found if self.separator_id is None else found | {"separate_documents": True}

@@ -1,0 +1,1 @@
+"""Models that come inside published wheels."""

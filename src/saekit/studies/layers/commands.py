@@ -1,0 +1,432 @@
+"""`saekit layers`: one SAE over many layers, where its latents live and what they do."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.studies.layers.opening import (
+    AsJson,
+    Corpus,
+    How,
+    LensFile,
+    Quiet,
+    RunFolder,
+    Sites,
+    SplitName,
+    lens_of,
+    opened,
+)
+from saekit.studies.layers.table_commands import examples_, stream_, tables
+from saekit.terminal.output import emit
+from saekit.terminal.sae_options import SAEOptions, takes
+
+if TYPE_CHECKING:
+    from saekit.data.base import Corpus as Text
+    from saekit.hub.shared import SharedSAE
+    from saekit.studies.layers.survey import Survey
+    from saekit.training.run import Run
+
+app = typer.Typer(
+    help="SAEs that several layers share: where latents live, figures, prompts.",
+    no_args_is_help=True,
+)
+
+
+@app.command("analyse")
+@takes(SAEOptions)
+def analyse(
+    run: RunFolder,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
+    first_row: Annotated[int, typer.Option(help="Row of the text to begin at.")] = 0,
+    examples: Annotated[int, typer.Option(help="Contexts kept per latent and layer.")] = 4,
+    site: Sites = None,
+    corpus: Corpus = None,
+    split: SplitName = "test",
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Read text once: counts, strengths and examples of every latent at every layer.
+
+    Example: saekit layers analyse runs/mine --tokens 1000000
+    """
+    from saekit.core.lock import claimed
+    from saekit.studies.layers.survey import SurveyConfig, survey
+
+    config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
+    folder = out or run / "layers"
+    how = How(site, corpus, split, sae)
+    with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
+        shared, lm, stream = opened(run, how)
+        found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
+        where = "" if out is None else f" --survey {shlex.quote(str(out))}"
+        more = how._replace(sites=None).typed() + where  # an analysis says its layers
+        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
+
+
+@app.command("merge")
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Folders that `layers analyse` made.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    as_json: AsJson = False,
+) -> None:
+    """Add up analyses of other rows of the same text.
+
+    Example: saekit layers merge part0 part1 --out both
+    """
+    from saekit.core.lock import claimed
+    from saekit.studies.layers.survey import Survey
+
+    if len(parts) < 2:
+        raise ConfigError(f"Name at least two analyses to merge; got {len(parts)}.")
+    found = Survey.load(parts[0])
+    for part in parts[1:]:
+        found.merge(Survey.load(part))
+    where = f"{shlex.quote(str(parts[0].parent))} --survey {shlex.quote(str(out))}"
+    with claimed(out, "saekit layers merge"):
+        _emit_survey(found, out, where, as_json)
+
+
+@app.command("eval")
+@takes(SAEOptions)
+def evaluate(
+    run: RunFolder,
+    tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Of them through the whole model, 4 + 3 x layers times; 0: none.")
+    ] = 2**10,
+    site: Sites = None,
+    corpus: Corpus = None,
+    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Measure an SAE at every layer, their mean, and with all layers replaced at once.
+
+    Example: saekit layers eval runs/mine
+    """
+    from saekit.core.result import Table
+    from saekit.evals.base import Subject, Tools
+    from saekit.evals.core import Core
+    from saekit.hub.opening import said_of
+    from saekit.studies.layers.evals.by_layer import measure_by_layer
+
+    core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
+    how = How(site, corpus, "test", sae)
+    shared, lm, stream = opened(run, how)
+    subjects = [
+        Subject(
+            shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s),
+            write_rule=shared.written_rule(s),
+        )
+        for s in shared.sites
+    ]
+    result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
+    result = replace(result, provenance=result.provenance | said_of(shared.card))
+    path = out or run / "eval" / "by_layer.json"
+    result.write(path)
+    metrics = sorted({name.split("/")[1] for name in result.scores})
+    ways = list(dict.fromkeys(name.split("/")[0] for name in result.scores))
+    columns: dict[str, list[Any]] = {"site": ways}
+    for metric in metrics:
+        scores = [result.scores.get(f"{way}/{metric}") for way in ways]
+        columns[metric] = [None if s is None else s.value for s in scores]
+        columns[f"{metric}_low"] = [None if s is None else s.low for s in scores]
+        columns[f"{metric}_high"] = [None if s is None else s.high for s in scores]
+    Table(columns=columns).write_csv(path.with_suffix(".csv"))
+    shown = ("fvu", "l0", "ce_rise", "kl", "kl_back", "dead")
+    lines = ["  " + "".join(f"{name:>14}" for name in ("layer", *shown))]
+    for i, way in enumerate(ways):
+        cells = [columns[name][i] for name in shown]
+        text = "".join(f"{'' if c is None else f'{c:.4g}':>14}" for c in cells)
+        lines.append(f"  {way:>14}{text}")
+    record = {"result": str(path), **{k: v.value for k, v in result.scores.items()}}
+    emit(record, as_json=as_json, lines=[*lines, f"result   {path}"])
+
+
+@app.command("baselines")
+@takes(SAEOptions)
+def baselines(
+    run: RunFolder,
+    site: Sites = None,
+    corpus: Corpus = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each layer, of an SAE from elsewhere. [as many as it saw]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
+
+    Example: saekit layers baselines runs/mine --site L0,15,29.resid_post
+    """
+    from saekit.recipes.mlsae import single_layer
+    from saekit.training.loop import train
+
+    how = How(site, corpus, "train", sae)
+    shared, lm, stream = opened(run, how)
+    asked = {"--tokens": tokens, "--corpus": corpus, "--n-ctx": sae.n_ctx, "--model": sae.model}
+    if shared.card.run and any(value is not None for value in asked.values()):
+        named = ", ".join(name for name, value in asked.items() if value is not None)
+        raise ConfigError(
+            f"An SAE of one layer is trained as {run} was, which says so itself; got {named}. "
+            f"Leave it out."
+        )
+    whole = _trained(run, shared, lm.name, stream.corpus, tokens)
+    folder = out or run / "single"
+    made = {}
+    for one in shared.sites:
+        place = folder / str(one)
+        if not (place / "sae" / "config.json").exists():
+            begun = (place / "run.json").exists()  # by a command that was stopped
+            train(single_layer(whole, str(one)), lm, place, resume=begun, shown=not quiet)
+        made[str(one)] = str(place)
+    where = "" if out is None else f" --singles {shlex.quote(str(out))}"
+    following = f"saekit layers compare {shlex.quote(str(run))}{how.typed()}{where}"
+    emit({"baselines": made}, as_json=as_json,
+         lines=[*(f"SAE      {p}" for p in made.values()), f"next     {following}"])  # fmt: skip
+
+
+def _trained(
+    run: Path, shared: "SharedSAE", model: str, corpus: "Text", tokens: int | None
+) -> "Run":
+    """Return how a shared SAE was trained; of one from elsewhere, how it could have been.
+
+    Raises:
+        ConfigError: the tokens of an SAE from elsewhere were not named.
+    """
+    from saekit.training.run import Run
+
+    card = shared.card
+    if card.run:
+        return Run.from_dict(card.run)
+    if tokens is None:
+        raise ConfigError(
+            f"{run} does not say how it was trained. Name the tokens of each layer that an SAE "
+            f"of one layer is to be trained on: --tokens."
+        )
+    return Run(
+        model=model, pair=card.pair, corpus=corpus, sae=shared.sae.cfg, n_ctx=card.n_ctx,
+        bos=bool(card.bos), tokens=tokens * len(card.pair.read),
+    )  # fmt: skip
+
+
+@app.command("compare")
+@takes(SAEOptions)
+def compare_(
+    run: RunFolder,
+    singles: Annotated[
+        Path | None, typer.Option(help="Folder with a run for each layer. [RUN/single]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of held-out text.")] = 2**14,
+    site: Sites = None,
+    corpus: Corpus = None,
+    out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
+
+    Example: saekit layers compare runs/mine --site L0,15,29.resid_post
+    """
+    from saekit.hub.native import load
+    from saekit.studies.layers.compare import compare
+
+    how = How(site, corpus, "test", sae)
+    shared, lm, stream = opened(run, how)
+    folder = singles or run / "single"
+    found = {str(s): load(folder / str(s)) for s in shared.sites}
+    table = compare(shared, found, lm, stream, tokens=tokens)
+    path = out or run / "layers" / "compare.csv"
+    table.write_csv(path)
+    names = ("multi_fvu", "single_fvu", "single_in_multi", "multi_in_single", "same_run")
+    lines = ["  " + "".join(f"{name:>17}" for name in ("layer", *names))]
+    for i, one in enumerate(table.columns["site"]):
+        cells = [table.columns[n][i] for n in names]
+        text = [c if isinstance(c, bool) or c is None else f"{c:.4g}" for c in cells]
+        lines.append(f"  {one:>17}" + "".join(f"{t!s:>17}" for t in text))
+    emit({"table": str(path), **table.columns}, as_json=as_json, lines=[*lines, f"table    {path}"])
+
+
+@app.command("figures")
+@takes(SAEOptions)
+def figures(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
+    ],
+    survey: Annotated[
+        Path | None, typer.Option(help="What `layers analyse` made of one run. [RUN/layers]")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="For the prompt heatmap.")
+    ] = "When Mary and John went to the store, John gave a drink to",
+    tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
+    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    corpus: Corpus = None,
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Draw every figure, each with the CSV of what it shows.
+
+    Example: saekit layers figures runs/mine --suffix png
+    """
+    from saekit.studies.layers.figure_folder import draw_all
+    from saekit.studies.layers.survey import Survey
+
+    if len(runs) > 1 and (survey or out):
+        raise ConfigError("`--survey` and `--out` are for one run; several have their own folders.")
+    made: list[Path] = []
+    for run in runs:
+        found = Survey.load(_analysed(survey or run / "layers", run))
+        how = How(found.sites, corpus, "test", sae)
+        shared, lm, stream = opened(run, how)
+        made += draw_all(
+            found, shared, lm, stream, out or run / "layers" / "figures",
+            prompt=prompt, tokens=tokens, suffix=suffix, lens=lens_of(lens, lm), shown=not quiet,
+        )  # fmt: skip
+    emit({"figures": [str(p) for p in made]}, as_json=as_json,
+         lines=[f"figure   {p}" for p in made])  # fmt: skip
+
+
+@app.command("prompt")
+@takes(SAEOptions)
+def prompt_(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Argument(help="The text to look at.")],
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5: add the latent's direction, "
+            "FACTOR in units of the mean norm there. Repeatable. [the strongest latents]"
+        ),
+    ] = None,
+    survey: Annotated[
+        Path | None, typer.Option(help="What `layers analyse` made, for examples. [RUN/layers]")
+    ] = None,
+    payloads: Annotated[
+        Path | None,
+        typer.Option(help="Also write what an application asks for, as one file of JSON."),
+    ] = None,
+    site: Sites = None,
+    corpus: Corpus = None,
+    lens: LensFile = None,
+    out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
+
+    Example: saekit layers prompt runs/mine "The capital of France is"
+    """
+    from saekit.core.files import write_json
+    from saekit.studies.layers.payloads import answers
+    from saekit.studies.layers.prompt import PromptReading, Steering
+    from saekit.studies.layers.prompt_page import write_prompt_page
+    from saekit.studies.layers.survey import Survey
+
+    folder = survey or run / "layers"
+    known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
+    shared, lm, _ = opened(run, How(site, corpus, "test", sae))
+    reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
+    wanted = [Steering(*_steer(text)) for text in steer or []]
+    path = write_prompt_page(
+        reading, out or run / "layers" / "prompt.html", steered=wanted or None, survey=known
+    )
+    record: dict[str, Any] = {"page": str(path), "bytes": path.stat().st_size}
+    lines = [f"page     {path} ({record['bytes'] / 1e6:.1f} MB)"]
+    if payloads is not None:
+        write_json(payloads, answers(reading, wanted, known))
+        record |= {"payloads": str(payloads)}
+        lines.append(f"payloads {payloads}")
+    emit(record, as_json=as_json, lines=lines)
+
+
+app.command("tables")(tables)
+app.command("examples")(examples_)
+app.command("stream")(stream_)
+
+
+def _analysed(folder: Path, run: Path) -> Path:
+    if not (folder / "survey.json").exists():
+        raise FormatError(f"{folder} holds no analysis. Make it: saekit layers analyse {run}")
+    return folder
+
+
+def _steer(text: str) -> tuple[str, int, float]:
+    parts = text.rsplit(":", 2)
+    try:
+        site, latent, factor = parts
+        return site, int(latent), float(factor)
+    except ValueError as error:
+        raise ConfigError(
+            f"`--steer` reads LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5; got `{text}`."
+        ) from error
+
+
+def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> None:
+    """Write an analysis with its tables, and say what it found.
+
+    Args:
+        found: the analysis.
+        folder: where it goes.
+        drawn: what to type after `saekit layers figures` to draw it.
+        as_json: end with one line of JSON.
+    """
+    from saekit.core.files import write_json
+    from saekit.core.stats.means import half_width
+    from saekit.studies.layers.distributions import distribution, latent_table, site_table, spread
+    from saekit.studies.layers.variances import decomposition, legacy_variances
+
+    found.save(folder)
+    sums = found.sums
+    latent_table(sums, found.sites).write_csv(folder / "latents.csv")
+    site_table(sums, found.sites).write_csv(folder / "layers.csv")
+    one = distribution(sums.totals, sums.numbers)
+    std, entropy = spread(one.std), spread(one.entropy.where(sums.totals.sum(0) > 0, float("nan")))
+    split = decomposition(sums)
+    pairs = int(sums.pairs.sum())
+    single = int(sums.singles.sum()) / max(pairs, 1)
+    record = {
+        "analysis": str(folder), "tokens": sums.n_tokens, "alive": std.n,
+        "layer_std": std._asdict(), "entropy": entropy._asdict(),
+        "variances": split._asdict(), "legacy_variances": legacy_variances(sums)._asdict(),
+        "single_layer_share": single, "seconds": found.counts["seconds"],
+    }  # fmt: skip
+    write_json(folder / "summary.json", record)
+    half = half_width(std.std, std.n)
+    lines = [
+        f"  {'tokens that count':<38} {sums.n_tokens:,}",
+        f"  {'latents ever active':<38} {std.n:,} of {sums.d_sae:,}",
+        f"  {'spread over layers (std), mean':<38} {std.mean:.4g} ± {half:.2g}",
+        f"  {'entropy over layers, mean (nats)':<38} {entropy.mean:.4g}",
+        f"  {'variance over layers':<38} {split.total:.4g}",
+        f"  {'  between latents':<38} {split.between_latents:.4g}",
+        f"  {'  between tokens of a latent':<38} {split.between_tokens:.4g}",
+        f"  {'  within a token':<38} {split.within_token:.4g}",
+        f"  {'tokens of a latent at one layer only':<38} {100 * single:.3g} %",
+        f"tables   {folder / 'latents.csv'}, {folder / 'layers.csv'}",
+        f"next     saekit layers figures {drawn}",
+    ]
+    emit(record, as_json=as_json, lines=lines)

@@ -1,0 +1,220 @@
+"""`saekit locality context`: entropy against the length of context."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.studies.locality.commands import app
+from saekit.studies.locality.commands.options import (
+    Dataset,
+    Device,
+    Documents,
+    Folders,
+    Format,
+    Json,
+    Layers,
+    Legacy,
+    Memory,
+    Out,
+    PresetName,
+    Quiet,
+    Resume,
+    Root,
+    Saes,
+    Seed,
+    Settings,
+    Sites,
+    Text,
+    Threshold,
+    Vector,
+    WindowOptions,
+    bytes_of,
+    end,
+    model_of,
+    subjects_of,
+    text_of,
+    threshold_of,
+)
+from saekit.terminal.sae_options import takes
+from saekit.terminal.settings_help import lists
+
+if TYPE_CHECKING:
+    from saekit.models.base import LanguageModel
+    from saekit.studies.locality.runs.context_length import Sweep
+
+
+@app.command("context", cls=lists("saekit.studies.locality.runs.context_length:ContextLength"))
+@takes(WindowOptions)
+def context(
+    folders: Folders = None,
+    saes: Saes = None,
+    site: Sites = None,
+    preset: PresetName = None,
+    sae_root: Root = None,
+    layers: Layers = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="A text file: the same text for every model.")
+    ] = None,
+    corpus: Text = None,
+    dataset: Dataset = None,
+    documents: Documents = 0,
+    windows: Annotated[int, typer.Option(help="Windows, where there is no --prompt.")] = 1,
+    least: Annotated[int, typer.Option(help="Shortest context, tokens.")] = 8,
+    n_ctx: Annotated[
+        int | None,
+        typer.Option("--n-ctx", "--most", help="Longest context, tokens. [2048, or the preset's]"),
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Between lengths. [128]")] = None,
+    threshold: Threshold = None,
+    token_vector: Vector = "hutchinson",
+    legacy_encode: Legacy = False,
+    seed: Seed = 42,
+    settings: Settings = None,
+    memory: Memory = None,
+    device: Device = "auto",
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    resume: Resume = False,
+    tables: Format = "csv",
+    out: Out = Path("runs/locality-context"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    sae: WindowOptions,
+) -> None:
+    """Measure entropy against context length: one last token, more and more before it.
+
+    SAEs of several sites are measured on the same text, each in a folder below --out. Several
+    models: once for each, with the same --prompt.
+
+    Example: saekit locality context demo --prompt text.txt --n-ctx 520 --out demo/context
+    """
+    from saekit.core.config import override
+    from saekit.data.table_files import check
+    from saekit.studies.locality.runs.context_length import ContextLength
+    from saekit.studies.locality.runs.measure import Measure
+
+    check(tables)
+    every = [*(folders or []), *(saes or [])]
+    subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
+    at = threshold_of(threshold, preset)
+    how = Measure(
+        threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
+    )
+    longest, between = _sizes(preset, n_ctx, step)
+    sweep = ContextLength(least=least, most=longest, step=between, measure=how)
+    config = override(sweep, sae.settings(settings))
+    lm = model_of(named, device)
+    tokens, told = _swept(lm, config, prompt, (corpus, dataset, documents), windows)
+    given = {"told": told, "resume": resume, "memory_bytes": bytes_of(memory),
+             "shown": not quiet, "tables": tables}  # fmt: skip
+    found = _measured(lm, subjects, tokens, config, out, given)
+    if prompt is not None:
+        for home in found:
+            keep_prompt(prompt, home, config.trim)
+    drawn = [path for home in found for path in (_drawn_context(home) if figures else [])]
+    _end(out, found, drawn, as_json)
+
+
+def _measured(
+    lm: "LanguageModel", subjects: list[Any], tokens: Any, config: Any, out: Path,
+    given: dict[str, Any],
+) -> "dict[Path, Sweep]":  # fmt: skip
+    """Return what was measured, by folder: `out` itself where there is one site.
+
+    Raises:
+        FormatError: no SAE could be read.
+    """
+    from saekit.studies.locality.runs.context_length import Sweep, run, run_all
+
+    if len(subjects) == 1:
+        return {out: run(lm, subjects[0], tokens, config, out, **given)}
+    every = run_all(lm, subjects, tokens, config, out, **given)
+    found = {out / site: one for site, one in every.items() if isinstance(one, Sweep)}
+    failed = [one for one in every.values() if not isinstance(one, Sweep)]
+    if not found:
+        raise FormatError(f"No SAE could be read: {failed[0].site}: {failed[0].reason}")
+    first = next(iter(found))
+    found[first] = found[first]._replace(failures=[*failed, *found[first].failures])
+    return found
+
+
+def _end(out: Path, found: "dict[Path, Sweep]", drawn: list[str], as_json: bool) -> None:
+    """Print the scores; leave with 3 where a length or a site failed."""
+    wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(found) > 1
+    lines, scores = [], {}
+    for home, done in found.items():
+        if many:
+            lines.append(f"{home.name}")
+        prefix = f"{home.name}/" if many else ""
+        lines += [f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
+                  if k.endswith(wanted)]  # fmt: skip
+        scores |= {prefix + k: s for k, s in done.result.scores.items()}
+    failures = [failure for done in found.values() for failure in done.failures]
+    results = [home / "result.json" for home in found]
+    end(out, lines, (scores, results), failures, drawn, as_json=as_json)
+
+
+def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int, int]:
+    """Return the longest context and the step."""
+    from saekit.studies.locality.presets.base import preset as find
+
+    known = find(preset) if preset else None
+    longest, between = (known.n_ctx_max, known.n_ctx_step) if known else (2048, 128)
+    return longest if most is None else most, between if step is None else step
+
+
+def _swept(
+    lm: "LanguageModel", config: Any, prompt: Path | None,
+    text: tuple[str | None, str | None, int], windows: int,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """Return the longest windows, and where they are from."""
+    from saekit.core.files import digest
+    from saekit.studies.locality.runs.context_length import prompt_tokens
+    from saekit.studies.locality.windows import drawing
+
+    drawing.check_length(lm, config.most, "n_ctx")
+    if prompt is not None:
+        if text != (None, None, 0) or windows != 1:
+            raise ConfigError(
+                "--prompt is the text of a sweep, one window of it; --corpus, --dataset, "
+                "--documents and --windows do not go with it. Give one or the other."
+            )
+        words = _text_of(prompt)
+        told = {"prompt": prompt.name, "n_chars": len(words), "sha256": digest([words])}
+        return prompt_tokens(lm.tokenizer, words, config), told | {"trim": config.trim}
+    source, rule = text_of(*text[:2])
+    drawn = drawing.from_corpus(
+        source, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=windows,
+        seed=config.measure.seed, most_docs=text[2],
+    )  # fmt: skip
+    told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist(),
+            "sample": None if drawn.sample is None else drawn.sample.record()}  # fmt: skip
+    return drawn.tokens, told
+
+
+def _text_of(prompt: Path) -> str:
+    try:
+        return prompt.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise FormatError(f"{prompt} cannot be read as a prompt: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{prompt} is not text in UTF-8: {error}. Name a text file.") from error
+
+
+def keep_prompt(prompt: Path, out: Path, trim: str) -> None:
+    """Keep a sweep's text beside its results, for the sweep of another model."""
+    from saekit.core.files import read_json, replace_with, sha256_of, write_json
+
+    data, beside = prompt.read_bytes(), prompt.with_name(f"{prompt.name}.meta.json")
+    told = read_json(beside) if beside.is_file() else {"source": prompt.name}
+    replace_with(out / "prompt.txt", data)
+    told |= {"n_chars": len(data.decode("utf-8")), "sha256": sha256_of(out / "prompt.txt")}
+    write_json(out / "prompt.txt.meta.json", told | {"trim_strategy": trim})
+
+
+def _drawn_context(out: Path) -> list[str]:
+    from saekit.studies.locality.figures import context_length
+
+    return [str(context_length.draw(out, out / "figures" / "context_length.png"))]

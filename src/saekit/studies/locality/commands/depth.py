@@ -1,0 +1,177 @@
+"""`saekit locality depth` and `draw-depth`: entropy against depth, and runs side by side."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError
+from saekit.studies.locality.commands import app
+from saekit.studies.locality.commands.options import (
+    Dataset,
+    Device,
+    Documents,
+    Folders,
+    Format,
+    Json,
+    Layers,
+    Legacy,
+    Memory,
+    NCtx,
+    Out,
+    PresetName,
+    Quiet,
+    Resume,
+    Root,
+    Saes,
+    Seed,
+    Settings,
+    Sites,
+    Text,
+    Threshold,
+    Vector,
+    WindowOptions,
+    bytes_of,
+    end,
+    model_of,
+    subjects_of,
+    text_of,
+    threshold_of,
+)
+from saekit.terminal.output import emit
+from saekit.terminal.sae_options import takes
+from saekit.terminal.settings_help import lists
+
+
+@app.command("depth", cls=lists("saekit.studies.locality.runs.depth:Depth"))
+@takes(WindowOptions)
+def depth(
+    folders: Folders = None,
+    saes: Saes = None,
+    site: Sites = None,
+    preset: PresetName = None,
+    sae_root: Root = None,
+    layers: Layers = None,
+    corpus: Text = None,
+    dataset: Dataset = None,
+    documents: Documents = 0,
+    windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
+    n_ctx: NCtx = 64,
+    min_active: Annotated[
+        int, typer.Option(help="Refuse windows with fewer active latents at a site; 0: none.")
+    ] = 0,
+    threshold: Threshold = None,
+    token_vector: Vector = "hutchinson",
+    null: Annotated[
+        list[str] | None, typer.Option(help="Baseline: random, shuffled, weights. Repeat.")
+    ] = None,
+    legacy_encode: Legacy = False,
+    seed: Seed = 0,
+    settings: Settings = None,
+    memory: Memory = None,
+    device: Device = "auto",
+    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    resume: Resume = False,
+    tables: Format = "csv",
+    out: Out = Path("runs/locality-depth"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    sae: WindowOptions,
+) -> None:
+    """Measure entropy against depth: the same windows at every site the SAEs read.
+
+    Example: saekit locality depth demo --corpus stdlib --windows 20 --out demo/locality
+    """
+    from saekit.core.config import override
+    from saekit.data.table_files import check
+    from saekit.studies.locality.runs.depth import Depth, run
+    from saekit.studies.locality.runs.measure import Measure
+
+    check(tables)
+    every = [*(folders or []), *(saes or [])]
+    subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
+    text, rule = text_of(corpus, dataset)
+    at = threshold_of(threshold, preset)
+    how = Measure(
+        threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
+        legacy_encode=legacy_encode,
+    )  # fmt: skip
+    config = Depth(
+        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, documents=documents,
+        min_active_latents=min_active, measure=how,
+    )  # fmt: skip
+    config = override(config, sae.settings(settings))
+    lm = model_of(named, device)
+    done = run(
+        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory),
+        shown=not quiet, tables=tables,
+    )  # fmt: skip
+    drawn = _drawn_depth(out, done) if figures else []
+    wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
+    lines = [
+        f"  {k:<52} {s.text()} bits" for k, s in done.result.scores.items()
+        if k.rpartition("/")[2] in wanted
+    ]  # fmt: skip
+    found = (done.result.scores, [out / "result.json"])
+    end(out, lines, found, done.failures, drawn, as_json=as_json)
+
+
+@app.command("draw-depth")
+def draw_depth(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of `saekit locality depth`, of the data set (published, "
+                            "converted or released), or folders of such."),
+    ],
+    kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
+    each: Annotated[
+        bool, typer.Option("--each", help="A figure for each run, in the folder --out, named as "
+                                          "the data set names them.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
+    ] = Path("entropy_vs_depth.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw runs of several models or corpora side by side, a panel for each.
+
+    Example: saekit locality draw-depth runs/news runs/code --out figures/entropy_vs_depth.png
+    """
+    from saekit.studies.locality.figures import entropy_depth
+    from saekit.studies.locality.runs import depth_data
+
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, runs))}.")
+    folders = list(dict.fromkeys(found for run in runs for found in depth_data.below(run)))
+    data = [depth_data.read(folder) for folder in folders]
+    named = dict(zip(_labels(folders, data), data, strict=True))
+    if len(named) < len(folders):
+        raise ConfigError(f"A run is drawn once; got {', '.join(map(str, folders))}.")
+    jobs = {out: named}
+    if each:
+        names = {label: label.replace(", ", "__").replace("/", "_") for label in named}
+        jobs = {out / f"entropy_vs_depth__{names[label]}.png": {label: one}
+                for label, one in named.items()}  # fmt: skip
+    paths = [str(entropy_depth.draw(some, path, kind)) for path, some in jobs.items()]
+    record = {"figure": paths[0], "figures": paths, "runs": list(named)}
+    emit(record, as_json=as_json, lines=[f"figure   {path}" for path in paths])
+
+
+def _labels(folders: list[Path], data: list[Any]) -> list[str]:
+    """Return titles that tell panels apart, longer where short ones do not."""
+    from saekit.studies.locality.runs.depth_data import label
+
+    labels = [label(folder, one) for folder, one in zip(folders, data, strict=True)]
+    if len(set(labels)) < len(labels):  # as gpt2-small/wikitext and pythia-70m/wikitext
+        labels = [f"{folder.parent.name}, {folder.name}" for folder in folders]
+    return labels
+
+
+def _drawn_depth(out: Path, done: Any) -> list[str]:
+    from saekit.studies.locality.figures import entropy_depth, windows
+
+    label = out.name
+    paths = [entropy_depth.draw({label: out}, out / "figures" / f"entropy_depth_{kind}.png", kind)
+             for kind in entropy_depth.KINDS]  # fmt: skip
+    return [*map(str, paths), *map(str, windows.draw_all(out, out / "figures" / "windows"))]

@@ -1,0 +1,21 @@
+"""`saekit locality presets`: models with published SAEs."""
+
+from saekit.studies.locality.commands import app
+from saekit.studies.locality.commands.options import Json
+from saekit.terminal.output import emit
+
+
+@app.command("presets")
+def presets(as_json: Json = False) -> None:
+    """List models with published SAEs: what is read, and what the published encode forgets.
+
+    Example: saekit locality presets
+    """
+    from saekit.studies.locality.presets.base import names, preset
+
+    found = [preset(n).to_dict() for n in names()]
+    lines = [
+        f"{p['key']:<14} {p['model']:<34} {p['architecture']:<9} {p['sae_format']:<20} "
+        f"{p['repo'] or 'your own'}" for p in found
+    ]  # fmt: skip
+    emit({"presets": found}, as_json=as_json, lines=lines)

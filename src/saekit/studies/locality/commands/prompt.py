@@ -1,0 +1,47 @@
+"""`saekit locality prompt`: one text for the sweeps of several models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.core.errors import ConfigError
+from saekit.studies.locality.commands import app
+from saekit.studies.locality.commands.options import Json
+from saekit.terminal.output import emit
+
+
+@app.command("prompt")
+def prompt(
+    out: Annotated[Path, typer.Option(help="File to write; what it is goes beside.")],
+    corpus: Annotated[
+        str, typer.Option(help="packaged, stdlib, a path, or a hub data set.")
+    ] = "packaged",
+    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "test",
+    chars: Annotated[
+        int, typer.Option(help="Least characters; some five a token of the longest context.")
+    ] = 12_000,
+    seed: Annotated[int, typer.Option(help="Decides which text.")] = 42,
+    docs: Annotated[int, typer.Option(help="Documents looked at, the first.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Draw a text from a corpus for `saekit locality context --prompt`.
+
+    Example: saekit locality prompt --out prompt.txt --corpus packaged --chars 3000
+    """
+    from saekit.core.files import write_json, write_text
+    from saekit.data.base import SPLITS
+    from saekit.data.open import open_corpus
+    from saekit.studies.locality.windows.prompts import draw
+
+    if split not in SPLITS:
+        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
+    found = draw(
+        open_corpus(corpus), "train" if split == "train" else "test", chars=chars, seed=seed,
+        most_docs=docs,
+    )  # fmt: skip
+    write_text(out, found.text)
+    write_json(out.with_name(f"{out.name}.meta.json"), found.told)
+    record = {"prompt": str(out), **found.told}
+    lines = [f"prompt   {out}: {len(found.text):,} characters, {found.told['source']}"]
+    emit(record, as_json=as_json, lines=lines)

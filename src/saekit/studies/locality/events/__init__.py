@@ -1,0 +1,1 @@
+"""Where latents are strongest, and how far back they look there."""

@@ -1,0 +1,1 @@
+"""How much each token of a window moves a latent."""

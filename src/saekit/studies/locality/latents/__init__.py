@@ -1,0 +1,1 @@
+"""Latents compared: directions, corners, breadth."""

@@ -1,0 +1,1 @@
+"""The published data set's files, read and written."""

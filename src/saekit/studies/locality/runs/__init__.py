@@ -1,0 +1,1 @@
+"""Runs over depth and over length of context."""

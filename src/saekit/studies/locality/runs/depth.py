@@ -1,0 +1,265 @@
+"""Entropy against depth: the same windows of one corpus at every site that an SAE reads."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError, SaekitError
+from saekit.core.files import digest, replace_with, write_json
+from saekit.core.progress import Progress
+from saekit.core.provenance import collect
+from saekit.core.result import Result, Score, Table
+from saekit.data import table_files
+from saekit.data.base import Corpus, Split
+from saekit.models.base import LanguageModel
+from saekit.studies.locality.filters.base import Filter
+from saekit.studies.locality.filters.plain import Plain
+from saekit.studies.locality.influence.base import check_reads
+from saekit.studies.locality.runs.bench import Bench
+from saekit.studies.locality.runs.journal import Journal, archive
+from saekit.studies.locality.runs.measure import (
+    Arrays,
+    Failure,
+    Kit,
+    Measure,
+    joined,
+    journalled,
+    measured,
+)
+from saekit.studies.locality.runs.run_scores import latent_table, site_scores
+from saekit.studies.locality.runs.subjects import Subject, check_subjects, facts
+from saekit.studies.locality.windows import active_windows, drawing
+
+VERSION = 2  # windows are drawn from the whole corpus
+BLOCK_WINDOWS = 8  # measured together, and recorded together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth(Config):
+    """A run of entropy against depth.
+
+    Args:
+        corpus: the text.
+        filter: which windows of it may be used.
+        n_ctx: tokens of a window, BOS included.
+        windows: how many.
+        bos: whether a BOS is put before each window.
+        split: of the corpus.
+        documents: read only the first documents of the corpus; 0: all of them.
+        min_active_latents: a window with fewer above the threshold at its last position, at any
+            site, is refused, and another taken; 0: none is.
+        measure: how.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+
+    name: ClassVar[str] = "locality_depth"
+    corpus: Corpus
+    filter: Filter = field(default_factory=Plain)
+    n_ctx: int = 64
+    windows: int = 50
+    bos: bool = False
+    split: str = "test"
+    documents: int = 0
+    min_active_latents: int = 0
+    measure: Measure = field(default_factory=Measure)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_ctx < 2 or self.windows < 1 or self.split not in ("train", "test"):
+            raise ConfigError(
+                f"A run needs windows of at least 2 tokens, one window, and split train or test; "
+                f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
+            )
+        if min(self.min_active_latents, self.documents) < 0:
+            raise ConfigError(
+                f"`min_active_latents` and `documents` must be 0 or more; got "
+                f"{self.min_active_latents} and {self.documents}."
+            )
+
+
+class Done(NamedTuple):
+    """A finished run."""
+
+    result: Result
+    latents: Table  # a row for each site, window and latent
+    failures: list[Failure]
+
+
+def run(  # noqa: PLR0913 - what is measured, and how a run goes on
+    lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path, *,
+    resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
+    tables: str = "csv",
+) -> Done:  # fmt: skip
+    """Measure every site on the same windows; write tables, influences and the result to `out`.
+
+    What fails is left out, listed in the result, and tried again by a run with `resume`.
+
+    Args:
+        lm: the model.
+        subjects: the SAEs and their sites.
+        config: text, windows, and how to measure.
+        out: folder to make.
+        resume: go on with what is there.
+        memory_bytes: budget of graphs and gradients; None: half of what is free.
+        shown: whether progress is.
+        tables: their format, of `table_files.FORMATS`.
+
+    Raises:
+        ConfigError: there is nothing to measure, or the folder is in use.
+        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
+        DataError: no window passes the filter.
+    """
+    check_subjects(lm, subjects)
+    table_files.check(tables)
+    drawing.check_length(lm, config.n_ctx, "n_ctx")
+    split: Split = "train" if config.split == "train" else "test"
+    drawn = drawing.from_corpus(
+        config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
+        windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        most_docs=config.documents,
+        late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
+    )  # fmt: skip
+    settings = {
+        "run": config.to_dict(),
+        "model": lm.provenance(),
+        "sites": {str(s.site): s.source for s in subjects},
+        "windows": digest([drawn.tokens.numpy().tobytes(), drawn.start.numpy().tobytes()]),
+    }
+    journal = Journal(out, settings, resume=resume)
+    randomised = lm.shuffled(config.measure.seed) if "weights" in config.measure.nulls else None
+    kit = Kit(lm, config.measure, memory_bytes, randomised)
+    bar = Progress("locality", len(subjects) * len(drawn.tokens), "windows", shown=shown)
+    found: dict[str, Arrays] = {}
+    saes: dict[str, Any] = {}
+    failures, bench = _too_few(config, drawn), Bench()
+    for subject in subjects:
+        with bench.timed(str(subject.site), len(drawn.tokens)):
+            parts, failed = _at_site(kit, subject, drawn.tokens, (journal, bar, saes))
+        failures += failed
+        if parts:
+            found[str(subject.site)] = joined(parts)
+    bar.close()
+    result = _result(config, settings | {"saes": saes}, drawn, found, failures)
+    latents = latent_table(found)
+    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
+    write(out, result, latents, found, tables)
+    return Done(result, latents, failures)
+
+
+def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
+    missing = config.windows - len(drawn.tokens)
+    if not missing:
+        return []
+    why = f"the corpus lacks {missing} of {config.windows} windows: {drawn.refused or 'no text'}"
+    return [Failure("all", "windows", why)]
+
+
+def _at_site(
+    kit: Kit, subject: Subject, tokens: Tensor,
+    kept: tuple[Journal, Progress, dict[str, Any]],
+) -> tuple[list[Arrays], list[Failure]]:  # fmt: skip
+    """Return what the blocks of windows give at one site; note what its SAE is."""
+    site, (journal, bar, saes) = str(subject.site), kept
+    try:
+        sae, forgets = subject.load()
+        sae.requires_grad_(False)
+        saes[site] = facts(sae, subject)
+        check_reads(kit.lm, sae, subject.site)
+    except (SaekitError, OSError, RuntimeError) as error:
+        bar.add(len(tokens), f"{site} failed")
+        return [], [Failure(site, "all", f"{type(error).__name__}: {error}")]
+    kit = kit._replace(forgets=forgets if kit.measure.legacy_encode else ())
+    parts, failures = [], []
+    for first in range(0, len(tokens), BLOCK_WINDOWS):
+        block = tokens[first : first + BLOCK_WINDOWS]
+
+        def job(rows: Tensor, at: int) -> Callable[[], Arrays]:
+            return lambda: measured(kit, sae, subject.site, rows, at)
+
+        unit = f"{site}/{first:06d}"
+        jobs = {unit: job(block, first)}
+        jobs |= {f"window {first + i}": job(block[i : i + 1], first + i) for i in range(len(block))}
+        made, failed = journalled(journal, unit, jobs, site)
+        parts += made
+        failures += failed
+        bar.add(len(block), f"{site}{', some failed' if failed else ''}")
+    return parts, failures
+
+
+def write(
+    out: Path, result: Result, latents: Table, found: dict[str, Arrays], tables: str = "csv"
+) -> None:
+    """Write influences by site, then the tables, then the result: where that is, all is."""
+    for site, arrays in found.items():
+        kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
+        replace_with(out / "influences" / f"{site}.npz", archive(kept))
+    table_files.write(latents, out / "latents", tables)
+    table_files.write(Table(**result.details["by_site"]), out / "depth", tables)
+    table_files.write(Table(**result.details["by_window"]), out / "windows", tables)
+    result.write(out / "result.json")
+
+
+def _result(
+    config: Depth, settings: dict[str, Any], drawn: drawing.Selection, found: dict[str, Arrays],
+    failures: list[Failure],
+) -> Result:  # fmt: skip
+    scores: dict[str, Score] = {}
+    by_site: dict[str, list[Any]] = {}
+    for site, arrays in found.items():
+        row = {"site": site, "layer": int(site[1:].split(".")[0]) if site[0] == "L" else -1}
+        for name, score in site_scores(arrays).items():
+            scores[f"{site}/{name}"] = score
+            row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+        row |= {
+            "n_windows": len(arrays["windows"]),
+            "n_pairs": len(arrays["latent"]),
+            "n_latents": len(np.unique(arrays["latent"])),
+            "n_undefined": int(np.nansum(arrays["s.undefined"])),
+        }
+        for name, value in row.items():
+            by_site.setdefault(name, []).append(value)
+    details = {
+        "by_site": {"columns": by_site, "units": {}},
+        "by_window": {"columns": window_columns(drawn, found), "units": {}},
+        "failures": [f._asdict() for f in failures],
+        "refused": drawn.refused,
+        "candidates": drawn.candidates,
+        "sample": None if drawn.sample is None else drawn.sample.record(),
+        "leaf": "output of the token embedding module (site embed)",
+        "model": settings["model"],
+        "sites": settings["sites"],
+        "saes": settings["saes"],
+        "corpus": config.corpus.provenance(),
+        "tokens": drawn.tokens.tolist(),
+    }
+    return Result(
+        name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
+        details=details, provenance=collect(config.measure.seed),
+    )  # fmt: skip
+
+
+def window_columns(drawn: drawing.Selection, found: dict[str, Arrays]) -> dict[str, list[Any]]:
+    """Return a row for each site and window."""
+    names = ["site", "window", "start", "source", "active_latents", "mean_entropy_bits"]
+    columns: dict[str, list[Any]] = {k: [] for k in names}
+    vector = any("v.entropy_bits" in a for a in found.values())
+    if vector:
+        columns["token_vector_entropy_bits"] = []
+    for site, arrays in found.items():
+        for i, w in enumerate(arrays["windows"].tolist()):
+            H = arrays["s.entropy_bits"][arrays["window"] == w]
+            H = H[~np.isnan(H)]
+            values = [site, w, int(drawn.start[w]), drawn.source[w], len(H)]
+            values.append(float(H.mean()) if len(H) else None)
+            if vector:
+                values.append(float(arrays["v.entropy_bits"][i]))
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+    return columns

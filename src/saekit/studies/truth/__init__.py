@@ -1,0 +1,1 @@
+"""Synthetic models whose features are known, and what SAEs find of them."""

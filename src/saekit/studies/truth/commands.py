@@ -1,0 +1,453 @@
+"""`saekit truth`: synthetic models whose features are known, and what SAEs find of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.core.errors import ConfigError, FormatError
+from saekit.terminal.output import emit
+from saekit.terminal.resuming import goes_on
+from saekit.terminal.settings_help import lists
+from saekit.training.building import k_setting, put, short_digest
+
+if TYPE_CHECKING:
+    from saekit.core.result import Score
+    from saekit.studies.truth.model.base import Truth
+    from saekit.training.fit import Fit
+
+app = typer.Typer(
+    help="Synthetic models whose features are known: make, train on, evaluate, calibrate.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting, as noise=0.1 or sae.aux_k=64. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Seed = Annotated[int, typer.Option(help="Decides everything drawn.")]
+
+SHOWN = {
+    "mcc": "MCC with true features",
+    "mcc_chance": "  of random directions, at most",
+    "f1": "F1, living latents",
+    "precision": "  precision",
+    "recall": "  recall",
+    "f1_all": "F1, all latents (dead as 0)",
+    "uniqueness": "uniqueness, living latents",
+    "found": "features found (share)",
+    "r2": "variance explained (R2)",
+    "l0": "latents per token (L0)",
+    "l0_true": "features per token",
+    "l0_error": "L0 error",
+    "shrinkage": "shrinkage",
+    "dead": "dead latents (share)",
+    "splitting": "features split (share)",
+    "absorption": "absorbed (share of tokens)",
+    "hedging": "latents of several features",
+    "hedging_truth": "  what directions alone bring",
+}
+
+
+@app.command("make", cls=lists("saekit.studies.truth.model.base:TruthConfig"))
+def make(
+    preset: Annotated[str | None, typer.Option(help="A named configuration.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A JSON or YAML file to start from.")] = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make. [truths/FEATURESxWIDTH]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a synthetic model and write it.
+
+    Example: saekit truth make --set n_features=256 --set d_model=128 --set firing.name=constant
+    --set firing.rate=0.03 --out truths/small
+    """
+    from saekit.core.lock import made_whole
+    from saekit.studies.truth.model.base import TruthConfig
+
+    raw = _with_settings(_start(preset, config), settings or [])
+    cfg = TruthConfig.from_dict(raw)
+    folder = out or Path("truths") / (preset or f"{cfg.n_features}x{cfg.d_model}")
+    with made_whole(folder, "saekit truth make") as part:
+        truth = cfg.build()
+        truth.save(part)
+    on = features_on(truth)
+    record = {"truth": str(folder), "n_features": cfg.n_features, "d_model": cfg.d_model}
+    record |= {"l0": on, "notes": truth.notes}
+    lines = [
+        f"truth    {folder}",
+        f"         {cfg.n_features:,} features in {cfg.d_model} dimensions, {on:.2f} on per sample",
+        f"next     saekit truth train --truth {folder}",
+    ]
+    lines[2:2] = [f"note     {part}: {notes}" for part, notes in truth.notes.items()]
+    emit(record, as_json=as_json, lines=lines)
+
+
+@app.command(
+    "train",
+    cls=goes_on(lists("saekit.training.fit:Fit"), resume=("truth", "device", "quiet", "as_json")),
+)
+def train(
+    truth: Annotated[Path, typer.Option(help="Folder of a truth (see: saekit truth make).")],
+    arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
+    d_sae: Annotated[int | None, typer.Option(help="Latents. [one for each feature]")] = None,
+    k: Annotated[
+        float | None, typer.Option(help="Latents kept per token. [features on per sample]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Samples to train on.")] = 1_000_000,
+    seed: Seed = 0,
+    settings: Settings = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make. [runs/truth-NAME-ARCH-WIDTH-seedSEED-DIGEST]"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a sparse autoencoder on the samples of a truth.
+
+    Example: saekit truth train --truth truths/small --arch batch_topk --out runs/small
+    """
+    from saekit.core.files import read_object
+    from saekit.core.lock import claimed
+    from saekit.models.placement import pick_device
+    from saekit.studies.truth.training import fit_truth, identity
+    from saekit.training import record
+    from saekit.training.fit import Fit
+
+    model = load_truth(truth)
+    if resume is not None:
+        if not (resume / "fit.json").exists():
+            raise FormatError(f"{resume} holds no run to go on with: it has no fit.json.")
+        if record.is_done(resume):
+            with claimed(resume, "saekit truth train"):  # removes what a killed writer left
+                raise ConfigError(
+                    f"The run in {resume} is finished: its SAE is in {resume / 'sae'}."
+                )
+        fit, folder = Fit.from_dict(record.read(resume / "fit.json").settings), resume
+    else:
+        raw = {"tokens": tokens, "seed": seed, "sae": {"name": arch}}
+        if d_sae is not None:
+            raw["sae"]["d_sae"] = d_sae
+        fit = as_fit(raw, model, k, settings or [])
+        name = f"truth-{truth.name}-{fit.sae.name}-{fit.sae.d_sae}-seed{fit.seed}"
+        folder = out or Path("runs") / f"{name}-{short_digest(fit.to_dict(), identity(model))}"
+    where = pick_device(device)
+    fit_truth(fit, model, out=folder, resume=resume is not None, device=where, shown=not quiet)
+    seconds = read_object(folder / "manifest.json")["seconds"]
+    made = {"run": str(folder), "sae": str(folder / "sae"), "seconds": seconds}
+    lines = [f"SAE      {folder / 'sae'}", f"log      {folder / 'log.jsonl'}"]
+    lines.append(f"next     saekit truth eval --truth {truth} --sae {folder}")
+    emit(made, as_json=as_json, lines=lines)
+
+
+@app.command("eval", cls=lists("saekit.studies.truth.evals.ground_truth:GroundTruth"))
+def evaluate(
+    truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
+    sae: Annotated[Path, typer.Option(help="A run's folder, or a folder with an SAE.")],
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Result file. [SAE/eval/ground_truth.json]")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write the cosines of latents and features.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw them (.svg, .pdf, .png), with a CSV beside.")
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what an SAE found of the features of a truth.
+
+    Example: saekit truth eval --truth truths/small --sae runs/small --figure similarity.svg
+    """
+    from saekit.analysis import similarity
+    from saekit.core.config import override
+    from saekit.hub.native import load
+    from saekit.studies.truth.evals.ground_truth import GroundTruth
+    from saekit.studies.truth.training import Layout
+
+    model = load_truth(truth)
+    config = override(GroundTruth(), settings or [])
+    found = load(sae).sae
+    arrange = Layout.of(found.cfg, model).arrange if found.cfg.event else None
+    result = config.run(
+        found, model, arrange=arrange, seed=seed, shown=not quiet, name=str(sae)
+    )
+    path = out or sae / "eval" / "ground_truth.json"
+    result.write(path)
+    record = {name: s.value for name, s in result.scores.items()} | {"result": str(path)}
+    lines = [f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items()
+             if name in SHOWN]  # fmt: skip
+    lines.sort(key=lambda line: [f"  {v}" for v in SHOWN.values()].index(line[:36].rstrip()))
+    lines.append(f"result   {path}")
+    if csv is not None or figure is not None:
+        directions = found.directions().detach()
+        while directions.ndim > 2:
+            directions = directions[0]
+        compared = similarity.compare({sae.name: directions}, model.features)
+        if csv is not None:
+            similarity.table(compared).write_csv(csv)
+        if figure is not None:
+            from saekit.studies.truth.figures import similarity as drawn
+
+            drawn.draw(compared, figure)
+    emit(record, as_json=as_json, lines=lines)
+
+
+@app.command("calibrate", cls=lists("saekit.training.fit:Fit"))
+def calibrate(
+    truth: Annotated[
+        list[Path], typer.Option(help="Folder of a truth. Repeat for several.")
+    ],
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Architecture. Repeatable. [topk, batch_topk, relu]")
+    ] = None,
+    k: Annotated[
+        list[float] | None,
+        typer.Option(help="Latents per token. Repeatable. [1/2, 1 and 2 times features on]"),
+    ] = None,
+    l1: Annotated[
+        list[float] | None,
+        typer.Option(help="l1_coefficient, where there is no k. Repeatable. [1, 2 and 4]"),
+    ] = None,
+    d_sae: Annotated[int | None, typer.Option(help="Latents. [one for each feature]")] = None,
+    tokens: Annotated[int, typer.Option(help="Samples to train each SAE on.")] = 500_000,
+    eval_tokens: Annotated[int, typer.Option(help="Samples to measure each on.")] = 2**14,
+    seed: Seed = 0,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/calibration"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Ask which scores that need no truth rank SAEs as recovery of the truth does.
+
+    Trains every architecture at every sparsity twice, from two seeds, on each truth, and
+    writes calibration.json, saes.csv and ranks.csv.
+
+    Example: saekit truth calibrate --truth truths/a --truth truths/b --arch topk --arch relu
+    """
+    from saekit.core.files import write_json
+    from saekit.core.lock import made_whole
+    from saekit.core.progress import Progress
+    from saekit.core.provenance import collect
+    from saekit.studies.truth import calibration
+
+    if eval_tokens < 1:
+        raise ConfigError(f"`--eval-tokens` must be at least 1; got {eval_tokens}.")
+    with made_whole(out, "saekit truth calibrate") as part:
+        jobs = []
+        for folder in dict.fromkeys(truth):
+            model = load_truth(folder)
+            grid = _grid(model, arch or ["topk", "batch_topk", "relu"], k, l1)
+            for label, raw, kept in grid:
+                raw["sae"] |= {"d_sae": d_sae} if d_sae is not None else {}
+                fits = [as_fit({**raw, "tokens": tokens, "seed": s}, model, kept, settings or [])
+                        for s in (seed, seed + 1)]  # fmt: skip
+                jobs.append((str(folder), label, model, fits))
+            if len(grid) < calibration.LEAST_SAES:
+                raise ConfigError(
+                    f"Ranks need {calibration.LEAST_SAES} SAEs of each truth; got {len(grid)} from "
+                    f"--arch, --k and --l1. Name more architectures or sparsities."
+                )
+        bar = Progress("calibrate", len(jobs), "SAEs", shown=not quiet)
+        measured = []
+        for folder, label, model, fits in jobs:
+            measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
+            bar.add(1, label)
+        bar.close()
+        scores = calibration.rank_scores(measured)
+        write_json(part / "calibration.json", {
+            "saes": [m._asdict() for m in measured],
+            "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
+            "provenance": collect(seed),
+        })  # fmt: skip
+        calibration.as_table(measured).write_csv(part / "saes.csv")
+        _rank_table(scores).write_csv(part / "ranks.csv")
+    record = {n: {t: s.value for t, s in by.items()} for n, by in scores.items()}
+    lines = [*_rank_lines(scores), f"result   {out / 'calibration.json'}"]
+    emit({"ranks": record, "result": str(out)}, as_json=as_json, lines=lines)
+
+
+@app.command("push")
+def push(
+    truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
+    repo: Annotated[str, typer.Option(help="Repository on the hub, owner/name.")],
+    public: Annotated[bool, typer.Option("--public", help="Let others see it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Upload a truth to the Hugging Face hub in the published layout.
+
+    Example: saekit truth push --truth truths/small --repo me/small-truth
+    """
+    from saekit.studies.truth.model import push as pushing
+
+    where = pushing.push(load_truth(truth), repo, private=not public)
+    emit({"truth": str(truth), "at": where}, as_json=as_json, lines=[f"truth    {where}"])
+
+
+def load_truth(folder: Path) -> "Truth":
+    """Return the truth in a folder.
+
+    Raises:
+        FormatError: there is none.
+    """
+    from saekit.studies.truth.model.base import Truth
+
+    if not folder.is_dir():
+        raise FormatError(
+            f"There is no folder {folder}. Make a truth first: saekit truth make --out {folder}"
+        )
+    return Truth.load(folder)
+
+
+def as_fit(raw: dict[str, Any], truth: "Truth", k: float | None, settings: list[str]) -> "Fit":
+    """Return how an SAE is fitted to a truth, with what is left out taken from the truth.
+
+    Widths are the truth's; the SAE has a latent for each feature, and keeps as many per token
+    as features are on, where its architecture has a number to keep.
+    """
+    from saekit.core.config import field_types, override, read_setting
+    from saekit.saes.base import registry
+    from saekit.training.fit import Fit
+
+    given = dict(read_setting(s) for s in settings)
+    sae = {"d_in": truth.d_model, "d_out": truth.d_model, "d_sae": truth.n_features} | raw["sae"]
+    for path, value in given.items():
+        if path.startswith("sae."):
+            put(sae, path.removeprefix("sae."), value)
+    fields = field_types(registry.get(sae["name"]))
+    if "site" in registry.get(sae["name"]).event:
+        sae.setdefault("n_sites", 2 if truth.layers is None else truth.layers.shape[1])
+    if "inner" in fields:
+        sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
+        sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
+    if k is not None:
+        for path, value in map(read_setting, k_setting(sae["name"], k)):
+            put(sae, path.removeprefix("sae."), value)
+    else:
+        at = min(max(round(features_on(truth)), 1), sae["d_sae"])
+        inner = sae.get("inner", sae)
+        for name in {"k", "target_l0"} & field_types(registry.get(inner["name"])).keys():
+            inner.setdefault(name, at)
+    return override(Fit.from_dict({**raw, "sae": sae}), settings)
+
+
+def features_on(truth: "Truth") -> float:
+    """Return how many features are on in a sample."""
+    return float(truth.rates.sum())
+
+
+def _start(preset: str | None, config: Path | None) -> dict[str, Any]:
+    if preset is not None and config is not None:
+        raise ConfigError("Give --preset or --config, not both.")
+    if preset is not None:
+        from saekit.studies.truth.model.presets import preset as named
+
+        return named(preset).to_dict()
+    if config is None:
+        return {"n_features": 256, "d_model": 128}
+    from saekit.core.files import read_settings
+
+    raw = read_settings(config)
+    raw = raw.get("truth", raw) if isinstance(raw, dict) else raw  # also the file of a truth
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{config} must be an object with n_features, d_model and so on.")
+    return raw
+
+
+def _with_settings(raw: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Return a config's dict with settings applied; naming another variant empties its group."""
+    from saekit.core.config import read_setting
+
+    for path, value in map(read_setting, settings):
+        group, _, last = path.rpartition(".")
+        if last == "name" and group:
+            put(raw, group, {"name": value})
+        else:
+            put(raw, path, value)
+    return raw
+
+
+Job = tuple[str, dict[str, Any], float | None]  # label, raw Fit, k
+
+
+def _grid(
+    truth: "Truth", archs: list[str], ks: list[float] | None, l1s: list[float] | None
+) -> list[Job]:
+    """Return every architecture at every sparsity."""
+    from saekit.core.config import field_types
+    from saekit.saes.base import registry
+
+    on = features_on(truth)
+    found: list[Job] = []
+    for arch in dict.fromkeys(archs):
+        cls = registry.get(arch)
+        if cls.event:
+            raise ConfigError(
+                f"`{arch}` codes {' and '.join(cls.event)} jointly, of which a truth has none; "
+                f"calibrate architectures of single activations."
+            )
+        fields = field_types(cls)
+        keeps = "k" in fields or "inner" in fields
+        if keeps or "target_l0" in fields:
+            for k in ks or [on / 2, on, 2 * on]:
+                whole = max(round(k), 1)
+                sae = {"name": arch} | ({} if keeps else {"target_l0": float(whole)})
+                found.append((f"{arch} {whole}", {"sae": sae}, float(whole) if keeps else None))
+        else:
+            for l1 in l1s or [1.0, 2.0, 4.0]:
+                sae = {"name": arch, "l1_coefficient": l1}
+                found.append((f"{arch} {l1:g}", {"sae": sae}, None))
+    return found
+
+
+def _measured(
+    names: tuple[str, str], truth: "Truth", fits: list["Fit"], n_tokens: int, seed: int
+) -> Any:
+    from saekit.studies.truth import calibration
+    from saekit.studies.truth.evals.ground_truth import GroundTruth
+    from saekit.studies.truth.training import fit_truth
+
+    config = GroundTruth(n_tokens=n_tokens, n_blocks=1)
+    sae, twin = (fit_truth(fit, truth, shown=False) for fit in fits)
+    scores = config.run(sae, truth, seed=seed, name=names[1]).scores
+    recovery = {name: scores[name].value for name in ("mcc", "f1", "f1_all")}
+    found = calibration.unsupervised(sae, twin, truth, n_tokens=n_tokens, seed=seed)
+    return calibration.Measured(*names, found, recovery)
+
+
+def _rank_table(scores: "dict[str, dict[str, Score]]") -> Any:
+    from saekit.core.result import Table
+
+    rows = [(n, t, s.value, s.low, s.high, s.n) for n, by in scores.items() for t, s in by.items()]
+    names = ("score", "recovery", "rank_correlation", "low", "high", "saes")
+    return Table(columns={name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+def _rank_lines(scores: "dict[str, dict[str, Score]]") -> list[str]:
+    targets = list(next(iter(scores.values())))
+    lines = ["rank correlation over SAEs with, and its 95 % interval", f"  {'':<12}"
+             + "".join(f"{t:<26}" for t in targets)]  # fmt: skip
+    for name, by in scores.items():
+        cells = "".join(f"{_cell(by[t]):<26}" for t in targets)
+        lines.append(f"  {name:<12}{cells}".rstrip())
+    return lines
+
+
+def _cell(score: "Score") -> str:
+    if score.value is None or score.low is None or score.high is None:
+        return "undefined"
+    return f"{score.value:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"

@@ -1,0 +1,1 @@
+"""Figures of what an SAE found of a truth."""

@@ -1,0 +1,1 @@
+"""What every command shares: output, options declared once, checks before work."""

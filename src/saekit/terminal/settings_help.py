@@ -1,0 +1,102 @@
+"""What `--set` takes, listed at the end of a command's help from the fields of its settings.
+
+Help is made when it is asked for, so that the command line starts without what settings import.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import textwrap
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+from typing_extensions import override
+
+WIDTH = 80  # as the help above it
+NOTE = "Values read as JSON, and as text where they are none: --set name=value."
+_ENTRY = re.compile(r" {4}(\w+): (.*)")
+
+
+def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
+    """Return the class of a command whose help ends with the settings that `--set` takes.
+
+    Args:
+        where: configuration classes, as "saekit.evals.core:Core". Where a command takes the
+            settings of one of several, name each.
+        but: fields that `--set` of this command does not reach.
+    """
+
+    class Listing(TyperCommand):
+        @override
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            super().format_help(ctx, formatter)
+            typer.echo("\n".join(lines(where, but)))
+
+    return Listing
+
+
+def lines(where: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
+    """Return the lines that list the settings of some classes."""
+    found = [" Settings of --set", f" {NOTE}"]
+    for place in where:
+        module, _, name = place.partition(":")
+        cls = getattr(importlib.import_module(module), name)
+        if len(where) > 1:
+            found += ["", f" {cls.name or cls.__name__}:"]
+        found += ["", *_fields(cls, "", but)]
+    return [*found, ""]
+
+
+def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:
+    """Return a line a field, and under it those of a configuration that it holds."""
+    from saekit.core.config import Config, field_types
+
+    told, kinds = meanings(cls), field_types(cls)
+    found = []
+    for field in dataclasses.fields(cls):
+        if field.name in but:
+            continue
+        kind = kinds[field.name]
+        inner = isinstance(kind, type) and issubclass(kind, Config)
+        name = f"{prefix}{field.name}" + (".…" if inner else "")
+        default = _default(field, inner=inner)
+        found += _wrapped(f"  {name:<28} ", f"{told.get(field.name, '')}{default}")
+        if inner and kind.name:  # not a family, whose fields depend on which is chosen
+            found += _fields(kind, f"{prefix}{field.name}.")
+    return found
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """Return what the Args section of a class' docstring, or of its parents', says of each."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(one):
+            continue
+        _, _, section = inspect.cleandoc(one.__doc__ or "").partition("Args:\n")
+        name = ""
+        for line in section.splitlines():
+            if entry := _ENTRY.fullmatch(line):
+                name = entry[1]
+                found[name] = entry[2]
+            elif not line.strip():
+                break
+            elif name:
+                found[name] += f" {line.strip()}"
+    return found
+
+
+def _default(field: Any, *, inner: bool) -> str:
+    if inner or field.default is dataclasses.MISSING:
+        return ""
+    return f" [{json.dumps(field.default, default=str)}]"  # as --set reads it
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    """Return text in lines under a head."""
+    return textwrap.wrap(
+        text or "-", WIDTH, initial_indent=head, subsequent_indent=" " * len(head),
+        break_long_words=False,
+    )  # fmt: skip

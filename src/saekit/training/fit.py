@@ -1,0 +1,194 @@
+"""Fit: how an SAE is fitted to activations, wherever these come from."""
+
+import math
+from dataclasses import dataclass
+
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError
+from saekit.saes.base import SAEConfig
+from saekit.training.optim import Optimiser
+from saekit.training.resample import Resample
+from saekit.training.scaling import Centre, Normalise
+from saekit.training.schedule import Fall, Schedule
+
+REFERENCE_LR, REFERENCE_D_SAE, REFERENCE_STEPS = 6e-4, 2**14, 2000  # measured: docs/training.md
+HIGHEST_LR = 1e-2
+SMALLEST_BATCH, LARGEST_BATCH = 2**8, 2**12  # tokens
+LONGEST_WARM_UP = 1000  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Config):
+    """What training does, whatever the activations: architecture, length, rates, order.
+
+    Args:
+        sae: architecture and sizes.
+        tokens: tokens that count, once each per epoch.
+        epochs: passes over them.
+        normalise: sizes that training sees, estimated on the first rows; the finished SAE
+            takes raw activations all the same. "scale": mean square 1 a dimension, for sites
+            coded jointly at each; "whiten": covariance 1, which not every architecture can
+            fold into its weights; "none": as they are.
+        centre: what is subtracted before: "mean", "geometric_median" (which a few far
+            activations hardly move) or "none".
+        batch_tokens: tokens of an optimiser step; null: the power of two from 256 to 4096
+            that gives about 2,000 steps or more.
+        lr: peak learning rate; null: 6e-4 at 16,384 latents and 2,000 steps, and inversely
+            with the square root of both, at most 1e-2.
+        warm_up_steps: optimiser steps over which the rate grows linearly from 0; null: a
+            twentieth of all, at most 1,000.
+        schedule: how the rate falls at the end: "linear", "cosine", or "constant", not at
+            all, where `decay` has no effect.
+        decay: share of training, at its end, over which the rate falls.
+        final_lr_share: where it ends, as a share of the peak, 0 to 1.
+        optimiser: how gradients move weights.
+        clip_norm: gradients longer than this are shortened to it; null: never.
+        ema: weight of the past in a running mean of the weights, above 0 and below 1, which
+            becomes the finished SAE, decoder rows put back to their length and running
+            thresholds taken anew; the log is that of the weights themselves; null: none.
+        resample: gives dead latents new weights at intervals; null: never. On a command
+            line: --set 'resample={"every_tokens": 1000000}'.
+        spike: a loss above so many times the median of the last 50 steps is taken for a
+            failure, above 1; null: only one that is not finite.
+        rollbacks: times that training goes back to its last checkpoint and goes on at half
+            the rate when a step fails; 0: it ends there.
+        dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
+            of all, at least 100,000 and at most 10 million.
+        checkpoint_tokens: training tokens between checkpoints; null: a quarter of all where
+            `rollbacks` may go back to them, otherwise only `checkpoint_minutes` decides.
+        checkpoint_minutes: minutes between checkpoints; more where writing one takes above a
+            fiftieth of that. Null: only `checkpoint_tokens` decides.
+        log_steps: optimiser steps between records of the log.
+        seed: decides initialisation and order.
+
+    Raises:
+        ConfigError: a value is out of range, or two settings exclude each other.
+
+    Source:
+        Gao et al. 2024, arXiv:2406.04093, appendix A.3 (rate with the root of the width).
+        Rates, batches and warm-up were measured: docs/training.md.
+    """
+
+    sae: SAEConfig
+    tokens: int = 10_000_000
+    epochs: int = 1
+    normalise: Normalise = "scale"
+    centre: Centre = "mean"
+    batch_tokens: int | None = None
+    lr: float | None = None
+    warm_up_steps: int | None = None
+    schedule: Fall = "linear"
+    decay: float = 0.5
+    final_lr_share: float = 0.0
+    optimiser: Optimiser = Optimiser()
+    clip_norm: float | None = 1.0
+    ema: float | None = None
+    resample: Resample | None = None
+    spike: float | None = None
+    rollbacks: int = 0
+    dead_after_tokens: int | None = None
+    checkpoint_tokens: int | None = None
+    checkpoint_minutes: float | None = 5.0
+    log_steps: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"tokens": 1, "epochs": 1, "batch_tokens": 1, "log_steps": 1}
+        least |= {"dead_after_tokens": 1, "checkpoint_tokens": 1}
+        least |= {"warm_up_steps": 0, "rollbacks": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
+        for name in ("lr", "clip_norm", "checkpoint_minutes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"`{name}` must be above 0; got {value}.")
+        if self.spike is not None and not self.spike > 1:
+            raise ConfigError(f"`spike` is a multiple above 1; got {self.spike}. 5 is usual.")
+        for name, of in (("decay", "training"), ("final_lr_share", "the peak rate")):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise ConfigError(f"`{name}` is a share of {of}, 0 to 1; got {share}.")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if self.schedule == "constant" and self.final_lr_share:
+            raise ConfigError(
+                f"`final_lr_share` has no use with a constant schedule; got "
+                f"{self.final_lr_share}. Set it to 0, or `schedule` to linear or cosine."
+            )
+        if self.optimiser.averages and self.schedule != "constant":
+            raise ConfigError(
+                f"`{self.optimiser.kind}` averages weights instead of lowering the rate; got "
+                f"schedule={self.schedule}. Set `schedule` to constant."
+            )
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ConfigError(
+                f"`ema` must be above 0 and below 1; got {self.ema}. 0.999 is usual; null: none."
+            )
+        if self.ema is not None and self.optimiser.averages:
+            raise ConfigError(
+                f"`{self.optimiser.kind}` averages weights itself; got ema={self.ema}. Set `ema` "
+                f"to null."
+            )
+        if self.resample is not None:
+            first = max(self.resample.every_tokens, self.dead_after)
+            last = self.resample.until * self.total_tokens
+            if first > last:
+                raise ConfigError(
+                    f"`resample` would never happen: the first round with a dead latent is after "
+                    f"{first:,} tokens or later, the last before {last:,.0f}. Lower "
+                    f"`resample.every_tokens` or `dead_after_tokens`, or train longer."
+                )
+
+    @property
+    def total_tokens(self) -> int:
+        """Training tokens of all epochs."""
+        return self.tokens * self.epochs
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return math.ceil(self.total_tokens / self.step_tokens)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an optimiser step; the last may have fewer."""
+        if self.batch_tokens is not None:
+            return self.batch_tokens
+        wanted = max(self.total_tokens // REFERENCE_STEPS, 1)
+        return min(max(2 ** (wanted.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        wider, longer = self.sae.d_sae / REFERENCE_D_SAE, self.total_steps / REFERENCE_STEPS
+        return self.lr or min(REFERENCE_LR / math.sqrt(wider * longer), HIGHEST_LR)
+
+    @property
+    def warm_up(self) -> int:
+        """Optimiser steps over which the rate grows."""
+        if self.warm_up_steps is not None:
+            return self.warm_up_steps
+        return min(self.total_steps // 20, LONGEST_WARM_UP)
+
+    @property
+    def dead_after(self) -> int:
+        """Training tokens of silence after which a latent is dead."""
+        return self.dead_after_tokens or min(max(self.total_tokens // 10, 10**5), 10**7)
+
+    @property
+    def checkpoint_every(self) -> int | None:
+        """Training tokens between checkpoints; None: the clock alone decides."""
+        if self.checkpoint_tokens is None and self.rollbacks:
+            return max(self.total_tokens // 4, 1)
+        return self.checkpoint_tokens
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of an optimiser step, counted from 0."""
+        schedule = Schedule(
+            self.total_steps, self.warm_up, self.schedule, self.decay, self.final_lr_share
+        )
+        return self.peak_lr * schedule.at(step)

@@ -1,0 +1,96 @@
+"""Run: everything that decides what training on a language model's activations gives."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import TokenRule
+from saekit.core.errors import ConfigError
+from saekit.data.base import Corpus
+from saekit.training.fit import Fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Fit):
+    """A training run as a value. Device, dtype and folder are not part of it.
+
+    Args:
+        model: hub name, folder, or name of an embedded model.
+        revision: hub commit, tag or branch; null: the newest, whose commit is recorded.
+        pair: sites read and predicted.
+        corpus: the text.
+        n_ctx: tokens of a row, special ones included; at least 2.
+        bos: begin each row with the tokenizer's BOS, where it has one.
+        separate_documents: tokens attend to their own document alone, whose positions begin
+            at 0, also where a row holds several.
+        rule: which tokens count.
+        buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
+            activations stay in memory and later epochs need no forward pass.
+        order_seed: decides the order of activations; null: `seed` does. Runs of a sweep that
+            share one buffer share it.
+        shuffle: order where an epoch does not fit in: "rolling" serves a buffer of the text
+            in random order and refills it in place; "full" permutes the whole epoch, which
+            needs a cache of activations.
+        block_tokens: of a full shuffle: tokens that are read together.
+        mixing: share of the buffer, 0 to 1, that is kept back each time it is shuffled and
+            served, as `activations_mixing_fraction` of SAELens, in place of the above and
+            also where an epoch fits in; null: not this way.
+        streams: parts of equal size into which the text is dealt row by row, each shuffled
+            apart; every batch has as much of each. Several processes take them between
+            them: as many streams as processes read each row once. null: one for each
+            process the run begins on.
+
+    Everything else is described in `Fit`.
+
+    Raises:
+        ConfigError: a value is out of range, widths do not fit the pair, or two settings
+            exclude each other.
+    """
+
+    name: ClassVar[str] = "run"
+    model: str
+    revision: str | None = None
+    pair: Pair
+    corpus: Corpus
+    n_ctx: int = 128
+    bos: bool = True
+    separate_documents: bool = False
+    rule: TokenRule = TokenRule()
+    buffer_tokens: int = 2**19
+    order_seed: int | None = None
+    shuffle: Literal["rolling", "full"] = "rolling"
+    block_tokens: int = 64
+    mixing: float | None = None
+    streams: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least = {"n_ctx": 2, "buffer_tokens": self.step_tokens, "block_tokens": 1, "streams": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
+        if self.mixing is not None and not 0 <= self.mixing <= 1:
+            raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")
+        if self.mixing is not None and self.total_tokens < self.buffer_tokens:
+            raise ConfigError(
+                f"With `mixing` a buffer is shuffled when it is full, and all "
+                f"{self.total_tokens:,} tokens do not fill buffer_tokens="
+                f"{self.buffer_tokens:,}: they would come in the order of the text. Lower "
+                f"`buffer_tokens`."
+            )
+        if self.mixing is not None and self.shuffle == "full":
+            raise ConfigError(
+                f"A full shuffle keeps nothing back; got mixing={self.mixing}. Set `mixing` to "
+                f"null, or `shuffle` to rolling."
+            )
+        if self.pair.is_autoencoder and self.sae.d_in != self.sae.d_out:
+            raise ConfigError(
+                f"An autoencoder predicts what it reads; got d_in={self.sae.d_in}, "
+                f"d_out={self.sae.d_out}. Make them equal, or name sites to write."
+            )
+
+    @property
+    def order(self) -> int:
+        """The seed of the order of activations."""
+        return self.seed if self.order_seed is None else self.order_seed

@@ -1,0 +1,46 @@
+"""The Python of the front door and of docs/python.md runs, line by line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import saekit
+from tests import world
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("docs/python.md", "README.md")
+# The tiny model has two layers, 64 latents' worth of width, and reads a small file.
+SMALL = (
+    ('"L10.', '"L1.'), ("expansion=8", "expansion=2"), ("k=32", "k=4"),
+    ("tokens=300_000", "tokens=6000, corpus=text, n_ctx=32, lr=1e-2"),
+    ("tokens=200_000", "tokens=3000"),
+    ("saekit.evaluate(sae, lm)", "saekit.evaluate(sae, lm, n_tokens=3000, ce_tokens=1500)"),
+)  # fmt: skip
+
+
+def cells(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_cell_runs_on_a_tiny_model(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(saekit, "load_model", lambda name: world.model(), raising=False)
+    names = {"text": world.text_file(tmp_path)}
+    assert cells(page)
+    for cell in cells(page):
+        for large, small in SMALL:
+            cell = cell.replace(large, small)
+        exec(compile(cell, page, "exec"), names)
+    assert "[" in capsys.readouterr().out  # an interval was printed
+    assert (tmp_path / "my-sae" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_every_cell_runs_as_it_stands(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in cells(page):
+        exec(compile(cell, page, "exec"), names)

@@ -1,0 +1,82 @@
+"""Every command that takes --set says what it takes."""
+
+import dataclasses
+
+import pytest
+import typer
+
+from saekit.cli.main import app
+from saekit.core.config import Config, override
+from saekit.studies.locality.filters.plain import Plain
+from saekit.studies.locality.runs.depth import Depth
+from saekit.studies.locality.runs.measure import Measure
+from saekit.terminal.settings_help import lines, meanings
+
+
+def commands(found, path=()):
+    for name, one in getattr(found, "commands", {}).items():
+        yield from commands(one, (*path, name))
+    if not hasattr(found, "commands"):
+        yield " ".join(path), found
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+TAKES = [name for name, one in ALL.items()
+         if any("--set" in p.opts for p in one.params)]  # fmt: skip
+
+
+def test_there_are_such_commands():
+    assert {"train", "sweep", "eval", "cache write", "truth train", "locality depth",
+            "locality context", "locality check", "locality dataset"} <= set(TAKES)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_help_ends_with_the_settings(name, capsys):
+    command = ALL[name]
+    with pytest.raises((SystemExit, typer.Exit)):
+        command.main(["--help"], standalone_mode=True)
+    out = capsys.readouterr().out
+    _, sign, listed = out.partition("Settings of --set")
+    listed = listed.partition("\nOptions:")[0]
+    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")
+             and not line.startswith("   ")]  # fmt: skip
+    assert sign and len(names) > 3 and len(set(names)) == len(names)
+
+
+def test_what_is_listed_is_what_is_taken():
+    listed = [line.split()[0] for line in lines(("saekit.studies.locality.runs.depth:Depth",))
+              if line.startswith("  ") and not line.startswith("   ")]  # fmt: skip
+    plain = [f.name for f in dataclasses.fields(Depth)]
+    assert {n.removesuffix(".…") for n in listed} == {
+        *plain, *(f"measure.{f.name}" for f in dataclasses.fields(Measure))
+    }  # fmt: skip
+    from saekit.data.corpora.packaged import Packaged
+
+    config = Depth(corpus=Packaged())
+    assert override(config, ["measure.probes=7"]).measure.probes == 7
+    text = "\n".join(lines(("saekit.studies.locality.runs.depth:Depth",)))
+    assert "[64]" in text and '["vjp"]' not in text.split("measure.method")[0]
+    less = lines(("saekit.studies.locality.runs.depth:Depth",), but=("corpus",))
+    assert not any(line.startswith("  corpus") for line in less)
+
+
+def test_meanings_are_those_of_the_docstring_and_of_parents():
+    assert meanings(Plain)["least_distinct"].startswith("least share of distinct ids")
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Child(Config):
+        """A thing.
+
+        Args:
+            one: the first, which
+                goes on.
+            two: the second.
+
+        Raises:
+            ConfigError: never.
+        """
+
+        one: int = 1
+        two: str = "x"
+
+    assert meanings(Child) == {"one": "the first, which goes on.", "two": "the second."}

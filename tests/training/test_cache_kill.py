@@ -1,0 +1,76 @@
+"""Processes killed outright while they write a cache, and while they train on one."""
+
+import json
+import multiprocessing
+
+import pytest
+
+from saekit.activations.cache.store import SHARDS, Store
+from saekit.models.tiny import save_tiny
+from tests import share, world
+from tests.activations.cached import assert_same
+from tests.training.in_a_process import done, killed
+from tests.training.test_kill import weights
+
+pytestmark = pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
+FEW_OR_MANY = [2, pytest.param(share.part(20, 4), marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Words of the command that writes, without its folder, and what it writes undisturbed."""
+    base = tmp_path_factory.mktemp("base")
+    model, text = save_tiny(base / "model"), world.text_file(base, n_docs=1500)
+    words = ["cache", "write", "--model", model, "--corpus", text, "--site", "L1.resid_post"]
+    words += ["--tokens", 60_000, "--dtype", "float32", "--precision", "float32", "--quiet"]
+    words += ["--set", "n_ctx=32", "--set", "shard_bytes=100000", "--out"]
+    assert done([*words, base / "whole"]) == 0
+    return words, Store.open(base / "whole")
+
+
+@pytest.mark.parametrize("n_kills", FEW_OR_MANY)
+def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path, n_kills):
+    words, whole = written
+    folder, n = tmp_path / "cut", 0
+
+    def lines():
+        path = folder / SHARDS
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    for _ in range(n_kills):
+        n += killed([*words, folder], lines)
+        if (folder / "manifest.json").exists():
+            assert not Store.open(folder).damaged()
+    assert n >= min(n_kills, 5)
+    assert done([*words, folder]) == 0
+    cut = Store.open(folder)
+    assert_same(cut, whole)
+    assert [r.first_row for r in cut.records] == [0, *[r.end_row for r in cut.records[:-1]]]
+    assert (cut.n_rows, cut.n_kept) == (whole.n_rows, whole.n_kept)
+
+
+@pytest.mark.parametrize("n_kills", FEW_OR_MANY)
+def test_training_on_a_cache_killed_at_random_ends_with_the_same_weights(
+    written, tmp_path, n_kills
+):
+    epochs = 3 * n_kills
+    start = ["train", "--cache", written[1].folder, "--d-sae", 128, "--k", 8, "--tokens", 20_000]
+    start += ["--epochs", epochs, "--quiet", "--set", "batch_tokens=256", "--set", "shuffle=full"]
+    start += ["--set", "buffer_tokens=4096", "--set", "checkpoint_tokens=5000", "--out"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert done([*start, whole]) == 0
+
+    def newest():
+        return max((p.name for p in (cut / "checkpoints").glob("step-*")), default="")
+
+    n = 0
+    for i in range(n_kills):
+        n += killed([*start, cut] if not i else ["train", "--resume", cut, "--quiet"], newest)
+    assert n >= min(n_kills, 5)
+    assert done(["train", "--resume", cut, "--quiet"]) == 0
+    assert weights(whole) == weights(cut)
+    log = (cut / "log.jsonl").read_text().splitlines()
+    tokens = [json.loads(line).get("tokens") for line in log]
+    assert max(t for t in tokens if t is not None) == 20_000 * epochs

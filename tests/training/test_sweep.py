@@ -1,0 +1,226 @@
+"""A sweep: the same weights as training alone, one pass of the model, resumed exactly."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+import torch
+
+from saekit.activations.pairs import Pair
+from saekit.activations.shared import Shared
+from saekit.core.errors import ConfigError, FormatError, Interrupted
+from saekit.core.files import read_json, read_tensors
+from saekit.saes.batch_topk import BatchTopK
+from saekit.saes.crosscoder import Crosscoder
+from saekit.saes.topk import TopK
+from saekit.training import lockstep, loop, record
+from saekit.training.loop import train
+from saekit.training.run import Run
+from saekit.training.sweep import read, summary, sweep
+from tests import world
+
+WIDE = {"d_in": 32, "d_out": 32}
+MEMORY = {"buffer_tokens": 8000}
+CLOCK = {"checkpoint_tokens": None, "checkpoint_minutes": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return world.model()
+
+
+def runs_of(folder, **changes):
+    """Return runs of other widths, architectures, seeds, batches and layers."""
+    run = world.run(folder, **changes)
+    both = Pair(read=("L0.resid_post", "L1.resid_post"))
+    return {
+        "base": run,
+        "wide": dataclasses.replace(run, sae=TopK(**WIDE, d_sae=96, k=6), batch_tokens=64),
+        "other": dataclasses.replace(run, sae=BatchTopK(**WIDE, d_sae=64, k=4), seed=3),
+        "early": dataclasses.replace(run, pair=Pair(read=("L0.resid_post",))),
+        "folded": dataclasses.replace(run, pair=dataclasses.replace(both, fold=True)),
+        "joint": dataclasses.replace(
+            run, pair=both, sae=Crosscoder(**WIDE, d_sae=64, k=4, n_sites=2)
+        ),
+    }
+
+
+def weights(out):
+    return read_tensors(out / "sae" / "weights.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
+def test_each_sae_is_what_training_alone_gives(lm, tmp_path, changes):
+    assert sweep(runs_of(tmp_path, **changes), lm, tmp_path / "out", shown=False) == {}
+    for name, run in read(tmp_path / "out").items():
+        assert Run.from_dict(record.read(tmp_path / "out" / name / "run.json").settings) == run
+        train(run, lm, tmp_path / "alone" / name, shown=False)
+        assert_same(weights(tmp_path / "out" / name), weights(tmp_path / "alone" / name))
+        counts = [read_json(tmp_path / f / name / "manifest.json")["harvest"]
+                  for f in ("out", "alone")]  # fmt: skip
+        assert counts[0] == counts[1]
+    rows = summary(read(tmp_path / "out"), tmp_path / "out")
+    assert [r["status"] for r in rows] == ["done"] * 6 and all(r["fvu"] < 1 for r in rows)
+
+
+@pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
+def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
+    passes = {"alone": 0, "sweep": 0}
+    real = type(lm).read
+
+    def counted(self, *args, **kwargs):
+        passes[where] += 1
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(lm), "read", counted)
+    runs = runs_of(tmp_path, **changes)
+    where = "alone"
+    train(runs["folded"], lm, tmp_path / "alone", shown=False)  # two rows a token: half the text
+    passes["alone"] = 0
+    train(runs["early"], lm, tmp_path / "alone2", shown=False)
+    where = "sweep"
+    sweep(runs, lm, tmp_path / "out", shown=False)
+    assert passes["alone"] <= passes["sweep"] <= passes["alone"] + 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [MEMORY, {}, MEMORY | CLOCK, CLOCK],
+    ids=["in memory", "rolling", "in memory, by the clock", "rolling, by the clock"],
+)
+@pytest.mark.parametrize("at", [3, 130])
+def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
+    runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide", "early")}
+    sweep(runs, lm, tmp_path / "whole", shown=False)
+    real, count = loop.Training.step, 0
+
+    class Killed(BaseException):
+        pass
+
+    def step(self, x, y):
+        nonlocal count
+        count += 1
+        if count == at:
+            raise Killed
+        return real(self, x, y)
+
+    monkeypatch.setattr(loop.Training, "step", step)
+    runs = read(tmp_path / "whole")
+    with pytest.raises(Killed):
+        sweep(runs, lm, tmp_path / "cut", shown=False)
+    monkeypatch.undo()
+    assert at == 3 or list((tmp_path / "cut").rglob("step-*"))
+    sweep(runs, lm, tmp_path / "cut", resume=True, shown=False)
+    for name in runs:
+        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+
+
+def test_a_kill_between_two_checkpoints_of_one_state(lm, tmp_path, monkeypatch):
+    runs = {k: v for k, v in runs_of(tmp_path).items() if k in ("base", "wide", "early")}
+    sweep(runs, lm, tmp_path / "whole", shown=False)
+    real, count = loop.Training.save, 0
+
+    class Killed(BaseException):
+        pass
+
+    def save(self, folder):
+        nonlocal count
+        count += 1
+        if count == 5:  # the second of the second state
+            raise Killed
+        real(self, folder)
+
+    monkeypatch.setattr(loop.Training, "save", save)
+    with pytest.raises(Killed):
+        sweep(read(tmp_path / "whole"), lm, tmp_path / "cut", shown=False)
+    monkeypatch.undo()
+    sweep(read(tmp_path / "whole"), lm, tmp_path / "cut", resume=True, shown=False)
+    for name in runs:
+        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+
+
+@pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
+def test_a_signal_stops_and_says_how_to_go_on(lm, tmp_path, monkeypatch, changes):
+    runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide")}
+    real = loop.Training.step
+
+    def step(self, x, y):
+        if self.index == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, x, y)
+
+    monkeypatch.setattr(loop.Training, "step", step)
+    with pytest.raises(Interrupted, match=f"sweep --resume {tmp_path / 'out'}"):
+        sweep(runs, lm, tmp_path / "out", shown=False)
+    monkeypatch.undo()
+    sweep(read(tmp_path / "out"), lm, tmp_path / "out", resume=True, shown=False)
+    sweep(runs, lm, tmp_path / "whole", shown=False)
+    for name in runs:
+        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "out" / name))
+
+
+@pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
+def test_one_that_breaks_does_not_stop_the_others(lm, tmp_path, monkeypatch, changes):
+    runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide")}
+    real = loop.Training.step
+
+    def step(self, x, y):
+        poisoned = x * float("nan") if self.run.sae.d_sae == 96 and self.index == 9 else x
+        return real(self, poisoned, y)
+
+    monkeypatch.setattr(loop.Training, "step", step)
+    broken = sweep(runs, lm, tmp_path / "out", shown=False)
+    assert list(broken) == ["wide"] and "loss is nan" in broken["wide"].lower()
+    status = {r["name"]: r["status"] for r in summary(runs, tmp_path / "out")}
+    assert status == {"base": "done", "wide": "failed"}
+    assert not (tmp_path / "out" / "wide" / "sae").exists()
+
+
+def test_runs_that_cannot_share_are_refused(lm, tmp_path):
+    run = world.run(tmp_path)
+    for name, value in {"n_ctx": 16, "tokens": 10, "bos": False}.items():
+        with pytest.raises(ConfigError, match=name):
+            sweep({"a": run, "b": dataclasses.replace(run, **{name: value})}, lm, tmp_path / "o")
+    with pytest.raises(ConfigError, match="at least one"):
+        sweep({}, lm, tmp_path / "o")
+    with pytest.raises(ConfigError, match="batch_tokens"):
+        sweep({"a": run, "b": dataclasses.replace(run, batch_tokens=100)}, lm, tmp_path / "p")
+    with pytest.raises(ConfigError, match="rollbacks"):
+        sweep({"a": run, "b": dataclasses.replace(run, rollbacks=1)}, lm, tmp_path / "q")
+    with pytest.raises(FormatError, match="sweep.json"):
+        sweep({"a": run}, lm, tmp_path / "nothing", resume=True)
+    sweep({"a": run}, lm, tmp_path / "r", shown=False)
+    with pytest.raises(ConfigError, match="in use"):
+        sweep({"a": run}, lm, tmp_path / "r")
+    with pytest.raises(ConfigError, match=r"other settings \(runs\)"):
+        sweep({"b": run}, lm, tmp_path / "r", resume=True)
+
+
+def test_shared_passes_are_the_same_bits(lm):
+    sites = lm.sites()[:3]
+    tokens = torch.arange(64).view(2, 32)
+    shared = Shared(lm, sites)
+    alone = lm.read(tokens, sites[:1])
+    assert torch.equal(shared.read(tokens, sites[:1])[sites[0]], alone[sites[0]])
+    shared.read(tokens.clone(), sites[1:])
+    assert shared.passes == 1
+    shared.read(tokens + 1, sites[:1])
+    assert shared.passes == 2
+    assert shared.provenance() == lm.provenance() and shared.n_layers == lm.n_layers
+
+
+def test_a_view_gives_the_block_in_batches():
+    view = lockstep.View(3, 1)
+    x = torch.arange(8.0)[:, None]
+    view.give((x, x))
+    sizes = []
+    while not view.served:
+        sizes.append(len(view.batch()[0]))
+    assert sizes == [3, 3, 2] and view.served_tokens == 8
