@@ -382,7 +382,7 @@ def ends_of(sizes, sums, chance):
     logs = without.log()
     error = ((logs - logs.mean()).square().sum() * (n - 1) / n).sqrt()
     found = (
-        jackknife(float(total), without, sizes, "log"),
+        jackknife(float(total), without, sizes, "log", skewed=True),
         means.quantile(tails),
         bca,
         (total.log() - pivots * error).exp(),
