@@ -162,7 +162,8 @@ def test_special_tokens_are_those_of_the_model_that_is_run(models):
     card = own.loaded.card
     moved = {s: rule._replace(special_ids=(1, 2)) for s, rule in card.rules.items()}
     model = card.model | {"tokenizer": "another"}
-    loaded = dataclasses.replace(own.loaded, card=dataclasses.replace(card, rules=moved, model=model))
+    told = dataclasses.replace(card, rules=moved, model=model)
+    loaded = dataclasses.replace(own.loaded, card=told)
     done = complete(loaded, own.lm, own.text)
     assert done.card.rules == card.rules
 
