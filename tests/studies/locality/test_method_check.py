@@ -11,7 +11,7 @@ from saekit.core.result import Result
 from saekit.data.corpora.files import Files
 from saekit.models.sites import Site
 from saekit.models.tiny import save_tiny
-from saekit.studies.locality.influence import by_vjp
+from saekit.studies.locality.influence import by_vjp, method_check
 from saekit.studies.locality.influence.base import METHODS
 from saekit.studies.locality.influence.method_check import MethodCheck, run
 from saekit.studies.locality.runs.subjects import Opened, Subject
@@ -107,3 +107,10 @@ def test_the_command_tells_of_both_encodes_and_ends_with_3_where_ways_disagree(
     assert call(*words)[0] == 3
     said = capsys.readouterr().out
     assert "no" in said and "forgets b_dec" in said
+
+
+def test_a_share_has_no_interval_beyond_1():
+    shares = torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 1, 0.2])
+    score = method_check._score(shares, torch.arange(9), "same_top")
+    assert score.low is not None and score.high is not None
+    assert score.value is not None and score.low < score.value < score.high == 1.0

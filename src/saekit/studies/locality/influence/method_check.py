@@ -224,8 +224,11 @@ def _score(values: Tensor, groups: Tensor, name: str) -> Score:
     mean, low, high = (
         float(v) for v in mean_interval(values[known, None], groups[known])
     )
+    # Means of bounded values are bounded, where Student's t knows of no bound.
+    least, most = {"share": (0.0, 1.0), "rho": (-1.0, 1.0)}.get(unit, (-math.inf, math.inf))
+    low, high = max(low, least), min(high, most)
     few = f"no interval: {n} windows, {LEAST_UNITS} are needed"
-    ends = {"reason": few} if math.isnan(low) else {"low": low, "high": high}
+    ends = {"reason": few} if math.isnan(low + high) else {"low": low, "high": high}
     return Score(value=mean, n=n, unit=unit, better="neither", **ends)  # type: ignore[arg-type]
 
 
