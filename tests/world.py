@@ -10,6 +10,8 @@ from saekit.models.tiny import tiny
 from saekit.saes.topk import TopK
 from saekit.training.run import Run
 
+# One type of each kind of block; contracts go through every type of every family.
+FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3_text", "qwen2", "qwen3")
 WORDS = "the a cat dog sat ran on under mat hat and then quickly slowly 12 7 yes no"
 
 

@@ -2,7 +2,8 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
-``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at work.
+``analyse``, ``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at
+work.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saekit.activations.harvest import Harvest as Harvest
+    from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
     from saekit.analysis.index_folder import index as index
     from saekit.core.result import Result as Result
@@ -45,6 +47,7 @@ _PLACES = {
     "Run": "saekit.training.run",
     "Site": "saekit.models.sites",
     "TrainedSAE": "saekit.hub.trained",
+    "analyse": "saekit.analysis.analyse",
     "evaluate": "saekit.evals.evaluate",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",

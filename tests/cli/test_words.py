@@ -10,8 +10,7 @@ from typer.models import ArgumentInfo, ParameterInfo
 from saekit.cli.main import app, main
 from saekit.cli.train import start_from
 from saekit.core.errors import SaekitError
-from saekit.core.result import Score
-from saekit.terminal.output import score_lines
+from saekit.core.result import Score, score_lines
 
 
 def _commands(group=app, path=()):

@@ -7,10 +7,13 @@ import json
 import pytest
 import torch
 
+import saekit
 from saekit.activations.latents import LatentStoreWriter
 from saekit.analysis.base import Analysis, registry
+from saekit.cli.main import main
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
+from saekit.data import table_files
 from saekit.data.tokenise import Rows
 
 N_ROWS, N_CTX, D_SAE = 24, 8, 16
@@ -82,3 +85,71 @@ def test_the_sign_of_activations_changes_signs_alone(analysis, tmp_path):
         assert ours == pytest.approx(theirs, nan_ok=True) if isinstance(ours[0], float) else (
             ours == theirs
         ), name
+
+
+def silent(folder):
+    """A store of some tokens, of which none has a latent on."""
+    writer = LatentStoreWriter(folder, n_ctx=N_CTX, d_sae=D_SAE, meta={})
+    rows = Rows(torch.full((1, N_CTX), 9), torch.zeros(1, N_CTX).long(), 0)
+    codes = Codes.from_dense(torch.zeros(N_CTX, D_SAE))
+    writer.add(rows, torch.zeros(N_CTX).long(), torch.arange(N_CTX), codes)
+    return writer.close()
+
+
+def single(folder):
+    """A store of one token that counts, with two latents on."""
+    writer = LatentStoreWriter(folder, n_ctx=N_CTX, d_sae=D_SAE, meta={})
+    rows = Rows(torch.full((1, N_CTX), 9), torch.zeros(1, N_CTX).long(), 0)
+    dense = torch.zeros(1, D_SAE)
+    dense[0, [3, 7]] = torch.tensor([0.5, -2.0])
+    writer.add(rows, torch.tensor([0]), torch.tensor([2]), Codes.from_dense(dense))
+    return writer.close()
+
+
+@pytest.mark.parametrize("make", [silent, single])
+def test_the_smallest_stores_are_no_error(analysis, make, tmp_path):
+    table = analysis.run(make(tmp_path / "store"))
+    assert table.columns and "latent" in table.columns
+    assert {len(c) for c in table.columns.values()} == {len(table)}
+    # Never NaN in the guise of a latent, and no latent that the store does not have.
+    assert all(isinstance(n, int) and 0 <= n < D_SAE for n in table.columns["latent"])
+    assert str(table) and table.rows() is not None
+    table.write_csv(tmp_path / "t.csv")
+    assert len(list(table_files.rows(tmp_path / "t.csv"))) == len(table)
+
+
+def same(ours, theirs):
+    assert ours.columns.keys() == theirs.columns.keys()
+    for name, column in ours.columns.items():
+        assert [str(v) for v in column] == [str(v) for v in theirs.columns[name]], name
+
+
+def test_it_runs_from_python_and_from_the_command_line(analysis, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "index").mkdir(parents=True)
+    wanted = analysis.run(store(run / "index", 10**6))
+    for place in (run, run / "index", str(run)):
+        same(saekit.analyse(place, analysis.name), wanted)
+    with pytest.raises(SystemExit) as ended:
+        main(["analyse", analysis.name, str(run), "--json"])
+    assert not ended.value.code
+    record = json.loads(capsys.readouterr().out)
+    path = run / "analysis" / f"{analysis.name}.csv"
+    assert record["table"] == str(path) and record["rows"] == len(wanted)
+    assert Analysis.from_dict(record["settings"]) == analysis
+    wanted.write_csv(tmp_path / "wanted.csv")
+    assert path.read_bytes() == (tmp_path / "wanted.csv").read_bytes()
+
+
+def test_each_setting_is_one_of_the_command_line(analysis, tmp_path, capsys):
+    folder = store(tmp_path / "index", 10**6).folder
+    words = ["analyse", analysis.name, str(folder), "--json"]
+    for field in dataclasses.fields(analysis):
+        words += ["--set", f"{field.name}={json.dumps(field.default)}"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert not ended.value.code
+    assert Analysis.from_dict(json.loads(capsys.readouterr().out)["settings"]) == analysis
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--set", "no_such_setting=1"])
+    assert ended.value.code == 2 and "no_such_setting" in capsys.readouterr().err

@@ -7,8 +7,9 @@ import pytest
 
 # Their help lists what --set takes, read from the classes that hold the settings.
 LIST_SETTINGS = [["train"], ["sweep"], ["eval"], ["truth", "make"], ["cache", "write"],
-                 ["locality", "depth"]]  # fmt: skip
+                 ["analyse"], ["locality", "depth"]]  # fmt: skip
 COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
+            ["analyse"],
             ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"], ["layers"],
             ["locality", "depth"], ["cache"], ["cache", "write"], ["convert"],
             ["layers", "analyse"]]

@@ -37,13 +37,10 @@ def same(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_each_format_is_found_and_says_where_it_is_from():
-    assert set(registry.names()) == {*OTHERS, "saekit"}
+def test_each_format_of_others_says_where_it_is_from():
+    assert set(OTHERS) <= set(registry.names())
     for name in registry.names():
-        made = registry.get(name)
-        assert made.__module__.rpartition(".")[2] == name
-        assert name == "saekit" or "Source:" in made.__doc__
-    assert WRITABLE == ["gemma_scope", "mlsae", "sae_lens", "sparsify"]
+        assert name == "saekit" or "Source:" in registry.get(name).__doc__
 
 
 @each

@@ -6,7 +6,8 @@ import torch
 from saekit.models.fast_gradients.linear import freeze_linears
 from saekit.models.hf import new_module
 from saekit.models.sites import EMBED, Site
-from saekit.models.tiny import FAMILIES, tiny
+from saekit.models.tiny import tiny
+from tests.world import FAMILIES
 
 TOKENS = torch.randint(0, 256, (2, 11), generator=torch.Generator().manual_seed(0))
 LAST = Site(1, "resid_post")

@@ -6,7 +6,8 @@ import torch
 from saekit.models.fast_gradients import mlp as frozen_mlp
 from saekit.models.fast_gradients.linear import Products, Reuse, reusing
 from saekit.models.sites import EMBED, Site
-from saekit.models.tiny import FAMILIES, tiny
+from saekit.models.tiny import tiny
+from tests.world import FAMILIES
 
 LAST = Site(1, "resid_post")
 TOKENS = torch.randint(0, 256, (2, 11), generator=torch.Generator().manual_seed(0))

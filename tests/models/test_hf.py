@@ -14,7 +14,8 @@ from saekit.core.errors import (
 from saekit.models import hf
 from saekit.models.hf import load
 from saekit.models.sites import EMBED, Site
-from saekit.models.tiny import FAMILIES, save_tiny, tiny
+from saekit.models.tiny import save_tiny, tiny
+from tests.world import FAMILIES
 
 LAYOUTS = ["llama", "gpt2", "gpt_neox", "gemma3"]  # one of each kind of block
 TOKENS = torch.randint(0, 256, (2, 11), generator=torch.Generator().manual_seed(0))

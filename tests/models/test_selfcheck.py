@@ -4,9 +4,9 @@ import torch
 from saekit.core.errors import FormatError
 from saekit.models.family import Tap
 from saekit.models.selfcheck import check
-from saekit.models.tiny import FAMILIES, tiny
+from saekit.models.tiny import model_types, tiny
 
-CASES = [(family, torch.float32) for family in FAMILIES]
+CASES = [(family, torch.float32) for family in model_types()]
 CASES += [("gpt_neox", torch.bfloat16), ("gemma2", torch.bfloat16), ("llama", torch.float16)]
 
 

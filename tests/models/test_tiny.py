@@ -3,7 +3,7 @@ import torch
 
 from saekit.core.errors import UnknownNameError
 from saekit.models.hf import load
-from saekit.models.tiny import FAMILIES, ByteTokenizer, save_tiny, tiny
+from saekit.models.tiny import ByteTokenizer, model_types, save_tiny, tiny
 
 TEXT = "a: é 日本 👍"
 
@@ -34,7 +34,7 @@ def test_unknown_family_is_named() -> None:
         tiny("lama")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", model_types())
 def test_a_saved_folder_loads_as_the_same_model(tmp_path, family: str) -> None:
     model = tiny(family)
     saved = load(str(save_tiny(tmp_path, family)), dtype="float32")

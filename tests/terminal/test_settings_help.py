@@ -1,6 +1,7 @@
 """Every command that takes --set says what it takes."""
 
 import dataclasses
+import re
 
 import pytest
 import typer
@@ -38,8 +39,13 @@ def test_help_ends_with_the_settings(name, capsys):
     out = capsys.readouterr().out
     _, sign, listed = out.partition("Settings of --set")
     listed = listed.partition("\nOptions:")[0]
-    names = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")
-             and not line.startswith("   ")]  # fmt: skip
+    # Where a command takes the settings of one of several classes, each has a heading.
+    of, names = "", []
+    for line in listed.splitlines():
+        if re.fullmatch(r" \w+:( none)?", line):
+            of = line
+        elif re.match(r"  \S", line):
+            names.append((of, line.split()[0]))
     assert sign and len(names) > 3 and len(set(names)) == len(names)
 
 

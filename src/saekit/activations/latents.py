@@ -451,6 +451,14 @@ def is_store(folder: Path, also: Sequence[str] = ()) -> bool:
     )
 
 
+def holds_store(folder: Path) -> bool:
+    """Return whether a folder holds a finished `LatentStore`, by the names of its files.
+
+    The folder of a run has a manifest too, and no totals.
+    """
+    return (folder / _MANIFEST).is_file() and (folder / _TOTALS).is_file()
+
+
 def _by_latent(codes: Codes) -> tuple[Tensor, Tensor]:
     """Return the order that sorts entries by latent and keeps text order, and the offsets."""
     if codes.d_sae <= 2**16:  # numpy sorts 16-bit keys by radix, many times faster

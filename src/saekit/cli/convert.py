@@ -35,12 +35,6 @@ def convert(
         raise ConfigError(f"{out} is not empty. Name another folder, or add --overwrite.")
     loaded = load(source, scaled=True, format=sae.from_, hints=sae.hints())
     read, card = sae.answered(loaded)
-    scaled = any(not one.changes_nothing for both in card.scalings.values() for one in both)
-    if scaled and to != "saekit":
-        raise ConfigError(
-            f"Sites of different sizes share this SAE, each with a scaling that `{to}` cannot "
-            f"hold. Use --format saekit."
-        )
     written.write(read, card, out)
     unknown = card.provenance.get("unknown", [])
     notes = card.provenance.get("notes", [])

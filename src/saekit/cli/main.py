@@ -11,6 +11,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 import typer
 from typer.models import ParameterInfo
 
+from saekit.cli.analyse import analyse
 from saekit.cli.cache import app as cache
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
@@ -73,6 +74,7 @@ app.command(
 app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep)
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
+app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("report")(report)
 app.command("watch")(watch)
 app.command("track")(track)

@@ -60,15 +60,41 @@ def write(table: Table, stem: Path, kind: str = "csv") -> Path:
         FormatError: a column holds values of several kinds, which Parquet has not.
     """
     check(kind)
-    path = _file(stem, kind)
-    if kind == "csv":
-        table.write_csv(path)
-    else:
-        replace_with(path, _bytes(table, path))
+    path = write_file(table, _file(stem, kind))
     for other in FORMATS:
         if other != kind:
             _file(stem, other).unlink(missing_ok=True)
     return path
+
+
+def write_file(table: Table, path: Path) -> Path:
+    """Write a table to one file, whose ending says the format, and touch no other.
+
+    Raises:
+        UnknownNameError: the ending is none of `FORMATS`.
+        MissingExtraError: Parquet is wanted and pyarrow is not installed.
+        FormatError: a column holds values of several kinds, which Parquet has not.
+    """
+    check_file(path)
+    if path.suffix == ".csv":
+        table.write_csv(path)
+    else:
+        replace_with(path, _bytes(table, path))
+    return path
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that no table can be written to, before there is anything to write.
+
+    Raises:
+        UnknownNameError: its ending is none of `FORMATS`.
+        MissingExtraError: it is Parquet and pyarrow is not installed.
+    """
+    if path.suffix not in [f".{kind}" for kind in FORMATS]:
+        raise UnknownNameError(
+            f"The file of a table ends in .{' or .'.join(FORMATS)}; got {path.name!r}."
+        )
+    check(path.suffix[1:])
 
 
 def has(stem: Path) -> bool:

@@ -35,6 +35,7 @@ class Family(abc.ABC):
     embed: ClassVar[str]  # path of the token embedding
     final_norm: ClassVar[str]  # path of the norm before the unembedding
     gain_offset: ClassVar[float] = 0.0  # the norm multiplies by weight + gain_offset
+    tiny_type: ClassVar[str] = ""  # what `tiny` makes for the family's name; "": the first type
 
     @staticmethod
     @abc.abstractmethod
@@ -44,6 +45,20 @@ class Family(abc.ABC):
         Args:
             config: the text part of the transformers configuration.
         """
+
+    @staticmethod
+    def tiny(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        """Return settings of a small model of one of the family's types.
+
+        `saekit.models.tiny` and the contract of families make it, with random weights.
+
+        Args:
+            model_type: one of `model_types`.
+            sizes: of the model, under the names that most of transformers' configurations share:
+                ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads`` and so on.
+        """
+        del model_type
+        return sizes
 
 
 registry = Registry[Family]("model family", package)

@@ -13,6 +13,7 @@ from saekit.core.errors import UnknownNameError, nearest
 from saekit.core.files import write_json
 from saekit.core.seeds import generator
 from saekit.models.base import Tokenizer, as_texts
+from saekit.models.family import Family, registry
 from saekit.models.hf import HFModel, new_module
 from saekit.models.tokenizer import byte_alphabet, byte_level_bpe, split_text
 
@@ -20,8 +21,11 @@ BOS, EOS = "<bos>", "<eos>"
 VOCAB_SIZE = 258  # 256 bytes, BOS, EOS
 N_HEADS = 4
 N_CTX_MAX = 256
-FAMILIES = ("llama", "gpt2", "gpt_neox", "gemma2", "gemma3", "qwen2", "qwen3")
-_MODEL_TYPES = {"gemma3": "gemma3_text", "gemma": "gemma2", "qwen": "qwen3"}
+
+
+def model_types() -> list[str]:
+    """Return every model type of transformers that a family has a map of sites for."""
+    return [kind for name in registry.names() for kind in registry.get(name).model_types]
 
 
 @final
@@ -60,14 +64,15 @@ def tiny(
     for training, so that attention and MLP change the stream visibly.
 
     Args:
-        family: one of `FAMILIES`; ``gemma`` and ``qwen`` stand for ``gemma2`` and ``qwen3``.
+        family: a family, or a model type of one; ``gemma`` and ``qwen`` stand for ``gemma2`` and
+            ``qwen3``.
         seed: of the weights.
         n_layers: blocks.
         d_model: width of the stream; a multiple of 8.
         dtype: of weights and activations.
 
     Raises:
-        UnknownNameError: `family` is none of `FAMILIES`.
+        UnknownNameError: there is no such family or type.
     """
     module = _module(family, seed, n_layers, d_model).to(dtype)
     revision = f"seed {seed}, {n_layers} layers, d_model {d_model}"
@@ -99,13 +104,8 @@ def save_tiny(folder: Path, family: str = "llama", seed: int = 0, **sizes: int) 
 
 
 def _module(family: str, seed: int, n_layers: int, d_model: int) -> Any:
-    known = [*FAMILIES, *_MODEL_TYPES]
-    if family not in known:
-        raise UnknownNameError(
-            f"There is no tiny `{family}`; there are {', '.join(FAMILIES)}."
-            f"{nearest(family, known)}"
-        )
-    settings = {
+    kind, model_type = _type_of(family)
+    sizes = {
         "hidden_size": d_model,
         "num_hidden_layers": n_layers,
         "num_attention_heads": N_HEADS,
@@ -116,15 +116,30 @@ def _module(family: str, seed: int, n_layers: int, d_model: int) -> Any:
         "eos_token_id": 257,
         "pad_token_id": None,
     }
-    if family not in ("gpt2", "gpt_neox"):
-        settings |= {"num_key_value_heads": N_HEADS // 2, "head_dim": d_model // N_HEADS}
-    if family.startswith("gemma"):
-        # The attention scale of Gemma is its own setting, made for heads of 256.
-        settings |= {"query_pre_attn_scalar": d_model // N_HEADS, "sliding_window": 64}
+    settings = kind.tiny(model_type, sizes)
     with torch.random.fork_rng(devices=[]):  # transformers draws weights that are not kept
-        module = new_module(_MODEL_TYPES.get(family, family), settings)
+        module = new_module(model_type, settings)
     _randomise(module, seed)
     return module
+
+
+def _type_of(name: str) -> tuple[type[Family], str]:
+    """Return the family and the model type that a name of `tiny` stands for.
+
+    Raises:
+        UnknownNameError: it stands for none.
+    """
+    families = {n: registry.get(n) for n in registry.names()}
+    if name in families:
+        family = families[name]
+        return family, family.tiny_type or family.model_types[0]
+    for family in families.values():
+        if name in family.model_types:
+            return family, name
+    known = sorted({*families, *model_types()})
+    raise UnknownNameError(
+        f"There is no tiny `{name}`; there are {', '.join(known)}.{nearest(name, known)}"
+    )
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ _FOLDERS = {
     "locality release": None, "locality depth": None, "locality context": None,
     "locality dataset": None, "locality levels": None,
 }  # fmt: skip
-_BESIDE_RUN = ("eval", "index", "report")  # write into the folder that they are given
+# Commands that write into the folder that they are given, and which of their words names it.
+_BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}
 # Libraries that a command needs at its end, and the extra that brings each.
 _LIBRARIES = {
     "layers figures": ("matplotlib", "figures"),
@@ -51,8 +52,8 @@ def check_first(words: Sequence[str]) -> None:
         check_writable(Path(out), as_folder=makes_folder)
     elif (there := _value(words, "--resume")) is not None and Path(there).is_dir():
         check_writable(Path(there))
-    elif command in _BESIDE_RUN and len(words) > 1 and Path(words[1]).is_dir():
-        check_writable(Path(words[1]))
+    elif (at := _BESIDE_RUN.get(command)) and len(words) > at and Path(words[at]).is_dir():
+        check_writable(Path(words[at]))
     elif makes_folder and (usual := _FOLDERS[command]) is not None:
         check_writable(Path(usual), as_folder=True)
 

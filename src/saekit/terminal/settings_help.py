@@ -25,7 +25,7 @@ def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
 
     Args:
         where: configuration classes, as "saekit.evals.core:Core". Where a command takes the
-            settings of one of several, name each.
+            settings of one of several, name each, or the registry that they are in.
         but: fields that `--set` of this command does not reach.
     """
 
@@ -41,13 +41,22 @@ def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
 def lines(where: tuple[str, ...], but: tuple[str, ...] = ()) -> list[str]:
     """Return the lines that list the settings of some classes."""
     found = [" Settings of --set", f" {NOTE}"]
-    for place in where:
-        module, _, name = place.partition(":")
-        cls = getattr(importlib.import_module(module), name)
-        if len(where) > 1:
-            found += ["", f" {cls.name or cls.__name__}:"]
-        found += ["", *_fields(cls, "", but)]
+    classes = [cls for place in where for cls in _classes(place)]
+    for cls in classes:
+        fields = _fields(cls, "", but)
+        if len(classes) > 1:
+            found += ["", f" {cls.name or cls.__name__}:{'' if fields else ' none'}"]
+        found += ["", *fields] if fields else []
     return [*found, ""]
+
+
+def _classes(place: str) -> list[Any]:
+    """Return the class of a name such as "saekit.evals.core:Core", or all those of a registry."""
+    from saekit.core.registry import Registry
+
+    module, _, name = place.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    return [found.get(n) for n in found.names()] if isinstance(found, Registry) else [found]
 
 
 def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:

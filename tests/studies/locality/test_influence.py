@@ -3,11 +3,12 @@ import torch
 
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.models.sites import EMBED, Site
-from saekit.models.tiny import FAMILIES, tiny
+from saekit.models.tiny import tiny
 from saekit.saes.base import registry
 from saekit.studies.locality.influence.base import Flag, influence
 from saekit.studies.locality.influence.latent_gradient import FORGETTABLE
 from tests.studies.locality.world import D, Mixing, sae_of, tokens_of
+from tests.world import FAMILIES
 
 SITE = "L1.resid_post"
 

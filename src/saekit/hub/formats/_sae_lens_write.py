@@ -42,12 +42,13 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     cfg, state = sae.cfg, {n: t.detach() for n, t in sae.state_dict().items()}
     norm, skip, inner = "none", None, sae
-    if isinstance(cfg, Standardised):
+    # By exact type: an architecture that is built on one of these does something else.
+    if type(cfg) is Standardised:
         norm = _norm(cfg, state)
-    if isinstance(cfg, Skip):
+    if type(cfg) is Skip:
         skip = state["W_skip"].t()
         offset = state["centre"] @ state["W_skip"]
-    if isinstance(cfg, Standardised | Skip):
+    if type(cfg) is Standardised or type(cfg) is Skip:
         state = {n.removeprefix("inner."): t for n, t in state.items() if n.startswith("inner.")}
         inner, cfg = sae.get_submodule("inner"), cfg.inner
     kind = KINDS.get(type(cfg))

@@ -87,9 +87,39 @@ class Format(abc.ABC):
             f"saekit reads `{self.name}` and does not write it. Write one of {writable()}."
         )
 
+    @abc.abstractmethod
+    def example(self, folder: Path) -> Path:
+        """Lay a small SAE of this layout in a folder, as its own library would.
+
+        The contract of formats reads it, writes it and reads it again.
+
+        Args:
+            folder: an empty folder.
+
+        Returns:
+            The folder that holds the files: where the path says what an SAE is of, one inside.
+        """
+
 
 registry = Registry[Format]("format", package)
 say_object = read_object  # by the name that formats know it under, beside `say`
+
+
+def check_unscaled(card: Card, name: str) -> None:
+    """Refuse an SAE that is saved as trained, with scalings of its sites beside it.
+
+    Args:
+        card: of the SAE to be written.
+        name: of the format, which has no place for them.
+
+    Raises:
+        ConfigError: a scaling changes something.
+    """
+    if any(not one.changes_nothing for both in card.scalings.values() for one in both):
+        raise ConfigError(
+            f"Sites of different sizes share this SAE, each with a scaling that `{name}` cannot "
+            f"hold. Use --format saekit."
+        )
 
 
 def writable() -> str:

@@ -10,9 +10,12 @@ from typing_extensions import override
 
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError, ShapeError
+from saekit.core.files import write_json
 from saekit.core.torch_files import read_state
+from saekit.core.torch_writing import write_state
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
+from saekit.hub.formats._examples import D_IN, D_SAE, random_tensors
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats.base import (
     Format,
@@ -86,6 +89,20 @@ class DictionaryLearning(Format):
         tensors = _tensors(kind, weights, where)
         cfg, state = _built(kind, tensors, weights, trainer, hints, where)
         return Read(cfg, state, _card(folder, raw, trainer, kind, hints))
+
+    @override
+    def example(self, folder: Path) -> Path:
+        shapes = {"encoder.weight": (D_SAE, D_IN), "decoder.weight": (D_IN, D_SAE)}
+        shapes |= {"encoder.bias": (D_SAE,), "bias": (D_IN,)}
+        place = folder / "resid_post_layer_3" / "trainer_0"
+        trainer = {
+            "dict_class": "AutoEncoder", "layer": 3, "submodule_name": "resid_post_layer_3",
+            "lm_name": "EleutherAI/pythia-70m-deduped",
+        }  # fmt: skip
+        write_state(place / WEIGHTS, random_tensors(**shapes))
+        says = {"trainer": trainer, "buffer": {"ctx_len": 128, "io": "out"}}
+        write_json(place / CONFIG, says)
+        return place
 
 
 def _group(raw: dict[str, Any], name: str) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from saekit.core.files import replace_with
 from saekit.core.npz import read_npz
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
+from saekit.hub.formats._examples import affine_tensors
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
     Names,
     Read,
+    check_unscaled,
     make_card,
     need,
     only,
@@ -92,8 +94,17 @@ class GemmaScope(Format):
         return Read(cfg, state, _card(folder, place, hints))
 
     @override
+    def example(self, folder: Path) -> Path:
+        weights = affine_tensors()
+        weights["threshold"] = 0.3 * weights["b_enc"].abs()
+        place = folder / "gemma-scope-9b-it-res" / "layer_20" / "width_16k" / "average_l0_88"
+        write_npz(place / WEIGHTS, weights)
+        return place
+
+    @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
-        if not isinstance(sae.cfg, JumpReLU):
+        check_unscaled(card, self.name)
+        if type(sae.cfg) is not JumpReLU:  # one built on it does something else
             raise ConfigError(
                 f"Gemma Scope's layout holds `jumprelu` alone; this SAE is `{sae.cfg.name}`. Use "
                 f"--format sae_lens or saekit."

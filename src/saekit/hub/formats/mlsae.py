@@ -19,11 +19,13 @@ from saekit.core.files import (
     write_tensors,
 )
 from saekit.hub.card import Card
+from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
     Read,
+    check_unscaled,
     make_card,
     need,
     only,
@@ -123,7 +125,17 @@ class MLSAE(Format):
         return Read(cfg, state, _card(says, hints))
 
     @override
+    def example(self, folder: Path) -> Path:
+        shapes = {"encoder.weight": (D_SAE, D_IN), "decoder.weight": (D_IN, D_SAE)}
+        says = {"n_inputs": D_IN, "n_latents": D_SAE, "k": K, "standardize": True} | TRAINING
+        place = folder / "mlsae-pythia-70m-deduped-x64-k3"
+        write_tensors(place / WEIGHTS, random_tensors(**shapes, pre_encoder_bias=(D_IN,)))
+        write_json(place / CONFIG, says)
+        return place
+
+    @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        check_unscaled(card, self.name)
         if not card.pair.is_autoencoder:
             raise ConfigError(
                 f"MLSAE's layout holds autoencoders; this SAE is of {card.pair.label}. Use "
@@ -249,15 +261,17 @@ def _converted(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ConfigError: the layout cannot hold it: it has one bias for both sides.
     """
     cfg, state = sae.cfg, {n: t.detach() for n, t in sae.state_dict().items()}
-    standardise, moved = isinstance(cfg, Standardised), []
-    if isinstance(cfg, Standardised):
+    # By exact type: an architecture that is built on one of these does something else.
+    standardise, moved = type(cfg) is Standardised, []
+    if type(cfg) is Standardised:
         whole = cfg.build(torch.Generator().manual_seed(0)).state_dict()
         frame = [n for n in whole if not n.startswith("inner.")]
         moved = [n for n in frame if not torch.equal(whole[n], state[n])]
         moved += [] if (cfg.by, cfg.inverse) == ("std", "published") else ["inverse"]
         cfg = cfg.inner
         state = {n.removeprefix("inner."): t for n, t in state.items()}
-    if not isinstance(cfg, TopK | MultiTopK) or cfg.d_in != cfg.d_out or moved:
+    exact = type(cfg) in (TopK, MultiTopK)
+    if not (exact and isinstance(cfg, TopK | MultiTopK)) or cfg.d_in != cfg.d_out or moved:
         raise ConfigError(
             f"MLSAE's layout holds `topk` of equal widths, plain or in `standardised` with "
             f'inverse "published" and raw activations; this SAE is `{sae.cfg.name}` around '

@@ -13,9 +13,20 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_tensors, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _sae_lens_write
+from saekit.hub.formats._examples import D_IN, D_SAE, K, affine_tensors
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats._sae_lens_card import BATCH, TRANSCODERS
-from saekit.hub.formats.base import Format, FormatHints, Read, need, only, registry, say, say_object
+from saekit.hub.formats.base import (
+    Format,
+    FormatHints,
+    Read,
+    check_unscaled,
+    need,
+    only,
+    registry,
+    say,
+    say_object,
+)
 from saekit.saes.abs_topk import AbsTopK
 from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.batch_topk import BatchTopK
@@ -82,7 +93,23 @@ class SAELens(Format):
         return Read(cfg, state, _sae_lens_card.read(raw, hints), scale)
 
     @override
+    def example(self, folder: Path) -> Path:
+        says = {
+            "architecture": "topk", "d_in": D_IN, "d_sae": D_SAE, "k": K,
+            "apply_b_dec_to_input": True, "normalize_activations": "none",
+            "rescale_acts_by_decoder_norm": True,
+            "metadata": {
+                "sae_lens_version": "6.54.12", "model_name": "gpt2-small",
+                "hook_name": "blocks.8.hook_resid_pre", "context_size": 128, "prepend_bos": True,
+            },
+        }  # fmt: skip
+        write_tensors(folder / WEIGHTS, affine_tensors())
+        write_json(folder / CONFIG, says)
+        return folder
+
+    @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        check_unscaled(card, self.name)
         config, weights = _sae_lens_write.convert(sae, card)
         write_tensors(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, config)

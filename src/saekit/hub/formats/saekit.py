@@ -3,13 +3,23 @@
 from pathlib import Path
 from typing import ClassVar, final
 
+import torch
 from typing_extensions import override
 
 from saekit.core.errors import FormatError
 from saekit.hub import native
 from saekit.hub.card import Card
-from saekit.hub.formats.base import Format, FormatHints, Read, filled, registry, say_object
+from saekit.hub.formats.base import (
+    Format,
+    FormatHints,
+    Read,
+    filled,
+    make_card,
+    registry,
+    say_object,
+)
 from saekit.saes.base import SAE
+from saekit.saes.topk import TopK
 
 
 @final
@@ -33,6 +43,12 @@ class Saekit(Format):
     def read(self, folder: Path, hints: FormatHints) -> Read:
         found = native.read(folder)
         return found._replace(card=filled(found.card, hints))
+
+    @override
+    def example(self, folder: Path) -> Path:
+        sae = TopK(d_in=6, d_out=6, d_sae=20, k=3).build(torch.Generator().manual_seed(0))
+        said = FormatHints(model="gpt2-small", read=("L8.resid_pre",))
+        return native.save(sae, make_card(self.name, said), folder)
 
     @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:

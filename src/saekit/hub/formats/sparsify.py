@@ -13,12 +13,14 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_tensors, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
+from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
     Names,
     Read,
+    check_unscaled,
     make_card,
     need,
     only,
@@ -91,7 +93,18 @@ class Sparsify(Format):
         return Read(cfg, state, _card(folder, raw, hints))
 
     @override
+    def example(self, folder: Path) -> Path:
+        shapes = {"encoder.weight": (D_SAE, D_IN), "encoder.bias": (D_SAE,)}
+        shapes |= {"W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
+        says = {"activation": "topk", "num_latents": D_SAE, "k": K, "d_in": D_IN}
+        place = folder / "layers.2"
+        write_tensors(place / WEIGHTS, random_tensors(**shapes))
+        write_json(place / CONFIG, says | {"transcode": False})
+        return place
+
+    @override
     def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        check_unscaled(card, self.name)
         config, weights = _converted(sae, card)
         write_tensors(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, config)
@@ -164,11 +177,13 @@ def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]
     """
     cfg, state = sae.cfg, {n: t.detach() for n, t in sae.state_dict().items()}
     skip = offset = None
-    if isinstance(cfg, Skip):
+    if type(cfg) is Skip:
         skip, offset = state["W_skip"], state["centre"] @ state["W_skip"]
         state = {n.removeprefix("inner."): t for n, t in state.items()}
         cfg = cfg.inner
-    if not isinstance(cfg, TopK | MultiTopK) or cfg.d_in != cfg.d_out:
+    # An architecture that is built on one of these does something else.
+    exact = type(cfg) in (TopK, MultiTopK)
+    if not (exact and isinstance(cfg, TopK | MultiTopK)) or cfg.d_in != cfg.d_out:
         raise ConfigError(
             f"Sparsify has TopK of equal widths, with or without a skip connection; this SAE is "
             f"`{sae.cfg.name}` from {sae.cfg.d_in} to {sae.cfg.d_out}. Use --format saekit."

@@ -22,6 +22,7 @@ class Gemma(Family):
     embed = "embed_tokens"
     final_norm = "norm"
     gain_offset = 1.0
+    tiny_type = "gemma2"
 
     @staticmethod
     @override
@@ -36,3 +37,16 @@ class Gemma(Family):
             "mlp_out": Tap("layers.{i}.post_feedforward_layernorm", "output"),
             "resid_post": Tap("layers.{i}", "output"),
         }
+
+    @staticmethod
+    @override
+    def tiny(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        found = Llama.tiny(model_type, sizes)
+        # The attention scale of Gemma is its own setting, made for heads of 256.
+        found |= {"query_pre_attn_scalar": found["head_dim"], "sliding_window": 64}
+        if model_type != "gemma3":
+            return found
+        seeing = {name: sizes[name] for name in
+                  ("hidden_size", "num_attention_heads", "intermediate_size")}  # fmt: skip
+        seeing |= {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
+        return {"text_config": found, "vision_config": seeing, "mm_tokens_per_image": 1}

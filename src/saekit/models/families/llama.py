@@ -28,3 +28,11 @@ class Llama(Family):
             "mlp_out": Tap("layers.{i}.mlp", "output"),
             "resid_post": Tap("layers.{i}", "output"),
         }
+
+    @staticmethod
+    @override
+    def tiny(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        heads = sizes["num_attention_heads"]
+        # Keys and values that heads share, as in most of these models.
+        shared = {"num_key_value_heads": heads // 2, "head_dim": sizes["hidden_size"] // heads}
+        return sizes | shared

@@ -15,6 +15,7 @@ class Qwen(Family):
 
     name = "qwen"
     model_types = ("qwen2", "qwen3")
+    tiny_type = "qwen3"
     embed = Llama.embed
     final_norm = Llama.final_norm
 
@@ -22,3 +23,8 @@ class Qwen(Family):
     @override
     def points(config: Any) -> dict[str, Tap]:
         return Llama.points(config)
+
+    @staticmethod
+    @override
+    def tiny(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+        return Llama.tiny(model_type, sizes)
