@@ -82,6 +82,14 @@ def test_named_folders_exist(page):
         assert (ROOT / name).exists(), f"`{name}` in {page.name}"
 
 
+def test_pages_that_code_names_exist():
+    of_others = {"src/saekit/models/embedded/gguf.py", "benchmarks/quality_trainers.py"}
+    for path in CODE:
+        if str(path.relative_to(ROOT)) not in of_others:
+            for name in re.findall(r"\bdocs/[\w/]+\.md", text_of(path)):
+                assert (ROOT / name).exists(), f"{name} in {path}"
+
+
 @page_names
 def test_dotted_names_import(page):
     for name in re.findall(r"\bsaekit(?:\.\w+)+", text_of(page)):

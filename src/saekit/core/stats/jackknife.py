@@ -5,7 +5,7 @@ block of text. How far these values are apart tells how far other text would mov
 t, with degrees of freedom that count uneven blocks for less, makes up for few blocks; a scale
 on which the value is nearly normal makes up for skew. Simulated on real and synthetic text this
 holds the truth more often, at the same width, than percentiles of a bootstrap, BCa or the
-studentised bootstrap (docs/intervals.md).
+studentised bootstrap (docs/measurements/coverage.md).
 """
 
 import math
