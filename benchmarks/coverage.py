@@ -1,6 +1,7 @@
 """How often do the package's 95 % intervals hold the truth? All kinds, in one table.
 
     python benchmarks/coverage.py [--quick] [--check] [--json] [--run RUN]
+    python benchmarks/coverage.py --ways 60    # compared with a bootstrap, on 60 documents
 
 Each line draws a text, a set of windows or a set of SAEs many times, takes the interval as the
 package does, and counts how often it holds a known truth. Of synthetic draws the truth is set.
@@ -16,28 +17,39 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import torch
 
 from saekit.core.files import read_tensors, write_tensors
 from saekit.core.stats.blocks import whole_blocks
+from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import half_width, mean_interval, median_interval
 from saekit.core.stats.proportions import wilson
+from saekit.core.stats.student import t_quantile
 from saekit.evals.core import Core
-from saekit.evals.intervals import BlockSums
+from saekit.evals.intervals import BlockSums, score_of, too_few
 from saekit.metrics.base import registry
 from saekit.studies.truth.calibration import _rank_score
 
 WANTED = (0.92, 0.98)
 N_CTX = 128
-POOL_TOKENS = 3 * 2**14  # about 150 documents
+POOL_TOKENS = {"reconstruction": 3 * 2**15, "losses": 2**14}  # some 300 and 50 documents
+PART_TOKENS = 2**12
 SETTINGS = {  # tokens: where they are used
-    2**13: "ce_tokens of docs/layers.md",
-    2**14: "ce_tokens, the default; n_tokens of docs/architectures.md",
-    2**15: "layers eval, the default",
+    2**10: "layers eval, the default of ce_tokens",
+    2**11: "tables of architectures and quality: ce_tokens",
+    2**13: "tables of layers and training: n_tokens",
+    2**14: "ce_tokens, the default; table of architectures: n_tokens",
+    2**15: "layers eval, the default of tokens",
     2**16: "n_tokens, the default",
 }
+WAYS = ("this one", "percentiles of a bootstrap", "BCa", "studentised bootstrap",
+        "Student's t, plain scale")  # fmt: skip
+DRAWS = 1000
 N_BLOCKS = Core().n_blocks
+MEAN_LENGTH = 325  # tokens of a synthetic document, beside 8
+KINDS = ("even", "skewed", "long ones differ")
 
 
 class Count:
@@ -86,25 +98,28 @@ def drawn(chance, tokens, size_of, n_documents):
     return torch.tensor(found)
 
 
-def score_of_documents(metric, sums, sizes):
-    """Return the score as `saekit eval` has it, of the sums of each document."""
+def score_of_documents(metrics, sums, sizes):
+    """Return the score as `saekit eval` has it, of the sums of each document at each layer."""
     block = whole_blocks(sizes, N_BLOCKS)
     n = int(block.max()) + 1
-    found = BlockSums(metric, torch.zeros(n).index_add_(0, block, sizes.float()))
-    by_block = {k: v.new_zeros(n, *v.shape[1:]).index_add_(0, block, v) for k, v in sums.items()}
-    for b in range(n):
-        found.add(b, {k: v[b] for k, v in by_block.items()})
-    return found.score()
+    even = torch.zeros(n).index_add_(0, block, sizes.float())
+    found = [BlockSums(metric, even) for metric in metrics]
+    for one, own in zip(found, sums, strict=True):
+        by_block = {k: v.new_zeros(n, *v.shape[1:]).index_add_(0, block, v) for k, v in own.items()}
+        for b in range(n):
+            one.add(b, {k: v[b] for k, v in by_block.items()})
+    return score_of(found)
 
 
-def on_real_text(run, repeats):
+def on_real_text(run, kind, pool_tokens, repeats):
     """Return counts of every metric at every setting, on documents of the run's held-out text."""
-    pool = pool_of(run)
+    pool = pool_of(run, kind, pool_tokens)
     size_of = pool.pop("sizes")
+    text = f"real, {len(size_of)} documents"
     names = sorted({key.split("/")[0] for key in pool})
     for tokens, used in SETTINGS.items():
         chance = torch.Generator().manual_seed(tokens)
-        counts = {n: Count(f"eval {n}", f"{tokens:,} tokens ({used})", "real") for n in names}
+        counts = {n: Count(f"eval {n}", f"{tokens:,} tokens ({used})", text) for n in names}
         metrics = {n: registry.get(n)() for n in names}
         of = {n: {k.split("/")[1]: v for k, v in pool.items() if k.split("/")[0] == n}
               for n in names}  # fmt: skip
@@ -113,74 +128,132 @@ def on_real_text(run, repeats):
             chosen = drawn(chance, tokens, size_of, len(size_of))
             for n in names:
                 sums = {k: v[chosen] for k, v in of[n].items()}
-                score = score_of_documents(metrics[n], sums, size_of[chosen])
+                score = score_of_documents([metrics[n]], [sums], size_of[chosen])
                 counts[n].add(score.low, score.high, truth[n], score.reason)
+        if not any(count.had for count in counts.values()):  # one line says so of all
+            setting = next(iter(counts.values())).setting
+            counts = {"": Count(f"eval, every score of {kind}", setting, text)}
+            counts[""].n = repeats
         yield from counts.values()
 
 
-def pool_of(run):
-    """Return the sums of every metric by document, measured once and kept."""
-    path = run / "coverage" / "pool.safetensors"
-    if path.exists():
-        return dict(read_tensors(path))
-    from saekit.cli.evaluate import model_of, text_of
+def pool_of(run, kind, tokens):
+    """Return the sums of every metric by document of so much text, and the documents' sizes.
+
+    Measured once and kept in parts, so that a stop loses one part at most.
+
+    Args:
+        run: of the SAE.
+        kind: "reconstruction", up to the site; "losses", through the whole model four times.
+        tokens: of held-out text; all of it where there is less.
+    """
+    path = run / "coverage"
+    path.mkdir(parents=True, exist_ok=True)
+    names = [path / f"{kind}_{i:03d}.safetensors" for i in range(math.ceil(tokens / PART_TOKENS))]
+    if not all(name.exists() for name in names):
+        measure_pool(run, kind, names)
+    parts = [dict(read_tensors(name)) for name in names if name.exists()]
+    documents, place = torch.cat([p.pop("documents") for p in parts]).unique(return_inverse=True)
+    # A document that goes on over two parts has sums in both.
+    return {
+        key: value.new_zeros(len(documents), *value.shape[1:]).index_add_(0, place, value)
+        for key in parts[0]
+        for value in [torch.cat([p[key] for p in parts]).double()]
+    }
+
+
+def measure_pool(run, kind, names):
+    """Write the sums of every metric by document, a file for each part that is not there."""
     from saekit.core.progress import Progress
     from saekit.data.tokenise import TokenStream
     from saekit.evals._reconstruction import Reconstruction
     from saekit.evals._splicing import Splicing
     from saekit.evals.base import Subject
     from saekit.evals.intervals import blocks_of_documents
-    from saekit.hub.native import load
+    from saekit.hub.opening import Use, open_sae
 
-    loaded = load(run)
-    lm, card = model_of(loaded, "cpu"), loaded.card
-    stream = TokenStream(text_of(loaded, None), "test", lm.tokenizer, n_ctx=card.n_ctx,
-                         bos_each_row=card.bos)  # fmt: skip
+    loaded, lm, text = open_sae(run, Use(device="cpu"))
+    card = loaded.card
+    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx,
+                         bos_each_row=card.bos_id(lm.tokenizer) is not None)  # fmt: skip
     site = card.pair.reads[0]
     subject = Subject(loaded.sae, lm, site, site, card.rules[str(site)], "pool")
-    rows = next(iter(stream.rows(POOL_TOKENS // card.n_ctx)))
-    blocks = blocks_of_documents(rows.doc_ids, 10**9)
-    bar = Progress("pool", rows.tokens.numel() * 4)
-    with torch.no_grad():
-        part = Reconstruction(subject, blocks)
-        splicing = Splicing(lm, [site], subject.rule.special_ids, bar)
-        for first in range(0, len(rows.tokens), 8):
-            some = rows.tokens[first : first + 8]
-            clean, acts = splicing.clean(some, [site])
-            splicing.compare(some, clean, part.add(first, some, acts))
-        splicing.ablate_mean(part.mean)
+    passes = 4 if kind == "losses" else 1
+    bar = Progress("pool", sum(not n.exists() for n in names) * PART_TOKENS * passes)
+    for name, rows in zip(names, stream.rows(PART_TOKENS // card.n_ctx), strict=False):
+        if name.exists():
+            continue
+        blocks = blocks_of_documents(rows.doc_ids, 10**9)  # one a document
+        with torch.no_grad():
+            part = Reconstruction(subject, blocks)
+            splicing = Splicing(lm, [site], subject.rule.special_ids, bar)
+            for first in range(0, len(rows.tokens), 8):
+                some = rows.tokens[first : first + 8]
+                if kind == "losses":
+                    clean, acts = splicing.clean(some, [site])
+                    splicing.compare(some, clean, part.add(first, some, acts))
+                else:
+                    part.add(first, some, lm.read(some, [site]))
+                    bar.add(some.numel())
+            splicing.ablate_mean(part.mean)  # of this part's tokens
+        found = {"documents": rows.doc_ids.unique(), "sizes": blocks.sizes}
+        measured = splicing.sums(blocks) if kind == "losses" else part.blocks
+        for metric, sums in measured.items():
+            if not sums.metric.resampled:
+                continue
+            there = torch.tensor([one is not None for one in sums._sums]).nonzero()[:, 0]
+            for key, value in sums.stacked().items():  # a document without such tokens has none
+                every = value.new_zeros(len(blocks.sizes), *value.shape[1:])
+                found[f"{metric}/{key}"] = every.index_add_(0, there, value)
+        write_tensors(name, found)
     bar.close()
-    found = {"sizes": blocks.sizes}
-    for name, sums in (part.blocks | splicing.sums(blocks)).items():
-        if sums.metric.resampled:
-            found |= {f"{name}/{key}": value.contiguous() for key, value in sums.stacked().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, found)
-    return found
 
 
 def on_synthetic_text(repeats):
-    """Documents of 2.6 rows on average whose tokens are alike, evenly spread or skewed."""
+    """Documents of 2.6 rows on average whose tokens are alike: three kinds, and 30 layers."""
     metric = registry.get("mse")()
-    for kind in ("even", "skewed"):
+    for kind in KINDS:
         for tokens in SETTINGS:
             chance = torch.Generator().manual_seed(tokens)
             count = Count("eval, a mean over tokens", f"{tokens:,} tokens", f"synthetic, {kind}")
             for _ in range(repeats):
-                n = tokens // 200
-                sizes = 8 + torch.empty(n, dtype=torch.float64).exponential_(
-                    1 / 325, generator=chance
-                )
-                sizes = sizes[: int((sizes.cumsum(0) < tokens).sum()) + 1].round()
-                shared = torch.randn(len(sizes), dtype=torch.float64, generator=chance)
-                own = torch.randn(len(sizes), dtype=torch.float64, generator=chance)
-                value = 10 + 0.8 * shared + 0.6 * own / sizes.sqrt()
-                truth = 10.0
-                if kind == "skewed":
-                    value, truth = (0.6 * shared).exp(), math.exp(0.18)
-                score = score_of_documents(metric, {"entries": sizes, "ee": sizes * value}, sizes)
+                sizes = lengths(chance, tokens)
+                value, truth = values_of(kind, sizes, 1, chance)
+                sums = {"entries": sizes, "ee": sizes * value[0]}
+                score = score_of_documents([metric], [sums], sizes)
                 count.add(score.low, score.high, truth, score.reason)
             yield count
+    tokens = 2**15
+    chance = torch.Generator().manual_seed(tokens)
+    count = Count("layers eval, mean over 30 layers", f"{tokens:,} tokens", "synthetic, skewed")
+    for _ in range(repeats // 2):
+        sizes = lengths(chance, tokens)
+        value, truth = values_of("skewed", sizes, 30, chance)
+        sums = [{"entries": sizes, "ee": sizes * one} for one in value]
+        score = score_of_documents([metric] * 30, sums, sizes)
+        count.add(score.low, score.high, truth, score.reason)
+    yield count
+
+
+def lengths(chance, tokens):
+    """Return lengths of documents, exponential, until they hold so many tokens."""
+    drawn = torch.empty(tokens // 150 + 20, dtype=torch.float64)
+    sizes = (8 + drawn.exponential_(1 / MEAN_LENGTH, generator=chance)).round()
+    return sizes[: int((sizes.cumsum(0) < tokens).sum()) + 1]
+
+
+def values_of(kind, sizes, n, chance):
+    """Return n values a document, which have a part in common, and the mean over tokens."""
+    own, rest = torch.randn(2, n, len(sizes), dtype=torch.float64, generator=chance)
+    common = torch.randn(len(sizes), dtype=torch.float64, generator=chance)
+    shared = common[None] if n == 1 else 0.6 * common + 0.8 * own
+    if kind == "skewed":
+        return (0.6 * shared).exp(), math.exp(0.18)
+    value, truth = 10 + 0.8 * shared + 0.6 * rest / sizes.sqrt(), 10.0
+    if kind == "long ones differ":
+        mean, square = 8 + MEAN_LENGTH, 8**2 + 16 * MEAN_LENGTH + 2 * MEAN_LENGTH**2
+        value, truth = value + 0.6 * sizes / mean, truth + 0.6 * square / mean**2
+    return value, truth
 
 
 def of_means(repeats):
@@ -262,19 +335,94 @@ def of_others(repeats):
     yield count
 
 
+def of_ways(n, repeats):
+    """Yield shares that hold the truth and median widths, by way, of n uneven documents.
+
+    Lengths are log-normal with deviation 0.9; those that saekit gives no interval for are left out.
+    """
+    for kind in ("even", "longer documents differ", "skewed", "very skewed"):
+        chance = torch.Generator().manual_seed(n)
+        held, widths, had = dict.fromkeys(WAYS, 0), {way: [] for way in WAYS}, 0
+        for _ in range(repeats):
+            z, own = torch.randn(2, n, dtype=torch.float64, generator=chance)
+            sizes = (0.9 * z).exp()
+            if too_few(sizes) is not None:
+                continue
+            had += 1
+            value, truth = 10 + own, 10.0
+            if kind == "longer documents differ":  # z of a token is that of a document plus 0.9
+                value, truth = value + 0.7 * z, truth + 0.7 * 0.9
+            elif kind != "even":
+                deviation = 0.6 if kind == "skewed" else 1.2
+                value, truth = (deviation * own).exp(), math.exp(deviation**2 / 2)
+            for way, (low, high) in ends_of(sizes, sizes * value, chance).items():
+                held[way] += bool(low <= truth <= high)
+                widths[way].append(float(high - low))
+        yield kind, {w: held[w] / had for w in WAYS}, {w: median(widths[w]) for w in WAYS}
+
+
+def ends_of(sizes, sums, chance):
+    """Return the ends of the interval of a mean over tokens, by way of taking it."""
+    n, total = len(sizes), sums.sum() / sizes.sum()
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)
+    t = t_quantile(n - 1) * float((without - without.mean()).square().sum() * (n - 1) / n) ** 0.5
+    drawn = torch.randint(n, (DRAWS, n), generator=chance)
+    s, y = sizes[drawn], sums[drawn]
+    means = y.sum(1) / s.sum(1)
+    tails = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    # BCa: Efron 1987. Both logarithms: studentised on the scale that saekit takes.
+    below = ((means < total).double().mean()).clamp(1 / DRAWS, 1 - 1 / DRAWS)
+    centre, away = torch.special.ndtri(below), without.mean() - without
+    bend = away.pow(3).sum() / (6 * away.square().sum() ** 1.5)
+    moved = centre + torch.special.ndtri(tails)
+    bca = means.quantile(torch.special.ndtr(centre + moved / (1 - bend * moved)))
+    logs = ((y.sum(1, keepdim=True) - y) / (s.sum(1, keepdim=True) - s)).log()
+    errors = ((logs - logs.mean(1, keepdim=True)).square().sum(1) * (n - 1) / n).sqrt()
+    pivots = ((means.log() - total.log()) / errors).quantile(tails.flip(0))
+    logs = without.log()
+    error = ((logs - logs.mean()).square().sum() * (n - 1) / n).sqrt()
+    found = (
+        jackknife(float(total), without, sizes, "log"),
+        means.quantile(tails),
+        bca,
+        (total.log() - pivots * error).exp(),
+        (total - t, total + t),
+    )
+    return dict(zip(WAYS, found, strict=True))
+
+
+def show_ways(n, repeats):
+    """Print a table of ways: the share that holds the truth, and the median width in brackets."""
+    found = list(of_ways(n, repeats))
+    print("| | " + " | ".join(kind for kind, _, _ in found) + " |")
+    print("|---" * (len(found) + 1) + "|")
+    for way in WAYS:
+        cells = [f"{100 * held[way]:.1f} % ({width[way]:.2f})" for _, held, width in found]
+        print(f"| {way} | " + " | ".join(cells) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="no real text, few repetitions")
     parser.add_argument("--check", action="store_true", help="exit 1 where a share is off")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     parser.add_argument("--run", type=Path, default=Path("demo"), help="a run of `saekit demo`")
+    parser.add_argument("--pool-tokens", type=int, help=f"at most so many [{POOL_TOKENS}]")
+    parser.add_argument("--ways", type=int, metavar="N", help="other ways, N documents; only that")
     asked = parser.parse_args()
-    repeats = 200 if asked.quick else 1000
+    if asked.ways:
+        show_ways(asked.ways, 2000)
+        return
+    repeats = 200 if asked.quick else 500
     parts = [on_synthetic_text(repeats), of_means(2 * repeats), of_others(repeats)]
     if not asked.quick:
         if not (asked.run / "run.json").exists():
             subprocess.run(["saekit", "demo", "--out", str(asked.run), "--quiet"], check=True)
-        parts.insert(0, on_real_text(asked.run, repeats // 2))
+        real = [
+            on_real_text(asked.run, kind, min(asked.pool_tokens or most, most), repeats)
+            for kind, most in POOL_TOKENS.items()
+        ]
+        parts = [real[0], *parts, *real[1:]]
     found = []
     if not asked.json:
         print("| interval | setting | text or values | with one | holds the truth |")

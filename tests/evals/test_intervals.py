@@ -44,13 +44,23 @@ def coverage(truth, draw, metric, trials=150):
 
 
 def test_the_interval_of_a_mean_is_students():
-    values = normal(30, 50, seed=0)
+    half = normal(15, 50, seed=0)
+    values = torch.cat([half, 2 - half])  # as far above 1 as below: no skew
     score = by_block(CERise(), clean=torch.zeros(30, 50), spliced=values).score()
     half = 2.04523 * float(values.mean(1).std()) / 30**0.5  # t of 29 degrees of freedom
     assert score.value == pytest.approx(float(values.mean()), rel=1e-6)
     assert score.low == pytest.approx(float(values.mean()) - half, rel=1e-5)
     assert score.high == pytest.approx(float(values.mean()) + half, rel=1e-5)
     assert score.n == 30
+
+
+def test_few_documents_that_are_far_worse_draw_the_interval_to_their_side():
+    """A text without them would look better than it is, so the end beyond them is the farther."""
+    values = torch.tensor([-0.1, 0.1] * 11 + [2.0, 2.0])[:, None].expand(24, 4)
+    score = by_block(CERise(), clean=torch.zeros(24, 4), spliced=values).score()
+    assert score.high - score.value > 1.5 * (score.value - score.low)
+    better = by_block(CERise(), clean=torch.zeros(24, 4), spliced=-values).score()
+    assert better.value - better.low > 1.5 * (better.high - better.value)
 
 
 def test_it_covers_the_mean_of_correlated_tokens():
@@ -143,6 +153,20 @@ def test_one_long_document_among_short_ones_is_not_many():
     clean, spliced = torch.zeros(41, 2), normal(41, 2, seed=0)
     score = by_block(CERise(), sizes, clean=clean, spliced=spliced).score()
     assert score.low is None and "count as 1" in score.reason
+
+
+def test_uneven_documents_must_be_more_than_even_ones():
+    """Of so few, real text counts as 20 only where it lacks long documents by chance."""
+    values = normal(46, 2, seed=0)
+    for n, given in ((36, False), (44, True)):
+        sizes = torch.tensor([100.0, 400.0, 250.0, 250.0]).repeat(n // 4)
+        clean, spliced = torch.zeros(n, 2), values[:n]
+        score = by_block(CERise(), sizes, clean=clean, spliced=spliced).score()
+        assert (score.low is not None) == given
+        if not given:
+            assert "of uneven length 40 are needed, about 10,000 tokens" in score.reason
+    even = by_block(CERise(), clean=torch.zeros(24, 2), spliced=values[:24]).score()
+    assert even.low is not None
 
 
 def test_nothing_measured_is_undefined():

@@ -14,11 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.result import Score
-from saekit.core.stats.blocks import effective_count, size_for, whole_blocks
+from saekit.core.stats.blocks import effective_count, larger, whole_blocks
 from saekit.core.stats.jackknife import Scale, jackknife
 from saekit.metrics.base import Metric, Sums, added
 
 LEAST_BLOCKS = 20  # even ones; of fewer, intervals hold the truth too rarely (docs/intervals.md)
+LEAST_UNEVEN = 40  # of uneven length: of fewer, only those would do that lack a long one by chance
+EVEN = 0.9  # the share that blocks must count for to be even
 OVER_LATENTS = "interval over latents: drawing text anew can only leave some out"
 
 
@@ -138,9 +140,7 @@ def score_of(each: Sequence[BlockSums]) -> Score:
     )
 
 
-def _ends(
-    each: Sequence[BlockSums], value: float
-) -> tuple[float | None, float | None, str]:
+def _ends(each: Sequence[BlockSums], value: float) -> tuple[float | None, float | None, str]:
     """Return the ends of the interval of a mean of values, or why there are none."""
     sizes = each[0].sizes
     if (reason := too_few(sizes)) is not None:
@@ -152,25 +152,27 @@ def _ends(
     if lost:
         return None, None, f"no interval: undefined without {lost} of {len(sizes)} blocks of text"
     scale = cast(Scale, each[0].metric.scale)
-    low, high = jackknife(value, torch.stack(found).mean(0), sizes, scale)
+    low, high = jackknife(value, torch.stack(found).mean(0), sizes, scale, skewed=True)
     return low, high, ""
 
 
 def too_few(sizes: Float[Tensor, "blocks"]) -> str | None:
     """Return why there is no interval of so few documents, and how much text is needed.
 
-    Blocks of uneven size count for less than as many even ones.
+    Blocks of uneven size count for less than as many even ones, and there must be more of them.
     """
     n, even = len(sizes), effective_count(sizes)
-    if even >= LEAST_BLOCKS:
+    least = LEAST_BLOCKS if even >= EVEN * n else LEAST_UNEVEN
+    if even >= LEAST_BLOCKS and n >= least:
         return None
     what = f"{n} documents or blocks of them"
     if even < n - 0.5:
         what += f" of uneven length, which count as {even:.0f}"
-    return (
-        f"no interval: {what}; {LEAST_BLOCKS} are needed, "
-        f"about {size_for(sizes, LEAST_BLOCKS):,} tokens of this text"
-    )
+    least_of = f"{LEAST_BLOCKS} are needed"
+    if even >= LEAST_BLOCKS:
+        least_of = f"of uneven length {LEAST_UNEVEN} are needed"
+    times = max(LEAST_BLOCKS / even, least / n) if even else 0
+    return f"no interval: {what}; {least_of}, about {larger(sizes, times):,} tokens of this text"
 
 
 def without_each(

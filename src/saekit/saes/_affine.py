@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.processes import ALONE, Mesh
-from saekit.saes import _parts
-from saekit.saes.base import SAE, Loss, SAEConfig, Scaling
+from saekit.saes import _parts, _start
+from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Start
 
 # Adam moves every number by about the learning rate. Biases are of the size of pre-activations,
 # many times that of an entry of a unit column, and decoder rows gain from faster steps than
@@ -65,13 +65,24 @@ class AffineSAE(SAE, abc.ABC):
     b_enc: nn.Parameter  # [d_sae]
     b_dec: nn.Parameter  # [d_out]
 
-    start: ClassVar[float] = 1.0  # length of encoder columns at the start
+    encoder_length: ClassVar[float] = 1.0  # of encoder columns at the start
 
     def __init__(self, cfg: AffineConfig, generator: torch.Generator, mesh: Mesh = ALONE):
         super().__init__()
         self.cfg, self.mesh = cfg, mesh
         _parts.tied_init(self, cfg.d_in, cfg.d_out, cfg.d_sae, generator, mesh)
-        self.W_enc.data.mul_(self.start)
+        self.W_enc.data.mul_(self.encoder_length)
+
+    @override
+    def start(
+        self, way: Start, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"],
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
+        _start.begin(self, way, x, y, generator)
+
+    @override
+    def start_rows(self, way: Start) -> int:
+        return _start.rows_wanted(way, self.cfg.d_in, self.cfg.d_sae)
 
     @override
     def rate_scales(self) -> dict[str, float]:

@@ -48,7 +48,7 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     """Chooses by batch in training, by a threshold in use."""
 
     cfg: BatchChoiceConfig
-    start = SHORT_COLUMNS
+    encoder_length = SHORT_COLUMNS
     cutoff_sum: Tensor  # decayed sum of the smallest kept values, act units
     cutoff_weight: Tensor  # decayed number of steps in it
 

@@ -59,7 +59,7 @@ class AbsTopKSAE(AffineSAE):
     """The weights and maps of `AbsTopK`."""
 
     cfg: AbsTopK
-    start = SHORT_COLUMNS
+    encoder_length = SHORT_COLUMNS
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

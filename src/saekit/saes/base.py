@@ -2,7 +2,7 @@
 
 import abc
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,8 @@ from saekit.core.config import Config, check_known
 from saekit.core.errors import ConfigError
 from saekit.core.processes import ALONE, Mesh
 from saekit.core.registry import Registry
+
+Start = Literal["random", "geometric_median", "k_means", "subspace"]
 
 
 class Step(NamedTuple):
@@ -244,6 +246,29 @@ class SAE(nn.Module, abc.ABC):
             ConfigError: the architecture cannot take a scaling with a matrix, or needs both
                 scalings alike.
         """
+
+    def start(
+        self, way: Start, x: Float[Tensor, "..."], y: Float[Tensor, "..."],
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
+        """Set weights from the first activations, once, before the first step.
+
+        Args:
+            way: how; never "random", which is how `build` left it.
+            x: ``[n, *event, d_in]``, scaled as in training.
+            y: ``[n, *event, d_out]``; `x` itself for an autoencoder.
+            generator: decides every draw.
+
+        Raises:
+            ConfigError: this architecture has no such beginning, or there are too few activations.
+        """
+        raise ConfigError(
+            f"`{self.cfg.name}` begins with random weights; got start={way}. Leave `start` out."
+        )
+
+    def start_rows(self, way: Start) -> int:
+        """Return how many of the first activations `start` looks at, about."""
+        return 0
 
     def after_step(self, out: Loss) -> None:  # noqa: B027 - nothing is the right default
         """Keep constraints and running thresholds; called once an optimiser step."""

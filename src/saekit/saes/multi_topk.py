@@ -79,7 +79,7 @@ class MultiTopKSAE(AffineSAE):
     """The weights and maps of `MultiTopK`."""
 
     cfg: MultiTopK
-    start = SHORT_COLUMNS
+    encoder_length = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
         """Return the k largest of each token, from the largest down."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.core.codes import Codes
 from saekit.kernels import sparse
 from saekit.saes._wrapped import WrappedConfig, WrappedSAE
-from saekit.saes.base import Loss, Scaling, Step, registry
+from saekit.saes.base import Loss, Scaling, Start, Step, registry
 from saekit.saes.topk import TopK
 
 
@@ -63,6 +63,17 @@ class SkipSAE(WrappedSAE):
         super().__init__(cfg, generator)
         self.W_skip = nn.Parameter(torch.zeros(cfg.d_in, cfg.d_out))
         self.register_buffer("centre", torch.zeros(cfg.d_in))
+
+    @override
+    def start(
+        self, way: Start, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"],
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
+        self.inner.start(way, x, y, generator)  # the map is 0 yet
+
+    @override
+    def start_rows(self, way: Start) -> int:
+        return self.inner.start_rows(way)
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:

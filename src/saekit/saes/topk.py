@@ -68,7 +68,7 @@ class TopKSAE(AffineSAE):
     """The weights and maps of `TopK`."""
 
     cfg: TopK
-    start = SHORT_COLUMNS
+    encoder_length = SHORT_COLUMNS
 
     def _encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
         chosen = shared.top_latents(x, self.W_enc, self.b_enc, k, self.mesh.latent)

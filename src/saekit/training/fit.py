@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError
-from saekit.saes.base import SAEConfig
+from saekit.saes.base import SAEConfig, Start
 from saekit.training.optim import Optimiser
 from saekit.training.resample import Resample
 from saekit.training.scaling import Centre, Normalise
@@ -32,6 +32,9 @@ class Fit(Config):
             fold into its weights; "none": as they are.
         centre: what is subtracted before: "mean", "geometric_median" (which a few far
             activations hardly move) or "none".
+        start: where weights begin: "random" directions, "geometric_median" of activations as what
+            is predicted where no latent is on, "k_means" directions of clusters of activations, or
+            random directions in the "subspace" that activations vary in.
         batch_tokens: tokens of an optimiser step; null: the power of two from 256 to 4096
             that gives about 2,000 steps or more.
         lr: peak learning rate; null: 6e-4 at 16,384 latents and 2,000 steps, and inversely
@@ -75,6 +78,7 @@ class Fit(Config):
     epochs: int = 1
     normalise: Normalise = "scale"
     centre: Centre = "mean"
+    start: Start = "random"
     batch_tokens: int | None = None
     lr: float | None = None
     warm_up_steps: int | None = None

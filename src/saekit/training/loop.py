@@ -34,7 +34,7 @@ from saekit.training.parallel.mesh import open_mesh, plan_of_one
 from saekit.training.parallel.streams import counts_of
 from saekit.training.record import Record
 from saekit.training.run import Run
-from saekit.training.scaling import Scalings, fit_scaling
+from saekit.training.scaling import Scalings, first_events, fit_scaling
 from saekit.training.session import Session
 from saekit.training.signals import StopRequest
 from saekit.training.trainer import Training, open_stream
@@ -163,7 +163,10 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
     """
     model = harvest.model
     identity = None if kept is None else kept.identity
-    training = Training(run, stream, model.device, mesh, identity=identity)
+    training = Training(
+        run, stream, model.device, mesh, identity=identity,
+        first=lambda n: first_events(harvest, scalings, n),
+    )  # fmt: skip
     return Session(
         training,
         scalings,

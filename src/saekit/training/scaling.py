@@ -13,6 +13,7 @@ from saekit.activations.harvest import CALIBRATION_ROWS, Counts, Harvest
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.seeds import generator
+from saekit.core.stats.median import geometric_median
 from saekit.models.sites import Site
 from saekit.saes.base import SAEConfig, Scaling
 
@@ -21,8 +22,6 @@ Centre = Literal["mean", "geometric_median", "none"]
 
 WHITEN_TOKENS = 16  # a dimension: of an even spectrum, eigenvalues are found within 0.56 to 1.56
 WHITEN_FLOOR = 1e-3  # of the mean eigenvalue: no direction is enlarged over 32 times the mean
-MEDIAN_TOLERANCE = 1e-6  # of the root mean square distance from the mean
-MEDIAN_STEPS = 1000
 
 
 class Scalings(NamedTuple):
@@ -185,41 +184,6 @@ def check_foldable(cfg: SAEConfig, x: Scaling, y: Scaling) -> None:
     cfg.build(generator(0, "check_foldable")).rescale(x, y)
 
 
-def geometric_median(
-    rows: Float[Tensor, "n *event width"], tolerance: float = MEDIAN_TOLERANCE
-) -> Float[Tensor, "*event width"]:
-    """Return the point whose distances to all rows have the smallest sum, in float64.
-
-    Weiszfeld's steps, a mean weighted with inverse distances, until one is shorter than
-    `tolerance` times the root mean square distance from the mean. A distance counts as at
-    least that, so a row that is itself the median does not divide by 0.
-
-    Args:
-        rows: each place of the axes between has a median of its own.
-        tolerance: relative length of the last step, above 0.
-
-    Raises:
-        TrainingError: it was not reached in 1000 steps.
-
-    Source:
-        Weiszfeld 1937; Gao et al. 2024, arXiv:2406.04093, appendix A.1 (its use for SAEs).
-    """
-    wide = rows.double()
-    centre = wide.mean(0)
-    rms = (wide - centre).square().sum(-1).mean(0).sqrt()  # [*event]
-    least = (tolerance * rms).clamp_min(1e-300)[..., None]
-    for _ in range(MEDIAN_STEPS):
-        weight = 1 / (wide - centre).norm(dim=-1, keepdim=True).clamp_min(least)
-        after = (wide * weight).sum(0) / weight.sum(0)
-        moved = (after - centre).norm(dim=-1)
-        centre = after
-        if (moved <= tolerance * rms).all():
-            return centre
-    raise TrainingError(
-        f"The geometric median was not found in {MEDIAN_STEPS} steps; set `centre` to mean."
-    )
-
-
 class Side:
     """Sums over the first rows of one side, in float64."""
 
@@ -275,6 +239,23 @@ def _inverse_root(covariance: Float[Tensor, "width width"]) -> Float[Tensor, "wi
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp_min(WHITEN_FLOOR * values.mean())
     return (vectors * values.rsqrt()) @ vectors.t()
+
+
+def first_events(
+    harvest: Harvest, scalings: Scalings, n_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Return the first events of a harvest as training will see them; they are not counted.
+
+    Returns:
+        what is read and what is predicted, the same tensor for an autoencoder; at least the
+        calibration rows, and `n_tokens` where the text has as many.
+    """
+    parts = list(_first(harvest, n_tokens))
+    harvest.counts = Counts()
+    x = scalings.x.apply(torch.cat([part.x.float() for part in parts]))
+    if harvest.pair.is_autoencoder:
+        return x, x
+    return x, scalings.y.apply(torch.cat([part.y.float() for part in parts]))
 
 
 def _first(harvest: Harvest, n_tokens: int) -> Iterator[ActBatch]:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Training:
         mesh: the processes that train together.
         identity: what checkpoints are marked with (`checkpoint.run_digest`); None: that of `run`
             as this version writes it.
+        first: returns so many of the first activations, scaled, for a run whose weights start
+            from these; None: the first batch serves.
 
     Raises:
         ConfigError: the architecture cannot be trained with these settings.
@@ -53,9 +56,10 @@ class Training:
 
     def __init__(
         self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE,
-        identity: str | None = None,
+        identity: str | None = None, first: Callable[[int], tuple[Tensor, Tensor]] | None = None,
     ):  # fmt: skip
         check_fits(run, mesh)
+        self._first = first
         self.run, self.stream, self.mesh = run, stream, mesh
         self._identity = identity or checkpoint.run_digest(run.to_dict())
         self._device = device
@@ -110,6 +114,8 @@ class Training:
             TrainingError: the loss is not finite, or a spike where these are looked for; the
                 weights are those before the step.
         """
+        if self.index == 0 and self.run.start != "random":
+            self._start(x, y)
         lr = self.run.lr_at(self.index) * self.lr_share
         self.descent.zero_grad()  # first, so that the loss may use their memory
         loss = self.sae.loss(x, y, self._now())
@@ -136,6 +142,19 @@ class Training:
                 y_hat=loss.y_hat.detach(),
             )  # fmt: skip
         return loss
+
+    def _start(self, x: Tensor, y: Tensor) -> None:
+        """Set the weights from the first activations: those of `first`, or of the first batch."""
+        if self.mesh.every.size > 1:
+            raise ConfigError(
+                f"`start` {self.run.start} looks at activations in one process; this run has "
+                f"{self.mesh.every.size}. Leave `start` out."
+            )
+        if self._first is not None:
+            x, y = self._first(self.sae.start_rows(self.run.start))
+        chance = generator(self.run.seed, "start")
+        x = x.to(self._device)
+        self.sae.start(self.run.start, x, x if y is x else y.to(self._device), chance)
 
     def _check(self, loss: Loss, lr: float) -> None:
         """Refuse a loss that is not finite or, where that is asked, a spike."""

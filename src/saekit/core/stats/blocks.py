@@ -39,13 +39,24 @@ def effective_count(sizes: Float[Tensor, "units"]) -> float:
     return float(sizes.double().sum()) ** 2 / squares if squares else 0.0
 
 
-def size_for(sizes: Float[Tensor, "units"], least: float) -> int:
-    """Return about how large a text of such units must be to count as `least` even ones.
+def spread_count(sizes: Float[Tensor, "units"]) -> float:
+    """Return how many units of one size would tell as much of how far units are apart.
 
-    Rounded up to two digits.
+    (sum s^2)^2 / sum s^4: a unit whose values are alike inside adds a square of size s^2 to the
+    sum that a standard error is made of, so long units make up more of it than of the mean, and it
+    rests on fewer of them than `effective_count` says. Equal to it for units of one size.
+
+    Source:
+        Satterthwaite 1946, An approximate distribution of estimates of variance components.
     """
-    now = effective_count(sizes)
-    needed = float(sizes.double().sum()) * least / now if now else 0.0
+    squares = sizes.double().square()
+    fourth = float(squares.square().sum())
+    return float(squares.sum()) ** 2 / fourth if fourth else 0.0
+
+
+def larger(sizes: Float[Tensor, "units"], times: float) -> int:
+    """Return about how large a text so many times as large is, rounded up to two digits."""
+    needed = float(sizes.double().sum()) * times
     if needed <= 0:
         return 0
     unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
