@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 CODE = [p for folder in ("src", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")]
@@ -143,6 +145,23 @@ def test_pages_say_it_plainly(page):
     for match in re.finditer(rf"\b({'|'.join(AVOIDED)})\b", prose):
         around = prose[max(match.start() - 60, 0) : match.end() + 60]
         raise AssertionError(f"`{match[0]}` in {page.name}: ...{around}...")
+
+
+def test_every_architecture_is_described():
+    from saekit.saes.base import registry
+
+    page = text_of(ROOT / "docs" / "architectures.md")
+    assert [name for name in registry.names() if f"\n| `{name}` |" not in page] == []
+
+
+def test_the_changelog_has_this_version_and_one_line_an_outcome():
+    text = text_of(ROOT / "CHANGELOG.md")
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    releases = re.findall(r"^## (\S+) \((\d{4}-\d\d-\d\d)\)$", text, re.MULTILINE)
+    assert releases[0][0] == project["version"]
+    assert [date for _, date in releases] == sorted((d for _, d in releases), reverse=True)
+    outcomes = text.split("## ", 1)[1].splitlines()
+    assert [line for line in outcomes if not re.match(r"(#|- |\d|\*\*|$)", line)] == []
 
 
 def test_every_page_is_in_the_list_of_pages():
