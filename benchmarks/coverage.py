@@ -1,7 +1,7 @@
 """How often do the package's 95 % intervals hold the truth? All kinds, in one table.
 
     python benchmarks/coverage.py [--quick] [--check] [--json] [--run RUN]
-    python benchmarks/coverage.py --ways 60    # beside a bootstrap, on 60 documents
+    python benchmarks/coverage.py --ways 60    # compared with a bootstrap, on 60 documents
 
 Each line draws a text, a set of windows or a set of SAEs many times, takes the interval as the
 package does, and counts how often it holds a known truth. Of synthetic draws the truth is set.
@@ -38,9 +38,9 @@ POOL_TOKENS = {"reconstruction": 3 * 2**15, "losses": 2**14}  # some 300 and 50 
 PART_TOKENS = 2**12
 SETTINGS = {  # tokens: where they are used
     2**10: "layers eval, the default of ce_tokens",
-    2**11: "docs/architectures.md, docs/quality.md: ce_tokens",
-    2**13: "docs/layers.md, docs/training.md: n_tokens",
-    2**14: "ce_tokens, the default; docs/architectures.md: n_tokens",
+    2**11: "tables of architectures and quality: ce_tokens",
+    2**13: "tables of layers and training: n_tokens",
+    2**14: "ce_tokens, the default; table of architectures: n_tokens",
     2**15: "layers eval, the default of tokens",
     2**16: "n_tokens, the default",
 }

@@ -1,4 +1,4 @@
-"""The front door is true: its tree, its commands, its Python."""
+"""README and CONTRIBUTING are true: the tree, the commands, the Python."""
 
 import re
 import tomllib
@@ -8,20 +8,28 @@ import saekit
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def test_the_tree_names_every_package_and_no_other():
-    tree = README.split("```\nsaekit/\n")[1].split("```")[0].split("tests/")[0]
-    named = {line.split("/")[0].strip() for line in tree.splitlines() if "/" in line}
+    tree = CONTRIBUTING.split("```\nsaekit/\n")[1].split("```")[0].split("tests/")[0]
+    named = set(re.findall(r"^ {2}(\w+)/", tree, re.MULTILINE))
     there = {p.parent.name for p in (ROOT / "src" / "saekit").glob("*/__init__.py")}
     assert named == there
 
 
 def test_make_targets_and_ci_are_those_named():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README):
+    for target in re.findall(r"^ {4}make (\w+)", README + CONTRIBUTING, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_front_page_fits_a_screen():
+    lines = README.splitlines()
+    assert len(lines) <= 75
+    picture = ROOT / "docs" / "report.png"
+    assert picture.stat().st_size < 300_000
 
 
 def test_commands_and_options_exist():

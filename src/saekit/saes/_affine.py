@@ -16,7 +16,7 @@ from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Start
 
 # Adam moves every number by about the learning rate. Biases are of the size of pre-activations,
 # many times that of an entry of a unit column, and decoder rows gain from faster steps than
-# encoder columns: measured, docs/training.md.
+# encoder columns: measured, docs/measurements/training.md.
 RATES = {"W_dec": 3.0, "b_enc": 5.0}
 # Where latents are chosen by rank, short columns keep the first predictions from overshooting.
 SHORT_COLUMNS = 0.3

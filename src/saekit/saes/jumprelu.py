@@ -17,7 +17,7 @@ from saekit.saes._affine import RATES, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Scaling, Step, registry
 
 # A threshold is of the size of a pre-activation, as a bias is. Faster than this, L0 is no closer
-# to its target and more latents die: measured, docs/training.md.
+# to its target and more latents die: measured, docs/measurements/training.md.
 THRESHOLD_RATE = 6.0
 
 

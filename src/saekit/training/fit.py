@@ -11,7 +11,8 @@ from saekit.training.resample import Resample
 from saekit.training.scaling import Centre, Normalise
 from saekit.training.schedule import Fall, Schedule
 
-REFERENCE_LR, REFERENCE_D_SAE, REFERENCE_STEPS = 6e-4, 2**14, 2000  # measured: docs/training.md
+# Measured: docs/measurements/training.md.
+REFERENCE_LR, REFERENCE_D_SAE, REFERENCE_STEPS = 6e-4, 2**14, 2000
 HIGHEST_LR = 1e-2
 SMALLEST_BATCH, LARGEST_BATCH = 2**8, 2**12  # tokens
 LONGEST_WARM_UP = 1000  # steps
@@ -69,7 +70,7 @@ class Fit(Config):
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, appendix A.3 (rate with the root of the width).
-        Rates, batches and warm-up were measured: docs/training.md.
+        Rates, batches and warm-up were measured: docs/measurements/training.md.
     """
 
     sae: SAEConfig
