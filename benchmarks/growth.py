@@ -1,11 +1,10 @@
-"""How the cost of a training step grows with latents, k and batch, and what batching SAEs saves.
+"""How the cost of a training step grows with latents, k and batch.
 
     python benchmarks/growth.py [--quick] [--json FILE]
 
 Times whole optimiser steps of `topk` on random activations, one size changed at a time around
 576 x 9216, k 32, 4096 tokens; the slope is that of a straight line through the logarithms: 1
-means in proportion. Then 8 SAEs of 1,024 latents on the same batches, one after another and as
-one batched step. The length of training has no part in the cost of a step: time is in
+means in proportion. The length of training has no part in the cost of a step: time is in
 proportion to tokens.
 """
 
@@ -22,7 +21,6 @@ import torch
 from saekit.core import machine
 from saekit.saes.topk import TopK
 from saekit.training.fit import Fit
-from saekit.training.several import Several
 from saekit.training.trainer import Training
 
 D = 576
@@ -34,9 +32,9 @@ SIZES = {
 }
 
 
-def fit_of(d_sae, k, batch, seed=0):
+def fit_of(d_sae, k, batch):
     sae = TopK(d_in=D, d_out=D, d_sae=d_sae, k=k)
-    return Fit(sae=sae, tokens=10**9, batch_tokens=batch, seed=seed)
+    return Fit(sae=sae, tokens=10**9, batch_tokens=batch)
 
 
 def timed(step, batch, rounds):
@@ -66,7 +64,7 @@ def main():
         rounds, middle = 2, {"d_sae": 2048, "k": 8, "batch": 1024}
         sizes = {"d_sae": [1024, 2048], "k": [4, 8], "batch": [512, 1024]}
     machine.prepare()
-    record = {"growth": {}, "several": []}
+    record = {"growth": {}}
     print("| changed | ms a step | slope of time |\n|---|---|---|")
     for name, values in sizes.items():
         ms = []
@@ -76,20 +74,6 @@ def main():
         record["growth"][name] = {"values": values, "ms": ms, "slope": slope(values, ms)}
         pairs = ", ".join(f"{v:,}: {t:.0f}" for v, t in zip(values, ms, strict=True))
         print(f"| {name} | {pairs} | {slope(values, ms):.2f} |", flush=True)
-    print("\n| 8 SAEs of 1,024 latents, tokens a step | one after another, ms | batched, ms |")
-    print("|---|---|---|")
-    for batch in (256, 1024):
-        fits = [fit_of(1024, 16, batch, seed) for seed in range(8)]
-        each = [Training(fit, None) for fit in fits]
-
-        def in_turn(x, y, each=each):
-            for training in each:
-                training.step(x, y)
-
-        alone = 1e3 * timed(in_turn, batch, rounds)
-        together = 1e3 * timed(Several(fits, None).step, batch, rounds)
-        record["several"].append({"batch": batch, "in_turn": alone, "batched": together})
-        print(f"| {batch:,} | {alone:.0f} | {together:.0f} ({alone / together:.2f} x) |")
     print(f"\n{machine.describe()}", file=sys.stderr)
     if args.json:
         args.json.write_text(json.dumps(record, indent=1) + "\n")

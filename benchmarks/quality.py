@@ -48,8 +48,8 @@ from saekit.data.tokenise import TokenStream
 from saekit.evals import _predictions
 from saekit.evals.base import Subject, Tools
 from saekit.evals.core import Core
-from saekit.metrics._ce import recovered
 from saekit.metrics.base import Batch
+from saekit.metrics.ce import recovered
 from saekit.metrics.fvu import FVU
 from saekit.models.hf import load
 from saekit.models.sites import parse_site

@@ -1,8 +1,8 @@
 import pytest
 
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.data.base import Document
-from saekit.data.split import Deduper, check_share, documents_of, fingerprint, split_of
+from saekit.data.split import Deduper, documents_of, fingerprint, split_of
 
 
 def documents(texts):
@@ -58,9 +58,3 @@ def test_deduper_refuses_to_forget():
     assert not seen.is_new("a")
     with pytest.raises(DataError, match="more than 3 distinct documents"):
         seen.is_new("d")
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
-def test_share_out_of_range(share):
-    with pytest.raises(ConfigError, match="test_share"):
-        check_share(share)

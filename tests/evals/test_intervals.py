@@ -12,8 +12,7 @@ from saekit.evals.intervals import (
     without_each,
 )
 from saekit.metrics.base import Batch
-from saekit.metrics.ce_recovered_mean import CERecoveredMean
-from saekit.metrics.ce_rise import CERise
+from saekit.metrics.ce import CERecoveredMean, CERise
 from saekit.metrics.dead import Dead
 from saekit.metrics.density import Density
 from saekit.metrics.mse import MSE

@@ -1,9 +1,8 @@
 """What may import what, and where optional libraries may be imported."""
 
 import ast
+import functools
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2] / "src" / "saekit"
 FLOORS = [
@@ -30,6 +29,7 @@ COMPILED = {
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 
 
+@functools.cache
 def imported(path: Path, top_only: bool = False) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = tree.body if top_only else list(ast.walk(tree))
@@ -48,23 +48,31 @@ def test_every_package_has_a_floor():
     assert packages == set(LEVEL)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_imports_its_own_package_or_a_lower_floor(path):
-    own = path.relative_to(ROOT).parts[0]
-    for name in imported(path):
-        if name.startswith("saekit."):
-            other = name.split(".")[1]
-            assert other == own or LEVEL[other] < LEVEL[own], f"{own} may not import {other}"
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_optional_libraries_are_imported_when_used(path):
-    names = imported(path, top_only=True)
-    if str(path.relative_to(ROOT)) in COMPILED:
-        return
-    assert not {name.split(".")[0] for name in names} & OPTIONAL
+def test_a_file_imports_its_own_package_or_a_lower_floor():
+    wrong = []
+    for path in FILES:
+        own = path.relative_to(ROOT).parts[0]
+        others = {name.split(".")[1] for name in imported(path) if name.startswith("saekit.")}
+        wrong += [
+            f"{named(path)} imports {other}"
+            for other in sorted(others) if other != own and LEVEL[other] >= LEVEL[own]
+        ]  # fmt: skip
+    assert wrong == []
+
+
+def test_optional_libraries_are_imported_when_used():
     modules = {f"saekit.{file[:-3].replace('/', '.')}" for file in COMPILED}
-    assert not modules & set(names)
+    wrong = []
+    for path in FILES:
+        names = imported(path, top_only=True)
+        at_once = ({name.split(".")[0] for name in names} & OPTIONAL) | (modules & set(names))
+        if named(path) not in COMPILED:
+            wrong += [f"{named(path)} imports {name} at its top" for name in sorted(at_once)]
+    assert wrong == []
 
 
 def test_each_optional_library_is_imported_by_one_package_of_one_floor():
@@ -78,11 +86,12 @@ def test_each_optional_library_is_imported_by_one_package_of_one_floor():
 
 
 def test_nothing_pickles():
+    libraries = {"pickle", "cPickle", "dill", "cloudpickle"}
+    calls = ("torch.save(", "torch.load(", "np.load(", "allow_pickle", "weights_only")
+    wrong = []
     for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        assert not {"pickle", "cPickle", "dill", "cloudpickle"} & {
-            n.split(".")[0] for n in imported(path)
-        }  # fmt: skip
-        for call in ("torch.save(", "torch.load(", "np.load(", "allow_pickle", "weights_only"):
-            assert call not in text, (path, call)
-        assert "torch.distributed.checkpoint" not in {n for n in imported(path)}, path
+        names, text = imported(path), path.read_text(encoding="utf-8")
+        bad = [name for name in names if name.split(".")[0] in libraries]
+        bad += [name for name in names if name == "torch.distributed.checkpoint"]
+        wrong += [f"{named(path)}: {what}" for what in [*bad, *(c for c in calls if c in text)]]
+    assert wrong == []

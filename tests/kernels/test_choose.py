@@ -163,16 +163,6 @@ def test_of_equal_latents_the_lowest_is_kept_whatever_the_path_and_batch(path, r
     assert (got == want).all(-1).float().mean() > 0.99  # float32 tells some others apart not so
 
 
-@pytest.mark.parametrize("rows", [N, 100])
-def test_of_equal_latents_the_lowest_is_kept_in_every_group(path, rows):
-    x, W, b = in_pairs()
-    both = torch.cat([W, W], 1).t().contiguous().t()
-    got = choose.top_latents(x[:rows], both, torch.cat([b, b]), 5, groups=2).latents.view(-1, 2, 5)
-    one = choose.top_latents(x[:rows], W, b, 5).latents.view(-1, 5)
-    assert torch.equal(got[:, 0], one)
-    assert torch.equal(got[:, 1], one + 2200)
-
-
 def test_rows_of_zeros_take_the_first_latents(path):
     x, W, b = weights()
     codes = choose.top_latents(torch.zeros_like(x), W, torch.zeros_like(b), 4)

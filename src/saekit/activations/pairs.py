@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
@@ -42,7 +42,7 @@ class Pair(Config):
     read: tuple[str, ...]
     write: tuple[str, ...] = ()
     fold: bool = False
-    window: int = 0
+    window: int = setting(0, least=0, hint="0 is single tokens.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,10 +55,6 @@ class Pair(Config):
             raise ConfigError(
                 f"As many sites must be written as read; got {len(self.read)} read and "
                 f"{len(self.write)} written."
-            )
-        if self.window < 0:
-            raise ConfigError(
-                f"`window` is a number of tokens, or 0 for single tokens; got {self.window}."
             )
 
     @property

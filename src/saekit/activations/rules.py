@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saekit.core.config import Config
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.config import Config, setting
+from saekit.core.errors import DataError
 from saekit.models.sites import Site
 
 
@@ -27,7 +27,7 @@ class TokenRule(Config):
     Args:
         special: leave out special tokens (BOS, EOS, padding, separators).
         max_norm: leave out activations whose norm is over this multiple of the median norm
-            of non-special tokens at the same site; null keeps them all. Above 1.
+            of non-special tokens at the same site; null keeps them all.
 
     Raises:
         ConfigError: `max_norm` is 1 or less.
@@ -39,15 +39,9 @@ class TokenRule(Config):
 
     name: ClassVar[str] = "token_rule"
     special: bool = True
-    max_norm: float | None = 4.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_norm is not None and self.max_norm <= 1:
-            raise ConfigError(
-                f"`max_norm` is a multiple of the median norm and must be above 1; got "
-                f"{self.max_norm}. Use null to keep every token."
-            )
+    max_norm: float | None = setting(
+        4.0, above=1, unit="times the median norm", hint="Use null to keep every token."
+    )
 
 
 class FittedRule(NamedTuple):

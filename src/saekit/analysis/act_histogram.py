@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 
@@ -22,7 +22,7 @@ class ActHistogram(Analysis):
     Bin i of n holds sizes |a| in (i m / n, (i + 1) m / n], m the largest size of the latent.
 
     Args:
-        bins: at least 2.
+        bins: of a latent.
 
     Raises:
         ConfigError: `bins` is out of range.
@@ -33,12 +33,7 @@ class ActHistogram(Analysis):
     """
 
     name: ClassVar[str] = "act_histogram"
-    bins: int = 12
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.bins < 2:
-            raise ConfigError(f"`bins` must be at least 2; got {self.bins}.")
+    bins: int = setting(12, least=2)
 
     def counts(self, store: LatentStore) -> Int[Tensor, "d_sae bins"]:
         """Return the counts; all 0 where a latent is never on. Reads the store twice."""

@@ -13,7 +13,7 @@ from typing_extensions import override
 from saekit.activations.latents import LatentStore
 from saekit.activations.text_axis import Piece, pieces
 from saekit.analysis.base import Analysis, registry
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 
@@ -90,9 +90,9 @@ class Autocorrelation(Analysis):
     m marking the tokens that count. Memory: a shard and six arrays ``[d_sae, lags]``.
 
     Args:
-        lags: largest lag, tokens, at least 1.
-        threshold: activations of this size or less are off, act units, at least 0; the first
-            curve is then of f where |f| > threshold, else 0.
+        lags: largest lag, tokens.
+        threshold: activations of this size or less are off, act units; the first curve is then of f
+            where |f| > threshold, else 0.
 
     Raises:
         ConfigError: a number is out of range.
@@ -103,16 +103,8 @@ class Autocorrelation(Analysis):
     """
 
     name: ClassVar[str] = "autocorrelation"
-    lags: int = 64
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lags < 1 or self.threshold < 0:
-            raise ConfigError(
-                f"`lags` must be at least 1 and `threshold` at least 0; got {self.lags} and "
-                f"{self.threshold}."
-            )
+    lags: int = setting(64, least=1)
+    threshold: float = setting(0.0, least=0)
 
     @override
     def run(self, latents: LatentStore) -> Table:

@@ -12,7 +12,7 @@ from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
 from saekit.analysis.firing import Fired
 from saekit.core.codes import Codes, is_on
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 PAIRS_AT_ONCE = 2**22
@@ -51,9 +51,9 @@ class Cofiring(Analysis):
     codes; the counts of the chosen latents are ``[m, m]``. Ties go by latent.
 
     Args:
-        threshold: activations of this size or less are off, act units, at least 0.
-        most: latents looked at: the commonest, at least 2.
-        pairs: pairs reported, at least 1.
+        threshold: activations of this size or less are off, act units.
+        most: latents looked at: the commonest.
+        pairs: pairs reported.
         by: what orders pairs: the size of phi, or of the covariance.
 
     Raises:
@@ -66,18 +66,10 @@ class Cofiring(Analysis):
     """
 
     name: ClassVar[str] = "cofiring"
-    threshold: float = 0.0
-    most: int = 4096
-    pairs: int = 1000
+    threshold: float = setting(0.0, least=0)
+    most: int = setting(4096, least=2)
+    pairs: int = setting(1000, least=1)
     by: Literal["phi", "covariance"] = "phi"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold < 0 or self.most < 2 or self.pairs < 1:
-            raise ConfigError(
-                f"`threshold` must be at least 0, `most` at least 2 and `pairs` at least 1; got "
-                f"{self.threshold}, {self.most} and {self.pairs}."
-            )
 
     def count(self, store: LatentStore) -> Cofired:
         """Return how often each two of the commonest latents are on together."""

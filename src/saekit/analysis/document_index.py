@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.finite import all_finite
 from saekit.core.lock import made_whole
@@ -39,8 +39,8 @@ class DocumentIndex(Config):
 
     Args:
         n_ctx: tokens of a window.
-        overlap: tokens of context that a window repeats, at least 0.
-        least_doc_tokens: shorter documents are left out, at least 1.
+        overlap: tokens of context that a window repeats.
+        least_doc_tokens: shorter documents are left out.
         batch_rows: windows of a pass.
 
     Raises:
@@ -51,18 +51,13 @@ class DocumentIndex(Config):
     """
 
     name: ClassVar[str] = "document_index"
-    n_ctx: int = 1024
-    overlap: int = 256
-    least_doc_tokens: int = 64
-    batch_rows: int = 8
+    n_ctx: int = setting(1024, least=2, unit="tokens")
+    overlap: int = setting(256, least=0, unit="tokens")
+    least_doc_tokens: int = setting(64, least=1)
+    batch_rows: int = setting(8, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.overlap < 0 or self.least_doc_tokens < 1 or self.batch_rows < 1:
-            raise ConfigError(
-                f"`overlap` must be at least 0, `least_doc_tokens` and `batch_rows` at least 1; "
-                f"got {self.overlap}, {self.least_doc_tokens} and {self.batch_rows}."
-            )
         if self.n_ctx - 1 <= self.overlap:
             raise ConfigError(
                 f"`n_ctx` must be over `overlap` + 1, for windows to give new tokens; got "

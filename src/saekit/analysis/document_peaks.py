@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.activations.latents import LatentStore
 from saekit.activations.text_axis import Piece, axis_of, pieces
 from saekit.analysis.base import Analysis, registry
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 
@@ -46,8 +46,8 @@ class DocumentPeaks(Analysis):
     sign. Among equal sizes the earlier place wins. Memory: a shard, and `n` events per latent.
 
     Args:
-        n: events per latent, at least 1; fewer where a latent is on in fewer documents.
-        threshold: activations of this size or less are no events, act units, at least 0.
+        n: events per latent; fewer where a latent is on in fewer documents.
+        threshold: activations of this size or less are no events, act units.
 
     Raises:
         ConfigError: a number is out of range.
@@ -57,16 +57,8 @@ class DocumentPeaks(Analysis):
     """
 
     name: ClassVar[str] = "document_peaks"
-    n: int = 20
-    threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n < 1 or self.threshold < 0:
-            raise ConfigError(
-                f"`n` must be at least 1 and `threshold` at least 0; got {self.n} and "
-                f"{self.threshold}."
-            )
+    n: int = setting(20, least=1)
+    threshold: float = setting(0.0, least=0)
 
     def peaks(self, store: LatentStore) -> DocPeaks:
         """Return the chosen events of every latent."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 from saekit.activations.latents import LatentStore
 from saekit.activations.text_axis import pieces
 from saekit.analysis.base import Analysis, registry
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 
@@ -47,9 +47,9 @@ class Firing(Analysis):
     0: negative activations count, by their size.
 
     Args:
-        threshold: activations of this size or less are off, act units, at least 0.
-        top: trigger tokens listed, at least 1.
-        min_count: occurrences needed for an entropy, at least 1.
+        threshold: activations of this size or less are off, act units.
+        top: trigger tokens listed.
+        min_count: occurrences needed for an entropy.
 
     Raises:
         ConfigError: a number is out of range.
@@ -61,17 +61,9 @@ class Firing(Analysis):
     """
 
     name: ClassVar[str] = "firing"
-    threshold: float = 0.0
-    top: int = 5
-    min_count: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold < 0 or self.top < 1 or self.min_count < 1:
-            raise ConfigError(
-                f"`threshold` must be at least 0, `top` and `min_count` at least 1; got "
-                f"{self.threshold}, {self.top} and {self.min_count}."
-            )
+    threshold: float = setting(0.0, least=0)
+    top: int = setting(5, least=1)
+    min_count: int = setting(20, least=1)
 
     def measure(self, store: LatentStore) -> Fired:
         """Return the sums, in one pass over the store."""

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.activations.latents import LatentMajor, LatentStore
 from saekit.analysis.base import Analysis, registry
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.core.result import Table
 
 
@@ -52,9 +52,9 @@ class MaxActs(Analysis):
     per latent.
 
     Args:
-        n: events per latent, at least 1; fewer where a latent has fewer.
-        before: tokens of context to show before the peak, at least 0.
-        after: tokens of context to show after it, at least 0.
+        n: events per latent; fewer where a latent has fewer.
+        before: tokens of context to show before the peak.
+        after: tokens of context to show after it.
         examples: which peaks to keep.
 
     Raises:
@@ -67,18 +67,10 @@ class MaxActs(Analysis):
     """
 
     name: ClassVar[str] = "max_acts"
-    n: int = 20
-    before: int = 15
-    after: int = 8
+    n: int = setting(20, least=1)
+    before: int = setting(15, least=0)
+    after: int = setting(8, least=0)
     examples: Literal["top", "intervals"] = "top"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field, least in (("n", 1), ("before", 0), ("after", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(
-                    f"`{field}` must be at least {least}; got {getattr(self, field)}."
-                )
 
     def peaks(self, store: LatentStore) -> Peaks:
         """Return the chosen events of every latent."""

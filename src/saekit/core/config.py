@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from saekit.core import bounds
 from saekit.core.errors import ConfigError, nearest
 
 C = TypeVar("C", bound="Config")
@@ -27,8 +28,10 @@ class Config:
     A concrete class has a `name`. An abstract class of variants overrides `variant`, so
     that `from_dict` of the abstract class builds the variant that the dict names.
 
+    What a field may hold is declared with `setting`, and checked whenever a value is made.
+
     Raises:
-        ConfigError: a field holds a value of another type.
+        ConfigError: a field holds a value of another type, or one that is out of bounds.
     """
 
     name: ClassVar[str] = ""
@@ -43,9 +46,7 @@ class Config:
             return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        _check_types(
-            type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        )
+        check_values(type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
@@ -89,8 +90,18 @@ class Config:
         check_whole(cls, given)
         hints = field_types(cls)
         built = {k: _built(v, hints[k]) for k, v in given.items()}
-        _check_types(cls, built)
+        check_values(cls, built)
         return cls(**built)
+
+
+def setting(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """Return a field of a configuration that says what it may hold.
+
+    Args:
+        default: its default; without one the field must be given.
+        limits: `least`, `most`, `above`, `below`, `unit`, `choices` and `hint` of `Bounds`.
+    """
+    return dataclasses.field(default=default, metadata={bounds.KEY: bounds.Bounds(**limits)})
 
 
 def check_known(cls: "type[Config]", names: Iterable[str]) -> None:
@@ -212,7 +223,12 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _check_types(cls: type[Config], values: dict[str, Any]) -> None:
+def check_values(cls: type[Config], values: dict[str, Any]) -> None:
+    """Refuse values that are not of their fields' types, or out of their bounds.
+
+    Raises:
+        ConfigError: one is.
+    """
     hints = field_types(cls)
     for key, value in values.items():
         if not fits(value, hints[key]):
@@ -220,6 +236,9 @@ def _check_types(cls: type[Config], values: dict[str, Any]) -> None:
                 f"`{key}` of `{cls.name or cls.__name__}` must be {_describe(hints[key])}; "
                 f"got {value!r} ({type(value).__name__})."
             )
+    for field in dataclasses.fields(cls):
+        if field.name in values:
+            bounds.check(field, values[field.name])
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

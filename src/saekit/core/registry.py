@@ -1,4 +1,4 @@
-"""Find the variants of a kind by reading its package: one file, one variant, no list."""
+"""Find the variants of a kind by reading its package: no list of them anywhere."""
 
 import importlib
 import importlib.util
@@ -18,8 +18,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: what a variant is called in messages, as "architecture".
-        package: the package whose modules hold one variant each. Modules whose name
-            starts with an underscore are not variants.
+        package: the package whose modules hold the variants, as a rule one each. Modules
+            whose name starts with an underscore hold none.
         of_studies: the folder of a study that may hold variants too, as "evals".
     """
 

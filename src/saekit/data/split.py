@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.data.base import Document, Split
 
 RULE = "sha256 of NFC, case-folded, whitespace-collapsed text; first 64 bits below share are test"
@@ -34,19 +34,6 @@ def split_of(text: str, test_share: float) -> Split:
         test_share: expected share of texts that are test, 0 to below 1.
     """
     return "test" if fingerprint(text) < test_share * 2**64 else "train"
-
-
-def check_share(test_share: float) -> None:
-    """Refuse a share that leaves no train text.
-
-    Raises:
-        ConfigError: it is outside 0..1, or is 1.
-    """
-    if not 0 <= test_share < 1:
-        raise ConfigError(
-            f"`test_share` must be at least 0 and below 1; got {test_share}. "
-            f"A tenth (0.1) is a good start."
-        )
 
 
 class Deduper:

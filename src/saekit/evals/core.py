@@ -9,6 +9,7 @@ import torch
 from typing_extensions import override
 
 from saekit.core import provenance
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest
 from saekit.core.progress import Progress
@@ -51,9 +52,9 @@ class Core(Eval):
     replaced, and windows are cut as in training; `details` counts tokens left over ("cut").
 
     Args:
-        n_tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
+        n_tokens: tokens read, special ones included, rounded up to whole rows.
         ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
-        n_blocks: at most so many blocks of whole documents for the intervals, at least 1.
+        n_blocks: at most so many blocks of whole documents for the intervals.
         batch_rows: at most so many rows of a forward pass; fewer where rows are long, so that a
             pass stays within 1 GB. Changes no score beyond rounding.
 
@@ -77,19 +78,16 @@ class Core(Eval):
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     events: ClassVar[frozenset[str]] = frozenset({"site", "seq"})
 
-    n_tokens: int = 2**16
-    ce_tokens: int = 2**14
-    n_blocks: int = 128
-    batch_rows: int = 8
+    n_tokens: int = setting(2**16, least=1)
+    ce_tokens: int = setting(2**14, least=0)
+    n_blocks: int = setting(128, least=1)
+    batch_rows: int = setting(8, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_tokens", "n_blocks", "batch_rows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        if not 0 <= self.ce_tokens <= self.n_tokens:
+        if self.ce_tokens > self.n_tokens:
             raise ConfigError(
-                f"`ce_tokens` must lie in 0..n_tokens; got ce_tokens={self.ce_tokens}, "
+                f"`ce_tokens` must be at most `n_tokens`; got ce_tokens={self.ce_tokens}, "
                 f"n_tokens={self.n_tokens}. Lower `ce_tokens` or raise `n_tokens`."
             )
 

@@ -39,7 +39,6 @@ def top_latents(
     *,
     by_size: bool = False,
     in_order: bool = False,
-    groups: int = 1,
 ) -> Codes:
     """Return the k largest pre-activations of each token, before any non-linearity.
 
@@ -52,19 +51,16 @@ def top_latents(
         k: entries a token.
         by_size: largest in absolute value; the sign stays.
         in_order: from the largest down, equals by latent; else by latent (on a GPU in any order).
-        groups: parts of equal size into which the latents fall, of each of which k are kept.
-            With more than one, a row of the codes is a token and a group, tokens first.
 
     Source:
         Gao et al. 2024, arXiv:2406.04093, section 2.3.
     """
-    d_sae, found = len(b_enc), None
-    if groups == 1:  # kernels know no groups
-        found = gpu.run("choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
-    how = _How(k, by_size, groups)
+    d_sae = len(b_enc)
+    found = gpu.run("choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
+    how = _How(k, by_size)
     if found is not None:
         values, latents = found.values, found.latents
-    elif _screened(x, W_enc) and SPARSE * k * groups <= d_sae:
+    elif _screened(x, W_enc) and SPARSE * k <= d_sae:
         values, latents = _screened_top(x, W_enc, b_enc, how)
     else:
         values, latents = _dense_top(x, W_enc, b_enc, how)
@@ -80,15 +76,6 @@ def top_latents(
 class _How(NamedTuple):
     k: int
     by_size: bool
-    groups: int
-
-    def rows(self, part: slice) -> slice:
-        """Return where the rows of some tokens are."""
-        return slice(part.start * self.groups, part.stop * self.groups)
-
-    def offsets(self, tokens: int, d_sae: int) -> Tensor:
-        """Return the first latent of each row's group."""
-        return torch.arange(self.groups).repeat(tokens) * (d_sae // self.groups)
 
 
 @torch.no_grad()
@@ -131,17 +118,14 @@ def _buffer(x: Tensor, d_sae: int, dtype: torch.dtype) -> Tensor:
 
 
 def _dense_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How) -> tuple[Tensor, Tensor]:
-    values = x.new_empty(len(x) * how.groups, how.k)
+    values = x.new_empty(len(x), how.k)
     latents = torch.empty(values.shape, dtype=torch.int64, device=x.device)
     buffer = _buffer(x, len(b_enc), x.dtype)
     for first in range(0, len(x), CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, len(x)))
-        rows, size = how.rows(part), part.stop - part.start
-        pre = products.linear(x[part], W_enc.t(), b_enc, out=buffer[:size])
-        pre = pre.view(size * how.groups, -1)
+        pre = products.linear(x[part], W_enc.t(), b_enc, out=buffer[: part.stop - part.start])
         top = ties.top_places(pre.abs() if how.by_size else pre, how.k)
-        values[rows] = pre.gather(-1, top)
-        latents[rows] = top + how.offsets(size, len(b_enc)).to(top.device)[:, None]
+        values[part], latents[part] = pre.gather(-1, top), top
     return values, latents
 
 
@@ -191,13 +175,6 @@ class Screen(NamedTuple):
         return self._replace(
             x=self.x[part], rounded_x=self.rounded_x[part], error=self.error[part]
         )
-
-    def repeated(self, times: int) -> "Screen":
-        """Return the screen with each row, but for its rounded numbers, so many times."""
-        if times == 1:
-            return self
-        x, error = (v.repeat_interleave(times, 0) for v in (self.x, self.error))
-        return self._replace(x=x, error=error)
 
     def scores(self, part: slice) -> Tensor:
         """Return the product of some rows."""
@@ -263,19 +240,16 @@ def _screened_top(
     """Return values and latents of the k largest, by latent: none that is not proved."""
     screen = Screen.of(x, W_enc, b_enc)
     pick = _native_top if machine.native_kernels() else _torch_top
-    values = x.new_empty(len(x) * how.groups, how.k)
+    values = x.new_empty(len(x), how.k)
     latents = torch.empty(values.shape, dtype=torch.int64)
     for first in range(0, len(x), GROUP_TOKENS):
         part = slice(first, min(first + GROUP_TOKENS, len(x)))
-        rows = how.rows(part)
-        values[rows], latents[rows], sure = pick(screen.rows(part), how)
-        unsure = (~sure).nonzero().squeeze(-1) + rows.start
+        values[part], latents[part], sure = pick(screen.rows(part), how)
+        unsure = (~sure).nonzero().squeeze(-1) + part.start
         if len(unsure):
-            tokens, group = unsure // how.groups, unsure % how.groups
-            places = _dense_top(x[tokens], W_enc, b_enc, how)[1]
-            places = places.view(len(unsure), how.groups, how.k)[torch.arange(len(unsure)), group]
+            places = _dense_top(x[unsure], W_enc, b_enc, how)[1]
             starts = torch.arange(len(unsure) + 1) * how.k
-            exact = screen.rows(tokens).exact(places.reshape(-1), starts)
+            exact = screen.rows(unsure).exact(places.view(-1), starts)
             values[unsure], latents[unsure] = exact.view(-1, how.k), places
     return values, latents
 
@@ -285,23 +259,20 @@ def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     from saekit.kernels import native
 
     n, d_sae, k = len(screen.x), len(screen.b), how.k
-    found = torch.empty(n * how.groups, 8 * k + 64, dtype=torch.int32)
-    counts = torch.empty(n * how.groups, dtype=torch.int64)
-    screen = screen.repeated(how.groups)
+    found = torch.empty(n, 8 * k + 64, dtype=torch.int32)
+    counts = torch.empty(n, dtype=torch.int64)
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
-        rows = how.rows(part)
-        scores = screen.scores(part).view(rows.stop - rows.start, -1)
-        margin = 2 * screen.error[rows]
-        native.top_candidates(scores, margin, k, how.by_size, found[rows], counts[rows])
+        margin = 2 * screen.error[part]
+        native.top_candidates(
+            screen.scores(part), margin, k, how.by_size, found[part], counts[part]
+        )
     sure = counts >= 0
     # A row that could not be screened takes any k places here and is done again.
     counts.masked_fill_(~sure, k)
-    found[:, :k].clamp_(0, d_sae // how.groups - 1)
+    found[:, :k].clamp_(0, d_sae - 1)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     places = native.packed(found, starts)
-    if how.groups > 1:
-        places += how.offsets(n, d_sae).repeat_interleave(counts)
     values = screen.exact(places, starts)
     top = native.top_of_rows(values, starts, k, by_size=how.by_size)
     return values[top], places[top], sure
@@ -310,19 +281,16 @@ def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
 def _torch_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     n, d_sae, k = len(screen.x), len(screen.b), how.k
-    wide = min(WIDE * k, d_sae // how.groups)
-    places = torch.empty(n * how.groups, wide, dtype=torch.int64)
-    left = torch.empty(n * how.groups)  # the score that no latent left out exceeds
-    screen = screen.repeated(how.groups)
+    wide = min(WIDE * k, d_sae)
+    places = torch.empty(n, wide, dtype=torch.int64)
+    left = torch.empty(n)  # the score that no latent left out exceeds
     for first in range(0, n, CHUNK_TOKENS):
         part = slice(first, min(first + CHUNK_TOKENS, n))
-        rows = how.rows(part)
-        scores = screen.scores(part).view(rows.stop - rows.start, -1)
+        scores = screen.scores(part)
         sizes = scores.abs() if how.by_size else scores
         found = torch.topk(sizes, wide, dim=-1, sorted=False)
-        places[rows] = found.indices.sort(-1).values
-        left[rows] = found.values.amin(-1).float()
-    places += how.offsets(n, d_sae)[:, None]
+        places[part] = found.indices.sort(-1).values
+        left[part] = found.values.amin(-1).float()
     starts = torch.arange(len(places) + 1) * wide
     values = screen.exact(places.view(-1), starts).view(-1, wide)
     sizes = values.abs() if how.by_size else values

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.processes import ALONE, Mesh
 from saekit.saes import _parts, _start
 from saekit.saes.base import SAE, Loss, SAEConfig, Scaling, Start
@@ -46,14 +47,8 @@ class AuxKConfig(AffineConfig):
         aux_k: dead latents used by it per token; null: half of d_in.
     """
 
-    aux_coefficient: float = 1 / 32
-    aux_k: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _parts.check_at_least("aux_coefficient", self.aux_coefficient, 0)
-        if self.aux_k is not None:
-            _parts.check_at_least("aux_k", self.aux_k, 1)
+    aux_coefficient: float = setting(1 / 32, least=0)
+    aux_k: int | None = setting(None, least=1)
 
 
 class AffineSAE(SAE, abc.ABC):

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.processes import ALONE, Mesh
 from saekit.kernels import choose, products, shared, sparse
 from saekit.saes import _parts
@@ -26,22 +27,20 @@ class BatchChoiceConfig(AuxKConfig):
         k: mean latents kept per token in training, 1..d_sae; need not be whole.
         start_k: the same at the start of training; null: `k`.
         anneal: share of training over which `start_k` becomes `k`, linearly.
-        threshold_decay: weight of the past in the running threshold, 0 <= decay < 1. The
-            mean is corrected for its start, so it has no bias from there; it lags behind
-            weights that move, so a short memory is better, and the end of training takes the
-            threshold anew.
+        threshold_decay: weight of the past in the running threshold. The mean is corrected for its
+            start, so it has no bias from there; it lags behind weights that move, so a short memory
+            is better, and the end of training takes the threshold anew.
     """
 
-    k: float = 32.0
-    start_k: float | None = None
-    anneal: float = 0.0
-    threshold_decay: float = 0.9
+    k: float = setting(32.0, least=1)
+    start_k: float | None = setting(None, least=1)
+    anneal: float = setting(0.0, least=0, below=1, unit="of training")
+    threshold_decay: float = setting(0.9, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _parts.check_k("k", self.k, self.d_sae)
         _parts.check_annealing(self.start_k, self.anneal, self.d_sae)
-        _parts.check_share("threshold_decay", self.threshold_decay)
 
 
 class BatchChoiceSAE(AffineSAE, abc.ABC):

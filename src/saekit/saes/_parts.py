@@ -70,25 +70,24 @@ def _directions(
 
 
 def check_k(name: str, k: float, d_sae: int) -> None:
-    """Refuse a number of kept latents outside 1..d_sae.
+    """Refuse to keep more latents than there are.
 
     Raises:
         ConfigError: it is.
     """
-    if not 1 <= k <= d_sae:
+    if k > d_sae:
         raise ConfigError(
-            f"`{name}` must lie in 1..d_sae; got {name}={k}, d_sae={d_sae}. Lower `{name}` or "
+            f"`{name}` must be at most `d_sae`; got {name}={k}, d_sae={d_sae}. Lower `{name}` or "
             f"widen the SAE."
         )
 
 
 def check_annealing(start_k: float | None, anneal: float, d_sae: int) -> None:
-    """Refuse a start outside 1..d_sae, and one without a time in which it ends, or the reverse.
+    """Refuse a start above d_sae, and one without a time in which it ends, or the reverse.
 
     Raises:
-        ConfigError: the settings are out of range, or one of the two is missing.
+        ConfigError: there are too few latents, or one of the two settings is missing.
     """
-    check_share("anneal", anneal)
     if start_k is not None:
         check_k("start_k", start_k, d_sae)
     if (start_k is None) != (anneal == 0):
@@ -247,26 +246,6 @@ def to_raw_units(module: Affine, x: Scaling, y: Scaling) -> None:
     module.b_dec.add_(y.mean.to(module.b_dec))
 
 
-def check_at_least(name: str, value: float, low: float) -> None:
-    """Refuse a number below `low`, or none at all (NaN).
-
-    Raises:
-        ConfigError: it is.
-    """
-    if not value >= low:
-        raise ConfigError(f"`{name}` must be {low} or more; got {value}.")
-
-
-def check_above_0(name: str, value: float) -> None:
-    """Refuse a number that is not above 0.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not value > 0:
-        raise ConfigError(f"`{name}` must be above 0; got {value}.")
-
-
 def lp_norm(acts: Codes, W_dec: Float[Tensor, "d_sae d_out"], p: float) -> Float[Tensor, ""]:
     """Return the mean over tokens of ``(sum_i (acts_i |W_dec[i]|)^p)^(1/p)``; acts at least 0."""
     sizes = acts.values * W_dec.norm(dim=-1)[acts.latents]
@@ -280,16 +259,6 @@ def lp_norm(acts: Codes, W_dec: Float[Tensor, "d_sae d_out"], p: float) -> Float
 def add(terms: dict[str, Tensor]) -> Float[Tensor, ""]:
     """Return the sum of loss terms that are already weighted."""
     return torch.stack(list(terms.values())).sum()
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse a share outside 0 <= value < 1.
-
-    Raises:
-        ConfigError: it is.
-    """
-    if not 0 <= value < 1:
-        raise ConfigError(f"`{name}` must be at least 0 and below 1; got {value}.")
 
 
 def ramp(progress: float, share: float) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.kernels import choose, sparse
 from saekit.saes import _parts
 from saekit.saes._affine import SHORT_COLUMNS, AffineSAE, AuxKConfig
@@ -38,7 +39,7 @@ class AbsTopK(AuxKConfig):
     """
 
     name: ClassVar[str] = "abs_topk"
-    k: int = 32
+    k: int = setting(32, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

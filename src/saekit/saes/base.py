@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import saekit.saes as package
 from saekit.core.codes import Codes
-from saekit.core.config import Config, check_known
+from saekit.core.config import Config, check_known, check_values, setting
 from saekit.core.errors import ConfigError
 from saekit.core.processes import ALONE, Mesh
 from saekit.core.registry import Registry
@@ -93,33 +93,29 @@ class SAEConfig(Config, abc.ABC):
     `expansion` may say how many latents there are for each dimension: see `Unsized`.
 
     Args:
-        d_in: width of the activations read, at least 1.
+        d_in: width of the activations read.
         d_out: width of the activations predicted; the same as `d_in` unless the SAE is a
             transcoder.
-        d_sae: number of latents, at least 1.
+        d_sae: number of latents.
     """
 
     event: ClassVar[tuple[str, ...]] = ()  # axes coded jointly, between batch and d_in
     coded: ClassVar[tuple[str, ...]] = ()  # those of them that have a code at each place
 
-    d_in: int
-    d_out: int
-    d_sae: int
+    d_in: int = setting(least=1)
+    d_out: int = setting(least=1)
+    d_sae: int = setting(least=1)
 
     if not TYPE_CHECKING:
 
         def __new__(cls, **settings: Any) -> Any:
             """Return an `Unsized` where widths are left out."""
             if settings and "d_in" not in settings:
-                check_known(cls, {k for k in settings if k != "expansion"})
+                own = {name: value for name, value in settings.items() if name != "expansion"}
+                check_known(cls, own)
+                check_values(cls, own)
                 return Unsized(cls, settings)
             return super().__new__(cls, **settings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("d_in", "d_out", "d_sae"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
 
     @property
     def latents_per_token(self) -> float | None:

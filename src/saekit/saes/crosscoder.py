@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.kernels import choose, shared, sparse
 from saekit.saes import _parts
@@ -37,17 +38,15 @@ class Crosscoder(SAEConfig):
     free; sites are weighed in `size` by the scale they were trained at, also after `rescale`.
 
     Args:
-        n_sites: sites coded together, at least 2.
+        n_sites: sites coded together.
         activation: what makes codes sparse.
         k: mean latents kept per token in training, 1..d_sae ("batch_topk").
-        threshold_decay: weight of the past in the running threshold, 0 <= decay < 1
-            ("batch_topk").
+        threshold_decay: weight of the past in the running threshold ("batch_topk").
         aux_coefficient: weight of the loss that revives dead latents; 0 turns it off
             ("batch_topk").
         aux_k: dead latents used by it per token; null: half of n_sites * d_in ("batch_topk").
         l1_coefficient: weight of the penalty for inputs of mean square 1 a dimension ("relu").
-        warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1
-            ("relu").
+        warm_up: share of training over which the penalty grows to its weight ("relu").
 
     Raises:
         ConfigError: a value is out of range.
@@ -63,30 +62,21 @@ class Crosscoder(SAEConfig):
     name: ClassVar[str] = "crosscoder"
     event: ClassVar[tuple[str, ...]] = ("site",)
 
-    n_sites: int
+    n_sites: int = setting(
+        least=2, hint="Name more sites to read, or use an architecture of single sites, as topk."
+    )
     activation: Literal["batch_topk", "relu"] = "batch_topk"
-    k: float = 32.0
-    threshold_decay: float = 0.9
-    aux_coefficient: float = 1 / 32
-    aux_k: int | None = None
-    l1_coefficient: float = 5.0
-    warm_up: float = 0.05
+    k: float = setting(32.0, least=1)
+    threshold_decay: float = setting(0.9, least=0, below=1)
+    aux_coefficient: float = setting(1 / 32, least=0)
+    aux_k: int | None = setting(None, least=1)
+    l1_coefficient: float = setting(5.0, least=0)
+    warm_up: float = setting(0.05, least=0, below=1, unit="of training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_sites < 2:
-            raise ConfigError(
-                f"`n_sites` must be at least 2; got {self.n_sites}. Name more sites to read, or "
-                f"use an architecture of single sites, as topk."
-            )
         if self.activation == "batch_topk":
             _parts.check_k("k", self.k, self.d_sae)
-        _parts.check_share("threshold_decay", self.threshold_decay)
-        _parts.check_at_least("aux_coefficient", self.aux_coefficient, 0)
-        if self.aux_k is not None:
-            _parts.check_at_least("aux_k", self.aux_k, 1)
-        _parts.check_at_least("l1_coefficient", self.l1_coefficient, 0)
-        _parts.check_share("warm_up", self.warm_up)
 
     @property
     @override

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.kernels import choose, sparse
 from saekit.saes import _parts
 from saekit.saes._affine import LOW_BIAS, RATES, AffineConfig, AffineSAE
@@ -32,7 +33,7 @@ class Gated(AffineConfig):
 
     Args:
         l1_coefficient: weight of the penalty for inputs of mean square 1 a dimension.
-        warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1.
+        warm_up: share of training over which the penalty grows to its weight.
 
     Raises:
         ConfigError: a value is out of range.
@@ -44,13 +45,8 @@ class Gated(AffineConfig):
     """
 
     name: ClassVar[str] = "gated"
-    l1_coefficient: float = 4.0
-    warm_up: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _parts.check_at_least("l1_coefficient", self.l1_coefficient, 0)
-        _parts.check_share("warm_up", self.warm_up)
+    l1_coefficient: float = setting(4.0, least=0)
+    warm_up: float = setting(0.05, least=0, below=1, unit="of training")
 
     @classmethod
     @override

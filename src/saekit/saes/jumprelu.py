@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.core.processes import ALONE, Mesh
 from saekit.kernels import choose, sparse
@@ -38,15 +39,15 @@ class JumpReLU(AffineConfig):
 
     Args:
         penalty: "target" steers L0 to `target_l0`; "step" and "tanh" weigh it against the error.
-        target_l0: latents per token to aim at, above 0 and at most d_sae; with any penalty,
+        target_l0: latents per token to aim at, at most d_sae; with any penalty,
             thresholds start where so many latents of a random direction fire.
         l0_coefficient: weight of the penalty.
-        bandwidth: width of the window that gives the threshold its gradient, for inputs of
-            mean square 1 a dimension; above 0.
-        tanh_scale: steepness of "tanh", above 0.
+        bandwidth: width of the window that gives the threshold its gradient, for inputs of mean
+            square 1 a dimension.
+        tanh_scale: steepness of "tanh".
         pre_act_coefficient: weight of a loss that pulls dead latents up to their threshold,
             mean_tokens sum_dead relu(threshold - pre) |W_dec| / d_out; 0 turns it off.
-        warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1.
+        warm_up: share of training over which the penalty grows to its weight.
 
     Raises:
         ConfigError: a value is out of range.
@@ -62,25 +63,20 @@ class JumpReLU(AffineConfig):
 
     name: ClassVar[str] = "jumprelu"
     penalty: Literal["target", "step", "tanh"] = "target"
-    target_l0: float = 32.0
-    l0_coefficient: float = 1.0
-    bandwidth: float = 0.5
-    tanh_scale: float = 4.0
-    pre_act_coefficient: float = 0.0
-    warm_up: float = 0.1
+    target_l0: float = setting(32.0, above=0)
+    l0_coefficient: float = setting(1.0, least=0)
+    bandwidth: float = setting(0.5, above=0)
+    tanh_scale: float = setting(4.0, above=0)
+    pre_act_coefficient: float = setting(0.0, least=0)
+    warm_up: float = setting(0.1, least=0, below=1, unit="of training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _parts.check_at_least("l0_coefficient", self.l0_coefficient, 0)
-        _parts.check_at_least("pre_act_coefficient", self.pre_act_coefficient, 0)
-        _parts.check_share("warm_up", self.warm_up)
-        if not 0 < self.target_l0 <= self.d_sae:
+        if self.target_l0 > self.d_sae:
             raise ConfigError(
-                f"`target_l0` must lie in (0, d_sae]; got target_l0={self.target_l0}, "
+                f"`target_l0` must be at most `d_sae`; got target_l0={self.target_l0}, "
                 f"d_sae={self.d_sae}. Lower it or widen the SAE."
             )
-        _parts.check_above_0("bandwidth", self.bandwidth)
-        _parts.check_above_0("tanh_scale", self.tanh_scale)
 
     @classmethod
     @override

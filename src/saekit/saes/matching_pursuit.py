@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.kernels import sparse
 from saekit.saes import _parts
@@ -46,14 +47,13 @@ class MatchingPursuit(SAEConfig):
     """
 
     name: ClassVar[str] = "matching_pursuit"
-    k: int = 32
-    tolerance: float = 0.0
+    k: int = setting(32, least=1)
+    tolerance: float = setting(0.0, least=0)
     stop_at_repeat: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _parts.check_k("k", self.k, self.d_sae)
-        _parts.check_at_least("tolerance", self.tolerance, 0)
         if self.d_in != self.d_out:
             raise ConfigError(
                 f"`matching_pursuit` predicts what it reads; got d_in={self.d_in}, "

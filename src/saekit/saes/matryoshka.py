@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts
 from saekit.saes._batch_choice import BatchChoiceConfig, BatchChoiceSAE
@@ -43,7 +44,9 @@ class Matryoshka(BatchChoiceConfig):
     """
 
     name: ClassVar[str] = "matryoshka"
-    widths: tuple[int, ...] | None = None
+    widths: tuple[int, ...] | None = setting(
+        None, least=1, hint="Leave it out for a 16th to a half."
+    )
     draw: Literal["fixed", "random"] = "fixed"
 
     def __post_init__(self) -> None:

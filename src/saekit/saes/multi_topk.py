@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.kernels import choose, sparse
 from saekit.saes import _parts
@@ -40,14 +41,13 @@ class MultiTopK(AuxKConfig):
     """
 
     name: ClassVar[str] = "multi_topk"
-    k: int = 32
-    wide_k: int | None = None
-    wide_coefficient: float = 1 / 8
+    k: int = setting(32, least=1)
+    wide_k: int | None = setting(None, least=2, hint="Usual is 4 times k.")
+    wide_coefficient: float = setting(1 / 8, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _parts.check_k("k", self.k, self.d_sae)
-        _parts.check_at_least("wide_coefficient", self.wide_coefficient, 0)
         if self.wide_k is not None and not self.k < self.wide_k <= self.d_sae:
             raise ConfigError(
                 f"`wide_k` must be above k and at most d_sae; got wide_k={self.wide_k}, "

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
-from saekit.core.errors import ConfigError
+from saekit.core.config import setting
 from saekit.saes import _parts
 from saekit.saes._affine import LOW_BIAS, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Step, registry
@@ -30,11 +30,10 @@ class PAnneal(AffineConfig):
 
     Args:
         l1_coefficient: weight of the penalty for inputs of mean square 1 a dimension.
-        end_p: power at the end of training, above 0 and at most 1.
-        anneal_from: share of training after which p begins to fall, 0 <= share < 1.
-        smoothing: sizes below about this count less, and the slope at 0 is finite; act
-            units, above 0.
-        warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1.
+        end_p: power at the end of training.
+        anneal_from: share of training after which p begins to fall.
+        smoothing: sizes below about this count less, and the slope at 0 is finite; act units.
+        warm_up: share of training over which the penalty grows to its weight.
 
     Raises:
         ConfigError: a value is out of range.
@@ -47,20 +46,11 @@ class PAnneal(AffineConfig):
 
     name: ClassVar[str] = "p_anneal"
     decoder: Literal["unit", "free"] = "free"
-    l1_coefficient: float = 1.2
-    end_p: float = 0.2
-    anneal_from: float = 0.2
-    smoothing: float = 1e-2
-    warm_up: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _parts.check_at_least("l1_coefficient", self.l1_coefficient, 0)
-        _parts.check_share("anneal_from", self.anneal_from)
-        _parts.check_share("warm_up", self.warm_up)
-        _parts.check_above_0("smoothing", self.smoothing)
-        if not 0 < self.end_p <= 1:
-            raise ConfigError(f"`end_p` must be above 0 and at most 1; got {self.end_p}.")
+    l1_coefficient: float = setting(1.2, least=0)
+    end_p: float = setting(0.2, above=0, most=1)
+    anneal_from: float = setting(0.2, least=0, below=1, unit="of training")
+    smoothing: float = setting(1e-2, above=0)
+    warm_up: float = setting(0.05, least=0, below=1, unit="of training")
 
     @classmethod
     @override

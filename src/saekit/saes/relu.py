@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.saes import _parts
 from saekit.saes._affine import LOW_BIAS, AffineConfig, AffineSAE
 from saekit.saes.base import Loss, Step, registry
@@ -29,8 +30,8 @@ class ReLU(AffineConfig):
 
     Args:
         l1_coefficient: weight of the penalty for inputs of mean square 1 a dimension.
-        p: power of the penalty's norm, above 0; below 1 it spares large activations.
-        warm_up: share of training over which the penalty grows to its weight, 0 <= share < 1.
+        p: power of the penalty's norm; below 1 it spares large activations.
+        warm_up: share of training over which the penalty grows to its weight.
 
     Raises:
         ConfigError: a value is out of range.
@@ -42,15 +43,9 @@ class ReLU(AffineConfig):
 
     name: ClassVar[str] = "relu"
     decoder: Literal["unit", "free"] = "free"
-    l1_coefficient: float = 2.0
-    p: float = 1.0
-    warm_up: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _parts.check_at_least("l1_coefficient", self.l1_coefficient, 0)
-        _parts.check_above_0("p", self.p)
-        _parts.check_share("warm_up", self.warm_up)
+    l1_coefficient: float = setting(2.0, least=0)
+    p: float = setting(1.0, above=0)
+    warm_up: float = setting(0.05, least=0, below=1, unit="of training")
 
     @classmethod
     @override

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize, pad, scaled_dot_product_attention
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.kernels import sparse, ties
 from saekit.saes import _parts
@@ -43,9 +44,9 @@ class Temporal(SAEConfig):
     Args:
         d_sae: twice the rows of the dictionary; even, and d_sae / 2 a multiple of `n_heads`.
         k: novel latents kept per token, 1..d_sae / 2.
-        n_heads: attention heads of a layer, at least 1.
-        d_key: width of the queries and keys of a head, at least 1.
-        n_attn_layers: rounds of prediction, at least 1.
+        n_heads: attention heads of a layer.
+        d_key: width of the queries and keys of a head.
+        n_attn_layers: rounds of prediction.
         tied: read with the transpose of the dictionary.
 
     Raises:
@@ -62,16 +63,14 @@ class Temporal(SAEConfig):
     event: ClassVar[tuple[str, ...]] = ("seq",)
     coded: ClassVar[tuple[str, ...]] = ("seq",)
 
-    k: int = 32
-    n_heads: int = 4
-    d_key: int = 32
-    n_attn_layers: int = 1
+    k: int = setting(32, least=1)
+    n_heads: int = setting(4, least=1)
+    d_key: int = setting(32, least=1)
+    n_attn_layers: int = setting(1, least=1)
     tied: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_heads", "d_key", "n_attn_layers"):
-            _parts.check_at_least(name, getattr(self, name), 1)
         if self.d_in != self.d_out:
             raise ConfigError(
                 f"`temporal` predicts what it reads; got d_in={self.d_in}, d_out={self.d_out}. "
@@ -83,10 +82,10 @@ class Temporal(SAEConfig):
                 f"of `n_heads`; got d_sae={self.d_sae}, n_heads={self.n_heads}. Use a multiple "
                 f"of {2 * self.n_heads}."
             )
-        if not 1 <= self.k <= self.d_dict:
+        if self.k > self.d_dict:
             raise ConfigError(
-                f"`k` must lie in 1..d_sae / 2, the number of novel latents; got k={self.k}, "
-                f"d_sae={self.d_sae}. Lower `k` or widen the SAE."
+                f"`k` must be at most half of `d_sae`, the number of novel latents; got "
+                f"k={self.k}, d_sae={self.d_sae}. Lower `k` or widen the SAE."
             )
 
     @property

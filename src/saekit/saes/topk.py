@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.codes import Codes
+from saekit.core.config import setting
 from saekit.core.processes import Mesh
 from saekit.kernels import shared, sparse
 from saekit.saes import _parts
@@ -40,9 +41,9 @@ class TopK(AuxKConfig):
     """
 
     name: ClassVar[str] = "topk"
-    k: int = 32
-    start_k: int | None = None
-    anneal: float = 0.0
+    k: int = setting(32, least=1)
+    start_k: int | None = setting(None, least=1)
+    anneal: float = setting(0.0, least=0, below=1, unit="of training")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,6 +61,7 @@ def _classes(place: str) -> list[Any]:
 
 def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:
     """Return a line a field, and under it those of a configuration that it holds."""
+    from saekit.core.bounds import bounds_of
     from saekit.core.config import Config, field_types
 
     told, kinds = meanings(cls), field_types(cls)
@@ -72,7 +73,9 @@ def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:
         inner = isinstance(kind, type) and issubclass(kind, Config)
         name = f"{prefix}{field.name}" + (".…" if inner else "")
         default = _default(field, inner=inner)
-        found += _wrapped(f"  {name:<28} ", f"{told.get(field.name, '')}{default}")
+        limits = bounds_of(field).describe()
+        limits = f" ({limits})" if limits else ""
+        found += _wrapped(f"  {name:<28} ", f"{told.get(field.name, '')}{limits}{default}")
         if inner and kind.name:  # not a family, whose fields depend on which is chosen
             found += _fields(kind, f"{prefix}{field.name}.")
     return found

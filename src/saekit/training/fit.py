@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.saes.base import SAEConfig, Start
 from saekit.training.optim import Optimiser
@@ -44,16 +44,16 @@ class Fit(Config):
         schedule: how the rate falls at the end: "linear", "cosine", or "constant", not at
             all, where `decay` has no effect.
         decay: share of training, at its end, over which the rate falls.
-        final_lr_share: where it ends, as a share of the peak, 0 to 1.
+        final_lr_share: where it ends, as a share of the peak.
         optimiser: how gradients move weights.
         clip_norm: gradients longer than this are shortened to it; null: never.
-        ema: weight of the past in a running mean of the weights, above 0 and below 1, which
-            becomes the finished SAE, decoder rows put back to their length and running
-            thresholds taken anew; the log is that of the weights themselves; null: none.
+        ema: weight of the past in a running mean of the weights, which becomes the finished SAE,
+            decoder rows put back to their length and running thresholds taken anew; the log is that
+            of the weights themselves; null: none.
         resample: gives dead latents new weights at intervals; null: never. On a command
             line: --set 'resample={"every_tokens": 1000000}'.
-        spike: a loss above so many times the median of the last 50 steps is taken for a
-            failure, above 1; null: only one that is not finite.
+        spike: a loss above so many times the median of the last 50 steps is taken for a failure;
+            null: only one that is not finite.
         rollbacks: times that training goes back to its last checkpoint and goes on at half
             the rate when a step fails; 0: it ends there.
         dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
@@ -74,48 +74,31 @@ class Fit(Config):
     """
 
     sae: SAEConfig
-    tokens: int = 10_000_000
-    epochs: int = 1
+    tokens: int = setting(10_000_000, least=1)
+    epochs: int = setting(1, least=1)
     normalise: Normalise = "scale"
     centre: Centre = "mean"
     start: Start = "random"
-    batch_tokens: int | None = None
-    lr: float | None = None
-    warm_up_steps: int | None = None
+    batch_tokens: int | None = setting(None, least=1)
+    lr: float | None = setting(None, above=0)
+    warm_up_steps: int | None = setting(None, least=0)
     schedule: Fall = "linear"
-    decay: float = 0.5
-    final_lr_share: float = 0.0
+    decay: float = setting(0.5, least=0, most=1, unit="of training")
+    final_lr_share: float = setting(0.0, least=0, most=1, unit="of the peak rate")
     optimiser: Optimiser = Optimiser()
-    clip_norm: float | None = 1.0
-    ema: float | None = None
+    clip_norm: float | None = setting(1.0, above=0)
+    ema: float | None = setting(None, above=0, below=1, hint="0.999 is usual; null: none.")
     resample: Resample | None = None
-    spike: float | None = None
-    rollbacks: int = 0
-    dead_after_tokens: int | None = None
-    checkpoint_tokens: int | None = None
-    checkpoint_minutes: float | None = 5.0
-    log_steps: int = 20
+    spike: float | None = setting(None, above=1, unit="times the median loss", hint="5 is usual.")
+    rollbacks: int = setting(0, least=0)
+    dead_after_tokens: int | None = setting(None, least=1)
+    checkpoint_tokens: int | None = setting(None, least=1)
+    checkpoint_minutes: float | None = setting(5.0, above=0)
+    log_steps: int = setting(20, least=1)
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"tokens": 1, "epochs": 1, "batch_tokens": 1, "log_steps": 1}
-        least |= {"dead_after_tokens": 1, "checkpoint_tokens": 1}
-        least |= {"warm_up_steps": 0, "rollbacks": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
-        for name in ("lr", "clip_norm", "checkpoint_minutes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"`{name}` must be above 0; got {value}.")
-        if self.spike is not None and not self.spike > 1:
-            raise ConfigError(f"`spike` is a multiple above 1; got {self.spike}. 5 is usual.")
-        for name, of in (("decay", "training"), ("final_lr_share", "the peak rate")):
-            share = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise ConfigError(f"`{name}` is a share of {of}, 0 to 1; got {share}.")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -128,10 +111,6 @@ class Fit(Config):
             raise ConfigError(
                 f"`{self.optimiser.kind}` averages weights instead of lowering the rate; got "
                 f"schedule={self.schedule}. Set `schedule` to constant."
-            )
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ConfigError(
-                f"`ema` must be above 0 and below 1; got {self.ema}. 0.999 is usual; null: none."
             )
         if self.ema is not None and self.optimiser.averages:
             raise ConfigError(

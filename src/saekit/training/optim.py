@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, MissingExtraError
 from saekit.training.half_moments import HalfMomentsAdam
 
@@ -44,14 +44,13 @@ class Optimiser(Config):
 
     Args:
         kind: which of these.
-        beta1: weight of the past in the mean gradient, 0 <= beta1 < 1; for "schedule_free",
-            where y lies, above 0; null: 0.95 for the matrices of "muon", else 0.9.
-        beta2: weight of the past in the mean squared gradient, 0 <= beta2 < 1; not read by
-            "signum".
+        beta1: weight of the past in the mean gradient; for "schedule_free", where y lies, above 0;
+            null: 0.95 for the matrices of "muon", else 0.9.
+        beta2: weight of the past in the mean squared gradient; not read by "signum".
         moments: how "adam" and "adamw" keep their two means: "float32", or "bfloat16", in
             half the memory and rounded by chance, a step of which takes longer on a CPU.
-        weight_decay: strength of decoupled decay, at least 0, of parameters that have two
-            axes or more (not biases and thresholds); none with "adam".
+        weight_decay: strength of decoupled decay of parameters that have two axes or more (not
+            biases and thresholds); none with "adam".
 
     Raises:
         ConfigError: a value is out of range, or decay does not go with the kind.
@@ -66,19 +65,13 @@ class Optimiser(Config):
 
     name: ClassVar[str] = "optimiser"
     kind: Literal["adam", "adamw", "muon", "signum", "schedule_free"] = "adam"
-    beta1: float | None = None
-    beta2: float = 0.999
+    beta1: float | None = setting(None, least=0, below=1, hint="0.9 to 0.999 are usual.")
+    beta2: float = setting(0.999, least=0, below=1, hint="0.9 to 0.999 are usual.")
     moments: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.0
+    weight_decay: float = setting(0.0, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ConfigError(
-                    f"`{name}` must be at least 0 and below 1; got {value}. 0.9 to 0.999 are usual."
-                )
         if self.kind == "schedule_free" and self.beta1 == 0:
             raise ConfigError(
                 "`beta1` of schedule_free must be above 0; got 0: the mean could not be told "
@@ -88,8 +81,6 @@ class Optimiser(Config):
             raise ConfigError(
                 f"`moments` can be {self.moments} with kind adam or adamw; got {self.kind}."
             )
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"`weight_decay` must be 0 or more; got {self.weight_decay}.")
         if self.kind == "adam" and self.weight_decay:
             raise ConfigError(
                 f"`adam` has no decay; got weight_decay={self.weight_decay}. Use kind adamw."

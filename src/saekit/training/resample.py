@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.saes import _parts
 from saekit.saes.base import SAE
@@ -31,9 +31,9 @@ class Resample(Config):
     encoder seldom does, and the auxiliary loss revives more; or raise `encoder_scale`.
 
     Args:
-        every_tokens: training tokens between two rounds, at least 1.
-        until: share of training after which there are none, above 0, at most 1.
-        encoder_scale: length of new encoders relative to living ones, above 0.
+        every_tokens: training tokens between two rounds.
+        until: share of training after which there are none.
+        encoder_scale: length of new encoders relative to living ones.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,20 +46,9 @@ class Resample(Config):
     """
 
     name: ClassVar[str] = "resample"
-    every_tokens: int = 5_000_000
-    until: float = 0.5
-    encoder_scale: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every_tokens < 1:
-            raise ConfigError(f"`every_tokens` must be at least 1; got {self.every_tokens}.")
-        if not 0 < self.until <= 1:
-            raise ConfigError(
-                f"`until` is a share of training, above 0 and at most 1; got {self.until}."
-            )
-        if not self.encoder_scale > 0:
-            raise ConfigError(f"`encoder_scale` must be above 0; got {self.encoder_scale}.")
+    every_tokens: int = setting(5_000_000, least=1)
+    until: float = setting(0.5, above=0, most=1, unit="of training")
+    encoder_scale: float = setting(0.2, above=0)
 
     def is_due(self, before_tokens: int, after_tokens: int, total_tokens: int) -> bool:
         """Return whether a round falls to the step between two counts of training tokens."""

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
 from saekit.training.fit import Fit
@@ -19,7 +20,7 @@ class Run(Fit):
         revision: hub commit, tag or branch; null: the newest, whose commit is recorded.
         pair: sites read and predicted.
         corpus: the text.
-        n_ctx: tokens of a row, special ones included; at least 2.
+        n_ctx: tokens of a row, special ones included.
         bos: begin each row with the tokenizer's BOS, where it has one.
         separate_documents: tokens attend to their own document alone, whose positions begin
             at 0, also where a row holds several.
@@ -32,9 +33,9 @@ class Run(Fit):
             in random order and refills it in place; "full" permutes the whole epoch, which
             needs a cache of activations.
         block_tokens: of a full shuffle: tokens that are read together.
-        mixing: share of the buffer, 0 to 1, that is kept back each time it is shuffled and
-            served, as `activations_mixing_fraction` of SAELens, in place of the above and
-            also where an epoch fits in; null: not this way.
+        mixing: share of the buffer that is kept back each time it is shuffled and served, as
+            `activations_mixing_fraction` of SAELens, in place of the above and also where an epoch
+            fits in; null: not this way.
         streams: parts of equal size into which the text is dealt row by row, each shuffled
             apart; every batch has as much of each. Several processes take them between
             them: as many streams as processes read each row once. null: one for each
@@ -52,26 +53,24 @@ class Run(Fit):
     revision: str | None = None
     pair: Pair
     corpus: Corpus
-    n_ctx: int = 128
+    n_ctx: int = setting(128, least=2, unit="tokens")
     bos: bool = True
     separate_documents: bool = False
     rule: TokenRule = TokenRule()
-    buffer_tokens: int = 2**19
+    buffer_tokens: int = setting(2**19, least=1)
     order_seed: int | None = None
     shuffle: Literal["rolling", "full"] = "rolling"
-    block_tokens: int = 64
-    mixing: float | None = None
-    streams: int | None = None
+    block_tokens: int = setting(64, least=1)
+    mixing: float | None = setting(None, least=0, most=1, unit="of the buffer")
+    streams: int | None = setting(None, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least = {"n_ctx": 2, "buffer_tokens": self.step_tokens, "block_tokens": 1, "streams": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ConfigError(f"`{name}` must be at least {low:,}; got {value:,}.")
-        if self.mixing is not None and not 0 <= self.mixing <= 1:
-            raise ConfigError(f"`mixing` is a share of the buffer, 0 to 1; got {self.mixing}.")
+        if self.buffer_tokens < self.step_tokens:
+            raise ConfigError(
+                f"`buffer_tokens` must be at least {self.step_tokens:,}, the tokens of a step; got "
+                f"{self.buffer_tokens:,}."
+            )
         if self.mixing is not None and self.total_tokens < self.buffer_tokens:
             raise ConfigError(
                 f"With `mixing` a buffer is shuffled when it is full, and all "

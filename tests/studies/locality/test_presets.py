@@ -11,7 +11,7 @@ from saekit.core.result import Result
 from saekit.models.hf import load
 from saekit.models.sites import parse_site
 from saekit.models.tiny import save_tiny
-from saekit.studies.locality.presets.base import names, preset
+from saekit.studies.locality.presets import PRESETS, preset
 from saekit.studies.locality.runs.subjects import of_layer
 from tests import world
 from tests.hub.files import tensors
@@ -26,10 +26,10 @@ def read_table(path):
 
 def test_there_are_the_published_six_and_the_embedded_model():
     six = {"pythia-70m", "gpt2-small", "gemma-2-2b", "llama-3.2-1b", "llama-3-8b", "qwen2-0.5b"}
-    assert set(names()) == six | {"smollm2-135m"}
+    assert set(PRESETS) == six | {"smollm2-135m"}
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_whole(name):
     found = preset(name)
     assert found.key == name and all(0 <= i < found.n_layers for i in found.layers)

@@ -17,7 +17,7 @@ from saekit.activations.harvest import CALIBRATION_ROWS, Harvest
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.activations.rules import TokenRule, keep_everywhere
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, Interrupted, ResourceError
 from saekit.core.files import need_space
 from saekit.core.lock import NAME, claimed
@@ -56,20 +56,15 @@ class Caching(Config):
     sites: tuple[str, ...]
     corpus: Corpus
     split: Split = "train"
-    n_ctx: int = 128
+    n_ctx: int = setting(128, least=2, unit="tokens")
     bos: bool = True
     rule: TokenRule = TokenRule()
     precision: Precision = "bfloat16"
-    shard_bytes: int = 2**26
+    shard_bytes: int = setting(2**26, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         Pair(read=self.sites)  # checks the names
-        for name, low in {"n_ctx": 2, "shard_bytes": 1}.items():
-            if getattr(self, name) < low:
-                raise ConfigError(
-                    f"`{name}` must be at least {low:,}; got {getattr(self, name):,}."
-                )
 
     @property
     def places(self) -> list[Site]:

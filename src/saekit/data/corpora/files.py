@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError, nearest
 from saekit.core.files import digest, sha256_of
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.readers import MOST_CHARS, SUFFIXES, TEXT_SUFFIXES, kind_of, read_texts
-from saekit.data.split import RULE, check_share, documents_of
+from saekit.data.split import RULE, documents_of
 
 _HIDDEN = (".", "__pycache__")
 
@@ -38,7 +39,7 @@ class Files(Corpus):
             file is one document.
         join_chars: with a separator, neighbouring pieces are joined into documents of at
             least this many characters. 0 keeps every piece a document.
-        test_share: share of documents that are test, 0 to below 1.
+        test_share: share of documents that are test.
 
     Raises:
         ConfigError: no path, an empty separator, a negative length, or a wrong share.
@@ -52,20 +53,19 @@ class Files(Corpus):
     paths: tuple[str, ...]
     text_column: str = "text"
     separator: str | None = None
-    join_chars: int = 0
-    test_share: float = 0.1
+    join_chars: int = setting(0, least=0)
+    test_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.test_share)
         if not self.paths:
             raise ConfigError("`paths` is empty. Name a file, a folder or a pattern.")
         if self.separator == "":
             raise ConfigError("`separator` is empty; use null for one document a file.")
-        if self.join_chars < 0 or (self.join_chars and self.separator is None):
+        if self.join_chars and self.separator is None:
             raise ConfigError(
-                f"`join_chars` must be 0 or more, and 0 without a separator; got "
-                f"{self.join_chars}. Set `separator`, or leave `join_chars` out."
+                f"`join_chars` must be 0 without a separator; got {self.join_chars}. Set "
+                f"`separator`, or leave `join_chars` out."
             )
 
     @override

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import DataError, MissingExtraError, ResourceError, nearest
 from saekit.core.hub_access import hub_border, hub_library
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, check_share, documents_of
+from saekit.data.split import RULE, documents_of
 
 
 @registry.register
@@ -28,7 +29,7 @@ class Hub(Corpus):
         config: the part of a data set that has several; null for the only one.
         split: the data set's own split to read.
         text_column: the column that holds the text.
-        test_share: share of documents that are test, 0 to below 1.
+        test_share: share of documents that are test.
 
     Raises:
         ConfigError: the share is out of range.
@@ -44,11 +45,7 @@ class Hub(Corpus):
     config: str | None = None
     split: str = "train"
     text_column: str = "text"
-    test_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self.test_share)
+    test_share: float = setting(0.1, least=0, below=1)
 
     @property
     @override

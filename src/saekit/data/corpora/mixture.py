@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.split import Deduper
@@ -23,7 +24,7 @@ class Mixture(Corpus):
 
     Args:
         parts: corpora; none of them a mixture.
-        weights: share of the characters of each, above 0; they need not sum to 1.
+        weights: share of the characters of each; they need not sum to 1.
         when_short: what happens when a part has ended: "stop" ends the mixture, whose shares
             then hold to the end; "go_on" shares its place out among the others.
 
@@ -38,7 +39,7 @@ class Mixture(Corpus):
     name: ClassVar[str] = "mixture"
 
     parts: tuple[Corpus, ...]
-    weights: tuple[float, ...]
+    weights: tuple[float, ...] = setting(above=0)
     when_short: Literal["stop", "go_on"] = "stop"
 
     def __post_init__(self) -> None:
@@ -48,8 +49,6 @@ class Mixture(Corpus):
                 f"A mixture needs a weight for each part; got {len(self.parts)} parts and "
                 f"{len(self.weights)} weights."
             )
-        if not all(w > 0 for w in self.weights):
-            raise ConfigError(f"`weights` must be above 0; got {list(self.weights)}.")
         if any(part.name == "mixture" for part in self.parts):
             raise ConfigError("A part of a mixture is a mixture; name its parts instead.")
         shares = {p.test_share for p in self.parts if hasattr(p, "test_share")}  # type: ignore[attr-defined]

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from saekit.core.errors import ConfigError, FormatError, nearest
+from saekit.core.config import setting
+from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import (
     cache_folder,
     digest,
@@ -25,7 +26,7 @@ from saekit.core.wheels import SAE_PROBES, fetch
 from saekit.data.base import SPLITS, Corpus, Document, Split, registry
 from saekit.data.overlap import NGRAM_WORDS, NGrams
 from saekit.data.packed_text import SETS, read_set
-from saekit.data.split import RULE, check_share, normalise, split_of
+from saekit.data.split import RULE, normalise, split_of
 
 _VERSION = 1  # raised when cleaning or selection gives other documents
 _LEAST_CHARS = 200
@@ -47,8 +48,7 @@ class Packaged(Corpus):
 
     Args:
         sets: which texts, of the names in `saekit.data.packed_text.SETS`; at least one.
-        test_share: share of passages that are test, before overlapping ones are left out;
-            0 to below 1.
+        test_share: share of passages that are test, before overlapping ones are left out.
         seed: of the order.
 
     Raises:
@@ -61,19 +61,15 @@ class Packaged(Corpus):
 
     name: ClassVar[str] = "packaged"
 
-    sets: tuple[str, ...] = ("news", "web", "yelp", "amazon", "abstracts", "passages", "python")
-    test_share: float = 0.1
+    sets: tuple[str, ...] = setting(
+        ("news", "web", "yelp", "amazon", "abstracts", "passages", "python"),
+        choices=tuple(sorted(SETS)),
+    )
+    test_share: float = setting(0.1, least=0, below=1)
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.test_share)
-        for name in self.sets:
-            if name not in SETS:
-                raise ConfigError(
-                    f"There is no packaged set `{name}`; there are {', '.join(sorted(SETS))}."
-                    f"{nearest(name, SETS)}"
-                )
         if not self.sets or len(set(self.sets)) < len(self.sets):
             raise ConfigError(
                 f"`sets` names at least one set, and each once; got {list(self.sets)}. "

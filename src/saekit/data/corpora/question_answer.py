@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.corpora.files import Files
 from saekit.data.readers import read_texts
-from saekit.data.split import check_share, documents_of
+from saekit.data.split import documents_of
 
 
 @registry.register
@@ -23,7 +24,7 @@ class QuestionAnswer(Corpus):
         paths: files, folders or glob patterns; at least one.
         question_column: where the question is.
         answer_column: where the answer is.
-        test_share: share of documents that are test, 0 to below 1.
+        test_share: share of documents that are test.
 
     Raises:
         ConfigError: no path, or the share is out of range.
@@ -37,11 +38,10 @@ class QuestionAnswer(Corpus):
     paths: tuple[str, ...]
     question_column: str = "question"
     answer_column: str = "answer"
-    test_share: float = 0.1
+    test_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.test_share)
         _ = self._files  # refuses an empty list of paths
 
     @property

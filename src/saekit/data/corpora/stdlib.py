@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import DataError
 from saekit.core.files import digest
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, check_share, documents_of
+from saekit.data.split import RULE, documents_of
 
 # Third-party code, tests, and tables of characters rather than text.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -30,7 +31,7 @@ class Stdlib(Corpus):
     is a sample of the whole. The text differs between versions of Python.
 
     Args:
-        test_share: share of files that are test, 0 to below 1.
+        test_share: share of files that are test.
 
     Raises:
         ConfigError: the share is out of range.
@@ -41,11 +42,7 @@ class Stdlib(Corpus):
 
     name: ClassVar[str] = "stdlib"
 
-    test_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(self.test_share)
+    test_share: float = setting(0.1, least=0, below=1)
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:

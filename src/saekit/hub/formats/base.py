@@ -12,7 +12,7 @@ from torch import Tensor
 
 import saekit.hub.formats as package
 from saekit.activations.pairs import Pair
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import read_object
 from saekit.core.registry import Registry
@@ -44,8 +44,8 @@ class FormatHints(Config):
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     architecture: str = ""
-    k: float = 0.0
-    input_scale: float = 0.0
+    k: float = setting(0.0, least=0, hint="0 where it is not known.")
+    input_scale: float = setting(0.0, least=0, hint="0 where it is not known.")
 
 
 class Read(NamedTuple):

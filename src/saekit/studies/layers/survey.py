@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saekit.core import provenance
 from saekit.core.border import bordered
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import (
     digest,
@@ -42,7 +42,7 @@ class SurveyConfig(Config):
     """How much text is surveyed and what is kept of it.
 
     Args:
-        tokens: tokens read, special ones included, rounded up to whole rows; at least 1.
+        tokens: tokens read, special ones included, rounded up to whole rows.
         first_row: where in the text to begin, so that parts can be surveyed apart and merged.
         examples: strongest contexts kept of each latent at each layer; 0: none.
         before: tokens of a context before its token.
@@ -54,19 +54,12 @@ class SurveyConfig(Config):
     """
 
     name: ClassVar[str] = "layer_survey"
-    tokens: int = 1_000_000
-    first_row: int = 0
-    examples: int = 4
-    before: int = 8
-    after: int = 4
-    batch_rows: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        least = {"tokens": 1, "first_row": 0, "examples": 0, "before": 0, "after": 0}
-        for name, low in (least | {"batch_rows": 1}).items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"`{name}` must be at least {low}; got {getattr(self, name)}.")
+    tokens: int = setting(1_000_000, least=1)
+    first_row: int = setting(0, least=0)
+    examples: int = setting(4, least=0)
+    before: int = setting(8, least=0)
+    after: int = setting(4, least=0)
+    batch_rows: int = setting(16, least=1)
 
 
 class Survey:

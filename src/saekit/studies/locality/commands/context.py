@@ -158,7 +158,7 @@ def _end(out: Path, found: "dict[Path, Sweep]", drawn: list[str], as_json: bool)
 
 def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int, int]:
     """Return the longest context and the step."""
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import preset as find
 
     known = find(preset) if preset else None
     longest, between = (known.n_ctx_max, known.n_ctx_step) if known else (2048, 128)

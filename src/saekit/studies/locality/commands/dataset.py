@@ -171,8 +171,8 @@ def _subjects(words: str, root: Path | None, models: list[str] | None) -> list[S
         ConfigError: a name is given twice, or a folder is not there or not named.
         UnknownNameError: there is no such preset.
     """
-    from saekit.studies.locality.presets.base import names
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import PRESETS
+    from saekit.studies.locality.presets import preset as find
 
     named = _pairs(words, "--presets")
     known = dict(_split(one, "--model") for one in models or ())
@@ -190,7 +190,7 @@ def _subjects(words: str, root: Path | None, models: list[str] | None) -> list[S
         if not folder.is_dir():
             raise ConfigError(f"There is no folder {folder}, for the SAEs of {name}.")
         own = (folder / "config.json").is_file() or (folder / "sae").is_dir()
-        if not own and name not in names():
+        if not own and name not in PRESETS:
             find(name)  # says which there are
         found.append(Subject(name, folder, own, known.get(name)))
     return found
@@ -304,11 +304,11 @@ def _depth(plan: Plan, subject: Subject, text: Text) -> Unit:
 
 def _context(plan: Plan, subject: Subject, prompt: Path) -> Unit:
     from saekit.studies.locality.commands.context import context
-    from saekit.studies.locality.presets.base import names
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import PRESETS
+    from saekit.studies.locality.presets import preset as find
 
     sizes = (find(subject.name).n_ctx_max, find(subject.name).n_ctx_step) if (
-        subject.name in names()) else (2048, 128)  # fmt: skip
+        subject.name in PRESETS) else (2048, 128)  # fmt: skip
     longest = plan.sizes["context"] or sizes[0]
 
     def make(folder: Path, resume: bool) -> None:
@@ -340,7 +340,7 @@ def _draw_prompt(plan: Plan, prompt: Path, longest: int) -> None:
 def _layers(plan: Plan, subject: Subject) -> list[int]:
     """Return the layers whose latents are looked at: those asked for, or the middle one."""
     from saekit.hub.native import load
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import preset as find
 
     if not set(plan.parts) & {"events", "geometry", "autocorr", "levels"}:
         return []

@@ -121,7 +121,7 @@ def subjects_of(
     Raises:
         ConfigError: neither or both of SAEs and --preset, or SAEs of several models.
     """
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import preset as find
     from saekit.studies.locality.runs import subjects
 
     preset, root = released
@@ -184,7 +184,7 @@ def opened(
         ConfigError: several sites are chosen, or one that it does not read.
         FormatError: the folder holds no SAE.
     """
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import preset as find
     from saekit.studies.locality.runs.subjects import loaded_layer, located
 
     if preset is not None:
@@ -334,7 +334,7 @@ def bytes_of(gigabytes: float | None) -> int | None:
 
 def threshold_of(given: float | None, preset: str | None) -> float:
     """Return the threshold that was given, or the preset's."""
-    from saekit.studies.locality.presets.base import preset as find
+    from saekit.studies.locality.presets import preset as find
 
     if given is not None:
         return given

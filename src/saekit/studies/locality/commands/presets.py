@@ -11,9 +11,9 @@ def presets(as_json: Json = False) -> None:
 
     Example: saekit locality presets
     """
-    from saekit.studies.locality.presets.base import names, preset
+    from saekit.studies.locality.presets import PRESETS
 
-    found = [preset(n).to_dict() for n in names()]
+    found = [preset.to_dict() for preset in PRESETS.values()]
     lines = [
         f"{p['key']:<14} {p['model']:<34} {p['architecture']:<9} {p['sae_format']:<20} "
         f"{p['repo'] or 'your own'}" for p in found

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.progress import Progress
 from saekit.core.result import Table
@@ -66,7 +66,7 @@ class EventEntropy(Config):
     it is no position of the profile, and its share of the influence is told apart.
 
     Args:
-        n_ctx: tokens of a window, the peak included, without BOS; at least 2.
+        n_ctx: tokens of a window, the peak included, without BOS.
         threshold: least activation in the window, act units; it must be over this.
         batch_tokens: tokens of one pass; memory grows with it.
 
@@ -80,17 +80,9 @@ class EventEntropy(Config):
     """
 
     name: ClassVar[str] = "event_entropy"
-    n_ctx: int = 128
-    threshold: float = 0.0
-    batch_tokens: int = 2048
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_ctx < 2 or self.batch_tokens < 1 or self.threshold < 0:
-            raise ConfigError(
-                f"`n_ctx` must be at least 2, `batch_tokens` at least 1 and `threshold` at least "
-                f"0; got {self.n_ctx}, {self.batch_tokens} and {self.threshold}."
-            )
+    n_ctx: int = setting(128, least=2, unit="tokens")
+    threshold: float = setting(0.0, least=0)
+    batch_tokens: int = setting(2048, least=1)
 
     def score(  # noqa: PLR0913 - what is scored, and how the machine goes about it
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from saekit.core import provenance
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest, write_json, write_text
 from saekit.data import table_files
@@ -43,9 +43,9 @@ class EventRun(Config):
     """
 
     name: ClassVar[str] = "event_run"
-    n_ctx: tuple[int, ...] = (16, 32, 64, 96, 128)
-    threshold: float = 0.0
-    batch_tokens: int = 2048
+    n_ctx: tuple[int, ...] = setting((16, 32, 64, 96, 128), least=2, unit="tokens")
+    threshold: float = setting(0.0, least=0)
+    batch_tokens: int = setting(2048, least=1)
     legacy_encode: bool = False
 
     def __post_init__(self) -> None:
@@ -54,8 +54,6 @@ class EventRun(Config):
             raise ConfigError(
                 f"`n_ctx` needs one length or more, each once; got {list(self.n_ctx)}."
             )
-        for n_ctx in self.n_ctx:
-            self._one(n_ctx)
 
     def _one(self, n_ctx: int) -> EventEntropy:
         return EventEntropy(

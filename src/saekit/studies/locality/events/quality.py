@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_json
 from saekit.core.result import Table
@@ -42,18 +42,9 @@ class Kept(Config):
     """
 
     name: ClassVar[str] = "kept_latents"
-    min_recall: float | None = None
-    max_peak_diversity: float = 1.0
+    min_recall: float | None = setting(None, least=0, most=1)
+    max_peak_diversity: float = setting(1.0, least=0, most=1)
     exclude_bos_dominated: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.min_recall is None or 0 <= self.min_recall <= 1):
-            raise ConfigError(f"`min_recall` must lie in 0..1; got {self.min_recall}.")
-        if not 0 <= self.max_peak_diversity <= 1:
-            raise ConfigError(
-                f"`max_peak_diversity` must lie in 0..1; got {self.max_peak_diversity}."
-            )
 
     @property
     def ending(self) -> str:

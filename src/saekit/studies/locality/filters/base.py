@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import saekit.studies.locality.filters as package
-from saekit.core.config import Config
-from saekit.core.errors import ConfigError
+from saekit.core.config import Config, setting
 from saekit.core.registry import Registry
 
 CROSSES = "crosses documents"
@@ -32,8 +31,7 @@ class Filter(Config, abc.ABC):
     """Rules of every text, and those of one kind.
 
     Args:
-        least_distinct: least share of distinct ids in a window, 0 to 1: below it the text
-            repeats itself.
+        least_distinct: least share of distinct ids in a window: below it the text repeats itself.
 
     Raises:
         ConfigError: a share is out of range.
@@ -42,12 +40,7 @@ class Filter(Config, abc.ABC):
     joiner: ClassVar[str | None] = None  # between documents in the stream; None: kept apart
     one_document: ClassVar[bool] = False  # whether a window must lie inside one
 
-    least_distinct: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.least_distinct <= 1:
-            raise ConfigError(f"`least_distinct` must lie in 0..1; got {self.least_distinct}.")
+    least_distinct: float = setting(0.25, least=0, most=1)
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":

@@ -5,6 +5,7 @@ from typing import ClassVar, final
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.studies.locality.filters.base import Candidate, Filter, registry
 
 
@@ -16,7 +17,7 @@ class CodePython(Filter):
 
     Args:
         skip_tokens: tokens at the head of a file that no window may hold.
-        most_blank: largest share of tokens that are white space only, 0 to 1.
+        most_blank: largest share of tokens that are white space only.
         most_line_chars: longest line of a window.
 
     Source:
@@ -25,9 +26,9 @@ class CodePython(Filter):
 
     name: ClassVar[str] = "code-python"
     one_document: ClassVar[bool] = True
-    skip_tokens: int = 50
-    most_blank: float = 0.6
-    most_line_chars: int = 400
+    skip_tokens: int = setting(50, least=0)
+    most_blank: float = setting(0.6, least=0, most=1)
+    most_line_chars: int = setting(400, least=1)
 
     @override
     def _refuses(self, window: Candidate) -> str | None:

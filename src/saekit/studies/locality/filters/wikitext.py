@@ -6,6 +6,7 @@ from typing import ClassVar, final
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.studies.locality.filters.base import Candidate, Filter, registry
 
 _HEADING = re.compile(r"^[^\S\n]*(= )+.+( =)+[^\S\n]*$", re.MULTILINE)
@@ -29,7 +30,7 @@ class Wikitext(Filter):
 
     name: ClassVar[str] = "wikitext"
     joiner: ClassVar[str | None] = ""
-    most_newlines: int = 2
+    most_newlines: int = setting(2, least=0)
 
     @override
     def _refuses(self, window: Candidate) -> str | None:

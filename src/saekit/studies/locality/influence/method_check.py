@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
@@ -22,7 +22,7 @@ from saekit.studies.locality.filters.base import Filter
 from saekit.studies.locality.filters.plain import Plain
 from saekit.studies.locality.influence.base import METHODS, Influences, check_reads, influence
 from saekit.studies.locality.influence.checks import agreement
-from saekit.studies.locality.runs.measure import Kit, Measure, check_threshold, strongest
+from saekit.studies.locality.runs.measure import Kit, Measure, strongest
 from saekit.studies.locality.runs.subjects import Opened, Subject
 from saekit.studies.locality.windows import drawing
 
@@ -61,29 +61,17 @@ class MethodCheck(Config):
     name: ClassVar[str] = "locality_check"
     corpus: Corpus
     filter: Filter = field(default_factory=Plain)
-    n_ctx: int = 32
-    windows: int = 8
-    latents: int = 6
-    methods: tuple[str, ...] = tuple(m for m in METHODS if m != EXACT[0])
-    threshold: float = 0.0
-    tolerance: float = 1e-4
-    documents: int = 0
+    n_ctx: int = setting(32, least=2, unit="tokens")
+    windows: int = setting(8, least=1)
+    latents: int = setting(6, least=1)
+    methods: tuple[str, ...] = setting(
+        tuple(m for m in METHODS if m != EXACT[0]), choices=tuple(METHODS)
+    )
+    threshold: float = setting(0.0, least=0, hint="Below 0 latents that are off would count.")
+    tolerance: float = setting(1e-4, above=0)
+    documents: int = setting(0, least=0)
     seed: int = 0
     bos: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if unknown := set(self.methods) - set(METHODS):
-            raise ConfigError(
-                f"`methods` are of {', '.join(METHODS)}; got {', '.join(sorted(unknown))}."
-            )
-        check_threshold(self.threshold)
-        if min(self.n_ctx - 1, self.windows, self.latents) < 1 or not self.tolerance > 0:
-            raise ConfigError(
-                f"A check needs windows of 2 tokens or more, a window, a latent and a tolerance "
-                f"above 0; got n_ctx={self.n_ctx}, windows={self.windows}, "
-                f"latents={self.latents}, tolerance={self.tolerance}."
-            )
 
 
 class Checked(NamedTuple):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.result import Table
 from saekit.core.seeds import generator
@@ -107,8 +107,8 @@ class Geometry(Config):
     the mean H of these, by the same null.
 
     Args:
-        k: nearest latents, at least 1.
-        permutations: at least 1; p is at least 1 / (1 + permutations).
+        k: nearest latents.
+        permutations: random orders a p-value is taken from; it is at least 1 / (1 + permutations).
         seed: of the permutations.
 
     Raises:
@@ -121,16 +121,9 @@ class Geometry(Config):
     """
 
     name: ClassVar[str] = "geometry"
-    k: int = 10
-    permutations: int = 1000
+    k: int = setting(10, least=1)
+    permutations: int = setting(1000, least=1)
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.k < 1 or self.permutations < 1:
-            raise ConfigError(
-                f"`k` and `permutations` must be at least 1; got {self.k} and {self.permutations}."
-            )
 
     def run(
         self, latents: Int[Tensor, "n"], directions: Float[Tensor, "_n d"],

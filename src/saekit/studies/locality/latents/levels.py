@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.config import Config
-from saekit.core.errors import ConfigError, ShapeError
+from saekit.core.config import Config, setting
+from saekit.core.errors import ShapeError
 from saekit.studies.locality.published._flat import Published
 
 CHUNK = 256  # latents whose logits are held together
@@ -47,16 +47,8 @@ class Levels(Config):
     """
 
     name: ClassVar[str] = "feature_levels"
-    threshold: float = 1.0
-    min_count: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold < 0 or self.min_count < 1:
-            raise ConfigError(
-                f"`threshold` must be at least 0 and `min_count` at least 1; got "
-                f"{self.threshold} and {self.min_count}."
-            )
+    threshold: float = setting(1.0, least=0)
+    min_count: int = setting(20, least=1)
 
 
 def promoted_bits(

@@ -19,7 +19,7 @@ from saekit.core.npz import read_npz
 from saekit.core.result import Result
 from saekit.data import table_files
 from saekit.models.sites import Site, parse_site
-from saekit.studies.locality.presets.base import names, preset
+from saekit.studies.locality.presets import PRESETS, preset
 from saekit.studies.locality.published import dataset, release_folders
 from saekit.studies.locality.published._published_pairs import comparison, sweep
 from saekit.studies.locality.runs.context_length import SITES
@@ -164,7 +164,7 @@ def _sweep_config(result: Result, where: dict[str, str], path: Path) -> dict[str
 def published_site(label: str, site: Site) -> tuple[str, int]:
     """Return what the data set calls a site, and its layer; -1 for the embedding."""
     layer = -1 if site.layer is None else site.layer
-    if label in names() and site.point == "resid_post":
+    if label in PRESETS and site.point == "resid_post":
         return preset(label).published_site(layer).rpartition("_layer")[0], layer
     return site.point, layer
 
@@ -240,7 +240,7 @@ def _run_config(result: Result, where: dict[str, str]) -> dict[str, Any]:
         **where, "model_id": result.details["model"]["name"],
         "model_revision": result.details["model"]["revision"],
         "layers": [published_site(where["preset"], parse_site(s))[1] for s in saes],
-        "sae_loader": preset(where["preset"]).sae_format if where["preset"] in names() else None,
+        "sae_loader": preset(where["preset"]).sae_format if where["preset"] in PRESETS else None,
         "sae_arch": sorted({s["architecture"] for s in saes.values()}),
         "threshold": result.config["measure"]["threshold"],
         "num_batches": result.config.get("windows", 1), "random_batches": True,

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, SaekitError
 from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
@@ -51,20 +51,19 @@ class ContextLength(Config):
     """
 
     name: ClassVar[str] = "locality_context_length"
-    least: int = 8
-    most: int = 2048
-    step: int = 128
+    least: int = setting(8, least=2, unit="tokens")
+    most: int = setting(2048, least=2, unit="tokens")
+    step: int = setting(128, least=1)
     bos: bool = False
-    trim: str = "tail"
+    trim: str = setting("tail", choices=("tail", "head"))
     measure: Measure = field(default_factory=Measure)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.least <= self.most or self.step < 1 or self.trim not in ("tail", "head"):
+        if self.least > self.most:
             raise ConfigError(
-                f"A sweep goes from `least` (2 or more) to `most` in steps of 1 or more, with trim "
-                f"tail or head; got least={self.least}, most={self.most}, step={self.step}, "
-                f"trim={self.trim!r}."
+                f"A sweep goes from `least` to `most`; got least={self.least}, most={self.most}. "
+                f"Lower `least` or raise `most`."
             )
 
     def lengths(self) -> list[int]:

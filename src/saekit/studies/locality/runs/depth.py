@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from saekit.core.config import Config
-from saekit.core.errors import ConfigError, SaekitError
+from saekit.core.config import Config, setting
+from saekit.core.errors import SaekitError
 from saekit.core.files import digest, replace_with, write_json
 from saekit.core.progress import Progress
 from saekit.core.provenance import collect
@@ -62,26 +62,13 @@ class Depth(Config):
     name: ClassVar[str] = "locality_depth"
     corpus: Corpus
     filter: Filter = field(default_factory=Plain)
-    n_ctx: int = 64
-    windows: int = 50
+    n_ctx: int = setting(64, least=2, unit="tokens")
+    windows: int = setting(50, least=1)
     bos: bool = False
-    split: str = "test"
-    documents: int = 0
-    min_active_latents: int = 0
+    split: str = setting("test", choices=("train", "test"))
+    documents: int = setting(0, least=0)
+    min_active_latents: int = setting(0, least=0)
     measure: Measure = field(default_factory=Measure)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_ctx < 2 or self.windows < 1 or self.split not in ("train", "test"):
-            raise ConfigError(
-                f"A run needs windows of at least 2 tokens, one window, and split train or test; "
-                f"got n_ctx={self.n_ctx}, windows={self.windows}, split={self.split!r}."
-            )
-        if min(self.min_active_latents, self.documents) < 0:
-            raise ConfigError(
-                f"`min_active_latents` and `documents` must be 0 or more; got "
-                f"{self.min_active_latents} and {self.documents}."
-            )
 
 
 class Done(NamedTuple):

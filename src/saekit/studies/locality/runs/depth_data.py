@@ -13,7 +13,7 @@ import numpy as np
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Score
 from saekit.data import table_files
-from saekit.studies.locality.presets.base import names
+from saekit.studies.locality.presets import PRESETS
 from saekit.studies.locality.published import dataset
 from saekit.studies.locality.published import reading as published
 from saekit.studies.locality.published._flat import Published
@@ -178,6 +178,6 @@ def _layer(made: Published, layer: int) -> SiteData:
 def label(folder: Path, found: DepthData) -> str:
     """Return the title of a run's panel: preset and corpus, or the folder's name."""
     said = [part for part in (found.preset, found.dataset) if part]
-    if not said and folder.parent.parent.name in names():  # <preset>/<dataset>/<timestamp>
+    if not said and folder.parent.parent.name in PRESETS:  # <preset>/<dataset>/<timestamp>
         said = [folder.parent.parent.name, folder.parent.name]
     return ", ".join(said) or folder.name

@@ -1,6 +1,5 @@
 """Measure a block of windows at one site, through the journal: what every run is made of."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -18,7 +17,7 @@ from saekit.studies.locality.influence.base import METHODS, ROUNDED, Influences,
 from saekit.studies.locality.influence.baseline import TARGETS, token_vector
 from saekit.studies.locality.influence.entropy import Places, summaries, unbiased_log_shares
 from saekit.studies.locality.influence.latent_gradient import Encoder
-from saekit.studies.locality.influence.nulls import check_names, null_influence
+from saekit.studies.locality.influence.nulls import NULLS, null_influence
 from saekit.studies.locality.runs.journal import Journal
 
 
@@ -32,7 +31,7 @@ class Measure(Config):
         token_vector: how the token vector's influence is taken: "exact" costs d_model gradients a
             window, "hutchinson" `probes`; "none" leaves it out.
         target: the vector: the activation, what the SAE makes of it, or what it leaves out.
-        probes: random directions of an estimate, at least 2.
+        probes: random directions of an estimate.
         most_latents: latents of a window, the strongest; 0: all that are active.
         legacy_encode: encode as the published code does, which differs for some SAEs.
         nulls: baselines taken beside, of `nulls.NULLS`.
@@ -46,48 +45,23 @@ class Measure(Config):
     """
 
     name: ClassVar[str] = "locality_measure"
-    threshold: float = 0.0
-    method: str = "vjp"
+    threshold: float = setting(0.0, least=0, hint="Below 0 latents that are off would count.")
+    method: str = setting("vjp", choices=tuple(METHODS))
     token_vector: Literal["none", "exact", "hutchinson"] = "hutchinson"
-    target: str = "resid"
-    probes: int = 64
-    most_latents: int = 0
+    target: str = setting("resid", choices=tuple(TARGETS))
+    probes: int = setting(64, least=2)
+    most_latents: int = setting(0, least=0)
     legacy_encode: bool = False
-    nulls: tuple[str, ...] = ()
+    nulls: tuple[str, ...] = setting((), choices=NULLS)
     seed: int = 0
     matmul: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names(self.nulls)
-        for key, known in (("method", METHODS), ("target", TARGETS)):
-            if getattr(self, key) not in known:
-                raise ConfigError(
-                    f"`{key}` is one of {', '.join(known)}; got {getattr(self, key)!r}."
-                )
-        check_threshold(self.threshold)
         if self.matmul != "float32" and self.method not in ROUNDED:
             raise ConfigError(
                 f"`matmul` {self.matmul} is for methods {', '.join(ROUNDED)}; got {self.method}."
             )
-        if self.probes < 2 or self.most_latents < 0:
-            raise ConfigError(
-                f"`probes` must be at least 2 and `most_latents` 0 or more; got {self.probes} and "
-                f"{self.most_latents}."
-            )
-
-
-def check_threshold(threshold: float) -> None:
-    """Refuse a threshold under which latents that are off would count.
-
-    Raises:
-        ConfigError: it is negative or no number.
-    """
-    if not 0 <= threshold < math.inf:
-        raise ConfigError(
-            f"`threshold` must be 0 or more, act units: below 0 latents that are off would count; "
-            f"got {threshold}."
-        )
 
 
 class Failure(NamedTuple):

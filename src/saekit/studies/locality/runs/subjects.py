@@ -12,7 +12,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import UNKNOWN, Site, parse_site
 from saekit.saes.base import SAE
 from saekit.saes.standardised import Standardised
-from saekit.studies.locality.presets.base import Preset
+from saekit.studies.locality.presets import Preset
 
 Reads = Callable[..., TrainedSAE]  # called as `saekit.hub.native.load` is: a folder; site=, scaled=
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saekit.core import provenance
 from saekit.core.codes import Codes
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
@@ -90,14 +90,14 @@ class GroundTruth(Config):
     Scores over samples have 95 % intervals over blocks of them; those of directions none.
 
     Args:
-        n_tokens: samples drawn, at least 1; rounded up to whole batches.
+        n_tokens: samples drawn; rounded up to whole batches.
         batch_tokens: samples coded at once, rounded up to whole sequences where the truth has
             some; decides, with the seed, which are drawn.
-        n_blocks: blocks for the intervals, at least 1.
-        split_cosine: |cosine| from which a latent holds a feature, 0 to 1.
-        hedge_cosine: |cosine| from which a second feature is in a latent, 0 to 1.
-        absorb_cosine: what a child's latent must have of the parent's direction beyond what
-            the child's own direction brings, to carry it, 0 to 1.
+        n_blocks: blocks for the intervals.
+        split_cosine: |cosine| from which a latent holds a feature.
+        hedge_cosine: |cosine| from which a second feature is in a latent.
+        absorb_cosine: what a child's latent must have of the parent's direction beyond what the
+            child's own direction brings, to carry it.
 
     Raises:
         ConfigError: a number is out of range.
@@ -114,21 +114,12 @@ class GroundTruth(Config):
     name: ClassVar[str] = "ground_truth"
     version: ClassVar[int] = 2
 
-    n_tokens: int = 2**16
-    batch_tokens: int = 2**10
-    n_blocks: int = 64
-    split_cosine: float = 0.5
-    hedge_cosine: float = 0.4
-    absorb_cosine: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("n_tokens", "batch_tokens", "n_blocks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        for name in ("split_cosine", "hedge_cosine", "absorb_cosine"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"`{name}` must lie in 0..1; got {getattr(self, name)}.")
+    n_tokens: int = setting(2**16, least=1)
+    batch_tokens: int = setting(2**10, least=1)
+    n_blocks: int = setting(64, least=1)
+    split_cosine: float = setting(0.5, least=0, most=1)
+    hedge_cosine: float = setting(0.4, least=0, most=1)
+    absorb_cosine: float = setting(0.1, least=0, most=1)
 
     @torch.no_grad()
     def run(

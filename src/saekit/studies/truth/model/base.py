@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from saekit.core.codes import Codes
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator as seeded
-from saekit.studies.truth.model.checks import at_least
 from saekit.studies.truth.model.copula import Copula
 from saekit.studies.truth.model.correlation import Correlation
 from saekit.studies.truth.model.dictionaries import Dictionary, Given, Random, checked
@@ -50,8 +49,8 @@ class TruthConfig(Config):
     """A synthetic model as a value: x = bias + sum over features of act x direction + noise.
 
     Args:
-        n_features: features of the world, at least 1.
-        d_model: width of x, at least 1.
+        n_features: features of the world.
+        d_model: width of x.
         dictionary: directions of the features.
         firing: share of tokens where each fires.
         magnitudes: how strongly.
@@ -67,8 +66,8 @@ class TruthConfig(Config):
         ConfigError: a number is out of range, or parts do not fit each other.
     """
 
-    n_features: int
-    d_model: int
+    n_features: int = setting(least=1)
+    d_model: int = setting(least=1)
     dictionary: Dictionary = field(default_factory=Random)
     firing: Firing = field(default_factory=Zipf)
     magnitudes: Magnitudes = field(default_factory=ReluNormal)
@@ -76,16 +75,12 @@ class TruthConfig(Config):
     hierarchy: Hierarchy | None = None
     sequence: Sequences | None = None
     layers: Layers | None = None
-    noise: float = 0.0
-    bias: float = 0.0
+    noise: float = setting(0.0, least=0)
+    bias: float = setting(0.0, least=0)
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_features", self.n_features, 1)
-        at_least("d_model", self.d_model, 1)
-        at_least("noise", self.noise, 0)
-        at_least("bias", self.bias, 0)
         if self.sequence is not None and self.correlation is not None:
             raise ConfigError(
                 "`sequence` and `correlation` exclude each other; got both. Set one to null."

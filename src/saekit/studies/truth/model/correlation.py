@@ -12,10 +12,10 @@ import torch
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
-from saekit.studies.truth.model.checks import at_least, count
+from saekit.studies.truth.model.checks import count
 from saekit.studies.truth.model.loadings import Loadings, factorised
 
 LEAST_OWN = 0.01  # variance a feature keeps to itself under `low_rank`
@@ -46,7 +46,7 @@ class LowRank(Correlation):
     is noted.
 
     Args:
-        rank: common factors, at least 1.
+        rank: common factors.
         scale: standard deviation of the entries of F; 0: no correlations.
 
     Raises:
@@ -57,13 +57,8 @@ class LowRank(Correlation):
     """
 
     name = "low_rank"
-    rank: int = 32
-    scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("rank", self.rank, 1)
-        at_least("scale", self.scale, 0)
+    rank: int = setting(32, least=1)
+    scale: float = setting(0.1, least=0)
 
     @override
     def loadings(self, n_features: int, generator: torch.Generator) -> Loadings:
@@ -81,9 +76,9 @@ class Blocks(Correlation):
     """Consecutive features in blocks: each pair of a block has a correlation drawn evenly.
 
     Args:
-        size: features of a block, at least 2; the last block has those left.
-        lowest: lower end of the correlations, in (-1, 1).
-        highest: upper end, in (-1, 1).
+        size: features of a block; the last block has those left.
+        lowest: lower end of the correlations.
+        highest: upper end.
 
     Raises:
         ConfigError: a number is out of range.
@@ -93,17 +88,15 @@ class Blocks(Correlation):
     """
 
     name = "blocks"
-    size: int = 8
-    lowest: float = 0.3
-    highest: float = 0.3
+    size: int = setting(8, least=2)
+    lowest: float = setting(0.3, above=-1, below=1)
+    highest: float = setting(0.3, above=-1, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("size", self.size, 2)
-        if not -1 < self.lowest <= self.highest < 1:
+        if self.lowest > self.highest:
             raise ConfigError(
-                f"`lowest` and `highest` must lie in (-1, 1), in order; got {self.lowest} and "
-                f"{self.highest}."
+                f"`lowest` must not exceed `highest`={self.highest}; got {self.lowest}."
             )
 
     @override
@@ -133,18 +126,14 @@ class Pair(Config):
         ConfigError: a feature is paired with itself, or a number is out of range.
     """
 
-    a: int
-    b: int
-    correlation: float
+    a: int = setting(least=0)
+    b: int = setting(least=0)
+    correlation: float = setting(least=-1, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("a", self.a, 0)
-        at_least("b", self.b, 0)
         if self.a == self.b:
             raise ConfigError(f"`a` and `b` must be two features; got {self.a} twice.")
-        if not -1 <= self.correlation <= 1:
-            raise ConfigError(f"`correlation` must lie in -1..1; got {self.correlation}.")
 
 
 @registry.register
@@ -165,12 +154,7 @@ class Pairs(Correlation):
 
     name = "pairs"
     pairs: tuple[Pair, ...] = field(default=())
-    others: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not -1 <= self.others <= 1:
-            raise ConfigError(f"`others` must lie in -1..1; got {self.others}.")
+    others: float = setting(0.0, least=-1, most=1)
 
     @override
     def loadings(self, n_features: int, generator: torch.Generator) -> Loadings:
@@ -192,10 +176,10 @@ class RandomPairs(Correlation):
     """Every pair uncorrelated, positive or negative by chance, with a strength drawn evenly.
 
     Args:
-        positive_share: of the correlated pairs, 0..1.
-        uncorrelated_share: of all pairs, 0..1.
-        lowest: smallest strength, 0..1.
-        highest: largest strength, 0..1.
+        positive_share: of the correlated pairs.
+        uncorrelated_share: of all pairs.
+        lowest: smallest strength.
+        highest: largest strength.
 
     Raises:
         ConfigError: a number is out of range.
@@ -205,16 +189,13 @@ class RandomPairs(Correlation):
     """
 
     name = "random_pairs"
-    positive_share: float = 0.5
-    uncorrelated_share: float = 0.3
-    lowest: float = 0.1
-    highest: float = 0.8
+    positive_share: float = setting(0.5, least=0, most=1)
+    uncorrelated_share: float = setting(0.3, least=0, most=1)
+    lowest: float = setting(0.1, least=0, most=1)
+    highest: float = setting(0.8, least=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("positive_share", "uncorrelated_share", "lowest", "highest"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ConfigError(f"`{key}` must lie in 0..1; got {getattr(self, key)}.")
         if self.lowest > self.highest:
             raise ConfigError(
                 f"`lowest` must not exceed `highest`={self.highest}; got {self.lowest}."
@@ -248,7 +229,7 @@ class Given(Correlation):
     """
 
     name = "given"
-    matrix: tuple[tuple[float, ...], ...]
+    matrix: tuple[tuple[float, ...], ...] = setting(least=-1, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -263,8 +244,6 @@ class Given(Correlation):
             if row[i] != 1:
                 raise ConfigError(f"`matrix[{i}][{i}]` must be 1; got {row[i]}.")
             for j in range(i):
-                if not -1 <= row[j] <= 1:
-                    raise ConfigError(f"`matrix[{i}][{j}]` must lie in -1..1; got {row[j]}.")
                 if row[j] != self.matrix[j][i]:
                     raise ConfigError(
                         f"`matrix` must be symmetric; `[{i}][{j}]` is {row[j]} and `[{j}][{i}]` "

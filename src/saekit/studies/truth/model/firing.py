@@ -9,10 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
-from saekit.studies.truth.model.checks import above, count, probability
+from saekit.studies.truth.model.checks import count
 
 
 class Firing(Config, abc.ABC):
@@ -27,15 +27,13 @@ class Firing(Config, abc.ABC):
     def probabilities(
         self, n_features: int, generator: torch.Generator
     ) -> Float[Tensor, "n_features"]:
-        """Return the share of tokens where each feature fires, float64, all in (0, 1]."""
+        """Return the share of tokens where each feature fires, float64."""
 
 
 registry = Registry[Firing]("firing", package)
 
 
 def _check_range(low: float, high: float) -> None:
-    probability("lowest", low)
-    probability("highest", high)
     if low > high:
         raise ConfigError(f"`lowest` must not exceed `highest`={high}; got {low}.")
 
@@ -49,9 +47,9 @@ class Zipf(Firing):
     is the most frequent. The stretch makes it a pure power law in shape only.
 
     Args:
-        exponent: a, above 0.
-        highest: share of tokens of the first feature, in (0, 1].
-        lowest: share of tokens of the last feature, in (0, 1].
+        exponent: a.
+        highest: share of tokens of the first feature.
+        lowest: share of tokens of the last feature.
 
     Raises:
         ConfigError: a rate is outside (0, 1], they are out of order, or `exponent` is not
@@ -62,13 +60,12 @@ class Zipf(Firing):
     """
 
     name = "zipf"
-    exponent: float = 1.0
-    highest: float = 0.3
-    lowest: float = 0.01
+    exponent: float = setting(1.0, above=0)
+    highest: float = setting(0.3, above=0, most=1)
+    lowest: float = setting(0.01, above=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above("exponent", self.exponent, 0)
         _check_range(self.lowest, self.highest)
 
     @override
@@ -87,8 +84,8 @@ class Linear(Firing):
     """Rates falling in equal steps from the first feature to the last.
 
     Args:
-        highest: share of tokens of the first feature, in (0, 1].
-        lowest: share of tokens of the last feature, in (0, 1].
+        highest: share of tokens of the first feature.
+        lowest: share of tokens of the last feature.
 
     Raises:
         ConfigError: a rate is outside (0, 1], or they are out of order.
@@ -98,8 +95,8 @@ class Linear(Firing):
     """
 
     name = "linear"
-    highest: float = 0.3
-    lowest: float = 0.01
+    highest: float = setting(0.3, above=0, most=1)
+    lowest: float = setting(0.01, above=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,8 +115,8 @@ class Random(Firing):
     """Rates drawn evenly between two, in no order.
 
     Args:
-        highest: upper end, share of tokens in (0, 1].
-        lowest: lower end, share of tokens in (0, 1].
+        highest: upper end, share of tokens.
+        lowest: lower end, share of tokens.
 
     Raises:
         ConfigError: a rate is outside (0, 1], or they are out of order.
@@ -129,8 +126,8 @@ class Random(Firing):
     """
 
     name = "random"
-    highest: float = 0.5
-    lowest: float = 0.01
+    highest: float = setting(0.5, above=0, most=1)
+    lowest: float = setting(0.01, above=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,7 +147,7 @@ class Constant(Firing):
     """The same rate for every feature.
 
     Args:
-        rate: share of tokens, in (0, 1].
+        rate: share of tokens.
 
     Raises:
         ConfigError: `rate` is outside (0, 1].
@@ -160,11 +157,7 @@ class Constant(Firing):
     """
 
     name = "constant"
-    rate: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        probability("rate", self.rate)
+    rate: float = setting(above=0, most=1)
 
     @override
     def probabilities(
@@ -190,12 +183,7 @@ class Given(Firing):
     """
 
     name = "given"
-    rates: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for i, rate in enumerate(self.rates):
-            probability(f"rates[{i}]", rate)
+    rates: tuple[float, ...] = setting(above=0, most=1)
 
     @override
     def probabilities(

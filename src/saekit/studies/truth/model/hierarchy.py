@@ -8,7 +8,7 @@ import torch
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
 from saekit.studies.truth.model.checks import at_least
@@ -57,12 +57,12 @@ class Grown(Hierarchy):
     are left over have no parent; where they run out, trees end early.
 
     Args:
-        roots: trees, at least 1.
-        branching: children of a node, at least 1.
+        roots: trees.
+        branching: children of a node.
         most_branching: where given, a number from `branching` to this is drawn for each node.
-        depth: levels below the roots, at least 0.
-        exclusive_share: of the nodes with two children or more, 0..1, drawn by chance: at most
-            one of their children fires on a token.
+        depth: levels below the roots.
+        exclusive_share: of the nodes with two children or more, drawn by chance: at most one of
+            their children fires on a token.
         exclusive_min_depth: nodes above it are never exclusive; roots are at 0.
         exclusive_max_depth: nodes below it are never exclusive; null for no limit.
         scaled: children are multiplied by the activation of their parent over its mean (of
@@ -78,29 +78,21 @@ class Grown(Hierarchy):
     """
 
     name = "grown"
-    roots: int = 100
-    branching: int = 100
-    most_branching: int | None = None
-    depth: int = 2
-    exclusive_share: float = 0.0
-    exclusive_min_depth: int = 0
-    exclusive_max_depth: int | None = None
+    roots: int = setting(100, least=1)
+    branching: int = setting(100, least=1)
+    most_branching: int | None = setting(None, least=1)
+    depth: int = setting(2, least=0)
+    exclusive_share: float = setting(0.0, least=0, most=1)
+    exclusive_min_depth: int = setting(0, least=0)
+    exclusive_max_depth: int | None = setting(None, least=0)
     scaled: bool = False
     compensate: Compensation = "none"
     impossible: Literal["error", "clamp"] = "error"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("roots", self.roots, 1)
-        at_least("branching", self.branching, 1)
-        at_least("depth", self.depth, 0)
-        at_least("exclusive_min_depth", self.exclusive_min_depth, 0)
         if self.most_branching is not None:
             at_least("most_branching", self.most_branching, self.branching)
-        if not 0 <= self.exclusive_share <= 1:
-            raise ConfigError(
-                f"`exclusive_share` must lie in 0..1; got {self.exclusive_share}."
-            )
 
     @override
     def forest(self, n_features: int, generator: torch.Generator) -> Forest:
@@ -154,10 +146,10 @@ class Given(Hierarchy):
     """
 
     name = "given"
-    edges: tuple[tuple[int, ...], ...] = ()
-    exclusive: tuple[int, ...] = ()
-    scaled: tuple[int, ...] = ()
-    groups: tuple[tuple[int, ...], ...] = ()
+    edges: tuple[tuple[int, ...], ...] = setting((), least=0)
+    exclusive: tuple[int, ...] = setting((), least=0)
+    scaled: tuple[int, ...] = setting((), least=0)
+    groups: tuple[tuple[int, ...], ...] = setting((), least=0)
     compensate: Compensation = "none"
     impossible: Literal["error", "clamp"] = "error"
 

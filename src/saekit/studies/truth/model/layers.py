@@ -9,10 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
-from saekit.studies.truth.model.checks import above, at_least, count
+from saekit.studies.truth.model.checks import count
 
 
 class Layers(Config, abc.ABC):
@@ -44,7 +44,7 @@ class Spans(Layers):
     """Each feature is written at one layer and stays for some: weight 1 there, 0 elsewhere.
 
     Args:
-        count: layers, at least 1.
+        count: layers.
         shortest: fewest layers that a feature spans, 1..count.
         longest: most layers, shortest..count; where a feature begins is drawn evenly.
 
@@ -56,16 +56,15 @@ class Spans(Layers):
     """
 
     name = "spans"
-    count: int
-    shortest: int = 1
-    longest: int = 1
+    count: int = setting(least=1)
+    shortest: int = setting(1, least=1)
+    longest: int = setting(1, least=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("count", self.count, 1)
-        if not 1 <= self.shortest <= self.longest <= self.count:
+        if not self.shortest <= self.longest <= self.count:
             raise ConfigError(
-                f"`shortest` and `longest` must lie in 1..{self.count}, in order; got "
+                f"`shortest` must not exceed `longest`, nor that `count`={self.count}; got "
                 f"{self.shortest} and {self.longest}."
             )
 
@@ -92,8 +91,8 @@ class Bumps(Layers):
     """Each feature is strongest in one layer: exp(-(layer - centre)^2 / (2 width^2)).
 
     Args:
-        count: layers, at least 1; centres are drawn evenly between the first and the last.
-        width: layers, above 0.
+        count: layers; centres are drawn evenly between the first and the last.
+        width: layers.
 
     Raises:
         ConfigError: a number is out of range.
@@ -103,13 +102,8 @@ class Bumps(Layers):
     """
 
     name = "bumps"
-    count: int
-    width: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("count", self.count, 1)
-        above("width", self.width, 0)
+    count: int = setting(least=1)
+    width: float = setting(1.0, above=0)
 
     @property
     @override
@@ -130,7 +124,7 @@ class Given(Layers):
     """Profiles given one by one.
 
     Args:
-        rows: the weights of each feature over the layers, at least 0.
+        rows: the weights of each feature over the layers.
 
     Raises:
         ConfigError: rows differ in length, there is none, or a weight is below 0.
@@ -140,19 +134,16 @@ class Given(Layers):
     """
 
     name = "given"
-    rows: tuple[tuple[float, ...], ...]
+    rows: tuple[tuple[float, ...], ...] = setting(least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("rows (entries)", len(self.rows), 1)
         for i, row in enumerate(self.rows):
             if not row or len(row) != len(self.rows[0]):
                 raise ConfigError(
                     f"`rows[{i}]` must have as many layers as `rows[0]`, "
                     f"{len(self.rows[0])}, and at least 1; got {len(row)}."
                 )
-            for j, weight in enumerate(row):
-                at_least(f"rows[{i}][{j}]", weight, 0)
 
     @property
     @override

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
 from saekit.studies.truth.model.profiles import Profile, spread_out
@@ -93,7 +93,7 @@ class Constant(Magnitudes):
     """The same magnitude at every firing: mean.
 
     Args:
-        mean: act units, at least 0.
+        mean: act units.
 
     Source:
         Elhage et al. 2022, Toy Models of Superposition.
@@ -101,7 +101,7 @@ class Constant(Magnitudes):
 
     name = "constant"
     std = 0.0
-    mean: Profile | float = 1.0
+    mean: Profile | float = setting(1.0, least=0)
 
     @override
     def draw(
@@ -116,7 +116,7 @@ class HalfNormal(Magnitudes):
     """Absolute values of normals around 0: std abs(e).
 
     Args:
-        std: of the normal before folding, act units, at least 0.
+        std: of the normal before folding, act units.
 
     Source:
         The folded normal at mean 0.
@@ -124,7 +124,7 @@ class HalfNormal(Magnitudes):
 
     name = "half_normal"
     mean = 0.0
-    std: Profile | float = 1.0
+    std: Profile | float = setting(1.0, least=0)
 
     @override
     def draw(
@@ -145,16 +145,16 @@ class FoldedNormal(Magnitudes):
     """Absolute values of normals: abs(mean + std e).
 
     Args:
-        mean: of the normal before folding, act units, at least 0.
-        std: of the normal before folding, act units, at least 0.
+        mean: of the normal before folding, act units.
+        std: of the normal before folding, act units.
 
     Source:
         Leone, Nelson & Nottingham 1961, Technometrics 3(4).
     """
 
     name = "folded_normal"
-    mean: Profile | float = 1.0
-    std: Profile | float = 0.5
+    mean: Profile | float = setting(1.0, least=0)
+    std: Profile | float = setting(0.5, least=0)
 
     @override
     def draw(
@@ -178,16 +178,16 @@ class ReluNormal(Magnitudes):
     The share of tokens where a feature is on is then its probability x Phi(mean / std).
 
     Args:
-        mean: of the normal before rectifying, act units, at least 0.
-        std: of the normal before rectifying, act units, at least 0.
+        mean: of the normal before rectifying, act units.
+        std: of the normal before rectifying, act units.
 
     Source:
         SAELens 6.28 synthetic data, `ActivationGenerator`.
     """
 
     name = "relu_normal"
-    mean: Profile | float = 1.0
-    std: Profile | float = 0.0
+    mean: Profile | float = setting(1.0, least=0)
+    std: Profile | float = setting(0.0, least=0)
 
     @override
     def draw(
@@ -218,16 +218,16 @@ class LogNormal(Magnitudes):
     exp(m + s e) with s^2 = ln(1 + std^2 / mean^2) and m = ln(mean) - s^2 / 2.
 
     Args:
-        mean: of the magnitude itself, act units, above 0.
-        std: of the magnitude itself, act units, at least 0.
+        mean: of the magnitude itself, act units.
+        std: of the magnitude itself, act units.
 
     Source:
         The method of moments for the log-normal distribution.
     """
 
     name = "log_normal"
-    mean: Profile | float = 1.0
-    std: Profile | float = 0.5
+    mean: Profile | float = setting(1.0, above=0)
+    std: Profile | float = setting(0.5, least=0)
 
     @property
     @override

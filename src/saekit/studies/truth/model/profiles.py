@@ -9,10 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 import saekit.studies.truth.model as package
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.registry import Registry
-from saekit.studies.truth.model.checks import above, at_least, count
+from saekit.studies.truth.model.checks import count
 
 
 class Profile(Config, abc.ABC):
@@ -60,11 +60,6 @@ class Linear(Profile):
     start: float
     end: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("start", abs(self.start), 0)
-        at_least("end", abs(self.end), 0)
-
     @override
     def values(self, n_features: int, generator: torch.Generator) -> Float[Tensor, "n_features"]:
         return torch.linspace(self.start, self.end, n_features, dtype=torch.float64)
@@ -76,8 +71,8 @@ class Exponential(Profile):
     """Equal ratios from the first feature to the last: start (end / start)^(i / (n - 1)).
 
     Args:
-        start: of the first feature, above 0.
-        end: of the last feature, above 0.
+        start: of the first feature.
+        end: of the last feature.
 
     Raises:
         ConfigError: an end is not above 0.
@@ -87,13 +82,8 @@ class Exponential(Profile):
     """
 
     name = "exponential"
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        above("start", self.start, 0)
-        above("end", self.end, 0)
+    start: float = setting(above=0)
+    end: float = setting(above=0)
 
     @override
     def values(self, n_features: int, generator: torch.Generator) -> Float[Tensor, "n_features"]:
@@ -108,7 +98,7 @@ class FoldedNormal(Profile):
 
     Args:
         mean: of the normal.
-        std: of the normal, at least 0.
+        std: of the normal.
         low: smaller draws become this.
         high: larger draws become this; null for no limit.
 
@@ -121,14 +111,12 @@ class FoldedNormal(Profile):
 
     name = "folded_normal"
     mean: float
-    std: float
-    low: float = 0.0
-    high: float | None = None
+    std: float = setting(least=0)
+    low: float = setting(0.0, least=0)
+    high: float | None = setting(None, least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("std", self.std, 0)
-        at_least("low", self.low, 0)
         if self.high is not None and not self.high >= self.low:
             raise ConfigError(f"`high` must be at least `low`={self.low}; got {self.high}.")
 

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saekit.core.config import Config
+from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
-from saekit.studies.truth.model.checks import at_least, probability
 from saekit.studies.truth.model.independent import Entries, bernoulli
 from saekit.studies.truth.model.profiles import Profile, spread_out
 
@@ -20,24 +19,17 @@ class Copy(Config):
     Args:
         feature: what fires later.
         source: what it repeats.
-        lag: tokens between, at least 1.
-        strength: chance that a firing of the source is repeated, in (0, 1).
+        lag: tokens between.
+        strength: chance that a firing of the source is repeated.
 
     Raises:
         ConfigError: a number is out of range.
     """
 
-    feature: int
-    source: int
-    lag: int = 1
-    strength: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("feature", self.feature, 0)
-        at_least("source", self.source, 0)
-        at_least("lag", self.lag, 1)
-        probability("strength", self.strength)
+    feature: int = setting(least=0)
+    source: int = setting(least=0)
+    lag: int = setting(1, least=1)
+    strength: float = setting(0.5, above=0, most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +43,13 @@ class Sequences(Config):
     for copies from before the sequence.
 
     Args:
-        n_ctx: tokens of a sequence, at least 2.
-        persistence: of each feature, 0 or more and below 1; 0 has no memory.
+        n_ctx: tokens of a sequence.
+        persistence: of each feature; 0 has no memory.
         copies: features that repeat others; a feature repeats at most one.
         random_copies: further copies drawn by chance: each from a feature that fires more
             often, of one that fires less often, with a lag of 1..most_lag and `strength`.
         most_lag: largest lag of random copies, below `n_ctx`.
-        strength: of random copies, in (0, 1).
+        strength: of random copies.
 
     Raises:
         ConfigError: a number is out of range.
@@ -66,21 +58,15 @@ class Sequences(Config):
         Gilbert 1960, Bell System Technical Journal 39 (two-state chains).
     """
 
-    n_ctx: int
-    persistence: Profile | float = 0.0
+    n_ctx: int = setting(least=2, unit="tokens")
+    persistence: Profile | float = setting(0.0, least=0, below=1)
     copies: tuple[Copy, ...] = field(default=())
-    random_copies: int = 0
-    most_lag: int = 8
-    strength: float = 0.5
+    random_copies: int = setting(0, least=0)
+    most_lag: int = setting(8, least=1)
+    strength: float = setting(0.5, above=0, most=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("n_ctx", self.n_ctx, 2)
-        at_least("random_copies", self.random_copies, 0)
-        at_least("most_lag", self.most_lag, 1)
-        probability("strength", self.strength)
-        if isinstance(self.persistence, int | float) and not 0 <= self.persistence < 1:
-            raise ConfigError(f"`persistence` must lie in [0, 1); got {self.persistence}.")
         for i, copy in enumerate(self.copies):
             if copy.lag >= self.n_ctx:
                 raise ConfigError(

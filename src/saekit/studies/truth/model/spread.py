@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.studies.truth.model.checks import above, at_least
+from saekit.core.config import setting
 from saekit.studies.truth.model.dictionaries import Dictionary, Orthogonal, registry, unit_rows
 
 
@@ -54,11 +54,11 @@ class Spread(Dictionary):
     than dimensions are orthogonal outright.
 
     Args:
-        steps: of the first stage, at least 0.
+        steps: of the first stage.
         sharpen_steps: of each power of the second stage; 0 leaves it out.
-        most_power: the last power, at least 4.
-        lr: of Adam, above 0; radians at first.
-        chunk_rows: rows compared at a time, at least 1.
+        most_power: the last power.
+        lr: of Adam; radians at first.
+        chunk_rows: rows compared at a time.
 
     Raises:
         ConfigError: a number is out of range.
@@ -69,19 +69,11 @@ class Spread(Dictionary):
     """
 
     name = "spread"
-    steps: int = 200
-    sharpen_steps: int = 150
-    most_power: int = 512
-    lr: float = 0.01
-    chunk_rows: int = 1024
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("steps", self.steps, 0)
-        at_least("sharpen_steps", self.sharpen_steps, 0)
-        at_least("most_power", self.most_power, 4)
-        above("lr", self.lr, 0)
-        at_least("chunk_rows", self.chunk_rows, 1)
+    steps: int = setting(200, least=0)
+    sharpen_steps: int = setting(150, least=0)
+    most_power: int = setting(512, least=4)
+    lr: float = setting(0.01, above=0)
+    chunk_rows: int = setting(1024, least=1)
 
     @override
     def directions(
