@@ -31,6 +31,8 @@ def demo(
     """Train, measure, index and report an SAE of SmolLM2-135M-Instruct, in minutes on two cores.
 
     Stages that are done are not done again; a demo that was interrupted goes on.
+
+    Example: saekit demo
     """
     from saekit import recipes
     from saekit.core.lock import claimed

@@ -19,9 +19,11 @@ class Kind(StrEnum):
     analyses = "analyses"
     formats = "formats"
     models = "models"
+    families = "families"
     corpora = "corpora"
     truths = "truths"
     recipes = "recipes"
+    studies = "studies"
 
 
 REGISTRIES = {
@@ -31,6 +33,7 @@ REGISTRIES = {
     Kind.analyses: "saekit.analysis.base",
     Kind.corpora: "saekit.data.base",
     Kind.formats: "saekit.hub.formats.base",
+    Kind.families: "saekit.models.family",
 }
 
 
@@ -38,7 +41,10 @@ def list_names(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
-    """List architectures, metrics, evaluations, corpora, models and so on."""
+    """List architectures, metrics, evaluations, corpora, models and so on.
+
+    Example: saekit list saes
+    """
     found = _entries(kind)
     width = max((len(e["name"]) for e in found), default=0)
     lines = [f"{e['name']:<{width}}  {e['about']}" for e in found]
@@ -52,8 +58,8 @@ def _entries(kind: Kind) -> list[dict[str, Any]]:
         from saekit.models.embedded.unpacking import known_models
 
         return known_models()
-    if kind is Kind.recipes:
-        return _modules("saekit.recipes")
+    if kind in (Kind.recipes, Kind.studies):
+        return _modules(f"saekit.{kind.value}")
     if kind is Kind.truths:
         from saekit.studies.truth.model.presets import PRESETS
 

@@ -1,31 +1,23 @@
 """What a command line can be refused for before anything is loaded."""
 
+import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from saekit.core.errors import MissingExtraError
+from saekit.core.registry import studies
 from saekit.core.writable import check_writable
 
-# Commands that make a folder, and where when none is named.
+# Commands that make a folder, and where when none is named. Those of a study are in its own
+# `commands`: MAKES is such a table, and NEEDS names the library that a command needs at its end,
+# with the extra that brings it.
 _FOLDERS = {
     "train": "runs", "sweep": "runs", "demo": "demo", "cache write": "caches", "index": None,
-    "cache import": None, "cache export": None, "convert": None, "layers merge": None,
-    "truth make": "truths", "truth train": "runs", "locality convert": None,
-    "locality release": None, "locality depth": None, "locality context": None,
-    "locality dataset": None, "locality levels": None,
+    "cache import": None, "cache export": None, "convert": None,
 }  # fmt: skip
 # Commands that write into the folder that they are given, and which of their words names it.
 _BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}
-# Libraries that a command needs at its end, and the extra that brings each.
-_LIBRARIES = {
-    "layers figures": ("matplotlib", "figures"),
-    "locality draw-depth": ("matplotlib", "figures"),
-    "locality draw-events": ("matplotlib", "figures"),
-    "locality sparsity": ("matplotlib", "figures"),
-    "truth eval": ("scipy", "truth"),
-    "truth calibrate": ("scipy", "truth"),
-}
 
 
 def check_first(words: Sequence[str]) -> None:
@@ -41,12 +33,12 @@ def check_first(words: Sequence[str]) -> None:
     """
     if {"-h", "--help"} & set(words):
         return
-    command = " ".join(words[:2]) if words[:1] and words[0] in _GROUPS else "".join(words[:1])
-    if command in _LIBRARIES:
-        library, extra = _LIBRARIES[command]
+    command, folders, libraries = _tables(words)
+    if command in libraries:
+        library, extra = libraries[command]
         if importlib.util.find_spec(library) is None:
             raise MissingExtraError(library, extra)
-    makes_folder = command in _FOLDERS
+    makes_folder = command in folders
     out = _value(words, "--out")
     if out is not None:
         check_writable(Path(out), as_folder=makes_folder)
@@ -54,11 +46,21 @@ def check_first(words: Sequence[str]) -> None:
         check_writable(Path(there))
     elif (at := _BESIDE_RUN.get(command)) and len(words) > at and Path(words[at]).is_dir():
         check_writable(Path(words[at]))
-    elif makes_folder and (usual := _FOLDERS[command]) is not None:
+    elif makes_folder and (usual := folders[command]) is not None:
         check_writable(Path(usual), as_folder=True)
 
 
-_GROUPS = ("cache", "layers", "locality", "truth")
+def _tables(
+    words: Sequence[str],
+) -> tuple[str, dict[str, str | None], dict[str, tuple[str, str]]]:
+    """Return the command that a line names, and what is known of it and its like."""
+    head = words[0] if words else ""
+    group = next((s for s in studies() if s.rpartition(".")[2] == head), None)
+    if group is None:
+        return " ".join(words[: 2 if head == "cache" else 1]), _FOLDERS, {}
+    commands = importlib.import_module(f"{group}.commands")
+    second = words[1] if len(words) > 1 else ""
+    return second, getattr(commands, "MAKES", {}), getattr(commands, "NEEDS", {})
 
 
 def _value(words: Sequence[str], option: str) -> str | None:

@@ -33,7 +33,11 @@ def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
         @override
         def format_help(self, ctx: Any, formatter: Any) -> None:
             super().format_help(ctx, formatter)
-            typer.echo("\n".join(lines(where, but)))
+            try:
+                found = lines(where, but)
+            except ImportError as error:  # settings are read from classes that import torch
+                found = [" Settings of --set", f" cannot be listed here: {error}.", ""]
+            typer.echo("\n".join(found))
 
     return Listing
 

@@ -34,6 +34,9 @@ app = typer.Typer(
     help="SAEs that several layers share: where latents live, figures, prompts.",
     no_args_is_help=True,
 )
+# Commands that make a folder, and where when none is named; libraries needed at the end.
+MAKES: dict[str, str | None] = {"merge": None}
+NEEDS = {"figures": ("matplotlib", "figures")}
 
 
 @app.command("analyse")

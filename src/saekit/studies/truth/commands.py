@@ -21,6 +21,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# Commands that make a folder, and where when none is named; libraries needed at the end.
+MAKES = {"make": "truths", "train": "runs"}
+NEEDS = dict.fromkeys(("eval", "calibrate"), ("scipy", "truth"))
 
 Settings = Annotated[
     list[str] | None,

@@ -12,6 +12,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# Commands that make a folder, and where when none is named; libraries needed at the end.
+MAKES: dict[str, str | None] = dict.fromkeys(
+    ("convert", "release", "depth", "context", "dataset", "levels")
+)
+NEEDS = dict.fromkeys(("draw-depth", "draw-events", "sparsity"), ("matplotlib", "figures"))
+
 # Each file of this folder adds its commands to `app`: a new one needs no list.
 for _module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
     if not _module.startswith("_"):
