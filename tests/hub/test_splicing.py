@@ -10,7 +10,7 @@ from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.hub.trained import TrainedSAE
-from saekit.models.tiny import FAMILIES, tiny
+from saekit.models.tiny import model_types, tiny
 from saekit.saes.crosscoder import Crosscoder
 from saekit.saes.topk import TopK
 from tests.hub.test_native import card as a_card
@@ -130,7 +130,7 @@ def test_several_saes_in_any_order_of_layers(lm):
         assert torch.equal(lm.logits(TOKENS), both)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", model_types())
 def test_edits_act_at_every_token_that_is_generated(family):
     """Under the cache of keys and values as in a full pass over all tokens at each step."""
     lm = tiny(family)

@@ -25,8 +25,8 @@ from saekit.core.sealed import write_sealed
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.opening import said_of
-from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel
+from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import Site
 
 TOP_LOGITS = 8
@@ -67,6 +67,7 @@ def make_index(
             jointly and one was; `tokens` is below 1; or `out` holds something else than an index.
         DataError: the text holds no token that counts.
     """
+    refuse_edits(lm)
     began = time.monotonic()
     card, sae = loaded.card, loaded.sae
     ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
@@ -96,7 +97,10 @@ def make_index(
         need_space(out, tokens * 32 * 24)
         writer = LatentStoreWriter(
             part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
-            meta={"card": card.to_dict(), "split": split, "site": pair.label},
+            meta={
+                "card": card.to_dict(), "split": split, "site": pair.label,
+                "weights": weights_digest(sae),
+            },
         )  # fmt: skip
         n_tokens = _encode(harvest, loaded, writer, tokens, shown)
         if not n_tokens:

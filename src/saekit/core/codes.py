@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saekit.core.errors import ConfigError
+
 
 def is_on(values: Float[Tensor, "*shape"], threshold: float = 0.0) -> Bool[Tensor, "*shape"]:
     """Return where a latent is on: its activation is larger in size than the threshold.
@@ -79,14 +81,20 @@ class Codes(NamedTuple):
             n: latents per token at most; fewer where fewer are on.
 
         Returns:
-            a list for each token, in the order of the rows, of (latent, activation).
+            a list for each token, in the order of the rows, of (latent, activation), activations
+            to 5 digits.
+
+        Raises:
+            ConfigError: `n` is below 1.
         """
+        if n < 1:
+            raise ConfigError(f"`n`, latents a token, must be at least 1; got {n}.")
         found = []
         for row in range(self.n_rows):
             here = slice(int(self.starts[row]), int(self.starts[row + 1]))
             pairs = zip(self.latents[here].tolist(), self.values[here].tolist(), strict=True)
             on = sorted((p for p in pairs if p[1] != 0), key=lambda p: (-abs(p[1]), p[0]))
-            found.append(on[:n])
+            found.append([(latent, float(f"{value:.5g}")) for latent, value in on[:n]])
         return found
 
     @property

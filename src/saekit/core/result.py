@@ -151,7 +151,8 @@ class Result:
         return f"Result({self.name} v{self.version}: {', '.join(self.scores)})"
 
     def __str__(self) -> str:
-        return "\n".join(score_lines(self.scores))
+        notes = [f"note     {note}" for note in self.provenance.get("notes", [])]
+        return "\n".join([*score_lines(self.scores), *notes])
 
     def write(self, path: Path | str) -> None:
         """Write as one JSON file, atomically."""

@@ -13,7 +13,7 @@ from saekit.evals.base import Eval, Subject, Tools, Way, registry
 from saekit.hub.native import load
 from saekit.hub.opening import complete, model_of, said_of, text_of
 from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
 
 
@@ -27,6 +27,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     seed: int = 0,
     out: Path | str | None = None,
     shown: bool = True,
+    tokens: int | None = None,
     **settings: Any,
 ) -> Result:
     """Measure an SAE on the held-out part of its text, or of another.
@@ -40,7 +41,8 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         seed: of what an evaluation draws; core draws nothing.
         out: a file to write the result to.
         shown: show progress on stderr.
-        settings: settings of the evaluation, as ``n_tokens=16_384``.
+        tokens: how much text, `n_tokens` of the evaluation; losses are of a quarter of it.
+        settings: settings of the evaluation, as ``ce_tokens=4_096``.
 
     Returns:
         scores with 95 % intervals; `print` shows them.
@@ -52,6 +54,11 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     model = lm or model_of(loaded, "auto")
     config = registry.get(eval)() if isinstance(eval, str) else eval
+    if tokens is not None:
+        settings = {"n_tokens": tokens} | settings
+    if "n_tokens" in settings and hasattr(config, "ce_tokens") and "ce_tokens" not in settings:
+        most = min(int(config.ce_tokens), int(settings["n_tokens"]))  # type: ignore[attr-defined]
+        settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
     config = override(config, [f"{k}={v!r}" for k, v in settings.items()])
     text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus and str(corpus))
     result = measure(
@@ -81,6 +88,7 @@ def measure(
         ConfigError: the SAE is folded over several sites and none, or another one, was
             named; or it codes them jointly and one was.
     """
+    refuse_edits(lm)
     card = loaded.card
     text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus)
     bos = card.bos_id(lm.tokenizer) is not None

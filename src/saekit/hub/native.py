@@ -33,6 +33,16 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
         DataError: a weight is not finite.
     """
     folder = Path(folder)
+    if card.scalings and card.at is not None:
+        raise ConfigError(
+            f"These weights are those for {card.at} alone, of an SAE that several sites share. "
+            f"Saved with the scalings of all, they would be scaled twice. Load it with scaled=True "
+            f"to save all of it."
+        )
+    if (folder / "run.json").exists() or (folder / "fit.json").exists():
+        raise ConfigError(
+            f"{folder} holds a run, which has an SAE of its own. Choose another folder to save in."
+        )
     if name := _not_finite(sae):
         raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
     write_tensors(folder / "weights.safetensors", sae.state_dict())

@@ -1,10 +1,11 @@
 """Splicing: SAEs inside a language model, whose latents can be read and changed in every pass."""
 
 import dataclasses
+import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Literal, final
+from typing import Any, Literal, SupportsIndex, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +19,8 @@ from saekit.models.sites import UNKNOWN, Site
 
 # Positions of a row (0 is its first token), or a function of tokens and their positions.
 Where = (
-    Bool[Tensor, "n_ctx"]
-    | Iterable[int]
+    Tensor
+    | Iterable[Any]
     | Callable[[Int[Tensor, "batch n"], Int[Tensor, "n"]], Bool[Tensor, "batch n"]]
 )
 Kind = Literal["add", "set", "scale", "at_least", "at_most"]
@@ -33,13 +34,14 @@ class Edit:
         latent: its number.
         kind: add `value`, set to it, multiply by it, or bound by it from below or above.
         value: act units of the latent's code; of "scale" a factor.
-        where: at which tokens; None: at all that count.
+        where: at which tokens: positions, or a function of tokens and positions; None: at all
+            that count.
     """
 
     latent: int
     kind: Kind
     value: float
-    where: Where | None = None
+    where: Int[Tensor, "m"] | Callable[[Tensor, Tensor], Tensor] | None = None
 
     def changed(self, acts: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
         """Return the latent's activations as they shall be."""
@@ -70,11 +72,33 @@ class Edit:
                     f"returned {list(found.shape)}."
                 )
             return found
-        if isinstance(self.where, Tensor):
-            positions = self.where.nonzero()[:, 0].cpu()
-        else:
-            positions = torch.tensor(list(self.where), dtype=torch.int64)
-        return torch.isin(place, positions).expand(tokens.shape)
+        return torch.isin(place, self.where).expand(tokens.shape)
+
+
+def _places(where: Where) -> Int[Tensor, "m"] | Callable[[Tensor, Tensor], Tensor]:
+    """Return positions from a list or a mask of them; a function as it is.
+
+    Raises:
+        ConfigError: it is neither, has several axes, or a position is no whole number from 0.
+    """
+    if callable(where):
+        return where
+    if isinstance(where, dict | set | str | bytes):
+        kind = type(where).__name__
+        raise ConfigError(f"`where` is a list of positions, a mask or a function; got a {kind}.")
+    values = where if isinstance(where, Tensor) else torch.as_tensor(
+        [bool(v) if type(v).__name__ in ("bool", "bool_") else v for v in where]
+    )  # fmt: skip
+    if values.ndim != 1 or values.is_floating_point():
+        raise ConfigError(
+            f"`where` is one row of positions, or a mask of one; got {values.dtype} of shape "
+            f"{list(values.shape)}. Give a function for several rows."
+        )
+    if values.dtype == torch.bool:
+        return values.nonzero()[:, 0].cpu()
+    if len(values) and int(values.min()) < 0:
+        raise ConfigError(f"`where` counts positions from 0; got {int(values.min())}.")
+    return values.long().cpu()
 
 
 @final
@@ -126,7 +150,7 @@ class Spliced:
 
     def edit(  # noqa: PLR0913 - a word for each kind of change
         self,
-        latent: int,
+        latent: SupportsIndex,
         *,
         add: float | None = None,
         set: float | None = None,
@@ -147,8 +171,10 @@ class Spliced:
             at_least: raises smaller activations to this.
             at_most: lowers larger activations to this.
             ablate: set it to 0.
-            where: positions of the row as a list or a mask, or a function of token ids
-                ``[batch, n]`` and positions ``[n]`` that returns a mask; None: all that count.
+            where: positions of the row as a list or a mask, or a function of the token ids of a
+                pass ``[batch, n]`` and their positions ``[n]`` that returns a mask ``[batch, n]``
+                (in generation a pass is the prompt first, then each new token alone); None: all
+                that count. Tokens that the SAE's rules leave out, as BOS, are never edited.
             sae: which of several SAEs, by its place.
 
         Returns:
@@ -176,8 +202,11 @@ class Spliced:
                 f"There is no SAE {sae} here; SAEs are 0..{len(self.parts) - 1}."
             )
         part = self.parts[sae]
-        part.sae_has(latent)
-        made = Edit(latent=latent, kind=typing.cast("Kind", kind), value=float(value), where=where)
+        number = part.number_of(latent)
+        places = None if where is None else _places(where)
+        made = Edit(
+            latent=number, kind=typing.cast("Kind", kind), value=float(value), where=places
+        )
         part.edits.append(made)
         return self
 
@@ -248,18 +277,29 @@ class _Part:
                     f"The SAE has width {width} at {site}, where {lm.name} has {found}. Use the "
                     f"model it was trained on: {card.model.get('name')}."
                 )
+        order = lm.sites()
+        if order.index(write) < order.index(read):
+            raise ConfigError(
+                f"The SAE predicts {write} from {read}, which comes later in a pass, so it cannot "
+                f"be spliced in."
+            )
         self.lm, self.sae, self.error = lm, sae, error
         self.read, self.write = read, write
         self.edits: list[Edit] = []
         self.codes: Codes | None = None
         self._directions: Tensor | None = None
 
-    def sae_has(self, latent: int) -> None:
-        """Refuse a number that is no latent's."""
-        if not 0 <= latent < self.sae.d_sae:
+    def number_of(self, latent: Any) -> int:
+        """Return the number of a latent, after refusing what is none."""
+        try:
+            number = -1 if isinstance(latent, bool) else operator.index(latent)
+        except TypeError:
+            number = -1
+        if not 0 <= number < self.sae.d_sae:
             raise UnknownNameError(
                 f"There is no latent {latent}; this SAE has latents 0..{self.sae.d_sae - 1}."
             )
+        return number
 
     def changes(self, tokens: Tensor, start: int) -> dict[Site, Replace]:
         """Return what it does at the site it reads, and at the one it predicts."""

@@ -8,7 +8,7 @@ import torch
 from saekit.activations.latents import LatentStore
 from saekit.core.errors import ConfigError
 from saekit.hub.splicing import splice
-from saekit.hub.trained import TrainedSAE
+from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel
 
 SHOWN_TOKENS = 8  # whose chance of coming next rose or fell most
@@ -84,10 +84,12 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
             the largest activation up in, or the latent is never on there.
         UnknownNameError: there is no such latent.
     """
+    if not isinstance(prompt, str):
+        raise ConfigError(f"`prompt` is one text; got {type(prompt).__name__}. Call it for each.")
     if (scale is None) == (add is None):
         raise ConfigError("Say how far to steer: scale= (times its largest activation) or add=.")
     with splice(lm, sae) as spliced:
-        spliced.parts[0].sae_has(latent)
+        latent = spliced.parts[0].number_of(latent)
         moved = float(add) if add is not None else scale * _largest(sae, latent, index)  # type: ignore[operator]
         how = {"temperature": temperature, "seed": seed}
         plain = lm.generate(prompt, n, **how)
@@ -105,6 +107,24 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     )  # fmt: skip
 
 
+def _check_own(store: LatentStore, sae: TrainedSAE, folder: Path) -> None:
+    """Refuse an index that was made of another SAE, or at another of its sites.
+
+    Raises:
+        ConfigError: it was.
+    """
+    site = sae.card.pair.label if sae.cfg.event else str(sae.site)
+    made = store.meta.get("site")
+    weights = store.meta.get("weights")  # not in indexes of earlier versions
+    if store.d_sae != sae.d_sae or made not in (None, site) or (
+        weights is not None and weights != weights_digest(sae.sae)
+    ):  # fmt: skip
+        raise ConfigError(
+            f"The index in {folder} is of another SAE, {store.d_sae:,} latents at {made}; this one "
+            f"has {sae.d_sae:,} at {site}. Make one with saekit.index(sae, lm), or give add=."
+        )
+
+
 def _largest(sae: TrainedSAE, latent: int, index: Path | str | None) -> float:
     """Return the activation of largest size that an index holds of a latent."""
     folder = Path(index) if index is not None else sae.folder and sae.folder / "index"
@@ -114,7 +134,9 @@ def _largest(sae: TrainedSAE, latent: int, index: Path | str | None) -> float:
             f"there is none{f' at {folder}' if folder else ''}. Make one: saekit.index(sae, lm), "
             f"name it with index=, or give add= in act units."
         )
-    found = float(LatentStore.open(folder).maxima[latent])
+    store = LatentStore.open(folder)
+    _check_own(store, sae, folder)
+    found = float(store.maxima[latent])
     if not found:
         raise ConfigError(
             f"Latent {latent} is never on in {folder}, so `scale` says nothing. Give add=."

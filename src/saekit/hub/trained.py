@@ -11,12 +11,20 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ShapeError
+from saekit.core.files import digest
 from saekit.hub.card import Card
 from saekit.models.sites import Site
 from saekit.saes.base import SAE, SAEConfig
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
+
+
+def weights_digest(sae: SAE) -> str:
+    """Return what tells the weights of SAEs apart: SHA-256 of all of them, by name."""
+    parts = ((name.encode(), w.detach().cpu().contiguous().numpy().tobytes())
+             for name, w in sorted(sae.state_dict().items()))  # fmt: skip
+    return digest(part for pair in parts for part in pair)
 
 
 @final
@@ -49,10 +57,11 @@ class TrainedSAE:
         around = f" around {inner['name']}" if isinstance(inner, dict) else ""
         words = ", ".join(f"{k}={v}" for k, v in settings.items())
         width = f"{cfg.d_in}" if cfg.d_in == cfg.d_out else f"{cfg.d_in} -> {cfg.d_out}"
+        at = f" at {card.at}" if card.at and card.pair.shares else ""
         trained = f", {card.tokens:,} training tokens" if card.tokens else ""
         return (
             f"TrainedSAE({cfg.name}{around} of {cfg.d_sae:,} latents{words and ', '}{words}; "
-            f"{card.pair.label} of {card.model.get('name', 'unknown')}, width {width}{trained})"
+            f"{card.pair.label}{at} of {card.model.get('name', 'unknown')}, width {width}{trained})"
         )
 
     @property
@@ -94,7 +103,7 @@ class TrainedSAE:
         return dataclasses.replace(self, sae=copy.deepcopy(self.sae).to(device))
 
     @torch.no_grad()
-    def encode(self, x: Tensor | Mapping[Any, Tensor]) -> Codes:
+    def encode(self, x: Any) -> Codes:
         """Return which latents are on, and how strongly.
 
         Args:
@@ -106,18 +115,42 @@ class TrainedSAE:
         """
         if isinstance(x, Mapping):
             sites = self.card.pair.reads if "site" in self.cfg.event else [self.site]
-            parts = [x[site] for site in sites]
+            by_name = {str(site): acts for site, acts in x.items()}
+            if lacking := [str(s) for s in sites if str(s) not in by_name]:
+                raise ShapeError(
+                    f"This SAE reads {', '.join(map(str, sites))}; the activations are of "
+                    f"{', '.join(by_name) or 'no site'}, without {lacking[0]}."
+                )
+            parts = [by_name[str(site)] for site in sites]
             x = parts[0] if len(parts) == 1 else torch.stack(parts, dim=-2)
-        if x.ndim < 1 or x.shape[-1] != self.d_in:
+        if not isinstance(x, Tensor):
             raise ShapeError(
-                f"Activations for this SAE must have {self.d_in} numbers each ([..., {self.d_in}], "
-                f"{self.site} of {self.card.model.get('name')}); got {list(x.shape)}."
+                f"Activations must be a tensor, as lm.read(text, {str(self.site)!r}) gives it; got "
+                f"{type(x).__name__}."
+            )
+        axes = [*("n_sites" if a == "site" else "window" for a in self.cfg.event), self.d_in]
+        joint = getattr(self.cfg, "n_sites", None) if "site" in self.cfg.event else None
+        right = x.ndim >= len(axes) and x.shape[-1] == self.d_in
+        if not right or (joint is not None and x.shape[-2] != joint):
+            wanted = ", ".join(str(joint if a == "n_sites" else a) for a in axes)
+            raise ShapeError(
+                f"Activations for this SAE must be of shape [..., {wanted}] "
+                f"({self.card.pair.label} of {self.card.model.get('name')}); got {list(x.shape)}."
             )
         return self.sae.encode(x.to(self.device, torch.float32))
 
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "..."]:
-        """Return what codes predict, ``[..., d_out]``, act units, float32."""
+        """Return what codes predict, ``[..., d_out]``, act units, float32.
+
+        Raises:
+            ShapeError: they are of an SAE with another number of latents.
+        """
+        if codes.d_sae != self.d_sae:
+            raise ShapeError(
+                f"These codes are of {codes.d_sae:,} latents; this SAE has {self.d_sae:,}. Decode "
+                f"with the SAE that encoded them."
+            )
         return self.sae.decode(codes)
 
     def __call__(self, x: Tensor) -> Float[Tensor, "..."]:

@@ -114,6 +114,19 @@ def default_site(model: "LanguageModel") -> str:
     return str(model.sites()[0]._replace(layer=model.n_layers // 3, point="resid_post"))
 
 
+def refuse_edits(model: "LanguageModel") -> None:
+    """Refuse a model inside a splice, whose activations would be recorded as the model's own.
+
+    Raises:
+        ConfigError: SAEs are spliced into it.
+    """
+    if model.edits:
+        raise ConfigError(
+            "SAEs are spliced into this model, so what is measured now would not be the model's "
+            "own. Leave the `with saekit.splice(...)` block first."
+        )
+
+
 class LanguageModel(abc.ABC):
     """A causal language model whose activations can be read and replaced.
 
@@ -317,6 +330,8 @@ class LanguageModel(abc.ABC):
             DataError: a prompt is empty, or has tokens that the model lacks.
             ShapeError: a prompt and `n` are more than the model reads.
         """
+        if how.get("replace") is not None:
+            how["replace"] = self._checked_changes(how["replace"])
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts or not isinstance(texts[0], str):
             return self.continue_tokens(texts, n, **how)  # type: ignore[arg-type]

@@ -47,9 +47,15 @@ class Sampling:
             logits: of the next token.
             uniform: a number in [0, 1) for each row, which decides its draw.
         """
+        if not bool(logits.isfinite().any(-1).all()) or bool(logits.isnan().any()):
+            raise DataError(
+                "The model's logits are not numbers (NaN), so no token can be drawn. Look for what "
+                "changed its activations."
+            )
         if self.temperature == 0:
             return logits.argmax(-1)
-        shares = (logits.double() / self.temperature).softmax(-1)
+        wide = logits.double()
+        shares = ((wide - wide.amax(-1, keepdim=True)) / self.temperature).softmax(-1)
         if self.top_p < 1:
             ordered, order = shares.sort(dim=-1, descending=True, stable=True)
             # A token stays if those before it do not hold the probability yet.

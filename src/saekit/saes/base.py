@@ -81,7 +81,8 @@ class Unsized:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is known, JSON-ready, for `saekit.training.building.as_run`."""
-        plain = {k: v.to_dict() if isinstance(v, Config) else v for k, v in self.settings.items()}
+        known = (Config, Unsized)
+        plain = {k: v.to_dict() if isinstance(v, known) else v for k, v in self.settings.items()}
         return {"name": self.kind.name, **plain}
 
 
@@ -113,7 +114,8 @@ class SAEConfig(Config, abc.ABC):
             if settings and "d_in" not in settings:
                 own = {name: value for name, value in settings.items() if name != "expansion"}
                 check_known(cls, own)
-                check_values(cls, own)
+                whole = {n: v for n, v in own.items() if not isinstance(v, Unsized)}
+                check_values(cls, whole)
                 return Unsized(cls, settings)
             return super().__new__(cls, **settings)
 

@@ -112,7 +112,10 @@ def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "R
         raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
     if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
         sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
-        sae["inner"] = {"name": "topk"} | sizes | sae.get("inner", {})
+        inner = {"name": "topk"} | sizes | sae.get("inner", {})
+        if "expansion" in inner:  # of what is inside, where the frame has none
+            inner["d_sae"] = sae["d_sae"] = _latents(inner.pop("expansion"), d_in)
+        sae["inner"] = inner
     event = registry.get(sae["name"]).event if "name" in sae else ()
     if "site" in event:
         sae = {"n_sites": len(raw["pair"]["read"])} | sae

@@ -24,7 +24,7 @@ from saekit.core.processes import ALONE, Group, Mesh
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.hub.card import Card
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, refuse_edits
 from saekit.training import checkpoint, record
 from saekit.training.length import check_length
 from saekit.training.memory import explained, plan
@@ -72,6 +72,7 @@ def train(
         TrainingError: the loss became NaN, infinite or a spike, and no rollback was left, or
             another process failed; checkpoints before it are kept.
     """
+    refuse_edits(model)
     mesh = open_mesh(latent_shards)
     shown = shown and mesh.every.first
     with contextlib.ExitStack() as held:

@@ -1,5 +1,6 @@
 """`saekit.train`: one call from a model, a site and a text to a trained SAE."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     made = train_run(
         run, model, folder, resume=resume, shown=shown, latent_shards=latent_shards
     )
-    return load(made.parent, site=str(run.pair.reads[0]) if run.pair.shares else None)
+    found = load(made, site=str(run.pair.reads[0]) if run.pair.shares else None)
+    return dataclasses.replace(found, folder=folder)
 
 
 def _names(sites: Sites | None) -> list[str]:
