@@ -505,7 +505,8 @@ def finish(name, options, figures, targets, quick_floors):
     if options.only is not None:
         targets = [t for t in targets if t.value is not None or t.why]
     on = machine()
-    print(f"\n{target_table(targets)}\n")
+    if not options.quick:
+        print(f"\n{target_table(targets)}\n")
     cpu = on.get("cpu", on["platform"])
     print(f"{cpu}, {on['cores']} cores, {options.threads} threads, {on['when']}")
     if options.quick:

@@ -83,3 +83,10 @@ def test_json_is_the_last_line(command, capsys, tmp_path):
     assert record["missed"] == ["it"] and record["floors"][0]["met"] is False
     (tmp_path / "out.txt").write_text(out)
     assert command.last_record(tmp_path / "out.txt") == record
+
+
+def test_no_name_hides_a_library():
+    """A script's folder comes first on the path: numba imports `coverage`, and would get ours."""
+    libraries = {"coverage", "datasets", "transformers", "numba", "triton", "scipy", "matplotlib"}
+    hidden = libraries | set(sys.stdlib_module_names) | {"tokenizers", "safetensors", "numpy"}
+    assert hidden.isdisjoint(p.stem for p in FOLDER.glob("*.py"))

@@ -1,7 +1,7 @@
 """How often do the package's 95 % intervals hold the truth? All kinds, in one table.
 
-    python benchmarks/coverage.py [--quick] [--check] [--json] [--run RUN]
-    python benchmarks/coverage.py --ways 60    # compared with a bootstrap, on 60 documents
+    python benchmarks/interval_coverage.py [--quick] [--check] [--json] [--run RUN]
+    python benchmarks/interval_coverage.py --ways 60    # compared with a bootstrap, on 60 documents
 
 Each line draws a text, a set of windows or a set of SAEs many times, takes the interval as the
 package does, and counts how often it holds a known truth. Of synthetic draws the truth is set.
@@ -433,7 +433,7 @@ def main():
     name += ", ".join(f"{c.kind} at {c.setting}" for c in found if not c.fine)
     floors = [_command.Floor(name, float(len(off)), most=0)]
     figures = {"counts": [c.record() for c in found], "off": off}
-    return _command.finish("coverage", asked, figures, floors)
+    return _command.finish("interval_coverage", asked, figures, floors)
 
 
 if __name__ == "__main__":
