@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PEERS ?= $(HOME)/.cache/saekit/peers-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test slow parity check setup clean
+.PHONY: demo test slow slow-share parity check setup clean
 
 demo: $(VENV)/ready
 	"$(BIN)/saekit" demo
@@ -20,6 +20,12 @@ test: $(VENV)/ready-dev
 # What takes more than a few seconds a test: the embedded model, kills at every file operation, fuzzing.
 slow: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto -m slow
+
+# A fixed tenth of the long tables of kills and hurt inputs, and every other slow test: minutes.
+slow-share: $(VENV)/ready-dev
+	SAEKIT_SLOW_EVERY=10 OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto -m slow \
+	  --ignore=tests/training/parallel/test_runs.py --ignore=tests/training/test_kill.py \
+	  --ignore=tests/docs
 
 # The same weights and inputs in saekit and in its peers; skipped where they cannot be installed.
 parity:

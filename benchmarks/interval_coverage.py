@@ -73,12 +73,12 @@ class Count:
 
     @property
     def fine(self):
-        """Inside what is wanted, or outside by no more than three standard errors of chance."""
+        """Inside what is wanted, or below by two, above by three standard errors of chance."""
         if self.share is None:
             return True
         low, high = WANTED
-        slack = 3 * math.sqrt(0.05 * 0.95 / self.had)
-        return low - max(0, slack - 0.03) <= self.share <= high + max(0.005, slack)
+        below = 2 * math.sqrt(low * (1 - low) / self.had)
+        return low - below <= self.share <= high + max(0.005, 3 * math.sqrt(0.0475 / self.had))
 
     def record(self):
         return {
@@ -381,7 +381,7 @@ def ends_of(sizes, sums, chance):
     logs = without.log()
     error = ((logs - logs.mean()).square().sum() * (n - 1) / n).sqrt()
     found = (
-        jackknife(float(total), without, sizes, "log"),
+        jackknife(float(total), without, sizes, "log", skewed=True),
         means.quantile(tails),
         bca,
         (total.log() - pivots * error).exp(),

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from saekit.activations.pairs import Pair
-from saekit.cli.evaluate import measure
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
 from saekit.data.corpora.files import Files
 from saekit.evals.core import Core
+from saekit.evals.evaluate import measure
 from saekit.hub.formats.base import FormatHints, registry
 from saekit.hub.native import load
 from saekit.hub.opening import Use, complete, notes_of, open_sae, said_of, text_of
@@ -44,7 +44,7 @@ def test_a_published_sae_is_measured_with_the_usual_rule(folder, tmp_path):
     assert done.card.provenance["filled"]["n_ctx"] == done.card.n_ctx == 128
     assert done.card.model["name"] == lm.name
     assert complete(done, lm, corpus) is done
-    short = done._replace(card=dataclasses.replace(done.card, n_ctx=32))
+    short = dataclasses.replace(done, card=dataclasses.replace(done.card, n_ctx=32))
     config = Core(n_tokens=1024, ce_tokens=256)
     result = measure(short, lm, config, corpus=corpus.paths[0], shown=False)
     assert result.scores["l0"].value == pytest.approx(4, abs=0.1)
@@ -162,7 +162,8 @@ def test_special_tokens_are_those_of_the_model_that_is_run(models):
     card = own.loaded.card
     moved = {s: rule._replace(special_ids=(1, 2)) for s, rule in card.rules.items()}
     model = card.model | {"tokenizer": "another"}
-    loaded = own.loaded._replace(card=dataclasses.replace(card, rules=moved, model=model))
+    told = dataclasses.replace(card, rules=moved, model=model)
+    loaded = dataclasses.replace(own.loaded, card=told)
     done = complete(loaded, own.lm, own.text)
     assert done.card.rules == card.rules
 

@@ -60,23 +60,31 @@ def kill_at(monkeypatch, step):
     monkeypatch.setattr(Training, "step", killed)
 
 
-@pytest.mark.parametrize("names", [("begun", "done"), ("truth_begun", "truth_done")])
+@pytest.mark.parametrize(
+    "names",
+    [("begun", "done"), ("begun_versioned", "done_versioned"), ("truth_begun", "truth_done")],
+)
 def test_a_run_of_an_older_version_goes_on_from_another_directory(older, elsewhere, names):
     begun, done = (older / name for name in names)
-    before = (begun / ("run.json" if names[0] == "begun" else "fit.json")).read_bytes()
-    verb = ["train"] if names[0] == "begun" else ["truth", "train", "--truth", older / "truth"]
+    is_truth = names[0].startswith("truth")
+    before = (begun / ("fit.json" if is_truth else "run.json")).read_bytes()
+    verb = ["train"] if not is_truth else ["truth", "train", "--truth", older / "truth"]
     assert command(*verb, "--resume", begun, "--quiet") == 0
     got, want = (read_tensors(f / "sae/weights.safetensors") for f in (begun, done))
     for name, value in want.items():  # other machines round in other ways
         torch.testing.assert_close(got[name], value, atol=1e-3, rtol=1e-3)
     starts = [r for r in (begun / "log.jsonl").read_text().splitlines() if '"start"' in r]
     assert '"step": 16' in starts[-1]  # from its checkpoint, not from the beginning
-    assert before == (begun / ("run.json" if names[0] == "begun" else "fit.json")).read_bytes()
+    assert before == (begun / ("fit.json" if is_truth else "run.json")).read_bytes()
     assert record.status(begun) == "done"
 
 
-def test_an_sae_of_an_older_version_loads(older):
-    assert native.load(older / "done").sae.cfg.d_sae == 16
+@pytest.mark.parametrize("name", ["done", "done_versioned"])
+def test_an_sae_of_an_older_version_loads_and_is_evaluated(older, elsewhere, name):
+    assert native.load(older / name).sae.cfg.d_sae == 16
+    assert command("eval", older / name, "--set", "n_tokens=500", "--set", "ce_tokens=200",
+                   "--quiet") == 0  # fmt: skip
+    assert read_json(older / name / "eval" / "core.json")["scores"]["fvu"]["value"] > 0
 
 
 def test_an_older_run_without_its_dtype_is_refused_by_version(older, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 
 import pytest
@@ -164,6 +165,35 @@ def test_a_signal_stops_and_says_how_to_go_on(lm, tmp_path, monkeypatch, changes
     sweep(runs, lm, tmp_path / "whole", shown=False)
     for name in runs:
         assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "out" / name))
+
+
+def test_buffers_that_a_killed_writer_had_no_time_to_drop_go_on_resume(lm, tmp_path, monkeypatch):
+    runs, out = {"a": world.run(tmp_path), "b": world.run(tmp_path, seed=3)}, tmp_path / "out"
+    asked = []
+    real = loop.Training.step
+
+    def step(self, x, y):
+        if self.index == 7 and not asked:  # a second signal would end this process
+            asked.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, x, y)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "step", step)
+    with pytest.raises(Interrupted):
+        sweep(runs, lm, out, shown=False)
+    monkeypatch.undo()
+    newest = max((out / "checkpoints").glob("step-*"))
+    old = [out / "checkpoints" / f"step-{i:09d}" for i in (1, 2)]
+    for folder in old:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(newest, folder)
+    monkeypatch.setattr(lockstep._Group, "step", killed)  # before it writes a checkpoint
+    with pytest.raises(KeyboardInterrupt):
+        sweep(read(out), lm, out, resume=True, shown=False)
+    assert newest.exists() and not old[0].exists()
 
 
 @pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])

@@ -42,6 +42,14 @@ class Shared(LanguageModel):
         return self.model.sites()
 
     @override
+    def model_at(self, site: Site) -> LanguageModel:
+        return self.model.model_at(site)
+
+    @override
+    def check_site(self, site: Site) -> Site:
+        return self.model.check_site(site)
+
+    @override
     def width(self, site: Site) -> int:
         return self.model.width(site)
 

@@ -163,7 +163,7 @@ def _tables(
     if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
         directions = loaded.sae.directions().detach()
         last = directions.flatten(0, -3)[-1] if directions.ndim > 2 else directions
-        logits = top_logits(lm, last, TOP_LOGITS).records()
+        logits = top_logits(lm.model_at(written), last, TOP_LOGITS).records()
     records = latent_records(stats, found, logits, others, histogram)
     write_text(out / CONTEXTS, to_json_line(records))
     return int(store.counts.sum())

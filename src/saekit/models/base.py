@@ -111,7 +111,7 @@ def _after(first: Replace | None, second: Replace) -> Replace:
 
 def default_site(model: "LanguageModel") -> str:
     """Return the site that is read where none is named: a third of the way up the layers."""
-    return f"L{model.n_layers // 3}.resid_post"
+    return str(model.sites()[0]._replace(layer=model.n_layers // 3, point="resid_post"))
 
 
 class LanguageModel(abc.ABC):
@@ -412,6 +412,10 @@ class LanguageModel(abc.ABC):
     @abc.abstractmethod
     def unembedding(self) -> Float[Tensor, "vocab d_model"]:
         """Return the direction that each token's logit reads, before the final norm's gain."""
+
+    def model_at(self, site: Site) -> "LanguageModel":
+        """Return the model that has a site: this one, or one of several that are read together."""
+        return self
 
     def check_site(self, site: Site) -> Site:
         """Return `site` if this model has it.

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from saekit.core.errors import (
 )
 from saekit.core.files import digest, sha256_of
 from saekit.core.seeds import generator
-from saekit.models import selfcheck
+from saekit.models import selfcheck, together
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded.unpacking import DEFAULT, MODELS, embedded
 from saekit.models.family import Tap, family_of
@@ -389,11 +390,12 @@ def load(
     dtype: str = "auto",
     device: str = "cpu",
     check: bool = True,
-) -> HFModel:
+) -> LanguageModel:
     """Return a language model, ready to read.
 
     Args:
-        name: an embedded model, a folder that transformers wrote, a name on the hub, or the
+        name: several that read the same tokens, as ``base=NAME,chat=NAME`` (see `Together`); or
+            an embedded model, a folder that transformers wrote, a name on the hub, or the
             short name that TransformerLens gives one. A folder of that name comes first.
         revision: branch, tag or commit on the hub; None is its main branch. Only for hub names.
             The commit it stands for is the model's `revision`.
@@ -411,6 +413,11 @@ def load(
             for files on this machine.
         MissingExtraError: transformers is not installed.
     """
+    if not Path(name).expanduser().is_dir() and (several := together.named(name)):
+        one = functools.partial(load, dtype=dtype, device=device, check=check)
+        if revision is not None:
+            raise ConfigError("`revision` is for one model on the hub; leave it out of several.")
+        return together.Together({short: one(known) for short, known in several.items()})
     library = _transformers()
     place = pick_device(device)
     kind = pick_dtype(dtype, place)

@@ -24,14 +24,15 @@ def expand_sites(names: Sequence[str], model: LanguageModel) -> list[str]:
     """
     found: dict[Site, None] = {}
     for name in names:
-        match = _SEVERAL.fullmatch(name)
+        of, _, pattern = name.rpartition(":")  # the model's short name, where there are several
+        match = _SEVERAL.fullmatch(pattern)
         if match is None:
             found[model.check_site(parse_site(name))] = None
             continue
         if match["point"] not in POINTS:
             parse_site(f"L0.{match['point']}")  # says what points there are
         for layer in _layers(match["layers"], name, model):
-            found[model.check_site(Site(layer, match["point"]))] = None
+            found[model.check_site(Site(layer, match["point"], of))] = None
     return [str(site) for site in found]
 
 

@@ -18,7 +18,8 @@ _OTHER = {
 class Site(NamedTuple):
     """Layer and point; `layer` is None for the token embedding alone.
 
-    Written ``L12.resid_post`` or ``embed``. Points of a block: ``resid_pre`` (its input),
+    Written ``L12.resid_post`` or ``embed``; where several models are read together, with the short
+    name of one in front, ``base:L12.resid_post``. Points of a block: ``resid_pre`` (its input),
     ``resid_mid`` (after attention is added; absent where attention and MLP run in
     parallel), ``resid_post`` (its output), ``attn_out`` and ``mlp_out`` (what each adds to
     the stream), ``mlp_in`` (what the MLP reads, after its norm). Layers count from 0.
@@ -26,9 +27,11 @@ class Site(NamedTuple):
 
     layer: int | None
     point: str
+    model: str = ""  # short name of its model, where there are several
 
     def __str__(self) -> str:
-        return self.point if self.layer is None else f"L{self.layer}.{self.point}"
+        place = self.point if self.layer is None else f"L{self.layer}.{self.point}"
+        return f"{self.model}:{place}" if self.model else place
 
 
 EMBED = Site(None, "embed")
@@ -41,6 +44,9 @@ def parse_site(text: str) -> Site:
     Raises:
         UnknownNameError: it is no site of any model.
     """
+    model, sign, place = text.partition(":")
+    if sign and model:
+        return parse_site(place)._replace(model=model)
     if text in ("embed", "hook_embed"):
         return EMBED
     if text == str(UNKNOWN):

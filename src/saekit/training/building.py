@@ -139,8 +139,10 @@ def _latents(expansion: Any, d_in: int) -> int:
 
 def default_folder(run: "Run", lm: "LanguageModel") -> Path:
     """Return where a run goes when no folder is given: runs that differ go to different ones."""
-    model = run.model.rstrip("/").rsplit("/", 1)[-1]
-    site = run.pair.label.replace(" -> ", "-to-").replace("+", "-")
+    from saekit.models.together import named
+
+    model = "+".join(named(run.model)) or run.model.rstrip("/").rsplit("/", 1)[-1]
+    site = run.pair.label.replace(" -> ", "-to-").replace("+", "-").replace(":", ".")
     if len(run.pair.read) > 2:  # a name of thirty sites is too long for a folder
         site = f"{run.pair.read[0]}-to-{run.pair.read[-1]}"
     parts = [model, site, run.sae.name, str(run.sae.d_sae)]

@@ -19,6 +19,7 @@ from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitErro
 from saekit.core.files import digest, read_json, read_object, write_json
 from saekit.data.base import Corpus
 from saekit.models.embedded.unpacking import MODELS
+from saekit.models.together import named
 from saekit.training.checkpoint import run_digest
 
 VERSION = 1
@@ -175,9 +176,17 @@ def absolute(raw: dict[str, Any]) -> dict[str, Any]:
     name = raw.get("model")
     if not isinstance(name, str):
         return raw
+    several = {} if Path(name).expanduser().is_dir() else named(name)
+    if several:
+        parts = (f"{short}={_absolute(one)}" for short, one in several.items())
+        return raw | {"model": ",".join(parts)}
+    return raw | {"model": _absolute(name)}
+
+
+def _absolute(name: str) -> str:
     folder = Path(name).expanduser()
     is_folder = folder.is_dir() and (folder / "config.json").is_file()
-    return raw | {"model": str(folder.absolute())} if is_folder else raw
+    return str(folder.absolute()) if is_folder else name
 
 
 def found_again(raw: dict[str, Any], out: Path, made: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A run of events that is killed goes on, and ends as one that was not."""
 
+import dataclasses
+
 import pytest
 import torch
 

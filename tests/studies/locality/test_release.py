@@ -10,6 +10,7 @@ import pytest
 
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
+from saekit.core.files import sha256_of
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.data.corpora.files import Files
@@ -182,3 +183,26 @@ def test_the_command_and_what_is_no_run(runs, tmp_path, capsys):
     with pytest.raises(FormatError, match="not of depth or context"):
         release(other, tmp_path, label="x")
     assert result.details["saes"]["L0.resid_post"]["d_sae"] == 64
+
+
+def test_windows_without_what_they_need_are_refused_where_the_file_is_known(tmp_path):
+    J = np.ones(3)
+    arrays = {
+        "group": np.zeros(1, int), "batch_idx": np.zeros(1, int), "feature": np.array([3]),
+        "entropy": np.ones(1), "token_vector_entropy": np.ones(1),
+    }  # fmt: skip
+    for name in ("activation", "influence", "token_vector_influence"):
+        arrays |= {name: J, f"{name}_starts": np.array([0, 3])}
+    for gone in (None, *arrays.keys() - {"group"}):
+        path = tmp_path / f"{gone}.npz"
+        path.write_bytes(dataset.to_npz({n: a for n, a in arrays.items() if n != gone}))
+        (tmp_path / f"{gone}.json").write_text(json.dumps({
+            "format": dataset.FORMAT, "version": dataset.VERSION, "kind": "depth",
+            "generation": "S", "numbers": path.name, "sha256": sha256_of(path), "notes": [],
+            "info": {},
+        }))  # fmt: skip
+        if gone is None:
+            assert len(dataset.groups(dataset.read(tmp_path / f"{gone}"))) == 1
+        else:
+            with pytest.raises(FormatError, match=rf"{gone} is damaged"):
+                dataset.read(tmp_path / gone)

@@ -5,8 +5,8 @@ block of text. How far these values are apart tells how far other text would mov
 t, with the degrees of freedom of a sum of squares of uneven blocks, makes up for few blocks; a
 scale on which the value is nearly normal makes up for skew of the value, and Hall's transformation
 for skew of the blocks: where few documents are far worse than the others, a text that happens to
-have none of them looks better, and more certain, than it is. Compared with a bootstrap in
-docs/measurements/coverage.md.
+have none of them looks better, and more certain, than it is. docs/measurements/coverage.md compares
+this with bootstraps, which hold the truth less often.
 """
 
 import math

@@ -1,0 +1,198 @@
+"""SAEs inside a model: nothing changes unasked, edits act at every token, the block restores."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import saekit
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import FittedRule, TokenRule
+from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
+from saekit.hub.trained import TrainedSAE
+from saekit.models.tiny import FAMILIES, tiny
+from saekit.saes.crosscoder import Crosscoder
+from saekit.saes.topk import TopK
+from tests.hub.test_native import card as a_card
+
+TOKENS = torch.randint(1, 250, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def an_sae(lm, read="L0.resid_post", write="", seed=0):
+    width = lm.d_model
+    sae = TopK(d_in=width, d_out=width, d_sae=48, k=6).build(torch.Generator().manual_seed(seed))
+    pair = Pair(read=(read,), write=(write,) if write else ())
+    rules = {str(s): FittedRule(TokenRule(), (), float("inf")) for s in pair.sites}
+    return TrainedSAE(sae.eval(), dataclasses.replace(a_card(), pair=pair, rules=rules))
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny("llama")
+
+
+def test_without_edits_nothing_changes_to_the_bit(lm):
+    plain, sae = lm.logits(TOKENS), an_sae(lm)
+    with saekit.splice(lm, sae) as spliced:
+        assert torch.equal(lm.logits(TOKENS), plain)
+        acts = lm.read(TOKENS, sae.site)
+        assert torch.equal(spliced.codes.dense(), sae.encode(acts).dense())
+    assert torch.equal(lm.logits(TOKENS), plain)
+    assert lm.edits == ()
+
+
+def test_an_edit_adds_its_direction_and_keeps_the_error(lm):
+    sae = an_sae(lm)
+    before = lm.read(TOKENS, sae.site)
+    with saekit.splice(lm, sae).edit(7, add=2.5):
+        after = lm.read(TOKENS, sae.site)
+    expected = before + 2.5 * sae.directions[7]
+    torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"set": 3.0}, lambda a: torch.full_like(a, 3.0)),
+        ({"scale": -2.0}, lambda a: -2 * a),
+        ({"ablate": True}, torch.zeros_like),
+        ({"at_least": 0.7}, lambda a: a.clamp(min=0.7)),
+        ({"at_most": 0.1}, lambda a: a.clamp(max=0.1)),
+    ],
+)
+def test_every_kind_of_edit_moves_the_latent_to_where_it_says(lm, change, wanted):
+    sae = an_sae(lm)
+    before = lm.read(TOKENS, sae.site)
+    dense = sae.encode(before).dense()
+    latent = int(dense.abs().sum((0, 1)).argmax())
+    acts = dense[..., latent]
+    with saekit.splice(lm, sae).edit(latent, **change):
+        after = lm.read(TOKENS, sae.site)
+    moved = (wanted(acts) - acts)[..., None] * sae.directions[latent]
+    torch.testing.assert_close(after, before + moved, atol=1e-5, rtol=1e-5)
+
+
+def test_where_names_positions_a_mask_or_a_function(lm):
+    sae = an_sae(lm)
+    before = lm.read(TOKENS, sae.site)
+    mask = torch.zeros(9, dtype=torch.bool)
+    mask[[2, 5]] = True
+
+    def chosen(tokens, places):
+        return (places == 2).logical_or(places == 5).expand(tokens.shape)
+
+    for where in ([2, 5], mask, chosen):
+        with saekit.splice(lm, sae).edit(3, add=4.0, where=where):
+            moved = (lm.read(TOKENS, sae.site) - before).abs().sum(-1) > 1e-4
+        assert torch.equal(moved, mask.expand(moved.shape))
+    odd = saekit.splice(lm, sae).edit(3, add=1.0, where=lambda t, p: t[0] > 0)
+    with odd, pytest.raises(ShapeError, match="shape"):
+        lm.read(TOKENS, sae.site)
+    assert lm.edits == ()
+
+
+def test_without_the_error_term_activations_are_reconstructions(lm):
+    sae = an_sae(lm)
+    before = lm.read(TOKENS, sae.site)
+    with saekit.splice(lm, sae, error=False):
+        after = lm.read(TOKENS, sae.site)
+    torch.testing.assert_close(after, sae(before))
+
+
+def test_tokens_that_the_rules_leave_out_are_left_alone(lm):
+    sae = an_sae(lm)
+    special = int(TOKENS[0, 4])
+    rules = {k: r._replace(special_ids=(special,)) for k, r in sae.card.rules.items()}
+    sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
+    before = lm.read(TOKENS, sae.site)
+    with saekit.splice(lm, sae, error=False).edit(1, add=5.0):
+        after = lm.read(TOKENS, sae.site)
+    same = (after == before).all(-1)
+    assert torch.equal(same, special == TOKENS)
+
+
+def test_a_transcoder_moves_what_it_predicts(lm):
+    sae = an_sae(lm, "L0.mlp_in", "L0.mlp_out")
+    before = lm.read(TOKENS, ["L0.mlp_in", "L0.mlp_out"])
+    with saekit.splice(lm, sae).edit(2, add=3.0):
+        after = lm.read(TOKENS, ["L0.mlp_in", "L0.mlp_out"])
+    assert torch.equal(after["L0.mlp_in"], before["L0.mlp_in"])
+    torch.testing.assert_close(after["L0.mlp_out"], before["L0.mlp_out"] + 3 * sae.directions[2])
+
+
+def test_several_saes_in_any_order_of_layers(lm):
+    first, second = an_sae(lm, "L1.resid_post", seed=1), an_sae(lm, "L0.resid_post", seed=2)
+    with saekit.splice(lm, first, second) as spliced:
+        spliced.edit(5, add=2.0).edit(9, add=-1.0, sae=1)
+        both = lm.logits(TOKENS)
+        assert spliced.codes_of(1).d_sae == 48
+    with saekit.splice(lm, second).edit(9, add=-1.0), saekit.splice(lm, first).edit(5, add=2.0):
+        assert torch.equal(lm.logits(TOKENS), both)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edits_act_at_every_token_that_is_generated(family):
+    """Under the cache of keys and values as in a full pass over all tokens at each step."""
+    lm = tiny(family)
+    sae = an_sae(lm, "L0.resid_post")
+    prompts, n = [[5, 6, 7], [8, 9, 10, 11]], 6
+    with saekit.splice(lm, sae).edit(4, add=3.0, where=[1, 4, 5, 6]).edit(11, scale=0.5):
+        made = lm.generate(prompts, n, temperature=0, stop=[])
+        for prompt, new in zip(prompts, made, strict=True):
+            row = list(prompt)
+            for token in new:
+                assert int(lm.logits([row])[0, -1].argmax()) == token
+                row.append(token)
+
+
+def test_gradients_flow_through_an_edit(lm):
+    sae = an_sae(lm)
+    with saekit.splice(lm, sae).edit(4, add=1.0):
+        acts = lm.read(TOKENS, ["embed", "L1.resid_post"], grad=True)
+        (grad,) = torch.autograd.grad(acts["L1.resid_post"].square().sum(), acts["embed"])
+    assert grad.abs().sum() > 0
+
+
+def test_what_cannot_be_spliced_or_edited_is_refused(lm):
+    sae = an_sae(lm)
+    with pytest.raises(ConfigError, match="at least one SAE"):
+        saekit.splice(lm)
+    with pytest.raises(ShapeError, match="width"):
+        saekit.splice(tiny("llama", d_model=16), sae)
+    joint = Crosscoder.example().build(torch.Generator())
+    with pytest.raises(ConfigError, match="jointly"):
+        saekit.splice(lm, TrainedSAE(joint, sae.card))
+    spliced = saekit.splice(lm, sae)
+    for wrong, match in (
+        ({}, "Name one change"), ({"add": 1.0, "set": 2.0}, "Name one change"),
+        ({"add": float("nan")}, "finite"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=match):
+            spliced.edit(3, **wrong)
+    with pytest.raises(UnknownNameError, match=r"0\.\.47"):
+        spliced.edit(48, add=1.0)
+    with pytest.raises(UnknownNameError, match="SAE 1"):
+        spliced.edit(3, add=1.0, sae=1)
+    with pytest.raises(ConfigError, match="no pass yet"):
+        _ = spliced.codes
+    with spliced, pytest.raises(ConfigError, match="in use already"), spliced:
+        pass
+
+
+def test_the_block_restores_after_an_exception(lm):
+    with pytest.raises(ZeroDivisionError), saekit.splice(lm, an_sae(lm)).edit(1, add=1.0):
+        raise ZeroDivisionError
+    assert lm.edits == ()
+
+
+def test_steering_needs_to_know_how_far(lm):
+    sae = an_sae(lm)
+    with pytest.raises(ConfigError, match="how far"):
+        saekit.steer(lm, sae, 3, prompt="a")
+    with pytest.raises(ConfigError, match="index"):
+        saekit.steer(lm, sae, 3, prompt="a", scale=2.0)
+    told = saekit.steer(lm, sae, 3, prompt="abc", add=30.0, n=5)
+    assert told.plain != told.steered
+    assert "abc" in str(told)
+    again = saekit.steer(lm, sae, 3, prompt="abc", add=30.0, n=5)
+    assert again == told
