@@ -15,7 +15,6 @@ Memory is the largest resident size after set-up, less what the process had when
 imported and its data read. It counts what the allocator keeps.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -33,6 +32,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import _command
 
 ROOT = Path(__file__).resolve().parents[1]
 # glibc gives large blocks back to the system at once and faults their pages in again on the next
@@ -64,6 +65,11 @@ class Target(NamedTuple):
     goal: float
     most: bool = False  # whether smaller is better
     why: str = ""  # it was not measured
+
+    @property
+    def as_floor(self) -> _command.Floor:
+        ends = {"most": self.floor} if self.most else {"least": self.floor}
+        return _command.Floor(self.name, self.value, **ends, why=self.why)
 
     @property
     def met(self) -> str:
@@ -446,11 +452,8 @@ def machine():
 
 def parser_of(doc):
     """Return the options that all speed benchmarks have."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = _command.parser_of(doc, "small sizes: to see that all run")
     parser.add_argument("--peer-python", default=None, help="interpreter that has the peers")
-    parser.add_argument("--quick", action="store_true", help="small sizes: to see that all run")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a floor is missed")
-    parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--log", type=Path, default=None, help="what libraries print")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="samples of each entry")
@@ -478,27 +481,37 @@ def wanted(name, options):
     return options.only is None or name in options.only
 
 
-def finish(name, options, figures, targets):
-    """Print and write what was found; leave with 1 where that was asked and a floor is missed."""
+def all_ran(results, options):
+    """Return a floor for the quick form: every entry whose library is there ran."""
+    failed = [
+        label
+        for label, r in results.items()
+        if not ran(r) and (options.peer_python or label.startswith(("saekit", "bare", "encoder")))
+    ]
+    name = f"entries that failed{': ' if failed else ''}{', '.join(failed)}"
+    return _command.Floor(name, float(len(failed)), most=0)
+
+
+def finish(name, options, figures, targets, quick_floors):
+    """Print what was found; leave with 1 where that was asked and a floor is missed.
+
+    Args:
+        name: of the benchmark.
+        options: as parsed.
+        figures: everything that was measured.
+        targets: of the full form.
+        quick_floors: of the quick form, in place of the targets.
+    """
     if options.only is not None:
         targets = [t for t in targets if t.value is not None or t.why]
-    missed = [t for t in targets if t.met not in ("goal", "floor")]
-    record = {"benchmark": name, "machine": machine()}
-    record["options"] = {
-        k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
-    }
-    record |= figures | {"targets": [t._asdict() | {"met": t.met} for t in targets]}
-    record["missed"] = [t.name for t in missed]
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1, default=str) + "\n")
-    print(f"\n{target_table(targets)}\n")
-    m = record["machine"]
-    cpu = m.get("cpu", m["platform"])
-    print(f"{cpu}, {m['cores']} cores, {options.threads} threads, {m['when']}")
+    on = machine()
+    if not options.quick:
+        print(f"\n{target_table(targets)}\n")
+    cpu = on.get("cpu", on["platform"])
+    print(f"{cpu}, {on['cores']} cores, {options.threads} threads, {on['when']}")
     if options.quick:
-        print("Too small to judge by: --quick shows that every entry runs.", file=sys.stderr)
-        sys.exit(0)
-    for t in missed:
-        value = "" if t.value is None else f" {t.value:.3g}, floor {t.floor:g}"
-        print(f"missed: {t.name}:{value} {t.met}", file=sys.stderr)
-    sys.exit(1 if options.check and missed else 0)
+        print("Too small to judge speed by: --quick checks that every entry works.")
+    floors = quick_floors if options.quick else [t.as_floor for t in targets]
+    figures = {"machine": on} | figures
+    figures |= {"targets": [t._asdict() | {"met": t.met} for t in targets]}
+    sys.exit(_command.finish(name, options, figures, floors))

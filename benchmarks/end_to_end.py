@@ -1,6 +1,6 @@
 """From text to a finished SAE on disk: wall time of whole runs, and the error each ends with.
 
-    python benchmarks/end_to_end.py --peer-python PYTHON [--quick] [--check] [--json FILE]
+    python benchmarks/end_to_end.py --peer-python PYTHON [--quick] [--check] [--json]
                                     [--tokens 200704] [--saes 8] [--tuned]
 
 The embedded model, the residual stream after block 15 of 30, rows of 128 tokens, 9216 latents,
@@ -23,6 +23,9 @@ FVU is of 8192 held-out tokens, by one function, from what each library's own cl
 them when loaded from disk (the first SAE of several). So short a run is no test of quality (see
 quality.py): it shows that what was timed was training.
 
+`--quick --check`: every entry whose library is there runs, and saekit's FVU is below 0.95: its SAE
+predicts something.
+
 What would mislead: times where FVU is not below 1; a short run, where loading counts for more,
 as does what is left in the buffers of sae-lens and dictionary_learning (up to 32,768 tokens);
 learning rates are for longer runs.
@@ -40,6 +43,7 @@ from pathlib import Path
 
 import _side_by_side as side
 import torch
+from _command import Floor
 from _side_by_side import Entry, Job
 from safetensors.torch import load_file, save_file
 
@@ -387,7 +391,11 @@ def main():
         for peer, floor_and_goal in TARGETS.get(options.saes, {}).items()
         if side.wanted(peer, options)
     ]  # fmt: skip
-    side.finish("end_to_end", options, {"runs": results}, targets)
+    floors = [side.all_ran(results, options)]
+    for label, r in results.items():
+        if label.startswith("saekit") and side.ran(r):
+            floors.append(Floor(f"{label}: FVU", r["fvu"], most=0.95))
+    side.finish("end_to_end", options, {"runs": results}, targets, floors)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tokens per second of an optimiser step on a GPU, beside what bounds it.
 
-    python benchmarks/gpu_step.py [--quick] [--json FILE]
+    python benchmarks/gpu_step.py [--quick] [--check] [--json]
 
 One TopK autoencoder a row, on random activations that lie on the device. In turns, so that all
 meet the same clocks, and by the median of several turns:
@@ -13,16 +13,17 @@ sparsify  the step of eai-sparsify's coder under bfloat16 autocast with fused Ad
 
 The steps compute in what each does by default: saekit's values are float32, so its row is the
 stricter one. Without a CUDA device nothing is measured, and the exit status is 2.
+
+`--check`: saekit's step is no slower than the dense one. `--quick --check`: a quarter as fast.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
+import _command
 import torch
+from _command import Floor
 from torch.nn.functional import normalize
 
 from saekit.saes.topk import TopK
@@ -168,10 +169,7 @@ def table(rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one small size, few steps")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    options = parser.parse_args()
+    options = _command.parser_of(__doc__, "one small size, few steps").parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing measured")
         sys.exit(2)
@@ -185,10 +183,16 @@ def main():
         torch.cuda.empty_cache()
     print(torch.cuda.get_device_name(device))
     print(table(rows))
-    if options.json:
-        about = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
-        options.json.write_text(json.dumps({"benchmark": "gpu_step", **about, "rows": rows}))
+    about = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
+    floors = []
+    for row in rows:
+        speeds = row["tokens_per_second"]
+        both = "saekit" in speeds and "dense" in speeds
+        times = speeds["saekit"] / speeds["dense"] if both else None
+        name = f"{row['d_in']} x {row['d_sae']}: saekit over dense"
+        floors.append(Floor(name, times, least=0.25 if options.quick else 1.0))
+    return _command.finish("gpu_step", options, {**about, "rows": rows}, floors)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

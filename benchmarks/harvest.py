@@ -1,6 +1,6 @@
 """Harvest and shuffle: text to activations, and activations to training batches, beside peers.
 
-    python benchmarks/harvest.py --peer-python PYTHON [--quick] [--check] [--json FILE]
+    python benchmarks/harvest.py --peer-python PYTHON [--quick] [--check] [--json]
 
 Harvest: 8 rows of 256 tokens of the packaged text through the embedded model to the residual
 stream after block 15 of 30. saekit's `Harvest` with its own dtype (bfloat16 where the processor
@@ -13,6 +13,9 @@ given token ids. The median norm of what came is compared.
 
 Shuffle: what a token costs between the language model and the optimiser, with activations of
 width 576 handed in ready-made, 2048 at a time, and batches of 4096 out of a buffer of 65,536.
+
+`--quick --check`: every entry whose library is there runs, and reads the activations that the
+bare pass gives (median norms to within 2 %).
 
 What would mislead: transformer-lens does not list this model, so the HookedTransformer is put
 together here from its weights, and a user of sae-lens would be on the proxy, which is faster:
@@ -31,6 +34,7 @@ from types import SimpleNamespace
 
 import _side_by_side as side
 import torch
+from _command import Floor
 from _side_by_side import Entry, Job, Target
 from safetensors.torch import load_file, save_file
 
@@ -409,7 +413,9 @@ def main():
     for line in strange:
         print(f"other activations: {line}", file=sys.stderr)
     figures = {"harvest": read, "shuffle": shuffled, "other_activations": strange}
-    side.finish("harvest", options, figures, targets_of(read, shuffled, options))
+    floors = [side.all_ran(found, options) for found in (read, shuffled)]
+    floors.append(Floor("entries with other activations", float(len(strange)), most=0))
+    side.finish("harvest", options, figures, targets_of(read, shuffled, options), floors)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Encoding and decoding with a finished SAE, in tokens a second, beside the peers' classes.
 
-    python benchmarks/inference.py --peer-python PYTHON [--quick] [--check] [--json FILE]
+    python benchmarks/inference.py --peer-python PYTHON [--quick] [--check] [--json]
                                    [--cases topk_encode jumprelu_both]
 
 576 wide, 9216 latents, k 32 or thresholds with 64 latents a token on, 4096 tokens a call, the
 synthetic activations of train_step.py, no gradients. Each case is raced with peers as they come,
 and with their allocator told to keep memory.
+
+`--quick --check`: every entry whose library is there runs, and saekit's L0 is what was set.
 
 What would mislead: what is returned differs. saekit gives sparse codes, sparsify values and
 indices (and the dense pre-activations), sae-lens and dictionary_learning a dense array of
@@ -19,6 +21,7 @@ import tempfile
 
 import _side_by_side as side
 import torch
+from _command import Floor
 from _side_by_side import Entry, Job
 from train_step import BATCHES, MID, SMALL, Setting, data_for, on_each
 
@@ -109,7 +112,7 @@ def main():
     parser = side.parser_of(__doc__)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     options = side.made_quick(parser.parse_args())
-    results, targets = {}, []
+    results, targets, floors = {}, [], []
     with tempfile.TemporaryDirectory() as folder:
         for case, tuned in itertools.product(options.cases, (False, True)):
             spec = CASES[case] | (SMALL if options.quick else {})
@@ -119,13 +122,17 @@ def main():
             entries = entries_of(spec["arch"], tuned, options)
             found = side.race(entries, __file__, spec, options)
             results[f"{case}{' tuned' if tuned else ''}"] = found
+            floors.append(side.all_ran(found, options))
+            if side.ran(found.get("saekit")):
+                share = found["saekit"]["l0"] / spec.get("l0", spec["k"])
+                floors.append(Floor(f"{case}: L0 over what was set", share, least=0.8, most=1.2))
             print(f"\n### {case}{', allocator tuned' if tuned else ''}\n")
             print(side.race_table(found, "saekit"), flush=True)
             if spec["what"] == "encode" and not tuned:
                 best = side.fastest(found, [k for k in found if k != "saekit"])
                 name = f"{case} vs the best peer"
                 targets.append(side.compared(name, found.get("saekit"), best, *ENCODE))
-    side.finish("inference", options, {"cases": results}, targets)
+    side.finish("inference", options, {"cases": results}, targets, floors)
 
 
 if __name__ == "__main__":

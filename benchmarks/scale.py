@@ -1,18 +1,18 @@
-"""What one process of several holds, sends and takes, beside the formulas of docs/scale.md.
+"""What one process of several holds, sends and takes, next to the formulas of the docs.
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 benchmarks/scale.py \
         --latent-shards 2 [--quick] [--check] [--json]
 
-Rows are drawn, so that nothing but training is measured. `--check` fails where what is held or
-sent differs from the formula by over 1 %.
+Rows are drawn, so that nothing but training is measured. The formulas are those of
+docs/measurements/scale.md. `--check`, with `--quick` too: what is held and what is sent differ from
+the formula by at most 1 %.
 """
 
-import argparse
-import json
-import sys
 import time
 
+import _command
 import torch
+from _command import Floor
 
 from saekit.core import processes
 from saekit.core.seeds import generator
@@ -102,36 +102,35 @@ def measure(args, world):
     return found
 
 
-def check(found):
+def floors_of(found):
+    """Return how far what is held and sent may be from the formula."""
+    floors = []
     for key in ("state_bytes", "sent_bytes_a_token"):
-        formula = found.get(f"{key}_formula", 0.0)
-        if key in found and abs(found[key] - formula) > 0.01 * max(formula, 100):
-            sys.exit(f"{key} is not what the formula says: {found}")
+        if key in found:
+            formula = found[f"{key}_formula"]
+            off = abs(found[key] - formula) / max(formula, 100)
+            floors.append(Floor(f"{key}: difference from the formula", off, most=0.01))
+    return floors
 
 
 def main():
-    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask = _command.parser_of(__doc__, "a small SAE and few rows")
     ask.add_argument("--arch", default="topk")
     ask.add_argument("--d", type=int, default=256)
     ask.add_argument("--d-sae", type=int, default=2**14)
     ask.add_argument("--k", type=int, default=32)
     ask.add_argument("--rows", type=int, default=2048)
     ask.add_argument("--latent-shards", type=int, default=1)
-    ask.add_argument("--quick", action="store_true")
-    ask.add_argument("--check", action="store_true")
-    ask.add_argument("--json", action="store_true")
     args = ask.parse_args()
     if args.quick:
         args.d, args.d_sae, args.rows = 64, 4096, 512
     with processes.session() as world:
         found = measure(args, world)
-        if world.first:
-            lines = [f"{key:28} {value}" for key, value in found.items()]
-            print(json.dumps(found) if args.json else "\n".join(lines))
-            if args.check:
-                check(found)
+        if not world.first:
+            return 0
+        print("\n".join(f"{key:28} {value}" for key, value in found.items()))
+        return _command.finish("scale", args, found, floors_of(found))
 
 
 if __name__ == "__main__":
-    main()
-    processes.leave(0)
+    processes.leave(main())

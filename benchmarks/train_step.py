@@ -1,6 +1,6 @@
 """A whole optimiser step, in tokens a second, beside the peers' own steps and the matmul's limit.
 
-    python benchmarks/train_step.py --peer-python PYTHON [--quick] [--check] [--json FILE]
+    python benchmarks/train_step.py --peer-python PYTHON [--quick] [--check] [--json]
                                     [--cases topk relu_sparse] [--only saekit sae_lens]
 
 A step is forward, backward, clipping or projection, the optimiser and the bookkeeping of dead
@@ -19,6 +19,8 @@ uses, whose limit its share is of.
 Rates warm up over 1000 steps everywhere but in sparsify's schedule-free Signum, so that weights
 hardly move and L0 stays where it was put.
 
+`--quick --check`: every entry whose library is there runs, and k latents are on where k says so.
+
 What would mislead: one column without the other, because the peers' own default is dominated by
 page faults; `relu_sparse` before L0 has fallen so far (training begins at `relu_dense`, and the
 peers take as long at either); sae-lens without its autocast; latents are used evenly here, as
@@ -36,6 +38,7 @@ from pathlib import Path
 
 import _side_by_side as side
 import torch
+from _command import Floor
 from _side_by_side import Entry, Job, Target
 from safetensors.torch import load_file, save_file
 
@@ -381,6 +384,18 @@ def heading(case, spec):
     return ", ".join(parts)
 
 
+def quick_floors(results, options):
+    """Return what the quick form checks: all ran, and TopK keeps its k."""
+    floors = []
+    for case, races in results.items():
+        floors += [side.all_ran(found, options) for found in races.values()]
+        ours = races["plain"].get("saekit")
+        if CASES[case]["arch"] == "topk" and side.ran(ours):
+            k = (CASES[case] | SMALL)["k"]
+            floors.append(Floor(f"{case}: L0 over k", ours["l0"] / k, least=0.9, most=1.0))
+    return floors
+
+
 def main():
     if "--worker" in sys.argv:
         side.serve(MAKERS)
@@ -408,7 +423,7 @@ def main():
             for found in races.values():
                 print(side.race_table(found, "saekit") + "\n", flush=True)
             targets += targets_of(case, spec, races["plain"], races.get("tuned"), options)
-    side.finish("train_step", options, {"cases": results}, targets)
+    side.finish("train_step", options, {"cases": results}, targets, quick_floors(results, options))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
 """What each setting of training is worth: one architecture, one setting changed at a time.
 
-    python benchmarks/training.py [--quick] [--arch NAME] [--seeds 0 1] [--json FILE]
+    python benchmarks/training.py [--quick] [--check] [--json] [--arch NAME] [--seeds 0 1]
     python benchmarks/training.py --widths 1024 4096 16384 65536 131072
 
 Harvests the middle layer of the embedded model once, trains the architecture with saekit's
 defaults and with each change of `VARIANTS`, and measures each with the core evaluation on
 held-out text. Prints a Markdown table. `--widths` trains the defaults at several widths instead,
-with half and twice the rate beside them up to 16,384 latents. `--quick` trains a few steps, to
-see that all work.
+and with half and twice the rate up to 16,384 latents. `--quick` trains a few steps, to see that all
+work.
+
+`--check`: no change has an FVU more than 2 % below that of the defaults. `--quick --check`: every
+change trains to an FVU of at most 1.2; a step that diverges has far more.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
+import _command
+from _command import Floor
 from architectures import MODEL, pair_of, sae_config, trained
 
 from saekit.activations.shuffle import Resident
-from saekit.cli.evaluate import measure as evaluated
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
+from saekit.evals.evaluate import measure as evaluated
 from saekit.models.hf import load
 from saekit.training.loop import open_harvest
 from saekit.training.run import Run
@@ -86,8 +88,7 @@ def widths(wanted):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
+    parser = _command.parser_of(__doc__, "a few steps of each change, one seed")
     parser.add_argument("--arch", default="batch_topk")
     parser.add_argument("--only", nargs="*", default=None, help="names of variants")
     parser.add_argument("--widths", type=int, nargs="*", default=[])
@@ -95,7 +96,6 @@ def main():
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--d-sae", type=int, default=2048)
     parser.add_argument("--eval-tokens", type=int, default=2**14)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.quick:
         args.tokens, args.d_sae, args.eval_tokens, args.seeds = 10_000, 512, 2048, [0]
@@ -122,12 +122,21 @@ def main():
             })  # fmt: skip
         rows.append({"name": name, "runs": found})
         print(line(rows[-1], rows[0]), file=sys.stderr, flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     print("| change | FVU | against the defaults | L0 | dead % | train s |")
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(line(row, rows[0]))
+    return _command.finish("training", args, {"rows": rows}, floors_of(rows, args.quick))
+
+
+def floors_of(rows, quick):
+    """Return what each change must reach."""
+    means = {row["name"]: statistics.mean(r["fvu"] for r in row["runs"]) for row in rows}
+    if quick:
+        return [Floor(f"{name}: FVU", fvu, most=1.2) for name, fvu in means.items()]
+    first = next(iter(means.values()))
+    others = list(means.items())[1:]
+    return [Floor(f"{name}: FVU over the defaults'", v / first, least=0.98) for name, v in others]
 
 
 def line(row, first):

@@ -1,24 +1,23 @@
 """How often do the package's 95 % intervals hold the truth? All kinds, in one table.
 
-    python benchmarks/coverage.py [--quick] [--check] [--json] [--run RUN]
-    python benchmarks/coverage.py --ways 60    # compared with a bootstrap, on 60 documents
+    python benchmarks/interval_coverage.py [--quick] [--check] [--json] [--run RUN]
+    python benchmarks/interval_coverage.py --ways 60    # compared with a bootstrap, on 60 documents
 
 Each line draws a text, a set of windows or a set of SAEs many times, takes the interval as the
 package does, and counts how often it holds a known truth. Of synthetic draws the truth is set.
 Of real text it is the value over a pool: what the SAE of `--run` (made by `saekit demo` where it
 is not given) loses on each held-out document is measured once and kept in RUN/coverage, then
 documents are drawn from it with replacement. `--quick` leaves real text out and draws seldom.
-`--check` exits 1 where a share lies outside 92 to 98 % by more than chance allows.
+`--check`, with `--quick` too: no share lies outside 92 to 98 % by more than chance allows.
 """
 
-import argparse
-import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
+import _command
 import torch
 
 from saekit.core.files import read_tensors, write_tensors
@@ -402,17 +401,14 @@ def show_ways(n, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="no real text, few repetitions")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a share is off")
-    parser.add_argument("--json", action="store_true", help="one line of JSON")
+    parser = _command.parser_of(__doc__, "no real text, few repetitions")
     parser.add_argument("--run", type=Path, default=Path("demo"), help="a run of `saekit demo`")
     parser.add_argument("--pool-tokens", type=int, help=f"at most so many [{POOL_TOKENS}]")
     parser.add_argument("--ways", type=int, metavar="N", help="other ways, N documents; only that")
     asked = parser.parse_args()
     if asked.ways:
         show_ways(asked.ways, 2000)
-        return
+        return 0
     repeats = 200 if asked.quick else 500
     parts = [on_synthetic_text(repeats), of_means(2 * repeats), of_others(repeats)]
     if not asked.quick:
@@ -424,23 +420,21 @@ def main():
         ]
         parts = [real[0], *parts, *real[1:]]
     found = []
-    if not asked.json:
-        print("| interval | setting | text or values | with one | holds the truth |")
-        print("|---|---|---|---|---|")
+    print("| interval | setting | text or values | with one | holds the truth |")
+    print("|---|---|---|---|---|")
     for part in parts:
         for count in part:
             found.append(count)
-            if not asked.json:
-                share = "none is given" if count.share is None else f"{100 * count.share:.1f} %"
-                print(f"| {count.kind} | {count.setting} | {count.text} | {count.had} of "
-                      f"{count.n} | {share} |", flush=True)  # fmt: skip
+            share = "none is given" if count.share is None else f"{100 * count.share:.1f} %"
+            print(f"| {count.kind} | {count.setting} | {count.text} | {count.had} of "
+                  f"{count.n} | {share} |", flush=True)  # fmt: skip
     off = [c.record() for c in found if not c.fine]
-    if asked.json:
-        print(json.dumps({"counts": [c.record() for c in found], "off": off}))
-    if asked.check and off:
-        print(f"{len(off)} outside {WANTED}: {off}", file=sys.stderr)
-        sys.exit(1)
+    name = f"shares outside {WANTED[0]:.0%} to {WANTED[1]:.0%}{': ' if off else ''}"
+    name += ", ".join(f"{c.kind} at {c.setting}" for c in found if not c.fine)
+    floors = [_command.Floor(name, float(len(off)), most=0)]
+    figures = {"counts": [c.record() for c in found], "off": off}
+    return _command.finish("interval_coverage", asked, figures, floors)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
