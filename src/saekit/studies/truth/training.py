@@ -25,7 +25,7 @@ from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_json, sha256_of, write_json
 from saekit.core.lock import claimed
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 from saekit.core.seeds import generator
 from saekit.hub import native
 from saekit.hub.card import Card
@@ -402,11 +402,8 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
 def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> Record | None:
     """Refuse a folder that is in use or holds another run; return what is recorded of this one."""
     if not resume:
-        if not is_empty(out):
-            raise ConfigError(
-                f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
-                f"saekit truth train --truth TRUTH --resume {out}"
-            )
+        check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
+                         f"saekit truth train --truth TRUTH --resume {out}")  # fmt: skip
         return None
     if not (out / FIT).exists():
         raise FormatError(f"{out} holds no run to go on with: it has no {FIT}.")
