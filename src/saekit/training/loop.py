@@ -12,7 +12,7 @@ from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
 from saekit.activations.passes import pass_rows
-from saekit.activations.shared import Shared
+from saekit.activations.shared import SharedPasses
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
 from saekit.core.border import bordered
@@ -223,8 +223,8 @@ def _harvest_of(run: Run, model: LanguageModel) -> Harvest:
     stream = TokenStream(
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
-    if not isinstance(model, Shared):  # the first rows are read thrice, and pass once
-        model = Shared(model, run.pair.sites)
+    if not isinstance(model, SharedPasses):  # the first rows are read thrice, and pass once
+        model = SharedPasses(model, run.pair.sites)
     rows = pass_rows(model, run.n_ctx)
     return Harvest(model, stream, run.pair, run.rule, batch_rows=rows)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Harvest
-from saekit.activations.shared import Shared
+from saekit.activations.shared import SharedPasses
 from saekit.activations.shuffle import Resident
 from saekit.core import machine
 from saekit.core.border import bordered, inside, reading
@@ -104,7 +104,7 @@ def _sweep(
     if shown:
         sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
     if not isinstance(model, RecordedModel):  # reading a cache twice costs little
-        model = Shared(model, [s for run in left.values() for s in run.pair.sites])
+        model = SharedPasses(model, [s for run in left.values() for s in run.pair.sites])
     with explained(planned), StopRequest() as stop:
         if _in_memory(runs):
             return _one_by_one(left, model, out, stop, shown)

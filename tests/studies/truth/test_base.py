@@ -166,7 +166,7 @@ def test_bad_input_is_named(fields, words):
 
 
 def test_given_directions_come_as_a_tensor_too():
-    cfg = TruthConfig(n_features=3, d_model=2, dictionary=dictionaries.Given())
+    cfg = TruthConfig(n_features=3, d_model=2, dictionary=dictionaries.GivenDirections())
     made = cfg.build(features=torch.tensor([[3.0, 4.0], [0.0, 1.0], [1.0, 0.0]]))
     torch.testing.assert_close(made.features[0], torch.tensor([0.6, 0.8]))
     with pytest.raises(ConfigError, match=r"\[3, 2\].*\[2, 2\]"):

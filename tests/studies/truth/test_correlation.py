@@ -29,7 +29,7 @@ def test_joint_rate_is_the_orthant_of_the_bivariate_normal(a, b, rho):
 
 
 LAWS = {
-    "dense": c.Given(
+    "dense": c.GivenCorrelation(
         matrix=((1, 0.6, -0.4, 0), (0.6, 1, 0, 0.2), (-0.4, 0, 1, 0.3), (0, 0.2, 0.3, 1))
     ),
     "block": c.Blocks(size=3, lowest=0.5, highest=0.7),
@@ -78,7 +78,7 @@ def test_a_given_matrix_is_the_one_used():
 
 
 def test_a_matrix_that_is_none_is_mended_and_noted():
-    law = c.Given(matrix=((1, 0.9, -0.9), (0.9, 1, 0.9), (-0.9, 0.9, 1)))
+    law = c.GivenCorrelation(matrix=((1, 0.9, -0.9), (0.9, 1, 0.9), (-0.9, 0.9, 1)))
     made = truth([0.2, 0.2, 0.2], correlation=law)
     notes = made.notes["correlation"]
     assert notes["smallest_eigenvalue"] == pytest.approx(-0.8)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saekit.analysis.autocorrelation import Curves
     from saekit.analysis.document_peaks import DocPeaks
     from saekit.models.base import LanguageModel
-    from saekit.studies.locality.events.event_entropy import Scored
+    from saekit.studies.locality.events.event_entropy import EventScores
     from saekit.studies.locality.events.neuronpedia import Record
 
 RADIUS = 64  # tokens of a trace to each side of its peak
@@ -185,8 +185,8 @@ def draw(
 
 
 def corner_cards(
-    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "Scored", peaks: "DocPeaks",
-    corner: dict[str, list[int]], most: int = 6,
+    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "EventScores",
+    peaks: "DocPeaks", corner: dict[str, list[int]], most: int = 6,
 ) -> Path:  # fmt: skip
     """Write cards of corner latents: scored texts, and the mean trace around peaks."""
     from saekit.analysis.traces import traces

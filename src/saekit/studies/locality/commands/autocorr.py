@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from saekit.core.result import Table
     from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
-    from saekit.studies.locality.events.event_entropy import Scored
+    from saekit.studies.locality.events.event_entropy import EventScores
     from saekit.studies.locality.events.neuronpedia import Record
     from saekit.studies.locality.runs.run_folder import RunOptions
 
@@ -241,7 +241,7 @@ def _select(
 def _targets(
     loaded: "TrainedSAE", lm: "LanguageModel", store: "LatentStore", latents: list[int],
     request: files.Request, folder: Path, options: "RunOptions",
-) -> "tuple[Scored, Table]":  # fmt: skip
+) -> "tuple[EventScores, Table]":  # fmt: skip
     """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
@@ -277,7 +277,7 @@ def _targets(
     return scored, table
 
 
-def _entropies(scored: "Scored | None") -> dict[int, list[float]]:
+def _entropies(scored: "EventScores | None") -> dict[int, list[float]]:
     H: dict[int, list[float]] = {}
     if scored is not None:
         for event, bits in zip(scored.events, scored.H.tolist(), strict=True):

@@ -247,9 +247,9 @@ def feature_table(
     Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
     """
     from saekit.studies.locality.event_pages import write_table
-    from saekit.studies.locality.events.quality import Kept
+    from saekit.studies.locality.events.quality import LatentFilter
 
-    kept = Kept(
+    kept = LatentFilter(
         min_recall=min_recall, max_peak_diversity=max_peak_diversity,
         exclude_bos_dominated=exclude_bos_dominated,
     )  # fmt: skip

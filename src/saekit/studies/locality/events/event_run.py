@@ -20,7 +20,7 @@ from saekit.models.base import LanguageModel, Tokenizer
 from saekit.models.sites import Site
 from saekit.studies.locality.events import event_files
 from saekit.studies.locality.events.base import Event
-from saekit.studies.locality.events.event_entropy import EventEntropy, Scored, by_latent
+from saekit.studies.locality.events.event_entropy import EventEntropy, EventScores, by_latent
 from saekit.studies.locality.runs.journal import Journal
 from saekit.studies.locality.runs.run_folder import DEFAULTS, RunOptions
 from saekit.studies.locality.runs.subjects import forgotten
@@ -170,7 +170,7 @@ def _bytes(x: Tensor) -> bytes:
 
 
 def _write(
-    out: Path, scored: Scored, tokenizer: Tokenizer, about: AboutEvents, tables: str
+    out: Path, scored: EventScores, tokenizer: Tokenizer, about: AboutEvents, tables: str
 ) -> None:
     event_files.write(
         out, scored, lambda i: tokenizer.pieces([i])[0], about.descriptions, tables, about.tiers
