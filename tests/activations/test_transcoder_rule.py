@@ -13,9 +13,9 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule
 from saekit.analysis.indexing import make_index
-from saekit.cli.evaluate import measure
 from saekit.data.tokenise import Rows, TokenStream
 from saekit.evals.core import Core
+from saekit.evals.evaluate import measure
 from saekit.hub.native import load, save
 from saekit.hub.opening import complete
 from saekit.models.sites import parse_site

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from saekit.activations.pairs import Pair
-from saekit.cli.evaluate import measure
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
 from saekit.data.corpora.files import Files
 from saekit.evals.core import Core
+from saekit.evals.evaluate import measure
 from saekit.hub.formats.base import FormatHints, registry
 from saekit.hub.native import load
 from saekit.hub.opening import OpenOptions, complete, notes_of, open_sae, said_of, text_of

@@ -4,7 +4,7 @@ import torch
 from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator
 from saekit.studies.truth.model.hierarchy import GivenHierarchy
-from saekit.studies.truth.model.profiles import GivenHierarchy as Numbers
+from saekit.studies.truth.model.profiles import GivenProfile as Numbers
 from saekit.studies.truth.model.sequence import Copy, Sequences
 from tests.studies.truth.world import errors, fired, truth
 
