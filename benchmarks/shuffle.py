@@ -35,7 +35,7 @@ from _command import Floor
 from _side_by_side import Target
 
 from saekit.activations.cache.caching import Caching, write
-from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.full_shuffle import FullShuffle
 from saekit.activations.cache.precision import Channels
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.cache.store import MANIFEST, Store, begin
@@ -75,7 +75,7 @@ def stream_of(harvest, how, tokens, seed, epochs=1):
         return Mixing(harvest, buffer_tokens=buffer_tokens, mixing=rest[1], **common)
     if kind == "full":
         window = rest[1] * BATCH
-        return Stored(harvest, block_tokens=rest[0], window_tokens=window, **common)
+        return FullShuffle(harvest, block_tokens=rest[0], window_tokens=window, **common)
     return Resident(harvest, shown=False, **common)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saekit.activations.cache import caching
-from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.full_shuffle import FullShuffle
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Harvest
 from saekit.activations.pairs import Pair
@@ -117,7 +117,7 @@ def test_a_full_shuffle_of_a_cache_has_the_same_events(trained, tmp_path):
     harvest = RecordedModel(store).harvest(run.pair, TokenRule(), {})
     n = sum(len(b.x) for b in harvest.batches())
     assert n == store.n_kept  # what the cache counts is what can be trained on
-    stream = Stored(
+    stream = FullShuffle(
         harvest, window_tokens=512, block_tokens=64, tokens=n, epochs=1, batch_tokens=64, seed=0
     )
     median = harvest.rules[WRITE].median_norm

@@ -126,7 +126,7 @@ def test_a_config_file_gives_the_same_run_back(folder, trained, capsys, tmp_path
         (["--site", "L9.resid_post"], 2, "Did you mean"),
         (["--site", "L1.resid_pots"], 2, "Did you mean `L1.resid_post`"),
         (["--arch", "topkk"], 2, "Did you mean `topk`"),
-        (["--d-sae", "2"], 2, "`k` must lie in 1..d_sae"),
+        (["--d-sae", "2"], 2, "`k` must be at most `d_sae`"),
         (["--k", "2.5"], 2, "whole number"),
         (["--set", "lrr=3"], 2, "Did you mean `lr`"),
         (["--set", "lr=-1"], 2, "above 0"),

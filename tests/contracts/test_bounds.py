@@ -22,7 +22,7 @@ from saekit.saes.topk import TopK
 ANY_NUMBER = {
     "seed", "order_seed",
     "profiles.Linear.start", "profiles.Linear.end", "profiles.FoldedNormal.mean",
-    "profiles.Given.entries", "dictionaries.Given.rows",
+    "profiles.GivenProfile.entries", "dictionaries.GivenDirections.rows",
 }  # fmt: skip
 # What the fields without a default are given, where their type does not say it.
 VALUES = {

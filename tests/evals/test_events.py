@@ -8,7 +8,7 @@ import torch
 from saekit.activations.rules import TokenRule, fit
 from saekit.activations.windows import windows
 from saekit.core.errors import ConfigError
-from saekit.evals.base import Subject, Way
+from saekit.evals.base import SitePair, Subject
 from saekit.evals.core import Core
 from saekit.models.sites import parse_site
 from saekit.models.tiny import tiny
@@ -26,7 +26,7 @@ def way(name, max_norm):
     lm, site, tokens = tiny(), parse_site(name), text(16, seed=9)
     rule = fit(TokenRule(max_norm=max_norm), lm.tokenizer.special_ids, tokens,
                lm.read(tokens, [site])[site])  # fmt: skip
-    return Way(site, site, rule)
+    return SitePair(site, site, rule)
 
 
 def crosscoder(max_norm=1.1):

@@ -257,7 +257,7 @@ def test_a_folder_of_no_format_names_what_it_holds_and_what_could_be(tmp_path):
     ("changes", "said"),
     [
         ({"architecture": "novel"}, "architecture `novel`"),
-        ({"k": 21}, "must lie in 1..d_sae"),
+        ({"k": 21}, "must be at most `d_sae`"),
         ({"d_sae": 19}, "W_enc"),
         ({"d_in": "6"}, "`d_in`"),
         ({"normalize_activations": "sphere"}, "sphere"),

@@ -16,7 +16,7 @@ from saekit.evals.core import Core
 from saekit.evals.evaluate import measure
 from saekit.hub.formats.base import FormatHints, registry
 from saekit.hub.native import load
-from saekit.hub.opening import Use, complete, notes_of, open_sae, said_of, text_of
+from saekit.hub.opening import OpenOptions, complete, notes_of, open_sae, said_of, text_of
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import ByteTokenizer, save_tiny
 from saekit.saes.topk import TopK
@@ -70,7 +70,7 @@ def call(capsys, *words):
 
 def opened(folder, tmp_path, **changes):
     lm, corpus = world.model(), Files(paths=(str(world.text_file(tmp_path)),))
-    use = Use(**changes)
+    use = OpenOptions(**changes)
     return complete(load(folder), lm, corpus, use).card, lm
 
 
@@ -132,7 +132,7 @@ def models(tmp_path_factory):
 def test_an_sae_is_measured_on_another_model_when_the_user_says_so(models):
     own = open_sae(models / "run")
     assert own.notes == [] and own.lm.revision == own.loaded.card.model["revision"]
-    other = open_sae(models / "run", Use(model=str(models / "chat")))
+    other = open_sae(models / "run", OpenOptions(model=str(models / "chat")))
     assert other.lm.revision != own.lm.revision
     (note,) = other.notes
     assert "run on" in note and "chat" in note and "trained on" in note
@@ -154,7 +154,7 @@ def test_a_model_that_changed_under_its_name_is_refused(models, tmp_path):
     path.write_text(json.dumps(raw))
     with pytest.raises(FormatError, match="--model"):
         open_sae(run)
-    assert open_sae(run, Use(model=str(models / "base"))).notes
+    assert open_sae(run, OpenOptions(model=str(models / "base"))).notes
 
 
 def test_special_tokens_are_those_of_the_model_that_is_run(models):

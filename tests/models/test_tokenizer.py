@@ -6,7 +6,6 @@ from saekit.models.tokenizer import (
     SpecialIds,
     byte_alphabet,
     byte_level_bpe,
-    read_tokenizer,
     split_text,
 )
 
@@ -144,11 +143,3 @@ def test_a_tokenizer_of_another_kind_is_refused() -> None:
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     with pytest.raises(FormatError, match="joining words"):
         HFTokenizer(backend, SpecialIds())
-
-
-def test_read_tokenizer_reads_and_refuses(tmp_path) -> None:
-    path = tmp_path / "tokenizer.json"
-    with pytest.raises(FormatError, match="cannot|not a tokenizer"):
-        read_tokenizer(path, SpecialIds())
-    byte_level()._backend.save(str(path))
-    assert read_tokenizer(path, SpecialIds(eos=260)).digest == byte_level().digest

@@ -160,21 +160,21 @@ def test_a_skip_learns_what_is_linear():
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
-        ("topk", {"k": 25}, "`k` must lie in 1..d_sae"),
+        ("topk", {"k": 25}, "`k` must be at most `d_sae`"),
         ("topk", {"k": 3.5}, "must be a whole number"),
         ("topk", {"k": 3, "start_k": 6}, "`start_k` and `anneal` go together"),
-        ("topk", {"aux_k": 0, "k": 3}, "`aux_k` must be 1 or more"),
+        ("topk", {"aux_k": 0, "k": 3}, "`aux_k` must be at least 1"),
         ("topk", {"decoder": "free-ish", "k": 3}, "'unit' or 'free'"),
         ("multi_topk", {"k": 4, "wide_k": 4}, "`wide_k` must be above k"),
-        ("abs_topk", {"k": 0}, "`k` must lie in"),
+        ("abs_topk", {"k": 0}, "`k` must be at least 1"),
         ("batch_topk", {"k": 3, "threshold_decay": 1.0}, "must be at least 0 and below 1"),
         ("jumprelu", {"target_l0": 4, "bandwidth": 0.0}, "`bandwidth` must be above 0"),
         ("jumprelu", {"target_l0": 4, "penalty": "l1"}, "'target' or 'step' or 'tanh'"),
         ("relu", {"p": 0.0}, "`p` must be above 0"),
-        ("relu", {"l1_coefficient": float("nan")}, "must be 0 or more; got nan"),
+        ("relu", {"l1_coefficient": float("nan")}, "at least 0; got nan"),
         ("p_anneal", {"end_p": 1.5}, "`end_p` must be above 0 and at most 1"),
         ("gated", {"l1_coeficient": 1.5}, "Did you mean `l1_coefficient`"),
-        ("matching_pursuit", {"k": 3, "tolerance": -1.0}, "`tolerance` must be 0 or more"),
+        ("matching_pursuit", {"k": 3, "tolerance": -1.0}, "`tolerance` must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused_by_name(name, wrong, words):

@@ -99,5 +99,5 @@ def test_training_itself_is_not_changed(lm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ema", [0.0, 1.0, -0.5, float("nan")])
 def test_values_out_of_range_are_named(tmp_path, ema):
-    with pytest.raises(ConfigError, match="`ema` must be above 0 and below 1"):
+    with pytest.raises(ConfigError, match="`ema` must be .*above 0 and below 1; got"):
         Run.from_dict(world.run(tmp_path).to_dict() | {"ema": ema})

@@ -235,8 +235,8 @@ def test_a_refusal_leaves_nothing_behind(lm, tmp_path):
     ("change", "said"),
     [
         ({"every_tokens": 0}, "`every_tokens` must be at least 1"),
-        ({"until": 0.0}, "`until` is a share of training"),
-        ({"until": 1.5}, "`until` is a share of training"),
+        ({"until": 0.0}, "`until` must be above 0 and at most 1 of training"),
+        ({"until": 1.5}, "`until` must be above 0 and at most 1 of training"),
         ({"encoder_scale": 0.0}, "`encoder_scale` must be above 0"),
         ({"every_tokens": 4000, "until": 0.5}, "would never happen"),
         ({"every_tokens": 100, "until": 0.05}, "would never happen"),

@@ -52,7 +52,7 @@ def test_the_warm_up_is_a_twentieth_at_most_a_thousand_steps(tmp_path):
         ({"n_ctx": 1}, "`n_ctx` must be at least 2"),
         ({"buffer_tokens": 10}, "`buffer_tokens` must be at least 128"),
         ({"lr": 0.0}, "`lr` must be above 0"),
-        ({"decay": 1.5}, "share of training"),
+        ({"decay": 1.5}, "`decay` must be from 0 to 1 of training; got 1.5. The default is 0.5."),
         ({"clip_norm": -1.0}, "`clip_norm` must be above 0"),
     ],
 )

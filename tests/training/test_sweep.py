@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saekit.activations.pairs import Pair
-from saekit.activations.shared import Shared
+from saekit.activations.shared import SharedPasses
 from saekit.core.errors import ConfigError, FormatError, Interrupted
 from saekit.core.files import read_json, read_tensors
 from saekit.saes.batch_topk import BatchTopK
@@ -236,7 +236,7 @@ def test_runs_that_cannot_share_are_refused(lm, tmp_path):
 def test_shared_passes_are_the_same_bits(lm):
     sites = lm.sites()[:3]
     tokens = torch.arange(64).view(2, 32)
-    shared = Shared(lm, sites)
+    shared = SharedPasses(lm, sites)
     alone = lm.read(tokens, sites[:1])
     assert torch.equal(shared.read(tokens, sites[:1])[sites[0]], alone[sites[0]])
     shared.read(tokens.clone(), sites[1:])

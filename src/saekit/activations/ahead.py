@@ -9,7 +9,7 @@ T = TypeVar("T")
 _PATIENCE = 0.05  # seconds between looks at whether nobody wants more
 
 
-class _Ended:
+class _End:
     """What follows the last item: the error that ended it, or nothing."""
 
     def __init__(self, error: BaseException | None):
@@ -29,9 +29,9 @@ class Ahead(Generic[T]):
 
     def __init__(self, source: Iterator[T], depth: int = 1):
         self._source = source
-        self._items: queue.Queue[T | _Ended] = queue.Queue(depth)
+        self._items: queue.Queue[T | _End] = queue.Queue(depth)
         self._closed = threading.Event()
-        self._ended: _Ended | None = None
+        self._ended: _End | None = None
         self._thread = threading.Thread(target=self._read, name="saekit-ahead", daemon=True)
         self._thread.start()
 
@@ -43,9 +43,9 @@ class Ahead(Generic[T]):
                     return
         except BaseException as caught:  # it is the user's: raised in `__next__`
             error = caught
-        self._put(_Ended(error))
+        self._put(_End(error))
 
-    def _put(self, item: "T | _Ended") -> bool:
+    def _put(self, item: "T | _End") -> bool:
         while not self._closed.is_set():
             try:
                 self._items.put(item, timeout=_PATIENCE)
@@ -60,7 +60,7 @@ class Ahead(Generic[T]):
     def __next__(self) -> T:
         if self._ended is None:
             item = self._items.get()
-            if not isinstance(item, _Ended):
+            if not isinstance(item, _End):
                 return item
             self._ended = item
         if self._ended.error is not None:

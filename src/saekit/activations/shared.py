@@ -14,7 +14,7 @@ from saekit.models.sites import Site
 FIRST_BYTES = 2**28  # of activations of the first passes that are kept for who begins anew
 
 
-class Shared(LanguageModel):
+class SharedPasses(LanguageModel):
     """A language model that remembers the passes it just made, for several readers in step.
 
     A read is one pass over all `sites`, whichever of them are asked for: activations are the
@@ -83,11 +83,11 @@ class Shared(LanguageModel):
 
     @override
     def separated(self) -> LanguageModel:
-        return Shared(self.model.separated(), self._sites, self._recent_passes)
+        return SharedPasses(self.model.separated(), self._sites, self._recent_passes)
 
     @override
     def shuffled(self, seed: int) -> LanguageModel:
-        return Shared(self.model.shuffled(seed), self._sites, self._recent_passes)
+        return SharedPasses(self.model.shuffled(seed), self._sites, self._recent_passes)
 
     @override
     def _logits(

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.activations.latents import LatentStore
 from saekit.analysis.base import Analysis, registry
-from saekit.analysis.firing import Fired
+from saekit.analysis.firing import FiringSums
 from saekit.core.codes import Codes, is_on
 from saekit.core.config import setting
 from saekit.core.result import Table
@@ -19,7 +19,7 @@ PAIRS_AT_ONCE = 2**22
 IDS_AT_ONCE = 2048  # token ids of a dense product
 
 
-class Cofired(NamedTuple):
+class CofiringCounts(NamedTuple):
     """Counts over the tokens that count, of some latents."""
 
     latents: Int[Tensor, "m"]
@@ -71,7 +71,7 @@ class Cofiring(Analysis):
     pairs: int = setting(1000, least=1)
     by: Literal["phi", "covariance"] = "phi"
 
-    def count(self, store: LatentStore) -> Cofired:
+    def count(self, store: LatentStore) -> CofiringCounts:
         """Return how often each two of the commonest latents are on together."""
         chosen = self._commonest(store)
         m = len(chosen)
@@ -86,7 +86,7 @@ class Cofiring(Analysis):
                 both.index_add_(0, keys, torch.ones_like(keys))
         both = both.view(m, m)
         both = both + both.T - both.diag().diag()
-        return Cofired(chosen, both.diag().clone(), both, store.n_tokens)
+        return CofiringCounts(chosen, both.diag().clone(), both, store.n_tokens)
 
     @override
     def run(self, latents: LatentStore) -> Table:
@@ -117,7 +117,7 @@ class Cofiring(Analysis):
         return order[store.counts[order] > 0].sort().values
 
 
-def by_token(fired: Fired, latents: Int[Tensor, "m"]) -> Float[Tensor, "m m"]:
+def by_token(fired: FiringSums, latents: Int[Tensor, "m"]) -> Float[Tensor, "m m"]:
     """Return the covariance of token-conditional firing rates of some latents.
 
     C_ab = (1/T) sum over token ids v of N(a,v) N(b,v) / N(v)  -  (N_a / T) (N_b / T)

@@ -23,7 +23,7 @@ class Triggers(NamedTuple):
     count: Int[Tensor, "pairs"]
 
 
-class Fired(NamedTuple):
+class FiringSums(NamedTuple):
     """Sums over the tokens at which each latent is on."""
 
     counts: Int[Tensor, "d_sae"]
@@ -65,7 +65,7 @@ class Firing(Analysis):
     top: int = setting(5, least=1)
     min_count: int = setting(20, least=1)
 
-    def measure(self, store: LatentStore) -> Fired:
+    def measure(self, store: LatentStore) -> FiringSums:
         """Return the sums, in one pass over the store."""
         d = store.d_sae
         counts, docs = (torch.zeros(d, dtype=torch.int64) for _ in range(2))
@@ -87,13 +87,13 @@ class Firing(Analysis):
             found = _merged(torch.cat([found, torch.stack([keys, times])], dim=1))
         triggers = Triggers(found[0] // vocab, found[0] % vocab, found[1])
         n = int(tokens.sum())
-        return Fired(counts, docs, pos, squares, triggers, tokens, n)
+        return FiringSums(counts, docs, pos, squares, triggers, tokens, n)
 
     @override
     def run(self, latents: LatentStore) -> Table:
         return self.table(self.measure(latents))
 
-    def table(self, fired: Fired) -> Table:
+    def table(self, fired: FiringSums) -> Table:
         """Return one row a latent."""
         n = fired.counts.double()
         mean = fired.pos / n

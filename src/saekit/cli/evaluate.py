@@ -12,7 +12,7 @@ from saekit.terminal.sae_options import SAEOptions, takes
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
-    from saekit.hub.opening import Opened
+    from saekit.hub.opening import OpenSAE
 
 
 @takes(SAEOptions)
@@ -50,7 +50,7 @@ def evaluate(
 
     config = override(registry.get(name)(), settings or [])
 
-    def one(folder: Path, path: Path) -> "tuple[Result, Opened]":
+    def one(folder: Path, path: Path) -> "tuple[Result, OpenSAE]":
         opened = sae.open(folder, corpus=corpus, site=site)
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
             result = measure(

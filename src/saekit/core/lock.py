@@ -137,10 +137,8 @@ def made_whole(
     """
     # What was written when the user stops it is of no use to anybody: nothing is kept.
     with claimed_file(folder, doing, f"Nothing new was kept in {folder}."):
-        if not parts.is_empty(folder) and not (folder.is_dir() and replaces(folder)):
-            raise ConfigError(
-                f"{folder} is in use. Choose another folder with --out, or delete it."
-            )
+        if not (folder.is_dir() and replaces(folder)):
+            parts.check_empty(folder, "Choose another folder with --out, or delete it.")
         part = parts.part_of(folder)
         try:
             with _refusals(folder):

@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from saekit.core.errors import ConfigError
+
 ENDING = ".part"
 # The second form is that of checkpoints which several processes write together.
 _NAME = re.compile(r"\..+\.(?P<pid>\d+)\.part|\.step-\d+\.part")
@@ -149,6 +151,20 @@ def is_empty(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     return all(is_own(path.name) for path in folder.iterdir())
+
+
+def check_empty(folder: Path, instead: str = "Choose another folder with --out.") -> None:
+    """Refuse a folder, or a file in its place, where something is that a new run would bury.
+
+    Args:
+        folder: that will be written.
+        instead: what to do, as a sentence.
+
+    Raises:
+        ConfigError: there is something.
+    """
+    if not is_empty(folder):
+        raise ConfigError(f"{folder} is in use. {instead}")
 
 
 def is_own(name: str) -> bool:

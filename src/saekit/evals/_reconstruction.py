@@ -25,7 +25,7 @@ DENSE = 0.1  # share of tokens above which a latent counts as dense
 BINS_PER_DECADE = 4
 
 
-class Placed(NamedTuple):
+class Predictions(NamedTuple):
     """Predictions of the tokens that count, and where they belong."""
 
     kept: Bool[Tensor, "batch n_ctx"]
@@ -79,7 +79,7 @@ class Reconstruction:
         first_row: int,
         tokens: Int[Tensor, "batch n_ctx"],
         acts: Mapping[Site, Float[Tensor, "batch n_ctx width"]],
-    ) -> Placed:
+    ) -> Predictions:
         """Measure some rows, of which the first is row `first_row` of the evaluation.
 
         Raises:
@@ -113,7 +113,7 @@ class Reconstruction:
             )
         self._add_sums(found)
         y_hat = found.batch.y_hat[found.counts]
-        return Placed(kept, y_hat.view(len(y_hat), len(subject.ways), subject.sae.cfg.d_out))
+        return Predictions(kept, y_hat.view(len(y_hat), len(subject.ways), subject.sae.cfg.d_out))
 
     def _events(
         self,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
-from saekit.evals._reconstruction import Placed
+from saekit.evals._reconstruction import Predictions
 from saekit.evals._replacing import Replacing, Rows, add_sums, put
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
@@ -45,7 +45,7 @@ class Splicing(Replacing):
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         clean: Float[Tensor, "batch n_ctx d_model"],
-        placed: Placed,
+        placed: Predictions,
     ) -> None:
         """Measure predictions with kept activations replaced by the SAE's, and by 0.
 

@@ -17,7 +17,7 @@ from saekit.models.sites import Site
 from saekit.saes.base import SAE
 
 
-class Way(NamedTuple):
+class SitePair(NamedTuple):
     """One site an SAE reads, and the one it predicts from it."""
 
     read: Site
@@ -35,14 +35,14 @@ class Subject(NamedTuple):
     write: Site  # the same as `read` unless the SAE is a transcoder
     rule: FittedRule  # which tokens count at `read`
     name: str
-    beside: tuple[Way, ...] = ()  # further sites coded jointly with the first
+    beside: tuple[SitePair, ...] = ()  # further sites coded jointly with the first
     window: int = 0  # tokens of a jointly coded window; 0: single tokens
     write_rule: FittedRule | None = None  # which tokens count at `write`, if it is another site
 
     @property
-    def ways(self) -> tuple[Way, ...]:
+    def ways(self) -> tuple[SitePair, ...]:
         """All sites that are coded jointly, in the order the SAE takes them."""
-        return (Way(self.read, self.write, self.rule, self.write_rule), *self.beside)
+        return (SitePair(self.read, self.write, self.rule, self.write_rule), *self.beside)
 
     @property
     def event(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.result import Result
 from saekit.data.base import Corpus
 from saekit.data.tokenise import TokenStream
-from saekit.evals.base import Eval, Subject, Tools, Way, registry
+from saekit.evals.base import Eval, SitePair, Subject, Tools, registry
 from saekit.hub.native import load
 from saekit.hub.opening import complete, model_of, said_of, text_of
 from saekit.hub.trained import TrainedSAE
@@ -96,7 +96,7 @@ def measure(
         text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos
     )
     ways = {
-        read: Way(
+        read: SitePair(
             read, write, card.rules[str(read)],
             None if read == write else card.rules.get(str(write)),
         )

@@ -24,7 +24,7 @@ N_CTX = 128  # tokens of a row where the files do not say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
+class OpenOptions:
     """How the user wants an SAE read and run; what is left out is as its files say.
 
     Args:
@@ -50,7 +50,7 @@ class Use:
     device: str = "auto"
 
 
-class Opened(NamedTuple):
+class OpenSAE(NamedTuple):
     """An SAE and all that running it needs."""
 
     loaded: TrainedSAE  # the card says all: rules, n_ctx, bos
@@ -64,10 +64,10 @@ class Opened(NamedTuple):
 
 
 def open_sae(
-    folder: Path, use: Use | None = None, *, site: str | None = None, scaled: bool = False,
+    folder: Path, use: OpenOptions | None = None, *, site: str | None = None, scaled: bool = False,
     prepare: Callable[[TrainedSAE], TrainedSAE] | None = None,
     place: Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None = None,
-) -> Opened:  # fmt: skip
+) -> OpenSAE:  # fmt: skip
     """Return an SAE with its language model, a text, and a card that has no gaps.
 
     Args:
@@ -83,7 +83,7 @@ def open_sae(
             contradict each other.
         FormatError: there is no SAE, or the model of that name is now another one.
     """
-    use = use or Use()
+    use = use or OpenOptions()
     loaded = load(folder, site=site, scaled=scaled, format=use.format, hints=use.hints)
     if prepare is not None:
         loaded = prepare(loaded)
@@ -91,7 +91,7 @@ def open_sae(
     lm = model_of(loaded, use.device, use.model, use.dtype)
     if place is not None:
         loaded = place(loaded, lm)
-    return Opened(complete(loaded, lm, text, use), lm, text)
+    return OpenSAE(complete(loaded, lm, text, use), lm, text)
 
 
 def model_of(
@@ -148,7 +148,7 @@ def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:
 
 
 def complete(
-    loaded: TrainedSAE, lm: LanguageModel, corpus: Corpus, use: Use | None = None
+    loaded: TrainedSAE, lm: LanguageModel, corpus: Corpus, use: OpenOptions | None = None
 ) -> TrainedSAE:
     """Return an SAE whose card has all that running it needs; one that has it is left alone.
 
@@ -161,7 +161,7 @@ def complete(
             rows as `use` asks for.
         UnknownNameError: the model has no such site.
     """
-    card, use = loaded.card, use or Use()
+    card, use = loaded.card, use or OpenOptions()
     if UNKNOWN in card.pair.sites:
         raise ConfigError(
             f"The SAE's files do not say which site it is of ({card.pair.label}). Name it: site=, "
@@ -214,7 +214,7 @@ def said_of(card: Card) -> dict[str, Any]:
     }
 
 
-def _about_rows(card: Card, use: Use, filled: dict[str, Any]) -> list[str]:
+def _about_rows(card: Card, use: OpenOptions, filled: dict[str, Any]) -> list[str]:
     """Say what rows are like where the files do not, or where the user wants them otherwise."""
     notes = []
     if "bos" in filled:

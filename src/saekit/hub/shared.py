@@ -19,7 +19,7 @@ from saekit.saes.base import SAE, Loss, Scaling, Step
 from saekit.saes.standardised import StandardisedSAE
 
 
-class Coded(NamedTuple):
+class SiteCodes(NamedTuple):
     """Codes of activations of one site, and how strong each is in units all sites share."""
 
     codes: Codes  # as the SAE gives them: `SharedSAE.predict` takes these
@@ -136,7 +136,7 @@ class SharedSAE:
         return x.float() if found is None else found[0].apply(x.float())
 
     @torch.no_grad()
-    def encode(self, site: Site, x: Float[Tensor, "n d_in"]) -> Coded:
+    def encode(self, site: Site, x: Float[Tensor, "n d_in"]) -> SiteCodes:
         """Return the codes of activations of a site; without latents whose value is 0.
 
         Args:
@@ -148,7 +148,7 @@ class SharedSAE:
         strengths = codes.values.abs()
         if isinstance(self.sae, StandardisedSAE):
             strengths = strengths / self.sae.deviations(scaled)[codes.rows()]
-        return Coded(codes, strengths)
+        return SiteCodes(codes, strengths)
 
     @torch.no_grad()
     def active(self, parts: Sequence[tuple[Site, Float[Tensor, "n d_in"]]]) -> Codes:

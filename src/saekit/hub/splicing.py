@@ -102,7 +102,7 @@ def _places(where: Where) -> Int[Tensor, "m"] | Callable[[Tensor, Tensor], Tenso
 
 
 @final
-class Spliced:
+class Splice:
     """SAEs attached to a language model, in the order they were given.
 
     Inside the ``with`` block every pass of the model, its generation too, goes through them; after
@@ -127,12 +127,12 @@ class Spliced:
             raise ConfigError("Give at least one SAE to splice in.")
         self.lm = lm
         self.parts = [_Part(lm, sae, error) for sae in saes]
-        self._own: _Attached | None = None
+        self._own: _SpliceHook | None = None
 
-    def __enter__(self) -> "Spliced":
+    def __enter__(self) -> "Splice":
         if self._own is not None:
             raise ConfigError("This splice is in use already. Make another one.")
-        self._own = _Attached(self)
+        self._own = _SpliceHook(self)
         self.lm.edits = (*self.lm.edits, self._own)
         return self
 
@@ -146,7 +146,7 @@ class Spliced:
     def __repr__(self) -> str:
         edits = [f"{e.kind} {e.value:g} at latent {e.latent}" for p in self.parts for e in p.edits]
         sites = ", ".join(p.sae.card.pair.label for p in self.parts)
-        return f"Spliced({sites} of {self.lm.name}; {', '.join(edits) or 'no edits'})"
+        return f"Splice({sites} of {self.lm.name}; {', '.join(edits) or 'no edits'})"
 
     def edit(  # noqa: PLR0913 - a word for each kind of change
         self,
@@ -160,7 +160,7 @@ class Spliced:
         ablate: bool = False,
         where: Where | None = None,
         sae: int = 0,
-    ) -> "Spliced":
+    ) -> "Splice":
         """Change a latent from the next pass on; edits of one latent are made one after another.
 
         Args:
@@ -210,7 +210,7 @@ class Spliced:
         part.edits.append(made)
         return self
 
-    def clear(self) -> "Spliced":
+    def clear(self) -> "Splice":
         """Take back all edits."""
         for part in self.parts:
             part.edits.clear()
@@ -242,10 +242,10 @@ class Spliced:
         return [part.changes(tokens, start) for part in self.parts]
 
 
-class _Attached:
+class _SpliceHook:
     """What a model holds of a splice while it is in use."""
 
-    def __init__(self, splice: Spliced):
+    def __init__(self, splice: Splice):
         self._splice = splice
 
     def changes(self, tokens: Tensor, start: int = 0) -> list[Mapping[Site, Replace]]:
@@ -359,7 +359,7 @@ def _activations(codes: Codes, latents: list[int]) -> Float[Tensor, "rows m"]:
     return out
 
 
-def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Spliced:
+def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Splice:
     """Put SAEs into a language model for the length of a ``with`` block.
 
     Example::
@@ -374,6 +374,6 @@ def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Spliced:
         error: keep what the SAEs fail to reconstruct, so that nothing changes until a latent is
             edited; False puts their reconstructions in place of activations.
 
-    Raises: as `Spliced`.
+    Raises: as `Splice`.
     """
-    return Spliced(lm, saes, error=error)
+    return Splice(lm, saes, error=error)

@@ -15,7 +15,7 @@ SHOWN_TOKENS = 8  # whose chance of coming next rose or fell most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Steered:
+class Steering:
     """A text continued twice from the same draws: by the model alone, and with a latent moved.
 
     Args:
@@ -64,7 +64,7 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     temperature: float = 0.0,
     seed: int = 0,
     index: Path | str | None = None,
-) -> Steered:
+) -> Steering:
     """Continue a text with one latent moved at every token, prompt and answer alike.
 
     Args:
@@ -101,7 +101,7 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     promoted, suppressed = (
         list(zip(lm.tokenizer.pieces(i.tolist()), v.tolist(), strict=True)) for v, i in ends
     )
-    return Steered(
+    return Steering(
         latent=latent, add=moved, prompt=prompt, plain=plain, steered=steered,
         promoted=promoted, suppressed=suppressed,
     )  # fmt: skip

@@ -57,7 +57,7 @@ def top_latents(
     """
     d_sae = len(b_enc)
     found = gpu.run("choose", "top_latents", x, W_enc.t(), b_enc, k, by_size=by_size)
-    how = _How(k, by_size)
+    how = _Choice(k, by_size)
     if found is not None:
         values, latents = found.values, found.latents
     elif _screened(x, W_enc) and SPARSE * k <= d_sae:
@@ -73,7 +73,7 @@ def top_latents(
     return Codes.fixed(values, latents, d_sae)
 
 
-class _How(NamedTuple):
+class _Choice(NamedTuple):
     k: int
     by_size: bool
 
@@ -117,7 +117,7 @@ def _buffer(x: Tensor, d_sae: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(min(len(x), CHUNK_TOKENS), d_sae, dtype=dtype, device=x.device)
 
 
-def _dense_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+def _dense_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _Choice) -> tuple[Tensor, Tensor]:
     values = x.new_empty(len(x), how.k)
     latents = torch.empty(values.shape, dtype=torch.int64, device=x.device)
     buffer = _buffer(x, len(b_enc), x.dtype)
@@ -235,7 +235,7 @@ def _above_candidates(
 
 
 def _screened_top(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _How
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _Choice
 ) -> tuple[Tensor, Tensor]:
     """Return values and latents of the k largest, by latent: none that is not proved."""
     screen = Screen.of(x, W_enc, b_enc)
@@ -254,7 +254,7 @@ def _screened_top(
     return values, latents
 
 
-def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+def _native_top(screen: Screen, how: _Choice) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     from saekit.kernels import native
 
@@ -278,7 +278,7 @@ def _native_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
     return values[top], places[top], sure
 
 
-def _torch_top(screen: Screen, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+def _torch_top(screen: Screen, how: _Choice) -> tuple[Tensor, Tensor, Tensor]:
     """Return values and latents of the k largest, by latent, and which rows are sure."""
     n, d_sae, k = len(screen.x), len(screen.b), how.k
     wide = min(WIDE * k, d_sae)

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from typing_extensions import override
@@ -102,19 +101,6 @@ def split_text(parts: Sequence[bytes]) -> list[str]:
         out[owners[at]] += char
         at += size
     return out
-
-
-def read_tokenizer(path: Path, special: SpecialIds) -> HFTokenizer:
-    """Read a ``tokenizer.json``.
-
-    Raises:
-        FormatError: it is missing or damaged.
-    """
-    library = _tokenizers()
-    try:
-        return HFTokenizer(library.Tokenizer.from_file(str(path)), special)
-    except Exception as error:  # the library raises bare Exception
-        raise FormatError(f"{path} is not a tokenizer that can be read: {error}.") from error
 
 
 def byte_level_bpe(

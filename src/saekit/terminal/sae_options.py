@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from saekit.hub.formats.base import FormatHints
-    from saekit.hub.opening import Opened, Use
+    from saekit.hub.opening import OpenOptions, OpenSAE
     from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
 
@@ -101,18 +101,18 @@ class SAEOptions(HintOptions):
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
 
-    def use(self, corpus: str | None = None) -> "Use":
+    def use(self, corpus: str | None = None) -> "OpenOptions":
         """Return the same for `saekit.hub.opening.open_sae`.
 
         Args:
             corpus: text by name, where the command has an option for it.
         """
         from saekit.core.errors import ConfigError
-        from saekit.hub.opening import Use
+        from saekit.hub.opening import OpenOptions
 
         if self.n_ctx is not None and self.n_ctx < 1:
             raise ConfigError(f"`--n-ctx` must be at least 1; got {self.n_ctx}.")
-        return Use(
+        return OpenOptions(
             hints=self.hints(), format=self.from_, model=self.model, dtype=self.dtype,
             n_ctx=self.n_ctx or 0, bos=self.bos, corpus=corpus, device=self.device,
         )  # fmt: skip
@@ -139,7 +139,7 @@ class SAEOptions(HintOptions):
         self, folder: Path, *, corpus: str | None = None, site: str | None = None,
         scaled: bool = False, check: "Callable[[TrainedSAE], None] | None" = None,
         place: "Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None" = None,
-    ) -> "Opened":  # fmt: skip
+    ) -> "OpenSAE":  # fmt: skip
         """Return the SAE in a folder with its language model and a text; see `open_sae`.
 
         Args:

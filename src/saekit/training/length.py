@@ -60,13 +60,14 @@ def fit_tokens(runs: Mapping[str, Run], model: LanguageModel, *, shown: bool) ->
     Raises:
         DataError: the text is too short for a row.
     """
-    from saekit.activations.shared import Shared
+    from saekit.activations.shared import SharedPasses
     from saekit.training.loop import open_harvest
 
     first = next(iter(runs.values()))
     if first.corpus.streamed or isinstance(model, RecordedModel):
         return dict(runs)
-    every = Shared(model, list(dict.fromkeys(s for run in runs.values() for s in run.pair.sites)))
+    sites = list(dict.fromkeys(s for run in runs.values() for s in run.pair.sites))
+    every = SharedPasses(model, sites)
     least = first.tokens
     for run in {repr(run.pair): run for run in runs.values()}.values():
         harvest = open_harvest(run, every, count=False)

@@ -12,14 +12,14 @@ from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Counts, Harvest
 from saekit.activations.pairs import check_event
 from saekit.activations.passes import pass_rows
-from saekit.activations.shared import Shared
+from saekit.activations.shared import SharedPasses
 from saekit.activations.shuffle import Stream
 from saekit.core import machine, provenance
 from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
 from saekit.core.lock import Claim, claimed
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 from saekit.core.processes import ALONE, Group, Mesh
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
@@ -227,8 +227,8 @@ def _harvest_of(run: Run, model: LanguageModel) -> Harvest:
     stream = TokenStream(
         run.corpus, "train", model.tokenizer, n_ctx=run.n_ctx, bos_each_row=run.bos
     )
-    if not isinstance(model, Shared):  # the first rows are read thrice, and pass once
-        model = Shared(model, run.pair.sites)
+    if not isinstance(model, SharedPasses):  # the first rows are read thrice, and pass once
+        model = SharedPasses(model, run.pair.sites)
     rows = pass_rows(model, run.n_ctx)
     return Harvest(model, stream, run.pair, run.rule, batch_rows=rows)
 
@@ -259,11 +259,9 @@ def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record | N
         ResourceError: there is no space.
     """
     _check_fit(run, model)
-    if not resume and not is_empty(out):
-        raise ConfigError(
-            f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
-            f"saekit train --resume {out}"
-        )
+    if not resume:
+        check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
+                         f"saekit train --resume {out}")  # fmt: skip
     kept = 4 if run.ema is not None else 3  # weights, two moments, the mean
     weight_bytes = 4 * (run.sae.d_in + run.sae.d_out) * run.sae.d_sae
     need_space(out, weight_bytes * (1 + kept * checkpoint.KEPT))

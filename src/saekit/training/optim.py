@@ -98,7 +98,7 @@ class Optimiser(Config):
 
 
 @runtime_checkable
-class Moved(Protocol):
+class Trainable(Protocol):
     """What an optimiser needs to know of an SAE, or of several."""
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -122,7 +122,7 @@ class Descent:
         MissingExtraError: "schedule_free" needs a library that is not installed.
     """
 
-    def __init__(self, cfg: Optimiser, sae: Moved, lr: float):
+    def __init__(self, cfg: Optimiser, sae: Trainable, lr: float):
         self.cfg = cfg
         self.named = {name: _in_order(p) for name, p in sae.named_parameters()}
         self._given = dict(sae.named_parameters())

@@ -63,14 +63,14 @@ def measure_scaling(
         Geometric median: Gao et al. 2024, arXiv:2406.04093, appendix A.1. Whitening: Bell &
         Sejnowski 1997 (symmetric, "ZCA").
     """
-    measured = _Measured(harvest, cfg, normalise, centre)
+    measured = _ScalingSums(harvest, cfg, normalise, centre)
     for acts in _first(harvest, measured.wanted_tokens):
         measured.add(acts)
     harvest.counts = Counts()
     return measured.scalings()
 
 
-class _Measured:
+class _ScalingSums:
     """What the scalings of one harvest are found from: sums over its first events.
 
     Args:
@@ -152,13 +152,13 @@ def fit_scaling(
 
 def _measured_apart(
     harvest: Harvest, cfg: SAEConfig, normalise: Normalise, centre: Centre
-) -> dict[Site, _Measured]:
+) -> dict[Site, _ScalingSums]:
     """Return the sums of each site that is read, from one pass over the first rows."""
     pair, found = harvest.pair, {}
     for read, write in zip(pair.reads, pair.writes, strict=True):
         target = () if pair.is_autoencoder else (str(write),)
         alone = harvest.at(Pair(read=(str(read),), write=target, window=pair.window))
-        found[read] = _Measured(alone, cfg, normalise, centre)
+        found[read] = _ScalingSums(alone, cfg, normalise, centre)
     for rows in harvest.stream.rows(harvest.batch_rows):
         acts = harvest.read(rows)
         for measured in found.values():

@@ -10,14 +10,14 @@ from typing import Any
 
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Harvest
-from saekit.activations.shared import Shared
+from saekit.activations.shared import SharedPasses
 from saekit.activations.shuffle import Resident
 from saekit.core import machine
 from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError, TrainingError
 from saekit.core.files import read_json, read_json_lines
 from saekit.core.lock import claimed
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 from saekit.models.base import LanguageModel
 from saekit.training import record
 from saekit.training.checkpoint import run_digest
@@ -104,7 +104,7 @@ def _sweep(
     if shown:
         sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
     if not isinstance(model, RecordedModel):  # reading a cache twice costs little
-        model = Shared(model, [s for run in left.values() for s in run.pair.sites])
+        model = SharedPasses(model, [s for run in left.values() for s in run.pair.sites])
     with explained(planned), StopRequest() as stop:
         if _in_memory(runs):
             return _one_by_one(left, model, out, stop, shown)
@@ -226,11 +226,8 @@ def _open_folder(
     raw = {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
     now = Record(raw, begun_with(first, model, out))
     if not resume:
-        if not is_empty(out):
-            raise ConfigError(
-                f"{out} is in use. Choose another folder, delete it, or go on with the sweep in "
-                f"it: saekit sweep --resume {out}"
-            )
+        check_empty(out, f"Choose another folder, delete it, or go on with the sweep in it: "
+                         f"saekit sweep --resume {out}")  # fmt: skip
         return run_digest(record.begin(out / SWEEP, raw, now.begun_with).settings["runs"])
     found = _recorded(out)
     there = {n: record.completed(r, Run) for n, r in found.settings["runs"].items()}

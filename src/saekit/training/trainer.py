@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.full_shuffle import FullShuffle
 from saekit.activations.cache.recorded import CachedHarvest
 from saekit.activations.harvest import Harvest
 from saekit.activations.mixing import Mixing
@@ -318,5 +318,5 @@ def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:
                 f"got buffer_tokens={run.buffer_tokens:,}. Or set `shuffle` to rolling."
             )
         sizes = {"window_tokens": run.buffer_tokens, "block_tokens": run.block_tokens}
-        return Stored(harvest, **sizes, **common)
+        return FullShuffle(harvest, **sizes, **common)
     return Rolling(harvest, buffer_tokens=run.buffer_tokens, **common)

@@ -7,7 +7,7 @@ import torch
 
 from saekit.activations import passes
 from saekit.activations.cache import caching
-from saekit.activations.cache.full_shuffle import Stored
+from saekit.activations.cache.full_shuffle import FullShuffle
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.cache.store import Store
 from saekit.activations.pairs import Pair
@@ -67,7 +67,7 @@ def make(store, pair="autoencoder", *, tokens=1500, epochs=2, seed=0, batch=64, 
     found = harvest(store, PAIRS[pair])
     for name, value in changes.items():
         setattr(found, name, value)
-    return Stored(
+    return FullShuffle(
         found, tokens=tokens, epochs=epochs, batch_tokens=batch, seed=seed,
         window_tokens=window, block_tokens=block,
     )  # fmt: skip

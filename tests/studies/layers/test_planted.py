@@ -15,7 +15,7 @@ from saekit.studies.layers.variances import decomposition
 from saekit.studies.truth.model.base import TruthConfig
 from saekit.studies.truth.model.dictionaries import Random
 from saekit.studies.truth.model.firing import Constant
-from saekit.studies.truth.model.layers import Given
+from saekit.studies.truth.model.layers import GivenLayers
 from saekit.studies.truth.model.magnitudes import ReluNormal
 from saekit.training.fit import Fit
 from saekit.training.trainer import Training
@@ -34,7 +34,7 @@ def truth():
     n = len(PLANT)
     return TruthConfig(
         n_features=n, d_model=64, dictionary=Random(), firing=Constant(rate=0.25),
-        magnitudes=ReluNormal(), layers=Given(rows=PLANT), seed=1,
+        magnitudes=ReluNormal(), layers=GivenLayers(rows=PLANT), seed=1,
     ).build()  # fmt: skip
 
 

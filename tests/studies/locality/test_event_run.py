@@ -13,7 +13,8 @@ from saekit.models.tiny import tiny
 from saekit.saes.relu import ReLU
 from saekit.studies.locality.events import event_entropy
 from saekit.studies.locality.events.base import Event
-from saekit.studies.locality.events.event_run import EventRun
+from saekit.studies.locality.events.event_run import AboutEvents, EventRun
+from tests.studies.locality.world import AGAIN, QUIET
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ RUN = EventRun(n_ctx=(4, 9), batch_tokens=20)
 
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path, world, monkeypatch):
     loaded, lm, events = world
-    RUN.write(loaded, lm, events, tmp_path / "whole", source={}, shown=False)
+    RUN.write(loaded, lm, events, tmp_path / "whole", about=AboutEvents(source={}), options=QUIET)
     real, asked = event_entropy.influence, []
 
     def killed(*args, **kwargs):
@@ -49,10 +50,10 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path, world, monkeypatch):
 
     monkeypatch.setattr(event_entropy, "influence", killed)
     with pytest.raises(KeyboardInterrupt):
-        RUN.write(loaded, lm, events, tmp_path / "cut", source={}, shown=False)
+        RUN.write(loaded, lm, events, tmp_path / "cut", about=AboutEvents(source={}), options=QUIET)
     assert not (tmp_path / "cut" / "manifest.json").exists()
     asked[:] = [1] * 7
-    RUN.write(loaded, lm, events, tmp_path / "cut", source={}, resume=True, shown=False)
+    RUN.write(loaded, lm, events, tmp_path / "cut", about=AboutEvents(source={}), options=AGAIN)
     total = len(list((tmp_path / "whole" / "journal").iterdir()))
     assert len(asked) - 7 == total - 6  # six batches were done before
     for name in ("ctx4.csv", "ctx9.csv", "per_feature_ctx9.csv", "top_contexts_layer0.json"):
@@ -63,16 +64,16 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path, world, monkeypatch):
 
 def test_other_events_or_weights_are_not_gone_on_with(tmp_path, world):
     loaded, lm, events = world
-    RUN.write(loaded, lm, events, tmp_path, source={}, shown=False)
+    RUN.write(loaded, lm, events, tmp_path, about=AboutEvents(source={}), options=QUIET)
     with pytest.raises(ConfigError, match="--resume"):
-        RUN.write(loaded, lm, events, tmp_path, source={}, shown=False)
+        RUN.write(loaded, lm, events, tmp_path, about=AboutEvents(source={}), options=QUIET)
     with pytest.raises(ConfigError, match="events"):
-        RUN.write(loaded, lm, events[1:], tmp_path, source={}, resume=True, shown=False)
+        RUN.write(loaded, lm, events[1:], tmp_path, about=AboutEvents(source={}), options=AGAIN)
     other = ReLU(d_in=16, d_out=16, d_sae=24).build(torch.Generator().manual_seed(1))
     with pytest.raises(ConfigError, match="weights"):
         RUN.write(
             dataclasses.replace(loaded, sae=other), lm, events, tmp_path,
-            source={}, resume=True, shown=False,
+            about=AboutEvents(source={}), options=AGAIN,
         )
     with pytest.raises(DataError, match="no events"):
-        RUN.write(loaded, lm, [], tmp_path / "n", source={}, shown=False)
+        RUN.write(loaded, lm, [], tmp_path / "n", about=AboutEvents(source={}), options=QUIET)

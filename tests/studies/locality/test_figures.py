@@ -16,9 +16,9 @@ from saekit.studies.locality.runs import context_length, depth
 from saekit.studies.locality.runs.context_length import ContextLength
 from saekit.studies.locality.runs.depth import Depth
 from saekit.studies.locality.runs.measure import Measure
-from saekit.studies.locality.runs.subjects import Opened, Subject
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject
 from tests import world
-from tests.studies.locality.world import Mixing, sae_of, tokens_of
+from tests.studies.locality.world import QUIET, Mixing, sae_of, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
     corpus = Files(paths=(str(world.text_file(base)),))
     lm = Mixing([[1.0], [1.0] * 4])
-    saes = [Subject(Site(i, "resid_post"), "", lambda: Opened(sae_of("relu"))) for i in range(2)]
+    saes = [Subject(Site(i, "resid_post"), "", lambda: LoadedSAE(sae_of("relu"))) for i in range(2)]
     settings = Depth(
         corpus=corpus, n_ctx=16, windows=8, measure=Measure(probes=8, nulls=("random",))
     )
-    depth.run(lm, saes, settings, base / "depth", shown=False)
+    depth.run(lm, saes, settings, base / "depth", options=QUIET)
     sweep = ContextLength(least=4, most=20, step=8, measure=Measure(probes=8))
-    context_length.run(lm, saes[1], tokens_of(8, 20), sweep, base / "context", shown=False)
+    context_length.run(lm, saes[1], tokens_of(8, 20), sweep, base / "context", options=QUIET)
     return base
 
 

@@ -14,7 +14,7 @@ from saekit.models.tiny import save_tiny
 from saekit.studies.locality.influence import by_vjp, method_check
 from saekit.studies.locality.influence.base import METHODS
 from saekit.studies.locality.influence.method_check import MethodCheck, run
-from saekit.studies.locality.runs.subjects import Opened, Subject
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject
 from tests import world
 from tests.studies.locality import foreign
 from tests.studies.locality.test_runs import call
@@ -27,7 +27,7 @@ def config(folder: Path, **changes):
 
 
 def subject(sae):
-    return [Subject(Site(0, "resid_post"), "planted", lambda: Opened(sae))]
+    return [Subject(Site(0, "resid_post"), "planted", lambda: LoadedSAE(sae))]
 
 
 def test_on_a_linear_model_every_way_has_a_row_and_exact_ones_agree(tmp_path):

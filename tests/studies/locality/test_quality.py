@@ -6,7 +6,7 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.data import table_files
 from saekit.studies.locality.events import quality
 from saekit.studies.locality.events.neuronpedia import parse
-from saekit.studies.locality.events.quality import Kept, Quality
+from saekit.studies.locality.events.quality import LatentFilter, Quality
 
 KNOWN = {
     1: Quality(0.9, 0.2, 0.0), 2: Quality(0.4, 1.0, 0.5), 3: Quality(None, 0.5, 0.51),
@@ -27,19 +27,19 @@ KNOWN = {
     ],
 )  # fmt: skip
 def test_filters(settings, latents, ending):
-    kept = Kept(**settings)
+    kept = LatentFilter(**settings)
     those, left = kept.split(KNOWN)
     assert (those, kept.ending) == (latents, ending)
     assert sum(left.values()) == 4 - len(latents)
-    assert Kept.from_dict(kept.to_dict()) == kept
+    assert LatentFilter.from_dict(kept.to_dict()) == kept
 
 
 def test_what_cannot_be_asked_for():
     for settings in ({"min_recall": 1.5}, {"min_recall": -0.1}, {"max_peak_diversity": 1.1}):
         with pytest.raises(ConfigError, match=r"0\.\.1"):
-            Kept(**settings)
+            LatentFilter(**settings)
     with pytest.raises(ConfigError, match="none of 1 latents is known"):
-        Kept(min_recall=0.1).split({3: KNOWN[3]})
+        LatentFilter(min_recall=0.1).split({3: KNOWN[3]})
 
 
 def test_peaks_and_records_tell():

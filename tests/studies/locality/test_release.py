@@ -21,9 +21,10 @@ from saekit.studies.locality.runs import context_length, depth
 from saekit.studies.locality.runs.context_length import ContextLength
 from saekit.studies.locality.runs.depth import Depth
 from saekit.studies.locality.runs.measure import Measure
-from saekit.studies.locality.runs.subjects import Opened, Subject
+from saekit.studies.locality.runs.run_folder import RunOptions
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject
 from tests import world
-from tests.studies.locality.world import Mixing, sae_of, tokens_of
+from tests.studies.locality.world import QUIET, Mixing, sae_of, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +33,15 @@ def runs(tmp_path_factory):
     corpus = Files(paths=(str(world.text_file(base)),))
     lm = Mixing([[1.0], [1.0] * 4])
     saes = [
-        Subject(Site(i, "resid_post"), f"planted {i}", lambda: Opened(sae_of())) for i in (0, 1)
+        Subject(Site(i, "resid_post"), f"planted {i}", lambda: LoadedSAE(sae_of())) for i in (0, 1)
     ]
     how = Measure(probes=4)
     depth.run(
-        lm, saes, Depth(corpus=corpus, n_ctx=8, windows=3, measure=how), base / "d", shown=False
+        lm, saes, Depth(corpus=corpus, n_ctx=8, windows=3, measure=how), base / "d", options=QUIET
     )
     sweep = ContextLength(least=4, most=12, step=4, measure=how)
-    context_length.run(lm, saes[1], tokens_of(1, 12), sweep, base / "c", shown=False)
-    context_length.run(lm, saes[1], tokens_of(2, 12), sweep, base / "two", shown=False)
+    context_length.run(lm, saes[1], tokens_of(1, 12), sweep, base / "c", options=QUIET)
+    context_length.run(lm, saes[1], tokens_of(2, 12), sweep, base / "two", options=QUIET)
     (base / "c" / "prompt.txt").write_text("the text")
     return base
 
@@ -106,21 +107,20 @@ def columns_of(path):
 def test_depth_and_context_write_parquet(tmp_path):
     pytest.importorskip("pyarrow")
     corpus, lm = Files(paths=(str(world.text_file(tmp_path)),)), Mixing([[1.0, 1.0]])
-    sae = Subject(Site(0, "resid_post"), "planted", lambda: Opened(sae_of()))
+    sae = Subject(Site(0, "resid_post"), "planted", lambda: LoadedSAE(sae_of()))
     config = Depth(corpus=corpus, n_ctx=8, windows=2, measure=Measure(probes=4))
     sweep = ContextLength(least=4, most=8, step=4, measure=Measure(probes=4))
     for kind in table_files.FORMATS:
-        depth.run(lm, [sae], config, tmp_path / kind / "d", shown=False, tables=kind)
-        context_length.run(
-            lm, sae, tokens_of(1, 8), sweep, tmp_path / kind / "c", shown=False, tables=kind
-        )
+        options = RunOptions(shown=False, tables=kind)
+        depth.run(lm, [sae], config, tmp_path / kind / "d", options)
+        context_length.run(lm, sae, tokens_of(1, 8), sweep, tmp_path / kind / "c", options)
     for name in ("d/latents", "d/depth", "d/windows", "c/latents", "c/lengths"):
         one, two = (table_files.find(tmp_path / kind / name) for kind in table_files.FORMATS)
         assert (one.suffix, two.suffix) == (".csv", ".parquet")
         rows = [list(table_files.rows(path)) for path in (one, two)]
         assert rows[0] == rows[1] and rows[0]
     with pytest.raises(UnknownNameError, match="csv or parquet"):
-        depth.run(lm, [sae], config, tmp_path / "e", shown=False, tables="xls")
+        depth.run(lm, [sae], config, tmp_path / "e", options=RunOptions(tables="xls"))
     assert not (tmp_path / "e").exists()
 
 

@@ -24,17 +24,17 @@ from saekit.studies.locality.runs.depth import Depth
 from saekit.studies.locality.runs.journal import Journal
 from saekit.studies.locality.runs.measure import Measure
 from saekit.studies.locality.runs.run_scores import site_scores
-from saekit.studies.locality.runs.subjects import Opened, Subject
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject
 from saekit.studies.locality.windows import active_windows
 from tests import world
-from tests.studies.locality.world import Mixing, sae_of, tokens_of
+from tests.studies.locality.world import AGAIN, QUIET, Mixing, sae_of, tokens_of
 
 LOCAL = {"n_ctx": 16, "windows": 10}
 
 
 def subjects(n, sae=sae_of):
     def opened():
-        return Opened(sae("relu"))
+        return LoadedSAE(sae("relu"))
 
     return [Subject(Site(i, "resid_post"), f"random {i}", opened) for i in range(n)]
 
@@ -52,7 +52,7 @@ def files(out):
 
 def test_planted_depth_comes_back_with_its_interval(tmp_path):
     lm = Mixing([[1.0], [1.0] * 4, [1.0] * 8])
-    done = depth.run(lm, subjects(3), config(tmp_path), tmp_path / "out", shown=False)
+    done = depth.run(lm, subjects(3), config(tmp_path), tmp_path / "out", options=QUIET)
     for i, bits in enumerate((0, 2, 3)):
         for name in ("entropy_bits_mean_over_windows", "entropy_bits_pooled",
                      "token_vector_entropy_bits"):  # fmt: skip
@@ -79,21 +79,21 @@ def test_windows_with_few_active_latents_are_refused_and_counted(tmp_path):
         return {k: sites.count(k) for k in set(sites)}
 
     settings = config(tmp_path, measure=how, windows=3)
-    free = depth.run(lm, subjects(2), settings, tmp_path / "free", shown=False)
+    free = depth.run(lm, subjects(2), settings, tmp_path / "free", options=QUIET)
     seen = counts(free)
     least = 1 + min(seen.get((f"L{i}.resid_post", w), 0) for i in range(2) for w in range(3))
     settings = config(tmp_path, measure=how, windows=3, min_active_latents=least)
-    done = depth.run(lm, subjects(2), settings, out, shown=False)
+    done = depth.run(lm, subjects(2), settings, out, options=QUIET)
     found = counts(done)
     assert not done.failures and len(found) == 6 and min(found.values()) >= least
     refused = done.result.details["refused"]
     late = sum(n for k, n in refused.items() if k.startswith(f"fewer than {least} active"))
     assert late > 0
-    again = depth.run(lm, subjects(2), settings, out, resume=True, shown=False)
+    again = depth.run(lm, subjects(2), settings, out, options=AGAIN)
     assert again.result.details["tokens"] == done.result.details["tokens"]
     with pytest.raises(DataError, match="fewer than 65 active latents at L0"):
         depth.run(lm, subjects(1), config(tmp_path, min_active_latents=65), tmp_path / "none",
-                  shown=False)  # fmt: skip
+                  options=QUIET)  # fmt: skip
     with pytest.raises(ConfigError, match="min_active_latents"):
         config(tmp_path, min_active_latents=-1)
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_counted_is_left_for_the_run_to_report(tmp_path):
     assert strict is not None
     assert strict(tokens) == ["fewer than 1 active latents at L0.resid_post"] * 4
     done = depth.run(
-        lm, some, config(tmp_path, min_active_latents=1), tmp_path / "out", shown=False
+        lm, some, config(tmp_path, min_active_latents=1), tmp_path / "out", options=QUIET
     )
     assert [f[:2] for f in done.failures] == [("L1.resid_post", "all")]
 
@@ -147,7 +147,7 @@ def test_nulls_stand_beside(tmp_path):
     lm = tiny(n_layers=2, d_model=16)
     how = {"nulls": ("random", "shuffled", "weights"), "token_vector": "none"}
     done = depth.run(
-        lm, subjects(1), config(tmp_path, measure=how, windows=4), tmp_path / "out", shown=False
+        lm, subjects(1), config(tmp_path, measure=how, windows=4), tmp_path / "out", options=QUIET
     )
     rows = done.latents.columns
     for name in ("random", "shuffled", "weights"):
@@ -160,12 +160,12 @@ def test_nulls_stand_beside(tmp_path):
 def test_what_fails_is_reported_and_tried_again(tmp_path):
     settings = config(tmp_path)
     good = Mixing([[1.0], [1.0] * 4])
-    depth.run(good, subjects(2), settings, tmp_path / "whole", shown=False)
+    depth.run(good, subjects(2), settings, tmp_path / "whole", options=QUIET)
     tokens = torch.tensor(Result.read(tmp_path / "whole" / "result.json").details["tokens"])
     rare = next(i for i in range(258) if (tokens == i).any(1).sum() == 1)
     bad = int((tokens == rare).any(1).nonzero())
     done = depth.run(
-        Mixing([[1.0], [1.0] * 4], rare), subjects(2), settings, tmp_path / "out", shown=False
+        Mixing([[1.0], [1.0] * 4], rare), subjects(2), settings, tmp_path / "out", options=QUIET
     )
     assert [(f.site, f.unit) for f in done.failures] == [
         (f"L{i}.resid_post", f"window {bad}") for i in range(2)
@@ -173,7 +173,7 @@ def test_what_fails_is_reported_and_tried_again(tmp_path):
     assert "not to be borne" in done.failures[0].reason
     assert done.result.details["by_site"]["columns"]["n_windows"] == [9, 9]
     again = depth.run(
-        good, subjects(2), settings, tmp_path / "out", resume=True, shown=False
+        good, subjects(2), settings, tmp_path / "out", options=AGAIN
     )
     assert not again.failures and files(tmp_path / "out") == files(tmp_path / "whole")
 
@@ -184,7 +184,7 @@ def test_a_layer_that_does_not_load_leaves_the_others(tmp_path):
 
     some = [*subjects(1), Subject(Site(1, "resid_post"), "broken", broken)]
     lm = Mixing([[1.0], [1.0] * 4])
-    done = depth.run(lm, some, config(tmp_path), tmp_path / "out", shown=False)
+    done = depth.run(lm, some, config(tmp_path), tmp_path / "out", options=QUIET)
     assert [f[:2] for f in done.failures] == [("L1.resid_post", "all")]
     assert list(done.result.details["by_site"]["columns"]["site"]) == ["L0.resid_post"]
 
@@ -194,7 +194,7 @@ def test_a_run_stopped_anywhere_ends_equal(tmp_path, monkeypatch):
         pass
 
     lm, settings = Mixing([[1.0], [1.0] * 4]), config(tmp_path)
-    depth.run(lm, subjects(2), settings, tmp_path / "whole", shown=False)
+    depth.run(lm, subjects(2), settings, tmp_path / "whole", options=QUIET)
     real, calls = depth.measured, []
 
     def measured(*args):
@@ -206,17 +206,17 @@ def test_a_run_stopped_anywhere_ends_equal(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(depth, "measured", measured)
         with pytest.raises(Stop):
-            depth.run(lm, subjects(2), settings, tmp_path / "cut", shown=False)
+            depth.run(lm, subjects(2), settings, tmp_path / "cut", options=QUIET)
     assert len(list((tmp_path / "cut" / "journal").rglob("*.npz"))) == 3
-    depth.run(lm, subjects(2), settings, tmp_path / "cut", resume=True, shown=False)
+    depth.run(lm, subjects(2), settings, tmp_path / "cut", options=AGAIN)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     with pytest.raises(ConfigError, match="--resume"):
-        depth.run(lm, subjects(2), settings, tmp_path / "cut", shown=False)
+        depth.run(lm, subjects(2), settings, tmp_path / "cut", options=QUIET)
     with pytest.raises(ConfigError, match="other settings"):
-        depth.run(lm, subjects(1), settings, tmp_path / "cut", resume=True, shown=False)
+        depth.run(lm, subjects(1), settings, tmp_path / "cut", options=AGAIN)
     low = override(settings, ["measure.matmul=bfloat16"])
     with pytest.raises(ConfigError, match="other settings"):
-        depth.run(lm, subjects(2), low, tmp_path / "cut", resume=True, shown=False)
+        depth.run(lm, subjects(2), low, tmp_path / "cut", options=AGAIN)
 
 
 def test_lengths_of_the_published_sweep():
@@ -231,7 +231,7 @@ def test_a_sweep_reads_suffixes_of_one_window(tmp_path):
     lm = Mixing([[1.0] * 16])
     sweep = ContextLength(least=4, most=40, step=12, measure=Measure(token_vector="exact"))
     done = context_length.run(
-        lm, subjects(1)[0], tokens_of(3, 40), sweep, tmp_path / "out", shown=False
+        lm, subjects(1)[0], tokens_of(3, 40), sweep, tmp_path / "out", options=QUIET
     )
     assert sweep.lengths() == [4, 16, 28, 40]
     for length, bits in ((4, 2), (16, 4), (28, 4), (40, 4)):
@@ -333,18 +333,18 @@ def test_commands_from_files_to_results(trained, capsys):
         (["depth", "--sae", "RUN", "--preset", "gpt2-small"], 2, "got both"),
         (["depth", "RUN", "--layers", "1,7"], 2, "reads layer 7; they read L0.resid_post"),
         (["depth", "RUN", "--sae-root", "RUN"], 2, "--sae-root goes with --preset"),
-        (["depth", "RUN", "--documents", "-1"], 2, "got 0 and -1"),
+        (["depth", "RUN", "--documents", "-1"], 2, "`documents` must be at least 0"),
         (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2,
          "goes with folders of SAEs"),
         (["depth", "--sae", "RUN", "--site", "L7.resid_post"], 2, "they read L0.resid_post"),
         (["depth", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
-        (["depth", "--sae", "RUN", "--min-active", "-1"], 2, "0 or more; got -1"),
+        (["depth", "--sae", "RUN", "--min-active", "-1"], 2, "at least 0; got -1"),
         (["depth", "--sae", "RUN", "--threshold", "nan"], 2, "latents that are off"),
         (["check", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
         (["depth", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
         (["check", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
-        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--step", "0"], 2, "step=0"),
-        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--most", "0"], 2, "most=0"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--step", "0"], 2, "`step` must"),
+        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--most", "0"], 2, "`most` must"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P", "--most", "16",
           "--windows", "2"], 2, "do not go with it"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "RUN/sae/weights"

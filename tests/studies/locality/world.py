@@ -9,6 +9,10 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import EMBED, Site
 from saekit.models.tiny import ByteTokenizer
 from saekit.saes.base import registry
+from saekit.studies.locality.runs.run_folder import RunOptions
+
+QUIET = RunOptions(shown=False)
+AGAIN = RunOptions(resume=True, shown=False)
 
 D = 16
 

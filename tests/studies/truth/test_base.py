@@ -125,11 +125,15 @@ BAD = [
     (dict(dictionary={"name": "given", "rows": [[1, 0], [0, 1], [0, 0]]}, d_model=2),
      r"`features\[2\]` must be finite and not zero"),
     (dict(dictionary={"name": "given"}), "no `rows`"),
-    (dict(magnitudes={"name": "constant", "mean": -1.0}), r"`mean\[0\]`.*got -1"),
-    (dict(magnitudes={"name": "log_normal", "mean": 0.0}), r"`mean\[0\]`"),
+    (dict(magnitudes={"name": "constant", "mean": -1.0}), "`mean`.*got -1"),
+    (dict(magnitudes={"name": "constant", "mean": {"name": "linear", "start": -1, "end": 1}}),
+     r"`mean\[0\]`.*got -1"),
+    (dict(magnitudes={"name": "log_normal", "mean": 0.0}), "`mean` must be above 0"),
+    (dict(magnitudes={"name": "log_normal", "mean": {"name": "linear", "start": 0, "end": 1}}),
+     r"`mean\[0\]`"),
     (dict(correlation={"name": "given", "matrix": [[1, 0], [0]]}),
      r"`matrix` must be square.*\[1\]"),
-    (dict(correlation={"name": "given", "matrix": [[1, 0], [0, 2]]}),
+    (dict(correlation={"name": "given", "matrix": [[1, 0], [0, 0.5]]}),
      r"`matrix\[1\]\[1\]` must be 1"),
     (dict(correlation={"name": "given", "matrix": [[1, 0.5], [0.4, 1]]}), "symmetric"),
     (dict(correlation={"name": "given", "matrix": [[1, 0], [0, 1]]}), "`matrix` needs one entry"),
@@ -162,7 +166,7 @@ def test_bad_input_is_named(fields, words):
 
 
 def test_given_directions_come_as_a_tensor_too():
-    cfg = TruthConfig(n_features=3, d_model=2, dictionary=dictionaries.Given())
+    cfg = TruthConfig(n_features=3, d_model=2, dictionary=dictionaries.GivenDirections())
     made = cfg.build(features=torch.tensor([[3.0, 4.0], [0.0, 1.0], [1.0, 0.0]]))
     torch.testing.assert_close(made.features[0], torch.tensor([0.6, 0.8]))
     with pytest.raises(ConfigError, match=r"\[3, 2\].*\[2, 2\]"):

@@ -5,7 +5,6 @@ import torch
 
 from saekit.studies.truth.model import correlation as c
 from saekit.studies.truth.model.hierarchy import Grown
-from saekit.studies.truth.model.loadings import joint_rate
 from tests.studies.truth.world import errors, fired, truth
 
 N = 1_000_000
@@ -22,14 +21,8 @@ def orthant(a, b, rho, steps=20_001):
     return float((weights * y).sum() * (x[1] - x[0]) / 3)
 
 
-@pytest.mark.parametrize("rho", [-0.95, -0.3, 0.0, 0.5, 0.99])
-@pytest.mark.parametrize(("a", "b"), [(0.3, 0.1), (0.5, 0.5), (0.01, 0.002)])
-def test_joint_rate_is_the_orthant_of_the_bivariate_normal(a, b, rho):
-    assert joint_rate(a, b, rho) == pytest.approx(orthant(a, b, rho), abs=1e-9)
-
-
 LAWS = {
-    "dense": c.Given(
+    "dense": c.GivenCorrelation(
         matrix=((1, 0.6, -0.4, 0), (0.6, 1, 0, 0.2), (-0.4, 0, 1, 0.3), (0, 0.2, 0.3, 1))
     ),
     "block": c.Blocks(size=3, lowest=0.5, highest=0.7),
@@ -49,7 +42,7 @@ def test_marginals_and_pairs_of_the_copula_have_their_closed_form(law):
     together = on.T @ on / N
     for i in range(4):
         for j in range(i):
-            wanted = joint_rate(rates[i], rates[j], float(matrix[i, j]))
+            wanted = orthant(rates[i], rates[j], float(matrix[i, j]))
             assert abs(errors(together[i, j], wanted, N)) < 4, (i, j)
     triple = orthant_of_three(rates[:3], made.loadings)
     assert abs(errors((on[:, :3].all(1)).double().mean(), triple, N)) < 4
@@ -78,7 +71,7 @@ def test_a_given_matrix_is_the_one_used():
 
 
 def test_a_matrix_that_is_none_is_mended_and_noted():
-    law = c.Given(matrix=((1, 0.9, -0.9), (0.9, 1, 0.9), (-0.9, 0.9, 1)))
+    law = c.GivenCorrelation(matrix=((1, 0.9, -0.9), (0.9, 1, 0.9), (-0.9, 0.9, 1)))
     made = truth([0.2, 0.2, 0.2], correlation=law)
     notes = made.notes["correlation"]
     assert notes["smallest_eigenvalue"] == pytest.approx(-0.8)
@@ -113,5 +106,5 @@ def test_features_below_a_parent_keep_their_correlations(law):
     on, matrix = fired(made, N).double(), made.loadings.matrix()
     assert errors(on.mean(0)[1:], rates[1:], N).abs().max() < 4
     for i, j in ((1, 2), (1, 3), (2, 3)):
-        wanted = joint_rate(rates[i], rates[j], float(matrix[i, j]))
+        wanted = orthant(rates[i], rates[j], float(matrix[i, j]))
         assert abs(errors((on[:, i] * on[:, j]).mean(), wanted, N)) < 4

@@ -1,4 +1,5 @@
 import inspect
+import math
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from saekit.studies.truth.model import (
     profiles,
 )
 from saekit.studies.truth.model.dictionaries import Orthogonal
-from saekit.studies.truth.model.spread import Spread, largest_cos, welch
+from saekit.studies.truth.model.spread import Spread, largest_cos
+
+
+def welch(n, d):
+    """The Welch bound: no n directions in d dimensions have a smaller largest |cos|."""
+    return math.sqrt((n - d) / (d * (n - 1)))
 
 
 def spread(n, d, **fields):

@@ -271,7 +271,7 @@ def test_rank_correlation():
 
 def test_ranks_are_taken_within_a_truth():
     def rows(truth, shift):
-        return [calibration.Measured(truth, str(i), {"fvu": shift - i}, {"mcc": shift + i / 10})
+        return [calibration.SAEScores(truth, str(i), {"fvu": shift - i}, {"mcc": shift + i / 10})
                 for i in range(6)]  # fmt: skip
 
     scores = calibration.rank_scores(rows("a", 0.0) + rows("b", 100.0))

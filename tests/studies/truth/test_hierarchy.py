@@ -7,7 +7,7 @@ from saekit.studies.truth.model import magnitudes as sizes
 from saekit.studies.truth.model.base import TruthConfig
 from saekit.studies.truth.model.correlation import LowRank
 from saekit.studies.truth.model.firing import Zipf
-from saekit.studies.truth.model.hierarchy import Given, Grown
+from saekit.studies.truth.model.hierarchy import GivenHierarchy, Grown
 from tests.studies.truth.world import errors, fired, truth
 
 N = 200_000
@@ -84,14 +84,15 @@ def test_expected_rates_without_compensation_are_what_samples_tend_to():
 def test_rates_above_what_a_parent_allows_are_refused_or_clamped_and_noted():
     edges = ((0, 1), (0, 2))
     with pytest.raises(ConfigError, match="Feature 1 cannot fire on 0.3 .*, 0, is on for 0.2"):
-        truth([0.2, 0.3, 0.1], hierarchy=Given(edges=edges, compensate="exact"))
+        truth([0.2, 0.3, 0.1], hierarchy=GivenHierarchy(edges=edges, compensate="exact"))
     with pytest.raises(ConfigError, match="together with its exclusive siblings at 0.25"):
-        truth([0.2, 0.15, 0.1], hierarchy=Given(edges=edges, exclusive=(0,), compensate="exact"))
+        apart = GivenHierarchy(edges=edges, exclusive=(0,), compensate="exact")
+        truth([0.2, 0.15, 0.1], hierarchy=apart)
     law = {"edges": edges, "compensate": "exact", "impossible": "clamp"}
-    made = truth([0.2, 0.3, 0.1], hierarchy=Given(**law))
+    made = truth([0.2, 0.3, 0.1], hierarchy=GivenHierarchy(**law))
     assert made.notes["hierarchy"]["clamped"] == [1]
     assert made.rates.tolist() == pytest.approx([0.2, 0.2, 0.1], rel=1e-4)
-    made = truth([0.2, 0.15, 0.1], hierarchy=Given(**law, exclusive=(0,)))
+    made = truth([0.2, 0.15, 0.1], hierarchy=GivenHierarchy(**law, exclusive=(0,)))
     assert made.rates.tolist() == pytest.approx([0.2, 0.196 * 0.6, 0.196 * 0.4], rel=1e-4)
     assert errors(fired(made, N).double().mean(0), made.rates, N).abs().max() < 4
 
@@ -106,7 +107,7 @@ def test_the_published_compensation_misses_and_says_so():
 
 
 def test_children_are_scaled_by_their_parent_and_it_by_its_own():
-    law = Given(edges=((0, 1), (1, 2)), scaled=(0, 1))
+    law = GivenHierarchy(edges=((0, 1), (1, 2)), scaled=(0, 1))
     made = truth([0.5, 0.9, 0.9], hierarchy=law, magnitudes=sizes.FoldedNormal(mean=2.0, std=1.0))
     acts = made.sample(N, generator(0)).acts.dense().double()
     average = made.tensors["average"][0].item()
@@ -119,7 +120,7 @@ def test_children_are_scaled_by_their_parent_and_it_by_its_own():
 
 
 def test_of_a_group_at_most_one_fires():
-    law = Given(groups=((0, 1, 2), (3, 4)), compensate="exact")
+    law = GivenHierarchy(groups=((0, 1, 2), (3, 4)), compensate="exact")
     made = truth([0.2, 0.3, 0.4, 0.5, 0.4, 0.5], hierarchy=law)
     on = fired(made, N)
     assert on[:, :3].sum(1).max() == 1 and on[:, 3:5].sum(1).max() == 1

@@ -9,7 +9,7 @@ from saekit.core.seeds import generator
 from saekit.studies.truth.model import published
 from saekit.studies.truth.model.base import Truth
 from saekit.studies.truth.model.correlation import LowRank, Pair, Pairs
-from saekit.studies.truth.model.hierarchy import Given
+from saekit.studies.truth.model.hierarchy import GivenHierarchy
 from saekit.studies.truth.model.magnitudes import ReluNormal
 from tests.studies.truth.world import errors, truth
 
@@ -112,7 +112,7 @@ def test_children_are_scaled_by_parent_over_the_mean_before_rectifying(tmp_path,
     assert float(draw.mean()) == pytest.approx(float(when_on), rel=0.02)
     # Written and read again, it is the same law.
     ours = truth(
-        [0.6, 0.6], hierarchy=Given(edges=((0, 1),), scaled=(0,)),
+        [0.6, 0.6], hierarchy=GivenHierarchy(edges=((0, 1),), scaled=(0,)),
         magnitudes=ReluNormal(mean=mean, std=std),
     )  # fmt: skip
     assert torch.equal(ours.tensors["average"], made.tensors["average"])

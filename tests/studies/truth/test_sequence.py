@@ -3,8 +3,8 @@ import torch
 
 from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator
-from saekit.studies.truth.model.hierarchy import Given
-from saekit.studies.truth.model.profiles import Given as Numbers
+from saekit.studies.truth.model.hierarchy import GivenHierarchy
+from saekit.studies.truth.model.profiles import GivenProfile as Numbers
 from saekit.studies.truth.model.sequence import Copy, Sequences
 from tests.studies.truth.world import errors, fired, truth
 
@@ -67,7 +67,7 @@ def test_random_copies_are_known_and_keep_rates():
 
 
 def test_sequences_with_a_hierarchy_keep_both():
-    tree = Given(edges=((0, 1), (0, 2)), exclusive=(0,), compensate="exact")
+    tree = GivenHierarchy(edges=((0, 1), (0, 2)), exclusive=(0,), compensate="exact")
     rates = [0.5, 0.2, 0.2, 0.1]
     made = truth(rates, sequence=Sequences(n_ctx=N_CTX, persistence=0.7), hierarchy=tree)
     on = fired(made, N_SEQ * N_CTX).view(N_SEQ, N_CTX, 4)

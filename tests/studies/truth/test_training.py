@@ -15,7 +15,7 @@ from saekit.saes.base import registry
 from saekit.studies.truth import training as toy
 from saekit.studies.truth.evals.ground_truth import GroundTruth
 from saekit.studies.truth.model.base import TruthConfig
-from saekit.studies.truth.training import Layout, Snapshots, fit_truth, init_to_match, truth_scaling
+from saekit.studies.truth.training import Layout, Snapshots, fit_truth, truth_scaling
 from saekit.training import checkpoint
 from saekit.training.fit import Fit
 
@@ -122,27 +122,6 @@ def test_sites_are_turns_of_one_sample():
     assert torch.allclose(sites.norm(dim=-1), x.norm(dim=-1)[:, None].expand(-1, 3), atol=1e-5)
     assert not torch.allclose(sites[:, 1], x, atol=0.1)
     assert torch.equal(Layout(window=4).arrange(x).reshape(12, D), x)
-
-
-def test_a_perfect_start_reads_the_true_magnitudes():
-    truth = make()
-    sae = fit("topk", sae={"k": D}).sae.build(torch.Generator().manual_seed(0))
-    init_to_match(sae, truth)
-    sample = truth.sample(200, torch.Generator().manual_seed(0))
-    assert torch.allclose(sae.encode(sample.x).dense(), sample.acts.dense(), atol=1e-5)
-    result = GroundTruth(n_tokens=1024, n_blocks=2, split_cosine=0.5).run(sae, truth)
-    assert result.scores["mcc"].value == pytest.approx(1)
-    assert result.scores["r2"].value == pytest.approx(1)
-    init_to_match(sae, truth, noise=1.0)
-    assert torch.allclose(sae.directions().norm(dim=1), torch.ones(D))
-    noisy = GroundTruth(n_tokens=64, n_blocks=1).run(sae, truth).scores["mcc"].value
-    assert 0.6 < noisy < 0.8  # 1 / sqrt(2), and what is left after normalising
-    for wrong, said in ((-1.0, "noise"), (0.0, "wide")):
-        with pytest.raises(ConfigError, match=said):
-            init_to_match(sae, make(d_model=32) if said == "wide" else truth, wrong)
-    skip = registry.get("skip").example().build(torch.Generator().manual_seed(0))
-    with pytest.raises(ConfigError, match="skip"):
-        init_to_match(skip, truth)
 
 
 def test_what_is_wrong_is_said(tmp_path):

@@ -4,14 +4,15 @@ import torch
 
 from saekit.core.seeds import generator
 from saekit.studies.truth.model.base import TruthConfig
-from saekit.studies.truth.model.firing import Given
+from saekit.studies.truth.model.firing import GivenRates
 from saekit.studies.truth.model.magnitudes import Constant
 
 
 def truth(rates, **fields):
     """Return a truth with these rates, of magnitude 1 unless said otherwise."""
     fields = {"magnitudes": Constant(), "d_model": 4} | fields
-    return TruthConfig(n_features=len(rates), firing=Given(rates=tuple(rates)), **fields).build()
+    firing = GivenRates(rates=tuple(rates))
+    return TruthConfig(n_features=len(rates), firing=firing, **fields).build()
 
 
 def fired(made, n, seed=0):

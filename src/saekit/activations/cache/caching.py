@@ -21,7 +21,7 @@ from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, Interrupted, ResourceError
 from saekit.core.files import need_space
 from saekit.core.lock import NAME, claimed
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
@@ -211,8 +211,8 @@ def _check_folder(caching: Caching, model: LanguageModel, folder: Path) -> None:
     if not (folder / MANIFEST).exists():
         # One that was killed before its manifest was written has left no more than this.
         begun = folder.is_dir() and [p.name for p in folder.iterdir() if p.name != NAME]
-        if not is_empty(folder) and begun != [CHANNELS]:
-            raise ConfigError(f"{folder} is in use and holds no cache. Choose another folder.")
+        if begun != [CHANNELS]:
+            check_empty(folder, "It holds no cache. Choose another folder.")
         return
     manifest = Store.open(folder).manifest
     pairs = [("", caching.to_dict(), manifest["config"])]

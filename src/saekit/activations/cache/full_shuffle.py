@@ -25,7 +25,7 @@ class _Epoch(NamedTuple):
 
 
 @final
-class Stored(Shuffle):
+class FullShuffle(Shuffle):
     """Events of a store in random order, read in blocks that are mixed many at a time.
 
     An epoch permutes blocks of consecutive events; as many blocks as fill `window_tokens` are

@@ -33,7 +33,7 @@ class Channels(NamedTuple):
         return Channels(wide.mean(0).float(), torch.where(std > 0, std, 1.0).float())
 
 
-class Encoded(NamedTuple):
+class StoredRows(NamedTuple):
     """Activations as they are stored."""
 
     values: Shaped[Tensor, "*rows width"]
@@ -60,7 +60,7 @@ def scaled(precision: str) -> bool:
 
 def encode(
     acts: Float[Tensor, "*rows width"], precision: str, channels: Channels | None = None
-) -> Encoded:
+) -> StoredRows:
     """Return activations as they are stored.
 
     float32, bfloat16, float16: rounded to the nearest. float8: e4m3 with a power of two a
@@ -92,18 +92,18 @@ def encode(
         # m * 2^e with m in [1/2, 1): over 2^e the row's largest is 224 to 448.
         _, power = torch.frexp(wide.abs().amax(-1) / _FLOAT8_MAX)
         scale = torch.ldexp(torch.ones_like(wide[..., 0]), power)
-        return Encoded((wide / scale[..., None]).to(torch.float8_e4m3fn), scale)
+        return StoredRows((wide / scale[..., None]).to(torch.float8_e4m3fn), scale)
     if precision == "int8w":
         assert channels is not None
         z = (wide - channels.mean.to(wide)) / channels.std.to(wide)
         largest = z.abs().amax(-1)
         scale = torch.where(largest > 0, largest / _INT8_MAX, 1.0)
-        return Encoded((z / scale[..., None]).round().to(torch.int8), scale)
-    return Encoded(acts.to(STORED[precision]), None)
+        return StoredRows((z / scale[..., None]).round().to(torch.int8), scale)
+    return StoredRows(acts.to(STORED[precision]), None)
 
 
 def decode(
-    encoded: Encoded, precision: str, channels: Channels | None = None
+    encoded: StoredRows, precision: str, channels: Channels | None = None
 ) -> Float[Tensor, "*rows width"]:
     """Return the activations that were stored, in the type `GIVEN` says."""
     values, scale = encoded

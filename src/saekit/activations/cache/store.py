@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.activations.cache.precision import GIVEN, Channels, Encoded, decode
+from saekit.activations.cache.precision import GIVEN, Channels, StoredRows, decode
 from saekit.activations.cache.shard_file import MappedShard, ShardRecord
 from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import FormatError
@@ -248,7 +248,7 @@ class Store:
         found = values.view(torch.uint8) if values.dtype == torch.float8_e4m3fn else values
         found = found.index_select(0, places).view(values.dtype)
         chosen = None if scale is None else scale.flatten().index_select(0, places)
-        return decode(Encoded(found, chosen), self.precision, self.channels.get(site))
+        return decode(StoredRows(found, chosen), self.precision, self.channels.get(site))
 
     def damaged(self) -> dict[int, str]:
         """Compare everything with its checksum; return what is wrong, by index of the shard."""
@@ -263,7 +263,7 @@ class Store:
     def _decoded(self, index: int, site: Site, rows: slice) -> Tensor:
         values = self.shard(index).part(f"{site}.values")[rows]
         scale = self._scale(index, site)
-        encoded = Encoded(values, None if scale is None else scale[rows])
+        encoded = StoredRows(values, None if scale is None else scale[rows])
         return decode(encoded, self.precision, self.channels.get(site))
 
     def _scale(self, index: int, site: Site) -> Tensor | None:

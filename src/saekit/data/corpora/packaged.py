@@ -103,7 +103,7 @@ class Packaged(Corpus):
         return folder, manifest
 
 
-class _Chosen(NamedTuple):
+class _Documents(NamedTuple):
     documents: dict[Split, list[Document]]
     left_out: dict[str, int]
 
@@ -168,7 +168,7 @@ def _unique(wheel: Path, sets: tuple[str, ...]) -> tuple[list[Document], dict[st
     return documents, counts
 
 
-def _choose(unique: tuple[list[Document], dict[str, int]], corpus: Packaged) -> _Chosen:
+def _choose(unique: tuple[list[Document], dict[str, int]], corpus: Packaged) -> _Documents:
     documents = sorted(unique[0], key=lambda d: _rank(d, corpus.seed))
     grams = NGrams([d.text for d in documents])
     fresh = grams.seen_before() <= _MOST_SEEN
@@ -184,7 +184,7 @@ def _choose(unique: tuple[list[Document], dict[str, int]], corpus: Packaged) -> 
         "train": [documents[i] for i in np.flatnonzero(train)],
         "test": [documents[i] for i in np.flatnonzero(test)],
     }
-    return _Chosen(kept, left_out)
+    return _Documents(kept, left_out)
 
 
 def _rank(document: Document, seed: int) -> str:

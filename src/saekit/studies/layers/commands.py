@@ -11,8 +11,8 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.studies.layers.opening import (
     AsJson,
     Corpus,
-    How,
     LensFile,
+    OpenOptions,
     Quiet,
     RunFolder,
     Sites,
@@ -65,7 +65,7 @@ def analyse(
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
     folder = out or run / "layers"
-    how = How(site, corpus, split, sae)
+    how = OpenOptions(site, corpus, split, sae)
     with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
         shared, lm, stream = opened(run, how)
         found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
@@ -125,7 +125,7 @@ def evaluate(
     from saekit.studies.layers.evals.by_layer import measure_by_layer
 
     core = Core(n_tokens=tokens, ce_tokens=ce_tokens)
-    how = How(site, corpus, "test", sae)
+    how = OpenOptions(site, corpus, "test", sae)
     shared, lm, stream = opened(run, how)
     subjects = [
         Subject(
@@ -180,7 +180,7 @@ def baselines(
     from saekit.recipes.mlsae import single_layer
     from saekit.training.loop import train
 
-    how = How(site, corpus, "train", sae)
+    how = OpenOptions(site, corpus, "train", sae)
     shared, lm, stream = opened(run, how)
     asked = {"--tokens": tokens, "--corpus": corpus, "--n-ctx": sae.n_ctx, "--model": sae.model}
     if shared.card.run and any(value is not None for value in asked.values()):
@@ -251,7 +251,7 @@ def compare_(
     from saekit.hub.native import load
     from saekit.studies.layers.compare import compare
 
-    how = How(site, corpus, "test", sae)
+    how = OpenOptions(site, corpus, "test", sae)
     shared, lm, stream = opened(run, how)
     folder = singles or run / "single"
     found = {str(s): load(folder / str(s)) for s in shared.sites}
@@ -301,7 +301,7 @@ def figures(
     made: list[Path] = []
     for run in runs:
         found = Survey.load(_analysed(survey or run / "layers", run))
-        how = How(found.sites, corpus, "test", sae)
+        how = OpenOptions(found.sites, corpus, "test", sae)
         shared, lm, stream = opened(run, how)
         made += draw_all(
             found, shared, lm, stream, out or run / "layers" / "figures",
@@ -351,7 +351,7 @@ def prompt_(
 
     folder = survey or run / "layers"
     known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
-    shared, lm, _ = opened(run, How(site, corpus, "test", sae))
+    shared, lm, _ = opened(run, OpenOptions(site, corpus, "test", sae))
     reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(

@@ -42,7 +42,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
-class How(NamedTuple):
+class OpenOptions(NamedTuple):
     """How the user wants a shared SAE opened; None: as its files say."""
 
     sites: list[str] | None
@@ -56,7 +56,7 @@ class How(NamedTuple):
         return sites + self.options.typed(corpus=self.corpus)
 
 
-class Opened(NamedTuple):
+class OpenLayers(NamedTuple):
     """An SAE at the layers wanted, its model, and text."""
 
     shared: "SharedSAE"
@@ -64,7 +64,7 @@ class Opened(NamedTuple):
     stream: "TokenStream"
 
 
-def opened(run: Path, how: How) -> Opened:
+def opened(run: Path, how: OpenOptions) -> OpenLayers:
     """Return a shared SAE at the layers wanted, its model, and text.
 
     What the files of an SAE from elsewhere leave out is completed as for `saekit eval`.
@@ -98,7 +98,7 @@ def opened(run: Path, how: How) -> Opened:
     split = "train" if how.split == "train" else "test"
     bos = card.bos_id(lm.tokenizer) is not None
     stream = TokenStream(found.text, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
-    return Opened(shared, lm, stream)
+    return OpenLayers(shared, lm, stream)
 
 
 def _check_shared(loaded: "TrainedSAE") -> None:

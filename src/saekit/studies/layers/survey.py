@@ -187,7 +187,7 @@ def survey(
         len(shared.sites), shared.d_sae,
         n=config.examples, before=config.before, after=config.after,
     )  # fmt: skip
-    seen = _Seen(shared)
+    seen = _TokenCounts(shared)
     bar = Progress("layers", n_rows * stream.n_ctx, shown=shown)
     last = config.first_row
     for rows in stream.rows(config.batch_rows, first_row=config.first_row, n_rows=n_rows):
@@ -217,7 +217,7 @@ def survey(
     return Survey([str(s) for s in shared.sites], sums, examples, spans, made_from, counts)
 
 
-class _Seen:
+class _TokenCounts:
     """What became of the tokens that were read, by layer where layers differ."""
 
     def __init__(self, shared: SharedSAE):

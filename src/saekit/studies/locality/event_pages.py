@@ -139,7 +139,7 @@ def _write_manifest(
 
 
 def write_table(
-    folder: Path, *, n_ctx: int | None = None, kept: quality.Kept | None = None,
+    folder: Path, *, n_ctx: int | None = None, kept: quality.LatentFilter | None = None,
     cache: Path | None = None,
 ) -> Path:  # fmt: skip
     """Write the table of a folder's latents into ``figures/``, the most local first.
@@ -157,7 +157,7 @@ def write_table(
         FormatError: the folder lacks events or their texts, or the cache lacks all of them.
         ConfigError: recall is asked for and not known.
     """
-    kept = kept or quality.Kept()
+    kept = kept or quality.LatentFilter()
     found = event_files.read(folder)
     n = _length(found, folder, n_ctx)
     by = _by_latent(found[n])

@@ -37,7 +37,7 @@ UNSUPERVISED: dict[str, Literal["lower", "higher", "neither"]] = {
 }
 
 
-class Measured(NamedTuple):
+class SAEScores(NamedTuple):
     """What is known of one SAE on one truth."""
 
     truth: str
@@ -124,7 +124,7 @@ def remade(
     return truth.decode(acts._replace(values=values)) + noise[order]
 
 
-def rank_scores(measured: Sequence[Measured]) -> dict[str, dict[str, Score]]:
+def rank_scores(measured: Sequence[SAEScores]) -> dict[str, dict[str, Score]]:
     """Return, by unsupervised score and by recovery score, how alike they rank SAEs.
 
     SAEs are ranked within a truth, and the value is the mean of the truths' rank correlations:
@@ -138,7 +138,7 @@ def rank_scores(measured: Sequence[Measured]) -> dict[str, dict[str, Score]]:
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.4 (jackknife).
     """
-    by_truth: dict[str, list[Measured]] = {}
+    by_truth: dict[str, list[SAEScores]] = {}
     for one in measured:
         by_truth.setdefault(one.truth, []).append(one)
     for truth, rows in by_truth.items():
@@ -156,7 +156,7 @@ def rank_scores(measured: Sequence[Measured]) -> dict[str, dict[str, Score]]:
     return found
 
 
-def _defined(rows: Sequence[Measured], name: str, target: str) -> Float[Tensor, "n two"]:
+def _defined(rows: Sequence[SAEScores], name: str, target: str) -> Float[Tensor, "n two"]:
     both = [(r.unsupervised[name], r.recovery[target]) for r in rows]
     kept = [(a, b) for a, b in both if a is not None and b is not None]
     return torch.tensor(kept, dtype=torch.float64).reshape(-1, 2)
@@ -192,7 +192,7 @@ def _mean_correlation(groups: list[Float[Tensor, "_n two"]]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def as_table(measured: Sequence[Measured]) -> Table:
+def as_table(measured: Sequence[SAEScores]) -> Table:
     """Return a row for each SAE and truth."""
     columns: dict[str, list[Any]] = {
         "truth": [m.truth for m in measured], "sae": [m.sae for m in measured]

@@ -429,7 +429,7 @@ def _measured(
     scores = config.run(sae, truth, seed=seed, name=names[1]).scores
     recovery = {name: scores[name].value for name in ("mcc", "f1", "f1_all")}
     found = calibration.unsupervised(sae, twin, truth, n_tokens=n_tokens, seed=seed)
-    return calibration.Measured(*names, found, recovery)
+    return calibration.SAEScores(*names, found, recovery)
 
 
 def _rank_table(scores: "dict[str, dict[str, Score]]") -> Any:

@@ -25,7 +25,7 @@ from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_json, sha256_of, write_json
 from saekit.core.lock import claimed
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 from saekit.core.seeds import generator
 from saekit.hub import native
 from saekit.hub.card import Card
@@ -305,53 +305,6 @@ def identity(truth: Truth) -> str:
     return digest([repr(truth.cfg.to_dict()), *weights])
 
 
-@torch.no_grad()
-def init_to_match(sae: SAE, truth: Truth, noise: float = 0.0, seed: int = 0) -> None:
-    """Set the first latents of an SAE of raw samples to a truth's features, in their order.
-
-    Decoder rows become the features plus `noise` times a random unit vector, at length 1, or
-    1 / n_features where rows are of another fixed length; encoder columns are their transposes
-    and biases take the truth's away, so that of an orthogonal truth without noise each latent
-    reads its feature's magnitude. Other latents, thresholds and gates stay as they are.
-
-    Args:
-        sae: of single activations, with `W_dec` (also `W_enc`, biases) as most have.
-        truth: of the same width.
-        noise: length of what is added to each feature, at least 0.
-        seed: decides it.
-
-    Raises:
-        ConfigError: the architecture has no such weights, widths differ, or noise is negative.
-
-    Source:
-        SAELens, init_sae_to_match_feature_dict. Differs: noise of a stated length, not of a
-        stated deviation a dimension; biases fitted to the truth's; any width of SAE.
-    """
-    inner: Any = getattr(sae, "inner", sae)
-    if sae.cfg.event or not hasattr(inner, "W_dec") or inner is not sae:
-        raise ConfigError(
-            f"`{sae.cfg.name}` has no decoder row and encoder column of each latent to set. Use "
-            f"an architecture of single activations, as topk."
-        )
-    if noise < 0:
-        raise ConfigError(f"`noise` must be at least 0; got {noise}.")
-    if sae.cfg.d_in != truth.features.shape[1]:
-        raise ConfigError(
-            f"The SAE is {sae.cfg.d_in} wide and the truth {truth.features.shape[1]}; set "
-            f"`d_in` to the truth's d_model."
-        )
-    n = min(sae.cfg.d_sae, len(truth.features))
-    drawn = torch.randn(n, sae.cfg.d_in, generator=generator(seed, "match"))
-    rows = truth.features[:n].cpu().float() + noise * torch.nn.functional.normalize(drawn, dim=1)
-    rows = torch.nn.functional.normalize(rows, dim=1).to(inner.W_dec)
-    inner.W_dec[:n] = rows
-    bias = truth.bias.to(inner.W_dec)
-    inner.b_dec.copy_(bias)
-    if hasattr(inner, "W_enc"):
-        inner.W_enc[:, :n] = rows.t()
-        inner.b_enc[:n] = -(rows @ bias)
-
-
 class _Events(Stream):
     """A truth's stream as events on a device; its state is that of the truth's stream."""
 
@@ -402,11 +355,8 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
 def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> Record | None:
     """Refuse a folder that is in use or holds another run; return what is recorded of this one."""
     if not resume:
-        if not is_empty(out):
-            raise ConfigError(
-                f"{out} is in use. Choose another folder, delete it, or go on with the run in it: "
-                f"saekit truth train --truth TRUTH --resume {out}"
-            )
+        check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
+                         f"saekit truth train --truth TRUTH --resume {out}")  # fmt: skip
         return None
     if not (out / FIT).exists():
         raise FormatError(f"{out} holds no run to go on with: it has no {FIT}.")

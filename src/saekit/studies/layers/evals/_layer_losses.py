@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
-from saekit.evals._reconstruction import Placed
+from saekit.evals._reconstruction import Predictions
 from saekit.evals._replacing import Replacing, Rows, add_sums, put
 from saekit.evals.base import Subject
 from saekit.evals.intervals import Blocks, BlockSums
@@ -64,7 +64,7 @@ class LayerLosses(Replacing):
         self._rows: dict[str, list[Rows]] = {way: [] for way in self.ways}
 
     def compare(
-        self, tokens: Int[Tensor, "batch n_ctx"], clean: Tensor, placed: Sequence[Placed]
+        self, tokens: Int[Tensor, "batch n_ctx"], clean: Tensor, placed: Sequence[Predictions]
     ) -> None:
         """Measure some rows: each site replaced, all replaced, and the same with 0."""
         tokens = tokens.to(clean.device)

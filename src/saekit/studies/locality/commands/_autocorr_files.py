@@ -1,6 +1,7 @@
 """The files of `saekit locality autocorr`: tables, traces, texts, figures, cards."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,25 +14,57 @@ if TYPE_CHECKING:
     from saekit.analysis.autocorrelation import Curves
     from saekit.analysis.document_peaks import DocPeaks
     from saekit.models.base import LanguageModel
-    from saekit.studies.locality.events.event_entropy import Scored
+    from saekit.studies.locality.events.event_entropy import EventScores
     from saekit.studies.locality.events.neuronpedia import Record
 
 RADIUS = 64  # tokens of a trace to each side of its peak
 
 
-class Chosen(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked of a run.
+
+    Args:
+        tokens: of whole documents to read; 0: an index is used.
+        corpus: text by name; None: that of the SAE's run.
+        split: of it.
+        latents: by number; None: they are drawn.
+        n_latents: how many are drawn.
+        density: least and largest share of tokens of drawn ones.
+        top: peaks per latent; drawn latents are on in as many documents.
+        threshold: activations above this are on, act units.
+        targets: active positions per latent whose H_pos is taken.
+        n_ctx: tokens of a window, of H_pos.
+        seed: decides all that is drawn.
+    """
+
+    tokens: int
+    corpus: str | None
+    split: str
+    latents: list[int] | None
+    n_latents: int
+    density: tuple[float, float]
+    top: int
+    threshold: float
+    targets: int
+    n_ctx: int
+    seed: int
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """What drawn latents had to pass; null: it was not asked of them."""
+        drawn = self.latents is None
+        return {
+            "density": self.density if drawn else None,  # least and largest share of tokens
+            "docs_active": self.top if drawn else None,  # documents they are on in, at least
+        }
+
+
+class SelectedLatents(NamedTuple):
     """The latents that are looked at."""
 
     latents: list[int]
     rows: dict[str, list[Any]]  # selected_features.csv: the pool, and what passes
-
-
-class Filters(NamedTuple):
-    """What drawn latents had to pass; None: it was not asked of them."""
-
-    density: tuple[float, float] | None  # least and largest share of tokens
-    docs_active: int | None  # documents they are on in, at least
-    frac_bos: float | None  # largest share of Neuronpedia's peaks at BOS
 
 
 def as_tensor(latents: list[int]) -> "Tensor":
@@ -42,8 +75,8 @@ def as_tensor(latents: list[int]) -> "Tensor":
 
 
 def tables(
-    folder: Path, store: "LatentStore", curves: "Curves", found: "DocPeaks", chosen: Chosen,
-    kind: str,
+    folder: Path, store: "LatentStore", curves: "Curves", peaks: "DocPeaks",
+    selected: SelectedLatents, kind: str,
 ) -> None:  # fmt: skip
     """Write the latents, the peaks, their traces and the curves."""
     import numpy as np
@@ -53,37 +86,37 @@ def tables(
     from saekit.core.result import Table
     from saekit.data.table_files import write
 
-    write(Table(columns=chosen.rows), folder / "selected_features", kind)
+    write(Table(columns=selected.rows), folder / "selected_features", kind)
     examples = Table(
         columns={
-            "feature_id": found.latent.tolist(), "doc_id": found.doc.tolist(),
-            "peak_position": found.doc_pos.tolist(), "peak_value": found.value.tolist(),
-            "rank": found.rank.tolist(),
+            "feature_id": peaks.latent.tolist(), "doc_id": peaks.doc.tolist(),
+            "peak_position": peaks.doc_pos.tolist(), "peak_value": peaks.value.tolist(),
+            "rank": peaks.rank.tolist(),
         },
         units={"peak_position": "tokens", "peak_value": "act units"},
     )  # fmt: skip
     write(examples, folder / "top_examples", kind)
-    rows = traces(store, found, RADIUS)
+    rows = traces(store, peaks, RADIUS)
     data = io.BytesIO()
-    arrays = {f"f{a}": rows[found.latent == a].numpy() for a in chosen.latents}
+    arrays = {f"f{a}": rows[peaks.latent == a].numpy() for a in selected.latents}
     np.savez_compressed(data, **arrays)  # pyright: ignore[reportArgumentType]
     replace_with(folder / "activation_traces.npz", data.getvalue())
-    wanted = as_tensor(chosen.latents)
+    wanted = as_tensor(selected.latents)
     part = curves._replace(acts=curves.acts[wanted], on=curves.on[wanted])
     table = part.table()
-    names = [chosen.latents[i] for i in table.columns.pop("latent")]
+    names = [selected.latents[i] for i in table.columns.pop("latent")]
     table = Table(columns={"feature_id": names, **table.columns}, units=table.units)
     write(table, folder / "autocorr_curves", kind)
 
 
 def contexts(
-    folder: Path, lm: "LanguageModel", store: "LatentStore", found: "DocPeaks", most: int = 3
+    folder: Path, lm: "LanguageModel", store: "LatentStore", peaks: "DocPeaks", most: int = 3
 ) -> None:
     """Write the strongest contexts of each latent, for a reader to check that they are sane."""
     from saekit.core.files import write_text
     from saekit.studies.locality.events.base import from_store
 
-    best = found.only(found.rank < most)
+    best = peaks.only(peaks.rank < most)
     lines = ["# Strongest contexts, one a document"]
     for event in from_store(store, best.latent, best.place, best.value, n_ctx=24):
         if event.rank == 0:
@@ -95,7 +128,7 @@ def contexts(
 
 
 def summary(
-    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]], kind: str
+    folder: Path, curves: "Curves", selected: SelectedLatents, H: dict[int, list[float]], kind: str
 ) -> dict[str, list[int]]:
     """Write feature_summary and the corners; none where too few latents have both."""
     import torch
@@ -107,15 +140,15 @@ def summary(
     from saekit.studies.locality.latents.corners import corners
 
     lengths = curves.lengths()
-    each = [torch.tensor(H.get(a, []), dtype=torch.float64) for a in chosen.latents]
+    each = [torch.tensor(H.get(a, []), dtype=torch.float64) for a in selected.latents]
     mean = [float(h.mean()) if len(h) else float("nan") for h in each]
     columns = {
-        "feature_id": chosen.latents, "mean_H_pos": mean,
+        "feature_id": selected.latents, "mean_H_pos": mean,
         "std_H_pos": [float(h.std()) if len(h) > 1 else float("nan") for h in each],
         "n_targets": [len(h) for h in each],
     }  # fmt: skip
     columns |= {
-        name: [values[a] for a in chosen.latents]
+        name: [values[a] for a in selected.latents]
         for name, values in lengths.columns.items() if name != "latent"
     }  # fmt: skip
     table = Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"})
@@ -124,7 +157,7 @@ def summary(
         return {}
     try:
         found = corners(
-            as_tensor(chosen.latents), torch.tensor(mean, dtype=torch.float64),
+            as_tensor(selected.latents), torch.tensor(mean, dtype=torch.float64),
             torch.tensor(columns["tau_1e"], dtype=torch.float64),
         )  # fmt: skip
     except DataError:
@@ -134,13 +167,13 @@ def summary(
 
 
 def draw(
-    folder: Path, curves: "Curves", chosen: Chosen, H: dict[int, list[float]]
+    folder: Path, curves: "Curves", selected: SelectedLatents, H: dict[int, list[float]]
 ) -> list[Path]:
     """Draw the curves; lengths and densities against entropies where there are any."""
     from saekit.studies.locality.figures import autocorrelation, corners, h_pos_frequency
 
     drawn = [folder / "figures" / "autocorrelation.png"]
-    autocorrelation.draw(curves, chosen.latents, drawn[0])
+    autocorrelation.draw(curves, selected.latents, drawn[0])
     if H:
         drawn.append(folder / "figures" / "corners.png")
         tau = curves.lengths().columns["tau_1e"]
@@ -152,8 +185,8 @@ def draw(
 
 
 def corner_cards(
-    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "Scored", found: "DocPeaks",
-    corner: dict[str, list[int]], most: int = 6,
+    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "EventScores",
+    peaks: "DocPeaks", corner: dict[str, list[int]], most: int = 6,
 ) -> Path:  # fmt: skip
     """Write cards of corner latents: scored texts, and the mean trace around peaks."""
     from saekit.analysis.traces import traces
@@ -162,7 +195,7 @@ def corner_cards(
     cards = []
     for name, latents in corner.items():
         for latent in latents[:most]:
-            mine = found.of(as_tensor([latent]))
+            mine = peaks.of(as_tensor([latent]))
             trace = traces(store, mine, RADIUS).nanmean(0).tolist() if len(mine.latent) else []
             which = [i for i, e in enumerate(scored.events)
                      if e.latent == latent and scored.status[i] == "ok"]  # fmt: skip
@@ -229,26 +262,24 @@ def neuronpedia_cards(
 
 def manifest(
     folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
-    drawn: tuple[int, str | None, str], lm: "LanguageModel",
+    request: Request, lm: "LanguageModel",
 ) -> None:  # fmt: skip
     """Write how the run was made."""
     from saekit.core import provenance
     from saekit.core.files import write_json
 
-    seed, corpus, split = drawn
     write_json(
         folder / "run_config.json",
         record | {"experiment": "feature_activation_autocorr", "preset": lm.name,
                   "question": question.to_dict(), "documents": store.meta.get("documents"),
-                  "corpus": corpus, "split": split, "seed": seed,
-                  "provenance": provenance.collect(seed)},
+                  "corpus": request.corpus, "split": request.split, "seed": request.seed,
+                  "provenance": provenance.collect(request.seed)},
     )  # fmt: skip
 
 
 def corpus_meta(
-    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel",
-    asked: tuple[str | None, int],
-) -> None:  # fmt: skip
+    folder: Path, store: "LatentStore", n_tokens: int, lm: "LanguageModel", request: Request
+) -> None:
     """Write what the text was: that of a name, or, without one, that of the SAE's run.
 
     Args:
@@ -256,13 +287,13 @@ def corpus_meta(
         store: the codes of the text.
         n_tokens: that count.
         lm: the model.
-        asked: the corpus' name, and the seed of what is drawn from it.
+        request: names the corpus, where text was read for this run.
     """
     from saekit.activations.text_axis import texts
     from saekit.core.files import write_json
     from saekit.data.open import open_corpus
 
-    corpus, seed = asked
+    corpus = request.corpus if request.tokens else None
     run = (store.meta.get("card") or {}).get("run", {})
     dataset = open_corpus(corpus).to_dict() if corpus else run.get("corpus")
     described = dataset or {}
@@ -276,6 +307,6 @@ def corpus_meta(
          "config": described.get("config"), "revision": described.get("revision"),
          "filters": {"least_doc_tokens":
                      (store.meta.get("documents") or {}).get("least_doc_tokens")},
-         "seed": seed,
+         "seed": request.seed,
          "tokenizer": lm.tokenizer.digest},
     )  # fmt: skip

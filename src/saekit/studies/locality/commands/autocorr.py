@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from saekit.core.result import Table
     from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
-    from saekit.studies.locality.events.event_entropy import Scored
+    from saekit.studies.locality.events.event_entropy import EventScores
     from saekit.studies.locality.events.neuronpedia import Record
+    from saekit.studies.locality.runs.run_folder import RunOptions
 
 
 TARGETS = "targets"  # folder of the journal of scored positions
@@ -98,89 +99,89 @@ def autocorr(
     """
     from saekit.analysis.autocorrelation import Autocorrelation
     from saekit.analysis.document_peaks import DocumentPeaks
-    from saekit.data.table_files import check, write
+    from saekit.data.table_files import write
     from saekit.studies.locality.events.quality import BOS_DOMINATED, records
+    from saekit.studies.locality.runs.run_folder import RunOptions
+    from saekit.studies.locality.windows.drawing import check_length
 
-    check(tables)
+    options = RunOptions(
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables
+    )
     question = Autocorrelation(lags=lags, threshold=threshold)
-    peaks = DocumentPeaks(n=top, threshold=threshold)
+    peaks_of = DocumentPeaks(n=top, threshold=threshold)
     folder = out or home / "locality" / "autocorr"
     loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
-    named = numbers(latents, loaded.sae.cfg.d_sae) if latents else None
-    asked = (tokens, targets, n_ctx, threshold)
-    lm = _model(loaded, folder, asked, resume, (device, sae.model))
+    request = files.Request(
+        tokens=tokens, corpus=corpus, split=split, n_latents=n_latents, top=top,
+        latents=numbers(latents, loaded.sae.cfg.d_sae) if latents else None,
+        density=(min_density, max_density), threshold=threshold, targets=targets, n_ctx=n_ctx,
+        seed=seed,
+    )  # fmt: skip
+    _check_request(request, folder, options)
+    lm = float32_model(loaded, device, sae.model)
+    if targets:
+        check_length(lm, n_ctx + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     if tokens:
         store = codes_of(loaded, lm, (corpus, split), folder / "index", tokens,
                          sizes=(window, overlap), shown=not quiet)  # fmt: skip
     else:
         store = open_index(index or home / "index", loaded)
-    pool = named or draw_latents(store, store.d_sae, (min_density, max_density), seed)
-    curves, found = question.curves(store), peaks.peaks(store)
-    said = records(neuronpedia, pool) if neuronpedia else {}
-    chosen = _select(
-        pool, curves, store, (named is None, said), (n_latents, top, seed, threshold)
-    )
-    found = found.of(files.as_tensor(chosen.latents))
-    files.tables(folder, store, curves, found, chosen, tables)
-    files.contexts(folder, lm, store, found)
+    pool = request.latents or draw_latents(store, store.d_sae, request.density, seed)
+    curves, peaks = question.curves(store), peaks_of.peaks(store)
+    explained = records(neuronpedia, pool) if neuronpedia else {}
+    selected = _select(pool, curves, store, request, explained)
+    peaks = peaks.of(files.as_tensor(selected.latents))
+    files.tables(folder, store, curves, peaks, selected, tables)
+    files.contexts(folder, lm, store, peaks)
     scored = None
     if targets:
-        drawn = (chosen.latents, targets, n_ctx, threshold, seed)
-        scored, targeted = _targets(
-            loaded, lm, store, drawn, (bytes_of(memory), quiet, folder / TARGETS, resume)
-        )
+        journal = folder / TARGETS
+        scored, targeted = _targets(loaded, lm, store, selected.latents, request, journal, options)
         write(targeted, folder / "entropy_targets", tables)
     H = _entropies(scored)
-    corner = files.summary(folder, curves, chosen, H, tables)
-    made = files.draw(folder, curves, chosen, H)
+    corner = files.summary(folder, curves, selected, H, tables)
+    made = files.draw(folder, curves, selected, H)
     if corner and scored is not None:
-        made.append(files.corner_cards(folder, store, lm, scored, found, corner))
-    if corner and said and (page := files.neuronpedia_cards(folder, said, H, n_ctx, corner)):
+        made.append(files.corner_cards(folder, store, lm, scored, peaks, corner))
+    if corner and explained and (
+        page := files.neuronpedia_cards(folder, explained, H, n_ctx, corner)
+    ):
         made.append(page)
     failed = len(scored.failures) if scored is not None else 0
     record = {
-        "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(chosen.latents),
+        "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(selected.latents),
         "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in made],
     }  # fmt: skip
-    chosen_by = files.Filters(
-        None if named else (min_density, max_density), None if named else top,
-        None if named or not said else BOS_DOMINATED,
-    )  # fmt: skip
+    bos = BOS_DOMINATED if request.latents is None and explained else None
+    filters = request.filters | {"frac_bos": bos}  # largest share of Neuronpedia's peaks at BOS
     about = {"layer": loaded.card.site.layer, "site": str(loaded.card.site),
-             "sae_id": sae_id or home.resolve().name, "filters": chosen_by._asdict(),
+             "sae_id": sae_id or home.resolve().name, "filters": filters,
              "n_latents": n_latents, "targets": targets, "ctx_len": n_ctx}  # fmt: skip
-    files.manifest(folder, record | about, store, question, (seed, corpus, split), lm)
-    files.corpus_meta(folder, store, curves.n_tokens, lm, (corpus if tokens else None, seed))
+    files.manifest(folder, record | about, store, question, request, lm)
+    files.corpus_meta(folder, store, curves.n_tokens, lm, request)
     _end(record, as_json)
 
 
-def _model(
-    loaded: "TrainedSAE", folder: Path, asked: tuple[int, int, int, float], resume: bool,
-    named: tuple[str, str | None],
-) -> "LanguageModel":  # fmt: skip
-    """Return the model, after all is refused that can be before text is read.
+def _check_request(request: files.Request, folder: Path, options: "RunOptions") -> None:
+    """Refuse what can be refused before a model is loaded and text is read.
 
     Raises:
         ConfigError: a number is out of range, or the folder holds a run.
     """
     from saekit.studies.locality.events.event_entropy import EventEntropy
     from saekit.studies.locality.runs.journal import holds_a_run
-    from saekit.studies.locality.windows.drawing import check_length
 
-    tokens, targets, n_ctx, threshold = asked
-    if targets < 0 or tokens < 0:
+    if request.targets < 0 or request.tokens < 0:
         raise ConfigError(
-            f"`--targets` and `--tokens` are 0 or more; got {targets} and {tokens}."
+            f"`--targets` and `--tokens` must be 0 or more; got {request.targets} and "
+            f"{request.tokens}."
         )
-    if targets:
-        EventEntropy(n_ctx=n_ctx, threshold=threshold)
-    lm = float32_model(loaded, *named)
-    if targets:
-        check_length(lm, n_ctx + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
-    if targets and not resume and (folder / TARGETS).exists():  # before minutes of reading
+    if not request.targets:
+        return
+    EventEntropy(n_ctx=request.n_ctx, threshold=request.threshold)
+    if not options.resume and (folder / TARGETS).exists():
         raise holds_a_run(folder)
-    return lm
 
 
 def _end(record: dict[str, Any], as_json: bool) -> None:
@@ -196,9 +197,9 @@ def _end(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _select(
-    pool: list[int], curves: "Curves", store: "LatentStore", how: "tuple[bool, dict[int, Record]]",
-    drawn: tuple[int, int, int, float],
-) -> files.Chosen:  # fmt: skip
+    pool: list[int], curves: "Curves", store: "LatentStore", request: files.Request,
+    explained: "dict[int, Record]",
+) -> files.SelectedLatents:  # fmt: skip
     """Return the latents looked at, and why the others of the pool are not.
 
     Where they are not named, latents must be on in enough documents, and those whose texts on
@@ -210,17 +211,17 @@ def _select(
     from saekit.core.seeds import generator
     from saekit.studies.locality.events.quality import Quality, beginning, of_record
 
-    (n, top, seed, threshold), (filtered, said) = drawn, how
-    known = {a: of_record(said[a]) if a in said else Quality() for a in pool}
-    docs = Firing(threshold=threshold).measure(store).docs
+    top, filtered = request.top, request.latents is None
+    known = {a: of_record(explained[a]) if a in explained else Quality() for a in pool}
+    docs = Firing(threshold=request.threshold).measure(store).docs
     ok = [a for a in pool if not filtered or (int(docs[a]) >= top and not beginning(known[a]))]
-    if not ok or n < 1:
+    if not ok or request.n_latents < 1:
         raise ConfigError(
             f"Of {len(pool)} latents in the range of density none is on in {top} documents. Read "
             f"more text (--tokens), or lower --top."
         )
-    order = torch.randperm(len(ok), generator=generator(seed, "autocorr")).tolist()
-    latents = sorted(ok[i] for i in order[:n]) if filtered else ok
+    order = torch.randperm(len(ok), generator=generator(request.seed, "autocorr")).tolist()
+    latents = sorted(ok[i] for i in order[: request.n_latents]) if filtered else ok
     passes, selected = set(ok), set(latents)
     rows = {
         "feature_id": pool,
@@ -230,17 +231,17 @@ def _select(
         "n_docs_active": [int(docs[a]) for a in pool],
         "frac_bos": [known[a].frac_bos for a in pool],
         "recall_alt": [known[a].recall_alt for a in pool],
-        "description": [said[a].description if a in said else "" for a in pool],
+        "description": [explained[a].description if a in explained else "" for a in pool],
         "passes": [a in passes for a in pool],
         "selected": [a in selected for a in pool],
     }
-    return files.Chosen(latents, rows)
+    return files.SelectedLatents(latents, rows)
 
 
 def _targets(
-    loaded: "TrainedSAE", lm: "LanguageModel", store: "LatentStore",
-    drawn: tuple[list[int], int, int, float, int], how: "tuple[int | None, bool, Path, bool]",
-) -> "tuple[Scored, Table]":  # fmt: skip
+    loaded: "TrainedSAE", lm: "LanguageModel", store: "LatentStore", latents: list[int],
+    request: files.Request, folder: Path, options: "RunOptions",
+) -> "tuple[EventScores, Table]":  # fmt: skip
     """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
@@ -249,18 +250,18 @@ def _targets(
     from saekit.studies.locality.events.event_run import EventRun
     from saekit.studies.locality.runs.journal import Journal
 
-    (latents, n, n_ctx, threshold, seed), (memory_bytes, quiet, out, resume) = drawn, how
-    places = active_places(store, latents, n, least_doc_pos=n_ctx - 1, threshold=threshold,
-                           seed=seed)  # fmt: skip
+    n_ctx, threshold = request.n_ctx, request.threshold
+    places = active_places(store, latents, request.targets, least_doc_pos=n_ctx - 1,
+                           threshold=threshold, seed=request.seed)  # fmt: skip
     events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
     card = loaded.card
     one = EventRun(n_ctx=(n_ctx,), threshold=threshold)
     site = card.site
-    journal = Journal(out, one.settings(loaded, lm, site, events), resume=resume)
+    journal = Journal(folder, one.settings(loaded, lm, site, events), resume=options.resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
         lm, loaded.sae, site, events,
-        bos_id=card.bos_id(lm.tokenizer), memory_bytes=memory_bytes,
-        shown=not quiet, journal=journal,
+        bos_id=card.bos_id(lm.tokenizer), memory_bytes=options.memory_bytes,
+        shown=options.shown, journal=journal,
     )  # fmt: skip
     J = scored.J.double().nansum(1)
     table = Table(
@@ -276,7 +277,7 @@ def _targets(
     return scored, table
 
 
-def _entropies(scored: "Scored | None") -> dict[int, list[float]]:
+def _entropies(scored: "EventScores | None") -> dict[int, list[float]]:
     H: dict[int, list[float]] = {}
     if scored is not None:
         for event, bits in zip(scored.events, scored.H.tolist(), strict=True):

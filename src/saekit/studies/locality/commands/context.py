@@ -1,5 +1,6 @@
 """`saekit locality context`: entropy against the length of context."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +43,8 @@ from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
-    from saekit.studies.locality.runs.context_length import Sweep
+    from saekit.studies.locality.runs.context_length import ContextLength
+    from saekit.studies.locality.runs.run_folder import FinishedRun
 
 
 @app.command("context", cls=lists("saekit.studies.locality.runs.context_length:ContextLength"))
@@ -91,11 +93,13 @@ def context(
     Example: saekit locality context demo --prompt text.txt --n-ctx 520 --out demo/context
     """
     from saekit.core.config import override
-    from saekit.data.table_files import check
-    from saekit.studies.locality.runs.context_length import ContextLength
+    from saekit.studies.locality.runs.context_length import ContextLength, run_sites
     from saekit.studies.locality.runs.measure import Measure
+    from saekit.studies.locality.runs.run_folder import RunOptions
 
-    check(tables)
+    options = RunOptions(
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables
+    )
     every = [*(folders or []), *(saes or [])]
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     at = threshold_of(threshold, preset)
@@ -106,53 +110,31 @@ def context(
     sweep = ContextLength(least=least, most=longest, step=between, measure=how)
     config = override(sweep, sae.settings(settings))
     lm = model_of(named, device)
-    tokens, told = _swept(lm, config, prompt, (corpus, dataset, documents), windows)
-    given = {"told": told, "resume": resume, "memory_bytes": bytes_of(memory),
-             "shown": not quiet, "tables": tables}  # fmt: skip
-    found = _measured(lm, subjects, tokens, config, out, given)
+    text = SweepText(
+        prompt=prompt, corpus=corpus, dataset=dataset, documents=documents, windows=windows
+    )
+    tokens, source = _windows_of(lm, config, text)
+    runs = run_sites(lm, subjects, tokens, config, out, options, source=source)
     if prompt is not None:
-        for home in found:
+        for home in runs:
             keep_prompt(prompt, home, config.trim)
-    drawn = [path for home in found for path in (_drawn_context(home) if figures else [])]
-    _end(out, found, drawn, as_json)
+    drawn = [path for home in runs for path in (_drawn_context(home) if figures else [])]
+    _end(out, runs, drawn, as_json)
 
 
-def _measured(
-    lm: "LanguageModel", subjects: list[Any], tokens: Any, config: Any, out: Path,
-    given: dict[str, Any],
-) -> "dict[Path, Sweep]":  # fmt: skip
-    """Return what was measured, by folder: `out` itself where there is one site.
-
-    Raises:
-        FormatError: no SAE could be read.
-    """
-    from saekit.studies.locality.runs.context_length import Sweep, run, run_all
-
-    if len(subjects) == 1:
-        return {out: run(lm, subjects[0], tokens, config, out, **given)}
-    every = run_all(lm, subjects, tokens, config, out, **given)
-    found = {out / site: one for site, one in every.items() if isinstance(one, Sweep)}
-    failed = [one for one in every.values() if not isinstance(one, Sweep)]
-    if not found:
-        raise FormatError(f"No SAE could be read: {failed[0].site}: {failed[0].reason}")
-    first = next(iter(found))
-    found[first] = found[first]._replace(failures=[*failed, *found[first].failures])
-    return found
-
-
-def _end(out: Path, found: "dict[Path, Sweep]", drawn: list[str], as_json: bool) -> None:
+def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: bool) -> None:
     """Print the scores; leave with 3 where a length or a site failed."""
-    wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(found) > 1
+    wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(runs) > 1
     lines, scores = [], {}
-    for home, done in found.items():
+    for home, done in runs.items():
         if many:
             lines.append(f"{home.name}")
         prefix = f"{home.name}/" if many else ""
         lines += [f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
                   if k.endswith(wanted)]  # fmt: skip
         scores |= {prefix + k: s for k, s in done.result.scores.items()}
-    failures = [failure for done in found.values() for failure in done.failures]
-    results = [home / "result.json" for home in found]
+    failures = [failure for done in runs.values() for failure in done.failures]
+    results = [home / "result.json" for home in runs]
     end(out, lines, (scores, results), failures, drawn, as_json=as_json)
 
 
@@ -165,33 +147,48 @@ def _sizes(preset: str | None, most: int | None, step: int | None) -> tuple[int,
     return longest if most is None else most, between if step is None else step
 
 
-def _swept(
-    lm: "LanguageModel", config: Any, prompt: Path | None,
-    text: tuple[str | None, str | None, int], windows: int,
-) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class SweepText:
+    """The options that say what text is read."""
+
+    prompt: Path | None
+    corpus: str | None
+    dataset: str | None
+    documents: int
+    windows: int
+
+
+def _windows_of(
+    lm: "LanguageModel", config: "ContextLength", text: SweepText
+) -> tuple[Any, dict[str, Any]]:
     """Return the longest windows, and where they are from."""
     from saekit.core.files import digest
     from saekit.studies.locality.runs.context_length import prompt_tokens
     from saekit.studies.locality.windows import drawing
 
     drawing.check_length(lm, config.most, "n_ctx")
-    if prompt is not None:
-        if text != (None, None, 0) or windows != 1:
+    if text.prompt is not None:
+        if (text.corpus, text.dataset, text.documents, text.windows) != (None, None, 0, 1):
             raise ConfigError(
                 "--prompt is the text of a sweep, one window of it; --corpus, --dataset, "
                 "--documents and --windows do not go with it. Give one or the other."
             )
-        words = _text_of(prompt)
-        told = {"prompt": prompt.name, "n_chars": len(words), "sha256": digest([words])}
-        return prompt_tokens(lm.tokenizer, words, config), told | {"trim": config.trim}
-    source, rule = text_of(*text[:2])
+        words = _text_of(text.prompt)
+        source = {
+            "prompt": text.prompt.name, "n_chars": len(words), "sha256": digest([words]),
+            "trim": config.trim,
+        }  # fmt: skip
+        return prompt_tokens(lm.tokenizer, words, config), source
+    corpus, rule = text_of(text.corpus, text.dataset)
     drawn = drawing.from_corpus(
-        source, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=windows,
-        seed=config.measure.seed, most_docs=text[2],
+        corpus, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=text.windows,
+        seed=config.measure.seed, most_docs=text.documents,
     )  # fmt: skip
-    told = {"corpus": source.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist(),
-            "sample": None if drawn.sample is None else drawn.sample.record()}  # fmt: skip
-    return drawn.tokens, told
+    source = {
+        "corpus": corpus.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist(),
+        "sample": None if drawn.sample is None else drawn.sample.record(),
+    }  # fmt: skip
+    return drawn.tokens, source
 
 
 def _text_of(prompt: Path) -> str:

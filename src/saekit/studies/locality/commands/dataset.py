@@ -255,23 +255,13 @@ def _begun(out: Path, plan: Plan, resume: bool) -> str:
     Raises:
         ConfigError: the folder is in use, or holds a data set of other settings.
     """
-    from saekit.core.files import read_json, write_json
-    from saekit.studies.locality.runs.journal import holds_a_run
+    from saekit.core.files import write_json
+    from saekit.studies.locality.runs.journal import begun_with
 
     path, record = out / RECORD, plan.record()
-    if path.exists():
-        if not resume:
-            raise holds_a_run(out)
-        before = read_json(path)
-        changed = [k for k, v in record.items() if before.get(k) != v]
-        if changed:
-            raise ConfigError(
-                f"The data set in {out} has other settings ({', '.join(changed)}). Give the same "
-                f"ones, or choose another --out."
-            )
+    before = begun_with(path, record, resume=resume, aside={"timestamp"})
+    if before is not None:
         return str(before["timestamp"])
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is in use. Choose another folder with --out.")
     stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     write_json(path, record | {"timestamp": stamp})
     return stamp

@@ -84,11 +84,13 @@ def depth(
     Example: saekit locality depth demo --corpus stdlib --windows 20 --out demo/locality
     """
     from saekit.core.config import override
-    from saekit.data.table_files import check
     from saekit.studies.locality.runs.depth import Depth, run
     from saekit.studies.locality.runs.measure import Measure
+    from saekit.studies.locality.runs.run_folder import RunOptions
 
-    check(tables)
+    options = RunOptions(
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables
+    )
     every = [*(folders or []), *(saes or [])]
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     text, rule = text_of(corpus, dataset)
@@ -103,10 +105,7 @@ def depth(
     )  # fmt: skip
     config = override(config, sae.settings(settings))
     lm = model_of(named, device)
-    done = run(
-        lm, subjects, config, out, resume=resume, memory_bytes=bytes_of(memory),
-        shown=not quiet, tables=tables,
-    )  # fmt: skip
+    done = run(lm, subjects, config, out, options)
     drawn = _drawn_depth(out, done) if figures else []
     wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
     lines = [

@@ -99,13 +99,15 @@ def events(
 
     Example: saekit locality events demo --n-latents 40 --top 8 --n-ctx 32 --n-ctx 64
     """
-    from saekit.data.table_files import check
     from saekit.studies.locality.events import base as found_events
     from saekit.studies.locality.events.candidates import read as read_features
-    from saekit.studies.locality.events.event_run import EventRun
+    from saekit.studies.locality.events.event_run import AboutEvents, EventRun
+    from saekit.studies.locality.runs.run_folder import RunOptions
     from saekit.studies.locality.windows.drawing import check_length
 
-    check(tables)
+    options = RunOptions(
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables
+    )
     if per not in ("document", "row"):
         raise ConfigError(f"`--per` is document or row; got {per}.")
     run = EventRun(threshold=threshold, legacy_encode=legacy_encode)
@@ -136,12 +138,12 @@ def events(
         "density": None if named else [min_density, max_density],
         "densities": {str(a): int(store.counts[a]) / store.n_tokens for a in sorted(chosen)},
     }  # fmt: skip
-    counts = run.write(
-        loaded, lm, found, folder, source=source, resume=resume,
-        about={a: f.description for a, f in about.items()}, sae_id=sae_id or home.resolve().name,
+    known = AboutEvents(
+        source=source, descriptions={a: f.description for a, f in about.items()},
         tiers={a: f.tier for a, f in about.items() if f.tier},
-        memory_bytes=bytes_of(memory), shown=not quiet, tables=tables,
+        sae_id=sae_id or home.resolve().name,
     )  # fmt: skip
+    counts = run.write(loaded, lm, found, folder, known, options)
     finish(folder, counts, figures, as_json)
 
 
@@ -245,9 +247,9 @@ def feature_table(
     Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
     """
     from saekit.studies.locality.event_pages import write_table
-    from saekit.studies.locality.events.quality import Kept
+    from saekit.studies.locality.events.quality import LatentFilter
 
-    kept = Kept(
+    kept = LatentFilter(
         min_recall=min_recall, max_peak_diversity=max_peak_diversity,
         exclude_bos_dominated=exclude_bos_dominated,
     )  # fmt: skip

@@ -1,9 +1,9 @@
 """`saekit locality neuronpedia`: what Neuronpedia holds of latents, and H_pos on its texts."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,8 +31,10 @@ from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
     from saekit.hub.trained import TrainedSAE
+    from saekit.models.base import LanguageModel
     from saekit.studies.locality.events.event_run import EventRun
     from saekit.studies.locality.events.neuronpedia import Cache, Record
+    from saekit.studies.locality.runs.run_folder import RunOptions
 
 BROWSED = (1e-5, 1e-1)  # densities of latents worth a look
 PATIENCE = 3  # latents in a row that the server does not answer about, until it is left alone
@@ -81,12 +83,14 @@ def neuronpedia(
     Example: saekit locality neuronpedia np --model-id gemma-2-2b --sae-id 12-gemmascope-res-16k
     --latents 100-120 --online
     """
-    from saekit.data.table_files import check
     from saekit.studies.locality.events import candidates
     from saekit.studies.locality.events.event_run import EventRun
     from saekit.studies.locality.events.neuronpedia import Cache
+    from saekit.studies.locality.runs.run_folder import RunOptions
 
-    check(tables)
+    options = RunOptions(
+        resume=resume, memory_bytes=bytes_of(memory), shown=not quiet, tables=tables
+    )
     place = Cache(root=cache, model=model_id, sae=sae_id, online=online)
     if browse < 0 or (browse and (latents or d_sae < 1)):
         raise ConfigError(
@@ -104,11 +108,10 @@ def neuronpedia(
         loaded = opened(home, site, layers, preset, sae)
         run = EventRun(threshold=threshold)
         run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
-        _score(
-            loaded, (sae.model, device), records, run,
-            _Way(out or home / "locality" / "neuronpedia", sae_id, top, anyway, figures, resume,
-                 bytes_of(memory), quiet, as_json, tables, failed),
-        )  # fmt: skip
+        _score(loaded, float32_model(loaded, device, sae.model), records, run, _Scoring(
+            out=out or home / "locality" / "neuronpedia", sae_id=sae_id, top=top, anyway=anyway,
+            figures=figures, as_json=as_json, unanswered=failed, options=options,
+        ))  # fmt: skip
         return
     path = None
     if browse:
@@ -158,7 +161,8 @@ def _asked(place: "Cache", latents: list[int]) -> "tuple[list[Record], list[dict
     return records, failed
 
 
-class _Way(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class _Scoring:
     """How texts are scored, and where what comes of it goes."""
 
     out: Path
@@ -166,17 +170,14 @@ class _Way(NamedTuple):
     top: int
     anyway: bool
     figures: bool
-    resume: bool
-    memory_bytes: int | None
-    quiet: bool
     as_json: bool
-    tables: str
-    failed: list[dict[str, Any]]  # latents without an answer
+    unanswered: list[dict[str, Any]]  # latents without an answer
+    options: "RunOptions"
 
 
 def _score(
-    loaded: "TrainedSAE", named: tuple[str | None, str], records: "list[Record]", run: "EventRun",
-    way: _Way,
+    loaded: "TrainedSAE", lm: "LanguageModel", records: "list[Record]", run: "EventRun",
+    scoring: _Scoring,
 ) -> None:  # fmt: skip
     """Score the texts of latents, where their activations are those of the SAE.
 
@@ -188,6 +189,7 @@ def _score(
     from saekit.core.files import write_json
     from saekit.data import table_files
     from saekit.studies.locality.events import quality
+    from saekit.studies.locality.events.event_run import AboutEvents
     from saekit.studies.locality.events.neuronpedia_events import events_of, match
 
     far = [r.index for r in records if r.index >= loaded.sae.cfg.d_sae]
@@ -196,10 +198,9 @@ def _score(
             f"The SAE has {loaded.sae.cfg.d_sae} latents and the cache names {far[0]}; it is of "
             f"another SAE."
         )
-    lm, out = float32_model(loaded, named[1], named[0]), way.out
-    events, log = [], {}
+    out, events, log = scoring.out, [], {}
     for record in records:
-        found, said = events_of(record, lm.tokenizer, way.top)
+        found, said = events_of(record, lm.tokenizer, scoring.top)
         events += found
         log[str(record.index)] = said
     if not events:
@@ -215,7 +216,7 @@ def _score(
     table.write_csv(compared)
     wrong = [f for f, ok in zip(*(table.columns[c] for c in ("feature_id", "ok")), strict=True)
              if not ok]  # fmt: skip
-    if wrong and not way.anyway:
+    if wrong and not scoring.anyway:
         raise DataError(
             f"Activations differ from Neuronpedia's for {len(wrong)} of {len(table)} latents, as "
             f"{wrong[0]} (see {compared}): another SAE, layer or model. Score --anyway."
@@ -224,13 +225,13 @@ def _score(
         "neuronpedia": True, "matched": len(table) - len(wrong),
         "densities": {str(r.index): r.density for r in records if r.density is not None},
     }  # fmt: skip
-    counts = run.write(
-        loaded, lm, events, out, source=source, resume=way.resume, memory_bytes=way.memory_bytes,
-        shown=not way.quiet, tables=way.tables, sae_id=way.sae_id,
-        about={r.index: r.description for r in records},
+    about = AboutEvents(
+        source=source, sae_id=scoring.sae_id,
+        descriptions={r.index: r.description for r in records},
     )  # fmt: skip
+    counts = run.write(loaded, lm, events, out, about, scoring.options)
     write_json(out / "adapter_log.json", log)
     qualities = {r.index: quality.of_record(r) for r in records}
-    table_files.write(quality.table(qualities), out / quality.STATS, way.tables)
-    counts |= {"mismatched": len(wrong), "without_answer": way.failed}
-    finish(out, counts, way.figures, way.as_json)
+    table_files.write(quality.table(qualities), out / quality.STATS, scoring.options.tables)
+    counts |= {"mismatched": len(wrong), "without_answer": scoring.unanswered}
+    finish(out, counts, scoring.figures, scoring.as_json)

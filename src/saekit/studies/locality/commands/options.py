@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.studies.locality.runs.measure import Failure
-    from saekit.studies.locality.runs.subjects import Named, Subject
+    from saekit.studies.locality.runs.subjects import ModelName, Subject
 
 PARTLY = 3  # exit code: done, but not all of it
 
@@ -108,7 +108,7 @@ class WindowOptions(HintOptions):
 def subjects_of(
     folders: list[Path], site: list[str] | None, layers: list[str] | None,
     released: tuple[str | None, Path | None], sae: HintOptions,
-) -> tuple[list["Subject"], "Named"]:  # fmt: skip
+) -> tuple[list["Subject"], "ModelName"]:  # fmt: skip
     """Return the SAEs of a run, and what names their language model.
 
     Args:
@@ -143,7 +143,7 @@ def subjects_of(
         return subjects.of_preset(find(preset), root, wanted, sae.model)
     read = functools.partial(sae.read_from, corpus="")  # windows are of a text of their own
     found, named = subjects.of_folders(folders, site or (), wanted, read)
-    return found, named if sae.model is None else subjects.Named(sae.model)
+    return found, named if sae.model is None else subjects.ModelName(sae.model)
 
 
 def _check_preset(preset: str, sae: HintOptions) -> None:
@@ -274,7 +274,7 @@ def numbers(text: str, below: int, option: str = "--latents") -> list[int]:
     return list(found)
 
 
-def model_of(named: "Named", device: str) -> "LanguageModel":
+def model_of(named: "ModelName", device: str) -> "LanguageModel":
     """Return the language model of SAEs, in float32, for gradients.
 
     Raises:

@@ -28,7 +28,7 @@ ERROR = "compute_error"
 ERROR_CHARS = 80  # of a message in a table
 
 
-class Scored(NamedTuple):
+class EventScores(NamedTuple):
     """Events with their influences in windows of one length.
 
     Influences are aligned at the peak: column -1 is the peak itself, NaN before the window.
@@ -96,7 +96,7 @@ class EventEntropy(Config):
         memory_bytes: int | None = None,
         journal: Journal | None = None,
         shown: bool = False,
-    ) -> Scored:
+    ) -> EventScores:
         """Return the influences and entropies of some events, in the order given.
 
         Windows of one length go through the model together. What fails is said in `status`,
@@ -154,7 +154,7 @@ class EventEntropy(Config):
         return out
 
     def _fill(
-        self, out: Scored, batch: list[int], length: int,
+        self, out: EventScores, batch: list[int], length: int,
         ask: Callable[[Tensor, Tensor], Influences], bos_id: int | None,
     ) -> bool:  # fmt: skip
         """Score some events of one length and return whether they went through together."""
@@ -195,9 +195,9 @@ class EventEntropy(Config):
         return True
 
 
-def _blank(events: Sequence[Event], n_ctx: int) -> Scored:
+def _blank(events: Sequence[Event], n_ctx: int) -> EventScores:
     m = len(events)
-    return Scored(
+    return EventScores(
         list(events), n_ctx, torch.full((m, n_ctx), torch.nan),
         torch.zeros(m, dtype=torch.int64), torch.full((m,), torch.nan),
         torch.full((m,), torch.nan, dtype=torch.float64), torch.full((m,), torch.nan), [OFF] * m,
@@ -211,13 +211,13 @@ def _failed(status: str) -> bool:
 _NUMBERS = ("J", "n_positions", "activation", "H", "bos_share")
 
 
-def _kept(out: Scored, batch: list[int]) -> dict[str, np.ndarray]:
+def _kept(out: EventScores, batch: list[int]) -> dict[str, np.ndarray]:
     """Return what is known of some events, as arrays."""
     found = {name: getattr(out, name)[batch].numpy() for name in _NUMBERS}
     return found | {"status": np.array([out.status[i] for i in batch])}
 
 
-def _restored(out: Scored, batch: list[int], arrays: dict[str, np.ndarray] | None) -> bool:
+def _restored(out: EventScores, batch: list[int], arrays: dict[str, np.ndarray] | None) -> bool:
     """Put back what `_kept` gave; return whether there was anything."""
     if arrays is None:
         return False
@@ -228,7 +228,7 @@ def _restored(out: Scored, batch: list[int], arrays: dict[str, np.ndarray] | Non
     return True
 
 
-def by_latent(scored: Scored) -> Table:
+def by_latent(scored: EventScores) -> Table:
     """Return one row per latent with an event: how many are ok, and mean and spread of H.
 
     ``H_pos_std`` has the divisor n - 1 and is empty for one event.

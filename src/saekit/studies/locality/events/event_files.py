@@ -22,7 +22,7 @@ from saekit.core.files import replace_with
 from saekit.core.npz import read_npz
 from saekit.core.result import Table
 from saekit.data import table_files
-from saekit.studies.locality.events.event_entropy import OK, Scored
+from saekit.studies.locality.events.event_entropy import OK, EventScores
 
 # Columns of the current generation, then those that only the older one has, then ours.
 CURRENT = ("feature_id", "event_idx", "H_pos", "peak_token_idx", "peak_value", "sum_J")
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 def table(
-    scored: Scored,
+    scored: EventScores,
     piece: Callable[[int], str],
     about: Mapping[int, str] | None = None,
     tiers: Mapping[int, str] | None = None,
@@ -106,7 +106,7 @@ def key(latent: int, rank: int) -> str:
 
 def write(
     folder: Path,
-    scored: Scored,
+    scored: EventScores,
     piece: Callable[[int], str],
     about: Mapping[int, str] | None = None,
     tables: str = "csv",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,12 +20,30 @@ from saekit.models.base import LanguageModel, Tokenizer
 from saekit.models.sites import Site
 from saekit.studies.locality.events import event_files
 from saekit.studies.locality.events.base import Event
-from saekit.studies.locality.events.event_entropy import EventEntropy, Scored, by_latent
+from saekit.studies.locality.events.event_entropy import EventEntropy, EventScores, by_latent
 from saekit.studies.locality.runs.journal import Journal
+from saekit.studies.locality.runs.run_folder import DEFAULTS, RunOptions
 from saekit.studies.locality.runs.subjects import forgotten
 
 MANIFEST = "manifest.json"
 TEXT_AROUND = 40  # tokens of a text line
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutEvents:
+    """What is known of the events of a run, its SAE and its latents; it changes no number.
+
+    Args:
+        source: JSON-ready: where the events are from.
+        descriptions: what latents are said to be.
+        tiers: of latents, where a file of features has them.
+        sae_id: what the SAE is called, as 12-gemmascope-res-16k.
+    """
+
+    source: Mapping[str, Any]
+    descriptions: Mapping[int, str] = field(default_factory=dict)
+    tiers: Mapping[int, str] = field(default_factory=dict)
+    sae_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,22 +92,10 @@ class EventRun(Config):
             "events": digest(str(tuple(e)) for e in events),
         }  # fmt: skip
 
-    def write(  # noqa: PLR0913 - what a run is of, and where it goes
-        self,
-        loaded: TrainedSAE,
-        lm: LanguageModel,
-        events: Sequence[Event],
-        out: Path,
-        *,
-        source: Mapping[str, Any],
-        about: Mapping[int, str] | None = None,
-        resume: bool = False,
-        memory_bytes: int | None = None,
-        shown: bool = True,
-        tables: str = "csv",
-        tiers: Mapping[int, str] | None = None,
-        sae_id: str | None = None,
-    ) -> dict[str, Any]:
+    def write(
+        self, loaded: TrainedSAE, lm: LanguageModel, events: Sequence[Event], out: Path,
+        about: AboutEvents, options: RunOptions = DEFAULTS,
+    ) -> dict[str, Any]:  # fmt: skip
         """Score the events at every length and write the folder; return counts.
 
         Files: ``manifest.json`` (last), ``top_contexts_layer<L>.json`` and ``.txt``, and for
@@ -100,15 +106,8 @@ class EventRun(Config):
             lm: the model, in float32.
             events: with as much text as the longest window.
             out: folder to make, or to go on with.
-            source: JSON-ready: where the events are from.
-            about: what latents are said to be.
-            resume: go on with the run in `out`: batches that are done are not done again, those
-                that failed are.
-            memory_bytes: of graph and gradients; None: half of what is free.
-            shown: show progress on stderr.
-            tables: their format, of `table_files.FORMATS`.
-            tiers: of latents, where a file of features has them.
-            sae_id: what the SAE is called, as 12-gemmascope-res-16k.
+            about: where the events are from, and what is known of SAE and latents.
+            options: how to go about it.
 
         Returns:
             ``events``, ``latents``, ``ok`` by length, ``failed`` in all, ``seconds``.
@@ -117,9 +116,7 @@ class EventRun(Config):
             DataError: there are no events.
             ConfigError: windows are longer than the model reads, or the folder is in use or
                 holds a run with other settings.
-            MissingExtraError: tables are to be Parquet and pyarrow is not installed.
         """
-        table_files.check(tables)
         if not events:
             raise DataError("There are no events: the latents are on nowhere in this text.")
         began = time.monotonic()
@@ -127,16 +124,17 @@ class EventRun(Config):
         site = card.site
         bos = card.bos_id(lm.tokenizer)
         forgets = forgotten(loaded) if self.legacy_encode else ()
-        journal = Journal(out, self.settings(loaded, lm, site, events), resume=resume)
+        journal = Journal(out, self.settings(loaded, lm, site, events), resume=options.resume)
         write_contexts(out, site, events, lm.tokenizer)
         ok: dict[str, int] = {}
         failures: list[str] = []
         for n_ctx in sorted(self.n_ctx, reverse=True):  # what does not fit fails first
             scored = self._one(n_ctx).score(
-                lm, loaded.sae, site, events, bos_id=bos, memory_bytes=memory_bytes,
-                forgets=forgets, journal=journal, shown=shown,
+                lm, loaded.sae, site, events, bos_id=bos, 
+                memory_bytes=options.memory_bytes, forgets=forgets, journal=journal,
+                shown=options.shown,
             )  # fmt: skip
-            _write(out, scored, lm.tokenizer, (about, tiers), tables)
+            _write(out, scored, lm.tokenizer, about, options.tables)
             ok[str(n_ctx)] = int(scored.ok.sum())
             failures += [f"N={n_ctx}: {message}" for message in scored.failures]
         seconds = time.monotonic() - began
@@ -151,14 +149,14 @@ class EventRun(Config):
                 "experiment": "cherry_picked_feature_entropy",
                 "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
                 "preset": card.model.get("name"), "layer": site.layer, "site": str(site),
-                "sae_id": sae_id,
+                "sae_id": about.sae_id,
                 "ctx_len": max(self.n_ctx), "ctx_lens_swept": sorted(self.n_ctx),
                 "top_k": max(e.rank for e in events) + 1, "bos": bos is not None,
-                "source": dict(source), "run": self.to_dict(), **counts,
+                "source": dict(about.source), "run": self.to_dict(), **counts,
                 "failures": failures[:20],
                 "features": [
-                    {"feature_id": a, "tier": (tiers or {}).get(a, event_files.NO_TIER),
-                     "description": (about or {}).get(a, "")}
+                    {"feature_id": a, "tier": about.tiers.get(a, event_files.NO_TIER),
+                     "description": about.descriptions.get(a, "")}
                     for a in latents
                 ],
                 "model": lm.provenance(), "provenance": provenance.collect(),
@@ -172,11 +170,11 @@ def _bytes(x: Tensor) -> bytes:
 
 
 def _write(
-    out: Path, scored: Scored, tokenizer: Tokenizer,
-    words: tuple[Mapping[int, str] | None, Mapping[int, str] | None], tables: str,
-) -> None:  # fmt: skip
-    about, tiers = words
-    event_files.write(out, scored, lambda i: tokenizer.pieces([i])[0], about, tables, tiers)
+    out: Path, scored: EventScores, tokenizer: Tokenizer, about: AboutEvents, tables: str
+) -> None:
+    event_files.write(
+        out, scored, lambda i: tokenizer.pieces([i])[0], about.descriptions, tables, about.tiers
+    )
     table_files.write(by_latent(scored), out / f"per_feature_ctx{scored.n_ctx}", tables)
 
 

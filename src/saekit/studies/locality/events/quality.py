@@ -26,7 +26,7 @@ class Quality(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept(Config):
+class LatentFilter(Config):
     """Which latents a table keeps.
 
     Args:

@@ -6,12 +6,12 @@ import torch
 
 from saekit.core.stats.permutation import said
 from saekit.report import style
-from saekit.studies.locality.latents.geometry import Found
+from saekit.studies.locality.latents.geometry import GeometryResult
 
 BINS = 12
 
 
-def draw(found: Found, path: Path, title: str = "") -> None:
+def draw(found: GeometryResult, path: Path, title: str = "") -> None:
     """Draw pairs, the null of their correlation, and latents against their neighbours.
 
     The CSV holds the pairs.

@@ -15,7 +15,7 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site, parse_site
 from saekit.saes.base import SAE
 from saekit.studies.locality.influence import entropy
-from saekit.studies.locality.influence.latent_gradient import Encoder, Fired, as_pairs
+from saekit.studies.locality.influence.latent_gradient import ActiveLatents, Encoder, as_pairs
 from saekit.studies.locality.influence.pullback import (
     Windows,
     check_matmul,
@@ -90,7 +90,7 @@ class Job:
     windows: Windows
     sites: tuple[Site, ...]
     x: Float[Tensor, "windows *event d"]
-    fired: Fired
+    fired: ActiveLatents
     chunk: int | None = None
     memory_bytes: int | None = None
     matmul: str = "float32"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saekit.models.sites import EMBED
 from saekit.studies.locality.influence.base import Found, Job
-from saekit.studies.locality.influence.latent_gradient import Fired
+from saekit.studies.locality.influence.latent_gradient import ActiveLatents
 
 STEPS = 16
 
@@ -51,9 +51,8 @@ def _at(job: Job, w: int, mine: Tensor, share: float) -> Tensor:
     found = job.lm.read(window.tokens, [EMBED, *job.sites], replace={EMBED: between}, grad=True)
     y = window.at([found[s] for s in job.sites])
     latent = job.fired.latent[mine]
-    seeds = job.encoder.gradients(
-        y.detach().float(), Fired(torch.zeros_like(latent), latent, job.fired.activation[mine])
-    )
+    alone = ActiveLatents(torch.zeros_like(latent), latent, job.fired.activation[mine])
+    seeds = job.encoder.gradients(y.detach().float(), alone)
     rows = [
         torch.autograd.grad(y, found[EMBED], seed[None].to(y), retain_graph=True)[0][0]
         for seed in seeds

@@ -18,7 +18,7 @@ SLOPE_ONE = ("relu", "p_anneal", "topk", "multi_topk", "jumprelu", "batch_topk",
 CHUNK_BYTES = 2**26  # of dense pre-activations while a chunk of rows is encoded
 
 
-class Fired(NamedTuple):
+class ActiveLatents(NamedTuple):
     """Latents of some inputs."""
 
     row: Int[Tensor, "pairs"]  # which input
@@ -79,16 +79,16 @@ class Encoder:
         return self.sae.encode(x if self.shift is None else x + self.shift.to(x))
 
     @torch.no_grad()
-    def active(self, x: Float[Tensor, "n *event d_in"], threshold: float) -> Fired:
+    def active(self, x: Float[Tensor, "n *event d_in"], threshold: float) -> ActiveLatents:
         """Return every latent larger in size than `threshold`, by input and latent."""
         codes = self(x)
         on = is_on(codes.values, threshold)
         order = torch.argsort(codes.rows()[on] * codes.d_sae + codes.latents[on])
         row, latent = codes.rows()[on][order], codes.latents[on][order]
-        return Fired(row, latent, codes.values[on][order])
+        return ActiveLatents(row, latent, codes.values[on][order])
 
     @torch.no_grad()
-    def at(self, x: Float[Tensor, "n *event d_in"], row: Tensor, latent: Tensor) -> Fired:
+    def at(self, x: Float[Tensor, "n *event d_in"], row: Tensor, latent: Tensor) -> ActiveLatents:
         """Return the activations of given latents of given inputs; 0 where off."""
         codes = self(x)
         have = codes.rows() * codes.d_sae + codes.latents
@@ -96,12 +96,12 @@ class Encoder:
         want = row * codes.d_sae + latent
         place = torch.searchsorted(have, want).clamp_max(max(len(have) - 1, 0))
         if not len(have):
-            return Fired(row, latent, x.new_zeros(len(row)))
+            return ActiveLatents(row, latent, x.new_zeros(len(row)))
         there = have[place] == want
-        return Fired(row, latent, torch.where(there, codes.values[order][place], 0))
+        return ActiveLatents(row, latent, torch.where(there, codes.values[order][place], 0))
 
     def gradients(
-        self, x: Float[Tensor, "n *event d_in"], fired: Fired
+        self, x: Float[Tensor, "n *event d_in"], fired: ActiveLatents
     ) -> Float[Tensor, "pairs *event d_in"]:
         """Return d activation / d x of each pair; 0 where the latent is off.
 

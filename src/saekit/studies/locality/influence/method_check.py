@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ from saekit.studies.locality.filters.base import Filter
 from saekit.studies.locality.filters.plain import Plain
 from saekit.studies.locality.influence.base import METHODS, Influences, check_reads, influence
 from saekit.studies.locality.influence.checks import agreement
-from saekit.studies.locality.runs.measure import Kit, Measure, strongest
-from saekit.studies.locality.runs.subjects import Opened, Subject
+from saekit.studies.locality.runs.measure import Measure, MeasureContext, strongest
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject
 from saekit.studies.locality.windows import drawing
 
 VERSION = 2  # windows are drawn from the whole corpus
@@ -74,7 +74,8 @@ class MethodCheck(Config):
     bos: bool = False
 
 
-class Checked(NamedTuple):
+@dataclass(frozen=True)
+class CheckResult:
     """What a check found."""
 
     result: Result
@@ -85,7 +86,7 @@ class Checked(NamedTuple):
 def run(
     lm: LanguageModel, subjects: list[Subject], config: MethodCheck,
     *, memory_bytes: int | None = None, shown: bool = True,
-) -> Checked:  # fmt: skip
+) -> CheckResult:  # fmt: skip
     """Compare the ways on the strongest latents of some windows, at each site.
 
     Raises:
@@ -102,13 +103,13 @@ def run(
     encodes: dict[str, Any] = {}
     bar = Progress("check", len(subjects) * len(_ways(config)), "methods", shown=shown)
     for subject in subjects:
-        opened = subject.load()
-        opened.sae.requires_grad_(False)
-        check_reads(lm, opened.sae, subject.site)
-        kit = Kit(lm, _measure(config), memory_bytes)
-        rows += _at_site(config, kit, opened.sae, subject.site, drawn.tokens, bar)
-        if opened.forgets:
-            encodes[str(subject.site)] = _encodes(kit, opened, subject, drawn.tokens)
+        loaded = subject.load()
+        loaded.sae.requires_grad_(False)
+        check_reads(lm, loaded.sae, subject.site)
+        context = MeasureContext(lm, _measure(config), memory_bytes)
+        rows += _at_site(config, context, loaded.sae, subject.site, drawn.tokens, bar)
+        if loaded.forgets:
+            encodes[str(subject.site)] = _encodes(context, loaded, subject, drawn.tokens)
     bar.close()
     methods = _table(rows)
     disagree = [f"{r['site']}/{r['method']}" for r in rows if r["agrees"] == "no"]
@@ -126,14 +127,15 @@ def run(
         name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
         details=details, provenance=collect(config.seed),
     )  # fmt: skip
-    return Checked(result, methods, disagree)
+    return CheckResult(result, methods, disagree)
 
 
 def _at_site(
-    config: MethodCheck, kit: Kit, sae: SAE, site: Site, tokens: Tensor, bar: Progress
+    config: MethodCheck, context: MeasureContext, sae: SAE, site: Site, tokens: Tensor,
+    bar: Progress,
 ) -> list[dict[str, Any]]:
     """Return a row for each way."""
-    pairs = strongest(kit, sae, site, tokens)
+    pairs = strongest(context, sae, site, tokens)
     if not len(pairs):
         raise ConfigError(f"No latent is above {config.threshold} at {site} in any window.")
     rows: list[dict[str, Any]] = []
@@ -141,8 +143,8 @@ def _at_site(
     for method, matmul in _ways(config):
         began = time.perf_counter()
         found = influence(
-            kit.lm, sae, tokens, site, latents=pairs, method=method, threshold=config.threshold,
-            memory_bytes=kit.memory_bytes, matmul=matmul,
+            context.lm, sae, tokens, site, latents=pairs, method=method, threshold=config.threshold,
+            memory_bytes=context.memory_bytes, matmul=matmul,
         )  # fmt: skip
         seconds = (time.perf_counter() - began) / len(tokens)
         exact = exact or found
@@ -220,14 +222,16 @@ def _score(values: Tensor, groups: Tensor, name: str) -> Score:
     return Score(value=mean, n=n, unit=unit, better="neither", **ends)  # type: ignore[arg-type]
 
 
-def _encodes(kit: Kit, opened: Opened, subject: Subject, tokens: Tensor) -> dict[str, Any]:
+def _encodes(
+    context: MeasureContext, loaded: LoadedSAE, subject: Subject, tokens: Tensor
+) -> dict[str, Any]:
     """Return how the SAE's own encode and the published one differ on all active latents."""
     own, theirs = (
         influence(
-            kit.lm, opened.sae, tokens, subject.site, threshold=kit.measure.threshold,
-            memory_bytes=kit.memory_bytes, forgets=forgets,
+            context.lm, loaded.sae, tokens, subject.site, threshold=context.measure.threshold,
+            memory_bytes=context.memory_bytes, forgets=forgets,
         )
-        for forgets in ((), opened.forgets)
+        for forgets in ((), loaded.forgets)
     )  # fmt: skip
     keys = [list(zip(f.window.tolist(), f.latent.tolist(), strict=True)) for f in (own, theirs)]
     both = sorted(set(keys[0]) & set(keys[1]))
@@ -236,7 +240,7 @@ def _encodes(kit: Kit, opened: Opened, subject: Subject, tokens: Tensor) -> dict
     moved = torch.tensor([H[1][k] - H[0][k] for k in both], dtype=torch.float64)
     whole = [float(f.entropy_bits().nanmean()) if len(f.J) else None for f in (own, theirs)]
     return {
-        "forgets": list(opened.forgets), "active_own": len(keys[0]), "active_legacy": len(keys[1]),
+        "forgets": list(loaded.forgets), "active_own": len(keys[0]), "active_legacy": len(keys[1]),
         "active_both": len(both), "mean_entropy_bits_own": whole[0],
         "mean_entropy_bits_legacy": whole[1],
         "largest_entropy_difference_bits_both": float(moved.abs().max()) if len(both) else None,

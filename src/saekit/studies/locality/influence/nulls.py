@@ -16,7 +16,7 @@ from saekit.core.seeds import generator
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.studies.locality.influence.base import Influences
-from saekit.studies.locality.influence.latent_gradient import Encoder, Fired
+from saekit.studies.locality.influence.latent_gradient import ActiveLatents, Encoder
 from saekit.studies.locality.influence.pullback import Windows, read_at, squares
 
 NULLS = ("random", "shuffled", "weights")
@@ -62,7 +62,7 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
     last = like.position.new_zeros(len(tokens)).scatter(0, like.window, like.position)
     windows = Windows(tokens, last)
     x = read_at(lm, windows, [site])
-    seeds = encoder.gradients(x, Fired(like.window, like.latent, like.activation))
+    seeds = encoder.gradients(x, ActiveLatents(like.window, like.latent, like.activation))
     if kind == "random":
         draw = torch.randn(
             encoder.sae.cfg.d_sae, seeds.shape[-1], generator=generator(seed, "locality", "random")

@@ -23,7 +23,7 @@ class Predictor(NamedTuple):
     pearson: float
 
 
-class Found(NamedTuple):
+class GeometryResult(NamedTuple):
     """What `Geometry.run` measures, over the latents given."""
 
     latents: Int[Tensor, "n"]
@@ -128,7 +128,7 @@ class Geometry(Config):
     def run(
         self, latents: Int[Tensor, "n"], directions: Float[Tensor, "_n d"],
         entropy: Float[Tensor, "_n"],
-    ) -> Found:
+    ) -> GeometryResult:
         """Return the statistics of some latents.
 
         Args:
@@ -163,7 +163,7 @@ class Geometry(Config):
         def near(order: Tensor) -> float:
             return spearman(H[order], H[order][nearest].mean(1))
 
-        return Found(
+        return GeometryResult(
             latents, H, cosine,
             self._predictor(cosine, gap, "signed"), self._predictor(cosine.abs(), gap, "size"),
             permutation_test(

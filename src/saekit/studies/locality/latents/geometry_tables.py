@@ -11,10 +11,10 @@ from saekit.core.stats.permutation import permutation_test
 from saekit.core.stats.ranks import pearson
 from saekit.studies.locality.events.event_entropy import OK
 from saekit.studies.locality.events.event_files import NO_TIER, Row
-from saekit.studies.locality.latents.geometry import Found, Geometry
+from saekit.studies.locality.latents.geometry import Geometry, GeometryResult
 
 
-def tables(found: Found, rows: Sequence[Row]) -> dict[str, Table]:
+def tables(found: GeometryResult, rows: Sequence[Row]) -> dict[str, Table]:
     """Return the tables of a test by their names in the data set.
 
     Args:
@@ -35,7 +35,7 @@ def tables(found: Found, rows: Sequence[Row]) -> dict[str, Table]:
     }
 
 
-def _per_feature(found: Found, rows: Sequence[Row]) -> Table:
+def _per_feature(found: GeometryResult, rows: Sequence[Row]) -> Table:
     """Return a row a latent: its tier, what it is said to be, and its entropies."""
     said = {row.feature_id: row.description for row in rows}
     tier = {row.feature_id: row.tier for row in rows}
@@ -55,7 +55,7 @@ def _per_feature(found: Found, rows: Sequence[Row]) -> Table:
     return Table(columns=columns, units={"H_pos_mean": "bits", "H_pos_std": "bits"})
 
 
-def older_keys(found: Found, test: Geometry) -> dict[str, Any]:
+def older_keys(found: GeometryResult, test: Geometry) -> dict[str, Any]:
     """Return what manifests of the older generation have under names of their own.
 
     All are of the size of the cosine. ``pearson_p`` is that of permuted latents, where the

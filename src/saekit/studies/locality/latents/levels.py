@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saekit.core.config import Config, setting
 from saekit.core.errors import ShapeError
-from saekit.studies.locality.published._flat import Published
+from saekit.studies.locality.published._flat import PublishedFile
 
 CHUNK = 256  # latents whose logits are held together
 
@@ -71,7 +71,9 @@ def promoted_bits(
     return torch.cat(found).double().cpu()
 
 
-def published(found: Mapping[int, Level], config: Levels, about: Mapping[str, Any]) -> Published:
+def published(
+    found: Mapping[int, Level], config: Levels, about: Mapping[str, Any]
+) -> PublishedFile:
     """Return layers in the layout of the published file, for `dataset.write`.
 
     Args:
@@ -93,4 +95,4 @@ def published(found: Mapping[int, Level], config: Levels, about: Mapping[str, An
             "min_count": config.min_count,
         }
     }  # fmt: skip
-    return Published("feature_level_entropies", "", arrays, info)
+    return PublishedFile("feature_level_entropies", "", arrays, info)

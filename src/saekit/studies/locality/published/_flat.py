@@ -13,7 +13,7 @@ from saekit.core.errors import FormatError
 MACHINE = ("plots_dir", "host")
 
 
-class Published(NamedTuple):
+class PublishedFile(NamedTuple):
     """What one file of results holds, whichever generation wrote it.
 
     Args:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from saekit.core.errors import FormatError
-from saekit.studies.locality.published._flat import Published, field, numbers, plain
+from saekit.studies.locality.published._flat import PublishedFile, field, numbers, plain
 
 LAYER = re.compile(r"layer_(\d+)")
 LEVELS = ("H_vocab", "H_logit")  # bits, by latent; NaN where a latent is on too rarely
 
 
-def feature_token_influence(raw: Mapping[str, Any], path: Path) -> Published:
+def feature_token_influence(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return the influences of leading latents at one layer, windows one after another.
 
     Raises:
@@ -38,10 +38,11 @@ def feature_token_influence(raw: Mapping[str, Any], path: Path) -> Published:
     for name in ("mean_influence", "std_influence"):
         rows = [numbers(e.get(name), path, name, 1) for e in each]
         arrays[name] = np.stack(rows) if rows else np.zeros((0, 0))
-    return Published("feature_token_influence", "", arrays, _rest(raw, path, "feature_influences"))
+    info = _rest(raw, path, "feature_influences")
+    return PublishedFile("feature_token_influence", "", arrays, info)
 
 
-def token_vector_influence(raw: Mapping[str, Any], path: Path) -> Published:
+def token_vector_influence(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return influences on the whole activation vector, a row a window.
 
     Raises:
@@ -52,10 +53,10 @@ def token_vector_influence(raw: Mapping[str, Any], path: Path) -> Published:
     arrays = {n: numbers(raw[n], path, n) for n in names if n in raw}
     if len(arrays.get("entropies", [])) != len(arrays["influence_distributions"]):
         raise FormatError(f"{path}: as many entropies as distributions are needed.")
-    return Published("token_vector_influence", "", arrays, _rest(raw, path, *names))
+    return PublishedFile("token_vector_influence", "", arrays, _rest(raw, path, *names))
 
 
-def feature_sparsity(raw: Mapping[str, Any], path: Path) -> Published:
+def feature_sparsity(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return how often each latent fires, and on which token ids.
 
     Raises:
@@ -70,10 +71,10 @@ def feature_sparsity(raw: Mapping[str, Any], path: Path) -> Published:
               if n in raw}  # fmt: skip
     arrays |= {"token_feature": table[:, 0], "token_id": table[:, 1], "token_count": table[:, 2]}
     names = ("feature_counts", "frequencies", "feature_token_counts")
-    return Published("feature_sparsity", "", arrays, _rest(raw, path, *names))
+    return PublishedFile("feature_sparsity", "", arrays, _rest(raw, path, *names))
 
 
-def correlations(raw: Mapping[str, Any], path: Path) -> Published:
+def correlations(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return the covariance of token-conditional firing rates of leading latents.
 
     Raises:
@@ -86,10 +87,10 @@ def correlations(raw: Mapping[str, Any], path: Path) -> Published:
             f"{path}: {len(leading)} leading latents and a matrix of {list(matrix.shape)}."
         )
     arrays = {"covariance_matrix": matrix, "leading_features": leading}
-    return Published("correlations", "", arrays, _rest(raw, path, *arrays))
+    return PublishedFile("correlations", "", arrays, _rest(raw, path, *arrays))
 
 
-def feature_levels(raw: Mapping[str, Any], path: Path) -> Published:
+def feature_levels(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return the entropies of the tokens that latents are on at, and of those they promote.
 
     The file has an entry ``layer_<N>`` for each layer, of arrays by latent.
@@ -113,7 +114,7 @@ def feature_levels(raw: Mapping[str, Any], path: Path) -> Published:
         }
     arrays["layers"] = np.asarray(layers, np.int64)
     names = [key for key in raw if LAYER.fullmatch(str(key))]
-    return Published("feature_level_entropies", "", arrays, _rest(raw, path, *names))
+    return PublishedFile("feature_level_entropies", "", arrays, _rest(raw, path, *names))
 
 
 def is_levels(raw: Mapping[Any, Any]) -> bool:
@@ -126,7 +127,7 @@ def _rest(raw: Mapping[str, Any], path: Path, *but: str) -> dict[str, Any]:
 
 
 # The key that tells a kind, and what reads it.
-OTHERS: dict[str, Callable[[Mapping[str, Any], Path], Published]] = {
+OTHERS: dict[str, Callable[[Mapping[str, Any], Path], PublishedFile]] = {
     "feature_influences": feature_token_influence,
     "influence_distributions": token_vector_influence,
     "feature_counts": feature_sparsity,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saekit.core.errors import FormatError
-from saekit.studies.locality.published._flat import Published, field, jagged, numbers, plain
+from saekit.studies.locality.published._flat import PublishedFile, field, jagged, numbers, plain
 
 HEAD = ("summary", "config")
 KNOWN = {
@@ -19,7 +19,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-def comparison(raw: Mapping[str, Any], path: Path) -> Published:
+def comparison(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return a depth run of one layer: one group a window.
 
     The description of the data set ("S") adds `dataset` to the summary; the code before it
@@ -39,10 +39,10 @@ def comparison(raw: Mapping[str, Any], path: Path) -> Published:
         notes.append("batch_start_indices are not those of the windows")
     generation = "S" if "dataset" in info["summary"] else "M"
     info["means"] = _means(arrays, info["summary"])
-    return Published("entropy_comparison", generation, arrays, info, tuple(notes))
+    return PublishedFile("entropy_comparison", generation, arrays, info, tuple(notes))
 
 
-def sweep(raw: Mapping[str, Any], path: Path) -> Published:
+def sweep(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     """Return a context-length sweep: one group a length, in ascending order.
 
     "M" calls a length a batch size; "H" does not; "S" adds the entropy of the token vector.
@@ -62,7 +62,7 @@ def sweep(raw: Mapping[str, Any], path: Path) -> Published:
     generation = "M" if key == "results_by_batch_size" else "H"
     if any(isinstance(g, dict) and "token_vector_entropy" in g for g in groups):
         generation = "S"
-    return Published("entropy_vs_context_len", generation, arrays, info, tuple(notes))
+    return PublishedFile("entropy_vs_context_len", generation, arrays, info, tuple(notes))
 
 
 def _groups(groups: list[Any], path: Path) -> tuple[dict[str, np.ndarray], list[str]]:

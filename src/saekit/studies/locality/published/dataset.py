@@ -37,7 +37,7 @@ from saekit.core.files import read_object, read_tensors, replace_with, sha256_of
 from saekit.core.files import write_tensors as write_safetensors
 from saekit.core.npz import read_npz
 from saekit.core.result import Table
-from saekit.studies.locality.published._flat import Published
+from saekit.studies.locality.published._flat import PublishedFile
 
 FORMAT, VERSION = "saekit.locality", 1
 # Where each file of the published layout is, below the root; {name}s are the caller's.
@@ -122,7 +122,7 @@ def place(root: Path, name: str, **fields: Any) -> Path:
         raise ConfigError(f"`{name}` is at {LAYOUT[name]}; {error} is missing.") from error
 
 
-def write(stem: Path, result: Published) -> list[Path]:
+def write(stem: Path, result: PublishedFile) -> list[Path]:
     """Write a result; return its files, the .json last.
 
     Raises:
@@ -151,7 +151,7 @@ def write(stem: Path, result: Published) -> list[Path]:
 
 
 @bordered("a result of a locality run")
-def read(stem: Path) -> Published:
+def read(stem: Path) -> PublishedFile:
     """Read a result that `write` wrote, checked against its checksum.
 
     Raises:
@@ -170,13 +170,13 @@ def read(stem: Path) -> Published:
         arrays = read_npz(held)
     else:
         arrays = {n: t.numpy() for n, t in read_tensors(held).items()}
-    found = Published(raw["kind"], raw["generation"], arrays, raw["info"], tuple(raw["notes"]))
+    found = PublishedFile(raw["kind"], raw["generation"], arrays, raw["info"], tuple(raw["notes"]))
     if "group" in arrays:
         groups(found)  # what its windows lack is said here, where the file is known
     return found
 
 
-def groups(result: Published) -> list[Group]:
+def groups(result: PublishedFile) -> list[Group]:
     """Return the windows of a depth run, or the lengths of a sweep.
 
     Raises:
@@ -230,7 +230,7 @@ def _beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _lines(result: Published) -> Table:
+def _lines(result: PublishedFile) -> Table:
     arrays, columns = result.arrays, {}
     for name in ("batch_idx", "start_idx", "context_len"):
         if name in arrays:

@@ -15,12 +15,12 @@ import torch
 from saekit.core.border import reading
 from saekit.core.errors import FormatError
 from saekit.core.torch_files import read_torch
-from saekit.studies.locality.published._flat import Published, numbers
+from saekit.studies.locality.published._flat import PublishedFile, numbers
 from saekit.studies.locality.published._published_others import OTHERS, feature_levels, is_levels
 from saekit.studies.locality.published._published_pairs import comparison, sweep
 
 # The key that tells a kind, and what reads it.
-KINDS: dict[str, Callable[[Mapping[str, Any], Path], Published]] = {
+KINDS: dict[str, Callable[[Mapping[str, Any], Path], PublishedFile]] = {
     "batch_results": comparison,
     "results_by_context_len": sweep,
     "results_by_batch_size": sweep,
@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], Path], Published]] = {
 }
 
 
-def read(path: Path) -> Published:
+def read(path: Path) -> PublishedFile:
     """Return what a published ``.pt`` file holds.
 
     Raises:
@@ -38,10 +38,10 @@ def read(path: Path) -> Published:
         return _known(read_torch(path), path)
 
 
-def _known(raw: Any, path: Path) -> Published:
+def _known(raw: Any, path: Path) -> PublishedFile:
     """Return what was read, by the key that tells its kind."""
     if isinstance(raw, torch.Tensor | np.ndarray):
-        return Published("tensor", "", {"tensor": numbers(raw, path, "tensor")}, {})
+        return PublishedFile("tensor", "", {"tensor": numbers(raw, path, "tensor")}, {})
     if not isinstance(raw, dict):
         raise FormatError(f"{path} holds {type(raw).__name__}, which no published file does.")
     for key, make in KINDS.items():

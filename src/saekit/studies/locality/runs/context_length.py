@@ -4,10 +4,11 @@ A window of length b is the last b tokens of the longest, so that the latents as
 and the same token of the text.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,17 +16,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saekit.core.config import Config, setting
-from saekit.core.errors import ConfigError, DataError, SaekitError
-from saekit.core.files import digest, replace_with, write_json
-from saekit.core.progress import Progress
+from saekit.core.errors import ConfigError, DataError, FormatError, SaekitError
+from saekit.core.files import digest, write_json
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
-from saekit.data import table_files
 from saekit.models.base import LanguageModel, Tokenizer
-from saekit.saes.base import SAE
-from saekit.studies.locality.runs.bench import Bench
-from saekit.studies.locality.runs.journal import Journal, archive
-from saekit.studies.locality.runs.measure import Arrays, Failure, Kit, Measure, journalled, measured
+from saekit.studies.locality.runs.measure import (
+    Arrays,
+    Failure,
+    Measure,
+    MeasureContext,
+    journalled,
+    measured,
+)
+from saekit.studies.locality.runs.run_folder import DEFAULTS, FinishedRun, RunFolder, RunOptions
 from saekit.studies.locality.runs.run_scores import latent_table, site_scores
 from saekit.studies.locality.runs.subjects import Subject, check_subjects, facts
 from saekit.studies.locality.windows.drawing import check_length
@@ -72,14 +76,6 @@ class ContextLength(Config):
         return sorted({*found, self.most})
 
 
-class Sweep(NamedTuple):
-    """A finished sweep."""
-
-    result: Result
-    latents: Table  # a row for each length, window and latent
-    failures: list[Failure]
-
-
 def prompt_tokens(
     tokenizer: Tokenizer, text: str, config: ContextLength
 ) -> Int[Tensor, "1 most"]:
@@ -98,12 +94,11 @@ def prompt_tokens(
     return torch.tensor([ids[-wanted:] if config.trim == "tail" else ids[:wanted]])
 
 
-def run(  # noqa: PLR0913 - what is measured, and how a run goes on
+def run(
     lm: LanguageModel, subject: Subject, tokens: Int[Tensor, "windows most"],
-    config: ContextLength, out: Path, *, told: dict[str, Any] | None = None,
-    resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
-    tables: str = "csv",
-) -> Sweep:  # fmt: skip
+    config: ContextLength, out: Path, options: RunOptions = DEFAULTS, *,
+    source: Mapping[str, Any] | None = None,
+) -> FinishedRun:  # fmt: skip
     """Measure one SAE at every length; write tables, influences and the result to `out`.
 
     Args:
@@ -112,92 +107,96 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         tokens: the longest windows, without BOS.
         config: the lengths, and how to measure.
         out: folder to make.
-        told: where the text is from, JSON-ready.
-        resume: go on with what is there.
-        memory_bytes: budget.
-        shown: whether progress is.
-        tables: their format, of `table_files.FORMATS`.
+        options: how to go about it.
+        source: where the text is from, JSON-ready.
 
     Raises:
         ConfigError: the model reads no windows of that length, or the folder is in use.
-        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
     """
-    table_files.check(tables)
     check_length(lm, config.most, "n_ctx")
     settings = {
         "run": config.to_dict(), "model": lm.provenance(), "site": str(subject.site),
         "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
     }  # fmt: skip
-    journal = Journal(out, settings, resume=resume)
-    sae, forgets = subject.load()
-    sae.requires_grad_(False)
-    kit = Kit(lm, config.measure, memory_bytes)
-    kit = kit._replace(forgets=forgets if config.measure.legacy_encode else ())
-    bar, bench = Progress("locality", len(config.lengths()), "lengths", shown=shown), Bench()
-    found: dict[int, Arrays] = {}
+    folder = RunFolder(out, settings, options, total=len(config.lengths()), unit="lengths")
+    loaded = subject.load()
+    loaded.sae.requires_grad_(False)
+    forgets = loaded.forgets if config.measure.legacy_encode else ()
+    context = MeasureContext(lm, config.measure, options.memory_bytes, forgets=forgets)
+    by_length: dict[int, Arrays] = {}
     failures: list[Failure] = []
     for length in config.lengths():
         unit = f"{length:06d}"
-        jobs = {unit: _job(kit, sae, subject, _suffix(lm, tokens, length, config.bos))}
-        with bench.timed(str(length), len(tokens)):
-            made, failed = journalled(journal, unit, jobs, str(subject.site))
+        rows = _suffix(lm, tokens, length, config.bos)
+        jobs = {unit: partial(measured, context, loaded.sae, subject.site, rows, 0)}
+        with folder.bench.timed(str(length), len(tokens)):
+            made, failed = journalled(folder.journal, unit, jobs, str(subject.site))
         for part in made:
-            found[length] = part
+            by_length[length] = part
         failures += [f._replace(unit=f"length {length}") for f in failed]
-        bar.add(1, f"{length} tokens")
-    bar.close()
-    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
-    settings["saes"] = {str(subject.site): facts(sae, subject)}
-    result = _result(config, settings, (lm, tokens, found), failures, told or {})
-    latents = _table(found)
-    for length, arrays in found.items():
-        kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
-        replace_with(out / "influences" / f"ctx{length:04d}.npz", archive(kept))
-    table_files.write(latents, out / "latents", tables)
-    table_files.write(Table(**result.details["by_length"]), out / "lengths", tables)
-    result.write(out / "result.json")
-    return Sweep(result, latents, failures)
+        folder.progress.add(1, f"{length} tokens")
+    settings["saes"] = {str(subject.site): facts(loaded.sae, subject)}
+    settings["pieces"] = [lm.tokenizer.pieces(row) for row in tokens.tolist()]
+    result = _result(config, settings | {"text": dict(source or {})}, tokens, by_length, failures)
+    latents = _table(by_length)
+    tables = {"latents": latents, "lengths": Table(**result.details["by_length"])}
+    influences = {f"ctx{length:04d}": arrays for length, arrays in by_length.items()}
+    folder.finish(lm, result, tables, influences)
+    return FinishedRun(result, latents, failures)
 
 
-def run_all(  # noqa: PLR0913 - what is measured, and how a run goes on
+def run_sites(
     lm: LanguageModel, subjects: Sequence[Subject], tokens: Int[Tensor, "windows most"],
-    config: ContextLength, out: Path, **how: Any,
-) -> dict[str, Sweep | Failure]:  # fmt: skip
-    """Measure several SAEs on the same windows, each in a folder below `out` of its site's name.
+    config: ContextLength, out: Path, options: RunOptions = DEFAULTS, *,
+    source: Mapping[str, Any] | None = None,
+) -> dict[Path, FinishedRun]:  # fmt: skip
+    """Measure SAEs on the same windows: one in `out`, several in folders below it, one a site.
 
-    An SAE that cannot be read is a failure of its own and does not stop the others.
+    An SAE that cannot be read is a failure of its own and does not stop the others. Of several,
+    ``sites.json`` in `out` names the folders.
 
     Args:
         lm: the model.
         subjects: the SAEs and their sites.
         tokens: the longest windows, without BOS.
         config: the lengths, and how to measure.
-        out: folder to make; ``sites.json`` in it names the folders.
-        how: what `run` takes besides.
+        out: folder to make.
+        options: how to go about it.
+        source: where the text is from, JSON-ready.
 
     Returns:
-        What came of each site, in order.
+        What came of each site, by its folder; SAEs that could not be read are failures of the
+        first.
 
     Raises:
         ConfigError: two SAEs are of one site, or a folder is in use.
+        FormatError: no SAE could be read.
     """
+    if len(subjects) == 1:
+        return {out: run(lm, subjects[0], tokens, config, out, options, source=source)}
     check_subjects(lm, subjects)
-    table_files.check(how.get("tables", "csv"))
-    found: dict[str, Sweep | Failure] = {}
+    by_folder: dict[Path, FinishedRun] = {}
+    unread: list[Failure] = []
     for subject in subjects:
         site = str(subject.site)
         try:
-            opened = subject.load()
+            loaded = subject.load()
         except (SaekitError, OSError, RuntimeError) as error:
-            found[site] = Failure(site, "all", f"{type(error).__name__}: {error}")
+            unread.append(Failure(site, "all", f"{type(error).__name__}: {error}"))
             continue
         # Opened once; a setting that the run refuses is the user's to mend, and ends all of them.
-        held = subject._replace(load=lambda opened=opened: opened)
-        found[site] = run(lm, held, tokens, config, out / site, **how)
-    done = [site for site, one in found.items() if isinstance(one, Sweep)]
-    failed = [one._asdict() for one in found.values() if isinstance(one, Failure)]
-    write_json(out / SITES, {"name": config.name, "sites": done, "failed": failed})
-    return found
+        held = subject._replace(load=lambda loaded=loaded: loaded)
+        by_folder[out / site] = run(lm, held, tokens, config, out / site, options, source=source)
+    record = {"sites": [folder.name for folder in by_folder],
+              "failed": [one._asdict() for one in unread]}  # fmt: skip
+    write_json(out / SITES, {"name": config.name} | record)
+    if not by_folder:
+        raise FormatError(f"No SAE could be read: {unread[0].site}: {unread[0].reason}")
+    first = next(iter(by_folder))
+    by_folder[first] = replace(
+        by_folder[first], failures=[*unread, *by_folder[first].failures]
+    )
+    return by_folder
 
 
 def _suffix(lm: LanguageModel, tokens: Tensor, length: int, bos: bool) -> Tensor:
@@ -209,38 +208,36 @@ def _suffix(lm: LanguageModel, tokens: Tensor, length: int, bos: bool) -> Tensor
     return torch.cat([head, tokens[:, tokens.shape[1] - length + 1 :]], dim=1)
 
 
-def _job(kit: Kit, sae: SAE, subject: Subject, tokens: Tensor) -> Callable[[], Arrays]:
-    return lambda: measured(kit, sae, subject.site, tokens, 0)
-
-
-def _table(found: dict[int, Arrays]) -> Table:
-    table = latent_table({str(k): v for k, v in found.items()})
+def _table(by_length: dict[int, Arrays]) -> Table:
+    table = latent_table({str(k): v for k, v in by_length.items()})
     columns = {"n_ctx": [int(s) for s in table.columns["site"]]}
     columns |= {k: v for k, v in table.columns.items() if k != "site"}
     return Table(columns=columns, units=table.units | {"n_ctx": "tokens"})
 
 
-def kept_everywhere(found: dict[int, Arrays]) -> set[tuple[int, int]]:
+def active_everywhere(by_length: dict[int, Arrays]) -> set[tuple[int, int]]:
     """Return the pairs of window and latent that are active at every length."""
     sets = [
-        set(zip(a["window"].tolist(), a["latent"].tolist(), strict=True)) for a in found.values()
+        set(zip(a["window"].tolist(), a["latent"].tolist(), strict=True))
+        for a in by_length.values()
     ]
     return set.intersection(*sets) if sets else set()
 
 
 def _result(
-    config: ContextLength, settings: dict[str, Any], seen: tuple[LanguageModel, Tensor, Any],
-    failures: list[Failure], told: dict[str, Any],
+    config: ContextLength, settings: dict[str, Any], tokens: Tensor,
+    by_length: dict[int, Arrays], failures: list[Failure],
 ) -> Result:  # fmt: skip
-    lm, tokens, found = seen
     scores: dict[str, Score] = {}
     rows: dict[str, list[Any]] = {}
-    everywhere = kept_everywhere(found)
-    for length, arrays in found.items():
+    everywhere = active_everywhere(by_length)
+    for length, arrays in by_length.items():
         pairs = zip(arrays["window"].tolist(), arrays["latent"].tolist(), strict=True)
-        kept = np.array([p in everywhere for p in pairs], dtype=bool)
-        row: dict[str, Any] = {"n_ctx": length, "n_pairs": len(kept), "n_kept": int(kept.sum())}
-        few = {k: v[kept] if k[:2] == "s." or k == "window" else v for k, v in arrays.items()}
+        always = np.array([p in everywhere for p in pairs], dtype=bool)
+        row: dict[str, Any] = {
+            "n_ctx": length, "n_pairs": len(always), "n_kept": int(always.sum()),
+        }  # fmt: skip
+        few = {k: v[always] if k[:2] == "s." or k == "window" else v for k, v in arrays.items()}
         kinds = {"": site_scores(arrays)}
         kinds["kept_"] = {
             k: v for k, v in site_scores(few).items() if "pooled" in k
@@ -259,10 +256,8 @@ def _result(
         "active_at_every_length": len(everywhere),
         "windows": len(tokens),
         "tokens": tokens.tolist(),
-        "pieces": [lm.tokenizer.pieces(row) for row in tokens.tolist()],
         "leaf": "output of the token embedding module (site embed)",
-        "text": told,
-    } | {k: settings[k] for k in ("model", "site", "sae", "saes")}
+    } | {k: settings[k] for k in ("pieces", "text", "model", "site", "sae", "saes")}
     return Result(
         name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
         details=details, provenance=collect(config.measure.seed),

@@ -1,38 +1,36 @@
 """Entropy against depth: the same windows of one corpus at every site that an SAE reads."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from saekit.core.config import Config, setting
 from saekit.core.errors import SaekitError
-from saekit.core.files import digest, replace_with, write_json
-from saekit.core.progress import Progress
+from saekit.core.files import digest
 from saekit.core.provenance import collect
 from saekit.core.result import Result, Score, Table
-from saekit.data import table_files
 from saekit.data.base import Corpus, Split
 from saekit.models.base import LanguageModel
+from saekit.models.sites import Site
 from saekit.studies.locality.filters.base import Filter
 from saekit.studies.locality.filters.plain import Plain
 from saekit.studies.locality.influence.base import check_reads
-from saekit.studies.locality.runs.bench import Bench
-from saekit.studies.locality.runs.journal import Journal, archive
 from saekit.studies.locality.runs.measure import (
     Arrays,
     Failure,
-    Kit,
     Measure,
+    MeasureContext,
     joined,
     journalled,
     measured,
 )
+from saekit.studies.locality.runs.run_folder import DEFAULTS, FinishedRun, RunFolder, RunOptions
 from saekit.studies.locality.runs.run_scores import latent_table, site_scores
-from saekit.studies.locality.runs.subjects import Subject, check_subjects, facts
+from saekit.studies.locality.runs.subjects import LoadedSAE, Subject, check_subjects, facts
 from saekit.studies.locality.windows import active_windows, drawing
 
 VERSION = 2  # windows are drawn from the whole corpus
@@ -71,19 +69,10 @@ class Depth(Config):
     measure: Measure = field(default_factory=Measure)
 
 
-class Done(NamedTuple):
-    """A finished run."""
-
-    result: Result
-    latents: Table  # a row for each site, window and latent
-    failures: list[Failure]
-
-
-def run(  # noqa: PLR0913 - what is measured, and how a run goes on
-    lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path, *,
-    resume: bool = False, memory_bytes: int | None = None, shown: bool = True,
-    tables: str = "csv",
-) -> Done:  # fmt: skip
+def run(
+    lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path,
+    options: RunOptions = DEFAULTS,
+) -> FinishedRun:  # fmt: skip
     """Measure every site on the same windows; write tables, influences and the result to `out`.
 
     What fails is left out, listed in the result, and tried again by a run with `resume`.
@@ -93,18 +82,13 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         subjects: the SAEs and their sites.
         config: text, windows, and how to measure.
         out: folder to make.
-        resume: go on with what is there.
-        memory_bytes: budget of graphs and gradients; None: half of what is free.
-        shown: whether progress is.
-        tables: their format, of `table_files.FORMATS`.
+        options: how to go about it.
 
     Raises:
         ConfigError: there is nothing to measure, or the folder is in use.
-        MissingExtraError: tables are to be Parquet and pyarrow is not installed.
         DataError: no window passes the filter.
     """
     check_subjects(lm, subjects)
-    table_files.check(tables)
     drawing.check_length(lm, config.n_ctx, "n_ctx")
     split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
@@ -119,25 +103,33 @@ def run(  # noqa: PLR0913 - what is measured, and how a run goes on
         "sites": {str(s.site): s.source for s in subjects},
         "windows": digest([drawn.tokens.numpy().tobytes(), drawn.start.numpy().tobytes()]),
     }
-    journal = Journal(out, settings, resume=resume)
+    total = len(subjects) * len(drawn.tokens)
+    folder = RunFolder(out, settings, options, total=total, unit="windows")
     randomised = lm.shuffled(config.measure.seed) if "weights" in config.measure.nulls else None
-    kit = Kit(lm, config.measure, memory_bytes, randomised)
-    bar = Progress("locality", len(subjects) * len(drawn.tokens), "windows", shown=shown)
-    found: dict[str, Arrays] = {}
+    context = MeasureContext(lm, config.measure, options.memory_bytes, randomised)
+    by_site: dict[str, Arrays] = {}
     saes: dict[str, Any] = {}
-    failures, bench = _too_few(config, drawn), Bench()
+    failures = _too_few(config, drawn)
     for subject in subjects:
-        with bench.timed(str(subject.site), len(drawn.tokens)):
-            parts, failed = _at_site(kit, subject, drawn.tokens, (journal, bar, saes))
+        site = str(subject.site)
+        with folder.bench.timed(site, len(drawn.tokens)):
+            try:
+                sae = _opened(context, subject)
+            except (SaekitError, OSError, RuntimeError) as error:
+                failures.append(Failure(site, "all", f"{type(error).__name__}: {error}"))
+                folder.progress.add(len(drawn.tokens), f"{site} failed")
+                continue
+            saes[site] = facts(sae.sae, subject)
+            parts, failed = _at_site(context, subject.site, sae, drawn.tokens, folder)
         failures += failed
         if parts:
-            found[str(subject.site)] = joined(parts)
-    bar.close()
-    result = _result(config, settings | {"saes": saes}, drawn, found, failures)
-    latents = latent_table(found)
-    write_json(out / "bench.json", bench.record(resumed=resume, device=lm.device.type))
-    write(out, result, latents, found, tables)
-    return Done(result, latents, failures)
+            by_site[site] = joined(parts)
+    result = _result(config, settings | {"saes": saes}, drawn, by_site, failures)
+    latents = latent_table(by_site)
+    tables = {"latents": latents, "depth": Table(**result.details["by_site"]),
+              "windows": Table(**result.details["by_window"])}  # fmt: skip
+    folder.finish(lm, result, tables, by_site)
+    return FinishedRun(result, latents, failures)
 
 
 def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
@@ -148,49 +140,35 @@ def _too_few(config: Depth, drawn: drawing.Selection) -> list[Failure]:
     return [Failure("all", "windows", why)]
 
 
+def _opened(context: MeasureContext, subject: Subject) -> LoadedSAE:
+    """Return the SAE of a subject, which reads its site of the model."""
+    loaded = subject.load()
+    loaded.sae.requires_grad_(False)
+    check_reads(context.lm, loaded.sae, subject.site)
+    return loaded
+
+
 def _at_site(
-    kit: Kit, subject: Subject, tokens: Tensor,
-    kept: tuple[Journal, Progress, dict[str, Any]],
-) -> tuple[list[Arrays], list[Failure]]:  # fmt: skip
-    """Return what the blocks of windows give at one site; note what its SAE is."""
-    site, (journal, bar, saes) = str(subject.site), kept
-    try:
-        sae, forgets = subject.load()
-        sae.requires_grad_(False)
-        saes[site] = facts(sae, subject)
-        check_reads(kit.lm, sae, subject.site)
-    except (SaekitError, OSError, RuntimeError) as error:
-        bar.add(len(tokens), f"{site} failed")
-        return [], [Failure(site, "all", f"{type(error).__name__}: {error}")]
-    kit = kit._replace(forgets=forgets if kit.measure.legacy_encode else ())
+    context: MeasureContext, site: Site, loaded: LoadedSAE, tokens: Tensor, folder: RunFolder
+) -> tuple[list[Arrays], list[Failure]]:
+    """Return what the blocks of windows give at one site."""
+    forgets = loaded.forgets if context.measure.legacy_encode else ()
+    context = replace(context, forgets=forgets)
     parts, failures = [], []
     for first in range(0, len(tokens), BLOCK_WINDOWS):
         block = tokens[first : first + BLOCK_WINDOWS]
 
         def job(rows: Tensor, at: int) -> Callable[[], Arrays]:
-            return lambda: measured(kit, sae, subject.site, rows, at)
+            return lambda: measured(context, loaded.sae, site, rows, at)
 
         unit = f"{site}/{first:06d}"
         jobs = {unit: job(block, first)}
         jobs |= {f"window {first + i}": job(block[i : i + 1], first + i) for i in range(len(block))}
-        made, failed = journalled(journal, unit, jobs, site)
+        made, failed = journalled(folder.journal, unit, jobs, str(site))
         parts += made
         failures += failed
-        bar.add(len(block), f"{site}{', some failed' if failed else ''}")
+        folder.progress.add(len(block), f"{site}{', some failed' if failed else ''}")
     return parts, failures
-
-
-def write(
-    out: Path, result: Result, latents: Table, found: dict[str, Arrays], tables: str = "csv"
-) -> None:
-    """Write influences by site, then the tables, then the result: where that is, all is."""
-    for site, arrays in found.items():
-        kept = {k: v for k, v in arrays.items() if k[:2] not in ("s.", "v.")}
-        replace_with(out / "influences" / f"{site}.npz", archive(kept))
-    table_files.write(latents, out / "latents", tables)
-    table_files.write(Table(**result.details["by_site"]), out / "depth", tables)
-    table_files.write(Table(**result.details["by_window"]), out / "windows", tables)
-    result.write(out / "result.json")
 
 
 def _result(

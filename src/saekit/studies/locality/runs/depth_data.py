@@ -16,7 +16,7 @@ from saekit.data import table_files
 from saekit.studies.locality.presets import PRESETS
 from saekit.studies.locality.published import dataset
 from saekit.studies.locality.published import reading as published
-from saekit.studies.locality.published._flat import Published
+from saekit.studies.locality.published._flat import PublishedFile
 from saekit.studies.locality.runs.run_scores import site_scores
 
 STEM = "entropy_comparison_"
@@ -153,11 +153,11 @@ def _files(folder: Path) -> DepthData:
     )
 
 
-def _converted(path: Path) -> Published:
+def _converted(path: Path) -> PublishedFile:
     return dataset.read(path.with_name(path.name.removesuffix(".json")))
 
 
-def _layer(made: Published, layer: int) -> SiteData:
+def _layer(made: PublishedFile, layer: int) -> SiteData:
     arrays = made.arrays
     bits = arrays["entropy"].astype(np.float64)
     count = len(bits)

@@ -6,7 +6,7 @@ a run with other settings refuses to go on with it.
 
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_object, replace_with, write_json
 from saekit.core.lock import claimed
 from saekit.core.npz import read_npz
-from saekit.core.parts import is_empty
+from saekit.core.parts import check_empty
 
 SETTINGS = "run.json"
 
@@ -26,6 +26,36 @@ def holds_a_run(folder: Path) -> ConfigError:
     return ConfigError(
         f"{folder} holds a run. Go on with it with --resume, or choose another --out."
     )
+
+
+def begun_with(
+    path: Path, settings: Mapping[str, Any], *, resume: bool, aside: Container[str] = ()
+) -> dict[str, Any] | None:
+    """Return what a run in a folder was begun with; None where the folder is free.
+
+    Args:
+        path: the file in the folder that holds the settings.
+        settings: which the run must have been begun with.
+        resume: whether a folder that holds a run may be gone on with.
+        aside: settings that may differ.
+
+    Raises:
+        ConfigError: the folder is in use, or holds a run with other settings.
+    """
+    folder = path.parent
+    if not path.exists():
+        check_empty(folder)
+        return None
+    if not resume:
+        raise holds_a_run(folder)
+    before = read_object(path)
+    names = sorted(name for name in {*before, *settings} if name not in aside)
+    if changed := [name for name in names if before.get(name) != settings.get(name)]:
+        raise ConfigError(
+            f"The run in {folder} has other settings ({', '.join(changed)}). Give the same ones, "
+            f"or choose another --out."
+        )
+    return before
 
 
 class Journal:
@@ -47,21 +77,8 @@ class Journal:
             folder, "saekit locality", f"What is measured is in {folder}; --resume goes on with it."
         )
         self._claim.__enter__()
-        path = folder / SETTINGS
-        if path.exists():
-            if not resume:
-                raise holds_a_run(folder)
-            before = read_object(path)
-            changed = [k for k in {*before, *settings} if before.get(k) != settings.get(k)]
-            if changed:
-                raise ConfigError(
-                    f"The run in {folder} has other settings ({', '.join(sorted(changed))}). "
-                    f"Give the same ones, or choose another --out."
-                )
-        elif not is_empty(folder):
-            raise ConfigError(f"{folder} is in use. Choose another folder with --out.")
-        else:
-            write_json(path, dict(settings))
+        if begun_with(folder / SETTINGS, settings, resume=resume) is None:
+            write_json(folder / SETTINGS, dict(settings))
 
     def get(self, unit: str) -> dict[str, np.ndarray] | None:
         """Return what a unit gave, or None where it is still to be done.

@@ -72,8 +72,9 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Kit(NamedTuple):
-    """What measuring needs beside windows and SAE."""
+@dataclass(frozen=True)
+class MeasureContext:
+    """What measuring needs next to windows and SAE."""
 
     lm: LanguageModel
     measure: Measure
@@ -85,21 +86,21 @@ class Kit(NamedTuple):
 Arrays = dict[str, np.ndarray]
 
 
-def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arrays:
+def measured(context: MeasureContext, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arrays:
     """Return influence and what is told of it, for some windows.
 
     Args:
-        kit: model and settings.
+        context: model and settings.
         sae: reads the site.
         site: where.
         tokens: the windows; latents are taken at the last position.
         first: number of the first of them in the run.
     """
-    lm, how, memory = kit[:3]
+    lm, how, memory = context.lm, context.measure, context.memory_bytes
     found = influence(
         lm, sae, tokens, site, threshold=how.threshold, method=how.method,
-        forgets=kit.forgets, memory_bytes=memory, matmul=how.matmul,
-        latents=strongest(kit, sae, site, tokens) if how.most_latents else "active",
+        forgets=context.forgets, memory_bytes=memory, matmul=how.matmul,
+        latents=strongest(context, sae, site, tokens) if how.most_latents else "active",
     )  # fmt: skip
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
     R = error = each = None
@@ -123,8 +124,8 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     out = _plain(found, first) | {f"s.{k}": v.numpy() for k, v in told.items()}
     for kind in how.nulls:
         J = null_influence(
-            kind, lm, Encoder(sae, kit.forgets), tokens, site, found, seed=how.seed,
-            randomised=kit.randomised, memory_bytes=memory, matmul=how.matmul,
+            kind, lm, Encoder(sae, context.forgets), tokens, site, found, seed=how.seed,
+            randomised=context.randomised, memory_bytes=memory, matmul=how.matmul,
         )  # fmt: skip
         out[f"s.{kind}_entropy_bits"] = summaries(J, by_pair)["entropy_bits"].numpy()
     out |= {"windows": np.arange(first, first + len(tokens)), "tokens": tokens.numpy()}
@@ -137,18 +138,18 @@ def measured(kit: Kit, sae: SAE, site: Site, tokens: Tensor, first: int) -> Arra
     return out
 
 
-def strongest(kit: Kit, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
+def strongest(context: MeasureContext, sae: SAE, site: Site, tokens: Tensor) -> Tensor:
     """Return pairs of window and latent: the strongest latents of each window."""
     from saekit.studies.locality.influence.pullback import Windows, read_at
 
     last = torch.full((len(tokens),), tokens.shape[1] - 1)
-    x = read_at(kit.lm, Windows(tokens, last), [site])
-    fired = Encoder(sae, kit.forgets).active(x, kit.measure.threshold)
+    x = read_at(context.lm, Windows(tokens, last), [site])
+    fired = Encoder(sae, context.forgets).active(x, context.measure.threshold)
     order = torch.argsort(fired.activation.abs(), descending=True, stable=True)
     order = order[torch.argsort(fired.row[order], stable=True)]
     row = fired.row[order]
     place = torch.arange(len(row)) - torch.searchsorted(row, row)
-    kept = order[place < kit.measure.most_latents].sort().values
+    kept = order[place < context.measure.most_latents].sort().values
     return torch.stack([fired.row[kept], fired.latent[kept]], dim=1)
 
 

@@ -17,7 +17,7 @@ from saekit.studies.locality.presets import Preset
 Reads = Callable[..., TrainedSAE]  # called as `saekit.hub.native.load` is: a folder; site=, scaled=
 
 
-class Opened(NamedTuple):
+class LoadedSAE(NamedTuple):
     """An SAE, and what the published code leaves out where it encodes with such an SAE."""
 
     sae: SAE
@@ -29,10 +29,10 @@ class Subject(NamedTuple):
 
     site: Site
     source: str  # where it is from
-    load: Callable[[], Opened]
+    load: Callable[[], LoadedSAE]
 
 
-class Named(NamedTuple):
+class ModelName(NamedTuple):
     """What names the language model of some SAEs."""
 
     name: str
@@ -75,7 +75,7 @@ def forgotten(loaded: TrainedSAE) -> tuple[str, ...]:
 def of_folders(
     folders: Sequence[Path], sites: Sequence[str] = (), layers: Sequence[int] = (),
     read: Reads = load,
-) -> tuple[list[Subject], Named]:  # fmt: skip
+) -> tuple[list[Subject], ModelName]:  # fmt: skip
     """Return the SAEs in some folders, by depth, and their language model.
 
     Args:
@@ -92,11 +92,11 @@ def of_folders(
     wanted = [parse_site(s) for s in sites]
     found: list[Subject] = []
     reading: list[str] = []
-    named: Named | None = None
+    named: ModelName | None = None
     for folder in folders:
         card = located(folder, sites, read).card
         model = card.run.get("model", card.model["name"])
-        made = Named(model, card.model["revision"], card.run.get("revision"))
+        made = ModelName(model, card.model["revision"], card.run.get("revision"))
         if named is not None and named != made:
             raise ConfigError(
                 f"The SAEs are of several models, {named.name} and {made.name}. Run once for each."
@@ -136,17 +136,17 @@ def located(folder: Path, sites: Sequence[str], read: Reads) -> TrainedSAE:
     return read(folder, site=sites[0], scaled=True)
 
 
-def _opens(folder: Path, site: Site, read: Reads) -> Callable[[], Opened]:
-    def opened() -> Opened:
+def _opens(folder: Path, site: Site, read: Reads) -> Callable[[], LoadedSAE]:
+    def opened() -> LoadedSAE:
         loaded = read(folder, site=str(site))
-        return Opened(loaded.sae, forgotten(loaded))
+        return LoadedSAE(loaded.sae, forgotten(loaded))
 
     return opened
 
 
 def of_preset(
     chosen: Preset, root: Path | None, layers: Sequence[int] = (), model: str | None = None
-) -> tuple[list[Subject], Named]:
+) -> tuple[list[Subject], ModelName]:
     """Return the SAEs of a preset, read from the files of its release, and its language model.
 
     Args:
@@ -167,17 +167,17 @@ def of_preset(
     if not root.is_dir():
         raise FormatError(f"There is no folder {root} (--sae-root).")
 
-    def opens(layer: int) -> Callable[[], Opened]:
+    def opens(layer: int) -> Callable[[], LoadedSAE]:
         return lambda: of_layer(chosen, root, layer)
 
     found = [
         Subject(chosen.site(i), f"{chosen.repo}/{chosen.place(i)}", opens(i))
         for i in layers or chosen.layers
     ]
-    return found, Named(model or chosen.model)
+    return found, ModelName(model or chosen.model)
 
 
-def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
+def of_layer(chosen: Preset, root: Path, layer: int) -> LoadedSAE:
     """Return the SAE of a preset's layer, in the model's raw act units.
 
     Raises:
@@ -185,7 +185,7 @@ def of_layer(chosen: Preset, root: Path, layer: int) -> Opened:
         ConfigError: they are of another site or another architecture.
     """
     loaded = loaded_layer(chosen, root, layer)
-    return Opened(loaded.sae, forgotten(loaded))
+    return LoadedSAE(loaded.sae, forgotten(loaded))
 
 
 def loaded_layer(chosen: Preset, root: Path, layer: int) -> TrainedSAE:

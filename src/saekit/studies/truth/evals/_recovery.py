@@ -81,7 +81,7 @@ def of_latents(kind: str, sums: Sums) -> Float[Tensor, "d_sae"]:
 
 
 @final
-class Classified(_OfTruth):
+class Classification(_OfTruth):
     """Mean over latents of precision, recall or F1.
 
     Over living latents, those that fired at all: where a value is undefined it is left out,

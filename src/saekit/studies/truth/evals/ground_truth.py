@@ -32,7 +32,7 @@ from saekit.metrics.shrinkage import Shrinkage
 from saekit.studies.truth.evals._recovery import (
     R2,
     Absorption,
-    Classified,
+    Classification,
     L0Error,
     TrueL0,
     finite,
@@ -385,8 +385,8 @@ class _Sums:
         }  # fmt: skip
         total = self.total()
         for kind in ("precision", "recall", "f1"):
-            of_counts[kind] = Classified(kind, total, "living")
-            of_counts[f"{kind}_all"] = Classified(kind, total, "all")
+            of_counts[kind] = Classification(kind, total, "living")
+            of_counts[f"{kind}_all"] = Classification(kind, total, "all")
         found = {"r2": self._r2.score()}
         found |= {name: sums.score() for name, sums in self._plain.items()}
         return found | {name: self.of_counts(m).score() for name, m in of_counts.items()}

@@ -15,7 +15,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator as seeded
 from saekit.studies.truth.model.copula import Copula
 from saekit.studies.truth.model.correlation import Correlation
-from saekit.studies.truth.model.dictionaries import Dictionary, Given, Random, checked
+from saekit.studies.truth.model.dictionaries import Dictionary, GivenDirections, Random, checked
 from saekit.studies.truth.model.firing import Firing, Zipf
 from saekit.studies.truth.model.forest import Forest, check_scaling
 from saekit.studies.truth.model.hierarchy import Hierarchy
@@ -98,7 +98,7 @@ class TruthConfig(Config):
         n, d = self.n_features, self.d_model
         if features is None:
             rows = self.dictionary.directions(n, d, seeded(self.seed, "dictionary"))
-        elif isinstance(self.dictionary, Given):
+        elif isinstance(self.dictionary, GivenDirections):
             rows = checked(features, n, d)
         else:
             raise ConfigError(

@@ -214,7 +214,7 @@ class RandomPairs(Correlation):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Correlation):
+class GivenCorrelation(Correlation):
     """A whole correlation matrix.
 
     Args:

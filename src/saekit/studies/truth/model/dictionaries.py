@@ -89,7 +89,7 @@ class Orthogonal(Dictionary):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Dictionary):
+class GivenDirections(Dictionary):
     """Directions given one by one; rows are scaled to length 1.
 
     Args:

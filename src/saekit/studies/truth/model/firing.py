@@ -168,7 +168,7 @@ class Constant(Firing):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Firing):
+class GivenRates(Firing):
     """Rates given one by one.
 
     Args:

@@ -126,7 +126,7 @@ class Grown(Hierarchy):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Hierarchy):
+class GivenHierarchy(Hierarchy):
     """Trees given edge by edge.
 
     Args:

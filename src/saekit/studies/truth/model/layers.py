@@ -120,7 +120,7 @@ class Bumps(Layers):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Layers):
+class GivenLayers(Layers):
     """Profiles given one by one.
 
     Args:

@@ -1,9 +1,7 @@
 """Correlation matrices as factors, their repair, and what they mean for firing."""
 
-import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,30 +28,6 @@ class Loadings(NamedTuple):
         blocks = self.factor.double()
         whole = torch.block_diag(*(blocks @ blocks.mT))[: len(self.diag), : len(self.diag)]
         return whole.fill_diagonal_(0) + torch.eye(len(self.diag), dtype=torch.float64)
-
-
-def joint_rate(rate_a: float, rate_b: float, correlation: float) -> float:
-    """Return the share of tokens where two features fire together.
-
-    P(a and b) = p_a p_b + integral over r in 0..rho of the bivariate normal density at both
-    thresholds, by Gauss-Legendre in arcsin r.
-
-    Args:
-        rate_a: share of tokens of one, in (0, 1).
-        rate_b: share of tokens of the other, in (0, 1).
-        correlation: of their normals, -1..1.
-
-    Source:
-        Plackett 1954, Biometrika 41; Genz 2004, Statistics and Computing 14.
-    """
-    rates = torch.tensor([rate_a, rate_b], dtype=torch.float64)
-    h, k = (-torch.special.ndtri(rates)).tolist()
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    end = math.asin(correlation)
-    angles = end * (nodes + 1) / 2
-    squares = h * h + k * k - 2 * h * k * np.sin(angles)
-    density = np.exp(-squares / (2 * np.maximum(np.cos(angles) ** 2, 1e-300)))
-    return rate_a * rate_b + float((weights * density).sum()) * end / (4 * math.pi)
 
 
 def factorised(blocks: Float[Tensor, "blocks size size"], n_features: int) -> Loadings:

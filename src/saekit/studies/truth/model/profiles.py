@@ -128,7 +128,7 @@ class FoldedNormal(Profile):
 
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Given(Profile):
+class GivenProfile(Profile):
     """Numbers given one by one.
 
     Args:

@@ -196,7 +196,7 @@ def _hierarchy(raw: dict[str, Any], folder: Path) -> hierarchy.Hierarchy | None:
         return None
     made = raw["hierarchy"]
     if made is None:
-        return hierarchy.Given()  # the trees themselves are among the tensors
+        return hierarchy.GivenHierarchy()  # the trees themselves are among the tensors
     _known(made, [*TREE_FIELDS.values(), "branching_factor", "compensate_probabilities"],
            "`hierarchy`")  # fmt: skip
     least, most = made["branching_factor"], None

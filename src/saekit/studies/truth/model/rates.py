@@ -27,7 +27,7 @@ FULL = 0.98  # share of a parent that exclusive siblings may fill when clamped
 WORK = 2**25  # scenarios x nodes of a level
 
 
-class Solved(NamedTuple):
+class ForestRates(NamedTuple):
     """What a forest fires like.
 
     Args:
@@ -57,7 +57,7 @@ def solve(
     positive: Float[Tensor, "n_features"],
     loadings: Loadings | None,
     mode: Compensation,
-) -> Solved:
+) -> ForestRates:
     """Return the chances of all nodes.
 
     Args:
@@ -132,7 +132,7 @@ class _State:
         self.rates = wanted * positive
         self.clamped: list[int] = []
 
-    def run(self) -> Solved:
+    def run(self) -> ForestRates:
         starts, listed = self.forest.children()
         sizes = starts.diff()
         on: dict[int, Tensor] = {}  # [scenarios], of the nodes of the level above
@@ -150,7 +150,7 @@ class _State:
             on = below
             if not len(on):
                 break
-        return Solved(self.coins, self.rates, self._notes())
+        return ForestRates(self.coins, self.rates, self._notes())
 
     def _roots(self, nodes: Tensor, on: dict[int, Tensor]) -> None:
         for part in nodes.split(256):

@@ -1,6 +1,5 @@
 """Spread dictionaries: directions as far from each other as they can be driven."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,20 +9,6 @@ from typing_extensions import override
 
 from saekit.core.config import setting
 from saekit.studies.truth.model.dictionaries import Dictionary, Orthogonal, registry, unit_rows
-
-
-def welch(n_features: int, d_model: int) -> float:
-    """Return the Welch bound: no n directions in d dimensions have a smaller largest |cos|.
-
-    sqrt((n - d) / (d (n - 1))), 0 where n <= d. It is reached by equiangular tight frames
-    only, of which there are few; the root mean square reaches it always.
-
-    Source:
-        Welch 1974, IEEE Transactions on Information Theory 20(3).
-    """
-    if n_features <= d_model:
-        return 0.0
-    return math.sqrt((n_features - d_model) / (d_model * (n_features - 1)))
 
 
 def largest_cos(rows: Float[Tensor, "n d"], chunk_rows: int = 1024) -> float:
