@@ -80,6 +80,8 @@ def __getattr__(name: str) -> Any:
 
         return metadata.version("saekit")
     if name not in _PLACES:
+        if name[:1].isupper() and (found := _architecture(name)) is not None:
+            return found
         import difflib
 
         near = difflib.get_close_matches(name, __all__, n=1)
@@ -89,6 +91,14 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = found  # so that the next use is an ordinary one
     return found
+
+
+def _architecture(name: str) -> Any:
+    """Return the class of an architecture that is not listed above, by its name; None: none is."""
+    from saekit.saes.base import registry
+
+    classes = (registry.get(one) for one in registry.names())
+    return next((cls for cls in classes if cls.__name__ == name), None)
 
 
 def __dir__() -> list[str]:

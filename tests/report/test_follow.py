@@ -116,3 +116,9 @@ def test_trackers_get_every_step_or_name_their_extra(run, monkeypatch, name):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FormatError, match="manifest"):
         list(follow(tmp_path, wait=False))
+
+
+def test_what_is_left_of_a_run():
+    from saekit.core.progress import seconds_left
+
+    assert seconds_left(250, 1000, 50) == 15 and seconds_left(1200, 1000, 50) == 0

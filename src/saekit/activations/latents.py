@@ -181,6 +181,11 @@ class LatentStore:
             ends.add(shard.codes.latents, shard.codes.values)
         return ends.maxima()
 
+    @property
+    def density(self) -> Float[Tensor, "d_sae"]:
+        """Share of the tokens that count at which each latent is on, float64."""
+        return self.counts.double() / self.n_tokens
+
     @staticmethod
     @bordered("an index")
     def open(folder: Path) -> "LatentStore":

@@ -1,5 +1,6 @@
 """On which tokens, where in the row and in how many documents each latent is on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -33,6 +34,12 @@ class FiringSums(NamedTuple):
     triggers: Triggers
     tokens: Int[Tensor, "ids"]  # tokens that count, by token id
     n_tokens: int
+
+    def summary(self, shares: Sequence[float]) -> dict[str, int]:
+        """Return how many latents are never on, and how many on more than some shares of tokens."""
+        density = self.counts.double() / self.n_tokens
+        over = {f"over_{share:g}": int((density > share).sum()) for share in shares}
+        return {"dead": int((self.counts == 0).sum()), **over}
 
 
 @registry.register

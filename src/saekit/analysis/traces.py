@@ -46,3 +46,11 @@ def traces(
         there = keys[spot] == wanted
         out[row[there], column[there]] = piece.value[spot[there]]
     return out / peaks.value[:, None]
+
+
+def mean_trace(store: LatentStore, peaks: DocPeaks, radius: int = 64) -> list[float]:
+    """Return the mean of the traces of some peaks, by place; of none, nothing.
+
+    A token that is not known at a peak is left out there; see `traces`.
+    """
+    return traces(store, peaks, radius).nanmean(0).tolist() if len(peaks.latent) else []

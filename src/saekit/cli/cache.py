@@ -297,10 +297,7 @@ def _record(store: "Store") -> dict[str, Any]:
         "shards": len(store.records),
         "text_ended": store.ended,
         "identity": store.identity,
-        "max_abs": {
-            name: max((r.max_abs[name] for r in store.records), default=0.0)
-            for name in store.manifest["sites"]
-        },
+        "max_abs": store.max_abs,
         **{key: store.manifest[key] for key in keys},
     }
 

@@ -82,3 +82,8 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def seconds_left(done: float, total: float, per_second: float) -> float:
+    """Return how long the rest takes at a speed above 0; 0 where all is done."""
+    return max(total - done, 0) / per_second

@@ -10,6 +10,7 @@ from saekit.core.errors import FormatError
 from saekit.core.files import read_object, replace_with
 from saekit.core.result import Result, Score
 from saekit.core.sealed import read_sealed
+from saekit.core.stats.plain import share
 from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled, own_file
@@ -298,7 +299,7 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
         seen = counts["seen"]
         names = ("special", "high_norm", "high_norm_predicted", "kept")
         kinds = (counts.get(kind, 0) for kind in names)
-        shares = [f"{100 * n / seen:.3g} %" for n in kinds]
+        shares = [f"{100 * share(n, seen):.3g} %" for n in kinds]
         rows.append((name, f"{seen:,}", *shares))
     if not rows:
         return ""

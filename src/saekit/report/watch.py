@@ -7,7 +7,8 @@ from typing import Any
 from saekit.core.border import bordered, inside, reading
 from saekit.core.errors import FormatError
 from saekit.core.files import read_object
-from saekit.core.progress import clock
+from saekit.core.progress import clock, seconds_left
+from saekit.core.stats.plain import share
 from saekit.report.follow import records, status
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -58,11 +59,11 @@ def dashboard(run: Path, width: int = 40) -> str:
     if not steps:
         return f"{head}, no step logged yet"
     last = steps[-1]
-    share = last["tokens"] / total if total else 0.0
-    head += f", {100 * share:.0f} % of {total:,} tokens, step {last['step']:,}"
+    done = share(last["tokens"], total)
+    head += f", {100 * done:.0f} % of {total:,} tokens, step {last['step']:,}"
     speed = last["tokens_per_second"]
     if status(run) == "running" and speed > 0:
-        head += f", {clock(max(total - last['tokens'], 0) / speed)} left"
+        head += f", {clock(seconds_left(last['tokens'], total, speed))} left"
     backs = sum(r["kind"] == "rollback" for r in records(run))
     lines = [head + (f", went back {backs} times" if backs else "")]
     for key, name in SHOWN.items():

@@ -3,6 +3,7 @@
 from typing import Any
 
 from saekit.core.errors import ConfigError
+from saekit.training.building import width_ratio
 
 APART = ("arch", "target", "fold")  # settings that a recipe or a config decides as a whole
 
@@ -33,7 +34,7 @@ def over(raw: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
             raw[name] = flags[name]
     if "model" in flags:
         raw["revision"] = flags.get("revision")
-        raw["latents_per_width"] = raw["sae"]["d_sae"] / raw["sae"]["d_in"]
+        raw["latents_per_width"] = width_ratio(raw["sae"])
         raw["sae"] = _without_widths(raw["sae"])
     elif "revision" in flags:
         raw["revision"] = flags["revision"]

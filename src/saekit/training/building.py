@@ -36,6 +36,11 @@ def made_of(
     return {"sae": sae, "epochs": 1 if epochs is None else epochs, "seed": seed or 0}
 
 
+def width_ratio(sae: dict[str, Any]) -> float:
+    """Return the latents of an SAE for each dimension it reads; `fit_width` turns them back."""
+    return sae["d_sae"] / sae["d_in"]
+
+
 def fit_width(raw: dict[str, Any], lm: "LanguageModel") -> None:
     """Turn a recipe's latents a dimension into latents, where no number of them was given."""
     ratio = raw.pop("latents_per_width", None)

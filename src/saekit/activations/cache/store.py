@@ -180,6 +180,14 @@ class Store:
         return self.records[-1].end_row if self.records else 0
 
     @property
+    def max_abs(self) -> dict[str, float]:
+        """Largest size of a number of each site, over all shards."""
+        return {
+            name: max((record.max_abs[name] for record in self.records), default=0.0)
+            for name in self.manifest["sites"]
+        }
+
+    @property
     def n_kept(self) -> int:
         """Tokens that count at every site, by the rule the store was written with."""
         return sum(record.n_kept for record in self.records)

@@ -399,7 +399,13 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
     """
     from saekit.core.files import write_json
     from saekit.core.stats.means import half_width
-    from saekit.studies.layers.distributions import distribution, latent_table, site_table, spread
+    from saekit.studies.layers.distributions import (
+        distribution,
+        latent_table,
+        single_layer_share,
+        site_table,
+        spread,
+    )
     from saekit.studies.layers.variances import decomposition, legacy_variances
 
     found.save(folder)
@@ -409,8 +415,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
     one = distribution(sums.totals, sums.numbers)
     std, entropy = spread(one.std), spread(one.entropy.where(sums.totals.sum(0) > 0, float("nan")))
     split = decomposition(sums)
-    pairs = int(sums.pairs.sum())
-    single = int(sums.singles.sum()) / max(pairs, 1)
+    single = single_layer_share(sums)
     record = {
         "analysis": str(folder), "tokens": sums.n_tokens, "alive": std.n,
         "layer_std": std._asdict(), "entropy": entropy._asdict(),

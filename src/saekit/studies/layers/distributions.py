@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.result import Table
+from saekit.core.stats.plain import deviation, share
 from saekit.studies.layers.sums import LayerSums
 
+BINS_PER_LAYER = 16  # of a histogram of mean layers: the published figure's
 LEAST_SHARE = 1e-4  # of tokens: a latent counts as active at a layer from here (the source's)
 
 
@@ -68,6 +70,47 @@ def distribution(totals: Float[Tensor, "layers d_sae"], numbers: Sequence[int]) 
         -torch.special.xlogy(p, p).sum(0),
         (skewness.square() + 1) / kurtosis,
     )
+
+
+def even_spread(numbers: Sequence[int]) -> float:
+    """Return the standard deviation over layers of a latent that is evenly spread over them."""
+    return deviation(numbers)
+
+
+def by_mean_layer(found: Distribution) -> Int[Tensor, "alive"]:
+    """Return latents that were ever active, those of late layers first; ties by number."""
+    alive = (~found.mean.isnan()).nonzero()[:, 0]
+    return alive[found.mean[alive].argsort(descending=True, stable=True)]
+
+
+def single_layer_share(sums: LayerSums) -> float:
+    """Return on which share of the tokens of latents a latent is active at one layer only."""
+    return share(int(sums.singles.sum()), int(sums.pairs.sum()))
+
+
+def mean_layer_density(
+    found: Distribution, numbers: Sequence[int], bins_per_layer: int = BINS_PER_LAYER
+) -> Table:
+    """Return a histogram of the mean layers of latents, as a density: its area is 1.
+
+    Args:
+        found: of all latents; those never active are left out.
+        numbers: the layers.
+        bins_per_layer: bins from one layer to the next.
+    """
+    mean = found.mean[~found.mean.isnan()].float()
+    low, high = min(numbers), max(max(numbers), min(numbers) + 1)
+    counts, edges = torch.histogram(
+        mean, bins_per_layer * (high - low), range=(float(low), float(high))
+    )
+    width = float(edges[1] - edges[0])
+    density = counts / max(len(mean), 1) / width
+    return Table(
+        columns={
+            "layer_from": edges[:-1].tolist(), "layer_to": edges[1:].tolist(),
+            "latents": [int(c) for c in counts], "density": density.tolist(),
+        }
+    )  # fmt: skip
 
 
 def active_layers(

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saekit.core.errors import ConfigError, ShapeError
+from saekit.core.result import Table
+from saekit.core.stats.plain import standard_error
 from saekit.studies.layers.distributions import Spread, spread
 
 CHUNK_CELLS = 2**24  # cosines in memory at a time
@@ -129,6 +131,40 @@ class PairHistogram(NamedTuple):
     mean: Float[Tensor, "distance"]  # cosine by distance; NaN where no pair is
     std: Float[Tensor, "distance"]
     n_latents: int
+
+    def fullness(self) -> Float[Tensor, "distance cosine"]:
+        """Return the pairs of each bin as a share of the fullest bin at its distance."""
+        counts = self.counts.double()
+        return counts / counts.amax(1, keepdim=True).clamp_min(1)
+
+    def shown_cosines(self, beyond: float) -> tuple[float, float]:
+        """Return the ends of an axis of cosines.
+
+        Args:
+            beyond: share of pairs that may lie beyond either end.
+        """
+        counts = self.counts.double().sum(0)
+        below = counts.cumsum(0) / counts.sum().clamp_min(1)
+        used = ((below > beyond) & (below < 1 - beyond)).nonzero()[:, 0]
+        used = used if len(used) else (counts > 0).nonzero()[:, 0]
+        used = used if len(used) else torch.arange(len(counts))
+        return float(self.cosine_edges[used[0]]), float(self.cosine_edges[used[-1] + 1])
+
+    def middles(self) -> Float[Tensor, "distance"]:
+        """Return the middle of each bin of distances."""
+        return (self.distance_edges[1:] + self.distance_edges[:-1]) / 2
+
+    def means(self) -> Table:
+        """Return, by distance, the mean cosine of pairs, its deviation and its standard error."""
+        n = self.counts.sum(1).tolist()
+        sem = [standard_error(s, k) for s, k in zip(self.std.tolist(), n, strict=True)]
+        return Table(
+            columns={
+                "distance_from": self.distance_edges[:-1].tolist(),
+                "distance_to": self.distance_edges[1:].tolist(),
+                "pairs": n, "mean": self.mean.tolist(), "std": self.std.tolist(), "sem": sem,
+            }
+        )  # fmt: skip
 
 
 def cosine_by_distance(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from saekit.core.errors import DataError, FormatError
 from saekit.core.files import read_json, write_json
+from saekit.core.stats import plain
 from saekit.studies.locality.events import event_files, quality
 from saekit.studies.locality.events.event_entropy import OK
 from saekit.studies.locality.events.event_files import Row
@@ -103,7 +104,7 @@ def write_cards(  # noqa: PLR0913 - which cards, and what is on them
             f"{len(by)} latents."
         )
     texts = _texts(folder)
-    chosen = list(latents or sorted(by, key=lambda a: (_mean(by[a]), a)))
+    chosen = list(latents or plain.by_mean(_entropies(by)))
     cards = [
         _card(a, by[a], texts.get(str(a), []), (extra or {}).get(a, Extra()), top, tokens)
         for a in chosen
@@ -162,7 +163,7 @@ def write_table(
     n = _length(found, folder, n_ctx)
     by = _by_latent(found[n])
     texts = _texts(folder)
-    ranked = sorted(by, key=lambda a: (_mean(by[a]), a))
+    ranked = plain.by_mean(_entropies(by))
     cards = {
         a: _card(a, by[a], texts.get(str(a), []), Extra(link=_link(cache, a)), len(by[a]),
                  feature_table.TOKENS + 1)
@@ -257,9 +258,9 @@ def _by_latent(rows: Sequence[Row]) -> dict[int, list[Row]]:
     return by
 
 
-def _mean(rows: Sequence[Row]) -> float:
-    H = [row.H_pos for row in rows if row.status == OK]
-    return sum(H) / len(H) if H else float("inf")
+def _entropies(by: Mapping[int, Sequence[Row]]) -> dict[int, list[float]]:
+    """Return the entropies of the events of each latent, also of one that has none."""
+    return {a: [row.H_pos for row in rows if row.status == OK] for a, rows in by.items()}
 
 
 def _length(found: Mapping[int, Any], folder: Path, n_ctx: int | None) -> int:

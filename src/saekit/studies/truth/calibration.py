@@ -212,3 +212,14 @@ def _on(acts: Codes) -> Tensor:
 
 def _mean(values: Tensor) -> float | None:
     return float(values.double().mean()) if len(values) else None
+
+
+def usual_sparsities(features_on: float) -> list[int]:
+    """Return latents per token to calibrate at: half of the features on in a sample, all, twice."""
+    return [whole(k) for k in (features_on / 2, features_on, 2 * features_on)]
+
+
+def whole(k: float, most: int | None = None) -> int:
+    """Return a number of latents kept per token: whole, at least 1, and at most `most`."""
+    kept = max(round(k), 1)
+    return kept if most is None else min(kept, most)

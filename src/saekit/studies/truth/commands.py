@@ -324,6 +324,7 @@ def as_fit(raw: dict[str, Any], truth: "Truth", k: float | None, settings: list[
     """
     from saekit.core.config import field_types, override, read_setting
     from saekit.saes.base import registry
+    from saekit.studies.truth.calibration import whole
     from saekit.training.fit import Fit
 
     given = dict(read_setting(s) for s in settings)
@@ -341,7 +342,7 @@ def as_fit(raw: dict[str, Any], truth: "Truth", k: float | None, settings: list[
         for path, value in map(read_setting, k_setting(sae["name"], k)):
             put(sae, path.removeprefix("sae."), value)
     else:
-        at = min(max(round(features_on(truth)), 1), sae["d_sae"])
+        at = whole(features_on(truth), sae["d_sae"])
         inner = sae.get("inner", sae)
         for name in {"k", "target_l0"} & field_types(registry.get(inner["name"])).keys():
             inner.setdefault(name, at)
@@ -393,6 +394,7 @@ def _grid(
     """Return every architecture at every sparsity."""
     from saekit.core.config import field_types
     from saekit.saes.base import registry
+    from saekit.studies.truth.calibration import usual_sparsities, whole
 
     on = features_on(truth)
     found: list[Job] = []
@@ -406,10 +408,9 @@ def _grid(
         fields = field_types(cls)
         keeps = "k" in fields or "inner" in fields
         if keeps or "target_l0" in fields:
-            for k in ks or [on / 2, on, 2 * on]:
-                whole = max(round(k), 1)
-                sae = {"name": arch} | ({} if keeps else {"target_l0": float(whole)})
-                found.append((f"{arch} {whole}", {"sae": sae}, float(whole) if keeps else None))
+            for k in map(whole, ks) if ks else usual_sparsities(on):
+                sae = {"name": arch} | ({} if keeps else {"target_l0": float(k)})
+                found.append((f"{arch} {k}", {"sae": sae}, float(k) if keeps else None))
         else:
             for l1 in l1s or [1.0, 2.0, 4.0]:
                 sae = {"name": arch, "l1_coefficient": l1}

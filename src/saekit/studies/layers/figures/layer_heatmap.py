@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.core.result import Table
 from saekit.report import style
-from saekit.studies.layers.distributions import Distribution
+from saekit.studies.layers.distributions import Distribution, by_mean_layer
 
 
 def draw(
@@ -30,8 +30,7 @@ def draw(
         ConfigError: `path` has another suffix than those of a figure.
         MissingExtraError: matplotlib is not installed.
     """
-    alive = (~found.mean.isnan()).nonzero()[:, 0]
-    order = alive[found.mean[alive].argsort(descending=True, stable=True)]
+    order = by_mean_layer(found)
     p = found.p[:, order]
     figure, axes = style.new(7.2, 1.4 + 0.09 * len(sites))
     at = axes[0][0]

@@ -1,13 +1,14 @@
 """Layer std: how widely latents spread over layers, a row an SAE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saekit.core.result import Table
 from saekit.core.stats.means import half_width
+from saekit.core.stats.plain import share
 from saekit.report import style
-from saekit.studies.layers.distributions import distribution, spread
+from saekit.studies.layers.distributions import distribution, even_spread, spread
 from saekit.studies.layers.sums import LayerSums
 from saekit.studies.layers.variances import decomposition, legacy_variances
 
@@ -26,7 +27,7 @@ def table(sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]])
         row = {"sae": name, **about.get(name, {}), "n_layers": n_layers, "n_latents": one.d_sae,
                "alive": found.n, "tokens": one.n_tokens}  # fmt: skip
         values = {"mean": found.mean, "var": found.variance, "std": found.std, "sem": found.sem}
-        row |= values | {f"{k}_rel": v / n_layers for k, v in values.items()}
+        row |= values | {f"{k}_rel": share(v, n_layers) for k, v in values.items()}
         row |= decomposition(one)._asdict()
         row |= {f"legacy_{k}": v for k, v in legacy_variances(one)._asdict().items()}
         rows.append(row)
@@ -56,14 +57,9 @@ def draw(
         at.hist(values, bins=60, color=style.COLOURS[0], alpha=0.75)
         at.axvline(mean, color=style.COLOURS[1])
         at.axvspan(mean - half, mean + half, color=style.COLOURS[1], alpha=0.35)
-        at.axvline(_even(one.numbers), color=style.COLOURS[6], linestyle="--", linewidth=1)
+        at.axvline(even_spread(one.numbers), color=style.COLOURS[6], linestyle="--", linewidth=1)
         at.set(ylabel="latents")
         of = f"n = {len(values):,} of {one.d_sae:,} latents"
         at.set_title(f"{name}\nmean {mean:.3g} ± {half:.2g} layers, {of}", fontsize=9)
     axes[-1][0].set_xlabel("standard deviation over layers of a latent (layers)")
     style.save(figure, path, drawn)
-
-
-def _even(numbers: Sequence[int]) -> float:
-    mean = sum(numbers) / len(numbers)
-    return (sum((n - mean) ** 2 for n in numbers) / len(numbers)) ** 0.5

@@ -136,15 +136,16 @@ def summary(
     from saekit.core.errors import DataError
     from saekit.core.files import write_json
     from saekit.core.result import Table
+    from saekit.core.stats import plain
     from saekit.data.table_files import write
     from saekit.studies.locality.latents.corners import corners
 
     lengths = curves.lengths()
-    each = [torch.tensor(H.get(a, []), dtype=torch.float64) for a in selected.latents]
-    mean = [float(h.mean()) if len(h) else float("nan") for h in each]
+    each = [H.get(a, []) for a in selected.latents]
+    mean = [plain.mean(h) for h in each]
     columns = {
         "feature_id": selected.latents, "mean_H_pos": mean,
-        "std_H_pos": [float(h.std()) if len(h) > 1 else float("nan") for h in each],
+        "std_H_pos": [plain.deviation(h, sample=True) for h in each],
         "n_targets": [len(h) for h in each],
     }  # fmt: skip
     columns |= {
@@ -179,7 +180,7 @@ def draw(
         tau = curves.lengths().columns["tau_1e"]
         corners.draw({a: (h, tau[a]) for a, h in H.items()}, drawn[1])
         drawn.append(folder / "figures" / "h_pos_vs_frequency.png")
-        share = (curves.counts.double() / curves.n_tokens).tolist()
+        share = curves.lengths().columns["density"]
         h_pos_frequency.draw({a: (h, share[a]) for a, h in H.items()}, drawn[2])
     return drawn
 
@@ -189,14 +190,14 @@ def corner_cards(
     peaks: "DocPeaks", corner: dict[str, list[int]], most: int = 6,
 ) -> Path:  # fmt: skip
     """Write cards of corner latents: scored texts, and the mean trace around peaks."""
-    from saekit.analysis.traces import traces
+    from saekit.analysis.traces import mean_trace
     from saekit.studies.locality.figures import case_studies
 
     cards = []
     for name, latents in corner.items():
         for latent in latents[:most]:
             mine = peaks.of(as_tensor([latent]))
-            trace = traces(store, mine, RADIUS).nanmean(0).tolist() if len(mine.latent) else []
+            trace = mean_trace(store, mine, RADIUS)
             which = [i for i, e in enumerate(scored.events)
                      if e.latent == latent and scored.status[i] == "ok"]  # fmt: skip
             shown = []

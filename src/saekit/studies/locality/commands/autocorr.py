@@ -8,7 +8,7 @@ import typer
 from saekit.core.errors import ConfigError
 from saekit.studies.locality.commands import _autocorr_files as files
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.events import Corpus, Index, Latents, draw_latents, open_index
+from saekit.studies.locality.commands.events import Corpus, Index, Latents, open_index
 from saekit.studies.locality.commands.options import (
     PARTLY,
     Device,
@@ -126,6 +126,8 @@ def autocorr(
                          sizes=(window, overlap), shown=not quiet)  # fmt: skip
     else:
         store = open_index(index or home / "index", loaded)
+    from saekit.studies.locality.latents.drawing import draw_latents
+
     pool = request.latents or draw_latents(store, store.d_sae, request.density, seed)
     curves, peaks = question.curves(store), peaks_of.peaks(store)
     explained = records(neuronpedia, pool) if neuronpedia else {}
@@ -223,9 +225,10 @@ def _select(
     order = torch.randperm(len(ok), generator=generator(request.seed, "autocorr")).tolist()
     latents = sorted(ok[i] for i in order[: request.n_latents]) if filtered else ok
     passes, selected = set(ok), set(latents)
+    density = curves.lengths().columns["density"]
     rows = {
         "feature_id": pool,
-        "density": [float(curves.counts[a]) / curves.n_tokens for a in pool],
+        "density": [density[a] for a in pool],
         "n_active": [int(curves.counts[a]) for a in pool],
         "max_act": [float(store.maxima[a]) for a in pool],
         "n_docs_active": [int(docs[a]) for a in pool],

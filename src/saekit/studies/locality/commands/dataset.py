@@ -329,6 +329,7 @@ def _draw_prompt(plan: Plan, prompt: Path, longest: int) -> None:
 
 def _layers(plan: Plan, subject: Subject) -> list[int]:
     """Return the layers whose latents are looked at: those asked for, or the middle one."""
+    from saekit.core.stats.plain import middle
     from saekit.hub.native import load
     from saekit.studies.locality.presets import preset as find
 
@@ -341,7 +342,7 @@ def _layers(plan: Plan, subject: Subject) -> list[int]:
     else:
         reads = load(subject.folder, scaled=True).card.pair.reads
         layers = sorted(site.layer for site in reads if site.layer is not None)
-    return layers[len(layers) // 2 : len(layers) // 2 + 1]
+    return middle(layers)
 
 
 def _latents(

@@ -127,6 +127,8 @@ def events(
     else:
         store = open_index(index or home / "index", loaded)
         lm = float32_model(loaded, device, sae.model)
+    from saekit.studies.locality.latents.drawing import draw_latents
+
     chosen = named or draw_latents(store, n_latents, (min_density, max_density), seed)
     check_length(lm, max(run.n_ctx) + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     places = _places(store, chosen, top, per, threshold)
@@ -136,7 +138,7 @@ def events(
         "index": str(store.folder), "tokens": store.n_tokens, "per": per, "top": top,
         "same_tokens": same_tokens, "latents": "named" if named else "drawn", "seed": seed,
         "density": None if named else [min_density, max_density],
-        "densities": {str(a): int(store.counts[a]) / store.n_tokens for a in sorted(chosen)},
+        "densities": {str(a): float(store.density[a]) for a in sorted(chosen)},
     }  # fmt: skip
     known = AboutEvents(
         source=source, descriptions={a: f.description for a, f in about.items()},
@@ -281,29 +283,6 @@ def finish(folder: Path, counts: dict[str, Any], figures: bool, as_json: bool) -
     emit(record | {"missing": missing}, as_json=as_json, lines=lines)
     if counts["failed"] or unanswered:
         raise typer.Exit(PARTLY)
-
-
-def draw_latents(
-    store: "LatentStore", n: int, density: tuple[float, float], seed: int
-) -> list[int]:
-    """Return `n` latents drawn from those whose share of tokens is in a range, in order.
-
-    Raises:
-        ConfigError: `n` is below 1, or no latent is in the range.
-    """
-    import torch
-
-    from saekit.core.seeds import generator
-
-    share = store.counts.double() / store.n_tokens
-    pool = ((share >= density[0]) & (share <= density[1]) & (store.counts > 0)).nonzero()[:, 0]
-    if n < 1 or not len(pool):
-        raise ConfigError(
-            f"Asked for {n} of {len(pool)} latents with a density of {density[0]:g} to "
-            f"{density[1]:g}. Ask for 1 or more, or widen --min-density and --max-density."
-        )
-    order = torch.randperm(len(pool), generator=generator(seed, "latents"))
-    return sorted(pool[order[:n]].tolist())
 
 
 def open_index(folder: Path, loaded: "TrainedSAE") -> "LatentStore":

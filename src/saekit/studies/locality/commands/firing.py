@@ -10,6 +10,8 @@ from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import Format, Json, OutOrBeside, Quiet
 from saekit.terminal.output import emit
 
+SHARES = (0.001, 0.01, 0.05, 0.1)  # of tokens; latents that are on more often are counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -85,8 +87,7 @@ def sparsity(
     drawn, missing = _drawn(density, folder, fired.n_tokens, threshold) if figures else ([], [])
     record = {
         "sparsity": str(folder), "tokens": fired.n_tokens, "threshold": threshold,
-        "latents": store.d_sae, "dead": int((fired.counts == 0).sum()),
-        **{f"over_{share:g}": int((density > share).sum()) for share in (0.001, 0.01, 0.05, 0.1)},
+        "latents": store.d_sae, **fired.summary(SHARES),
     }  # fmt: skip
     write_json(folder / "summary.json", record | {"card": store.meta.get("card")})
     record |= {"figures": drawn, "missing": missing}
@@ -94,7 +95,7 @@ def sparsity(
         f"sparsity {folder}: {fired.n_tokens:,} tokens, {store.d_sae} latents, "
         f"{record['dead']} never over {threshold:g}",
         "over     " + ", ".join(f"{s:g} of tokens: {record[f'over_{s:g}']}"
-                                for s in (0.001, 0.01, 0.05, 0.1)),
+                                for s in SHARES),
         *(f"figure   {path}" for path in drawn), *(f"left out {m}" for m in missing),
     ]  # fmt: skip
     if not quiet or as_json:

@@ -66,6 +66,7 @@ def geometry(
 
     from saekit.core import provenance
     from saekit.core.files import write_json, write_tensors
+    from saekit.core.stats import plain
     from saekit.data import table_files
     from saekit.studies.locality.events import event_files
     from saekit.studies.locality.latents import geometry_tables
@@ -87,7 +88,7 @@ def geometry(
     every = loaded.sae.directions().detach()
     every = every.reshape(-1, *every.shape[-2:])[0] if every.ndim == 3 else every
     latents = torch.tensor(sorted(H), dtype=torch.int64)
-    means = torch.tensor([sum(H[a]) / len(H[a]) for a in latents.tolist()], dtype=torch.float64)
+    means = torch.tensor([plain.mean(H[a]) for a in latents.tolist()], dtype=torch.float64)
     found = test.run(latents, every[latents], means)
     folder = out or events.parent / "geometry"
     made = geometry_tables.tables(found, rows)
@@ -182,7 +183,11 @@ def _crosscheck(
     from saekit.core.files import read_json
     from saekit.core.result import Table
     from saekit.data import table_files
-    from saekit.studies.locality.events.neuronpedia import cosines_beside, parse
+    from saekit.studies.locality.events.neuronpedia import (
+        cosine_differences,
+        cosines_beside,
+        parse,
+    )
 
     unit = functional.normalize(every.double(), dim=-1)
     rows: list[dict[str, Any]] = []
@@ -198,10 +203,7 @@ def _crosscheck(
         Table(columns={n: [r[n] for r in rows] for n in names}), folder / "neuronpedia_xcheck",
         tables,
     )  # fmt: skip
-    apart = [r["abs_diff"] for r in rows]
-    mean = sum(apart) / len(apart) if apart else None
-    return {"n": len(apart), "n_overlap": len(apart), "mean_abs_diff": mean,
-            "max_abs_diff": max(apart, default=None)}  # fmt: skip
+    return cosine_differences(rows)
 
 
 def _draw(

@@ -84,7 +84,7 @@ def levels(
     Table(columns=columns, units={"H_vocab": "bits", "H_logit": "bits"}).write_csv(
         out / f"{NAME}.csv"
     )
-    means = {i: (float(v.H_vocab.nanmean()), float(v.H_logit.mean())) for i, v in found.items()}
+    means = {layer: level.means() for layer, level in found.items()}
     lines = [f"layer {i}: mean H_vocab {a:.3f} bits, H_logit {b:.3f}"
              for i, (a, b) in sorted(means.items())]  # fmt: skip
     if not quiet or as_json:

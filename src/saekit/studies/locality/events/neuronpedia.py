@@ -5,7 +5,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
 from saekit.core.files import read_json, replace_with
+from saekit.core.stats.plain import mean
 
 URL = "https://www.neuronpedia.org"
 TIMEOUT_SECONDS = 30.0
@@ -244,3 +245,12 @@ def cosines_beside(
          "cosine_neuronpedia": theirs, "abs_diff": abs(ours[i] - theirs)}
         for i, theirs in record.similar if i != record.index and i in ours
     ]  # fmt: skip
+
+
+def cosine_differences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how far cosines of `cosines_beside` lie apart: their number, mean and largest."""
+    apart = [row["abs_diff"] for row in rows]
+    return {
+        "n": len(apart), "n_overlap": len(apart),
+        "mean_abs_diff": mean(apart) if apart else None, "max_abs_diff": max(apart, default=None),
+    }  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from saekit.analysis.autocorrelation import Curves
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats import summaries
 from saekit.core.stats.means import mean_interval
 from saekit.report import style
 
@@ -23,7 +24,7 @@ def table(curves: Curves, latents: Sequence[int]) -> Table:
     if not len(acts):
         raise DataError(f"Of {len(latents)} latents none has a curve: they are never on.")
     mean, low, high = mean_interval(acts)
-    quartiles = torch.quantile(acts, torch.tensor([0.25, 0.5, 0.75]).double(), dim=0)
+    quartiles = summaries.quartiles(acts)
     n = acts.shape[1]
     return Table(
         columns={

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from saekit.core.result import Table
+from saekit.core.stats import plain
 from saekit.core.stats.means import mean_interval
 from saekit.report.bare_page import escaped, write_page
 
@@ -117,10 +118,7 @@ def _ends(card: Card) -> str:
 
 def moments(H: Sequence[float]) -> tuple[float, float]:
     """Return mean and standard deviation with divisor n."""
-    if not H:
-        return math.nan, math.nan
-    mean = sum(H) / len(H)
-    return mean, math.sqrt(sum((h - mean) ** 2 for h in H) / len(H))
+    return plain.mean(H), plain.deviation(H)
 
 
 def _card(card: Card, n_ctx: int, tint: str) -> str:

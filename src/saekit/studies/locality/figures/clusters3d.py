@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.errors import ShapeError
 from saekit.core.result import Table
+from saekit.core.stats import summaries
 from saekit.report.bare_page import escaped, own_file, write_page
 
 STYLE = """
@@ -48,10 +49,9 @@ def draw(
     if len(plane) != len(H):
         raise ShapeError(f"Each latent has a place; got {len(H)} latents and {len(plane)} places.")
     about = about or {}
-    at = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    spread = [torch.quantile(torch.tensor(h, dtype=torch.float64), at).tolist() for h in H.values()]
-    reach = float((plane - plane.mean(0)).abs().max()) or 1.0
-    scaled = ((plane - plane.mean(0)) / reach).tolist()
+    spread = [summaries.quartiles(torch.tensor(h, dtype=torch.float64)).tolist()
+              for h in H.values()]  # fmt: skip
+    scaled = summaries.within_unit(plane).tolist()
     points = [
         {"x": x, "y": y, "low": low, "z": z, "high": high,
          "text": f"latent {a}: median {z:.2f} bits, {len(h)} events. {about.get(a, '')}"}

@@ -7,6 +7,7 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats import plain
 from saekit.core.stats.means import mean_interval
 from saekit.report import style
 from saekit.studies.locality.events.event_entropy import OK
@@ -32,10 +33,10 @@ def table(rows: Sequence[Row], n_ctx: int) -> Table:
     columns: dict[str, list] = {
         c: [] for c in ("feature_id", "description", "n_events", "mean", "std", "low", "high")
     }
-    for latent in sorted(found, key=lambda a: (sum(found[a]) / len(found[a]), a)):
+    for latent in plain.by_mean(found):
         values = torch.tensor(found[latent], dtype=torch.float64)
         mean, low, high = (float(v) for v in mean_interval(values, positive=True))
-        std = float(values.std()) if len(values) > 1 else float("nan")
+        std = plain.deviation(found[latent], sample=True)
         row = (latent, names[latent], len(values), mean, std, low, high)
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)

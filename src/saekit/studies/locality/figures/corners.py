@@ -7,6 +7,7 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats import summaries
 from saekit.core.stats.means import mean_interval
 from saekit.core.stats.permutation import permutation_test, said
 from saekit.core.stats.ranks import spearman
@@ -44,9 +45,9 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
     at = axes[0][0]
     at.vlines(tau, low, high, color="0.75", lw=0.7)
     at.plot(tau, mean, ".", color=style.COLOURS[0], ms=5, alpha=0.8)
-    for q in (0.25, 0.75):
-        at.axvline(float(tau.quantile(q)), color="0.5", ls=":", lw=0.9)
-        at.axhline(float(mean.quantile(q)), color="0.5", ls=":", lw=0.9)
+    for q in (0, 2):
+        at.axvline(float(summaries.quartiles(tau)[q]), color="0.5", ls=":", lw=0.9)
+        at.axhline(float(summaries.quartiles(mean)[q]), color="0.5", ls=":", lw=0.9)
     words = ""
     if len(known) > 2:
         value = spearman(tau, mean)

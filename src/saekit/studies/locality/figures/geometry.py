@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from saekit.core.stats import summaries
 from saekit.core.stats.permutation import said
 from saekit.report import style
 from saekit.studies.locality.latents.geometry import GeometryResult
@@ -25,10 +26,7 @@ def draw(found: GeometryResult, path: Path, title: str = "") -> None:
     figure, axes = style.new(10.5, 3.5, columns=3)
     left, middle, right = axes[0]
     left.plot(like, gap, ".", ms=1.5, color=style.COLOURS[0], alpha=0.25, rasterized=True)
-    edges = torch.quantile(like, torch.linspace(0, 1, BINS + 1).double())
-    which = torch.bucketize(like, edges[1:-1])
-    bins = [k for k in range(BINS) if (which == k).any()]
-    left.plot([like[which == k].mean() for k in bins], [gap[which == k].mean() for k in bins],
+    left.plot(*summaries.equal_bins(like, gap, BINS),
               "o-", color=style.COLOURS[1], ms=3.5, lw=1, label="mean of equal bins")  # fmt: skip
     left.set(xlabel="|cosine| of decoder directions", ylabel="|difference of $H_{pos}$| (bits)")
     left.set_title(f"{len(like)} pairs of {len(found.latents)} latents", fontsize=8.5)

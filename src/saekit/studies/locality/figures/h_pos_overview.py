@@ -7,6 +7,7 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats import plain, summaries
 from saekit.core.stats.means import FEW, mean_interval
 from saekit.report import style
 from saekit.studies.locality.events.event_entropy import OK
@@ -25,7 +26,7 @@ def table(rows: Sequence[Row]) -> Table:
     found: dict[int, list[float]] = {}
     for row in ok:
         found.setdefault(row.feature_id, []).append(row.H_pos)
-    order = sorted(found, key=lambda a: (sum(found[a]) / len(found[a]), a))
+    order = plain.by_mean(found)
     place = {latent: k for k, latent in enumerate(order)}
     ok.sort(key=lambda r: (place[r.feature_id], r.event_idx))
     return Table(
@@ -59,7 +60,7 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
         if len(values) > 1 and float(values.std()) > 0:
             body = left.violinplot([values.numpy()], [k], widths=0.8, showextrema=False)
             body["bodies"][0].set(facecolor=style.COLOURS[5], alpha=0.5, edgecolor="none")
-        low_q, mid, high_q = torch.quantile(values, torch.tensor([0.25, 0.5, 0.75]).double())
+        low_q, mid, high_q = summaries.quartiles(values)
         left.plot([k, k], [low_q, high_q], color=style.COLOURS[0], lw=3)
         left.plot([k], [mid], "o", color="white", mec=style.COLOURS[0], ms=5)
     left.errorbar([-0.3], [mean], yerr=[[mean - low], [high - mean]] if low == low else None,

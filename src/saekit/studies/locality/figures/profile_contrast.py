@@ -7,6 +7,7 @@ import torch
 
 from saekit.core.errors import DataError
 from saekit.core.result import Table
+from saekit.core.stats import plain
 from saekit.core.stats.means import mean_interval
 from saekit.report import style
 from saekit.studies.locality.events.event_entropy import OK
@@ -25,13 +26,13 @@ def extremes(rows: Sequence[Row], least_events: int = 3) -> tuple[int, int]:
     for row in rows:
         if row.status == OK and row.J is not None:
             found.setdefault(row.feature_id, []).append(row.H_pos)
-    means = {a: sum(h) / len(h) for a, h in found.items() if len(h) >= least_events}
-    if len(means) < 2:
+    enough = {a: h for a, h in found.items() if len(h) >= least_events}
+    if len(enough) < 2:
         raise DataError(
             f"A contrast needs 2 latents with {least_events} events or more that have "
-            f"influences; there are {len(means)}."
+            f"influences; there are {len(enough)}."
         )
-    order = sorted(means, key=lambda a: (means[a], a))
+    order = plain.by_mean(enough)
     return order[0], order[-1]
 
 

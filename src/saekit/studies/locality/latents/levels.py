@@ -25,6 +25,10 @@ class Level(NamedTuple):
     H_logit: Float[Tensor, "d_sae"]  # bits
     totals: Int[Tensor, "d_sae"]  # tokens it is on at
 
+    def means(self) -> tuple[float, float]:
+        """Return the means over latents, of H_vocab over those that have one."""
+        return float(self.H_vocab.nanmean()), float(self.H_logit.mean())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Levels(Config):
