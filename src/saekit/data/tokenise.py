@@ -49,7 +49,7 @@ class TokenStream:
         ConfigError: `n_ctx` leaves no place for text.
     """
 
-    def __init__(  # noqa: PLR0913 - a stream is what all of these say
+    def __init__(
         self,
         corpus: Corpus,
         split: Split,

@@ -30,7 +30,7 @@ class Rounded(NamedTuple):
 
 @triton.jit
 @no_type_check
-def _sizes(rows, rounded, norm, off, width, BLOCK: tl.constexpr):  # noqa: PLR0913
+def _sizes(rows, rounded, norm, off, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     full = tl.full([BLOCK], 0.0, tl.float32)
     low = tl.full([BLOCK], 0.0, tl.float32)

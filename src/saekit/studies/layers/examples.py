@@ -95,7 +95,7 @@ class Examples:
         for values in (self.ids, self.window):
             values[index, touched] = values[index, touched].gather(1, wide)
 
-    def _fill(  # noqa: PLR0913 - what is known of new examples
+    def _fill(
         self, index: int, touched: Tensor, fresh: Bool[Tensor, "u n"], row: Int[Tensor, "u n"],
         where: Int[Tensor, "u rows"], layer: LayerCodes, rows: Rows,
     ) -> None:  # fmt: skip

@@ -74,7 +74,7 @@ class Survey:
         counts: tokens by layer that are special, over the norm, or kept; ``seen`` over all.
     """
 
-    def __init__(  # noqa: PLR0913 - these are what a survey is
+    def __init__(
         self,
         sites: Sequence[str],
         sums: LayerSums,

@@ -248,7 +248,7 @@ def stream_(
     emit(record, as_json=as_json, lines=lines)
 
 
-def _text(  # noqa: PLR0913 - what rows and rules are made of
+def _text(
     lm: "LanguageModel", corpus: str, split: str, sites: list[str], *,
     n_ctx: int, bos: bool, max_norm: float | None,
 ) -> Any:  # fmt: skip

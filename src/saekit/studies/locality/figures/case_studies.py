@@ -56,7 +56,7 @@ class Card(NamedTuple):
     link: str = ""  # of a page about it, https only
 
 
-def write(  # noqa: PLR0913 - what is shown, and what of it
+def write(
     path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object],
     tint: str = "influence",
 ) -> Path:  # fmt: skip

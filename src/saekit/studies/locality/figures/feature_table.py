@@ -23,7 +23,7 @@ svg text{font:10px system-ui,sans-serif;fill:#555}
 """
 
 
-def write(  # noqa: PLR0913 - what is shown, and what of it
+def write(
     path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object],
     quality: Mapping[int, Quality] | None = None,
 ) -> Path:  # fmt: skip

@@ -124,7 +124,7 @@ class _State:
     def __init__(
         self, hierarchy: Hierarchy, forest: Forest, wanted: Tensor, positive: Tensor,
         n_features: int, scenarios: _Scenarios, mode: Compensation,
-    ):  # fmt: skip  # noqa: PLR0913
+    ):  # fmt: skip
         self.mode, self.hierarchy, self.forest = mode, hierarchy, forest
         self.wanted, self.positive, self.n_features = wanted, positive, n_features
         self.scenarios = scenarios

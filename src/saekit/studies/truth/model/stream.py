@@ -39,7 +39,7 @@ class TruthStream:
         self, sample: Callable[[int, torch.Generator], Made], device: torch.device, *,
         tokens: int, batch_tokens: int, seed: int, epochs: int = 1,
         part: tuple[int, int] = (0, 1),
-    ):  # fmt: skip  # noqa: PLR0913
+    ):  # fmt: skip
         for name, value in (("tokens", tokens), ("batch_tokens", batch_tokens),
                             ("epochs", epochs)):  # fmt: skip
             at_least(name, value, 1)
