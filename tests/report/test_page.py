@@ -293,7 +293,8 @@ def test_when_it_was_measured_and_why_there_is_no_interval(run):
     write_json(path, raw)
     shown = " ".join(page_of(run)[1].shown)
     assert "Measured 2026-11-29 07:48 UTC." in shown
-    assert shown.count(why) == 1 and f"FVU, KL: {why}." in shown
+    said = f"variance unexplained (FVU), KL clean to spliced (nats): {why}."
+    assert shown.count(why) == 1 and said in shown
     write_json(path, raw | {"provenance": {"time": "yesterday"}})
     assert "Measured yesterday." in " ".join(page_of(run)[1].shown)
 

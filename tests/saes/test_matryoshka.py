@@ -62,5 +62,5 @@ def test_random_widths_follow_the_seed_and_favour_short_prefixes():
 
 @pytest.mark.parametrize("widths", [(), (4, 4), (8, 4), (0, 4), (4, 64)])
 def test_refuses_widths_that_do_not_increase(widths):
-    with pytest.raises(ConfigError, match="`widths` must increase"):
+    with pytest.raises(ConfigError, match="`widths` must increase|must be at least 1"):
         Matryoshka(d_in=8, d_out=8, d_sae=32, k=4.0, widths=widths)

@@ -12,10 +12,11 @@ from saekit.activations.pairs import Pair
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, TrainingError
 from saekit.core.files import read_json_lines
+from saekit.core.stats import median
 from saekit.hub.native import load
 from saekit.saes.base import Loss, Scaling, registry
 from saekit.saes.topk import TopK
-from saekit.training import loop, scaling
+from saekit.training import loop
 from saekit.training.loop import train
 from saekit.training.meter import Meter
 from saekit.training.run import Run
@@ -215,7 +216,7 @@ def test_far_rows_hardly_move_it_and_sites_have_their_own():
 
 
 def test_a_median_that_is_not_reached_is_an_error(monkeypatch):
-    monkeypatch.setattr(scaling, "MEDIAN_STEPS", 2)
+    monkeypatch.setattr(median, "MEDIAN_STEPS", 2)
     with pytest.raises(TrainingError, match="in 2 steps; set `centre` to mean"):
         geometric_median(draw(64, 6))
 

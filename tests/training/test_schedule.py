@@ -43,7 +43,7 @@ def test_a_run_has_its_schedule(tmp_path):
     ("change", "said"),
     [
         ({"schedule": "step"}, "'linear' or 'cosine' or 'constant'"),
-        ({"final_lr_share": -0.1}, "`final_lr_share` is a share of the peak rate, 0 to 1"),
+        ({"final_lr_share": -0.1}, "`final_lr_share` must be from 0 to 1 of the peak rate"),
         ({"final_lr_share": 0.1, "schedule": "constant"}, "no use with a constant"),
     ],
 )

@@ -44,6 +44,12 @@ class Frozen(WrappedConfig):
 
     half: Literal["decoder", "encoder"] = "decoder"
 
+    @property
+    @override
+    def n_weights(self) -> int:  # of which training holds gradients and moments
+        frozen = self.d_out if self.half == "decoder" else self.d_in
+        return self.inner.n_weights - frozen * self.d_sae
+
     @classmethod
     @override
     def example(cls) -> "Frozen":

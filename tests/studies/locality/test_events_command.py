@@ -135,7 +135,7 @@ def test_a_table_leaves_out_by_recall_and_bos(events, tmp_path, capsys):
     assert "1 recall below 0.6" in page and "4 no recall known" in page
     for more in (["--min-recall", 2], ["--max-peak-diversity", -1]):
         code, _, err = call(capsys, *words, *more)
-        assert code == 2 and "0..1" in err
+        assert code == 2 and "from 0 to 1" in err
     code, _, err = call(capsys, *words[:-1], tmp_path)
     assert code == 1 and "MODEL/SAE" in err
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saekit.activations.latents import LatentStore
-from saekit.analysis.firing import Fired
+from saekit.analysis.firing import FiringSums
 from saekit.core.errors import ConfigError
 from saekit.studies.locality.event_pages import _entropies
 from saekit.studies.locality.events.event_files import Row
@@ -19,7 +19,7 @@ from saekit.studies.truth.calibration import usual_sparsities, whole
 
 def test_how_many_latents_are_on_how_often():
     none = torch.zeros(4)
-    fired = Fired(torch.tensor([0, 1, 10, 50]), none, none, none, None, none, 1000)
+    fired = FiringSums(torch.tensor([0, 1, 10, 50]), none, none, none, None, none, 1000)
     assert fired.summary((0.001, 0.005, 0.01, 0.05)) == {
         "dead": 1, "over_0.001": 2, "over_0.005": 2, "over_0.01": 1, "over_0.05": 0,
     }  # fmt: skip

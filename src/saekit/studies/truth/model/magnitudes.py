@@ -186,7 +186,7 @@ class ReluNormal(Magnitudes):
     """
 
     name = "relu_normal"
-    mean: Profile | float = setting(1.0, least=0)
+    mean: Profile | float = 1.0
     std: Profile | float = setting(0.0, least=0)
 
     @override
