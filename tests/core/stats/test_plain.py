@@ -23,8 +23,8 @@ def test_share_and_standard_error():
 
 
 def test_order_of_means():
-    found = {4: [3.0, 5.0], 2: [1.0, 9.0], 7: [], 1: [4.0], 3: [-8.0, 2.0]}
-    # By the mean, not the largest (2 has 9) or the sum; ties by key; the empty one last.
+    found = {4: [-1.0, 9.0], 2: [5.0, 5.0], 7: [], 1: [4.0], 3: [-8.0, 2.0]}
+    # By the mean, not the largest (4 has 9) or the sum; ties by key; the empty one last.
     assert plain.by_mean(found) == [3, 1, 4, 2, 7]
 
 

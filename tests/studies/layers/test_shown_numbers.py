@@ -63,6 +63,9 @@ def test_the_axis_of_cosines_leaves_few_pairs_out():
     # Below 0 lie 3 of 12 pairs, below -0.5 one.
     assert pairs().shown_cosines(0.1) == (-0.5, 0.0)
     assert pairs().shown_cosines(0.01) == (-1.0, 0.0)
+    ends = torch.tensor([[1, 2, 16, 1], [0, 0, 0, 0], [0, 0, 0, 0]])  # 5 % of pairs at either end
+    tail = pairs()._replace(counts=ends)
+    assert tail.shown_cosines(0.1) == (-0.5, 0.0) and tail.shown_cosines(0.01) == (-1.0, 0.5)
     none = pairs()._replace(counts=torch.zeros(3, 4, dtype=torch.int64))
     assert none.shown_cosines(0.1) == (-1.0, 1.0)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,12 @@ from saekit.studies.locality.events.neuronpedia import cosine_differences
 from saekit.studies.locality.figures.case_studies import moments
 from saekit.studies.locality.latents.drawing import draw_latents
 from saekit.studies.locality.latents.levels import Level
+from saekit.studies.locality.runs.strongest import (
+    latent_means,
+    mean_of_strongest,
+    most_active_first,
+    strongest_first,
+)
 from saekit.studies.truth.calibration import usual_sparsities, whole
 
 
@@ -65,3 +72,19 @@ def test_only_events_with_an_entropy_count():
 def test_sparsities_of_a_calibration():
     assert usual_sparsities(7.0) == [4, 7, 14] and usual_sparsities(0.4) == [1, 1, 1]
     assert whole(12.4, 8) == 8 and whole(0.2, 8) == 1 and whole(3.6) == 4
+
+
+def test_means_of_latents_over_the_windows_they_are_active_in():
+    found = latent_means(np.array([7, 2, 7, 7]), np.array([1.0, 5.0, 2.0, 6.0]),
+                         np.array([1.0, 4.0, -3.0, 0.5]))  # fmt: skip
+    assert found.latent.tolist() == [2, 7] and found.windows.tolist() == [1, 3]
+    assert found.entropy.tolist() == [5.0, 3.0] and found.activation.tolist() == [4.0, -1.5]
+
+
+def test_the_strongest_are_those_of_largest_size():
+    activation, values = np.array([1.0, -9.0, 4.0, 4.0]), np.array([8.0, 1.0, 3.0, 5.0])
+    assert strongest_first(activation).tolist() == [1, 2, 3, 0]
+    assert mean_of_strongest(values, activation, 2) == 2.0
+    assert mean_of_strongest(values, activation, 20) == values.mean()
+    by = {(0, 1): [1.0, 1.0], (0, 2): [5.0], (1, 1): [1.0, 4.0]}
+    assert most_active_first(by) == [(0, 2), (1, 1), (0, 1)]

@@ -9,6 +9,7 @@ from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.report import style
+from saekit.studies.locality.runs.strongest import most_active_first
 
 TOP, MOST_GREY, SHOWN_TOKENS, LINE_CHARS = 10, 200, 64, 130
 MOST_CODE = 0x250  # the font of figures has all letters below; others are drawn as a box
@@ -95,7 +96,7 @@ def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) ->
             key = (int(row["window"]), int(row["latent"]))
             value = (int(row["n_ctx"]), float(row["entropy_bits"]), float(row["activation"]))
             by.setdefault(key, []).append(value)
-    order = sorted(by, key=lambda k: (-sum(v[2] for v in by[k]), k))
+    order = most_active_first({key: [v[2] for v in values] for key, values in by.items()})
     many, lengths = result.details["windows"] > 1, result.details["lengths"]
 
     def line(key: tuple[int, int], mark: str, **how: Any) -> None:

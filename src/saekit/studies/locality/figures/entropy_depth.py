@@ -10,6 +10,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.result import Score, Table
 from saekit.report import style
 from saekit.studies.locality.runs import depth_data
+from saekit.studies.locality.runs.strongest import latent_means, mean_of_strongest
 
 KINDS = ("violin", "box")
 TOP = 20  # latents of largest total activation whose mean is drawn
@@ -37,7 +38,7 @@ class Layer(NamedTuple):
     @property
     def top(self) -> float:
         """Mean over the latents of largest total activation."""
-        return float(self.entropy[np.argsort(-np.abs(self.activation), kind="stable")[:TOP]].mean())
+        return mean_of_strongest(self.entropy, self.activation, TOP)
 
 
 class Panel(NamedTuple):
@@ -62,11 +63,10 @@ def panel(found: depth_data.DepthData, label: str) -> Panel:
     """Return what a panel shows of depth data."""
     layers = []
     for site, latent, bits, activation, scores in found.sites:
-        each, which, counts = np.unique(latent, return_inverse=True, return_counts=True)
-        means = np.bincount(which, bits) / counts
+        means = latent_means(latent, bits, activation)
         nulls = {k: scores.get(f"{k}_entropy_bits_pooled") for k in found.nulls}
         layers.append(Layer(
-            site, means, each, counts, np.bincount(which, activation),
+            site, means.entropy, means.latent, means.windows, means.activation,
             scores.get("entropy_bits_mean_over_windows"), _known(scores, VECTOR),
             {k: s for k, s in nulls.items() if s is not None and s.value is not None},
         ))  # fmt: skip

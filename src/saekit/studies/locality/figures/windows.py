@@ -9,6 +9,7 @@ from saekit.core.npz import read_npz
 from saekit.core.result import Result, Table
 from saekit.report import style
 from saekit.studies.locality.influence.entropy import entropy_bits, places, shares
+from saekit.studies.locality.runs.strongest import strongest_first
 
 TOP, MOST_GREY = 5, 200
 
@@ -55,7 +56,7 @@ def draw(arrays: dict[str, np.ndarray], index: int, site: str, path: Path) -> No
     latent, activation = arrays["latent"][mine], arrays["activation"][mine]
     inside = places(J.shape[1], len(J)).inside(J.shape[1])
     P, H = shares(J, inside).numpy(), entropy_bits(J).numpy()
-    order = np.argsort(-np.abs(activation), kind="stable")
+    order = strongest_first(activation)
     top, others = order[:TOP], order[TOP:]
     grey = others[:: max(-(-len(others) // MOST_GREY), 1)]
     figure, axes = style.new(10, 3.6, columns=2)
