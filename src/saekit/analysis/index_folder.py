@@ -13,7 +13,7 @@ from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.data.base import SPLITS, Corpus
 from saekit.hub.native import load
-from saekit.hub.opening import complete, model_of, text_of
+from saekit.hub.opening import opened
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 
@@ -148,10 +148,9 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
     if out is None and loaded.folder is None:
         raise ConfigError("This SAE is in no folder yet, so name one for the index: out=.")
     folder = Path(out) if out is not None else loaded.folder / "index"  # type: ignore[operator]
-    model = lm or model_of(loaded, "auto")
-    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus and str(corpus))
+    loaded, model, text = opened(loaded, lm, corpus)
     make_index(
-        complete(loaded, model, text), model, folder, tokens=tokens,
+        loaded, model, folder, tokens=tokens,
         text=(text, "train" if split == "train" else "test"),
         max_acts=MaxActs(n=contexts), shown=shown,
     )  # fmt: skip

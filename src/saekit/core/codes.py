@@ -114,6 +114,16 @@ class Codes(NamedTuple):
         out = out.index_put((self.rows() * self.d_sae + self.latents,), self.values)
         return out.view(*self.batch, self.d_sae)
 
+    def columns(self, latents: Int[Tensor, "m"]) -> Float[Tensor, "*batch m"]:
+        """Return the activations of some latents, 0 where they are off; no more is made dense."""
+        column = latents.new_full((self.d_sae,), -1)
+        column[latents] = torch.arange(len(latents), device=latents.device)
+        place = column[self.latents]
+        on = place >= 0
+        out = self.values.new_zeros(self.n_rows, len(latents))
+        out[self.rows()[on], place[on]] = self.values[on]
+        return out[:, column[latents]].view(*self.batch, len(latents))
+
     def detach(self) -> "Codes":
         """Return the same codes without the graph."""
         shift = None if self.shift is None else self.shift.detach()

@@ -179,11 +179,17 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
     labels = {name: score.label or name for name, score in scores.items()}
     width = max(map(len, labels.values()), default=0)
     lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
-    without: dict[str, list[str]] = {}
+    without = without_interval(scores)
+    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
+
+
+def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:
+    """Return why scores have no interval: each reason once, with the names it is of."""
+    reasons: dict[str, list[str]] = {}
     for name, score in scores.items():
         if score.value is not None and score.low is None and score.reason:
-            without.setdefault(score.reason, []).append(name)
-    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
+            reasons.setdefault(score.reason, []).append(name)
+    return reasons
 
 
 def _check_kinds(record: Any) -> None:

@@ -4,14 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saekit.core.config import override
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result
 from saekit.data.base import Corpus
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, SitePair, Subject, Tools, registry
-from saekit.hub.native import load
-from saekit.hub.opening import complete, model_of, said_of, text_of
+from saekit.hub.opening import opened, said_of, text_of
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
@@ -51,18 +49,16 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         ConfigError: a setting is unknown, or the SAE's files leave out its text or model.
         DataError: the held-out text is shorter than a row.
     """
-    loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
-    model = lm or model_of(loaded, "auto")
+    loaded, model, text = opened(sae, lm, corpus, site)
     config = registry.get(eval)() if isinstance(eval, str) else eval
     if tokens is not None:
         settings = {"n_tokens": tokens} | settings
     if "n_tokens" in settings and hasattr(config, "ce_tokens") and "ce_tokens" not in settings:
         most = min(int(config.ce_tokens), int(settings["n_tokens"]))  # type: ignore[attr-defined]
         settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
-    config = override(config, [f"{k}={v!r}" for k, v in settings.items()])
-    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus and str(corpus))
+    config = type(config).from_dict(config.to_dict() | settings)
     result = measure(
-        complete(loaded, model, text), model, config,
+        loaded, model, config,
         corpus=text, site=site or loaded.card.at, seed=seed, shown=shown,
     )  # fmt: skip
     if out is not None:

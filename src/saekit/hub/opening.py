@@ -134,6 +134,28 @@ def model_of(
     return lm.separated() if made_from.get("separate_documents") else lm
 
 
+def opened(
+    sae: TrainedSAE | Path | str,
+    lm: LanguageModel | None = None,
+    corpus: Corpus | Path | str | None = None,
+    site: str | None = None,
+) -> OpenSAE:
+    """Return an SAE in memory, or in a folder, with what running it needs filled in.
+
+    Args:
+        sae: the SAE, or the folder it is in.
+        lm: its language model; None: the one that its card names.
+        corpus: text, by name or file; None: that of training.
+        site: which site, where several share the SAE in a folder.
+
+    Raises: as `open_sae`.
+    """
+    loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
+    model = lm or model_of(loaded, "auto")
+    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus and str(corpus))
+    return OpenSAE(complete(loaded, model, text), model, text)
+
+
 def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:
     """Return a corpus by its name, or the one the SAE was trained on.
 

@@ -330,7 +330,8 @@ class _Part:
         new = y.float() if self.error else self.sae.decode(self.codes).view_as(y)
         if self.edits:
             latents = list(dict.fromkeys(edit.latent for edit in self.edits))
-            before = _activations(self.codes, latents)  # [rows, latents]
+            wanted = torch.tensor(latents, device=self.codes.latents.device)
+            before = self.codes.columns(wanted).view(self.codes.n_rows, -1)  # [rows, latents]
             after = before.clone()
             for edit in self.edits:
                 column = after[:, latents.index(edit.latent)]
@@ -347,16 +348,6 @@ class _Part:
         if self._directions is None:
             self._directions = self.sae.directions
         return self._directions[latents]
-
-
-def _activations(codes: Codes, latents: list[int]) -> Float[Tensor, "rows m"]:
-    """Return the activations of some latents at every row, 0 where they are off."""
-    out = codes.values.new_zeros(codes.n_rows, len(latents))
-    rows = codes.rows()
-    for column, latent in enumerate(latents):
-        here = codes.latents == latent
-        out[rows[here], column] = codes.values[here]
-    return out
 
 
 def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Splice:

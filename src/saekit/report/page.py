@@ -8,7 +8,7 @@ from typing import Any
 from saekit.core.border import bordered
 from saekit.core.errors import FormatError
 from saekit.core.files import read_object, replace_with
-from saekit.core.result import Result, Score
+from saekit.core.result import Result, Score, without_interval
 from saekit.core.sealed import read_sealed
 from saekit.core.stats.plain import share
 from saekit.metrics.base import in_order
@@ -220,11 +220,10 @@ def _label(name: str) -> str:
 
 def _without(core: Result) -> list[str]:
     """Return why scores have no interval, each reason once with the scores that it is of."""
-    found: dict[str, list[str]] = {}
-    for name, score in core.scores.items():
-        if score.value is not None and score.low is None and score.reason:
-            found.setdefault(score.reason, []).append(_label(name).replace(",", ""))
-    return [f"{', '.join(names)}: {why}." for why, names in found.items()]
+    return [
+        f"{', '.join(_label(name).replace(',', '') for name in names)}: {why}."
+        for why, names in without_interval(core.scores).items()
+    ]
 
 
 def _card(name: str, score: Score) -> str:

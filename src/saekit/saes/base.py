@@ -202,14 +202,7 @@ class SAE(nn.Module, abc.ABC):
             DataError: `x` is not finite.
         """
         with torch.no_grad():
-            acts = self.encode(x)
-            column = latents.new_full((acts.d_sae,), -1)
-            column[latents] = torch.arange(len(latents), device=latents.device)
-            place = column[acts.latents]
-            on = place >= 0
-            out = acts.values.new_zeros(acts.n_rows, len(latents))
-            out[acts.rows()[on], place[on]] = acts.values[on]
-            return out[:, column[latents]].view(*acts.batch, len(latents))
+            return self.encode(x).columns(latents)
 
     @abc.abstractmethod
     def decode(self, acts: Codes) -> Float[Tensor, "..."]:

@@ -12,6 +12,7 @@ from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, SiteName, default_site
 from saekit.models.hf import load as load_model
+from saekit.models.sites import Site
 from saekit.saes.base import SAEConfig, Unsized
 from saekit.training.building import (
     DEFAULT_MODEL,
@@ -100,6 +101,4 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
 def _names(sites: Sites | None) -> list[str]:
     if sites is None:
         return []
-    return [str(sites)] if isinstance(sites, str) or hasattr(sites, "point") else [
-        str(site) for site in sites
-    ]  # fmt: skip
+    return [str(s) for s in ([sites] if isinstance(sites, str | Site) else sites)]
