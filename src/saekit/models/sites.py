@@ -5,14 +5,22 @@ from typing import NamedTuple
 
 from saekit.core.errors import UnknownNameError, nearest
 
-POINTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out")
-_OURS = re.compile(r"L(\d+)\.(\w+)")
-_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
-# Names of TransformerLens that look like `mlp_in` and are taken elsewhere: why, and what is meant.
-_OTHER = {
-    "hook_mlp_in": "it is the stream before the norm, L{0}.resid_mid",
-    "ln2.hook_normalized": "it is before the norm's gain unless weights were folded",
+# In the order in which a forward pass of a usual block meets them.
+POINTS = (
+    "resid_pre", "z", "attn_out", "resid_mid", "mlp_normalized", "mlp_in", "mlp_acts", "mlp_out",
+    "resid_post",
+)  # fmt: skip
+_OURS = re.compile(r"L(\d+)\.(\w+?)(?:\.h(\d+))?")
+_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.(.+)")
+# Names of TransformerLens that are not `hook_` and the point.
+_HOOKS = {
+    "attn.hook_z": "z",
+    "mlp.hook_post": "mlp_acts",
+    "ln2.hook_normalized": "mlp_normalized",
 }
+_HOOKS |= {f"hook_{p}": p for p in POINTS if p not in ("mlp_in", *_HOOKS.values())}
+# A name of TransformerLens that looks like `mlp_in` and is taken elsewhere.
+_OTHER = {"hook_mlp_in": "it is the stream before the norm, L{0}.resid_mid"}
 
 
 class Site(NamedTuple):
@@ -22,15 +30,20 @@ class Site(NamedTuple):
     name of one in front, ``base:L12.resid_post``. Points of a block: ``resid_pre`` (its input),
     ``resid_mid`` (after attention is added; absent where attention and MLP run in
     parallel), ``resid_post`` (its output), ``attn_out`` and ``mlp_out`` (what each adds to
-    the stream), ``mlp_in`` (what the MLP reads, after its norm). Layers count from 0.
+    the stream), ``mlp_in`` (what the MLP reads, after its norm), ``mlp_normalized`` (the same
+    before the norm's gain and bias), ``z`` (what the heads give the attention's output map, side by
+    side; ``L12.z.h3`` is head 3 alone) and ``mlp_acts`` (what the MLP gives its output map). Layers
+    and heads count from 0.
     """
 
     layer: int | None
     point: str
     model: str = ""  # short name of its model, where there are several
+    head: int | None = None  # of `z`: one head's part
 
     def __str__(self) -> str:
         place = self.point if self.layer is None else f"L{self.layer}.{self.point}"
+        place = place if self.head is None else f"{place}.h{self.head}"
         return f"{self.model}:{place}" if self.model else place
 
 
@@ -51,16 +64,19 @@ def parse_site(text: str) -> Site:
         return EMBED
     if text == str(UNKNOWN):
         return UNKNOWN
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", text)
-    if match and match[2] in _OTHER:
+    lens = _TRANSFORMER_LENS.fullmatch(text)
+    if lens and lens[2] in _OTHER:
         raise UnknownNameError(
-            f"`{text}` is not L{match[1]}.mlp_in, what the MLP reads after its norm: "
-            f"{_OTHER[match[2]].format(match[1])}. Name the one you mean."
+            f"`{text}` is not L{lens[1]}.mlp_in, what the MLP reads after its norm: "
+            f"{_OTHER[lens[2]].format(lens[1])}. Name the one you mean."
         )
-    match = _OURS.fullmatch(text) or _TRANSFORMER_LENS.fullmatch(text)
-    if match and match[2] in POINTS:
-        return Site(int(match[1]), match[2])
-    names = [f"L{match[1] if match else 0}.{p}" for p in POINTS] + ["embed"]
+    if lens and lens[2] in _HOOKS:
+        return Site(int(lens[1]), _HOOKS[lens[2]])
+    match = _OURS.fullmatch(text)
+    if match and match[2] in POINTS and (match[3] is None or match[2] == "z"):
+        return Site(int(match[1]), match[2], head=None if match[3] is None else int(match[3]))
+    layer = next((m[1] for m in (match, lens) if m), 0)
+    names = [f"L{layer}.{p}" for p in POINTS] + ["embed"]
     raise UnknownNameError(
         f"`{text}` is not a site; sites read `embed` or `L<layer>.<point>` with a point of "
         f"{', '.join(POINTS)}.{nearest(text, names)}"
@@ -75,9 +91,14 @@ def transformer_lens_name(site: Site) -> str:
     """
     if site.layer is None:
         return "hook_embed"
-    if site.point == "mlp_in":
+    hook = next((hook for hook, point in _HOOKS.items() if point == site.point), None)
+    if hook is None or site.head is not None:
+        why = (
+            "its own are before the norm or before the norm's gain" if hook is None
+            else "its own are of all heads"
+        )  # fmt: skip
         raise UnknownNameError(
-            f"TransformerLens has no name for {site}: its own are before the norm or before the "
-            f"norm's gain. Give the name to write (`saekit cache export --column`)."
+            f"TransformerLens has no name for {site}: {why}. Give the name to write (`saekit cache "
+            f"export --column`)."
         )
-    return f"blocks.{site.layer}.hook_{site.point}"
+    return f"blocks.{site.layer}.{hook}"
