@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import index as index
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
+    from saekit.evals.verify.verify import verify as verify
+    from saekit.hub.attribution import attribute as attribute
     from saekit.hub.native import load as load
     from saekit.hub.native import save as save
+    from saekit.hub.prompting import prompt as prompt
     from saekit.hub.splicing import splice as splice
     from saekit.hub.steering import steer as steer
     from saekit.hub.trained import TrainedSAE as TrainedSAE
@@ -48,14 +51,17 @@ _PLACES = {
     "Site": "saekit.models.sites",
     "TrainedSAE": "saekit.hub.trained",
     "analyse": "saekit.analysis.analyse",
+    "attribute": "saekit.hub.attribution",
     "evaluate": "saekit.evals.evaluate",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
+    "prompt": "saekit.hub.prompting",
     "save": "saekit.hub.native",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
     "train": "saekit.training.train",
+    "verify": "saekit.evals.verify.verify",
     "AbsTopK": "saekit.saes.abs_topk",
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",

@@ -192,7 +192,78 @@ def test_steering_needs_to_know_how_far(lm):
     with pytest.raises(ConfigError, match="index"):
         saekit.steer(lm, sae, 3, prompt="a", scale=2.0)
     told = saekit.steer(lm, sae, 3, prompt="abc", add=30.0, n=5)
-    assert told.plain != told.steered
-    assert "abc" in str(told)
+    assert told.alone.texts != told.doses[0].texts
+    assert "abc" in str(told) and told.alone.kl == 0 < told.doses[0].kl
     again = saekit.steer(lm, sae, 3, prompt="abc", add=30.0, n=5)
     assert again == told
+
+
+def test_a_dose_response_has_a_row_a_strength_and_a_text_a_seed(lm):
+    sae = an_sae(lm)
+    how = {"prompt": "abc", "n": 6, "temperature": 1.0, "seeds": 2, "seed": 5}
+    told = saekit.steer(lm, sae, 3, add=[-20.0, 0.0, 40.0], **how)
+    assert [dose.add for dose in told.doses] == [-20.0, 0.0, 40.0]
+    assert told.doses[1].texts == told.alone.texts and len(told.alone.texts) == 2
+    assert told.doses[2].kl > 0 and told.doses[2].texts != told.alone.texts
+    again = saekit.steer(lm, sae, 3, add=40.0, **{**how, "seeds": 1, "seed": 6})
+    assert again.doses[0].texts[0] == told.doses[2].texts[1]  # a seed draws the same in any order
+    row = torch.tensor([[*lm.tokens("abc")[0].tolist(), *lm.tokenizer.encode("xyz")[0]]])
+    assert lm.logits(row).isfinite().all() and lm.edits == ()
+    with pytest.raises(ConfigError, match="temperature 0"):
+        saekit.steer(lm, sae, 3, prompt="a", add=1.0, seeds=3)
+    with pytest.raises(ConfigError, match="No strength"):
+        saekit.steer(lm, sae, 3, prompt="a", add=[])
+
+
+def test_gradients_of_latents_are_those_of_finite_differences():
+    lm = tiny("llama", dtype=torch.float64)
+    sae = an_sae(lm)
+    wanted = torch.zeros(258, dtype=torch.float64)
+    wanted[65] = 1.0
+    with saekit.splice(lm, sae, grad=True) as spliced:
+        logits = lm.logits(TOKENS, grad=True)
+        torch.testing.assert_close(logits, lm.logits(TOKENS), atol=1e-5, rtol=1e-5)
+        (logits[:, -1] @ wanted.to(logits)).sum().backward()
+        codes = spliced.codes
+    entry = int(codes.values.grad.abs().argmax())
+    row, latent = int(codes.rows()[entry]), int(codes.latents[entry])
+    step = 1e-2
+
+    def at(add):
+        def here(tokens, _):
+            mask = torch.zeros(tokens.numel(), dtype=torch.bool)
+            mask[row] = True
+            return mask.view_as(tokens)
+
+        with saekit.splice(lm, sae).edit(latent, add=add, where=here):
+            return float(lm.logits(TOKENS)[:, -1, 65].sum())
+
+    slope = (at(step) - at(-step)) / (2 * step)
+    assert float(codes.values.grad[entry]) == pytest.approx(slope, rel=1e-2)
+
+
+def test_a_later_sae_passes_gradients_to_an_earlier_one():
+    lm = tiny("llama", dtype=torch.float64)
+    first, second = an_sae(lm), an_sae(lm, "L1.resid_post", seed=1)
+    with saekit.splice(lm, first, second, grad=True, error=False) as spliced:
+        lm.logits(TOKENS, grad=True)[:, -1, 65].sum().backward()
+        assert spliced.codes_of(0).values.grad.abs().sum() > 0
+        assert spliced.codes_of(1).values.grad.abs().sum() > 0
+    assert lm.edits == ()
+
+
+def test_passes_of_transformers_itself_go_through_the_splice(lm):
+    sae = an_sae(lm)
+    ids = TOKENS[:1]
+    plain = lm.hf(ids).logits
+    free = lm.hf.generate(ids, max_new_tokens=6, do_sample=False)
+    with saekit.splice(lm, sae).edit(7, add=25.0):
+        assert torch.equal(lm.hf(input_ids=ids).logits, lm.logits(ids))
+        assert not torch.equal(lm.hf(ids).logits, plain)
+        steered = lm.hf.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)
+        ours = lm.generate(ids.tolist(), 6, temperature=0, stop=[])
+        assert steered[0, ids.shape[1] :].tolist() == ours[0]
+        with pytest.raises(ConfigError, match="inputs_embeds"):
+            lm.hf(inputs_embeds=torch.zeros(1, 2, lm.d_model))
+    assert torch.equal(lm.hf(ids).logits, plain)
+    assert torch.equal(lm.hf.generate(ids, max_new_tokens=6, do_sample=False), free)

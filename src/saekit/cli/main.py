@@ -21,6 +21,8 @@ from saekit.cli.list import list_names
 from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
+from saekit.cli.use import attribute, prompt, steer
+from saekit.cli.verify import verify
 from saekit.cli.watch import track, watch
 from saekit.core import machine
 from saekit.core.config import read_number
@@ -78,6 +80,10 @@ app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("report")(report)
 app.command("watch")(watch)
 app.command("track")(track)
+app.command("verify")(verify)
+app.command("prompt")(prompt)
+app.command("steer")(steer)
+app.command("attribute")(attribute)
 app.command("convert")(convert)
 app.command("list")(list_names)
 app.add_typer(cache, name="cache")

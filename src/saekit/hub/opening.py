@@ -156,6 +156,33 @@ def opened(
     return OpenSAE(complete(loaded, model, text), model, text)
 
 
+def ready(
+    loaded: TrainedSAE, use: OpenOptions, lm: LanguageModel | None = None
+) -> tuple[TrainedSAE, LanguageModel]:
+    """Return an SAE with its language model, to be run on a text of the user's own.
+
+    No corpus is read for it: see `TrainedSAE.ruled`.
+
+    Args:
+        loaded: the SAE.
+        use: how it is to be run.
+        lm: its language model; None: the one that its card or `use` names.
+
+    Raises: as `open_sae`.
+    """
+    if UNKNOWN in loaded.card.pair.sites:
+        raise ConfigError(_no_site(loaded.card))
+    model = lm or model_of(loaded, use.device, use.model, use.dtype)
+    return loaded.ruled(model), model
+
+
+def _no_site(card: Card) -> str:
+    return (
+        f"The SAE's files do not say which site it is of ({card.pair.label}). Name it: site=, on a "
+        f"command line --site; of a transcoder both: read= and write=, --read and --write."
+    )
+
+
 def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:
     """Return a corpus by its name, or the one the SAE was trained on.
 
@@ -185,10 +212,7 @@ def complete(
     """
     card, use = loaded.card, use or OpenOptions()
     if UNKNOWN in card.pair.sites:
-        raise ConfigError(
-            f"The SAE's files do not say which site it is of ({card.pair.label}). Name it: site=, "
-            f"on a command line --site; of a transcoder both: read= and write=, --read and --write."
-        )
+        raise ConfigError(_no_site(card))
     if use.n_ctx < 0:
         raise ConfigError(
             f"`n_ctx` is a number of tokens, or 0 for that of training; got {use.n_ctx}."

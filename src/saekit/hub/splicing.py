@@ -1,5 +1,6 @@
 """Splicing: SAEs inside a language model, whose latents can be read and changed in every pass."""
 
+import contextlib
 import dataclasses
 import operator
 import typing
@@ -115,6 +116,7 @@ class Splice:
         lm: the language model.
         saes: one or several, at any sites; transcoders too.
         error: keep what the SAEs fail to reconstruct.
+        grad: let gradients pass through the SAEs; see `splice`.
 
     Raises:
         ConfigError: an SAE codes several sites or positions jointly, or does not say its site.
@@ -122,17 +124,24 @@ class Splice:
         ShapeError: widths differ.
     """
 
-    def __init__(self, lm: LanguageModel, saes: tuple[TrainedSAE, ...], *, error: bool = True):
+    def __init__(
+        self, lm: LanguageModel, saes: tuple[TrainedSAE, ...], *, error: bool = True,
+        grad: bool = False,
+    ):  # fmt: skip
         if not saes:
             raise ConfigError("Give at least one SAE to splice in.")
         self.lm = lm
-        self.parts = [_Part(lm, sae, error) for sae in saes]
+        self.parts = [Part(lm, sae, error=error, grad=grad) for sae in saes]
         self._own: _SpliceHook | None = None
+        self._passes = contextlib.ExitStack()
 
     def __enter__(self) -> "Splice":
         if self._own is not None:
             raise ConfigError("This splice is in use already. Make another one.")
         self._own = _SpliceHook(self)
+        # The first splice of a model has passes of the library's own go through what is attached.
+        if not self.lm.edits:
+            self._passes.enter_context(self.lm.own_passes())
         self.lm.edits = (*self.lm.edits, self._own)
         return self
 
@@ -142,6 +151,7 @@ class Splice:
     ) -> None:  # fmt: skip
         self.lm.edits = tuple(e for e in self.lm.edits if e is not self._own)
         self._own = None
+        self._passes.close()
 
     def __repr__(self) -> str:
         edits = [f"{e.kind} {e.value:g} at latent {e.latent}" for p in self.parts for e in p.edits]
@@ -252,10 +262,13 @@ class _SpliceHook:
         return self._splice.changes(tokens, start)
 
 
-class _Part:
+class Part:
     """One SAE at its place in the model."""
 
-    def __init__(self, lm: LanguageModel, sae: TrainedSAE, error: bool):
+    def __init__(
+        self, lm: LanguageModel, sae: TrainedSAE, *, error: bool = True, grad: bool = False
+    ):
+        sae = sae.ruled(lm)
         cfg, card = sae.cfg, sae.card
         if cfg.event:
             raise ConfigError(
@@ -283,7 +296,7 @@ class _Part:
                 f"The SAE predicts {write} from {read}, which comes later in a pass, so it cannot "
                 f"be spliced in."
             )
-        self.lm, self.sae, self.error = lm, sae, error
+        self.lm, self.sae, self.error, self.grad = lm, sae, error, grad
         self.read, self.write = read, write
         self.edits: list[Edit] = []
         self.codes: Codes | None = None
@@ -307,7 +320,7 @@ class _Part:
 
         def look(x: Tensor) -> Tensor:
             seen[self.read] = x
-            self.codes = self.sae.encode(x)
+            self.codes = self._encoded(x)
             return x
 
         def change(y: Tensor) -> Tensor:
@@ -318,16 +331,30 @@ class _Part:
             return {self.read: lambda x: change(look(x))}
         return {self.read: look, self.write: change}
 
+    def _encoded(self, x: Tensor) -> Codes:
+        if not (self.grad and torch.is_grad_enabled()):
+            return self.sae.encode(x)
+        codes = self.sae.sae.encode(x.float())
+        if codes.values.requires_grad:
+            codes.values.retain_grad()
+        return codes
+
     def _written(
         self, y: Tensor, tokens: Tensor, start: int, seen: Mapping[Site, Tensor]
     ) -> Tensor:
         """Return what is put in place of `y` ``[batch, n, d_out]``."""
-        if not self.edits and self.error:
+        through = self.grad and torch.is_grad_enabled()
+        if not self.edits and self.error and not through:
             return y
         assert self.codes is not None  # the site read comes first in every model
         shape = y.shape[:-1]
         counted = self.sae.card.keep(self.read, tokens.to(y.device), seen)
-        new = y.float() if self.error else self.sae.decode(self.codes).view_as(y)
+        new = y.float()
+        if through or not self.error:
+            decode = self.sae.sae.decode if through else self.sae.decode
+            y_hat = decode(self.codes).view_as(y)
+            # The error counts as a constant, so that all gradients go by way of the latents.
+            new = y_hat + (new - y_hat).detach() if self.error else y_hat
         if self.edits:
             latents = list(dict.fromkeys(edit.latent for edit in self.edits))
             wanted = torch.tensor(latents, device=self.codes.latents.device)
@@ -350,7 +377,9 @@ class _Part:
         return self._directions[latents]
 
 
-def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Splice:
+def splice(
+    lm: LanguageModel, *saes: TrainedSAE, error: bool = True, grad: bool = False
+) -> Splice:
     """Put SAEs into a language model for the length of a ``with`` block.
 
     Example::
@@ -364,7 +393,11 @@ def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True) -> Splice:
         saes: one or several, as `saekit.load` gives them.
         error: keep what the SAEs fail to reconstruct, so that nothing changes until a latent is
             edited; False puts their reconstructions in place of activations.
+        grad: in passes with a graph (``lm.logits(text, grad=True)``) let gradients pass through the
+            SAEs, with the error as a constant: after ``backward`` those of the latents are
+            ``spliced.codes.values.grad``. Without an edit logits are then as before but for
+            rounding.
 
     Raises: as `Splice`.
     """
-    return Splice(lm, saes, error=error)
+    return Splice(lm, saes, error=error, grad=grad)

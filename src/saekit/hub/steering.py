@@ -1,13 +1,16 @@
-"""Steering: what a language model writes with one latent moved, and what it writes alone."""
+"""Steering: what a language model writes with one latent moved, by how far it is moved."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from saekit.activations.latents import LatentStore
 from saekit.core.errors import ConfigError
-from saekit.hub.splicing import splice
+from saekit.hub.splicing import Splice, splice
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel
 
@@ -15,40 +18,74 @@ SHOWN_TOKENS = 8  # whose chance of coming next rose or fell most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Steering:
-    """A text continued twice from the same draws: by the model alone, and with a latent moved.
+class Dose:
+    """What one strength does.
 
     Args:
-        latent: which.
-        add: what was added to its activation at every token, act units.
-        prompt: the text that was continued.
-        plain: what the model wrote alone.
-        steered: what it wrote with the latent moved.
+        add: what is added to the latent's activation at every token, act units.
+        texts: what the model writes after the prompt, one a seed.
+        loss: mean loss of what it writes under the model alone, nats/token: how strange its text
+            is. None: it wrote nothing.
+        act: the latent's mean activation on that text, read by the model alone, act units.
+        kl: how far the next token's distribution after the prompt moves, KL(alone || moved), nats.
         promoted: tokens whose chance of coming next rose most, with the change in nats.
         suppressed: tokens whose chance fell most.
     """
 
-    latent: int
     add: float
-    prompt: str
-    plain: str
-    steered: str
+    texts: list[str]
+    loss: float | None
+    act: float | None
+    kl: float
     promoted: list[tuple[str, float]]
     suppressed: list[tuple[str, float]]
 
-    def __str__(self) -> str:
-        def listed(tokens: list[tuple[str, float]]) -> str:
-            return ", ".join(f"{token!r} {change:+.1f}" for token, change in tokens)
 
-        return (
-            f"latent {self.latent}, {self.add:+.4g} at every token\n"
-            f"  alone    {self.prompt}{self.plain}\n"
-            f"  steered  {self.prompt}{self.steered}\n"
-            f"  next token, log-probability up:   {listed(self.promoted)}\n"
-            f"  next token, log-probability down: {listed(self.suppressed)}"
-        )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steering:
+    """A text continued from the same draws at several strengths of one latent. `print` shows it.
+
+    Args:
+        latent: which.
+        prompt: the text that was continued.
+        alone: the model without any change, in the same words as a dose of 0.
+        doses: one a strength, in the order asked for.
+    """
+
+    latent: int
+    prompt: str
+    alone: Dose
+    doses: list[Dose]
+
+    def __str__(self) -> str:
+        lines = [f"latent {self.latent}, after {self.prompt!r}",
+                 f"{'added':>9}  {'KL next':>8}  {'loss':>6}  {'act':>7}  text"]  # fmt: skip
+        for dose in (self.alone, *self.doses):
+            numbers = (f"{dose.kl:8.3f}", _cell(dose.loss, 6), _cell(dose.act, 7))
+            lines += [
+                f"{dose.add:+9.4g}  {'  '.join(numbers)}  {text!r}" if i == 0
+                else f"{'':9}  {'':8}  {'':6}  {'':7}  {text!r}"
+                for i, text in enumerate(dose.texts)
+            ]
+        for dose in self.doses:
+            lines.append(f"next token, log-probability at {dose.add:+.4g}:")
+            lines.append(f"  up    {_listed(dose.promoted)}")
+            lines.append(f"  down  {_listed(dose.suppressed)}")
+        return "\n".join(lines)
 
     __repr__ = __str__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready record."""
+        return dataclasses.asdict(self)
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"{'' if value is None else f'{value:.2f}':>{width}}"
+
+
+def _listed(tokens: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{token!r} {change:+.1f}" for token, change in tokens)
 
 
 @torch.no_grad()
@@ -58,11 +95,12 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     latent: int,
     *,
     prompt: str,
-    scale: float | None = None,
-    add: float | None = None,
+    scale: float | Sequence[float] | None = None,
+    add: float | Sequence[float] | None = None,
     n: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
+    seeds: int = 1,
     index: Path | str | None = None,
 ) -> Steering:
     """Continue a text with one latent moved at every token, prompt and answer alike.
@@ -72,39 +110,95 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
         sae: whose latent it is.
         latent: its number.
         prompt: the text to continue.
-        scale: how far, in multiples of the latent's largest activation in the index of the SAE.
-        add: how far, in act units of its code; give this or `scale`.
+        scale: how far, in multiples of the latent's largest activation in the index of the SAE;
+            several for a dose-response.
+        add: how far, in act units of its code; one or several. Give this or `scale`.
         n: tokens to write.
         temperature: 0 takes the likeliest token.
-        seed: decides every draw.
+        seed: decides every draw; texts of one seed draw alike at every strength.
+        seeds: texts at each strength, from `seed` on; more than one needs a temperature above 0.
         index: the folder that `saekit index` made, for `scale`; None: ``index`` in the SAE's run.
 
     Raises:
         ConfigError: neither or both of `scale` and `add` were given, there is no index to look
-            the largest activation up in, or the latent is never on there.
+            the largest activation up in, the latent is never on there, or several texts were asked
+            for that would all be the same.
         UnknownNameError: there is no such latent.
     """
     if not isinstance(prompt, str):
         raise ConfigError(f"`prompt` is one text; got {type(prompt).__name__}. Call it for each.")
     if (scale is None) == (add is None):
         raise ConfigError("Say how far to steer: scale= (times its largest activation) or add=.")
+    if seeds < 1 or (seeds > 1 and not temperature):
+        why = "with temperature 0 all would be the same" if seeds > 1 else "at least 1"
+        raise ConfigError(f"`seeds` is the number of texts at each strength ({why}); got {seeds}.")
     with splice(lm, sae) as spliced:
         latent = spliced.parts[0].number_of(latent)
-        moved = float(add) if add is not None else scale * _largest(sae, latent, index)  # type: ignore[operator]
-        how = {"temperature": temperature, "seed": seed}
-        plain = lm.generate(prompt, n, **how)
-        before = lm.logits(prompt)[0, -1].float().log_softmax(-1)
-        spliced.edit(latent, add=moved)
-        steered = lm.generate(prompt, n, **how)
-        change = lm.logits(prompt)[0, -1].float().log_softmax(-1) - before
-    ends = [change.topk(SHOWN_TOKENS, largest=largest) for largest in (True, False)]
-    promoted, suppressed = (
-        list(zip(lm.tokenizer.pieces(i.tolist()), v.tolist(), strict=True)) for v, i in ends
-    )
-    return Steering(
-        latent=latent, add=moved, prompt=prompt, plain=plain, steered=steered,
-        promoted=promoted, suppressed=suppressed,
-    )  # fmt: skip
+        asked = scale if add is None else add
+        strengths = [float(v) for v in (asked if isinstance(asked, Sequence) else [asked])]  # type: ignore[arg-type]
+        if not strengths:
+            raise ConfigError("No strength was given. Name one or several: scale=[1, 2, 4].")
+        unit = 1.0 if add is not None else _largest(sae, latent, index)
+        bench = _Bench(lm, spliced, latent, prompt, n, temperature, range(seed, seed + seeds))
+        alone = bench.dose(0.0)
+        doses = [bench.dose(unit * strength) for strength in strengths]
+    return Steering(latent=latent, prompt=prompt, alone=alone, doses=doses)
+
+
+class _Bench:
+    """One prompt and latent, at any strength."""
+
+    def __init__(  # noqa: PLR0913 - the words of `steer`
+        self, lm: LanguageModel, spliced: Splice, latent: int, prompt: str, n: int,
+        temperature: float, seeds: range,
+    ):  # fmt: skip
+        self.lm, self.spliced, self.latent, self.n = lm, spliced, latent, n
+        self.temperature, self.seeds = temperature, seeds
+        bos = spliced.parts[0].sae.card.bos_id(lm.tokenizer) is not None
+        self.prompt = lm.tokens(prompt, bos=bos)
+        self.before = self._next()
+
+    def _next(self) -> Tensor:
+        """Return log-probabilities of the token after the prompt, ``[vocab]``."""
+        return self.lm.logits(self.prompt)[0, -1].float().log_softmax(-1)
+
+    def dose(self, add: float) -> Dose:
+        """Return what adding `add` to the latent does; 0 is the model alone."""
+        self.spliced.clear()
+        if add:
+            self.spliced.edit(self.latent, add=add)
+        after = self._next()
+        ids = [
+            self.lm.continue_tokens(
+                self.prompt.tolist(), self.n, temperature=self.temperature, seed=seed
+            )[0]
+            for seed in self.seeds
+        ]  # fmt: skip
+        self.spliced.clear()
+        change = after - self.before
+        ends = [change.topk(SHOWN_TOKENS, largest=largest) for largest in (True, False)]
+        promoted, suppressed = (
+            list(zip(self.lm.tokenizer.pieces(i.tolist()), v.tolist(), strict=True))
+            for v, i in ends
+        )
+        read = [self._read(new) for new in ids if new]
+        losses, acts = zip(*read, strict=True) if read else ((), ())
+        return Dose(
+            add=add, texts=[self.lm.tokenizer.decode(new) for new in ids],
+            loss=sum(losses) / len(losses) if losses else None,
+            act=sum(acts) / len(acts) if acts else None,
+            kl=float((self.before.exp() * -change).sum()),
+            promoted=promoted, suppressed=suppressed,
+        )  # fmt: skip
+
+    def _read(self, new: list[int]) -> tuple[float, float]:
+        """Return loss and the latent's mean activation of what was written, by the model alone."""
+        row = torch.cat([self.prompt, torch.tensor([new])], 1)
+        start = self.prompt.shape[1]
+        logits = self.lm.logits(row)[0, start - 1 : -1].float()
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(new, device=logits.device))
+        latent = torch.tensor([self.latent], device=self.spliced.codes.latents.device)
+        return float(loss), float(self.spliced.codes.columns(latent)[0, start:].mean())
 
 
 def _check_own(store: LatentStore, sae: TrainedSAE, folder: Path) -> None:

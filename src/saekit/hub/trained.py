@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.codes import Codes
 from saekit.core.errors import ShapeError
 from saekit.core.files import digest
@@ -165,6 +166,19 @@ class TrainedSAE:
     def tokens(self, text: str, lm: "LanguageModel") -> Int[Tensor, "1 n_ctx"]:
         """Return a text as one row of tokens, with BOS in front if training rows had it."""
         return self.card.row(text, lm.tokenizer)
+
+    def ruled(self, lm: "LanguageModel") -> "TrainedSAE":
+        """Return it with a rule of which tokens count; itself where its card has one.
+
+        Files from elsewhere have none. Then special tokens of the model are left out, and no other:
+        the usual rule's bound on norms needs text to be fitted on, which `saekit.evaluate` reads.
+        """
+        if self.card.rules:
+            return self
+        special = tuple(sorted(lm.tokenizer.special_ids))
+        rule = FittedRule(TokenRule(max_norm=None), special, 0.0)
+        rules = {str(site): rule for site in self.card.pair.sites}
+        return dataclasses.replace(self, card=dataclasses.replace(self.card, rules=rules))
 
     def save(self, folder: Path | str) -> "TrainedSAE":
         """Write it in saekit's own format; return it with that folder.

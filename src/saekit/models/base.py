@@ -1,6 +1,7 @@
 """The contract of a language model: read sites, replace them, give logits."""
 
 import abc
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, overload
 
@@ -221,6 +222,13 @@ class LanguageModel(abc.ABC):
             for site, change in changes.items():
                 found[site] = _after(found.get(site), change)
         return found
+
+    def own_passes(self) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which passes of the library below, too, go through `edits`.
+
+        Of a transformers model that is what its own ``generate`` and ``forward`` do (``lm.hf``).
+        """
+        return contextlib.nullcontext()
 
     @overload
     def read(

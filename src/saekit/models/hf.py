@@ -312,6 +312,50 @@ class HFModel(LanguageModel):
                 undo.callback(self._attach(site, visit).remove)
             yield
 
+    @property
+    def hf(self) -> Any:
+        """The transformers model itself: ``lm.hf(ids)``, ``lm.hf.generate(...)``.
+
+        Inside a splice its passes go through the SAEs too, with its cache and its padding.
+        """
+        return self.module
+
+    @override
+    @contextlib.contextmanager
+    def own_passes(self) -> Iterator[None]:
+        running: list[contextlib.ExitStack] = []
+
+        def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            undo = contextlib.ExitStack()
+            running.append(undo)
+            if self._holder == threading.get_ident():
+                return  # a pass of ours, which has its hooks
+            tokens = args[0] if args else kwargs.get("input_ids")
+            if tokens is None:
+                raise ConfigError(
+                    "A pass from `inputs_embeds` has no tokens, by which SAEs know what to leave "
+                    "out. Give `input_ids`, or leave the splice first."
+                )
+            cache = kwargs.get("past_key_values")
+            start = 0 if cache is None else cache.get_seq_length()
+            for site, visit in self._changes(tokens, None, start):
+                undo.callback(self._attach(site, visit).remove)
+
+        def end(_module: nn.Module, _args: Any, _output: Any) -> None:
+            running.pop().close()
+
+        hooks = [
+            self.module.register_forward_pre_hook(begin, with_kwargs=True),
+            self.module.register_forward_hook(end, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for undo in running:
+                undo.close()
+
     def _tap(self, site: Site) -> Tap:
         return Tap(self._family.embed, "output") if site == EMBED else self._points[site.point]
 

@@ -1,0 +1,124 @@
+"""`saekit prompt`, `steer` and `attribute`: an SAE at work inside its language model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saekit.core.errors import ConfigError
+from saekit.terminal.output import emit
+from saekit.terminal.sae_options import SAEOptions, takes
+
+if TYPE_CHECKING:
+    from saekit.hub.trained import TrainedSAE
+    from saekit.models.base import LanguageModel
+
+Run = Annotated[str, typer.Argument(help="A run's folder, a folder with an SAE, or a name.")]
+Site = Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def _opened(run: str, sae: SAEOptions, site: str | None) -> "tuple[TrainedSAE, LanguageModel]":
+    from saekit.hub.opening import ready
+
+    loaded = sae.read_from(Path(run), site=site, corpus="")
+    return ready(loaded, sae.use())
+
+
+@takes(SAEOptions)
+def prompt(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="Text to read.")],
+    top: Annotated[int, typer.Option(help="Latents shown of each token.")] = 5,
+    site: Site = None,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Show which latents are on at each token of a text, the strongest first.
+
+    Example: saekit prompt runs/mine "The cat sat on the"
+    """
+    from saekit.hub.prompting import prompt as show
+
+    loaded, lm = _opened(run, sae, site)
+    found = show(lm, loaded, text, top=top)
+    emit(found.to_dict(), as_json=as_json, lines=[str(found)])
+
+
+@takes(SAEOptions)
+def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is drawn
+    run: Run,
+    latent: Annotated[int, typer.Argument(help="Number of the latent.")],
+    text: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "I think",
+    add: Annotated[
+        list[float] | None, typer.Option(help="How far, in act units of its code. Repeatable.")
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(help="How far, times its largest activation in the index. Repeatable."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Tokens to write.")] = 40,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Texts at each strength.")] = 1,
+    index: Annotated[Path | None, typer.Option(help="Index of the SAE. [RUN/index]")] = None,
+    site: Site = None,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Continue a text with one latent moved, at several strengths: what the model then writes.
+
+    Example: saekit steer runs/mine 1234 --prompt "I think" --add -4 --add 4 --add 8
+    """
+    from saekit.hub.steering import steer as move
+
+    loaded, lm = _opened(run, sae, site)
+    found = move(
+        lm, loaded, latent, prompt=text, add=add or None, scale=scale or None, n=n,
+        temperature=temperature, seed=seed, seeds=seeds, index=index,
+    )  # fmt: skip
+    emit(found.to_dict(), as_json=as_json, lines=[str(found)])
+
+
+@takes(SAEOptions)
+def attribute(
+    run: Run,
+    text: Annotated[str, typer.Argument(help="Text; its next token is what is asked about.")],
+    of: Annotated[str, typer.Option(help="Token whose logit is meant, as ' Paris'.")] = "",
+    against: Annotated[
+        str | None, typer.Option(help="Token whose logit is taken off it.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="gradient or integrated.")] = "gradient",
+    steps: Annotated[int, typer.Option(help="Passes of `integrated`.")] = 10,
+    top: Annotated[int, typer.Option(help="Effects shown.")] = 10,
+    site: Site = None,
+    as_json: AsJson = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Say how much each latent at each token adds to the logit of a next token.
+
+    Example: saekit attribute runs/mine "The capital of France is" --of " Paris" --against " Rome"
+    """
+    from saekit.hub.attribution import METHODS
+    from saekit.hub.attribution import attribute as trace
+
+    if not of:
+        raise ConfigError("Say whose logit is meant: --of ' Paris'.")
+    if method not in METHODS:
+        raise ConfigError(f"`--method` is {' or '.join(METHODS)}; got {method}.")
+    loaded, lm = _opened(run, sae, site)
+    row = loaded.tokens(text, lm)
+    found = trace(
+        lm, loaded, row, of=of, against=against, method=method, steps=steps  # type: ignore[arg-type]
+    )
+    record = {
+        "quantity": found.quantity, "total": found.total, "method": found.method,
+        "effects": [
+            {"place": at, "token": found.pieces[at], "latent": i, "act": act, "effect": effect}
+            for at, i, act, effect in found.top(top)
+        ],
+    }  # fmt: skip
+    emit(record, as_json=as_json, lines=[found.text(top)])

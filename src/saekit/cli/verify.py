@@ -1,0 +1,47 @@
+"""`saekit verify`: is an SAE the right one, at the right site of the right model, loaded right?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit, note_lines
+from saekit.terminal.sae_options import SAEOptions, takes
+
+
+@takes(SAEOptions)
+def verify(
+    run: Annotated[str, typer.Argument(help="A run's folder, a folder with an SAE, or a name.")],
+    corpus: Annotated[str | None, typer.Option(help="Text to measure on. [the run's]")] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Which site, where several share the SAE.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens that every way is measured on.")] = 2048,
+    ce_tokens: Annotated[
+        int, typer.Option(help="Tokens through the whole model; 0 leaves losses out.")
+    ] = 1024,
+    l0: Annotated[
+        float | None, typer.Option(help="Latents on per token as published. [as the files say]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the verdict, JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Check that an SAE is used as it was meant to be: exit 0 fits, 3 doubts, 1 wrong.
+
+    Example: saekit verify runs/mine
+    """
+    from saekit.evals.verify.verify import verify as check
+    from saekit.hub.opening import model_of, notes_of
+
+    loaded = sae.read_from(Path(run), site=site, corpus=corpus)
+    lm = model_of(loaded, sae.device, sae.model, sae.dtype)
+    verdict = check(
+        loaded, lm, corpus=corpus, tokens=tokens, ce_tokens=ce_tokens, l0=l0, out=out,
+        shown=not quiet,
+    )  # fmt: skip
+    notes = note_lines(notes_of(loaded.card))
+    emit(verdict.to_dict(), as_json=as_json, lines=[str(verdict), *notes])
+    raise typer.Exit(verdict.exit_code)

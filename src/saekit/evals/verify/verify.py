@@ -1,0 +1,408 @@
+"""`saekit.verify`: a plain verdict on whether an SAE is used as it was meant to be.
+
+The SAE is measured as its files tell, beside every way that one slip would have made of it (see
+`ways`). Where another way leaves much less of the variance unexplained, that is what it was made
+for: the change is named, made, and the rest is looked at again with it.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saekit.core import provenance
+from saekit.core.errors import ConfigError, DataError
+from saekit.core.progress import Progress
+from saekit.data.base import Corpus
+from saekit.data.tokenise import TokenStream
+from saekit.evals.verify import weights
+from saekit.evals.verify.measures import Bench, Measured
+from saekit.evals.verify.verdict import Line, Status, Verdict
+from saekit.evals.verify.ways import Change, Way, changes, scales
+from saekit.hub.native import load
+from saekit.hub.opening import complete, model_of, text_of
+from saekit.hub.trained import TrainedSAE
+from saekit.models.base import LanguageModel
+from saekit.models.sites import UNKNOWN
+
+KINDS = ("site", "BOS", "input scale", "processing", "decoder bias", "encoder", "architecture")
+# Another way is what the SAE was made for where it leaves less than this share of the error, and
+# the difference is more than that of the variance. Neighbouring layers of a right SAE come nearer
+# than one would think, a wrong one leaves several times the error: docs/published.md has figures.
+MUCH_BETTER, SOME = 0.8, 0.02
+ROUNDS = 3  # slips that are looked for one on top of another
+L0_FITS, L0_DOUBT = 1.5, 2.5  # measured L0 against the published one, as a factor
+BAD_FVU, POOR_FVU = 1.0, 0.75
+OFFSET = 0.05  # of the variance, explained by the mean error alone
+GAIN = 1.6  # of a prediction, either way
+SCALE_ROWS = 2  # rows that scales are searched on
+
+
+@torch.no_grad()
+def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
+    sae: TrainedSAE | Path | str,
+    lm: LanguageModel | None = None,
+    *,
+    corpus: Corpus | Path | str | None = None,
+    site: str | None = None,
+    tokens: int = 2048,
+    ce_tokens: int = 1024,
+    l0: float | None = None,
+    out: Path | str | None = None,
+    shown: bool = True,
+) -> Verdict:
+    """Check that an SAE is the right one at the right site of the right model, loaded right.
+
+    Width and site, the model's identity, error and sparsity as its files tell to use it and in
+    every way that one slip would make of it: neighbouring layers and other points, with and without
+    BOS, another input scale, processed activations, biases, a turned encoder, another rule of which
+    latents are on.
+
+    Args:
+        sae: the SAE, or where it is.
+        lm: its language model; None: the one that its card names.
+        corpus: text, by name or file; None: that of training.
+        site: which site, where several share the SAE or its files do not say.
+        tokens: how much text every way is measured on, at least 256.
+        ce_tokens: how much of it passes through the whole model; 0 leaves losses out.
+        l0: latents on per token as published, where the files do not say.
+        out: a file to write the verdict to.
+        shown: show progress on stderr.
+
+    Returns:
+        a line a check; `fits`, `exit_code`, and `print` shows it.
+
+    Raises:
+        ConfigError: the files leave out site, model or text, and nobody said it; the SAE codes
+            several sites or positions jointly.
+        DataError: the held-out text is shorter than a row.
+    """
+    if tokens < 256:
+        raise ConfigError(f"`tokens` must be at least 256; got {tokens}.")
+    loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
+    _check_kind(loaded)
+    model = lm or model_of(loaded, "auto")
+    lines = [*_identity(loaded, model), *_place(loaded, model)]
+    lines += weights.look(loaded.sae, transcodes=loaded.card.transcodes)
+    made: dict[str, Any] = provenance.collect(0) | {"model": model.provenance()}
+    if not any(line.name in ("site", "width") and line.status == "wrong" for line in lines):
+        text = corpus if isinstance(corpus, Corpus) else (
+            text_of(loaded, None if corpus is None else str(corpus)))  # fmt: skip
+        loaded = complete(loaded, model, text)
+        # Rows have no BOS, so that it can be put in front where a way has it.
+        stream = TokenStream(text, "test", model.tokenizer, bos_each_row=False,
+                             n_ctx=max(2, min(loaded.card.n_ctx, model.n_ctx_max) - 1))  # fmt: skip
+        bench = Bench(model, _rows(stream, tokens), loaded.card.rules)
+        stated = l0 if l0 is not None else published_l0(loaded)
+        lines += _Search(loaded, bench, stated, tokens, ce_tokens, shown=shown).lines()
+        made |= {"corpus": text.to_dict(), "tokens": tokens, "ce_tokens": ce_tokens}
+    verdict = Verdict(subject=f"{loaded!r}", lines=lines, made_from=made)
+    if out is not None:
+        verdict.write(out)
+    return verdict
+
+
+def published_l0(loaded: TrainedSAE) -> float | None:
+    """Return the L0 that an SAE was published with, as far as its files or its name say one."""
+    said = loaded.card.provenance.get("published") or {}
+    for key in ("l0", "average_l0", "k"):
+        value = said.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+    return None
+
+
+def _check_kind(loaded: TrainedSAE) -> None:
+    if loaded.cfg.event:
+        raise ConfigError(
+            f"`{loaded.cfg.name}` codes {' and '.join(loaded.cfg.event)} jointly; verify checks "
+            f"SAEs of single activations. Use saekit.evaluate, which measures it at all its sites."
+        )
+    if UNKNOWN in loaded.card.pair.sites:
+        raise ConfigError(
+            f"The SAE's files do not say which site it is of ({loaded.card.pair.label}). Name one "
+            f"to be checked: site=, on a command line --site; of a transcoder --read and --write."
+        )
+    if loaded.card.scalings and loaded.card.at is None:
+        raise ConfigError("This SAE was loaded for all its sites. Load it with site= for one.")
+
+
+def _identity(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
+    """Compare the language model with that of training."""
+    made = loaded.card.model
+    published = (loaded.card.provenance.get("published") or {}).get("model")
+    name = str(published or made.get("name", "unknown"))
+    if name == "unknown":
+        yield Line(name="model", status="unknown",
+                   says=f"the files do not say the model; measured on {lm.name}")  # fmt: skip
+    elif made.get("revision") not in (None, lm.revision):
+        yield Line(
+            name="model", status="doubt",
+            says=f"trained on {name} at {str(made['revision'])[:12]}; this is {lm.name} at "
+            f"{lm.revision[:12]}",
+            fix="load the model and revision it was trained on, unless another one is wanted",
+        )  # fmt: skip
+    elif name.rpartition("/")[2].lower() != lm.name.rpartition("/")[2].lower():
+        yield Line(
+            name="model", status="doubt", says=f"its files name {name}; this is {lm.name}",
+            fix="load that model, unless another one is wanted",
+        )  # fmt: skip
+    else:
+        sure = "same weights" if made.get("revision") else "by name; its files have no revision"
+        yield Line(name="model", status="fits", says=f"{lm.name}, {sure}")
+    digest = made.get("tokenizer")
+    if digest is not None:
+        same = digest == lm.tokenizer.digest
+        yield Line(
+            name="tokenizer", status="fits" if same else "wrong",
+            says="the same as in training" if same else "another one than in training",
+            fix="" if same else "load the model with the tokenizer it was trained with",
+        )  # fmt: skip
+
+
+def _place(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
+    """Compare sites and widths with what the model has."""
+    card, cfg = loaded.card, loaded.cfg
+    read, write = card.site, card.written(card.site)
+    known = lm.sites()
+    for site, width in dict.fromkeys([(read, cfg.d_in), (write, cfg.d_out)]):
+        if site not in known and site.head is None:
+            yield Line(name="site", status="wrong",
+                       says=f"{lm.name} has no site {site}; it has layers 0..{lm.n_layers - 1} "
+                       f"with {', '.join(dict.fromkeys(s.point for s in known))}",
+                       fix="name the right site, or load the right model")  # fmt: skip
+        elif lm.width(site) != width:
+            fit = list(dict.fromkeys(s.point for s in known if lm.width(s) == width))
+            has = f"points with {width}: {', '.join(fit)}" if fit else f"none with {width}"
+            yield Line(name="width", status="wrong",
+                       says=f"the SAE has width {width} at {site}; {lm.name} has "
+                       f"{lm.width(site)} there, {has}",
+                       fix="name another site" if fit else "load the model it was trained on",
+                       numbers={"sae": width, "model": lm.width(site)})  # fmt: skip
+        else:
+            yield Line(name="width", status="fits", says=f"{width} at {site}, as the model has",
+                       numbers={"sae": width, "model": width})  # fmt: skip
+
+
+def _rows(stream: TokenStream, tokens: int) -> Tensor:
+    """Return rows of held-out text, at least two, no more than asked for.
+
+    Raises:
+        DataError: there is less than two rows of text.
+    """
+    found: list[Tensor] = []
+    for rows in stream.rows(8):
+        found.append(rows.tokens.cpu())
+        n_ctx = rows.tokens.shape[1]
+        if sum(map(len, found)) * n_ctx >= tokens:
+            break
+    rows = torch.cat(found) if found else torch.zeros(0, 1, dtype=torch.int64)
+    if len(rows) < 2:
+        raise DataError(
+            "The held-out text does not fill two rows of tokens. Give more text with corpus=, on a "
+            "command line --corpus, or use a shorter context."
+        )
+    return rows[: max(2, tokens // rows.shape[1])]
+
+
+@dataclasses.dataclass
+class _Seen:
+    """A change that was measured."""
+
+    change: Change
+    measured: Measured
+
+
+class _Search:
+    """Looks for the way that an SAE was made for, from the one its files tell."""
+
+    def __init__(self, loaded: TrainedSAE, bench: Bench, l0: float | None, tokens: int,
+                 ce_tokens: int, *, shown: bool):  # fmt: skip
+        card = loaded.card
+        self.bench, self.l0 = bench, l0
+        sae = loaded.to(bench.lm.device).sae
+        self.stated = Way(sae, card.site, card.written(card.site), bool(card.bos))
+        n_ctx = bench.tokens(bos=False).shape[1]
+        self.n_rows = max(2, tokens // n_ctx)
+        self.ce_rows = min(-(-ce_tokens // n_ctx), self.n_rows)
+        self.bar = Progress("verify", 0, shown=shown)
+
+    def lines(self) -> list[Line]:
+        """Return the lines of all that was measured."""
+        way, found = self.stated, self.bench.measure([self.stated], self.n_rows)[0]
+        first = found
+        slips: list[_Seen] = []
+        seen: dict[str, _Seen] = {}
+        for _ in range(ROUNDS):
+            seen = self._round(way, found, {s.change.kind for s in slips})
+            best = min(seen.values(), key=lambda s: s.measured.error, default=None)
+            if best is None or not _much_better(best.measured, found):
+                break
+            slips.append(best)
+            way, found = best.change.way, best.measured
+            seen.pop(best.change.kind)
+        lines = [*self._slips(first, slips), *self._fitting(found, seen, slips)]
+        lines += self._l0(first, slips)
+        lines += self._shape(found)
+        if self.ce_rows:
+            lines.append(self._ce(slips, seen))
+        self.bar.close()
+        return lines
+
+    def _round(self, way: Way, found: Measured, done: set[str]) -> dict[str, _Seen]:
+        """Return the best change of each kind that is not made yet."""
+        every = [c for c in changes(way, self.bench.lm, self.l0) if c.kind not in done]
+        if "input scale" not in done:
+            every += self._scale(way, found)
+        seen: dict[str, _Seen] = {}
+        for change, got in zip(every, self.bench.measure([c.way for c in every], self.n_rows),
+                               strict=True):  # fmt: skip
+            best = seen.get(change.kind)
+            if best is None or got.error < best.measured.error:
+                seen[change.kind] = _Seen(change, got)
+        return seen
+
+    def _scale(self, way: Way, found: Measured) -> list[Change]:
+        """Return the scale that is best on a few rows, if it is another than the stated one."""
+        tried = list(scales(way, found.size))
+        got = self.bench.measure([c.way for c in tried], SCALE_ROWS)
+        return [min(zip(tried, got, strict=True), key=lambda pair: pair[1].error)[0]]
+
+    def _slips(self, first: Measured, slips: list[_Seen]) -> Iterator[Line]:
+        before = first
+        for slip in slips:
+            yield Line(
+                name=slip.change.kind, status="wrong",
+                says=f"FVU {_number(before.fvu)} as its files tell to use it"
+                + (" and the line above changed" if before is not first else "")
+                + f"; {_number(slip.measured.fvu)} {slip.change.says}",
+                fix=slip.change.fix,
+                numbers={"fvu": before.fvu, "fvu_changed": slip.measured.fvu},
+            )  # fmt: skip
+            before = slip.measured
+
+    def _fitting(
+        self, found: Measured, seen: dict[str, _Seen], slips: Sequence[_Seen]
+    ) -> Iterator[Line]:
+        """Say of each kind of slip that was not made how near another way comes."""
+        for kind in KINDS:
+            if (other := seen.get(kind)) is None:
+                continue
+            here = f"FVU {_number(found.fvu)}" + (" then" if slips else "")
+            status: Status = "doubt" if _some_better(other.measured, found) else "fits"
+            yield Line(
+                name=kind, status=status,
+                says=f"{here}; {_number(other.measured.fvu)} {other.change.says}",
+                fix=f"perhaps {other.change.fix}" if status == "doubt" else "",
+                numbers={"fvu": found.fvu, "fvu_changed": other.measured.fvu},
+            )  # fmt: skip
+        fvu = found.error
+        status = "wrong" if fvu >= BAD_FVU else "doubt" if fvu >= POOR_FVU else "fits"
+        says = f"FVU {_number(found.fvu)} over {found.n:,} tokens"
+        says += {
+            "wrong": ": no better than the mean, in no way that was tried",
+            "doubt": ": little is explained",
+        }.get(status, "")
+        fix = {
+            "wrong": "the model, its revision or the file is likely another one",
+            "doubt": "see whether its paper says as much",
+        }.get(status, "")
+        yield Line(name="error", status=status, says=says, fix=fix, numbers={"fvu": found.fvu})
+
+    def _l0(self, first: Measured, slips: list[_Seen]) -> Iterator[Line]:
+        """Compare how many latents are on with what was published."""
+        found = slips[-1].measured if slips else first
+        numbers = {"l0": first.l0, "l0_changed": found.l0, "published": self.l0}
+        if first.l0 is None:
+            return
+        says = f"{first.l0:.4g} latents on per token"
+        if slips:
+            says += f" as its files tell, {found.l0 or 0:.4g} with the changes above"
+        if self.l0 is None:
+            width = self.stated.sae.cfg.d_in
+            many = (found.l0 or 0) > width
+            yield Line(
+                name="L0", status="doubt" if many else "unknown",
+                says=f"{says}; the files have no L0 to compare with"
+                + (f", but that is more than the site has dimensions ({width})" if many else ""),
+                fix="a TopK read as ReLU, or a BatchTopK without its threshold, looks like this"
+                if many else "", numbers=numbers,
+            )  # fmt: skip
+            return
+        factor = max(found.l0 or 0, 1e-9) / self.l0
+        off = max(factor, 1 / factor)
+        status: Status = "fits" if off <= L0_FITS else "doubt" if off <= L0_DOUBT else "wrong"
+        fix = ""
+        if status != "fits":
+            fix = self._l0_fix(factor)
+        yield Line(name="L0", status=status, says=f"{says}; published {self.l0:.4g}", fix=fix,
+                   numbers=numbers)  # fmt: skip
+
+    def _l0_fix(self, factor: float) -> str:
+        """Say which rule of the same weights has about the published L0."""
+        rules = [
+            c for c in changes(self.stated, self.bench.lm, self.l0) if c.kind == "architecture"
+        ]
+        got = self.bench.measure([c.way for c in rules], SCALE_ROWS)
+        near = [
+            (m.error, c, m) for c, m in zip(rules, got, strict=True)
+            if m.l0 and self.l0 and max(m.l0 / self.l0, self.l0 / m.l0) <= L0_FITS
+        ]  # fmt: skip
+        if near:
+            _, change, measured = min(near, key=lambda one: one[0])
+            return f"{change.fix} (FVU {_number(measured.fvu)}, L0 {measured.l0:.4g})"
+        many = "a threshold, a bias or k was lost" if factor > 1 else "another k or input scale"
+        return f"look for what decides which latents are on: {many}"
+
+    def _shape(self, found: Measured) -> Iterator[Line]:
+        """Say where the prediction as a whole is off: by a constant, or by a factor."""
+        if found.offset is not None and found.fvu is not None:
+            large = found.offset > OFFSET
+            yield Line(
+                name="bias", status="doubt" if large else "fits",
+                says=f"a constant added to its prediction would explain {found.offset:.1%} of the "
+                f"variance",
+                fix="the decoder's bias looks lost, or is of other activations" if large else "",
+                numbers={"share": found.offset},
+            )  # fmt: skip
+        if found.gain is not None:
+            off = not 1 / GAIN <= found.gain <= GAIN
+            yield Line(
+                name="gain", status="doubt" if off else "fits",
+                says=f"its prediction is best multiplied by {found.gain:.3g}",
+                fix="norms or a scale are folded in once too often, or not at all" if off else "",
+                numbers={"gain": found.gain},
+            )  # fmt: skip
+
+    def _ce(self, slips: list[_Seen], seen: dict[str, _Seen]) -> Line:
+        """Measure how much of the loss is kept: as told, and in the ways that came near."""
+        ways = {"as told": self.stated} | {s.change.says: s.change.way for s in slips}
+        for kind in ("site", "BOS"):
+            if kind in seen:
+                ways[seen[kind].change.says] = seen[kind].change.way
+        kept = dict(zip(ways, self.bench.recovered(list(ways.values()), self.ce_rows), strict=True))
+        told = kept["as told"]
+        says = "; ".join(f"{_number(v)} {name}" for name, v in kept.items())
+        status: Status = "unknown" if told is None else (
+            "wrong" if told < 0.3 else "doubt" if told < 0.7 else "fits")  # fmt: skip
+        return Line(
+            name="CE recovered", status=status, says=says, numbers=dict(kept),
+            fix="" if status == "fits" or told is None
+            else "the model does not run on what it puts in the place of activations",
+        )  # fmt: skip
+
+
+def _much_better(new: Measured, old: Measured) -> bool:
+    return new.error < MUCH_BETTER * old.error and old.error - new.error > SOME
+
+
+def _some_better(new: Measured, old: Measured) -> bool:
+    return new.error < (1 + MUCH_BETTER) / 2 * old.error and old.error - new.error > SOME / 2
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3g}"
+

@@ -1,0 +1,81 @@
+"""What the weights alone say of an SAE, before any text is read."""
+
+import torch
+from torch import Tensor
+
+from saekit.evals.verify.verdict import Line
+from saekit.saes.base import SAE
+from saekit.saes.jumprelu import JumpReLU
+
+LOOKED_AT = 4096  # latents, spread over all
+ALIGNED = 0.1  # mean cosine of a latent's encoder and decoder below which they look unrelated
+
+
+def look(sae: SAE, *, transcodes: bool) -> list[Line]:
+    """Return what the weights say: encoder against decoder, thresholds, biases."""
+    found = []
+    if not transcodes and (alignment := aligned(sae)) is not None:
+        found.append(_alignment(sae, alignment))
+    if isinstance(sae.cfg, JumpReLU):
+        found.append(_thresholds(sae))
+    return [line for line in found if line is not None]
+
+
+def aligned(sae: SAE) -> float | None:
+    """Return the mean cosine of latents' encoder columns and decoder rows; None: they have none.
+
+    Training brings them near each other; of unrelated directions it is about 0.
+    """
+    encoder, decoder = getattr(sae, "W_enc", None), getattr(sae, "W_dec", None)
+    if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor):
+        return None
+    if encoder.ndim != 2 or decoder.ndim != 2 or encoder.T.shape != decoder.shape:
+        return None
+    some = slice(None, None, max(1, len(decoder) // LOOKED_AT))
+    cosines = torch.cosine_similarity(encoder.T[some].float(), decoder[some].float(), dim=-1)
+    return float(cosines.mean())
+
+
+def _alignment(sae: SAE, alignment: float) -> Line:
+    says = f"encoder and decoder of a latent have mean cosine {alignment:.2f}"
+    numbers = {"cosine": alignment}
+    if alignment >= ALIGNED:
+        return Line(name="encoder", status="fits", says=says, numbers=numbers)
+    turned = sae.W_enc.T.reshape(sae.W_enc.shape)  # type: ignore[operator,union-attr]
+    decoder = sae.W_dec[:: max(1, len(sae.W_dec) // LOOKED_AT)]  # type: ignore[arg-type,index]
+    other = turned.T[:: max(1, turned.shape[1] // LOOKED_AT)]
+    better = float(torch.cosine_similarity(other.float(), decoder.float(), dim=-1).mean())
+    if better > max(2 * alignment, ALIGNED):
+        return Line(
+            name="encoder", status="wrong",
+            says=f"{says}, and {better:.2f} with the encoder's numbers read the other way round",
+            fix="the encoder's matrix is stored transposed: turn it before reading",
+            numbers=numbers | {"cosine_turned": better},
+        )  # fmt: skip
+    return Line(
+        name="encoder", status="doubt", says=f"{says}: they look unrelated",
+        fix="trained SAEs have 0.2 or more, frozen random ones about 0: see how it was made",
+        numbers=numbers,
+    )  # fmt: skip
+
+
+def _thresholds(sae: SAE) -> Line | None:
+    levels: Tensor = sae.threshold  # type: ignore[assignment]
+    negative = float((levels < 0).float().mean())
+    if negative:
+        return Line(
+            name="thresholds", status="wrong",
+            says=f"{negative:.0%} of the thresholds are below 0, which none of JumpReLU is",
+            fix="they look like logarithms (log_threshold): exponentiate them",
+            numbers={"negative": negative},
+        )  # fmt: skip
+    if not levels.any():
+        return Line(
+            name="thresholds", status="doubt", says="every threshold is 0: it is a plain ReLU",
+            fix="a BatchTopK that lost its threshold looks like this: compare L0 with its paper",
+        )  # fmt: skip
+    middle = float(levels.median())
+    return Line(
+        name="thresholds", status="fits", says=f"thresholds are positive, median {middle:.3g}",
+        numbers={"median": middle},
+    )  # fmt: skip
