@@ -46,7 +46,7 @@ def right(lm, text, tmp_path_factory):
 @pytest.fixture(scope="module")
 def transcoder(lm, text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tc") / "run"
-    return trained(lm, text, folder, read="L1.mlp_in", write="L1.mlp_out")
+    return trained(lm, text, folder, site="L1.mlp_in", target="L1.mlp_out")
 
 
 def verify(sae, lm, text, **how):
@@ -109,12 +109,13 @@ FAULTS = {
     "the layer before": (lambda s: at(s, "L0.resid_post"), {}, {"site"}, "L1.resid_post"),
     "another point": (lambda s: at(s, "L1.mlp_out"), {}, {"site"}, "L1.resid_post"),
     "input scale lost": (scaled, {}, {"input scale"}, "--input-scale"),
-    "encoder turned": (turned, {}, {"encoder"}, "transposed"),
+    "encoder turned": (turned, {}, {"encoder"}, "turn it"),
     "b_dec not taken off": (bias_taken_off, {}, {"decoder bias"}, "taken off"),
-    "topk read as relu": (as_relu, {"l0": K}, {"L0"}, f"topk --k {K}"),
-    "k lost": (lambda s: with_weights(s, TopK(**sized(s, {"k": 40}))), {"l0": K}, {"L0"},
+    "topk read as relu": (as_relu, {"l0": K}, {"architecture"}, f"topk --k {K}"),
+    "k lost": (lambda s: with_weights(s, TopK(**sized(s, {"k": 40}))), {"l0": K}, {"architecture"},
                f"topk --k {K}"),
-    "logarithms as thresholds": (logarithms, {"l0": K}, {"thresholds", "L0"}, "exponentiate"),
+    "logarithms as thresholds": (logarithms, {"l0": K}, {"thresholds", "architecture"},
+                                 "exponentiate"),
     "processed activations": (of_centred, {}, {"processing"}, "transformer_lens"),
 }  # fmt: skip
 

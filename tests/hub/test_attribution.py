@@ -83,7 +83,7 @@ def test_what_is_no_token_or_no_number_is_refused(lm):
         saekit.attribute(lm, sae, "abc", of=258)
     with pytest.raises(ConfigError, match="one number"):
         saekit.attribute(lm, sae, "abc", of=lambda logits: logits[0])
-    with pytest.raises(ConfigError, match="gradient or integrated"):
-        saekit.attribute(lm, sae, "abc", of="x", method="patching")
+    with pytest.raises(ConfigError, match="at least 1"):
+        saekit.attribute(lm, sae, "abc", of="x", method="integrated", steps=0)
     with saekit.splice(lm, sae), pytest.raises(ConfigError, match="Leave the"):
         saekit.attribute(lm, sae, "abc", of="x")

@@ -200,11 +200,13 @@ def _token(lm: LanguageModel, token: str | int) -> int:
         DataError: the text is no single token, or the id is none of the model's.
     """
     if isinstance(token, str):
-        ids = lm.tokenizer.encode([token])[0]
+        spaced = f" {token.strip()}"
+        ids, with_space = lm.tokenizer.encode([token, spaced])
         if len(ids) != 1:
+            hint = f" {spaced!r}, with a space in front, is one." if len(with_space) == 1 else ""
             raise DataError(
-                f"`{token}` is {len(ids)} tokens of {lm.name}; one is needed. Most words are one "
-                f"token with a space in front: {' ' + token.strip()!r}."
+                f"{token!r} is {len(ids)} tokens of {lm.name}; one is needed: a word, or part of "
+                f"one, that is a token by itself.{hint}"
             )
         return ids[0]
     if isinstance(token, bool) or not 0 <= token < lm.vocab_size:

@@ -204,20 +204,28 @@ def _biases(way: Way) -> Iterator[Change]:
 
 
 def _layouts(way: Way) -> Iterator[Change]:
-    """Yield the SAE with its encoder read the other way round from the same numbers in order."""
+    """Yield the SAE with the axes of its encoder in another order."""
     encoder = getattr(way.sae, "W_enc", None)
     if not isinstance(encoder, Tensor) or encoder.ndim != 2:
         return
-    for says, turned in (
-        ("stored the other way round", encoder.T.reshape(encoder.shape)),
-        ("transposed", encoder.T if encoder.shape[0] == encoder.shape[1] else None),
-    ):
-        if turned is not None:
-            sae = with_weights(way.sae, W_enc=turned)
-            yield Change(
-                "encoder", f"with the encoder {says}", f"the encoder's matrix is {says}: turn it",
-                dataclasses.replace(way, sae=sae),
-            )  # fmt: skip
+    for says, turned in turned_encoders(encoder):
+        sae = with_weights(way.sae, W_enc=turned)
+        yield Change(
+            "encoder", f"with the encoder {says}", f"the encoder's matrix is {says}: turn it",
+            dataclasses.replace(way, sae=sae),
+        )  # fmt: skip
+
+
+def turned_encoders(encoder: Float[Tensor, "d_in d_sae"]) -> list[tuple[str, Tensor]]:
+    """Return what an encoder may have been before its axes were mixed up, and how they were."""
+    d_in, d_sae = encoder.shape
+    found = [
+        ("stored latent by latent and read dimension by dimension",
+         encoder.reshape(d_sae, d_in).T),
+        ("stored dimension by dimension and read latent by latent",
+         encoder.T.reshape(d_in, d_sae)),
+    ]  # fmt: skip
+    return [*found, ("transposed", encoder.T)] if d_in == d_sae else found
 
 
 def _rules(way: Way, l0: float | None) -> Iterator[Change]:

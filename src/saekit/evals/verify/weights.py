@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from saekit.evals.verify.verdict import Line
+from saekit.evals.verify.ways import turned_encoders
 from saekit.saes.base import SAE
 from saekit.saes.jumprelu import JumpReLU
 
@@ -31,6 +32,10 @@ def aligned(sae: SAE) -> float | None:
         return None
     if encoder.ndim != 2 or decoder.ndim != 2 or encoder.T.shape != decoder.shape:
         return None
+    return _cosine(encoder, decoder)
+
+
+def _cosine(encoder: Tensor, decoder: Tensor) -> float:
     some = slice(None, None, max(1, len(decoder) // LOOKED_AT))
     cosines = torch.cosine_similarity(encoder.T[some].float(), decoder[some].float(), dim=-1)
     return float(cosines.mean())
@@ -41,16 +46,17 @@ def _alignment(sae: SAE, alignment: float) -> Line:
     numbers = {"cosine": alignment}
     if alignment >= ALIGNED:
         return Line(name="encoder", status="fits", says=says, numbers=numbers)
-    turned = sae.W_enc.T.reshape(sae.W_enc.shape)  # type: ignore[operator,union-attr]
-    decoder = sae.W_dec[:: max(1, len(sae.W_dec) // LOOKED_AT)]  # type: ignore[arg-type,index]
-    other = turned.T[:: max(1, turned.shape[1] // LOOKED_AT)]
-    better = float(torch.cosine_similarity(other.float(), decoder.float(), dim=-1).mean())
-    if better > max(2 * alignment, ALIGNED):
+    encoder, decoder = sae.get_parameter("W_enc"), sae.get_parameter("W_dec")
+    how, other = max(
+        ((how, _cosine(turned, decoder)) for how, turned in turned_encoders(encoder)),
+        key=lambda pair: pair[1],
+    )
+    if other > max(2 * alignment, ALIGNED):
         return Line(
             name="encoder", status="wrong",
-            says=f"{says}, and {better:.2f} with the encoder's numbers read the other way round",
-            fix="the encoder's matrix is stored transposed: turn it before reading",
-            numbers=numbers | {"cosine_turned": better},
+            says=f"{says}; {other:.2f} if its matrix was {how}",
+            fix="the axes of the encoder's matrix are mixed up: turn it before reading",
+            numbers=numbers | {"cosine_turned": other},
         )  # fmt: skip
     return Line(
         name="encoder", status="doubt", says=f"{says}: they look unrelated",
