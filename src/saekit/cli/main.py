@@ -129,6 +129,8 @@ _read_counts(app)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; errors of the user's to mend have no traceback."""
     machine.prepare()
+    if arguments is None:
+        _choose_threads(sys.argv[1:])
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments, arguments is None)
     except KeyboardInterrupt:  # while an error was being told
@@ -140,6 +142,16 @@ def main(arguments: list[str] | None = None) -> None:
 
         leave(code)
     sys.exit(code)
+
+
+def _choose_threads(words: list[str]) -> None:
+    """Leave cores that others keep busy alone, in commands that compute."""
+    light = {"list", "watch", "track", "report", "convert"}
+    if not words or words[0] in light or words[0].startswith("-") or {"-h", "--help"} & set(words):
+        return
+    note = machine.leave_busy_cores()
+    if note and "--quiet" not in words:
+        typer.echo(note, err=True)
 
 
 def _run(words: list[str], ends: bool) -> int:
