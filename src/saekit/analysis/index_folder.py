@@ -55,14 +55,16 @@ class Index:
 
     Args:
         folder: what `saekit index` made.
+        made: what making it counted, where it was made just now.
 
     Raises:
         FormatError: it holds no index, or a file of it is damaged.
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, made: dict[str, Any] | None = None):
         self.folder = Path(folder)
         self.store = LatentStore.open(self.folder)
+        self.made = made or {}
 
     def __repr__(self) -> str:
         store = self.store
@@ -149,9 +151,9 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
         raise ConfigError("This SAE is in no folder yet, so name one for the index: out=.")
     folder = Path(out) if out is not None else loaded.folder / "index"  # type: ignore[operator]
     loaded, model, text = opened(loaded, lm, corpus)
-    make_index(
+    made = make_index(
         loaded, model, folder, tokens=tokens,
         text=(text, "train" if split == "train" else "test"),
         max_acts=MaxActs(n=contexts), shown=shown,
     )  # fmt: skip
-    return Index(folder)
+    return Index(folder, made)

@@ -46,7 +46,7 @@ def evaluate(
     from saekit.core.config import override
     from saekit.core.lock import claimed_file
     from saekit.evals.base import registry
-    from saekit.evals.evaluate import measure
+    from saekit.evals.evaluate import evaluate as measure
 
     config = override(registry.get(name)(), settings or [])
 
@@ -55,9 +55,8 @@ def evaluate(
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
             result = measure(
                 opened.loaded, opened.lm, config,
-                corpus=corpus, site=site, seed=seed, shown=not quiet,
+                corpus=opened.text, site=site, seed=seed, out=path, shown=not quiet,
             )  # fmt: skip
-            result.write(path)
         return result, opened
 
     if is_sweep(run):

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from saekit.core.errors import ConfigError
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -30,24 +29,14 @@ def index(
 
     Example: saekit index demo --tokens 1000000
     """
-    from saekit.analysis.indexing import make_index
-    from saekit.analysis.max_acts import MaxActs
-    from saekit.data.base import SPLITS
+    from saekit.analysis.index_folder import index as encode
 
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    max_acts = MaxActs(n=contexts)
     opened = sae.open(run, corpus=corpus, site=site)
-    folder = out or run / "index"
-    found = make_index(
-        opened.loaded,
-        opened.lm,
-        folder,
-        text=(opened.text, "train" if split == "train" else "test"),
-        tokens=tokens,
-        max_acts=max_acts,
-        shown=not quiet,
-    )
+    made = encode(
+        opened.loaded, opened.lm, tokens=tokens, contexts=contexts, corpus=opened.text,
+        split=split, out=out or run / "index", shown=not quiet,
+    )  # fmt: skip
+    folder, found = made.folder, made.made
     lines = [
         f"index    {folder}: {found['tokens']:,} tokens, {found['entries']:,} activations",
         *note_lines(opened.notes),
