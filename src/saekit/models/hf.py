@@ -228,7 +228,8 @@ class HFModel(LanguageModel):
         if getattr(config, "_attn_implementation", "sdpa") != "eager":
             return masks
         # Scores, their float32 softmax and its rounded copy, of one layer.
-        return masks + config.num_attention_heads * n_ctx**2 * (2 * item + 4)
+        heads = getattr(config, "num_attention_heads", 0)
+        return masks + heads * n_ctx**2 * (2 * item + 4)
 
     @override
     @torch.no_grad()
@@ -340,11 +341,11 @@ class HFModel(LanguageModel):
     def _logit_scale(self) -> float:
         """Return by what the model multiplies its logits, as Cohere and Granite do: measured.
 
-        A small input is taken, for which a soft cap does nothing.
+        An input of small logits is taken, to which a soft cap does nothing.
         """
         unembed = self.module.get_output_embeddings().weight
-        x = unembed[:1].float() / unembed[:1].float().norm().clamp_min(1e-30) / 64
-        x = x.to(unembed.dtype)
+        row = unembed[:1].float()
+        x = (row / (4 * (row @ unembed.float().T).abs().max().clamp_min(1e-30))).to(unembed.dtype)
         plain = (x.float() @ unembed.float().T)[0]
         found = self.unembed(x).float() - self.unembed(torch.zeros_like(x)).float()
         scale = float((found[0].to(plain.device) * plain).sum() / plain.square().sum())
