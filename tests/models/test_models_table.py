@@ -1,4 +1,4 @@
-"""The table of docs/models.md is what the models say themselves; SAEKIT_RENEW_MODELS=1 renews it."""
+"""The table of docs/models.md is what the models say; SAEKIT_RENEW_MODELS=1 renews it."""
 
 import os
 import re

@@ -646,6 +646,11 @@ def load(  # noqa: PLR0913 - what can be asked of a model's weights
         folder, commit = fetch_model(name, revision, f"Check the name and the network. {_known()}")
     with _readable_errors(name), _quiet(library):
         config = read_config(library, folder, name)
+        if config.model_type not in causal_types():
+            raise UnknownNameError(
+                f"`{name}` of type `{config.model_type}` is no causal language model that "
+                f"transformers loads as one. Name a model that continues text."
+            )
         check_weight_files(folder, name)
         tokenizer = _tokenizer_of(library, folder, config.get_text_config().vocab_size)
         module = load_weights(library, folder, config, kind, name, spread)
