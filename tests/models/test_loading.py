@@ -274,7 +274,7 @@ def test_short_names_are_names_on_the_hub() -> None:
     }
     assert {name: full_name(name) for name in wanted} == wanted
     assert all(name == name.lower() and full.count("/") == 1 for name, full in SHORT_NAMES.items())
-    with pytest.raises(UnknownNameError, match="no model or folder `gelu-2l`.*TransformerLens' own"):
+    with pytest.raises(UnknownNameError, match="no model or folder `gelu-2l`.*Lens' own"):
         load("gelu-2l")
 
 

@@ -182,7 +182,9 @@ def _all() -> dict[str, str]:
         for n in (3, 7):
             found[f"stablelm-{kind}-{n}b"] = f"stabilityai/stablelm-{kind}-alpha-{n}b"
     for old, new in _OLD_PYTHIA.items():
-        for kind in ("", "-deduped", "-v0", "-deduped-v0"):
+        for kind in ("", "-deduped", "-v0", "-deduped-v0", "-seed1", "-seed2", "-seed3"):
+            if "seed" in kind and new != "160m":
+                continue
             full = f"EleutherAI/pythia-{new}{kind}"
             found |= dict.fromkeys((f"pythia-{old}{kind}", f"eleutherai/pythia-{old}{kind}"), full)
     return found | _EXACT
