@@ -158,6 +158,21 @@ UNREADABLE = dict.fromkeys(
 
 
 def _all() -> dict[str, str]:
+    return _by_pattern() | _of_crfm() | _EXACT
+
+
+def _of_crfm() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for size, names in _CRFM.items():
+        for letter, name in zip("abcde", names, strict=True):
+            full = name.format(f"gpt2-{size}")
+            other = "gpt2-mistral-small" if size == "small" else "gpt2-medium-small"
+            short = (f"stanford-gpt2-{size}", f"gpt2-stanford-{size}", other)
+            found |= dict.fromkeys((full, *(f"{s}-{letter}" for s in short)), f"stanford-crfm/{full}")
+    return found
+
+
+def _by_pattern() -> dict[str, str]:
     found = {n.lower(): f"{owner}/{n}" for owner, names in _LISTED.items() for n in names}
     for owner, full, short, endings in _ENDINGS:
         found |= {short.format(e).lower(): f"{owner}/{full.format(e)}" for e in endings}
@@ -165,29 +180,15 @@ def _all() -> dict[str, str]:
         for size in sizes:
             name = f"DeepSeek-R1-Distill-{base}-{size}"
             found |= dict.fromkeys((name.lower(), f"{name.lower()}-chat"), f"deepseek-ai/{name}")
-    for size, names in _CRFM.items():
-        for letter, name in zip("abcde", names, strict=True):
-            full = name.format(f"gpt2-{size}")
-            other = f"gpt2-mistral-small-{letter}" if size == "small" else (
-                f"gpt2-medium-small-{letter}"
-            )  # fmt: skip
-            short = (
-                full,
-                f"stanford-gpt2-{size}-{letter}",
-                f"gpt2-stanford-{size}-{letter}",
-                other,
-            )
-            found |= dict.fromkeys(short, f"stanford-crfm/{full}")
     for kind in ("base", "tuned"):
         for n in (3, 7):
             found[f"stablelm-{kind}-{n}b"] = f"stabilityai/stablelm-{kind}-alpha-{n}b"
     for old, new in _OLD_PYTHIA.items():
-        for kind in ("", "-deduped", "-v0", "-deduped-v0", "-seed1", "-seed2", "-seed3"):
-            if "seed" in kind and new != "160m":
-                continue
+        seeds = ("-seed1", "-seed2", "-seed3") if new == "160m" else ()
+        for kind in ("", "-deduped", "-v0", "-deduped-v0", *seeds):
             full = f"EleutherAI/pythia-{new}{kind}"
             found |= dict.fromkeys((f"pythia-{old}{kind}", f"eleutherai/pythia-{old}{kind}"), full)
-    return found | _EXACT
+    return found
 
 
 SHORT_NAMES: dict[str, str] = _all()
