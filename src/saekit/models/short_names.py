@@ -167,8 +167,9 @@ def _of_crfm() -> dict[str, str]:
         for letter, name in zip("abcde", names, strict=True):
             full = name.format(f"gpt2-{size}")
             other = "gpt2-mistral-small" if size == "small" else "gpt2-medium-small"
-            short = (f"stanford-gpt2-{size}", f"gpt2-stanford-{size}", other)
-            found |= dict.fromkeys((full, *(f"{s}-{letter}" for s in short)), f"stanford-crfm/{full}")
+            starts = (f"stanford-gpt2-{size}", f"gpt2-stanford-{size}", other)
+            short = (full, *(f"{start}-{letter}" for start in starts))
+            found |= dict.fromkeys(short, f"stanford-crfm/{full}")
     return found
 
 
