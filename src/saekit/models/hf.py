@@ -79,7 +79,7 @@ class HFModel(LanguageModel):
         self.tokenizer = tokenizer
         self.dtype, self.device = module.dtype, _device_of(module)
         self.module = module.eval().requires_grad_(False)
-        self._decoder: nn.Module = module.get_decoder()
+        self._decoder: nn.Module = structure.decoder_of(module)
         self._map = _map_of(module, config)
         self.family, self.left_out = self._map.family, self._map.left_out
         self._norms: dict[str, norms.Affine] = {}
@@ -293,19 +293,20 @@ class HFModel(LanguageModel):
         why = "it keeps nothing between tokens"
         with self._hooked([], False, tokens.shape):
             whole = self.module(input_ids=tokens, use_cache=False).logits[0, -1].float()
-            out = self.module(input_ids=tokens[:, :3], use_cache=True)
-            name = next((n for n in _STATES if out.get(n) is not None), None)
-            if name is not None:
-                try:
-                    for i in (3, 4):
-                        kept = {name: out[name]}
-                        out = self.module(input_ids=tokens[:, i : i + 1], use_cache=True, **kept)
-                    error = float((out.logits[0, -1].float() - whole).abs().max() / whole.std())
-                    if error < (1e-3 if self.dtype in (torch.float32, torch.float64) else 0.2):
-                        return name, _rows_can_leave(out[name])
+            try:
+                out = self.module(input_ids=tokens[:, :3], use_cache=True)
+                name = next(n for n in (*_STATES, "") if not n or out.get(n) is not None)
+                for i in (3, 4) if name else ():
+                    kept = {name: out[name]}
+                    out = self.module(input_ids=tokens[:, i : i + 1], use_cache=True, **kept)
+                error = float((out.logits[0, -1].float() - whole).abs().max() / whole.std())
+                exact = self.dtype in (torch.float32, torch.float64)
+                if name and error < (1e-3 if exact else 0.2):
+                    return name, _rows_can_leave(out[name])
+                if name:
                     why = f"with what it keeps between tokens, logits are off by {error:.2g}"
-                except Exception as wrong:  # whatever another way of keeping raises
-                    why = f"{type(wrong).__name__}: {str(wrong)[:80]}"
+            except Exception as wrong:  # whatever another way of keeping raises
+                why = f"{type(wrong).__name__}: {str(wrong)[:80]}"
         raise ConfigError(f"{self.name} ({self.family}) cannot generate here: {why}.")
 
     @override
@@ -558,10 +559,10 @@ def _require_grad(x: Tensor) -> None:
 
 def _after(visit: Visit) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if not isinstance(output, tuple | list):
             return visit(output)
         new = visit(output[0])
-        return None if new is None else (new, *output[1:])
+        return None if new is None else type(output)((new, *output[1:]))
 
     return hook
 

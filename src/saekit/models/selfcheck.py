@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saekit.core.errors import FormatError
+from saekit.core.errors import FormatError, SaekitError
 from saekit.models.base import Replace
 from saekit.models.hf import HFModel
 from saekit.models.sites import EMBED, Site
@@ -40,6 +40,18 @@ def check(model: HFModel) -> dict[str, Any]:
     Cost:
         Three passes: two of 6 tokens, one of 6 * (sites + 2).
     """
+    try:
+        return _checked(model)
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        if isinstance(error, SaekitError | torch.OutOfMemoryError):
+            raise
+        raise FormatError(
+            f"{model.name} ({model.family}) cannot be checked, for it does not run: {error}. It "
+            f"takes rows of tokens otherwise than other language models of transformers."
+        ) from error
+
+
+def _checked(model: HFModel) -> dict[str, Any]:
     sites = _sites(model)
     tokens = (torch.arange(N_TOKENS) * 7919 % model.vocab_size)[None]  # [1, n_ctx]
     _check_identity(model, tokens, [site for site in sites if model.tap(site).listed])

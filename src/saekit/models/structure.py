@@ -22,7 +22,8 @@ N_TOKENS = 6
 _ROUNDINGS = 4  # of the dtype, of each term of a sum, by which it may be off
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|feed_?forward|ffn|moe", re.IGNORECASE)
-_EXPERTS = re.compile(r"expert|moe|router", re.IGNORECASE)
+_EXPERTS = re.compile(r"expert|router", re.IGNORECASE)
+_STREAM_ALONE = {"rwkv": "both halves of a block mix tokens, so neither is an MLP or attention"}
 _NOT_SUMMED = "{} is not the stream before it plus what a module of the block gives"
 
 
@@ -85,7 +86,7 @@ def find(module: Any, config: Any) -> SiteMap:
         UnknownNameError: its structure is none of those known; the message says what was looked
             for.
     """
-    decoder, kind = module.get_decoder(), config.model_type
+    decoder, kind = decoder_of(module), config.model_type
     embed = _path_of(decoder, module.get_input_embeddings())
     if embed is None:
         raise _refusal(kind, "its decoder has no token embedding of its own")
@@ -104,6 +105,16 @@ def find(module: Any, config: Any) -> SiteMap:
         for point, reason in layer.items()
     }
     return SiteMap(kind, embed, final, search.layers, left_out)
+
+
+def decoder_of(module: Any) -> Any:
+    """Return the part of a model that makes the last hidden state of tokens."""
+    decoder = module.get_decoder()
+    if decoder is not module:
+        return decoder
+    embedding = module.get_input_embeddings()
+    inside = (part for part in module.children() if _path_of(part, embedding) is not None)
+    return next((part for part in inside if part is not embedding), module)
 
 
 class _Search:
@@ -167,7 +178,11 @@ class _Search:
             y = None if x is None else state[0].values(x)
             if y is None:
                 return
-            points, reasons = _Block(state[0], begun[0], y, self.config).points()
+            if why := _STREAM_ALONE.get(self.config.model_type):
+                points = {"resid_pre": Tap("", "input"), "resid_post": Tap("", "output")}
+                reasons = {point: why for point in POINTS if point not in points}
+            else:
+                points, reasons = _Block(state[0], begun[0], y, self.config).points()
             stem = f"{self.blocks}.{{i}}"
             points = {
                 point: tap._replace(
@@ -256,13 +271,13 @@ class _Block:
             points["resid_mid"] = Tap(at.path, "input", shared=True)
             assert at.x is not None
             mlp = self._added(at.x, self.after, since=at.start)
-        elif pair := self._two_at_once():
-            attn, mlp = pair
-            reasons["resid_mid"] = "attention and MLP are added to the stream together"
         elif one := self._added(self.before, self.after, since=0):
             of_mlp = _MLP.search(one.call.names) and not _ATTENTION.search(one.call.names)
             attn, mlp = (None, one) if of_mlp else (one, None)
             reasons["resid_mid"] = "the block adds to the stream once"
+        elif pair := self._two_at_once():
+            attn, mlp = pair
+            reasons["resid_mid"] = "attention and MLP are added to the stream together"
         else:
             reasons["resid_mid"] = _NOT_SUMMED.format("what comes after the block")
         read = self.before if middle is None else middle[0].x
@@ -323,15 +338,12 @@ class _Block:
 
     def _source(self, call: _Call) -> _Call | None:
         """Return the module that made what is added: before a norm after it, if there is one."""
-        if any(_is_linear(m) for m in call.module.modules()) or self._experts_in(call):
+        if _has_maps(call.module):
             return call
         if call.x is None:
             return None
         made = (c for c in self.given if c.end < call.start and _same(c.y, call.x))
         return next(made, None)
-
-    def _experts_in(self, call: _Call) -> bool:
-        return any(_EXPERTS.search(type(m).__name__) for m in call.module.modules())
 
     def _output_map(self, source: _Call) -> _Call | None:
         """Return the linear map whose output is that of a module."""
@@ -399,7 +411,7 @@ class _Block:
         norms = (
             c for c in self.given
             if c.end < reader.start and _same(c.y, reader.x) and _same(c.x, stream)
-            and not any(_is_linear(m) for m in c.module.modules())
+            and not _has_maps(c.module)
         )  # fmt: skip
         norm = next(norms, None)
         if norm is None:
@@ -427,7 +439,7 @@ class _Block:
         named = (
             c for c in self.calls
             if c.start >= middle[0].start and c.depth == 0 and c.y is not None
-            and _MLP.search(c.names) and any(_is_linear(m) for m in c.module.modules())
+            and _MLP.search(c.names) and _has_maps(c.module)
         )  # fmt: skip
         return next(named, None)
 
@@ -480,6 +492,11 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or (
         hasattr(module, "in_features") and hasattr(module, "out_features")
     )  # fmt: skip
+
+
+def _has_maps(module: nn.Module) -> bool:
+    """Tell what makes activations from what only scales them, as norms do."""
+    return any(p.ndim > 1 for p in module.parameters())
 
 
 def _path_of(decoder: nn.Module, module: nn.Module) -> str | None:

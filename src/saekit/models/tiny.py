@@ -160,6 +160,8 @@ def _small(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
         "mamba2": {"num_heads": heads, "head_dim": 2 * head, "n_groups": 1, "chunk_size": 16},
     }  # fmt: skip
     known = default_settings(model_type)
+    if "kv_lora_rank" in known:
+        usual["num_key_value_heads"] = heads
     found = {k: v for k, v in usual.items() if k in known}
     found |= {k: v[:n] if k == "layer_types" else v for k, v in own.get(model_type, {}).items()}
     return sizes | found
