@@ -1,5 +1,7 @@
 """Models that no family has: maps found from structure, proved on every type and place."""
 
+import copy
+
 import pytest
 import torch
 
@@ -39,8 +41,8 @@ def test_the_stream_is_the_hidden_states_of_transformers(kind):
     if kind == "gemma3n_text" or out.hidden_states is None:
         pytest.skip("hidden states are of all streams")
     # Those of recurrent models begin with what the first block gives.
-    point = "resid_post" if len(out.hidden_states) == 2 else "resid_pre"
-    for i in (0, 1) if point == "resid_pre" else (0,):
+    point = "resid_post" if kind in ("mamba", "mamba2", "falcon_mamba", "rwkv") else "resid_pre"
+    for i in (0, 1):
         assert torch.equal(lm.read(TOKENS, Site(i, point)), out.hidden_states[i])
 
 
@@ -187,8 +189,18 @@ def test_a_model_that_sees_what_comes_is_refused():
 
 
 def test_what_no_structure_is_found_of_is_refused_by_name():
-    with pytest.raises(UnknownNameError, match="type `roberta`.*looked for"):
-        structure.find(tiny("bert").module.bert.encoder.layer[0], tiny("bert").module.config)
+    module = tiny("mixtral").module
+    config = copy.copy(module.config)
+    config.num_hidden_layers = 5
+    with pytest.raises(UnknownNameError, match="type `mixtral`.*no list of 5 blocks.*Looked for"):
+        structure.find(module, config)
+    module.model.layers[1] = module.model.layers[0]
+    with pytest.raises(UnknownNameError, match="1 ran once each"):
+        structure.find(module, module.config)
+    config.num_hidden_layers = 2
+    module.model.forward = lambda **_: 1 // 0
+    with pytest.raises(UnknownNameError, match="does not read text alone"):
+        structure.find(module, config)
 
 
 def test_a_block_that_adds_more_keeps_what_can_be_proved():

@@ -40,6 +40,7 @@ def process(model: HFModel) -> None:
     stream = [EMBED, *(s for s in model.sites() if s.point in ("resid_pre", "resid_post"))]
     before, logits = model.read(tokens, stream), model.logits(tokens)
     readers = _readers(model, tokens)
+    _untie(model.module)
     with torch.no_grad():
         for norm, maps in readers:
             for layer in maps:
@@ -99,6 +100,13 @@ def _readers(model: HFModel, tokens: Tensor) -> list[tuple[Any, list[Any]]]:
             )
         found.append((norm, maps))
     return found
+
+
+def _untie(module: Any) -> None:
+    """Give the unembedding weights of its own, where it shares those of the embedding."""
+    output = module.get_output_embeddings()
+    if output.weight is module.get_input_embeddings().weight:
+        output.weight = nn.Parameter(output.weight.detach().clone(), False)
 
 
 def _fold_norm(layer: Any, gain: Tensor | None, bias: Tensor | None) -> None:
