@@ -60,7 +60,6 @@ def test_every_site_is_left_out_with_a_reason_or_reads_and_writes(kind):
     for site in lm.sites():
         value = lm.read(TOKENS, site)
         assert value.shape == (2, 9, lm.width(site))
-        assert torch.equal(lm.logits(TOKENS, {site: lambda x: x}), plain), site
         back = lm.logits(TOKENS, {site: lambda _, value=value: value.clone()})
         if site.point == "mlp_normalized":  # multiplied and added to anew
             torch.testing.assert_close(back, plain, rtol=1e-3, atol=1e-4)
@@ -195,12 +194,12 @@ def test_what_no_structure_is_found_of_is_refused_by_name():
     with pytest.raises(UnknownNameError, match="type `mixtral`.*no list of 5 blocks.*Looked for"):
         structure.find(module, config)
     module.model.layers[1] = module.model.layers[0]
-    with pytest.raises(UnknownNameError, match="1 ran once each"):
+    with pytest.raises(UnknownNameError, match="are one module"):
         structure.find(module, module.config)
-    config.num_hidden_layers = 2
+    module = tiny("mixtral").module
     module.model.forward = lambda **_: 1 // 0
-    with pytest.raises(UnknownNameError, match="does not read text alone"):
-        structure.find(module, config)
+    with pytest.raises(UnknownNameError, match="does not read text alone.*ZeroDivision"):
+        structure.find(module, module.config)
 
 
 def test_a_block_that_adds_more_keeps_what_can_be_proved():

@@ -7,6 +7,7 @@ does not sum is left out, with the reason.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -126,12 +127,18 @@ class _Search:
         self.reasons: list[dict[str, str]] = []
         self.outside: list[_Call] = []  # modules that run on the stream after the last block
         self.last: Tensor | None = None  # what the last block gave
+        self.shared: set[int] = set()  # modules that several blocks use
         self.stream = getattr(config, "altup_active_idx", None)  # Gemma 3n carries several
 
     def run(self, module: Any) -> str | None:
         """Return the path of the final norm, after every block was looked at."""
         hooks = []
         blocks = self.decoder.get_submodule(self.blocks)
+        # A hook on a module that several blocks share could not tell which of them runs.
+        uses = Counter(id(part) for block in blocks for part in block.modules())
+        self.shared = {part for part, n in uses.items() if n > 1}
+        if len({id(block) for block in blocks}) < len(blocks):
+            raise _refusal(self.config.model_type, f"blocks in `{self.blocks}` are one module")
         for i, block in enumerate(blocks):
             hooks += self._watch(i, block)
         for name, part in self.decoder.named_modules():
@@ -201,7 +208,7 @@ class _Search:
 
         yield block.register_forward_pre_hook(enter, with_kwargs=True)
         for path, part in block.named_modules():
-            if path:
+            if path and id(part) not in self.shared:
                 yield part.register_forward_pre_hook(_open(state, path), with_kwargs=True)
                 yield part.register_forward_hook(_close(state))
         yield block.register_forward_hook(leave)
