@@ -133,7 +133,7 @@ class HFModel(LanguageModel):
         self.processing = name
         self._norms.clear()
         self._use_norms()
-        self.__dict__.pop("_logit_scale", None)
+        vars(self).pop("_logit_scale", None)
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class HFModel(LanguageModel):
                 self._norms[path] = norm
                 continue
             self._map.layers[i] = {p: t for p, t in points.items() if p != "mlp_normalized"}
-            self.left_out[str(Site(i, "mlp_normalized"))] = (
+            self._map.left_out[str(Site(i, "mlp_normalized"))] = (
                 f"`{path}` is no norm of a known kind" if norm is None
                 else f"`{path}` multiplies some entries by 0, which cannot be undone"
             )  # fmt: skip

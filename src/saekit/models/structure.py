@@ -185,22 +185,7 @@ class _Search:
             y = None if x is None else state[0].values(x)
             if y is None:
                 return
-            if why := _STREAM_ALONE.get(self.config.model_type):
-                points = {"resid_pre": Tap("", "input"), "resid_post": Tap("", "output")}
-                reasons = {point: why for point in POINTS if point not in points}
-            else:
-                points, reasons = _Block(state[0], begun[0], y, self.config).points()
-            stem = f"{self.blocks}.{{i}}"
-            points = {
-                point: tap._replace(
-                    module=f"{stem}.{tap.module}" if tap.module else stem,
-                    norm=f"{stem}.{tap.norm}" if tap.norm else "",
-                )
-                for point, tap in points.items()
-            }
-            if self.stream is not None:
-                for point in ("resid_pre", "resid_post"):
-                    points[point] = points[point]._replace(stream=self.stream)
+            points, reasons = self._points(state[0], begun[0], y)
             self.layers.append(points)
             self.reasons.append(reasons)
             self.last = y
@@ -212,6 +197,28 @@ class _Search:
                 yield part.register_forward_pre_hook(_open(state, path), with_kwargs=True)
                 yield part.register_forward_hook(_close(state))
         yield block.register_forward_hook(leave)
+
+    def _points(
+        self, record: _Pass, before: Tensor, after: Tensor
+    ) -> tuple[dict[str, Tap], dict[str, str]]:
+        """Return the points of a block, at their paths below the decoder, and what is left out."""
+        if why := _STREAM_ALONE.get(self.config.model_type):
+            points = {"resid_pre": Tap("", "input"), "resid_post": Tap("", "output")}
+            reasons = {point: why for point in POINTS if point not in points}
+        else:
+            points, reasons = _Block(record, before, after, self.config).points()
+        stem = f"{self.blocks}.{{i}}"
+        points = {
+            point: tap._replace(
+                module=f"{stem}.{tap.module}" if tap.module else stem,
+                norm=f"{stem}.{tap.norm}" if tap.norm else "",
+            )
+            for point, tap in points.items()
+        }
+        if self.stream is not None:
+            for point in ("resid_pre", "resid_post"):
+                points[point] = points[point]._replace(stream=self.stream)
+        return points, reasons
 
     def _one_stream(self, x: Any) -> Tensor | None:
         if self.stream is not None and isinstance(x, Tensor) and x.ndim == 4:
