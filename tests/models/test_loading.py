@@ -265,10 +265,16 @@ def test_short_names_are_names_on_the_hub() -> None:
         "qwen2.5-7b-instruct": "Qwen/Qwen2.5-7B-Instruct",
         "own/model": "own/model",
         "gelu-2l": "gelu-2l",
+        "gpt2-mistral-small-a": "stanford-crfm/alias-gpt2-small-x21",
+        "EleutherAI/pythia-19m-deduped": "EleutherAI/pythia-70m-deduped",
+        "tiny-stories-instruct-1L-21M": "roneneldan/TinyStories-Instuct-1Layer-21M",
+        "llama-2-13b-chat": "meta-llama/Llama-2-13b-chat-hf",
+        "opt-xl": "facebook/opt-6.7b",
+        "deepseek-r1-distill-qwen-14b-chat": "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
     }
     assert {name: full_name(name) for name in wanted} == wanted
     assert all(name == name.lower() and full.count("/") == 1 for name, full in SHORT_NAMES.items())
-    with pytest.raises(UnknownNameError, match="no model or folder `gelu-2l`"):
+    with pytest.raises(UnknownNameError, match="no model or folder `gelu-2l`.*Lens' own"):
         load("gelu-2l")
 
 

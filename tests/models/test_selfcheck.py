@@ -18,6 +18,7 @@ def test_every_family_passes(family: str, dtype: torch.dtype) -> None:
     assert "L3.attn_out" not in found["sites"]
 
 
+NORM = "layers.{i}.post_attention_layernorm"
 WRONG = [
     ("llama", "attn_out", Tap("layers.{i}.input_layernorm", "output"), "L0.resid_mid"),
     ("llama", "mlp_out", Tap("layers.{i}.mlp.up_proj", "output"), "L0.mlp_out"),
@@ -31,13 +32,17 @@ WRONG = [
     ("gemma2", "attn_out", Tap("layers.{i}.self_attn", "output"), "L0.resid_mid"),
     ("gemma3", "mlp_out", Tap("layers.{i}.mlp", "output"), "L0.resid_post"),
     ("qwen3", "resid_mid", Tap("layers.{i}", "input"), "L0.resid_mid"),
-]
+    ("llama", "z", Tap("layers.{i}.self_attn.o_proj", "output"), "L0.z"),
+    ("llama", "mlp_acts", Tap("layers.{i}.mlp.gate_proj", "output"), "L0.mlp_acts"),
+    ("llama", "mlp_normalized", Tap("layers.{i}.self_attn.q_proj", "input", norm=NORM),
+     "L0.mlp_normalized"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "point", "tap", "blamed"), WRONG)
 def test_a_wrong_map_is_caught_and_the_site_named(family, point, tap, blamed, monkeypatch) -> None:
     model = tiny(family, n_layers=3)
-    monkeypatch.setitem(model._points, point, tap)
+    monkeypatch.setitem(model.layers[0], point, tap)  # one map of all layers
     with pytest.raises(FormatError, match=f"`{blamed}`"):
         check(model)
 
@@ -46,7 +51,7 @@ def test_a_site_no_pass_reaches_is_caught(monkeypatch) -> None:
     model = tiny()
     model._decoder.layers[0].idle = torch.nn.Linear(32, 32)  # type: ignore[union-attr]
     model._decoder.layers[1].idle = torch.nn.Linear(32, 32)  # type: ignore[union-attr]
-    monkeypatch.setitem(model._points, "mlp_in", Tap("layers.{i}.idle", "input"))
+    monkeypatch.setitem(model.layers[0], "mlp_in", Tap("layers.{i}.idle", "input"))
     with pytest.raises(FormatError, match="`L0.mlp_in` is not reached"):
         check(model)
 

@@ -146,6 +146,7 @@ class LanguageModel(abc.ABC):
     dtype: torch.dtype
     device: torch.device
     separator_id: int | None = None  # ends a document that later ones do not attend to
+    left_out: Mapping[str, str] = {}  # sites that other models have and this one has not: why
     edits: tuple[Edits, ...] = ()  # made in every pass, in this order: see `saekit.splice`
 
     @abc.abstractmethod
@@ -155,6 +156,14 @@ class LanguageModel(abc.ABC):
     @abc.abstractmethod
     def width(self, site: Site) -> int:
         """Return the last dimension of the activations at a site."""
+
+    def n_heads(self, site: Site) -> int:
+        """Return the heads whose parts of a site are sites too, as ``L3.z.h2``; 0: none are.
+
+        They are not in `sites`.
+        """
+        del site
+        return 0
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -315,9 +324,7 @@ class LanguageModel(abc.ABC):
     def generate(self, prompts: Sequence[str], n: int, **how: Any) -> list[str]: ...
 
     @overload
-    def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, **how: Any
-    ) -> list[list[int]]: ...
+    def generate(self, prompts: Sequence[Sequence[int]], n: int, **how: Any) -> list[list[int]]: ...
 
     def generate(
         self,
@@ -403,9 +410,7 @@ class LanguageModel(abc.ABC):
         return 0
 
     @abc.abstractmethod
-    def logit_effects(
-        self, directions: Float[Tensor, "m d_model"]
-    ) -> Float[Tensor, "m vocab"]:
+    def logit_effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         """Return what each residual direction adds to each logit, by the logit lens.
 
         The final norm's gain (and, for LayerNorm, its centring) is applied; its division by
@@ -446,8 +451,15 @@ class LanguageModel(abc.ABC):
         Raises:
             UnknownNameError: it has no such layer or point.
         """
-        known = self.sites()
+        known, whole = self.sites(), site._replace(head=None)
+        if site.head is not None and whole in known:
+            if site.head < self.n_heads(whole):
+                return site
+            heads = f"heads 0..{self.n_heads(whole) - 1}" if self.n_heads(whole) else "no heads"
+            raise UnknownNameError(f"{self.name} has no site `{site}`; `{whole}` has {heads}.")
         if site not in known:
+            if why := self.left_out.get(str(whole)):
+                raise UnknownNameError(f"{self.name} has no site `{site}`: {why}.")
             hint = nearest(str(site), map(str, known))
             raise UnknownNameError(
                 f"{self.name} has no site `{site}`; it has layers 0..{self.n_layers - 1} with "

@@ -4,7 +4,6 @@ import abc
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import saekit.models.families as package
-from saekit.core.errors import UnknownNameError, nearest
 from saekit.core.registry import Registry
 
 
@@ -16,25 +15,55 @@ class Tap(NamedTuple):
         side: which end of the module.
         shared: the block goes on to use the very tensor that is the module's input (as its
             residual branch), so a replacement is written into that tensor.
+        norm: path of a norm whose output this is; its gain and bias are divided out when it is
+            read, and put back when it is written.
+        overwritten: the block adds to the very tensor later, so a copy is read and written.
+        scale: the block multiplies by this before it adds to the stream.
+        listed: it is a site; else it is known only for the sums that prove others.
+        stream: which of several streams, stacked in front of the batch; None where there is one.
     """
 
     module: str
     side: Literal["input", "output"]
     shared: bool = False
+    norm: str = ""
+    overwritten: bool = False
+    scale: float = 1.0
+    listed: bool = True
+    stream: int | None = None
+
+
+class SiteMap(NamedTuple):
+    """Where the sites of one model are.
+
+    Args:
+        family: a family's name, or the type of a model whose map was found from its structure.
+        embed: path of the token embedding.
+        final_norm: path of the norm before the unembedding; "" where there is none, and None where
+            more than a norm is between the last block and the unembedding.
+        layers: points of each block.
+        left_out: sites that the model has not, and why.
+    """
+
+    family: str
+    embed: str
+    final_norm: str | None
+    layers: list[dict[str, Tap]]
+    left_out: dict[str, str]
 
 
 class Family(abc.ABC):
     """A layout of decoder blocks, known to transformers under some model types.
 
     Paths start below the decoder (what ``get_decoder`` of the transformers model returns).
-    A new family is one file in `saekit/models/families`; `selfcheck` proves it right.
+    A new family is one file in `saekit/models/families`; `selfcheck` proves it right. Types that no
+    family names are mapped by `structure`.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     embed: ClassVar[str]  # path of the token embedding
     final_norm: ClassVar[str]  # path of the norm before the unembedding
-    gain_offset: ClassVar[float] = 0.0  # the norm multiplies by weight + gain_offset
     tiny_type: ClassVar[str] = ""  # what `tiny` makes for the family's name; "": the first type
 
     @staticmethod
@@ -64,19 +93,7 @@ class Family(abc.ABC):
 registry = Registry[Family]("model family", package)
 
 
-def family_of(model_type: str) -> type[Family]:
-    """Return the family of a transformers model type.
-
-    Raises:
-        UnknownNameError: no family has this layout.
-    """
-    families = [registry.get(name) for name in registry.names()]
-    for family in families:
-        if model_type in family.model_types:
-            return family
-    known = sorted(t for family in families for t in family.model_types)
-    raise UnknownNameError(
-        f"Models of type `{model_type}` have no map of sites; there are maps for "
-        f"{', '.join(known)}.{nearest(model_type, known)} A map for another type is one file "
-        f"in saekit/models/families."
-    )
+def family_of(model_type: str) -> type[Family] | None:
+    """Return the family of a transformers model type; None: its structure has to tell."""
+    families = (registry.get(name) for name in registry.names())
+    return next((family for family in families if model_type in family.model_types), None)

@@ -27,24 +27,28 @@ from saekit.core.errors import (
 )
 from saekit.core.files import digest, sha256_of
 from saekit.core.seeds import generator
-from saekit.models import selfcheck, together
+from saekit.models import norms, structure, together
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded.unpacking import DEFAULT, MODELS, embedded
-from saekit.models.family import Tap, family_of
+from saekit.models.family import SiteMap, Tap, family_of
 from saekit.models.fast_gradients.linear import freeze_linears
 from saekit.models.fast_gradients.mlp import freeze_mlps
 from saekit.models.fast_gradients.shared import SharedAttention, freeze_activations
 from saekit.models.generation import Sampling, Step, check_prompts, continued
 from saekit.models.model_files import fetch_model
-from saekit.models.placement import pick_device, pick_dtype
-from saekit.models.short_names import SHORT_NAMES, full_name
-from saekit.models.sites import EMBED, Site
+from saekit.models.placement import pick_device, pick_dtype, spread_settings
+from saekit.models.short_names import SHORT_NAMES, UNREADABLE, full_name
+from saekit.models.sites import EMBED, POINTS, Site
 from saekit.models.tokenizer import HFTokenizer, SpecialIds
 from saekit.models.whole import check_weight_files, load_weights, read_config
 
 Visit = Callable[[Tensor], Tensor | None]  # what was there -> what shall be, or None
 
 VOCAB_CHUNK_ROWS = 16384  # rows of the unembedding raised to float32 at a time
+NO_LIMIT = 2**20  # tokens in a row, where a model sets no limit
+_PAIRED_HEADS = ("diffllama",)  # heads that subtract from each other: a slice of z is none
+_STATES = ("past_key_values", "cache_params", "state")  # names of what is kept between tokens
+_HALF_ROUNDING = 1e-3  # how far a measured scale of logits may be off 1 by rounding alone
 
 
 class _Stop(Exception):
@@ -62,31 +66,39 @@ class HFModel(LanguageModel):
         revision: hub commit, or SHA-256 of the weight files.
 
     Raises:
-        UnknownNameError: its type has no map of sites.
+        UnknownNameError: its type has no map of sites, and its structure tells none.
     """
 
     def __init__(self, module: Any, tokenizer: Tokenizer, *, name: str, revision: str):
         config = module.config.get_text_config()
-        family = family_of(config.model_type)
-        self.name, self.revision, self.family = name, revision, family.name
+        self.name, self.revision = name, revision
         self.n_layers = config.num_hidden_layers
         self.d_model = config.hidden_size
         self.vocab_size = config.vocab_size
-        self.n_ctx_max = config.max_position_embeddings
+        self.n_ctx_max = _n_ctx_max(config)
         self.tokenizer = tokenizer
-        self.dtype, self.device = module.dtype, module.device
+        self.dtype, self.device = module.dtype, _device_of(module)
         self.module = module.eval().requires_grad_(False)
-        freeze_linears(self.module)
-        freeze_activations(self.module)
-        freeze_mlps(self.module)
-        self._family = family
-        self._decoder: nn.Module = module.get_decoder()
-        self._points = family.points(config)
-        self._sites = [EMBED] + [
-            Site(i, point) for i in range(self.n_layers) for point in self._points
-        ]
+        self._decoder: nn.Module = structure.decoder_of(module)
+        self._map = _map_of(module, config)
+        self.family, self.left_out = self._map.family, self._map.left_out
+        self._norms: dict[str, norms.Affine] = {}
+        self.processing: str | None = None
+        self.quantisation: str | None = None
+        self._use_norms()
+        if not _is_spread(module):  # else other libraries have their own products on its layers
+            freeze_linears(self.module)
+            freeze_activations(self.module)
+            freeze_mlps(self.module)
+        listed = [
+            Site(i, point)
+            for i, points in enumerate(self._map.layers) for point, tap in points.items()
+            if tap.listed
+        ]  # fmt: skip
+        self._sites = [EMBED, *listed]
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._shape = (0, 0)  # of the tokens of the pass that runs
 
     @override
     def sites(self) -> list[Site]:
@@ -95,7 +107,55 @@ class HFModel(LanguageModel):
     @override
     def width(self, site: Site) -> int:
         self.check_site(site)
-        return self.d_model
+        if site == EMBED:
+            return self.module.get_input_embeddings().weight.shape[-1]
+        if site.point not in ("z", "mlp_acts"):
+            return self.d_model
+        width = _in_features(self.module_at(site))
+        return width if site.head is None else width // self.n_heads(site)
+
+    @override
+    def n_heads(self, site: Site) -> int:
+        n_heads = getattr(self.module.config.get_text_config(), "num_attention_heads", None)
+        if site.point != "z" or not isinstance(n_heads, int):
+            return 0
+        kind = self.module.config.get_text_config().model_type
+        width = self.width(site._replace(head=None))
+        return 0 if width % n_heads or kind in _PAIRED_HEADS else n_heads
+
+    @property
+    def layers(self) -> list[dict[str, Tap]]:
+        """Return the points of each block, those too that are known for their sums alone."""
+        return self._map.layers
+
+    def after_processing(self, name: str) -> None:
+        """Measure anew what was measured, after the weights were changed; see `processing`."""
+        self.processing = name
+        self._norms.clear()
+        self._use_norms()
+        vars(self).pop("_logit_scale", None)
+
+    @override
+    def provenance(self) -> dict[str, Any]:
+        own = {"processing": self.processing, "quantisation": self.quantisation}
+        return super().provenance() | {k: v for k, v in own.items() if v is not None}
+
+    def _use_norms(self) -> None:
+        """Measure the norms before MLPs, and leave out sites whose norm cannot be undone."""
+        for i, points in enumerate(self._map.layers):
+            tap = points.get("mlp_normalized")
+            if tap is None:
+                continue
+            path = tap.norm.format(i=i)
+            norm = norms.measure(self._submodule(path, Site(i, "mlp_normalized")), self.d_model)
+            if norm is not None and bool((norm.gain != 0).all()):
+                self._norms[path] = norm
+                continue
+            self._map.layers[i] = {p: t for p, t in points.items() if p != "mlp_normalized"}
+            self._map.left_out[str(Site(i, "mlp_normalized"))] = (
+                f"`{path}` is no norm of a known kind" if norm is None
+                else f"`{path}` multiplies some entries by 0, which cannot be undone"
+            )  # fmt: skip
 
     @override
     def _read(
@@ -111,7 +171,7 @@ class HFModel(LanguageModel):
 
         def keep(site: Site) -> Visit:
             def visit(x: Tensor) -> None:
-                found[site] = x
+                found[site] = x.to(self.device)
                 if len(found) == len(wanted):
                     raise _Stop
 
@@ -119,7 +179,7 @@ class HFModel(LanguageModel):
 
         visits = [*self._changes(tokens, replace), *((s, keep(s)) for s in wanted)]
         if wanted:
-            with self._hooked(visits, grad), contextlib.suppress(_Stop):
+            with self._hooked(visits, grad, tokens.shape), contextlib.suppress(_Stop):
                 self._decoder(**self._inputs(tokens))
         return {site: found[site] for site in wanted}
 
@@ -131,8 +191,8 @@ class HFModel(LanguageModel):
         *,
         grad: bool = False,
     ) -> Float[Tensor, "batch n_ctx vocab"]:
-        with self._hooked(self._changes(tokens, replace), grad):
-            return self.module(**self._inputs(tokens)).logits
+        with self._hooked(self._changes(tokens, replace), grad, tokens.shape):
+            return self.module(**self._inputs(tokens)).logits.to(self.device)
 
     @override
     def final(
@@ -140,21 +200,21 @@ class HFModel(LanguageModel):
         tokens: Int[Tensor, "batch n_ctx"],
         replace: Mapping[Site, Replace] | None = None,
     ) -> Float[Tensor, "batch n_ctx d_model"]:
-        with self._hooked(self._changes(tokens, replace), grad=False):
-            return self._decoder(**self._inputs(tokens)).last_hidden_state
+        with self._hooked(self._changes(tokens, replace), False, tokens.shape):
+            return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
 
     @override
     @torch.no_grad()
     def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         # The model's own forward does what follows its decoder, whatever that is in its family;
         # the decoder is stood in for by what it gave before.
-        output = _decoder_output(final[None])
+        output = _DecoderOutput(final[None])
         ids = torch.zeros(1, len(final), dtype=torch.int64, device=final.device)
         own = self._decoder.__dict__.get("forward")
         with self._lock:
             self._decoder.forward = lambda *_, **__: output
             try:
-                return self.module(input_ids=ids, use_cache=False).logits[0]
+                return self.module(input_ids=ids, use_cache=False).logits[0].to(self.device)
             finally:
                 del self._decoder.forward
                 if own is not None:
@@ -168,7 +228,8 @@ class HFModel(LanguageModel):
         if getattr(config, "_attn_implementation", "sdpa") != "eager":
             return masks
         # Scores, their float32 softmax and its rounded copy, of one layer.
-        return masks + config.num_attention_heads * n_ctx**2 * (2 * item + 4)
+        heads = getattr(config, "num_attention_heads", 0)
+        return masks + heads * n_ctx**2 * (2 * item + 4)
 
     @override
     @torch.no_grad()
@@ -197,6 +258,9 @@ class HFModel(LanguageModel):
         ends = frozenset(stop if stop is not None else () if eos is None else (eos,))
         replace = self._checked_changes(replace)
 
+        state, selects = self._state
+        batch_rows = batch_rows if selects else 1
+
         def begin() -> Step:
             cache: Any = None
             start = 0
@@ -205,32 +269,88 @@ class HFModel(LanguageModel):
                 nonlocal cache, start
                 if keep is not None:
                     cache.batch_select_indices(keep.to(self.device))
-                with self._hooked(self._changes(new, replace, start), grad=False):
+                with self._hooked(self._changes(new, replace, start), False, new.shape):
                     out = self.module(
-                        input_ids=new.to(self.device), past_key_values=cache, use_cache=True,
-                        logits_to_keep=1,
+                        input_ids=new.to(self.device), use_cache=True, logits_to_keep=1,
+                        **{state: cache},
                     )  # fmt: skip
-                cache = out.past_key_values
+                cache = out[state]
                 start += new.shape[1]
-                return out.logits[:, -1]
+                return out.logits[:, -1].to(self.device)
 
             return step
 
         return continued(prompts, n, begin, sampling, ends, batch_rows)
 
+    @functools.cached_property
+    def _state(self) -> tuple[str, bool]:
+        """Return what the model calls what it keeps between tokens, and whether rows can leave it.
+
+        Raises:
+            ConfigError: with it, the model does not give what it gives without.
+        """
+        tokens = (torch.arange(5) * 7919 % self.vocab_size)[None].to(self.device)
+        why = "it keeps nothing between tokens"
+        with self._hooked([], False, tokens.shape):
+            whole = self.module(input_ids=tokens, use_cache=False).logits[0, -1].float()
+            try:
+                out = self.module(input_ids=tokens[:, :3], use_cache=True)
+                name = next(n for n in (*_STATES, "") if not n or out.get(n) is not None)
+                for i in (3, 4) if name else ():
+                    kept = {name: out[name]}
+                    out = self.module(input_ids=tokens[:, i : i + 1], use_cache=True, **kept)
+                error = float((out.logits[0, -1].float() - whole).abs().max() / whole.std())
+                exact = self.dtype in (torch.float32, torch.float64)
+                if name and error < (1e-3 if exact else 0.2):
+                    return name, _rows_can_leave(out[name])
+                if name:
+                    why = f"with what it keeps between tokens, logits are off by {error:.2g}"
+            except Exception as wrong:  # whatever another way of keeping raises
+                why = f"{type(wrong).__name__}: {str(wrong)[:80]}"
+        raise ConfigError(f"{self.name} ({self.family}) cannot generate here: {why}.")
+
     @override
     @torch.no_grad()
-    def logit_effects(
-        self, directions: Float[Tensor, "m d_model"]
-    ) -> Float[Tensor, "m vocab"]:
-        norm: Any = self._decoder.get_submodule(self._family.final_norm)
-        rows = directions.to(self.device, torch.float32)
-        if isinstance(norm, nn.LayerNorm):
-            rows = rows - rows.mean(-1, keepdim=True)
-        rows = rows * (norm.weight.float() + self._family.gain_offset)
+    def logit_effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
+        norm, rows = self._final_norm(), directions.to(self.device, torch.float32)
+        if norm is not None:
+            rows = rows - rows.mean(-1, keepdim=True) if norm.centred else rows
+            rows = rows * norm.gain.to(rows.device)
+        rows = rows * self._logit_scale
         unembed = self.module.get_output_embeddings().weight  # [vocab, d_model]
-        parts = [rows @ w.float().T for w in unembed.split(VOCAB_CHUNK_ROWS)]
+        parts = [
+            (rows.to(w.device) @ w.float().T).to(self.device)
+            for w in unembed.split(VOCAB_CHUNK_ROWS)
+        ]
         return torch.cat(parts, dim=-1)
+
+    def _final_norm(self) -> norms.Affine | None:
+        path = self._map.final_norm
+        if path == "":
+            return None
+        if path is not None:
+            norm = norms.measure(self._decoder.get_submodule(path), self.d_model)
+            if norm is not None:
+                return norm
+        raise ConfigError(
+            f"{self.name} ({self.family}) has more than a norm between its last block and the "
+            f"unembedding, so what a direction adds to logits is not known. Use `logits` with a "
+            f"replacement instead."
+        )
+
+    @functools.cached_property
+    def _logit_scale(self) -> float:
+        """Return by what the model multiplies its logits, as Cohere and Granite do: measured.
+
+        An input of small logits is taken, to which a soft cap does nothing.
+        """
+        unembed = self.module.get_output_embeddings().weight
+        row = unembed[:1].float()
+        x = (row / (4 * (row @ unembed.float().T).abs().max().clamp_min(1e-30))).to(unembed.dtype)
+        plain = (x.float() @ unembed.float().T)[0]
+        found = self.unembed(x).float() - self.unembed(torch.zeros_like(x)).float()
+        scale = float((found[0].to(plain.device) * plain).sum() / plain.square().sum())
+        return 1.0 if abs(scale - 1) < _HALF_ROUNDING else scale
 
     @override
     def separated(self) -> "HFModel":
@@ -241,7 +361,29 @@ class HFModel(LanguageModel):
             )
         twin = copy.copy(self)
         twin.separator_id = self.tokenizer.eos_id
+        if family_of(self.module.config.get_text_config().model_type) is None:
+            twin._prove_separated(self)
         return twin
+
+    def _prove_separated(self, plain: "HFModel") -> None:
+        """Refuse a model that does not read documents of a row as if each were alone."""
+        eos, site = self.separator_id, self._sites[-1]
+        words = [t for t in range(min(9, self.vocab_size)) if t != eos]
+        first, second = ([eos, *d] if eos == self.tokenizer.bos_id else [*d, eos]
+                         for d in (words[:4], words[4:]))  # fmt: skip
+        alone = plain.read(torch.tensor([second]), site)[0]
+        try:
+            packed = self.read(torch.tensor([[*first, *second]]), site)[0, len(first) :]
+            error = float((packed - alone).norm() / alone.norm())
+        except Exception as wrong:  # whatever a model of another kind makes of such a mask
+            error, why = 1.0, f"{type(wrong).__name__}: {str(wrong)[:80]}"
+        else:
+            why = f"the second document of a row differs by {error:.2g} of its size"
+        if not error < 0.02:
+            raise ConfigError(
+                f"{self.name} ({self.family}) cannot read each document of a row by itself: {why}. "
+                f"Leave `separate_documents` out."
+            )
 
     def _inputs(self, tokens: Tensor) -> dict[str, Any]:
         ids = self._checked(tokens)
@@ -268,6 +410,11 @@ class HFModel(LanguageModel):
 
     @override
     def shuffled(self, seed: int) -> "HFModel":
+        if self.processing or self.quantisation:
+            raise ConfigError(
+                f"The weights of {self.name} were changed on loading; shuffled is a model as its "
+                f"files hold it. Load it without `processing` and `quantisation`."
+            )
         module = _copied(self.module)
         with torch.no_grad():
             for name, weight in module.named_parameters():
@@ -298,12 +445,14 @@ class HFModel(LanguageModel):
         return tokens.to(self.device, non_blocking=True)
 
     @contextlib.contextmanager
-    def _hooked(self, visits: list[tuple[Site, Visit]], grad: bool) -> Iterator[None]:
+    def _hooked(
+        self, visits: list[tuple[Site, Visit]], grad: bool, shape: tuple[int, ...]
+    ) -> Iterator[None]:
         """Run one pass with hooks at some sites; hooks of two passes would mix."""
         if self._holder == threading.get_ident():
             raise RuntimeError("A replacement may not run the model it is part of.")
         with self._lock, torch.set_grad_enabled(grad), contextlib.ExitStack() as undo:
-            self._holder = threading.get_ident()
+            self._holder, self._shape = threading.get_ident(), (shape[0], shape[1])
             undo.callback(setattr, self, "_holder", None)
             if grad:
                 undo.callback(self._attach(EMBED, _require_grad).remove)
@@ -338,6 +487,7 @@ class HFModel(LanguageModel):
                 )
             cache = kwargs.get("past_key_values")
             start = 0 if cache is None else cache.get_seq_length()
+            self._shape = (tokens.shape[0], tokens.shape[1])
             for site, visit in self._changes(tokens, None, start):
                 undo.callback(self._attach(site, visit).remove)
 
@@ -356,23 +506,32 @@ class HFModel(LanguageModel):
             for undo in running:
                 undo.close()
 
-    def _tap(self, site: Site) -> Tap:
-        return Tap(self._family.embed, "output") if site == EMBED else self._points[site.point]
+    def tap(self, site: Site) -> Tap:
+        """Return where in the decoder a site is."""
+        if site.layer is None:
+            return Tap(self._map.embed, "output")
+        return self._map.layers[site.layer][site.point]
 
     def _changes(
         self, tokens: Tensor, replace: Mapping[Site, Replace] | None, start: int = 0
     ) -> list[tuple[Site, Visit]]:
         """Return what writes at each site of a pass, in the order the pass meets them."""
         changes = self.replacing(tokens, replace, start)
-        ordered = sorted((self.check_site(s) for s in changes), key=self._sites.index)
+        ordered = sorted(changes, key=self._place)
         return [(site, self._change(site, changes[site])) for site in ordered]
 
+    def _place(self, site: Site) -> tuple[int, int]:
+        """Return the place of a site in a pass; of a layer's points, heads come after the whole."""
+        if site.layer is None:
+            return -1, 0
+        return site.layer * len(POINTS) + POINTS.index(site.point), site.head is not None
+
     def _change(self, site: Site, change: Replace) -> Visit:
-        shared = self._tap(site).shared
+        shared = self.tap(site).shared
 
         def visit(x: Tensor) -> Tensor:
             # A shared tensor is written over afterwards, so `change` gets one of its own.
-            new = change(x.clone() if shared else x)
+            new = change(x.to(self.device, copy=shared))
             if new.shape != x.shape:
                 raise ShapeError(
                     f"The replacement at `{site}` must keep the shape {tuple(x.shape)}; it "
@@ -381,6 +540,45 @@ class HFModel(LanguageModel):
             return new.to(x)
 
         return visit
+
+    def _through(self, site: Site, visit: Visit) -> Visit:
+        """Return a visit of a module's tensor that shows and writes what is at the site in it."""
+        tap = self.tap(site)
+        norm = self._norms[tap.norm.format(i=site.layer)] if tap.norm else None
+        head = None
+        if site.head is not None:
+            width = self.width(site)
+            head = slice(site.head * width, (site.head + 1) * width)
+
+        def through(x: Tensor) -> Tensor | None:
+            # Some modules take all tokens in one row, or carry several streams.
+            whole = x.view(*self._shape, -1) if x.ndim == 2 else x
+            whole = whole if tap.stream is None else whole[tap.stream]
+            part = whole if head is None else whole[..., head]
+            part = part if norm is None else norm.without(part)
+            part = part.clone() if tap.overwritten else part
+            new = visit(part)
+            if new is None or new is part:
+                return None
+            if head is not None:
+                new = torch.cat([whole[..., : head.start], new, whole[..., head.stop :]], -1)
+            new = new if norm is None else norm.again(new)
+            new = new.clone() if tap.overwritten else new
+            if tap.stream is not None:
+                streams = list(x.unbind(0))
+                streams[tap.stream] = new
+                return torch.stack(streams)
+            return new.reshape(x.shape)
+
+        return through
+
+    def module_at(self, site: Site) -> nn.Module:
+        """Return the module whose input or output a site is."""
+        return self._submodule(self.tap(site).module.format(i=site.layer), site)
+
+    def normalised(self, site: Site, x: Tensor) -> Tensor:
+        """Return what the norm of `mlp_normalized` makes of the stream, by its formula."""
+        return self._norms[self.tap(site).norm.format(i=site.layer)].normalised(x)
 
     def _submodule(self, path: str, site: Site) -> nn.Module:
         try:
@@ -392,8 +590,8 @@ class HFModel(LanguageModel):
             ) from error
 
     def _attach(self, site: Site, visit: Visit) -> RemovableHandle:
-        tap = self._tap(site)
-        module = self._submodule(tap.module.format(i=site.layer), site)
+        tap, visit = self.tap(site), self._through(site, visit)
+        module = self.module_at(site)
         if tap.side == "output":
             return module.register_forward_hook(_after(visit))
         return module.register_forward_pre_hook(_before(visit, tap.shared), with_kwargs=True)
@@ -406,17 +604,17 @@ def _require_grad(x: Tensor) -> None:
 
 def _after(visit: Visit) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if not isinstance(output, tuple | list):
             return visit(output)
         new = visit(output[0])
-        return None if new is None else (new, *output[1:])
+        return None if new is None else type(output)((new, *output[1:]))
 
     return hook
 
 
 def _before(visit: Visit, shared: bool) -> Callable[..., Any]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = args[0] if args else kwargs["hidden_states"]
+        x = structure.taken(args, kwargs)
         new = visit(x)
         if new is None:
             return None
@@ -427,13 +625,16 @@ def _before(visit: Visit, shared: bool) -> Callable[..., Any]:
     return hook
 
 
-def load(
+def load(  # noqa: PLR0913 - what can be asked of a model's weights
     name: str = DEFAULT,
     *,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "cpu",
     check: bool = True,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantisation: str | None = None,
+    processing: str | None = None,
 ) -> LanguageModel:
     """Return a language model, ready to read.
 
@@ -447,24 +648,39 @@ def load(
             hardware multiplies it fast, else float32.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: CUDA where there is any.
         check: prove the map of sites on this model (`selfcheck`).
+        device_map: where each part of a larger model goes, instead of `device`: ``auto``, or
+            devices by module, as transformers and accelerate take it. Activations come on the
+            device of the embedding.
+        quantisation: ``8bit`` or ``4bit``, by bitsandbytes; the rest is in `dtype`.
+        processing: ``transformer_lens`` folds and centres weights as TransformerLens does; the
+            logits are the same but for one number a position. See `processing`.
 
     Raises:
         UnknownNameError: nothing has this name, or its type has no map of sites.
         ResourceError: the device is absent, or the model cannot be fetched.
         FormatError: the files are damaged, lack weights or have others, need code of their own
             to run, or the self-check failed.
-        ConfigError: `dtype` or `device` is not one of those above, or a `revision` is given
-            for files on this machine.
-        MissingExtraError: transformers is not installed.
+        ConfigError: `dtype` or `device` is not one of those above, a `revision` is given
+            for files on this machine, or `processing` does not hold for this model.
+        MissingExtraError: transformers is not installed, or what `device_map` or `quantisation`
+            need.
     """
+    if processing not in (None, "transformer_lens"):
+        raise ConfigError(f"`processing` must be transformer_lens; got {processing!r}.")
+    if processing and quantisation:
+        raise ConfigError("Quantised weights cannot be processed. Leave out one of the two.")
     if not Path(name).expanduser().is_dir() and (several := together.named(name)):
-        one = functools.partial(load, dtype=dtype, device=device, check=check)
+        one = functools.partial(
+            load, dtype=dtype, device=device, check=check, device_map=device_map,
+            quantisation=quantisation, processing=processing,
+        )  # fmt: skip
         if revision is not None:
             raise ConfigError("`revision` is for one model on the hub; leave it out of several.")
         return together.Together({short: one(known) for short, known in several.items()})
     library = _transformers()
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
+    spread = spread_settings(library, device_map, quantisation, kind)
     folder = _local(name)
     if folder is not None and revision is not None:
         raise ConfigError(
@@ -476,14 +692,26 @@ def load(
         folder, commit = fetch_model(name, revision, f"Check the name and the network. {_known()}")
     with _readable_errors(name), _quiet(library):
         config = read_config(library, folder, name)
-        family_of(config.get_text_config().model_type)
+        if config.model_type not in causal_types():
+            raise UnknownNameError(
+                f"`{name}` of type `{config.model_type}` is no causal language model that "
+                f"transformers loads as one. Name a model that continues text."
+            )
         check_weight_files(folder, name)
         tokenizer = _tokenizer_of(library, folder, config.get_text_config().vocab_size)
-        module = load_weights(library, folder, config, kind, name)
+        module = load_weights(library, folder, config, kind, name, spread)
     made_of = commit or (MODELS[name].sha256 if name in MODELS else _revision(folder))
-    model = HFModel(module.to(place), tokenizer, name=name, revision=made_of)
+    module = module if spread else module.to(place)
+    model = HFModel(module, tokenizer, name=name, revision=made_of)
+    model.quantisation = quantisation
+    if processing:
+        from saekit.models.processing import process
+
+        process(model)
     if check:
-        selfcheck.check(model)
+        from saekit.models.selfcheck import check as prove
+
+        prove(model)
     return model
 
 
@@ -516,11 +744,90 @@ def new_module(model_type: str, settings: dict[str, Any]) -> Any:
     return library.AutoModelForCausalLM.from_config(config)
 
 
-def _decoder_output(final: Tensor) -> Any:
-    """Return what a decoder of transformers returns, of a last hidden state alone."""
-    from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+def causal_types() -> frozenset[str]:
+    """Return the model types of which transformers has causal language models.
 
-    return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=final)  # type: ignore
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    _transformers()
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def default_settings(model_type: str) -> frozenset[str]:
+    """Return the names of the settings that a model type has.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    config = _transformers().AutoConfig.for_model(model_type)
+    return frozenset(config.to_dict()) | frozenset(config.attribute_map)
+
+
+def _rows_can_leave(cache: Any) -> bool:
+    """Tell whether rows of a batch can be dropped; a recurrent layer's state has no such way."""
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(
+        hasattr(layer, "batch_select_indices") and not hasattr(layer, "recurrent_states")
+        for layer in layers
+    )
+
+
+class _DecoderOutput:
+    """What a decoder returns, of a last hidden state alone; all else is None."""
+
+    def __init__(self, final: Tensor):
+        self.last_hidden_state = final
+
+    def __getitem__(self, i: Any) -> Any:
+        return (self.last_hidden_state,)[i]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+def _map_of(module: Any, config: Any) -> SiteMap:
+    """Return where the sites of a model are, by its family or by its structure."""
+    family = family_of(config.model_type)
+    if family is None:
+        return structure.find(module, config)
+    points = family.points(config)
+    left_out = {
+        str(Site(i, point)): "attention and MLP are added to the stream together"
+        for i in range(config.num_hidden_layers) for point in POINTS if point not in points
+    }  # fmt: skip
+    layers = [points] * config.num_hidden_layers
+    return SiteMap(family.name, family.embed, family.final_norm, layers, left_out)
+
+
+def _is_spread(module: Any) -> bool:
+    """Tell a model that accelerate put on devices, or whose weights are of 8 or 4 bits."""
+    return hasattr(module, "hf_device_map") or bool(getattr(module, "is_quantized", False))
+
+
+def _device_of(module: Any) -> torch.device:
+    """Return the device of the token embedding, where a pass begins."""
+    embedding = module.get_input_embeddings()
+    device = embedding.weight.device
+    if device.type != "meta":
+        return device
+    return torch.device(embedding._hf_hook.execution_device)  # its weights wait elsewhere
+
+
+def _n_ctx_max(config: Any) -> int:
+    """Return the tokens of the longest row; models that say none have no limit of their own."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    said = (getattr(config, name, None) for name in names)
+    return next((n for n in said if isinstance(n, int) and n > 0), NO_LIMIT)
+
+
+def _in_features(module: Any) -> int:
+    """Return how many numbers a linear map reads."""
+    found = getattr(module, "in_features", None)
+    return int(module.weight.shape[0] if found is None else found)  # Conv1D's weight is [in, out]
 
 
 def _local(name: str) -> Path | None:
@@ -532,6 +839,11 @@ def _local(name: str) -> Path | None:
         return folder
     is_path = name.startswith(("/", ".", "~")) or name.count("/") > 1
     if is_path or "/" not in full_name(name):
+        if why := UNREADABLE.get(name.lower()):
+            raise UnknownNameError(
+                f"There is no model or folder `{name}`. TransformerLens has one of this name, but "
+                f"{why}."
+            )
         raise UnknownNameError(f"There is no model or folder `{name}`. {_known(name)}")
     return None
 

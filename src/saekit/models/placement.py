@@ -1,11 +1,14 @@
 """Where a model runs, and in which dtype, from what the user asked."""
 
+import importlib.util
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from saekit.core import machine
-from saekit.core.errors import ConfigError, ResourceError
+from saekit.core.errors import ConfigError, MissingExtraError, ResourceError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,3 +51,37 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError(f"`dtype` must be auto, {', '.join(DTYPES)}; got `{name}`.")
     return DTYPES[name]
+
+
+def spread_settings(
+    library: Any, device_map: str | Mapping[str, Any] | None, bits: str | None, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return what transformers takes to load a model over several devices, or with few bits.
+
+    Args:
+        library: transformers.
+        device_map: ``auto``, or devices by module; None: all on one device.
+        bits: ``8bit``, ``4bit``, or None.
+        dtype: of what is not quantised.
+
+    Raises:
+        ConfigError: it is none of these.
+        MissingExtraError: accelerate or bitsandbytes is not installed.
+    """
+    if bits not in (None, "8bit", "4bit"):
+        raise ConfigError(f"`quantisation` must be 8bit or 4bit; got {bits!r}.")
+    if isinstance(device_map, str) and device_map != "auto":
+        raise ConfigError(f"`device_map` must be auto or devices by module; got {device_map!r}.")
+    if device_map is None and bits is None:
+        return {}
+    for name in ["accelerate"] + ["bitsandbytes"] * (bits is not None):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, "large")
+    found: dict[str, Any] = {"device_map": "auto" if device_map is None else device_map}
+    if isinstance(device_map, Mapping):
+        found["device_map"] = dict(device_map)
+    if bits is not None:
+        rest = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
+        settings = library.BitsAndBytesConfig(**{f"load_in_{bits}": True}, **rest)
+        found["quantization_config"] = settings
+    return found

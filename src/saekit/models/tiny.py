@@ -14,7 +14,7 @@ from saekit.core.files import write_json
 from saekit.core.seeds import generator
 from saekit.models.base import Tokenizer, as_texts
 from saekit.models.family import Family, registry
-from saekit.models.hf import HFModel, new_module
+from saekit.models.hf import HFModel, causal_types, default_settings, new_module
 from saekit.models.tokenizer import byte_alphabet, byte_level_bpe, split_text
 
 BOS, EOS = "<bos>", "<eos>"
@@ -64,8 +64,8 @@ def tiny(
     for training, so that attention and MLP change the stream visibly.
 
     Args:
-        family: a family, or a model type of one; ``gemma`` and ``qwen`` stand for ``gemma2`` and
-            ``qwen3``.
+        family: a family, a model type of one, or any type of causal language models that
+            transformers has; ``gemma`` and ``qwen`` stand for ``gemma2`` and ``qwen3``.
         seed: of the weights.
         n_layers: blocks.
         d_model: width of the stream; a multiple of 8.
@@ -116,15 +116,59 @@ def _module(family: str, seed: int, n_layers: int, d_model: int) -> Any:
         "eos_token_id": 257,
         "pad_token_id": None,
     }
-    settings = kind.tiny(model_type, sizes)
+    settings = _small(model_type, sizes) if kind is None else kind.tiny(model_type, sizes)
     with torch.random.fork_rng(devices=[]):  # transformers draws weights that are not kept
         module = new_module(model_type, settings)
     _randomise(module, seed)
     return module
 
 
-def _type_of(name: str) -> tuple[type[Family], str]:
-    """Return the family and the model type that a name of `tiny` stands for.
+def _small(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a small model of a type that no family has, with a layer of each kind."""
+    d, heads, n = sizes["hidden_size"], N_HEADS, sizes["num_hidden_layers"]
+    head = d // heads
+    usual = {
+        "head_dim": head, "num_key_value_heads": heads // 2, "sliding_window": 64,
+        # Widths that some call otherwise.
+        "ffn_dim": 2 * d, "ffn_hidden_size": 2 * d, "intermediate_size_mlp": 2 * d,
+        "word_embed_proj_dim": d, "lru_width": d, "rotary_dim": head, "state_size": 8,
+        # Mixtures of experts; of those with dense layers too, the first is one.
+        "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "n_shared_experts": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": d, "n_group": 1, "topk_group": 1,
+        "shared_expert_intermediate_size": d, "first_k_dense_replace": 1,
+        # Keys and values of low rank.
+        "kv_lora_rank": d // 2, "q_lora_rank": d // 2, "qk_rope_head_dim": head,
+        "qk_nope_head_dim": head, "v_head_dim": head,
+        "linear_key_head_dim": head, "linear_value_head_dim": head, "linear_num_key_heads": 2,
+        "linear_num_value_heads": heads,
+        "hidden_size_per_layer_input": head, "vocab_size_per_layer_input": VOCAB_SIZE,
+        "laurel_rank": head, "num_kv_shared_layers": 0,
+    }  # fmt: skip
+    gated = {"layer_types": ["linear_attention", "full_attention"] * n}
+    granite = {"residual_multiplier": 0.5, "embedding_multiplier": 3.0, "logits_scaling": 4.0,
+               "attention_multiplier": 0.3}  # fmt: skip
+    own: dict[str, dict[str, Any]] = {
+        "gpt_neo": {"attention_types": [[["global"], 1], [["local"], n - 1]], "window_size": 64},
+        "llama4_text": {"interleave_moe_layer_step": 2, "num_experts_per_tok": 1,
+                        "attention_chunk_size": 64},
+        "qwen3_5_text": gated, "qwen3_next": gated,
+        "lfm2": {"layer_types": ["conv", "full_attention"] * n, "block_multiple_of": 8},
+        "gemma4_text": {"global_head_dim": 2 * head},
+        "granite": granite, "granitemoe": granite,
+        "minicpm3": {"dim_model_base": d // 2},
+        "recurrent_gemma": {"block_types": ["recurrent", "attention"], "attention_window_size": 64},
+        "mamba2": {"num_heads": heads, "head_dim": 2 * head, "n_groups": 1, "chunk_size": 16},
+    }  # fmt: skip
+    known = default_settings(model_type)
+    if "kv_lora_rank" in known:
+        usual["num_key_value_heads"] = heads
+    found = {k: v for k, v in usual.items() if k in known}
+    found |= {k: v[:n] if k == "layer_types" else v for k, v in own.get(model_type, {}).items()}
+    return sizes | found
+
+
+def _type_of(name: str) -> tuple[type[Family] | None, str]:
+    """Return the family, if any, and the model type that a name of `tiny` stands for.
 
     Raises:
         UnknownNameError: it stands for none.
@@ -136,9 +180,12 @@ def _type_of(name: str) -> tuple[type[Family], str]:
     for family in families.values():
         if name in family.model_types:
             return family, name
+    if name in causal_types():
+        return None, name
     known = sorted({*families, *model_types()})
     raise UnknownNameError(
-        f"There is no tiny `{name}`; there are {', '.join(known)}.{nearest(name, known)}"
+        f"There is no tiny `{name}`; there are {', '.join(known)}, and every type of causal "
+        f"language models that transformers has.{nearest(name, known)}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from saekit.core.errors import FormatError
+from saekit.core.errors import FormatError, UnknownNameError
 from saekit.core.files import read_json
 from saekit.models.model_files import (
     ADAPTER,
@@ -68,6 +68,12 @@ def read_config(library: Any, folder: Path, name: str) -> Any:
                 f"{CONFIG}), and saekit runs none that comes with a model. Choose one whose type "
                 f"transformers knows."
             )
+    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    if isinstance(kind, str) and kind not in library.CONFIG_MAPPING:
+        raise UnknownNameError(
+            f"`{name}` is a model of type `{kind}`, which transformers {library.__version__} has "
+            f"not. Install a version that has it, or choose another model."
+        )
     config = library.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     _use_built_in(config)
     return config
@@ -93,9 +99,9 @@ def check_weight_files(folder: Path, name: str) -> None:
 
 
 def load_weights(
-    library: Any, folder: Path, config: Any, dtype: torch.dtype, name: str
+    library: Any, folder: Path, config: Any, dtype: torch.dtype, name: str, spread: dict[str, Any]
 ) -> Any:
-    """Return the model with every weight from its files, on the CPU.
+    """Return the model with every weight from its files, on the CPU but for what `spread` says.
 
     Args:
         library: transformers.
@@ -103,13 +109,14 @@ def load_weights(
         config: of `read_config`.
         dtype: of the weights.
         name: how the user calls it.
+        spread: of `placement.spread_settings`.
 
     Raises:
         FormatError: a weight is missing, has another shape, or is of another model.
     """
     module, info = library.AutoModelForCausalLM.from_pretrained(
         str(folder), config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-        output_loading_info=True, ignore_mismatched_sizes=True,
+        output_loading_info=True, ignore_mismatched_sizes=True, **spread,
     )  # fmt: skip
     missing = sorted(k for k in info["missing_keys"] if not _COMPUTED.search(k))
     others = sorted(k for k in info["unexpected_keys"] if not _COMPUTED.search(k))

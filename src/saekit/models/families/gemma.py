@@ -1,4 +1,4 @@
-"""Gemma: scaled embeddings, norms that multiply by 1 + weight; from 2 on, norms after too."""
+"""Gemma: scaled embeddings; from 2 on, norms after attention and MLP too."""
 
 from typing import Any, final
 
@@ -21,7 +21,6 @@ class Gemma(Family):
     model_types = ("gemma", "gemma2", "gemma3", "gemma3_text")
     embed = "embed_tokens"
     final_norm = "norm"
-    gain_offset = 1.0
     tiny_type = "gemma2"
 
     @staticmethod
@@ -29,11 +28,15 @@ class Gemma(Family):
     def points(config: Any) -> dict[str, Tap]:
         if config.model_type == "gemma":
             return Llama.points(config)
+        norm = "layers.{i}.pre_feedforward_layernorm"
         return {
             "resid_pre": Tap("layers.{i}", "input"),
+            "z": Tap("layers.{i}.self_attn.o_proj", "input"),
             "attn_out": Tap("layers.{i}.post_attention_layernorm", "output"),
-            "resid_mid": Tap("layers.{i}.pre_feedforward_layernorm", "input", shared=True),
+            "resid_mid": Tap(norm, "input", shared=True),
+            "mlp_normalized": Tap("layers.{i}.mlp", "input", norm=norm),
             "mlp_in": Tap("layers.{i}.mlp", "input"),
+            "mlp_acts": Tap("layers.{i}.mlp.down_proj", "input"),
             "mlp_out": Tap("layers.{i}.post_feedforward_layernorm", "output"),
             "resid_post": Tap("layers.{i}", "output"),
         }

@@ -22,9 +22,12 @@ class GPT2(Family):
     def points(config: Any) -> dict[str, Tap]:
         return {
             "resid_pre": Tap("h.{i}", "input"),
+            "z": Tap("h.{i}.attn.c_proj", "input"),
             "attn_out": Tap("h.{i}.attn", "output"),
             "resid_mid": Tap("h.{i}.ln_2", "input", shared=True),
+            "mlp_normalized": Tap("h.{i}.mlp", "input", norm="h.{i}.ln_2"),
             "mlp_in": Tap("h.{i}.mlp", "input"),
+            "mlp_acts": Tap("h.{i}.mlp.c_proj", "input"),
             "mlp_out": Tap("h.{i}.mlp", "output"),
             "resid_post": Tap("h.{i}", "output"),
         }

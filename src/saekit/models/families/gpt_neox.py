@@ -20,11 +20,15 @@ class GPTNeoX(Family):
     @staticmethod
     @override
     def points(config: Any) -> dict[str, Tap]:
+        norm = "layers.{i}.post_attention_layernorm"
         points = {
             "resid_pre": Tap("layers.{i}", "input"),
+            "z": Tap("layers.{i}.attention.dense", "input"),
             "attn_out": Tap("layers.{i}.attention", "output"),
-            "resid_mid": Tap("layers.{i}.post_attention_layernorm", "input", shared=True),
+            "resid_mid": Tap(norm, "input", shared=True),
+            "mlp_normalized": Tap("layers.{i}.mlp", "input", norm=norm),
             "mlp_in": Tap("layers.{i}.mlp", "input"),
+            "mlp_acts": Tap("layers.{i}.mlp.dense_4h_to_h", "input"),
             "mlp_out": Tap("layers.{i}.mlp", "output"),
             "resid_post": Tap("layers.{i}", "output"),
         }

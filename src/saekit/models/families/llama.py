@@ -20,11 +20,15 @@ class Llama(Family):
     @staticmethod
     @override
     def points(config: Any) -> dict[str, Tap]:
+        norm = "layers.{i}.post_attention_layernorm"
         return {
             "resid_pre": Tap("layers.{i}", "input"),
+            "z": Tap("layers.{i}.self_attn.o_proj", "input"),
             "attn_out": Tap("layers.{i}.self_attn", "output"),
-            "resid_mid": Tap("layers.{i}.post_attention_layernorm", "input", shared=True),
+            "resid_mid": Tap(norm, "input", shared=True),
+            "mlp_normalized": Tap("layers.{i}.mlp", "input", norm=norm),
             "mlp_in": Tap("layers.{i}.mlp", "input"),
+            "mlp_acts": Tap("layers.{i}.mlp.down_proj", "input"),
             "mlp_out": Tap("layers.{i}.mlp", "output"),
             "resid_post": Tap("layers.{i}", "output"),
         }

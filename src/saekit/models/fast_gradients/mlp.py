@@ -51,9 +51,7 @@ def freeze_mlps(module: nn.Module) -> None:
         dropout = there.pop("dropout", None)  # does nothing in evaluation
         for first, activation, last in LAYOUTS:
             if set(there) == {*first, activation, last}:
-                parts = _Parts(
-                    tuple(there[n] for n in first), there[activation], there[last], fast
-                )
+                parts = _Parts(tuple(there[n] for n in first), there[activation], there[last], fast)
                 own: Any = layer
                 own.forward = functools.partial(_forward, own.forward, parts, dropout)
 
@@ -65,6 +63,8 @@ def _forward(plain: Any, parts: _Parts, dropout: Any, x: Tensor) -> Tensor:
         return plain(x)
     if dropout is not None and dropout.training:
         return plain(x)
+    if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        return plain(x)  # what lies between the layers is read or replaced
     return _MLP.apply(x, parts)  # type: ignore[return-value]
 
 
@@ -129,9 +129,7 @@ def _pulled(ctx: Any, grad: Tensor, factors: list[Tensor]) -> Tensor:
     hidden = products(grad, weight_of(parts.last), parts.fast)
     hidden = hidden.view(-1, *factors[0].shape)  # rows of several gradients share factors
     ways = [hidden * f for f in factors[1:]]
-    found = products(
-        hidden.mul_(factors[0]).flatten(0, 1), weight_of(parts.first[0]), parts.fast
-    )
+    found = products(hidden.mul_(factors[0]).flatten(0, 1), weight_of(parts.first[0]), parts.fast)
     for way, layer in zip(ways, parts.first[1:], strict=True):
         found += products(way.flatten(0, 1), weight_of(layer), parts.fast)
     return found
