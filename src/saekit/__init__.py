@@ -2,8 +2,8 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
-``analyse``, ``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at
-work.
+``analyse``, ``splice``, ``steer``, ``save``, ``published``, ``pull``, ``push``, ``card``, and the
+architectures. docs/python.md shows them at work.
 """
 
 import importlib
@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import index as index
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
+    from saekit.hub.names.listing import published as published
     from saekit.hub.native import load as load
     from saekit.hub.native import save as save
+    from saekit.hub.publish import card as card
+    from saekit.hub.publish import pull as pull
+    from saekit.hub.publish import push as push
     from saekit.hub.splicing import splice as splice
     from saekit.hub.steering import steer as steer
     from saekit.hub.trained import TrainedSAE as TrainedSAE
@@ -48,10 +52,14 @@ _PLACES = {
     "Site": "saekit.models.sites",
     "TrainedSAE": "saekit.hub.trained",
     "analyse": "saekit.analysis.analyse",
+    "card": "saekit.hub.publish",
     "evaluate": "saekit.evals.evaluate",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
+    "published": "saekit.hub.names.listing",
+    "pull": "saekit.hub.publish",
+    "push": "saekit.hub.publish",
     "save": "saekit.hub.native",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",

@@ -12,7 +12,9 @@ from saekit.terminal.sae_options import SAEOptions, takes
 
 @takes(SAEOptions)
 def index(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")
+    ],
     tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 300_000,
     contexts: Annotated[int, typer.Option(help="Top contexts kept per latent.")] = 8,
     corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
@@ -33,12 +35,13 @@ def index(
     from saekit.analysis.indexing import make_index
     from saekit.analysis.max_acts import MaxActs
     from saekit.data.base import SPLITS
+    from saekit.hub.names import results_folder
 
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     max_acts = MaxActs(n=contexts)
     opened = sae.open(run, corpus=corpus, site=site)
-    folder = out or run / "index"
+    folder = out or results_folder(run) / "index"
     found = make_index(
         opened.loaded,
         opened.lm,

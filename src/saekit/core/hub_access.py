@@ -1,6 +1,9 @@
 """One border around the Hugging Face hub: whatever its libraries raise becomes one sentence."""
 
 import contextlib
+import logging
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +35,10 @@ _MEANINGS = {
     "Timeout": "the hub does not answer in time",
     "ServerTimeoutError": "the hub does not answer in time",
 }
+
+
+_PATIENCE = 10.0  # seconds for the hub to say what a repository holds
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 @contextlib.contextmanager
@@ -92,5 +99,46 @@ def reason_of(error: BaseException) -> str:
         for name, meaning in _MEANINGS.items():
             if name in names:
                 return meaning
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_token(str(error)).splitlines() if line.strip()]
     return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]]:
+    """Return the commit that a revision is now, and the names of its files, as the hub says.
+
+    Args:
+        hub: what `hub_library` gave.
+        repo: ``owner/name``.
+        revision: branch, tag or commit; None is the main branch.
+    """
+    info = hub.HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+    return info.sha, {file.rfilename for file in info.siblings or ()}
+
+
+def refusals(hub: Any) -> tuple[type[Exception], ...]:
+    """Return the errors with which the hub says no, where the cache is no way out."""
+    errors = hub.errors
+    return (
+        errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Hide what the hub's library says of each try: its errors are told in one sentence."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def without_token(text: str) -> str:
+    """Return text with the user's token blotted out, which a server may have repeated."""
+    library = sys.modules.get("huggingface_hub")
+    token = library.get_token() if library is not None else None
+    if token:
+        text = text.replace(token, "***")
+    return _TOKEN.sub("hf_***", text)

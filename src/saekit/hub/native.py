@@ -1,5 +1,8 @@
 """saekit's own files of an SAE: config.json, weights.safetensors, card.json.
 
+A published folder also holds the layout of SAELens. Tensors that are the same in both are stored
+once, in SAELens' file: config.json then says which, and weights.safetensors has the rest.
+
 An SAE that several sites share, a row each, was trained on activations brought to one size by
 site. Its weights are those of scaled activations, and scalings.safetensors holds the scalings;
 `load` rewrites the weights for the raw activations of the site it is given. It reads every
@@ -8,26 +11,36 @@ format of `saekit.hub.formats`.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saekit.core.border import reading
+from saekit.core.border import inside, reading
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find
+from saekit.hub.names import is_name
 from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN, parse_site
 from saekit.saes.base import SAE, SAEConfig, Scaling
 
 FORMAT, VERSION = "saekit", 1
+SHARING = 2  # version of a folder some of whose weights lie in another library's file
 SCALINGS = "scalings.safetensors"
 SIDES = ("read", "write")
 
 
-def save(sae: SAE, card: Card, folder: Path | str) -> Path:
+def save(sae: SAE, card: Card, folder: Path | str, theirs: Path | None = None) -> Path:
     """Write an SAE; `config.json` comes last, so that a folder with one is whole.
+
+    Args:
+        sae: the weights.
+        card: what they were made from.
+        folder: where to.
+        theirs: a safetensors file in that folder, of the same SAE in another library's layout:
+            what it holds bit for bit is not stored again.
 
     Raises:
         DataError: a weight is not finite.
@@ -45,7 +58,11 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
         )
     if name := _not_finite(sae):
         raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
-    write_tensors(folder / "weights.safetensors", sae.state_dict())
+    state, shared = sae.state_dict(), {}
+    if theirs is not None:
+        shared = _same(state, read_tensors(theirs))
+        state = {name: tensor for name, tensor in state.items() if name not in shared}
+    write_tensors(folder / "weights.safetensors", state)
     write_json(folder / "card.json", card.to_dict())
     if card.scalings:
         write_tensors(folder / SCALINGS, _tensors(card.scalings))
@@ -57,6 +74,10 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
     }
     if card.scalings:
         config["scalings_sha256"] = sha256_of(folder / SCALINGS)
+    if theirs is not None and shared:
+        config |= {"version": SHARING, "shared": {
+            "file": theirs.name, "sha256": sha256_of(theirs), "tensors": shared,
+        }}  # fmt: skip
     write_json(folder / "config.json", config)
     return folder
 
@@ -70,9 +91,9 @@ def read(folder: Path) -> Read:
     raw = read_object(folder / "config.json")
     if raw.get("format") != FORMAT:
         raise FormatError(f"{folder / 'config.json'} is not of a {FORMAT} SAE.")
-    if raw["version"] > VERSION:
+    if raw["version"] > SHARING:
         raise FormatError(
-            f"{folder} is of format version {raw['version']}; this saekit reads up to {VERSION}. "
+            f"{folder} is of format version {raw['version']}; this saekit reads up to {SHARING}. "
             f"Upgrade saekit."
         )
     weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
@@ -91,7 +112,7 @@ def read(folder: Path) -> Read:
         )
         notes = list(dict.fromkeys([*card.provenance.get("notes", []), note]))
         card = replace(card, provenance=card.provenance | {"notes": notes})
-    return Read(cfg, read_tensors(weights), card)
+    return Read(cfg, read_tensors(weights) | _shared(folder, raw), card)
 
 
 def load(
@@ -102,11 +123,13 @@ def load(
     scaled: bool = False,
     format: str | None = None,
     hints: FormatHints | None = None,
+    catalogue: Path | str | None = None,
 ) -> TrainedSAE:
     """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
 
     Args:
-        folder: where it is.
+        folder: where it is, or the name of a published one: ``saelens:RELEASE/ID``,
+            ``hf:OWNER/REPO/PATH``, ``py_4k_topk_s0``, ``gscope_16k_l0_82`` (docs/published.md).
         device: where it goes.
         site: whose raw activations it will be given; needed where several sites of different
             sizes share it, and otherwise one of those it reads, or the one where its files do
@@ -115,13 +138,28 @@ def load(
             ``card.scalings[site][0].apply`` has scaled.
         format: the format of the files (`saekit list formats`), where they fit several.
         hints: what its files leave out, as the language model.
+        catalogue: published SAEs of your own, a file in the shape of SAELens' registry.
 
     Raises:
+        UnknownNameError: there is no published SAE of that name.
+        ResourceError: it cannot be fetched, and is not in the local cache.
         FormatError: files are missing, damaged, or of no format or several.
         ConfigError: a site is needed, or it does not read this one; the files leave open what
             `hints` could say, or contradict it.
     """
+    if is_name(folder):
+        from saekit.hub.published import load_published
+
+        return load_published(
+            str(folder), device, site=site, scaled=scaled, format=format, hints=hints,
+            catalogue=catalogue,
+        )  # fmt: skip
     folder = named = Path(folder)
+    if not folder.exists():
+        raise FormatError(
+            f"There is no folder {folder}. Give the folder that holds the files, or a run's. A "
+            f"published SAE is named as saelens:RELEASE/ID or hf:OWNER/REPO/PATH."
+        )
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
         folder = folder / "sae"
     layout, said = find(folder, format), hints or FormatHints()
@@ -136,6 +174,33 @@ def load(
     if card.scalings and not scaled:
         sae.rescale(*card.scalings[str(site)])
     return TrainedSAE(sae.eval().to(device), replace(card, at=site), named)
+
+
+def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, str]:
+    """Return the names of tensors that another file holds bit for bit, with its names of them."""
+
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().contiguous().view(torch.uint8)  # 0.0 and -0.0 are equal
+
+    found = {}
+    for name, tensor in ours.items():
+        for other, value in theirs.items():
+            alike = tensor.ndim > 0 and tensor.dtype == value.dtype and tensor.shape == value.shape
+            if alike and torch.equal(bits(tensor), bits(value)):
+                found[name] = other
+                break
+    return found
+
+
+def _shared(folder: Path, raw: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that lie in another library's file in the same folder."""
+    if (shared := raw.get("shared")) is None:
+        return {}
+    file = _whole(inside(folder, shared["file"]), shared["sha256"])
+    theirs = read_tensors(file)
+    if missing := [other for other in shared["tensors"].values() if other not in theirs]:
+        raise FormatError(f"{file} lacks `{missing[0]}`, which config.json names.")
+    return {name: theirs[other] for name, other in shared["tensors"].items()}
 
 
 def _not_finite(sae: SAE) -> str | None:

@@ -18,6 +18,7 @@ from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
+from saekit.models.short_names import full_name
 from saekit.models.sites import UNKNOWN
 
 N_CTX = 128  # tokens of a row where the files do not say
@@ -259,7 +260,8 @@ def _about_model(card: Card, lm: LanguageModel) -> list[str]:
     """Say where the model is another than that of training, and in what it computes."""
     published = (card.provenance.get("published") or {}).get("model")
     name, revision = published or card.model["name"], card.model.get("revision")
-    other = name not in ("unknown", lm.name) if revision is None else revision != lm.revision
+    other = full_name(name) not in ("unknown", lm.name)
+    other = other if revision is None else revision != lm.revision
     notes = [f"run on {lm.name}; trained on {name}"] if other else []
     dtype, before = str(lm.dtype).removeprefix("torch."), card.model.get("dtype", "unknown")
     if dtype != before:

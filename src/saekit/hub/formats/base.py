@@ -3,7 +3,7 @@
 import abc
 import contextlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,6 +37,9 @@ class FormatHints(Config):
         k: latents kept per token, where the files leave it out; 0: not given.
         input_scale: what multiplied activations before the SAE saw them, where the files say
             that something did; 0: not given.
+        overrides: settings that go over those in the files' configuration, as SAELens' registry
+            of published SAEs has them for files that are known to say something wrong. The card
+            lists them. `sae_lens` alone takes them.
     """
 
     name: ClassVar[str] = "format_hints"
@@ -46,6 +49,7 @@ class FormatHints(Config):
     architecture: str = ""
     k: float = setting(0.0, least=0, hint="0 where it is not known.")
     input_scale: float = setting(0.0, least=0, hint="0 where it is not known.")
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 class Read(NamedTuple):
@@ -147,8 +151,10 @@ def find(folder: Path, name: str | None = None) -> Format:
         return registry.get(name)()
     formats = [registry.get(n)() for n in registry.names()]
     fitting = [f for f in formats if f.detect(folder)]
-    if len(fitting) == 1:
-        return fitting[0]
+    # A folder that saekit published holds its own layout next to that of SAELens.
+    own = [f for f in fitting if f.name == "saekit"]
+    if len(own or fitting) == 1:
+        return (own or fitting)[0]
     if fitting:
         raise FormatError(
             f"{folder} fits several formats: {', '.join(f.name for f in fitting)}. Say which: "

@@ -76,7 +76,7 @@ class SAELens(Format):
 
     @override
     def read(self, folder: Path, hints: FormatHints) -> Read:
-        raw = _current(say_object(folder / CONFIG), folder / CONFIG)
+        raw = _current(_overridden(say_object(folder / CONFIG), hints), folder / CONFIG)
         where, weights = folder / WEIGHTS, read_tensors(folder / WEIGHTS)
         _drop_scaling_factor(weights, where)
         architecture = raw["architecture"]
@@ -114,6 +114,16 @@ class SAELens(Format):
         write_tensors(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, config)
         return folder
+
+
+def _overridden(raw: dict[str, Any], hints: FormatHints) -> dict[str, Any]:
+    """Return settings with those of the registry over them, where each belongs."""
+    over, metadata = hints.overrides, raw.get("metadata")
+    if not over or not isinstance(metadata, dict):
+        return raw | over
+    of_weights = {k: v for k, v in over.items() if k in OF_WEIGHTS}
+    of_place = {k: v for k, v in over.items() if k not in OF_WEIGHTS}
+    return raw | of_weights | {"metadata": metadata | of_place}
 
 
 def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:

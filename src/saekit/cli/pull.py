@@ -1,0 +1,33 @@
+"""`saekit pull`: a published SAE to a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit, note_lines
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="Name of the SAE (see: saekit published).")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    catalogue: Annotated[
+        Path | None, typer.Option(help="Published SAEs of your own. [$SAEKIT_CATALOGUE]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Write into a folder that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Fetch a published SAE, with all that its registry says, into a folder of your own.
+
+    Example: saekit pull saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre sae
+    """
+    from saekit.hub.publish import pull as fetch
+
+    loaded = fetch(name, folder, catalogue=catalogue, overwrite=overwrite)
+    said = loaded.card.provenance["published"]
+    notes = loaded.card.provenance.get("notes", [])
+    record = {"folder": str(folder), "repo": said["repo"], "path": said["path"],
+              "revision": said["revision"], "sha256": said["sha256"], "notes": notes}  # fmt: skip
+    lines = [f"{folder}: {loaded}", f"from     {said['repo']}/{said['path']} at {said['revision']}"]
+    lines += [*note_lines(notes), f"next     saekit eval {folder}"]
+    emit(record, as_json=as_json, lines=lines)
