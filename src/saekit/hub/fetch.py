@@ -55,7 +55,7 @@ def fetch(repo: str, path: str, revision: str | None = None) -> Fetched:
                 f"`{repo}` is no name on the hub, which reads owner/name."
             ) from error
         if found is None:
-            return _from_cache(hub, repo, path, revision)
+            return _from_cache(repo, path, revision)
         commit, names = found
         wanted = needed(names, path, f"{repo} at {commit[:12]}")
         expected = _described(hub, repo, wanted, commit)
@@ -170,18 +170,18 @@ def _listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]] |
     except refusals(hub):
         raise
     except Exception:
-        if _snapshot(hub, repo, revision) is not None:
+        if _snapshot(repo, revision) is not None:
             return None
         raise
 
 
-def _from_cache(hub: Any, repo: str, path: str, revision: str | None) -> Fetched:
+def _from_cache(repo: str, path: str, revision: str | None) -> Fetched:
     """Return what the cache has of an SAE.
 
     Raises:
         ResourceError: nothing, or no weights.
     """
-    snapshot = _snapshot(hub, repo, revision)
+    snapshot = _snapshot(repo, revision)
     assert snapshot is not None  # `_listed` saw it
     names = [f.relative_to(snapshot).as_posix() for f in snapshot.rglob("*") if f.is_file()]
     try:
@@ -195,7 +195,7 @@ def _from_cache(hub: Any, repo: str, path: str, revision: str | None) -> Fetched
     return Fetched(snapshot / path, snapshot.name, _sums(places, {}))
 
 
-def _snapshot(hub: Any, repo: str, revision: str | None) -> Path | None:
+def _snapshot(repo: str, revision: str | None) -> Path | None:
     """Return the folder of a revision in the cache; None: it has none."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name

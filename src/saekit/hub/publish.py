@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saekit.core.errors import ConfigError, ResourceError
 from saekit.core.files import sha256_of, write_text
-from saekit.core.hub_access import hub_library, reason_of, silent
+from saekit.core.hub_access import hub_library, listed, reason_of, silent
 from saekit.core.result import Result
 from saekit.hub.formats import _sae_lens_write, sae_lens
 from saekit.hub.formats.base import check_unscaled, registry
@@ -99,7 +99,7 @@ def push(  # noqa: PLR0913 - what an upload can be told
             api.create_repo(repo, private=private, exist_ok=True)
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
-            there = api.list_repo_files(repo, revision=revision)
+            _, there = listed(library, repo, revision)
             others = sorted(
                 f[: -len("/config.json")] for f in there
                 if f.endswith("/config.json") and f != f"{path}/config.json"
