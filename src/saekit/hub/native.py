@@ -20,7 +20,7 @@ from saekit.core.border import inside, reading
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find
+from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find, member
 from saekit.hub.names import is_name
 from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN, parse_site
@@ -128,12 +128,12 @@ def load(
     """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
 
     Args:
-        folder: where it is, or the name of a published one: ``saelens:RELEASE/ID``,
-            ``hf:OWNER/REPO/PATH``, ``py_4k_topk_s0``, ``gscope_16k_l0_82`` (docs/published.md).
+        folder: where it is; also a file, where a layout keeps an SAE in each; or the name of a
+            published one, as ``saelens:RELEASE/ID`` or ``hf:OWNER/REPO/PATH`` (docs/published.md).
         device: where it goes.
         site: whose raw activations it will be given; needed where several sites of different
-            sizes share it, and otherwise one of those it reads, or the one where its files do
-            not say.
+            sizes share it or the folder holds several SAEs, and otherwise one of those it reads,
+            or the one where its files do not say.
         scaled: of a shared SAE, the weights as trained: for activations that
             ``card.scalings[site][0].apply`` has scaled.
         format: the format of the files (`saekit list formats`), where they fit several.
@@ -164,9 +164,10 @@ def load(
         folder = folder / "sae"
     layout, said = find(folder, format), hints or FormatHints()
     with reading(folder, f"an SAE of {layout.name}"):
-        found = layout.read(folder, said)
-        agree(found, said, folder)
-        sae, card = built(found, folder), found.card
+        place = member(layout, folder, site or next(iter(said.read), None))
+        found = layout.read(place, said)
+        agree(found, said, place)
+        sae, card = built(found, place), found.card
     if site is not None and card.pair.reads == [UNKNOWN]:
         card = filled(card, FormatHints(read=(str(parse_site(site)),)))
     if site is not None or (card.scalings and not scaled):

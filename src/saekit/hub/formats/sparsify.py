@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import read_tensors, write_json, write_tensors
+from saekit.core.files import write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
 from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
+from saekit.hub.formats._reading import read_weights
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
@@ -59,7 +60,8 @@ class Sparsify(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, hints: FormatHints) -> Read:
+    def read(self, place: Path, hints: FormatHints) -> Read:
+        folder = place
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         d = say(raw, "d_in", int, folder / CONFIG)
         k = say(raw, "k", int, folder / CONFIG)
@@ -68,7 +70,7 @@ class Sparsify(Format):
                 f"{folder / CONFIG} has the activation `{raw['activation']}`; saekit reads `topk`."
             )
         d_sae = raw.get("num_latents") or d * say(raw, "expansion_factor", int, folder / CONFIG)
-        weights, skips = read_tensors(where), bool(raw.get("skip_connection", False))
+        weights, skips = read_weights(where), bool(raw.get("skip_connection", False))
         shapes = {
             "encoder.weight": (d_sae, d), "encoder.bias": (d_sae,), "W_dec": (d_sae, d),
             "b_dec": (d,),
