@@ -109,7 +109,7 @@ def test_an_entry_is_loaded_as_sae_lens_loads_it(cache):
     b_dec = W["b_dec"] / 0.25
     acts = ((x.double() - b_dec) @ (W["W_enc"] * 0.25) + W["b_enc"]).relu()
     codes = loaded.encode(x)
-    torch.testing.assert_close(codes.to_dense().double(), acts, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(codes.dense().double(), acts, rtol=1e-5, atol=1e-5)
     predicted = acts @ (W["W_dec"] / 0.25) + b_dec
     torch.testing.assert_close(loaded(x).double(), predicted, rtol=1e-5, atol=1e-5)
     card = loaded.card
