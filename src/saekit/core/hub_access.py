@@ -5,9 +5,11 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import MissingExtraError, ResourceError, SaekitError
+from saekit.core.files import write_text
 
 # Libraries below the hub's own. Some of their errors are no OSError, so they are known by where
 # their classes are defined; none of them is imported here.
@@ -113,6 +115,25 @@ def listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]]:
     """
     info = hub.HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
     return info.sha, {file.rfilename for file in info.siblings or ()}
+
+
+def remember(repo: str, revision: str | None, commit: str) -> None:
+    """Write into the hub's cache which commit a branch was, so that it is known offline.
+
+    The hub's library does so only for files that are asked for by branch.
+    """
+    refs = cached_repository(repo) / "refs"
+    if revision != commit:
+        with contextlib.suppress(ResourceError):  # a cache that is only read serves all the same
+            write_text(refs / (revision or "main"), commit)
+
+
+def cached_repository(repo: str) -> Path:
+    """Return where the hub's cache keeps a repository, with ``refs`` and ``snapshots``."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 def refusals(hub: Any) -> tuple[type[Exception], ...]:

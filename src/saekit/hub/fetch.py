@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError, nearest
 from saekit.core.files import sha256_of
-from saekit.core.hub_access import hub_border, hub_library, listed, refusals, silent
+from saekit.core.hub_access import (
+    cached_repository,
+    hub_border,
+    hub_library,
+    listed,
+    refusals,
+    remember,
+    silent,
+)
 
 TEXT = (".json", ".yaml", ".yml")
 WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
@@ -60,6 +68,7 @@ def fetch(repo: str, path: str, revision: str | None = None) -> Fetched:
         wanted = needed(names, path, f"{repo} at {commit[:12]}")
         expected = _described(hub, repo, wanted, commit)
         places = {name: Path(hub.hf_hub_download(repo, name, revision=commit)) for name in wanted}
+        remember(repo, revision, commit)
     top = Path(str(places[wanted[0]]).removesuffix(wanted[0]))
     return Fetched(top / path, commit, _sums(places, expected))
 
@@ -197,11 +206,7 @@ def _from_cache(repo: str, path: str, revision: str | None) -> Fetched:
 
 def _snapshot(repo: str, revision: str | None) -> Path | None:
     """Return the folder of a revision in the cache; None: it has none."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    top = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
-    commit = revision or "main"
+    top, commit = cached_repository(repo), revision or "main"
     with contextlib.suppress(OSError):
         commit = (top / "refs" / commit).read_text(encoding="utf-8").strip()
     folder = top / "snapshots" / commit

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import FormatError, UnknownNameError
-from saekit.core.hub_access import hub_border, hub_library, listed, refusals, silent
+from saekit.core.hub_access import hub_border, hub_library, listed, refusals, remember, silent
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -62,6 +62,7 @@ def fetch_model(repo: str, revision: str | None, advice: str) -> tuple[Path, str
                 raise weights_refusal(repo, names)
             for name in [n for n in _BESIDE if n in names] + wanted:
                 _fetched(hub, repo, name, commit)
+            remember(repo, revision, commit)
         except hub.errors.HFValidationError as error:
             raise UnknownNameError(
                 f"`{repo}` is not a name on the hub, which reads owner/name. {advice}"
