@@ -141,12 +141,21 @@ def test_a_hook_of_the_registry_that_the_files_contradict_is_refused(cache):
 def test_a_registry_that_says_more_than_saekit_knows_is_refused(cache, known):
     raw = json.loads(json.dumps(SMALL))
     raw["toy-res"]["saes"][0]["rotation"] = "x"
-    raw["gemma-scope-2b-pt-res"]["config_overrides"] = {"apply_b_dec_to_input": True}
     known.write_text(yaml.safe_dump(raw))
     with pytest.raises(FormatError, match="says `rotation`"):
         load("saelens:toy-res/blocks.8.hook_resid_pre")
-    with pytest.raises(FormatError, match="apply_b_dec_to_input"):
-        load("saelens:gemma-scope-2b-pt-res/layer_5/width_16k/average_l0_18")
+    made = cache.parent / "scope"
+    place = made / "layer_5" / "width_16k" / "average_l0_18"
+    place.mkdir(parents=True)
+    weights = {n: t.numpy() for n, t in files.tensors(**SHAPES, threshold=(20,)).items()}
+    np.savez(place / "params.npz", **weights)
+    hub_cache.lay(cache, "google/gemma-scope-2b-pt-res", COMMIT, made)
+    name = "saelens:gemma-scope-2b-pt-res/layer_5/width_16k/average_l0_18"
+    assert str(load(name).site) == "L5.resid_post"
+    raw["gemma-scope-2b-pt-res"]["config_overrides"] = {"apply_b_dec_to_input": True}
+    known.write_text(yaml.safe_dump(raw))
+    with pytest.raises(FormatError, match="apply_b_dec_to_input.*layout is `gemma_scope`"):
+        load(name)
 
 
 def test_names_that_are_wrong_are_told_with_the_nearest(known):

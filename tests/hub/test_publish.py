@@ -127,9 +127,8 @@ def test_up_and_down_again(hub, tmp_path):
     assert weights_equal(sae, pulled) and weights_equal(sae, load(tmp_path / "mine"))
     assert Result.read(tmp_path / "mine" / "eval" / "core.json").scores == RESULT.scores
     assert load(tmp_path / "mine").card.provenance["published"]["revision"] == said["revision"]
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="not an empty folder"):
         saekit.pull(f"hf:{REPO}/L1/batch", tmp_path / "mine")
-    saekit.pull(f"hf:{REPO}/L1/batch", tmp_path / "mine", overwrite=True)
     with pytest.raises(ConfigError, match="not the name of a published SAE"):
         saekit.pull("runs/a", tmp_path / "other")
 
@@ -299,7 +298,7 @@ def test_commands(hub, tmp_path, capsys, monkeypatch):
     code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "copy")
     assert code == 0 and "next     saekit eval copy" in out, err
     code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "copy", "--json")
-    assert code == 2 and err.count("\n") == 1 and "not empty" in err
+    assert code == 2 and err.count("\n") == 1 and "not an empty" in err
     code, out, _ = call(capsys, "card", "copy", "--out", "page.md")
     assert code == 0 and (tmp_path / "page.md").read_text().startswith("---\n")
     code, out, _ = call(capsys, "card", f"hf:{REPO}/x")

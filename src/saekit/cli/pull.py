@@ -14,7 +14,6 @@ def pull(
     catalogue: Annotated[
         Path | None, typer.Option(help="Published SAEs of your own. [$SAEKIT_CATALOGUE]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Write into a folder that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
     """Fetch a published SAE, with all that its registry says, into a folder of your own.
@@ -23,7 +22,7 @@ def pull(
     """
     from saekit.hub.publish import pull as fetch
 
-    loaded = fetch(name, folder, catalogue=catalogue, overwrite=overwrite)
+    loaded = fetch(name, folder, catalogue=catalogue)
     said = loaded.card.provenance["published"]
     notes = loaded.card.provenance.get("notes", [])
     record = {"folder": str(folder), "repo": said["repo"], "path": said["path"],

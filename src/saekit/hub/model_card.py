@@ -87,8 +87,8 @@ def _indexed(result: Result, card: Card) -> dict[str, Any]:
 
 
 def _title(loaded: TrainedSAE) -> str:
-    model, place = loaded.card.model.get("name", "unknown"), loaded.card.pair.label
-    return _plain(f"{loaded.cfg.name} SAE of {place} of {full_name(Path(model).name)}")
+    model = _base_model(loaded.card) or Path(loaded.card.model.get("name", "unknown")).name
+    return _plain(f"{loaded.cfg.name} SAE of {loaded.card.pair.label} of {model}")
 
 
 def _summary(loaded: TrainedSAE) -> str:
@@ -175,12 +175,14 @@ def _limits(loaded: TrainedSAE, results: Sequence[Result], lens: str) -> str:
     if results:
         lines.append("The scores hold for text like the one they were measured on.")
     for site, fitted in card.rules.items():
+        left_out = ["special tokens"] if fitted.rule.special else []
         if fitted.rule.max_norm is not None:
-            lines.append(
-                f"At {site} tokens whose norm is above {fitted.rule.max_norm:g} times the median "
-                f"({fitted.median_norm:.4g}), and special tokens, were left out of training."
+            left_out.append(
+                f"tokens whose norm is above {fitted.rule.max_norm:g} times the median "
+                f"({fitted.median_norm:.4g})"
             )
-            break
+        if left_out:
+            lines.append(f"Left out at {site}: {' and '.join(left_out)}.")
     if card.bos is None:
         lines.append("Whether rows of training began with BOS is not known.")
     if UNKNOWN in card.pair.sites:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from saekit.core.errors import ConfigError, ResourceError
+from saekit.core.errors import ConfigError, ResourceError, SaekitError
 from saekit.core.files import sha256_of, write_text
 from saekit.core.hub_access import hub_library, listed, reason_of, silent
 from saekit.core.result import Result
@@ -95,6 +95,8 @@ def push(  # noqa: PLR0913 - what an upload can be told
     api = library.HfApi()
     with tempfile.TemporaryDirectory() as folder, silent():
         top = Path(folder)
+        lens = lay(loaded, top / path, results, repo=repo, path=path)
+        notes = [f"sae-lens cannot read it: {lens}"] if lens else []
         try:
             api.create_repo(repo, private=private, exist_ok=True)
             if revision is not None:
@@ -105,8 +107,6 @@ def push(  # noqa: PLR0913 - what an upload can be told
                 if f.endswith("/config.json") and f != f"{path}/config.json"
             )  # fmt: skip
             keeps = README in there and not _is_ours(library, repo, revision)
-            lens = lay(loaded, top / path, results, repo=repo, path=path)
-            notes = [f"sae-lens cannot read it: {lens}"] if lens else []
             if keeps:
                 notes.append(f"the repository's own {README} was left as it is")
             if path == "" and keeps:
@@ -120,7 +120,7 @@ def push(  # noqa: PLR0913 - what an upload can be told
                 repo_id=repo, folder_path=top, revision=revision,
                 commit_message=f"Upload {path or 'SAE'} with saekit",
             )  # fmt: skip
-        except (ConfigError, ResourceError):
+        except SaekitError:
             raise
         except Exception as error:  # of many libraries: the network's, the hub's, the token's
             raise ResourceError(
@@ -132,9 +132,7 @@ def push(  # noqa: PLR0913 - what an upload can be told
     return Pushed(name=name, url=str(done.commit_url), sha256=sums, notes=tuple(notes))
 
 
-def pull(
-    name: str, folder: Path | str, *, catalogue: Path | str | None = None, overwrite: bool = False
-) -> TrainedSAE:
+def pull(name: str, folder: Path | str, *, catalogue: Path | str | None = None) -> TrainedSAE:
     """Fetch a published SAE into a folder, with all that its registry says written into it.
 
     The folder is as `push` lays it: saekit loads it without a network or a registry, and so does
@@ -144,7 +142,6 @@ def pull(
         name: of the SAE (docs/published.md).
         folder: to make.
         catalogue: published SAEs of your own.
-        overwrite: write into a folder that is not empty.
 
     Raises: as `saekit.load`; also ConfigError: the folder is not empty, or the name is no name.
     """
@@ -156,8 +153,8 @@ def pull(
             f"`{name}` is not the name of a published SAE, which reads saelens:RELEASE/ID or "
             f"hf:OWNER/REPO/PATH. To copy an SAE of this machine: saekit convert."
         )
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
-        raise ConfigError(f"{folder} is not empty. Name another folder, or add overwrite=True.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not an empty folder. Name another.")
     wanted, files = fetched(name, catalogue)
     loaded = opened_from(wanted, files, scaled=True)
     lay(loaded, folder, _read_results(files.at / RESULTS), repo="", path=folder.name)

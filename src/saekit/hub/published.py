@@ -8,14 +8,14 @@ from saekit.core.errors import FormatError, UnknownNameError
 from saekit.core.files import read_object
 from saekit.hub.card import Card
 from saekit.hub.fetch import Fetched, fetch
-from saekit.hub.formats.base import FormatHints, filled
+from saekit.hub.formats.base import FormatHints, filled, find
 from saekit.hub.names import results_folder
-from saekit.hub.names.resolving import Published, resolve
+from saekit.hub.names.resolving import ABOUT_PLACE, Published, resolve
 from saekit.hub.trained import TrainedSAE
 from saekit.models.short_names import full_name
 from saekit.models.sites import UNKNOWN, Site, parse_site
 
-CONFIG = "cfg.json"  # of SAELens' own layout, the one that a registry's factor is of
+LENS, CONFIG = "sae_lens", "cfg.json"  # the layout that a registry's factor is of
 SCALED = (True, "expected_average_only_in")  # what it says where a factor is to be folded in
 
 
@@ -57,6 +57,13 @@ def opened_from(  # noqa: PLR0913 - the words of `saekit.load`
     from saekit.hub.native import load
 
     said = hints or FormatHints()
+    computes = sorted(set(wanted.overrides) - ABOUT_PLACE)
+    if computes and (layout := find(files.at, format).name) != LENS:
+        raise FormatError(
+            f"The registry puts `{computes[0]}` over the files of {wanted.name}, whose layout is "
+            f"`{layout}`; saekit does so with SAELens' own layout alone. Load the files by "
+            f"themselves: hf:{wanted.repo}/{wanted.path}."
+        )
     loaded = load(
         files.at, device, site=site, scaled=scaled, format=format,
         hints=_with_registry(said, wanted, files.at),

@@ -14,7 +14,7 @@ from saekit.models.short_names import full_name
 _REVISION = r"refs/(?:pr|convert)/[^/@]+|[^/@]+"
 HF = re.compile(rf"([\w.-]+/[\w.-]+)(?:@({_REVISION}))?(?:/(.*))?")
 # Settings that say where an SAE belongs. Any other may decide what it computes.
-_ABOUT_PLACE = {
+ABOUT_PLACE = {
     "dataset_path", "model_name", "hook_name", "hook_layer", "context_size", "prepend_bos",
     "neuronpedia_id", "model_from_pretrained_kwargs", "revision",
 }  # fmt: skip
@@ -90,12 +90,6 @@ def _of_entry(name: str, entry: Entry) -> Published:
             f"The registry says `{entry.unknown[0]}` of {entry.release}/{entry.id}, which saekit "
             f"does not know and which may decide what the SAE computes. Upgrade saekit, or load it "
             f"without the registry: hf:{entry.repo}/{entry.path}."
-        )
-    computes = sorted(set(entry.overrides) - _ABOUT_PLACE)
-    if computes and entry.loader:
-        raise FormatError(
-            f"The registry puts `{computes[0]}` over the files of {entry.release}/{entry.id}, "
-            f"whose layout is `{entry.loader}`; saekit applies it to SAELens' own layout alone."
         )
     said = {
         "release": entry.release, "id": entry.id, "l0": entry.l0,
