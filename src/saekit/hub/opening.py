@@ -260,7 +260,7 @@ def _about_model(card: Card, lm: LanguageModel) -> list[str]:
     """Say where the model is another than that of training, and in what it computes."""
     published = (card.provenance.get("published") or {}).get("model")
     name, revision = published or card.model["name"], card.model.get("revision")
-    other = full_name(name) not in ("unknown", lm.name)
+    other = name not in ("unknown", lm.name) and full_name(name) != lm.name
     other = other if revision is None else revision != lm.revision
     notes = [f"run on {lm.name}; trained on {name}"] if other else []
     dtype, before = str(lm.dtype).removeprefix("torch."), card.model.get("dtype", "unknown")

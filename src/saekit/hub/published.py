@@ -102,11 +102,14 @@ def _with_registry(hints: FormatHints, wanted: Published, at: Path) -> FormatHin
 
 def _of_model(card: Card, wanted: Published, hints: FormatHints) -> Card:
     """Return a card with the model's name on the hub: the user's, the files', the registry's."""
-    name = full_name(card.model.get("name", "unknown"))
-    if name == "unknown":
-        return filled(card, FormatHints(model=wanted.model)) if wanted.model else card
+    said = card.model.get("name", "unknown")
+    if said == "unknown" and wanted.model:
+        return filled(card, FormatHints(model=wanted.model))
+    if hints.model or said == "unknown" or card.run:  # a run's card names what it ran on
+        return card
+    name = full_name(said)
     card = replace(card, model=card.model | {"name": name})
-    if not wanted.model or hints.model or name.lower() == wanted.model.lower():
+    if not wanted.model or name.lower() == wanted.model.lower():
         return card
     note = f"the files say it is of {name}; the registry says {wanted.model}"
     notes = [*card.provenance.get("notes", []), note]
