@@ -40,6 +40,7 @@ _MEANINGS = {
 
 
 _PATIENCE = 10.0  # seconds for the hub to say what a repository holds
+_LOGS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
@@ -146,14 +147,19 @@ def refusals(hub: Any) -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Hide what the hub's library says of each try: its errors are told in one sentence."""
-    log = logging.getLogger("huggingface_hub")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Hide what the hub's libraries say of each try: their errors are told in one sentence.
+
+    Their logs also have the answers of servers, one of which may repeat a token.
+    """
+    logs = [logging.getLogger(name) for name in _LOGS]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def without_token(text: str) -> str:

@@ -62,7 +62,8 @@ def save(sae: SAE, card: Card, folder: Path | str, theirs: Path | None = None) -
     if theirs is not None:
         shared = _same(state, read_tensors(theirs))
         state = {name: tensor for name, tensor in state.items() if name not in shared}
-    write_tensors(folder / "weights.safetensors", state)
+    if state:
+        write_tensors(folder / "weights.safetensors", state)
     write_json(folder / "card.json", card.to_dict())
     if card.scalings:
         write_tensors(folder / SCALINGS, _tensors(card.scalings))
@@ -70,8 +71,9 @@ def save(sae: SAE, card: Card, folder: Path | str, theirs: Path | None = None) -
         "format": FORMAT,
         "version": VERSION,
         "sae": sae.cfg.to_dict(),
-        "weights_sha256": sha256_of(folder / "weights.safetensors"),
     }
+    if state:
+        config["weights_sha256"] = sha256_of(folder / "weights.safetensors")
     if card.scalings:
         config["scalings_sha256"] = sha256_of(folder / SCALINGS)
     if theirs is not None and shared:
@@ -96,7 +98,10 @@ def read(folder: Path) -> Read:
             f"{folder} is of format version {raw['version']}; this saekit reads up to {SHARING}. "
             f"Upgrade saekit."
         )
-    weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
+    state = _shared(folder, raw)
+    if "weights_sha256" in raw or not state:
+        own = _whole(folder / "weights.safetensors", raw["weights_sha256"])
+        state |= read_tensors(own)
     try:
         cfg = SAEConfig.from_dict(raw["sae"])
         card = Card.from_dict(read_object(folder / "card.json"))
@@ -112,7 +117,7 @@ def read(folder: Path) -> Read:
         )
         notes = list(dict.fromkeys([*card.provenance.get("notes", []), note]))
         card = replace(card, provenance=card.provenance | {"notes": notes})
-    return Read(cfg, read_tensors(weights) | _shared(folder, raw), card)
+    return Read(cfg, state, card)
 
 
 def load(

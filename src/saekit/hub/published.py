@@ -84,7 +84,7 @@ def _with_registry(hints: FormatHints, wanted: Published, at: Path) -> FormatHin
     if not config.is_file():
         return hints
     raw = read_object(config)
-    metadata = raw.get("metadata") if isinstance(raw.get("metadata"), dict) else {}
+    metadata = raw["metadata"] if isinstance(raw.get("metadata"), dict) else {}
     hook = raw.get("hook_name", raw.get("hook_point", metadata.get("hook_name")))
     told = wanted.overrides.get("hook_name")
     if told and hook and told != hook:
