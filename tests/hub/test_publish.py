@@ -298,16 +298,16 @@ def test_commands(hub, tmp_path, capsys, monkeypatch):
     code, out, err = call(capsys, "push", "mine", REPO, "--path", "x", "--public")
     assert code == 0 and "load     saekit.load('hf:me/saes@" in out, err
     assert hub.made[REPO]["visibility"] == "public"
-    code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "copy")
+    code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "--out", "copy")
     assert code == 0 and "next     saekit eval copy" in out, err
-    code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "copy", "--json")
+    code, out, err = call(capsys, "pull", f"hf:{REPO}/x", "--out", "copy", "--json")
     assert code == 2 and err.count("\n") == 1 and "not an empty" in err
     code, out, _ = call(capsys, "card", "copy", "--out", "page.md")
     assert code == 0 and (tmp_path / "page.md").read_text().startswith("---\n")
     code, out, _ = call(capsys, "card", f"hf:{REPO}/x")
     assert code == 0 and "# topk SAE of L1.resid_post of tiny" in out
-    for words in (["push", "mine", "saes"], ["push", "none", REPO], ["pull", "x", "y"],
-                  ["card", "none"], ["pull", f"hf:{REPO}/none", "z"]):  # fmt: skip
+    for words in (["push", "mine", "saes"], ["push", "none", REPO], ["pull", "x", "--out", "y"],
+                  ["card", "none"], ["pull", f"hf:{REPO}/none", "--out", "z"]):  # fmt: skip
         code, out, err = call(capsys, *words)
         assert code in (1, 2) and out == "" and err.count("\n") == 1, words
 

@@ -10,7 +10,7 @@ from saekit.terminal.output import emit, note_lines
 
 def pull(
     name: Annotated[str, typer.Argument(help="Name of the SAE (see: saekit published).")],
-    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
     catalogue: Annotated[
         Path | None, typer.Option(help="Published SAEs of your own. [$SAEKIT_CATALOGUE]")
     ] = None,
@@ -18,15 +18,15 @@ def pull(
 ) -> None:
     """Fetch a published SAE, with all that its registry says, into a folder of your own.
 
-    Example: saekit pull saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre sae
+    Example: saekit pull saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre --out sae
     """
     from saekit.hub.publish import pull as fetch
 
-    loaded = fetch(name, folder, catalogue=catalogue)
+    loaded = fetch(name, out, catalogue=catalogue)
     said = loaded.card.provenance["published"]
     notes = loaded.card.provenance.get("notes", [])
-    record = {"folder": str(folder), "repo": said["repo"], "path": said["path"],
+    record = {"out": str(out), "repo": said["repo"], "path": said["path"],
               "revision": said["revision"], "sha256": said["sha256"], "notes": notes}  # fmt: skip
-    lines = [f"{folder}: {loaded}", f"from     {said['repo']}/{said['path']} at {said['revision']}"]
-    lines += [*note_lines(notes), f"next     saekit eval {folder}"]
+    lines = [f"{out}: {loaded}", f"from     {said['repo']}/{said['path']} at {said['revision']}"]
+    lines += [*note_lines(notes), f"next     saekit eval {out}"]
     emit(record, as_json=as_json, lines=lines)

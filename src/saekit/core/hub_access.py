@@ -131,10 +131,16 @@ def remember(repo: str, revision: str | None, commit: str) -> None:
 
 def cached_repository(repo: str) -> Path:
     """Return where the hub's cache keeps a repository, with ``refs`` and ``snapshots``."""
-    from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    return hub_cache() / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def refusals(hub: Any) -> tuple[type[Exception], ...]:

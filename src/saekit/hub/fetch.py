@@ -12,6 +12,7 @@ from saekit.core.files import sha256_of
 from saekit.core.hub_access import (
     cached_repository,
     hub_border,
+    hub_cache,
     hub_library,
     listed,
     refusals,
@@ -219,9 +220,7 @@ def _sums(places: dict[str, Path], expected: dict[str, str | None]) -> dict[str,
     Raises:
         FormatError: a link leads elsewhere, or a file is not the one that was published.
     """
-    from huggingface_hub import constants
-
-    cache, sums = Path(constants.HF_HUB_CACHE).resolve(), {}
+    cache, sums = hub_cache().resolve(), {}
     for name, place in places.items():
         blob = place.resolve()
         if not blob.is_relative_to(cache):

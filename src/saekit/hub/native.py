@@ -32,20 +32,27 @@ SCALINGS = "scalings.safetensors"
 SIDES = ("read", "write")
 
 
-def save(sae: SAE, card: Card, folder: Path | str, theirs: Path | None = None) -> Path:
+def save(sae: SAE, card: Card, folder: Path | str) -> Path:
     """Write an SAE; `config.json` comes last, so that a folder with one is whole.
+
+    Raises:
+        DataError: a weight is not finite.
+    """
+    return save_next_to(sae, card, Path(folder), None)
+
+
+def save_next_to(sae: SAE, card: Card, folder: Path, theirs: Path | None) -> Path:
+    """Write an SAE, but for weights that another library's file in its folder holds bit for bit.
 
     Args:
         sae: the weights.
         card: what they were made from.
         folder: where to.
-        theirs: a safetensors file in that folder, of the same SAE in another library's layout:
-            what it holds bit for bit is not stored again.
+        theirs: a safetensors file in that folder, of the same SAE; None: there is no other.
 
     Raises:
         DataError: a weight is not finite.
     """
-    folder = Path(folder)
     if card.scalings and card.at is not None:
         raise ConfigError(
             f"These weights are those for {card.at} alone, of an SAE that several sites share. "

@@ -18,8 +18,7 @@ from saekit.hub.formats import _sae_lens_write, sae_lens
 from saekit.hub.formats.base import check_unscaled, registry
 from saekit.hub.model_card import MARK, model_card
 from saekit.hub.names import is_name, resolving
-from saekit.hub.native import load
-from saekit.hub.native import save as save_native
+from saekit.hub.native import load, save_next_to
 from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN
 
@@ -178,7 +177,7 @@ def lay(loaded: TrainedSAE, folder: Path, results: Results = None, *, repo: str,
     if not lens:
         registry.get(LENS)().write(loaded.sae, loaded.card, folder)
     theirs = None if lens else folder / sae_lens.WEIGHTS
-    save_native(loaded.sae, loaded.card, folder, theirs=theirs)
+    save_next_to(loaded.sae, loaded.card, folder, theirs)
     found = _results(loaded, results)
     for result in found:
         result.write(folder / RESULTS / f"{result.name}.json")
