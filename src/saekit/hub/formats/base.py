@@ -124,6 +124,8 @@ class Format(abc.ABC):
 
 
 registry = Registry[Format]("format", package)
+# Overrides that say where an SAE belongs and change no number of it.
+DESCRIBING = {"model_name", "hook_name", "dataset_path", "model_from_pretrained_kwargs"}
 say_object = read_object  # by the name that formats know it under, beside `say`
 
 
@@ -454,6 +456,11 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
     while (inside := getattr(inner, "inner", None)) is not None:
         kinds, inner = [*kinds, inside.name], inside
     out = f"Leave it out, or look at {where} again."
+    layout = found.card.provenance.get("format")
+    if layout != "sae_lens" and (deciding := set(hints.overrides) - DESCRIBING):
+        raise ConfigError(
+            f"Files of `{layout}` take no overrides; got {', '.join(sorted(deciding))}. {out}"
+        )
     if hints.architecture and hints.architecture not in kinds:
         raise ConfigError(
             f"{where} holds an SAE of architecture `{'` around `'.join(kinds)}`; got architecture "
@@ -464,7 +471,8 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
         says = f"says k={k}" if k is not None else f"holds a `{inner.name}`, which has no k"
         raise ConfigError(f"{where} {says}; got k={hints.k:g}. {out}")
     scale = found.input_scale
-    if hints.input_scale and (scale is None or not math.isclose(scale, hints.input_scale)):
+    alike = scale is not None and math.isclose(scale, hints.input_scale, rel_tol=1e-5)
+    if hints.input_scale and not alike:  # registries keep a few digits
         says = "takes activations as they are" if scale is None else f"says {scale:.9g}"
         raise ConfigError(
             f"The input scale: {where} {says}; got input_scale={hints.input_scale:.9g}. {out}"

@@ -139,7 +139,8 @@ def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
     else:
         flat = {RENAMED.get(k, k): v for k, v in raw.items()}
         before = {"architecture": "standard", "apply_b_dec_to_input": True, "prepend_bos": True}
-        new = before | flat
+        heads = "hook_z" if "hook_z" in str(flat.get("hook_name")) else "none"
+        new = before | {"reshape_activations": heads} | flat
         kept = {k: v for k, v in new.items() if k not in OF_WEIGHTS}
         new["metadata"] = kept | (metadata if isinstance(metadata, dict) else {})
         k = (flat.get("activation_fn_kwargs") or {}).get("k")
