@@ -302,9 +302,14 @@ def test_signed_and_grouped_latents_of_sparsify(tmp_path):
     wanted = torch.zeros_like(pre).scatter(1, at, pre.gather(1, at))
     same(sae.encode(files.inputs()).dense(), wanted)
     assert its_card.pair.label == "L4.resid_post"
-    files.sparsify(tmp_path / "h.5", activation="groupmax")
-    with pytest.raises(FormatError, match="groupmax"):
-        load(tmp_path / "h.5")
+    files.sparsify(tmp_path / "h.5", activation="groupmax", k=4)
+    sae, _ = load(tmp_path / "h.5")
+    groups = pre.relu().unflatten(1, (4, -1))  # all five of each group but the largest are off
+    wanted = torch.where(groups == groups.amax(-1, keepdim=True), groups, 0).flatten(1)
+    same(sae.encode(files.inputs()).dense(), wanted)
+    files.sparsify(tmp_path / "h.6", activation="groupmax")
+    with pytest.raises(FormatError, match="k=3"):
+        load(tmp_path / "h.6")
 
 
 def test_sparsify_names_its_place_by_module_and_its_model_beside_it(tmp_path):

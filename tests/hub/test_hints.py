@@ -259,7 +259,7 @@ def test_what_is_known_of_bos_is_written_and_what_is_not_is_null(tmp_path):
 
 def test_messages_say_what_is_so(tmp_path):
     files.sparsify(tmp_path / "layers.1", activation="relu")
-    with pytest.raises(FormatError, match="activation `relu`; saekit reads `topk`"):
+    with pytest.raises(FormatError, match="activation `relu`; saekit reads `topk` and `groupmax`"):
         load(tmp_path / "layers.1")
     files.sparsify(tmp_path / "layers.2")
     with pytest.raises(FormatError, match=r"several SAEs, a folder each: layers.1, layers.2"):
