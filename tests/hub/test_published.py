@@ -145,7 +145,7 @@ def test_qwen_scope_by_site_and_by_file(tmp_path):
         assert card.pair.label == "L3.resid_post"
         assert card.model["name"] == "Qwen/Qwen3-1.7B-Base"
     check(place / "layer3.sae.pt", codes, y_hat)
-    with pytest.raises(ConfigError, match=r"holds 3 SAEs, a file each: L1\.resid_post, L2.*none"):
+    with pytest.raises(ConfigError, match=r"a file each \(3\): L1\.resid_post, L2.*none"):
         load(place)
     with pytest.raises(ConfigError, match=r"got L9\.resid_post"):
         load(place, site="L9.resid_post")
@@ -303,7 +303,7 @@ def test_a_batch_topk_without_a_threshold_is_refused(tmp_path):
 def test_several_attention_saes_of_a_folder(tmp_path):
     place, codes, y_hat = published.attn_saes(tmp_path, (1, 5))
     check(place, codes, y_hat, site="L5.z")
-    with pytest.raises(ConfigError, match=r"holds 2 SAEs, a file each: L1\.z, L5\.z"):
+    with pytest.raises(ConfigError, match=r"a file each \(2\): L1\.z, L5\.z"):
         load(place)
 
 
@@ -441,7 +441,7 @@ def test_checkpoints_of_a_dictionary(tmp_path):
     (place / "checkpoints").mkdir()
     for step in (0, 100):
         torch.save(torch.load(place / "ae.pt"), place / "checkpoints" / f"ae_{step}.pt")
-    with pytest.raises(ConfigError, match=r"2 SAEs, a file each: ae_0\.pt, ae_100\.pt"):
+    with pytest.raises(ConfigError, match=r"a file each \(2\): ae_0\.pt, ae_100\.pt"):
         load(place / "checkpoints")
     found = check(place / "checkpoints" / "ae_100.pt", codes, y_hat)
     assert found.card.pair.label == "L3.resid_post"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -72,20 +72,21 @@ class GroupMaxSAE(AffineSAE):
     encoder_length = SHORT_COLUMNS
 
     @torch.no_grad()
-    def _largest(self, x: Float[Tensor, "n d_in"]) -> Int[Tensor, "n k"]:
-        """Return the latent of each group whose pre-activation is largest."""
-        k, found = self.cfg.k, []
+    def _largest(self, x: Float[Tensor, "n d_in"]) -> Codes:
+        """Return the latent of each group whose pre-activation is largest, the first of equals."""
+        k, values, latents = self.cfg.k, [], []
         firsts = torch.arange(k, device=x.device) * (self.cfg.d_sae // k)
         for part in x.split(CHUNK_TOKENS):
-            pre = products.linear(part, self.W_enc.t(), self.b_enc)
-            found.append(firsts + pre.unflatten(-1, (k, -1)).argmax(-1))
-        return torch.cat(found)
+            pre = products.linear(part, self.W_enc.t(), self.b_enc).unflatten(-1, (k, -1))
+            places = pre.argmax(-1, keepdim=True)
+            values.append(pre.gather(-1, places)[..., 0])
+            latents.append(firsts + places[..., 0])
+        return Codes.fixed(torch.cat(values), torch.cat(latents), self.cfg.d_sae)
 
     @override
     def encode(self, x: Float[Tensor, "..."]) -> Codes:
         flat, batch = sparse.flat_rows(x)
-        latents = self._largest(flat)
-        chosen = Codes.fixed(flat.new_zeros(latents.shape), latents, self.cfg.d_sae)
+        chosen = self._largest(flat)
         pre = sparse.pre_acts(flat, self.W_enc, self.b_enc, chosen)
         return chosen._replace(values=pre.relu(), batch=batch)
 

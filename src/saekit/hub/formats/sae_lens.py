@@ -77,8 +77,7 @@ class SAELens(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, place: Path, hints: FormatHints) -> Read:
-        folder = place
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw = _current(say_object(folder / CONFIG) | hints.overrides, folder / CONFIG)
         where, weights = folder / WEIGHTS, read_weights(folder / WEIGHTS, columns=("W_enc",))
         _drop_scaling_factor(weights, where)

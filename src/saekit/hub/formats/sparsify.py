@@ -61,8 +61,7 @@ class Sparsify(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, place: Path, hints: FormatHints) -> Read:
-        folder = place
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         d = say(raw, "d_in", int, folder / CONFIG)
         k = say(raw, "k", int, folder / CONFIG)
