@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from saekit.saes.batch_topk import BatchTopK as BatchTopK
     from saekit.saes.crosscoder import Crosscoder as Crosscoder
     from saekit.saes.gated import Gated as Gated
+    from saekit.saes.group_max import GroupMax as GroupMax
     from saekit.saes.jumprelu import JumpReLU as JumpReLU
     from saekit.saes.matching_pursuit import MatchingPursuit as MatchingPursuit
     from saekit.saes.matryoshka import Matryoshka as Matryoshka
@@ -68,6 +69,7 @@ _PLACES = {
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",
     "Gated": "saekit.saes.gated",
+    "GroupMax": "saekit.saes.group_max",
     "JumpReLU": "saekit.saes.jumprelu",
     "MatchingPursuit": "saekit.saes.matching_pursuit",
     "Matryoshka": "saekit.saes.matryoshka",

@@ -195,11 +195,12 @@ def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, str]:
     def bits(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().contiguous().view(torch.uint8)  # 0.0 and -0.0 are equal
 
-    found = {}
+    found: dict[str, str] = {}
     for name, tensor in ours.items():
         for other, value in theirs.items():
             alike = tensor.ndim > 0 and tensor.dtype == value.dtype and tensor.shape == value.shape
-            if alike and torch.equal(bits(tensor), bits(value)):
+            free = other not in found.values()  # no two weights lie in one place
+            if alike and free and torch.equal(bits(tensor), bits(value)):
                 found[name] = other
                 break
     return found

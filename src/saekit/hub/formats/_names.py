@@ -9,13 +9,13 @@ import re
 from saekit.core.errors import UnknownNameError
 from saekit.models.sites import EMBED, POINTS, Site, parse_site
 
-_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
+_HOOK = re.compile(r"blocks\.(\d{1,6})\.(.+)")
 _PART = re.compile(
-    r"(?:(?:model|language_model|transformer|gpt_neox)\.)*(?:layers|h)\.(\d+)(?:\.(.+))?"
+    r"(?:(?:model|language_model|transformer|gpt_neox)\.)*(?:layers|h)\.(\d{1,6})(?:\.(.+))?"
 )
 _EMBEDDINGS = ("embed_in", "embed_tokens", "wte", "transformer.wte", "model.embed_tokens")
 _DICTIONARY = re.compile(
-    r"(resid_out|resid_post|resid|attn_out|mlp_out)_layer_?(\d+)(?:_checkpoints)?"
+    r"(resid_out|resid_post|resid|attn_out|mlp_out)_layer_?(\d{1,6})(?:_checkpoints)?"
 )
 _ATTENTION = ("attn", "attention", "self_attn")
 # Models whose blocks normalise what attention and MLP give before adding it to the stream, so

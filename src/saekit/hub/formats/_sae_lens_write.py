@@ -62,8 +62,8 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if kind is None:
         raise ConfigError(
             f"saekit does not write `{cfg.name}` of {card.pair.label} in SAELens' layout; it "
-            f"writes {', '.join(k.name for k in KINDS)}, `skip` and `standardised` around some, and "
-            f"autoencoders of `temporal` and `matching_pursuit`. Use --format saekit."
+            f"writes {', '.join(k.name for k in KINDS)}, `skip` and `standardised` around some, "
+            f"and autoencoders of `temporal` and `matching_pursuit`. Use --format saekit."
         )
     weights = _weights(kind, inner, state)
     transcodes = skip is not None or not (cfg.d_in == cfg.d_out and card.pair.is_autoencoder)

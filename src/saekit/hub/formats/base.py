@@ -86,7 +86,7 @@ class Format(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def read(self, place: Path, hints: FormatHints) -> Read:
+    def read(self, place: Path, hints: FormatHints, /) -> Read:
         """Read an SAE.
 
         Args:
@@ -124,6 +124,8 @@ class Format(abc.ABC):
 
 
 registry = Registry[Format]("format", package)
+# Overrides that say where an SAE belongs and change no number of it.
+DESCRIBING = {"model_name", "hook_name", "dataset_path", "model_from_pretrained_kwargs"}
 say_object = read_object  # by the name that formats know it under, beside `say`
 
 
@@ -253,7 +255,7 @@ def member(layout: Format, place: Path, wanted: str | None) -> Path:
     if wanted is not None and (found := members.get(str(parse_site(wanted)))) is not None:
         return found
     raise ConfigError(
-        f"{place} holds {len(members)} SAEs, a file each: {_some(list(members))}; got "
+        f"{place} holds SAEs, a file each ({len(members)}): {_some(list(members))}; got "
         f"{wanted or 'none of them'}. Name one by its site: site=, on a command line --site; or "
         f"give the path of its file, as {next(iter(members.values()))}."
     )
@@ -271,15 +273,13 @@ def built(found: Read, where: Path) -> SAE:
         FormatError: weights are missing, too many, of another shape, or not finite.
     """
     try:
-        shapes = _check_sizes(found, where)
-        if shapes is None:
+        if (sae := _empty(found, where)) is None:
             sae = found.cfg.build(torch.Generator().manual_seed(0))
             sae.load_state_dict(found.weights)
         else:
-            sae, likes = shapes, shapes.state_dict()
-            weights = {n: _as(w, likes[n]) for n, w in found.weights.items() if n in likes}
-            missing = {n: w for n, w in found.weights.items() if n not in likes}
-            sae.load_state_dict(weights | missing, assign=True)
+            likes = sae.state_dict()
+            weights = {n: _as(w, likes.get(n, w)) for n, w in found.weights.items()}
+            sae.load_state_dict(weights, assign=True)
     except (ConfigError, RuntimeError) as error:
         raise FormatError(f"{where} does not hold what its config says: {error}") from error
     for name, weight in sae.state_dict().items():
@@ -297,31 +297,25 @@ def _as(weight: Tensor, like: Tensor) -> Tensor:
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(weight)
 
 
-def _check_sizes(found: Read, where: Path) -> SAE | None:
-    """Refuse a config whose SAE is larger than the weights, before memory is taken for it.
-
-    Returns:
-        The SAE without memory for its weights; None where it cannot be built so.
+def _empty(found: Read, where: Path) -> SAE | None:
+    """Return the SAE of a config without memory for its weights; None where that cannot be.
 
     Raises:
-        FormatError: it is.
+        FormatError: its SAE is larger than the weights, before memory is taken for it.
     """
     held = sum(weight.numel() for weight in found.weights.values())
-    least, empty = found.cfg.d_sae * max(found.cfg.d_in, found.cfg.d_out), None
-    if least <= held:
-        with contextlib.suppress(RuntimeError), torch.device("meta"):
-            empty = found.cfg.build(torch.Generator().manual_seed(0))
-        if empty is not None:
-            state = empty.state_dict()
-            least = sum(weight.numel() for weight in state.values())
-            kept = {*state} >= {n for n, _ in [*empty.named_buffers(), *empty.named_parameters()]}
-            empty = empty if kept else None  # a buffer that no file keeps would stay without memory
+    least = found.cfg.d_sae * max(found.cfg.d_in, found.cfg.d_out)
     if least > held:
         raise FormatError(
             f"The config in {where} is of an SAE of {least:,} weights or more; its files hold "
             f"{held:,}."
         )
-    return empty
+    with contextlib.suppress(RuntimeError), torch.device("meta"):
+        empty = found.cfg.build(torch.Generator().manual_seed(0))
+        parts = {n for n, _ in [*empty.named_buffers(), *empty.named_parameters()]}
+        if parts <= {*empty.state_dict()}:  # a buffer that no file keeps would stay without memory
+            return empty
+    return None
 
 
 class Names(NamedTuple):
@@ -456,6 +450,11 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
     while (inside := getattr(inner, "inner", None)) is not None:
         kinds, inner = [*kinds, inside.name], inside
     out = f"Leave it out, or look at {where} again."
+    layout = found.card.provenance.get("format")
+    if layout != "sae_lens" and (deciding := set(hints.overrides) - DESCRIBING):
+        raise ConfigError(
+            f"Files of `{layout}` take no overrides; got {', '.join(sorted(deciding))}. {out}"
+        )
     if hints.architecture and hints.architecture not in kinds:
         raise ConfigError(
             f"{where} holds an SAE of architecture `{'` around `'.join(kinds)}`; got architecture "
@@ -466,7 +465,8 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
         says = f"says k={k}" if k is not None else f"holds a `{inner.name}`, which has no k"
         raise ConfigError(f"{where} {says}; got k={hints.k:g}. {out}")
     scale = found.input_scale
-    if hints.input_scale and (scale is None or not math.isclose(scale, hints.input_scale)):
+    alike = scale is not None and math.isclose(scale, hints.input_scale, rel_tol=1e-5)
+    if hints.input_scale and not alike:  # registries keep a few digits
         says = "takes activations as they are" if scale is None else f"says {scale:.9g}"
         raise ConfigError(
             f"The input scale: {where} {says}; got input_scale={hints.input_scale:.9g}. {out}"

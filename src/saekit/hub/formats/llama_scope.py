@@ -80,7 +80,7 @@ class LlamaScope(Format):
         config, where = (place / OLD, place / FINAL) if old else (place / NEW, place / WEIGHTS)
         raw = say_object(config)
         _check(raw, config)
-        weights = read_weights(where, columns=("W_E",))
+        weights = read_weights(where, columns=("W_E", "decoder.weight"))
         norms = _norms(raw, weights, config)
         folded, threshold = _tensors(raw, weights, config, where)
         d_model = len(folded.W_enc)
@@ -153,7 +153,7 @@ def _norms(
     found = []
     for side in ("in", "out"):
         hook = raw.get(f"hook_point_{side}")
-        norm = said.get(side, said.get(hook)) if isinstance(said, dict) else None
+        norm = said.get(side, said.get(str(hook))) if isinstance(said, dict) else None
         if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 < norm < LARGEST:
             raise FormatError(
                 f"{config} says norm_activation `dataset-wise`, and neither it nor the weights "

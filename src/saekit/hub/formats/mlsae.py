@@ -95,11 +95,12 @@ class MLSAE(Format):
         return keys >= KEYS or keys >= WHOLE_KEYS
 
     @override
-    def read(self, place: Path, hints: FormatHints) -> Read:
-        folder = place
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         whole = not set(raw) >= KEYS
-        weights = read_tensors_under(where, PREFIX) if whole else read_weights(where)
+        weights = read_tensors_under(where, PREFIX) if whole else read_weights(
+            where, columns=("decoder.weight",)
+        )
         weights.pop("last_nonzero", None)  # a counter of training
         d, d_sae = _sizes(raw, weights, folder, whole)
         says = _says_whole(folder, raw) if whole else _says_alone(folder, raw)

@@ -77,8 +77,7 @@ class SAELens(Format):
         return (folder / CONFIG).exists() and (folder / WEIGHTS).exists()
 
     @override
-    def read(self, place: Path, hints: FormatHints) -> Read:
-        folder = place
+    def read(self, folder: Path, hints: FormatHints) -> Read:
         raw = _current(_overridden(say_object(folder / CONFIG), hints), folder / CONFIG)
         where, weights = folder / WEIGHTS, read_weights(folder / WEIGHTS, columns=("W_enc",))
         _drop_scaling_factor(weights, where)
@@ -149,7 +148,8 @@ def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
     else:
         flat = {RENAMED.get(k, k): v for k, v in raw.items()}
         before = {"architecture": "standard", "apply_b_dec_to_input": True, "prepend_bos": True}
-        new = before | flat
+        heads = "hook_z" if "hook_z" in str(flat.get("hook_name")) else "none"
+        new = before | {"reshape_activations": heads} | flat
         kept = {k: v for k, v in new.items() if k not in OF_WEIGHTS}
         new["metadata"] = kept | (metadata if isinstance(metadata, dict) else {})
         k = (flat.get("activation_fn_kwargs") or {}).get("k")
