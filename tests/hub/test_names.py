@@ -62,7 +62,8 @@ def lens(folder, **changes):
     metadata = {"sae_lens_version": "6.1.0", "model_name": "gpt2-small",
                 "hook_name": "blocks.8.hook_resid_pre", "prepend_bos": True}  # fmt: skip
     weights = files.tensors(seed=1, **SHAPES)
-    plain = {"architecture": "standard", "rescale_acts_by_decoder_norm": False}
+    plain = {"architecture": "standard", "rescale_acts_by_decoder_norm": False,
+             "dtype": "float32", "device": "cpu"}  # fmt: skip
     return files.sae_lens(folder, weights=weights, metadata=metadata, **(plain | changes))
 
 

@@ -260,7 +260,7 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path):
     assert "base_model" not in head  # `tiny` is no model of the hub
     (result,) = head["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "l0", "name": "L0", "value": 4.0}]
-    assert "| L0 | 4 | 3.5 to 4.5 | 90 latents/token |" in text
+    assert "| L0 | 4 | 3.5 to 4.5 | latents/token | 90 |" in text
     assert "undefined: no \\| variance" in text and "&lt;b>" in text and "<b>" not in text
     assert "SAE.from_pretrained('OWNER/REPO', 'PATH')" in text
     named = dataclasses.replace(

@@ -6,10 +6,10 @@ import torch
 from saekit.hub import publish
 from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE
-from tests.hub.test_native import built
-from tests.hub.test_native import card as a_card
 from tests.hub.test_names import cache as cache
 from tests.hub.test_names import known as known
+from tests.hub.test_native import built
+from tests.hub.test_native import card as a_card
 from tests.parity.mapping import assert_close, peer
 
 pytestmark = pytest.mark.parity

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saekit.core.result import Result, Score
+from saekit.core.result import Result, Score, without_interval
 from saekit.hub.card import Card
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.short_names import full_name
@@ -45,7 +45,7 @@ def model_card(
         f"---\n{_head(loaded, results, repo.rpartition('/')[2] or path, lens)}---\n{MARK}",
         f"# {_title(loaded)}",
         _summary(loaded),
-        "## Load it\n\n" + _code(name, repo, path, lens),
+        "## Load it\n\n" + _code(loaded.card, name, repo, path, lens),
         "## What it was made from\n\n" + _made_from(loaded.card),
         "## How good it is\n\n" + _scores(results),
         "## Limits\n\n" + _limits(loaded, results, lens),
@@ -62,7 +62,7 @@ def _head(loaded: TrainedSAE, results: Sequence[Result], name: str, lens: str) -
         "library_name": "saekit" if lens else "saelens",
         "tags": [TAGS[0], *([] if lens else ["saelens"]), *TAGS[1:], loaded.cfg.name],
     }
-    if base := _base_model(card):
+    if base := _base_model(card.model):
         head["base_model"] = base
     if datasets := _datasets(card):
         head["datasets"] = datasets
@@ -87,8 +87,8 @@ def _indexed(result: Result, card: Card) -> dict[str, Any]:
 
 
 def _title(loaded: TrainedSAE) -> str:
-    model = _base_model(loaded.card) or Path(loaded.card.model.get("name", "unknown")).name
-    return _plain(f"{loaded.cfg.name} SAE of {loaded.card.pair.label} of {model}")
+    card = loaded.card
+    return _plain(f"{loaded.cfg.name} SAE of {card.pair.label} of {_model_name(card.model)}")
 
 
 def _summary(loaded: TrainedSAE) -> str:
@@ -102,10 +102,12 @@ def _summary(loaded: TrainedSAE) -> str:
     )
 
 
-def _code(name: str, repo: str, path: str, lens: str) -> str:
+def _code(card: Card, name: str, repo: str, path: str, lens: str) -> str:
+    model = _model_name(card.model)
+    here = "" if _base_model(card.model) == model else "  # as you have it"
     ours = (
         f"```python\nimport saekit\n\nsae = saekit.load({name!r})\n"
-        f"lm = saekit.load_model(sae.card.model['name'])\n"
+        f"lm = saekit.load_model({model!r}){here}\n"
         f"codes = sae.encode(lm.read('The capital of France is Paris', sae.site))\n```"
     )
     if lens:
@@ -119,7 +121,7 @@ def _made_from(card: Card) -> str:
     said, run = card.provenance, card.run
     model = card.model
     rows = {
-        "language model": _joined(model.get("name"), model.get("revision"), model.get("dtype")),
+        "language model": _joined(_model_name(model), model.get("revision"), model.get("dtype")),
         "site": card.pair.label,
         "text": _corpus(card),
         "text, identity": _text_identity(card),
@@ -143,24 +145,28 @@ def _scores(results: Sequence[Result]) -> str:
     parts = []
     for result in results:
         lines = [f"`{result.name}` version {result.version}.{_measured_on(result)}", ""]
-        lines += ["| score | value | 95 % interval | of |", "|---|---|---|---|"]
+        lines += ["| score | value | 95 % interval | unit | n |", "|---|---|---|---|---|"]
         lines += [_score(name, score) for name, score in result.scores.items()]
+        for why, names in without_interval(result.scores).items():
+            labels = ", ".join(_plain(result.scores[name].label or name) for name in names)
+            lines += ["", f"{labels}: {_plain(why)}."]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
 def _score(name: str, score: Score) -> str:
     value = f"undefined: {score.reason}" if score.value is None else f"{score.value:.4g}"
-    between = score.reason if score.value is not None else ""
+    between = "none"
     if score.low is not None and score.high is not None:
         between = f"{score.low:.4g} to {score.high:.4g}"
-    units = f"{score.n:,} {score.unit}"
-    return f"| {_cell(score.label or name)} | {_cell(value)} | {_cell(between)} | {_cell(units)} |"
+    cells = (score.label or name, value, between, score.unit, f"{score.n:,}")
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _measured_on(result: Result) -> str:
     said = result.provenance
-    model = (said.get("model") or {}).get("name") if isinstance(said.get("model"), dict) else None
+    record = said.get("model")
+    model = _model_name(record) if isinstance(record, dict) else ""
     rows = f" Rows of {said['n_ctx']} tokens." if said.get("n_ctx") else ""
     notes = "".join(f" Note: {_plain(note)}." for note in said.get("notes") or [])
     return (f" Run on {_plain(model)}." if model else "") + rows + notes
@@ -200,13 +206,18 @@ def _files(loaded: TrainedSAE, files: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _base_model(card: Card) -> str:
+def _base_model(model: Mapping[str, Any]) -> str:
     """Return the model's name on the hub; "" for a folder, or a model that is embedded."""
     from saekit.models.embedded.unpacking import MODELS
 
-    name = card.model.get("name", "")
+    name = model.get("name") or ""
     name = name if name in MODELS else full_name(name)
     return name if _ON_HUB.fullmatch(name) and not Path(name).exists() else ""
+
+
+def _model_name(model: Mapping[str, Any]) -> str:
+    """Return the model's name on the hub, or that of its folder, without where it lies."""
+    return _base_model(model) or Path(model.get("name") or "unknown").name
 
 
 def _corpus(card: Card) -> str:
