@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHUNK = 8192  # latents at once, so that no second copy of a wide SAE is held
+CHUNK = 2048  # latents at once, so that no second copy of a wide SAE is held
 
 
 class Affine:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saekit.core.files import read_tensors
 
-PART_BYTES = 2**26  # read at once
+PART_BYTES = 2**24  # read at once
 _LOW = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 

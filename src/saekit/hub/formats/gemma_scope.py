@@ -117,8 +117,13 @@ class GemmaScope(Format):
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    arrays = read_npz(path, kinds="fiu")
-    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    arrays = read_npz(path, kinds="fiu", laid=_laid)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _laid(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array with the encoder's columns together, as saekit keeps them."""
+    return np.asfortranarray(array) if name.lower() == "w_enc" else array
 
 
 def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
