@@ -17,6 +17,7 @@ from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownN
 from saekit.core.torch_writing import write_state
 from saekit.hub import fetch as fetching
 from saekit.hub.fetch import needed
+from saekit.hub.formats.base import registry as formats
 from saekit.hub.names import is_name, registry, results_folder
 from saekit.hub.names.resolving import resolve
 from saekit.hub.native import load
@@ -236,6 +237,20 @@ def test_sae_bench_and_gemma_scope_load_by_their_short_names(cache):
     assert (loaded.cfg.name, str(loaded.site)) == ("jumprelu", "L12.resid_post")
     assert loaded.card.model["name"] == "google/gemma-2-2b"
     assert loaded.card.provenance["published"]["l0"] == 82
+
+
+@pytest.mark.parametrize("name", formats.names())
+def test_what_each_format_needs_is_fetched(name, cache, tmp_path):
+    layout, top = formats.get(name)(), tmp_path / "example"
+    place = layout.example(top)
+    hub_cache.lay(cache, "me/any", COMMIT, top)
+    for at in layout.members(place).values() or [place]:
+        path = at.relative_to(top).as_posix().removeprefix(".")
+        here, there = load(at, scaled=True), load(f"hf:me/any/{path}", scaled=True)
+        state = there.sae.state_dict()
+        assert all(torch.equal(w, state[n]) for n, w in here.sae.state_dict().items())
+        assert (here.card.pair, here.cfg) == (there.card.pair, there.cfg)
+        assert there.card.provenance["published"]["path"] == path
 
 
 def test_a_catalogue_of_ones_own(cache, tmp_path, monkeypatch):

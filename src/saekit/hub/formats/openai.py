@@ -122,7 +122,7 @@ def _variant(
 
 
 def _site(path: Path) -> Site | None:
-    found = _PLACE.search(path.resolve().as_posix())
+    found = _PLACE.search(path.absolute().as_posix())  # unresolved: the hub's cache has links
     return None if found is None else Site(int(found[2]), _POINTS[found[1]])
 
 
