@@ -41,7 +41,7 @@ def read(raw: dict[str, Any], hints: FormatHints) -> Card:
             f"trained on a TransformerLens model with {kwargs}: its activations are not those of "
             f"the model as published"
         )
-    if raw.get("reshape_activations", "none") != "none":
+    if raw.get("reshape_activations", "none") != "none" and sites[0] is None:
         notes.append("takes heads flattened: [..., heads * d_head]")
     if raw["normalize_activations"] in ("layer_norm", "constant_norm_rescale"):
         notes.append("codes are SAELens' times the size of the token, so in act units")

@@ -413,7 +413,8 @@ def filled(card: Card, hints: FormatHints) -> Card:
 
 def _told_pair(card: Card, hints: FormatHints) -> Pair:
     """Return the sites that the user names, unless the files say otherwise."""
-    mine = Pair(read=hints.read, write=hints.write, fold=len(hints.read) > 1)
+    fold, window = len(hints.read) > 1, card.pair.window
+    mine = Pair(read=hints.read, write=hints.write, fold=fold, window=window)
     if UNKNOWN not in card.pair.sites:
         if (mine.reads, mine.writes) != (card.pair.reads, card.pair.writes):
             raise ConfigError(

@@ -109,23 +109,23 @@ class QwenScope(Format):
 
 
 def _said(folder: Path, hints: FormatHints) -> dict[str, Any]:
-    """Return k, and where they are known the model and the sizes: of config.json, or of the path.
+    """Return k, and where they are known the model and the sizes.
+
+    config.json says them; where it is missing, the name that the folder is published under.
 
     Raises:
-        FormatError: the two disagree, or config.json is of something else.
+        FormatError: config.json is of something else, or leaves one of them out.
         ConfigError: neither says k.
     """
-    found = _REPOSITORY.search(folder.resolve().as_posix())
-    named = {}
-    if found is not None:
-        named = {"model": f"Qwen/{found[1]}", "d_sae": 1024 * int(found[2]), "k": int(found[3])}
     if not (folder / CONFIG).exists():
-        if not named and not hints.k:
+        if (found := _REPOSITORY.search(folder.resolve().as_posix())) is not None:
+            return {"model": f"Qwen/{found[1]}", "d_sae": 1024 * int(found[2]), "k": int(found[3])}
+        if not hints.k:
             raise ConfigError(
                 f"{folder} has no {CONFIG}, and its name does not say k as "
                 f"SAE-Res-Qwen3-1.7B-Base-W32K-L0_50 does. Give it: k=, on a command line --k."
             )
-        return named or {"k": int(hints.k)}
+        return {"k": int(hints.k)}
     raw = say_object(folder / CONFIG)
     if raw.get("model_type") != "topk_sae" or raw.get("hook_point", "resid_post") != "resid_post":
         raise FormatError(
@@ -139,9 +139,4 @@ def _said(folder: Path, hints: FormatHints) -> dict[str, Any]:
             raise FormatError(f"{folder / CONFIG} must say `{key}` (int); got {said[key]!r:.80}.")
     if not isinstance(said["model"], str):
         raise FormatError(f"{folder / CONFIG} must name the `base_model`; got {said['model']!r}.")
-    if named and said["k"] != named["k"]:
-        raise FormatError(
-            f"{folder / CONFIG} says k={said['k']}, and the folder's name {named['k']}. One is of "
-            f"another SAE."
-        )
     return said
