@@ -2,8 +2,8 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
-``analyse``, ``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at
-work.
+``analyse``, ``splice``, ``steer``, ``save``, ``published``, ``pull``, ``push``, ``card``, and the
+architectures. docs/python.md shows them at work.
 """
 
 import importlib
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.evals.verify.verify import verify as verify
     from saekit.hub.attribution import attribute as attribute
+    from saekit.hub.names.listing import published as published
     from saekit.hub.native import load as load
     from saekit.hub.native import save as save
     from saekit.hub.prompting import prompt as prompt
+    from saekit.hub.publish import card as card
+    from saekit.hub.publish import pull as pull
+    from saekit.hub.publish import push as push
     from saekit.hub.splicing import splice as splice
     from saekit.hub.steering import steer as steer
     from saekit.hub.trained import TrainedSAE as TrainedSAE
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from saekit.saes.batch_topk import BatchTopK as BatchTopK
     from saekit.saes.crosscoder import Crosscoder as Crosscoder
     from saekit.saes.gated import Gated as Gated
+    from saekit.saes.group_max import GroupMax as GroupMax
     from saekit.saes.jumprelu import JumpReLU as JumpReLU
     from saekit.saes.matching_pursuit import MatchingPursuit as MatchingPursuit
     from saekit.saes.matryoshka import Matryoshka as Matryoshka
@@ -52,11 +57,15 @@ _PLACES = {
     "TrainedSAE": "saekit.hub.trained",
     "analyse": "saekit.analysis.analyse",
     "attribute": "saekit.hub.attribution",
+    "card": "saekit.hub.publish",
     "evaluate": "saekit.evals.evaluate",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
     "prompt": "saekit.hub.prompting",
+    "published": "saekit.hub.names.listing",
+    "pull": "saekit.hub.publish",
+    "push": "saekit.hub.publish",
     "save": "saekit.hub.native",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
@@ -66,6 +75,7 @@ _PLACES = {
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",
     "Gated": "saekit.saes.gated",
+    "GroupMax": "saekit.saes.group_max",
     "JumpReLU": "saekit.saes.jumprelu",
     "MatchingPursuit": "saekit.saes.matching_pursuit",
     "Matryoshka": "saekit.saes.matryoshka",

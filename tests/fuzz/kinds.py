@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import tempfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,8 @@ from saekit.data.arrow import open_arrow, read_arrow
 from saekit.data.readers import read_texts
 from saekit.data.tokenise import Rows
 from saekit.hub import native
-from saekit.hub.formats.base import FormatHints, make_card
+from saekit.hub.formats.base import Format, FormatHints, make_card
+from saekit.hub.formats.base import registry as layouts
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import save_tiny, tiny
 from saekit.report.page import write_report
@@ -50,7 +52,6 @@ from saekit.training.parallel import checkpoint as parts
 from saekit.training.run import Run
 from tests import world
 from tests.fuzz.mutations import Tree
-from tests.hub import files
 
 
 class Kind(NamedTuple):
@@ -65,8 +66,6 @@ class Kind(NamedTuple):
 @functools.cache
 def base() -> Path:
     """Return a folder for what several kinds are made of."""
-    import tempfile
-
     return Path(tempfile.mkdtemp(prefix="saekit-fuzz-"))
 
 
@@ -104,11 +103,15 @@ def load_sae(folder: Path) -> None:
         loaded = native.load(folder)
     except ConfigError:  # a layout that leaves k out asks for it
         loaded = native.load(folder, hints=FormatHints(k=3))
-    loaded.sae.decode(loaded.sae.encode(torch.randn(3, loaded.sae.cfg.d_in)))
+    cfg = loaded.sae.cfg
+    loaded.sae.decode(loaded.sae.encode(torch.randn(3, *[3] * len(cfg.event), cfg.d_in)))
 
 
-def sae_of(format_name: str) -> Kind:
-    return Kind(lambda folder: files.MAKERS[format_name](folder), load_sae)
+def sae_of(layout: Format) -> Kind:
+    """Return the example of a format, in the folder below that its path may have to name."""
+    with tempfile.TemporaryDirectory() as home:
+        below = layout.example(Path(home)).relative_to(home)
+    return Kind(layout.example, lambda folder: load_sae(folder / below))
 
 
 # activations and indexes
@@ -488,7 +491,7 @@ def load_locality(folder: Path) -> None:
 
 KINDS: dict[str, Kind] = {
     "saekit": Kind(make_native, load_sae, mend_native),
-    **{name: sae_of(name) for name in files.MAKERS},
+    **{n: sae_of(layouts.get(n)()) for n in layouts.names() if n != "saekit"},
     "cache": Kind(lambda f: copied(small_store(), f), load_store, mend_store),
     "arrow": Kind(make_arrow, load_arrow),
     "index": Kind(make_latents, load_latents, mend_latents),

@@ -302,9 +302,14 @@ def test_signed_and_grouped_latents_of_sparsify(tmp_path):
     wanted = torch.zeros_like(pre).scatter(1, at, pre.gather(1, at))
     same(sae.encode(files.inputs()).dense(), wanted)
     assert its_card.pair.label == "L4.resid_post"
-    files.sparsify(tmp_path / "h.5", activation="groupmax")
-    with pytest.raises(FormatError, match="groupmax"):
-        load(tmp_path / "h.5")
+    files.sparsify(tmp_path / "h.5", activation="groupmax", k=4)
+    sae, _ = load(tmp_path / "h.5")
+    groups = pre.relu().unflatten(1, (4, -1))  # all five of each group but the largest are off
+    wanted = torch.where(groups == groups.amax(-1, keepdim=True), groups, 0).flatten(1)
+    same(sae.encode(files.inputs()).dense(), wanted)
+    files.sparsify(tmp_path / "h.6", activation="groupmax")
+    with pytest.raises(FormatError, match="k=3"):
+        load(tmp_path / "h.6")
 
 
 def test_sparsify_names_its_place_by_module_and_its_model_beside_it(tmp_path):
@@ -367,26 +372,40 @@ def test_layers_that_disagree_leave_the_site_open(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "label", "note"),
+    ("path", "label"),
     [
-        ("gemma-scope-2b-pt-mlp/layer_0/width_16k/average_l0_10", "L0.mlp_out", ""),
-        ("gemma-scope-2b-pt-att/layer_3/width_16k/average_l0_10", "unknown", "heads"),
-        ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_10", "unknown", "sqrt"),
+        ("gemma-scope-2b-pt-mlp/layer_0/width_16k/average_l0_10", "L0.mlp_out"),
+        ("gemma-scope-2b-pt-att/layer_3/width_16k/average_l0_10", "L3.z"),
+        ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_10", "embed"),
         ("gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_10",
-         "unknown -> L3.mlp_out", "gain"),
+         "L3.mlp_normalized -> L3.mlp_out"),
         ("models--google--gemma-scope-27b-pt-res/snapshots/ab/layer_22/width_131k/canonical",
-         "L22.resid_post", ""),
+         "L22.resid_post"),
     ],
 )  # fmt: skip
-def test_gemma_scope_by_path(path, label, note, tmp_path):
+def test_gemma_scope_by_path(path, label, tmp_path):
     files.gemma_scope(tmp_path / path)
     found = load(tmp_path / path).card
-    assert found.pair.label == label and note in " ".join(found.provenance["notes"])
-    if "transcoders" in path:
-        with pytest.raises(ConfigError, match="transcoder"):
-            load(tmp_path / path, site="L3.mlp_in")
-        told = FormatHints(read=("L3.mlp_in",), write=("L3.mlp_out",))
-        assert load(tmp_path / path, hints=told).card.pair.label == "L3.mlp_in -> L3.mlp_out"
+    assert found.pair.label == label and not found.provenance["notes"]
+    with pytest.raises(ConfigError, match=r"reads .*; got"):
+        load(tmp_path / path, site="L3.mlp_in")
+
+
+def test_gemma_scope_of_embeddings_is_of_those_that_gemma_has_scaled(tmp_path):
+    place = tmp_path / "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_10"
+    codes, y_hat = files.gemma_scope(place)
+    sae, its_card = load(place)
+    scaled = files.inputs() * files.D**0.5  # as the model has them
+    same(sae.encode(scaled).dense(), codes)
+    same(sae(scaled), y_hat * files.D**0.5)
+    again = registry.get("gemma_scope")().write(sae, its_card, tmp_path / "again" / path_of(place))
+    for name, tensor in weights_of(again / "params.npz").items():
+        if name != "threshold":  # those below 0 are 0
+            same(tensor, weights_of(place / "params.npz")[name])
+
+
+def path_of(place):
+    return "/".join(place.parts[-4:])
 
 
 def test_an_mlsae_whose_name_and_config_disagree_is_refused(tmp_path):
@@ -402,8 +421,10 @@ def test_an_mlsae_whose_name_and_config_disagree_is_refused(tmp_path):
     ("hook", "site"),
     [
         ("blocks.0.hook_resid_pre", "L0.resid_pre"), ("blocks.7.hook_resid_post", "L7.resid_post"),
-        ("hook_embed", "embed"), ("blocks.1.attn.hook_z", None), ("blocks.1.hook_mlp_in", None),
-        ("blocks.1.ln2.hook_normalized", None),
+        ("hook_embed", "embed"), ("blocks.1.attn.hook_z", "L1.z"), ("blocks.1.hook_mlp_in", None),
+        ("blocks.1.ln2.hook_normalized", "L1.mlp_normalized"), ("blocks.1.attn.hook_q", None),
+        ("blocks.1.mlp.hook_post", "L1.mlp_acts"), ("blocks.1.mlp.hook_in", "L1.mlp_in"),
+        ("blocks.1.mlp.hook_out", None), ("L1.resid_post", None),
     ],
 )  # fmt: skip
 def test_hooks_of_transformer_lens(hook, site):
@@ -419,6 +440,11 @@ def test_hooks_of_transformer_lens(hook, site):
         ("h.3.mlp", None, False, None), ("layers.3.mlp", "google/gemma-2-2b", False, None),
         ("layers.3.self_attn", "m", False, "L3.attn_out"), ("layers.3.attention", "m", True, None),
         ("embed_in", "m", False, None), ("layers.3.input_layernorm", "m", False, None),
+        ("model.layers.3.output", None, False, "L3.resid_post"),
+        ("model.language_model.layers.3.self_attn.o_proj.input", None, False, "L3.z"),
+        ("model.layers.3.pre_feedforward_layernorm.output", None, False, "L3.mlp_in"),
+        ("model.layers.3.post_feedforward_layernorm.output", None, False, "L3.mlp_out"),
+        ("layers.3.mlp.output", "google/gemma-2-2b", False, None),
     ],
 )  # fmt: skip
 def test_modules(name, model, reads, site):
@@ -445,7 +471,7 @@ def test_convert_on_the_command_line(tmp_path):
     refused = run("convert", tmp_path / "layers.2", "--out", tmp_path / "lens")
     assert "--overwrite" in str(refused.exception)
     words = ["convert", tmp_path / "lens", "--out", tmp_path / "dl"]
-    refused = run(*words, "--format", "dictionary_learning")
+    refused = run(*words, "--format", "qwen_scope")
     assert "does not write it" in str(refused.exception) and not (tmp_path / "dl").exists()
 
 

@@ -165,9 +165,8 @@ def test_a_transcoder_is_not_written_where_it_would_come_back_as_an_autoencoder(
         (files.sparsify, "layers.1.mlp", {}, "L1.resid_post", "L1.mlp_out"),
         (files.sparsify, "layers.1.mlp", {}, "L2.mlp_out", "L1.mlp_out"),
         (files.sparsify, "layers.1.self_attn", {}, "L1.mlp_out", "L1.attn_out"),
-        (old_sae_lens, "z", {"hook_name": "blocks.0.attn.hook_z"}, "L0.attn_out", None),
-        (old_sae_lens, "n", {"hook_name": "blocks.0.ln2.hook_normalized"}, "L0.resid_mid",
-         "L0.mlp_in"),
+        (old_sae_lens, "q", {"hook_name": "blocks.0.attn.hook_q"}, "L0.attn_out", None),
+        (old_sae_lens, "n", {"hook_name": "blocks.0.hook_mlp_in"}, "L0.mlp_out", "L0.mlp_in"),
         (files.dictionary_learning, "d", {"trainer": {"dict_class": "AutoEncoder", "layer": 3}},
          "L4.resid_post", "L3.mlp_out"),
     ],
@@ -188,7 +187,9 @@ def test_a_site_of_another_kind_than_the_name_is_refused(
     ("name", "reads", "sites"),
     [
         ("blocks.3.hook_mlp_out", False, ("L3.mlp_out",)),
-        ("blocks.3.attn.hook_z", False, ()),
+        ("blocks.3.attn.hook_q", False, ()),
+        ("blocks.3.attn.hook_z", False, ("L3.z",)),
+        ("blocks.3.mlp.hook_out", False, ("L3.mlp_out",)),
         ("blocks.3.hook_mlp_in", False, ("L3.resid_mid", "L3.mlp_in")),
         ("model.layers.3", True, ("L3.resid_pre",)),
         ("h.3.mlp", True, ("L3.mlp_in",)),
@@ -258,7 +259,7 @@ def test_what_is_known_of_bos_is_written_and_what_is_not_is_null(tmp_path):
 
 def test_messages_say_what_is_so(tmp_path):
     files.sparsify(tmp_path / "layers.1", activation="relu")
-    with pytest.raises(FormatError, match="activation `relu`; saekit reads `topk`"):
+    with pytest.raises(FormatError, match="activation `relu`; saekit reads `topk` and `groupmax`"):
         load(tmp_path / "layers.1")
     files.sparsify(tmp_path / "layers.2")
     with pytest.raises(FormatError, match=r"several SAEs, a folder each: layers.1, layers.2"):

@@ -19,6 +19,7 @@ from saekit.hub.native import load
 from saekit.hub.opening import OpenOptions, complete, notes_of, open_sae, said_of, text_of
 from saekit.models.hf import load as load_model
 from saekit.models.tiny import ByteTokenizer, save_tiny
+from saekit.saes.temporal import Temporal
 from saekit.saes.topk import TopK
 from saekit.training.loop import train
 from tests import world
@@ -48,6 +49,20 @@ def test_a_published_sae_is_measured_with_the_usual_rule(folder, tmp_path):
     config = Core(n_tokens=1024, ce_tokens=256)
     result = measure(short, lm, config, corpus=corpus.paths[0], shown=False)
     assert result.scores["l0"].value == pytest.approx(4, abs=0.1)
+
+
+def test_a_temporal_sae_is_measured_in_windows_of_a_row(tmp_path):
+    lm, corpus = world.model(), Files(paths=(str(world.text_file(tmp_path)),))
+    sae = Temporal(d_in=32, d_out=32, d_sae=128, k=4, n_heads=2, d_key=4)
+    place = registry.get("sae_lens")().write(
+        sae.build(torch.Generator().manual_seed(2)).eval(), a_card(), tmp_path / "sae"
+    )
+    done = complete(load(place), lm, corpus, OpenOptions(n_ctx=32))
+    assert done.card.pair == Pair(read=("L1.resid_post",), window=8)
+    assert any("windows of 8 tokens" in note for note in notes_of(done.card))
+    assert complete(done, lm, corpus) is done
+    config = Core(n_tokens=1024, ce_tokens=256)
+    assert measure(done, lm, config, corpus=corpus.paths[0], shown=False).scores["fvu"].value
 
 
 def test_an_unknown_site_must_be_named(folder, tmp_path):

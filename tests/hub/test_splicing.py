@@ -12,6 +12,7 @@ from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.hub.trained import TrainedSAE
 from saekit.models.tiny import model_types, tiny
 from saekit.saes.crosscoder import Crosscoder
+from saekit.saes.temporal import Temporal
 from saekit.saes.topk import TopK
 from tests.hub.test_native import card as a_card
 
@@ -24,6 +25,15 @@ def an_sae(lm, read="L0.resid_post", write="", seed=0):
     pair = Pair(read=(read,), write=(write,) if write else ())
     rules = {str(s): FittedRule(TokenRule(), (), float("inf")) for s in pair.sites}
     return TrainedSAE(sae.eval(), dataclasses.replace(a_card(), pair=pair, rules=rules))
+
+
+def a_crosscoder(lm, seed=0):
+    """An SAE that codes the ends of both blocks jointly."""
+    cfg = Crosscoder(d_in=lm.d_model, d_out=lm.d_model, d_sae=48, k=6, n_sites=2)
+    pair = Pair(read=("L0.resid_post", "L1.resid_post"))
+    rules = {str(s): FittedRule(TokenRule(), (), float("inf")) for s in pair.sites}
+    sae = cfg.build(torch.Generator().manual_seed(seed)).eval()
+    return TrainedSAE(sae, dataclasses.replace(a_card(), pair=pair, rules=rules))
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +169,11 @@ def test_what_cannot_be_spliced_or_edited_is_refused(lm):
         saekit.splice(lm)
     with pytest.raises(ShapeError, match="width"):
         saekit.splice(tiny("llama", d_model=16), sae)
-    joint = Crosscoder.example().build(torch.Generator())
+    windows = Temporal.example().build(torch.Generator())
     with pytest.raises(ConfigError, match="jointly"):
-        saekit.splice(lm, TrainedSAE(joint, sae.card))
+        saekit.splice(lm, TrainedSAE(windows, sae.card))
+    with pytest.raises(ConfigError, match="no gradient"):
+        saekit.splice(lm, a_crosscoder(lm), grad=True)
     spliced = saekit.splice(lm, sae)
     for wrong, match in (
         ({}, "Name one change"), ({"add": 1.0, "set": 2.0}, "Name one change"),
@@ -268,3 +280,46 @@ def test_passes_of_transformers_itself_go_through_the_splice(lm):
             lm.hf(inputs_embeds=torch.zeros(1, 2, lm.d_model))
     assert torch.equal(lm.hf(ids).logits, plain)
     assert torch.equal(lm.hf.generate(ids, max_new_tokens=6, do_sample=False), free)
+
+
+def test_a_crosscoder_is_spliced_in_at_all_its_sites(lm):
+    joint = a_crosscoder(lm)
+    sites = ["L0.resid_post", "L1.resid_post"]
+    plain, acts = lm.logits(TOKENS), lm.read(TOKENS, sites)
+    with saekit.splice(lm, joint) as spliced:
+        assert torch.equal(lm.logits(TOKENS), plain)
+        assert torch.equal(spliced.codes.dense(), joint.encode(acts).dense())
+        spliced.edit(5, add=3.0)
+        moved = lm.read(TOKENS, sites)
+        # The later site's own change comes on top of what the earlier one's did to it.
+        first, second = map(lm.site, sites)
+        moving = {first: lambda x: x + 3 * joint.directions[0, 5]}
+        only_first = lm.look_ahead(TOKENS, [second], moving)[second]
+    torch.testing.assert_close(moved[sites[0]], acts[sites[0]] + 3 * joint.directions[0, 5])
+    torch.testing.assert_close(moved[sites[1]], only_first + 3 * joint.directions[1, 5])
+    with saekit.splice(lm, joint, error=False):
+        last = lm.read(TOKENS, sites[1])
+    torch.testing.assert_close(last, joint(torch.stack(list(acts.values()), -2))[..., 1, :])
+    assert torch.equal(lm.logits(TOKENS), plain)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
+def test_a_crosscoder_under_the_cache_is_as_in_whole_passes(family):
+    lm = tiny(family)
+    joint = a_crosscoder(lm)
+    prompt = TOKENS[:1].tolist()
+    with saekit.splice(lm, joint).edit(3, scale=4.0).edit(5, add=20.0):
+        cached = lm.continue_tokens(prompt, 6, temperature=0, stop=[])[0]
+        row = prompt[0][:]
+        for _ in range(6):
+            row.append(int(lm.logits(torch.tensor([row]))[0, -1].argmax()))
+        theirs = lm.hf.generate(TOKENS[:1], max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert cached == row[len(prompt[0]) :] == theirs[0, len(prompt[0]) :].tolist()
+
+
+def test_a_crosscoder_codes_what_saes_before_it_wrote(lm):
+    joint, one = a_crosscoder(lm), an_sae(lm, seed=2)
+    with saekit.splice(lm, one, joint) as spliced:
+        spliced.edit(2, add=9.0, sae=0)
+        acts = lm.read(TOKENS, ["L0.resid_post", "L1.resid_post"])
+        torch.testing.assert_close(spliced.codes_of(1).dense(), joint.encode(acts).dense())

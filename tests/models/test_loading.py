@@ -14,6 +14,7 @@ from saekit.models.hf import load
 from saekit.models.short_names import SHORT_NAMES, full_name
 from saekit.models.sites import Site
 from saekit.models.tiny import save_tiny
+from tests.hub_cache import lay as hub_cache_of
 
 COMMIT, OLDER = "0123456789abcdef" * 2 + "01234567", "fedcba98" * 5
 REPO = "EleutherAI/pythia-70m-deduped"
@@ -30,18 +31,8 @@ def hub_cache(tmp_path, monkeypatch):
 
 
 def lay(cache: Path, repo: str, commit: str, branch: str = "main", seed: int = 0) -> Path:
-    """Lay a model into a cache as the hub's library does: blobs, and links in a snapshot."""
-    top = cache / f"models--{repo.replace('/', '--')}"
     made = save_tiny(cache / "made" / commit, "gpt_neox", seed, n_layers=2)
-    snapshot = top / "snapshots" / commit
-    for folder in (top / "blobs", top / "refs", snapshot):
-        folder.mkdir(parents=True, exist_ok=True)
-    for i, file in enumerate(sorted(made.iterdir())):
-        blob = top / "blobs" / f"{commit[:8]}{i}"
-        shutil.copy(file, blob)
-        (snapshot / file.name).symlink_to(blob)
-    (top / "refs" / branch).write_text(commit)
-    return snapshot
+    return hub_cache_of(cache, repo, commit, made, branch)
 
 
 def test_a_hub_name_loads_offline_and_its_commit_is_the_revision(hub_cache) -> None:

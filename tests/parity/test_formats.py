@@ -22,6 +22,7 @@ from saekit.saes.relu import ReLU
 from saekit.saes.skip import Skip
 from saekit.saes.standardised import Standardised
 from saekit.saes.topk import TopK
+from tests.hub import files, published
 from tests.hub.test_native import card
 from tests.parity.mapping import D_SAE, D, affine, assert_close, fill, our_sae, peer, world
 
@@ -241,9 +242,9 @@ def test_sae_lens_reads_what_saekit_writes(name, tmp_path):
     assert_close(again(x), sae(x), "read again")
 
 
-def coder(w, **settings):
+def coder(w, num=K, **settings):
     module = peer("sparsify.sparse_coder")
-    cfg = peer("sparsify.config").SparseCoderConfig(num_latents=D_SAE, k=K, **settings)
+    cfg = peer("sparsify.config").SparseCoderConfig(num_latents=D_SAE, k=num, **settings)
     made = module.SparseCoder(D, cfg)
     fill([(made.encoder.weight, w.W_enc.t()), (made.encoder.bias, w.b_enc)])
     fill([(made.W_dec, w.W_dec), (made.b_dec, w.b_dec)])
@@ -340,6 +341,177 @@ def test_dictionary_learning(name, tmp_path):
         made.load_state_dict(state)
         torch.save(state, tmp_path / "ae.pt")
         compare(tmp_path, w.x, made.encode(w.x), made(w.x))
+
+
+OUT = {
+    "relu": (ReLU(decoder="unit", **SIZES), "AutoEncoder"),
+    "relu, free rows": (ReLU(**SIZES), "JumpReluAutoEncoder"),
+    "gated": (Gated(decoder="free", **SIZES), "GatedAutoEncoder"),
+    "topk": (TopK(k=K, **SIZES), "AutoEncoderTopK"),
+    "batch_topk": (BatchTopK(k=K, **SIZES), "BatchTopKSAE"),
+    "matryoshka": (Matryoshka(k=K, widths=(32, 96), **SIZES), "MatryoshkaBatchTopKSAE"),
+    "jumprelu": (JumpReLU(decoder="free", **SIZES), "JumpReluAutoEncoder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUT)
+@torch.no_grad()
+def test_dictionary_learning_reads_what_saekit_writes(name, tmp_path):
+    cfg, kind = OUT[name]
+    w, g = world(6, unit=name == "relu"), torch.Generator().manual_seed(8)
+    weights = affine(w.W_enc, w.b_enc, w.W_dec, w.b_dec, centred=True)
+    if name == "gated":
+        weights |= {n: torch.rand(D_SAE, generator=g) for n in ("b_mag", "r_mag")}
+    if name == "jumprelu":
+        weights["threshold"] = torch.rand(D_SAE, generator=g)
+    ranks = {"cutoff_sum": torch.tensor(1.2), "cutoff_weight": torch.tensor(1.0)}
+    sae = our_sae(cfg, weights, **(ranks if hasattr(cfg, "threshold_decay") else {}))
+    registry.get("dictionary_learning")().write(sae, card(), tmp_path)
+    theirs, config = peer("dictionary_learning.utils").load_dictionary(str(tmp_path), "cpu")
+    assert type(theirs).__name__ == config["trainer"]["dict_class"] == kind
+    codes = sae.encode(w.x)
+    assert_close(theirs.encode(w.x), codes.dense(), "codes")
+    assert_close(theirs(w.x), sae.decode(codes), "reconstruction")
+    again, its_card = load(tmp_path)
+    assert_close(again(w.x), sae(w.x), "read again")
+    assert its_card.pair.label == "L1.resid_post"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@torch.no_grad()
+def test_sae_lens_temporal(scale, tied, tmp_path):
+    module, g = peer("sae_lens.saes.temporal_sae"), torch.Generator().manual_seed(5)
+    norm = "none" if scale == 1 else "constant_scalar_rescale"
+    cfg = module.TemporalSAEConfig(
+        d_in=D, d_sae=96, n_heads=4, n_attn_layers=2, bottleneck_factor=8, kval_topk=K,
+        tied_weights=tied, normalize_activations=norm, activation_normalization_factor=scale,
+    )  # fmt: skip
+    made = module.TemporalSAE(cfg)
+    fill([(p, 0.3 * torch.randn(p.shape, generator=g)) for p in made.parameters()])
+    made.save_model(tmp_path / "theirs")
+    x = torch.randn(6, 9, D, generator=g)
+    novel, predicted = made.encode_with_predictions(x)
+    codes = torch.cat([novel, predicted], -1) / scale
+    ours, its_card = compare(tmp_path / "theirs", x, codes, made(x))
+    registry.get("sae_lens")().write(ours, its_card, tmp_path / "ours")
+    again = peer("sae_lens.saes").SAE.load_from_disk(str(tmp_path / "ours"))
+    assert_close(again.encode(x), novel, "novel codes")
+    assert_close(again(x), made(x), "reconstruction")
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+@torch.no_grad()
+def test_sae_lens_reads_a_pursuit_that_saekit_writes(repeat, tmp_path):
+    w, module = world(2), peer("sae_lens.saes")
+    cfg = module.MatchingPursuitSAEConfig(
+        d_in=D, d_sae=D_SAE, residual_threshold=1.5, max_iterations=12,
+        stop_on_duplicate_support=repeat,
+    )  # fmt: skip
+    made = module.MatchingPursuitSAE(cfg)
+    fill([(made.W_dec, w.W_dec), (made.b_dec, w.b_dec)])
+    made.save_model(tmp_path / "theirs")
+    ours, its_card = load(tmp_path / "theirs")
+    registry.get("sae_lens")().write(ours, its_card, tmp_path / "ours")
+    again = module.SAE.load_from_disk(str(tmp_path / "ours"))
+    assert_close(again.encode(w.x), made.encode(w.x), "codes")
+    assert_close(again(w.x), made(w.x), "reconstruction")
+
+
+@pytest.mark.parametrize("transcode", [True, False])
+@torch.no_grad()
+def test_sparsify_groupmax_both_ways(transcode, tmp_path):
+    w = world(5, unit=False)
+    made = coder(w, transcode=transcode, activation="groupmax", num=8)
+    codes, y_hat = sparse_forward(made, w.x)
+    made.save_to_disk(tmp_path / "layers.3.mlp")
+    ours, its_card = compare(tmp_path / "layers.3.mlp", w.x, codes, y_hat)
+    assert ours.cfg.name == "group_max"
+    registry.get("sparsify")().write(ours, its_card, tmp_path / "layers.3")
+    again = peer("sparsify.sparse_coder").SparseCoder.load_from_disk(tmp_path / "layers.3")
+    found, its_y_hat = sparse_forward(again, w.x)
+    assert_close(found, codes, "codes")
+    assert_close(its_y_hat, y_hat, "prediction")
+
+
+def from_hub(monkeypatch, root):
+    """Make sae-lens' downloads the files under a folder, and return its loaders."""
+    loaders = peer("sae_lens.loading.pretrained_sae_loaders")
+
+    def download(repo_id, filename, subfolder=None, **_):
+        path = root / repo_id / (subfolder or "") / filename
+        if not path.exists():
+            raise loaders.EntryNotFoundError.__new__(loaders.EntryNotFoundError)
+        return str(path)
+
+    def shapes(repo_id, filename):
+        from safetensors.torch import load_file
+
+        return {n: list(t.shape) for n, t in load_file(root / repo_id / filename).items()}
+
+    monkeypatch.setattr(loaders, "hf_hub_download", download)
+    monkeypatch.setattr(loaders, "get_safetensors_tensor_shapes", shapes)
+    return loaders
+
+
+def as_sae_lens(loaders, loader, repo, path, **sizes):
+    """Return the SAE that sae-lens makes of a published one."""
+    get = loaders.NAMED_PRETRAINED_SAE_LOADERS[loader]
+    cfg, state, _ = get(repo, path, device="cpu", cfg_overrides=sizes)
+    cfg = loaders.handle_config_defaulting(cfg) | {"dtype": "float32"}
+    kind, settings = peer("sae_lens.registry").get_sae_class(cfg["architecture"])
+    made = kind(settings.from_dict(cfg))
+    made.process_state_dict_for_loading(state)
+    made.load_state_dict({n: t.float() for n, t in state.items()}, assign=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("maker", "options", "loader"),
+    [
+        *((published.gemma_scope_2, {"kind": k, "affine": a}, "gemma_3")
+          for k, a in [*((k, False) for k in published.KINDS_2), ("transcoder", True)]),
+        (published.qwen_scope, {}, "qwen_scope"),
+        (published.circuit_tracer, {}, "mwhanna_transcoder"),
+        (published.goodfire, {}, "goodfire"),
+        (published.deepseek_r1, {}, "deepseek_r1"),
+        (published.attn_saes, {}, "connor_rob_hook_z"),
+        (published.temporal_saes, {}, "temporal"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@torch.no_grad()
+def test_published_files_as_sae_lens_reads_them(maker, options, loader, tmp_path, monkeypatch):
+    """Where sae-lens and saekit both read a layout they give the same predictions."""
+    repos = {
+        "gemma_3": "google/gemma-scope-2-4b-pt",
+        "mwhanna_transcoder": "mwhanna/qwen3-0.6b-transcoders-lowl0",
+        "goodfire": "Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "temporal": "canrager/temporalSAEs",
+        "deepseek_r1": "qresearch/DeepSeek", "connor_rob_hook_z": "ckkissane/attn-saes",
+        "qwen_scope": "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_4",
+    }  # fmt: skip
+    flat = loader in ("goodfire", "deepseek_r1", "connor_rob_hook_z")
+    place, _, y_hat = maker(tmp_path / repos[loader] if flat else tmp_path, **options)
+    if loader == "qwen_scope":
+        place.rename(tmp_path / repos[loader])
+        place = tmp_path / repos[loader]
+    if loader == "mwhanna_transcoder":
+        (place / "wandb-config.yaml").write_text(
+            f"d_model: {{value: {files.D}}}\nd_feature: {{value: {files.N}}}\n"
+            "batch_size: {value: 64}\n"
+        )
+    inside = [p for p in place.iterdir() if p.suffix in (".pt", ".pth")]
+    if loader == "mwhanna_transcoder":
+        inside = [place / "layer_3.safetensors"]
+    target = inside[0] if inside else place
+    path = str(target.relative_to(tmp_path / repos[loader]))
+    sizes = {"d_in": files.D, "d_sae": 24 if loader == "temporal" else files.N}
+    made = as_sae_lens(from_hub(monkeypatch, tmp_path), loader, repos[loader], path, **sizes)
+    x = published.ROWS.float() if loader == "temporal" else files.inputs()
+    # It takes heads apart; saekit's are side by side.
+    theirs = made(x.unflatten(-1, (2, -1))).flatten(-2) if flat and "hook_z" in loader else made(x)
+    assert_close(theirs, y_hat.float(), "what its definition says")
+    assert_close(load(place).sae(x), theirs, "prediction")
 
 
 @torch.no_grad()

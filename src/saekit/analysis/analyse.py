@@ -8,6 +8,7 @@ from saekit.analysis.base import Analysis, registry
 from saekit.analysis.index_folder import Index
 from saekit.core.errors import FormatError
 from saekit.core.result import Table
+from saekit.hub.names import results_folder
 
 INSIDE = "index"  # what `saekit index` calls the folder that it makes in a run
 
@@ -45,7 +46,7 @@ def find_index(place: Index | Path | str) -> Index:
     """
     if isinstance(place, Index):
         return place
-    folder = Path(place)
+    folder = results_folder(place)
     if (folder / INSIDE).is_dir():
         return Index(folder / INSIDE)
     if not folder.is_dir():

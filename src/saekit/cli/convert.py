@@ -11,7 +11,7 @@ from saekit.terminal.sae_options import HintOptions, takes
 
 @takes(HintOptions)
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder with the SAE.")],
+    source: Annotated[Path, typer.Argument(help="Folder with the SAE, or a published one's name.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     to: Annotated[
         str, typer.Option("--format", help="Format to write (see: saekit list formats).")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @takes(SAEOptions)
 def evaluate(
     run: Annotated[
-        Path, typer.Argument(help="A run's folder, a folder with an SAE, or that of a sweep.")
+        Path, typer.Argument(help="A run's folder, one with an SAE, a published SAE, or a sweep.")
     ],
     name: Annotated[
         str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
@@ -47,6 +47,7 @@ def evaluate(
     from saekit.core.lock import claimed_file
     from saekit.evals.base import registry
     from saekit.evals.evaluate import evaluate as measure
+    from saekit.hub.names import results_folder
 
     config = override(registry.get(name)(), settings or [])
 
@@ -62,7 +63,7 @@ def evaluate(
     if is_sweep(run):
         evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
         return
-    path = out or run / "eval" / f"{name}.json"
+    path = out or results_folder(run) / "eval" / f"{name}.json"
     result, opened = one(run, path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
     record |= {"notes": opened.notes}

@@ -11,7 +11,9 @@ from saekit.terminal.sae_options import SAEOptions, takes
 
 @takes(SAEOptions)
 def index(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")
+    ],
     tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 300_000,
     contexts: Annotated[int, typer.Option(help="Top contexts kept per latent.")] = 8,
     corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
@@ -30,11 +32,12 @@ def index(
     Example: saekit index demo --tokens 1000000
     """
     from saekit.analysis.index_folder import index as encode
+    from saekit.hub.names import results_folder
 
     opened = sae.open(run, corpus=corpus, site=site)
     made = encode(
         opened.loaded, opened.lm, tokens=tokens, contexts=contexts, corpus=opened.text,
-        split=split, out=out or run / "index", shown=not quiet,
+        split=split, out=out or results_folder(run) / "index", shown=not quiet,
     )  # fmt: skip
     folder, found = made.folder, made.made
     lines = [

@@ -13,11 +13,15 @@ from typer.models import ParameterInfo
 
 from saekit.cli.analyse import analyse
 from saekit.cli.cache import app as cache
+from saekit.cli.card import card
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.index import index
 from saekit.cli.list import list_names
+from saekit.cli.published import published
+from saekit.cli.pull import pull
+from saekit.cli.push import push
 from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
@@ -85,6 +89,10 @@ app.command("prompt")(prompt)
 app.command("steer")(steer)
 app.command("attribute")(attribute)
 app.command("convert")(convert)
+app.command("published")(published)
+app.command("pull")(pull)
+app.command("card")(card)
+app.command("push")(push)
 app.command("list")(list_names)
 app.add_typer(cache, name="cache")
 # The commands of a study are named as its folder is: a new study needs no list.

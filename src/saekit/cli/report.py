@@ -18,8 +18,10 @@ def report(
 
     Example: saekit report demo
     """
+    from saekit.hub.names import results_folder
     from saekit.report.page import notes_of_run, write_report
 
+    run = results_folder(run)
     if is_sweep(run):
         report_all(run, out, as_json)
         return

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 JSON_BYTES = 2**28  # of one JSON file, or of one line of JSON lines
 JSON_DEPTH = 64  # of lists and objects within each other
+PART_BYTES = 2**24  # of an entry of a zip, read at once
 
 
 @contextmanager
@@ -149,7 +150,8 @@ def exactly(opened: Any, n_bytes: int, place: str) -> bytearray:
     data = bytearray(n_bytes)
     view = memoryview(data)
     while view:
-        if not (n := opened.readinto(view)):
+        # An entry of a zip holds what is asked for at once a second time.
+        if not (n := opened.readinto(view[:PART_BYTES])):
             raise FormatError(f"{place} is cut short.")
         view = view[n:]
     if opened.read(1):  # reads on to the end, where the checksum is compared

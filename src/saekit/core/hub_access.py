@@ -1,10 +1,15 @@
 """One border around the Hugging Face hub: whatever its libraries raise becomes one sentence."""
 
 import contextlib
+import logging
+import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import MissingExtraError, ResourceError, SaekitError
+from saekit.core.files import write_text
 
 # Libraries below the hub's own. Some of their errors are no OSError, so they are known by where
 # their classes are defined; none of them is imported here.
@@ -32,6 +37,11 @@ _MEANINGS = {
     "Timeout": "the hub does not answer in time",
     "ServerTimeoutError": "the hub does not answer in time",
 }
+
+
+_PATIENCE = 10.0  # seconds for the hub to say what a repository holds
+_LOGS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 @contextlib.contextmanager
@@ -92,5 +102,76 @@ def reason_of(error: BaseException) -> str:
         for name, meaning in _MEANINGS.items():
             if name in names:
                 return meaning
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in without_token(str(error)).splitlines() if line.strip()]
     return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]]:
+    """Return the commit that a revision is now, and the names of its files, as the hub says.
+
+    Args:
+        hub: what `hub_library` gave.
+        repo: ``owner/name``.
+        revision: branch, tag or commit; None is the main branch.
+    """
+    info = hub.HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+    return info.sha, {file.rfilename for file in info.siblings or ()}
+
+
+def remember(repo: str, revision: str | None, commit: str) -> None:
+    """Write into the hub's cache which commit a branch was, so that it is known offline.
+
+    The hub's library does so only for files that are asked for by branch.
+    """
+    refs = cached_repository(repo) / "refs"
+    if revision != commit:
+        with contextlib.suppress(ResourceError):  # a cache that is only read serves all the same
+            write_text(refs / (revision or "main"), commit)
+
+
+def cached_repository(repo: str) -> Path:
+    """Return where the hub's cache keeps a repository, with ``refs`` and ``snapshots``."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return hub_cache() / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def refusals(hub: Any) -> tuple[type[Exception], ...]:
+    """Return the errors with which the hub says no, where the cache is no way out."""
+    errors = hub.errors
+    return (
+        errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Hide what the hub's libraries say of each try: their errors are told in one sentence.
+
+    Their logs also have the answers of servers, one of which may repeat a token.
+    """
+    logs = [logging.getLogger(name) for name in _LOGS]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def without_token(text: str) -> str:
+    """Return text with the user's token blotted out, which a server may have repeated."""
+    library = sys.modules.get("huggingface_hub")
+    token = library.get_token() if library is not None else None
+    if token:
+        text = text.replace(token, "***")
+    return _TOKEN.sub("hf_***", text)

@@ -8,6 +8,7 @@ import ast
 import math
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ _SIZES = {"f": (2, 4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "b": (1,)}
 _HEADER_BYTES, _LETTERS, _AXES, _ENTRIES = 10_000, 2**20, 32, 2**20
 
 
-def read_npz(path: Path, kinds: str = NUMBERS) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, kinds: str = NUMBERS,
+    laid: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """Return the arrays in a .npz file; nothing in it is run.
 
     Args:
         path: the file.
         kinds: letters of numpy's kinds that are allowed, of "fiubU".
+        laid: returns an array by name in the order of memory that is wanted, before the next one
+            is read.
 
     Raises:
         FormatError: it is missing or damaged, holds anything else, or unpacks to far more than
@@ -49,7 +55,8 @@ def read_npz(path: Path, kinds: str = NUMBERS) -> dict[str, np.ndarray]:
                 f"{path} has {size:,} bytes and claims to unpack to {total:,}; at most {limit:,} "
                 f"are unpacked of such a file. Write it again without compression."
             )
-        return {e.filename.removesuffix(".npy"): _array(file, e, path, kinds) for e in entries}
+        names = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+        return {n: laid(n, _array(file, e, path, kinds)) for n, e in names.items()}
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:

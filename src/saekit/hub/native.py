@@ -1,5 +1,8 @@
 """saekit's own files of an SAE: config.json, weights.safetensors, card.json.
 
+A published folder also holds the layout of SAELens. Tensors that are the same in both are stored
+once, in SAELens' file: config.json then says which, and weights.safetensors has the rest.
+
 An SAE that several sites share, a row each, was trained on activations brought to one size by
 site. Its weights are those of scaled activations, and scalings.safetensors holds the scalings;
 `load` rewrites the weights for the raw activations of the site it is given. It reads every
@@ -8,20 +11,23 @@ format of `saekit.hub.formats`.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from saekit.core.border import reading
+from saekit.core.border import inside, reading
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find
+from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find, member
+from saekit.hub.names import is_name
 from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN, parse_site
 from saekit.saes.base import SAE, SAEConfig, Scaling
 
 FORMAT, VERSION = "saekit", 1
+SHARING = 2  # version of a folder some of whose weights lie in another library's file
 SCALINGS = "scalings.safetensors"
 SIDES = ("read", "write")
 
@@ -32,7 +38,21 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
     Raises:
         DataError: a weight is not finite.
     """
-    folder = Path(folder)
+    return save_next_to(sae, card, Path(folder), None)
+
+
+def save_next_to(sae: SAE, card: Card, folder: Path, theirs: Path | None) -> Path:
+    """Write an SAE, but for weights that another library's file in its folder holds bit for bit.
+
+    Args:
+        sae: the weights.
+        card: what they were made from.
+        folder: where to.
+        theirs: a safetensors file in that folder, of the same SAE; None: there is no other.
+
+    Raises:
+        DataError: a weight is not finite.
+    """
     if card.scalings and card.at is not None:
         raise ConfigError(
             f"These weights are those for {card.at} alone, of an SAE that several sites share. "
@@ -45,7 +65,12 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
         )
     if name := _not_finite(sae):
         raise DataError(f"`{name}` has values that are not finite; the SAE was not saved.")
-    write_tensors(folder / "weights.safetensors", sae.state_dict())
+    state, shared = sae.state_dict(), {}
+    if theirs is not None:
+        shared = _same(state, read_tensors(theirs))
+        state = {name: tensor for name, tensor in state.items() if name not in shared}
+    if state:
+        write_tensors(folder / "weights.safetensors", state)
     write_json(folder / "card.json", card.to_dict())
     if card.scalings:
         write_tensors(folder / SCALINGS, _tensors(card.scalings))
@@ -53,10 +78,15 @@ def save(sae: SAE, card: Card, folder: Path | str) -> Path:
         "format": FORMAT,
         "version": VERSION,
         "sae": sae.cfg.to_dict(),
-        "weights_sha256": sha256_of(folder / "weights.safetensors"),
     }
+    if state:
+        config["weights_sha256"] = sha256_of(folder / "weights.safetensors")
     if card.scalings:
         config["scalings_sha256"] = sha256_of(folder / SCALINGS)
+    if theirs is not None and shared:
+        config |= {"version": SHARING, "shared": {
+            "file": theirs.name, "sha256": sha256_of(theirs), "tensors": shared,
+        }}  # fmt: skip
     write_json(folder / "config.json", config)
     return folder
 
@@ -70,12 +100,15 @@ def read(folder: Path) -> Read:
     raw = read_object(folder / "config.json")
     if raw.get("format") != FORMAT:
         raise FormatError(f"{folder / 'config.json'} is not of a {FORMAT} SAE.")
-    if raw["version"] > VERSION:
+    if raw["version"] > SHARING:
         raise FormatError(
-            f"{folder} is of format version {raw['version']}; this saekit reads up to {VERSION}. "
+            f"{folder} is of format version {raw['version']}; this saekit reads up to {SHARING}. "
             f"Upgrade saekit."
         )
-    weights = _whole(folder / "weights.safetensors", raw["weights_sha256"])
+    state = _shared(folder, raw)
+    if "weights_sha256" in raw or not state:
+        own = _whole(folder / "weights.safetensors", raw["weights_sha256"])
+        state |= read_tensors(own)
     try:
         cfg = SAEConfig.from_dict(raw["sae"])
         card = Card.from_dict(read_object(folder / "card.json"))
@@ -91,7 +124,7 @@ def read(folder: Path) -> Read:
         )
         notes = list(dict.fromkeys([*card.provenance.get("notes", []), note]))
         card = replace(card, provenance=card.provenance | {"notes": notes})
-    return Read(cfg, read_tensors(weights), card)
+    return Read(cfg, state, card)
 
 
 def load(
@@ -102,33 +135,51 @@ def load(
     scaled: bool = False,
     format: str | None = None,
     hints: FormatHints | None = None,
+    catalogue: Path | str | None = None,
 ) -> TrainedSAE:
     """Read an SAE that saekit or another library wrote; `folder` may also be a run's.
 
     Args:
-        folder: where it is.
+        folder: where it is; also a file, where a layout keeps an SAE in each; or the name of a
+            published one, as ``saelens:RELEASE/ID`` or ``hf:OWNER/REPO/PATH`` (docs/published.md).
         device: where it goes.
         site: whose raw activations it will be given; needed where several sites of different
-            sizes share it, and otherwise one of those it reads, or the one where its files do
-            not say.
+            sizes share it or the folder holds several SAEs, and otherwise one of those it reads,
+            or the one where its files do not say.
         scaled: of a shared SAE, the weights as trained: for activations that
             ``card.scalings[site][0].apply`` has scaled.
         format: the format of the files (`saekit list formats`), where they fit several.
         hints: what its files leave out, as the language model.
+        catalogue: published SAEs of your own, a file in the shape of SAELens' registry.
 
     Raises:
+        UnknownNameError: there is no published SAE of that name.
+        ResourceError: it cannot be fetched, and is not in the local cache.
         FormatError: files are missing, damaged, or of no format or several.
         ConfigError: a site is needed, or it does not read this one; the files leave open what
             `hints` could say, or contradict it.
     """
+    if is_name(folder):
+        from saekit.hub.published import load_published
+
+        return load_published(
+            str(folder), device, site=site, scaled=scaled, format=format, hints=hints,
+            catalogue=catalogue,
+        )  # fmt: skip
     folder = named = Path(folder)
+    if not folder.exists():
+        raise FormatError(
+            f"There is no folder {folder}. Give the folder that holds the files, or a run's. A "
+            f"published SAE is named as saelens:RELEASE/ID or hf:OWNER/REPO/PATH."
+        )
     if not (folder / "config.json").exists() and (folder / "sae" / "config.json").exists():
         folder = folder / "sae"
     layout, said = find(folder, format), hints or FormatHints()
     with reading(folder, f"an SAE of {layout.name}"):
-        found = layout.read(folder, said)
-        agree(found, said, folder)
-        sae, card = built(found, folder), found.card
+        place = member(layout, folder, site or next(iter(said.read), None))
+        found = layout.read(place, said)
+        agree(found, said, place)
+        sae, card = built(found, place), found.card
     if site is not None and card.pair.reads == [UNKNOWN]:
         card = filled(card, FormatHints(read=(str(parse_site(site)),)))
     if site is not None or (card.scalings and not scaled):
@@ -136,6 +187,34 @@ def load(
     if card.scalings and not scaled:
         sae.rescale(*card.scalings[str(site)])
     return TrainedSAE(sae.eval().to(device), replace(card, at=site), named)
+
+
+def _same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, str]:
+    """Return the names of tensors that another file holds bit for bit, with its names of them."""
+
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.detach().cpu().contiguous().view(torch.uint8)  # 0.0 and -0.0 are equal
+
+    found: dict[str, str] = {}
+    for name, tensor in ours.items():
+        for other, value in theirs.items():
+            alike = tensor.ndim > 0 and tensor.dtype == value.dtype and tensor.shape == value.shape
+            free = other not in found.values()  # no two weights lie in one place
+            if alike and free and torch.equal(bits(tensor), bits(value)):
+                found[name] = other
+                break
+    return found
+
+
+def _shared(folder: Path, raw: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that lie in another library's file in the same folder."""
+    if (shared := raw.get("shared")) is None:
+        return {}
+    file = _whole(inside(folder, shared["file"]), shared["sha256"])
+    theirs = read_tensors(file)
+    if missing := [other for other in shared["tensors"].values() if other not in theirs]:
+        raise FormatError(f"{file} lacks `{missing[0]}`, which config.json names.")
+    return {name: theirs[other] for name, other in shared["tensors"].items()}
 
 
 def _not_finite(sae: SAE) -> str | None:

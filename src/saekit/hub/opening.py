@@ -18,6 +18,7 @@ from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
+from saekit.models.short_names import full_name
 from saekit.models.sites import UNKNOWN
 
 N_CTX = 128  # tokens of a row where the files do not say
@@ -232,6 +233,12 @@ def complete(
     filled = {k: v for k, v in filled.items() if v != getattr(card, k)}
     notes = [*_about_rows(card, use, filled), *_about_model(card, lm)]
     found = replace(card, **filled)
+    if "seq" in loaded.cfg.event and not found.pair.window:
+        # Files of temporal SAEs say no window, and any fits. Tokens that do not count cut a row,
+        # and what is left over of a cut row is not measured: a quarter of a row loses little.
+        window = max(found.n_ctx // 4, 1)
+        found = replace(found, pair=replace(found.pair, window=window))
+        notes.append(f"coded in windows of {window} tokens; the files do not say how many")
     rules = _rules(found, lm, corpus)
     if rules != card.rules:
         filled["rules"] = {s: r.to_dict() for s, r in rules.items() if card.rules.get(s) != r}
@@ -283,7 +290,8 @@ def _about_model(card: Card, lm: LanguageModel) -> list[str]:
     """Say where the model is another than that of training, and in what it computes."""
     published = (card.provenance.get("published") or {}).get("model")
     name, revision = published or card.model["name"], card.model.get("revision")
-    other = name not in ("unknown", lm.name) if revision is None else revision != lm.revision
+    other = name not in ("unknown", lm.name) and full_name(name) != lm.name
+    other = other if revision is None else revision != lm.revision
     notes = [f"run on {lm.name}; trained on {name}"] if other else []
     dtype, before = str(lm.dtype).removeprefix("torch."), card.model.get("dtype", "unknown")
     if dtype != before:

@@ -15,7 +15,7 @@ from torch import Tensor
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel, Replace
+from saekit.models.base import LanguageModel, Replace, composed
 from saekit.models.sites import UNKNOWN, Site
 
 # Positions of a row (0 is its first token), or a function of tokens and their positions.
@@ -249,7 +249,10 @@ class Splice:
         self, tokens: Int[Tensor, "batch n"], start: int = 0
     ) -> list[Mapping[Site, Replace]]:
         """Return what each SAE does at its sites in one pass, in order."""
-        return [part.changes(tokens, start) for part in self.parts]
+        found: list[Mapping[Site, Replace]] = []
+        for part in self.parts:
+            found.append(part.changes(tokens, start, composed(found)))
+        return found
 
 
 class _SpliceHook:
@@ -270,10 +273,16 @@ class Part:
     ):
         sae = sae.ruled(lm)
         cfg, card = sae.cfg, sae.card
-        if cfg.event:
+        if "seq" in cfg.event:
             raise ConfigError(
-                f"`{cfg.name}` codes {' and '.join(cfg.event)} jointly; SAEs of single activations "
-                f"can be spliced in."
+                f"`{cfg.name}` codes windows of tokens jointly; SAEs of single tokens can be "
+                f"spliced in."
+            )
+        self.joint = "site" in cfg.event
+        if self.joint and grad:
+            raise ConfigError(
+                f"`{cfg.name}` codes its sites from a pass of its own, through which no gradient "
+                f"goes. Leave out grad=True."
             )
         if UNKNOWN in card.pair.sites:
             raise ConfigError(
@@ -282,22 +291,24 @@ class Part:
             )
         if card.scalings and card.at is None:
             raise ConfigError("This SAE was loaded for all its sites. Load it with site= for one.")
-        read, write = card.site, card.written(card.site)
-        for site, width in ((read, cfg.d_in), (write, cfg.d_out)):
+        self.reads = card.pair.reads if self.joint else [card.site]
+        self.writes = [card.written(site) for site in self.reads]
+        widths = [(s, cfg.d_in) for s in self.reads] + [(s, cfg.d_out) for s in self.writes]
+        for site, width in widths:
             found = lm.width(lm.check_site(site))
             if found != width:
                 raise ShapeError(
                     f"The SAE has width {width} at {site}, where {lm.name} has {found}. Use the "
                     f"model it was trained on: {card.model.get('name')}."
                 )
+        self.read, self.write = self.reads[0], self.writes[0]
         order = lm.sites()
-        if order.index(write) < order.index(read):
+        if not self.joint and order.index(self.write) < order.index(self.read):
             raise ConfigError(
-                f"The SAE predicts {write} from {read}, which comes later in a pass, so it cannot "
-                f"be spliced in."
+                f"The SAE predicts {self.write} from {self.read}, which comes later in a pass, so "
+                f"it cannot be spliced in."
             )
         self.lm, self.sae, self.error, self.grad = lm, sae, error, grad
-        self.read, self.write = read, write
         self.edits: list[Edit] = []
         self.codes: Codes | None = None
         self._directions: Tensor | None = None
@@ -314,8 +325,18 @@ class Part:
             )
         return number
 
-    def changes(self, tokens: Tensor, start: int) -> dict[Site, Replace]:
-        """Return what it does at the site it reads, and at the one it predicts."""
+    def changes(
+        self, tokens: Tensor, start: int, before: Mapping[Site, Replace]
+    ) -> dict[Site, Replace]:
+        """Return what it does at the site it reads, and at the one it predicts.
+
+        Args:
+            tokens: ids of the pass.
+            start: position of the first of them in its row.
+            before: what SAEs given before it do in the same pass.
+        """
+        if self.joint:
+            return self._joint_changes(tokens, start, before)
         seen: dict[Site, Tensor] = {}
 
         def look(x: Tensor) -> Tensor:
@@ -339,6 +360,37 @@ class Part:
             codes.values.retain_grad()
         return codes
 
+    def _joint_changes(
+        self, tokens: Tensor, start: int, before: Mapping[Site, Replace]
+    ) -> dict[Site, Replace]:
+        """Return what an SAE of several sites does at each of them.
+
+        Its code needs what comes at the last of them before anything is written at the first, so it
+        is taken from a pass of its own, with what other SAEs do and without its own edits.
+        """
+        sites = list(dict.fromkeys([*self.reads, *self.writes]))
+        seen = self.lm.look_ahead(tokens, sites, before, start)
+        codes = self.codes = self.sae.encode(torch.stack([seen[s] for s in self.reads], dim=-2))
+        if not self.edits and self.error:
+            return {}
+        masks = [self.sae.card.keep(s, tokens.to(seen[s].device), seen) for s in self.reads]
+        counted = torch.stack(masks).all(0)
+        y_hat = None if self.error else self.sae.decode(codes)
+        moved = self._moved(codes, tokens, start) if self.edits else None
+
+        def at(place: int) -> Replace:
+            def change(y: Tensor) -> Tensor:
+                new = y.float() if y_hat is None else y_hat[..., place, :]
+                if moved is not None:
+                    latents, by = moved
+                    added = by @ self._rows(latents, place)
+                    new = new + added.view(y.shape).to(new.device)
+                return torch.where(counted[..., None], new.to(y.dtype), y)
+
+            return change
+
+        return {site: at(place) for place, site in enumerate(self.writes)}
+
     def _written(
         self, y: Tensor, tokens: Tensor, start: int, seen: Mapping[Site, Tensor]
     ) -> Tensor:
@@ -347,7 +399,6 @@ class Part:
         if not self.edits and self.error and not through:
             return y
         assert self.codes is not None  # the site read comes first in every model
-        shape = y.shape[:-1]
         counted = self.sae.card.keep(self.read, tokens.to(y.device), seen)
         new = y.float()
         if through or not self.error:
@@ -356,25 +407,33 @@ class Part:
             # The error counts as a constant, so that all gradients go by way of the latents.
             new = y_hat + (new - y_hat).detach() if self.error else y_hat
         if self.edits:
-            latents = list(dict.fromkeys(edit.latent for edit in self.edits))
-            wanted = torch.tensor(latents, device=self.codes.latents.device)
-            before = self.codes.columns(wanted).view(self.codes.n_rows, -1)  # [rows, latents]
-            after = before.clone()
-            for edit in self.edits:
-                column = after[:, latents.index(edit.latent)]
-                edited = edit.changed(column)
-                mask = edit.mask(tokens, start)
-                if mask is not None:
-                    edited = torch.where(mask.reshape(-1).to(column.device), edited, column)
-                after[:, latents.index(edit.latent)] = edited
-            moved = (after - before) @ self._rows(latents)
-            new = new + moved.view(*shape, -1).to(new.device)
+            latents, moved = self._moved(self.codes, tokens, start)
+            new = new + (moved @ self._rows(latents)).view(y.shape).to(new.device)
         return torch.where(counted[..., None], new.to(y.dtype), y)
 
-    def _rows(self, latents: list[int]) -> Float[Tensor, "m d_out"]:
+    def _moved(
+        self, codes: Codes, tokens: Tensor, start: int
+    ) -> tuple[list[int], Float[Tensor, "rows m"]]:
+        """Return the latents that are edited, and by how much each moves at every token."""
+        latents = list(dict.fromkeys(edit.latent for edit in self.edits))
+        wanted = torch.tensor(latents, device=codes.latents.device)
+        before = codes.columns(wanted).view(codes.n_rows, -1)
+        after = before.clone()
+        for edit in self.edits:
+            column = after[:, latents.index(edit.latent)]
+            edited = edit.changed(column)
+            mask = edit.mask(tokens, start)
+            if mask is not None:
+                edited = torch.where(mask.reshape(-1).to(column.device), edited, column)
+            after[:, latents.index(edit.latent)] = edited
+        return latents, after - before
+
+    def _rows(self, latents: list[int], place: int | None = None) -> Float[Tensor, "m d_out"]:
+        """Return directions of some latents; of a joint SAE those at one of its sites."""
         if self._directions is None:
             self._directions = self.sae.directions
-        return self._directions[latents]
+        rows = self._directions if place is None else self._directions[place]
+        return rows[latents]
 
 
 def splice(

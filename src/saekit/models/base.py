@@ -105,6 +105,15 @@ def as_texts(texts: str | Sequence[Any]) -> list[str]:
     return found
 
 
+def composed(changes: Sequence[Mapping[Site, Replace]]) -> dict[Site, Replace]:
+    """Return several changes as one, each made on what those before it wrote."""
+    found: dict[Site, Replace] = {}
+    for one in changes:
+        for site, change in one.items():
+            found[site] = _after(found.get(site), change)
+    return found
+
+
 def _after(first: Replace | None, second: Replace) -> Replace:
     """Return one change after another at the same site."""
     return second if first is None else lambda x: second(first(x))
@@ -225,12 +234,37 @@ class LanguageModel(abc.ABC):
         """Return what to write in a pass: what is attached to the model, then what was asked."""
         if not self.edits:
             return replace or {}
-        found: dict[Site, Replace] = {}
-        attached = (change for e in self.edits for change in e.changes(tokens, start))
-        for changes in (*attached, replace or {}):
-            for site, change in changes.items():
-                found[site] = _after(found.get(site), change)
-        return found
+        attached = [change for e in self.edits for change in e.changes(tokens, start)]
+        return composed([*attached, replace or {}])
+
+    def look_ahead(
+        self,
+        tokens: Int[Tensor, "batch n"],
+        sites: Sequence[Site],
+        replace: Mapping[Site, Replace],
+        start: int = 0,
+    ) -> Mapping[Site, Float[Tensor, "batch n width"]]:
+        """Return activations of a pass that is about to run, without what is attached to the model.
+
+        Args:
+            tokens: ids of the pass.
+            sites: which.
+            replace: what is written in it.
+            start: position of the first token in its row; above 0 where the pass goes on from keys
+                and values that are kept.
+        """
+        attached, self.edits = self.edits, ()
+        try:
+            return self._ahead(tokens, sites, replace, start)
+        finally:
+            self.edits = attached
+
+    def _ahead(
+        self, tokens: Tensor, sites: Sequence[Site], replace: Mapping[Site, Replace], start: int
+    ) -> Mapping[Site, Tensor]:
+        if start:
+            raise ConfigError(f"{self.name} keeps nothing between tokens to look ahead from.")
+        return self._read(tokens, sites, replace=replace)
 
     def own_passes(self) -> contextlib.AbstractContextManager[None]:
         """Return a block in which passes of the library below, too, go through `edits`.

@@ -99,6 +99,7 @@ class HFModel(LanguageModel):
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._shape = (0, 0)  # of the tokens of the pass that runs
+        self._past: dict[str, Any] = {}  # what the pass that is about to run goes on from
 
     @override
     def sites(self) -> list[Site]:
@@ -269,6 +270,7 @@ class HFModel(LanguageModel):
                 nonlocal cache, start
                 if keep is not None:
                     cache.batch_select_indices(keep.to(self.device))
+                self._past = {state: cache}
                 with self._hooked(self._changes(new, replace, start), False, new.shape):
                     out = self.module(
                         input_ids=new.to(self.device), use_cache=True, logits_to_keep=1,
@@ -487,6 +489,7 @@ class HFModel(LanguageModel):
                 )
             cache = kwargs.get("past_key_values")
             start = 0 if cache is None else cache.get_seq_length()
+            self._past = {"past_key_values": cache}
             self._shape = (tokens.shape[0], tokens.shape[1])
             for site, visit in self._changes(tokens, None, start):
                 undo.callback(self._attach(site, visit).remove)
@@ -505,6 +508,24 @@ class HFModel(LanguageModel):
                 hook.remove()
             for undo in running:
                 undo.close()
+
+    @override
+    def _ahead(
+        self, tokens: Tensor, sites: Sequence[Site], replace: Mapping[Site, Replace], start: int
+    ) -> Mapping[Site, Tensor]:
+        if not start:
+            return super()._ahead(tokens, sites, replace, start)
+        found: dict[Site, Tensor] = {}
+
+        def keep(site: Site) -> Visit:
+            return lambda x: found.update({site: x})
+
+        visits = [*self._changes(tokens, replace, start), *((s, keep(s)) for s in sites)]
+        # The pass itself adds to what is kept, so this one is given a copy.
+        past = copy.deepcopy(self._past)
+        with self._hooked(visits, False, tuple(tokens.shape)):
+            self.module(input_ids=tokens.to(self.device), use_cache=True, **past)
+        return found
 
     def tap(self, site: Site) -> Tap:
         """Return where in the decoder a site is."""

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import FormatError, UnknownNameError
-from saekit.core.hub_access import hub_border, hub_library
+from saekit.core.hub_access import hub_border, hub_library, listed, refusals, remember, silent
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -21,7 +20,6 @@ _BESIDE = (
 )  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PATIENCE = 10.0  # seconds for the hub to say what a repository holds
 _MOST_NAMED = 4
 
 
@@ -43,12 +41,12 @@ def fetch_model(repo: str, revision: str | None, advice: str) -> tuple[Path, str
         MissingExtraError: huggingface_hub is not installed.
     """
     hub = hub_library("lm")
-    with _silent(), hub_border(f"get the model `{repo}` from the hub", advice):
+    with silent(), hub_border(f"get the model `{repo}` from the hub", advice):
         try:
-            listed = _listed(hub, repo, revision)
-            if listed is None:
+            found = _listed(hub, repo, revision)
+            if found is None:
                 return _from_cache(hub, repo, revision)
-            commit, names = listed
+            commit, names = found
             if ADAPTER in names:
                 raise adapter_refusal(repo, _fetched(hub, repo, ADAPTER, commit))
             if CONFIG not in names:
@@ -64,6 +62,7 @@ def fetch_model(repo: str, revision: str | None, advice: str) -> tuple[Path, str
                 raise weights_refusal(repo, names)
             for name in [n for n in _BESIDE if n in names] + wanted:
                 _fetched(hub, repo, name, commit)
+            remember(repo, revision, commit)
         except hub.errors.HFValidationError as error:
             raise UnknownNameError(
                 f"`{repo}` is not a name on the hub, which reads owner/name. {advice}"
@@ -157,13 +156,9 @@ def _listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]] |
     """Return commit and files of a revision as the hub says; None where it says nothing."""
     if revision is not None and is_commit(revision) and _is_whole(hub, repo, revision):
         return None  # a commit never changes
-    refusals = (
-        hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError,
-        hub.errors.HFValidationError,
-    )  # fmt: skip
     try:
-        info = hub.HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
-    except refusals:
+        return listed(hub, repo, revision)
+    except refusals(hub):
         raise
     except Exception:
         # No network, or a hub in trouble. The cache may do; where it does not, this is said.
@@ -171,7 +166,6 @@ def _listed(hub: Any, repo: str, revision: str | None) -> tuple[str, set[str]] |
             _from_cache(hub, repo, revision)
             return None
         raise
-    return info.sha, {file.rfilename for file in info.siblings or ()}
 
 
 def _from_cache(hub: Any, repo: str, revision: str | None) -> tuple[Path, str]:
@@ -197,15 +191,3 @@ def _is_whole(hub: Any, repo: str, commit: str) -> bool:
 
 def _fetched(hub: Any, repo: str, name: str, commit: str) -> Path:
     return Path(hub.hf_hub_download(repo, name, revision=commit))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Hide what the hub's library says of each try: its errors are told in one sentence."""
-    log = logging.getLogger("huggingface_hub")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -54,6 +54,8 @@ def _directions(
     d_sae: int, width: int, generator: torch.Generator, mesh: Mesh
 ) -> Float[Tensor, "part width"]:
     """Return the rows of this process of `d_sae` random unit rows; all are drawn."""
+    if torch.get_default_device().type == "meta":  # for sizes alone; to draw loads a compiler
+        return torch.empty(d_sae, width)
     if mesh.latent.size == 1:
         return normalize(torch.randn(d_sae, width, generator=generator), dim=-1)
     own = mesh.latent.share(d_sae)

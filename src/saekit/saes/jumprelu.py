@@ -101,7 +101,7 @@ class JumpReLUSAE(AffineSAE):
 
     def __init__(self, cfg: JumpReLU, generator: torch.Generator, mesh: Mesh = ALONE):
         super().__init__(cfg, generator, mesh)
-        share = torch.tensor(min(cfg.target_l0 / cfg.d_sae, 0.5), dtype=torch.float64)
+        share = torch.tensor(min(cfg.target_l0 / cfg.d_sae, 0.5), dtype=torch.float64, device="cpu")
         start = torch.special.ndtri(1 - share)  # a unit direction of a unit-variance input
         self.threshold = nn.Parameter(torch.full_like(self.b_enc, float(start)))
 

@@ -14,7 +14,7 @@ from saekit.core.writable import check_writable
 # with the extra that brings it.
 _FOLDERS = {
     "train": "runs", "sweep": "runs", "demo": "demo", "cache write": "caches", "index": None,
-    "cache import": None, "cache export": None, "convert": None,
+    "cache import": None, "cache export": None, "convert": None, "pull": None,
 }  # fmt: skip
 # Commands that write into the folder that they are given, and which of their words names it.
 _BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHUNK = 8192  # latents at once, so that no second copy of a wide SAE is held
+CHUNK = 2048  # latents at once, so that no second copy of a wide SAE is held
 
 
 class Affine:
-    """Weights in saekit's orientation, float32, changed in place.
+    """Weights in saekit's orientation, float32; the matrices are changed where they are.
 
     Args:
         W_enc: ``[d_in, d_sae]``.
@@ -26,6 +26,8 @@ class Affine:
         self, W_enc: Tensor, W_dec: Tensor, b_enc: Tensor, b_dec: Tensor, **more: Tensor
     ):
         self.W_enc, self.W_dec = W_enc.float(), W_dec.float()
+        if _overlap(self.W_enc, self.W_dec):  # a torch file may keep tied weights once
+            self.W_dec = self.W_dec.clone()
         self.b_enc, self.b_dec = b_enc.float(), b_dec.float()
         self.more = {name: t.float() for name, t in more.items()}
 
@@ -42,17 +44,21 @@ class Affine:
 
         Rows of length 0 stay.
         """
-        norm = self.W_dec.double().norm(dim=-1)
+        norm = lengths(self.W_dec)
         norm = torch.where(norm > 0, norm, torch.ones_like(norm)).float()
-        self.W_dec = self.W_dec / norm[:, None]
-        self.W_enc = self.W_enc * norm
+        self.W_dec.div_(norm[:, None])
+        self.W_enc.mul_(norm)
         self.b_enc = self.b_enc * norm
 
-    def scaled(self, scale: float) -> None:
-        """Multiply the input by `scale` and divide the prediction by it; codes stay."""
-        self.W_enc = self.W_enc * scale
-        self.W_dec = self.W_dec / scale
-        self.b_dec = self.b_dec / scale
+    def scaled(self, scale: float, back: float | None = None) -> None:
+        """Multiply the input by `scale` and divide the prediction by `back`, or `scale` too.
+
+        Codes stay.
+        """
+        back = scale if back is None else back
+        self.W_enc.mul_(scale)
+        self.W_dec.div_(back)
+        self.b_dec = self.b_dec / back
 
     def whitened(self, mean: Tensor, matrix: Tensor, inverse: Tensor) -> None:
         """Read (x - mean) @ matrix, and predict y @ inverse + mean; codes stay."""
@@ -67,6 +73,16 @@ class Affine:
             "W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec,
             **self.more,
         }  # fmt: skip
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two dense matrices lie in the same memory."""
+    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
+
+
+def lengths(rows: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "d_sae"]:
+    """Return the length of each row in float64, some rows at a time."""
+    return torch.cat([part.double().norm(dim=-1) for part in rows.split(CHUNK)])
 
 
 def product(vector: Float[Tensor, "d_in"], W_enc: Float[Tensor, "d_in d_sae"]) -> Tensor:

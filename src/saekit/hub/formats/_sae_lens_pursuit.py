@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.formats.base import need, only, say
-from saekit.saes.base import SAEConfig
+from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.matching_pursuit import MatchingPursuit
 
 
@@ -48,3 +48,29 @@ def read(
     state["gain"] = torch.ones((), dtype=torch.float64)
     state["tolerance"] = torch.tensor(cfg.tolerance, dtype=torch.float64)
     return cfg, state
+
+
+def write(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return settings and tensors by SAELens' names.
+
+    Raises:
+        ConfigError: SAELens cannot hold it: it has one bias, and what it predicts has the unit of
+            what it reads.
+    """
+    cfg, state = sae.cfg, {n: t.detach() for n, t in sae.state_dict().items()}
+    if not isinstance(cfg, MatchingPursuit) or float(state["gain"]) != 1:
+        raise ConfigError(
+            f"SAELens' matching pursuit predicts in the unit that it reads; this SAE has a gain of "
+            f"{float(state['gain']):.6g}. Use --format saekit."
+        )
+    if not torch.equal(state["b_in"], state["b_dec"]):
+        raise ConfigError(
+            "SAELens' matching pursuit has one bias, taken off and added; this SAE has two that "
+            "differ. Use --format saekit."
+        )
+    settings = {
+        "apply_b_dec_to_input": True, "max_iterations": cfg.k,
+        "residual_threshold": float(state["tolerance"]),
+        "stop_on_duplicate_support": cfg.stop_at_repeat,
+    }  # fmt: skip
+    return settings, {n: state[n].float().contiguous() for n in ("W_dec", "b_dec")}

@@ -10,18 +10,21 @@ from torch import Tensor
 
 from saekit.core.errors import ConfigError
 from saekit.hub.card import Card
-from saekit.models.sites import UNKNOWN, transformer_lens_name
+from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _temporal
+from saekit.models.sites import UNKNOWN, Site, transformer_lens_name
 from saekit.saes.abs_topk import AbsTopK
 from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.batch_topk import BatchTopK
 from saekit.saes.gated import Gated
 from saekit.saes.jumprelu import JumpReLU
+from saekit.saes.matching_pursuit import MatchingPursuit
 from saekit.saes.matryoshka import Matryoshka
 from saekit.saes.multi_topk import MultiTopK
 from saekit.saes.p_anneal import PAnneal
 from saekit.saes.relu import ReLU
 from saekit.saes.skip import Skip
 from saekit.saes.standardised import Standardised
+from saekit.saes.temporal import Temporal
 from saekit.saes.topk import TopK
 
 # The layout's own version: from 6 on settings are nested as here.
@@ -52,11 +55,15 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
         state = {n.removeprefix("inner."): t for n, t in state.items() if n.startswith("inner.")}
         inner, cfg = sae.get_submodule("inner"), cfg.inner
     kind = KINDS.get(type(cfg))
+    other = {Temporal: _temporal.write, MatchingPursuit: _sae_lens_pursuit.write}.get(type(cfg))
+    if other is not None and sae.cfg is cfg and card.pair.is_autoencoder:
+        settings, tensors = other(sae)
+        return _config(cfg, card, str(cfg.name)) | settings, tensors
     if kind is None:
         raise ConfigError(
-            f"saekit does not write `{cfg.name}` in SAELens' layout; it writes "
-            f"{', '.join(k.name for k in KINDS)}, and `skip` and `standardised` around some. Use "
-            f"--format saekit."
+            f"saekit does not write `{cfg.name}` of {card.pair.label} in SAELens' layout; it "
+            f"writes {', '.join(k.name for k in KINDS)}, `skip` and `standardised` around some, "
+            f"and autoencoders of `temporal` and `matching_pursuit`. Use --format saekit."
         )
     weights = _weights(kind, inner, state)
     transcodes = skip is not None or not (cfg.d_in == cfg.d_out and card.pair.is_autoencoder)
@@ -65,22 +72,30 @@ def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if skip is not None:
         weights["b_dec"] = weights["b_dec"] - offset
         weights["W_skip"] = skip
-    config = {
+    config = _config(cfg, card, kind) | {"normalize_activations": norm}
+    if transcodes:
+        config["d_out"] = cfg.d_out
+    if "topk" in kind:
+        config |= {"k": getattr(cfg, "k", None), "rescale_acts_by_decoder_norm": False}
+    return config, {n: t.float().contiguous() for n, t in weights.items()}
+
+
+def _config(cfg: SAEConfig, card: Card, kind: str) -> dict[str, Any]:
+    """Return cfg.json as far as it is the same for all."""
+    heads = [site.point == "z" and site.head is None for site in card.pair.reads]
+    return {
         "architecture": kind,
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": False,
-        "normalize_activations": norm,
-        "reshape_activations": _published(card).get("reshape_activations", "none"),
+        "normalize_activations": "none",
+        "reshape_activations": _published(card).get(
+            "reshape_activations", "hook_z" if all(heads) else "none"
+        ),
         "metadata": _metadata(card),
     }
-    if transcodes:
-        config["d_out"] = cfg.d_out
-    if "topk" in kind:
-        config |= {"k": getattr(cfg, "k", None), "rescale_acts_by_decoder_norm": False}
-    return config, {n: t.float().contiguous() for n, t in weights.items()}
 
 
 def _weights(kind: str, sae: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -137,8 +152,18 @@ def _metadata(card: Card) -> dict[str, Any]:
     found.setdefault("sae_lens_training_version", None)
     found |= {"model_name": None if model == "unknown" else model, "prepend_bos": card.bos}
     found |= {"context_size": card.n_ctx or None, "dataset_path": card.corpus.get("name")}
-    if len(pair.reads) == 1 and pair.reads[0] != UNKNOWN and pair.reads[0].point != "mlp_in":
-        found["hook_name"] = transformer_lens_name(pair.reads[0])
-        if not pair.is_autoencoder and pair.writes[0].point != "mlp_in":
-            found["hook_name_out"] = transformer_lens_name(pair.writes[0])
+    sides = {"": pair.reads} if pair.is_autoencoder else {"": pair.reads, "_out": pair.writes}
+    for end, sites in sides.items():
+        # A name of the files that says the same site is kept, as a module's.
+        if len(sites) == 1 and sites[0] not in (UNKNOWN, _sae_lens_card.site_of(found, end)):
+            found[f"hook_name{end}"] = _hook(sites[0]._replace(head=None))
+            if sites[0].head is not None or f"hook_head_index{end}" in found:
+                found[f"hook_head_index{end}"] = sites[0].head
     return found
+
+
+def _hook(site: Site) -> str:
+    """Return the name of a site: TransformerLens', or SAELens' own of what an MLP reads."""
+    return f"blocks.{site.layer}.mlp.hook_in" if site.point == "mlp_in" else (
+        transformer_lens_name(site)
+    )  # fmt: skip

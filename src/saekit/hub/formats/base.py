@@ -1,9 +1,14 @@
-"""The contract of a layout of files: recognise a folder, read it, and where possible write it."""
+"""The contract of a layout of files: recognise a folder, read it, and where possible write it.
+
+Most layouts keep one SAE in a folder. Others keep many, one in each file: `Format.members` says
+which, `member` chooses, and `Format.read` then gets the file.
+"""
 
 import abc
 import contextlib
 import math
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,11 +20,11 @@ from saekit.activations.pairs import Pair
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, FormatError, ShapeError
 from saekit.core.files import read_object
+from saekit.core.finite import all_finite
 from saekit.core.registry import Registry
 from saekit.hub.card import Card
-from saekit.models.sites import UNKNOWN, Site
+from saekit.models.sites import UNKNOWN, Site, parse_site
 from saekit.saes.base import SAE, SAEConfig
-from saekit.saes.jumprelu import JumpReLU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,9 @@ class FormatHints(Config):
         k: latents kept per token, where the files leave it out; 0: not given.
         input_scale: what multiplied activations before the SAE saw them, where the files say
             that something did; 0: not given.
+        overrides: settings that go over those in the files' configuration, as SAELens' registry
+            of published SAEs has them for files that are known to say something wrong. The card
+            lists them. `sae_lens` alone takes them.
     """
 
     name: ClassVar[str] = "format_hints"
@@ -46,6 +54,7 @@ class FormatHints(Config):
     architecture: str = ""
     k: float = setting(0.0, least=0, hint="0 where it is not known.")
     input_scale: float = setting(0.0, least=0, hint="0 where it is not known.")
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 class Read(NamedTuple):
@@ -67,9 +76,22 @@ class Format(abc.ABC):
     def detect(self, folder: Path) -> bool:
         """Return whether a folder holds this layout, from names of files and their heads."""
 
+    def members(self, folder: Path) -> dict[str, Path]:
+        """Return the SAEs of a folder that holds one in each file.
+
+        Returns:
+            The files, each by the site that its SAE reads where that is certain, and else by its
+            own name. Empty where the folder itself is one SAE.
+        """
+        return {}
+
     @abc.abstractmethod
-    def read(self, folder: Path, hints: FormatHints) -> Read:
+    def read(self, place: Path, hints: FormatHints, /) -> Read:
         """Read an SAE.
+
+        Args:
+            place: the folder, or one of the files in it that `members` names.
+            hints: what the user says.
 
         Raises:
             FormatError: files are missing or damaged, hold what saekit cannot run exactly, or
@@ -102,6 +124,8 @@ class Format(abc.ABC):
 
 
 registry = Registry[Format]("format", package)
+# Overrides that say where an SAE belongs and change no number of it.
+DESCRIBING = {"model_name", "hook_name", "dataset_path", "model_from_pretrained_kwargs"}
 say_object = read_object  # by the name that formats know it under, beside `say`
 
 
@@ -128,86 +152,170 @@ def writable() -> str:
     return ", ".join(found)
 
 
-def find(folder: Path, name: str | None = None) -> Format:
-    """Return the format of a folder.
+def find(place: Path, name: str | None = None) -> Format:
+    """Return the format of a folder, or of a file that holds one of several SAEs.
 
     Args:
-        folder: where the files are.
+        place: where the files are.
         name: the format, where it is known; else the files must fit exactly one.
 
     Raises:
         UnknownNameError: there is no format of that name.
         FormatError: there is no such folder, or the files fit none or several.
     """
-    if not folder.is_dir():
-        raise FormatError(
-            f"There is no folder {folder}. Give the folder that holds the files, or a run's."
-        )
     if name is not None:
-        return registry.get(name)()
+        known = registry.get(name)()
+        if place.is_dir() or _holds(known, place):
+            return known
     formats = [registry.get(n)() for n in registry.names()]
-    fitting = [f for f in formats if f.detect(folder)]
-    if len(fitting) == 1:
-        return fitting[0]
+    if place.is_file():
+        fitting = [f for f in formats if _holds(f, place)]
+    elif place.is_dir():
+        fitting = [f for f in formats if f.detect(place)]
+    else:
+        fitting = []
+    # A folder that saekit published holds its own layout next to that of SAELens.
+    own = [f for f in fitting if f.name == "saekit"]
+    if len(own or fitting) == 1:
+        return (own or fitting)[0]
     if fitting:
         raise FormatError(
-            f"{folder} fits several formats: {', '.join(f.name for f in fitting)}. Say which: "
+            f"{place} fits several formats: {', '.join(f.name for f in fitting)}. Say which: "
             f"format=, on a command line --from."
         )
+    raise FormatError(_nothing_there(place, formats))
+
+
+def _holds(layout: Format, file: Path) -> bool:
+    """Tell whether a file is one of the SAEs that a format sees in its folder."""
+    return file.is_file() and file in layout.members(file.parent).values()
+
+
+def _nothing_there(place: Path, formats: list[Format]) -> str:
+    """Return what to say of a place that no format reads."""
+    if not place.is_dir():
+        is_file = ", and no format reads that file alone" if place.is_file() else ""
+        return (
+            f"There is no folder {place}{is_file}. Give the folder that holds the files, or a "
+            f"run's."
+        )
     inside = [
-        p.name for p in sorted(folder.iterdir())
+        p.name for p in sorted(place.iterdir())
         if p.is_dir() and any(f.detect(p) for f in formats)
     ]  # fmt: skip
     if inside:
-        more = f" and {len(inside) - 8} more" if len(inside) > 8 else ""
-        raise FormatError(
-            f"{folder} holds several SAEs, a folder each: {', '.join(inside[:8])}{more}. Name one, "
-            f"as {folder / inside[0]}."
+        return (
+            f"{place} holds several SAEs, a folder each: {_some(inside)}. Name one, as "
+            f"{place / inside[0]}."
         )
-    there = sorted(p.name for p in folder.iterdir())[:8]
+    there = sorted(p.name for p in place.iterdir())
+    if refused := _refused_layout(place):
+        return f"{place} holds {refused}, which saekit does not read."
     known = "; ".join(f"{f.name}: {f.files}" for f in formats)
-    raise FormatError(
-        f"{folder} holds no SAE in a format that saekit knows. It holds "
-        f"{', '.join(there) or 'nothing'}. Formats: {known}."
+    return (
+        f"{place} holds no SAE in a format that saekit knows. It holds "
+        f"{', '.join(there[:8]) or 'nothing'}. Formats: {known}."
     )
 
 
+# What is published and not read, by the names of its files.
+REFUSED = {
+    r"params_layer_\d+\.safetensors": "a cross-layer transcoder (CLT) or crosscoder of Gemma "
+    "Scope 2: it predicts or reads several layers at once",
+    r"W_(?:enc|dec)_\d+\.safetensors": "a cross-layer transcoder (CLT) of circuit-tracer: it "
+    "predicts several layers at once",
+}
+
+
+def _refused_layout(folder: Path) -> str | None:
+    names = [p.name for p in folder.iterdir()]
+    for pattern, what in REFUSED.items():
+        if any(re.fullmatch(pattern, name) for name in names):
+            return what
+    return None
+
+
+def member(layout: Format, place: Path, wanted: str | None) -> Path:
+    """Return what `layout` is to read: the place itself, or the one file in it that is meant.
+
+    Args:
+        layout: the format of the place.
+        place: a folder, or already a file.
+        wanted: the site read by the SAE that is meant, where the user names one.
+
+    Raises:
+        ConfigError: the folder holds several, and none or another was named.
+        UnknownNameError: `wanted` is no site.
+    """
+    members = {} if place.is_file() else layout.members(place)
+    if not members:
+        return place
+    if len(members) == 1 and (wanted is None or next(iter(members.values())).name in members):
+        return next(iter(members.values()))
+    if wanted is not None and (found := members.get(str(parse_site(wanted)))) is not None:
+        return found
+    raise ConfigError(
+        f"{place} holds SAEs, a file each ({len(members)}): {_some(list(members))}; got "
+        f"{wanted or 'none of them'}. Name one by its site: site=, on a command line --site; or "
+        f"give the path of its file, as {next(iter(members.values()))}."
+    )
+
+
+def _some(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
 def built(found: Read, where: Path) -> SAE:
-    """Build the SAE that was read.
+    """Build the SAE that was read; it takes over the tensors, without a second copy of them.
 
     Raises:
         FormatError: weights are missing, too many, of another shape, or not finite.
     """
     try:
-        _check_sizes(found, where)
-        sae = found.cfg.build(torch.Generator().manual_seed(0))
-        sae.load_state_dict(found.weights)
+        if (sae := _empty(found, where)) is None:
+            sae = found.cfg.build(torch.Generator().manual_seed(0))
+            sae.load_state_dict(found.weights)
+        else:
+            likes = sae.state_dict()
+            weights = {n: _as(w, likes.get(n, w)) for n, w in found.weights.items()}
+            sae.load_state_dict(weights, assign=True)
     except (ConfigError, RuntimeError) as error:
         raise FormatError(f"{where} does not hold what its config says: {error}") from error
     for name, weight in sae.state_dict().items():
-        if not weight.isfinite().all():
+        if not all_finite(weight):
             raise FormatError(f"`{name}` in {where} has values that are not finite.")
     return sae
 
 
-def _check_sizes(found: Read, where: Path) -> None:
-    """Refuse a config whose SAE is larger than the weights, before memory is taken for it.
+def _as(weight: Tensor, like: Tensor) -> Tensor:
+    """Return a weight in the type and the order of memory that an architecture keeps it in."""
+    if weight.shape != like.shape or (
+        weight.dtype == like.dtype and weight.stride() == like.stride()
+    ):
+        return weight  # of another shape: loading says so
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).copy_(weight)
+
+
+def _empty(found: Read, where: Path) -> SAE | None:
+    """Return the SAE of a config without memory for its weights; None where that cannot be.
 
     Raises:
-        FormatError: it is.
+        FormatError: its SAE is larger than the weights, before memory is taken for it.
     """
     held = sum(weight.numel() for weight in found.weights.values())
     least = found.cfg.d_sae * max(found.cfg.d_in, found.cfg.d_out)
-    # Built without memory, for the sizes alone. JumpReLU's start cannot be computed so.
-    if least <= held and not isinstance(found.cfg, JumpReLU):
-        with contextlib.suppress(RuntimeError), torch.device("meta"):
-            shapes = found.cfg.build(torch.Generator().manual_seed(0)).state_dict()
-            least = sum(weight.numel() for weight in shapes.values())
     if least > held:
         raise FormatError(
             f"The config in {where} is of an SAE of {least:,} weights or more; its files hold "
             f"{held:,}."
         )
+    with contextlib.suppress(RuntimeError), torch.device("meta"):
+        empty = found.cfg.build(torch.Generator().manual_seed(0))
+        parts = {n for n, _ in [*empty.named_buffers(), *empty.named_parameters()]}
+        if parts <= {*empty.state_dict()}:  # a buffer that no file keeps would stay without memory
+            return empty
+    return None
 
 
 class Names(NamedTuple):
@@ -305,7 +413,8 @@ def filled(card: Card, hints: FormatHints) -> Card:
 
 def _told_pair(card: Card, hints: FormatHints) -> Pair:
     """Return the sites that the user names, unless the files say otherwise."""
-    mine = Pair(read=hints.read, write=hints.write, fold=len(hints.read) > 1)
+    fold, window = len(hints.read) > 1, card.pair.window
+    mine = Pair(read=hints.read, write=hints.write, fold=fold, window=window)
     if UNKNOWN not in card.pair.sites:
         if (mine.reads, mine.writes) != (card.pair.reads, card.pair.writes):
             raise ConfigError(
@@ -342,6 +451,11 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
     while (inside := getattr(inner, "inner", None)) is not None:
         kinds, inner = [*kinds, inside.name], inside
     out = f"Leave it out, or look at {where} again."
+    layout = found.card.provenance.get("format")
+    if layout != "sae_lens" and (deciding := set(hints.overrides) - DESCRIBING):
+        raise ConfigError(
+            f"Files of `{layout}` take no overrides; got {', '.join(sorted(deciding))}. {out}"
+        )
     if hints.architecture and hints.architecture not in kinds:
         raise ConfigError(
             f"{where} holds an SAE of architecture `{'` around `'.join(kinds)}`; got architecture "
@@ -352,7 +466,8 @@ def agree(found: Read, hints: FormatHints, where: Path) -> None:
         says = f"says k={k}" if k is not None else f"holds a `{inner.name}`, which has no k"
         raise ConfigError(f"{where} {says}; got k={hints.k:g}. {out}")
     scale = found.input_scale
-    if hints.input_scale and (scale is None or not math.isclose(scale, hints.input_scale)):
+    alike = scale is not None and math.isclose(scale, hints.input_scale, rel_tol=1e-5)
+    if hints.input_scale and not alike:  # registries keep a few digits
         says = "takes activations as they are" if scale is None else f"says {scale:.9g}"
         raise ConfigError(
             f"The input scale: {where} {says}; got input_scale={hints.input_scale:.9g}. {out}"
@@ -363,14 +478,17 @@ def _corpus(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"name": value or "unknown"}
 
 
-def need(weights: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: Path) -> None:
-    """Refuse tensors that are missing or of another shape.
+def need(
+    weights: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: Path,
+    names: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Refuse tensors that are missing or of another shape; `names` may have any shape.
 
     Raises:
         FormatError: one is missing.
         ShapeError: one has another shape.
     """
-    missing = [name for name in shapes if name not in weights]
+    missing = [name for name in (*names, *shapes) if name not in weights]
     if missing:
         raise FormatError(
             f"{where} lacks {', '.join(missing)}; it has {', '.join(sorted(weights)) or 'nothing'}."

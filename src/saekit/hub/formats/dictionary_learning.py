@@ -1,5 +1,6 @@
 """dictionary_learning: ae.pt, a torch file of tensors, and mostly a config.json beside it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -14,7 +15,7 @@ from saekit.core.files import write_json
 from saekit.core.torch_files import read_state
 from saekit.core.torch_writing import write_state
 from saekit.hub.card import Card
-from saekit.hub.formats import _names
+from saekit.hub.formats import _dictionary_write, _names
 from saekit.hub.formats._examples import D_IN, D_SAE, random_tensors
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats.base import (
@@ -22,13 +23,14 @@ from saekit.hub.formats.base import (
     FormatHints,
     Names,
     Read,
+    check_unscaled,
     make_card,
     need,
     registry,
     say_object,
 )
 from saekit.models.sites import Site
-from saekit.saes.base import SAEConfig
+from saekit.saes.base import SAE, SAEConfig
 from saekit.saes.batch_topk import BatchTopK
 from saekit.saes.gated import Gated
 from saekit.saes.jumprelu import JumpReLU
@@ -37,6 +39,7 @@ from saekit.saes.relu import ReLU
 from saekit.saes.topk import TopK
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
+_CHECKPOINT = re.compile(r"ae_(\d+)\.pt")
 LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}
 ROWS = {"W_enc", "W_dec", "b_enc", "b_dec"}
 RANKED = LINEAR | {"b_dec", "k", "threshold"}
@@ -74,21 +77,41 @@ class DictionaryLearning(Format):
     """
 
     name: ClassVar[str] = "dictionary_learning"
-    files: ClassVar[str] = f"{WEIGHTS}, mostly with {CONFIG}"
+    files: ClassVar[str] = f"{WEIGHTS}, mostly with {CONFIG}; of checkpoints ae_STEP.pt"
 
     @override
     def detect(self, folder: Path) -> bool:
-        return (folder / WEIGHTS).exists()
+        return (folder / WEIGHTS).exists() or bool(self.members(folder))
 
     @override
-    def read(self, folder: Path, hints: FormatHints) -> Read:
-        raw = say_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    def members(self, folder: Path) -> dict[str, Path]:
+        if (folder / WEIGHTS).exists():
+            return {}
+        steps = sorted(
+            (int(m[1]), p) for p in folder.iterdir() if (m := _CHECKPOINT.fullmatch(p.name))
+        )
+        return {path.name: path for _, path in steps}
+
+    @override
+    def read(self, place: Path, hints: FormatHints) -> Read:
+        folder, where = (place, place / WEIGHTS) if place.is_dir() else (place.parent, place)
+        # Checkpoints of a run lie one folder below what says what they are of.
+        configs = (folder / CONFIG, *([folder.parent / CONFIG] if where is place else []))
+        raw = next((say_object(path) for path in configs if path.exists()), {})
         trainer = _group(raw, "trainer")
-        weights, where = read_state(folder / WEIGHTS), folder / WEIGHTS
+        weights = read_state(where)
         kind = _class(trainer.get("dict_class"), weights, hints, where)
         tensors = _tensors(kind, weights, where)
         cfg, state = _built(kind, tensors, weights, trainer, hints, where)
         return Read(cfg, state, _card(folder, raw, trainer, kind, hints))
+
+    @override
+    def write(self, sae: SAE, card: Card, folder: Path) -> Path:
+        check_unscaled(card, self.name)
+        config, tensors = _dictionary_write.convert(sae, card)
+        write_state(folder / WEIGHTS, tensors)
+        write_json(folder / CONFIG, config)
+        return folder
 
     @override
     def example(self, folder: Path) -> Path:
@@ -120,8 +143,8 @@ def _class(said: Any, weights: dict[str, Tensor], hints: FormatHints, where: Pat
     if said is not None:
         if said not in CLASSES:
             raise FormatError(
-                f"{where.parent / CONFIG} is of the class `{said}`, which saekit does not read; "
-                f"it reads {', '.join(CLASSES)}."
+                f"{where.parent / CONFIG} of dictionary_learning is of the class `{said}`, which "
+                f"saekit does not read; it reads {', '.join(CLASSES)}."
             )
         if said not in fitting:
             raise FormatError(
@@ -248,7 +271,9 @@ def _card(
     buffer = _group(raw, "buffer")
     model = trainer.get("lm_name") if isinstance(trainer.get("lm_name"), str) else None
     names = [str(trainer.get("submodule_name") or "")] + list(folder.resolve().parts[::-1])
-    site = next((s for n in names if (s := _names.from_dictionary(n, model)) is not None), None)
+    site = _names.from_transformer_lens(names[0], model) or next(
+        (s for n in names if (s := _names.from_dictionary(n, model)) is not None), None
+    )
     layer, notes = trainer.get("layer"), []
     layer = layer if isinstance(layer, int) and not isinstance(layer, bool) else None
     if site is not None and isinstance(layer, int) and layer != site.layer:

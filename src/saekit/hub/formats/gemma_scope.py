@@ -10,13 +10,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.activations.pairs import Pair
-from saekit.core.errors import ConfigError, FormatError, ShapeError
+from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.files import replace_with
 from saekit.core.npz import read_npz
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
 from saekit.hub.formats._examples import affine_tensors
-from saekit.hub.formats._fold import Affine
+from saekit.hub.formats._parts import NAMES, affine, jumping
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
@@ -24,8 +24,6 @@ from saekit.hub.formats.base import (
     Read,
     check_unscaled,
     make_card,
-    need,
-    only,
     registry,
 )
 from saekit.models.sites import EMBED, UNKNOWN, Site
@@ -33,15 +31,23 @@ from saekit.saes.base import SAE
 from saekit.saes.jumprelu import JumpReLU
 
 WEIGHTS = "params.npz"
-NAMES = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
+# What a set reads and predicts ("": the same): attention before the output map, transcoders the
+# MLP's input after its norm and before the norm's gain.
+_POINTS = {
+    "res": ("resid_post", ""), "mlp": ("mlp_out", ""), "att": ("z", ""),
+    "transcoders": ("mlp_normalized", "mlp_out"),
+}  # fmt: skip
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
 
 
 class _Place(NamedTuple):
+    """What the path says, as .../gemma-scope-2b-pt-res/layer_20/width_16k/...."""
+
     model: str | None
-    site: Site | None
-    transcodes: bool
-    note: str
+    read: Site | None  # None: the path does not say
+    write: Site | None = None  # of a transcoder
+    transcodes: bool = False
+    note: str = ""
     names: Names | None = None  # what could be meant, where there is no certain site
 
 
@@ -51,7 +57,9 @@ class GemmaScope(Format):
     """Gemma Scope: JumpReLU autoencoders and transcoders of Gemma 2, from params.npz.
 
     pre = x @ W_enc + b_enc with nothing taken off the input; a latent is on above its threshold
-    and above 0. The model and the layer are those of the path, where it still has them.
+    and above 0. The model and the layer are those of the path, where it still has them. Those of
+    embeddings are of embeddings before Gemma multiplies them by sqrt(d_model), which is folded in:
+    the site `embed` is after it.
 
     Source:
         Lieberum et al. 2024, arXiv:2408.05147 (layout, sites: section 3 and appendix);
@@ -66,32 +74,22 @@ class GemmaScope(Format):
         return (folder / WEIGHTS).exists()
 
     @override
-    def read(self, folder: Path, hints: FormatHints) -> Read:
-        where = folder / WEIGHTS
+    def read(self, place: Path, hints: FormatHints) -> Read:
+        where = place / WEIGHTS
         weights = {n.replace("w_", "W_"): t for n, t in _tensors(where).items()}
-        only(weights, NAMES, where)
-        if missing := NAMES - set(weights):
-            raise FormatError(f"{where} lacks {', '.join(sorted(missing))}.")
-        if weights["W_enc"].ndim != 2 or weights["W_dec"].ndim != 2:
+        folded = affine(weights, where)
+        d_in, d_out = len(folded.W_enc), folded.W_dec.shape[1]
+        said = _place(place.resolve().as_posix())
+        if said.model is not None and not said.transcodes and d_in != d_out:
             raise ShapeError(
-                f"`W_enc` and `W_dec` in {where} must have two axes; got "
-                f"{list(weights['W_enc'].shape)} and {list(weights['W_dec'].shape)}."
-            )
-        (d_in, d_sae), d_out = weights["W_enc"].shape, weights["W_dec"].shape[1]
-        need(weights, {"W_dec": (d_sae, d_out), "b_dec": (d_out,)}, where)
-        need(weights, {"b_enc": (d_sae,), "threshold": (d_sae,)}, where)
-        folded = Affine(*(weights[n] for n in ("W_enc", "W_dec", "b_enc", "b_dec")))
-        state = folded.state() | {"threshold": weights["threshold"].float().clamp_min(0)}
-        target = min(32.0, d_sae)
-        cfg = JumpReLU(d_in=d_in, d_out=d_out, d_sae=d_sae, decoder="free", target_l0=target)
-        place = _place(folder.resolve().as_posix())
-        if place.model is not None and not place.transcodes and d_in != d_out:
-            raise ShapeError(
-                f"{folder} names an autoencoder; `W_enc` in {where} reads {d_in} dimensions and "
+                f"{place} names an autoencoder; `W_enc` in {where} reads {d_in} dimensions and "
                 f"`W_dec` writes {d_out}."
             )
-        place = place._replace(transcodes=place.transcodes or d_in != d_out)
-        return Read(cfg, state, _card(folder, place, hints))
+        if said.read == EMBED:
+            folded.scaled(d_in**-0.5)
+        cfg, state = jumping(folded, weights["threshold"])
+        said = said._replace(transcodes=said.transcodes or d_in != d_out)
+        return Read(cfg, state, _card(place, said, hints))
 
     @override
     def example(self, folder: Path) -> Path:
@@ -110,13 +108,22 @@ class GemmaScope(Format):
                 f"--format sae_lens or saekit."
             )
         state = {n: t.detach().float().contiguous() for n, t in sae.state_dict().items()}
+        if _place(folder.resolve().as_posix()).read == EMBED:
+            back = sae.cfg.d_in**0.5
+            state["W_enc"] = state["W_enc"] * back
+            state |= {n: state[n] / back for n in ("W_dec", "b_dec")}
         write_npz(folder / WEIGHTS, {n: state[n] for n in sorted(NAMES)})
         return folder
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    arrays = read_npz(path, kinds="fiu")
-    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    arrays = read_npz(path, kinds="fiu", laid=_laid)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _laid(name: str, array: np.ndarray) -> np.ndarray:
+    """Return an array with the encoder's columns together, as saekit keeps them."""
+    return np.asfortranarray(array) if name.lower() == "w_enc" else array
 
 
 def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -130,10 +137,9 @@ def write_npz(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def _card(folder: Path, place: _Place, hints: FormatHints) -> Card:
     pair = None
-    if place.site is not None and place.transcodes:
-        pair = Pair(read=(str(UNKNOWN),), write=(str(place.site),))
-    elif place.site is not None:
-        pair = Pair(read=(str(place.site),))
+    if place.read is not None or place.write is not None:
+        write = (str(place.write or UNKNOWN),) if place.transcodes else ()
+        pair = Pair(read=(str(place.read or UNKNOWN),), write=write)
     width = re.search(r"width_(\w+?)/", folder.resolve().as_posix() + "/")
     says = {"n_ctx": 1024, "bos": True, "width": width[1] if width else None}
     notes = (place.note,) if place.note else ()
@@ -144,33 +150,22 @@ def _card(folder: Path, place: _Place, hints: FormatHints) -> Card:
 
 
 def _place(path: str) -> _Place:
-    """Return what a path says, as .../gemma-scope-2b-pt-res/layer_20/width_16k/....
-
-    Layers count from 0, and layer L of `res` is what block L puts out.
-    """
+    """Return what a path says. Layers count from 0, and layer L is that of block L."""
     found, layer = _REPOSITORY.search(path), re.search(r"layer_(\d+)", path)
+    number = None if layer is None else int(layer[1])
     if found is None:
-        note = f"the path names layer {layer[1]} of an unnamed set" if layer else ""
-        here = _names.of_layer(int(layer[1])) if layer else None
-        names = Names(layer[0], here, here) if layer else None
-        return _Place(None, None, False, note, names)
+        if layer is None or number is None:
+            return _Place(None, None)
+        here = _names.of_layer(number)
+        note = f"the path names layer {number} of an unnamed set"
+        return _Place(None, None, note=note, names=Names(layer[0], here, here))
     size, tuned, kind = found.groups()
     model = f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}"
-    if "/embedding" in path:
-        note = "takes token embeddings before Gemma multiplies them by sqrt(d_model)"
-        return _Place(model, None, False, note, Names("embedding", (EMBED,)))
-    if kind == "att":
-        note = "takes heads flattened before the output map, which is no site of saekit"
-        return _Place(model, None, False, note, Names(found[0], ()))
-    if kind == "transcoders":
-        note = (
-            "reads the MLP's input after its norm and before the norm's gain, which is no site of "
-            "saekit, and predicts mlp_out"
-        )
-        if layer is None:
-            return _Place(model, None, True, note)
-        mlp_in, mlp_out = (Site(int(layer[1]), point) for point in ("mlp_in", "mlp_out"))
-        names = Names(f"{found[0]}/{layer[0]}", (mlp_in,), (mlp_out,))
-        return _Place(model, mlp_out, True, note, names)
-    point = "resid_post" if kind == "res" else "mlp_out"
-    return _Place(model, Site(int(layer[1]), point) if layer else None, False, "")
+    if "/embedding" in path and kind == "res":
+        return _Place(model, EMBED)
+    read, write = _POINTS[kind]
+    if number is None:
+        return _Place(model, None, transcodes=bool(write))
+    return _Place(
+        model, Site(number, read), Site(number, write) if write else None, transcodes=bool(write)
+    )

@@ -12,7 +12,6 @@ from typing_extensions import override
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import (
-    read_tensors,
     read_tensors_under,
     tensor_names,
     write_json,
@@ -21,6 +20,8 @@ from saekit.core.files import (
 from saekit.hub.card import Card
 from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
+from saekit.hub.formats._parts import standardised
+from saekit.hub.formats._reading import read_weights
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
@@ -97,7 +98,9 @@ class MLSAE(Format):
     def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         whole = not set(raw) >= KEYS
-        weights = read_tensors_under(where, PREFIX) if whole else read_tensors(where)
+        weights = read_tensors_under(where, PREFIX) if whole else read_weights(
+            where, columns=("decoder.weight",)
+        )
         weights.pop("last_nonzero", None)  # a counter of training
         d, d_sae = _sizes(raw, weights, folder, whole)
         says = _says_whole(folder, raw) if whole else _says_alone(folder, raw)
@@ -118,10 +121,7 @@ class MLSAE(Format):
             raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
         state = folded.state()
         if says.standardise:
-            cfg = Standardised(inverse="published", bias="shared", inner=cfg, **sizes)
-            frame = cfg.build(torch.Generator().manual_seed(0)).state_dict()
-            inner = {f"inner.{name}": value for name, value in state.items()}
-            state = {n: t for n, t in frame.items() if not n.startswith("inner.")} | inner
+            cfg, state = standardised(cfg, state, bias="shared")
         return Read(cfg, state, _card(says, hints))
 
     @override

@@ -12,9 +12,11 @@ from typing_extensions import override
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_tensors, write_json, write_tensors
 from saekit.hub.card import Card
-from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _sae_lens_write
+from saekit.hub.formats import _sae_lens_card, _sae_lens_pursuit, _sae_lens_write, _temporal
 from saekit.hub.formats._examples import D_IN, D_SAE, K, affine_tensors
 from saekit.hub.formats._fold import Affine
+from saekit.hub.formats._parts import skipping, standardised
+from saekit.hub.formats._reading import read_weights
 from saekit.hub.formats._sae_lens_card import BATCH, TRANSCODERS
 from saekit.hub.formats.base import (
     Format,
@@ -34,12 +36,11 @@ from saekit.saes.gated import Gated
 from saekit.saes.jumprelu import JumpReLU
 from saekit.saes.matryoshka import Matryoshka
 from saekit.saes.relu import ReLU
-from saekit.saes.skip import Skip
-from saekit.saes.standardised import Standardised
 from saekit.saes.topk import TopK
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+SCALED = "constant_scalar_rescale"
 JUMP = {"jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"}
 RANKED = {"topk", "abstopk"} | BATCH
 AFFINE = {"standard", "gated"} | JUMP | RANKED | TRANSCODERS
@@ -52,7 +53,8 @@ RENAMED = {
 # Of the flat list of old files, what is of the weights and not of where they belong.
 OF_WEIGHTS = {"architecture", "apply_b_dec_to_input", "d_in", "d_out", "d_sae", "dtype", "device",
               "activation_fn", "activation_fn_kwargs", "k", "normalize_activations",
-              "reshape_activations", "sae_lens_version"}  # fmt: skip
+              "reshape_activations", "sae_lens_version", *_temporal.SIZES, "sae_diff_type",
+              "kval_topk", "tied_weights", "activation_normalization_factor"}  # fmt: skip
 
 
 @final
@@ -76,19 +78,20 @@ class SAELens(Format):
 
     @override
     def read(self, folder: Path, hints: FormatHints) -> Read:
-        raw = _current(say_object(folder / CONFIG), folder / CONFIG)
-        where, weights = folder / WEIGHTS, read_tensors(folder / WEIGHTS)
+        raw = _current(_overridden(say_object(folder / CONFIG), hints), folder / CONFIG)
+        where, weights = folder / WEIGHTS, read_weights(folder / WEIGHTS, columns=("W_enc",))
         _drop_scaling_factor(weights, where)
-        architecture = raw["architecture"]
+        architecture, scale = raw["architecture"], None
         if architecture == "matching_pursuit":
             cfg, state = _sae_lens_pursuit.read(raw, weights, where)
-            scale = None
+        elif architecture == "temporal":
+            cfg, state, scale = _temporal_sae(raw, weights, folder)
         elif architecture in AFFINE:
             cfg, state, scale = _affine(raw, weights, folder, hints)
         else:
             raise FormatError(
                 f"{folder / CONFIG} is of architecture `{architecture}`, which saekit does not "
-                f"read; it reads {', '.join(sorted(AFFINE | {'matching_pursuit'}))}."
+                f"read; it reads {', '.join(sorted(AFFINE | {'matching_pursuit', 'temporal'}))}."
             )
         return Read(cfg, state, _sae_lens_card.read(raw, hints), scale)
 
@@ -116,6 +119,16 @@ class SAELens(Format):
         return folder
 
 
+def _overridden(raw: dict[str, Any], hints: FormatHints) -> dict[str, Any]:
+    """Return settings with those of the registry over them, where each belongs."""
+    over, metadata = hints.overrides, raw.get("metadata")
+    if not over or not isinstance(metadata, dict):
+        return raw | over
+    of_weights = {k: v for k, v in over.items() if k in OF_WEIGHTS}
+    of_place = {k: v for k, v in over.items() if k not in OF_WEIGHTS}
+    return raw | of_weights | {"metadata": metadata | of_place}
+
+
 def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
     """Return settings as version 6 names them; before it they were one flat list.
 
@@ -135,7 +148,8 @@ def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
     else:
         flat = {RENAMED.get(k, k): v for k, v in raw.items()}
         before = {"architecture": "standard", "apply_b_dec_to_input": True, "prepend_bos": True}
-        new = before | flat
+        heads = "hook_z" if "hook_z" in str(flat.get("hook_name")) else "none"
+        new = before | {"reshape_activations": heads} | flat
         kept = {k: v for k, v in new.items() if k not in OF_WEIGHTS}
         new["metadata"] = kept | (metadata if isinstance(metadata, dict) else {})
         k = (flat.get("activation_fn_kwargs") or {}).get("k")
@@ -155,6 +169,32 @@ def _current(raw: dict[str, Any], where: Path) -> dict[str, Any]:
     if norm is None or isinstance(norm, bool):
         new["normalize_activations"] = "expected_average_only_in" if norm else "none"
     return new
+
+
+def _temporal_sae(
+    raw: dict[str, Any], weights: dict[str, Tensor], folder: Path
+) -> tuple[SAEConfig, dict[str, Tensor], float | None]:
+    """Return configuration, state, and what multiplied the input; None: nothing did."""
+    config, norm = folder / CONFIG, raw["normalize_activations"]
+    scale = raw.get("activation_normalization_factor") if norm == SCALED else 1.0
+    if norm not in ("none", SCALED) or isinstance(scale, bool) or (
+        not isinstance(scale, int | float) or not 0 < scale < math.inf
+    ):  # fmt: skip
+        raise FormatError(
+            f"{config} is of a temporal SAE with normalize_activations `{norm}` and "
+            f"activation_normalization_factor {raw.get('activation_normalization_factor')!r:.40}; "
+            f"saekit reads `none`, and `{SCALED}` with a number above 0."
+        )
+    if not raw.get("apply_b_dec_to_input", True):  # then a tied one adds b_dec nowhere
+        need(weights, {}, folder / WEIGHTS, names=("b_dec",))
+        if not raw.get("tied_weights", True) and weights["b_dec"].any():
+            raise FormatError(
+                f"{config} is of an untied temporal SAE without apply_b_dec_to_input, whose b_dec "
+                f"is added and not taken off; saekit has one bias for both."
+            )
+        weights["b_dec"] = torch.zeros_like(weights["b_dec"])
+    cfg, state = _temporal.read(raw, weights, float(scale), config, folder / WEIGHTS)
+    return cfg, state, float(scale) if norm == SCALED else None
 
 
 def _drop_scaling_factor(weights: dict[str, Tensor], where: Path) -> None:
@@ -208,7 +248,9 @@ def _affine(
     cfg, state = _variant(raw, sizes, folder, hints), folded.state()
     if architecture in JUMP:
         state["threshold"] = state["threshold"].clamp_min(0)  # relu comes after the jump
-    if architecture in BATCH:
+    elif isinstance(cfg, JumpReLU):
+        state["threshold"] = torch.full((d_sae,), max(cut, 0.0))
+    elif architecture in BATCH:
         state["cutoff_sum"] = torch.tensor(max(cut, 0.0), dtype=torch.float64)
         state["cutoff_weight"] = torch.ones((), dtype=torch.float64)
     return *_wrapped(cfg, state, raw, weights.get("W_skip")), scale
@@ -229,6 +271,8 @@ def _variant(
         raise FormatError(f"`k` of {folder / CONFIG} must be a whole number; got {k}.")
     widths = tuple(raw.get("matryoshka_widths") or ()) or None
     target = min(32.0, sizes["d_sae"])
+    if architecture in BATCH and 0 < k < 1:  # of training alone: in use a threshold decides
+        return JumpReLU(decoder="free", target_l0=target, **sizes)
     makers: dict[str, Callable[[], SAEConfig]] = {
         "standard": lambda: ReLU(**sizes),
         "gated": lambda: Gated(decoder="free", **sizes),
@@ -291,23 +335,7 @@ def _wrapped(
     cfg: SAEConfig, state: dict[str, Tensor], raw: dict[str, Any], W_skip: Tensor | None
 ) -> tuple[SAEConfig, dict[str, Tensor]]:
     """Return the SAE inside what the layout puts around it."""
-    sizes: dict[str, Any] = {"d_in": cfg.d_in, "d_out": cfg.d_out, "d_sae": cfg.d_sae}
     norm = raw["normalize_activations"]
     if norm in ("layer_norm", "constant_norm_rescale"):
-        by = "std" if norm == "layer_norm" else "rms"
-        wrapped = Standardised(by=by, inverse="published", inner=cfg, **sizes)
-        return wrapped, _inner(state) | _frame(wrapped)
-    if W_skip is not None:
-        more = {"W_skip": W_skip.float().t(), "centre": torch.zeros(cfg.d_in)}
-        return Skip(inner=cfg, **sizes), _inner(state) | more
-    return cfg, state
-
-
-def _inner(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"inner.{name}": value for name, value in state.items()}
-
-
-def _frame(cfg: Standardised) -> dict[str, Tensor]:
-    """Return what `cfg` has beside the inner weights before any rescaling."""
-    whole = cfg.build(torch.Generator().manual_seed(0)).state_dict()
-    return {name: value for name, value in whole.items() if not name.startswith("inner.")}
+        return standardised(cfg, state, "std" if norm == "layer_norm" else "rms")
+    return skipping(cfg, state, None if W_skip is None else W_skip.t())

@@ -37,11 +37,11 @@ class Saekit(Format):
         try:
             return "format" in say_object(folder / "config.json")
         except FormatError:
-            return not (folder / "ae.pt").exists()
+            return (folder / "weights.safetensors").exists()
 
     @override
-    def read(self, folder: Path, hints: FormatHints) -> Read:
-        found = native.read(folder)
+    def read(self, place: Path, hints: FormatHints) -> Read:
+        found = native.read(place)
         return found._replace(card=filled(found.card, hints))
 
     @override

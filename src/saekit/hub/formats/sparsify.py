@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import read_tensors, write_json, write_tensors
+from saekit.core.files import write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats import _names
 from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
+from saekit.hub.formats._reading import read_weights
 from saekit.hub.formats.base import (
     Format,
     FormatHints,
@@ -31,6 +32,7 @@ from saekit.hub.formats.base import (
 from saekit.models.sites import UNKNOWN
 from saekit.saes.abs_topk import AbsTopK
 from saekit.saes.base import SAE, SAEConfig
+from saekit.saes.group_max import GroupMax
 from saekit.saes.multi_topk import MultiTopK
 from saekit.saes.skip import Skip
 from saekit.saes.topk import TopK
@@ -41,7 +43,7 @@ CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
 @final
 @registry.register
 class Sparsify(Format):
-    """Sparsify: TopK autoencoders and transcoders, with or without a skip connection.
+    """Sparsify: TopK and groupmax autoencoders and transcoders, plain or with a skip connection.
 
     b_dec is taken off the input of an autoencoder and not of a transcoder; it goes into b_enc.
     The skip connection reads the input as it is. `signed` of early versions is `abs_topk`;
@@ -63,12 +65,13 @@ class Sparsify(Format):
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         d = say(raw, "d_in", int, folder / CONFIG)
         k = say(raw, "k", int, folder / CONFIG)
-        if raw.get("activation", "topk") != "topk":  # before it was written there was topk alone
+        if raw.get("activation", "topk") not in ("topk", "groupmax"):  # first there was topk alone
             raise FormatError(
-                f"{folder / CONFIG} has the activation `{raw['activation']}`; saekit reads `topk`."
+                f"{folder / CONFIG} has the activation `{raw['activation']}`; saekit reads `topk` "
+                f"and `groupmax`."
             )
         d_sae = raw.get("num_latents") or d * say(raw, "expansion_factor", int, folder / CONFIG)
-        weights, skips = read_tensors(where), bool(raw.get("skip_connection", False))
+        weights, skips = read_weights(where), bool(raw.get("skip_connection", False))
         shapes = {
             "encoder.weight": (d_sae, d), "encoder.bias": (d_sae,), "W_dec": (d_sae, d),
             "b_dec": (d,),
@@ -112,6 +115,8 @@ class Sparsify(Format):
 
 
 def _variant(raw: dict[str, Any], k: int, sizes: dict[str, Any]) -> SAEConfig:
+    if raw.get("activation") == "groupmax":
+        return GroupMax(k=k, decoder="free", **sizes)
     if raw.get("signed", False):
         return AbsTopK(k=k, decoder="free", **sizes)
     if raw.get("multi_topk", False) and k < sizes["d_sae"]:
@@ -182,10 +187,10 @@ def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]
         state = {n.removeprefix("inner."): t for n, t in state.items()}
         cfg = cfg.inner
     # An architecture that is built on one of these does something else.
-    exact = type(cfg) in (TopK, MultiTopK)
-    if not (exact and isinstance(cfg, TopK | MultiTopK)) or cfg.d_in != cfg.d_out:
+    exact = type(cfg) in (TopK, MultiTopK, GroupMax)
+    if not (exact and isinstance(cfg, TopK | MultiTopK | GroupMax)) or cfg.d_in != cfg.d_out:
         raise ConfigError(
-            f"Sparsify has TopK of equal widths, with or without a skip connection; this SAE is "
+            f"Sparsify has TopK and groupmax of equal widths, plain or with a skip; this SAE is "
             f"`{sae.cfg.name}` from {sae.cfg.d_in} to {sae.cfg.d_out}. Use --format saekit."
         )
     transcode = not card.pair.is_autoencoder
@@ -198,7 +203,8 @@ def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]
         "W_dec": state["W_dec"], "b_dec": b_dec,
     }  # fmt: skip
     config = {
-        "activation": "topk", "expansion_factor": 32, "normalize_decoder": cfg.decoder == "unit",
+        "activation": "groupmax" if isinstance(cfg, GroupMax) else "topk",
+        "expansion_factor": 32, "normalize_decoder": cfg.decoder == "unit",
         "num_latents": cfg.d_sae, "k": cfg.k, "multi_topk": isinstance(cfg, MultiTopK),
         "skip_connection": skip is not None, "transcode": transcode, "d_in": cfg.d_in,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.hub.names import results_folder
 from saekit.studies.layers.opening import (
     AsJson,
     Corpus,
@@ -64,7 +65,7 @@ def analyse(
     from saekit.studies.layers.survey import SurveyConfig, survey
 
     config = SurveyConfig(tokens=tokens, first_row=first_row, examples=examples)
-    folder = out or run / "layers"
+    folder = out or results_folder(run) / "layers"
     how = OpenOptions(site, corpus, split, sae)
     with claimed(folder, "saekit layers analyse", "Nothing was analysed to its end."):
         shared, lm, stream = opened(run, how)
@@ -136,7 +137,7 @@ def evaluate(
     ]
     result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
     result = replace(result, provenance=result.provenance | said_of(shared.card))
-    path = out or run / "eval" / "by_layer.json"
+    path = out or results_folder(run) / "eval" / "by_layer.json"
     result.write(path)
     metrics = sorted({name.split("/")[1] for name in result.scores})
     ways = list(dict.fromkeys(name.split("/")[0] for name in result.scores))
@@ -190,7 +191,7 @@ def baselines(
             f"Leave it out."
         )
     whole = _trained(run, shared, lm.name, stream.corpus, tokens)
-    folder = out or run / "single"
+    folder = out or results_folder(run) / "single"
     made = {}
     for one in shared.sites:
         place = folder / str(one)
@@ -253,10 +254,10 @@ def compare_(
 
     how = OpenOptions(site, corpus, "test", sae)
     shared, lm, stream = opened(run, how)
-    folder = singles or run / "single"
+    folder = singles or results_folder(run) / "single"
     found = {str(s): load(folder / str(s)) for s in shared.sites}
     table = compare(shared, found, lm, stream, tokens=tokens)
-    path = out or run / "layers" / "compare.csv"
+    path = out or results_folder(run) / "layers" / "compare.csv"
     table.write_csv(path)
     names = ("multi_fvu", "single_fvu", "single_in_multi", "multi_in_single", "same_run")
     lines = ["  " + "".join(f"{name:>17}" for name in ("layer", *names))]
@@ -300,11 +301,11 @@ def figures(
         raise ConfigError("`--survey` and `--out` are for one run; several have their own folders.")
     made: list[Path] = []
     for run in runs:
-        found = Survey.load(_analysed(survey or run / "layers", run))
+        found = Survey.load(_analysed(survey or results_folder(run) / "layers", run))
         how = OpenOptions(found.sites, corpus, "test", sae)
         shared, lm, stream = opened(run, how)
         made += draw_all(
-            found, shared, lm, stream, out or run / "layers" / "figures",
+            found, shared, lm, stream, out or results_folder(run) / "layers" / "figures",
             prompt=prompt, tokens=tokens, suffix=suffix, lens=lens_of(lens, lm), shown=not quiet,
         )  # fmt: skip
     emit({"figures": [str(p) for p in made]}, as_json=as_json,
@@ -349,13 +350,14 @@ def prompt_(
     from saekit.studies.layers.prompt_page import write_prompt_page
     from saekit.studies.layers.survey import Survey
 
-    folder = survey or run / "layers"
+    folder = survey or results_folder(run) / "layers"
     known = Survey.load(folder) if survey or (folder / "survey.json").exists() else None
     shared, lm, _ = opened(run, OpenOptions(site, corpus, "test", sae))
     reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(
-        reading, out or run / "layers" / "prompt.html", steered=wanted or None, survey=known
+        reading, out or results_folder(run) / "layers" / "prompt.html", steered=wanted or None,
+        survey=known,
     )
     record: dict[str, Any] = {"page": str(path), "bytes": path.stat().st_size}
     lines = [f"page     {path} ({record['bytes'] / 1e6:.1f} MB)"]

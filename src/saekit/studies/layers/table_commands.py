@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
+from saekit.hub.names import results_folder
 from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, lens_of
 from saekit.terminal.output import emit
 
@@ -45,8 +46,8 @@ def tables(
         directions = shared.sae.directions().detach()
         old = {f"legacy_{k}": v for k, v in legacy_mmcs(directions)._asdict().items()}
         rows.append({"sae": name, **about[name], **mmcs(directions)._asdict(), **old})
-        if (run / "layers" / "survey.json").exists():
-            found = Survey.load(run / "layers")
+        if (results_folder(run) / "layers" / "survey.json").exists():
+            found = Survey.load(results_folder(run) / "layers")
             sums[name] = found.sums
             about[name] |= {"lens": found.made_from["lens"] is not None}
         else:
@@ -118,7 +119,7 @@ def examples_(
     from saekit.models.sites import parse_site
     from saekit.studies.layers.survey import Survey
 
-    folder = survey or run / "layers"
+    folder = survey or results_folder(run) / "layers"
     if not (folder / "survey.json").exists():
         raise FormatError(f"{folder} holds no analysis. Make it: saekit layers analyse {run}")
     if latent is None and out is None and not as_json:

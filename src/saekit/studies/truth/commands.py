@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.hub.names import results_folder
 from saekit.terminal.output import emit
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
@@ -189,7 +190,7 @@ def evaluate(
     result = config.run(
         found, model, arrange=arrange, seed=seed, shown=not quiet, name=str(sae)
     )
-    path = out or sae / "eval" / "ground_truth.json"
+    path = out or results_folder(sae) / "eval" / "ground_truth.json"
     result.write(path)
     record = {name: s.value for name, s in result.scores.items()} | {"result": str(path)}
     lines = [f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError
+from saekit.hub.names import results_folder
 from saekit.studies.locality.commands import _autocorr_files as files
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.events import Corpus, Index, Latents, open_index
@@ -109,7 +110,7 @@ def autocorr(
     )
     question = Autocorrelation(lags=lags, threshold=threshold)
     peaks_of = DocumentPeaks(n=top, threshold=threshold)
-    folder = out or home / "locality" / "autocorr"
+    folder = out or results_folder(home) / "locality" / "autocorr"
     loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
     request = files.Request(
         tokens=tokens, corpus=corpus, split=split, n_latents=n_latents, top=top,
@@ -125,7 +126,7 @@ def autocorr(
         store = codes_of(loaded, lm, (corpus, split), folder / "index", tokens,
                          sizes=(window, overlap), shown=not quiet)  # fmt: skip
     else:
-        store = open_index(index or home / "index", loaded)
+        store = open_index(index or results_folder(home) / "index", loaded)
     from saekit.studies.locality.latents.drawing import draw_latents
 
     pool = request.latents or draw_latents(store, store.d_sae, request.density, seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.hub.names import results_folder
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     PARTLY,
@@ -114,7 +115,7 @@ def events(
     run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
     about = {f.latent: f for f in read_features(features)} if features else {}
     loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
-    folder = out or home / "locality" / "events"
+    folder = out or results_folder(home) / "locality" / "events"
     _check_source(index, corpus, tokens)
     _check_latents(about, loaded, features)
     named = numbers(latents, loaded.sae.cfg.d_sae) if latents else list(about)
@@ -125,7 +126,7 @@ def events(
             sizes=(min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)), shown=not quiet,
         )  # fmt: skip
     else:
-        store = open_index(index or home / "index", loaded)
+        store = open_index(index or results_folder(home) / "index", loaded)
         lm = float32_model(loaded, device, sae.model)
     from saekit.studies.locality.latents.drawing import draw_latents
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, ResourceError, SaekitError
+from saekit.hub.names import results_folder
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.events import Latents, finish
 from saekit.studies.locality.commands.options import (
@@ -109,7 +110,8 @@ def neuronpedia(
         run = EventRun(threshold=threshold)
         run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
         _score(loaded, float32_model(loaded, device, sae.model), records, run, _Scoring(
-            out=out or home / "locality" / "neuronpedia", sae_id=sae_id, top=top, anyway=anyway,
+            out=out or results_folder(home) / "locality" / "neuronpedia", sae_id=sae_id, top=top,
+            anyway=anyway,
             figures=figures, as_json=as_json, unanswered=failed, options=options,
         ))  # fmt: skip
         return
