@@ -219,3 +219,18 @@ def test_grad_reaches_the_embedding_through_new_points():
         acts = lm.read(TOKENS, [EMBED, name], grad=True)
         (grad,) = torch.autograd.grad(acts[name].sum(), acts[EMBED])
         assert grad.abs().max() > 0
+
+
+@kinds
+def test_documents_of_a_row_are_read_alone_or_it_is_refused(kind):
+    lm = model(kind)
+    try:
+        apart = lm.separated()
+    except ConfigError as error:
+        assert "cannot read each document" in str(error)
+        return
+    docs = [[3, 8, 9, 257], [1, 257], [7, 2, 5, 4, 257]]
+    site = Site(1, "resid_post")
+    packed = apart.read([sum(docs, [])], site)[0]
+    alone = torch.cat([lm.read([doc], site)[0] for doc in docs])
+    assert (packed - alone).abs().max() < 1e-4 * alone.abs().max()
