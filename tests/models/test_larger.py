@@ -43,15 +43,27 @@ def test_settings_are_those_of_transformers(monkeypatch):
     monkeypatch.setattr(transformers, "BitsAndBytesConfig", lambda **how: asked.append(how) or how)
     found = spread_settings(transformers, {"": "cpu"}, "4bit", torch.bfloat16)
     assert found["device_map"] == {"": "cpu"}
-    assert asked == [{"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}]
+    four = {"bnb_4bit_compute_dtype": torch.bfloat16, "bnb_4bit_quant_type": "nf4"}
+    assert asked == [{"load_in_4bit": True} | four]
     assert spread_settings(transformers, None, None, torch.float32) == {}
 
 
+SPREAD = {
+    name: "cpu" for name in ("model.embed_tokens", "model.layers.0", "model.norm", "lm_head")
+} | {"model.rotary_emb": "cpu", "model.layers.1": "disk"}
+
+
 @pytest.mark.skipif(not has_accelerate, reason="accelerate is not installed")
-def test_a_map_of_devices_gives_the_same_model(tmp_path):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("places", [{"": "cpu"}, "auto", SPREAD], ids=["one", "auto", "disk"])
+def test_a_map_of_devices_gives_the_same_model(tmp_path, places):
+    """On disk, the weights of a layer come and go with hooks of accelerate, as between GPUs."""
     folder = str(save_tiny(tmp_path))
-    plain, lm = load(folder, dtype="float32"), load(folder, dtype="float32", device_map={"": "cpu"})
-    for name in ("L1.z", "L0.resid_mid", "L1.mlp_acts"):
+    plain, lm = load(folder, dtype="float32"), load(folder, dtype="float32", device_map=places)
+    assert lm.sites() == plain.sites()
+    for name in ("L1.z", "L0.resid_mid", "L1.mlp_acts", "L1.mlp_normalized"):
         assert torch.equal(lm.read(TOKENS, name), plain.read(TOKENS, name))
-    steered = {Site(0, "resid_mid"): lambda x: x + 1}
+    steered = {Site(1, "resid_mid"): lambda x: x + 1}
     assert torch.equal(lm.logits(TOKENS, steered), plain.logits(TOKENS, steered))
+    prompt = [[1, 2, 3]]
+    assert lm.generate(prompt, 4, stop=[]) == plain.generate(prompt, 4, stop=[])

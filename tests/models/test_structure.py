@@ -202,6 +202,34 @@ def test_what_no_structure_is_found_of_is_refused_by_name():
         structure.find(module, module.config)
 
 
+VARIANTS = [
+    ("falcon", {"new_decoder_architecture": True, "num_ln_in_parallel_attn": 2}, "resid_mid"),
+    ("falcon", {"parallel_attn": False}, ""),
+    ("falcon", {"alibi": True}, "resid_mid"),
+    ("stablelm", {"use_parallel_residual": True}, "resid_mid"),
+    ("bloom", {"apply_residual_connection_post_layernorm": True},
+     "z attn_out resid_mid mlp_normalized mlp_in mlp_acts mlp_out"),
+    ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
+     "mlp_normalized mlp_in mlp_acts mlp_out"),
+    ("gemma4_text", {"hidden_size_per_layer_input": 0}, ""),
+    ("gemma4_text", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
+                     "moe_intermediate_size": 16}, "mlp_normalized mlp_in mlp_acts mlp_out"),
+    ("granite", {"residual_multiplier": 1.0}, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "settings", "left_out"), VARIANTS)
+def test_settings_change_what_a_block_adds(kind, settings, left_out, monkeypatch):
+    from saekit.models import tiny as making
+
+    small = making._small
+    monkeypatch.setattr(making, "_small", lambda of, sizes: small(of, sizes) | settings)
+    lm = tiny(kind)
+    check(lm)
+    assert set(left_out.split()) == {p for p in POINTS if Site(1, p) not in lm.sites()}
+    assert lm.read(TOKENS, EMBED).shape[-1] == lm.width(EMBED)
+
+
 def test_a_block_that_adds_more_keeps_what_can_be_proved():
     lm = tiny("mixtral")
     block = lm.module.model.layers[1]
@@ -219,3 +247,18 @@ def test_grad_reaches_the_embedding_through_new_points():
         acts = lm.read(TOKENS, [EMBED, name], grad=True)
         (grad,) = torch.autograd.grad(acts[name].sum(), acts[EMBED])
         assert grad.abs().max() > 0
+
+
+@kinds
+def test_documents_of_a_row_are_read_alone_or_it_is_refused(kind):
+    lm = model(kind)
+    try:
+        apart = lm.separated()
+    except ConfigError as error:
+        assert "cannot read each document" in str(error)
+        return
+    docs = [[3, 8, 9, 257], [1, 257], [7, 2, 5, 4, 257]]
+    site = Site(1, "resid_post")
+    packed = apart.read([sum(docs, [])], site)[0]
+    alone = torch.cat([lm.read([doc], site)[0] for doc in docs])
+    assert (packed - alone).abs().max() < 1e-4 * alone.abs().max()

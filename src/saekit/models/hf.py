@@ -393,7 +393,7 @@ class HFModel(LanguageModel):
         if self.separator_id is None:
             return found
         window = getattr(self.module.config.get_text_config(), "sliding_window", None)
-        if window is not None and ids.shape[1] > window:
+        if window and ids.shape[1] > window:
             raise ShapeError(
                 f"{self.name} has layers that attend to {window:,} tokens only, and with separate "
                 f"documents reads rows of at most as many; got {ids.shape[1]:,}. Use a shorter "

@@ -47,18 +47,18 @@ def measure(norm: nn.Module, width: int) -> Affine | None:
     the bias, a known input the gain, and another one must be as both say.
 
     Args:
-        norm: with its weights, which are copied to float32 on the CPU.
+        norm: with its weights, which are copied to float32 on the CPU, unless accelerate keeps
+            them on disk.
         width: of its input.
     """
-    if any(p.is_meta for p in norm.parameters()):
-        return None
     place = torch.arange(width)
     first = _SIZE * (1 - 2 * (place % 2)) * (1 + place / width)
     second = _SIZE * torch.cos(2.4 * place + 1)
     try:
-        plain: Any = _copied(norm)
+        # Weights that are kept elsewhere come with a pass alone.
+        plain: Any = norm if any(p.is_meta for p in norm.parameters()) else _copied(norm)
         bias, one, other, moved = (
-            plain(x[None, None])[0, 0].float()
+            plain(x[None, None])[0, 0].float().cpu()
             for x in (torch.zeros(width), first, second, second + _SIZE)
         )
     except Exception:  # it takes other inputs than activations alone

@@ -81,7 +81,8 @@ def spread_settings(
     if isinstance(device_map, Mapping):
         found["device_map"] = dict(device_map)
     if bits is not None:
-        rest = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
+        rest = {"bnb_4bit_compute_dtype": dtype, "bnb_4bit_quant_type": "nf4"}
+        rest = rest if bits == "4bit" else {}
         settings = library.BitsAndBytesConfig(**{f"load_in_{bits}": True}, **rest)
         found["quantization_config"] = settings
     return found

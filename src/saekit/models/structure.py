@@ -450,6 +450,8 @@ class _Block:
         reasons["mlp_out"] = (
             "what comes after the block is not resid_mid plus what one of its modules gives"
         )
+        if self.has_experts:
+            return None
         named = (
             c for c in self.calls
             if c.start >= middle[0].start and c.depth == 0 and c.y is not None

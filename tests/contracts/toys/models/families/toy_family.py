@@ -3,7 +3,7 @@
 from typing import final
 
 from saekit.models.families.llama import Llama
-from saekit.models.family import Family, registry
+from saekit.models.family import Family, Tap, registry
 
 
 @final
@@ -18,7 +18,7 @@ class ToyFamily(Family):
 
     @staticmethod
     def points(config):
-        return Llama.points(config)
+        return Llama.points(config) | {"mlp_acts": Tap("layers.{i}.mlp.c_proj", "input")}
 
     @staticmethod
     def tiny(model_type, sizes):
