@@ -37,7 +37,7 @@ def verify(
     from saekit.hub.opening import model_of, notes_of
 
     loaded = sae.read_from(Path(run), site=site, corpus=corpus)
-    lm = model_of(loaded, sae.device, sae.model, sae.dtype)
+    lm = model_of(loaded, sae.device, sae.model, sae.dtype, sae.processing)
     verdict = check(
         loaded, lm, corpus=corpus, tokens=tokens, ce_tokens=ce_tokens, l0=l0, out=out,
         shown=not quiet,

@@ -39,6 +39,8 @@ class OpenOptions:
             the model's tokenizer does when it is left alone.
         corpus: text; None: that of training.
         device: where the model goes: auto, cpu or cuda.
+        processing: what is done to the model's weights, "transformer_lens" or nothing; None: as in
+            training, as far as the files say.
     """
 
     hints: FormatHints = FormatHints()
@@ -49,6 +51,7 @@ class OpenOptions:
     bos: bool | None = None
     corpus: str | None = None
     device: str = "auto"
+    processing: str | None = None
 
 
 class OpenSAE(NamedTuple):
@@ -89,15 +92,16 @@ def open_sae(
     if prepare is not None:
         loaded = prepare(loaded)
     text = text_of(loaded, use.corpus)
-    lm = model_of(loaded, use.device, use.model, use.dtype)
+    lm = model_of(loaded, use.device, use.model, use.dtype, use.processing)
     if place is not None:
         loaded = place(loaded, lm)
     return OpenSAE(complete(loaded, lm, text, use), lm, text)
 
 
 def model_of(
-    loaded: TrainedSAE, device: str, name: str | None = None, dtype: str | None = None
-) -> LanguageModel:
+    loaded: TrainedSAE, device: str, name: str | None = None, dtype: str | None = None,
+    processing: str | None = None,
+) -> LanguageModel:  # fmt: skip
     """Return the language model an SAE was trained on, at the precision it was trained at.
 
     Args:
@@ -105,6 +109,7 @@ def model_of(
         device: where the model goes.
         name: the model to load instead, where the files do not say or another one is wanted.
         dtype: its precision, if not that of training.
+        processing: what is done to its weights (see `saekit.load_model`), if not as in training.
 
     Raises:
         ConfigError: neither the files nor `name` say the model.
@@ -119,7 +124,11 @@ def model_of(
     # Of its own model the commit that was recorded, for a branch may have moved on since.
     commit = pinned(run.get("revision"), made_from) if own else None
     try:
-        lm = load_model(wanted, revision=commit, dtype=dtype or before, device=device)
+        lm = load_model(
+            wanted, revision=commit, dtype=dtype or before, device=device,
+            processing=processing or (made_from.get("processing") if own else None),
+            quantisation=made_from.get("quantisation") if own else None,
+        )  # fmt: skip
     except (UnknownNameError, ResourceError) as error:
         if name is not None:
             raise
@@ -173,7 +182,7 @@ def ready(
     """
     if UNKNOWN in loaded.card.pair.sites:
         raise ConfigError(_no_site(loaded.card))
-    model = lm or model_of(loaded, use.device, use.model, use.dtype)
+    model = lm or model_of(loaded, use.device, use.model, use.dtype, use.processing)
     return loaded.ruled(model), model
 
 

@@ -303,7 +303,8 @@ class Part:
                 )
         self.read, self.write = self.reads[0], self.writes[0]
         order = lm.sites()
-        if not self.joint and order.index(self.write) < order.index(self.read):
+        places = [order.index(site._replace(head=None)) for site in (self.read, self.write)]
+        if not self.joint and places[1] < places[0]:
             raise ConfigError(
                 f"The SAE predicts {self.write} from {self.read}, which comes later in a pass, so "
                 f"it cannot be spliced in."

@@ -100,6 +100,13 @@ class SAEOptions(HintOptions):
         typer.Option(help="Of the language model: auto, float32 or bfloat16. [as in training]"),
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    processing: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the language model's weights: transformer_lens, for SAEs trained on its "
+            "processed models. [as in training, if known]"
+        ),
+    ] = None
 
     def use(self, corpus: str | None = None) -> "OpenOptions":
         """Return the same for `saekit.hub.opening.open_sae`.
@@ -115,6 +122,7 @@ class SAEOptions(HintOptions):
         return OpenOptions(
             hints=self.hints(), format=self.from_, model=self.model, dtype=self.dtype,
             n_ctx=self.n_ctx or 0, bos=self.bos, corpus=corpus, device=self.device,
+            processing=self.processing,
         )  # fmt: skip
 
     def typed(self, **others: str | None) -> str:

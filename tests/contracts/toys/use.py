@@ -104,8 +104,8 @@ def layout() -> None:
 
 def family() -> None:
     listed("families", "toy_family")
-    out = train(base / "run-family", "--k", 4, of="seed_oss")
-    lm = saekit.load_model(str(model("seed_oss")))
+    out = train(base / "run-family", "--k", 4, of="starcoder2")
+    lm = saekit.load_model(str(model("starcoder2")))
     assert lm.family == saekit.load(out).card.model["family"] == "toy_family"
     assert lm.read("a cat", "L1.mlp_out").isfinite().all()
 

@@ -183,7 +183,7 @@ def _centring(way: Way) -> Iterator[Change]:
         yield Change(
             "processing", "with the mean over dimensions taken off each activation",
             "it was trained on TransformerLens' processed weights: load the model with "
-            "processing='transformer_lens'",
+            "processing='transformer_lens', on a command line --processing transformer_lens",
             dataclasses.replace(way, centred=True),
         )  # fmt: skip
 

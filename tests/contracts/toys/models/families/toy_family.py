@@ -12,7 +12,7 @@ class ToyFamily(Family):
     """StarCoder 2."""
 
     name = "toy_family"
-    model_types = ("seed_oss",)
+    model_types = ("starcoder2",)
     embed = "embed_tokens"
     final_norm = "norm"
 
