@@ -1,9 +1,9 @@
 """saekit: sparse autoencoders on language models.
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
-importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
-``analyse``, ``splice``, ``steer``, ``save``, and the architectures. docs/python.md shows them at
-work.
+importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``evaluate``,
+``score``, ``index``, ``analyse``, ``splice``, ``steer``, ``save``, ``use``, and the architectures.
+docs/python.md shows them at work.
 """
 
 import importlib
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
     from saekit.analysis.index_folder import index as index
+    from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.hub.native import load as load
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
     from saekit.saes.standardised import Standardised as Standardised
     from saekit.saes.temporal import Temporal as Temporal
     from saekit.saes.topk import TopK as TopK
+    from saekit.training.fit_vectors import fit as fit
     from saekit.training.run import Run as Run
     from saekit.training.train import train as train
+    from saekit.training.vector_scores import score as score
 
 _PLACES = {
     "Harvest": "saekit.activations.harvest",
@@ -49,13 +52,16 @@ _PLACES = {
     "TrainedSAE": "saekit.hub.trained",
     "analyse": "saekit.analysis.analyse",
     "evaluate": "saekit.evals.evaluate",
+    "fit": "saekit.training.fit_vectors",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
     "save": "saekit.hub.native",
+    "score": "saekit.training.vector_scores",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
     "train": "saekit.training.train",
+    "use": "saekit.core.registry",
     "AbsTopK": "saekit.saes.abs_topk",
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",

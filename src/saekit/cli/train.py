@@ -206,6 +206,7 @@ def _resumed(
     from saekit.cli.cache import recorded_run
     from saekit.core.border import reading
     from saekit.core.lock import claimed
+    from saekit.core.registry import missing_explained
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.training import record
@@ -220,14 +221,15 @@ def _resumed(
     made = begun_with_of(found, folder)
     held = cache or _cache_folder(folder)
     raw = found.settings
-    if held is not None:
-        lm, _ = recorded_run(held, device, {}, raw)
-    else:
-        raw = record.found_again(raw, folder, made)
-        with reading(folder, "a run"):
-            named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
-        lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
-    return lm, as_run(raw, lm, settings)
+    with missing_explained(made.get("parts")):
+        if held is not None:
+            lm, _ = recorded_run(held, device, {}, raw)
+        else:
+            raw = record.found_again(raw, folder, made)
+            with reading(folder, "a run"):
+                named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
+            lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
+        return lm, as_run(raw, lm, settings)
 
 
 def _cache_folder(folder: Path) -> Path | None:

@@ -262,6 +262,7 @@ class _Part:
                 f"`{cfg.name}` codes {' and '.join(cfg.event)} jointly; SAEs of single activations "
                 f"can be spliced in."
             )
+        card.check_model()
         if UNKNOWN in card.pair.sites:
             raise ConfigError(
                 f"The SAE's files do not say which site it is of ({card.pair.label}). Load it "
