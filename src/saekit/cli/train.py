@@ -25,6 +25,7 @@ from saekit.training.building import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.training.run import Run
 
@@ -77,6 +78,20 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
 ]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        help="Vectors of any kind instead of a model's: a folder, a file or a pattern of .npy, "
+        ".safetensors, .npz, .parquet or .tar."
+    ),
+]
+Targets = Annotated[
+    str | None, typer.Option(help="With --activations: vectors to predict, row by row.")
+]
+Key = Annotated[
+    str | None,
+    typer.Option(help="With --activations: the tensor, array or column, of files with several."),
+]
 Cache = Annotated[
     Path | None,
     typer.Option(help="Read activations from this folder (see: saekit cache), not a model."),
@@ -111,6 +126,15 @@ def train(
     config: ConfigFile = None,
     recipe: Recipe = None,
     cache: Cache = None,
+    activations: Activations = None,
+    targets: Targets = None,
+    key: Key = None,
+    from_sae: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from", metavar="SAE", help="Go on from the weights of this SAE, as a new run."
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
@@ -132,6 +156,7 @@ def train(
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
+    from saekit.cli import train_vectors as vectors
     from saekit.cli.cache import recorded_run
     from saekit.core import processes
     from saekit.core.files import read_object
@@ -139,9 +164,40 @@ def train(
     from saekit.training.loop import train as train_run
 
     device = processes.own_device(device)
+    if activations is not None or (resume is not None and vectors.is_fit(resume)):
+        vectors.refuse(
+            model=model, revision=revision, site=site, target=target, fold=fold or None,
+            corpus=corpus, config=config, recipe=recipe, cache=cache,
+            latent_shards=None if latent_shards == 1 else latent_shards,
+        )  # fmt: skip
+        vectors.train(
+            activations, targets, key, made=made_of(arch or "topk", d_sae, epochs, seed),
+            arch=arch, k=k, tokens=tokens, epochs=epochs, settings=settings or [],
+            start_from=from_sae, resume=resume, out=out, device=device, quiet=quiet,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    if targets is not None or key is not None:
+        raise ConfigError("`--targets` and `--key` are of vectors. Name them with --activations.")
+    start = None
     if resume is not None:
         lm, run = _resumed(resume, cache, device, settings or [])
         folder = resume
+    elif from_sae is not None:
+        if others := given(arch=arch, d_sae=d_sae, fold=fold or None, config=config, recipe=recipe):
+            raise ConfigError(
+                f"`--{'`, `--'.join(n.replace('_', '-') for n in others)}` does not go with "
+                f"--start-from, whose SAE decides it. Leave it out."
+            )
+        check_flags("topk", tokens, epochs)
+        start, lm, raw = _begun_from(
+            from_sae, cache, device, dtype, settings or [], model=model, revision=revision,
+            site=site, target=target, corpus=corpus, tokens=tokens,
+        )  # fmt: skip
+        raw |= {"epochs": epochs or 1, "seed": seed or 0}
+        run = as_run(raw, lm, k_setting(raw["sae"]["name"], k) + (settings or []))
+        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
+        folder = out or default_folder(run, lm)
     elif config is not None or recipe is not None:
         asked = given(
             model=model, revision=revision, site=site, target=target, fold=fold or None,
@@ -176,7 +232,7 @@ def train(
     with processes.session(lm.device):
         sae = train_run(
             run, lm, folder,
-            resume=resume is not None, shown=not quiet, latent_shards=latent_shards,
+            resume=resume is not None, shown=not quiet, latent_shards=latent_shards, start=start,
         )  # fmt: skip
         if not processes.first():
             return
@@ -192,6 +248,39 @@ def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
     """End with exit code 3 where the text of a run ended before the tokens asked."""
     if any("text_ended" in manifest for manifest in manifests):
         raise typer.Exit(3)
+
+
+def _begun_from(
+    folder: Path, cache: Path | None, device: str, dtype: str, settings: list[str], *,
+    model: str | None, revision: str | None, site: list[str] | None, target: list[str] | None,
+    corpus: str | None, tokens: int | None,
+) -> "tuple[TrainedSAE, LanguageModel, dict[str, Any]]":  # fmt: skip
+    """Return the SAE that training begins from, its model, and the run, for `as_run`."""
+    from saekit.cli.cache import recorded_run
+    from saekit.core.config import read_setting
+    from saekit.hub.opening import model_of
+    from saekit.models.hf import load
+    from saekit.training.run import Run
+    from saekit.training.starting import settings_of, started
+
+    start = started(folder, site[0] if site else None)
+    normalise = dict(map(read_setting, settings)).get("normalise", Run.normalise)
+    own = settings_of(start, normalise, read=site or (), write=target or ())
+    if cache is not None:
+        text = corpus_of(corpus) if corpus is not None else None
+        asked = {"model": model, "corpus": text, "site": own["pair"]["read"],
+                 "target": own["pair"]["write"], "fold": False, "tokens": tokens}  # fmt: skip
+        lm, raw = recorded_run(cache, device, asked, None)
+        return start, lm, raw | {k: own[k] for k in ("sae", "start_from")}
+    if model is None:
+        lm = model_of(start, device, dtype=None if dtype == "auto" else dtype)
+    else:
+        lm = load(model, revision=revision, dtype=dtype, device=device)
+    raw = flags(
+        lm, model=model or lm.name, revision=revision, site=own["pair"]["read"],
+        target=own["pair"]["write"], fold=False, corpus=corpus, tokens=tokens,
+    )  # fmt: skip
+    return start, lm, raw | own
 
 
 def _resumed(

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from saekit.activations.pairs import Pair
 from saekit.core import provenance
+from saekit.core.border import reading
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.result import Score
-from saekit.data.vectors import Source, Vectors
+from saekit.data.vectors import Source, Vectors, open_vectors
 from saekit.hub.card import NO_MODEL, Card
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.placement import pick_device
@@ -22,7 +23,7 @@ from saekit.saes.base import SAEConfig, Unsized
 from saekit.training import record
 from saekit.training.building import settings_of_sae, sized
 from saekit.training.fit import Fit
-from saekit.training.fitting import FitFolder, fit_stream
+from saekit.training.fitting import FIT, FitFolder, fit_stream
 from saekit.training.scaling import Scalings, ScalingSums, check_foldable
 from saekit.training.starting import (
     about_start,
@@ -35,6 +36,7 @@ from saekit.training.starting import (
 from saekit.training.vector_scores import open_sides, scores_of
 from saekit.training.vector_stream import Split, VectorStream
 
+SIDES = ("vectors", "vectors_y")  # read, and predicted, in records
 SCORES = "held_out.json"
 LEAST_SHOWN, MOST_EPOCHS = 1_000_000, 50  # rows that training sees where nothing is said
 BUFFER_VALUES = 2**28  # float32, 1 GiB
@@ -118,17 +120,67 @@ def fit(  # noqa: PLR0913 - the words of `saekit train --activations`
             f"Architecture and sizes are those of the SAE to begin from; got {sae!r} too. Leave it "
             f"out."
         )
-    raw = {**settings, "seed": seed} | _length(sides[0], tokens, epochs, settings)
-    if start is None:
-        widths = {"d_in": sides[0].width, "d_out": sides[-1].width}
-        raw["sae"] = sized(widths | settings_of_sae(sae))
-    else:
-        normalise = settings.get("normalise", VectorFit.normalise)
-        cfg = starting_config(start.sae, normalise, is_autoencoder=len(sides) == 1)
-        raw |= {"sae": cfg.to_dict(), "start_from": weights_digest(start.sae)}
-    run = VectorFit.from_dict(raw)
+    raw = {**settings, "seed": seed, "sae": {} if sae is None else settings_of_sae(sae)}
+    run = as_vector_fit(raw, sides, tokens=tokens, epochs=epochs, start=start)
     folder = None if out is None else Path(out)
     return fit_sides(run, sides, folder, start=start, resume=resume, device=device, shown=shown)
+
+
+def as_vector_fit(
+    raw: dict[str, Any], sides: list[Vectors], *, tokens: int | None, epochs: int | None,
+    start: TrainedSAE | None = None,
+) -> VectorFit:  # fmt: skip
+    """Return what a dict describes, with what is left out fitted to the vectors.
+
+    Args:
+        raw: settings of a `VectorFit`; of its ``sae`` widths and latents may be left out.
+        sides: what is read and what is predicted; one for an autoencoder.
+        tokens: vectors of an epoch; None: all that are not held out.
+        epochs: passes over them; None: as many as `fit` says.
+        start: the SAE to begin from, whose architecture it is.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
+    raw = raw | _length(sides[0], tokens, epochs, raw)
+    if start is None:
+        widths = {"d_in": sides[0].width, "d_out": sides[-1].width}
+        raw["sae"] = sized(widths | {"name": "topk"} | raw.get("sae", {}))
+    else:
+        normalise = raw.get("normalise", VectorFit.normalise)
+        cfg = starting_config(start.sae, normalise, is_autoencoder=len(sides) == 1)
+        raw["sae"] = cfg.to_dict() | raw.get("sae", {})
+        raw["start_from"] = weights_digest(start.sae)
+    return VectorFit.from_dict(raw)
+
+
+def resume_fit(out: Path, *, device: str = "auto", shown: bool = True) -> TrainedSAE:
+    """Go on with the fit in a folder, whose vectors are files.
+
+    Raises:
+        FormatError: there is none.
+        ConfigError: it is finished; its vectors were in memory, or their files are others now.
+    """
+    found = record.read(out / FIT)
+    run = VectorFit.from_dict(found.settings)
+    with reading(out, "a run"):
+        sides = [
+            _opened_again(out, found.begun_with, side)
+            for side in SIDES if side in found.begun_with
+        ]  # fmt: skip
+    return fit_sides(run, sides, out, resume=True, device=device, shown=shown)
+
+
+def _opened_again(out: Path, begun: dict[str, Any], side: str) -> Vectors:
+    about, files = begun[side], begun.get(f"{side}_files")
+    if not files:
+        raise ConfigError(
+            f"The run in {out} is on vectors that were in memory. Go on in Python: "
+            f"saekit.fit(vectors, ..., out={str(out)!r}, resume=True)."
+        )
+    keys = about["keys"]
+    paths = [Path(about["folder"]) / name for name in files]
+    return open_vectors(paths, keys[0] if keys else None)
 
 
 def fit_sides(
@@ -154,9 +206,8 @@ def fit_sides(
         raise ConfigError(f"The run in {out} is finished: its SAE is in {out / 'sae'}.")
     about = [side.provenance() for side in sides]
     files = [side.files() for side in sides]
-    names = ("vectors", "vectors_y")
-    said: dict[str, Any] = dict(zip(names, about, strict=False))
-    marks = dict(zip([f"{n}_files" for n in names], files, strict=False))
+    said: dict[str, Any] = dict(zip(SIDES, about, strict=False))
+    marks = dict(zip([f"{side}_files" for side in SIDES], files, strict=False))
     in_files = all(files) and files
     folder = FitFolder(
         run, out, resume=resume, command="saekit train",
