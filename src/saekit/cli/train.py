@@ -263,7 +263,7 @@ def _begun_from(
     from saekit.training.run import Run
     from saekit.training.starting import settings_of, started
 
-    start = started(folder, site[0] if site else None)
+    start = started(folder)
     normalise = dict(map(read_setting, settings)).get("normalise", Run.normalise)
     own = settings_of(start, normalise, read=site or (), write=target or ())
     if cache is not None:

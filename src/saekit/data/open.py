@@ -4,6 +4,7 @@ import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from saekit.core.errors import ConfigError, UnknownNameError, nearest
 from saekit.data.base import Corpus
@@ -67,7 +68,7 @@ def open_corpus(text: str) -> Corpus:
     )
 
 
-def as_corpus(given: Corpus | Path | str | Sequence[str]) -> Corpus:
+def as_corpus(given: Corpus | Path | str | Sequence[Any]) -> Corpus:
     """Return the corpus that somebody means: one, a word as of `open_corpus`, or a list of texts.
 
     Raises: as `open_corpus`.

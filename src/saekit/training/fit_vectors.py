@@ -13,6 +13,7 @@ from saekit.core import provenance
 from saekit.core.border import reading
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.registry import missing_explained, own_parts
 from saekit.core.result import Score
 from saekit.data.vectors import Source, Vectors, open_vectors
 from saekit.hub.card import NO_MODEL, Card
@@ -162,7 +163,8 @@ def resume_fit(out: Path, *, device: str = "auto", shown: bool = True) -> Traine
         ConfigError: it is finished; its vectors were in memory, or their files are others now.
     """
     found = record.read(out / FIT)
-    run = VectorFit.from_dict(found.settings)
+    with missing_explained(found.begun_with.get("parts")):
+        run = VectorFit.from_dict(found.settings)
     with reading(out, "a run"):
         sides = [
             _opened_again(out, found.begun_with, side)
@@ -208,12 +210,12 @@ def fit_sides(
     files = [side.files() for side in sides]
     said: dict[str, Any] = dict(zip(SIDES, about, strict=False))
     marks = dict(zip([f"{side}_files" for side in SIDES], files, strict=False))
-    in_files = all(files) and files
+    own, in_files = own_parts(run.to_dict()), all(files)
     folder = FitFolder(
         run, out, resume=resume, command="saekit train",
         go_on=f"saekit train --resume {out}" if in_files else
         f"saekit.fit(vectors, ..., out={str(out)!r}, resume=True)",
-        begun_with=said | {k: v for k, v in marks.items() if v},
+        begun_with=said | {k: v for k, v in marks.items() if v} | ({"parts": own} if own else {}),
         same=lambda begun: _same_files(begun, marks, out),
         manifest={"kind": "fit", **said},
     )  # fmt: skip

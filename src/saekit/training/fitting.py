@@ -63,7 +63,8 @@ class FitFolder:
         if out is None and resume:
             raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
         self.fit, self.out, self.resume = fit, out, resume
-        self._command, self._go_on, self._same = command, go_on, same
+        self._command, self._same = command, same
+        self.go_on = "" if out is None else go_on
         self._made_from = manifest
         self._begun_with = {} if out is None else record.begun_with(None, None, out, **begun_with)
         self._held = contextlib.ExitStack()
@@ -81,7 +82,7 @@ class FitFolder:
             return self
         try:
             self._held.enter_context(
-                claimed(self.out, self._command, f"Go on with: {self._go_on}")
+                claimed(self.out, self._command, f"Go on with: {self.go_on}")
             )
             self._found = self._checked(self.out)
             if self._found is None:
@@ -116,7 +117,7 @@ class FitFolder:
         """Refuse a folder that is in use or holds another run; return what is recorded of this."""
         if not self.resume:
             check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
-                             f"{self._go_on}")  # fmt: skip
+                             f"{self.go_on}")  # fmt: skip
             return None
         return _compared(out, self.fit, self._begun_with, self._same)
 
@@ -183,7 +184,7 @@ def fit_stream(  # noqa: PLR0913 - a training, and what its folder says of it
     )
     session = Session(
         training, scalings, autoencoder=autoencoder, out=folder.out, resume=folder.resume,
-        shown=shown,
+        go_on=folder.go_on, shown=shown,
     )  # fmt: skip
     at_start(training)
     with session, StopRequest() as stop:

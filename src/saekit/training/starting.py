@@ -22,18 +22,17 @@ START = "start"  # the folder, in that of a run, of the SAE that it began from
 UNIT = 1e-3  # decoder rows are of length 1 to this
 
 
-def started(start: TrainedSAE | Path | str, site: str | None = None) -> TrainedSAE:
+def started(start: TrainedSAE | Path | str) -> TrainedSAE:
     """Return the SAE that training is to begin from.
 
     Args:
         start: the SAE, or the folder of a run or of an SAE in any format.
-        site: which site it is of, where its files do not say.
 
     Raises:
         ConfigError: several sites share it, each with a scaling of its own.
         FormatError: there is no SAE.
     """
-    found = start if isinstance(start, TrainedSAE) else native.load(start, site=site)
+    found = start if isinstance(start, TrainedSAE) else native.load(start, scaled=True)
     if found.card.scalings:
         raise ConfigError(
             f"{found.folder or found!r} is shared by {found.card.pair.label}, each with a scaling "

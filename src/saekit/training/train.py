@@ -80,7 +80,7 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         ConfigError: a setting is unknown or out of range, or `out` is in use.
         DataError: the text is shorter than `tokens`, or activations are not finite.
     """
-    start = None if start_from is None else started(start_from, _names(site)[0] if site else None)
+    start = None if start_from is None else started(start_from)
     if lm is None and start is not None:
         lm = model_of(start, "auto")
     model = load_model(lm or DEFAULT_MODEL) if lm is None or isinstance(lm, str) else lm

@@ -40,7 +40,7 @@ class Texts(Corpus):
     test_share: float = setting(0.1, least=0, below=1)
 
     @classmethod
-    def of(cls, texts: Sequence[str], test_share: float = 0.1) -> "Texts":
+    def of(cls, texts: Sequence[Any], test_share: float = 0.1) -> "Texts":
         """Return the corpus of a list of texts.
 
         Raises:
