@@ -45,7 +45,11 @@ Site = Annotated[
     ),
 ]
 Target = Annotated[
-    list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
+    list[str] | None,
+    typer.Option(
+        help="What to predict, for a transcoder: sites, or with --activations files of vectors, "
+        "row by row. [what is read]"
+    ),
 ]
 Fold = Annotated[
     bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
@@ -84,9 +88,6 @@ Activations = Annotated[
         help="Vectors of any kind instead of a model's: a folder, a file or a pattern of .npy, "
         ".safetensors, .npz, .parquet or .tar."
     ),
-]
-Targets = Annotated[
-    str | None, typer.Option(help="With --activations: vectors to predict, row by row.")
 ]
 Key = Annotated[
     str | None,
@@ -127,7 +128,6 @@ def train(
     recipe: Recipe = None,
     cache: Cache = None,
     activations: Activations = None,
-    targets: Targets = None,
     key: Key = None,
     from_sae: Annotated[
         Path | None,
@@ -166,19 +166,19 @@ def train(
     device = processes.own_device(device)
     if activations is not None or (resume is not None and vectors.is_fit(resume)):
         vectors.refuse(
-            model=model, revision=revision, site=site, target=target, fold=fold or None,
+            model=model, revision=revision, site=site, fold=fold or None,
             corpus=corpus, config=config, recipe=recipe, cache=cache,
             latent_shards=None if latent_shards == 1 else latent_shards,
         )  # fmt: skip
         vectors.train(
-            activations, targets, key, made=made_of(arch or "topk", d_sae, epochs, seed),
+            activations, target, key, made=made_of(arch or "topk", d_sae, epochs, seed),
             arch=arch, k=k, tokens=tokens, epochs=epochs, settings=settings or [],
             start_from=from_sae, resume=resume, out=out, device=device, quiet=quiet,
             as_json=as_json,
         )  # fmt: skip
         return
-    if targets is not None or key is not None:
-        raise ConfigError("`--targets` and `--key` are of vectors. Name them with --activations.")
+    if key is not None:
+        raise ConfigError("`--key` is of files of vectors. Name them with --activations.")
     start = None
     if resume is not None:
         lm, run = _resumed(resume, cache, device, settings or [])

@@ -35,7 +35,7 @@ def refuse(**flags: Any) -> None:
 
 
 def train(
-    activations: str | None, targets: str | None, key: str | None, *, made: dict[str, Any],
+    activations: str | None, target: list[str] | None, key: str | None, *, made: dict[str, Any],
     arch: str | None, k: float | None, tokens: int | None, epochs: int | None,
     settings: list[str], start_from: Path | None, resume: Path | None, out: Path | None,
     device: str, quiet: bool, as_json: bool,
@@ -68,7 +68,7 @@ def train(
         for path, value in map(read_setting, k_setting(name, k) + settings):
             put(raw, path, value)
         tokens, epochs = raw.pop("tokens", tokens), raw.pop("epochs", epochs)
-        sides = open_sides(activations, targets, key, None)
+        sides = open_sides(activations, target, key, None)
         run = fit_vectors.as_vector_fit(raw, sides, tokens=tokens, epochs=epochs, start=start)
         digest = short_digest(run.to_dict(), [side.provenance()["sha256"] for side in sides])
         stem = Path(activations).name.split("*")[0].rstrip(".-_") or "vectors"
