@@ -1,7 +1,9 @@
 """An SAE on vectors from anywhere: in memory, in files of each kind, stopped and resumed."""
 
+import contextlib
 import io
 import os
+import random
 import signal
 import tarfile
 import threading
@@ -294,6 +296,24 @@ def test_vectors_that_cannot_be_used_are_refused(tmp_path, monkeypatch, source, 
     (tmp_path / "text.txt").write_text("a")
     with pytest.raises(SaekitError, match=said):
         saekit.fit(source, saekit.TopK(k=2, d_sae=8), **SMALL)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_gives_its_rows_or_an_error_in_words(tmp_path, kind):
+    folder, key = written(tmp_path / "v", planted().numpy(), kind)
+    whole = sorted(folder.iterdir())[0]
+    data, chance = whole.read_bytes(), random.Random(kind)
+    hurt = tmp_path / f"hurt{whole.suffix}"
+    for i in range(120):
+        bad = bytearray(data[: chance.randrange(len(data))] if i % 4 == 0 else data)
+        for _ in range(0 if i % 4 == 0 else chance.randint(1, 8)):
+            near = min(len(bad), chance.choice([100, 600, len(bad)]))
+            at = chance.randrange(near)
+            bad[at if i % 2 else -1 - at] = chance.randrange(256)
+        hurt.write_bytes(bad)
+        with contextlib.suppress(SaekitError):
+            vectors = open_vectors(hurt, key)
+            assert vectors.take(torch.arange(vectors.n)).isfinite().all()
 
 
 def test_a_key_names_one_of_several(tmp_path):

@@ -214,6 +214,12 @@ class _Parquet(Shard):
             if values.null_count:
                 raise DataError(f"{self.name} has vectors with missing numbers. Leave them out.")
             flat = values.to_numpy(zero_copy_only=False).reshape(-1, self.width)
+            n = int(self._ends[group + 1] - self._ends[group])
+            if len(flat) != n:
+                raise FormatError(
+                    f"{self.path} is damaged: row group {group} has {len(flat):,} rows, and {n:,} "
+                    f"by its head. Fetch or write it again."
+                )
         return _native(flat)
 
 
