@@ -235,3 +235,20 @@ def test_an_array_of_something_else_is_refused(tmp_path):
             list(open_corpus(str(tmp_path / name)).documents("train"))
     with pytest.raises(ConfigError, match="empty"):
         TokenIds(paths=())
+
+
+def test_a_model_in_a_folder_trains_on_chats_by_its_own_template(tmp_path):
+    from saekit.models.hf import load
+    from saekit.models.tiny import save_tiny
+
+    save_tiny(tmp_path / "lm", "llama")
+    config = tmp_path / "lm" / "tokenizer_config.json"
+    settings = json.loads(config.read_text()) | {"chat_template": TEMPLATE}
+    config.write_text(json.dumps(settings))
+    lm = load(str(tmp_path / "lm"), dtype="float32", device="cpu")
+    assert lm.tokenizer.chat(chat(3)[:1]).endswith("[user]How many are 3 cats?")
+    path = rows_of(tmp_path / "chats.jsonl", [{"messages": chat(i)} for i in range(90)])
+    sae = saekit.train(
+        lm, site="L1.resid_post", sae=KIND, corpus=path, out=tmp_path / "a", **SHORT
+    )
+    assert sae.card.corpus["chat_template"] and sae.card.corpus["corpus"]["name"] == "chats"
