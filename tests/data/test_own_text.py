@@ -248,7 +248,5 @@ def test_a_model_in_a_folder_trains_on_chats_by_its_own_template(tmp_path):
     lm = load(str(tmp_path / "lm"), dtype="float32", device="cpu")
     assert lm.tokenizer.chat(chat(3)[:1]).endswith("[user]How many are 3 cats?")
     path = rows_of(tmp_path / "chats.jsonl", [{"messages": chat(i)} for i in range(90)])
-    sae = saekit.train(
-        lm, site="L1.resid_post", sae=KIND, corpus=path, out=tmp_path / "a", **SHORT
-    )
+    sae = saekit.train(lm, site="L1.resid_post", sae=KIND, corpus=path, out=tmp_path / "a", **SHORT)
     assert sae.card.corpus["chat_template"] and sae.card.corpus["corpus"]["name"] == "chats"

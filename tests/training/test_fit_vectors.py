@@ -347,6 +347,16 @@ def test_what_needs_a_model_refuses_in_a_sentence():
             use()
 
 
+def test_vectors_that_a_model_gave_after_all_have_their_site_said(tmp_path):
+    lm, text = world.model(), world.text_file(tmp_path)
+    acts = lm.read(["the cat sat on the mat and then the dog ran under it"] * 12, "L1.resid_post")
+    vectors = acts.flatten(0, 1)
+    saekit.fit(vectors, KIND, out=tmp_path / "a", **SMALL)
+    sae = saekit.load(tmp_path / "a", site="L1.resid_post")
+    result = saekit.evaluate(sae, lm, corpus=text, n_tokens=300, ce_tokens=0, shown=False)
+    assert result.scores["fvu"].value > 0
+
+
 def test_a_fit_begins_from_the_weights_of_another():
     first = saekit.fit(planted(), KIND, **SMALL)
     again = saekit.fit(planted(), start_from=first, **SMALL | {"lr": 1e-30, "epochs": 1})

@@ -104,9 +104,7 @@ def test_training_goes_on_where_the_other_ended(first, tmp_path):
     # It goes on from the SAE that it keeps, and from no other.
     shutil.rmtree(tmp_path / "on" / "start")
     with pytest.raises(FormatError, match="start"):
-        saekit.train(
-            world.model(), start_from=run, out=tmp_path / "on", resume=True, **settings
-        )
+        saekit.train(world.model(), start_from=run, out=tmp_path / "on", resume=True, **settings)
 
 
 def test_an_sae_of_another_library_whose_rows_are_long_is_taken_as_it_is(tmp_path):

@@ -66,7 +66,9 @@ def _root(
     own: Annotated[
         list[Path] | None,
         typer.Option(
-            "--use", help="A file with parts of your own (docs/adding.md), before the command."
+            "--use",
+            metavar="FILE",
+            help="A file with parts of your own (docs/adding.md). Repeatable.",
         ),
     ] = None,
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.border import ordinary, reading
-from saekit.core.errors import DataError, MissingExtraError, nearest
+from saekit.core.errors import DataError, FormatError, MissingExtraError, nearest
 from saekit.core.npz import NUMBERS, TEXT, Header, npy_header, npz_headers, read_npz
 from saekit.data.table_files import check_unpacked
 

@@ -39,6 +39,7 @@ from saekit.training.vector_stream import Split, VectorStream
 
 SIDES = ("vectors", "vectors_y")  # read, and predicted, in records
 SCORES = "held_out.json"
+# Measured: docs/measurements/training.md.
 LEAST_SHOWN, MOST_EPOCHS = 1_000_000, 50  # rows that training sees where nothing is said
 BUFFER_VALUES = 2**28  # float32, 1 GiB
 LEAST_ROWS = 100

@@ -81,9 +81,7 @@ class FitFolder:
         if self.out is None:
             return self
         try:
-            self._held.enter_context(
-                claimed(self.out, self._command, f"Go on with: {self.go_on}")
-            )
+            self._held.enter_context(claimed(self.out, self._command, f"Go on with: {self.go_on}"))
             self._found = self._checked(self.out)
             if self._found is None:
                 record.begin(self.out / FIT, self.fit.to_dict(), self._begun_with)
@@ -179,9 +177,7 @@ def fit_stream(  # noqa: PLR0913 - a training, and what its folder says of it
         Interrupted: Ctrl-C or SIGTERM came; where there is a folder, a checkpoint was written.
         TrainingError: the loss became NaN or infinite.
     """
-    training = Training(
-        fit, stream, device, identity=folder.identity, first=first, weights=weights
-    )
+    training = Training(fit, stream, device, identity=folder.identity, first=first, weights=weights)
     session = Session(
         training, scalings, autoencoder=autoencoder, out=folder.out, resume=folder.resume,
         go_on=folder.go_on, shown=shown,

@@ -127,9 +127,7 @@ def _score(metric: Metric, sums: list[Sums], sizes: Tensor) -> Score:
             reason = "no interval: undefined without some of the rows"
         else:
             without = torch.tensor(rest, dtype=torch.float64)
-            low, high = jackknife(
-                value, without, sizes, cast(Scale, metric.scale), skewed=True
-            )
+            low, high = jackknife(value, without, sizes, cast(Scale, metric.scale), skewed=True)
     return Score(
         value=value, low=low, high=high, n=n, unit=metric.unit,
         better=cast(Literal["lower", "higher", "neither"], metric.better),
