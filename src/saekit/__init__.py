@@ -1,9 +1,10 @@
 """saekit: sparse autoencoders on language models.
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
-importing the package is instant: ``load_model``, ``train``, ``load``, ``evaluate``, ``index``,
-``analyse``, ``splice``, ``steer``, ``save``, ``published``, ``pull``, ``push``, ``card``, and the
-architectures. docs/python.md shows them at work.
+importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
+``verify``, ``evaluate``, ``score``, ``index``, ``analyse``, ``prompt``, ``splice``, ``steer``,
+``attribute``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the architectures.
+docs/python.md and docs/using.md show them at work.
 """
 
 import importlib
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
     from saekit.analysis.index_folder import index as index
+    from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.evals.verify.verify import verify as verify
@@ -45,8 +47,10 @@ if TYPE_CHECKING:
     from saekit.saes.standardised import Standardised as Standardised
     from saekit.saes.temporal import Temporal as Temporal
     from saekit.saes.topk import TopK as TopK
+    from saekit.training.fit_vectors import fit as fit
     from saekit.training.run import Run as Run
     from saekit.training.train import train as train
+    from saekit.training.vector_scores import score as score
 
 _PLACES = {
     "Harvest": "saekit.activations.harvest",
@@ -59,6 +63,7 @@ _PLACES = {
     "attribute": "saekit.hub.attribution",
     "card": "saekit.hub.publish",
     "evaluate": "saekit.evals.evaluate",
+    "fit": "saekit.training.fit_vectors",
     "index": "saekit.analysis.index_folder",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
@@ -67,10 +72,12 @@ _PLACES = {
     "pull": "saekit.hub.publish",
     "push": "saekit.hub.publish",
     "save": "saekit.hub.native",
+    "score": "saekit.training.vector_scores",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
     "train": "saekit.training.train",
     "verify": "saekit.evals.verify.verify",
+    "use": "saekit.core.registry",
     "AbsTopK": "saekit.saes.abs_topk",
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",

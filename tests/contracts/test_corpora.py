@@ -9,6 +9,7 @@ import pytest
 from saekit.core.files import cache_folder
 from saekit.core.wheels import SAE_PROBES
 from saekit.data.base import SPLITS, Corpus, Document, registry
+from saekit.data.corpora.texts import Texts
 
 MOST_DOCS = 3000
 WHEEL = cache_folder() / "wheels" / f"{SAE_PROBES.package}-{SAE_PROBES.version}.whl"
@@ -21,12 +22,21 @@ def corpus(request, tmp_path) -> Corpus:
     rows = [json.dumps({"question": f"how many {i}", "answer": str(i)}) for i in range(200)]
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "b.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    chats = [
+        json.dumps({"messages": [{"role": "user", "content": f"number {i}"}]}) for i in range(200)
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join(chats), encoding="utf-8")
+    ids = [json.dumps({"input_ids": [i, i + 1, 7]}) for i in range(200)]
+    (tmp_path / "ids.jsonl").write_text("\n".join(ids), encoding="utf-8")
     here = {"name": "files", "paths": [str(tmp_path / "a.jsonl")]}
     fields = {
         "files": {"paths": [str(tmp_path / "a.jsonl")]},
         "hub": {"repo": "owner/name"},
         "mixture": {"parts": [here, {"name": "stdlib"}], "weights": [1, 1]},
         "question_answer": {"paths": [str(tmp_path / "qa")]},
+        "chats": {"paths": [str(tmp_path / "chats.jsonl")]},
+        "token_ids": {"paths": [str(tmp_path / "ids.jsonl")]},
+        "texts": Texts.of([f"text number {i}" for i in range(200)]).to_dict(),
     }
     return Corpus.from_dict({"name": request.param} | fields.get(request.param, {}))
 

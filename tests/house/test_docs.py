@@ -129,6 +129,8 @@ def test_commands_and_their_options_exist(page):
     for words in command_lines(page):
         command = get_command(app)
         rest = list(words)
+        if rest and rest[0] == "--use":  # the one option in front of a command that takes a word
+            rest = rest[2:]
         while rest and rest[0] in getattr(command, "commands", {}):
             command = command.commands[rest.pop(0)]  # pyright: ignore[reportAttributeAccessIssue]
         several = rest and "|" in rest[0]  # as `locality depth|context`

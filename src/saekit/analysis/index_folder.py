@@ -1,6 +1,7 @@
 """Index: what `saekit index` left in a folder, and `saekit.index`, which makes it."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -121,7 +122,7 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
     *,
     tokens: int = 300_000,
     contexts: int = 8,
-    corpus: Corpus | Path | str | None = None,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
     split: str = "train",
     site: str | None = None,
     out: Path | str | None = None,
@@ -134,7 +135,7 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
         lm: its language model; None: the one that its card names.
         tokens: tokens of text that count, at least 1; fewer where the text is shorter.
         contexts: strongest contexts kept per latent.
-        corpus: other text, by name or file; None: that of training.
+        corpus: other text, by name or file, or a list of texts; None: that of training.
         split: part of the text: "train" or "test".
         site: which site, where several share the SAE.
         out: the folder to make; None: ``index`` in the folder of the SAE.

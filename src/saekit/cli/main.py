@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 import typer
@@ -32,7 +33,7 @@ from saekit.core import machine
 from saekit.core.config import read_number
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.lock import newest
-from saekit.core.registry import studies
+from saekit.core.registry import studies, use
 from saekit.core.text import printable
 from saekit.terminal.requirements import check_first
 from saekit.terminal.resuming import goes_on
@@ -68,8 +69,17 @@ def _root(
         bool | None,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = None,
+    own: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--use",
+            metavar="FILE",
+            help="A file with parts of your own (docs/adding.md). Repeatable.",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    for file in own or []:
+        use(file)
 
 
 app.command("demo")(demo)
@@ -166,7 +176,7 @@ def _run(words: list[str], ends: bool) -> int:
     """Run a command and return its exit code; the process ends with it, or somebody goes on."""
     done = _ignore_interrupts if ends else lambda: None
     try:
-        check_first(words)
+        check_first(_after_use(words))
         code = app(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
@@ -183,6 +193,13 @@ def _run(words: list[str], ends: bool) -> int:
         kept = "Nothing was written." if claim is None else claim.kept
         typer.echo(f"saekit: interrupted. {kept}", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _after_use(words: list[str]) -> list[str]:
+    """Return a command line without the files of parts in front of its command."""
+    while words and words[0].partition("=")[0] == "--use":
+        words = words[1 if "=" in words[0] else 2 :]
+    return words
 
 
 def _ignore_interrupts() -> None:

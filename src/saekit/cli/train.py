@@ -25,6 +25,7 @@ from saekit.training.building import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.training.run import Run
 
@@ -44,7 +45,11 @@ Site = Annotated[
     ),
 ]
 Target = Annotated[
-    list[str] | None, typer.Option(help="What to predict, for a transcoder. [what is read]")
+    list[str] | None,
+    typer.Option(
+        help="What to predict, for a transcoder: sites, or with --activations files of vectors, "
+        "row by row. [what is read]"
+    ),
 ]
 Fold = Annotated[
     bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
@@ -76,6 +81,17 @@ Seed = Annotated[int | None, typer.Option(help="Decides initialisation and order
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        help="Vectors of any kind instead of a model's: a folder, a file or a pattern of .npy, "
+        ".safetensors, .npz, .parquet or .tar."
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(help="With --activations: the tensor, array or column, of files with several."),
 ]
 Cache = Annotated[
     Path | None,
@@ -111,6 +127,14 @@ def train(
     config: ConfigFile = None,
     recipe: Recipe = None,
     cache: Cache = None,
+    activations: Activations = None,
+    key: Key = None,
+    from_sae: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from", metavar="SAE", help="Go on from the weights of this SAE, as a new run."
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
@@ -132,6 +156,7 @@ def train(
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
+    from saekit.cli import train_vectors as vectors
     from saekit.cli.cache import recorded_run
     from saekit.core import processes
     from saekit.core.files import read_object
@@ -139,9 +164,40 @@ def train(
     from saekit.training.loop import train as train_run
 
     device = processes.own_device(device)
+    if activations is not None or (resume is not None and vectors.is_fit(resume)):
+        vectors.refuse(
+            model=model, revision=revision, site=site, fold=fold or None,
+            corpus=corpus, config=config, recipe=recipe, cache=cache,
+            latent_shards=None if latent_shards == 1 else latent_shards,
+        )  # fmt: skip
+        vectors.train(
+            activations, target, key, made=made_of(arch or "topk", d_sae, epochs, seed),
+            arch=arch, k=k, tokens=tokens, epochs=epochs, settings=settings or [],
+            start_from=from_sae, resume=resume, out=out, device=device, quiet=quiet,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    if key is not None:
+        raise ConfigError("`--key` is of files of vectors. Name them with --activations.")
+    start = None
     if resume is not None:
         lm, run = _resumed(resume, cache, device, settings or [])
         folder = resume
+    elif from_sae is not None:
+        if others := given(arch=arch, d_sae=d_sae, fold=fold or None, config=config, recipe=recipe):
+            raise ConfigError(
+                f"`--{'`, `--'.join(n.replace('_', '-') for n in others)}` does not go with "
+                f"--start-from, whose SAE decides it. Leave it out."
+            )
+        check_flags("topk", tokens, epochs)
+        start, lm, raw = _begun_from(
+            from_sae, cache, device, dtype, settings or [], model=model, revision=revision,
+            site=site, target=target, corpus=corpus, tokens=tokens,
+        )  # fmt: skip
+        raw |= {"epochs": epochs or 1, "seed": seed or 0}
+        run = as_run(raw, lm, k_setting(raw["sae"]["name"], k) + (settings or []))
+        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
+        folder = out or default_folder(run, lm)
     elif config is not None or recipe is not None:
         asked = given(
             model=model, revision=revision, site=site, target=target, fold=fold or None,
@@ -176,7 +232,7 @@ def train(
     with processes.session(lm.device):
         sae = train_run(
             run, lm, folder,
-            resume=resume is not None, shown=not quiet, latent_shards=latent_shards,
+            resume=resume is not None, shown=not quiet, latent_shards=latent_shards, start=start,
         )  # fmt: skip
         if not processes.first():
             return
@@ -194,6 +250,39 @@ def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
         raise typer.Exit(3)
 
 
+def _begun_from(
+    folder: Path, cache: Path | None, device: str, dtype: str, settings: list[str], *,
+    model: str | None, revision: str | None, site: list[str] | None, target: list[str] | None,
+    corpus: str | None, tokens: int | None,
+) -> "tuple[TrainedSAE, LanguageModel, dict[str, Any]]":  # fmt: skip
+    """Return the SAE that training begins from, its model, and the run, for `as_run`."""
+    from saekit.cli.cache import recorded_run
+    from saekit.core.config import read_setting
+    from saekit.hub.opening import model_of
+    from saekit.models.hf import load
+    from saekit.training.run import Run
+    from saekit.training.starting import settings_of, started
+
+    start = started(folder)
+    normalise = dict(map(read_setting, settings)).get("normalise", Run.normalise)
+    own = settings_of(start, normalise, read=site or (), write=target or ())
+    if cache is not None:
+        text = corpus_of(corpus) if corpus is not None else None
+        asked = {"model": model, "corpus": text, "site": own["pair"]["read"],
+                 "target": own["pair"]["write"], "fold": False, "tokens": tokens}  # fmt: skip
+        lm, raw = recorded_run(cache, device, asked, None)
+        return start, lm, raw | {k: own[k] for k in ("sae", "start_from")}
+    if model is None:
+        lm = model_of(start, device, dtype=None if dtype == "auto" else dtype)
+    else:
+        lm = load(model, revision=revision, dtype=dtype, device=device)
+    raw = flags(
+        lm, model=model or lm.name, revision=revision, site=own["pair"]["read"],
+        target=own["pair"]["write"], fold=False, corpus=corpus, tokens=tokens,
+    )  # fmt: skip
+    return start, lm, raw | own
+
+
 def _resumed(
     folder: Path, cache: Path | None, device: str, settings: list[str]
 ) -> "tuple[LanguageModel, Run]":
@@ -206,6 +295,7 @@ def _resumed(
     from saekit.cli.cache import recorded_run
     from saekit.core.border import reading
     from saekit.core.lock import claimed
+    from saekit.core.registry import missing_explained
     from saekit.models.hf import load
     from saekit.models.model_files import pinned
     from saekit.training import record
@@ -220,14 +310,15 @@ def _resumed(
     made = begun_with_of(found, folder)
     held = cache or _cache_folder(folder)
     raw = found.settings
-    if held is not None:
-        lm, _ = recorded_run(held, device, {}, raw)
-    else:
-        raw = record.found_again(raw, folder, made)
-        with reading(folder, "a run"):
-            named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
-        lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
-    return lm, as_run(raw, lm, settings)
+    with missing_explained(made.get("parts")):
+        if held is not None:
+            lm, _ = recorded_run(held, device, {}, raw)
+        else:
+            raw = record.found_again(raw, folder, made)
+            with reading(folder, "a run"):
+                named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
+            lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
+        return lm, as_run(raw, lm, settings)
 
 
 def _cache_folder(folder: Path) -> Path | None:

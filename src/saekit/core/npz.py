@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ _HEADER_BYTES, _LETTERS, _AXES, _ENTRIES = 10_000, 2**20, 32, 2**20
 
 
 def read_npz(
-    path: Path, kinds: str = NUMBERS,
+    path: Path, kinds: str = NUMBERS, only: str | None = None,
     laid: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Return the arrays in a .npz file; nothing in it is run.
@@ -33,6 +33,7 @@ def read_npz(
     Args:
         path: the file.
         kinds: letters of numpy's kinds that are allowed, of "fiubU".
+        only: the one array to read; None: all.
         laid: returns an array by name in the order of memory that is wanted, before the next one
             is read.
 
@@ -55,8 +56,9 @@ def read_npz(
                 f"{path} has {size:,} bytes and claims to unpack to {total:,}; at most {limit:,} "
                 f"are unpacked of such a file. Write it again without compression."
             )
-        names = {entry.filename.removesuffix(".npy"): entry for entry in entries}
-        return {n: laid(n, _array(file, e, path, kinds)) for n, e in names.items()}
+        named = {e.filename.removesuffix(".npy"): e for e in entries}
+        wanted = {n: e for n, e in named.items() if only in (None, n)}
+        return {n: laid(n, _array(file, e, path, kinds)) for n, e in wanted.items()}
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
@@ -74,21 +76,64 @@ def _array(
 ) -> np.ndarray:
     where = f"`{entry.filename.removesuffix('.npy')}` in {path}"
     with file.open(entry) as opened:
-        head, kind, order, width, fortran, shape = _header(opened, where, kinds)
-        n_bytes = math.prod(shape) * width
-        if entry.file_size - head != n_bytes:
+        head = npy_header(opened, where, kinds)
+        head.check_size(entry.file_size, where)
+        data = exactly(opened, head.n_bytes, where)
+    return _made(data, head.kind, head.order, head.width, head.fortran, head.shape, where)
+
+
+class Header(NamedTuple):
+    """What the head of an array of numpy's says."""
+
+    length: int  # bytes before the data
+    kind: str  # numpy's letter
+    order: str  # of bytes: "<", ">", "=", "|" or none
+    width: int  # bytes of an item
+    fortran: bool  # the first axis varies fastest
+    shape: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the data."""
+        return math.prod(self.shape) * self.width
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its numbers."""
+        return np.dtype(f"{'>' if self.order == '>' else '<'}{self.kind}{self.width}")
+
+    def check_size(self, n_bytes: int, where: str) -> None:
+        """Refuse an array whose file has another size than its shape takes.
+
+        Raises:
+            FormatError: it has.
+        """
+        if n_bytes - self.length != self.n_bytes:
             raise FormatError(
-                f"{where} is damaged: shape {list(shape)} takes {n_bytes:,} bytes and it has "
-                f"{entry.file_size - head:,}."
+                f"{where} is damaged: shape {list(self.shape)} takes {self.n_bytes:,} bytes and "
+                f"it has {n_bytes - self.length:,}."
             )
-        data = exactly(opened, n_bytes, where)
-    return _made(data, kind, order, width, fortran, shape, where)
 
 
-def _header(
-    opened: Any, where: str, kinds: str
-) -> tuple[int, str, str, int, bool, tuple[int, ...]]:
-    """Return the header's length, and kind, byte order, item size, axis order and shape."""
+def npz_headers(path: Path, kinds: str = NUMBERS) -> dict[str, Header]:
+    """Return the heads of the arrays in a .npz file, without their data; see `read_npz`."""
+    ordinary(path)
+    with reading(path, "a .npz file"), zipfile.ZipFile(path) as file:
+        found = {}
+        for entry in file.infolist()[:_ENTRIES]:
+            _check_entry(entry, path)
+            name = entry.filename.removesuffix(".npy")
+            with file.open(entry) as opened:
+                found[name] = npy_header(opened, f"`{name}` in {path}", kinds)
+        return found
+
+
+def npy_header(opened: Any, where: str, kinds: str = NUMBERS) -> Header:
+    """Return what the head of an array says, from a file that stands at its beginning.
+
+    Raises:
+        FormatError: it is no array of numpy's, or of another kind than `kinds`.
+    """
     magic = opened.read(8)
     if magic[:6] != b"\x93NUMPY" or magic[6:7] not in (b"\x01", b"\x02", b"\x03"):
         raise FormatError(f"{where} is not an array of numpy's.")
@@ -118,7 +163,7 @@ def _header(
         raise FormatError(f"{where} has numbers of {width} bytes, which is none of numpy's types.")
     if not isinstance(fortran, bool) or not is_shape(shape):
         raise FormatError(f"{where} has a damaged header.")
-    return 8 + digits + length, kind, parts[1], width, fortran, shape
+    return Header(8 + digits + length, kind, parts[1], width, fortran, shape)
 
 
 def is_shape(value: object) -> bool:

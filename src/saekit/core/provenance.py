@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core import machine
+from saekit.core.registry import own_parts
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
 
@@ -22,7 +23,8 @@ def collect(seed: int | None = None) -> dict[str, Any]:
     """
     import torch
 
-    return {
+    parts = own_parts()
+    return ({"parts": parts} if parts else {}) | {
         "saekit": metadata.version("saekit"),
         "commit": _commit(),
         "python": platform.python_version(),

@@ -12,11 +12,18 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
+Kind = Literal["text", "chat", "ids"]
+
+
 class Document(NamedTuple):
-    """A text and where it is from."""
+    """A text and where it is from.
+
+    By its text it belongs to a split and is told from others, whatever its kind.
+    """
 
     text: str
     source: str  # file or data set, for the reader
+    kind: Kind = "text"  # "chat": messages as JSON; "ids": token ids, with spaces between
 
 
 class Corpus(Config, abc.ABC):
@@ -34,6 +41,11 @@ class Corpus(Config, abc.ABC):
     @property
     def streamed(self) -> bool:
         """Whether text comes over a network as it is read, so that counting it first is dear."""
+        return False
+
+    @property
+    def holds_chats(self) -> bool:
+        """Whether documents are messages, so that the tokenizer's template makes them text."""
         return False
 
     @abc.abstractmethod

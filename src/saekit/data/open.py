@@ -2,16 +2,21 @@
 
 import glob
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from saekit.core.errors import ConfigError, UnknownNameError, nearest
 from saekit.data.base import Corpus
+from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files, matches
 from saekit.data.corpora.hub import Hub
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.corpora.packaged import Packaged
 from saekit.data.corpora.stdlib import Stdlib
-from saekit.data.readers import TEXT_SUFFIXES, kind_of
+from saekit.data.corpora.texts import Texts
+from saekit.data.corpora.token_ids import COLUMNS, TokenIds
+from saekit.data.readers import TEXT_SUFFIXES, columns_of, kind_of
 
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 _NAMED = {"packaged": Packaged, "stdlib": Stdlib}
@@ -28,7 +33,9 @@ def open_corpus(text: str) -> Corpus:
             is divided at blank lines into documents of about 4,000 characters, for a single
             document could not be split into train and test; a paragraph of over 16,000 is cut
             at line ends into documents of about 4,000. Several with their shares of
-            the text, as ``0.7*packaged + 0.3*notes.jsonl``, are a mixture.
+            the text, as ``0.7*packaged + 0.3*notes.jsonl``, are a mixture. JSON lines and Parquet
+            without a column ``text`` are chats where they have ``messages``, and token ids where
+            they have ``input_ids`` or ``tokens``; so is a .npy file.
 
     Returns:
         The corpus, as a value that can be stored and changed.
@@ -44,6 +51,8 @@ def open_corpus(text: str) -> Corpus:
         return _NAMED[text]()
     path = Path(text).expanduser()
     place = str(path.absolute())  # found again from whatever directory
+    if (other := _other_than_text(path, place)) is not None:
+        return other
     if path.is_file() and kind_of(path) in TEXT_SUFFIXES:
         return Files(paths=(place,), separator="\n\n", join_chars=_ONE_FILE_CHARS)
     if path.exists() or matches(str(path)):
@@ -57,6 +66,31 @@ def open_corpus(text: str) -> Corpus:
         f"There is no corpus `{text}`; it can be {', '.join(_NAMED)}, a file, folder or "
         f"pattern, or `owner/name` of the hub.{nearest(text, names)}"
     )
+
+
+def as_corpus(given: Corpus | Path | str | Sequence[Any]) -> Corpus:
+    """Return the corpus that somebody means: one, a word as of `open_corpus`, or a list of texts.
+
+    Raises: as `open_corpus`.
+    """
+    if isinstance(given, Corpus):
+        return given
+    return open_corpus(str(given)) if isinstance(given, str | Path) else Texts.of(given)
+
+
+def _other_than_text(path: Path, place: str) -> Corpus | None:
+    """Return the corpus of files of chats or token ids; None: they hold text, or are not there."""
+    if path.suffix == ".npy" and path.is_file():
+        return TokenIds(paths=(place,))
+    is_some = path.exists() or bool(matches(str(path)))
+    first = next(iter(Files(paths=(place,)).found()), None) if is_some else None
+    columns = [] if first is None else columns_of(first)
+    if Files.text_column in columns:
+        return None
+    if Chats.messages_column in columns:
+        return Chats(paths=(place,))
+    ids = next((name for name in COLUMNS if name in columns), None)
+    return None if ids is None else TokenIds(paths=(place,), ids_column=ids)
 
 
 def _mixture(text: str) -> Mixture:

@@ -1,12 +1,13 @@
 """Read the documents of one file: text, JSON lines, CSV or Parquet, compressed or not."""
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from saekit.core.border import ordinary, parsed_json
@@ -20,6 +21,7 @@ from saekit.core.errors import (
 )
 from saekit.data.table_files import check_unpacked
 
+Take = Callable[[dict, str, str], str]
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 JSON_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json-lines")
 SUFFIXES = (*TEXT_SUFFIXES, *JSON_LINES_SUFFIXES, ".csv", ".parquet")
@@ -63,26 +65,76 @@ def read_texts(
         ConfigError: nothing reads files of this suffix.
     """
     kind = kind_of(path)
-    if kind is None:
+    if kind not in (*TEXT_SUFFIXES, ".csv"):
+        yield from read_column(path, text_column, _text)
+        return
+    ordinary(path)
+    with _chunks(path) as chunks:
+        if kind in TEXT_SUFFIXES:
+            yield from cut_text(chunks, separator, most_chars)
+        else:
+            yield from _csv(chunks, path, text_column)
+
+
+def read_column(path: Path, column: str, take: Take) -> Iterator[str]:
+    """Yield a text for each row of a file of JSON lines or Parquet, in its order.
+
+    Args:
+        path: the file.
+        column: where the value is.
+        take: makes the text of a row; is given the row, the column and the place, for messages.
+
+    Raises:
+        DataError: the file is damaged, or has no such column.
+        ConfigError: nothing reads files of this suffix.
+    """
+    kind = kind_of(path)
+    if kind is None or kind in (*TEXT_SUFFIXES, ".csv"):
         raise ConfigError(
             f"{path} cannot be read: its suffix must be one of {', '.join(SUFFIXES)}, or a text "
             f"one of these followed by .zst. Convert the file, or rename it."
         )
     ordinary(path)
     if kind == ".parquet":
-        yield from _parquet(path, text_column)
+        yield from _parquet(path, column, take)
         return
+    with _chunks(path) as chunks:
+        yield from _json_lines(chunks, path, column, take)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the names of the columns of JSON lines (of the first row) or Parquet; else none.
+
+    A file that cannot be read has none: who reads it says why.
+    """
+    kind = kind_of(path)
+    if kind not in (*JSON_LINES_SUFFIXES, ".parquet"):
+        return []
+    names: list[str] = []
+
+    def note(row: dict, column: str, place: str) -> str:
+        names.extend(map(str, row))
+        return ""
+
+    try:
+        if kind == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_schema(path).names
+        next(read_column(path, "", note), None)
+    except Exception:  # noqa: BLE001 - the file may be anything, and is read again
+        return []
+    return names
+
+
+@contextlib.contextmanager
+def _chunks(path: Path) -> Iterator[Iterator[str]]:
+    """A context with the text of a file, unpacked, in pieces."""
     with path.open("rb") as file:
         blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
         if path.suffix.lower() == ".zst":
             blocks = filter(None, decompressed(blocks, str(path)))
-        chunks = text_chunks(blocks, path)
-        if kind in TEXT_SUFFIXES:
-            yield from cut_text(chunks, separator, most_chars)
-        elif kind == ".csv":
-            yield from _csv(chunks, path, text_column)
-        else:
-            yield from _json_lines(chunks, path, text_column)
+        yield text_chunks(blocks, path)
 
 
 def decompressed(blocks: Iterable[bytes], place: str) -> Iterator[bytes]:
@@ -213,7 +265,7 @@ def _lines(chunks: Iterable[str], path: Path) -> Iterator[str]:
     yield "".join(held) + "\n"
 
 
-def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
+def _json_lines(chunks: Iterable[str], path: Path, column: str, take: Take) -> Iterator[str]:
     for number, line in enumerate(_lines(chunks, path), 1):
         if not line.strip():
             continue
@@ -226,7 +278,7 @@ def _json_lines(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]
                 f"{path}, line {number:,} must be an object with a text column; got "
                 f"{type(row).__name__}. Write one object a line."
             )
-        text = _text(row, column, f"{path}, line {number:,}")
+        text = take(row, column, f"{path}, line {number:,}")
         if not text.isascii() and (lone := _LONE.search(text)):
             if path not in _warned:
                 _warned.add(path)
@@ -255,7 +307,7 @@ def _csv(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
 
 def _text(row: dict, column: str, place: str) -> str:
     if column not in row:
-        raise _no_column(column, map(str, row), place)
+        raise no_column(column, map(str, row), place)
     value = row[column]
     if value is None:
         return ""
@@ -267,15 +319,25 @@ def _text(row: dict, column: str, place: str) -> str:
     return value
 
 
-def _no_column(column: str, known: Iterable[str], place: str) -> DataError:
+def no_column(
+    column: str, known: Iterable[str], place: str, setting: str = "text_column"
+) -> DataError:
+    """Return the error of a column that is not there.
+
+    Args:
+        column: what was looked for.
+        known: what there is.
+        place: file and line.
+        setting: which names another.
+    """
     names = list(known)
     return DataError(
         f"{place} has no column `{column}`; it has {', '.join(names) or 'none'}. "
-        f"Name one with `text_column`.{nearest(column, names)}"
+        f"Name one with `{setting}`.{nearest(column, names)}"
     )
 
 
-def _parquet(path: Path, column: str) -> Iterator[str]:
+def _parquet(path: Path, column: str, take: Take) -> Iterator[str]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -284,13 +346,13 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             if column not in file.schema_arrow.names:
-                raise _no_column(column, file.schema_arrow.names, str(path))
+                raise no_column(column, file.schema_arrow.names, str(path))
             check_unpacked(file, path)
             # A long text may be in a file once and stand in every row: few rows at a time, and
             # each text only when it is its turn.
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
                 for value in batch.column(0):
-                    text = _text({column: value.as_py()}, column, str(path))
+                    text = take({column: value.as_py()}, column, str(path))
                     if len(text) > LINE_CHARS:
                         raise DataError(
                             f"{path} has a text of {len(text):,} characters; at most "

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from saekit.core.embedded_ids import beyond_embedding
-from saekit.core.errors import FormatError
+from saekit.core.errors import DataError, FormatError
 from saekit.core.files import (
     cache_folder,
     digest,
@@ -81,6 +81,8 @@ class TokenCache:
         self.split: Split = split
         self.most_bytes = most_bytes
         identity = [corpus.to_dict(), corpus.provenance(), split, tokenizer.digest, _FORMAT]
+        if corpus.holds_chats:
+            identity.append(template_of(tokenizer))
         self.key = digest(json.dumps(part, sort_keys=True) for part in identity)
         self.folder: Path = cache_folder() / "tokens" / self.key[:24]
 
@@ -169,16 +171,59 @@ class TokenCache:
             yield _shard(first_doc, lengths, ids)
 
     def _encoded(self, documents: Iterator[Document]) -> Iterator[list[int]]:
-        batch: list[str] = []
+        batch: list[Document] = []
         n_chars = 0
         for document in documents:
-            batch.append(document.text)
+            batch.append(document)
             n_chars += len(document.text)
             if len(batch) == _BATCH_DOCS or n_chars >= _BATCH_CHARS:
-                yield from self.tokenizer.encode(batch)
+                yield from self._ids(batch)
                 batch, n_chars = [], 0
         if batch:
-            yield from self.tokenizer.encode(batch)
+            yield from self._ids(batch)
+
+    def _ids(self, batch: list[Document]) -> list[list[int]]:
+        """Return the token ids of some documents, of whichever kind they are."""
+        texts = [self._chat(d) if d.kind == "chat" else d.text for d in batch if d.kind != "ids"]
+        encoded = iter(self.tokenizer.encode(texts) if texts else [])
+        return [
+            self._checked(d) if d.kind == "ids" else self._begun(next(encoded), d) for d in batch
+        ]
+
+    def _chat(self, document: Document) -> str:
+        chat = getattr(self.tokenizer, "chat", None)
+        if chat is None:
+            raise DataError(
+                f"{document.source} holds chats, and this tokenizer has no chat template. Use a "
+                f"model tuned for chat, or write the chats out as text."
+            )
+        return chat(json.loads(document.text))
+
+    def _begun(self, ids: list[int], document: Document) -> list[int]:
+        """Leave out the BOS that a template puts in front: rows have one of their own."""
+        bos = self.tokenizer.bos_id
+        begins = document.kind == "chat" and bos is not None and ids[:1] == [bos]
+        return ids[1:] if begins else ids
+
+    def _checked(self, document: Document) -> list[int]:
+        """Return the ids of a document of ids, after refusing those that no token has."""
+        ids = list(map(int, document.text.split()))
+        # Some models have rows for more ids than their tokenizer has tokens.
+        sizes = (getattr(self.tokenizer, name, None) for name in ("vocab_size", "n_embedded"))
+        size = max((n for n in sizes if n is not None), default=None)
+        if wrong := [i for i in ids if i < 0 or (size is not None and i >= size)]:
+            raise DataError(
+                f"{document.source} has the token id {wrong[0]}; the tokenizer has "
+                f"{'only ids from 0' if size is None else f'{size:,} tokens'}. Were these ids made "
+                f"by another tokenizer?"
+            )
+        return ids
+
+
+def template_of(tokenizer: TextEncoder) -> str | None:
+    """Return the SHA-256 of a tokenizer's chat template; None: it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if template is None else digest([template])
 
 
 def _sums(path: Path) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest
 from saekit.data.base import Corpus, Split
-from saekit.data.token_cache import Shard, TextEncoder, TokenCache
+from saekit.data.token_cache import Shard, TextEncoder, TokenCache, template_of
 
 Separator = Literal["eos", "none"]
 
@@ -102,7 +102,8 @@ class TokenStream:
         ``seen`` counts from the beginning of the split: documents, those without a token,
         tokens of text (no special ones), and whether the end was reached.
         """
-        return {
+        chats = {"chat_template": template_of(self._cache.tokenizer)}
+        return (chats if self.corpus.holds_chats else {}) | {
             "corpus": self.corpus.to_dict(),
             "text": self.corpus.provenance(),
             "split": self.split,

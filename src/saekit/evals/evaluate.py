@@ -1,5 +1,6 @@
 """`saekit.evaluate`: one evaluation of an SAE on text it was not trained on."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     lm: LanguageModel | None = None,
     eval: Eval | str = "core",
     *,
-    corpus: Corpus | Path | str | None = None,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
     site: str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
@@ -34,7 +35,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         sae: the SAE, or the folder it is in.
         lm: its language model; None: the one that its card names.
         eval: which evaluation (`saekit list evals`), or one with its settings.
-        corpus: other text, by name or file; None: that of training.
+        corpus: other text, by name or file, or a list of texts; None: that of training.
         site: which site, where several share the SAE.
         seed: of what an evaluation draws; core draws nothing.
         out: a file to write the result to.

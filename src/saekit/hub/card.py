@@ -10,9 +10,12 @@ from torch import Tensor
 
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, keep_everywhere
+from saekit.core.errors import ConfigError
 from saekit.models.base import Tokenizer
-from saekit.models.sites import Site, parse_site
+from saekit.models.sites import UNKNOWN, Site, parse_site
 from saekit.saes.base import Scaling
+
+NO_MODEL = "none"  # of an SAE of vectors that no language model gave, as far as anybody said
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,19 @@ class Card:
         """Whether it predicts another site than it reads, as far as is known."""
         published = self.provenance.get("published") or {}
         return not self.pair.is_autoencoder or bool(published.get("transcodes"))
+
+    def check_model(self) -> None:
+        """Refuse an SAE of vectors alone where a language model would be run.
+
+        Raises:
+            ConfigError: it is one, and nobody said its site.
+        """
+        if self.model.get("name") == NO_MODEL and UNKNOWN in self.pair.sites:
+            raise ConfigError(
+                "This SAE was fitted to vectors, not to a site of a language model, so nothing can "
+                "be run through one: measure it with saekit.score(sae, vectors). If a model gave "
+                "the vectors, say which site when it is loaded: saekit.load(..., site=...)."
+            )
 
     def bos_id(self, tokenizer: Tokenizer) -> int | None:
         """Return the token that rows begin with for this SAE; None: they begin with text.

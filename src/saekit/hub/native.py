@@ -19,6 +19,7 @@ from torch import Tensor
 from saekit.core.border import inside, reading
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import read_object, read_tensors, sha256_of, write_json, write_tensors
+from saekit.core.registry import missing_explained
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints, Read, agree, built, filled, find, member
 from saekit.hub.names import is_name
@@ -110,8 +111,9 @@ def read(folder: Path) -> Read:
         own = _whole(folder / "weights.safetensors", raw["weights_sha256"])
         state |= read_tensors(own)
     try:
-        cfg = SAEConfig.from_dict(raw["sae"])
         card = Card.from_dict(read_object(folder / "card.json"))
+        with missing_explained(card.provenance.get("parts")):
+            cfg = SAEConfig.from_dict(raw["sae"])
         if "scalings_sha256" in raw:
             tensors = read_tensors(_whole(folder / SCALINGS, raw["scalings_sha256"]))
             card = replace(card, scalings=_scalings(tensors))

@@ -1,6 +1,6 @@
 """Opening an SAE for use: its weights, its language model, a text, and what each of these was."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
 from saekit.data.base import Corpus
-from saekit.data.open import open_corpus
+from saekit.data.open import as_corpus, open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints
@@ -89,6 +89,7 @@ def open_sae(
     """
     use = use or OpenOptions()
     loaded = load(folder, site=site, scaled=scaled, format=use.format, hints=use.hints)
+    loaded.card.check_model()
     if prepare is not None:
         loaded = prepare(loaded)
     text = text_of(loaded, use.corpus)
@@ -147,7 +148,7 @@ def model_of(
 def opened(
     sae: TrainedSAE | Path | str,
     lm: LanguageModel | None = None,
-    corpus: Corpus | Path | str | None = None,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
     site: str | None = None,
 ) -> OpenSAE:
     """Return an SAE in memory, or in a folder, with what running it needs filled in.
@@ -155,14 +156,15 @@ def opened(
     Args:
         sae: the SAE, or the folder it is in.
         lm: its language model; None: the one that its card names.
-        corpus: text, by name or file; None: that of training.
+        corpus: text, by name or file, or a list of texts; None: that of training.
         site: which site, where several share the SAE in a folder.
 
     Raises: as `open_sae`.
     """
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
+    loaded.card.check_model()
     model = lm or model_of(loaded, "auto")
-    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus and str(corpus))
+    text = text_of(loaded, None) if corpus is None else as_corpus(corpus)
     return OpenSAE(complete(loaded, model, text), model, text)
 
 

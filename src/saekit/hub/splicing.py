@@ -284,6 +284,7 @@ class Part:
                 f"`{cfg.name}` codes its sites from a pass of its own, through which no gradient "
                 f"goes. Leave out grad=True."
             )
+        card.check_model()
         if UNKNOWN in card.pair.sites:
             raise ConfigError(
                 f"The SAE's files do not say which site it is of ({card.pair.label}). Load it "

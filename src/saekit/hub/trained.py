@@ -13,7 +13,7 @@ from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.codes import Codes
 from saekit.core.errors import ShapeError
 from saekit.core.files import digest
-from saekit.hub.card import Card
+from saekit.hub.card import NO_MODEL, Card
 from saekit.models.sites import Site
 from saekit.saes.base import SAE, SAEConfig
 
@@ -62,8 +62,13 @@ class TrainedSAE:
         trained = f", {card.tokens:,} training tokens" if card.tokens else ""
         return (
             f"TrainedSAE({cfg.name}{around} of {cfg.d_sae:,} latents{words and ', '}{words}; "
-            f"{card.pair.label}{at} of {card.model.get('name', 'unknown')}, width {width}{trained})"
+            f"{self._of(at)}, width {width}{trained})"
         )
+
+    def _of(self, at: str = "") -> str:
+        """Return what it was trained on, for the reader."""
+        name, label = self.card.model.get("name", "unknown"), self.card.pair.label
+        return "vectors of no model" if name == NO_MODEL else f"{label}{at} of {name}"
 
     @property
     def cfg(self) -> SAEConfig:
@@ -136,7 +141,7 @@ class TrainedSAE:
             wanted = ", ".join(str(joint if a == "n_sites" else a) for a in axes)
             raise ShapeError(
                 f"Activations for this SAE must be of shape [..., {wanted}] "
-                f"({self.card.pair.label} of {self.card.model.get('name')}); got {list(x.shape)}."
+                f"({self._of()}); got {list(x.shape)}."
             )
         return self.sae.encode(x.to(self.device, torch.float32))
 

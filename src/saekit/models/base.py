@@ -55,6 +55,7 @@ class Tokenizer(abc.ABC):
     n_embedded: int | None = None  # rows of its model's embedding; None: not known
     digest: str  # SHA-256 of what defines it
     adds_bos: bool = False  # left alone, it puts BOS before a text (Llama, Gemma; not GPT-2)
+    chat_template: str | None = None  # Jinja; None: it has none
 
     @abc.abstractmethod
     def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
@@ -70,6 +71,20 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a run of ids."""
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return a chat as one text, by the template that came with the tokenizer.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+
+        Raises:
+            DataError: there is no template, or it does not take these messages.
+        """
+        raise DataError(
+            "The tokenizer has no chat template, which says how messages become text. Use a model "
+            "tuned for chat, or write the chats out as text."
+        )
 
     @abc.abstractmethod
     def pieces(self, ids: Sequence[int]) -> list[str]:

@@ -898,7 +898,8 @@ def _tokenizer_of(library: Any, folder: Path, n_embedded: int | None) -> HFToken
             f"by token. Convert it with transformers first."
         )
     special = SpecialIds(found.bos_token_id, found.eos_token_id, found.pad_token_id)
-    return HFTokenizer(backend, special, n_embedded=n_embedded)
+    chats = found if isinstance(found.chat_template, str) else None
+    return HFTokenizer(backend, special, n_embedded=n_embedded, chats=chats)
 
 
 @contextlib.contextmanager

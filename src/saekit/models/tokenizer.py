@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, final
 
 from typing_extensions import override
 
-from saekit.core.errors import FormatError, MissingExtraError
+from saekit.core.errors import DataError, FormatError, MissingExtraError
 from saekit.core.files import digest
 from saekit.models.base import Tokenizer, as_texts
 
@@ -30,14 +30,20 @@ class HFTokenizer(Tokenizer):
         backend: a `tokenizers.Tokenizer`; its truncation and padding are switched off.
         special: which ids stand for begin, end and padding.
         n_embedded: rows of the embedding of the model it goes with, where that is known.
+        chats: the tokenizer of transformers that has the template of chats; None: there is none.
     """
 
-    def __init__(self, backend: Any, special: SpecialIds, *, n_embedded: int | None = None):
+    def __init__(
+        self, backend: Any, special: SpecialIds, *, n_embedded: int | None = None,
+        chats: Any = None,
+    ):  # fmt: skip
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
         self.bos_id, self.eos_id, self.pad_id = special
         self.n_embedded = n_embedded
+        self._chats = chats
+        self.chat_template = None if chats is None else str(chats.chat_template)
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self._added = {i: token.content for i, token in added.items()}
@@ -53,6 +59,19 @@ class HFTokenizer(Tokenizer):
     def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
         batch = self._backend.encode_batch_fast(as_texts(texts), add_special_tokens=False)
         return [row.ids for row in batch]
+
+    @override
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        if self._chats is None:
+            return super().chat(messages)
+        try:
+            return self._chats.apply_chat_template([dict(m) for m in messages], tokenize=False)
+        except Exception as error:  # a template may raise anything
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise DataError(
+                f"The chat template of the tokenizer does not take these messages: {reason}. They "
+                f"begin {str(list(messages))[:60]!r}; mend them, or leave them out."
+            ) from error
 
     @override
     def decode(self, ids: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from saekit.core.errors import ConfigError, SaekitError
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
+    from saekit.saes.base import SAEConfig, Unsized
     from saekit.training.run import Run
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -94,7 +95,7 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
 
 def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
     from saekit.activations.pairs import Pair
-    from saekit.core.config import field_types, override, read_setting
+    from saekit.core.config import override, read_setting
     from saekit.models.site_patterns import expand_sites
     from saekit.saes.base import registry
     from saekit.training.record import absolute
@@ -110,17 +111,8 @@ def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "R
     for path, value in given.items():
         if path.startswith("sae."):
             put(sae, path.removeprefix("sae."), value)
-    sae["d_sae"] = sae.get("d_sae") or _latents(sae.get("expansion"), d_in)
-    sae.pop("expansion", None)
     settings = [s for s in settings if not s.startswith("sae.expansion=")]
-    if not isinstance(sae.get("name", ""), str):
-        raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
-    if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
-        sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
-        inner = {"name": "topk"} | sizes | sae.get("inner", {})
-        if "expansion" in inner:  # of what is inside, where the frame has none
-            inner["d_sae"] = sae["d_sae"] = _latents(inner.pop("expansion"), d_in)
-        sae["inner"] = inner
+    sae = sized(sae)
     event = registry.get(sae["name"]).event if "name" in sae else ()
     if "site" in event:
         sae = {"n_sites": len(raw["pair"]["read"])} | sae
@@ -131,6 +123,40 @@ def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "R
     early = [s for s in settings if s.startswith("pair.")]
     pair = override(Pair.from_dict(raw["pair"]), [s.removeprefix("pair.") for s in early])
     return override(Run.from_dict({**raw, "pair": pair.to_dict(), "sae": sae}), settings)
+
+
+def settings_of_sae(sae: "SAEConfig | Unsized | str | None") -> dict[str, Any]:
+    """Return the settings that somebody means by an architecture, or by its name; None: topk."""
+    if sae is None or isinstance(sae, str):
+        return {"name": sae or "topk"}
+    return sae.to_dict()
+
+
+def sized(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of an SAE, `d_in` and `d_out` among them, with its latents filled in.
+
+    Those of `expansion`, 8 a dimension where nothing is said; an architecture around another gets
+    a topk inside where none is named.
+
+    Raises:
+        ConfigError: the expansion is no positive number, or the name no text.
+        UnknownNameError: there is no such architecture.
+    """
+    from saekit.core.config import field_types
+    from saekit.saes.base import registry
+
+    sae, d_in = dict(raw), raw["d_in"]
+    sae["d_sae"] = sae.get("d_sae") or _latents(sae.get("expansion"), d_in)
+    sae.pop("expansion", None)
+    if not isinstance(sae.get("name", ""), str):
+        raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
+    if "name" in sae and "inner" in field_types(registry.get(sae["name"])):
+        sizes = {key: sae[key] for key in ("d_in", "d_out", "d_sae")}
+        inner = {"name": "topk"} | sizes | sae.get("inner", {})
+        if "expansion" in inner:  # of what is inside, where the frame has none
+            inner["d_sae"] = sae["d_sae"] = _latents(inner.pop("expansion"), d_in)
+        sae["inner"] = inner
+    return sae
 
 
 def _latents(expansion: Any, d_in: int) -> int:

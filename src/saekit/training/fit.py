@@ -35,6 +35,8 @@ class Fit(Config):
         start: where weights begin: "random" directions, "geometric_median" of activations as what
             is predicted where no latent is on, "k_means" directions of clusters of activations, or
             random directions in the "subspace" that activations vary in.
+        start_from: SHA-256 of the weights that training begins from, which `--start-from`, or
+            `start_from=` in Python, sets; null: new weights.
         batch_tokens: tokens of an optimiser step; null: the power of two from 256 to 4096
             that gives about 2,000 steps or more.
         lr: peak learning rate; null: 6e-4 at 16,384 latents and 2,000 steps, and inversely
@@ -79,6 +81,7 @@ class Fit(Config):
     normalise: Normalise = "scale"
     centre: Centre = "mean"
     start: Start = "random"
+    start_from: str | None = None
     batch_tokens: int | None = setting(None, least=1)
     lr: float | None = setting(None, above=0)
     warm_up_steps: int | None = setting(None, least=0)
@@ -102,6 +105,11 @@ class Fit(Config):
         self._check_together()
 
     def _check_together(self) -> None:
+        if self.start_from is not None and self.start != "random":
+            raise ConfigError(
+                f"`start` makes new weights, and training begins from those of an SAE; got "
+                f"start={self.start}. Leave one of them out."
+            )
         if self.schedule == "constant" and self.final_lr_share:
             raise ConfigError(
                 f"`final_lr_share` has no use with a constant schedule; got "

@@ -1,12 +1,15 @@
 """The training loop: from a run's description to a finished SAE, readable top to bottom."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.harvest import Counts, Harvest
@@ -19,11 +22,13 @@ from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import need_space, read_json, sha256_of, write_json
 from saekit.core.lock import Claim, claimed
-from saekit.core.parts import check_empty
+from saekit.core.parts import check_empty, remove
 from saekit.core.processes import ALONE, Group, Mesh
+from saekit.core.registry import own_parts
 from saekit.data.tokenise import TokenStream
 from saekit.hub import native
 from saekit.hub.card import Card
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.training import checkpoint, record
 from saekit.training.length import check_length
@@ -37,6 +42,14 @@ from saekit.training.run import Run
 from saekit.training.scaling import Scalings, first_events, fit_scaling
 from saekit.training.session import Session
 from saekit.training.signals import StopRequest
+from saekit.training.starting import (
+    START,
+    about_start,
+    check_start,
+    keep_start,
+    kept_start,
+    scaled_weights,
+)
 from saekit.training.trainer import Training, open_stream
 
 RUN, LOG = "run.json", "log.jsonl"
@@ -49,6 +62,7 @@ def train(
     resume: bool = False,
     shown: bool = True,
     latent_shards: int = 1,
+    start: TrainedSAE | None = None,
 ) -> Path:
     """Train an SAE and return the folder it is in, ``out / "sae"``.
 
@@ -65,6 +79,7 @@ def train(
         resume: go on with the run in `out`.
         shown: show progress on stderr.
         latent_shards: processes over which the latents are dealt.
+        start: the SAE that `run.start_from` names; of a run to go on with it lies in `out`.
 
     Raises:
         ConfigError: `out` is in use, or holds another run; or `run` does not fit the model.
@@ -79,7 +94,7 @@ def train(
         mesh.every.on_first(lambda: held.enter_context(claim(out)))
         run, resume = as_begun(run, out, resume, mesh.every)
         model = model.separated() if run.separate_documents else model
-        kept = mesh.every.on_first(lambda: open_folder(run, model, out, resume))
+        kept = mesh.every.on_first(lambda: open_folder(run, model, out, resume, start))
         with _told(out, resume, mesh.every):
             return _train(run, model, out, mesh, resume=resume, shown=shown, kept=kept)
 
@@ -97,11 +112,13 @@ def _train(
     began, harvest = time.monotonic(), open_harvest(run, model, count=not resume)
     scalings = fit_scaling(harvest, run.sae, run.normalise, run.centre)
     scalings = agreed(harvest, scalings, mesh.every)
+    start = kept_start(run, out)
     with explained(planned):
         stream = open_stream(run, harvest, mesh, shown=shown)
         session = begin(
-            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown, kept=kept
-        )
+            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown, kept=kept,
+            weights=None if start is None else scaled_weights(start.sae, run.sae, scalings),
+        )  # fmt: skip
         with session, StopRequest() as stop:
             while not session.done:
                 session.step()
@@ -130,8 +147,8 @@ def _told(out: Path, resume: bool, group: Group) -> Iterator[None]:
             if begun:
                 record.note_end(out, error)
             else:
-                for name in (RUN, record.MANIFEST):
-                    (out / name).unlink(missing_ok=True)
+                for name in (RUN, record.MANIFEST, START):
+                    remove(out / name)
         raise
 
 
@@ -147,6 +164,7 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
     at_step: int | None = None,
     shown: bool = True,
     kept: Record | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> Session:
     """Return a training under way in a folder that `open_folder` has begun.
 
@@ -161,12 +179,13 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
         at_step: or from that of a step.
         shown: show progress on stderr.
         kept: what `open_folder` returned; None in a process that writes nothing.
+        weights: see `Training`.
     """
     model = harvest.model
     identity = None if kept is None else kept.identity
     training = Training(
         run, stream, model.device, mesh, identity=identity,
-        first=lambda n: first_events(harvest, scalings, n),
+        first=lambda n: first_events(harvest, scalings, n), weights=weights,
     )  # fmt: skip
     return Session(
         training,
@@ -194,6 +213,9 @@ def end(run: Run, harvest: Harvest, session: Session, out: Path, seconds: float)
     counts = counts_of(training.stream, harvest)
     if sae is not None:  # in the first process
         card = card_of(run, harvest, training)
+        if (start := kept_start(run, out)) is not None:
+            began = {"start_from": about_start(start, run)}
+            card = dataclasses.replace(card, provenance=card.provenance | began)
         native.save(sae, card, out / "sae")
         manifest = _manifest(run, out, card, counts, seconds)
         if card.tokens < run.total_tokens:  # the text ended before what was asked
@@ -233,14 +255,20 @@ def _harvest_of(run: Run, model: LanguageModel) -> Harvest:
     return Harvest(model, stream, run.pair, run.rule, batch_rows=rows)
 
 
-def open_folder(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record:
+def open_folder(
+    run: Run, model: LanguageModel, out: Path, resume: bool, start: TrainedSAE | None = None
+) -> Record:
     """Write what decides the weights of a new run, or compare it with that of the run there.
 
     Raises: as `check` does.
     """
+    if not resume:
+        check_start(run, given=start is not None, mesh=ALONE)
     found = check(run, model, out, resume)
     if found is None:
         found = record.begin(out / RUN, run.to_dict(), begun_with(run, model, out))
+        if start is not None:
+            keep_start(start, out)
     manifest = {"kind": "train", "status": record.RUNNING, **_made_from(model)}
     write_json(out / record.MANIFEST, manifest)
     return found
@@ -270,11 +298,12 @@ def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record | N
 
 def begun_with(run: Run, model: LanguageModel, out: Path) -> dict[str, Any]:
     """Return what decides the weights of a run beside its settings."""
-    cache = _cache_of(model)
+    cache, parts = _cache_of(model), own_parts(run.to_dict())
     return record.begun_with(
         model.provenance(), run.corpus if cache is None else None, out,
         cache=None if cache is None else cache["identity"],
         cache_folder=None if cache is None else cache["folder"],
+        **({"parts": parts} if parts else {}),
     )  # fmt: skip
 
 
@@ -322,6 +351,11 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
     if run.n_ctx > model.n_ctx_max:
         raise ConfigError(
             f"`n_ctx` is {run.n_ctx}; {model.name} reads {model.n_ctx_max} tokens at most."
+        )
+    if run.start_from is not None and run.pair.shares:
+        raise ConfigError(
+            f"Training begins from an SAE of raw activations; those of {run.pair.label} are scaled "
+            f"by site. Train for one site, or anew."
         )
     check_event(run.pair, run.sae, n_ctx=run.n_ctx, batch_tokens=run.step_tokens)
 

@@ -156,6 +156,16 @@ def _differs(name: str, was: Any, now: Any, out: Path) -> str:
             f"The text of `corpus` is not what it was when the run in {out} was begun: it would "
             f"go on with other tokens. Put the text back, or train anew into another folder."
         )
+    if name.startswith("parts"):
+        return (
+            f"The run in {out} was begun with {name.removeprefix('parts.')} of a user's own, from "
+            f"{was!r}; got {now!r}. Name the file as it was: saekit --use FILE."
+        )
+    if name.startswith("vectors"):
+        return (
+            f"The run in {out} was begun on other vectors ({name} {was!r}; got {now!r}). Put "
+            f"them back, or train anew into another folder."
+        )
     return (
         f"The run in {out} was begun with {name} {was!r}; got {now!r}. Resume it with the same "
         f"model, revision, dtype and activations."

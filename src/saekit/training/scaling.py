@@ -63,18 +63,18 @@ def measure_scaling(
         Geometric median: Gao et al. 2024, arXiv:2406.04093, appendix A.1. Whitening: Bell &
         Sejnowski 1997 (symmetric, "ZCA").
     """
-    measured = _ScalingSums(harvest, cfg, normalise, centre)
+    measured = ScalingSums(harvest.pair.is_autoencoder, cfg, normalise, centre)
     for acts in _first(harvest, measured.wanted_tokens):
-        measured.add(acts)
+        measured.add(acts.x, acts.y)
     harvest.counts = Counts()
     return measured.scalings()
 
 
-class _ScalingSums:
-    """What the scalings of one harvest are found from: sums over its first events.
+class ScalingSums:
+    """What scalings are found from: sums over the first events.
 
     Args:
-        harvest: of one site, or of sites coded jointly.
+        is_autoencoder: what is predicted is what is read.
         cfg: says which axes are coded jointly.
         normalise: what is done to sizes.
         centre: what is subtracted.
@@ -83,7 +83,9 @@ class _ScalingSums:
         ConfigError: whitening was asked of sites coded jointly.
     """
 
-    def __init__(self, harvest: Harvest, cfg: SAEConfig, normalise: Normalise, centre: Centre):
+    def __init__(
+        self, is_autoencoder: bool, cfg: SAEConfig, normalise: Normalise, centre: Centre
+    ):
         joint = [axis for axis in cfg.event if axis not in cfg.coded]
         if normalise == "whiten" and joint:
             raise ConfigError(
@@ -91,17 +93,16 @@ class _ScalingSums:
                 f"by `{cfg.name}`. Use scale."
             )
         shared = (0, *(1 + i for i, axis in enumerate(cfg.event) if axis in cfg.coded))
-        n_sides = 1 if harvest.pair.is_autoencoder else 2
-        self.harvest = harvest
+        n_sides = 1 if is_autoencoder else 2
         self.sides = [Side(shared, normalise, centre) for _ in range(n_sides)]
         whitened = normalise == "whiten"
         self.wanted_tokens = WHITEN_TOKENS * max(cfg.d_in, cfg.d_out) if whitened else 0
         self.n_tokens = 0
 
-    def add(self, acts: ActBatch) -> None:
+    def add(self, x: Float[Tensor, "n *event d_in"], y: Float[Tensor, "n *event d_out"]) -> None:
         """Take in some events."""
-        self.n_tokens += acts.x.shape[:-1].numel()
-        for side, found in zip(self.sides, (acts.x, acts.y), strict=False):
+        self.n_tokens += x.shape[:-1].numel()
+        for side, found in zip(self.sides, (x, y), strict=False):
             side.add(found)
 
     def scalings(self) -> Scalings:
@@ -141,7 +142,7 @@ def fit_scaling(
         check_foldable(cfg, found.x, found.y)
         return found
     baselines = []
-    for read, measured in _measured_apart(harvest, cfg, normalise, centre).items():
+    for read, (_, measured) in _measured_apart(harvest, cfg, normalise, centre).items():
         found = measured.scalings()
         check_foldable(cfg, found.x, found.y)
         harvest.scalings[read] = (found.x, found.y)
@@ -152,18 +153,20 @@ def fit_scaling(
 
 def _measured_apart(
     harvest: Harvest, cfg: SAEConfig, normalise: Normalise, centre: Centre
-) -> dict[Site, _ScalingSums]:
-    """Return the sums of each site that is read, from one pass over the first rows."""
+) -> dict[Site, tuple[Harvest, ScalingSums]]:
+    """Return harvest and sums of each site that is read, from one pass over the first rows."""
     pair, found = harvest.pair, {}
     for read, write in zip(pair.reads, pair.writes, strict=True):
         target = () if pair.is_autoencoder else (str(write),)
         alone = harvest.at(Pair(read=(str(read),), write=target, window=pair.window))
-        found[read] = _ScalingSums(alone, cfg, normalise, centre)
+        sums = ScalingSums(alone.pair.is_autoencoder, cfg, normalise, centre)
+        found[read] = alone, sums
     for rows in harvest.stream.rows(harvest.batch_rows):
         acts = harvest.read(rows)
-        for measured in found.values():
-            measured.add(measured.harvest.select(rows, acts))
-        enough = all(m.n_tokens >= m.wanted_tokens for m in found.values())
+        for alone, measured in found.values():
+            own = alone.select(rows, acts)
+            measured.add(own.x, own.y)
+        enough = all(m.n_tokens >= m.wanted_tokens for _, m in found.values())
         if rows.first_row + len(rows.tokens) >= CALIBRATION_ROWS and enough:
             break
     return found

@@ -7,8 +7,9 @@ from typing import Any
 
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
-from saekit.data.open import open_corpus
+from saekit.data.open import as_corpus
 from saekit.hub.native import load
+from saekit.hub.opening import model_of
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, SiteName, default_site
 from saekit.models.hf import load as load_model
@@ -19,25 +20,28 @@ from saekit.training.building import (
     DEFAULT_TOKENS,
     as_run,
     default_folder,
+    settings_of_sae,
     with_length,
 )
 from saekit.training.loop import train as train_run
 from saekit.training.run import Run
+from saekit.training.starting import settings_of, started
 
 Sites = SiteName | Sequence[SiteName]
 
 
 def train(  # noqa: PLR0913 - the words of `saekit train`
-    lm: LanguageModel | str = DEFAULT_MODEL,
+    lm: LanguageModel | str | None = None,
     *,
     site: Sites | None = None,
     target: Sites | None = None,
     fold: bool = False,
-    sae: SAEConfig | Unsized | str = "topk",
-    corpus: Corpus | Path | str = "packaged",
+    sae: SAEConfig | Unsized | str | None = None,
+    corpus: Corpus | Path | str | Sequence[str] = "packaged",
     tokens: int | None = None,
     epochs: int = 1,
     seed: int = 0,
+    start_from: TrainedSAE | Path | str | None = None,
     out: Path | str | None = None,
     run: Run | None = None,
     resume: bool = False,
@@ -48,17 +52,20 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     """Train an SAE on a language model's activations, and leave it in a folder.
 
     Args:
-        lm: the language model, or its name.
+        lm: the language model, or its name; None: smollm2-135m, or that of `start_from`.
         site: where to read, as "L10.resid_post"; several for a crosscoder or, with `fold`, for one
             SAE over them; None: the layer a third of the way up, resid_post.
         target: what to predict, for a transcoder; None: what is read.
         fold: each site of a token is a row of its own.
         sae: the architecture with its settings, as ``TopK(k=32, expansion=8)``, or its name.
             Widths are filled in; without `d_sae` or `expansion` there are 8 latents a dimension.
-        corpus: text, by name or file as on the command line.
+            None: topk.
+        corpus: text, by name or file as on the command line; or a list of texts.
         tokens: tokens of text that count, 1 or more; None: 10,000,000, or all the text has.
         epochs: passes over them.
         seed: decides initialisation and order.
+        start_from: an SAE, or the folder of one, whose training goes on from its weights; it has
+            its own architecture and sizes, and its site and rows unless others are named.
         out: the folder to make; None: one under ``runs`` whose name tells settings apart.
         run: the whole description instead of all the above, as of a recipe.
         resume: go on with the run in `out`; the rest must be what it was begun with.
@@ -73,26 +80,38 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         ConfigError: a setting is unknown or out of range, or `out` is in use.
         DataError: the text is shorter than `tokens`, or activations are not finite.
     """
-    model = load_model(lm) if isinstance(lm, str) else lm
+    start = None if start_from is None else started(start_from)
+    if lm is None and start is not None:
+        lm = model_of(start, "auto")
+    model = load_model(lm or DEFAULT_MODEL) if lm is None or isinstance(lm, str) else lm
     if run is None:
-        config = {"name": sae} if isinstance(sae, str) else sae.to_dict()
-        text = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
+        text = as_corpus(corpus)
         raw = {
             "model": model.name, "revision": settings.pop("revision", None),
-            "pair": {
-                "read": _names(site) or [default_site(model)], "write": _names(target), "fold": fold
-            },
-            "corpus": text.to_dict(), "sae": config, "seed": seed, "epochs": epochs,
-            "tokens": DEFAULT_TOKENS if tokens is None else tokens, **settings,
+            "corpus": text.to_dict(), "seed": seed, "epochs": epochs,
+            "tokens": DEFAULT_TOKENS if tokens is None else tokens,
         }  # fmt: skip
-        run = with_length({"": as_run(raw, model, [])}, model, tokens, None, shown=shown)[""]
+        read, write = _names(site), _names(target)
+        if start is None:
+            pair = {"read": read or [default_site(model)], "write": write, "fold": fold}
+            raw |= {"pair": pair, "sae": settings_of_sae(sae)}
+        elif sae is not None or fold:
+            raise ConfigError(
+                f"Architecture, sizes and folding are those of the SAE to begin from; got "
+                f"{'fold' if sae is None else repr(sae)} too. Leave it out."
+            )
+        else:
+            normalise = settings.get("normalise", Run.normalise)
+            raw |= settings_of(start, normalise, read=read, write=write)
+        run = as_run(raw | settings, model, [])
+        run = with_length({"": run}, model, tokens, None, shown=shown)[""]
     elif settings:
         raise ConfigError(f"Give `run` or settings, not both; got {', '.join(settings)} too.")
     folder = default_folder(run, model) if out is None else Path(out)
     if resume and out is None:
         raise ConfigError("Name the folder of the run to go on with: out=.")
     made = train_run(
-        run, model, folder, resume=resume, shown=shown, latent_shards=latent_shards
+        run, model, folder, resume=resume, shown=shown, latent_shards=latent_shards, start=start
     )
     found = load(made, site=str(run.pair.reads[0]) if run.pair.shares else None)
     return dataclasses.replace(found, folder=folder)

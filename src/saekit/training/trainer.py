@@ -31,6 +31,7 @@ from saekit.training.parallel import gradients, shards
 from saekit.training.parallel.mesh import check_fits
 from saekit.training.parallel.streams import open_streams
 from saekit.training.run import Run
+from saekit.training.starting import check_start
 
 SPIKE_STEPS = 50  # whose median a spike is measured against
 SETTLED_TOKENS = 2**13  # of the last batches, from which running statistics are taken at the end
@@ -48,18 +49,22 @@ class Training:
             as this version writes it.
         first: returns so many of the first activations, scaled, for a run whose weights start
             from these; None: the first batch serves.
+        weights: to begin from, for scaled activations; None: new ones.
 
     Raises:
-        ConfigError: the architecture cannot be trained with these settings.
+        ConfigError: the architecture cannot be trained with these settings, or the run begins from
+            weights that were not given.
         MissingExtraError: the optimiser's library is not installed.
     """
 
     def __init__(
         self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE,
         identity: str | None = None, first: Callable[[int], tuple[Tensor, Tensor]] | None = None,
+        weights: dict[str, Tensor] | None = None,
     ):  # fmt: skip
         check_fits(run, mesh)
-        self._first = first
+        check_start(run, given=weights is not None, mesh=mesh)
+        self._first, self._weights = first, weights
         self.run, self.stream, self.mesh = run, stream, mesh
         self._identity = identity or checkpoint.run_digest(run.to_dict())
         self._device = device
@@ -72,6 +77,8 @@ class Training:
         run = self.run
         chance = generator(run.seed, "init")
         self.sae: SAE = shards.build(run.sae, chance, self.mesh).to(self._device)
+        if self._weights is not None:
+            self.sae.load_state_dict(self._weights)
         self.descent = Descent(run.optimiser, self.sae, run.peak_lr)
         self.mean = None if run.ema is None else WeightMean(self.sae, run.ema)
         self.silent_tokens = torch.zeros(  # [d_sae], or this process's share

@@ -63,6 +63,11 @@ class Mixture(Corpus):
     def streamed(self) -> bool:
         return any(part.streamed for part in self.parts)
 
+    @property
+    @override
+    def holds_chats(self) -> bool:
+        return any(part.holds_chats for part in self.parts)
+
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         going = {i: part.documents(split) for i, part in enumerate(self.parts)}

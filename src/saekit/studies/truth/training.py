@@ -4,10 +4,8 @@
 of any run: only where batches come from differs.
 """
 
-import contextlib
 import copy
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +19,17 @@ from typing_extensions import override
 from saekit.activations.pairs import Pair
 from saekit.activations.shuffle import Batch, Stream
 from saekit.core import provenance
-from saekit.core.border import bordered
-from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import digest, read_json, sha256_of, write_json
-from saekit.core.lock import claimed
-from saekit.core.parts import check_empty
+from saekit.core.errors import ConfigError
+from saekit.core.files import digest
 from saekit.core.seeds import generator
-from saekit.hub import native
 from saekit.hub.card import Card
 from saekit.saes.base import SAE, SAEConfig, Scaling
 from saekit.studies.truth.model.base import Truth
-from saekit.training import record
 from saekit.training.fit import Fit
-from saekit.training.record import Record
+from saekit.training.fitting import FitFolder, fit_stream
 from saekit.training.scaling import Centre, Normalise, Scalings, Side, check_foldable
-from saekit.training.session import Session
-from saekit.training.signals import StopRequest
 from saekit.training.trainer import Training
 
-FIT = "fit.json"
 SCALING_TOKENS = 2**14  # a mean square within 1 %, whatever the truth
 SCALING_BATCH = 2**11
 WINDOW = 8  # tokens of an event, where positions are coded jointly
@@ -154,36 +144,41 @@ def fit_truth(
         TrainingError: the loss became NaN or infinite.
     """
     layout = _checked(fit, truth)
-    with contextlib.ExitStack() as held:
-        if out is not None:
-            go_on = f"Go on with: saekit truth train --truth TRUTH --resume {out}"
-            held.enter_context(claimed(out, "saekit truth train", go_on))
-        folder = _Folder(fit, truth, out, resume)
+    made_from = {"truth": identity(truth)}
+    folder = FitFolder(
+        fit, out, resume=resume, command="saekit truth train",
+        go_on=f"saekit truth train --truth TRUTH --resume {out}",
+        begun_with=made_from, same=lambda begun: _same(begun, made_from, out),
+        manifest={"kind": "truth_train", **made_from, "truth_config": truth.cfg.to_dict()},
+    )  # fmt: skip
+    with folder:
         scalings = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
         stream = _Events(truth, fit, layout, device)
-        training = Training(fit, stream, device, identity=folder.identity)
-        held.enter_context(folder)
-        session = Session(
-            training, scalings, autoencoder=True, out=out, resume=resume, shown=shown
-        )
-        album = _Album(snapshots, scalings.x, fit.total_tokens, stream.served_tokens)
-        with session, StopRequest() as stop:
-            while not session.done:
-                session.step()
-                album.see(training)
-                session.keep(stop.asked)
-        sae = session.finish()
-        folder.finish(sae, session.meter.seconds_before)
-    return sae.eval()
+        album = _Album(snapshots, scalings.x, fit.total_tokens)
+        sae, seconds = fit_stream(
+            fit, stream, scalings, folder, autoencoder=True, device=device, shown=shown,
+            at_start=album.begin, after_step=album.see,
+        )  # fmt: skip
+        folder.finish(sae, truth_card(fit, truth), seconds)
+    return sae
+
+
+def _same(begun: dict[str, Any], now: dict[str, Any], out: Path | None) -> None:
+    if begun["truth"] != now["truth"]:
+        raise ConfigError(f"The run in {out} was begun on another truth; resume it with that one.")
 
 
 class _Album:
     """Takes snapshots as training passes their shares."""
 
-    def __init__(self, wanted: Snapshots | None, scaling: Scaling, total: int, served: int):
-        shares = sorted(set(wanted.shares)) if wanted else []
+    def __init__(self, wanted: Snapshots | None, scaling: Scaling, total: int):
         self._wanted, self._scaling, self._total = wanted, scaling, total
-        self._ahead = [s for s in shares if s * total > served]
+        self._ahead = sorted(set(wanted.shares)) if wanted else []
+
+    def begin(self, training: Training) -> None:
+        """Leave out what was taken before training was stopped."""
+        served = training.stream.served_tokens
+        self._ahead = [s for s in self._ahead if s * self._total > served]
 
     def see(self, training: Training) -> None:
         """Take what is due."""
@@ -193,58 +188,6 @@ class _Album:
             taken.rescale(self._scaling, self._scaling)
             assert self._wanted is not None  # there is no share ahead without
             self._wanted.take(self._ahead.pop(0), taken)
-
-
-class _Folder:
-    """What a run leaves in its folder; nothing where it has none.
-
-    As a context, it writes what decides the weights first, and how the run ended where it failed.
-    """
-
-    def __init__(self, fit: Fit, truth: Truth, out: Path | None, resume: bool):
-        if out is None and resume:
-            raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
-        self.fit, self.truth, self.out = fit, truth, out
-        self._found = None if out is None else _check_folder(fit, truth, out, resume)
-        self.began = time.monotonic()
-
-    @property
-    def identity(self) -> str | None:
-        """What checkpoints are marked with, where the run goes on with those of another time."""
-        return None if self._found is None else self._found.identity
-
-    def __enter__(self) -> None:
-        if self.out is not None:
-            if self._found is None:
-                record.begin(self.out / FIT, self.fit.to_dict(), _begun_with(self.truth, self.out))
-            write_json(self.out / record.MANIFEST, self._manifest(record.RUNNING))
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if self.out is not None and error is not None:
-            record.note_end(self.out, error)
-
-    def finish(self, sae: SAE, seconds_before: float) -> None:
-        """Write the finished SAE; the run took some seconds before it was taken up again."""
-        if self.out is None:
-            return
-        native.save(sae, truth_card(self.fit, self.truth), self.out / "sae")
-        seconds = seconds_before + time.monotonic() - self.began
-        weights = sha256_of(self.out / "sae" / "weights.safetensors")
-        more = {"seconds": seconds, "weights_sha256": weights}
-        write_json(self.out / record.MANIFEST, self._manifest(record.DONE) | more)
-
-    def _manifest(self, status: str) -> dict[str, Any]:
-        return {
-            "kind": "truth_train",
-            "status": status,
-            "truth": identity(self.truth),
-            "truth_config": self.truth.cfg.to_dict(),
-            "provenance": provenance.collect(self.fit.seed),
-        }
-
-
-def _begun_with(truth: Truth, out: Path) -> dict[str, Any]:
-    return record.begun_with(None, None, out, truth=identity(truth))
 
 
 def truth_scaling(
@@ -349,25 +292,3 @@ def _checked(fit: Fit, truth: Truth) -> Layout:
                     f"be a multiple of that; got {value:,}."
                 )
     return layout
-
-
-@bordered("a run")
-def _check_folder(fit: Fit, truth: Truth, out: Path, resume: bool) -> Record | None:
-    """Refuse a folder that is in use or holds another run; return what is recorded of this one."""
-    if not resume:
-        check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
-                         f"saekit truth train --truth TRUTH --resume {out}")  # fmt: skip
-        return None
-    if not (out / FIT).exists():
-        raise FormatError(f"{out} holds no run to go on with: it has no {FIT}.")
-    found = record.read(out / FIT)
-    now = _begun_with(truth, out)
-    begun = found.begun_with
-    if not found.version:  # an early version noted it in the manifest alone, right afterwards
-        there = (out / record.MANIFEST).exists()
-        begun = {"truth": read_json(out / record.MANIFEST)["truth"] if there else now["truth"]}
-    if begun["truth"] != now["truth"]:
-        raise ConfigError(f"The run in {out} was begun on another truth; resume it with that one.")
-    before = Record(record.completed(found.settings, Fit), begun)
-    record.compare(before, Record(fit.to_dict(), now), out)
-    return found
