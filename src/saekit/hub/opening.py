@@ -209,8 +209,8 @@ def complete(
     notes = [*_about_rows(card, use, filled), *_about_model(card, lm)]
     found = replace(card, **filled)
     if "seq" in loaded.cfg.event and not found.pair.window:
-        # Files of temporal SAEs say no window, and any fits. Tokens that do not count cut a row, and
-        # what is left over of a cut row is not measured: a quarter of a row loses little.
+        # Files of temporal SAEs say no window, and any fits. Tokens that do not count cut a row,
+        # and what is left over of a cut row is not measured: a quarter of a row loses little.
         window = max(found.n_ctx // 4, 1)
         found = replace(found, pair=replace(found.pair, window=window))
         notes.append(f"coded in windows of {window} tokens; the files do not say how many")
