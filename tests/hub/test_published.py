@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.hub.formats.base import Format, FormatHints, find, registry
 from saekit.hub.native import load
+from saekit.terminal.sae_options import beside
 from tests.hub import files, published
 from tests.hub.files import D, N
 from tests.hub.published import X
@@ -480,6 +481,12 @@ def test_a_file_beside_others_is_not_taken_for_an_sae(tmp_path):
     place = published.gemma_scope_2(tmp_path)[0]
     with pytest.raises(FormatError, match="no format reads that file alone"):
         load(place / "params.safetensors")
+
+
+def test_what_is_made_of_a_file_lies_in_a_folder_of_its_name(tmp_path):
+    place = published.qwen_scope(tmp_path)[0]
+    assert beside(place) == place
+    assert beside(place / "layer3.sae.pt") == place / "layer3.sae"
 
 
 def test_formats_that_write_come_back(tmp_path):

@@ -8,7 +8,7 @@ import typer
 from saekit.cli.sweep_folder import evaluate_all, is_sweep
 from saekit.core.result import score_lines
 from saekit.terminal.output import emit, note_lines
-from saekit.terminal.sae_options import SAEOptions, takes
+from saekit.terminal.sae_options import SAEOptions, beside, takes
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
@@ -63,7 +63,7 @@ def evaluate(
     if is_sweep(run):
         evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
         return
-    path = out or run / "eval" / f"{name}.json"
+    path = out or beside(run) / "eval" / f"{name}.json"
     result, opened = one(run, path)
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
     record |= {"notes": opened.notes}

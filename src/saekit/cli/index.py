@@ -7,7 +7,7 @@ import typer
 
 from saekit.core.errors import ConfigError
 from saekit.terminal.output import emit, note_lines
-from saekit.terminal.sae_options import SAEOptions, takes
+from saekit.terminal.sae_options import SAEOptions, beside, takes
 
 
 @takes(SAEOptions)
@@ -38,7 +38,7 @@ def index(
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     max_acts = MaxActs(n=contexts)
     opened = sae.open(run, corpus=corpus, site=site)
-    folder = out or run / "index"
+    folder = out or beside(run) / "index"
     found = make_index(
         opened.loaded,
         opened.lm,
@@ -51,7 +51,7 @@ def index(
     lines = [
         f"index    {folder}: {found['tokens']:,} tokens, {found['entries']:,} activations",
         *note_lines(opened.notes),
-        f"next     saekit report {run}",
+        f"next     saekit report {beside(run)}",
     ]
     record = {"index": str(folder), **found, "notes": opened.notes}
     emit(record, as_json=as_json, lines=lines)

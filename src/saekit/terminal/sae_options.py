@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
 
 
+def beside(sae: Path) -> Path:
+    """Return the folder for what is made of an SAE: its own, or for a file one named after it."""
+    return sae.with_suffix("") if sae.is_file() else sae
+
+
 @dataclass(frozen=True, kw_only=True)
 class HintOptions:
     """What the user says of an SAE whose files leave it out."""
