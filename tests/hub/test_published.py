@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.hub.formats.base import Format, FormatHints, find, registry
+from saekit.hub.names import results_folder
 from saekit.hub.native import load
 from tests.hub import files, published
 from tests.hub.files import D, N
@@ -29,12 +30,11 @@ def check(place, codes, y_hat, x=X, **options):
     return load(place, **options)
 
 
-@pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("config", [True, False])
-@pytest.mark.parametrize("kind", published.KINDS_2)
-def test_gemma_scope_2(kind, config, affine, tmp_path):
-    if affine and kind != "transcoder":
-        pytest.skip("transcoders alone have a skip")
+@pytest.mark.parametrize(
+    ("kind", "affine"), [*((k, False) for k in published.KINDS_2), ("transcoder", True)]
+)
+def test_gemma_scope_2(kind, affine, config, tmp_path):
     card = check(*published.gemma_scope_2(tmp_path, kind, affine, config)).card
     assert card.pair.label == published.KINDS_2[kind][2]
     assert card.model["name"] == "google/gemma-3-4b-pt" and card.n_ctx == 1024 and card.bos
@@ -52,6 +52,9 @@ def test_names_of_gemma_3_are_those_of_the_hub(tmp_path):
         ({"affine_connection": True}, "affine_connection=True, and params.safetensors has no"),
         ({"model_name": 3}, "`model_name`"), ({"hf_hook_point_in": None}, "`hf_hook_point_in`"),
         ({"affine_connection": "no"}, "true or false"),
+        ({"hf_hook_point_out": None}, "does not say what it predicts"),
+        ({"hf_hook_point_out": f"{published.LAYER}.pre_feedforward_layernorm.output"},
+         "does not say what it predicts"),
     ],
 )  # fmt: skip
 def test_gemma_scope_2_that_contradicts_itself(changes, said, tmp_path):
@@ -129,7 +132,8 @@ def test_factors_in_the_weights_already_are_not_folded_again(tmp_path):
         ({"act_fn": None}, "`act_fn`"), ({"jump_relu_threshold": None}, "`jump_relu_threshold`"),
         ({"dataset_average_activation_norm": {"in": 3.0}}, r"\(out\)"),
         ({"dataset_average_activation_norm": {"in": 0, "out": 3.0}}, r"\(in\)"),
-        ({"norm_activation": None}, "`norm_activation`"), ({"d_sae": N + 1}, "shape"),
+        ({"norm_activation": None}, "`norm_activation`"), ({"hook_point_out": None}, "point_out"),
+        ({"d_sae": N + 1}, "shape"),
     ],
 )  # fmt: skip
 def test_what_of_llama_scope_saekit_cannot_run_is_refused(changes, said, tmp_path):
@@ -255,8 +259,11 @@ def test_those_of_one_torch_file(maker, label, model, tmp_path):
 
 def test_a_file_whose_name_says_nothing_is_of_an_unknown_site(tmp_path):
     place, codes, y_hat = published.goodfire(tmp_path, "sae.pth")
-    assert check(place, codes, y_hat).card.pair.label == "unknown"
-    assert load(place, site="L4.resid_post").card.pair.label == "L4.resid_post"
+    with pytest.raises(ConfigError, match="--architecture relu"):
+        load(place)
+    hints = FormatHints(architecture="relu")
+    assert check(place, codes, y_hat, hints=hints).card.pair.label == "unknown"
+    assert load(place, site="L4.resid_post", hints=hints).card.pair.label == "L4.resid_post"
 
 
 @pytest.mark.parametrize(
@@ -474,6 +481,12 @@ def test_a_file_beside_others_is_not_taken_for_an_sae(tmp_path):
     place = published.gemma_scope_2(tmp_path)[0]
     with pytest.raises(FormatError, match="no format reads that file alone"):
         load(place / "params.safetensors")
+
+
+def test_what_is_made_of_a_file_lies_in_a_folder_of_its_name(tmp_path):
+    place = published.qwen_scope(tmp_path)[0]
+    assert results_folder(place) == place
+    assert results_folder(place / "layer3.sae.pt") == place / "layer3.sae"
 
 
 def test_formats_that_write_come_back(tmp_path):

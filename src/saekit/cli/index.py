@@ -43,7 +43,7 @@ def index(
     lines = [
         f"index    {folder}: {found['tokens']:,} tokens, {found['entries']:,} activations",
         *note_lines(opened.notes),
-        f"next     saekit report {run}",
+        f"next     saekit report {results_folder(run)}",
     ]
     record = {"index": str(folder), **found, "notes": opened.notes}
     emit(record, as_json=as_json, lines=lines)

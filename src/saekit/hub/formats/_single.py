@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from saekit.activations.pairs import Pair
-from saekit.core.errors import ShapeError
+from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.torch_files import read_state
 from saekit.core.torch_writing import write_state
 from saekit.hub.formats._examples import D_IN, D_SAE, random_tensors
@@ -40,7 +40,14 @@ def read(
 
     Raises:
         FormatError: a tensor is missing, or there is one too many.
+        ConfigError: the file's name is not a published one, and nobody says that it is of relu.
     """
+    if _NAMED.fullmatch(place.name) is None and hints.architecture != "relu":
+        raise ConfigError(
+            f"{place} has tensors as `{format_name}` names them and does not say which latents are "
+            f"on, nor is it named as Llama-3.1-8B-Instruct-SAE-l19.pth. If a rectifier decides, "
+            f"say so: architecture=relu, on a command line --architecture relu."
+        )
     weights = read_state(place)
     need(weights, {}, place, names=names)
     only(weights, set(names), place)

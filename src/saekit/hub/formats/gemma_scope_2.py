@@ -136,6 +136,12 @@ def _said(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} must name a module in hf_hook_point_out and say true or false to "
             f"affine_connection; got {out!r} and {raw.get('affine_connection')!r}."
         )
+    transcodes = raw.get("type") == "transcoder" or kind == "transcoder"
+    if out == reads and (transcodes or raw.get("affine_connection")):
+        raise FormatError(
+            f"{folder / CONFIG} is of a transcoder and does not say what it predicts, "
+            f"`hf_hook_point_out`; got {raw.get('hf_hook_point_out')!r:.80}."
+        )
     return {
         "model": _model(model), "in": reads, "out": "" if out == reads else out,
         "skips": raw.get("affine_connection") is True,

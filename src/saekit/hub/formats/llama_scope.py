@@ -121,6 +121,8 @@ def _check(raw: dict[str, Any], config: Path) -> None:
         raise FormatError(
             f"{config} of Language-Model-SAEs is of the kind `{kind}`; saekit reads `sae`."
         )
+    for key in ("hook_point_in", "hook_point_out"):  # without one a transcoder looks as another
+        say(raw, key, str, config)
     for key in ("use_glu_encoder", "apply_decoder_bias_to_pre_encoder"):
         if raw.get(key, False) is not False:
             raise FormatError(f"{config} of Language-Model-SAEs has {key}, which saekit has not.")
@@ -152,8 +154,8 @@ def _norms(
     said = raw.get("dataset_average_activation_norm") or kept
     found = []
     for side in ("in", "out"):
-        hook = raw.get(f"hook_point_{side}")
-        norm = said.get(side, said.get(str(hook))) if isinstance(said, dict) else None
+        hook = raw[f"hook_point_{side}"]
+        norm = said.get(side, said.get(hook)) if isinstance(said, dict) else None
         if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 < norm < LARGEST:
             raise FormatError(
                 f"{config} says norm_activation `dataset-wise`, and neither it nor the weights "
@@ -227,19 +229,16 @@ def _variant(  # noqa: PLR0913 - all of it decides
 
 
 def _card(raw: dict[str, Any], place: Path, hints: FormatHints) -> Card:
-    hooks = [raw.get("hook_point_in"), raw.get("hook_point_out")]
-    hooks = hooks[:1] if hooks[1] in (None, hooks[0]) else hooks
+    hooks = list(dict.fromkeys((raw["hook_point_in"], raw["hook_point_out"])))
     model = raw.get("model_name") if isinstance(raw.get("model_name"), str) else None
     if model is None and "Llama3_1-8B-Base" in place.resolve().as_posix():
         model = "meta-llama/Llama-3.1-8B"
-    sites = [
-        _names.from_transformer_lens(h, model) if isinstance(h, str) else None for h in hooks
-    ]
+    sites = [_names.from_transformer_lens(h, model) for h in hooks]
     transcodes = len(hooks) > 1
     pair = Pair(
         read=(str(sites[0] or UNKNOWN),), write=(str(sites[1] or UNKNOWN),) if transcodes else ()
     )
-    lost = [str(h) for h, site in zip(hooks, sites, strict=True) if h and site is None]
+    lost = [h for h, site in zip(hooks, sites, strict=True) if site is None]
     notes = [f"saekit has no site that is exactly {' and '.join(lost)}"] if lost else []
     if raw["act_fn"].lower() == "topk" and raw.get("sparsity_include_decoder_norm", True):
         notes.append("codes are the published ones times the length of the decoder's row")
@@ -248,8 +247,7 @@ def _card(raw: dict[str, Any], place: Path, hints: FormatHints) -> Card:
         "hooks": hooks, "act_fn": raw["act_fn"], "norm_activation": raw["norm_activation"],
         "subtracts_b_dec": False,
     }  # fmt: skip
-    near = [_names.near(h) if isinstance(h, str) else None for h in hooks]
-    names = Names(" and ".join(map(str, hooks)), *near) if hooks[0] else None
+    names = Names(" and ".join(hooks), *(_names.near(h) for h in hooks))
     return make_card(
         "llama_scope", hints, model=model, pair=pair, says=says, transcodes=transcodes,
         notes=tuple(notes), names=names,

@@ -24,8 +24,12 @@ def is_name(place: Path | str) -> bool:
 
 
 def results_folder(place: Path | str) -> Path:
-    """Return where results of an SAE go: in its own folder, and of a published one in `saes`."""
+    """Return where results of an SAE go: in its own folder, and of a published one in `saes`.
+
+    Of an SAE that is one file of a folder, it is a folder next to it that is named as the file is.
+    """
     if not is_name(place):
-        return Path(place)
+        there = Path(place)
+        return there.with_suffix("") if there.is_file() else there
     parts = re.split(r"[:/]+", str(place))
     return RESULTS.joinpath(*(part for part in parts if part not in ("", ".", "..")))
