@@ -5,6 +5,7 @@ import dataclasses
 import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, SupportsIndex, final
 
@@ -225,6 +226,12 @@ class Splice:
         for part in self.parts:
             part.edits.clear()
         return self
+
+    def save_model(self, folder: Path | str) -> Path:
+        """Write the language model with the edits built in; see `steered_model.save_steered`."""
+        from saekit.hub.steered_model import save_steered
+
+        return save_steered(self, folder)
 
     @property
     def codes(self) -> Codes:

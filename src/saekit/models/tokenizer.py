@@ -3,12 +3,13 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from typing_extensions import override
 
 from saekit.core.errors import DataError, FormatError, MissingExtraError
-from saekit.core.files import digest
+from saekit.core.files import digest, write_json
 from saekit.models.base import Tokenizer, as_texts
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -54,6 +55,17 @@ class HFTokenizer(Tokenizer):
         self.digest = digest([definition, json.dumps(special)])
         self._bytes_of, self._drops_first_space = _byte_reader(json.loads(definition)["decoder"])
         self._known: dict[int, bytes] = {}
+
+    def save(self, folder: Path) -> None:
+        """Write it as transformers does: tokenizer.json and tokenizer_config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._backend.save(str(folder / "tokenizer.json"))
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        named = {k: self._backend.id_to_token(i) for k, i in ids.items() if i is not None}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
+        write_json(folder / "tokenizer_config.json", settings)
 
     @override
     def encode(self, texts: str | Sequence[str]) -> list[list[int]]:
