@@ -12,7 +12,9 @@ from saekit.terminal.sae_options import SAEOptions, takes
 @takes(SAEOptions)
 def verify(
     run: Annotated[str, typer.Argument(help="A run's folder, a folder with an SAE, or a name.")],
-    corpus: Annotated[str | None, typer.Option(help="Text to measure on. [the run's]")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Text to measure on. [the run's, else the packaged one]")
+    ] = None,
     site: Annotated[
         str | None, typer.Option(help="Which site, where several share the SAE.")
     ] = None,

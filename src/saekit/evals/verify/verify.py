@@ -17,6 +17,7 @@ from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus
+from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.evals.verify import weights
 from saekit.evals.verify.measures import Bench, Measured
@@ -64,7 +65,7 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     Args:
         sae: the SAE, or where it is.
         lm: its language model; None: the one that its card names.
-        corpus: text, by name or file; None: that of training.
+        corpus: text, by name or file; None: that of training, or the packaged one.
         site: which site, where several share the SAE or its files do not say.
         tokens: how much text every way is measured on, at least 256.
         ce_tokens: how much of it passes through the whole model; 0 leaves losses out.
@@ -89,8 +90,15 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     lines += weights.look(loaded.sae, transcodes=loaded.card.transcodes)
     made: dict[str, Any] = provenance.collect(0) | {"model": model.provenance()}
     if not any(line.name in ("site", "width") and line.status == "wrong" for line in lines):
-        text = corpus if isinstance(corpus, Corpus) else (
-            text_of(loaded, None if corpus is None else str(corpus)))  # fmt: skip
+        text = _text(loaded, corpus)
+        if corpus is None and "corpus" not in loaded.card.run:
+            lines.append(
+                Line(
+                    name="text", status="unknown",
+                    says="the files name no text; measured on the packaged one",
+                    fix="name text like that of training: corpus=, --corpus",
+                )
+            )  # fmt: skip
         loaded = complete(loaded, model, text)
         # Rows have no BOS, so that it can be put in front where a way has it.
         stream = TokenStream(text, "test", model.tokenizer, bos_each_row=False,
@@ -103,6 +111,15 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     if out is not None:
         verdict.write(out)
     return verdict
+
+
+def _text(loaded: TrainedSAE, corpus: Corpus | Path | str | None) -> Corpus:
+    """Return the text to measure on: the one asked for, that of training, or the packaged one."""
+    if isinstance(corpus, Corpus):
+        return corpus
+    if corpus is None and "corpus" not in loaded.card.run:
+        return open_corpus("packaged")
+    return text_of(loaded, None if corpus is None else str(corpus))
 
 
 def published_l0(loaded: TrainedSAE) -> float | None:
