@@ -294,7 +294,7 @@ def test_a_crosscoder_is_spliced_in_at_all_its_sites(lm):
         # The later site's own change comes on top of what the earlier one's did to it.
         first, second = map(lm.site, sites)
         moving = {first: lambda x: x + 3 * joint.directions[0, 5]}
-        only_first = lm.look_ahead(TOKENS, [second], moving)[second]
+        only_first = lm.look_ahead(TOKENS, [second], lambda _: moving)[second]
     torch.testing.assert_close(moved[sites[0]], acts[sites[0]] + 3 * joint.directions[0, 5])
     torch.testing.assert_close(moved[sites[1]], only_first + 3 * joint.directions[1, 5])
     with saekit.splice(lm, joint, error=False):
@@ -304,17 +304,78 @@ def test_a_crosscoder_is_spliced_in_at_all_its_sites(lm):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3"])
-def test_a_crosscoder_under_the_cache_is_as_in_whole_passes(family):
+@pytest.mark.parametrize("error", [True, False])
+def test_a_crosscoder_under_the_cache_is_as_in_whole_passes(family, error):
     lm = tiny(family)
+    joint, one = a_crosscoder(lm), an_sae(lm, seed=4)
+    prompts = [TOKENS[0].tolist(), TOKENS[1, :5].tolist()]
+    with saekit.splice(lm, one, joint, error=error) as spliced:
+        spliced.edit(2, scale=3.0).edit(3, scale=4.0, sae=1).edit(5, at_least=2.0, sae=1)
+        cached = lm.continue_tokens(prompts, 6, temperature=0, stop=[])
+        whole = []
+        for prompt in prompts:
+            row = prompt[:]
+            for _ in range(6):
+                row.append(int(lm.logits(torch.tensor([row]))[0, -1].argmax()))
+            whole.append(row[len(prompt) :])
+        ids = TOKENS[:1]
+        how = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+        theirs = lm.hf.generate(ids, use_cache=False, **how)[0, ids.shape[1] :].tolist()
+        with pytest.raises(ConfigError, match="use_cache=False"):
+            lm.hf.generate(ids, **how)
+        mask = torch.tensor([[0] * 4 + [1] * 5])
+        with pytest.raises(ConfigError, match="without padding"):
+            lm.hf(input_ids=ids, attention_mask=mask)
+    assert cached == whole and theirs == whole[0]
+
+
+def test_codes_under_the_cache_are_those_of_whole_passes(lm):
     joint = a_crosscoder(lm)
-    prompt = TOKENS[:1].tolist()
-    with saekit.splice(lm, joint).edit(3, scale=4.0).edit(5, add=20.0):
-        cached = lm.continue_tokens(prompt, 6, temperature=0, stop=[])[0]
-        row = prompt[0][:]
-        for _ in range(6):
-            row.append(int(lm.logits(torch.tensor([row]))[0, -1].argmax()))
-        theirs = lm.hf.generate(TOKENS[:1], max_new_tokens=6, do_sample=False, eos_token_id=None)
-    assert cached == row[len(prompt[0]) :] == theirs[0, len(prompt[0]) :].tolist()
+    seen = []
+    with saekit.splice(lm, joint).edit(3, scale=4.0) as spliced:
+        look = spliced.parts[0].changes
+
+        def kept(*args):
+            found = look(*args)
+            seen.append(spliced.codes.dense()[0])
+            return found
+
+        spliced.parts[0].changes = kept
+        new = lm.continue_tokens(TOKENS[:1].tolist(), 4, temperature=0, stop=[])[0]
+        by_step = torch.cat(seen)
+        seen.clear()
+        lm.logits(torch.tensor([[*TOKENS[0].tolist(), *new[:-1]]]))
+    torch.testing.assert_close(by_step, seen[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_positions_count_behind_what_transformers_keeps(lm, cache):
+    sae = an_sae(lm)
+    places = []
+
+    def here(tokens, positions):
+        places.append(positions.tolist())
+        return torch.zeros_like(tokens, dtype=torch.bool)
+
+    with saekit.splice(lm, sae).edit(3, add=1.0, where=here):
+        lm.hf.generate(
+            TOKENS[:1], max_new_tokens=3, do_sample=False, eos_token_id=None,
+            cache_implementation=cache,
+        )  # fmt: skip
+    assert places == [list(range(9)), [9], [10]]
+
+
+def test_positions_of_recurrent_models_count_on(lm):
+    lm = tiny("mamba")
+    places = []
+
+    def here(tokens, positions):
+        places.append(positions.tolist())
+        return torch.zeros_like(tokens, dtype=torch.bool)
+
+    with saekit.splice(lm, an_sae(lm)).edit(3, add=1.0, where=here):
+        lm.hf.generate(TOKENS[:1], max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert places == [list(range(9)), [9], [10]]
 
 
 def test_a_crosscoder_codes_what_saes_before_it_wrote(lm):

@@ -110,7 +110,7 @@ def attribute(  # noqa: PLR0913 - what is attributed, to what, and how
     Args:
         lm: the language model.
         sae: whose latents.
-        text: text or token ids; see `LanguageModel.tokens`.
+        text: text or token ids; a text begins with BOS if the SAE's training rows did.
         of: the token whose logit after the last position is meant (its text or id), or a function
             of the logits of the whole pass that returns one number.
         against: another token, whose logit is taken off.
@@ -132,7 +132,7 @@ def attribute(  # noqa: PLR0913 - what is attributed, to what, and how
         raise ConfigError(f"`method` is gradient or integrated; got {method!r}.")
     if steps < 1:
         raise ConfigError(f"`steps` must be at least 1; got {steps}.")
-    tokens = lm.tokens(text)
+    tokens = lm.tokens(text, bos=sae.card.bos_id(lm.tokenizer) is not None)
     quantity = _quantity(lm, of, against)
     part = Part(lm, sae, error=True)
     acts = lm.read(tokens, list(dict.fromkeys((part.read, part.write))))

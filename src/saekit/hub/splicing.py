@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel, Replace, composed
+from saekit.models.base import Edits, LanguageModel, Replace, composed
 from saekit.models.sites import UNKNOWN, Site
 
 # Positions of a row (0 is its first token), or a function of tokens and their positions.
@@ -25,6 +26,8 @@ Where = (
     | Iterable[Any]
     | Callable[[Int[Tensor, "batch n"], Int[Tensor, "n"]], Bool[Tensor, "batch n"]]
 )
+# Ids of whole rows -> what is written in a pass over them.
+Before = Callable[[Int[Tensor, "batch n"]], Mapping[Site, Replace]]
 Kind = Literal["add", "set", "scale", "at_least", "at_most"]
 
 
@@ -256,10 +259,18 @@ class Splice:
         self, tokens: Int[Tensor, "batch n"], start: int = 0
     ) -> list[Mapping[Site, Replace]]:
         """Return what each SAE does at its sites in one pass, in order."""
+        return self._changes_of(len(self.parts), tokens, start)
+
+    def _changes_of(self, n: int, tokens: Tensor, start: int) -> list[Mapping[Site, Replace]]:
+        """Return what the first `n` SAEs do in a pass."""
         found: list[Mapping[Site, Replace]] = []
-        for part in self.parts:
-            found.append(part.changes(tokens, start, composed(found)))
+        for i, part in enumerate(self.parts[:n]):
+            before = functools.partial(self._before, i)
+            found.append(part.changes(tokens, start, before, self._own))
         return found
+
+    def _before(self, n: int, tokens: Tensor) -> Mapping[Site, Replace]:
+        return composed(self._changes_of(n, tokens, 0))
 
 
 class _SpliceHook:
@@ -335,17 +346,18 @@ class Part:
         return number
 
     def changes(
-        self, tokens: Tensor, start: int, before: Mapping[Site, Replace]
+        self, tokens: Tensor, start: int, before: Before, own: Edits | None
     ) -> dict[Site, Replace]:
         """Return what it does at the site it reads, and at the one it predicts.
 
         Args:
             tokens: ids of the pass.
             start: position of the first of them in its row.
-            before: what SAEs given before it do in the same pass.
+            before: returns what SAEs given before it do in a pass over whole rows.
+            own: what the model holds of the splice it is part of.
         """
         if self.joint:
-            return self._joint_changes(tokens, start, before)
+            return self._joint_changes(tokens, start, before, own)
         seen: dict[Site, Tensor] = {}
 
         def look(x: Tensor) -> Tensor:
@@ -370,7 +382,7 @@ class Part:
         return codes
 
     def _joint_changes(
-        self, tokens: Tensor, start: int, before: Mapping[Site, Replace]
+        self, tokens: Tensor, start: int, before: Before, own: Edits | None
     ) -> dict[Site, Replace]:
         """Return what an SAE of several sites does at each of them.
 
@@ -378,7 +390,7 @@ class Part:
         is taken from a pass of its own, with what other SAEs do and without its own edits.
         """
         sites = list(dict.fromkeys([*self.reads, *self.writes]))
-        seen = self.lm.look_ahead(tokens, sites, before, start)
+        seen = self.lm.look_ahead(tokens, sites, before, start, own)
         codes = self.codes = self.sae.encode(torch.stack([seen[s] for s in self.reads], dim=-2))
         if not self.edits and self.error:
             return {}

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, overload
+from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ SiteName: TypeAlias = Site | str
 Text: TypeAlias = Tensor | str | Sequence[int] | Sequence[Sequence[int]] | Sequence[str]
 
 
+@runtime_checkable
 class Edits(Protocol):
     """What changes activations in every pass of a model while it is attached to it."""
 
@@ -256,30 +257,37 @@ class LanguageModel(abc.ABC):
         self,
         tokens: Int[Tensor, "batch n"],
         sites: Sequence[Site],
-        replace: Mapping[Site, Replace],
+        replace: Callable[[Int[Tensor, "batch n_ctx"]], Mapping[Site, Replace]],
         start: int = 0,
+        until: Edits | None = None,
     ) -> Mapping[Site, Float[Tensor, "batch n width"]]:
-        """Return activations of a pass that is about to run, without what is attached to the model.
+        """Return activations of a pass that is about to run, from a pass over whole rows.
 
         Args:
             tokens: ids of the pass.
             sites: which.
-            replace: what is written in it.
+            replace: returns what is written in that pass, from the ids of whole rows.
             start: position of the first token in its row; above 0 where the pass goes on from keys
-                and values that are kept.
+                and values that are kept. The rows are then read again from their beginning.
+            until: of what is attached to the model, that before this is in effect.
+
+        Raises:
+            ConfigError: the rows are not known from their beginning, or are padded.
         """
-        attached, self.edits = self.edits, ()
+        rows = self._whole_rows(tokens, start)
+        attached = self.edits
+        self.edits = attached[: attached.index(until)] if until in attached else ()
         try:
-            return self._ahead(tokens, sites, replace, start)
+            found = self._read(rows, sites, replace=replace(rows))
         finally:
             self.edits = attached
+        return {site: acts[:, start:] for site, acts in found.items()}
 
-    def _ahead(
-        self, tokens: Tensor, sites: Sequence[Site], replace: Mapping[Site, Replace], start: int
-    ) -> Mapping[Site, Tensor]:
+    def _whole_rows(self, tokens: Tensor, start: int) -> Tensor:
+        """Return the rows of a pass from their beginning."""
         if start:
             raise ConfigError(f"{self.name} keeps nothing between tokens to look ahead from.")
-        return self._read(tokens, sites, replace=replace)
+        return tokens
 
     def own_passes(self) -> contextlib.AbstractContextManager[None]:
         """Return a block in which passes of the library below, too, go through `edits`.

@@ -36,6 +36,7 @@ from saekit.models.fast_gradients.mlp import freeze_mlps
 from saekit.models.fast_gradients.shared import SharedAttention, freeze_activations
 from saekit.models.generation import Sampling, Step, check_prompts, continued
 from saekit.models.model_files import fetch_model
+from saekit.models.own_passes import OwnPasses
 from saekit.models.placement import pick_device, pick_dtype, spread_settings
 from saekit.models.short_names import SHORT_NAMES, UNREADABLE, full_name
 from saekit.models.sites import EMBED, POINTS, Site
@@ -99,7 +100,8 @@ class HFModel(LanguageModel):
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._shape = (0, 0)  # of the tokens of the pass that runs
-        self._past: dict[str, Any] = {}  # what the pass that is about to run goes on from
+        self._rows: Tensor | None = torch.zeros(1, 0)  # ids of the pass that is about to run, from
+        # the beginning of their rows; None: not known
 
     @override
     def sites(self) -> list[Site]:
@@ -265,12 +267,15 @@ class HFModel(LanguageModel):
         def begin() -> Step:
             cache: Any = None
             start = 0
+            rows = torch.zeros(0, 0, dtype=torch.int64)
 
             def step(new: Tensor, keep: Tensor | None) -> Tensor:
-                nonlocal cache, start
+                nonlocal cache, start, rows
                 if keep is not None:
                     cache.batch_select_indices(keep.to(self.device))
-                self._past = {state: cache}
+                    rows = rows[keep.to(rows.device)]
+                rows = new if not start else torch.cat([rows, new.to(rows.device)], 1)
+                self._rows = rows
                 with self._hooked(self._changes(new, replace, start), False, new.shape):
                     out = self.module(
                         input_ids=new.to(self.device), use_cache=True, logits_to_keep=1,
@@ -472,60 +477,53 @@ class HFModel(LanguageModel):
         return self.module
 
     @override
-    @contextlib.contextmanager
-    def own_passes(self) -> Iterator[None]:
-        running: list[contextlib.ExitStack] = []
+    def own_passes(self) -> contextlib.AbstractContextManager[None]:
+        return OwnPasses(self)
 
-        def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            undo = contextlib.ExitStack()
-            running.append(undo)
-            if self._holder == threading.get_ident():
-                return  # a pass of ours, which has its hooks
-            tokens = args[0] if args else kwargs.get("input_ids")
-            if tokens is None:
-                raise ConfigError(
-                    "A pass from `inputs_embeds` has no tokens, by which SAEs know what to leave "
-                    "out. Give `input_ids`, or leave the splice first."
-                )
-            cache = kwargs.get("past_key_values")
-            start = 0 if cache is None else cache.get_seq_length()
-            self._past = {"past_key_values": cache}
-            self._shape = (tokens.shape[0], tokens.shape[1])
+    def begin_own_pass(
+        self, tokens: Tensor, start: int, *, whole: bool
+    ) -> contextlib.ExitStack | None:
+        """Hang what is attached to the model on its modules, for a pass of the library's own.
+
+        Args:
+            tokens: ids of the pass.
+            start: position of the first of them in its row.
+            whole: these are rows from their beginning, without padding.
+
+        Returns:
+            what takes it off again; None in a pass of ours, which has its hooks.
+        """
+        if self._holder == threading.get_ident():
+            return None
+        undo = contextlib.ExitStack()
+        self._rows = tokens if whole else None
+        undo.callback(setattr, self, "_rows", torch.zeros(1, 0))
+        self._shape = (tokens.shape[0], tokens.shape[1])
+        try:
             for site, visit in self._changes(tokens, None, start):
                 undo.callback(self._attach(site, visit).remove)
+        except BaseException:
+            undo.close()
+            raise
+        return undo
 
-        def end(_module: nn.Module, _args: Any, _output: Any) -> None:
-            running.pop().close()
-
-        hooks = [
-            self.module.register_forward_pre_hook(begin, with_kwargs=True),
-            self.module.register_forward_hook(end, always_call=True),
-        ]
+    @property
+    def state_name(self) -> str:
+        """What the model calls what it keeps between tokens."""
         try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for undo in running:
-                undo.close()
+            return self._state[0]
+        except SaekitError:  # a model that cannot generate
+            return "past_key_values"
 
     @override
-    def _ahead(
-        self, tokens: Tensor, sites: Sequence[Site], replace: Mapping[Site, Replace], start: int
-    ) -> Mapping[Site, Tensor]:
-        if not start:
-            return super()._ahead(tokens, sites, replace, start)
-        found: dict[Site, Tensor] = {}
-
-        def keep(site: Site) -> Visit:
-            return lambda x: found.update({site: x})
-
-        visits = [*self._changes(tokens, replace, start), *((s, keep(s)) for s in sites)]
-        # The pass itself adds to what is kept, so this one is given a copy.
-        past = copy.deepcopy(self._past)
-        with self._hooked(visits, False, tuple(tokens.shape)):
-            self.module(input_ids=tokens.to(self.device), use_cache=True, **past)
-        return found
+    def _whole_rows(self, tokens: Tensor, start: int) -> Tensor:
+        if self._rows is None:
+            raise ConfigError(
+                "An SAE that codes several sites jointly is coded from a pass over whole rows, "
+                "which are not known here. Generate with lm.generate, or with use_cache=False, and "
+                "without padding."
+            )
+        return self._rows.to(tokens.device) if start else tokens
 
     def tap(self, site: Site) -> Tap:
         """Return where in the decoder a site is."""
