@@ -44,6 +44,7 @@ class {cls}(ReLU):
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """Leave nothing of these parts to other tests."""
+    saes.names()  # all of saekit's own are there before the copy is taken
     monkeypatch.setattr(saes, "_entries", dict(saes._entries))
     monkeypatch.setattr(registry, "_own", dict(registry._own))
     monkeypatch.setattr(registry, "_used", dict(registry._used))

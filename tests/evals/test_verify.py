@@ -12,7 +12,9 @@ from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, DataError
 from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
+from saekit.evals.verify.measures import recovered_of
 from saekit.models.tiny import tiny
+from saekit.saes.batch_topk import BatchTopK
 from saekit.saes.jumprelu import JumpReLU
 from saekit.saes.relu import ReLU
 from saekit.saes.topk import TopK
@@ -152,6 +154,63 @@ def test_right_ones_are_let_through(right, transcoder, lm, text):
         verdict = verify(sae, lm, text, **how)
         assert verdict.fits and verdict.exit_code == 0, verdict
     assert verdict["L0"].status == "unknown"  # nothing was published
+
+
+def half_threshold(sae):
+    """A BatchTopK whose threshold is not its own: many more latents are on than it was made for."""
+    made = BatchTopK(**sized(sae, {"k": K}))
+    found = with_weights(sae, made)
+    found.sae.threshold.fill_(0.0)
+    return found
+
+
+def test_a_batch_topk_is_held_against_its_own_k(right, lm, text):
+    line = verify(half_threshold(right), lm, text)["L0"]
+    assert line.status == "wrong" and line.numbers["published"] == K, line
+
+
+def test_prediction_that_is_too_large_is_doubted(right, lm, text):
+    w = right.sae.state_dict()
+    for factor in (0.5, 1.5):
+        verdict = verify(with_weights(right, W_dec=w["W_dec"] * factor), lm, text)
+        assert verdict["gain"].status == "doubt", verdict
+
+
+def test_collapse_is_no_slip(right, lm, text):
+    w = right.sae.state_dict()
+    nothing = {name: torch.zeros_like(w[name]) for name in ("W_dec", "W_enc", "b_enc")}
+    verdict = verify(with_weights(right, **nothing), lm, text)
+    wrong = {x.name for x in verdict.lines if x.status == "wrong"}
+    assert "error" in wrong and not wrong & {"site", "input scale", "encoder"}, verdict
+
+
+def test_a_transcoder_the_wrong_way_round_is_named(transcoder, lm, text):
+    verdict = verify(at(transcoder, "L1.mlp_out", "L1.mlp_in"), lm, text)
+    assert "--read L1.mlp_in --write L1.mlp_out" in verdict["site"].fix, verdict
+
+
+def test_a_head_of_another_number_is_named_and_one_too_many_is_a_line(lm, text, tmp_path):
+    right = trained(lm, text, tmp_path / "z", kind=saekit.TopK(k=2, d_sae=32), site="L1.z.h2")
+    verdict = verify(at(right, "L1.z.h0"), lm, text)
+    assert "L1.z.h2" in verdict["site"].fix, verdict
+    assert verify(at(right, "L1.z.h9"), lm, text)["site"].status == "wrong"
+
+
+def test_far_layers_are_tried_where_nothing_near_is_right(text, tmp_path):
+    deep = tiny("gpt2", n_layers=8)
+    right = trained(deep, text, tmp_path / "deep", site="L6.resid_post")
+    verdict = verify(at(right, "L1.resid_post"), deep, text)
+    assert "L6.resid_post" in verdict["site"].fix, verdict
+
+
+def test_what_a_site_is_worth_is_told_from_noise():
+    chance = torch.Generator().manual_seed(0)
+    clean = 3 + torch.rand(16, generator=chance, dtype=torch.float64)
+    losses = {"clean": clean, "spliced": clean + 0.1, "zero": clean + 1.0}
+    found = recovered_of(losses, 16)
+    assert found.share == pytest.approx(0.9) and found.error < 1e-9 and found.worth == 1.0
+    noise = torch.randn(16, generator=chance, dtype=torch.float64)
+    assert recovered_of(losses | {"zero": clean + noise}, 16).share is None
 
 
 def test_two_faults_are_both_named(right, lm, text):

@@ -8,7 +8,7 @@ import torch
 import saekit
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import FittedRule, TokenRule
-from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
+from saekit.core.errors import ConfigError, SaekitError, ShapeError, UnknownNameError
 from saekit.hub.trained import TrainedSAE
 from saekit.models.tiny import model_types, tiny
 from saekit.saes.crosscoder import Crosscoder
@@ -133,7 +133,7 @@ def test_a_transcoder_moves_what_it_predicts(lm):
 def test_several_saes_in_any_order_of_layers(lm):
     first, second = an_sae(lm, "L1.resid_post", seed=1), an_sae(lm, "L0.resid_post", seed=2)
     with saekit.splice(lm, first, second) as spliced:
-        spliced.edit(5, add=2.0).edit(9, add=-1.0, sae=1)
+        spliced.edit(5, add=2.0, sae=0).edit(9, add=-1.0, sae=1)
         both = lm.logits(TOKENS)
         assert spliced.codes_of(1).d_sae == 48
     with saekit.splice(lm, second).edit(9, add=-1.0), saekit.splice(lm, first).edit(5, add=2.0):
@@ -310,7 +310,7 @@ def test_a_crosscoder_under_the_cache_is_as_in_whole_passes(family, error):
     joint, one = a_crosscoder(lm), an_sae(lm, seed=4)
     prompts = [TOKENS[0].tolist(), TOKENS[1, :5].tolist()]
     with saekit.splice(lm, one, joint, error=error) as spliced:
-        spliced.edit(2, scale=3.0).edit(3, scale=4.0, sae=1).edit(5, at_least=2.0, sae=1)
+        spliced.edit(2, scale=3.0, sae=0).edit(3, scale=4.0, sae=1).edit(5, at_least=2.0, sae=1)
         cached = lm.continue_tokens(prompts, 6, temperature=0, stop=[])
         whole = []
         for prompt in prompts:
@@ -384,3 +384,46 @@ def test_a_crosscoder_codes_what_saes_before_it_wrote(lm):
         spliced.edit(2, add=9.0, sae=0)
         acts = lm.read(TOKENS, ["L0.resid_post", "L1.resid_post"])
         torch.testing.assert_close(spliced.codes_of(1).dense(), joint.encode(acts).dense())
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda lm, sae: saekit.splice(lm, "runs/a"), "saekit.load gives it"),
+        (lambda lm, sae: saekit.splice(sae, lm), "language model comes first"),
+        (lambda lm, sae: saekit.steer(sae, lm, 3, prompt="a", add=1.0), "comes first"),
+        (lambda lm, sae: saekit.prompt(sae, lm, "a"), "comes first"),
+        (lambda lm, sae: saekit.splice(lm, sae, an_sae(lm)).edit(3, add=1.0), "which with sae="),
+        (lambda lm, sae: saekit.splice(lm, sae, an_sae(lm)).codes, "which with sae="),
+        (lambda lm, sae: saekit.splice(lm, sae).codes_of(3), "SAEs are 0..0"),
+        (lambda lm, sae: saekit.splice(lm, sae).edit("3", add=1.0), "by its number"),
+        (lambda lm, sae: saekit.splice(lm, sae).edit(3, add="4"), "finite number"),
+        (lambda lm, sae: saekit.splice(lm, sae).edit(3, add=1.0, where=slice(1)), "slice"),
+        (lambda lm, sae: saekit.splice(lm, sae).edit(3, add=1.0, where=1.5), "got a float"),
+        (lambda lm, sae: saekit.steer(lm, sae, 3, prompt="a", add="12"), "finite number"),
+        (lambda lm, sae: saekit.steer(lm, sae, 3, prompt="a", add=1.0, scale=1.0), "got both"),
+        (lambda lm, sae: sae.decode(torch.zeros(1, 48)), "as encode gives them"),
+        (lambda lm, sae: lm.tokens(b"abc"), "bytes"),
+        (lambda lm, sae: lm.tokens(5), "got 5"),
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_get_a_sentence(lm, call, says):
+    import jaxtyping
+
+    kinds = (SaekitError, jaxtyping.TypeCheckError)  # tests check types as well
+    with pytest.raises(kinds) as caught:
+        call(lm, an_sae(lm))
+    assert says in str(caught.value) or isinstance(caught.value, jaxtyping.TypeCheckError)
+
+
+def test_one_position_and_arrays_are_taken(lm):
+    import numpy
+
+    sae = an_sae(lm)
+    with saekit.splice(lm, sae).edit(7, add=2.5, where=2):
+        one = lm.logits(TOKENS)
+    with saekit.splice(lm, sae).edit(7, add=2.5, where=[2]):
+        assert torch.equal(lm.logits(TOKENS), one)
+    assert torch.equal(lm.tokens([list(row) for row in TOKENS.numpy()]), TOKENS)
+    doses = saekit.steer(lm, sae, 3, prompt="a", add=numpy.linspace(0, 2, 3), n=2).doses
+    assert [dose.add for dose in doses] == [0.0, 1.0, 2.0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, DataError
-from saekit.hub.splicing import Part
+from saekit.hub.splicing import Part, check_order
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, Text, refuse_edits
 from saekit.models.sites import Site
@@ -46,7 +46,10 @@ class Attribution:
 
     @property
     def total(self) -> float:
-        """The sum of all effects; of "integrated" about what all latents together are worth."""
+        """The sum of all effects; of "integrated" about what all latents together are worth.
+
+        Of "gradient" it is not: effects are slopes, which do not add up over large changes.
+        """
         return float(self.effects.values.double().sum())
 
     def top(self, n: int = 10) -> list[tuple[int, int, float, float]]:
@@ -70,6 +73,8 @@ class Attribution:
 
     def by_latent(self, n: int = 10) -> list[tuple[int, float]]:
         """Return the latents whose effects over all tokens sum to most, the largest first."""
+        if n < 1:
+            raise ConfigError(f"`n` must be at least 1; got {n}.")
         sums = torch.zeros(self.effects.d_sae, dtype=torch.float64)
         sums.index_add_(0, self.effects.latents.cpu(), self.effects.values.double().cpu())
         order = sums.abs().topk(min(n, len(sums))).indices
@@ -77,7 +82,11 @@ class Attribution:
 
     def text(self, n: int = 10) -> str:
         """Return the `n` largest effects as lines."""
-        lines = [f"quantity {self.quantity:.4g}; all latents together {self.total:+.4g}",
+        what = (
+            "all latents together" if self.method == "integrated"
+            else "sum of effects, each to first order"
+        )  # fmt: skip
+        lines = [f"quantity {self.quantity:.4g}; {what} {self.total:+.4g}",
                  f"{'effect':>9}  {'latent':>7}  {'act':>8}  token"]  # fmt: skip
         lines += [
             f"{effect:+9.4f}  {latent:7d}  {act:8.3f}  {place}: {self.pieces[place]!r}"
@@ -127,6 +136,7 @@ def attribute(  # noqa: PLR0913 - what is attributed, to what, and how
     Source:
         Marks et al. 2024, arXiv:2403.19647, section 3 (both; their error node is left alone here).
     """
+    check_order(lm, sae)
     refuse_edits(lm)
     if method not in METHODS:
         raise ConfigError(f"`method` is gradient or integrated; got {method!r}.")
@@ -135,6 +145,10 @@ def attribute(  # noqa: PLR0913 - what is attributed, to what, and how
     tokens = lm.tokens(text, bos=sae.card.bos_id(lm.tokenizer) is not None)
     quantity = _quantity(lm, of, against)
     part = Part(lm, sae, error=True)
+    if part.joint:
+        raise ConfigError(
+            f"`{sae.cfg.name}` codes several sites jointly; effects are found of SAEs of one site."
+        )
     acts = lm.read(tokens, list(dict.fromkeys((part.read, part.write))))
     codes = sae.encode(acts[part.read])
     kept = part.sae.card.keep(part.read, tokens.to(acts[part.read].device), acts).flatten()
@@ -169,6 +183,13 @@ def _slope(
         return leaf[0]
 
     value = quantity(lm.logits(tokens, {site: move}, grad=True).float())
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        raise ConfigError(
+            f"`of` must return a number made of the logits it is given, as a tensor; it returned "
+            f"{type(value).__name__}."
+        )
+    if not bool(value.isfinite().all()):
+        raise DataError(f"`of` gave {value.tolist()} for these logits, which has no slope.")
     if value.numel() != 1:
         raise ConfigError(
             f"`of` must return one number for the logits of a pass; it returned a tensor of shape "
@@ -209,6 +230,6 @@ def _token(lm: LanguageModel, token: str | int) -> int:
                 f"one, that is a token by itself.{hint}"
             )
         return ids[0]
-    if isinstance(token, bool) or not 0 <= token < lm.vocab_size:
-        raise DataError(f"Token ids are 0..{lm.vocab_size - 1}; got {token}.")
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < lm.vocab_size:
+        raise DataError(f"Token ids are whole numbers, 0..{lm.vocab_size - 1}; got {token!r}.")
     return int(token)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
+from saekit.hub.splicing import check_order
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, Text
 
@@ -86,6 +87,7 @@ def prompt(lm: LanguageModel, sae: TrainedSAE, text: Text, *, top: int = 5) -> P
         UnknownNameError: the model has no such site.
         DataError: there is no token in the text.
     """
+    check_order(lm, sae)
     if top < 1:
         raise ConfigError(f"`top`, latents a token, must be at least 1; got {top}.")
     if "seq" in sae.cfg.event:

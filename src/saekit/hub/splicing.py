@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import math
+import numbers
 import operator
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +24,8 @@ from saekit.models.sites import UNKNOWN, Site
 
 # Positions of a row (0 is its first token), or a function of tokens and their positions.
 Where = (
-    Tensor
+    int
+    | Tensor
     | Iterable[Any]
     | Callable[[Int[Tensor, "batch n"], Int[Tensor, "n"]], Bool[Tensor, "batch n"]]
 )
@@ -88,7 +91,11 @@ def _places(where: Where) -> Int[Tensor, "m"] | Callable[[Tensor, Tensor], Tenso
     """
     if callable(where):
         return where
-    if isinstance(where, dict | set | str | bytes):
+    if isinstance(where, int) and not isinstance(where, bool):
+        where = [where]
+    if isinstance(where, slice):
+        raise ConfigError("`where` is a list of positions; got a slice. Give list(range(...)).")
+    if isinstance(where, dict | set | str | bytes) or not hasattr(where, "__iter__"):
         kind = type(where).__name__
         raise ConfigError(f"`where` is a list of positions, a mask or a function; got a {kind}.")
     values = where if isinstance(where, Tensor) else torch.as_tensor(
@@ -134,6 +141,7 @@ class Splice:
     ):  # fmt: skip
         if not saes:
             raise ConfigError("Give at least one SAE to splice in.")
+        check_order(lm, *saes)
         self.lm = lm
         self.parts = [Part(lm, sae, error=error, grad=grad) for sae in saes]
         self._own: _SpliceHook | None = None
@@ -158,7 +166,11 @@ class Splice:
         self._passes.close()
 
     def __repr__(self) -> str:
-        edits = [f"{e.kind} {e.value:g} at latent {e.latent}" for p in self.parts for e in p.edits]
+        several = len(self.parts) > 1
+        edits = [
+            f"{e.kind} {e.value:g} at latent {e.latent}" + (f" of SAE {i}" if several else "")
+            for i, p in enumerate(self.parts) for e in p.edits
+        ]  # fmt: skip
         sites = ", ".join(p.sae.card.pair.label for p in self.parts)
         return f"Splice({sites} of {self.lm.name}; {', '.join(edits) or 'no edits'})"
 
@@ -173,7 +185,7 @@ class Splice:
         at_most: float | None = None,
         ablate: bool = False,
         where: Where | None = None,
-        sae: int = 0,
+        sae: int | None = None,
     ) -> "Splice":
         """Change a latent from the next pass on; edits of one latent are made one after another.
 
@@ -189,7 +201,7 @@ class Splice:
                 pass ``[batch, n]`` and their positions ``[n]`` that returns a mask ``[batch, n]``
                 (in generation a pass is the prompt first, then each new token alone); None: all
                 that count. Tokens that the SAE's rules leave out, as BOS, are never edited.
-            sae: which of several SAEs, by its place.
+            sae: which of several SAEs, by its place; needed where there are several.
 
         Returns:
             this splice.
@@ -209,13 +221,9 @@ class Splice:
                 f"{', '.join(k for k, _ in named) or 'none'}. Call edit once for each."
             )
         kind, value = named[0]
-        if not torch.isfinite(torch.tensor(float(value))):
-            raise ConfigError(f"`{kind}` must be a finite number; got {value}.")
-        if not 0 <= sae < len(self.parts):
-            raise UnknownNameError(
-                f"There is no SAE {sae} here; SAEs are 0..{len(self.parts) - 1}."
-            )
-        part = self.parts[sae]
+        if not isinstance(value, numbers.Real) or not math.isfinite(float(value)):
+            raise ConfigError(f"`{kind}` must be a finite number; got {value!r}.")
+        part = self._part(sae)
         number = part.number_of(latent)
         places = None if where is None else _places(where)
         made = Edit(
@@ -238,22 +246,41 @@ class Splice:
 
     @property
     def codes(self) -> Codes:
-        """Codes of the last pass, before edits: of the first SAE where there are several.
+        """Codes of the last pass, before edits.
 
         Raises:
-            ConfigError: there was no pass yet.
+            ConfigError: there was no pass yet, or there are several SAEs: see `codes_of`.
         """
-        return self.codes_of(0)
+        return self.codes_of(None)
 
-    def codes_of(self, sae: int) -> Codes:
+    def codes_of(self, sae: int | None) -> Codes:
         """Return the codes of the last pass of one of several SAEs, ``[batch, n_ctx]`` rows.
 
         Raises:
             ConfigError: there was no pass yet.
+            UnknownNameError: there is no such SAE.
         """
-        if (found := self.parts[sae].codes) is None:
+        if (found := self._part(sae).codes) is None:
             raise ConfigError("The model made no pass yet inside this splice.")
         return found
+
+    def _part(self, sae: int | None) -> "Part":
+        """Return one of the SAEs.
+
+        Raises:
+            ConfigError: there are several, and none was named.
+            UnknownNameError: there is no such SAE.
+        """
+        if sae is None:
+            if len(self.parts) > 1:
+                here = ", ".join(f"{i}: {p.sae.card.pair.label}" for i, p in enumerate(self.parts))
+                raise ConfigError(f"Several SAEs are spliced in. Say which with sae=: {here}.")
+            return self.parts[0]
+        if isinstance(sae, bool) or not isinstance(sae, int) or not 0 <= sae < len(self.parts):
+            raise UnknownNameError(
+                f"There is no SAE {sae} here; SAEs are 0..{len(self.parts) - 1}."
+            )
+        return self.parts[sae]
 
     def changes(
         self, tokens: Int[Tensor, "batch n"], start: int = 0
@@ -338,7 +365,9 @@ class Part:
         try:
             number = -1 if isinstance(latent, bool) else operator.index(latent)
         except TypeError:
-            number = -1
+            raise UnknownNameError(
+                f"A latent is named by its number, as 12; got {latent!r} ({type(latent).__name__})."
+            ) from None
         if not 0 <= number < self.sae.d_sae:
             raise UnknownNameError(
                 f"There is no latent {latent}; this SAE has latents 0..{self.sae.d_sae - 1}."
@@ -455,6 +484,25 @@ class Part:
             self._directions = self.sae.directions
         rows = self._directions if place is None else self._directions[place]
         return rows[latents]
+
+
+def check_order(lm: object, *saes: object) -> None:
+    """Refuse arguments in another order, or paths in the place of SAEs, with a sentence.
+
+    Raises:
+        ConfigError: the first is no language model, or another is no SAE.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise ConfigError(
+            f"The language model comes first, as saekit.load_model gives it; got "
+            f"{type(lm).__name__}."
+        )
+    for one in saes:
+        if not isinstance(one, TrainedSAE):
+            raise ConfigError(
+                f"An SAE is wanted, as saekit.load gives it; got {one!r:.60} "
+                f"({type(one).__name__})."
+            )
 
 
 def splice(

@@ -1,7 +1,8 @@
 """Steering: what a language model writes with one latent moved, by how far it is moved."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from saekit.activations.latents import LatentStore
 from saekit.core.errors import ConfigError
-from saekit.hub.splicing import Splice, splice
+from saekit.hub.splicing import Splice, check_order, splice
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel
 
@@ -95,8 +96,8 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     latent: int,
     *,
     prompt: str,
-    scale: float | Sequence[float] | None = None,
-    add: float | Sequence[float] | None = None,
+    scale: float | Iterable[float] | None = None,
+    add: float | Iterable[float] | None = None,
     n: int = 40,
     temperature: float = 0.0,
     seed: int = 0,
@@ -125,24 +126,41 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
             for that would all be the same.
         UnknownNameError: there is no such latent.
     """
+    check_order(lm, sae)
     if not isinstance(prompt, str):
         raise ConfigError(f"`prompt` is one text; got {type(prompt).__name__}. Call it for each.")
     if (scale is None) == (add is None):
-        raise ConfigError("Say how far to steer: scale= (times its largest activation) or add=.")
+        which = "got neither" if add is None else "got both"
+        raise ConfigError(
+            f"Say how far to steer, with one of scale= (times its largest activation) and add=; "
+            f"{which}."
+        )
     if seeds < 1 or (seeds > 1 and not temperature):
         why = "with temperature 0 all would be the same" if seeds > 1 else "at least 1"
         raise ConfigError(f"`seeds` is the number of texts at each strength ({why}); got {seeds}.")
     with splice(lm, sae) as spliced:
         latent = spliced.parts[0].number_of(latent)
-        asked = scale if add is None else add
-        strengths = [float(v) for v in (asked if isinstance(asked, Sequence) else [asked])]  # type: ignore[arg-type]
-        if not strengths:
-            raise ConfigError("No strength was given. Name one or several: scale=[1, 2, 4].")
+        strengths = _strengths(scale if add is None else add)
         unit = 1.0 if add is not None else _largest(sae, latent, index)
         bench = _Bench(lm, spliced, latent, prompt, n, temperature, range(seed, seed + seeds))
         alone = bench.dose(0.0)
         doses = [bench.dose(unit * strength) for strength in strengths]
     return Steering(latent=latent, prompt=prompt, alone=alone, doses=doses)
+
+
+def _strengths(asked: Any) -> list[float]:
+    """Return strengths from a number, or from several in a list, an array or a tensor.
+
+    Raises:
+        ConfigError: there is none, or one is no finite number.
+    """
+    several = [asked] if isinstance(asked, int | float | str) else list(asked)
+    if not several:
+        raise ConfigError("No strength was given. Name one or several: scale=[1, 2, 4].")
+    for one in several:
+        if isinstance(one, str | bytes | bool) or not math.isfinite(float(one)):
+            raise ConfigError(f"A strength is a finite number; got {one!r}.")
+    return [float(one) for one in several]
 
 
 class _Bench:

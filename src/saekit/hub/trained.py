@@ -50,10 +50,9 @@ class TrainedSAE:
 
     def __repr__(self) -> str:
         cfg, card = self.cfg, self.card
-        settings = {
-            k: v for k, v in cfg.to_dict().items()
-            if k in ("k", "target_l0", "l1_coefficient", "n_sites", "inner") and v is not None
-        }  # fmt: skip
+        # What only training used is a default of saekit's in an SAE from elsewhere.
+        shown = ["k", "n_sites", "inner"] + (["target_l0", "l1_coefficient"] if card.run else [])
+        settings = {k: v for k, v in cfg.to_dict().items() if k in shown and v is not None}
         inner = settings.pop("inner", None)
         around = f" around {inner['name']}" if isinstance(inner, dict) else ""
         words = ", ".join(f"{k}={v}" for k, v in settings.items())
@@ -152,6 +151,11 @@ class TrainedSAE:
         Raises:
             ShapeError: they are of an SAE with another number of latents.
         """
+        if not isinstance(codes, Codes):
+            raise ShapeError(
+                f"What is decoded are codes, as encode gives them; got {type(codes).__name__}. Of "
+                f"a dense array: Codes.from_dense(array)."
+            )
         if codes.d_sae != self.d_sae:
             raise ShapeError(
                 f"These codes are of {codes.d_sae:,} latents; this SAE has {self.d_sae:,}. Decode "

@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
@@ -216,8 +217,15 @@ class LanguageModel(abc.ABC):
                     f"{text.dtype} of shape {list(text.shape)}."
                 )
             return text if text.ndim == 2 else text[None]
+        if isinstance(text, bytes) or not hasattr(text, "__iter__"):
+            raise DataError(
+                f"Text is a string, or a list of them or of token ids; got {text!r:.40} "
+                f"({type(text).__name__})."
+            )
+        if hasattr(text, "__array__"):  # ids of numpy
+            return self.tokens(torch.as_tensor(text), bos=bos)
         rows = [text] if isinstance(text, str) else list(text)
-        if rows and isinstance(rows[0], int):
+        if rows and isinstance(rows[0], numbers.Integral):
             rows = [rows]
         if rows and isinstance(rows[0], str):
             ids = self.tokenizer.encode(rows)  # type: ignore[arg-type]

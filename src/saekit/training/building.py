@@ -146,8 +146,14 @@ def sized(raw: dict[str, Any]) -> dict[str, Any]:
     from saekit.saes.base import registry
 
     sae, d_in = dict(raw), raw["d_in"]
-    sae["d_sae"] = sae.get("d_sae") or _latents(sae.get("expansion"), d_in)
-    sae.pop("expansion", None)
+    expansion = sae.pop("expansion", None)
+    if sae.get("d_sae") is None:
+        sae["d_sae"] = _latents(expansion, d_in)
+    elif expansion is not None:
+        raise ConfigError(
+            f"`d_sae` and `expansion` both say how many latents there are; got d_sae={sae['d_sae']}"
+            f", expansion={expansion}. Leave one out."
+        )
     if not isinstance(sae.get("name", ""), str):
         raise ConfigError(f"`sae.name` must be text; got {sae['name']!r:.80}.")
     if "name" in sae and "inner" in field_types(registry.get(sae["name"])):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -240,6 +241,9 @@ def fit_sides(
         found = scores_of(TrainedSAE(trained, card), sides, _units(split))
         held_out = {name: _plain(score) for name, score in found.scores.items()} | found.config
         card = dataclasses.replace(card, provenance=card.provenance | {"held_out": held_out})
+        if shown:
+            fvu, l0 = found.scores["fvu"].text(), found.scores["l0"].text()
+            sys.stderr.write(f"held out  FVU {fvu}  L0 {l0}\n")
         if out is not None:
             found.write(out / SCORES)
             folder.finish(trained, card, seconds)

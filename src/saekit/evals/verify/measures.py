@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.rules import FittedRule, TokenRule, fit
@@ -18,6 +18,7 @@ from saekit.metrics.l0 import L0
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import Site
 
+LEAST_WORTH = 4.0  # standard errors that a site's worth must be above 0 to be divided by
 ACT_BYTES = 2**28  # of activations read at a time
 _METRICS = {"fvu": FVU(), "l0": L0()}
 
@@ -45,6 +46,40 @@ class Measured(NamedTuple):
     def error(self) -> float:
         """The FVU; infinite where there is none."""
         return math.inf if self.fvu is None or math.isnan(self.fvu) else self.fvu
+
+
+class Recovered(NamedTuple):
+    """The share of the loss that a site is worth and that a way of using an SAE keeps.
+
+    (zero - spliced) / (zero - clean): 1 where predictions are as good as before, 0 where they are
+    as bad as with the site at 0.
+
+    Args:
+        share: None where the site is worth nothing that can be told from 0.
+        error: its standard error over rows, by the jackknife.
+        worth: zero - clean, nats/token.
+        worth_error: its standard error.
+    """
+
+    share: float | None
+    error: float
+    worth: float
+    worth_error: float
+
+
+def recovered_of(losses: Mapping[str, Float[Tensor, "rows"]], scored: int) -> Recovered:
+    """Return it from the summed losses of each row."""
+    clean, spliced, zero = losses["clean"], losses["spliced"], losses["zero"]
+    n = len(clean)
+    gap, kept = zero - clean, zero - spliced
+    worth = float(gap.sum()) / max(scored, 1)
+    worth_error = float(gap.std() * n**0.5) / max(scored, 1) if n > 1 else math.inf
+    if not worth > LEAST_WORTH * worth_error:
+        return Recovered(None, math.inf, worth, worth_error)
+    share = float(kept.sum() / gap.sum())
+    without = (kept.sum() - kept) / (gap.sum() - gap)
+    error = float(((without - without.mean()).square().sum() * (n - 1) / n).sqrt())
+    return Recovered(share, error, worth, worth_error)
 
 
 class Bench:
@@ -110,22 +145,17 @@ class Bench:
             self._rules[str(site)] = fit(TokenRule(), self._special, tokens, acts)
         return self._rules[str(site)]
 
-    def recovered(self, ways: Sequence[Way], n_rows: int) -> list[float | None]:
-        """Return of each way the share of the loss that the site is worth and it keeps.
-
-        (zero - spliced) / (zero - clean): 1 where predictions are as good as before, 0 where
-        they are as bad as with the site at 0. None where the site is worth nothing.
-        """
+    def recovered(self, ways: Sequence[Way], n_rows: int) -> list["Recovered"]:
+        """Return of each way the share of the loss that the site is worth and it keeps."""
         return [self._recovered(way, n_rows) for way in ways]
 
-    def _recovered(self, way: Way, n_rows: int) -> float | None:
+    def _recovered(self, way: Way, n_rows: int) -> "Recovered":
         tokens = self.tokens(way.bos)[:n_rows]
-        size = max(1, LOGIT_BYTES // (4 * self.lm.d_model * tokens.shape[1]))
-        totals = {"clean": 0.0, "spliced": 0.0, "zero": 0.0}
-        for first in range(0, len(tokens), size):
-            part = tokens[first : first + size]
-            acts = self.lm.read(part, list(dict.fromkeys((way.read, way.write))))
-            kept = self.kept(way, part, acts)
+        sums: dict[str, list[float]] = {"clean": [], "spliced": [], "zero": []}
+        scored = 0
+        for row in tokens.split(1):
+            acts = self.lm.read(row, list(dict.fromkeys((way.read, way.write))))
+            kept = self.kept(way, row, acts)
             y = acts[way.write][kept].float()
             _, y_hat = way.run(acts[way.read][kept].float())
             if way.centred:
@@ -136,22 +166,25 @@ class Bench:
                 "zero": {way.write: put(kept, y_hat.new_zeros(()))},
             }
             for name, replace in at.items():
-                totals[name] += self._loss(part, replace)
-        worth = totals["zero"] - totals["clean"]
-        return (totals["zero"] - totals["spliced"]) / worth if worth > 0 else None
+                loss, n = self._loss(row, replace)
+                sums[name].append(loss)
+            scored += n
+        values = {name: torch.tensor(v, dtype=torch.float64) for name, v in sums.items()}
+        return recovered_of(values, scored)
 
-    def _loss(self, tokens: Tensor, replace: Mapping[Site, Any]) -> float:
-        """Return the sum of next-token losses, nats; logits are made a piece at a time."""
+    def _loss(self, tokens: Tensor, replace: Mapping[Site, Any]) -> tuple[float, int]:
+        """Return the sum of next-token losses, nats, and their number.
+
+        Logits are made a piece at a time.
+        """
         final = self.lm.final(tokens, replace)
         tokens = tokens.to(final.device)
         scored = _predictions.scored(tokens, tuple(self._special))
         targets, rows = _predictions.next_tokens(tokens, scored), final[scored]
         size = max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
         parts = [slice(i, i + size) for i in range(0, len(rows), size)]
-        return sum(
-            float(_predictions.losses(self.lm.unembed(rows[p]), targets[p]).double().sum())
-            for p in parts
-        )
+        losses = [_predictions.losses(self.lm.unembed(rows[p]), targets[p]) for p in parts]
+        return sum(float(part.double().sum()) for part in losses), len(rows)
 
 
 @torch.no_grad()

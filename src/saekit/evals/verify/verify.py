@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from saekit.core import provenance
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, UnknownNameError
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus
-from saekit.data.open import open_corpus
+from saekit.data.open import as_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.evals.verify import weights
 from saekit.evals.verify.measures import Bench, Measured
 from saekit.evals.verify.verdict import Line, Status, Verdict
 from saekit.evals.verify.ways import Change, Way, changes, scales
 from saekit.hub.native import load
-from saekit.hub.opening import complete, model_of, text_of
+from saekit.hub.opening import OpenOptions, complete, model_of, text_of
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
-from saekit.models.sites import UNKNOWN
+from saekit.models.sites import UNKNOWN, Site
 
 KINDS = ("site", "BOS", "input scale", "processing", "decoder bias", "encoder", "architecture")
 # Another way is what the SAE was made for where it leaves less than this share of the error, and
@@ -38,7 +38,10 @@ ROUNDS = 3  # slips that are looked for one on top of another
 L0_FITS, L0_DOUBT = 1.5, 2.5  # measured L0 against the published one, as a factor
 BAD_FVU, POOR_FVU = 1.0, 0.75
 OFFSET = 0.05  # of the variance, explained by the mean error alone
-GAIN = 1.6  # of a prediction, either way
+# How far a prediction's best multiple may be from 1. An L1 penalty makes latents too small.
+GAIN, GAIN_SHRUNK = 1.25, 2.5
+SHRUNK = ("relu", "gated", "p_anneal")
+BOS_BETTER = 0.95  # the other way with BOS leaves less than this share of the error: a doubt
 SCALE_ROWS = 2  # rows that scales are searched on
 
 
@@ -47,8 +50,9 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     sae: TrainedSAE | Path | str,
     lm: LanguageModel | None = None,
     *,
-    corpus: Corpus | Path | str | None = None,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
     site: str | None = None,
+    n_ctx: int = 0,
     tokens: int = 2048,
     ce_tokens: int = 1024,
     l0: float | None = None,
@@ -65,8 +69,10 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     Args:
         sae: the SAE, or where it is.
         lm: its language model; None: the one that its card names.
-        corpus: text, by name or file; None: that of training, or the packaged one.
+        corpus: text, by name or file, or a list of texts; None: that of training, or the packaged
+            one.
         site: which site, where several share the SAE or its files do not say.
+        n_ctx: tokens of a row; 0: as in training.
         tokens: how much text every way is measured on, at least 256.
         ce_tokens: how much of it passes through the whole model; 0 leaves losses out.
         l0: latents on per token as published, where the files do not say.
@@ -83,6 +89,10 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     """
     if tokens < 256:
         raise ConfigError(f"`tokens` must be at least 256; got {tokens}.")
+    if ce_tokens < 0 or (l0 is not None and not l0 > 0):
+        what = f"`ce_tokens` must be at least 0; got {ce_tokens}." if ce_tokens < 0 else (
+            f"`l0`, latents on per token, must be above 0; got {l0}.")  # fmt: skip
+        raise ConfigError(what)
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     _check_kind(loaded)
     model = lm or model_of(loaded, "auto")
@@ -99,7 +109,7 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
                     fix="name text like that of training: corpus=, --corpus",
                 )
             )  # fmt: skip
-        loaded = complete(loaded, model, text)
+        loaded = complete(loaded, model, text, OpenOptions(n_ctx=n_ctx))
         # Rows have no BOS, so that it can be put in front where a way has it.
         stream = TokenStream(text, "test", model.tokenizer, bos_each_row=False,
                              n_ctx=max(2, min(loaded.card.n_ctx, model.n_ctx_max) - 1))  # fmt: skip
@@ -113,13 +123,11 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     return verdict
 
 
-def _text(loaded: TrainedSAE, corpus: Corpus | Path | str | None) -> Corpus:
+def _text(loaded: TrainedSAE, corpus: Any) -> Corpus:
     """Return the text to measure on: the one asked for, that of training, or the packaged one."""
-    if isinstance(corpus, Corpus):
-        return corpus
-    if corpus is None and "corpus" not in loaded.card.run:
-        return open_corpus("packaged")
-    return text_of(loaded, None if corpus is None else str(corpus))
+    if corpus is not None:
+        return as_corpus(corpus)
+    return text_of(loaded, None if "corpus" in loaded.card.run else "packaged")
 
 
 def published_l0(loaded: TrainedSAE) -> float | None:
@@ -129,7 +137,10 @@ def published_l0(loaded: TrainedSAE) -> float | None:
         value = said.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             return float(value)
-    return None
+    # A BatchTopK was trained to keep so many on average; what it does now its threshold decides.
+    k = getattr(loaded.cfg, "k", None)
+    by_batch = loaded.cfg.name in ("batch_topk", "matryoshka")
+    return float(k) if by_batch and isinstance(k, int | float) else None
 
 
 def _check_kind(loaded: TrainedSAE) -> None:
@@ -186,7 +197,7 @@ def _place(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
     read, write = card.site, card.written(card.site)
     known = lm.sites()
     for site, width in dict.fromkeys([(read, cfg.d_in), (write, cfg.d_out)]):
-        if site not in known and site.head is None:
+        if not _has(lm, site):
             yield Line(name="site", status="wrong",
                        says=f"{lm.name} has no site {site}; it has layers 0..{lm.n_layers - 1} "
                        f"with {', '.join(dict.fromkeys(s.point for s in known))}",
@@ -202,6 +213,14 @@ def _place(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
         else:
             yield Line(name="width", status="fits", says=f"{width} at {site}, as the model has",
                        numbers={"sae": width, "model": width})  # fmt: skip
+
+
+def _has(lm: LanguageModel, site: Site) -> bool:
+    try:
+        lm.check_site(site)
+    except UnknownNameError:
+        return False
+    return True
 
 
 def _rows(stream: TokenStream, tokens: int) -> Tensor:
@@ -254,12 +273,12 @@ class _Search:
         way, found, seen, slips = self.stated, first, plain, list[_Seen]()
         while len(slips) < ROUNDS:
             best = min(seen.values(), key=lambda s: s.measured.error, default=None)
-            if best is None or not _much_better(best.measured, found):
+            if best is None or not _much_better(best, found):
                 break
             slips.append(best)
             way, found = best.change.way, best.measured
             seen = self._round(way, found, {s.change.kind for s in slips})
-        if slips and found.error >= BAD_FVU:  # nothing helps, so none of them is what it was
+        if slips and found.error >= POOR_FVU:  # nothing helps, so none of them is what it was
             found, seen, slips = first, plain, []
         lines = [*self._slips(first, slips), *self._fitting(found, seen, slips)]
         lines += self._l0(first, slips)
@@ -276,7 +295,9 @@ class _Search:
 
     def _round(self, way: Way, found: Measured, done: set[str]) -> dict[str, _Seen]:
         """Return the best change of each kind that is not made yet."""
-        every = [c for c in changes(way, self.bench.lm, self.l0) if c.kind not in done]
+        far = found.error >= POOR_FVU
+        wanted = changes(way, self.bench.lm, self.l0, far=far)
+        every = [c for c in wanted if c.kind not in done]
         if "input scale" not in done:
             every += self._scale(way, found)
         seen: dict[str, _Seen] = {}
@@ -313,7 +334,7 @@ class _Search:
             if (other := seen.get(kind)) is None:
                 continue
             here = f"FVU {_number(found.fvu)}" + (" then" if slips else "")
-            status: Status = "doubt" if _some_better(other.measured, found) else "fits"
+            status: Status = "doubt" if _some_better(other, found) else "fits"
             yield Line(
                 name=kind, status=status,
                 says=f"{here}; {_number(other.measured.fvu)} {other.change.says}",
@@ -328,7 +349,8 @@ class _Search:
             "doubt": ": little is explained",
         }.get(status, "")
         fix = {
-            "wrong": "the model, its revision or the file is likely another one",
+            "wrong": "the model, its revision or the file is likely another one; or its training "
+            "collapsed",
             "doubt": "see whether its paper says as much",
         }.get(status, "")
         yield Line(name="error", status=status, says=says, fix=fix, numbers={"fvu": found.fvu})
@@ -390,7 +412,8 @@ class _Search:
                 numbers={"share": found.offset},
             )  # fmt: skip
         if found.gain is not None:
-            off = not 1 / GAIN <= found.gain <= GAIN
+            most = GAIN_SHRUNK if self.stated.sae.cfg.name in SHRUNK else GAIN
+            off = not 1 / GAIN <= found.gain <= most and found.error < POOR_FVU
             yield Line(
                 name="gain", status="doubt" if off else "fits",
                 says=f"its prediction is best multiplied by {found.gain:.3g}",
@@ -404,26 +427,45 @@ class _Search:
         for kind in ("site", "BOS"):
             if kind in seen:
                 ways[seen[kind].change.says] = seen[kind].change.way
-        kept = dict(zip(ways, self.bench.recovered(list(ways.values()), self.ce_rows), strict=True))
+        every = self.bench.recovered(list(ways.values()), self.ce_rows)
+        kept = dict(zip(ways, every, strict=True))
         told = kept["as told"]
-        says = "; ".join(f"{_number(v)} {name}" for name, v in kept.items())
-        status: Status = "unknown" if told is None else (
-            "wrong" if told < 0.3 else "doubt" if told < 0.7 else "fits")  # fmt: skip
+        numbers = {name: found.share for name, found in kept.items()}
+        if told.share is None:
+            return Line(
+                name="CE recovered", status="unknown", numbers=numbers,
+                says=f"the site is worth {told.worth:.3g} nats/token, standard error "
+                f"{told.worth_error:.2g}: too little on so few rows to say what is kept of it",
+            )  # fmt: skip
+        says = "; ".join(f"{_number(r.share)} {name}" for name, r in kept.items())
+        most = told.share + 2 * told.error
+        status: Status = "wrong" if most < 0.3 else "doubt" if most < 0.7 else "fits"
         return Line(
-            name="CE recovered", status=status, says=says, numbers=dict(kept),
-            fix="" if status == "fits" or told is None
+            name="CE recovered", status=status, says=f"{says}; standard error {told.error:.2g}",
+            numbers=numbers,
+            fix="" if status == "fits"
             else "the model does not run on what it puts in the place of activations",
         )  # fmt: skip
 
 
-def _much_better(new: Measured, old: Measured) -> bool:
+def _much_better(new: _Seen, old: Measured) -> bool:
     found = min(old.error, 1e9)  # which may be infinite
-    return new.error < MUCH_BETTER * found and found - new.error > SOME
+    # The stream before the first block is the embedding and positions, which are noise to a sparse
+    # code: a right SAE there may do better at the embedding alone.
+    start = {str(new.change.way.read), str(new.change.way.write)} <= {"embed", "L0.resid_pre"}
+    if start and old.error < POOR_FVU:
+        return False
+    error = new.measured.error
+    return error < MUCH_BETTER * found and found - error > SOME
 
 
-def _some_better(new: Measured, old: Measured) -> bool:
-    near = (1 + MUCH_BETTER) / 2 * old.error
-    return new.error < min(near, BAD_FVU) and old.error - new.error > SOME / 2
+def _some_better(new: _Seen, old: Measured) -> bool:
+    """Tell whether another way is near enough to being right to be doubted for."""
+    if old.error >= POOR_FVU:  # nothing is right here, which the line of the error says
+        return False
+    share = BOS_BETTER if new.change.kind == "BOS" else (1 + MUCH_BETTER) / 2
+    least = SOME / 10 if new.change.kind == "BOS" else SOME / 2
+    return new.measured.error < share * old.error and old.error - new.measured.error > least
 
 
 def _number(value: float | None) -> str:

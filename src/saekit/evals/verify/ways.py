@@ -26,6 +26,7 @@ from saekit.saes.topk import TopK
 # What latents of an SAE that can have any number of them on are called when kept by rank.
 _BY_LEVEL = (ReLU, JumpReLU)
 SCALES = tuple(2.0**power for power in range(-6, 7) if power)
+NEAR_ONE = 1.4  # a factor below this, either way, is no lost scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +84,18 @@ class Change:
     way: Way
 
 
-def changes(way: Way, lm: LanguageModel, l0: float | None) -> Iterator[Change]:
+def changes(
+    way: Way, lm: LanguageModel, l0: float | None, *, far: bool = False
+) -> Iterator[Change]:
     """Return every change of a way that a slip could have made.
 
     Args:
         way: how the SAE is used now.
         lm: the language model.
         l0: latents on per token, as published; None: not known.
+        far: try the same point, and the stream, of all layers.
     """
-    yield from _sites(way, lm)
+    yield from _sites(way, lm, far)
     yield from _rows(way, lm)
     yield from _centring(way)
     yield from _biases(way)
@@ -108,6 +112,8 @@ def scales(way: Way, size: float) -> Iterator[Change]:
     """
     usual = math.sqrt(way.sae.cfg.d_in) / size if size else 1.0
     for factor in dict.fromkeys([usual, 1 / size if size else 1.0, *SCALES]):
+        if 1 / NEAR_ONE < factor < NEAR_ONE:
+            continue
         scale = way.scale * factor
         yield Change(
             "input scale", f"with activations times {scale:.4g}",
@@ -116,12 +122,17 @@ def scales(way: Way, size: float) -> Iterator[Change]:
         )  # fmt: skip
 
 
-def _sites(way: Way, lm: LanguageModel) -> Iterator[Change]:
+def _sites(way: Way, lm: LanguageModel, far: bool) -> Iterator[Change]:
     """Yield the same point of near layers, other points near by, and other pairs of sites."""
     d_in, d_out = way.sae.cfg.d_in, way.sae.cfg.d_out
     every = lm.sites()
     read, write = way.read, way.write
     near = [s for s in every if _distance(s, read) <= (2 if s.point == read.point else 1)]
+    if far:
+        near += [s for s in every if s.point in (read.point, "resid_post", "embed")]
+    if read.head is not None:
+        heads = lm.width(read._replace(head=None)) // lm.width(read)
+        near += [read._replace(head=head) for head in range(heads)]
     pairs: dict[tuple[Site, Site], None] = {}
     if read == write:
         pairs |= {(s, s): None for s in near}
@@ -131,13 +142,14 @@ def _sites(way: Way, lm: LanguageModel) -> Iterator[Change]:
         pairs |= {(s, e): None for s in starts for e in ends if every.index(s) < every.index(e)}
     else:
         pairs |= {(s, write): None for s in near}
-        pairs |= {(s, s): None for s in (read, write)}
+        pairs |= {(read, s): None for s in every if _distance(s, write) <= 1}
+        pairs |= {(s, s): None for s in (read, write)} | {(write, read): None}
         pairs |= {
-            (moved, to) : None for by in (-2, -1, 1, 2)
-            for moved, to in [(_moved(read, by), _moved(write, by))]
+            (_moved(read, by), _moved(write, by)): None
+            for by in (range(-lm.n_layers, lm.n_layers) if far else (-2, -1, 1, 2))
         }  # fmt: skip
     for one, other in pairs:
-        known = one in every and other in every
+        known = all(site._replace(head=None) in every for site in (one, other))
         if not known or lm.width(one) != d_in or lm.width(other) != d_out:
             continue
         if (_same_place(one), _same_place(other)) == (_same_place(read), _same_place(write)):

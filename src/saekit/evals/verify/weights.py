@@ -45,7 +45,7 @@ def _alignment(sae: SAE, alignment: float) -> Line:
     says = f"encoder and decoder of a latent have mean cosine {alignment:.2f}"
     numbers = {"cosine": alignment}
     if alignment >= ALIGNED:
-        return Line(name="encoder", status="fits", says=says, numbers=numbers)
+        return Line(name="weights", status="fits", says=says, numbers=numbers)
     encoder, decoder = sae.get_parameter("W_enc"), sae.get_parameter("W_dec")
     how, other = max(
         ((how, _cosine(turned, decoder)) for how, turned in turned_encoders(encoder)),
@@ -53,13 +53,13 @@ def _alignment(sae: SAE, alignment: float) -> Line:
     )
     if other > max(2 * alignment, ALIGNED):
         return Line(
-            name="encoder", status="wrong",
+            name="weights", status="wrong",
             says=f"{says}; {other:.2f} if its matrix was {how}",
             fix="the axes of the encoder's matrix are mixed up: turn it before reading",
             numbers=numbers | {"cosine_turned": other},
         )  # fmt: skip
     return Line(
-        name="encoder", status="doubt", says=f"{says}: they look unrelated",
+        name="weights", status="doubt", says=f"{says}: they look unrelated",
         fix="trained SAEs have 0.2 or more, frozen random ones about 0: see how it was made",
         numbers=numbers,
     )  # fmt: skip
