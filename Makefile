@@ -14,6 +14,7 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check --quiet .
 	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
 	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto
 

@@ -244,9 +244,13 @@ class Worker:
             env |= {"GOMP_SPINCOUNT": "20000"}
         try:
             self.process = subprocess.Popen(
-                [entry.python, str(file), "--worker"], env=env, text=True, stderr=log,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
+                [entry.python, str(file), "--worker"],
+                env=env,
+                text=True,
+                stderr=log,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         except OSError as error:
             self.failed = str(error)
 

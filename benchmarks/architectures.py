@@ -52,9 +52,7 @@ SETTINGS: dict[str, list[dict]] = {
     "crosscoder": KS,
 }
 WINDOWED, STACKED = {"temporal"}, {"crosscoder"}
-NOTES = {
-    "skip": "a skip connection lets an autoencoder copy its input; it is for transcoders",
-}
+NOTES = {"skip": "a skip connection lets an autoencoder copy its input; it is for transcoders"}
 
 
 def sae_config(name, settings, d_in, d_sae):
@@ -96,27 +94,43 @@ def measure(lm, corpus, names, args):
         for settings in SETTINGS[name][:1] if args.quick else SETTINGS[name]:
             extra = {"n_sites": len(pair.read)} if name in STACKED else {}
             run = Run(
-                model=MODEL, pair=pair, corpus=corpus, tokens=args.tokens, epochs=args.epochs,
+                model=MODEL,
+                pair=pair,
+                corpus=corpus,
+                tokens=args.tokens,
+                epochs=args.epochs,
                 sae=sae_config(name, settings | extra, d_in, args.d_sae),
                 buffer_tokens=max(args.tokens, 2048),
-            )  # fmt: skip
+            )
             if stream is None:
                 harvest = open_harvest(run, lm)
                 stream = Resident(
-                    harvest, tokens=run.tokens, epochs=run.epochs, batch_tokens=run.step_tokens,
+                    harvest,
+                    tokens=run.tokens,
+                    epochs=run.epochs,
+                    batch_tokens=run.step_tokens,
                     seed=run.seed,
-                )  # fmt: skip
+                )
             began = time.perf_counter()
             loaded = trained(run, harvest, stream)
             seconds = time.perf_counter() - began
             core = Core(n_tokens=args.eval_tokens, ce_tokens=args.ce_tokens)
             scores = evaluated(loaded, lm, core, shown=False).scores
-            rows.append({
-                "name": name, "settings": settings, "seconds": seconds,
-                **{k: [s.value, s.low, s.high] for k, s in scores.items()},
-            })  # fmt: skip
-            print(name, settings, f"FVU {scores['fvu'].value:.4f} L0 {scores['l0'].value:.1f} "
-                  f"{seconds:.0f} s", file=sys.stderr, flush=True)
+            rows.append(
+                {
+                    "name": name,
+                    "settings": settings,
+                    "seconds": seconds,
+                    **{k: [s.value, s.low, s.high] for k, s in scores.items()},
+                }
+            )
+            print(
+                name,
+                settings,
+                f"FVU {scores['fvu'].value:.4f} L0 {scores['l0'].value:.1f} {seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
     return rows
 
 
@@ -166,13 +180,25 @@ def draw(rows, path):
     for i, name in enumerate(n for n in SETTINGS if any(r["name"] == n for r in rows)):
         points = sorted(
             (r["l0"][0], *(r["fvu"][0] if end is None else end for end in r["fvu"]))
-            for r in rows if r["name"] == name
-        )  # fmt: skip
+            for r in rows
+            if r["name"] == name
+        )
         l0, fvu, low, high = zip(*points, strict=True)
-        bars = [[f - a for f, a in zip(fvu, low, strict=True)],
-                [b - f for f, b in zip(fvu, high, strict=True)]]  # fmt: skip
-        axes.errorbar(l0, fvu, bars, label=name, marker=markers[i], ms=5, lw=1.2, capsize=2,
-                      color=plt.get_cmap("tab20")(i))  # fmt: skip
+        bars = [
+            [f - a for f, a in zip(fvu, low, strict=True)],
+            [b - f for f, b in zip(fvu, high, strict=True)],
+        ]
+        axes.errorbar(
+            l0,
+            fvu,
+            bars,
+            label=name,
+            marker=markers[i],
+            ms=5,
+            lw=1.2,
+            capsize=2,
+            color=plt.get_cmap("tab20")(i),
+        )
     axes.set(xscale="log", xlabel="latents per token (L0)", ylabel="variance unexplained (FVU)")
     axes.set_xticks([16, 32, 64, 128], ["16", "32", "64", "128"])
     axes.minorticks_off()
@@ -191,8 +217,14 @@ def main():
     parser.add_argument("--eval-tokens", type=int, default=2**15)
     parser.add_argument("--ce-tokens", type=int, default=2**12)
     parser.add_argument("--figure", type=Path)
-    parser.add_argument("--with", dest="others", type=Path, nargs="*", default=[],
-                        help="files of what --json printed; other architectures are shown too")
+    parser.add_argument(
+        "--with",
+        dest="others",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="files of what --json printed; other architectures are shown too",
+    )
     args = parser.parse_args()
     if args.quick:
         args.tokens, args.d_sae, args.eval_tokens, args.ce_tokens = 10_000, 512, 2048, 512

@@ -140,13 +140,20 @@ def sae_lens(spec, *, autocast=False):
     )
 
     common = {
-        "model_name": spec["folder"], "model_class_name": "AutoModelForCausalLM",
-        "context_size": N_CTX, "n_batches_in_buffer": spec["buffer"] // N_CTX,
-        "training_tokens": spec["tokens"], "train_batch_size_tokens": spec["batch"],
-        "exclude_special_tokens": True, "checkpoint_path": None, "device": "cpu",
-        "logger": LoggingConfig(log_to_wandb=False), "streaming": False,
-        "autocast": autocast, "autocast_lm": autocast,
-    }  # fmt: skip
+        "model_name": spec["folder"],
+        "model_class_name": "AutoModelForCausalLM",
+        "context_size": N_CTX,
+        "n_batches_in_buffer": spec["buffer"] // N_CTX,
+        "training_tokens": spec["tokens"],
+        "train_batch_size_tokens": spec["batch"],
+        "exclude_special_tokens": True,
+        "checkpoint_path": None,
+        "device": "cpu",
+        "logger": LoggingConfig(log_to_wandb=False),
+        "streaming": False,
+        "autocast": autocast,
+        "autocast_lm": autocast,
+    }
     hook = f"model.layers.{LAYER}"
 
     def train(out):
@@ -154,9 +161,13 @@ def sae_lens(spec, *, autocast=False):
         sae = TopKTrainingSAEConfig(d_in=spec["d"], d_sae=spec["n"], k=spec["k"])
         if spec["saes"] == 1:
             cfg = LanguageModelSAERunnerConfig(
-                sae=sae, hook_name=hook, is_dataset_tokenized=False, output_path=str(out / "0"),
-                verbose=False, **common,
-            )  # fmt: skip
+                sae=sae,
+                hook_name=hook,
+                is_dataset_tokenized=False,
+                output_path=str(out / "0"),
+                verbose=False,
+                **common,
+            )
             return LanguageModelSAETrainingRunner(cfg, override_dataset=text).run()
         saes = {str(i): dataclasses.replace(sae) for i in range(spec["saes"])}
         cfg = MultiSAETrainingRunnerConfig(
@@ -187,19 +198,32 @@ def dictionary_learning(spec):
         module = AutoModelForCausalLM.from_pretrained(spec["folder"])
         model = LanguageModel(module, tokenizer=tokenizer)
         buffer = ActivationBuffer(
-            itertools.cycle(texts_of(spec)), model, model.model.layers[LAYER],
-            d_submodule=spec["d"], n_ctxs=spec["buffer"] // N_CTX, ctx_len=N_CTX,
-            refresh_batch_size=32, out_batch_size=spec["batch"], remove_bos=True,
-        )  # fmt: skip
+            itertools.cycle(texts_of(spec)),
+            model,
+            model.model.layers[LAYER],
+            d_submodule=spec["d"],
+            n_ctxs=spec["buffer"] // N_CTX,
+            ctx_len=N_CTX,
+            refresh_batch_size=32,
+            out_batch_size=spec["batch"],
+            remove_bos=True,
+        )
         configs = [
             {
-                "trainer": TopKTrainer, "steps": steps, "activation_dim": spec["d"],
-                "dict_size": spec["n"], "k": spec["k"], "layer": LAYER, "lm_name": MODEL,
-                "device": "cpu", "seed": seed, "warmup_steps": warm,
+                "trainer": TopKTrainer,
+                "steps": steps,
+                "activation_dim": spec["d"],
+                "dict_size": spec["n"],
+                "k": spec["k"],
+                "layer": LAYER,
+                "lm_name": MODEL,
+                "device": "cpu",
+                "seed": seed,
+                "warmup_steps": warm,
                 "threshold_start_step": warm,
             }
             for seed in range(spec["saes"])
-        ]  # fmt: skip
+        ]
         trainSAE(buffer, configs, steps, save_dir=str(out), device="cpu")
 
     return run_once(
@@ -220,10 +244,15 @@ def sparsify(spec):
         text = Dataset.from_dict({"text": texts_of(spec)})
         rows = chunk_and_tokenize(text, tokenizer, max_seq_len=N_CTX, num_proc=1)
         cfg = TrainConfig(
-            SaeConfig(num_latents=spec["n"], k=spec["k"]), batch_size=spec["batch"] // N_CTX,
-            layers=[LAYER], log_to_wandb=False, save_dir=str(out), run_name="run",
-            init_seeds=list(range(spec["saes"])), exclude_tokens=tokenizer.all_special_ids,
-        )  # fmt: skip
+            SaeConfig(num_latents=spec["n"], k=spec["k"]),
+            batch_size=spec["batch"] // N_CTX,
+            layers=[LAYER],
+            log_to_wandb=False,
+            save_dir=str(out),
+            run_name="run",
+            init_seeds=list(range(spec["saes"])),
+            exclude_tokens=tokenizer.all_special_ids,
+        )
         n_rows = spec["tokens"] // N_CTX
         assert len(rows) >= n_rows, "too little text"
         Trainer(cfg, rows.select(range(n_rows)), model).fit()
@@ -243,10 +272,8 @@ def sparsify(spec):
 
 MAKERS = {
     f.__name__: f
-    for f in (
-        saekit, saekit_own_batch, sae_lens, sae_lens_autocast, dictionary_learning, sparsify
-    )
-}  # fmt: skip
+    for f in (saekit, saekit_own_batch, sae_lens, sae_lens_autocast, dictionary_learning, sparsify)
+}
 
 
 # The comparison
@@ -281,11 +308,17 @@ def prepare(folder, options):
         texts += [model.tokenizer.decode(row[1:].tolist()) for row in rows.tokens]
     (Path(folder) / "texts.json").write_text(json.dumps(texts))
     return {
-        "texts": str(Path(folder) / "texts.json"), "folder": str(embedded(MODEL)),
-        "held_out": str(Path(folder) / "held_out.safetensors"), "d": model.d_model,
-        "n": options.d_sae, "k": 32, "batch": options.batch, "tokens": options.tokens,
-        "saes": options.saes, "buffer": options.buffer,
-    }  # fmt: skip
+        "texts": str(Path(folder) / "texts.json"),
+        "folder": str(embedded(MODEL)),
+        "held_out": str(Path(folder) / "held_out.safetensors"),
+        "d": model.d_model,
+        "n": options.d_sae,
+        "k": 32,
+        "batch": options.batch,
+        "tokens": options.tokens,
+        "saes": options.saes,
+        "buffer": options.buffer,
+    }
 
 
 def fvu(x, y_hat):
@@ -386,11 +419,15 @@ def main():
     results = {label: together(found) for label, found in runs.items()}
     print(f"\n{table(results)}\n")
     targets = [
-        side.compared(f"{options.saes} SAEs vs {peer}", results.get("saekit"),
-                      results.get(Entry(peer, None).label), *floor_and_goal)
+        side.compared(
+            f"{options.saes} SAEs vs {peer}",
+            results.get("saekit"),
+            results.get(Entry(peer, None).label),
+            *floor_and_goal,
+        )
         for peer, floor_and_goal in TARGETS.get(options.saes, {}).items()
         if side.wanted(peer, options)
-    ]  # fmt: skip
+    ]
     floors = [side.all_ran(results, options)]
     for label, r in results.items():
         if label.startswith("saekit") and side.ran(r):

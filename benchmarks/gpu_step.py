@@ -112,9 +112,11 @@ def sparsify_step(x, d_sae, k):
 
 
 PARTS = {
-    "saekit": saekit_step, "encoder": encoder_product, "dense": dense_step,
+    "saekit": saekit_step,
+    "encoder": encoder_product,
+    "dense": dense_step,
     "sparsify": sparsify_step,
-}  # fmt: skip
+}
 
 
 def wait(device):

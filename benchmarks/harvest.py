@@ -91,9 +91,7 @@ def saekit(spec, dtype="auto"):
     stream = TokenStream(Packaged(), "train", model.tokenizer, n_ctx=r.rows.shape[1])
     pair = Pair(read=(f"L{r.layer}.resid_post",))
     fitted = {pair.read[0]: FittedRule.from_dict(spec["rule"])}
-    harvest = Harvest(
-        model, stream, pair, TokenRule(), batch_rows=len(r.rows), fitted=fitted
-    )
+    harvest = Harvest(model, stream, pair, TokenRule(), batch_rows=len(r.rows), fitted=fitted)
     return r.job(lambda: torch.cat([acts.x for acts in harvest.batches(0, len(r.rows))]))
 
 
@@ -137,13 +135,26 @@ def hooked_transformer(module, tokenizer):
     c = module.config
     d_head = c.hidden_size // c.num_attention_heads
     cfg = HookedTransformerConfig(
-        d_model=c.hidden_size, d_head=d_head, n_heads=c.num_attention_heads,
-        d_mlp=c.intermediate_size, n_layers=c.num_hidden_layers, n_ctx=2048, eps=c.rms_norm_eps,
-        d_vocab=c.vocab_size, act_fn=c.hidden_act, n_key_value_heads=c.num_key_value_heads,
-        normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=d_head,
-        rotary_adjacent_pairs=False, rotary_base=int(c.rope_parameters["rope_theta"]),
-        final_rms=True, gated_mlp=True, original_architecture="LlamaForCausalLM", device="cpu",
-    )  # fmt: skip
+        d_model=c.hidden_size,
+        d_head=d_head,
+        n_heads=c.num_attention_heads,
+        d_mlp=c.intermediate_size,
+        n_layers=c.num_hidden_layers,
+        n_ctx=2048,
+        eps=c.rms_norm_eps,
+        d_vocab=c.vocab_size,
+        act_fn=c.hidden_act,
+        n_key_value_heads=c.num_key_value_heads,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=d_head,
+        rotary_adjacent_pairs=False,
+        rotary_base=int(c.rope_parameters["rope_theta"]),
+        final_rms=True,
+        gated_mlp=True,
+        original_architecture="LlamaForCausalLM",
+        device="cpu",
+    )
     model = HookedTransformer(cfg, tokenizer)
     model.load_state_dict(convert_llama_weights(module, cfg), strict=False)
     return model
@@ -163,13 +174,23 @@ def sae_lens(spec, *, proxy=False, autocast=False):
         model = hooked_transformer(module, tokenizer)
     n_ctx = r.rows.shape[1]
     store = ActivationsStore(
-        model=model, dataset=Dataset.from_dict({"input_ids": r.rows.tolist()}), streaming=False,
-        hook_name=hook, hook_head_index=None, context_size=n_ctx,
-        d_in=module.config.hidden_size, n_batches_in_buffer=len(r.rows),
-        total_training_tokens=r.rows.numel(), store_batch_size_prompts=len(r.rows),
-        train_batch_size_tokens=r.rows.numel(), prepend_bos=False, normalize_activations="none",
-        device=torch.device("cpu"), dtype="float32", autocast_lm=autocast,
-    )  # fmt: skip
+        model=model,
+        dataset=Dataset.from_dict({"input_ids": r.rows.tolist()}),
+        streaming=False,
+        hook_name=hook,
+        hook_head_index=None,
+        context_size=n_ctx,
+        d_in=module.config.hidden_size,
+        n_batches_in_buffer=len(r.rows),
+        total_training_tokens=r.rows.numel(),
+        store_batch_size_prompts=len(r.rows),
+        train_batch_size_tokens=r.rows.numel(),
+        prepend_bos=False,
+        normalize_activations="none",
+        device=torch.device("cpu"),
+        dtype="float32",
+        autocast_lm=autocast,
+    )
     return r.job(lambda: store.get_activations(r.rows))
 
 
@@ -243,6 +264,7 @@ def chunks():
 
 def served(batches, tokens=BUFFER):
     """Return a job that takes as many batches as a buffer holds."""
+
     def step():
         for _ in range(tokens // BATCH):
             next(batches)
@@ -264,9 +286,12 @@ def saekit_shuffle(spec, dtype=torch.float32):
         return (ActBatch(x, x, where, where) for x in itertools.cycle(parts))
 
     ready = SimpleNamespace(
-        pair=Pair(read=("L0.resid_post",)), batch_rows=ROWS, counts=Counts(), batches=batches,
+        pair=Pair(read=("L0.resid_post",)),
+        batch_rows=ROWS,
+        counts=Counts(),
+        batches=batches,
         model=SimpleNamespace(device=torch.device("cpu")),
-    )  # fmt: skip
+    )
     side.mark_baseline()
     stream = Rolling(
         ready, buffer_tokens=BUFFER, tokens=10**12, epochs=1, batch_tokens=BATCH, seed=0
@@ -310,19 +335,32 @@ def dictionary_learning_shuffle(spec):
     ready, n_ctx = _Ready(), CHUNK // ROWS
     side.mark_baseline()
     buffer = ActivationBuffer(
-        itertools.repeat(""), ready, ready, d_submodule=WIDTH, n_ctxs=BUFFER // n_ctx,
-        ctx_len=n_ctx, refresh_batch_size=ROWS, out_batch_size=BATCH,
-    )  # fmt: skip
+        itertools.repeat(""),
+        ready,
+        ready,
+        d_submodule=WIDTH,
+        n_ctxs=BUFFER // n_ctx,
+        ctx_len=n_ctx,
+        refresh_batch_size=ROWS,
+        out_batch_size=BATCH,
+    )
     return served(buffer)
 
 
 READERS = (
-    saekit, saekit_float32, bare, bare_float32, sae_lens, sae_lens_autocast, sae_lens_proxy,
-    sae_lens_proxy_autocast, dictionary_learning, sparsify, sparsify_logits,
-)  # fmt: skip
-SHUFFLERS = (
-    saekit_shuffle, saekit_shuffle_bfloat16, sae_lens_shuffle, dictionary_learning_shuffle
-)  # fmt: skip
+    saekit,
+    saekit_float32,
+    bare,
+    bare_float32,
+    sae_lens,
+    sae_lens_autocast,
+    sae_lens_proxy,
+    sae_lens_proxy_autocast,
+    dictionary_learning,
+    sparsify,
+    sparsify_logits,
+)
+SHUFFLERS = (saekit_shuffle, saekit_shuffle_bfloat16, sae_lens_shuffle, dictionary_learning_shuffle)
 MAKERS = {f.__name__: f for f in READERS + SHUFFLERS}
 
 

@@ -35,6 +35,7 @@ ENCODE = (2.2, 5)  # floor and goal against the fastest peer
 
 def job_of(s, spec, encode, decode, l0):
     """Return the timed part of a case; `encode` gives what `decode` takes."""
+
     @torch.no_grad()
     def step():
         acts = encode(next(s.data))
@@ -62,8 +63,11 @@ def sae_lens(spec):
         sae = saes.TopKSAE(saes.TopKSAEConfig(d_in=s.d, d_sae=s.n, k=s.k))
     else:
         sae = saes.JumpReLUSAE(saes.JumpReLUSAEConfig(d_in=s.d, d_sae=s.n))
-        s.fire(lambda x: sae.process_sae_in(x) @ sae.W_enc + sae.b_enc, sae.b_enc.data,
-               sae.threshold.data)  # fmt: skip
+        s.fire(
+            lambda x: sae.process_sae_in(x) @ sae.W_enc + sae.b_enc,
+            sae.b_enc.data,
+            sae.threshold.data,
+        )
     sae.eval()
     return job_of(s, spec, sae.encode, sae.decode, on_each)
 
@@ -100,9 +104,7 @@ MAKERS = {f.__name__: f for f in (saekit, sae_lens, dictionary_learning, sparsif
 
 def entries_of(arch, tuned, options):
     names = [n for n in MAKERS if side.wanted(n, options) and (n != "sparsify" or arch == "topk")]
-    return [
-        Entry(n, side.python_of(n, options), tuned=tuned and n != "saekit") for n in names
-    ]
+    return [Entry(n, side.python_of(n, options), tuned=tuned and n != "saekit") for n in names]
 
 
 def main():

@@ -43,8 +43,13 @@ SETTINGS = {  # tokens: where they are used
     2**15: "layers eval, the default of tokens",
     2**16: "n_tokens, the default",
 }
-WAYS = ("this one", "percentiles of a bootstrap", "BCa", "studentised bootstrap",
-        "Student's t, plain scale")  # fmt: skip
+WAYS = (
+    "this one",
+    "percentiles of a bootstrap",
+    "BCa",
+    "studentised bootstrap",
+    "Student's t, plain scale",
+)
 DRAWS = 1000
 N_BLOCKS = Core().n_blocks
 MEAN_LENGTH = 325  # tokens of a synthetic document, beside 8
@@ -82,9 +87,13 @@ class Count:
 
     def record(self):
         return {
-            "kind": self.kind, "setting": self.setting, "text": self.text, "repetitions": self.n,
-            "with_interval": self.had, "coverage": self.share,
-        }  # fmt: skip
+            "kind": self.kind,
+            "setting": self.setting,
+            "text": self.text,
+            "repetitions": self.n,
+            "with_interval": self.had,
+            "coverage": self.share,
+        }
 
 
 def drawn(chance, tokens, size_of, n_documents):
@@ -120,8 +129,9 @@ def on_real_text(run, kind, pool_tokens, repeats):
         chance = torch.Generator().manual_seed(tokens)
         counts = {n: Count(f"eval {n}", f"{tokens:,} tokens ({used})", text) for n in names}
         metrics = {n: registry.get(n)() for n in names}
-        of = {n: {k.split("/")[1]: v for k, v in pool.items() if k.split("/")[0] == n}
-              for n in names}  # fmt: skip
+        of = {
+            n: {k.split("/")[1]: v for k, v in pool.items() if k.split("/")[0] == n} for n in names
+        }
         truth = {n: metrics[n].compute({k: v.sum(0) for k, v in of[n].items()}) for n in names}
         for _ in range(repeats):
             chosen = drawn(chance, tokens, size_of, len(size_of))
@@ -173,8 +183,13 @@ def measure_pool(run, kind, names):
 
     loaded, lm, text = open_sae(run, Use(device="cpu"))
     card = loaded.card
-    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx,
-                         bos_each_row=card.bos_id(lm.tokenizer) is not None)  # fmt: skip
+    stream = TokenStream(
+        text,
+        "test",
+        lm.tokenizer,
+        n_ctx=card.n_ctx,
+        bos_each_row=card.bos_id(lm.tokenizer) is not None,
+    )
     site = card.pair.reads[0]
     subject = Subject(loaded.sae, lm, site, site, card.rules[str(site)], "pool")
     passes = 4 if kind == "losses" else 1
@@ -260,12 +275,21 @@ def of_means(repeats):
     spreads = {  # draws, the mean, whether values are above 0
         "normal": (lambda n, g: torch.randn(n, generator=g), 0.0, False),
         "uniform": (lambda n, g: 1 + 2 * torch.rand(n, generator=g), 2.0, True),
-        "skewed": (lambda n, g: sum(torch.empty(n).exponential_(1.0, generator=g)
-                                    for _ in range(4)), 4.0, True),
+        "skewed": (
+            lambda n, g: sum(torch.empty(n).exponential_(1.0, generator=g) for _ in range(4)),
+            4.0,
+            True,
+        ),
         "exponential": (lambda n, g: torch.empty(n).exponential_(1.0, generator=g), 1.0, True),
-    }  # fmt: skip
-    used = {4: "events of a latent, docs", 8: "least; locality check", 10: "windows, docs",
-            20: "windows", 40: "latents, docs", 60: "autocorrelation, docs"}  # fmt: skip
+    }
+    used = {
+        4: "events of a latent, docs",
+        8: "least; locality check",
+        10: "windows, docs",
+        20: "windows",
+        40: "latents, docs",
+        60: "autocorrelation, docs",
+    }
     for name, (draw, truth, positive) in spreads.items():
         for n, why in used.items():
             chance = torch.Generator().manual_seed(n)
@@ -309,8 +333,10 @@ def of_others(repeats):
     for share in (0.001, 0.05):
         count = Count("dead, share of latents (Wilson)", f"{share} of 4,096", "-")
         for _ in range(repeats):
-            count.add(*wilson(float((torch.rand(4096, generator=chance) < share).float().mean()),
-                              4096), share)  # fmt: skip
+            count.add(
+                *wilson(float((torch.rand(4096, generator=chance) < share).float().mean()), 4096),
+                share,
+            )
         yield count
     for rho in (0.0, 0.5, 0.9):
         for n in (6, 12):
@@ -426,8 +452,11 @@ def main():
         for count in part:
             found.append(count)
             share = "none is given" if count.share is None else f"{100 * count.share:.1f} %"
-            print(f"| {count.kind} | {count.setting} | {count.text} | {count.had} of "
-                  f"{count.n} | {share} |", flush=True)  # fmt: skip
+            print(
+                f"| {count.kind} | {count.setting} | {count.text} | {count.had} of "
+                f"{count.n} | {share} |",
+                flush=True,
+            )
     off = [c.record() for c in found if not c.fine]
     name = f"shares outside {WANTED[0]:.0%} to {WANTED[1]:.0%}{': ' if off else ''}"
     name += ", ".join(f"{c.kind} at {c.setting}" for c in found if not c.fine)

@@ -52,9 +52,15 @@ def setting(args):
     fit_scaling(harvest, cfg)
     sae = cfg.build(torch.Generator().manual_seed(0)).eval()
     card = Card(
-        model=lm.provenance(), pair=pair, rules=harvest.rules, corpus={}, n_ctx=128, bos=True,
-        tokens=0, scalings={str(s): both for s, both in harvest.scalings.items()},
-    )  # fmt: skip
+        model=lm.provenance(),
+        pair=pair,
+        rules=harvest.rules,
+        corpus={},
+        n_ctx=128,
+        bos=True,
+        tokens=0,
+        scalings={str(s): both for s, both in harvest.scalings.items()},
+    )
     return lm, stream, harvest, SharedSAE(sae, card)
 
 
@@ -101,18 +107,27 @@ def main():  # noqa: C901 - options, three passes and their table, in order
         for found in (speeds, cpu)
     )
     ratio = medians["survey"] / medians["bare"]
-    print(f"{lm.name}, {len(shared.sites)} layers, {shared.d_sae:,} latents, {tokens:,} tokens a "
-          f"sample, {args.rounds} samples\n")  # fmt: skip
+    print(
+        f"{lm.name}, {len(shared.sites)} layers, {shared.d_sae:,} latents, {tokens:,} tokens a "
+        f"sample, {args.rounds} samples\n"
+    )
     print("| pass | tokens/s, median | of bare | tokens/CPU-s | of bare |\n|---|---|---|---|---|")
     for name, value in medians.items():
-        print(f"| {name} | {value:,.0f} | {value / medians['bare']:.2f} | {of_cpu[name]:,.0f} | "
-              f"{of_cpu[name] / of_cpu['bare']:.2f} |")  # fmt: skip
+        print(
+            f"| {name} | {value:,.0f} | {value / medians['bare']:.2f} | {of_cpu[name]:,.0f} | "
+            f"{of_cpu[name] / of_cpu['bare']:.2f} |"
+        )
     print(f"\n{machine.describe()}", file=sys.stderr)
     figures = {
-        "model": lm.name, "layers": len(shared.sites), "latents": shared.d_sae, "tokens": tokens,
-        "tokens_per_second": speeds, "ratio": ratio, "tokens_per_cpu_second": cpu,
+        "model": lm.name,
+        "layers": len(shared.sites),
+        "latents": shared.d_sae,
+        "tokens": tokens,
+        "tokens_per_second": speeds,
+        "ratio": ratio,
+        "tokens_per_cpu_second": cpu,
         "machine": machine.describe(),
-    }  # fmt: skip
+    }
     least = LEAST_QUICK if args.quick else LEAST
     floors = [_command.Floor("survey over bare harvesting", ratio, least=least)]
     return _command.finish("layers", args, figures, floors)

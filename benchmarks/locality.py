@@ -35,10 +35,15 @@ from _side_by_side import Entry, Job
 
 N_CTX = 64
 PYTHIA = {
-    "hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8,
-    "intermediate_size": 2048, "max_position_embeddings": 2048, "vocab_size": 50304,
-    "rotary_pct": 0.25, "use_parallel_residual": True,
-}  # fmt: skip
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "intermediate_size": 2048,
+    "max_position_embeddings": 2048,
+    "vocab_size": 50304,
+    "rotary_pct": 0.25,
+    "use_parallel_residual": True,
+}
 SETTINGS = {
     "pythia": {"layer": 3, "d_sae": 32768, "on": 64, "d_model": 512},
     "smollm2": {"layer": 10, "d_sae": 16384, "on": 64, "d_model": 576},
@@ -193,9 +198,7 @@ class Ours:
     def features(self, method="vjp", matmul="float32"):
         from saekit.studies.locality.influence.base import influence
 
-        found = influence(
-            self.lm, self.sae, self.tokens, self.site, method=method, matmul=matmul
-        )
+        found = influence(self.lm, self.sae, self.tokens, self.site, method=method, matmul=matmul)
         self.pairs = len(found.J)
         return found, found.entropy_bits()
 
@@ -211,9 +214,8 @@ class Ours:
 
         found, H = self.features(matmul=matmul)
         R = token_vector(
-            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES,
-            matmul=matmul,
-        )  # fmt: skip
+            self.lm, None, self.tokens, self.site, method="hutchinson", probes=PROBES, matmul=matmul
+        )
         return found, H, R, entropy_bits(R.R)
 
     @classmethod
@@ -278,9 +280,12 @@ def main():
     parser = side.parser_of(__doc__)
     parser.set_defaults(threads=1, rounds=2, seconds=0.0, warm_up=0)
     parser.add_argument(
-        "--settings", nargs="*", default=["pythia"], choices=list(SETTINGS),
+        "--settings",
+        nargs="*",
+        default=["pythia"],
+        choices=list(SETTINGS),
         help="smollm2 takes half an hour: its loop takes 576 gradients through 11 blocks a window",
-    )  # fmt: skip
+    )
     options = parser.parse_args()
     side.made_quick(options)
     torch.set_num_threads(options.threads)
@@ -301,8 +306,11 @@ def main():
         print(side.race_table(results, "saekit-features"))
         print(f"\nProducts in bfloat16 change at most, relative or in bits: {rounded}\n")
         figures[setting] = {
-            "spec": spec, "agreement": agreed, "bfloat16": rounded, "results": results
-        }  # fmt: skip
+            "spec": spec,
+            "agreement": agreed,
+            "bfloat16": rounded,
+            "results": results,
+        }
         for what, floor in FLOORS.items():
             theirs = results.get("loop-exact" if what != "features" else "loop-features")
             for how in WAYS:

@@ -68,12 +68,16 @@ ENTRIES = {
 }
 # Where the search for a coefficient begins, and whether a larger one makes codes sparser.
 COEFFICIENTS = {
-    ("sae_lens", "jumprelu"): (1.0, True), ("sae_lens", "relu"): (5.0, True),
-    ("sae_lens", "gated"): (5.0, True), ("dictionary_learning", "relu"): (0.03, True),
+    ("sae_lens", "jumprelu"): (1.0, True),
+    ("sae_lens", "relu"): (5.0, True),
+    ("sae_lens", "gated"): (5.0, True),
+    ("dictionary_learning", "relu"): (0.03, True),
     ("dictionary_learning", "gated"): (0.03, True),
-    ("dictionary_learning", "p_anneal"): (0.01, True), ("saekit", "relu"): (5.0, True),
-    ("saekit", "gated"): (5.0, True), ("saekit", "p_anneal"): (5.0, True),
-}  # fmt: skip
+    ("dictionary_learning", "p_anneal"): (0.01, True),
+    ("saekit", "relu"): (5.0, True),
+    ("saekit", "gated"): (5.0, True),
+    ("saekit", "p_anneal"): (5.0, True),
+}
 # Multiples of a peer's own rate that --tune tries. Those of Adam are meant for runs of 10^4 steps.
 TRIED = {
     "sae_lens": (5.0, 10.0),  # 3 and 30 were worse at 400 steps
@@ -171,6 +175,7 @@ class Bench:
         """Return per-token losses with kept activations replaced by `predict` of them."""
         found = []
         for tokens in self.held.rows.split(8):
+
             def replace(acts, tokens=tokens):
                 out, kept = acts.clone(), self.held.rule.keep(tokens, acts)
                 out[kept] = predict(acts[kept].float()).to(acts.dtype)
@@ -206,9 +211,7 @@ class Bench:
 
     def _against_core(self, sae, score):
         """Return how far this path is from saekit's `core` evaluation on the same text."""
-        core = Core(
-            n_tokens=self.options.eval_tokens, ce_tokens=self.options.ce_tokens, n_blocks=4
-        )
+        core = Core(n_tokens=self.options.eval_tokens, ce_tokens=self.options.ce_tokens, n_blocks=4)
         subject = Subject(
             sae=sae, lm=self.lm, read=self.site, write=self.site, rule=self.held.rule, name="x"
         )
@@ -229,9 +232,12 @@ class Bench:
             return self.done[setting]
         options, out = self.options, self.folder / "trained.safetensors"
         spec = setting._asdict() | {
-            "d_sae": options.d_sae, "k": options.k, "batch": options.batch, "out": str(out),
+            "d_sae": options.d_sae,
+            "k": options.k,
+            "batch": options.batch,
+            "out": str(out),
             "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        }
         answer = self._worker(setting.trainer).ask(spec)
         if "error" in answer:
             raise SystemExit(f"{setting} failed:\n{answer['error']}")
@@ -268,9 +274,13 @@ class Worker:
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         self._log = Path(log or os.devnull).open("a")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
-            [python, str(script), str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, text=True, env=os.environ | threads,
-        )  # fmt: skip
+            [python, str(script), str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=os.environ | threads,
+        )
 
     def ask(self, spec):
         """Return the answer to a request."""
@@ -455,6 +465,7 @@ def table(entries):
     columns += "CE recovered (mean) | never fire | s"
     lines = [f"| {columns} |", "|" + " --- |" * 10]
     for (arch, name), records in sorted(entries.items(), key=lambda e: _place(e[0])):
+
         def of(key, records=records):
             return [r[key] for r in records]
 
@@ -558,8 +569,9 @@ def main():
         print("Too few steps to judge by: --quick shows that every entry runs.", file=sys.stderr)
         floors = [
             _command.Floor(f"{arch}: saekit's FVU", records[0]["fvu"], most=0.98)
-            for (arch, trainer), records in entries.items() if trainer == "saekit"
-        ]  # fmt: skip
+            for (arch, trainer), records in entries.items()
+            if trainer == "saekit"
+        ]
     sys.exit(_command.finish("quality", options, figures, floors))
 
 

@@ -141,9 +141,13 @@ def saekit(spec, data, folder):
         )
 
     ours = Resident(
-        stored(run, model), tokens=run.tokens, epochs=1, batch_tokens=run.step_tokens,
-        seed=run.seed, shown=False,
-    )  # fmt: skip
+        stored(run, model),
+        tokens=run.tokens,
+        epochs=1,
+        batch_tokens=run.step_tokens,
+        seed=run.seed,
+        shown=False,
+    )
     assert torch.equal(ours.batch()[0], next(iter(data))), "saekit would see other batches"
     del ours
     try:
@@ -206,11 +210,14 @@ def sae_lens(spec, data, _folder):
     )
     sae = getattr(saes, f"{LENS[arch]}TrainingSAE")(cfg)
     training = SAETrainerConfig(
-        total_training_samples=steps * data.batch, train_batch_size_samples=data.batch,
-        lr_decay_steps=share(steps, 1, 5), lr_end=0.0, n_batches_for_norm_estimate=min(20, steps),
+        total_training_samples=steps * data.batch,
+        train_batch_size_samples=data.batch,
+        lr_decay_steps=share(steps, 1, 5),
+        lr_end=0.0,
+        n_batches_for_norm_estimate=min(20, steps),
         dead_feature_window=share(steps, 1000, 30_000),
         **({"lr": spec["lr"]} if spec.get("lr") else {}),
-    )  # fmt: skip
+    )
     first = itertools.islice(data, training.n_batches_for_norm_estimate)
     trainer = SAETrainer(training, sae, itertools.chain(first, iter(data)))
     began = time.monotonic()
@@ -262,10 +269,17 @@ def dictionary_learning(spec, data, _folder):
     module = importlib.import_module(f"dictionary_learning.trainers.{DL[arch][0]}")
     warm = share(steps, 1000, DL_STEPS)
     config = {
-        "trainer": getattr(module, DL[arch][1]), "steps": steps, "activation_dim": data.d,
-        "dict_size": spec["d_sae"], "layer": 0, "lm_name": "file", "device": "cpu",
-        "seed": spec["seed"], "warmup_steps": warm, "decay_start": round(0.8 * steps),
-    }  # fmt: skip
+        "trainer": getattr(module, DL[arch][1]),
+        "steps": steps,
+        "activation_dim": data.d,
+        "dict_size": spec["d_sae"],
+        "layer": 0,
+        "lm_name": "file",
+        "device": "cpu",
+        "seed": spec["seed"],
+        "warmup_steps": warm,
+        "decay_start": round(0.8 * steps),
+    }
     if arch in ("topk", "batch_topk", "matryoshka"):
         config |= {"k": spec["k"], "threshold_start_step": warm}
         config["threshold_beta"] = 1 - 1 / share(steps, 1000, DL_STEPS)
@@ -286,9 +300,7 @@ def dictionary_learning(spec, data, _folder):
     record = {"sae": _plain(config), "inputs": "mean square norm 1", "decay": "last fifth"}
     with tempfile.TemporaryDirectory() as out:
         began = time.monotonic()
-        trainSAE(
-            data, [config], steps, save_dir=out, normalize_activations=True, device="cpu"
-        )
+        trainSAE(data, [config], steps, save_dir=out, normalize_activations=True, device="cpu")
         seconds = time.monotonic() - began
         with (Path(out) / "trainer_0" / "config.json").open() as file:
             trained = json.load(file)["trainer"]
@@ -297,9 +309,9 @@ def dictionary_learning(spec, data, _folder):
     with torch.no_grad():
         y_hat = ae(data.check)
         linear = hasattr(ae, "encoder")
-        W_enc, W_dec = (ae.encoder.weight.t(), ae.decoder.weight.t()) if linear else (
-            ae.W_enc, ae.W_dec
-        )  # fmt: skip
+        W_enc, W_dec = (
+            (ae.encoder.weight.t(), ae.decoder.weight.t()) if linear else (ae.W_enc, ae.W_dec)
+        )
         names = dict(ae.named_parameters())
         b_dec = next(names[n] for n in ("b_dec", "bias", "decoder_bias") if n in names)
         if arch == "gated":

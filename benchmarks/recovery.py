@@ -31,11 +31,12 @@ D, ON = 256, 8
 LEAST_MCC, L0_WITHIN, MOST_SECONDS = 0.95, 0.2, 60.0
 QUICK, LEAST_MCC_QUICK = ["topk", "batch_topk"], 0.5
 TRUTH = {
-    "n_features": D, "d_model": D,
+    "n_features": D,
+    "d_model": D,
     "dictionary": {"name": "orthogonal"},
     "firing": {"name": "constant", "rate": ON / D},
     "magnitudes": {"name": "folded_normal", "mean": 1.0, "std": 0.25},
-}  # fmt: skip
+}
 FIT = {"tokens": 1_000_000, "batch_tokens": 1024}
 # Settings of the architecture, and of training where they differ from FIT.
 SETTINGS: dict[str, tuple[dict, dict]] = {
@@ -164,16 +165,21 @@ def table(rows):
 
 
 def _flat(raw):
-    return {k: v for key, value in raw.items() for k, v in
-            (value.items() if isinstance(value, dict) else [(key, value)]) if k != "name"}
+    return {
+        k: v
+        for key, value in raw.items()
+        for k, v in (value.items() if isinstance(value, dict) else [(key, value)])
+        if k != "name"
+    }
 
 
 def main():
     parser = _command.parser_of(__doc__, "two architectures, a tenth of the samples")
     parser.add_argument("--only", default="")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--set", dest="sae", type=json.loads, default={},
-                        help="settings to use in place, as JSON")
+    parser.add_argument(
+        "--set", dest="sae", type=json.loads, default={}, help="settings to use in place, as JSON"
+    )
     parser.add_argument("--fit", type=json.loads, default={}, help="of training, as JSON")
     args = parser.parse_args()
     if args.threads:

@@ -36,11 +36,17 @@ from saekit.models.sites import UNKNOWN
 D, N = 12, 144  # the widths of every SAE that is laid; k of some is 100
 STEP = 50  # of --quick
 DICTIONARIES = {
-    "gated": "GatedAutoEncoder", "topk": "AutoEncoderTopK", "vanilla": "AutoEncoder",
-    "standard": "AutoEncoder", "panneal": "AutoEncoder", "Standard": "AutoEncoder",
-    "Matryoshka": "MatryoshkaBatchTopKSAE", "matryoshka": "MatryoshkaBatchTopKSAE",
-    "andyrdt": "BatchTopKSAE", "trainer": "BatchTopKSAE",
-}  # fmt: skip
+    "gated": "GatedAutoEncoder",
+    "topk": "AutoEncoderTopK",
+    "vanilla": "AutoEncoder",
+    "standard": "AutoEncoder",
+    "panneal": "AutoEncoder",
+    "Standard": "AutoEncoder",
+    "Matryoshka": "MatryoshkaBatchTopKSAE",
+    "matryoshka": "MatryoshkaBatchTopKSAE",
+    "andyrdt": "BatchTopKSAE",
+    "trainer": "BatchTopKSAE",
+}
 
 
 def tensors(**shapes):
@@ -79,18 +85,24 @@ def gemma_3(place, entry, release):
     kind = re.match(r"(resid_post|attn_out|mlp_out|transcoder)", entry["path"])[1]
     layer = "model.layers." + re.search(r"layer_(\d+)", entry["path"])[1]
     reads, predicts = {
-        "resid_post": ("output", None), "attn_out": ("self_attn.o_proj.input", None),
+        "resid_post": ("output", None),
+        "attn_out": ("self_attn.o_proj.input", None),
         "mlp_out": ("post_feedforward_layernorm.output", None),
         "transcoder": ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
-    }[kind]  # fmt: skip
+    }[kind]
     skips = "affine" in entry["path"]
     w = affine(("w_enc", "w_dec", "b_enc", "b_dec"), threshold=(N,))
     w |= tensors(affine_skip_connection=(D, D)) if skips else {}
     says = {
-        "hf_hook_point_in": f"{layer}.{reads}", "hf_hook_point_out": f"{layer}.{predicts or reads}",
-        "architecture": "jump_relu", "model_name": release["model"], "affine_connection": skips,
-        "width": N, "l0": 20, "type": "sae" if predicts is None else "transcoder",
-    }  # fmt: skip
+        "hf_hook_point_in": f"{layer}.{reads}",
+        "hf_hook_point_out": f"{layer}.{predicts or reads}",
+        "architecture": "jump_relu",
+        "model_name": release["model"],
+        "affine_connection": skips,
+        "width": N,
+        "l0": 20,
+        "type": "sae" if predicts is None else "transcoder",
+    }
     save_into(place / "params.safetensors", w)
     json_into(place / "config.json", says)
 
@@ -101,9 +113,13 @@ def dictionary_learning_1(place, entry, release):
     w = tensors(**{"encoder.weight": (N, D), "decoder.weight": (D, N), "encoder.bias": (N,)})
     ranks = {"k": torch.tensor(20), "threshold": torch.tensor(0.5)}
     trainer = {
-        "dict_class": kind, "layer": layer, "activation_dim": D, "dict_size": N,
-        "submodule_name": f"resid_post_layer_{layer}", "lm_name": release["model"],
-    }  # fmt: skip
+        "dict_class": kind,
+        "layer": layer,
+        "activation_dim": D,
+        "dict_size": N,
+        "submodule_name": f"resid_post_layer_{layer}",
+        "lm_name": release["model"],
+    }
     if kind == "GatedAutoEncoder":
         del w["encoder.bias"]
         w |= tensors(decoder_bias=(D,), r_mag=(N,), gate_bias=(N,), mag_bias=(N,))
@@ -121,9 +137,14 @@ def dictionary_learning_1(place, entry, release):
 def qwen_scope(place, entry, release):
     k = int(re.search(r"L0_(\d+)", release["repo_id"])[1])
     says = {
-        "model_type": "topk_sae", "base_model": release["model"], "d_model": D, "d_sae": N, "k": k,
-        "num_layers": 64, "hook_point": "resid_post",
-    }  # fmt: skip
+        "model_type": "topk_sae",
+        "base_model": release["model"],
+        "d_model": D,
+        "d_sae": N,
+        "k": k,
+        "num_layers": 64,
+        "hook_point": "resid_post",
+    }
     save_into(place, tensors(W_enc=(N, D), W_dec=(D, N), b_enc=(N,), b_dec=(D,)))
     json_into(place.parent / "config.json", says)
 
@@ -133,12 +154,17 @@ def native(place, entry, release):
     hook = re.match(r"blocks\.\d+\.hook_(?:resid_(?:pre|mid|post)|attn_out|mlp_out)", entry["id"])
     scale = entry.get("norm_scaling_factor")
     says = {
-        "d_in": D, "d_sae": N, "hook_name": hook[0], "model_name": release["model"],
+        "d_in": D,
+        "d_sae": N,
+        "hook_name": hook[0],
+        "model_name": release["model"],
         "activation_fn_str": "topk" if "v5" in entry["path"] else "relu",
         "activation_fn_kwargs": {"k": 32} if "v5" in entry["path"] else {},
         "normalize_activations": "expected_average_only_in" if scale else "none",
-        "apply_b_dec_to_input": True, "context_size": 128, "prepend_bos": True,
-    }  # fmt: skip
+        "apply_b_dec_to_input": True,
+        "context_size": 128,
+        "prepend_bos": True,
+    }
     save_into(place / "sae_weights.safetensors", affine())
     json_into(place / "cfg.json", says)
     overrides = release.get("config_overrides") or {}
@@ -159,16 +185,29 @@ def mwhanna_transcoder(place, entry, release):
 
 def _open_moss(hook, norms):
     return {
-        "hook_point_in": hook, "hook_point_out": hook, "use_decoder_bias": True,
-        "apply_decoder_bias_to_pre_encoder": False, "d_model": D, "d_sae": N,
-        "norm_activation": "dataset-wise", "dataset_average_activation_norm": norms,
-        "act_fn": "jumprelu", "sparsity_include_decoder_norm": True, "expansion_factor": N // D,
-    }  # fmt: skip
+        "hook_point_in": hook,
+        "hook_point_out": hook,
+        "use_decoder_bias": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "d_model": D,
+        "d_sae": N,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": norms,
+        "act_fn": "jumprelu",
+        "sparsity_include_decoder_norm": True,
+        "expansion_factor": N // D,
+    }
 
 
 def _linear():
-    return tensors(**{"encoder.weight": (N, D), "decoder.weight": (D, N), "encoder.bias": (N,),
-                      "decoder.bias": (D,)})  # fmt: skip
+    return tensors(
+        **{
+            "encoder.weight": (N, D),
+            "decoder.weight": (D, N),
+            "encoder.bias": (N,),
+            "decoder.bias": (D,),
+        }
+    )
 
 
 def llama_scope(place, entry, release):
@@ -200,15 +239,24 @@ def temporal(place, entry, release):
     shapes = {"D": (N, D), "b": (D,)}
     for name in ("q_target", "k_ctx", "v_ctx", "c_proj"):
         width = N // 12 if name in ("q_target", "k_ctx") else N
-        shapes |= {f"attn_layers.0.{name}.{p}": s for p, s in
-                   (("weight", (width, N)), ("bias", (width,)))}  # fmt: skip
+        shapes |= {
+            f"attn_layers.0.{name}.{p}": s for p, s in (("weight", (width, N)), ("bias", (width,)))
+        }
     save_into(place / "latest_ckpt.safetensors", tensors(**shapes))
     says = {
-        "llm": {"dimin": D}, "data": {"dtype": "float32"},
-        "sae": {"exp_factor": N // D, "n_heads": 4, "n_attn_layers": 1, "bottleneck_factor": 12,
-                "sae_diff_type": "topk", "kval_topk": 20, "tied_weights": True,
-                "scaling_factor": 0.03},
-    }  # fmt: skip
+        "llm": {"dimin": D},
+        "data": {"dtype": "float32"},
+        "sae": {
+            "exp_factor": N // D,
+            "n_heads": 4,
+            "n_attn_layers": 1,
+            "bottleneck_factor": 12,
+            "sae_diff_type": "topk",
+            "kval_topk": 20,
+            "tied_weights": True,
+            "scaling_factor": 0.03,
+        },
+    }
     json_into(place / "conf.yaml", says)
     return FormatHints(overrides=release.get("config_overrides") or {})
 
@@ -229,11 +277,24 @@ def mntss_clt_layer_transcoder(place, entry, release):
     return place.parent  # a cross-layer transcoder: refused
 
 
-LAYOUTS = {f.__name__: f for f in (
-    gemma_2, gemma_3, dictionary_learning_1, qwen_scope, native, mwhanna_transcoder, llama_scope,
-    llama_scope_r1_distill, connor_rob_hook_z, temporal, goodfire, deepseek_r1,
-    mntss_clt_layer_transcoder,
-)} | {"gemma_2_transcoder": gemma_2}  # fmt: skip
+LAYOUTS = {
+    f.__name__: f
+    for f in (
+        gemma_2,
+        gemma_3,
+        dictionary_learning_1,
+        qwen_scope,
+        native,
+        mwhanna_transcoder,
+        llama_scope,
+        llama_scope_r1_distill,
+        connor_rob_hook_z,
+        temporal,
+        goodfire,
+        deepseek_r1,
+        mntss_clt_layer_transcoder,
+    )
+} | {"gemma_2_transcoder": gemma_2}
 
 
 def outcome(root, entry, release):
@@ -242,8 +303,10 @@ def outcome(root, entry, release):
     place = root / release["repo_id"] / str(entry["path"])
     try:
         hints = LAYOUTS[loader](place, entry, release)
-        found = load(hints if isinstance(hints, Path) else place,
-                     hints=hints if isinstance(hints, FormatHints) else None)  # fmt: skip
+        found = load(
+            hints if isinstance(hints, Path) else place,
+            hints=hints if isinstance(hints, FormatHints) else None,
+        )
     except SaekitError as error:
         return False, False, str(error).replace(str(root), "")
     placed = UNKNOWN not in found.card.pair.sites

@@ -83,8 +83,12 @@ def measure(args, world):
     moments, _ = training.descent.state()
     held = sum(p.nbytes for p in training.sae.parameters())
     found = {
-        "mesh": f"{mesh.data.size}x{mesh.latent.size}", "arch": args.arch, "d": args.d,
-        "d_sae": args.d_sae, "k": args.k, "rows": args.rows,
+        "mesh": f"{mesh.data.size}x{mesh.latent.size}",
+        "arch": args.arch,
+        "d": args.d,
+        "d_sae": args.d_sae,
+        "k": args.k,
+        "rows": args.rows,
         "weight_bytes": held,
         "state_bytes": 2 * held + sum(t.nbytes for t in moments.values()),
         "state_bytes_formula": 16 * (2 * args.d * args.d_sae + args.d_sae) // mesh.latent.size
@@ -92,7 +96,7 @@ def measure(args, world):
         "calls": dict(seen.calls),
         "largest_message": dict(seen.largest),
         "seconds_a_step": world.max(torch.tensor(seconds)).item(),
-    }  # fmt: skip
+    }
     if 1 in (mesh.data.size, mesh.latent.size):
         size = mesh.every.size
         found["sent_bytes_a_token"] = seen.sent(size) / args.rows

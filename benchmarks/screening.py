@@ -67,10 +67,13 @@ def screened(x, W, b, k, kind):
         among = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, near, True)
         kept[wide // k] = float(among.gather(1, wanted).float().mean())
     return {
-        "numbers": kind, "latents": len(b), "undecided": float(undecided.mean()),
-        "undecided_most": float(undecided.max()), "kept": kept,
+        "numbers": kind,
+        "latents": len(b),
+        "undecided": float(undecided.mean()),
+        "undecided_most": float(undecided.max()),
+        "kept": kept,
         "error": float((scores - exact).abs().mean() / exact.std()),
-    }  # fmt: skip
+    }
 
 
 def line(r):

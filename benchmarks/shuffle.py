@@ -109,8 +109,9 @@ def inflation(store, tokens, seeds):
             stream = stream_of(harvest_of(store), how, tokens, seed)
             each += [
                 float((x.double().mean(0) - mean).square().sum()) / expected
-                for x in batches(stream) if len(x) == BATCH
-            ]  # fmt: skip
+                for x in batches(stream)
+                if len(x) == BATCH
+            ]
         error = 2 * statistics.stdev(each) / math.sqrt(len(each))
         out[label] = {"inflation": statistics.fmean(each), "within": error, "batches": len(each)}
         print(f"{label}: {out[label]['inflation']:.2f}", flush=True)
@@ -159,8 +160,9 @@ def reading(store, folder, tokens):
     out["resident, bfloat16"] = {"warm": max(rate(resident, tokens) for _ in range(3))}
     rolling = stream_of(harvest_of(store), ("rolling", window), tokens, 0, epochs=4)
     out["rolling, from the cache"] = {
-        "first": rate(rolling, tokens), "warm": max(rate(rolling, tokens) for _ in range(2))
-    }  # fmt: skip
+        "first": rate(rolling, tokens),
+        "warm": max(rate(rolling, tokens) for _ in range(2)),
+    }
     for precision in ("float32", "bfloat16", "float8", "int8w"):
         there = copied(store, Path(folder) / precision, precision)
         opened = Store.open(there.folder)
@@ -253,13 +255,26 @@ def main():
     full = f"full, blocks of {FULL[1]}, window of {FULL[2]} batches"
     targets = [
         Target("inflation: full shuffle", found[full]["inflation"], 1.15, 1.05, most=True),
-        Target("inflation: rolling, 64 batches",
-               found["rolling, buffer of 64 batches"]["inflation"], 1.5, 1.15, most=True),
-        Target("reading: thousand rows/s, bfloat16, warm",
-               speeds["full, bfloat16"]["warm"] / 1e3, 200, 500),
-        Target("training on the store against resident, speed",
-               steps["resident"] / steps["full"], 0.95, 0.99),
-    ]  # fmt: skip
+        Target(
+            "inflation: rolling, 64 batches",
+            found["rolling, buffer of 64 batches"]["inflation"],
+            1.5,
+            1.15,
+            most=True,
+        ),
+        Target(
+            "reading: thousand rows/s, bfloat16, warm",
+            speeds["full, bfloat16"]["warm"] / 1e3,
+            200,
+            500,
+        ),
+        Target(
+            "training on the store against resident, speed",
+            steps["resident"] / steps["full"],
+            0.95,
+            0.99,
+        ),
+    ]
     figures = {"tokens": tokens, "inflation": found, "reading": speeds, "step_seconds": steps}
     share = found[full]["inflation"] / found["text order"]["inflation"]
     floors = [

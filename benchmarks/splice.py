@@ -44,8 +44,15 @@ class Setting:
         d = self.lm.d_model
         cfg = TopK(d_in=d, d_out=d, d_sae=spec["d_sae"], k=spec["k"])
         sae = cfg.build(torch.Generator().manual_seed(0)).eval().requires_grad_(False)
-        card = Card(model=self.lm.provenance(), pair=Pair(read=(SITE,)), rules={},
-                    corpus={"name": "none"}, n_ctx=spec["n_ctx"], bos=False, tokens=0)  # fmt: skip
+        card = Card(
+            model=self.lm.provenance(),
+            pair=Pair(read=(SITE,)),
+            rules={},
+            corpus={"name": "none"},
+            n_ctx=spec["n_ctx"],
+            bos=False,
+            tokens=0,
+        )
         self.sae = TrainedSAE(sae, card)
         chance = torch.Generator().manual_seed(1)
         self.tokens = torch.randint(100, 40000, (spec["rows"], spec["n_ctx"]), generator=chance)
@@ -121,9 +128,11 @@ def sae_lens(spec, *, attached=True):
     model = HookedSAETransformer(hooked.cfg)
     model.load_state_dict(hooked.state_dict())
     cfg = saes.TopKSAEConfig(
-        d_in=s.lm.d_model, d_sae=spec["d_sae"], k=spec["k"],
+        d_in=s.lm.d_model,
+        d_sae=spec["d_sae"],
+        k=spec["k"],
         metadata=SAEMetadata(hook_name="blocks.10.hook_resid_post"),
-    )  # fmt: skip
+    )
     sae = saes.TopKSAE(cfg).eval()
     own = s.sae.sae
     sae.load_state_dict({n: getattr(own, n).detach() for n in ("W_enc", "W_dec", "b_enc", "b_dec")})
@@ -140,10 +149,17 @@ def sae_lens_bare(spec):
 MAKERS = {
     f.__name__: f
     for f in (
-        saekit_bare, saekit_spliced, saekit_edited, saekit_replaced, saekit_encode,
-        saekit_generate, saekit_generate_edited, sae_lens_bare, sae_lens,
+        saekit_bare,
+        saekit_spliced,
+        saekit_edited,
+        saekit_replaced,
+        saekit_encode,
+        saekit_generate,
+        saekit_generate_edited,
+        sae_lens_bare,
+        sae_lens,
     )
-}  # fmt: skip
+}
 
 
 def main():
@@ -177,13 +193,26 @@ def main():
     same = float(sums.get("saekit_spliced") == sums.get("saekit_bare"))
     moved = float(sums.get("saekit_edited") != sums.get("saekit_bare"))
     targets = [
-        side.Target("spliced over bare plus encode", figures["spliced over bare plus encode"],
-                    1.15, 1.05, most=True),
-        side.Target("generation, edited over bare", figures["generation edited over bare"],
-                    1.3, 1.1, most=True),
-    ]  # fmt: skip
-    quick = [side.all_ran(results, options), Floor("no edit: same logits", same, least=1),
-             Floor("edit: other logits", moved, least=1)]  # fmt: skip
+        side.Target(
+            "spliced over bare plus encode",
+            figures["spliced over bare plus encode"],
+            1.15,
+            1.05,
+            most=True,
+        ),
+        side.Target(
+            "generation, edited over bare",
+            figures["generation edited over bare"],
+            1.3,
+            1.1,
+            most=True,
+        ),
+    ]
+    quick = [
+        side.all_ran(results, options),
+        Floor("no edit: same logits", same, least=1),
+        Floor("edit: other logits", moved, least=1),
+    ]
     side.finish("splice", options, {"results": results, "ratios": figures}, targets, quick)
 
 

@@ -43,17 +43,21 @@ def main():
     tokens = 8_000 if args.quick else args.tokens
     lm = load("smollm2-135m")
     raw = {
-        "model": "smollm2-135m", "pair": {"read": ["L15.resid_post"]}, "tokens": tokens,
-        "batch_tokens": args.batch_tokens, "corpus": open_corpus("packaged").to_dict(),
+        "model": "smollm2-135m",
+        "pair": {"read": ["L15.resid_post"]},
+        "tokens": tokens,
+        "batch_tokens": args.batch_tokens,
+        "corpus": open_corpus("packaged").to_dict(),
         "sae": {"name": "topk", "d_sae": args.d_sae},
-    }  # fmt: skip
+    }
     base = as_run(raw, lm, [])
     runs = {
         f"k{k}-seed{seed}": dataclasses.replace(
             base, seed=seed, sae=dataclasses.replace(base.sae, k=k)
         )
-        for seed in (0, 1) for k in (16, 32, 64, 128)
-    }  # fmt: skip
+        for seed in (0, 1)
+        for k in (16, 32, 64, 128)
+    }
     rows, read, seen = {}, {}, [0]  # seconds and tokens by number of SAEs; tokens of this one
 
     def count(_module, args, _output):
@@ -71,9 +75,14 @@ def main():
             else:
                 assert not sweep(some, lm, out / str(n), shown=False)
             rows[n], read[n] = time.perf_counter() - began, seen[0]
-    record = {"tokens": tokens, "batch_tokens": args.batch_tokens, "d_sae": args.d_sae,
-              "seconds": rows, "times_one": {n: s / rows[1] for n, s in rows.items()},
-              "tokens_read": read}  # fmt: skip
+    record = {
+        "tokens": tokens,
+        "batch_tokens": args.batch_tokens,
+        "d_sae": args.d_sae,
+        "seconds": rows,
+        "times_one": {n: s / rows[1] for n, s in rows.items()},
+        "tokens_read": read,
+    }
     print("| SAEs | seconds | times one | one after another would be | tokens the model read |")
     print("|---|---|---|---|---|")
     for n, s in rows.items():

@@ -65,11 +65,16 @@ SPARSE = {"dictionary_learning": (8, 13), "sae_lens": (12, 18)}
 BY_BATCH = {"dictionary_learning": (10, 20), "sae_lens": (15, 35)}
 TARGETS = {  # case: peer as it comes: (floor, goal)
     "topk": {
-        "sparsify": (3, 6), "sparsify_adam": (3, 6), "dictionary_learning": (9, 18),
-        "sae_lens": (12, 25), "sae_lens_autocast": (6, 12),
+        "sparsify": (3, 6),
+        "sparsify_adam": (3, 6),
+        "dictionary_learning": (9, 18),
+        "sae_lens": (12, 25),
+        "sae_lens_autocast": (6, 12),
     },
     "topk_wide": {
-        "sparsify": (2.7, 6.5), "sparsify_adam": (2.7, 6.5), "dictionary_learning": (9, 20),
+        "sparsify": (2.7, 6.5),
+        "sparsify_adam": (2.7, 6.5),
+        "dictionary_learning": (9, 20),
         "sae_lens": (13, 30),
     },
     "batch_topk": BY_BATCH,
@@ -79,10 +84,12 @@ TARGETS = {  # case: peer as it comes: (floor, goal)
     "jumprelu_dense": DENSE,
     "jumprelu_sparse": SPARSE,
     "aux_k": {
-        "sparsify": (1.7, 3.3), "sparsify_adam": (1.7, 3.3), "dictionary_learning": (6, 12),
+        "sparsify": (1.7, 3.3),
+        "sparsify_adam": (1.7, 3.3),
+        "dictionary_learning": (6, 12),
         "sae_lens": (8, 16),
     },
-}  # fmt: skip
+}
 BEST_TUNED = {"topk": (2, 3.8)}
 SHARE = {"topk": (0.5, 0.65)}
 SHARE_FLOAT32 = {"topk": (0.5, 0.76)}
@@ -146,6 +153,7 @@ class Setting:
 
     def job(self, step, model, l0, **more):
         """Return what is timed, with the state that cannot be less: weights and two moments."""
+
         def facts():
             with torch.no_grad():
                 state = 3 * sum(p.numel() * p.element_size() for p in model.parameters())
@@ -197,9 +205,12 @@ def sae_lens(spec, **settings):
     extra = {"k": s.k} if s.arch in ("topk", "batch_topk") else {}
     sae = getattr(saes, kind)(getattr(saes, f"{kind}Config")(d_in=s.d, d_sae=s.n, **extra))
     cfg = SAETrainerConfig(
-        total_training_samples=STEPS * s.batch, train_batch_size_samples=s.batch,
-        lr_end=3e-5, lr_warm_up_steps=1000, **settings,
-    )  # fmt: skip
+        total_training_samples=STEPS * s.batch,
+        train_batch_size_samples=s.batch,
+        lr_end=3e-5,
+        lr_warm_up_steps=1000,
+        **settings,
+    )
     trainer = SAETrainer(cfg, sae, iter(()))
     threshold = sae.threshold.data if s.arch == "jumprelu" else None
     s.fire(lambda x: sae.encode_with_hidden_pre(x)[1], sae.b_enc.data, threshold)
@@ -223,14 +234,21 @@ def dictionary_learning(spec):
 
     s = Setting(spec)
     kinds = {
-        "topk": top_k.TopKTrainer, "batch_topk": batch_top_k.BatchTopKTrainer,
-        "relu": standard.StandardTrainer, "jumprelu": jumprelu.JumpReluTrainer,
-    }  # fmt: skip
+        "topk": top_k.TopKTrainer,
+        "batch_topk": batch_top_k.BatchTopKTrainer,
+        "relu": standard.StandardTrainer,
+        "jumprelu": jumprelu.JumpReluTrainer,
+    }
     extra = {"k": s.k} if s.arch in ("topk", "batch_topk") else {}
     trainer = kinds[s.arch](
-        steps=STEPS, activation_dim=s.d, dict_size=s.n, layer=0, lm_name="none", device="cpu",
+        steps=STEPS,
+        activation_dim=s.d,
+        dict_size=s.n,
+        layer=0,
+        lm_name="none",
+        device="cpu",
         **extra,
-    )  # fmt: skip
+    )
     ae = trainer.ae
     trainer.update(0, s.x)  # sets the decoder's bias
     done = itertools.count(2000)  # past the start of its running threshold
@@ -402,8 +420,12 @@ def main():
         return
     parser = side.parser_of(__doc__)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--matmul", default="float32", help="the kind that saekit uses",
-                        choices=[name[8:] for name in LIMITS])  # fmt: skip
+    parser.add_argument(
+        "--matmul",
+        default="float32",
+        help="the kind that saekit uses",
+        choices=[name[8:] for name in LIMITS],
+    )
     parser.add_argument("--no-tuned", action="store_true", help="leave the second race out")
     options = side.made_quick(parser.parse_args())
     results, targets = {}, []

@@ -47,7 +47,9 @@ VARIANTS: dict[str, dict] = {
     "signum, beta1 0": {"optimiser": {"kind": "signum", "beta1": 0.0}},
     "schedule_free": {"optimiser": {"kind": "schedule_free"}, "schedule": "constant"},
     "schedule_free, lr x 2": {
-        "optimiser": {"kind": "schedule_free"}, "schedule": "constant", "lr_times": 2.0,
+        "optimiser": {"kind": "schedule_free"},
+        "schedule": "constant",
+        "lr_times": 2.0,
     },
     "no clipping": {"clip_norm": None},
     "resampling": {"resample": {"every_tokens": 0.25}},  # a share of all
@@ -58,7 +60,7 @@ VARIANTS: dict[str, dict] = {
     "free decoder": {"sae": {"decoder": "free"}},
     "no auxiliary loss": {"sae": {"aux_coefficient": 0.0}},
     "auxiliary loss x 8": {"sae": {"aux_coefficient": 0.25}},
-}  # fmt: skip
+}
 
 
 def run_of(corpus, pair, args, seed, changes):
@@ -70,9 +72,14 @@ def run_of(corpus, pair, args, seed, changes):
         share = changes["resample"]["every_tokens"]
         changes["resample"] = {"every_tokens": int(share * args.tokens)}
     raw = Run(
-        model=MODEL, pair=pair, corpus=corpus, tokens=args.tokens, seed=seed,
-        sae=sae_config(args.arch, sae, 576, width), buffer_tokens=max(args.tokens, 4096),
-    ).to_dict()  # fmt: skip
+        model=MODEL,
+        pair=pair,
+        corpus=corpus,
+        tokens=args.tokens,
+        seed=seed,
+        sae=sae_config(args.arch, sae, 576, width),
+        buffer_tokens=max(args.tokens, 4096),
+    ).to_dict()
     run = Run.from_dict(raw | changes)
     return Run.from_dict(run.to_dict() | {"lr": run.peak_lr * times})
 
@@ -116,10 +123,14 @@ def main():
             seconds = time.perf_counter() - began
             core = Core(n_tokens=args.eval_tokens, ce_tokens=0)
             scores = evaluated(loaded, lm, core, shown=False).scores
-            found.append({
-                "seed": seed, "lr": run.lr, "seconds": seconds,
-                **{k: scores[k].value for k in ("fvu", "l0", "dead")},
-            })  # fmt: skip
+            found.append(
+                {
+                    "seed": seed,
+                    "lr": run.lr,
+                    "seconds": seconds,
+                    **{k: scores[k].value for k in ("fvu", "l0", "dead")},
+                }
+            )
         rows.append({"name": name, "runs": found})
         print(line(rows[-1], rows[0]), file=sys.stderr, flush=True)
     print("| change | FVU | against the defaults | L0 | dead % | train s |")

@@ -26,9 +26,11 @@ from _command import Floor
 BATCH = 1024
 LEAST_RATIO, LEAST_RATIO_QUICK, LEAST_RATE_QUICK = 2.0, 0.5, 200.0
 KINDS = {
-    "independent": (False, False), "low-rank copula": (True, False),
-    "hierarchy": (False, True), "synth_sae_bench_16k": (True, True),
-}  # fmt: skip
+    "independent": (False, False),
+    "low-rank copula": (True, False),
+    "hierarchy": (False, True),
+    "synth_sae_bench_16k": (True, True),
+}
 
 
 def ours(correlated, tree):
@@ -38,8 +40,11 @@ def ours(correlated, tree):
     from saekit.studies.truth.model.presets import preset
 
     cfg = replace(preset("synth_sae_bench_16k"), dictionary=Random())
-    cfg = replace(cfg, correlation=cfg.correlation if correlated else None,
-                  hierarchy=cfg.hierarchy if tree else None)  # fmt: skip
+    cfg = replace(
+        cfg,
+        correlation=cfg.correlation if correlated else None,
+        hierarchy=cfg.hierarchy if tree else None,
+    )
     truth, chance = cfg.build(), generator(0)
 
     def sample():
@@ -55,20 +60,29 @@ def theirs(correlated, tree):
     import sae_lens.synthetic as peer
 
     cfg = peer.SyntheticModelConfig(
-        num_features=16_384, hidden_dim=768, bias=0.5, seed=42,
+        num_features=16_384,
+        hidden_dim=768,
+        bias=0.5,
+        seed=42,
         firing_probability=peer.ZipfianFiringProbabilityConfig(
             exponent=0.5, max_prob=0.4, min_prob=5e-4
         ),
         mean_firing_magnitudes=peer.LinearMagnitudeConfig(start=5, end=4),
         std_firing_magnitudes=peer.FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
         correlation=peer.LowRankCorrelationConfig(rank=25, correlation_scale=0.1)
-        if correlated else None,
+        if correlated
+        else None,
         hierarchy=peer.HierarchyConfig(
-            total_root_nodes=128, branching_factor=4, max_depth=3,
-            mutually_exclusive_portion=1.0, compensate_probabilities=True,
+            total_root_nodes=128,
+            branching_factor=4,
+            max_depth=3,
+            mutually_exclusive_portion=1.0,
+            compensate_probabilities=True,
             scale_children_by_parent=True,
-        ) if tree else None,
-    )  # fmt: skip
+        )
+        if tree
+        else None,
+    )
     model = peer.SyntheticModel(cfg)
 
     def sample():
@@ -105,9 +119,12 @@ class Side:
     def __init__(self, python, which):
         command = [python, __file__, "--serve", which]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-        )  # fmt: skip
+        )
 
     def ask(self, kind, seconds):
         """Return rate and L0, or None where the library is not there."""
@@ -135,13 +152,18 @@ def main():
     print("|---|---|---|---|---|")
     for kind in KINDS:
         asked = [[side.ask(kind, seconds) for side in sides] for _ in range(turns)]
-        best = [max((a for a in found if a), key=lambda a: a["rate"], default=None)
-                for found in zip(*asked, strict=True)]  # fmt: skip
+        best = [
+            max((a for a in found if a), key=lambda a: a["rate"], default=None)
+            for found in zip(*asked, strict=True)
+        ]
         us, them = best
         ratio = us["rate"] / them["rate"] if them else None
         rows.append({"configuration": kind, "ours": us, "theirs": them, "ratio": ratio})
-        cells = (f"{them['rate']:,.0f}", f"{ratio:.1f}", f"{us['l0']:.1f}, {them['l0']:.1f}") \
-            if them else ("not installed", "", f"{us['l0']:.1f}")  # fmt: skip
+        cells = (
+            (f"{them['rate']:,.0f}", f"{ratio:.1f}", f"{us['l0']:.1f}, {them['l0']:.1f}")
+            if them
+            else ("not installed", "", f"{us['l0']:.1f}")
+        )
         print(f"| {kind} | {us['rate']:,.0f} | {' | '.join(cells)} |", flush=True)
     for side in sides:
         side.process.stdin.close()

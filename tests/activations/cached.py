@@ -19,9 +19,13 @@ class Killed(BaseException):
 
 def spec(folder, **changes):
     base = Caching(
-        model="tiny", sites=SITES, corpus=Files(paths=(str(world.text_file(folder)),)),
-        n_ctx=N_CTX, precision="float32", shard_bytes=150_000,
-    )  # fmt: skip
+        model="tiny",
+        sites=SITES,
+        corpus=Files(paths=(str(world.text_file(folder)),)),
+        n_ctx=N_CTX,
+        precision="float32",
+        shard_bytes=150_000,
+    )
     return dataclasses.replace(base, **changes)
 
 

@@ -116,13 +116,16 @@ def test_a_rule_below_the_median_is_refused():
         TokenRule(max_norm=0.5)
 
 
-@pytest.mark.parametrize(("length", "wanted"), [
-    (1, [[0], [1], [3], [4], [5], [6], [7]]),
-    (2, [[0, 1], [3, 4], [5, 6]]),
-    (3, [[3, 4, 5]]),
-    (5, [[3, 4, 5, 6, 7]]),
-    (6, []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("length", "wanted"),
+    [
+        (1, [[0], [1], [3], [4], [5], [6], [7]]),
+        (2, [[0, 1], [3, 4], [5, 6]]),
+        (3, [[3, 4, 5]]),
+        (5, [[3, 4, 5, 6, 7]]),
+        (6, []),
+    ],
+)
 def test_runs_are_cut_into_windows_from_their_beginning(length, wanted):
     kept = torch.tensor([[True, True, False, True, True, True, True, True], [False] * 8])
     found = windows(kept, length)
@@ -190,9 +193,14 @@ def test_a_pair_that_does_not_give_what_is_coded_is_refused(pair, sae, said):
 
 @pytest.mark.parametrize(
     ("pair", "sae"),
-    [(ONE, TOPK), (TWO, CROSSCODER), (TWO | {"fold": True}, TOPK), (ONE | {"window": 4}, TEMPORAL),
-     (TWO | {"fold": True, "window": 16}, TEMPORAL)],
-)  # fmt: skip
+    [
+        (ONE, TOPK),
+        (TWO, CROSSCODER),
+        (TWO | {"fold": True}, TOPK),
+        (ONE | {"window": 4}, TEMPORAL),
+        (TWO | {"fold": True, "window": 16}, TEMPORAL),
+    ],
+)
 def test_a_pair_that_gives_what_is_coded_is_not(pair, sae):
     check_event(Pair.from_dict(pair), sae, n_ctx=32, batch_tokens=16)
 

@@ -10,9 +10,14 @@ from tests.activations.test_shuffle import N_TOKENS, Text, rest
 
 def make(buffer=256, mixing=0.5, text=None, epochs=2, seed=0, batch=64):
     return Mixing(
-        text or Text(), buffer_tokens=buffer, mixing=mixing, tokens=N_TOKENS, epochs=epochs,
-        batch_tokens=batch, seed=seed,
-    )  # fmt: skip
+        text or Text(),
+        buffer_tokens=buffer,
+        mixing=mixing,
+        tokens=N_TOKENS,
+        epochs=epochs,
+        batch_tokens=batch,
+        seed=seed,
+    )
 
 
 CASES = [(256, 0.5), (64, 0.0), (64, 1.0), (333, 0.9), (256, 0.0), (700, 0.25)]

@@ -28,9 +28,7 @@ def by_fft(acts, docs, kept, lags):
 def test_equals_the_definition_by_fft(tmp_path, shard_tokens, bos):
     acts, docs, kept = random_text()
     n_ctx = 16 if bos else 15
-    made = store(
-        tmp_path, acts, docs, n_ctx=n_ctx, kept=kept, shard_tokens=shard_tokens, bos=bos
-    )
+    made = store(tmp_path, acts, docs, n_ctx=n_ctx, kept=kept, shard_tokens=shard_tokens, bos=bos)
     got = Autocorrelation(lags=20).curves(made)
     for latent in range(1, 5):
         wide = acts[:, latent].float().double()

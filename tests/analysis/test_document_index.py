@@ -23,9 +23,14 @@ def world(tmp_path):
     sae = TopK(d_in=16, d_out=16, d_sae=24, k=3).build(torch.Generator().manual_seed(0))
     rule = FittedRule(TokenRule(max_norm=None), (256, 257), 1.0)
     card = Card(
-        model={}, pair=Pair(read=(SITE,)), rules={SITE: rule}, corpus={}, n_ctx=16, bos=True,
+        model={},
+        pair=Pair(read=(SITE,)),
+        rules={SITE: rule},
+        corpus={},
+        n_ctx=16,
+        bos=True,
         tokens=0,
-    )  # fmt: skip
+    )
     lines = ["ab" * 3, "the first text is of some length " * 2, "a short one", "x y z " * 30]
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))

@@ -52,8 +52,9 @@ def test_codes_are_those_of_the_events(made):
     store = LatentStore.open(folder / "index")
     seen = 0
     for part in store.by_token():
-        for row, pos, code in zip(part.row.tolist(), part.pos.tolist(), part.codes.dense(),
-                                  strict=True):  # fmt: skip
+        for row, pos, code in zip(
+            part.row.tolist(), part.pos.tolist(), part.codes.dense(), strict=True
+        ):
             torch.testing.assert_close(code, wanted[row, pos], rtol=1e-4, atol=1e-4)
             seen += 1
     assert seen == len(wanted) == counts["tokens"] >= 400 and counts["entries"] > 0

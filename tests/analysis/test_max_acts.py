@@ -27,9 +27,7 @@ def corpus(levels=6):
 
 def stored(folder, data, shard_tokens=10**6):
     acts, kept, tokens, docs = data
-    writer = LatentStoreWriter(
-        folder, n_ctx=N_CTX, d_sae=D_SAE, meta={}, shard_tokens=shard_tokens
-    )
+    writer = LatentStoreWriter(folder, n_ctx=N_CTX, d_sae=D_SAE, meta={}, shard_tokens=shard_tokens)
     row, pos = kept.nonzero(as_tuple=True)
     writer.add(Rows(tokens, docs, FIRST), row + FIRST, pos, Codes.from_dense(acts[kept]))
     return writer.close()

@@ -137,18 +137,27 @@ def test_export_and_import(base, store, capsys, tmp_path):
         (["train", "--cache", "STORE", "--model", "gpt2", *TRAIN], 2, "`model` does not fit"),
         (["train", "--cache", "STORE", "--corpus", "stdlib", *TRAIN], 2, "`corpus` does not fit"),
         (["train", "--cache", "STORE", "--site", "L1.mlp_out", *TRAIN], 2, "has L0.resid_post"),
-        (["train", "--cache", "STORE", "--site", "L1.resid_post", "--set", "n_ctx=64", *TRAIN], 2,
-         "`n_ctx` does not fit"),
-        (["train", "--cache", "STORE", "--site", "L1.resid_post", "--tokens", "99999", *TRAIN], 1,
-         "saekit cache write --resume"),
+        (
+            ["train", "--cache", "STORE", "--site", "L1.resid_post", "--set", "n_ctx=64", *TRAIN],
+            2,
+            "`n_ctx` does not fit",
+        ),
+        (
+            ["train", "--cache", "STORE", "--site", "L1.resid_post", "--tokens", "99999", *TRAIN],
+            1,
+            "saekit cache write --resume",
+        ),
         (["train", "--cache", "nowhere", *TRAIN], 1, "saekit cache write"),
         (["cache", "info", "nowhere"], 1, "holds no activations"),
         (["cache", "export", "STORE", "--out", "x"], 2, "--site"),
         (["cache", "write", "--resume", "a", "--repair", "b"], 2, "not both"),
-        (["cache", "write", "--precision", "float9", "--model", "MODEL", "--corpus", "TEXT"], 2,
-         "precision"),
+        (
+            ["cache", "write", "--precision", "float9", "--model", "MODEL", "--corpus", "TEXT"],
+            2,
+            "precision",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said(base, store, capsys, words, code, said):
     names = {"STORE": store, "MODEL": base / "model", "TEXT": base / "text.jsonl"}
     found, _, err = call(capsys, *[names.get(w, w) for w in words])

@@ -63,9 +63,11 @@ def test_the_whole_job_on_each_family(folder, capsys, family, tmp_path):
 
 
 SPARSITY = {  # settings in place of --k
-    "jumprelu": "target_l0=4", "relu": "l1_coefficient=1", "gated": "l1_coefficient=1",
+    "jumprelu": "target_l0=4",
+    "relu": "l1_coefficient=1",
+    "gated": "l1_coefficient=1",
     "p_anneal": "l1_coefficient=1",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("arch", registry.names())

@@ -20,9 +20,26 @@ from tests import world
 @pytest.fixture
 def words(tmp_path):
     model, text = save_tiny(tmp_path / "lm"), world.text_file(tmp_path)
-    return ["train", "--model", str(model), "--corpus", str(text), "--site", "L1.resid_post",
-            "--d-sae", "32", "--k", "4", "--tokens", "900", "--set", "n_ctx=16", "--quiet",
-            "--out", str(tmp_path / "out")]  # fmt: skip
+    return [
+        "train",
+        "--model",
+        str(model),
+        "--corpus",
+        str(text),
+        "--site",
+        "L1.resid_post",
+        "--d-sae",
+        "32",
+        "--k",
+        "4",
+        "--tokens",
+        "900",
+        "--set",
+        "n_ctx=16",
+        "--quiet",
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 def interrupted(*_, **__):

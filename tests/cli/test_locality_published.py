@@ -39,13 +39,28 @@ def place(tmp_path_factory):
 
 
 def known(place, *, site=True, model=True):
-    return [*(["--site", "L1.resid_post"] if site else []),
-            *(["--model", place / "lm"] if model else [])]  # fmt: skip
+    return [
+        *(["--site", "L1.resid_post"] if site else []),
+        *(["--model", place / "lm"] if model else []),
+    ]
 
 
 def small(place, out):
-    return ["--corpus", place / "text.jsonl", "--windows", 3, "--n-ctx", 8, "--token-vector",
-            "none", "--no-figures", "--quiet", "--json", "--out", out]  # fmt: skip
+    return [
+        "--corpus",
+        place / "text.jsonl",
+        "--windows",
+        3,
+        "--n-ctx",
+        8,
+        "--token-vector",
+        "none",
+        "--no-figures",
+        "--quiet",
+        "--json",
+        "--out",
+        out,
+    ]
 
 
 def test_depth_takes_what_files_leave_out(place, tmp_path, capsys):
@@ -76,9 +91,25 @@ def test_bos_is_put_before_windows_where_it_is_asked_for(place, tmp_path, capsys
     assert call(capsys, *words, "--bos")[0] == 0
     made = Result.read(tmp_path / "a" / "result.json")
     assert made.config["bos"] is True and {t[0] for t in made.details["tokens"]} == {bos}
-    words = ["locality", "check", place / "sae", "--corpus", place / "text.jsonl", "--windows", 2,
-             "--n-ctx", 8, "--latents", 2, "--method", "vjp", "--quiet", "--out", tmp_path / "c",
-             *known(place)]  # fmt: skip
+    words = [
+        "locality",
+        "check",
+        place / "sae",
+        "--corpus",
+        place / "text.jsonl",
+        "--windows",
+        2,
+        "--n-ctx",
+        8,
+        "--latents",
+        2,
+        "--method",
+        "vjp",
+        "--quiet",
+        "--out",
+        tmp_path / "c",
+        *known(place),
+    ]
     assert call(capsys, *words, "--bos")[0] == 0
     made = Result.read(tmp_path / "c" / "result.json")
     assert {t[0] for t in made.details["tokens"]} == {bos}
@@ -89,19 +120,51 @@ def test_bos_is_put_before_windows_where_it_is_asked_for(place, tmp_path, capsys
 
 def test_events_and_their_geometry(place, tmp_path, capsys):
     told = known(place)
-    words = ["locality", "events", place / "sae", "--corpus", place / "text.jsonl", "--tokens",
-             1500, "--n-latents", 6, "--top", 3, "--n-ctx", 8, "--max-density", 1, "--no-figures",
-             "--quiet", "--json"]  # fmt: skip
+    words = [
+        "locality",
+        "events",
+        place / "sae",
+        "--corpus",
+        place / "text.jsonl",
+        "--tokens",
+        1500,
+        "--n-latents",
+        6,
+        "--top",
+        3,
+        "--n-ctx",
+        8,
+        "--max-density",
+        1,
+        "--no-figures",
+        "--quiet",
+        "--json",
+    ]
     for bos in ("--bos", "--no-bos"):
         code, _, err = call(capsys, *words, *told, bos, "--out", tmp_path / bos)
         assert code == 0, err
         made = read_json(tmp_path / bos / "manifest.json")
         assert made["bos"] is (bos == "--bos")
     code, _, err = call(
-        capsys, "locality", "geometry", tmp_path / "--bos", "--sae", place / "sae", *told,
-        "--neighbours", 2, "--anchors", 0, "--least-events", 1, "--permutations", 20,
-        "--no-figures", "--out", tmp_path / "geometry",
-    )  # fmt: skip
+        capsys,
+        "locality",
+        "geometry",
+        tmp_path / "--bos",
+        "--sae",
+        place / "sae",
+        *told,
+        "--neighbours",
+        2,
+        "--anchors",
+        0,
+        "--least-events",
+        1,
+        "--permutations",
+        20,
+        "--no-figures",
+        "--out",
+        tmp_path / "geometry",
+    )
     assert code == 0, err
     assert read_json(tmp_path / "geometry" / "manifest.json")["site"] == "L1.resid_post"
     code, _, err = call(capsys, *words, *known(place, site=False), "--out", tmp_path / "none")

@@ -41,8 +41,21 @@ def test_all_combinations_are_trained(base, capsys):
     names = [r["name"] for r in found["runs"]]
     assert names == [f"k{k}-{arch}-lr0.01" for k in (4, 8) for arch in ("topk", "batch_topk")]
     assert all(r["status"] == "done" for r in found["runs"])
-    assert call(capsys, "eval", base / "out" / names[0], "--set", "n_tokens=1024",
-                "--set", "ce_tokens=256", "--set", "n_blocks=4", "--quiet")[0] == 0  # fmt: skip
+    assert (
+        call(
+            capsys,
+            "eval",
+            base / "out" / names[0],
+            "--set",
+            "n_tokens=1024",
+            "--set",
+            "ce_tokens=256",
+            "--set",
+            "n_blocks=4",
+            "--quiet",
+        )[0]
+        == 0
+    )
     again, out, _ = call(capsys, "sweep", "--resume", base / "out", "--quiet")
     assert again == 0 and out.count("done") == 4
 

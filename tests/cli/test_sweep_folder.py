@@ -20,11 +20,34 @@ def sweep(tmp_path_factory):
     base = tmp_path_factory.mktemp("sweeps")
     save_tiny(base / "llama")
     world.text_file(base, n_docs=600)
-    words = ["sweep", "--vary", "k=2,4", "--vary", "seed=0,1", "--model", base / "llama",
-             "--site", "L1.resid_post", "--corpus", base / "text.jsonl", "--d-sae", 64,
-             "--tokens", 2000, "--set", "n_ctx=32", "--set", "batch_tokens=128",
-             "--set", "buffer_tokens=512", "--dtype", "float32", "--quiet",
-             "--out", base / "ks"]  # fmt: skip
+    words = [
+        "sweep",
+        "--vary",
+        "k=2,4",
+        "--vary",
+        "seed=0,1",
+        "--model",
+        base / "llama",
+        "--site",
+        "L1.resid_post",
+        "--corpus",
+        base / "text.jsonl",
+        "--d-sae",
+        64,
+        "--tokens",
+        2000,
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=128",
+        "--set",
+        "buffer_tokens=512",
+        "--dtype",
+        "float32",
+        "--quiet",
+        "--out",
+        base / "ks",
+    ]
     with pytest.raises(SystemExit) as ended:
         main([str(w) for w in words])
     assert ended.value.code == 0

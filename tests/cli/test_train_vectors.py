@@ -46,9 +46,18 @@ def test_a_transcoder_and_another_that_begins_from_it(folder, capsys):
     code, _, _ = call(capsys, "train", *both, *SMALL, "--out", folder / "t")
     assert code == 0 and saekit.load(folder / "t").d_out == 6
     code, last, _ = call(
-        capsys, "train", *both, "--start-from", folder / "t", "--epochs", "1", "--quiet", "--json",
-        "--out", folder / "u",
-    )  # fmt: skip
+        capsys,
+        "train",
+        *both,
+        "--start-from",
+        folder / "t",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--json",
+        "--out",
+        folder / "u",
+    )
     assert code == 0 and 0 < json.loads(last)["l0"] <= 3
     assert saekit.load(folder / "u").card.provenance["start_from"]["folder"] == str(folder / "t")
 

@@ -57,9 +57,11 @@ def test_arguments_without_a_name_are_what_a_command_reads(path, command):
             assert not made.search(option.help or ""), option.help
 
 
-@pytest.mark.parametrize("words", [
-    ["convert"], ["locality", "convert"], ["locality", "release", "--preset", "x"],
-], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["convert"], ["locality", "convert"], ["locality", "release", "--preset", "x"]],
+    ids=" ".join,
+)
 def test_a_second_folder_is_not_taken_for_the_output(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -68,10 +70,18 @@ def test_a_second_folder_is_not_taken_for_the_output(words, tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [
-    ["convert", "x"], ["locality", "convert", "x"], ["cache", "export", "x"],
-    ["truth", "make"], ["locality", "release", "x", "--preset", "y"], ["locality", "depth", "x"],
-], ids=" ".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", "x"],
+        ["locality", "convert", "x"],
+        ["cache", "export", "x"],
+        ["truth", "make"],
+        ["locality", "release", "x", "--preset", "y"],
+        ["locality", "depth", "x"],
+    ],
+    ids=" ".join,
+)
 def test_a_file_where_a_folder_would_be_made_is_refused_first(words, tmp_path, capsys):
     (tmp_path / "there").write_text("kept")
     with pytest.raises(SystemExit) as ended:
@@ -81,16 +91,18 @@ def test_a_file_where_a_folder_would_be_made_is_refused_first(words, tmp_path, c
     assert (tmp_path / "there").read_text() == "kept"
 
 
-@pytest.mark.parametrize(("words", "idle"), [
-    (["train", "--resume", "x", "--k", "8", "--out", "y", "--quiet"], "`--k`, `--out`"),
-    (["sweep", "--resume", "x", "--vary", "k=8"], "`--vary`"),
-    (["truth", "train", "--truth", "t", "--resume", "x", "--arch", "topk"], "`--arch`"),
-    (["cache", "write", "--resume", "x", "--site", "L0.resid_post"], "`--site`"),
-    (["cache", "write", "--repair", "x", "--tokens", "5"], "`--tokens`"),
-], ids=lambda v: " ".join(v) if isinstance(v, list) else "")  # fmt: skip
-def test_options_that_change_nothing_beside_a_folder_to_go_on_with_are_refused(
-    words, idle, capsys
-):  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        (["train", "--resume", "x", "--k", "8", "--out", "y", "--quiet"], "`--k`, `--out`"),
+        (["sweep", "--resume", "x", "--vary", "k=8"], "`--vary`"),
+        (["truth", "train", "--truth", "t", "--resume", "x", "--arch", "topk"], "`--arch`"),
+        (["cache", "write", "--resume", "x", "--site", "L0.resid_post"], "`--site`"),
+        (["cache", "write", "--repair", "x", "--tokens", "5"], "`--tokens`"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_options_that_change_nothing_beside_a_folder_to_go_on_with_are_refused(words, idle, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
     told = capsys.readouterr().err
@@ -113,12 +125,19 @@ def test_what_is_no_count_is_refused(text, capsys, tmp_path):
 
 
 ODD = [
-    "", "a", "[]", "1", "null", "a: b: c", "{model: 1, pair: 2, corpus: 3, sae: 4}",
-    "{model: x, pair: {}, corpus: {}, sae: []}", "!!python/object/apply:os.system ['false']",
+    "",
+    "a",
+    "[]",
+    "1",
+    "null",
+    "a: b: c",
+    "{model: 1, pair: 2, corpus: 3, sae: 4}",
+    "{model: x, pair: {}, corpus: {}, sae: []}",
+    "!!python/object/apply:os.system ['false']",
     "{model: x, pair: {read: 2020-01-01}, corpus: {}, sae: {}}",
     "{model: x, pair: {read: [1]}, corpus: {}, sae: {}}",
     "{model: x, pair: [a], corpus: b, sae: c}",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", ODD)
@@ -132,8 +151,12 @@ def test_odd_descriptions_of_a_run_are_refused_with_a_sentence(text, tmp_path):
 def test_a_score_without_an_interval_says_why_once():
     why = "no interval: 11 documents or blocks of them; 20 are needed, about 30,000 tokens"
     bare = Score(value=0.5, n=11, unit="", better="lower", reason=why)
-    scores = {"fvu": bare, "l0": bare, "kl": replace(bare, low=0.4, high=0.6, reason=""),
-              "ce_rise": replace(bare, value=None, reason="undefined here")}  # fmt: skip
+    scores = {
+        "fvu": bare,
+        "l0": bare,
+        "kl": replace(bare, low=0.4, high=0.6, reason=""),
+        "ce_rise": replace(bare, value=None, reason="undefined here"),
+    }
     lines = score_lines(scores)
     assert [line for line in lines if why in line] == [f"note     fvu, l0: {why}"]
     assert len(lines) == 5 and sum("undefined here" in line for line in lines) == 1

@@ -25,9 +25,7 @@ def store(folder, shard_tokens, sign=1):
     values[:, 2] = 0.0  # kept by number, but off
     tokens = torch.randint(0, 99, (N_ROWS, N_CTX), generator=g)
     row = torch.arange(N_ROWS).repeat_interleave(N_CTX)
-    writer = LatentStoreWriter(
-        folder, n_ctx=N_CTX, d_sae=D_SAE, meta={}, shard_tokens=shard_tokens
-    )
+    writer = LatentStoreWriter(folder, n_ctx=N_CTX, d_sae=D_SAE, meta={}, shard_tokens=shard_tokens)
     codes = Codes.fixed(sign * values, latents, D_SAE)
     writer.add(Rows(tokens, tokens // 50, 0), row, torch.arange(N_CTX).repeat(N_ROWS), codes)
     return writer.close()
@@ -82,8 +80,10 @@ def test_the_sign_of_activations_changes_signs_alone(analysis, tmp_path):
         ours, theirs = column, turned[name]
         if name in ("value", "mean", "max"):  # where an activation is shown it keeps its sign
             theirs = [-v for v in theirs]
-        assert ours == pytest.approx(theirs, nan_ok=True) if isinstance(ours[0], float) else (
-            ours == theirs
+        assert (
+            ours == pytest.approx(theirs, nan_ok=True)
+            if isinstance(ours[0], float)
+            else (ours == theirs)
         ), name
 
 

@@ -20,18 +20,33 @@ from saekit.saes.topk import TopK
 
 # Numbers that are right whatever they are, as long as they are finite.
 ANY_NUMBER = {
-    "seed", "order_seed",
-    "profiles.Linear.start", "profiles.Linear.end", "profiles.FoldedNormal.mean",
-    "profiles.GivenProfile.entries", "dictionaries.GivenDirections.rows",
+    "seed",
+    "order_seed",
+    "profiles.Linear.start",
+    "profiles.Linear.end",
+    "profiles.FoldedNormal.mean",
+    "profiles.GivenProfile.entries",
+    "dictionaries.GivenDirections.rows",
     "magnitudes.ReluNormal.mean",  # before rectifying; published truths have negative ones
-}  # fmt: skip
+}
 # What the fields without a default are given, where their type does not say it.
 VALUES = {
-    "read": ("L0.resid_post",), "sites": ("L0.resid_post",), "paths": ("a.txt",),
-    "parts": (Stdlib(),), "weights": (1.0,), "corpus": Stdlib(), "sae": TopK.example(),
-    "matrix": ((1.0, 0.5), (0.5, 1.0)), "b": 1, "rows": ((1.0, 1.0),), "rates": (0.5,),
-    "entries": (1.0,), "layers": (0,), "correlation": 0.5, "model": "m",
-}  # fmt: skip
+    "read": ("L0.resid_post",),
+    "sites": ("L0.resid_post",),
+    "paths": ("a.txt",),
+    "parts": (Stdlib(),),
+    "weights": (1.0,),
+    "corpus": Stdlib(),
+    "sae": TopK.example(),
+    "matrix": ((1.0, 0.5), (0.5, 1.0)),
+    "b": 1,
+    "rows": ((1.0, 1.0),),
+    "rates": (0.5,),
+    "entries": (1.0,),
+    "layers": (0,),
+    "correlation": 0.5,
+    "model": "m",
+}
 
 
 def configs():

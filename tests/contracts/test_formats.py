@@ -34,9 +34,15 @@ def writes(layout) -> bool:
 
 def card(pair=AUTOENCODER, **more) -> Card:
     return Card(
-        model={"name": "tiny", "revision": "abc", "dtype": "float32"}, pair=pair, rules={},
-        corpus={"name": "files"}, n_ctx=32, bos=True, tokens=1000, **more,
-    )  # fmt: skip
+        model={"name": "tiny", "revision": "abc", "dtype": "float32"},
+        pair=pair,
+        rules={},
+        corpus={"name": "files"},
+        n_ctx=32,
+        bos=True,
+        tokens=1000,
+        **more,
+    )
 
 
 def moved(name: str) -> SAE:
@@ -258,10 +264,13 @@ def test_a_format_that_writes_what_it_cannot_hold_does_not_pass(tmp_path, known)
 
 def test_what_is_written_as_a_torch_file_is_read_by_torch_too(tmp_path):
     tensors = {
-        "a": torch.randn(3, 4), "b.c": torch.arange(5), "flag": torch.tensor([True, False]),
-        "none": torch.zeros(0, 3), "one": torch.tensor(2.5, dtype=torch.float64),
+        "a": torch.randn(3, 4),
+        "b.c": torch.arange(5),
+        "flag": torch.tensor([True, False]),
+        "none": torch.zeros(0, 3),
+        "one": torch.tensor(2.5, dtype=torch.float64),
         "half": torch.randn(2, 2).half().t(),
-    }  # fmt: skip
+    }
     write_state(tmp_path / "w.pt", tensors)
     for found in (torch.load(tmp_path / "w.pt", weights_only=True), read_state(tmp_path / "w.pt")):
         assert found.keys() == tensors.keys()

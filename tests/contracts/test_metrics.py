@@ -28,9 +28,12 @@ def batch(n: int = 512) -> Batch:
 def some(whole: Batch, index: torch.Tensor) -> Batch:
     ce, kl = whole.ce or {}, whole.kl or {}
     return Batch(
-        whole.y[index], whole.y_hat[index], whole.acts.take(index),
-        {k: v[index] for k, v in ce.items()}, {k: v[index] for k, v in kl.items()},
-    )  # fmt: skip
+        whole.y[index],
+        whole.y_hat[index],
+        whole.acts.take(index),
+        {k: v[index] for k, v in ce.items()},
+        {k: v[index] for k, v in kl.items()},
+    )
 
 
 def value(name: str, *batches: Batch) -> float | None:

@@ -72,8 +72,18 @@ def used(copy, tmp_path_factory) -> dict[str, str]:
 def held(copy) -> dict[str, list[tuple[str, str]]]:
     """What each contract made of the toys: names of tests, with what failed."""
     contracts = [f"tests/contracts/{contract}" for _, contract in KINDS.values()]
-    process(copy, "-m", "pytest", "-q", "-k", "toy", "--junitxml=out.xml",
-            "-p", "no:cacheprovider", *contracts)  # fmt: skip
+    process(
+        copy,
+        "-m",
+        "pytest",
+        "-q",
+        "-k",
+        "toy",
+        "--junitxml=out.xml",
+        "-p",
+        "no:cacheprovider",
+        *contracts,
+    )
     found: dict[str, list[tuple[str, str]]] = {}
     for case in ET.parse(copy / "out.xml").iter("testcase"):
         wrong = [c.get("message", "") + (c.text or "") for c in case if c.tag != "skipped"]

@@ -53,8 +53,9 @@ def test_what_is_checked_before_its_work_is_of_its_commands(name):
     options = {n: [o for p in c.params for o in p.opts] for n, c in commands(name).items()}
     assert all("--out" in options[n] for n in made)
     extras = Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
-    assert all(re.search(rf"^{extra} = .*{library}", extras, re.M)
-               for library, extra in needed.values())  # fmt: skip
+    assert all(
+        re.search(rf"^{extra} = .*{library}", extras, re.M) for library, extra in needed.values()
+    )
 
 
 @pytest.mark.parametrize(("name", "command"), EVERY, ids=lambda n: n or "saekit")

@@ -27,9 +27,19 @@ from saekit.core.npz import read_npz
 
 @pytest.mark.parametrize(
     "error",
-    [KeyError("k"), TypeError("no"), RecursionError(), MemoryError(), OSError(5, "I/O"),
-     ZeroDivisionError(), AttributeError("a"), UnicodeError("u"), EOFError(), ValueError("\ud800")],
-)  # fmt: skip
+    [
+        KeyError("k"),
+        TypeError("no"),
+        RecursionError(),
+        MemoryError(),
+        OSError(5, "I/O"),
+        ZeroDivisionError(),
+        AttributeError("a"),
+        UnicodeError("u"),
+        EOFError(),
+        ValueError("\ud800"),
+    ],
+)
 def test_surprises_of_a_loader_name_the_file(error, tmp_path):
     @bordered("a thing")
     def load(number, path):
@@ -49,13 +59,19 @@ def test_what_was_said_already_and_an_interruption_pass(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"{", "not JSON"), (b"", "not JSON"), (b"\xff\xfe", "not JSON"),
+        (b"{", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "nested"),
-        (b"[" * 200 + b"]" * 200, "nested"), (b'{"a":' * 70 + b"1" + b"}" * 70, "nested"),
-        (b'"\\ud800"', "surrogates"), (b'{"\\udc00x": 1}', "surrogates"),
-        (b"9" * 10_000, "not JSON"), (b"[1, 2", "not JSON"), (b"\xed\xa0\x80", "not JSON"),
+        (b"[" * 200 + b"]" * 200, "nested"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, "nested"),
+        (b'"\\ud800"', "surrogates"),
+        (b'{"\\udc00x": 1}', "surrogates"),
+        (b"9" * 10_000, "not JSON"),
+        (b"[1, 2", "not JSON"),
+        (b"\xed\xa0\x80", "not JSON"),
     ],
-)  # fmt: skip
+)
 def test_odd_json_is_refused_by_name(text, said, tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(text)
@@ -86,13 +102,20 @@ def test_ordinary_json_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 2001-01-01", "quotes"), ("1: x", "name is text"), ("a: !!binary aGk=", "quotes"),
-        ("a: &x [*x]", "nested|damaged"), ("a: [", "YAML"),
+        ("a: 2001-01-01", "quotes"),
+        ("1: x", "name is text"),
+        ("a: !!binary aGk=", "quotes"),
+        ("a: &x [*x]", "nested|damaged"),
+        ("a: [", "YAML"),
         ("a: !!python/object:os.system x", "YAML"),
-        ("a: &a [x]\n" + "".join(f"b{i}: &b{i} [{', '.join(['*a'] * 9)}]\n" for i in range(9)),
-         "anchors"), ("[" * 3000, "YAML|nested"), ("x: " + "a" * 2**21, "bytes"),
+        (
+            "a: &a [x]\n" + "".join(f"b{i}: &b{i} [{', '.join(['*a'] * 9)}]\n" for i in range(9)),
+            "anchors",
+        ),
+        ("[" * 3000, "YAML|nested"),
+        ("x: " + "a" * 2**21, "bytes"),
     ],
-)  # fmt: skip
+)
 def test_odd_yaml_is_refused_by_name(text, said, tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(text)
@@ -102,16 +125,20 @@ def test_odd_yaml_is_refused_by_name(text, said, tmp_path):
     assert read_settings(path)["c"] == {"b": [1, 2.5, True, None]}
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc/passwd", "..\\x", "a\x00", None, 3,
-                                  "../x", "a" * 300, "\ud800"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "", "a/b", "/etc/passwd", "..\\x", "a\x00", None, 3, "../x", "a" * 300, "\ud800"],
+)
 def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
     with pytest.raises(FormatError, match="plain name"):
         inside(tmp_path, name)
     assert inside(tmp_path, "..a-b.json") == tmp_path / "..a-b.json"
 
 
-@pytest.mark.parametrize("read", [read_json, read_tensors, read_npz, sha256_of, ordinary,
-                                  lambda p: list(read_json_lines(p))])  # fmt: skip
+@pytest.mark.parametrize(
+    "read",
+    [read_json, read_tensors, read_npz, sha256_of, ordinary, lambda p: list(read_json_lines(p))],
+)
 def test_pipes_folders_and_dangling_links_are_refused_at_once(read, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -145,10 +172,15 @@ def npz(path, how=zipfile.ZIP_STORED, **entries):
 
 def test_arrays_come_back(tmp_path):
     raw = {
-        "f": np.arange(6.0).reshape(2, 3), "h": np.ones(3, np.float16), "i": np.array(3),
-        "b": np.array([True, False]), "c": np.asfortranarray(np.arange(6).reshape(2, 3)),
-        "t": np.array(["a", "éé😀"]), "n": np.zeros((0, 3)), "big": np.arange(3, dtype=">i4"),
-    }  # fmt: skip
+        "f": np.arange(6.0).reshape(2, 3),
+        "h": np.ones(3, np.float16),
+        "i": np.array(3),
+        "b": np.array([True, False]),
+        "c": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "t": np.array(["a", "éé😀"]),
+        "n": np.zeros((0, 3)),
+        "big": np.arange(3, dtype=">i4"),
+    }
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "a.npz", **raw)
         found = read_npz(tmp_path / "a.npz", kinds="fiubU")

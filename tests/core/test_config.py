@@ -69,9 +69,16 @@ def test_overrides_that_fit_nothing_are_refused(setting, said):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("width=5M", 5_000_000), ("width=1e3", 1000), ("width=2.5k", 2500), ("width=10,000", 10_000),
-     ("width=1_000", 1000), ("limit=300k", 300_000), ("limit=-3", -3)],
-)  # fmt: skip
+    [
+        ("width=5M", 5_000_000),
+        ("width=1e3", 1000),
+        ("width=2.5k", 2500),
+        ("width=10,000", 10_000),
+        ("width=1_000", 1000),
+        ("limit=300k", 300_000),
+        ("limit=-3", -3),
+    ],
+)
 def test_whole_numbers_are_taken_as_people_type_them(setting, value):
     name = setting.partition("=")[0]
     found = getattr(override(Outer(width=3), [setting]), name)
@@ -85,10 +92,25 @@ def test_a_number_with_a_unit_is_taken_where_fractions_are():
 
 @pytest.mark.parametrize(
     "setting",
-    ["width=1.5", "width=5X", "width=1e999", "width=" + "9" * 5000, "width=" + "[" * 100_000,
-     "width=nan", "width=[]", "width={}", "inner.mode=[]", "inner=1", "inner.name=other",
-     "inner.name=[]", "width.x=1", ".=1", "inner..rate=1", "width=\ud800"],
-)  # fmt: skip
+    [
+        "width=1.5",
+        "width=5X",
+        "width=1e999",
+        "width=" + "9" * 5000,
+        "width=" + "[" * 100_000,
+        "width=nan",
+        "width=[]",
+        "width={}",
+        "inner.mode=[]",
+        "inner=1",
+        "inner.name=other",
+        "inner.name=[]",
+        "width.x=1",
+        ".=1",
+        "inner..rate=1",
+        "width=\ud800",
+    ],
+)
 def test_odd_settings_are_refused_with_a_sentence(setting):
     with pytest.raises(ConfigError) as caught:
         override(Outer(width=3), [setting])

@@ -89,10 +89,13 @@ def test_files_have_the_permissions_that_the_umask_gives(tmp_path):
     assert [stat.S_IMODE(p.stat().st_mode) for p in sorted(tmp_path.iterdir())] == [0o640, 0o640]
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: files.write_json(path, {}),
-    lambda path: files.write_tensors(path, {"x": torch.zeros(2)}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_json(path, {}),
+        lambda path: files.write_tensors(path, {"x": torch.zeros(2)}),
+    ],
+)
 def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, write):
     (tmp_path / "theirs").write_text("precious")
     (tmp_path / f".a.{os.getpid()}.part").symlink_to(tmp_path / "theirs")

@@ -37,9 +37,12 @@ print("done")
 
 def process(code, *words):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)], text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *map(str, words)],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_of_processes_that_start_together_one_writes_at_a_time(tmp_path):

@@ -45,6 +45,8 @@ def test_a_timeout_that_is_none_is_refused(monkeypatch, wrong):
 
 
 def test_a_lost_process_is_an_error_of_training():
-    with pytest.raises(processes.TrainingError, match="lost or hangs.*Connection closed"), \
-            processes.talking():  # fmt: skip
+    with (
+        pytest.raises(processes.TrainingError, match="lost or hangs.*Connection closed"),
+        processes.talking(),
+    ):
         raise RuntimeError("Connection closed by peer\nmore")

@@ -60,9 +60,13 @@ def saekit_command(*words, cwd, **variables):
     import os
 
     done = subprocess.run(
-        [sys.executable, "-m", "saekit", *map(str, words)], capture_output=True, text=True, cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), **variables}, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-m", "saekit", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), **variables},
+        timeout=120,
+    )
     return done.returncode, done.stdout, done.stderr
 
 

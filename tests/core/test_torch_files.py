@@ -26,8 +26,12 @@ def text(value):
 
 def data(value):
     """Return bytes as protocol 2 has them: text, and a call that encodes it."""
-    return name("_codecs", "encode") + text(value.decode("latin-1")) + text("latin1") + (
-        TUPLE2 + REDUCE)  # fmt: skip
+    return (
+        name("_codecs", "encode")
+        + text(value.decode("latin-1"))
+        + text("latin1")
+        + (TUPLE2 + REDUCE)
+    )
 
 
 def name(module, word):
@@ -38,8 +42,11 @@ def number(value):
     if -(2**31) <= value < 2**31:
         return b"J" + struct.pack("<i", value)
     raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw if len(raw) < 256 else (
-        b"\x8b" + struct.pack("<i", len(raw)) + raw)  # fmt: skip
+    return (
+        b"\x8a" + bytes([len(raw)]) + raw
+        if len(raw) < 256
+        else (b"\x8b" + struct.pack("<i", len(raw)) + raw)
+    )
 
 
 def group(*parts):
@@ -48,14 +55,18 @@ def group(*parts):
 
 def dtype(kind="f4", order="<", fields=NONE, shape=NONE, flags=0, version=3):
     made = name("numpy", "dtype") + group(text(kind), number(0), number(1)) + REDUCE
-    state = group(number(version), text(order), shape, fields, fields, number(-1), number(-1),
-                  number(flags))  # fmt: skip
+    state = group(
+        number(version), text(order), shape, fields, fields, number(-1), number(-1), number(flags)
+    )
     return made + state + BUILD
 
 
 def bare():
-    return name("numpy.core.multiarray", "_reconstruct") + group(
-        name("numpy", "ndarray"), group(number(0)), data(b"b")) + REDUCE  # fmt: skip
+    return (
+        name("numpy.core.multiarray", "_reconstruct")
+        + group(name("numpy", "ndarray"), group(number(0)), data(b"b"))
+        + REDUCE
+    )
 
 
 def state(shape=(2,), kind=None, fortran=b"\x89", raw=b"\x00" * 8):
@@ -64,9 +75,18 @@ def state(shape=(2,), kind=None, fortran=b"\x89", raw=b"\x00" * 8):
 
 def tensor(size=(4,), stride=(1,), offset=0, storage="FloatStorage", n=4, key="0"):
     held = group(text("storage"), name("torch", storage), text(key), text("cpu"), number(n))
-    return name("torch._utils", "_rebuild_tensor_v2") + group(
-        held + PERSISTENT, number(offset), group(*map(number, size)), group(*map(number, stride)),
-        b"\x89", name("collections", "OrderedDict") + EMPTY_TUPLE + REDUCE) + REDUCE  # fmt: skip
+    return (
+        name("torch._utils", "_rebuild_tensor_v2")
+        + group(
+            held + PERSISTENT,
+            number(offset),
+            group(*map(number, size)),
+            group(*map(number, stride)),
+            b"\x89",
+            name("collections", "OrderedDict") + EMPTY_TUPLE + REDUCE,
+        )
+        + REDUCE
+    )
 
 
 def laid(path, program, how=zipfile.ZIP_STORED, **parts):
@@ -80,16 +100,19 @@ def laid(path, program, how=zipfile.ZIP_STORED, **parts):
 
 WHOLE = {
     "array": (bare() + state() + BUILD, np.zeros(2, np.float32)),
-    "scalar": (name("numpy.core.multiarray", "scalar") + group(dtype(), data(b"\x00" * 4)) + REDUCE,
-               np.float32(0)),
+    "scalar": (
+        name("numpy.core.multiarray", "scalar") + group(dtype(), data(b"\x00" * 4)) + REDUCE,
+        np.float32(0),
+    ),
     "tensor": (tensor(), torch.arange(4.0)),
-}  # fmt: skip
+}
 NESTED = b"]" + b"".join(b"q\x00]" for _ in range(3))
 ATTACKS = {
     # what would run
     "a call of the system": name("os", "system") + group(text("touch RAN")) + REDUCE,
-    "the same, by names on the stack": b"\x8c\x05posix\x8c\x06system\x93" + group(
-        text("touch RAN")) + REDUCE,
+    "the same, by names on the stack": b"\x8c\x05posix\x8c\x06system\x93"
+    + group(text("touch RAN"))
+    + REDUCE,
     "eval": name("builtins", "eval") + group(text("open('RAN', 'w')")) + REDUCE,
     "a name that is allowed elsewhere": name("torch", "load") + group(text("a.pt")) + REDUCE,
     "a new object": name("collections", "OrderedDict") + EMPTY_TUPLE + b"\x81",
@@ -103,8 +126,9 @@ ATTACKS = {
     "state twice, then of objects": bare() + state() + BUILD + state(kind=dtype("O", "|")) + BUILD,
     "state of a scalar": WHOLE["scalar"][0] + state() + BUILD,
     "state of a tensor": tensor() + b"}" + BUILD,
-    "state of a type twice": dtype() + group(number(3), text("<"), *[NONE] * 3, number(-1),
-                                             number(-1), number(0)) + BUILD,
+    "state of a type twice": dtype()
+    + group(number(3), text("<"), *[NONE] * 3, number(-1), number(-1), number(0))
+    + BUILD,
     "an array through the memo": bare() + b"q\x07" + state() + BUILD + b"0h\x07" + state() + BUILD,
     "an array without numbers": bare(),
     "an array without numbers in a list": b"]" + bare() + b"a",
@@ -116,8 +140,9 @@ ATTACKS = {
     "flags": bare() + state(kind=dtype(flags=63)) + BUILD,
     "another byte order": bare() + state(kind=dtype(order=">")) + BUILD,
     "a type of version 4": bare() + state(kind=dtype(version=4)) + BUILD,
-    "a type without state": bare() + state(kind=name("numpy", "dtype") + group(
-        text("f4"), number(0), number(1)) + REDUCE) + BUILD,
+    "a type without state": bare()
+    + state(kind=name("numpy", "dtype") + group(text("f4"), number(0), number(1)) + REDUCE)
+    + BUILD,
     "a type that numpy would parse": bare() + state(kind=dtype("(1000,1000)f8")) + BUILD,
     "a time": bare() + state(kind=dtype("M8")) + BUILD,
     "text": bare() + state(kind=dtype("U2")) + BUILD,
@@ -128,14 +153,18 @@ ATTACKS = {
     "a shape beyond any memory": bare() + state(shape=(2**40, 2**40)) + BUILD,
     "a shape of nothing, beyond any memory": bare() + state(shape=(0, 2**62), raw=b"") + BUILD,
     "many axes": bare() + state(shape=(1,) * 100) + BUILD,
-    "a shape of text": bare() + group(
-        number(1), group(text("a")), dtype(), b"\x89", data(b"")) + BUILD,
-    "bytes that are a word": bare() + group(
-        number(1), group(number(2)), dtype(), b"\x89", name("numpy", "ndarray")) + BUILD,
-    "a scalar of other bytes": name("numpy.core.multiarray", "scalar") + group(
-        dtype(), data(b"\x00" * 3)) + REDUCE,
-    "a scalar of objects": name("numpy.core.multiarray", "scalar") + group(
-        dtype("O", "|"), data(b"\x41" * 8)) + REDUCE,
+    "a shape of text": bare()
+    + group(number(1), group(text("a")), dtype(), b"\x89", data(b""))
+    + BUILD,
+    "bytes that are a word": bare()
+    + group(number(1), group(number(2)), dtype(), b"\x89", name("numpy", "ndarray"))
+    + BUILD,
+    "a scalar of other bytes": name("numpy.core.multiarray", "scalar")
+    + group(dtype(), data(b"\x00" * 3))
+    + REDUCE,
+    "a scalar of objects": name("numpy.core.multiarray", "scalar")
+    + group(dtype("O", "|"), data(b"\x41" * 8))
+    + REDUCE,
     # tensors
     "one number as many": tensor(size=(10**9,), stride=(0,)),
     "overlapping strides": tensor(size=(2, 3), stride=(1, 1)),
@@ -160,8 +189,8 @@ ATTACKS = {
     "lists a thousand deep": b"]" * 1000 + b"a" * 999,
     "tuples ten thousand deep": b")" + TUPLE1 * 10_000,
     "groups ten thousand deep": MARK * 10_000,
-    "repeated for ever": b"]" + b"".join(
-        b"q" + bytes([i]) + b"]" + (b"h" + bytes([i]) + b"a") * 10 for i in range(40)),
+    "repeated for ever": b"]"
+    + b"".join(b"q" + bytes([i]) + b"]" + (b"h" + bytes([i]) + b"a") * 10 for i in range(40)),
     "a whole number of a megabyte": b"\x8b" + struct.pack("<i", 2**20) + b"\x01" * 2**20,
     "a whole number of less than none": b"\x8b" + struct.pack("<i", -5),
     "text longer than the file": b"X" + struct.pack("<I", 2**31) + b"a",
@@ -176,7 +205,7 @@ ATTACKS = {
     "two values": number(1) + number(2),
     "instructions of the future": b"\x80\x63",
     "bytes alone": data(b"abc"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", WHOLE)
@@ -203,9 +232,13 @@ def test_attacks_are_refused_and_nothing_crashes_or_runs(tmp_path):
         "print('end')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(len(ATTACKS))], cwd=tmp_path, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(len(ATTACKS))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     read = [list(ATTACKS)[int(line.split()[0])] for line in done.stdout.splitlines()[:-1]]
     assert done.returncode == 0 and done.stdout.endswith("end\n"), done.stdout + done.stderr
     assert not read, read
@@ -216,14 +249,23 @@ def test_attacks_are_refused_and_nothing_crashes_or_runs(tmp_path):
 def test_what_torch_writes_comes_back(protocol, tmp_path):
     layer = torch.nn.Linear(3, 4)
     raw = {
-        "turned": torch.randn(3, 4).t(), "part": torch.randn(10)[3:7:2], "none": torch.zeros(0, 4),
-        "bf16": torch.randn(5).bfloat16(), "flags": torch.tensor([True, False]),
-        "rows": np.arange(6.0).reshape(2, 3), "columns": np.asfortranarray(np.ones((2, 3), "i2")),
-        "number": np.float32(2.5), "flag": np.bool_(True), "scalar": np.array(3.0),
+        "turned": torch.randn(3, 4).t(),
+        "part": torch.randn(10)[3:7:2],
+        "none": torch.zeros(0, 4),
+        "bf16": torch.randn(5).bfloat16(),
+        "flags": torch.tensor([True, False]),
+        "rows": np.arange(6.0).reshape(2, 3),
+        "columns": np.asfortranarray(np.ones((2, 3), "i2")),
+        "number": np.float32(2.5),
+        "flag": np.bool_(True),
+        "scalar": np.array(3.0),
         "plain": [1, 2.5, None, True, "é", 10**20, -3, (1, 2, 3, 4), (), {"a": {3: 4}}],
-        "parameter": layer.weight, "state": layer.state_dict(), "counts": Counter({1: 2}),
-        "ordered": OrderedDict(a=1), "size": torch.Size([1, 2]),
-    }  # fmt: skip
+        "parameter": layer.weight,
+        "state": layer.state_dict(),
+        "counts": Counter({1: 2}),
+        "ordered": OrderedDict(a=1),
+        "size": torch.Size([1, 2]),
+    }
     torch.save(raw, tmp_path / "a.pt", pickle_protocol=protocol)
     found = read_torch(tmp_path / "a.pt")
     assert list(found) == list(raw)

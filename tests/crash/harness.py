@@ -18,8 +18,19 @@ LEFT = re.compile(r"\..*")  # locks, parts, and what a library writes first: non
 # Times, speeds, places and the machine differ by nature, and so does the checksum of a record that
 # holds them; bench.json is nothing else.
 UNLIKE = {"bench.json"}
-VOLATILE = {"seconds", "seal", "provenance", "folder", "cwd", "time", "memory_bytes",
-            "tokens_per_second", "command", "run", "analysis"}  # fmt: skip
+VOLATILE = {
+    "seconds",
+    "seal",
+    "provenance",
+    "folder",
+    "cwd",
+    "time",
+    "memory_bytes",
+    "tokens_per_second",
+    "command",
+    "run",
+    "analysis",
+}
 BITS = (".safetensors", ".npz", ".csv", ".json", ".jsonl", ".txt")
 
 
@@ -38,9 +49,12 @@ class Server:
         env = os.environ | {"OMP_NUM_THREADS": "1", "SAEKIT_CACHE": str(folder / "cache")}
         env |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.server", str(self.model)], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.crash.server", str(self.model)],
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, words, root="/nowhere", at=None):
         job = {"words": [str(w) for w in words], "root": str(root), "at": at}

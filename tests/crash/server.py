@@ -174,8 +174,24 @@ def _warm(model):
     provenance._commit = functools.cache(provenance._commit)
     out = Path(f"{model}-warm")
     text = Path(model).parent / "text.jsonl"
-    words = ["train", "--model", model, "--corpus", text, "--d-sae", "16", "--k", "2", "--quiet",
-             "--tokens", "300", "--dtype", "float32", "--set", "n_ctx=16"]  # fmt: skip
+    words = [
+        "train",
+        "--model",
+        model,
+        "--corpus",
+        text,
+        "--d-sae",
+        "16",
+        "--k",
+        "2",
+        "--quiet",
+        "--tokens",
+        "300",
+        "--dtype",
+        "float32",
+        "--set",
+        "n_ctx=16",
+    ]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
         main([str(w) for w in [*words, "--out", out]])
     assert (out / "sae").exists()

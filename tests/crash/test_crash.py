@@ -45,9 +45,22 @@ def settings(**values):
 def train(server, *more, verb="train", site=("--site", "L1.resid_post"), **changes):
     numbers = {"n_ctx": 16, "batch_tokens": 64, "checkpoint_tokens": 256, "log_steps": 4}
     return [
-        verb, "--model", server.model, "--corpus", server.text, "--d-sae", "32", "--tokens", "900",
-        "--dtype", "float32", "--quiet", *site, *settings(**(numbers | changes)), *more,
-    ]  # fmt: skip
+        verb,
+        "--model",
+        server.model,
+        "--corpus",
+        server.text,
+        "--d-sae",
+        "32",
+        "--tokens",
+        "900",
+        "--dtype",
+        "float32",
+        "--quiet",
+        *site,
+        *settings(**(numbers | changes)),
+        *more,
+    ]
 
 
 def cases(server, trained):
@@ -57,32 +70,65 @@ def cases(server, trained):
     k, out = ("--k", "4"), ("--out", "OUT")
     seeds = ("--vary", "seed=0,1")
     sites = ("--vary", "site=L0.resid_post,L1.resid_post")
-    cache = ["cache", "write", "--model", server.model, "--corpus", server.text, "--site",
-             "L1.resid_post", "--dtype", "float32", "--quiet", "--tokens", "600",
-             *settings(n_ctx=16, shard_bytes=20000), *out]  # fmt: skip
-    truth = ["--truth", trained / "truth", "--tokens", "900", "--quiet",
-             *settings(batch_tokens=64, checkpoint_tokens=256), *out]  # fmt: skip
-    depth = ["locality", "depth", "--sae", trained / "one", "--corpus", server.text, "--windows",
-             "30", "--n-ctx", "8", "--no-figures", "--quiet", *out]  # fmt: skip
+    cache = [
+        "cache",
+        "write",
+        "--model",
+        server.model,
+        "--corpus",
+        server.text,
+        "--site",
+        "L1.resid_post",
+        "--dtype",
+        "float32",
+        "--quiet",
+        "--tokens",
+        "600",
+        *settings(n_ctx=16, shard_bytes=20000),
+        *out,
+    ]
+    truth = [
+        "--truth",
+        trained / "truth",
+        "--tokens",
+        "900",
+        "--quiet",
+        *settings(batch_tokens=64, checkpoint_tokens=256),
+        *out,
+    ]
+    depth = [
+        "locality",
+        "depth",
+        "--sae",
+        trained / "one",
+        "--corpus",
+        server.text,
+        "--windows",
+        "30",
+        "--n-ctx",
+        "8",
+        "--no-figures",
+        "--quiet",
+        *out,
+    ]
     return {
         "train": Case(train(server, *k, *out), "run.json", resumed),
-        "train, rolling": Case(
-            train(server, *k, *out, buffer_tokens=128), "run.json", resumed
-        ),
+        "train, rolling": Case(train(server, *k, *out, buffer_tokens=128), "run.json", resumed),
         "train, windows": Case(
             train(server, *k, "--arch", "temporal", *out, buffer_tokens=128, pair__window=5),
-            "run.json", resumed,
+            "run.json",
+            resumed,
         ),
         "sweep": Case(train(server, *k, *seeds, *out, verb="sweep"), "sweep.json", swept),
         "sweep, side by side": Case(
             train(server, *k, *sites, *out, verb="sweep", site=(), buffer_tokens=128),
-            "sweep.json", swept,
+            "sweep.json",
+            swept,
         ),
-        "truth make": Case(
-            ["truth", "make", *settings(n_features=16, d_model=8), *out]
-        ),
+        "truth make": Case(["truth", "make", *settings(n_features=16, d_model=8), *out]),
         "truth train": Case(
-            ["truth", "train", *truth], "fit.json",
+            ["truth", "train", *truth],
+            "fit.json",
             ["truth", "train", *truth[:2], "--resume", "OUT", "--quiet"],
         ),
         "cache write": Case([*cache, "--precision", "float32"]),
@@ -94,7 +140,7 @@ def cases(server, trained):
         "layers analyse": Case(
             ["layers", "analyse", trained / "both", "--tokens", "500", "--quiet", *out]
         ),
-    }  # fmt: skip
+    }
 
 
 NAMES = list(cases(type("S", (), {"model": "", "text": ""}), Path()))

@@ -7,7 +7,7 @@ from saekit.core.errors import ConfigError, DataError, SaekitError
 from saekit.data.base import Corpus
 from saekit.data.corpora.files import Files
 
-TEXTS = ["first text", "zweiter Text: äöü €", "третий\nв две строки", "四 🙂, \"quoted\""]
+TEXTS = ["first text", "zweiter Text: äöü €", "третий\nв две строки", '四 🙂, "quoted"']
 
 
 def read(*paths, split="train", **settings):

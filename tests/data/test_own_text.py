@@ -132,13 +132,16 @@ def test_a_mixture_holds_documents_of_every_kind(tmp_path):
     chats = rows_of(tmp_path / "chats.jsonl", [{"messages": chat(i)} for i in range(40)])
     ids = rows_of(tmp_path / "ids.jsonl", [{"input_ids": [5, 6, i + 7]} for i in range(40)])
     parts = (
-        Files(paths=(str(world.text_file(tmp_path)),)), Chats(paths=(str(chats),)),
+        Files(paths=(str(world.text_file(tmp_path)),)),
+        Chats(paths=(str(chats),)),
         TokenIds(paths=(str(ids),)),
-    )  # fmt: skip
+    )
     corpus = Mixture(parts=parts, weights=(1, 1, 1), when_short="go_on")
     assert corpus.holds_chats and {d.kind for d in corpus.documents("train")} == {
-        "text", "chat", "ids"
-    }  # fmt: skip
+        "text",
+        "chat",
+        "ids",
+    }
     rows = next(TokenStream(corpus, "train", tokenizer(), n_ctx=16).rows(8))
     assert rows.tokens.shape == (8, 16)
 

@@ -29,7 +29,7 @@ def tables():
     return {
         "45_context_ans": [story(1) + question, story(1) + "\nWhen?\nA. x B. y C. z D. w"],
         "100_news_fake": [story(2), story(2).upper(), copied, "short", *quoting],
-        "111_yelp_data": [story(3) + "\\n\\nAnd \\\"more\\\"."],
+        "111_yelp_data": [story(3) + '\\n\\nAnd \\"more\\".'],
         "157_amazon_5star": [f"Title: Fine\nReview: {story(4)}<br /><br />Bought &amp; kept"],
         "159_code_Python": ["left of a line\nimport os\n" + story(5), "no\n" + story(6)],
     }

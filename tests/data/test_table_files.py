@@ -12,12 +12,15 @@ from saekit.data import table_files
 pytest.importorskip("pyarrow")
 TABLE = Table(
     columns={
-        "latent": [3, 2**40, -1, 0], "H": [0.1, 1 / 3, math.nan, 5e-324],
-        "mean": [None, 2.0, 1e300, None], "none": [None] * 4, "ok": [True, False, True, True],
-        "text": ["a,\"b\"\n", "", "7", "é□"],
+        "latent": [3, 2**40, -1, 0],
+        "H": [0.1, 1 / 3, math.nan, 5e-324],
+        "mean": [None, 2.0, 1e300, None],
+        "none": [None] * 4,
+        "ok": [True, False, True, True],
+        "text": ['a,"b"\n', "", "7", "é□"],
     },
     units={"H": "bits"},
-)  # fmt: skip
+)
 
 
 def test_both_formats_give_the_same_rows(tmp_path):

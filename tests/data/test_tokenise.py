@@ -239,6 +239,9 @@ def test_provenance_names_text_tokenizer_and_packing():
     found = stream(["abcd"]).provenance()
     assert found["corpus"]["name"] == "fixed" and found["text"] == {"version": 1}
     assert (found["tokenizer"], found["n_ctx"], found["bos_id"], found["separator_id"]) == (
-        "letters", 4, BOS, EOS,
+        "letters",
+        4,
+        BOS,
+        EOS,
     )
     assert found["seen"]["n_docs"] == 0 and not found["seen"]["complete"]

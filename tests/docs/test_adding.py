@@ -142,9 +142,13 @@ def test_every_skeleton_works(copied):
     code = START + "".join(f"print({kind!r})\n{use}" for kind, use in USES.items())
     paths = os.pathsep.join((str(copied), str(ROOT)))
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=copied, text=True, capture_output=True,
-        env=os.environ | {"PYTHONPATH": paths}, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=copied,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": paths},
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.split() == list(USES)
 
@@ -155,9 +159,12 @@ def test_skeletons_keep_the_contracts(copied):
     contracts = [str(ROOT / "tests" / "contracts"), "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *contracts],
-        cwd=ROOT, text=True, capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(copied)}, timeout=600,
-    )  # fmt: skip
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(copied)},
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout
     assert int(done.stdout.rsplit(" passed", 1)[0].split()[-1]) > 40
 

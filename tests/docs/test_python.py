@@ -13,11 +13,13 @@ PAGES = ("docs/python.md", "README.md")
 USING = "docs/using.md"  # begins with the SAE of the demonstration
 # The tiny model has two layers, 64 latents' worth of width, and reads a small file.
 SMALL = (
-    ('"L10.', '"L1.'), ("expansion=8", "expansion=2"), ("k=32", "k=4"),
+    ('"L10.', '"L1.'),
+    ("expansion=8", "expansion=2"),
+    ("k=32", "k=4"),
     ("tokens=300_000", "tokens=6000, corpus=text, n_ctx=32, lr=1e-2"),
     ("tokens=200_000", "tokens=3000"),
     ("saekit.evaluate(sae, lm)", "saekit.evaluate(sae, lm, n_tokens=3000, ce_tokens=1500)"),
-)  # fmt: skip
+)
 
 
 def cells(page: str) -> list[str]:
@@ -42,8 +44,13 @@ def test_using_an_sae_runs_from_loading_to_gradients(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(saekit, "load_model", lambda name: world.model(), raising=False)
     how = {"corpus": world.text_file(tmp_path), "tokens": 6000, "n_ctx": 32, "shown": False}
-    saekit.train(world.model(), site="L1.resid_post", sae=saekit.TopK(k=4, expansion=2),
-                 out=tmp_path / "demo", **how)  # fmt: skip
+    saekit.train(
+        world.model(),
+        site="L1.resid_post",
+        sae=saekit.TopK(k=4, expansion=2),
+        out=tmp_path / "demo",
+        **how,
+    )
     names = {}
     for cell in cells(USING):
         # The tiny model reads bytes, so its tokens are letters.
@@ -69,8 +76,14 @@ def test_using_an_sae_runs_on_the_embedded_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     lm = saekit.load_model("smollm2-135m")
-    saekit.train(lm, site="L10.resid_post", sae=saekit.TopK(k=32, expansion=4), tokens=60_000,
-                 out="demo", shown=False)  # fmt: skip
+    saekit.train(
+        lm,
+        site="L10.resid_post",
+        sae=saekit.TopK(k=32, expansion=4),
+        tokens=60_000,
+        out="demo",
+        shown=False,
+    )
     for cell in cells(USING):
         exec(compile(cell, USING, "exec"), names)
     assert "fits: nothing speaks against" in capsys.readouterr().out

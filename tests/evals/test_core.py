@@ -36,8 +36,12 @@ def by_hand(subj, n_rows, n_ce_rows):
         logits = lm.logits(rows, {subj.write: replace})[:, :-1]
         return logits.double().log_softmax(-1)[scored]
 
-    at = {"clean": y[:n_ce_rows], "spliced": y_hat[:n_ce_rows], "zero": torch.zeros(32),
-          "mean": mean}  # fmt: skip
+    at = {
+        "clean": y[:n_ce_rows],
+        "spliced": y_hat[:n_ce_rows],
+        "zero": torch.zeros(32),
+        "mean": mean,
+    }
     found = {name: logp(put) for name, put in at.items()}
     ce = {k: -float(v.gather(1, rows[:, 1:][scored][:, None]).mean()) for k, v in found.items()}
     p, q = found["clean"], found["spliced"]
@@ -187,8 +191,9 @@ def test_memory_follows_neither_context_nor_vocabulary(monkeypatch):
     whole = SMALL.run(subj, tools())
     asked = []
     unembed = type(subj.lm).unembed
-    monkeypatch.setattr(type(subj.lm), "unembed",
-                        lambda self, x: asked.append(len(x)) or unembed(self, x))  # fmt: skip
+    monkeypatch.setattr(
+        type(subj.lm), "unembed", lambda self, x: asked.append(len(x)) or unembed(self, x)
+    )
     monkeypatch.setattr("saekit.evals._replacing.LOGIT_BYTES", 4 * 258 * 5)
     monkeypatch.setattr("saekit.evals._plan.PASS_BYTES", 1)  # one row at a time
     parts = SMALL.run(subj, tools())

@@ -24,8 +24,12 @@ N_CE_ROWS = 10
 
 def way(name, max_norm):
     lm, site, tokens = tiny(), parse_site(name), text(16, seed=9)
-    rule = fit(TokenRule(max_norm=max_norm), lm.tokenizer.special_ids, tokens,
-               lm.read(tokens, [site])[site])  # fmt: skip
+    rule = fit(
+        TokenRule(max_norm=max_norm),
+        lm.tokenizer.special_ids,
+        tokens,
+        lm.read(tokens, [site])[site],
+    )
     return SitePair(site, site, rule)
 
 
@@ -66,8 +70,12 @@ def by_hand(subj, kept, y, y_hat):
     n_ce = int(kept_ce.sum())
     ce = {}
     for i, one in enumerate(subj.ways):
-        puts = {"clean": y[:n_ce, i], "spliced": y_hat[:n_ce, i], "zero": torch.zeros(32),
-                "mean": y[:, i].mean(0)}  # fmt: skip
+        puts = {
+            "clean": y[:n_ce, i],
+            "spliced": y_hat[:n_ce, i],
+            "zero": torch.zeros(32),
+            "mean": y[:, i].mean(0),
+        }
         ce[str(one.write)] = {
             k: float(losses(lm, one.write, rows, kept_ce, v).mean()) for k, v in puts.items()
         }
@@ -127,9 +135,7 @@ def test_a_temporal_sae_is_measured_on_its_windows():
     kept = cut.mask(fits)
     assert 0 < kept.sum() < fits.sum()
     y = cut.of(acts)
-    scores, _, mean, _ = by_hand(
-        subj, kept, y.reshape(-1, 1, 32), subj.sae(y).reshape(-1, 1, 32)
-    )
+    scores, _, mean, _ = by_hand(subj, kept, y.reshape(-1, 1, 32), subj.sae(y).reshape(-1, 1, 32))
     result = SMALL.run(subj, tools())
     assert_close(values(result), scores)
     assert_close(result.details["losses"], mean)

@@ -35,9 +35,16 @@ def text(tmp_path_factory):
 
 def trained(lm, text, folder, kind=None, **sites):
     return saekit.train(
-        lm, sae=kind or saekit.TopK(k=K, expansion=4), corpus=text, tokens=20_000, n_ctx=32,
-        lr=5e-3, out=folder, shown=False, **sites,
-    )  # fmt: skip
+        lm,
+        sae=kind or saekit.TopK(k=K, expansion=4),
+        corpus=text,
+        tokens=20_000,
+        n_ctx=32,
+        lr=5e-3,
+        out=folder,
+        shown=False,
+        **sites,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +121,20 @@ FAULTS = {
     "encoder turned": (turned, {}, {"encoder"}, "turn it"),
     "b_dec not taken off": (bias_taken_off, {}, {"decoder bias"}, "taken off"),
     "topk read as relu": (as_relu, {"l0": K}, {"architecture"}, f"topk --k {K}"),
-    "k lost": (lambda s: with_weights(s, TopK(**sized(s, {"k": 40}))), {"l0": K}, {"architecture"},
-               f"topk --k {K}"),
-    "logarithms as thresholds": (logarithms, {"l0": K}, {"thresholds", "architecture"},
-                                 "exponentiate"),
+    "k lost": (
+        lambda s: with_weights(s, TopK(**sized(s, {"k": 40}))),
+        {"l0": K},
+        {"architecture"},
+        f"topk --k {K}",
+    ),
+    "logarithms as thresholds": (
+        logarithms,
+        {"l0": K},
+        {"thresholds", "architecture"},
+        "exponentiate",
+    ),
     "processed activations": (of_centred, {}, {"processing"}, "transformer_lens"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -259,8 +274,9 @@ def test_what_cannot_be_verified_is_refused(right, lm, text, tmp_path):
 def test_an_evaluation_puts_in_place_what_a_splice_does(right, lm, text):
     found = saekit.evaluate(right, lm, corpus=text, n_tokens=640, ce_tokens=640, shown=False)
     card = right.card
-    stream = TokenStream(open_corpus(str(text)), "test", lm.tokenizer, n_ctx=card.n_ctx,
-                         bos_each_row=bool(card.bos))  # fmt: skip
+    stream = TokenStream(
+        open_corpus(str(text)), "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bool(card.bos)
+    )
     tokens = torch.cat([rows.tokens for rows in stream.rows(8)])[: 640 // card.n_ctx]
     with saekit.splice(lm, right, error=False):
         logits = lm.logits(tokens).float()

@@ -121,9 +121,13 @@ def sae_of(layout: Format) -> Kind:
 def small_store() -> Path:
     where = base()
     caching = Caching(
-        model="tiny", sites=("L0.resid_post",), corpus=world.run(where).corpus, n_ctx=8,
-        precision="int8w", shard_bytes=3000,
-    )  # fmt: skip
+        model="tiny",
+        sites=("L0.resid_post",),
+        corpus=world.run(where).corpus,
+        n_ctx=8,
+        precision="int8w",
+        shard_bytes=3000,
+    )
     write(caching, tiny(), where / "cache", tokens=150, shown=False)
     return where / "cache"
 
@@ -309,26 +313,59 @@ def make_run(folder: Path) -> None:
     from saekit.core.files import write_json, write_text
 
     write_json(folder / "run.json", world.run(base()).to_dict())
-    write_json(folder / "manifest.json", {
-        "kind": "train", "status": "running", "model": tiny().provenance(),
-        "config": {}, "seconds": 3.0, "harvest": {"seen": 3}, "corpus": {"name": "x"},
-        "provenance": {"seed": 0, "libraries": {"torch": "2"}},
-    })  # fmt: skip
-    steps = [{"kind": "step", "step": i, "tokens": 10 * i, "loss": 1 / (i + 1), "fvu": 0.5,
-              "l0": 4.0, "dead": i, "lr": 0.1, "tokens_per_second": 100.0,
-              "terms": {"mse": 0.1}} for i in range(6)]  # fmt: skip
+    write_json(
+        folder / "manifest.json",
+        {
+            "kind": "train",
+            "status": "running",
+            "model": tiny().provenance(),
+            "config": {},
+            "seconds": 3.0,
+            "harvest": {"seen": 3},
+            "corpus": {"name": "x"},
+            "provenance": {"seed": 0, "libraries": {"torch": "2"}},
+        },
+    )
+    steps = [
+        {
+            "kind": "step",
+            "step": i,
+            "tokens": 10 * i,
+            "loss": 1 / (i + 1),
+            "fvu": 0.5,
+            "l0": 4.0,
+            "dead": i,
+            "lr": 0.1,
+            "tokens_per_second": 100.0,
+            "terms": {"mse": 0.1},
+        }
+        for i in range(6)
+    ]
     write_text(folder / "log.jsonl", "".join(json.dumps(s) + "\n" for s in steps))
     scores = {"fvu": Score(value=0.2, low=0.1, high=0.3, n=5, unit="1", better="lower")}
     Result(
-        name="core", version=1, config={"tokens": 3}, scores=scores,
-        details={"density_histogram": {"edges": [0.0, 1.0], "counts": [3]}}, provenance={"a": 1},
-    ).write(folder / "eval" / "core.json")  # fmt: skip
+        name="core",
+        version=1,
+        config={"tokens": 3},
+        scores=scores,
+        details={"density_histogram": {"edges": [0.0, 1.0], "counts": [3]}},
+        provenance={"a": 1},
+    ).write(folder / "eval" / "core.json")
     write_json(folder / "index" / "index.json", {"tokens": 5, "config": {}})
     write_text(folder / "index" / "latents.csv", "latent,density,max,mean\n0,0.5,1.0,0.3\n")
-    write_json(folder / "index" / "contexts.json", {"latents": [{
-        "latent": 0, "contexts": [{"tokens": ["a", "b"], "acts": [0.0, 1.0], "peak": 1}],
-        "promoted": [["a", 0.3]], "suppressed": [["b", -0.3]],
-    }]})  # fmt: skip
+    write_json(
+        folder / "index" / "contexts.json",
+        {
+            "latents": [
+                {
+                    "latent": 0,
+                    "contexts": [{"tokens": ["a", "b"], "acts": [0.0, 1.0], "peak": 1}],
+                    "promoted": [["a", 0.3]],
+                    "suppressed": [["b", -0.3]],
+                }
+            ]
+        },
+    )
 
 
 def load_report(folder: Path) -> None:
@@ -399,15 +436,30 @@ def make_parts(folder: Path) -> None:
     for i in range(2):
         name = f"part-{i:05d}.safetensors"
         shared = {"weights.b_dec": torch.zeros(4)} if i == 0 else {}
-        write_tensors(home / name, shared | {
-            "weights.W_enc": torch.ones(4, 3), "weights.b_enc": torch.ones(3),
-            "counters.silent": torch.zeros(3), "optimiser.W_dec.m.turned": torch.ones(4, 3),
-        })  # fmt: skip
+        write_tensors(
+            home / name,
+            shared
+            | {
+                "weights.W_enc": torch.ones(4, 3),
+                "weights.b_enc": torch.ones(3),
+                "counters.silent": torch.zeros(3),
+                "optimiser.W_dec.m.turned": torch.ones(4, 3),
+            },
+        )
         sums[name] = sha((home / name).read_bytes())
-    write_json(home / parts.COMMIT, {
-        "step": 5, "run": "run", "sha256": sums, "values": {"stream": {}}, "processes": 2,
-        "latent": {n: i for i, n in enumerate(sums)}, "latent_shards": 2, "torch": "2",
-    })  # fmt: skip
+    write_json(
+        home / parts.COMMIT,
+        {
+            "step": 5,
+            "run": "run",
+            "sha256": sums,
+            "values": {"stream": {}},
+            "processes": 2,
+            "latent": {n: i for i, n in enumerate(sums)},
+            "latent_shards": 2,
+            "torch": "2",
+        },
+    )
 
 
 class _NoStream:
@@ -435,18 +487,35 @@ def load_parts(folder: Path) -> None:
 def make_torch(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     J = np.linspace(0, 1, 4).astype(np.float32)
-    torch.save({
-        "batch_results": [{
-            "batch_idx": 0, "start_idx": 0, "feature_entropies": {3: np.float32(1.5)},
-            "token_vector_entropy": 2.5, "num_active_features": 1, "feature_influences": {3: J},
-            "feature_activations": {3: 0.5}, "token_vector_influence": J,
-        }], "summary": {"layer": 3, "mean_feature_entropy": 1.5}, "config": {"threshold": 0.0},
-        "batch_start_indices": [0],
-    }, folder / "a.pt")  # fmt: skip
-    torch.save({
-        "feature_counts": torch.tensor([3.0, 0.0]), "frequencies": np.array([0.3, 0.0]),
-        "feature_token_counts": [Counter({7: 2}), Counter()], "site": "x",
-    }, folder / "b.pt")  # fmt: skip
+    torch.save(
+        {
+            "batch_results": [
+                {
+                    "batch_idx": 0,
+                    "start_idx": 0,
+                    "feature_entropies": {3: np.float32(1.5)},
+                    "token_vector_entropy": 2.5,
+                    "num_active_features": 1,
+                    "feature_influences": {3: J},
+                    "feature_activations": {3: 0.5},
+                    "token_vector_influence": J,
+                }
+            ],
+            "summary": {"layer": 3, "mean_feature_entropy": 1.5},
+            "config": {"threshold": 0.0},
+            "batch_start_indices": [0],
+        },
+        folder / "a.pt",
+    )
+    torch.save(
+        {
+            "feature_counts": torch.tensor([3.0, 0.0]),
+            "frequencies": np.array([0.3, 0.0]),
+            "feature_token_counts": [Counter({7: 2}), Counter()],
+            "site": "x",
+        },
+        folder / "b.pt",
+    )
     torch.save(OrderedDict(a=torch.eye(3).t(), b=torch.zeros(2, dtype=torch.bool)), folder / "c.pt")
     torch.save(torch.nn.Linear(2, 3).state_dict(), folder / "d.pt")
 
@@ -479,10 +548,7 @@ def mend_locality(tree: Tree) -> Tree:
 
 
 def load_locality(folder: Path) -> None:
-    each(
-        [folder],
-        lambda f: dataset.groups(dataset.read(f / "r")),
-    )
+    each([folder], lambda f: dataset.groups(dataset.read(f / "r")))
     each([folder], lambda f: Journal(f / "j", {"a": 1}, resume=True).get("u"))
     each([folder / "z.npz"], lambda p: read_npz(p, "fiubU"))
     each([folder], event_files.read)
@@ -508,10 +574,8 @@ KINDS: dict[str, Kind] = {
     "sweep": Kind(make_sweep, load_sweep),
     "checkpoint": Kind(make_checkpoint, lambda f: checkpoint.newest(f, "run"), mend_checkpoint),
     "parts": Kind(make_parts, load_parts, mend_checkpoint),
-    "result": Kind(
-        lambda f: make_run(f), lambda f: Result.read(f / "eval" / "core.json")
-    ),
+    "result": Kind(lambda f: make_run(f), lambda f: Result.read(f / "eval" / "core.json")),
     "torch": Kind(make_torch, load_torch),
     "locality": Kind(make_locality, load_locality, mend_locality),
     "model": Kind(save_tiny, lambda f: load_model(str(f)), cost=30),
-}  # fmt: skip
+}

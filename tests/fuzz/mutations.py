@@ -13,13 +13,60 @@ from collections.abc import Callable
 from pathlib import Path
 
 ODD = [
-    None, True, False, 0, -1, 1, 2, 3.5, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**70,
-    10**400, "", "x", "..", "../../x", "/etc/passwd", "\ud800", "\x00", "a" * 5000, "L0.resid_post",
-    [], {}, [None], [[]], {"a": 1}, {"": {}}, [1, "a", None], {"name": []}, {"name": None},
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3.5,
+    1e308,
+    float("nan"),
+    float("inf"),
+    2**31,
+    2**63,
+    2**70,
+    10**400,
+    "",
+    "x",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "\ud800",
+    "\x00",
+    "a" * 5000,
+    "L0.resid_post",
+    [],
+    {},
+    [None],
+    [[]],
+    {"a": 1},
+    {"": {}},
+    [1, "a", None],
+    {"name": []},
+    {"name": None},
     list(range(2000)),
-]  # fmt: skip
-PIECES = [b"", b"\x00", b"\xff" * 8, b"{", b"}", b"[" * 300, b'"', b"\n", b"\xed\xa0\x80", b"NaN",
-          b"R.", b"1e999", b"9" * 5000, b"\x80\x02", b"cos\nsystem\n", b"(lp0\n", b"PK\x05\x06"]
+]
+PIECES = [
+    b"",
+    b"\x00",
+    b"\xff" * 8,
+    b"{",
+    b"}",
+    b"[" * 300,
+    b'"',
+    b"\n",
+    b"\xed\xa0\x80",
+    b"NaN",
+    b"R.",
+    b"1e999",
+    b"9" * 5000,
+    b"\x80\x02",
+    b"cos\nsystem\n",
+    b"(lp0\n",
+    b"PK\x05\x06",
+]
 Tree = dict[str, bytes]
 
 
@@ -69,8 +116,10 @@ def _changed(value: object, chance: random.Random) -> object:
             case 0:
                 return {k: v for k, v in value.items() if k != key}
             case 1:
-                return {chance.choice([k + "x", "", "name"]) if k == key else k: v
-                        for k, v in value.items()}  # fmt: skip
+                return {
+                    chance.choice([k + "x", "", "name"]) if k == key else k: v
+                    for k, v in value.items()
+                }
             case 2:
                 key = chance.choice(["surprise", "__class__", "self"])
                 return value | {key: chance.choice(ODD)}
@@ -161,12 +210,30 @@ def of_zip(data: bytes, chance: random.Random) -> bytes:
 def _other_head(data: bytes, chance: random.Random) -> bytes:
     """Return an array of numpy's with a head that says something else."""
     head = {
-        "descr": chance.choice(["<f4", ">f8", "|O", "<U3", "<f16", "<c8", [("a", "<f4")], "<i8", 3,
-                                "|V8", "<M8[ns]", "|b1", "<U0", "|S4", "<f2"]),
+        "descr": chance.choice(
+            [
+                "<f4",
+                ">f8",
+                "|O",
+                "<U3",
+                "<f16",
+                "<c8",
+                [("a", "<f4")],
+                "<i8",
+                3,
+                "|V8",
+                "<M8[ns]",
+                "|b1",
+                "<U0",
+                "|S4",
+                "<f2",
+            ]
+        ),
         "fortran_order": chance.choice([True, False, False, 1, None]),
-        "shape": chance.choice([(), (2**40,), (-1,), (0, 2**62), (3, "a"), (2, 3), [4], (2**70,),
-                                (10**6,) * 40]),
-    }  # fmt: skip
+        "shape": chance.choice(
+            [(), (2**40,), (-1,), (0, 2**62), (3, "a"), (2, 3), [4], (2**70,), (10**6,) * 40]
+        ),
+    }
     text = repr(head).encode() + b"\n"
     if chance.random() < 0.1:
         text = b"(" * 3000
@@ -174,9 +241,12 @@ def _other_head(data: bytes, chance: random.Random) -> bytes:
 
 
 BY_SUFFIX: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    ".json": of_json, ".jsonl": of_lines, ".safetensors": of_safetensors, ".pt": of_zip,
+    ".json": of_json,
+    ".jsonl": of_lines,
+    ".safetensors": of_safetensors,
+    ".pt": of_zip,
     ".npz": of_zip,
-}  # fmt: skip
+}
 
 
 def hurt(tree: Tree, chance: random.Random) -> tuple[Tree, dict[str, str]]:

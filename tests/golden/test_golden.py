@@ -49,9 +49,10 @@ def golden(found) -> dict[str, float]:
 def test_numbers_are_what_they_were(found, golden):
     assert found.keys() == golden.keys()
     changed = {
-        name: (golden[name], value) for name, value in found.items()
+        name: (golden[name], value)
+        for name, value in found.items()
         if value != pytest.approx(golden[name], rel=1e-4, abs=1e-9)
-    }  # fmt: skip
+    }
     assert not changed, f"{changed}\nIf that is meant: {RENEW}=1 python -m pytest tests/golden"
 
 

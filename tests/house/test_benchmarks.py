@@ -50,12 +50,16 @@ def options(command, *words):
 @pytest.mark.parametrize(
     ("value", "ends", "met"),
     [
-        (1.0, {"least": 1.0}, True), (0.9, {"least": 1.0}, False),
-        (1.0, {"most": 1.0}, True), (1.1, {"most": 1.0}, False),
-        (1.0, {"least": 0.5, "most": 2.0}, True), (0.4, {"least": 0.5, "most": 2.0}, False),
-        (None, {"least": 0.0}, False), (float("nan"), {"most": 1.0}, False),
+        (1.0, {"least": 1.0}, True),
+        (0.9, {"least": 1.0}, False),
+        (1.0, {"most": 1.0}, True),
+        (1.1, {"most": 1.0}, False),
+        (1.0, {"least": 0.5, "most": 2.0}, True),
+        (0.4, {"least": 0.5, "most": 2.0}, False),
+        (None, {"least": 0.0}, False),
+        (float("nan"), {"most": 1.0}, False),
     ],
-)  # fmt: skip
+)
 def test_a_floor_is_met_between_its_ends(command, value, ends, met):
     floor = command.Floor("it", value, **ends)
     assert floor.met is met

@@ -20,9 +20,15 @@ CODE = [p for folder in ("src", "tests", "benchmarks") for p in (ROOT / folder).
 OF_OTHERS = ("train.py", "test.py", "figures/")
 # Phrases that no engineer says aloud, or that a newcomer has to read twice.
 AVOIDED = (
-    "that count", "so many", "to be had", "is none", "has not", "gone on with", "taken off",
+    "that count",
+    "so many",
+    "to be had",
+    "is none",
+    "has not",
+    "gone on with",
+    "taken off",
     "beside",
-)  # fmt: skip
+)
 
 
 def text_of(page: Path) -> str:

@@ -18,13 +18,30 @@ FLOORS = [
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
-OPTIONAL = {"transformers", "tokenizers", "datasets", "zstandard", "pyarrow", "huggingface_hub",
-            "schedulefree", "numba", "llvmlite", "triton", "scipy", "matplotlib",
-            "wandb", "trackio", "tensorboard"}
+OPTIONAL = {
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "zstandard",
+    "pyarrow",
+    "huggingface_hub",
+    "schedulefree",
+    "numba",
+    "llvmlite",
+    "triton",
+    "scipy",
+    "matplotlib",
+    "wandb",
+    "trackio",
+    "tensorboard",
+}
 # Files of compiled code need their library from the first line, so they are imported when used.
 COMPILED = {
-    "kernels/native.py", "kernels/vector.py",
-    "kernels/triton/maps.py", "kernels/triton/bounds.py", "kernels/triton/choose.py",
+    "kernels/native.py",
+    "kernels/vector.py",
+    "kernels/triton/maps.py",
+    "kernels/triton/bounds.py",
+    "kernels/triton/choose.py",
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 
@@ -59,8 +76,9 @@ def test_a_file_imports_its_own_package_or_a_lower_floor():
         others = {name.split(".")[1] for name in imported(path) if name.startswith("saekit.")}
         wrong += [
             f"{named(path)} imports {other}"
-            for other in sorted(others) if other != own and LEVEL[other] >= LEVEL[own]
-        ]  # fmt: skip
+            for other in sorted(others)
+            if other != own and LEVEL[other] >= LEVEL[own]
+        ]
     assert wrong == []
 
 

@@ -6,13 +6,37 @@ import sys
 import pytest
 
 # Their help lists what --set takes, read from the classes that hold the settings.
-LIST_SETTINGS = [["train"], ["sweep"], ["eval"], ["truth", "make"], ["cache", "write"],
-                 ["analyse"], ["locality", "depth"]]  # fmt: skip
-COMMANDS = [[], ["demo"], ["train"], ["eval"], ["index"], ["report"], ["list"], ["sweep"],
-            ["analyse"],
-            ["watch"], ["track"], ["truth"], ["truth", "make"], ["locality"], ["layers"],
-            ["locality", "depth"], ["cache"], ["cache", "write"], ["convert"],
-            ["layers", "analyse"]]
+LIST_SETTINGS = [
+    ["train"],
+    ["sweep"],
+    ["eval"],
+    ["truth", "make"],
+    ["cache", "write"],
+    ["analyse"],
+    ["locality", "depth"],
+]
+COMMANDS = [
+    [],
+    ["demo"],
+    ["train"],
+    ["eval"],
+    ["index"],
+    ["report"],
+    ["list"],
+    ["sweep"],
+    ["analyse"],
+    ["watch"],
+    ["track"],
+    ["truth"],
+    ["truth", "make"],
+    ["locality"],
+    ["layers"],
+    ["locality", "depth"],
+    ["cache"],
+    ["cache", "write"],
+    ["convert"],
+    ["layers", "analyse"],
+]
 
 
 def loaded_after(code: str) -> set[str]:

@@ -134,10 +134,13 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"Invalid token: {self.headers.get('Authorization')}"
             return self.answer(401, {"error": said}, X_Error_Message=said)
         parts = {
-            "/api/repos/create": self.create, "/api/validate-yaml": self.validate,
-            "/branch/": self.branch, "/info/lfs/objects/batch": self.batch,
-            "/preupload/": self.preupload, "/commit/": self.commit,
-        }  # fmt: skip
+            "/api/repos/create": self.create,
+            "/api/validate-yaml": self.validate,
+            "/branch/": self.branch,
+            "/info/lfs/objects/batch": self.batch,
+            "/preupload/": self.preupload,
+            "/commit/": self.commit,
+        }
         for part, answer in parts.items():
             if part in path:
                 return answer(path.removeprefix("/api/models/").partition(part), data)
@@ -171,10 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, _, data):
         files = [
-            {"path": f["path"], "uploadMode": "lfs" if is_large(f["path"]) else "regular",
-             "shouldIgnore": False, "oid": None}
+            {
+                "path": f["path"],
+                "uploadMode": "lfs" if is_large(f["path"]) else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
             for f in json.loads(data)["files"]
-        ]  # fmt: skip
+        ]
         return self.answer(200, {"files": files})
 
     def commit(self, parts, data):
@@ -195,8 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
         infos = []
         for name in urllib.parse.parse_qs(data.decode()).get("paths", []):
             file = found[1][name]
-            info = {"type": "file", "path": name, "size": len(file),
-                    "oid": hashlib.sha1(file).hexdigest()}  # fmt: skip
+            info = {
+                "type": "file",
+                "path": name,
+                "size": len(file),
+                "oid": hashlib.sha1(file).hexdigest(),
+            }
             if is_large(name):
                 sha256 = hashlib.sha256(file).hexdigest()
                 info["lfs"] = {"oid": sha256, "size": len(file), "pointerSize": 1}

@@ -49,12 +49,21 @@ def sae_lens(folder, weights=None, **changes):
     """Return codes and prediction of a TopK SAE as SAELens 6 writes it."""
     w = weights or affine_tensors()
     config = {
-        "architecture": "topk", "d_in": D, "d_sae": N, "k": K, "apply_b_dec_to_input": True,
-        "normalize_activations": "none", "rescale_acts_by_decoder_norm": True,
-        "metadata": {"sae_lens_version": "6.54.12", "model_name": "gpt2-small",
-                     "hook_name": "blocks.8.hook_resid_pre", "context_size": 128,
-                     "prepend_bos": True},
-    }  # fmt: skip
+        "architecture": "topk",
+        "d_in": D,
+        "d_sae": N,
+        "k": K,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "rescale_acts_by_decoder_norm": True,
+        "metadata": {
+            "sae_lens_version": "6.54.12",
+            "model_name": "gpt2-small",
+            "hook_name": "blocks.8.hook_resid_pre",
+            "context_size": 128,
+            "prepend_bos": True,
+        },
+    }
     write(folder, "sae_weights.safetensors", w, "cfg.json", config | changes)
     if weights is not None:
         return None
@@ -77,8 +86,12 @@ def dictionary_learning(folder, **changes):
     """Return codes and prediction of an AutoEncoder as dictionary_learning writes it."""
     w = {"encoder.weight": (N, D), "decoder.weight": (D, N), "encoder.bias": (N,), "bias": (D,)}
     w = tensors(3, **w)
-    trainer = {"dict_class": "AutoEncoder", "layer": 3, "submodule_name": "resid_post_layer_3",
-               "lm_name": "EleutherAI/pythia-70m-deduped"}  # fmt: skip
+    trainer = {
+        "dict_class": "AutoEncoder",
+        "layer": 3,
+        "submodule_name": "resid_post_layer_3",
+        "lm_name": "EleutherAI/pythia-70m-deduped",
+    }
     config = {"trainer": trainer, "buffer": {"ctx_len": 128, "io": "out"}}
     write(folder, "ae.pt", w, "config.json", config | changes)
     norm = w["decoder.weight"].norm(dim=0)
@@ -99,8 +112,15 @@ def mlsae(folder, n=N, **changes):
     """Return codes (in units of standardised tokens) and prediction of an MLSAE."""
     w = {"encoder.weight": (n, D), "decoder.weight": (D, n), "pre_encoder_bias": (D,)}
     w = tensors(5, **w)
-    config = {"n_inputs": D, "n_latents": n, "k": K, "dead_steps_threshold": 76,
-              "dead_threshold": 1e-3, "auxk": 256, "standardize": True}  # fmt: skip
+    config = {
+        "n_inputs": D,
+        "n_latents": n,
+        "k": K,
+        "dead_steps_threshold": 76,
+        "dead_threshold": 1e-3,
+        "auxk": 256,
+        "standardize": True,
+    }
     write(folder, "model.safetensors", w, "config.json", config | changes)
     x = inputs()
     mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
@@ -115,23 +135,38 @@ def mlsae_whole(folder, n_blocks=3, **changes):
     alone = folder.parent / f"{folder.name}-alone"
     found = mlsae(alone, n=4 * D)
     w = {f"autoencoder.{n}": t for n, t in load_file(alone / "model.safetensors").items()}
-    w |= {f"transformer.model.gpt_neox.layers.{i}.mlp.weight": torch.zeros(2, 2)
-          for i in range(n_blocks)}  # fmt: skip
+    w |= {
+        f"transformer.model.gpt_neox.layers.{i}.mlp.weight": torch.zeros(2, 2)
+        for i in range(n_blocks)
+    }
     w["transformer.model.gpt_neox.embed_in.weight"] = torch.full((9, 4), torch.nan)
-    config = {"model_name": "EleutherAI/pythia-14m", "layers": None, "expansion_factor": 4,
-              "k": K, "standardize": True, "skip_special_tokens": True, "tuned_lens": False,
-              "max_length": 256, "auxk": 256, "lr": 1e-4}  # fmt: skip
+    config = {
+        "model_name": "EleutherAI/pythia-14m",
+        "layers": None,
+        "expansion_factor": 4,
+        "k": K,
+        "standardize": True,
+        "skip_special_tokens": True,
+        "tuned_lens": False,
+        "max_length": 256,
+        "auxk": 256,
+        "lr": 1e-4,
+    }
     write(folder, "model.safetensors", w, "config.json", config | changes)
     return found
 
 
 MAKERS = {
-    "sae_lens": sae_lens, "sparsify": sparsify, "dictionary_learning": dictionary_learning,
-    "gemma_scope": gemma_scope, "mlsae": mlsae,
-}  # fmt: skip
+    "sae_lens": sae_lens,
+    "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning,
+    "gemma_scope": gemma_scope,
+    "mlsae": mlsae,
+}
 PLACES = {
-    "sae_lens": "blocks.8.hook_resid_pre", "sparsify": "layers.2",
+    "sae_lens": "blocks.8.hook_resid_pre",
+    "sparsify": "layers.2",
     "dictionary_learning": "resid_post_layer_3/trainer_0",
     "gemma_scope": "gemma-scope-9b-it-res/layer_20/width_16k/average_l0_88",
     "mlsae": "mlsae-pythia-70m-deduped-x64-k3",
-}  # fmt: skip
+}

@@ -50,24 +50,34 @@ KINDS_2 = {
     "attn_out": (f"{LAYER}.self_attn.o_proj.input", None, "L7.z"),
     "mlp_out": (f"{LAYER}.post_feedforward_layernorm.output", None, "L7.mlp_out"),
     "transcoder": (
-        f"{LAYER}.pre_feedforward_layernorm.output", f"{LAYER}.post_feedforward_layernorm.output",
+        f"{LAYER}.pre_feedforward_layernorm.output",
+        f"{LAYER}.post_feedforward_layernorm.output",
         "L7.mlp_in -> L7.mlp_out",
     ),
-}  # fmt: skip
+}
 
 
 def gemma_scope_2(root, kind="transcoder", affine=False, config=True, **changes):
-    w = {f"w{n[1:]}" if n[0] == "W" else n: t for n, t in tensors(
-        1, W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,), threshold=(N,)).items()}  # fmt: skip
+    w = {
+        f"w{n[1:]}" if n[0] == "W" else n: t
+        for n, t in tensors(
+            1, W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,), threshold=(N,)
+        ).items()
+    }
     w["threshold"] = 0.4 * w["threshold"]  # some below 0
     if affine:
         w["affine_skip_connection"] = tensors(2, s=(D, D))["s"]
     reads, predicts, _ = KINDS_2[kind]
     says = {
-        "width": N, "model_name": "google/gemma-3-4b-pt", "architecture": "jump_relu", "l0": 150,
-        "hf_hook_point_in": reads, "hf_hook_point_out": predicts or reads,
-        "affine_connection": affine, "type": "sae" if predicts is None else "transcoder",
-    }  # fmt: skip
+        "width": N,
+        "model_name": "google/gemma-3-4b-pt",
+        "architecture": "jump_relu",
+        "l0": 150,
+        "hf_hook_point_in": reads,
+        "hf_hook_point_out": predicts or reads,
+        "affine_connection": affine,
+        "type": "sae" if predicts is None else "transcoder",
+    }
     name = f"layer_7_width_16k_l0_big{'_affine' * affine}"
     place = root / "google/gemma-scope-2-4b-pt" / f"{kind}_all" / name
     lay(place, "config.json" * config, says | changes, "params.safetensors", w)
@@ -88,12 +98,21 @@ def open_moss(root, layout="old", norms=(3.5, 3.5), by_length=True, function="ju
     says = {
         "hook_point_in": hook,
         "hook_point_out": hook if norms[0] == norms[1] else "blocks.5.hook_mlp_out",
-        "use_decoder_bias": True, "apply_decoder_bias_to_pre_encoder": False, "d_model": D,
-        "norm_activation": "dataset-wise", "sparsity_include_decoder_norm": by_length,
-        "act_fn": function, "top_k": 4, "expansion_factor": N / D,
-    }  # fmt: skip
-    linear = {"encoder.weight": w["enc"], "encoder.bias": w["b_enc"], "decoder.weight": w["dec"],
-              "decoder.bias": w["b_dec"]}  # fmt: skip
+        "use_decoder_bias": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "d_model": D,
+        "norm_activation": "dataset-wise",
+        "sparsity_include_decoder_norm": by_length,
+        "act_fn": function,
+        "top_k": 4,
+        "expansion_factor": N / D,
+    }
+    linear = {
+        "encoder.weight": w["enc"],
+        "encoder.bias": w["b_enc"],
+        "decoder.weight": w["dec"],
+        "decoder.bias": w["b_dec"],
+    }
     if layout == "old":
         place = root / "fnlp/Llama3_1-8B-Base-LXR-8x/Llama3_1-8B-Base-L5R-8x"
         says |= {"d_sae": N, "jump_relu_threshold": 0.6}
@@ -102,16 +121,20 @@ def open_moss(root, layout="old", norms=(3.5, 3.5), by_length=True, function="ju
     elif layout == "distill":
         place, config, file = root / "L5R", "config.json", "sae_weights.safetensors"
         held = linear | {"log_jumprelu_threshold": theta.log()}
-        held |= {f"dataset_average_activation_norm.{s}": torch.tensor(n)
-                 for s, n in zip(("in", "out"), norms, strict=True)}  # fmt: skip
+        held |= {
+            f"dataset_average_activation_norm.{s}": torch.tensor(n)
+            for s, n in zip(("in", "out"), norms, strict=True)
+        }
         says["d_sae"] = N
     else:
         place, config, file = root / "new", "config.json", "sae_weights.safetensors"
         held = {"W_E": w["enc"].t(), "b_E": w["b_enc"], "W_D": w["dec"].t(), "b_D": w["b_dec"]}
         if function == "jumprelu":
             held["activation_function.log_jumprelu_threshold"] = theta.log()
-        held |= {f"dataset_average_activation_norm.{says[f'hook_point_{s}']}": torch.tensor(n)
-                 for s, n in zip(("in", "out"), norms, strict=True)}  # fmt: skip
+        held |= {
+            f"dataset_average_activation_norm.{says[f'hook_point_{s}']}": torch.tensor(n)
+            for s, n in zip(("in", "out"), norms, strict=True)
+        }
         says |= {"sae_type": "sae", "d_sae": N}
     lay(place, config, says | changes, file, held)
     w, theta = double(w), theta.double()
@@ -127,8 +150,16 @@ def open_moss(root, layout="old", norms=(3.5, 3.5), by_length=True, function="ju
 
 # Qwen Scope
 
-QWEN = {"model_type": "topk_sae", "base_model": "Qwen/Qwen3-1.7B-Base", "d_model": D, "d_sae": N,
-        "k": 4, "num_layers": 28, "hook_point": "resid_post", "dtype": "float32"}  # fmt: skip
+QWEN = {
+    "model_type": "topk_sae",
+    "base_model": "Qwen/Qwen3-1.7B-Base",
+    "d_model": D,
+    "d_sae": N,
+    "k": 4,
+    "num_layers": 28,
+    "hook_point": "resid_post",
+    "dtype": "float32",
+}
 
 
 def qwen_scope(root, layers=(3,), config=True, **changes):
@@ -176,8 +207,12 @@ def _relu_file(root, file, names):
 
 
 def goodfire(root, file="Llama-3.1-8B-Instruct-SAE-l19.pth"):
-    ends = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight",
-            "decoder_linear.bias")  # fmt: skip
+    ends = (
+        "encoder_linear.weight",
+        "encoder_linear.bias",
+        "decoder_linear.weight",
+        "decoder_linear.bias",
+    )
     return _relu_file(root, file, ends)
 
 
@@ -210,8 +245,12 @@ def openai(root, place="resid_delta_mlp_v5_32k", k=4, tied=False):
 def attn_saes(root, layers=(5,)):
     for layer in layers:
         w = tensors(layer, W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,))
-        says = {"act_name": f"blocks.{layer}.attn.hook_z", "act_size": D, "dict_size": N,
-                "seq_len": 128}  # fmt: skip
+        says = {
+            "act_name": f"blocks.{layer}.attn.hook_z",
+            "act_size": D,
+            "dict_size": N,
+            "seq_len": 128,
+        }
         name = f"gpt2-small_L{layer}_Hcat_z_lr1.20e-03_v9"
         lay(root, f"{name}_cfg.json", says, f"{name}.pt", w)
     w = double(w)
@@ -227,10 +266,19 @@ def batch_topk(root, kind="topk", unit=True, **changes):
     held = dict(w) | ({"jumprelu.log_threshold": log} if kind == "jumprelu" else {})
     held |= {"threshold": torch.tensor(0.7)} if kind == "batchtopk" else {}
     says = {
-        "act_size": D, "dict_size": N, "top_k": 4, "sae_type": kind, "input_unit_norm": unit,
-        "hook_point": "blocks.8.hook_resid_pre", "model_name": "gpt2-small", "seq_len": 128,
-        "dtype": "torch.float32", "layer": 8, "site": "resid_pre", "device": "cuda:0",
-    }  # fmt: skip
+        "act_size": D,
+        "dict_size": N,
+        "top_k": 4,
+        "sae_type": kind,
+        "input_unit_norm": unit,
+        "hook_point": "blocks.8.hook_resid_pre",
+        "model_name": "gpt2-small",
+        "seq_len": 128,
+        "dtype": "torch.float32",
+        "layer": 8,
+        "site": "resid_pre",
+        "device": "cuda:0",
+    }
     lay(root, "config.json", says | changes, "sae.pt", held)
     w, z, mean, std = double(w), X, 0, 1
     if unit:
@@ -238,9 +286,11 @@ def batch_topk(root, kind="topk", unit=True, **changes):
         z = (X - mean) / (std + 1e-5)
     pre = (z - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
     codes = {
-        "vanilla": pre.relu(), "topk": top(pre, 4), "batchtopk": pre * (pre > 0.7),
+        "vanilla": pre.relu(),
+        "topk": top(pre, 4),
+        "batchtopk": pre * (pre > 0.7),
         "jumprelu": jump(pre, log.double().exp()),
-    }[kind]  # fmt: skip
+    }[kind]
     return root, codes * std, (codes @ w["W_dec"] + w["b_dec"]) * std + mean
 
 
@@ -266,12 +316,16 @@ def temporal_codes(w, heads, k, scale, layers=2):
     lam, n = 1 / (4 * D), ROWS.shape[1]
     predicted = 0
     for i in range(layers):
-        at = {m: (w[f"attn_layers.{i}.{m}.weight"], w[f"attn_layers.{i}.{m}.bias"])
-              for m in ("q_target", "k_ctx", "v_ctx", "c_proj")}  # fmt: skip
+        at = {
+            m: (w[f"attn_layers.{i}.{m}.weight"], w[f"attn_layers.{i}.{m}.bias"])
+            for m in ("q_target", "k_ctx", "v_ctx", "c_proj")
+        }
         z = (lam * x @ W_enc).relu()
         before = torch.cat([torch.zeros_like(z[:, :1]), z[:, :-1]], 1)
-        parts = {m: (z if m == "q_target" else before) @ at[m][0].T + at[m][1]
-                 for m in ("q_target", "k_ctx", "v_ctx")}  # fmt: skip
+        parts = {
+            m: (z if m == "q_target" else before) @ at[m][0].T + at[m][1]
+            for m in ("q_target", "k_ctx", "v_ctx")
+        }
         q, key, v = (parts[m].unflatten(-1, (heads, -1)).transpose(1, 2) for m in parts)
         score = q @ key.transpose(-1, -2) / math.sqrt(q.shape[-1])
         score = score.masked_fill(~torch.ones(n, n).tril().bool(), -math.inf)
@@ -289,11 +343,20 @@ def temporal_saes(root, scale=0.25, **changes):
     w = temporal_tensors(4 * D, 3)
     place = root / "canrager/temporalSAEs/llama-3.1-8B/layer_15/temporal"
     says = {
-        "data": {"dtype": "float32"}, "llm": {"dimin": D},
-        "sae": {"exp_factor": 4, "n_heads": 2, "n_attn_layers": 2, "bottleneck_factor": 3,
-                "tied_weights": True, "scaling_factor": scale, "kval_topk": 5,
-                "sae_diff_type": "topk"} | changes,
-    }  # fmt: skip
+        "data": {"dtype": "float32"},
+        "llm": {"dimin": D},
+        "sae": {
+            "exp_factor": 4,
+            "n_heads": 2,
+            "n_attn_layers": 2,
+            "bottleneck_factor": 3,
+            "tied_weights": True,
+            "scaling_factor": scale,
+            "kval_topk": 5,
+            "sae_diff_type": "topk",
+        }
+        | changes,
+    }
     held = {{"W_dec": "D", "b_dec": "b"}.get(n, n): t for n, t in w.items()}
     lay(place, "conf.yaml", says, "latest_ckpt.safetensors", held)
     return place, *temporal_codes(w, 2, 5, scale)

@@ -58,8 +58,10 @@ def test_integrated_effects_sum_to_what_all_latents_together_are_worth(lm):
 
 def test_tokens_that_the_rules_leave_out_have_no_effect(lm):
     sae = an_sae(lm)
-    rules = {name: rule._replace(special_ids=(int(TOKENS[0, 8]),)) for name, rule in
-             sae.card.rules.items()}  # fmt: skip
+    rules = {
+        name: rule._replace(special_ids=(int(TOKENS[0, 8]),))
+        for name, rule in sae.card.rules.items()
+    }
     sae = dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
     effects = saekit.attribute(lm, sae, TOKENS, of=65).effects
     left_out = torch.isin(TOKENS, TOKENS[0, 8:]).flatten()

@@ -61,11 +61,10 @@ def test_codes_and_predictions_are_those_of_the_library(folder):
         ("dictionary_learning", "EleutherAI/pythia-70m-deduped", "L3.resid_post"),
         ("gemma_scope", "google/gemma-2-9b-it", "L20.resid_post"),
         ("sparsify", "unknown", "L2.resid_post"),
-        ("mlsae", "EleutherAI/pythia-70m-deduped",
-         "+".join(f"L{i}.resid_post" for i in range(6))),
+        ("mlsae", "EleutherAI/pythia-70m-deduped", "+".join(f"L{i}.resid_post" for i in range(6))),
     ],
     indirect=["folder"],
-)  # fmt: skip
+)
 def test_the_card_says_what_the_files_and_their_path_say(folder, model, site):
     found = load(folder[0]).card
     assert (found.model["name"], found.pair.label) == (model, site)
@@ -144,8 +143,13 @@ def test_a_bias_that_mlsae_cannot_hold_is_refused(tmp_path):
 
 
 def weights_file(place):
-    ends = ("sae_weights.safetensors", "sae.safetensors", "ae.pt", "params.npz",
-            "model.safetensors")  # fmt: skip
+    ends = (
+        "sae_weights.safetensors",
+        "sae.safetensors",
+        "ae.pt",
+        "params.npz",
+        "model.safetensors",
+    )
     return next(place / n for n in ends if (place / n).exists())
 
 
@@ -264,10 +268,17 @@ def test_a_folder_of_no_format_names_what_it_holds_and_what_could_be(tmp_path):
         ({"normalize_activations": "covariance_whitening"}, "activation_whitening"),
         ({"architecture": "jumprelu"}, "threshold"),
         ({"architecture": "transcoder", "d_out": 6}, "apply_b_dec_to_input"),
-        ({"architecture": "transcoder", "d_out": 6, "apply_b_dec_to_input": False,
-          "normalize_activations": "layer_norm"}, "no way back"),
+        (
+            {
+                "architecture": "transcoder",
+                "d_out": 6,
+                "apply_b_dec_to_input": False,
+                "normalize_activations": "layer_norm",
+            },
+            "no way back",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_saelens_settings_saekit_cannot_run_is_refused(changes, said, tmp_path):
     files.sae_lens(tmp_path, **changes)
     with pytest.raises(SaekitError, match=said):
@@ -276,8 +287,14 @@ def test_what_saelens_settings_saekit_cannot_run_is_refused(changes, said, tmp_p
 
 def test_saelens_before_version_6(tmp_path):
     w = files.affine_tensors() | {"scaling_factor": torch.ones(files.N)}
-    old = {"d_in": files.D, "d_sae": files.N, "hook_point": "blocks.2.hook_mlp_out",
-           "model_name": "m", "activation_fn_str": "relu", "normalize_activations": False}
+    old = {
+        "d_in": files.D,
+        "d_sae": files.N,
+        "hook_point": "blocks.2.hook_mlp_out",
+        "model_name": "m",
+        "activation_fn_str": "relu",
+        "normalize_activations": False,
+    }
     files.write(tmp_path, "sae_weights.safetensors", w, "cfg.json", old)
     sae, its_card = load(tmp_path)
     x = files.inputs()
@@ -329,8 +346,12 @@ def test_dictionaries_without_a_config_are_told_apart_by_their_tensors(tmp_path)
     sae, its_card = load(tmp_path / "resid_out_layer2" / "10_32768")
     assert sae.cfg.name == "relu" and its_card.pair.label == "L2.resid_post"
     assert its_card.model["name"] == "unknown"
-    w = {"encoder.weight": (files.N, files.D), "encoder.bias": (files.N,),
-         "decoder.weight": (files.D, files.N), "b_dec": (files.D,)}
+    w = {
+        "encoder.weight": (files.N, files.D),
+        "encoder.bias": (files.N,),
+        "decoder.weight": (files.D, files.N),
+        "b_dec": (files.D,),
+    }
     w = files.tensors(**w) | {"threshold": torch.tensor(0.4), "k": torch.tensor(4)}
     files.write(tmp_path / "a", "ae.pt", w)
     with pytest.raises(ConfigError, match="topk, batch_topk.*--architecture"):
@@ -377,12 +398,16 @@ def test_layers_that_disagree_leave_the_site_open(tmp_path):
         ("gemma-scope-2b-pt-mlp/layer_0/width_16k/average_l0_10", "L0.mlp_out"),
         ("gemma-scope-2b-pt-att/layer_3/width_16k/average_l0_10", "L3.z"),
         ("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_10", "embed"),
-        ("gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_10",
-         "L3.mlp_normalized -> L3.mlp_out"),
-        ("models--google--gemma-scope-27b-pt-res/snapshots/ab/layer_22/width_131k/canonical",
-         "L22.resid_post"),
+        (
+            "gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_10",
+            "L3.mlp_normalized -> L3.mlp_out",
+        ),
+        (
+            "models--google--gemma-scope-27b-pt-res/snapshots/ab/layer_22/width_131k/canonical",
+            "L22.resid_post",
+        ),
     ],
-)  # fmt: skip
+)
 def test_gemma_scope_by_path(path, label, tmp_path):
     files.gemma_scope(tmp_path / path)
     found = load(tmp_path / path).card
@@ -420,13 +445,19 @@ def test_an_mlsae_whose_name_and_config_disagree_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("hook", "site"),
     [
-        ("blocks.0.hook_resid_pre", "L0.resid_pre"), ("blocks.7.hook_resid_post", "L7.resid_post"),
-        ("hook_embed", "embed"), ("blocks.1.attn.hook_z", "L1.z"), ("blocks.1.hook_mlp_in", None),
-        ("blocks.1.ln2.hook_normalized", "L1.mlp_normalized"), ("blocks.1.attn.hook_q", None),
-        ("blocks.1.mlp.hook_post", "L1.mlp_acts"), ("blocks.1.mlp.hook_in", "L1.mlp_in"),
-        ("blocks.1.mlp.hook_out", None), ("L1.resid_post", None),
+        ("blocks.0.hook_resid_pre", "L0.resid_pre"),
+        ("blocks.7.hook_resid_post", "L7.resid_post"),
+        ("hook_embed", "embed"),
+        ("blocks.1.attn.hook_z", "L1.z"),
+        ("blocks.1.hook_mlp_in", None),
+        ("blocks.1.ln2.hook_normalized", "L1.mlp_normalized"),
+        ("blocks.1.attn.hook_q", None),
+        ("blocks.1.mlp.hook_post", "L1.mlp_acts"),
+        ("blocks.1.mlp.hook_in", "L1.mlp_in"),
+        ("blocks.1.mlp.hook_out", None),
+        ("L1.resid_post", None),
     ],
-)  # fmt: skip
+)
 def test_hooks_of_transformer_lens(hook, site):
     found = _names.from_transformer_lens(hook)
     assert (None if found is None else str(found)) == site
@@ -435,18 +466,23 @@ def test_hooks_of_transformer_lens(hook, site):
 @pytest.mark.parametrize(
     ("name", "model", "reads", "site"),
     [
-        ("layers.5", "m", False, "L5.resid_post"), ("layers.5", "m", True, "L5.resid_pre"),
-        ("h.3.mlp", "gpt2", False, "L3.mlp_out"), ("h.3.mlp", None, True, "L3.mlp_in"),
-        ("h.3.mlp", None, False, None), ("layers.3.mlp", "google/gemma-2-2b", False, None),
-        ("layers.3.self_attn", "m", False, "L3.attn_out"), ("layers.3.attention", "m", True, None),
-        ("embed_in", "m", False, None), ("layers.3.input_layernorm", "m", False, None),
+        ("layers.5", "m", False, "L5.resid_post"),
+        ("layers.5", "m", True, "L5.resid_pre"),
+        ("h.3.mlp", "gpt2", False, "L3.mlp_out"),
+        ("h.3.mlp", None, True, "L3.mlp_in"),
+        ("h.3.mlp", None, False, None),
+        ("layers.3.mlp", "google/gemma-2-2b", False, None),
+        ("layers.3.self_attn", "m", False, "L3.attn_out"),
+        ("layers.3.attention", "m", True, None),
+        ("embed_in", "m", False, None),
+        ("layers.3.input_layernorm", "m", False, None),
         ("model.layers.3.output", None, False, "L3.resid_post"),
         ("model.language_model.layers.3.self_attn.o_proj.input", None, False, "L3.z"),
         ("model.layers.3.pre_feedforward_layernorm.output", None, False, "L3.mlp_in"),
         ("model.layers.3.post_feedforward_layernorm.output", None, False, "L3.mlp_out"),
         ("layers.3.mlp.output", "google/gemma-2-2b", False, None),
     ],
-)  # fmt: skip
+)
 def test_modules(name, model, reads, site):
     found = _names.from_module(name, model, reads=reads)
     assert (None if found is None else str(found)) == site
@@ -458,13 +494,24 @@ def run(*words):
 
 def test_convert_on_the_command_line(tmp_path):
     codes, y_hat = files.sparsify(tmp_path / "layers.2")
-    done = run("convert", tmp_path / "layers.2", "--out", tmp_path / "lens", "--format", "sae_lens",
-               "--model", "m/n", "--json")  # fmt: skip
+    done = run(
+        "convert",
+        tmp_path / "layers.2",
+        "--out",
+        tmp_path / "lens",
+        "--format",
+        "sae_lens",
+        "--model",
+        "m/n",
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     record = json.loads(done.output)
     assert (record["architecture"], record["site"], record["model"]) == (
-        "topk", "L2.resid_post", "m/n",
-    )  # fmt: skip
+        "topk",
+        "L2.resid_post",
+        "m/n",
+    )
     again, its_card = load(tmp_path / "lens")
     same(again(files.inputs()), y_hat)
     assert its_card.pair.label == "L2.resid_post" and its_card.model["name"] == "m/n"

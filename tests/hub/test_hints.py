@@ -39,7 +39,7 @@ def old_sae_lens(folder, **changes):
         (files.mlsae, {"k": 5}, "got k=5"),
         (files.mlsae, {"architecture": "relu"}, "`standardised` around `topk`"),
     ],
-)  # fmt: skip
+)
 def test_a_hint_that_the_files_contradict_is_refused(maker, hints, said, tmp_path):
     maker(tmp_path / "layers.2")
     with pytest.raises(ConfigError, match=said):
@@ -167,10 +167,15 @@ def test_a_transcoder_is_not_written_where_it_would_come_back_as_an_autoencoder(
         (files.sparsify, "layers.1.self_attn", {}, "L1.mlp_out", "L1.attn_out"),
         (old_sae_lens, "q", {"hook_name": "blocks.0.attn.hook_q"}, "L0.attn_out", None),
         (old_sae_lens, "n", {"hook_name": "blocks.0.hook_mlp_in"}, "L0.mlp_out", "L0.mlp_in"),
-        (files.dictionary_learning, "d", {"trainer": {"dict_class": "AutoEncoder", "layer": 3}},
-         "L4.resid_post", "L3.mlp_out"),
+        (
+            files.dictionary_learning,
+            "d",
+            {"trainer": {"dict_class": "AutoEncoder", "layer": 3}},
+            "L4.resid_post",
+            "L3.mlp_out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_site_of_another_kind_than_the_name_is_refused(
     maker, place, changes, site, right, tmp_path
 ):
@@ -212,11 +217,18 @@ def test_a_modules_name_in_a_saelens_file_is_a_site(tmp_path):
 def test_a_note_names_only_the_hook_that_is_no_site(tmp_path):
     w = files.affine_tensors()
     config = {
-        "architecture": "transcoder", "d_in": D, "d_out": D, "d_sae": N,
-        "apply_b_dec_to_input": False, "normalize_activations": "none",
-        "metadata": {"sae_lens_version": "6.1.0", "hook_name": "blocks.3.hook_mlp_in",
-                     "hook_name_out": "blocks.3.hook_mlp_out"},
-    }  # fmt: skip
+        "architecture": "transcoder",
+        "d_in": D,
+        "d_out": D,
+        "d_sae": N,
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "metadata": {
+            "sae_lens_version": "6.1.0",
+            "hook_name": "blocks.3.hook_mlp_in",
+            "hook_name_out": "blocks.3.hook_mlp_out",
+        },
+    }
     files.write(tmp_path, "sae_weights.safetensors", w, "cfg.json", config)
     (note,) = load(tmp_path).card.provenance["notes"]
     assert "hook_mlp_in" in note and "hook_mlp_out" not in note
@@ -224,12 +236,22 @@ def test_a_note_names_only_the_hook_that_is_no_site(tmp_path):
 
 def test_what_saelens_says_of_a_place_survives_being_written_again(tmp_path):
     config = {
-        "architecture": "standard", "d_in": D, "d_sae": N, "apply_b_dec_to_input": False,
-        "normalize_activations": "none", "reshape_activations": "hook_z",
-        "metadata": {"sae_lens_version": "6.1.0", "hook_name": "blocks.0.attn.hook_z",
-                     "hook_head_index": 3, "seqpos_slice": [5, -5], "model_name": "gpt2-small",
-                     "exclude_special_tokens": True, "prepend_bos": False},
-    }  # fmt: skip
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": N,
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z",
+        "metadata": {
+            "sae_lens_version": "6.1.0",
+            "hook_name": "blocks.0.attn.hook_z",
+            "hook_head_index": 3,
+            "seqpos_slice": [5, -5],
+            "model_name": "gpt2-small",
+            "exclude_special_tokens": True,
+            "prepend_bos": False,
+        },
+    }
     place = tmp_path / "theirs"
     files.write(place, "sae_weights.safetensors", files.affine_tensors(), "cfg.json", config)
     sae, card = load(place)
@@ -268,11 +290,16 @@ def test_messages_say_what_is_so(tmp_path):
 
 def test_a_pursuit_of_more_steps_than_latents_is_read(tmp_path):
     raw = {
-        "architecture": "matching_pursuit", "d_in": D, "d_sae": 4, "max_iterations": None,
-        "apply_b_dec_to_input": True, "normalize_activations": "none",
-        "stop_on_duplicate_support": True, "residual_threshold": 0.01,
+        "architecture": "matching_pursuit",
+        "d_in": D,
+        "d_sae": 4,
+        "max_iterations": None,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "stop_on_duplicate_support": True,
+        "residual_threshold": 0.01,
         "metadata": {"sae_lens_version": "6.1.0"},
-    }  # fmt: skip
+    }
     w = files.tensors(W_dec=(4, D), b_dec=(D,))
     files.write(tmp_path, "sae_weights.safetensors", w, "cfg.json", raw)
     assert load(tmp_path).sae.cfg.k == 4

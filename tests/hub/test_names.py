@@ -28,43 +28,67 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 SHAPES = {"W_enc": (6, 20), "W_dec": (20, 6), "b_enc": (20,), "b_dec": (6,)}
 SMALL = {
     "toy-res": {
-        "repo_id": "me/toy", "model": "gpt2-small", "conversion_func": None,
+        "repo_id": "me/toy",
+        "model": "gpt2-small",
+        "conversion_func": None,
         "config_overrides": {"model_from_pretrained_kwargs": {"center_writing_weights": True}},
         "saes": [
-            {"id": "blocks.8.hook_resid_pre", "path": "layer8", "l0": 3, "variance_explained": 0.7,
-             "neuronpedia": "gpt2-small/8-toy", "norm_scaling_factor": 0.25},
+            {
+                "id": "blocks.8.hook_resid_pre",
+                "path": "layer8",
+                "l0": 3,
+                "variance_explained": 0.7,
+                "neuronpedia": "gpt2-small/8-toy",
+                "norm_scaling_factor": 0.25,
+            },
             {"id": "blocks.9.hook_resid_pre", "path": "layer9"},
         ],
     },
     "toy-norm": {
-        "repo_id": "me/toy", "model": "mistral-7b", "conversion_func": None,
+        "repo_id": "me/toy",
+        "model": "mistral-7b",
+        "conversion_func": None,
         "config_overrides": {"normalize_activations": "constant_norm_rescale"},
         "saes": [{"id": "blocks.8.hook_resid_pre", "path": "layer9"}],
     },
     "toy-moved": {
-        "repo_id": "me/toy", "model": "gpt2-small", "conversion_func": None,
+        "repo_id": "me/toy",
+        "model": "gpt2-small",
+        "conversion_func": None,
         "config_overrides": {"hook_name": "blocks.3.hook_resid_pre"},
         "saes": [{"id": "x", "path": "layer9"}],
     },
     "gemma-scope-2b-pt-res": {
-        "repo_id": "google/gemma-scope-2b-pt-res", "model": "gemma-2-2b",
+        "repo_id": "google/gemma-scope-2b-pt-res",
+        "model": "gemma-2-2b",
         "conversion_func": "gemma_2",
         "saes": [
-            {"id": f"layer_{layer}/width_16k/average_l0_{l0}", "l0": l0,
-             "path": f"layer_{layer}/width_16k/average_l0_{l0}"}
+            {
+                "id": f"layer_{layer}/width_16k/average_l0_{l0}",
+                "l0": l0,
+                "path": f"layer_{layer}/width_16k/average_l0_{l0}",
+            }
             for layer, l0 in ((5, 18), (5, 68), (12, 82))
         ],
     },
-}  # fmt: skip
+}
 
 
 def lens(folder, **changes):
     """Write a ReLU autoencoder as SAELens does."""
-    metadata = {"sae_lens_version": "6.1.0", "model_name": "gpt2-small",
-                "hook_name": "blocks.8.hook_resid_pre", "prepend_bos": True}  # fmt: skip
+    metadata = {
+        "sae_lens_version": "6.1.0",
+        "model_name": "gpt2-small",
+        "hook_name": "blocks.8.hook_resid_pre",
+        "prepend_bos": True,
+    }
     weights = files.tensors(seed=1, **SHAPES)
-    plain = {"architecture": "standard", "rescale_acts_by_decoder_norm": False,
-             "dtype": "float32", "device": "cpu"}  # fmt: skip
+    plain = {
+        "architecture": "standard",
+        "rescale_acts_by_decoder_norm": False,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     return files.sae_lens(folder, weights=weights, metadata=metadata, **(plain | changes))
 
 
@@ -131,8 +155,9 @@ def test_a_setting_of_the_registry_that_decides_numbers_is_applied(cache):
     assert plain.cfg.name == "relu" and other.cfg.name == "standardised"
     # The files say gpt2, the registry another model: the files are right, and it is said.
     assert other.card.model["name"] == "openai-community/gpt2"
-    assert any("registry says mistralai/Mistral-7B-v0.1" in n for n in
-               other.card.provenance["notes"])  # fmt: skip
+    assert any(
+        "registry says mistralai/Mistral-7B-v0.1" in n for n in other.card.provenance["notes"]
+    )
 
 
 def test_a_hook_of_the_registry_that_the_files_contradict_is_refused(cache):
@@ -209,11 +234,19 @@ def test_sae_bench_and_gemma_scope_load_by_their_short_names(cache):
     made = cache.parent / "bench"
     short = resolve("py_4k_relu_s0")
     folder = made / short.path
-    shapes = {"encoder.weight": (20, 6), "encoder.bias": (20,), "decoder.weight": (6, 20),
-              "bias": (6,)}  # fmt: skip
+    shapes = {
+        "encoder.weight": (20, 6),
+        "encoder.bias": (20,),
+        "decoder.weight": (6, 20),
+        "bias": (6,),
+    }
     write_state(folder / "ae.pt", files.tensors(**shapes))
-    trainer = {"dict_class": "AutoEncoder", "layer": 8, "lm_name": "EleutherAI/pythia-160m-deduped",
-               "submodule_name": "resid_post_layer_8"}  # fmt: skip
+    trainer = {
+        "dict_class": "AutoEncoder",
+        "layer": 8,
+        "lm_name": "EleutherAI/pythia-160m-deduped",
+        "submodule_name": "resid_post_layer_8",
+    }
     (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}))
     write_state(folder / "checkpoints" / "ae_10.pt", files.tensors(**shapes))
     hub_cache.lay(cache, short.repo, COMMIT, made)
@@ -331,20 +364,39 @@ def test_a_damaged_or_led_astray_file_is_refused(cache, tmp_path):
 
 def test_which_files_an_sae_needs():
     there = [
-        "README.md", "config.json", "run_me.py", "a/cfg.json", "a/sae_weights.safetensors",
-        "a/optimizer.bin", "a/checkpoints/ae_1.pt", "a/eval/core.json", "b/hyperparams.json",
-        "b/checkpoints/final.safetensors", "c/layer_1.safetensors", "c/layer_10.safetensors",
-        "c/config.yaml", "c/layer_1_cfg.json", "c/layer_10_cfg.json", "d/x.json",
-        "../a/cfg.json", "/etc/x.json", "a/../../x.pt",
-    ]  # fmt: skip
+        "README.md",
+        "config.json",
+        "run_me.py",
+        "a/cfg.json",
+        "a/sae_weights.safetensors",
+        "a/optimizer.bin",
+        "a/checkpoints/ae_1.pt",
+        "a/eval/core.json",
+        "b/hyperparams.json",
+        "b/checkpoints/final.safetensors",
+        "c/layer_1.safetensors",
+        "c/layer_10.safetensors",
+        "c/config.yaml",
+        "c/layer_1_cfg.json",
+        "c/layer_10_cfg.json",
+        "d/x.json",
+        "../a/cfg.json",
+        "/etc/x.json",
+        "a/../../x.pt",
+    ]
     lens_files = {"a/cfg.json", "a/sae_weights.safetensors", "a/eval/core.json", "config.json"}
     assert set(needed(there, "a", "R")) == lens_files
     assert set(needed(there, "b", "R")) == {
-        "b/hyperparams.json", "b/checkpoints/final.safetensors", "config.json",
-    }  # fmt: skip
+        "b/hyperparams.json",
+        "b/checkpoints/final.safetensors",
+        "config.json",
+    }
     assert set(needed(there, "c/layer_1.safetensors", "R")) == {
-        "c/layer_1.safetensors", "c/config.yaml", "c/layer_1_cfg.json", "config.json",
-    }  # fmt: skip
+        "c/layer_1.safetensors",
+        "c/config.yaml",
+        "c/layer_1_cfg.json",
+        "config.json",
+    }
     with pytest.raises(UnknownNameError, match="no `e` in R.*It has"):
         needed(there, "e", "R")
     with pytest.raises(FormatError, match="holds no weights"):
@@ -407,8 +459,18 @@ def test_results_of_a_name_go_to_a_folder_of_its_own(cache, tmp_path, capsys, mo
     lens_of = {"sae_lens_version": "6.1.0", "hook_name": "blocks.1.hook_resid_post"}
     files.sae_lens(made / "x", d_in=32, d_sae=64, weights=weights, metadata=lens_of)
     hub_cache.lay(cache, "me/own", COMMIT, made)
-    words = ["hf:me/own/x", "--model", "lm", "--corpus", text, "--quiet", "--n-ctx", "32",
-             "--dtype", "float32"]  # fmt: skip
+    words = [
+        "hf:me/own/x",
+        "--model",
+        "lm",
+        "--corpus",
+        text,
+        "--quiet",
+        "--n-ctx",
+        "32",
+        "--dtype",
+        "float32",
+    ]
     sizes = ["--set", "n_tokens=1024", "--set", "ce_tokens=256"]
     code, out, err = call(capsys, "eval", *words, *sizes)
     assert code == 0 and Path("saes/hf/me/own/x/eval/core.json").exists(), err

@@ -185,11 +185,17 @@ def test_special_tokens_are_those_of_the_model_that_is_run(models):
 
 def test_eval_and_index_take_what_their_messages_ask_for(models, tmp_path, capsys):
     files.sae_lens(
-        tmp_path / "x", normalize_activations="expected_average_only_in", d_in=32, d_sae=64,
+        tmp_path / "x",
+        normalize_activations="expected_average_only_in",
+        d_in=32,
+        d_sae=64,
         weights=files.tensors(W_enc=(32, 64), W_dec=(64, 32), b_enc=(64,), b_dec=(32,)),
-        metadata={"sae_lens_version": "6.1.0", "hook_name": "blocks.1.hook_resid_post",
-                  "context_size": 4096},
-    )  # fmt: skip
+        metadata={
+            "sae_lens_version": "6.1.0",
+            "hook_name": "blocks.1.hook_resid_post",
+            "context_size": 4096,
+        },
+    )
     words = ["--model", models / "base", "--corpus", models / "text.jsonl", "--quiet"]
     code, _, err = call(capsys, "eval", tmp_path / "x", *words)
     assert code != 0 and "--input-scale" in err

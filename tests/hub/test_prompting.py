@@ -29,7 +29,6 @@ def test_each_token_shows_its_strongest_latents(lm):
 
 def test_it_begins_as_training_rows_did(lm):
 
-
     sae = an_sae(lm)
     for bos, n in ((True, 4), (False, 3)):
         one = dataclasses.replace(sae, card=dataclasses.replace(sae.card, bos=bos))

@@ -28,14 +28,17 @@ from tests.hub.test_native import card as a_card
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 REPO = "me/saes"
 RESULT = Result(
-    name="core", version=3, config={},
+    name="core",
+    version=3,
+    config={},
     scores={
-        "l0": Score(value=4.0, low=3.5, high=4.5, n=90, unit="latents/token", better="neither",
-                    label="L0"),
+        "l0": Score(
+            value=4.0, low=3.5, high=4.5, n=90, unit="latents/token", better="neither", label="L0"
+        ),
         "fvu": Score(value=None, n=0, unit="ratio", better="lower", reason="no | variance"),
     },
     provenance={"n_ctx": 32, "notes": ["rows begin <b>with</b> BOS"]},
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -116,8 +119,15 @@ def test_up_and_down_again(hub, tmp_path):
     assert hub.made[REPO]["visibility"] == "private"
     assert done.name == f"hf:{REPO}@{hub.at(REPO, 'main')[0]}/L1/batch" and done.notes == ()
     there = hub.at(REPO, "main")[1]
-    inside = {"README.md", "card.json", "cfg.json", "config.json", "eval/core.json",
-              "sae_weights.safetensors", "weights.safetensors"}  # fmt: skip
+    inside = {
+        "README.md",
+        "card.json",
+        "cfg.json",
+        "config.json",
+        "eval/core.json",
+        "sae_weights.safetensors",
+        "weights.safetensors",
+    }
     assert set(there) == {".gitattributes", "README.md", *(f"L1/batch/{n}" for n in inside)}
     for name in (done.name, f"hf:{REPO}/L1/batch"):
         again = saekit.load(name)
@@ -264,10 +274,11 @@ def test_the_card_says_what_is_known_and_what_is_not(tmp_path):
     assert "undefined: no \\| variance" in text and "&lt;b>" in text and "<b>" not in text
     assert "SAE.from_pretrained('OWNER/REPO', 'PATH')" in text
     named = dataclasses.replace(
-        sae.card, model={"name": "pythia-70m-deduped", "revision": "abc", "dtype": "float32"},
+        sae.card,
+        model={"name": "pythia-70m-deduped", "revision": "abc", "dtype": "float32"},
         corpus={"corpus": {"name": "hub", "repo": "me/text", "split": "train"}},
         provenance={"command": ["saekit", "train", "--out", "a b"], "unknown": ["bos"]},
-    )  # fmt: skip
+    )
     text = saekit.card(dataclasses.replace(sae, card=named))
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["base_model"] == "EleutherAI/pythia-70m-deduped" and head["datasets"] == ["me/text"]
@@ -306,8 +317,13 @@ def test_commands(hub, tmp_path, capsys, monkeypatch):
     assert code == 0 and (tmp_path / "page.md").read_text().startswith("---\n")
     code, out, _ = call(capsys, "card", f"hf:{REPO}/x")
     assert code == 0 and "# topk SAE of L1.resid_post of tiny" in out
-    for words in (["push", "mine", "saes"], ["push", "none", REPO], ["pull", "x", "--out", "y"],
-                  ["card", "none"], ["pull", f"hf:{REPO}/none", "--out", "z"]):  # fmt: skip
+    for words in (
+        ["push", "mine", "saes"],
+        ["push", "none", REPO],
+        ["pull", "x", "--out", "y"],
+        ["card", "none"],
+        ["pull", f"hf:{REPO}/none", "--out", "z"],
+    ):
         code, out, err = call(capsys, *words)
         assert code in (1, 2) and out == "" and err.count("\n") == 1, words
 

@@ -50,13 +50,16 @@ def test_names_of_gemma_3_are_those_of_the_hub(tmp_path):
     [
         ({"architecture": "topk"}, "architecture `jump_relu` of Gemma Scope 2; got 'topk'"),
         ({"affine_connection": True}, "affine_connection=True, and params.safetensors has no"),
-        ({"model_name": 3}, "`model_name`"), ({"hf_hook_point_in": None}, "`hf_hook_point_in`"),
+        ({"model_name": 3}, "`model_name`"),
+        ({"hf_hook_point_in": None}, "`hf_hook_point_in`"),
         ({"affine_connection": "no"}, "true or false"),
         ({"hf_hook_point_out": None}, "does not say what it predicts"),
-        ({"hf_hook_point_out": f"{published.LAYER}.pre_feedforward_layernorm.output"},
-         "does not say what it predicts"),
+        (
+            {"hf_hook_point_out": f"{published.LAYER}.pre_feedforward_layernorm.output"},
+            "does not say what it predicts",
+        ),
     ],
-)  # fmt: skip
+)
 def test_gemma_scope_2_that_contradicts_itself(changes, said, tmp_path):
     place = published.gemma_scope_2(tmp_path, **changes)[0]
     with pytest.raises(FormatError, match=said):
@@ -111,8 +114,7 @@ def test_other_functions_of_llamascopium(function, by_length, tmp_path):
 def test_the_length_of_a_row_decides_which_latents_of_llama_scope_are_on(tmp_path):
     """SAELens and others take one threshold for all; the library's own code does not."""
     on = [
-        published.open_moss(tmp_path / str(by), "old", by_length=by)[1] != 0
-        for by in (True, False)
+        published.open_moss(tmp_path / str(by), "old", by_length=by)[1] != 0 for by in (True, False)
     ]
     assert (on[0] != on[1]).any()
 
@@ -127,15 +129,19 @@ def test_factors_in_the_weights_already_are_not_folded_again(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sae_type": "clt"}, "of the kind `clt`"), ({"use_glu_encoder": True}, "use_glu_encoder"),
-        ({"norm_activation": "token-wise"}, "token-wise"), ({"act_fn": "batchtopk"}, "batchtopk"),
-        ({"act_fn": None}, "`act_fn`"), ({"jump_relu_threshold": None}, "`jump_relu_threshold`"),
+        ({"sae_type": "clt"}, "of the kind `clt`"),
+        ({"use_glu_encoder": True}, "use_glu_encoder"),
+        ({"norm_activation": "token-wise"}, "token-wise"),
+        ({"act_fn": "batchtopk"}, "batchtopk"),
+        ({"act_fn": None}, "`act_fn`"),
+        ({"jump_relu_threshold": None}, "`jump_relu_threshold`"),
         ({"dataset_average_activation_norm": {"in": 3.0}}, r"\(out\)"),
         ({"dataset_average_activation_norm": {"in": 0, "out": 3.0}}, r"\(in\)"),
-        ({"norm_activation": None}, "`norm_activation`"), ({"hook_point_out": None}, "point_out"),
+        ({"norm_activation": None}, "`norm_activation`"),
+        ({"hook_point_out": None}, "point_out"),
         ({"d_sae": N + 1}, "shape"),
     ],
-)  # fmt: skip
+)
 def test_what_of_llama_scope_saekit_cannot_run_is_refused(changes, said, tmp_path):
     place = published.open_moss(tmp_path, "old", **changes)[0]
     with pytest.raises(SaekitError, match=said):
@@ -170,9 +176,14 @@ def test_qwen_scope_says_k_in_its_config_or_its_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"k": None}, "`k`"), ({"d_sae": N + 1}, "d_sae 21"), ({"model_type": "sae"}, "topk_sae"),
-     ({"base_model": None}, "base_model"), ({"k": N + 1}, "cannot be")],
-)  # fmt: skip
+    [
+        ({"k": None}, "`k`"),
+        ({"d_sae": N + 1}, "d_sae 21"),
+        ({"model_type": "sae"}, "topk_sae"),
+        ({"base_model": None}, "base_model"),
+        ({"k": N + 1}, "cannot be"),
+    ],
+)
 def test_qwen_scope_that_contradicts_itself(changes, said, tmp_path):
     with pytest.raises(SaekitError, match=said):
         load(published.qwen_scope(tmp_path, **changes)[0])
@@ -196,13 +207,19 @@ def test_circuit_tracer_without_its_config(tmp_path):
 @pytest.mark.parametrize(
     ("model", "hooks", "label"),
     [
-        ("google/gemma-2-2b", ("ln2.hook_normalized", "hook_mlp_out"),
-         "L3.mlp_normalized -> L3.mlp_out"),
-        ("meta-llama/Llama-3.2-1B", ("hook_resid_mid", "hook_mlp_out"),
-         "L3.resid_mid -> L3.mlp_out"),
+        (
+            "google/gemma-2-2b",
+            ("ln2.hook_normalized", "hook_mlp_out"),
+            "L3.mlp_normalized -> L3.mlp_out",
+        ),
+        (
+            "meta-llama/Llama-3.2-1B",
+            ("hook_resid_mid", "hook_mlp_out"),
+            "L3.resid_mid -> L3.mlp_out",
+        ),
         ("google/gemma-3-1b-pt", ("mlp.hook_in", "mlp.hook_out"), "L3.mlp_in -> unknown"),
     ],
-)  # fmt: skip
+)
 def test_hooks_of_circuit_tracer(model, hooks, label, tmp_path):
     text = published.SET.replace("Qwen/Qwen3-0.6B", model) + published.HOOKS.format(*hooks)
     place = published.circuit_tracer(tmp_path, config=text)[0]
@@ -217,7 +234,8 @@ def test_hooks_of_circuit_tracer(model, hooks, label, tmp_path):
     [
         (published.OWN.replace("transcoder_set", "cross_layer_transcoder"), "CLT"),
         (published.OWN.replace("feature_output_hook", "other"), "feature_output_hook"),
-        (published.OWN.replace("transcoder_set", "trans"), "model_kind"), ("[1]", "model_name"),
+        (published.OWN.replace("transcoder_set", "trans"), "model_kind"),
+        ("[1]", "model_name"),
     ],
 )
 def test_circuit_tracer_that_leaves_something_out(text, said, tmp_path):
@@ -269,10 +287,12 @@ def test_a_file_whose_name_says_nothing_is_of_an_unknown_site(tmp_path):
 @pytest.mark.parametrize(
     ("place", "label"),
     [
-        ("resid_post_mlp_v5_32k", "L8.resid_post"), ("resid_post_attn_v5_128k", "L8.resid_mid"),
-        ("resid_delta_attn_v5_32k", "L8.attn_out"), ("mlp_post_act", "L8.mlp_acts"),
+        ("resid_post_mlp_v5_32k", "L8.resid_post"),
+        ("resid_post_attn_v5_128k", "L8.resid_mid"),
+        ("resid_delta_attn_v5_32k", "L8.attn_out"),
+        ("mlp_post_act", "L8.mlp_acts"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("tied", [True, False])
 def test_openai(place, label, tied, tmp_path):
     k = 4 if "v5" in place else 0
@@ -289,10 +309,12 @@ def test_batch_topk(kind, unit, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sae_type": "global-matryoshka-topk"}, "kind `global"), ({"activation": "abs"}, "abs"),
-        ({"input_unit_norm": None}, "input_unit_norm"), ({"top_k": None}, "top_k"),
+        ({"sae_type": "global-matryoshka-topk"}, "kind `global"),
+        ({"activation": "abs"}, "abs"),
+        ({"input_unit_norm": None}, "input_unit_norm"),
+        ({"top_k": None}, "top_k"),
     ],
-)  # fmt: skip
+)
 def test_what_of_batch_topk_saekit_cannot_run_is_refused(changes, said, tmp_path):
     place = published.batch_topk(tmp_path, "topk", **changes)[0]
     with pytest.raises(FormatError, match=said):
@@ -327,14 +349,25 @@ def test_temporal(scale, tmp_path):
 def test_temporal_of_saelens_is_read_and_written(scale, tied, tmp_path):
     w = published.temporal_tensors(4 * D, 3, tied)
     says = {
-        "architecture": "temporal", "d_in": D, "d_sae": 4 * D, "n_heads": 2, "n_attn_layers": 2,
-        "bottleneck_factor": 3, "sae_diff_type": "topk", "kval_topk": 5, "tied_weights": tied,
-        "apply_b_dec_to_input": True, "reshape_activations": "none",
+        "architecture": "temporal",
+        "d_in": D,
+        "d_sae": 4 * D,
+        "n_heads": 2,
+        "n_attn_layers": 2,
+        "bottleneck_factor": 3,
+        "sae_diff_type": "topk",
+        "kval_topk": 5,
+        "tied_weights": tied,
+        "apply_b_dec_to_input": True,
+        "reshape_activations": "none",
         "normalize_activations": "constant_scalar_rescale" if scale else "none",
         "activation_normalization_factor": scale or 1.0,
-        "metadata": {"sae_lens_version": "6.54.12", "hook_name": "blocks.2.hook_resid_post",
-                     "context_size": 64},
-    }  # fmt: skip
+        "metadata": {
+            "sae_lens_version": "6.54.12",
+            "hook_name": "blocks.2.hook_resid_post",
+            "context_size": 64,
+        },
+    }
     published.lay(tmp_path / "one", "cfg.json", says, "sae_weights.safetensors", w)
     codes, y_hat = published.temporal_codes(w, 2, 5, scale or 1.0)
     sae, card, *_ = check(tmp_path / "one", codes, y_hat, published.ROWS)
@@ -350,11 +383,19 @@ def test_temporal_of_saelens_is_read_and_written(scale, tied, tmp_path):
 def test_a_temporal_sae_of_saelens_without_b_dec(tmp_path):
     w = published.temporal_tensors(4 * D, 3, tied=False)
     says = {
-        "architecture": "temporal", "d_in": D, "d_sae": 4 * D, "n_heads": 2, "n_attn_layers": 2,
-        "bottleneck_factor": 3, "sae_diff_type": "topk", "kval_topk": 5, "tied_weights": False,
-        "apply_b_dec_to_input": False, "normalize_activations": "none",
+        "architecture": "temporal",
+        "d_in": D,
+        "d_sae": 4 * D,
+        "n_heads": 2,
+        "n_attn_layers": 2,
+        "bottleneck_factor": 3,
+        "sae_diff_type": "topk",
+        "kval_topk": 5,
+        "tied_weights": False,
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
         "metadata": {"sae_lens_version": "6.54.12"},
-    }  # fmt: skip
+    }
     published.lay(tmp_path, "cfg.json", says, "sae_weights.safetensors", w)
     with pytest.raises(FormatError, match="untied temporal SAE without apply_b_dec_to_input"):
         load(tmp_path)
@@ -362,12 +403,17 @@ def test_a_temporal_sae_of_saelens_without_b_dec(tmp_path):
 
 def test_a_pursuit_is_written_for_saelens(tmp_path):
     raw = {
-        "architecture": "matching_pursuit", "d_in": D, "d_sae": N, "max_iterations": 4,
-        "apply_b_dec_to_input": True, "normalize_activations": "none",
-        "stop_on_duplicate_support": True, "residual_threshold": 0.01,
+        "architecture": "matching_pursuit",
+        "d_in": D,
+        "d_sae": N,
+        "max_iterations": 4,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "stop_on_duplicate_support": True,
+        "residual_threshold": 0.01,
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": "6.1.0", "hook_name": "blocks.1.hook_resid_post"},
-    }  # fmt: skip
+    }
     w = files.tensors(W_dec=(N, D), b_dec=(D,))
     w["W_dec"] /= w["W_dec"].norm(dim=-1, keepdim=True)
     published.lay(tmp_path / "a", "cfg.json", raw, "sae_weights.safetensors", w)
@@ -409,17 +455,26 @@ def test_overrides_go_over_what_a_saelens_file_says(tmp_path):
         ({"hook_name": "blocks.0.attn.hook_q", "hook_head_index": 3}, "unknown"),
         ({"hook_name": "blocks.4.hook_resid_post", "hook_head_index": 3}, "unknown"),
         ({"hook_name": "model.layers.10"}, "L10.resid_post"),
-        ({"hook_name": "blocks.7.hook_mlp_in",
-          "hf_hook_name": "model.layers.7.pre_feedforward_layernorm.output"}, "L7.mlp_in"),
+        (
+            {
+                "hook_name": "blocks.7.hook_mlp_in",
+                "hf_hook_name": "model.layers.7.pre_feedforward_layernorm.output",
+            },
+            "L7.mlp_in",
+        ),
         ({"hook_name": "blocks.7.mlp.hook_post"}, "L7.mlp_acts"),
         ({"hook_name": "blocks.7.mlp.hook_in"}, "L7.mlp_in"),
         ({"hook_name": "blocks.7.ln2.hook_normalized"}, "L7.mlp_normalized"),
         ({"hook_name": "h.3.mlp", "model_name": "gpt2"}, "L3.mlp_out"),
     ],
-)  # fmt: skip
+)
 def test_where_a_saelens_sae_belongs_is_read_and_kept(metadata, label, tmp_path):
-    metadata = metadata | {"sae_lens_version": "6.54.12", "exclude_special_tokens": [1, 2],
-                           "seqpos_slice": [2, None], "custom": {"a": 1}}  # fmt: skip
+    metadata = metadata | {
+        "sae_lens_version": "6.54.12",
+        "exclude_special_tokens": [1, 2],
+        "seqpos_slice": [2, None],
+        "custom": {"a": 1},
+    }
     files.sae_lens(tmp_path / "one", reshape_activations="hook_z", metadata=metadata)
     sae, card, *_ = load(tmp_path / "one")
     assert card.pair.label == label

@@ -28,8 +28,9 @@ def test_what_is_no_bias_is_refused(tmp_path):
     lm = tiny("llama")
     sae = an_sae(lm)
     for edit, match in (
-        ({"scale": 2.0}, "got scale"), ({"add": 1.0, "where": [1]}, "at some tokens"),
-    ):  # fmt: skip
+        ({"scale": 2.0}, "got scale"),
+        ({"add": 1.0, "where": [1]}, "at some tokens"),
+    ):
         with pytest.raises(ConfigError, match=match):
             saekit.splice(lm, sae).edit(3, **edit).save_model(tmp_path / "a")
     with pytest.raises(ConfigError, match="no edit"):

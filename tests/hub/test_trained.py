@@ -25,9 +25,13 @@ def made(lm, tmp_path_factory):
         lm, site="L1.resid_post", sae=saekit.TopK(k=4, expansion=2), out=folder / "one", **how
     )
     both = saekit.train(
-        lm, site=["L0.resid_post", "L1.resid_post"], fold=True,
-        sae=saekit.TopK(k=4, expansion=2), out=folder / "both", **how,
-    )  # fmt: skip
+        lm,
+        site=["L0.resid_post", "L1.resid_post"],
+        fold=True,
+        sae=saekit.TopK(k=4, expansion=2),
+        out=folder / "both",
+        **how,
+    )
     return folder, one, both, how
 
 
@@ -57,9 +61,13 @@ def test_an_index_of_another_sae_does_not_say_how_far_to_steer(made, lm, tmp_pat
         saekit.steer(lm, one, 3, prompt="the", scale=1.0, index=tmp_path / "none")
     saekit.index(one, lm, tokens=1000, out=tmp_path / "index", shown=False)
     other = saekit.train(
-        lm, site="L1.resid_post", sae=saekit.TopK(k=4, expansion=2), seed=5,
-        out=tmp_path / "o", **how,
-    )  # fmt: skip
+        lm,
+        site="L1.resid_post",
+        sae=saekit.TopK(k=4, expansion=2),
+        seed=5,
+        out=tmp_path / "o",
+        **how,
+    )
     with pytest.raises(ConfigError, match="another SAE"):
         saekit.steer(lm, other, 3, prompt="the", scale=1.0, index=tmp_path / "index")
 
@@ -111,19 +119,26 @@ def test_codes_and_activations_of_something_else_are_refused(made, lm):
 def test_a_wrapper_takes_its_widths_from_the_site_too(made, lm, tmp_path):
     _, _, _, how = made
     sae = saekit.train(
-        lm, site="L1.resid_post", out=tmp_path / "f",
-        sae=Frozen(half="decoder", inner=saekit.TopK(k=4, expansion=2)), **how,
-    )  # fmt: skip
+        lm,
+        site="L1.resid_post",
+        out=tmp_path / "f",
+        sae=Frozen(half="decoder", inner=saekit.TopK(k=4, expansion=2)),
+        **how,
+    )
     assert (sae.d_sae, sae.cfg.inner.k) == (64, 4)
 
 
 @pytest.mark.parametrize(
     ("where", "wanted"),
     [
-        ([2], [2]), (torch.tensor([2, 4]), [2, 4]), ([False, False, True], [2]),
-        ((i for i in [1, 3]), [1, 3]), (torch.tensor([False, True]), [1]), ([50], []),
+        ([2], [2]),
+        (torch.tensor([2, 4]), [2, 4]),
+        ([False, False, True], [2]),
+        ((i for i in [1, 3]), [1, 3]),
+        (torch.tensor([False, True]), [1]),
+        ([50], []),
     ],
-)  # fmt: skip
+)
 def test_positions_and_masks_are_told_apart(made, lm, where, wanted):
     _, one, _, _ = made
     plain = lm.read("the cat", one.site)
@@ -151,9 +166,13 @@ def test_numbers_of_latents(made, lm):
 def test_what_is_predicted_from_later_in_the_pass_cannot_be_spliced(made, lm, tmp_path):
     _, _, _, how = made
     sae = saekit.train(
-        lm, site="L1.resid_post", target="L0.resid_post", sae=saekit.TopK(k=4, expansion=2),
-        out=tmp_path / "t", **how,
-    )  # fmt: skip
+        lm,
+        site="L1.resid_post",
+        target="L0.resid_post",
+        sae=saekit.TopK(k=4, expansion=2),
+        out=tmp_path / "t",
+        **how,
+    )
     with pytest.raises(ConfigError, match="later in a pass"):
         saekit.splice(lm, sae)
 

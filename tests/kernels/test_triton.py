@@ -55,9 +55,7 @@ def by_latent(codes):
 
 def close(found, expected, dtype=torch.float32):
     size = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(
-        found.float(), expected.float(), atol=BOUND[dtype] * size, rtol=0
-    )
+    torch.testing.assert_close(found.float(), expected.float(), atol=BOUND[dtype] * size, rtol=0)
 
 
 def check_maps(codes, W, rows):
@@ -90,9 +88,10 @@ def test_maps_take_short_floats(device, dtype):
 
 def test_every_latent_in_every_row(device):
     check_maps(
-        Codes.from_dense(draw(3, 7, device=device)), draw(7, 300, device=device),
+        Codes.from_dense(draw(3, 7, device=device)),
+        draw(7, 300, device=device),
         draw(3, 300, seed=3, device=device),
-    )  # fmt: skip
+    )
 
 
 def test_a_latent_twice_in_a_row(device):
@@ -304,9 +303,10 @@ def test_above_leaves_dense_rows_to_products_and_nan_out(device):
 
 
 def test_the_rule_for_gathers():
-    shares = [1 / maps.gather_share(*case) for case in [
-        (torch.bfloat16, "bf16"), (torch.float32, "tf32"), (torch.float32, "fp32"),
-    ]]  # fmt: skip
+    shares = [
+        1 / maps.gather_share(*case)
+        for case in [(torch.bfloat16, "bf16"), (torch.float32, "tf32"), (torch.float32, "fp32")]
+    ]
     assert shares == pytest.approx([184, 184, 31], abs=1)
 
 

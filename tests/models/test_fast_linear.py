@@ -89,8 +89,16 @@ def test_what_replaces_the_embedding_is_what_the_model_reads(family):
 
 
 def test_weights_that_are_thawed_get_their_gradients():
-    module = new_module("llama", {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 30,
-                                  "num_attention_heads": 2, "intermediate_size": 32})  # fmt: skip
+    module = new_module(
+        "llama",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "vocab_size": 30,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        },
+    )
     freeze_linears(module)
     module(input_ids=TOKENS % 30).logits.sum().backward()
     assert all(p.grad is not None for p in module.parameters())

@@ -89,13 +89,18 @@ def test_draws_have_the_shares_that_the_logits_say():
 @pytest.mark.parametrize(
     ("prompts", "n", "how", "error"),
     [
-        ([], 3, {}, DataError), ([[]], 3, {}, DataError), ([[10**6]], 3, {}, DataError),
-        ([[-1]], 3, {}, DataError), ([[1]], 0, {}, ConfigError), ([[1]], 10**6, {}, ShapeError),
-        ([[1]], 3, {"temperature": -1.0}, ConfigError), ([[1]], 3, {"top_p": 0.0}, ConfigError),
+        ([], 3, {}, DataError),
+        ([[]], 3, {}, DataError),
+        ([[10**6]], 3, {}, DataError),
+        ([[-1]], 3, {}, DataError),
+        ([[1]], 0, {}, ConfigError),
+        ([[1]], 10**6, {}, ShapeError),
+        ([[1]], 3, {"temperature": -1.0}, ConfigError),
+        ([[1]], 3, {"top_p": 0.0}, ConfigError),
         ([[1]], 3, {"top_p": float("nan")}, ConfigError),
         ([[1]], 3, {"batch_rows": 0}, ConfigError),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_continued_is_refused(prompts, n, how, error):
     with pytest.raises(error):
         tiny("llama").generate(prompts, n, **how)

@@ -79,8 +79,10 @@ def setting(key: str, value: object) -> bytes:
     if isinstance(value, list) and value and isinstance(value[0], str):
         return text(key) + struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
     if isinstance(value, list):
-        return text(key) + struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(
-            f"<{len(value)}i", *value
+        return (
+            text(key)
+            + struct.pack("<IIQ", 9, 5, len(value))
+            + struct.pack(f"<{len(value)}i", *value)
         )
     return text(key) + struct.pack("<II", 4, value)
 
@@ -122,10 +124,17 @@ def llama_settings(pre: str = "smollm") -> dict[str, object]:
 
 
 SHAPES = {
-    "token_embd": (258, 32), "output_norm": (32,), "blk.0.attn_norm": (32,),
-    "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32),
-    "blk.0.attn_output": (32, 32), "blk.0.ffn_norm": (32,), "blk.0.ffn_gate": (64, 32),
-    "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64),
+    "token_embd": (258, 32),
+    "output_norm": (32,),
+    "blk.0.attn_norm": (32,),
+    "blk.0.attn_q": (32, 32),
+    "blk.0.attn_k": (16, 32),
+    "blk.0.attn_v": (16, 32),
+    "blk.0.attn_output": (32, 32),
+    "blk.0.ffn_norm": (32,),
+    "blk.0.ffn_gate": (64, 32),
+    "blk.0.ffn_up": (64, 32),
+    "blk.0.ffn_down": (32, 64),
 }
 
 

@@ -199,8 +199,7 @@ def test_grad_reaches_the_embedding_and_matches_a_difference(family: str) -> Non
     def moved(size: float) -> float:
         total = []
         model.logits(
-            TOKENS,
-            {EMBED: lambda x: x + size * step, site: lambda x: total.append(x.sum()) or x},
+            TOKENS, {EMBED: lambda x: x + size * step, site: lambda x: total.append(x.sum()) or x}
         )
         return float(total[0])
 
@@ -269,9 +268,15 @@ def test_sequential_gpt_neox_has_a_middle_and_gemma_1_is_laid_out_as_llama() -> 
     from saekit.models.tiny import ByteTokenizer
 
     sizes = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "vocab_size": 258, "max_position_embeddings": 64,
-        "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "vocab_size": 258,
+        "max_position_embeddings": 64,
+        "pad_token_id": None,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
     }
     neox = hf.new_module("gpt_neox", sizes | {"use_parallel_residual": False})
     gemma = hf.new_module("gemma", sizes | {"head_dim": 8, "num_key_value_heads": 2})

@@ -130,8 +130,10 @@ def test_shards_load_as_one_file_does(tmp_path) -> None:
     tensors = load_file(shards / "model.safetensors")
     (shards / "model.safetensors").unlink()
     names = sorted(tensors)
-    parts = {"model-00001-of-00002.safetensors": names[::2],
-             "model-00002-of-00002.safetensors": names[1::2]}
+    parts = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, keys in parts.items():
         save_file({k: tensors[k] for k in keys}, shards / file, {"format": "pt"})
     index = {"metadata": {}, "weight_map": {k: f for f, keys in parts.items() for k in keys}}

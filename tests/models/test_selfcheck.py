@@ -34,9 +34,13 @@ WRONG = [
     ("qwen3", "resid_mid", Tap("layers.{i}", "input"), "L0.resid_mid"),
     ("llama", "z", Tap("layers.{i}.self_attn.o_proj", "output"), "L0.z"),
     ("llama", "mlp_acts", Tap("layers.{i}.mlp.gate_proj", "output"), "L0.mlp_acts"),
-    ("llama", "mlp_normalized", Tap("layers.{i}.self_attn.q_proj", "input", norm=NORM),
-     "L0.mlp_normalized"),
-]  # fmt: skip
+    (
+        "llama",
+        "mlp_normalized",
+        Tap("layers.{i}.self_attn.q_proj", "input", norm=NORM),
+        "L0.mlp_normalized",
+    ),
+]
 
 
 @pytest.mark.parametrize(("family", "point", "tap", "blamed"), WRONG)

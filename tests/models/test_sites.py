@@ -40,8 +40,16 @@ def test_one_head_of_z_is_a_site_and_of_no_other_point():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "L1", "L1.resid", "blocks.1", "blocks.1.hook_resid", "L-1.embed", "L1.mlp_out.h0",
-     "L1.z.h"],
+    [
+        "",
+        "L1",
+        "L1.resid",
+        "blocks.1",
+        "blocks.1.hook_resid",
+        "L-1.embed",
+        "L1.mlp_out.h0",
+        "L1.z.h",
+    ],
 )
 def test_no_site(name):
     with pytest.raises(UnknownNameError, match="is not a site"):

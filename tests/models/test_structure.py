@@ -207,15 +207,29 @@ VARIANTS = [
     ("falcon", {"parallel_attn": False}, ""),
     ("falcon", {"alibi": True}, "resid_mid"),
     ("stablelm", {"use_parallel_residual": True}, "resid_mid"),
-    ("bloom", {"apply_residual_connection_post_layernorm": True},
-     "z attn_out resid_mid mlp_normalized mlp_in mlp_acts mlp_out"),
-    ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
-     "mlp_normalized mlp_in mlp_acts mlp_out"),
+    (
+        "bloom",
+        {"apply_residual_connection_post_layernorm": True},
+        "z attn_out resid_mid mlp_normalized mlp_in mlp_acts mlp_out",
+    ),
+    (
+        "opt",
+        {"do_layer_norm_before": False, "word_embed_proj_dim": 16},
+        "mlp_normalized mlp_in mlp_acts mlp_out",
+    ),
     ("gemma4_text", {"hidden_size_per_layer_input": 0}, ""),
-    ("gemma4_text", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
-                     "moe_intermediate_size": 16}, "mlp_normalized mlp_in mlp_acts mlp_out"),
+    (
+        "gemma4_text",
+        {
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 16,
+        },
+        "mlp_normalized mlp_in mlp_acts mlp_out",
+    ),
     ("granite", {"residual_multiplier": 1.0}, ""),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "settings", "left_out"), VARIANTS)

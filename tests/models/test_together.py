@@ -66,9 +66,15 @@ def test_what_belongs_to_one_model_is_refused(both):
 def test_a_crosscoder_compares_two_models(both, tmp_path):
     text = world.text_file(tmp_path)
     sae = saekit.train(
-        both, site=[BASE, "chat:L1.resid_post"], sae=saekit.Crosscoder(expansion=2, k=4),
-        corpus=text, tokens=4000, n_ctx=32, out=tmp_path / "run", shown=False,
-    )  # fmt: skip
+        both,
+        site=[BASE, "chat:L1.resid_post"],
+        sae=saekit.Crosscoder(expansion=2, k=4),
+        corpus=text,
+        tokens=4000,
+        n_ctx=32,
+        out=tmp_path / "run",
+        shown=False,
+    )
     assert sae.directions.shape == (2, 64, 32)
     acts = both.read("the cat sat", sae.card.pair.reads)
     assert sae.encode(acts).n_rows == len("the cat sat") + 1
@@ -86,19 +92,43 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = "base=a,chat=b"
     assert isinstance(load(model), Together)
-    words = ["train", "--model", model, "--site", "base:L*.resid_post", "--site",
-             "chat:L1.resid_post", "--arch", "crosscoder", "--d-sae", "64", "--set", "sae.k=4",
-             "--corpus", str(world.text_file(tmp_path)), "--tokens", "3000", "--set", "n_ctx=32",
-             "--out", str(tmp_path / "run"), "--quiet"]  # fmt: skip
+    words = [
+        "train",
+        "--model",
+        model,
+        "--site",
+        "base:L*.resid_post",
+        "--site",
+        "chat:L1.resid_post",
+        "--arch",
+        "crosscoder",
+        "--d-sae",
+        "64",
+        "--set",
+        "sae.k=4",
+        "--corpus",
+        str(world.text_file(tmp_path)),
+        "--tokens",
+        "3000",
+        "--set",
+        "n_ctx=32",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 0
     assert read_json(tmp_path / "run" / "run.json")["pair"]["read"] == [
-        "base:L0.resid_post", "base:L1.resid_post", "chat:L1.resid_post"
-    ]  # fmt: skip
+        "base:L0.resid_post",
+        "base:L1.resid_post",
+        "chat:L1.resid_post",
+    ]
     monkeypatch.chdir("/")  # folders are named so that they are found from anywhere
-    for words in (["eval", str(tmp_path / "run"), "--set", "ce_tokens=0", "--set", "n_tokens=1000"],
-                  ["index", str(tmp_path / "run"), "--tokens", "500"]):  # fmt: skip
+    for words in (
+        ["eval", str(tmp_path / "run"), "--set", "ce_tokens=0", "--set", "n_tokens=1000"],
+        ["index", str(tmp_path / "run"), "--tokens", "500"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--quiet"])
         assert ended.value.code == 0

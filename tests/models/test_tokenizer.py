@@ -63,8 +63,9 @@ def metaspace() -> HFTokenizer:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("make", [byte_level, lambda: sentencepiece("always"),
-                                  lambda: sentencepiece("never")])
+@pytest.mark.parametrize(
+    "make", [byte_level, lambda: sentencepiece("always"), lambda: sentencepiece("never")]
+)
 def test_pieces_join_to_the_text(make, text: str) -> None:
     tokenizer = make()
     (ids,) = tokenizer.encode([text])

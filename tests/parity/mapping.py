@@ -157,18 +157,20 @@ def assert_close(found, wanted, what="", tolerance=TOLERANCE):
     """Assert equality to a share of each entry, and of the largest."""
     atol = tolerance * float(wanted.detach().abs().max()) if wanted.numel() else 0.0
     torch.testing.assert_close(
-        found.detach(), wanted.detach(), rtol=tolerance, atol=atol,
-        check_dtype=False, msg=lambda text: f"{what}: {text}",
-    )  # fmt: skip
+        found.detach(),
+        wanted.detach(),
+        rtol=tolerance,
+        atol=atol,
+        check_dtype=False,
+        msg=lambda text: f"{what}: {text}",
+    )
 
 
 def grads(value, params):
     """Return the gradient for each named parameter; 0 where nothing reaches it."""
     if not value.requires_grad:
         return {name: torch.zeros_like(p) for name, p in params.items()}
-    found = torch.autograd.grad(
-        value, list(params.values()), retain_graph=True, allow_unused=True
-    )
+    found = torch.autograd.grad(value, list(params.values()), retain_graph=True, allow_unused=True)
     pairs = zip(params.items(), found, strict=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in pairs}
 

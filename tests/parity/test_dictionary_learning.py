@@ -153,9 +153,12 @@ def test_matryoshka(seed):
     """Theirs weighs each width by 1/G and then takes the mean, so the error counts 1/G of ours."""
     w = world(seed)
     trainer = build(
-        "matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer", w, k=K,
+        "matryoshka_batch_top_k",
+        "MatryoshkaBatchTopKTrainer",
+        w,
+        k=K,
         group_fractions=[0.25, 0.25, 0.5],
-    )  # fmt: skip
+    )
     cfg = Matryoshka(k=K, widths=WIDTHS, aux_coefficient=0.0, **SIZES)
     ours = our_loss(cfg, ours_of(trainer.ae), w.x)
     x_hat, f = trainer.loss(w.x, step=0, logging=True)[1:3]
@@ -208,14 +211,21 @@ def test_p_anneal(seed, p):
     trainer = build("p_anneal", "PAnnealTrainer", w, sparsity_function="Lp^p")
     trainer.p, trainer.sparsity_coeff = p, 3.0
     cfg = PAnneal(
-        l1_coefficient=3.0, warm_up=0.0, end_p=p, anneal_from=0.0, smoothing=1e-20,
-        decoder="unit", **SIZES,
-    )  # fmt: skip
+        l1_coefficient=3.0,
+        warm_up=0.0,
+        end_p=p,
+        anneal_from=0.0,
+        smoothing=1e-20,
+        decoder="unit",
+        **SIZES,
+    )
     ours = our_loss(cfg, ours_of(trainer.ae), w.x)
     sizes = ours.acts.values
     c = sizes.sum() / sizes[sizes > 0].pow(p).sum()
     same_but_along_rows(
-        D * (ours.terms["mse"] + ours.terms["lp"] / c), trainer.loss(w.x, step=LATE), trainer.ae,
+        D * (ours.terms["mse"] + ours.terms["lp"] / c),
+        trainer.loss(w.x, step=LATE),
+        trainer.ae,
         "loss",
     )
 

@@ -30,9 +30,12 @@ pytestmark = pytest.mark.parity
 K = 6
 SIZES = {"d_in": D, "d_out": D, "d_sae": D_SAE}
 NAMES = {
-    "Standard": "standard", "Gated": "gated", "JumpReLU": "jumprelu", "TopK": "topk",
+    "Standard": "standard",
+    "Gated": "gated",
+    "JumpReLU": "jumprelu",
+    "TopK": "topk",
     "AbsTopK": "abstopk",
-}  # fmt: skip
+}
 OURS = {"Standard": ReLU, "Gated": Gated, "JumpReLU": JumpReLU, "TopK": TopK, "AbsTopK": AbsTopK}
 NORMS = ["none", "layer_norm", "constant_norm_rescale"]
 
@@ -66,9 +69,10 @@ def compare(folder, x, codes, y_hat, **options):
 
 def size_of(x, norm):
     return {
-        "none": torch.ones(len(x), 1), "layer_norm": x.std(-1, keepdim=True),
+        "none": torch.ones(len(x), 1),
+        "layer_norm": x.std(-1, keepdim=True),
         "constant_norm_rescale": x.norm(dim=-1, keepdim=True) / D**0.5,
-    }[norm]  # fmt: skip
+    }[norm]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -191,9 +195,12 @@ def test_sae_lens_transcoders(jumps, skips, tmp_path):
 def test_sae_lens_matching_pursuit(seed, length, repeat, tmp_path):
     w, module = world(seed), peer("sae_lens.saes")
     cfg = module.MatchingPursuitSAEConfig(
-        d_in=D, d_sae=D_SAE, residual_threshold=1.5, max_iterations=12,
+        d_in=D,
+        d_sae=D_SAE,
+        residual_threshold=1.5,
+        max_iterations=12,
         stop_on_duplicate_support=repeat,
-    )  # fmt: skip
+    )
     sae, g = module.MatchingPursuitSAE(cfg), torch.Generator().manual_seed(seed)
     lengths = length + 0.1 * torch.rand(D_SAE, 1, generator=g) * (length != 1)
     fill([(sae.W_dec, lengths * w.W_dec), (sae.b_dec, w.b_dec)])
@@ -204,13 +211,16 @@ def test_sae_lens_matching_pursuit(seed, length, repeat, tmp_path):
 
 
 OUTWARD = {
-    "relu": (ReLU(**SIZES), {}), "gated": (Gated(decoder="free", **SIZES), {}),
-    "jumprelu": (JumpReLU(decoder="free", **SIZES), {}), "topk": (TopK(k=K, **SIZES), {}),
-    "abs_topk": (AbsTopK(k=K, **SIZES), {}), "multi_topk": (MultiTopK(k=K, **SIZES), {}),
+    "relu": (ReLU(**SIZES), {}),
+    "gated": (Gated(decoder="free", **SIZES), {}),
+    "jumprelu": (JumpReLU(decoder="free", **SIZES), {}),
+    "topk": (TopK(k=K, **SIZES), {}),
+    "abs_topk": (AbsTopK(k=K, **SIZES), {}),
+    "multi_topk": (MultiTopK(k=K, **SIZES), {}),
     "batch_topk": (BatchTopK(k=K, **SIZES), {"cutoff_sum": 1.2, "cutoff_weight": 1.0}),
     "layer_norm": (Standardised(inverse="published", inner=TopK(k=K, **SIZES), **SIZES), {}),
     "rms": (Standardised(by="rms", inverse="published", inner=ReLU(**SIZES), **SIZES), {}),
-}  # fmt: skip
+}
 
 
 def trained(name):
@@ -287,18 +297,26 @@ def test_sparsify_both_ways(skip, transcode, multi, tmp_path):
 def dictionary(name, w, **settings):
     """Return a dictionary_learning SAE with the weights of a world."""
     top = peer("dictionary_learning.dictionary")
-    places = {"AutoEncoderTopK": "top_k", "BatchTopKSAE": "batch_top_k",
-              "MatryoshkaBatchTopKSAE": "matryoshka_batch_top_k"}  # fmt: skip
+    places = {
+        "AutoEncoderTopK": "top_k",
+        "BatchTopKSAE": "batch_top_k",
+        "MatryoshkaBatchTopKSAE": "matryoshka_batch_top_k",
+    }
     module = peer(f"dictionary_learning.trainers.{places[name]}") if name in places else top
     made, g = getattr(module, name)(D, D_SAE, **settings), torch.Generator().manual_seed(4)
     state = {n: t.clone() for n, t in made.state_dict().items()}
     known = {
-        "encoder.weight": w.W_enc.t(), "decoder.weight": w.W_dec.t(), "encoder.bias": w.b_enc,
-        "W_enc": w.W_enc, "W_dec": w.W_dec, "b_enc": w.b_enc, "gate_bias": w.b_enc,
+        "encoder.weight": w.W_enc.t(),
+        "decoder.weight": w.W_dec.t(),
+        "encoder.bias": w.b_enc,
+        "W_enc": w.W_enc,
+        "W_dec": w.W_dec,
+        "b_enc": w.b_enc,
+        "gate_bias": w.b_enc,
         **dict.fromkeys(("bias", "b_dec", "decoder_bias", "decoder.bias"), w.b_dec),
         "mag_bias": 0.3 * torch.randn(D_SAE, generator=g),
         "r_mag": 0.3 * torch.randn(D_SAE, generator=g),
-    }  # fmt: skip
+    }
     for key, value in state.items():
         if key in known:
             value.copy_(known[key])
@@ -309,11 +327,14 @@ def dictionary(name, w, **settings):
 
 
 DICTIONARIES = {
-    "AutoEncoder": (ReLU, {}), "AutoEncoderNew": (ReLU, {}), "GatedAutoEncoder": (Gated, {}),
-    "JumpReluAutoEncoder": (JumpReLU, {}), "AutoEncoderTopK": (TopK, {"k": K}),
+    "AutoEncoder": (ReLU, {}),
+    "AutoEncoderNew": (ReLU, {}),
+    "GatedAutoEncoder": (Gated, {}),
+    "JumpReluAutoEncoder": (JumpReLU, {}),
+    "AutoEncoderTopK": (TopK, {"k": K}),
     "BatchTopKSAE": (BatchTopK, {"k": K}),
     "MatryoshkaBatchTopKSAE": (Matryoshka, {"k": K, "group_sizes": [64, D_SAE - 64]}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DICTIONARIES)
@@ -324,9 +345,14 @@ def test_dictionary_learning(name, tmp_path):
     made, state = dictionary(name, w, **settings)
     torch.save(state, tmp_path / "ae.pt")
     trainer = {
-        "dict_class": name, "layer": 4, "submodule_name": "resid_post_layer_4", "lm_name": "a/b",
-        "activation_dim": D, "dict_size": D_SAE, **({"k": K} if settings else {}),
-    }  # fmt: skip
+        "dict_class": name,
+        "layer": 4,
+        "submodule_name": "resid_post_layer_4",
+        "lm_name": "a/b",
+        "activation_dim": D,
+        "dict_size": D_SAE,
+        **({"k": K} if settings else {}),
+    }
     (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
     if name == "AutoEncoderNew":  # its reader calls a constructor that its own file refuses
         theirs = made
@@ -351,7 +377,7 @@ OUT = {
     "batch_topk": (BatchTopK(k=K, **SIZES), "BatchTopKSAE"),
     "matryoshka": (Matryoshka(k=K, widths=(32, 96), **SIZES), "MatryoshkaBatchTopKSAE"),
     "jumprelu": (JumpReLU(decoder="free", **SIZES), "JumpReluAutoEncoder"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OUT)
@@ -384,9 +410,16 @@ def test_sae_lens_temporal(scale, tied, tmp_path):
     module, g = peer("sae_lens.saes.temporal_sae"), torch.Generator().manual_seed(5)
     norm = "none" if scale == 1 else "constant_scalar_rescale"
     cfg = module.TemporalSAEConfig(
-        d_in=D, d_sae=96, n_heads=4, n_attn_layers=2, bottleneck_factor=8, kval_topk=K,
-        tied_weights=tied, normalize_activations=norm, activation_normalization_factor=scale,
-    )  # fmt: skip
+        d_in=D,
+        d_sae=96,
+        n_heads=4,
+        n_attn_layers=2,
+        bottleneck_factor=8,
+        kval_topk=K,
+        tied_weights=tied,
+        normalize_activations=norm,
+        activation_normalization_factor=scale,
+    )
     made = module.TemporalSAE(cfg)
     fill([(p, 0.3 * torch.randn(p.shape, generator=g)) for p in made.parameters()])
     made.save_model(tmp_path / "theirs")
@@ -405,9 +438,12 @@ def test_sae_lens_temporal(scale, tied, tmp_path):
 def test_sae_lens_reads_a_pursuit_that_saekit_writes(repeat, tmp_path):
     w, module = world(2), peer("sae_lens.saes")
     cfg = module.MatchingPursuitSAEConfig(
-        d_in=D, d_sae=D_SAE, residual_threshold=1.5, max_iterations=12,
+        d_in=D,
+        d_sae=D_SAE,
+        residual_threshold=1.5,
+        max_iterations=12,
         stop_on_duplicate_support=repeat,
-    )  # fmt: skip
+    )
     made = module.MatchingPursuitSAE(cfg)
     fill([(made.W_dec, w.W_dec), (made.b_dec, w.b_dec)])
     made.save_model(tmp_path / "theirs")
@@ -469,8 +505,10 @@ def as_sae_lens(loaders, loader, repo, path, **sizes):
 @pytest.mark.parametrize(
     ("maker", "options", "loader"),
     [
-        *((published.gemma_scope_2, {"kind": k, "affine": a}, "gemma_3")
-          for k, a in [*((k, False) for k in published.KINDS_2), ("transcoder", True)]),
+        *(
+            (published.gemma_scope_2, {"kind": k, "affine": a}, "gemma_3")
+            for k, a in [*((k, False) for k in published.KINDS_2), ("transcoder", True)]
+        ),
         (published.qwen_scope, {}, "qwen_scope"),
         (published.circuit_tracer, {}, "mwhanna_transcoder"),
         (published.goodfire, {}, "goodfire"),
@@ -478,7 +516,7 @@ def as_sae_lens(loaders, loader, repo, path, **sizes):
         (published.attn_saes, {}, "connor_rob_hook_z"),
         (published.temporal_saes, {}, "temporal"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @torch.no_grad()
 def test_published_files_as_sae_lens_reads_them(maker, options, loader, tmp_path, monkeypatch):
@@ -486,10 +524,12 @@ def test_published_files_as_sae_lens_reads_them(maker, options, loader, tmp_path
     repos = {
         "gemma_3": "google/gemma-scope-2-4b-pt",
         "mwhanna_transcoder": "mwhanna/qwen3-0.6b-transcoders-lowl0",
-        "goodfire": "Goodfire/Llama-3.1-8B-Instruct-SAE-l19", "temporal": "canrager/temporalSAEs",
-        "deepseek_r1": "qresearch/DeepSeek", "connor_rob_hook_z": "ckkissane/attn-saes",
+        "goodfire": "Goodfire/Llama-3.1-8B-Instruct-SAE-l19",
+        "temporal": "canrager/temporalSAEs",
+        "deepseek_r1": "qresearch/DeepSeek",
+        "connor_rob_hook_z": "ckkissane/attn-saes",
         "qwen_scope": "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_4",
-    }  # fmt: skip
+    }
     flat = loader in ("goodfire", "deepseek_r1", "connor_rob_hook_z")
     place, _, y_hat = maker(tmp_path / repos[loader] if flat else tmp_path, **options)
     if loader == "qwen_scope":

@@ -51,9 +51,12 @@ def build(name, w, **settings):
 def step(sae, x, dead=None, **coefficients):
     """Return the output of a training step of sae-lens."""
     given = peer("sae_lens.saes.sae").TrainStepInput(
-        sae_in=x, coefficients=coefficients, dead_neuron_mask=dead, n_training_steps=1000,
+        sae_in=x,
+        coefficients=coefficients,
+        dead_neuron_mask=dead,
+        n_training_steps=1000,
         is_logging_step=False,
-    )  # fmt: skip
+    )
     return sae.training_forward_pass(given)
 
 
@@ -93,9 +96,11 @@ def test_aux_k_where_dead_pre_activations_are_positive(name, n_dead, seed):
     per_token = (w.x - out.sae_out).detach().square().sum() / len(w.x)
     few = min(n_dead / (D // 2), 1.0)
     assert_same_term(
-        ours.terms["aux"] * per_token * few, out.losses["auxiliary_reconstruction_loss"],
-        params(sae), what="aux",
-    )  # fmt: skip
+        ours.terms["aux"] * per_token * few,
+        out.losses["auxiliary_reconstruction_loss"],
+        params(sae),
+        what="aux",
+    )
 
 
 def test_aux_k_difference_negative_dead_pre_activations():
@@ -160,9 +165,13 @@ def test_jumprelu(seed, penalty):
     )
     out = step(sae, w.x, w.dead, l0=2.0)
     cfg = JumpReLU(
-        penalty=penalty, bandwidth=0.4, l0_coefficient=2.0, pre_act_coefficient=0.3,
-        warm_up=0.0, **SIZES,
-    )  # fmt: skip
+        penalty=penalty,
+        bandwidth=0.4,
+        l0_coefficient=2.0,
+        pre_act_coefficient=0.3,
+        warm_up=0.0,
+        **SIZES,
+    )
     ours = our_loss(cfg, weights, w.x, dead=w.dead)
     assert_close(ours.acts.dense(), out.feature_acts, "codes")
     assert_close(ours.y_hat, out.sae_out, "reconstruction")
@@ -176,9 +185,8 @@ def test_jumprelu_target(seed):
     w, target = world(seed, unit=False), 9.0
     sae, weights = jump(w, jumprelu_sparsity_loss_mode="quadratic", target_l0=target)
     cfg = JumpReLU(
-        penalty="target", target_l0=target, bandwidth=0.4, l0_coefficient=1.0, warm_up=0.0,
-        **SIZES,
-    )  # fmt: skip
+        penalty="target", target_l0=target, bandwidth=0.4, l0_coefficient=1.0, warm_up=0.0, **SIZES
+    )
     for row in w.x[:8].split(1):
         theirs = step(sae, row, l0=1.0).losses["l0_loss"]
         ours = our_loss(cfg, weights, row).terms["l0"]
@@ -189,9 +197,7 @@ def test_jumprelu_target(seed):
     ours = our_loss(cfg, weights, w.x).terms["l0"]
     spread = (out.feature_acts > 0).sum(-1).float().var(correction=0)
     assert spread > 1
-    assert_close(
-        2 * target * ours + 2 / target * spread, out.losses["l0_loss"], "target, a batch"
-    )
+    assert_close(2 * target * ours + 2 / target * spread, out.losses["l0_loss"], "target, a batch")
 
 
 def test_jumprelu_difference_threshold_below_half_a_bandwidth():
@@ -244,9 +250,12 @@ def test_gated(seed):
     for mine, name in (("mse", "mse_loss"), ("l1", "l1_loss")):
         assert_same_term(D * ours.terms[mine], out.losses[name], params(sae), what=mine)
     assert_same_term(
-        D * ours.terms["gate"], out.losses["auxiliary_reconstruction_loss"], params(sae),
-        but=("W_dec", "b_dec"), what="gate",
-    )  # fmt: skip
+        D * ours.terms["gate"],
+        out.losses["auxiliary_reconstruction_loss"],
+        params(sae),
+        but=("W_dec", "b_dec"),
+        what="gate",
+    )
 
 
 def test_gated_difference_the_decoder_learns_from_the_gate():
@@ -326,10 +335,16 @@ def test_temporal(tied, seed):
     torch.manual_seed(seed)
     sae = module.TemporalSAE(
         module.TemporalSAEConfig(
-            d_in=D, d_sae=rows, n_heads=2, n_attn_layers=n_layers, bottleneck_factor=8,
-            kval_topk=5, tied_weights=tied, dtype="float64",
+            d_in=D,
+            d_sae=rows,
+            n_heads=2,
+            n_attn_layers=n_layers,
+            bottleneck_factor=8,
+            kval_topk=5,
+            tied_weights=tied,
+            dtype="float64",
         )
-    )  # fmt: skip
+    )
     x = world(seed).double().x.view(8, -1, D)
     fill([(sae.b_dec, world(seed).b_dec)])
     layers = sae.attn_layers

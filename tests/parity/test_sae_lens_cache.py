@@ -44,9 +44,14 @@ def test_mixing_is_theirs_event_for_event(buffer, mixing, batch, seed):
     same_generator(seed)
     wanted = list(theirs(buffer, batch, iter(chunks), mixing))
     stream = Mixing(
-        Text(), buffer_tokens=buffer, mixing=mixing, tokens=n, epochs=1, batch_tokens=batch,
+        Text(),
+        buffer_tokens=buffer,
+        mixing=mixing,
+        tokens=n,
+        epochs=1,
+        batch_tokens=batch,
         seed=seed,
-    )  # fmt: skip
+    )
     found = [x for x, _ in rest(stream)]
     assert len(wanted) == n // batch
     for ours, other in zip(found, wanted, strict=False):
@@ -73,18 +78,29 @@ def store(tmp_path_factory):
 def their_store(folder, n_ctx=32, **settings):
     """Return sae-lens' store of cached activations: it needs no model and no text."""
     defaults = {
-        "hook_name": COLUMN, "hook_head_index": None, "context_size": n_ctx, "d_in": 32,
-        "n_batches_in_buffer": 16, "total_training_tokens": 3000, "store_batch_size_prompts": 16,
-        "train_batch_size_tokens": 64, "prepend_bos": True, "normalize_activations": "none",
-        "device": torch.device("cpu"), "dtype": "float32",
-    }  # fmt: skip
+        "hook_name": COLUMN,
+        "hook_head_index": None,
+        "context_size": n_ctx,
+        "d_in": 32,
+        "n_batches_in_buffer": 16,
+        "total_training_tokens": 3000,
+        "store_batch_size_prompts": 16,
+        "train_batch_size_tokens": 64,
+        "prepend_bos": True,
+        "normalize_activations": "none",
+        "device": torch.device("cpu"),
+        "dtype": "float32",
+    }
     module = peer("sae_lens.training.activations_store")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return module.ActivationsStore(
-            model=None, dataset=None, streaming=False, cached_activations_path=str(folder),
+            model=None,
+            dataset=None,
+            streaming=False,
+            cached_activations_path=str(folder),
             **(defaults | settings),
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -111,9 +127,11 @@ def test_training_on_the_export_there_and_on_the_store_here_see_the_same(store, 
         Pair(read=(READ,)), TokenRule(max_norm=None), {}
     )
     theirs = their_store(  # the order depends on the rows of a pass, which must be the same
-        tmp_path / "out", exclude_special_tokens=special, activations_mixing_fraction=0.7,
+        tmp_path / "out",
+        exclude_special_tokens=special,
+        activations_mixing_fraction=0.7,
         store_batch_size_prompts=harvest.batch_rows,
-    )  # fmt: skip
+    )
     n = sum(len(acts.x) for acts in harvest.batches())
     ours = Mixing(
         harvest, buffer_tokens=16 * 32, mixing=0.7, tokens=n, epochs=2, batch_tokens=64, seed=5
@@ -131,19 +149,34 @@ def cached_there(folder, tokens, monkeypatch):
     config = peer("sae_lens.config").CacheActivationsRunnerConfig
     lens, datasets = peer("transformer_lens"), peer("datasets")
     cfg = lens.HookedTransformerConfig(
-        n_layers=2, d_model=32, n_ctx=32, d_head=8, n_heads=4, d_vocab=258, act_fn="relu", seed=0,
+        n_layers=2,
+        d_model=32,
+        n_ctx=32,
+        d_head=8,
+        n_heads=4,
+        d_vocab=258,
+        act_fn="relu",
+        seed=0,
         device="cpu",
-    )  # fmt: skip
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = lens.HookedTransformer(cfg)
     monkeypatch.setattr(runner, "load_model", lambda **_: model)
     rows = datasets.Dataset.from_dict({"tokens": tokens.tolist()})
     asked = config(
-        dataset_path="none", model_name="none", model_batch_size=8, hook_name=COLUMN, d_in=32,
-        training_tokens=tokens.numel(), context_size=32, device="cpu", shuffle=False,
-        new_cached_activations_path=str(folder), buffer_size_gb=16 * 32 * 32 * 4 / 1e9,
-    )  # fmt: skip
+        dataset_path="none",
+        model_name="none",
+        model_batch_size=8,
+        hook_name=COLUMN,
+        d_in=32,
+        training_tokens=tokens.numel(),
+        context_size=32,
+        device="cpu",
+        shuffle=False,
+        new_cached_activations_path=str(folder),
+        buffer_size_gb=16 * 32 * 32 * 4 / 1e9,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runner.CacheActivationsRunner(asked, override_dataset=rows).run()
@@ -173,9 +206,12 @@ def test_there_and_back_is_the_same_bits(store, tmp_path):
     site = next(s for s in store.sites if str(s) == READ)
     export_arrow(store, tmp_path / "out", site, shown=False)
     back = import_arrow(
-        tmp_path / "out", tmp_path / "back", spec(tmp_path, sites=(READ,)), world.model(),
+        tmp_path / "out",
+        tmp_path / "back",
+        spec(tmp_path, sites=(READ,)),
+        world.model(),
         shown=False,
-    )  # fmt: skip
+    )
     assert torch.equal(back.acts(site, 0, 999), store.acts(site, 0, 999))
 
 

@@ -49,10 +49,19 @@ def assert_alike(theirs, ours):
 
 def test_nodes_without_features_in_exclusive_families(peer, tmp_path):
     node = peer.HierarchyNode
-    assert_alike(*both(peer, tmp_path, [
-        node(0, [node(1), node(2), node(None, [node(3), node(4)])],
-             mutually_exclusive_children=True),
-    ]))  # fmt: skip
+    assert_alike(
+        *both(
+            peer,
+            tmp_path,
+            [
+                node(
+                    0,
+                    [node(1), node(2), node(None, [node(3), node(4)])],
+                    mutually_exclusive_children=True,
+                )
+            ],
+        )
+    )
 
 
 @pytest.mark.parametrize("scaled", ["node", "feature", "both"])
@@ -69,23 +78,40 @@ def test_scaled_children(peer, tmp_path, mean, std):
     grown = peer.HierarchyConfig(
         total_root_nodes=2, branching_factor=2, max_depth=2, scale_children_by_parent=True
     )
-    assert_alike(*both(
-        peer, tmp_path, rate=0.6, num_features=14, hierarchy=grown,
-        mean_firing_magnitudes=mean, std_firing_magnitudes=std,
-    ))  # fmt: skip
+    assert_alike(
+        *both(
+            peer,
+            tmp_path,
+            rate=0.6,
+            num_features=14,
+            hierarchy=grown,
+            mean_firing_magnitudes=mean,
+            std_firing_magnitudes=std,
+        )
+    )
 
 
 @pytest.mark.parametrize("fields", ["no correlation", "always", "zipf to 1"])
 def test_what_sae_lens_saves_is_read(peer, tmp_path, fields):
-    assert_alike(*both(peer, tmp_path, **{
-        "no correlation": {
-            "correlation": peer.LowRankCorrelationConfig(rank=4, correlation_scale=0.0)
-        },
-        "always": {"firing_probability": peer.ConstantFiringProbabilityConfig(probability=1.0)},
-        "zipf to 1": {
-            "firing_probability": peer.ZipfianFiringProbabilityConfig(max_prob=1.0, min_prob=0.01)
-        },
-    }[fields]))  # fmt: skip
+    assert_alike(
+        *both(
+            peer,
+            tmp_path,
+            **{
+                "no correlation": {
+                    "correlation": peer.LowRankCorrelationConfig(rank=4, correlation_scale=0.0)
+                },
+                "always": {
+                    "firing_probability": peer.ConstantFiringProbabilityConfig(probability=1.0)
+                },
+                "zipf to 1": {
+                    "firing_probability": peer.ZipfianFiringProbabilityConfig(
+                        max_prob=1.0, min_prob=0.01
+                    )
+                },
+            }[fields],
+        )
+    )
 
 
 @pytest.mark.parametrize(

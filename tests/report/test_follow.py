@@ -81,8 +81,11 @@ def test_commands(run, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["watch", str(run)])  # ends by itself: the run is over
     assert ended.value.code == 0
-    for words in (["watch", str(run.parent)], ["track", str(run.parent), "--to", "wandb"],
-                  ["track", str(run), "--to", "paper"]):  # fmt: skip
+    for words in (
+        ["watch", str(run.parent)],
+        ["track", str(run.parent), "--to", "wandb"],
+        ["track", str(run), "--to", "paper"],
+    ):
         with pytest.raises(SystemExit) as ended:
             main(words)
         assert ended.value.code != 0
@@ -94,13 +97,17 @@ def test_commands(run, capsys):
 def test_trackers_get_every_step_or_name_their_extra(run, monkeypatch, name):
     written = []
     fake = types.SimpleNamespace(
-        init=lambda **kw: fake, define_metric=lambda *a, **kw: None, finish=lambda: None,
-        close=lambda: None, add_text=lambda *a: None, SummaryWriter=lambda *a, **kw: fake,
+        init=lambda **kw: fake,
+        define_metric=lambda *a, **kw: None,
+        finish=lambda: None,
+        close=lambda: None,
+        add_text=lambda *a: None,
+        SummaryWriter=lambda *a, **kw: fake,
         add_scalar=lambda n, v, s: written.append((s, n, v)),
         log=lambda found, step=None: written.extend(
             (step or found["step"], n, v) for n, v in found.items() if n != "step"
         ),
-    )  # fmt: skip
+    )
     module = {"tensorboard": "torch.utils.tensorboard"}.get(name, name)
     monkeypatch.setitem(__import__("sys").modules, module, fake)
     put(run, [{"kind": "start", "step": 0}, step(1), step(2)], "done")

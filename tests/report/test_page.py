@@ -119,8 +119,18 @@ def run(tmp_path):
 def test_everything_is_there(run):
     _, tags, data = page_of(run)
     shown = " ".join(tags.shown)
-    for words in ("0.2134", "0.1921 to 0.2347", "undefined", "no rise", "topk", "L1.resid_post",
-                  "0.777", "c0ffee", "1 never were", "Fraction of variance"):  # fmt: skip
+    for words in (
+        "0.2134",
+        "0.1921 to 0.2347",
+        "undefined",
+        "no rise",
+        "topk",
+        "L1.resid_post",
+        "0.777",
+        "c0ffee",
+        "1 never were",
+        "Fraction of variance",
+    ):
         assert words in shown
     assert "saekit eval" not in shown and "saekit index" not in shown
     assert data["curves"]["tokens"] == [128, 256, 384, 512, 640]
@@ -279,7 +289,7 @@ def test_no_value_of_a_file_can_be_markup(run, name):
             shown = write_report(run, run / "report.html").read_text()
         except FormatError:
             continue
-        assert "<meta http-equiv=\"refresh\"" not in shown and "<i " not in shown, path
+        assert '<meta http-equiv="refresh"' not in shown and "<i " not in shown, path
         assert shown.count("<meta") == page.count("<meta")
 
 

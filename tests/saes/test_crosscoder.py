@@ -14,9 +14,14 @@ N_SITES, D_IN, D_OUT, D_SAE = 3, 8, 6, 24
 
 def config(activation, d_out=D_IN):
     return Crosscoder(
-        d_in=D_IN, d_out=d_out, d_sae=D_SAE, n_sites=N_SITES, activation=activation, k=2.5,
+        d_in=D_IN,
+        d_out=d_out,
+        d_sae=D_SAE,
+        n_sites=N_SITES,
+        activation=activation,
+        k=2.5,
         threshold_decay=0.5,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -175,9 +180,17 @@ def test_weights_are_stored_by_latent(g):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n_sites": 1}, {"k": 0}, {"k": 25}, {"threshold_decay": 1.0}, {"aux_k": 0},
-     {"aux_coefficient": -1.0}, {"l1_coefficient": -1.0}, {"warm_up": 1.0}],
-)  # fmt: skip
+    [
+        {"n_sites": 1},
+        {"k": 0},
+        {"k": 25},
+        {"threshold_decay": 1.0},
+        {"aux_k": 0},
+        {"aux_coefficient": -1.0},
+        {"l1_coefficient": -1.0},
+        {"warm_up": 1.0},
+    ],
+)
 def test_impossible_settings_are_named(wrong):
     with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}`"):
         dataclasses.replace(config("batch_topk"), **wrong)

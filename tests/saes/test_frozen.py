@@ -19,9 +19,12 @@ from tests import world
 
 SIZES = {"d_in": 16, "d_out": 16, "d_sae": 32}
 INNER = [
-    TopK(**SIZES, k=4), BatchTopK(**SIZES, k=4), JumpReLU(**SIZES, target_l0=4),
-    ReLU(**SIZES, l1_coefficient=0.01), Gated(**SIZES, l1_coefficient=0.01),
-]  # fmt: skip
+    TopK(**SIZES, k=4),
+    BatchTopK(**SIZES, k=4),
+    JumpReLU(**SIZES, target_l0=4),
+    ReLU(**SIZES, l1_coefficient=0.01),
+    Gated(**SIZES, l1_coefficient=0.01),
+]
 
 
 class Noise:

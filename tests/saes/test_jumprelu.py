@@ -64,9 +64,13 @@ def test_l0_reaches_its_target():
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
-    [({"bandwidth": 0.0}, "bandwidth"), ({"target_l0": 0.0}, "target_l0"),
-     ({"target_l0": 99.0}, "widen the SAE"), ({"warm_up": 1.0}, "warm_up")],
-)  # fmt: skip
+    [
+        ({"bandwidth": 0.0}, "bandwidth"),
+        ({"target_l0": 0.0}, "target_l0"),
+        ({"target_l0": 99.0}, "widen the SAE"),
+        ({"warm_up": 1.0}, "warm_up"),
+    ],
+)
 def test_values_out_of_range_are_named(wrong, said):
     with pytest.raises(ConfigError, match=said):
         JumpReLU(d_in=8, d_out=8, d_sae=16, **({"target_l0": 4.0} | wrong))

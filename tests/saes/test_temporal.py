@@ -49,15 +49,19 @@ def by_hand(sae, x):
                 narrow = slice(h * cfg.d_key, (h + 1) * cfg.d_key)
                 values = slice(h * wide, (h + 1) * wide)
                 query = (z[t] @ sae.W_query[i] + sae.b_query[i])[narrow]
-                marks = torch.stack([
-                    query @ (c @ sae.W_key[i] + sae.b_key[i])[narrow] / cfg.d_key**0.5
-                    for c in context[: t + 1]
-                ])  # fmt: skip
+                marks = torch.stack(
+                    [
+                        query @ (c @ sae.W_key[i] + sae.b_key[i])[narrow] / cfg.d_key**0.5
+                        for c in context[: t + 1]
+                    ]
+                )
                 share = marks.exp() / marks.exp().sum()
-                heads.append(sum(
-                    share[j] * (context[j] @ sae.W_value[i] + sae.b_value[i])[values]
-                    for j in range(t + 1)
-                ))  # fmt: skip
+                heads.append(
+                    sum(
+                        share[j] * (context[j] @ sae.W_value[i] + sae.b_value[i])[values]
+                        for j in range(t + 1)
+                    )
+                )
             p = (torch.cat(heads) @ sae.W_mix[i] + sae.b_mix[i]).clamp(min=0)
             direction = p @ D
             s = direction @ rest[t] / ((direction @ direction).sqrt() + 1e-6) ** 2
@@ -167,7 +171,7 @@ def test_scalings_it_cannot_take_are_named(g):
         (plain._replace(matrix=torch.eye(D)),) * 2 + ("whiten",),
         (plain._replace(site_scale=torch.ones(2, 1)),) * 2 + ("site-wise",),
         (plain._replace(mean=torch.zeros(SEQ, D)),) * 2 + ("one mean",),
-    ]:  # fmt: skip
+    ]:
         before = [p.clone() for p in sae.parameters()]
         with pytest.raises(ConfigError, match=said):
             sae.rescale(x, y)

@@ -105,8 +105,13 @@ def test_p_anneal_presses_small_activations_harder_and_no_more_in_all():
 @pytest.mark.parametrize("penalty", ["target", "step", "tanh"])
 def test_jumprelu_penalties_and_pull_on_the_dead(penalty):
     cfg = JumpReLU(
-        **SIZES, penalty=penalty, target_l0=4.0, l0_coefficient=0.7, warm_up=0.0,
-        pre_act_coefficient=0.3, tanh_scale=2.0,
+        **SIZES,
+        penalty=penalty,
+        target_l0=4.0,
+        l0_coefficient=0.7,
+        warm_up=0.0,
+        pre_act_coefficient=0.3,
+        tanh_scale=2.0,
     )
     sae, x = built(cfg)
     dead = torch.arange(24) % 3 == 0

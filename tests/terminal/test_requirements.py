@@ -25,9 +25,16 @@ def refused(capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    [["train"], ["sweep"], ["demo"], ["cache", "write"], ["layers", "eval", "x"],
-     ["locality", "depth"], ["truth", "make"]],
-)  # fmt: skip
+    [
+        ["train"],
+        ["sweep"],
+        ["demo"],
+        ["cache", "write"],
+        ["layers", "eval", "x"],
+        ["locality", "depth"],
+        ["truth", "make"],
+    ],
+)
 def test_an_out_that_cannot_be_written_is_refused_first(command, refused):
     assert "/proc/none/run cannot be written" in refused(*command, "--out", "/proc/none/run")
     assert "cannot be written" in refused(*command, "--out=/proc/none/run")

@@ -22,13 +22,21 @@ def commands(found, path=()):
 
 
 ALL = dict(commands(typer.main.get_command(app)))
-TAKES = [name for name, one in ALL.items()
-         if any("--set" in p.opts for p in one.params)]  # fmt: skip
+TAKES = [name for name, one in ALL.items() if any("--set" in p.opts for p in one.params)]
 
 
 def test_there_are_such_commands():
-    assert {"train", "sweep", "eval", "cache write", "truth train", "locality depth",
-            "locality context", "locality check", "locality dataset"} <= set(TAKES)  # fmt: skip
+    assert {
+        "train",
+        "sweep",
+        "eval",
+        "cache write",
+        "truth train",
+        "locality depth",
+        "locality context",
+        "locality check",
+        "locality dataset",
+    } <= set(TAKES)
 
 
 @pytest.mark.parametrize("name", TAKES)
@@ -50,12 +58,16 @@ def test_help_ends_with_the_settings(name, capsys):
 
 
 def test_what_is_listed_is_what_is_taken():
-    listed = [line.split()[0] for line in lines(("saekit.studies.locality.runs.depth:Depth",))
-              if line.startswith("  ") and not line.startswith("   ")]  # fmt: skip
+    listed = [
+        line.split()[0]
+        for line in lines(("saekit.studies.locality.runs.depth:Depth",))
+        if line.startswith("  ") and not line.startswith("   ")
+    ]
     plain = [f.name for f in dataclasses.fields(Depth)]
     assert {n.removesuffix(".…") for n in listed} == {
-        *plain, *(f"measure.{f.name}" for f in dataclasses.fields(Measure))
-    }  # fmt: skip
+        *plain,
+        *(f"measure.{f.name}" for f in dataclasses.fields(Measure)),
+    }
     from saekit.data.corpora.packaged import Packaged
 
     config = Depth(corpus=Packaged())

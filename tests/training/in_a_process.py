@@ -10,9 +10,11 @@ import random
 import time
 
 NEEDED = (
-    "saekit.cli.main", "saekit.models.hf", "saekit.training.loop",
+    "saekit.cli.main",
+    "saekit.models.hf",
+    "saekit.training.loop",
     "saekit.activations.cache.caching",
-)  # fmt: skip
+)
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 

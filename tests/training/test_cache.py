@@ -29,16 +29,15 @@ RUNS = {
     "mixing": {"mixing": 0.5, "epochs": 2},
     "transcoder": {"pair": Pair(read=("L1.resid_post",), write=("L1.mlp_out",))},
     "folded": {"pair": Pair(read=SITES[:2], fold=True)},
-    "crosscoder": {
-        "pair": Pair(read=SITES[:2]), "sae": Crosscoder(**SIZES, k=4, n_sites=2),
-    },
+    "crosscoder": {"pair": Pair(read=SITES[:2]), "sae": Crosscoder(**SIZES, k=4, n_sites=2)},
     "temporal": {
-        "pair": Pair(read=("L0.resid_post",), window=8), "tokens": 5000,
+        "pair": Pair(read=("L0.resid_post",), window=8),
+        "tokens": 5000,
         "sae": Temporal(**SIZES, k=4, n_heads=2, d_key=4, n_attn_layers=1),
     },
     "whitened": {"normalise": "whiten", "centre": "geometric_median"},
     "another rule": {"rule": TokenRule(max_norm=None)},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,13 @@ def made(lm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     run = world.run(folder)
     config = Caching(
-        model="tiny", sites=SITES, corpus=run.corpus, n_ctx=32, precision="float32",
+        model="tiny",
+        sites=SITES,
+        corpus=run.corpus,
+        n_ctx=32,
+        precision="float32",
         shard_bytes=200_000,
-    )  # fmt: skip
+    )
     write(config, lm, folder / "cache", tokens=7000, shown=False)
     return run, folder / "cache"
 
@@ -107,8 +110,7 @@ def test_the_card_says_what_the_activations_were(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("n_ctx", 64), ("bos", False), ("model", "other"), ("revision", "abc")],
+    ("field", "value"), [("n_ctx", 64), ("bos", False), ("model", "other"), ("revision", "abc")]
 )
 def test_a_run_that_does_not_fit_is_refused_and_the_field_named(made, tmp_path, field, value):
     run = dataclasses.replace(made[0], **{field: value})

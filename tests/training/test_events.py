@@ -31,9 +31,13 @@ def run(folder, kind, **changes):
     if kind != "temporal":
         pair = Pair(read=SITES)
         sae = Crosscoder(
-            d_in=32, d_out=32, d_sae=64, n_sites=3, k=4,
+            d_in=32,
+            d_out=32,
+            d_sae=64,
+            n_sites=3,
+            k=4,
             activation="relu" if kind == "crosscoder-relu" else "batch_topk",
-        )  # fmt: skip
+        )
     return world.run(folder, sae=sae, pair=pair, **changes)
 
 

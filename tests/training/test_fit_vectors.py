@@ -147,9 +147,15 @@ def test_each_row_comes_once_an_epoch_in_another_order(buffer):
     values = torch.arange(N, dtype=torch.float32)[:, None].expand(-1, 2).clone()
     vectors, split = open_vectors(values), Split.of(N, 0.1)
     stream = VectorStream(
-        [vectors], split, rows=810, epochs=2, batch_rows=100, buffer_rows=buffer or N, seed=0,
+        [vectors],
+        split,
+        rows=810,
+        epochs=2,
+        batch_rows=100,
+        buffer_rows=buffer or N,
+        seed=0,
         device="cpu",
-    )  # fmt: skip
+    )
     came = torch.cat([stream.batch()[0][:, 0] for _ in range(17)]).long()
     one, other = came[:810], came[810:]
     assert stream.served_tokens == 1620

@@ -38,17 +38,26 @@ def laid(folder, run, mark):
     home.mkdir(parents=True)
     for name in (".metadata", "__0_0.distcp"):
         torch.save(Trap(mark), home / name, _use_new_zipfile_serialization=False)
-    (home / ".metadata").write_bytes(b"\x80\x02cbuiltins\nexec\n(" + (
-        f"Vopen({str(mark)!r}, 'w').close()\ntR.".encode()))  # fmt: skip
-    write_json(home / COMMIT, {
-        "step": 5, "run": run_digest(run.to_dict()), "values": {"stream": {}}, "processes": 2,
-        "sha256": {n: sha256_of(home / n) for n in (".metadata", "__0_0.distcp")},
-        "latent_shards": 1, "torch": torch.__version__,
-    })  # fmt: skip
+    (home / ".metadata").write_bytes(
+        b"\x80\x02cbuiltins\nexec\n(" + (f"Vopen({str(mark)!r}, 'w').close()\ntR.".encode())
+    )
+    write_json(
+        home / COMMIT,
+        {
+            "step": 5,
+            "run": run_digest(run.to_dict()),
+            "values": {"stream": {}},
+            "processes": 2,
+            "sha256": {n: sha256_of(home / n) for n in (".metadata", "__0_0.distcp")},
+            "latent_shards": 1,
+            "torch": torch.__version__,
+        },
+    )
     write_json(folder / "run.json", run.to_dict())
-    write_json(folder / "manifest.json", {
-        "kind": "train", "status": "running", "model": tiny().provenance(), "cache": None,
-    })  # fmt: skip
+    write_json(
+        folder / "manifest.json",
+        {"kind": "train", "status": "running", "model": tiny().provenance(), "cache": None},
+    )
 
 
 def test_resuming_a_given_folder_runs_no_pickle(tmp_path):
@@ -81,13 +90,20 @@ def test_repairing_a_given_cache_stays_in_its_folder(tmp_path):
 
 
 def test_records_that_lead_elsewhere_are_refused_everywhere(tmp_path):
-    write_json(tmp_path / "a/dataset_info.json", {
-        "features": {"x": {"_type": "Array2D", "shape": [2, 3]}}})  # fmt: skip
+    write_json(
+        tmp_path / "a/dataset_info.json", {"features": {"x": {"_type": "Array2D", "shape": [2, 3]}}}
+    )
     write_json(tmp_path / "a/state.json", {"_data_files": [{"filename": "../../b.arrow"}]})
     write_json(tmp_path / "b/sweep.json", {"runs": {"../c": {}}})
-    write_json(tmp_path / "d/manifest.json", {
-        "format": "saekit.latents", "version": 1, "shards": [], "totals": {
-            "file": "../x", "bytes": 3}})  # fmt: skip
+    write_json(
+        tmp_path / "d/manifest.json",
+        {
+            "format": "saekit.latents",
+            "version": 1,
+            "shards": [],
+            "totals": {"file": "../x", "bytes": 3},
+        },
+    )
     for read in (
         lambda: open_arrow(tmp_path / "a"),
         lambda: runs_in(tmp_path / "b"),
@@ -102,11 +118,16 @@ def test_a_pipe_in_a_given_folder_is_refused_and_not_waited_for(name, tmp_path):
     store = made(tmp_path, tiny(), tokens=100)
     (store.folder / name).unlink()
     os.mkfifo(store.folder / name)
-    code = ("import sys; from pathlib import Path\n"
-            "from saekit.activations.cache.store import Store\n"
-            "store = Store.open(Path(sys.argv[1])); store.text(0, 5)")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from saekit.activations.cache.store import Store\n"
+        "store = Store.open(Path(sys.argv[1])); store.text(0, 5)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, str(store.folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert "FormatError" in done.stderr and "pipe" in done.stderr

@@ -94,8 +94,10 @@ def test_twenty_kills_at_random_lose_nothing(tmp_path, verb, buffer_tokens):
             here = [verb, "--resume", cut, "--quiet"]
             running = subprocess.Popen(
                 command(*(here if (cut / marker).exists() else [*start, "--out", cut])),
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             try:  # some before the first checkpoint, some after a few more
                 wait = chance.uniform(0.2, 1.5) * first if kills < n_kills else None
                 _, err = running.communicate(timeout=wait)

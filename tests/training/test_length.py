@@ -134,9 +134,25 @@ def test_commands_train_on_what_there_is_and_end_with_3_where_it_ends_early(
     monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "lm")
     text_file(tmp_path, n_docs=70)
-    words = ["--model", "lm", "--site", "L1.resid_post", "--corpus", "text.jsonl", "--quiet",
-             "--d-sae", "64", "--k", "4", "--set", "n_ctx=32", "--set", "batch_tokens=128",
-             "--set", "buffer_tokens=512"]  # fmt: skip
+    words = [
+        "--model",
+        "lm",
+        "--site",
+        "L1.resid_post",
+        "--corpus",
+        "text.jsonl",
+        "--quiet",
+        "--d-sae",
+        "64",
+        "--k",
+        "4",
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=128",
+        "--set",
+        "buffer_tokens=512",
+    ]
     with pytest.raises(SystemExit) as done:
         main(["train", *words, "--out", "r"])
     assert done.value.code == 0

@@ -100,9 +100,7 @@ def test_the_same_seed_gives_the_same_weights(lm, tmp_path, buffer_tokens):
     assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"))
     other = world.run(tmp_path, tokens=3000, buffer_tokens=buffer_tokens, seed=1)
     train(other, lm, tmp_path / "three", shown=False)
-    assert not torch.equal(
-        weights(tmp_path / "one")["W_dec"], weights(tmp_path / "three")["W_dec"]
-    )
+    assert not torch.equal(weights(tmp_path / "one")["W_dec"], weights(tmp_path / "three")["W_dec"])
 
 
 @pytest.mark.parametrize("buffer_tokens", [512, 10_000])

@@ -50,15 +50,17 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(tmp_path, monkeypatch
 
 def test_running_out_ends_with_the_plan_and_what_to_change():
     plan = memory.Plan({"weights": 10**9, "activations": 5 * 10**9}, None)
-    with pytest.raises(ResourceError, match=r"6\.0 GB.*Lower `buffer_tokens`"), (
-        memory.explained(plan)
+    with (
+        pytest.raises(ResourceError, match=r"6\.0 GB.*Lower `buffer_tokens`"),
+        memory.explained(plan),
     ):
         torch.empty(2**60, dtype=torch.uint8)
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="unrelated"), (
-        memory.explained(memory.Plan({"weights": 1}, None))
+    with (
+        pytest.raises(RuntimeError, match="unrelated"),
+        memory.explained(memory.Plan({"weights": 1}, None)),
     ):
         raise RuntimeError("unrelated")
 

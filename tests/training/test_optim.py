@@ -148,8 +148,9 @@ def test_a_state_goes_on_bit_for_bit_in_the_layout_of_weights(optimiser):
     tensors, numbers = descent.state()
     again, other = build(optimiser)
     again.load_state_dict(sae.state_dict())
-    other.load({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
-               numbers)  # fmt: skip
+    other.load(
+        {k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, numbers
+    )
     moments = [v for k, v in other.state()[0].items() if k.startswith("W_enc.") and v.ndim == 2]
     assert moments and all(m.stride() == sae.W_enc.stride() == (1, 8) for m in moments)
     for pair in ((sae, descent), (again, other)):

@@ -82,8 +82,10 @@ def test_a_run_of_an_older_version_goes_on_from_another_directory(older, elsewhe
 @pytest.mark.parametrize("name", ["done", "done_versioned"])
 def test_an_sae_of_an_older_version_loads_and_is_evaluated(older, elsewhere, name):
     assert native.load(older / name).sae.cfg.d_sae == 16
-    assert command("eval", older / name, "--set", "n_tokens=500", "--set", "ce_tokens=200",
-                   "--quiet") == 0  # fmt: skip
+    assert (
+        command("eval", older / name, "--set", "n_tokens=500", "--set", "ce_tokens=200", "--quiet")
+        == 0
+    )
     assert read_json(older / name / "eval" / "core.json")["scores"]["fvu"]["value"] > 0
 
 
@@ -150,9 +152,32 @@ def test_a_sweep_killed_before_its_first_run_keeps_the_dtype(tmp_path, monkeypat
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(sweep, "_harvests", killed)
-        main(["sweep", "--model", str(model), "--corpus", str(text), "--site", "L1.resid_post",
-              "--d-sae", "32", "--k", "4", "--tokens", "900", "--vary", "seed=0,1", "--quiet",
-              "--dtype", dtype, "--out", str(tmp_path / "out"), "--set", "n_ctx=16"])  # fmt: skip
+        main(
+            [
+                "sweep",
+                "--model",
+                str(model),
+                "--corpus",
+                str(text),
+                "--site",
+                "L1.resid_post",
+                "--d-sae",
+                "32",
+                "--k",
+                "4",
+                "--tokens",
+                "900",
+                "--vary",
+                "seed=0,1",
+                "--quiet",
+                "--dtype",
+                dtype,
+                "--out",
+                str(tmp_path / "out"),
+                "--set",
+                "n_ctx=16",
+            ]
+        )
     assert command("sweep", "--resume", tmp_path / "out", "--quiet") == 0
     for name in ("seed0", "seed1"):
         assert read_json(tmp_path / "out" / name / "manifest.json")["model"]["dtype"] == dtype
@@ -258,8 +283,12 @@ def test_a_run_file_of_today_begins_another_run(tmp_path):
     ("file", "raw", "read", "said"),
     [
         ("run.json", {"begun_with": [1]}, lambda f: record.read(f / "run.json"), "begun_with"),
-        ("run.json", {"format_version": 9, "begun_with": [1]},
-         lambda f: record.read(f / "run.json"), "begun_with"),
+        (
+            "run.json",
+            {"format_version": 9, "begun_with": [1]},
+            lambda f: record.read(f / "run.json"),
+            "begun_with",
+        ),
         ("manifest.json", [1], record.is_done, "must hold an object"),
         ("manifest.json", {}, lambda f: begun_with_of(record.Record({}, {}, 0), f), "not a run"),
         ("manifest.json", {"cache": [1]}, _cache_folder, "not a run"),
@@ -268,7 +297,7 @@ def test_a_run_file_of_today_begins_another_run(tmp_path):
         ("a/manifest.json", {}, sweep.begun_with_of, "not a sweep"),
         ("a/log.jsonl", {}, lambda f: sweep.summary({"a": world.run(f)}, f), "not the log"),
     ],
-)  # fmt: skip
+)
 def test_a_hurt_record_is_refused_by_name(tmp_path, file, raw, read, said):
     for name in ("run.json", "sweep.json"):
         write_json(tmp_path / name, {})

@@ -223,9 +223,7 @@ def test_a_median_that_is_not_reached_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize("normalise", ["scale", "whiten", "none"])
 @pytest.mark.parametrize("centre", ["mean", "geometric_median", "none"])
-def test_the_finished_sae_predicts_on_raw_activations(
-    lm, tmp_path, monkeypatch, normalise, centre
-):
+def test_the_finished_sae_predicts_on_raw_activations(lm, tmp_path, monkeypatch, normalise, centre):
     """Its prediction is that of training, scaled back."""
     run = world.run(tmp_path, tokens=2000, normalise=normalise, centre=centre)
     kept, real = {}, Training.finish

@@ -39,8 +39,12 @@ def test_in_use_the_last_batches_have_k_latents_on(lm, tmp_path, monkeypatch, ki
         seen["after"] = len(self.sae.encode(x).values) / len(x)
 
     monkeypatch.setattr(Training, "finish", finish)
-    train(run_of(tmp_path, kind, ema=0.9 if kind == "averaged" else None), lm,
-          tmp_path / "out", shown=False)  # fmt: skip
+    train(
+        run_of(tmp_path, kind, ema=0.9 if kind == "averaged" else None),
+        lm,
+        tmp_path / "out",
+        shown=False,
+    )
     assert abs(seen["before"] - 4.0) > 0.02
     assert seen["after"] == pytest.approx(4.0, abs=0.02)
 

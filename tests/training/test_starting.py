@@ -23,9 +23,10 @@ def scaling(width, *shape, matrix=False, sites=False):
         mean=torch.randn(*shape, width, generator=chance),
         scale=0.3,
         matrix=torch.randn(width, width, generator=chance) + 3 * torch.eye(width)
-        if matrix else None,
+        if matrix
+        else None,
         site_scale=torch.rand(shape[0], 1, generator=chance) + 0.5 if sites else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("matrix", [False, True])
@@ -68,9 +69,14 @@ def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     text = world.text_file(folder)
     saekit.train(
-        world.model(), site="L1.resid_post", sae=saekit.TopK(k=4, d_sae=64), corpus=text,
-        tokens=2000, out=folder / "run", **STILL | {"lr": 1e-2},
-    )  # fmt: skip
+        world.model(),
+        site="L1.resid_post",
+        sae=saekit.TopK(k=4, d_sae=64),
+        corpus=text,
+        tokens=2000,
+        out=folder / "run",
+        **STILL | {"lr": 1e-2},
+    )
     return folder / "run", text
 
 
@@ -92,9 +98,12 @@ def test_training_goes_on_where_the_other_ended(first, tmp_path):
     settings = STILL | {"lr": 5e-3, "corpus": text, "tokens": 2000}
     on = saekit.train(world.model(), start_from=run, out=tmp_path / "on", **settings)
     anew = saekit.train(
-        world.model(), site="L1.resid_post", sae=saekit.TopK(k=4, d_sae=64),
-        out=tmp_path / "anew", **settings,
-    )  # fmt: skip
+        world.model(),
+        site="L1.resid_post",
+        sae=saekit.TopK(k=4, d_sae=64),
+        out=tmp_path / "anew",
+        **settings,
+    )
 
     def fvu(sae):
         log = (sae.folder / "log.jsonl").read_text().splitlines()
@@ -114,9 +123,14 @@ def test_an_sae_of_another_library_whose_rows_are_long_is_taken_as_it_is(tmp_pat
     assert starting_config(sae, "scale", is_autoencoder=True).decoder == "free"
     made = saekit.TrainedSAE(sae.eval(), saekit.load(_own(tmp_path)).card)
     on = saekit.train(
-        world.model(), site="L0.resid_post", start_from=made, corpus=world.text_file(tmp_path),
-        tokens=600, out=tmp_path / "on", **STILL,
-    )  # fmt: skip
+        world.model(),
+        site="L0.resid_post",
+        start_from=made,
+        corpus=world.text_file(tmp_path),
+        tokens=600,
+        out=tmp_path / "on",
+        **STILL,
+    )
     assert torch.allclose(on.sae.W_dec, sae.W_dec, atol=1e-5)
 
 
@@ -137,9 +151,13 @@ def test_what_does_not_go_together_is_refused(first, tmp_path, changes, said):
     run, text = first
     with pytest.raises(ConfigError, match=said):
         saekit.train(
-            world.model(), start_from=run, corpus=text, tokens=600, out=tmp_path / "on",
+            world.model(),
+            start_from=run,
+            corpus=text,
+            tokens=600,
+            out=tmp_path / "on",
             **STILL | changes,
-        )  # fmt: skip
+        )
 
 
 def test_settings_that_name_weights_need_them(first, tmp_path):
@@ -148,8 +166,11 @@ def test_settings_that_name_weights_need_them(first, tmp_path):
         saekit.train(world.model(), run=run, out=tmp_path / "on", shown=False)
     with pytest.raises(ConfigError, match="is 32 wide in and 32 out; the SAE has d_in=16"):
         saekit.train(
-            world.model(), site="L0.resid_post", start_from=_own(tmp_path, width=16),
-            out=tmp_path / "x", **STILL,
-        )  # fmt: skip
+            world.model(),
+            site="L0.resid_post",
+            start_from=_own(tmp_path, width=16),
+            out=tmp_path / "x",
+            **STILL,
+        )
     with pytest.raises(ConfigError, match="do not say its site"):
         saekit.train(world.model(), start_from=_own(tmp_path), out=tmp_path / "x", **STILL)

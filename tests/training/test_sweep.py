@@ -64,8 +64,9 @@ def test_each_sae_is_what_training_alone_gives(lm, tmp_path, changes):
         assert Run.from_dict(record.read(tmp_path / "out" / name / "run.json").settings) == run
         train(run, lm, tmp_path / "alone" / name, shown=False)
         assert_same(weights(tmp_path / "out" / name), weights(tmp_path / "alone" / name))
-        counts = [read_json(tmp_path / f / name / "manifest.json")["harvest"]
-                  for f in ("out", "alone")]  # fmt: skip
+        counts = [
+            read_json(tmp_path / f / name / "manifest.json")["harvest"] for f in ("out", "alone")
+        ]
         assert counts[0] == counts[1]
     rows = summary(read(tmp_path / "out"), tmp_path / "out")
     assert [r["status"] for r in rows] == ["done"] * 6 and all(r["fvu"] < 1 for r in rows)

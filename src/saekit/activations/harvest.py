@@ -111,9 +111,13 @@ class Harvest:
     def at(self, pair: Pair) -> "Harvest":
         """Return a harvest of the same text at some of its sites, by the same rules."""
         return Harvest(
-            self.model, self.stream, pair, self.rules[pair.read[0]].rule,
-            batch_rows=self.batch_rows, fitted=self.rules,
-        )  # fmt: skip
+            self.model,
+            self.stream,
+            pair,
+            self.rules[pair.read[0]].rule,
+            batch_rows=self.batch_rows,
+            fitted=self.rules,
+        )
 
     def read(self, rows: Rows) -> dict[Site, Float[Tensor, "batch n_ctx width"]]:
         """Return the activations of some rows at every site of the pair.
@@ -193,8 +197,6 @@ class Harvest:
             row, pos = kept.nonzero(as_tuple=True)
         given = pos.numel()
         self.counts = self.counts.plus(
-            Counts(
-                n, special, n - special - n_at_reads, given, n_kept - given, n_at_reads - n_kept
-            )
+            Counts(n, special, n - special - n_at_reads, given, n_kept - given, n_at_reads - n_kept)
         )
         return row, pos

@@ -108,9 +108,11 @@ class Shard:
     def rows(self) -> Rows:
         """Return the tokens of every row, also those that no kept token is in."""
         raw = self._read("tokens", "doc_ids")
-        if raw["tokens"].ndim != 2 or raw["tokens"].shape != raw["doc_ids"].shape or (
-            len(raw["tokens"]) != self.n_rows
-        ):  # fmt: skip
+        if (
+            raw["tokens"].ndim != 2
+            or raw["tokens"].shape != raw["doc_ids"].shape
+            or (len(raw["tokens"]) != self.n_rows)
+        ):
             raise FormatError(f"{self.path} is damaged: its rows are not {self.n_rows:,}.")
         return Rows(raw["tokens"].long(), raw["doc_ids"], self.first_row)
 
@@ -120,7 +122,7 @@ class Shard:
         for name, tensor in found.items():
             if tensor.ndim != (2 if name in ("tokens", "doc_ids") else 1) or (
                 tensor.is_floating_point() != name.endswith("values")
-            ):  # fmt: skip
+            ):
                 raise FormatError(f"{self.path} is damaged: `{name}` is of another kind.")
         return found
 
@@ -296,7 +298,12 @@ class LatentStoreWriter:
     """
 
     def __init__(
-        self, folder: Path, *, n_ctx: int, d_sae: int, meta: dict[str, Any],
+        self,
+        folder: Path,
+        *,
+        n_ctx: int,
+        d_sae: int,
+        meta: dict[str, Any],
         shard_tokens: int = 2**17,
     ):
         self.folder, self.n_ctx, self.d_sae, self.meta = folder, n_ctx, d_sae, meta
@@ -364,11 +371,18 @@ class LatentStoreWriter:
         write_sealed(
             self.folder / _MANIFEST,
             {
-                "format": FORMAT, "version": VERSION, "n_ctx": self.n_ctx, "d_sae": self.d_sae,
-                "first_row": self._first_row, **sizes, "shards": self._shards,
-                "totals": _described(totals), "maxima": BY_SIZE, "meta": self.meta,
+                "format": FORMAT,
+                "version": VERSION,
+                "n_ctx": self.n_ctx,
+                "d_sae": self.d_sae,
+                "first_row": self._first_row,
+                **sizes,
+                "shards": self._shards,
+                "totals": _described(totals),
+                "maxima": BY_SIZE,
+                "meta": self.meta,
             },
-        )  # fmt: skip
+        )
         return LatentStore.open(self.folder)
 
     def _check(self, rows: Rows, row: Tensor, pos: Tensor, codes: Codes) -> None:
@@ -404,14 +418,18 @@ class LatentStoreWriter:
         write_tensors(
             path,
             {
-                "values": codes.values, "latents": codes.latents, "starts": codes.starts,
+                "values": codes.values,
+                "latents": codes.latents,
+                "starts": codes.starts,
                 "row": torch.cat([k.row for k in kept]),
                 "pos": torch.cat([k.pos for k in kept]).int(),
-                "latent_values": values, "latent_tokens": token, "latent_starts": starts,
+                "latent_values": values,
+                "latent_tokens": token,
+                "latent_starts": starts,
                 "tokens": torch.cat([r.tokens.cpu() for r in rows]).int(),
                 "doc_ids": torch.cat([r.doc_ids.cpu() for r in rows]).long(),
             },
-        )  # fmt: skip
+        )
         sizes = {"tokens": codes.n_rows, "entries": len(codes.values)}
         sizes["rows"] = sum(len(r.tokens) for r in rows)
         self._shards.append(_described(path) | sizes)

@@ -137,16 +137,24 @@ def check_event(pair: Pair, sae: SAEConfig, *, n_ctx: int, batch_tokens: int) ->
             numbers differ, or a window is longer than a row or a batch.
     """
     for axis, given, advice in (
-        ("site", f"{len(pair.read)} sites, {'folded' if pair.fold else 'not folded'}", (
-            "Name several sites to read, without fold.",
-            "Fold the sites, train one SAE for each, or use an architecture that codes "
-            "sites jointly, as crosscoder.",
-        )),
-        ("seq", f"window={pair.window}", (
-            "Set `pair.window` to the tokens of a window.",
-            "Set `pair.window` to 0, or use an architecture that codes windows, as temporal.",
-        )),
-    ):  # fmt: skip
+        (
+            "site",
+            f"{len(pair.read)} sites, {'folded' if pair.fold else 'not folded'}",
+            (
+                "Name several sites to read, without fold.",
+                "Fold the sites, train one SAE for each, or use an architecture that codes "
+                "sites jointly, as crosscoder.",
+            ),
+        ),
+        (
+            "seq",
+            f"window={pair.window}",
+            (
+                "Set `pair.window` to the tokens of a window.",
+                "Set `pair.window` to 0, or use an architecture that codes windows, as temporal.",
+            ),
+        ),
+    ):
         if (axis in sae.event) != (axis in pair.event):
             codes = "jointly" if axis in sae.event else "one by one"
             what = "sites" if axis == "site" else "the tokens of a window"

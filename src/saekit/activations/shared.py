@@ -101,9 +101,7 @@ class SharedPasses(LanguageModel):
 
     @override
     def final(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace] | None = None,
+        self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
         return self.model.final(tokens, replace)
 
@@ -122,9 +120,7 @@ class SharedPasses(LanguageModel):
         return self.model.continue_tokens(prompts, n, **how)
 
     @override
-    def logit_effects(
-        self, directions: Float[Tensor, "m d_model"]
-    ) -> Float[Tensor, "m vocab"]:
+    def logit_effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         return self.model.logit_effects(directions)
 
     @override

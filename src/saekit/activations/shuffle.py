@@ -71,9 +71,7 @@ class Shuffle(abc.ABC):
         seed: decides the order.
     """
 
-    def __init__(
-        self, harvest: Harvest, *, tokens: int, epochs: int, batch_tokens: int, seed: int
-    ):
+    def __init__(self, harvest: Harvest, *, tokens: int, epochs: int, batch_tokens: int, seed: int):
         self.harvest = harvest
         self.tokens, self.epochs, self.batch_tokens = tokens, epochs, batch_tokens
         self.seed = seed

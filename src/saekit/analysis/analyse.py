@@ -68,4 +68,3 @@ def table_path(index: Index, name: str) -> Path:
     folder = index.folder
     in_run = folder.name == INSIDE
     return folder.with_name("analysis" if in_run else f"{folder.name}-analysis") / f"{name}.csv"
-

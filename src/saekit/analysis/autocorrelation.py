@@ -67,10 +67,13 @@ class Curves(NamedTuple):
                 "mean_run_length": self.run_tokens.tolist(),
             },
             units={
-                "density": "share of tokens", "n_active": "tokens", "tau_1e": "tokens",
-                "corr_length": "tokens", "mean_run_length": "tokens",
+                "density": "share of tokens",
+                "n_active": "tokens",
+                "tau_1e": "tokens",
+                "corr_length": "tokens",
+                "mean_run_length": "tokens",
             },
-        )  # fmt: skip
+        )
 
 
 @registry.register
@@ -125,9 +128,7 @@ class Autocorrelation(Analysis):
         n = int(n_pairs[0])
         counts = on.total.long()
         runs = on.both[:, 0] - on.both[:, 1]  # a run ends where the next token is off
-        return Curves(
-            acts.curves(n_pairs), on.curves(n_pairs), n_pairs, counts, counts / runs, n
-        )
+        return Curves(acts.curves(n_pairs), on.curves(n_pairs), n_pairs, counts, counts / runs, n)
 
 
 class _Stretch(NamedTuple):
@@ -157,9 +158,13 @@ class _Sums:
         starts = functional.pad(torch.bincount(here.latent, minlength=d_sae).cumsum(0), (1, 0))
         for table in (ahead, behind):
             self.one += functional.embedding_bag(
-                here.at, table, starts, mode="sum", per_sample_weights=value,
+                here.at,
+                table,
+                starts,
+                mode="sum",
+                per_sample_weights=value,
                 include_last_offset=True,
-            )  # fmt: skip
+            )
         first = torch.arange(len(value))
         for step in range(width):  # the step-th entry of the latent after each
             first = first[first + step < len(value)]
@@ -197,8 +202,10 @@ def _joined(tail: _Stretch | None, piece: Piece) -> _Stretch:
         n,
         torch.cat([tail.stretch, piece.stretch]),
         torch.cat([tail.kept, piece.kept]),
-        latent[order], at[order], torch.cat([tail.value, piece.value])[order],
-    )  # fmt: skip
+        latent[order],
+        at[order],
+        torch.cat([tail.value, piece.value])[order],
+    )
 
 
 def _last(here: _Stretch, n: int) -> _Stretch:

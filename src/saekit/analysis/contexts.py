@@ -103,10 +103,7 @@ def latent_records(
 
 
 def _acts_at(
-    store: LatentStore,
-    peaks: Peaks,
-    at: Int[Tensor, "m window"],
-    inside: Bool[Tensor, "m window"],
+    store: LatentStore, peaks: Peaks, at: Int[Tensor, "m window"], inside: Bool[Tensor, "m window"]
 ) -> Float[Tensor, "m window"]:
     """Return each event's latent at the positions of its window; 0 where it is off."""
     acts = torch.zeros(at.shape)

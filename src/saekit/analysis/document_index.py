@@ -127,9 +127,7 @@ class DocumentIndex(Config):
         return LatentStore.open(out)
 
 
-def _documents(
-    text: tuple[Corpus, Split], lm: LanguageModel, least: int
-) -> Iterator[_Document]:
+def _documents(text: tuple[Corpus, Split], lm: LanguageModel, least: int) -> Iterator[_Document]:
     corpus, split = text
     for index, document in enumerate(corpus.documents(split)):
         ids = lm.tokenizer.encode([document.text])[0]

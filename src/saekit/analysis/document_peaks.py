@@ -99,9 +99,14 @@ def _candidates(piece: Piece) -> DocPeaks:
     stretch, at = piece.stretch[piece.at], piece.at
     begin = piece.begin[at]
     found = DocPeaks(
-        piece.latent, torch.zeros_like(at), at + piece.first, stretch, piece.doc[at],
-        at + piece.first - begin, piece.value,
-    )  # fmt: skip
+        piece.latent,
+        torch.zeros_like(at),
+        at + piece.first,
+        stretch,
+        piece.doc[at],
+        at + piece.first - begin,
+        piece.value,
+    )
     return _best_of_each(found)
 
 

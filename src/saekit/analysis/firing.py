@@ -88,9 +88,7 @@ class Firing(Analysis):
             pos.index_add_(0, piece.latent, wide)
             squares.index_add_(0, piece.latent, wide * wide)
             docs += _new_documents(piece.latent, piece.stretch[piece.at], last)
-            keys, times = (piece.latent * vocab + piece.tokens[piece.at]).unique(
-                return_counts=True
-            )
+            keys, times = (piece.latent * vocab + piece.tokens[piece.at]).unique(return_counts=True)
             found = _merged(torch.cat([found, torch.stack([keys, times])], dim=1))
         triggers = Triggers(found[0] // vocab, found[0] % vocab, found[1])
         n = int(tokens.sum())
@@ -123,10 +121,14 @@ class Firing(Analysis):
                 "top_tokens": self._top(fired.triggers, d),
             },
             units={
-                "count": "tokens", "density": "share of tokens", "n_docs": "documents",
-                "mean_pos": "tokens", "std_pos": "tokens", "trigger_bits": "bits",
+                "count": "tokens",
+                "density": "share of tokens",
+                "n_docs": "documents",
+                "mean_pos": "tokens",
+                "std_pos": "tokens",
+                "trigger_bits": "bits",
             },
-        )  # fmt: skip
+        )
 
     def top_tokens(self, triggers: Triggers, d_sae: int) -> list[list[tuple[int, int]]]:
         """Return token id and count of each latent's commonest trigger tokens."""

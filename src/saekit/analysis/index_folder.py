@@ -153,8 +153,12 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
     folder = Path(out) if out is not None else loaded.folder / "index"  # type: ignore[operator]
     loaded, model, text = opened(loaded, lm, corpus)
     made = make_index(
-        loaded, model, folder, tokens=tokens,
+        loaded,
+        model,
+        folder,
+        tokens=tokens,
         text=(text, "train" if split == "train" else "test"),
-        max_acts=MaxActs(n=contexts), shown=shown,
-    )  # fmt: skip
+        max_acts=MaxActs(n=contexts),
+        shown=shown,
+    )
     return Index(folder, made)

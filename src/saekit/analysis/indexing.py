@@ -96,12 +96,16 @@ def make_index(
     with made_whole(out, "saekit index", replaces=lambda old: is_store(old, names)) as part:
         need_space(out, tokens * 32 * 24)
         writer = LatentStoreWriter(
-            part, n_ctx=card.n_ctx, d_sae=sae.cfg.d_sae,
+            part,
+            n_ctx=card.n_ctx,
+            d_sae=sae.cfg.d_sae,
             meta={
-                "card": card.to_dict(), "split": split, "site": pair.label,
+                "card": card.to_dict(),
+                "split": split,
+                "site": pair.label,
                 "weights": weights_digest(sae),
             },
-        )  # fmt: skip
+        )
         n_tokens = _encode(harvest, loaded, writer, tokens, shown)
         if not n_tokens:
             raise DataError("The text holds no token that counts; give the corpus more text.")

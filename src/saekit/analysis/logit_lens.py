@@ -26,10 +26,7 @@ class TopLogits(NamedTuple):
     def records(self) -> list[dict[str, Any]]:
         """Return ``{"promoted": [[string, value], ...], "suppressed": ...}`` by latent."""
         return [
-            {
-                "promoted": self._named(up, up_values),
-                "suppressed": self._named(down, down_values),
-            }
+            {"promoted": self._named(up, up_values), "suppressed": self._named(down, down_values)}
             for up, up_values, down, down_values in zip(
                 *(column.tolist() for column in self[:4]), strict=True
             )

@@ -85,9 +85,13 @@ class MaxActs(Analysis):
             limit[best.group[last]] = best.score[last]
         order = _by_latent_then_value(best)
         return Peaks(
-            best.latent[order], best.row[order], best.pos[order], best.value[order],
-            self.before, self.after,
-        )  # fmt: skip
+            best.latent[order],
+            best.row[order],
+            best.pos[order],
+            best.value[order],
+            self.before,
+            self.after,
+        )
 
     @override
     def run(self, latents: LatentStore) -> Table:
@@ -104,10 +108,7 @@ class MaxActs(Analysis):
         )
 
     def _candidates(
-        self,
-        entries: LatentMajor,
-        maxima: Float[Tensor, "d_sae"],
-        limit: Float[Tensor, "groups"],
+        self, entries: LatentMajor, maxima: Float[Tensor, "d_sae"], limit: Float[Tensor, "groups"]
     ) -> _Best:
         """Return one peak per latent and row, without those that cannot enter any more.
 

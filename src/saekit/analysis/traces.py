@@ -10,9 +10,7 @@ from saekit.analysis.document_peaks import DocPeaks
 from saekit.core.errors import ConfigError
 
 
-def traces(
-    store: LatentStore, peaks: DocPeaks, radius: int = 64
-) -> Float[Tensor, "m window"]:
+def traces(store: LatentStore, peaks: DocPeaks, radius: int = 64) -> Float[Tensor, "m window"]:
     """Return f(peak - radius .. peak + radius) / f(peak) of each peak.
 
     The centre is 1, and negative is where the latent has the other sign. A token outside the

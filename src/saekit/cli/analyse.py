@@ -37,7 +37,11 @@ def analyse(
         table = analyses.analyse(index, config)
         table_files.write_file(table, path)
     record = {
-        "analysis": name, "settings": config.to_dict(), "rows": len(table),
-        "columns": list(table.columns), "units": table.units, "table": str(path),
-    }  # fmt: skip
+        "analysis": name,
+        "settings": config.to_dict(),
+        "rows": len(table),
+        "columns": list(table.columns),
+        "units": table.units,
+        "table": str(path),
+    }
     emit(record, as_json=as_json, lines=[str(table), f"table    {path}"])

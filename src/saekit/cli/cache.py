@@ -192,9 +192,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     site: Annotated[str, typer.Option(help="Where they are from, as L3.resid_post.")],
     corpus: Annotated[str, typer.Option(help="The text they are of, as for train.")],
-    model: Annotated[
-        str, typer.Option(help="The language model they are of.")
-    ] = "smollm2-135m",
+    model: Annotated[str, typer.Option(help="The language model they are of.")] = "smollm2-135m",
     revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
     column: Annotated[
         str | None, typer.Option(help="Name of the activations. [the only one]")
@@ -225,12 +223,13 @@ def import_(
     lm = load(model, revision=revision, dtype=dtype, device="cpu")
     n_ctx = [f"n_ctx={table.n_ctx}"]
     spec = _spec(model, revision, [site], corpus, precision, n_ctx + (settings or []))
-    store = import_arrow(
-        source, out, spec, lm, column=column, compare=compare, shown=not quiet
-    )
+    store = import_arrow(source, out, spec, lm, column=column, compare=compare, shown=not quiet)
     off = store.manifest["imported"]["off_by_fvu"]
-    checked = "not compared with the model" if off is None else (
-        f"the model's own first rows are off by {off:.1e} of the variance")  # fmt: skip
+    checked = (
+        "not compared with the model"
+        if off is None
+        else (f"the model's own first rows are off by {off:.1e} of the variance")
+    )
     lines = [*_lines(store), f"compared {checked}", f"next     saekit train --cache {out}"]
     emit(_record(store), as_json=as_json, lines=lines)
 
@@ -272,9 +271,13 @@ def recorded_run(
 
 
 def _spec(
-    model: str, revision: str | None, sites: list[str], corpus: str, precision: str,
+    model: str,
+    revision: str | None,
+    sites: list[str],
+    corpus: str,
+    precision: str,
     settings: list[str],
-) -> "Caching":  # fmt: skip
+) -> "Caching":
     from saekit.activations.cache.caching import Caching
     from saekit.core.config import override
     from saekit.data.open import open_corpus

@@ -45,9 +45,16 @@ def convert(
         *note_lines(notes),
     ]
     record = {
-        "out": str(out), "format": to, "architecture": read.cfg.name, "d_in": read.cfg.d_in,
-        "d_out": read.cfg.d_out, "d_sae": read.cfg.d_sae, "model": card.model["name"],
-        "site": card.pair.label, "unknown": unknown, "notes": notes,
-    }  # fmt: skip
+        "out": str(out),
+        "format": to,
+        "architecture": read.cfg.name,
+        "d_in": read.cfg.d_in,
+        "d_out": read.cfg.d_out,
+        "d_sae": read.cfg.d_sae,
+        "model": card.model["name"],
+        "site": card.pair.label,
+        "unknown": unknown,
+        "notes": notes,
+    }
     if not quiet or as_json:
         emit(record, as_json=as_json, lines=lines)

@@ -13,8 +13,17 @@ from saekit.terminal.output import emit
 
 INDEX_TOKENS = 200_000
 RECORD = "demo.json"
-WRITTEN = ("sae", "index", "eval", "checkpoints", "log.jsonl", "report.html", "manifest.json",
-           RECORD, "run.json")  # fmt: skip
+WRITTEN = (
+    "sae",
+    "index",
+    "eval",
+    "checkpoints",
+    "log.jsonl",
+    "report.html",
+    "manifest.json",
+    RECORD,
+    "run.json",
+)
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -140,8 +149,9 @@ def _train(run: "Run", lm: "LanguageModel", out: Path, *, shown: bool) -> bool:
 
     begun = (out / RUN).exists()
     if begun and record.completed(record.read(out / RUN).settings, type(run)) != run.to_dict():
-        remedy = "another --out, or replace it with --fresh" if _is_demo(out, run) else (
-            "another --out")  # fmt: skip
+        remedy = (
+            "another --out, or replace it with --fresh" if _is_demo(out, run) else ("another --out")
+        )
         raise ConfigError(f"{out} holds a run with other settings. Choose {remedy}.")
     if begun and record.is_done(out):
         return False

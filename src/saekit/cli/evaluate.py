@@ -55,9 +55,15 @@ def evaluate(
         opened = sae.open(folder, corpus=corpus, site=site)
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
             result = measure(
-                opened.loaded, opened.lm, config,
-                corpus=opened.text, site=site, seed=seed, out=path, shown=not quiet,
-            )  # fmt: skip
+                opened.loaded,
+                opened.lm,
+                config,
+                corpus=opened.text,
+                site=site,
+                seed=seed,
+                out=path,
+                shown=not quiet,
+            )
         return result, opened
 
     if is_sweep(run):

@@ -36,9 +36,15 @@ def index(
 
     opened = sae.open(run, corpus=corpus, site=site)
     made = encode(
-        opened.loaded, opened.lm, tokens=tokens, contexts=contexts, corpus=opened.text,
-        split=split, out=out or results_folder(run) / "index", shown=not quiet,
-    )  # fmt: skip
+        opened.loaded,
+        opened.lm,
+        tokens=tokens,
+        contexts=contexts,
+        corpus=opened.text,
+        split=split,
+        out=out or results_folder(run) / "index",
+        shown=not quiet,
+    )
     folder, found = made.folder, made.made
     lines = [
         f"index    {folder}: {found['tokens']:,} tokens, {found['entries']:,} activations",

@@ -84,9 +84,9 @@ def _root(
 
 app.command("demo")(demo)
 _runs, _said = lists("saekit.training.run:Run"), ("device", "quiet", "as_json")
-app.command(
-    "train", cls=goes_on(_runs, resume=("cache", "settings", "latent_shards", *_said))
-)(train)  # fmt: skip
+app.command("train", cls=goes_on(_runs, resume=("cache", "settings", "latent_shards", *_said)))(
+    train
+)
 app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep)
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)

@@ -42,6 +42,9 @@ def published(
 
 def _line(row: dict[str, object]) -> str:
     said = {"model": row["model"], "site": row["site"], "width": row["width"], "L0": row["l0"]}
-    words = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in said.items()
-                      if v is not None)  # fmt: skip
+    words = ", ".join(
+        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in said.items()
+        if v is not None
+    )
     return f"{row['name']}  ({words})"

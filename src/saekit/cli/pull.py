@@ -25,8 +25,14 @@ def pull(
     loaded = fetch(name, out, catalogue=catalogue)
     said = loaded.card.provenance["published"]
     notes = loaded.card.provenance.get("notes", [])
-    record = {"out": str(out), "repo": said["repo"], "path": said["path"],
-              "revision": said["revision"], "sha256": said["sha256"], "notes": notes}  # fmt: skip
+    record = {
+        "out": str(out),
+        "repo": said["repo"],
+        "path": said["path"],
+        "revision": said["revision"],
+        "sha256": said["sha256"],
+        "notes": notes,
+    }
     lines = [f"{out}: {loaded}", f"from     {said['repo']}/{said['path']} at {said['revision']}"]
     lines += [*note_lines(notes), f"next     saekit eval {out}"]
     emit(record, as_json=as_json, lines=lines)

@@ -90,9 +90,18 @@ def sweep(
         building.check_flags(arch or "topk", tokens, epochs)
         if config is not None or recipe is not None:
             asked = given(
-                model=model, revision=revision, site=site, target=target, fold=fold or None,
-                corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
-            )  # fmt: skip
+                model=model,
+                revision=revision,
+                site=site,
+                target=target,
+                fold=fold or None,
+                corpus=corpus,
+                arch=arch,
+                d_sae=d_sae,
+                tokens=tokens,
+                epochs=epochs,
+                seed=seed,
+            )
             raw = over(one.start_from(config, recipe), asked)
             named = (raw["model"], raw.get("revision"))
             lm = load(named[0], revision=named[1], dtype=dtype, device=device)
@@ -101,9 +110,15 @@ def sweep(
             named = (model or building.DEFAULT_MODEL, revision)
             lm = load(named[0], revision=revision, dtype=dtype, device=device)
             raw = building.made_of(arch or "topk", d_sae, epochs, seed) | building.flags(
-                lm, model=model, revision=revision, site=site, target=target, fold=fold,
-                corpus=corpus, tokens=tokens,
-            )  # fmt: skip
+                lm,
+                model=model,
+                revision=revision,
+                site=site,
+                target=target,
+                fold=fold,
+                corpus=corpus,
+                tokens=tokens,
+            )
         runs = {
             label(point): variant(raw, lm, {"k": k} | point, settings or []) for point in points
         }
@@ -118,8 +133,10 @@ def sweep(
         files = {name: folder / f"{name}.json" for name in runs}
         for name, run in runs.items():
             write_json(files[name], run.to_dict())
-        words = {n: ["saekit", "train", "--config", str(files[n]), "--out", str(folder / n)]
-                 for n in runs}  # fmt: skip
+        words = {
+            n: ["saekit", "train", "--config", str(files[n]), "--out", str(folder / n)]
+            for n in runs
+        }
         commands = [shlex.join(w) for w in words.values()]
         emit({"commands": commands}, as_json=as_json, lines=commands)
         return
@@ -194,6 +211,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     head = f"{'FVU':>7} {'L0':>7} {'dead':>6}   of the last steps of training"
     lines = [f"{'run':<{width}}  {'status':<10} {head}"]
     for r in rows:
-        numbers = (f"{r['fvu']:>7.4f} {r['l0']:>7.1f} {r['dead']:>6,}" if "fvu" in r else "")
+        numbers = f"{r['fvu']:>7.4f} {r['l0']:>7.1f} {r['dead']:>6,}" if "fvu" in r else ""
         lines.append(f"{r['name']:<{width}}  {r['status']:<10} {numbers}".rstrip())
     return "\n".join(lines)

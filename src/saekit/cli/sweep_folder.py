@@ -70,9 +70,10 @@ def evaluate_all(
     lines = [*_lines(found), *(f"left out {n}: {why}" for n, why in failed.items())]
     lines += [f"table    {path}", f"next     saekit report {shlex.quote(str(folder))}"]
     record = {
-        "table": str(path), "left_out": failed,
+        "table": str(path),
+        "left_out": failed,
         "runs": {n: {k: s.value for k, s in r.scores.items()} for n, r in found.items()},
-    }  # fmt: skip
+    }
     emit(record, as_json=as_json, lines=lines)
     if failed:
         raise typer.Exit(3)
@@ -93,8 +94,11 @@ def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
         if (place / "run.json").exists():
             pages[run] = write_report(place, place / "report.html")
     path = write_sweep_page(folder, out or folder / "report.html", results, pages)
-    record = {"report": str(path), "bytes": path.stat().st_size,
-              "pages": {n: str(p) for n, p in pages.items()}}  # fmt: skip
+    record = {
+        "report": str(path),
+        "bytes": path.stat().st_size,
+        "pages": {n: str(p) for n, p in pages.items()},
+    }
     lines = [f"report   {path}: {len(results)} SAEs, a page each"]
     emit(record, as_json=as_json, lines=lines)
 

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Hub name, folder, or an embedded model (see: saekit list models). "
-        f"[{DEFAULT_MODEL}]"
+        help=f"Hub name, folder, or an embedded model (see: saekit list models). [{DEFAULT_MODEL}]"
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
@@ -62,9 +61,7 @@ CorpusWord = Annotated[
         "16,000 characters at line ends too. [packaged]"
     ),
 ]
-Arch = Annotated[
-    str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")
-]
+Arch = Annotated[str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")]
 Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]
 Kept = Annotated[
     float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
@@ -166,16 +163,33 @@ def train(
     device = processes.own_device(device)
     if activations is not None or (resume is not None and vectors.is_fit(resume)):
         vectors.refuse(
-            model=model, revision=revision, site=site, fold=fold or None,
-            corpus=corpus, config=config, recipe=recipe, cache=cache,
+            model=model,
+            revision=revision,
+            site=site,
+            fold=fold or None,
+            corpus=corpus,
+            config=config,
+            recipe=recipe,
+            cache=cache,
             latent_shards=None if latent_shards == 1 else latent_shards,
-        )  # fmt: skip
+        )
         vectors.train(
-            activations, target, key, made=made_of(arch or "topk", d_sae, epochs, seed),
-            arch=arch, k=k, tokens=tokens, epochs=epochs, settings=settings or [],
-            start_from=from_sae, resume=resume, out=out, device=device, quiet=quiet,
+            activations,
+            target,
+            key,
+            made=made_of(arch or "topk", d_sae, epochs, seed),
+            arch=arch,
+            k=k,
+            tokens=tokens,
+            epochs=epochs,
+            settings=settings or [],
+            start_from=from_sae,
+            resume=resume,
+            out=out,
+            device=device,
+            quiet=quiet,
             as_json=as_json,
-        )  # fmt: skip
+        )
         return
     if key is not None:
         raise ConfigError("`--key` is of files of vectors. Name them with --activations.")
@@ -191,18 +205,36 @@ def train(
             )
         check_flags("topk", tokens, epochs)
         start, lm, raw = _begun_from(
-            from_sae, cache, device, dtype, settings or [], model=model, revision=revision,
-            site=site, target=target, corpus=corpus, tokens=tokens,
-        )  # fmt: skip
+            from_sae,
+            cache,
+            device,
+            dtype,
+            settings or [],
+            model=model,
+            revision=revision,
+            site=site,
+            target=target,
+            corpus=corpus,
+            tokens=tokens,
+        )
         raw |= {"epochs": epochs or 1, "seed": seed or 0}
         run = as_run(raw, lm, k_setting(raw["sae"]["name"], k) + (settings or []))
         run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
         folder = out or default_folder(run, lm)
     elif config is not None or recipe is not None:
         asked = given(
-            model=model, revision=revision, site=site, target=target, fold=fold or None,
-            corpus=corpus, arch=arch, d_sae=d_sae, tokens=tokens, epochs=epochs, seed=seed,
-        )  # fmt: skip
+            model=model,
+            revision=revision,
+            site=site,
+            target=target,
+            fold=fold or None,
+            corpus=corpus,
+            arch=arch,
+            d_sae=d_sae,
+            tokens=tokens,
+            epochs=epochs,
+            seed=seed,
+        )
         raw = over(start_from(config, recipe), asked)
         if cache is not None:
             lm, raw = recorded_run(cache, device, {}, raw)
@@ -223,17 +255,28 @@ def train(
         else:
             lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
             raw = made | flags(
-                lm, model=model, revision=revision, site=site, target=target, fold=fold,
-                corpus=corpus, tokens=tokens,
-            )  # fmt: skip
+                lm,
+                model=model,
+                revision=revision,
+                site=site,
+                target=target,
+                fold=fold,
+                corpus=corpus,
+                tokens=tokens,
+            )
         run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
         run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
         folder = out or default_folder(run, lm)
     with processes.session(lm.device):
         sae = train_run(
-            run, lm, folder,
-            resume=resume is not None, shown=not quiet, latent_shards=latent_shards, start=start,
-        )  # fmt: skip
+            run,
+            lm,
+            folder,
+            resume=resume is not None,
+            shown=not quiet,
+            latent_shards=latent_shards,
+            start=start,
+        )
         if not processes.first():
             return
     manifest = read_object(folder / "manifest.json")
@@ -251,10 +294,19 @@ def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
 
 
 def _begun_from(
-    folder: Path, cache: Path | None, device: str, dtype: str, settings: list[str], *,
-    model: str | None, revision: str | None, site: list[str] | None, target: list[str] | None,
-    corpus: str | None, tokens: int | None,
-) -> "tuple[TrainedSAE, LanguageModel, dict[str, Any]]":  # fmt: skip
+    folder: Path,
+    cache: Path | None,
+    device: str,
+    dtype: str,
+    settings: list[str],
+    *,
+    model: str | None,
+    revision: str | None,
+    site: list[str] | None,
+    target: list[str] | None,
+    corpus: str | None,
+    tokens: int | None,
+) -> "tuple[TrainedSAE, LanguageModel, dict[str, Any]]":
     """Return the SAE that training begins from, its model, and the run, for `as_run`."""
     from saekit.cli.cache import recorded_run
     from saekit.core.config import read_setting
@@ -268,8 +320,14 @@ def _begun_from(
     own = settings_of(start, normalise, read=site or (), write=target or ())
     if cache is not None:
         text = corpus_of(corpus) if corpus is not None else None
-        asked = {"model": model, "corpus": text, "site": own["pair"]["read"],
-                 "target": own["pair"]["write"], "fold": False, "tokens": tokens}  # fmt: skip
+        asked = {
+            "model": model,
+            "corpus": text,
+            "site": own["pair"]["read"],
+            "target": own["pair"]["write"],
+            "fold": False,
+            "tokens": tokens,
+        }
         lm, raw = recorded_run(cache, device, asked, None)
         return start, lm, raw | {k: own[k] for k in ("sae", "start_from")}
     if model is None:
@@ -277,9 +335,15 @@ def _begun_from(
     else:
         lm = load(model, revision=revision, dtype=dtype, device=device)
     raw = flags(
-        lm, model=model or lm.name, revision=revision, site=own["pair"]["read"],
-        target=own["pair"]["write"], fold=False, corpus=corpus, tokens=tokens,
-    )  # fmt: skip
+        lm,
+        model=model or lm.name,
+        revision=revision,
+        site=own["pair"]["read"],
+        target=own["pair"]["write"],
+        fold=False,
+        corpus=corpus,
+        tokens=tokens,
+    )
     return start, lm, raw | own
 
 

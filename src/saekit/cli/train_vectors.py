@@ -35,11 +35,23 @@ def refuse(**flags: Any) -> None:
 
 
 def train(
-    activations: str | None, target: list[str] | None, key: str | None, *, made: dict[str, Any],
-    arch: str | None, k: float | None, tokens: int | None, epochs: int | None,
-    settings: list[str], start_from: Path | None, resume: Path | None, out: Path | None,
-    device: str, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    activations: str | None,
+    target: list[str] | None,
+    key: str | None,
+    *,
+    made: dict[str, Any],
+    arch: str | None,
+    k: float | None,
+    tokens: int | None,
+    epochs: int | None,
+    settings: list[str],
+    start_from: Path | None,
+    resume: Path | None,
+    out: Path | None,
+    device: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Train an SAE on vectors and say where it is."""
     from saekit.core.config import read_setting
     from saekit.core.files import read_object
@@ -77,9 +89,10 @@ def train(
         fit_vectors.fit_sides(run, sides, folder, start=start, device=device, shown=not quiet)
     scores = Result.read(folder / fit_vectors.SCORES).scores
     record = {
-        "run": str(folder), "sae": str(folder / "sae"),
+        "run": str(folder),
+        "sae": str(folder / "sae"),
         "seconds": read_object(folder / "manifest.json")["seconds"],
         **{name: score.value for name, score in scores.items()},
-    }  # fmt: skip
+    }
     lines = [f"SAE      {folder / 'sae'}", "of vectors that were held out:", *score_lines(scores)]
     emit(record, as_json=as_json, lines=lines)

@@ -76,9 +76,18 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
 
     loaded, lm = _opened(run, sae, site)
     found = move(
-        lm, loaded, latent, prompt=text, add=add or None, scale=scale or None, n=n,
-        temperature=temperature, seed=seed, seeds=seeds, index=index,
-    )  # fmt: skip
+        lm,
+        loaded,
+        latent,
+        prompt=text,
+        add=add or None,
+        scale=scale or None,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        seeds=seeds,
+        index=index,
+    )
     emit(found.to_dict(), as_json=as_json, lines=[str(found)])
 
 
@@ -87,9 +96,7 @@ def attribute(
     run: Run,
     text: Annotated[str, typer.Argument(help="Text; its next token is what is asked about.")],
     of: Annotated[str, typer.Option(help="Token whose logit is meant, as ' Paris'.")] = "",
-    against: Annotated[
-        str | None, typer.Option(help="Token whose logit is taken off it.")
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="Token whose logit is taken off it.")] = None,
     method: Annotated[str, typer.Option(help="gradient or integrated.")] = "gradient",
     steps: Annotated[int, typer.Option(help="Passes of `integrated`.")] = 10,
     top: Annotated[int, typer.Option(help="Effects shown.")] = 10,
@@ -112,13 +119,21 @@ def attribute(
     loaded, lm = _opened(run, sae, site)
     row = loaded.tokens(text, lm)
     found = trace(
-        lm, loaded, row, of=of, against=against, method=method, steps=steps  # type: ignore[arg-type]
+        lm,
+        loaded,
+        row,
+        of=of,
+        against=against,
+        method=method,
+        steps=steps,  # type: ignore[arg-type]
     )
     record = {
-        "quantity": found.quantity, "total": found.total, "method": found.method,
+        "quantity": found.quantity,
+        "total": found.total,
+        "method": found.method,
         "effects": [
             {"place": at, "token": found.pieces[at], "latent": i, "act": act, "effect": effect}
             for at, i, act, effect in found.top(top)
         ],
-    }  # fmt: skip
+    }
     emit(record, as_json=as_json, lines=[found.text(top)])

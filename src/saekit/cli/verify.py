@@ -41,9 +41,16 @@ def verify(
     loaded = sae.read_from(Path(run), site=site, corpus=corpus)
     lm = model_of(loaded, sae.device, sae.model, sae.dtype, sae.processing)
     verdict = check(
-        loaded, lm, corpus=corpus, n_ctx=sae.n_ctx or 0, tokens=tokens, ce_tokens=ce_tokens,
-        l0=l0, out=out, shown=not quiet,
-    )  # fmt: skip
+        loaded,
+        lm,
+        corpus=corpus,
+        n_ctx=sae.n_ctx or 0,
+        tokens=tokens,
+        ce_tokens=ce_tokens,
+        l0=l0,
+        out=out,
+        shown=not quiet,
+    )
     notes = note_lines(notes_of(loaded.card))
     emit(verdict.to_dict(), as_json=as_json, lines=[str(verdict), *notes])
     raise typer.Exit(verdict.exit_code)

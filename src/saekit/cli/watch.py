@@ -47,9 +47,7 @@ def track(
     place: Annotated[
         str | None, typer.Option(help="Project, or folder. [saekit, or RUN/tensorboard]")
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--follow", help="Go on until the run is over.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--follow", help="Go on until the run is over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Copy a training log to another tool, once or while the run goes on.

@@ -65,9 +65,7 @@ class Codes(NamedTuple):
         rows, latents = (flat != 0).nonzero(as_tuple=True)
         counts = torch.bincount(rows, minlength=len(flat))
         starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return Codes(
-            flat[rows, latents], latents, starts, tuple(acts.shape[:-1]), acts.shape[-1]
-        )
+        return Codes(flat[rows, latents], latents, starts, tuple(acts.shape[:-1]), acts.shape[-1])
 
     def __repr__(self) -> str:
         tokens = " x ".join(map(str, self.batch)) or "1"

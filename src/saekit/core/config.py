@@ -56,9 +56,7 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict that `from_dict` reads back to an equal value."""
         head = {"name": self.name} if self.name else {}
-        return head | {
-            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)
-        }
+        return head | {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls: type[C], raw: dict[str, Any]) -> C:
@@ -125,11 +123,12 @@ def check_whole(cls: "type[Config]", names: Iterable[str]) -> None:
         ConfigError: they do.
     """
     missing = [
-        f.name for f in dataclasses.fields(cls)
+        f.name
+        for f in dataclasses.fields(cls)
         if f.name not in names
         and f.default is dataclasses.MISSING
         and f.default_factory is dataclasses.MISSING
-    ]  # fmt: skip
+    ]
     if missing:
         raise ConfigError(
             f"`{cls.name or cls.__name__}` needs {', '.join(missing)}; "
@@ -256,9 +255,7 @@ def _fits_one(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in typing.get_args(hint)
     if origin is tuple:
-        return isinstance(value, tuple) and all(
-            fits(v, typing.get_args(hint)[0]) for v in value
-        )
+        return isinstance(value, tuple) and all(fits(v, typing.get_args(hint)[0]) for v in value)
     if hint in (int, float) and isinstance(value, bool):
         return False
     if hint is float:

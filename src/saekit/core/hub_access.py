@@ -15,10 +15,18 @@ from saekit.core.files import write_text
 # their classes are defined; none of them is imported here.
 _LIBRARIES = frozenset(
     {
-        "aiohttp", "datasets", "fsspec", "hf_xet", "httpcore", "httpx", "httpx2",
-        "huggingface_hub", "requests", "urllib3",
+        "aiohttp",
+        "datasets",
+        "fsspec",
+        "hf_xet",
+        "httpcore",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "requests",
+        "urllib3",
     }
-)  # fmt: skip
+)
 # What an error means, by its class; the most particular class comes first.
 _MEANINGS = {
     "GatedRepoError": "it is behind a licence; accept it on its page, then log in: hf auth login",
@@ -146,9 +154,7 @@ def hub_cache() -> Path:
 def refusals(hub: Any) -> tuple[type[Exception], ...]:
     """Return the errors with which the hub says no, where the cache is no way out."""
     errors = hub.errors
-    return (
-        errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
-    )  # fmt: skip
+    return (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError)
 
 
 @contextlib.contextmanager

@@ -207,9 +207,7 @@ def _locked(path: Path, place: Path, me: Holder) -> int:
             raise
         os.close(fd)
         time.sleep(_PAUSE_SECONDS)
-    raise ConfigError(
-        f"{place} is in use: another process holds {path}. Wait for it, or stop it."
-    )
+    raise ConfigError(f"{place} is in use: another process holds {path}. Wait for it, or stop it.")
 
 
 def _opened(path: Path) -> int:
@@ -241,9 +239,7 @@ def _check_other(path: Path, place: Path) -> None:
 
 def _refused(place: Path, path: Path, other: Holder) -> ConfigError:
     here = other.host == socket.gethostname()
-    remedy = (
-        "Wait for it, or stop it." if here else f"Where it has ended there, delete {path}."
-    )
+    remedy = "Wait for it, or stop it." if here else f"Where it has ended there, delete {path}."
     return ConfigError(f"{place} is in use by {other.text}. {remedy}")
 
 

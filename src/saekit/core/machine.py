@@ -95,8 +95,9 @@ def busy_cores(seconds: float = 0.2) -> float | None:
         return None
     shares = [
         (after[core][0] - work) / max(after[core][1] - total, 1)
-        for core, (work, total) in before.items() if core in after
-    ]  # fmt: skip
+        for core, (work, total) in before.items()
+        if core in after
+    ]
     return sum(shares)
 
 

@@ -25,9 +25,11 @@ _HEADER_BYTES, _LETTERS, _AXES, _ENTRIES = 10_000, 2**20, 32, 2**20
 
 
 def read_npz(
-    path: Path, kinds: str = NUMBERS, only: str | None = None,
+    path: Path,
+    kinds: str = NUMBERS,
+    only: str | None = None,
     laid: Callable[[str, np.ndarray], np.ndarray] = lambda _, array: array,
-) -> dict[str, np.ndarray]:  # fmt: skip
+) -> dict[str, np.ndarray]:
     """Return the arrays in a .npz file; nothing in it is run.
 
     Args:
@@ -71,9 +73,7 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
         raise FormatError(f"`{entry.filename}` in {path} is not an array of numpy's.")
 
 
-def _array(
-    file: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, kinds: str
-) -> np.ndarray:
+def _array(file: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path, kinds: str) -> np.ndarray:
     where = f"`{entry.filename.removesuffix('.npy')}` in {path}"
     with file.open(entry) as opened:
         head = npy_header(opened, where, kinds)
@@ -177,9 +177,14 @@ def is_shape(value: object) -> bool:
 
 
 def _made(
-    data: bytearray, kind: str, order: str, width: int, fortran: bool, shape: tuple[int, ...],
+    data: bytearray,
+    kind: str,
+    order: str,
+    width: int,
+    fortran: bool,
+    shape: tuple[int, ...],
     where: str,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return an array over bytes whose number was checked."""
     if kind == "U":
         letters = np.frombuffer(data, ">u4" if order == ">" else "<u4")

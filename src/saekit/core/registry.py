@@ -193,9 +193,10 @@ def own_parts(settings: Any = None) -> dict[str, dict[str, Any]]:
     """
     names = None if settings is None else set(_names(settings))
     return {
-        part: _origin(cls) for part, cls in sorted(_own.items())
+        part: _origin(cls)
+        for part, cls in sorted(_own.items())
         if names is None or part.rpartition(" ")[2] in names
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager

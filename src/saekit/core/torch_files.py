@@ -30,23 +30,34 @@ _INT_BYTES = 16
 _REPEATS = 8
 
 _STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
-}  # fmt: skip
+}
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 # What a file may name, each a word that only `_call` and `_storage` give a meaning to.
 _WORDS = {
-    ("collections", "OrderedDict"), ("collections", "Counter"),
-    ("_codecs", "encode"), ("builtins", "bytes"), ("__builtin__", "bytes"),
+    ("collections", "OrderedDict"),
+    ("collections", "Counter"),
+    ("_codecs", "encode"),
+    ("builtins", "bytes"),
+    ("__builtin__", "bytes"),
     ("torch", "Size"),
-    ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
-    ("numpy", "ndarray"), ("numpy", "dtype"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
     *((core, name) for core in _CORES for name in ("_reconstruct", "scalar")),
     *(("torch", name) for name in _STORAGES),
-}  # fmt: skip
+}
 
 
 class _RefusedError(SaekitError):
@@ -435,8 +446,11 @@ def _latin(text: str) -> bytes:
 
 def _flags(more: list[Any]) -> bool:
     """Tell whether the flags beside a type of numpy's are those that numpy writes."""
-    return more == [] or (len(more) == 2 and all(type(f) in (bool, int) for f in more) and (
-        int(more[0]), int(more[1])) == (0, 1))  # fmt: skip
+    return more == [] or (
+        len(more) == 2
+        and all(type(f) in (bool, int) for f in more)
+        and (int(more[0]), int(more[1])) == (0, 1)
+    )
 
 
 def _numpy_made(name: str, arguments: tuple[Any, ...]) -> Any:

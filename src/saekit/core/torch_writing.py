@@ -17,9 +17,13 @@ from saekit.core.errors import FormatError
 from saekit.core.files import replace_with
 
 _STORAGES = {
-    torch.float64: "DoubleStorage", torch.float32: "FloatStorage", torch.float16: "HalfStorage",
-    torch.int64: "LongStorage", torch.int32: "IntStorage", torch.bool: "BoolStorage",
-}  # fmt: skip
+    torch.float64: "DoubleStorage",
+    torch.float32: "FloatStorage",
+    torch.float16: "HalfStorage",
+    torch.int64: "LongStorage",
+    torch.int32: "IntStorage",
+    torch.bool: "BoolStorage",
+}
 _CPU, _NO_GRAD, _NO_HOOKS = b"X\x03\x00\x00\x00cpu", b"\x89", b"ccollections\nOrderedDict\n)R"
 
 

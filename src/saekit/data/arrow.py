@@ -57,9 +57,11 @@ def write_arrow(
     features = {
         column: {"shape": list(shape), "dtype": dtype, "_type": "Array2D"},
         TOKENS: {
-            "feature": {"dtype": "int32", "_type": "Value"}, "length": shape[0], "_type": "List"
+            "feature": {"dtype": "int32", "_type": "Value"},
+            "length": shape[0],
+            "_type": "List",
         },
-    }  # fmt: skip
+    }
     value = pa.float32() if dtype == "float32" else pa.float16()
     extension = {
         "ARROW:extension:name": _TYPE,
@@ -84,10 +86,13 @@ def write_arrow(
         {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": digest([column, dtype, *names, str(folder)])[:16],
-            "_format_columns": None, "_format_kwargs": {}, "_format_type": None,
-            "_output_all_columns": False, "_split": None,
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
         },
-    )  # fmt: skip
+    )
 
 
 @bordered("a folder that `datasets` saved")

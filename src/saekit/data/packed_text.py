@@ -54,10 +54,15 @@ def _code(text: str) -> str:
 
 
 _WIKIDATA = (
-    "56_wikidatasex_or_gender", "57_wikidatais_alive", "58_wikidatapolitical_party",
-    "59_wikidata_occupation_isjournalist", "60_wikidata_occupation_isathlete",
-    "61_wikidata_occupation_isactor", "62_wikidata_occupation_ispolitician",
-    "63_wikidata_occupation_issinger", "64_wikidata_occupation_isresearcher",
+    "56_wikidatasex_or_gender",
+    "57_wikidatais_alive",
+    "58_wikidatapolitical_party",
+    "59_wikidata_occupation_isjournalist",
+    "60_wikidata_occupation_isathlete",
+    "61_wikidata_occupation_isactor",
+    "62_wikidata_occupation_ispolitician",
+    "63_wikidata_occupation_issinger",
+    "64_wikidata_occupation_isresearcher",
 )
 
 SETS: dict[str, TextSet] = {

@@ -11,12 +11,7 @@ import torch
 
 from saekit.core.embedded_ids import beyond_embedding
 from saekit.core.errors import DataError, FormatError
-from saekit.core.files import (
-    cache_folder,
-    digest,
-    read_tensors,
-    write_tensors,
-)
+from saekit.core.files import cache_folder, digest, read_tensors, write_tensors
 from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.base import Corpus, Document, Split
 

@@ -164,9 +164,10 @@ class _Parquet(Shard):
         with reading(path, "Parquet"), parquet.ParquetFile(path) as file:
             check_unpacked(file, path)
             listed = {
-                f.name: f.type for f in file.schema_arrow
+                f.name: f.type
+                for f in file.schema_arrow
                 if _is_list(f.type, arrow) and arrow.types.is_floating(f.type.value_type)
-            }  # fmt: skip
+            }
             self.path, self.key = path, _chosen(key, listed, file.schema_arrow.names, str(path))
             kind = listed.get(self.key)
             if kind is None:
@@ -284,8 +285,12 @@ def _safetensors(path: Path, key: str | None) -> Shard:
 
 
 READERS: dict[str, Callable[[Path, str | None], Shard]] = {
-    ".npy": _npy, ".safetensors": _safetensors, ".npz": _Npz, ".parquet": _Parquet, ".tar": _Tar,
-}  # fmt: skip
+    ".npy": _npy,
+    ".safetensors": _safetensors,
+    ".npz": _Npz,
+    ".parquet": _Parquet,
+    ".tar": _Tar,
+}
 
 
 def _members(path: Path, key: str | None) -> list[_Member]:

@@ -72,8 +72,9 @@ class Vectors:
         which = torch.searchsorted(self._ends, rows, right=True)
         out = torch.empty(len(rows), self.width)
         done = 0
-        for i, m in zip(*(t.tolist() for t in which.unique_consecutive(return_counts=True)),
-                        strict=True):  # fmt: skip
+        for i, m in zip(
+            *(t.tolist() for t in which.unique_consecutive(return_counts=True)), strict=True
+        ):
             shard, begin = self.shards[i], int(self._ends[i]) - self.shards[i].n
             own = rows[done : done + m] - begin
             out[done : done + m] = shard.take(own)
@@ -192,9 +193,10 @@ def _files_at(path: Path) -> list[Path]:
         return [path]
     inside = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path refuses absolute ones
     files = sorted(
-        p for p in inside
+        p
+        for p in inside
         if p.is_file() and p.suffix.lower() in READERS and not p.name.startswith(".")
-    )  # fmt: skip
+    )
     if files:
         return files
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

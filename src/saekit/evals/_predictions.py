@@ -39,9 +39,7 @@ def next_tokens(
     return tokens.roll(-1, 1)[where]
 
 
-def losses(
-    logits: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]
-) -> Float[Tensor, "m"]:
+def losses(logits: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
     """Return the loss of the next token, in nats, float32."""
     found = []
     for part in _parts(logits):
@@ -61,9 +59,7 @@ def against(
         exp_p, lse_p = _shifted_exp(at_p)
         mean_gap = torch.linalg.vecdot(exp_p, at_p - at_q) / exp_p.sum(-1)
         goal = targets[part]
-        found.append(
-            (lse_p - _at(at_p, goal), lse_q - _at(at_q, goal), mean_gap + lse_q - lse_p)
-        )
+        found.append((lse_p - _at(at_p, goal), lse_q - _at(at_q, goal), mean_gap + lse_q - lse_p))
     return Against(*joined(found, 3, clean))
 
 

@@ -94,13 +94,12 @@ class Reconstruction:
         ordinary = ~subject.rule.is_special(tokens.to(fit.device))
         cut = windows(fit, subject.window) if subject.window else None
         kept = fit if cut is None else cut.mask(fit)
-        n, n_ordinary, n_reads, n_fit, n_kept = fit.numel(), *(
-            int(mask.sum()) for mask in (ordinary, at_reads, fit, kept)
+        n, n_ordinary, n_reads, n_fit, n_kept = (
+            fit.numel(),
+            *(int(mask.sum()) for mask in (ordinary, at_reads, fit, kept)),
         )
         self.counts = self.counts.plus(
-            Counts(
-                n, n - n_ordinary, n_ordinary - n_reads, n_kept, n_fit - n_kept, n_reads - n_fit
-            )
+            Counts(n, n - n_ordinary, n_ordinary - n_reads, n_kept, n_fit - n_kept, n_reads - n_fit)
         )
         reads = [acts[way.read] for way in subject.ways]
         writes = [acts[way.write] for way in subject.ways]

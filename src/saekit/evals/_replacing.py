@@ -120,8 +120,9 @@ def add_sums(
         block = mine[rows.scored]
         for b in block.unique().tolist():
             here = block == b
-            batch = _batch({k: v[here] for k, v in rows.ce.items()},
-                           {k: v[here] for k, v in rows.kl.items()})  # fmt: skip
+            batch = _batch(
+                {k: v[here] for k, v in rows.ce.items()}, {k: v[here] for k, v in rows.kl.items()}
+            )
             for sums in found.values():
                 sums.add(b, sums.metric.sums(batch))
         first += len(rows.tokens)

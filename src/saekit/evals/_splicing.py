@@ -31,11 +31,7 @@ class Splicing(Replacing):
     """
 
     def __init__(
-        self,
-        lm: LanguageModel,
-        sites: Sequence[Site],
-        special_ids: tuple[int, ...],
-        bar: Progress,
+        self, lm: LanguageModel, sites: Sequence[Site], special_ids: tuple[int, ...], bar: Progress
     ):
         super().__init__(lm, special_ids, bar)
         self.sites = sites

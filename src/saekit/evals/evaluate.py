@@ -59,9 +59,8 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
     config = type(config).from_dict(config.to_dict() | settings)
     result = measure(
-        loaded, model, config,
-        corpus=text, site=site or loaded.card.at, seed=seed, shown=shown,
-    )  # fmt: skip
+        loaded, model, config, corpus=text, site=site or loaded.card.at, seed=seed, shown=shown
+    )
     if out is not None:
         result.write(Path(out))
     return result
@@ -89,16 +88,16 @@ def measure(
     card = loaded.card
     text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus)
     bos = card.bos_id(lm.tokenizer) is not None
-    stream = TokenStream(
-        text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos
-    )
+    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     ways = {
         read: SitePair(
-            read, write, card.rules[str(read)],
+            read,
+            write,
+            card.rules[str(read)],
             None if read == write else card.rules.get(str(write)),
         )
         for read, write in zip(card.pair.reads, card.pair.writes, strict=True)
-    }  # fmt: skip
+    }
     joint = "site" in loaded.sae.cfg.event
     if joint and site is not None:
         raise ConfigError(

@@ -83,11 +83,14 @@ class Attribution:
     def text(self, n: int = 10) -> str:
         """Return the `n` largest effects as lines."""
         what = (
-            "all latents together" if self.method == "integrated"
+            "all latents together"
+            if self.method == "integrated"
             else "sum of effects, each to first order"
-        )  # fmt: skip
-        lines = [f"quantity {self.quantity:.4g}; {what} {self.total:+.4g}",
-                 f"{'effect':>9}  {'latent':>7}  {'act':>8}  token"]  # fmt: skip
+        )
+        lines = [
+            f"quantity {self.quantity:.4g}; {what} {self.total:+.4g}",
+            f"{'effect':>9}  {'latent':>7}  {'act':>8}  token",
+        ]
         lines += [
             f"{effect:+9.4f}  {latent:7d}  {act:8.3f}  {place}: {self.pieces[place]!r}"
             for place, latent, act, effect in self.top(n)
@@ -166,10 +169,13 @@ def attribute(  # noqa: PLR0913 - what is attributed, to what, and how
     along = (slope.flatten(0, 1)[rows] * sae.directions[codes.latents]).sum(-1)
     effects = torch.where(kept[rows], codes.values * along.to(codes.values), 0.0)
     return Attribution(
-        effects=codes._replace(values=effects, shift=None), codes=codes, tokens=tokens,
+        effects=codes._replace(values=effects, shift=None),
+        codes=codes,
+        tokens=tokens,
         pieces=[p for row in tokens.tolist() for p in lm.tokenizer.pieces(row)],
-        quantity=value, method=method,
-    )  # fmt: skip
+        quantity=value,
+        method=method,
+    )
 
 
 def _slope(

@@ -101,13 +101,11 @@ def needed(names: Iterable[str], path: str, where: str) -> list[str]:
         if not path.endswith(WEIGHTS):
             raise FormatError(f"`{path}` of {where} holds no weights; those end in {_either()}.")
         others = tuple(
-            PurePosixPath(n).name.partition(".")[0] for n in direct
+            PurePosixPath(n).name.partition(".")[0]
+            for n in direct
             if n.endswith(WEIGHTS) and n != path
-        )  # fmt: skip
-        beside = [
-            n for n in direct
-            if n.endswith(TEXT) and not _is_named_after(n, path, others)
-        ]  # fmt: skip
+        )
+        beside = [n for n in direct if n.endswith(TEXT) and not _is_named_after(n, path, others)]
         return [path, *beside, *above]
     if not inside:
         raise UnknownNameError(_nothing(usable, path, where))

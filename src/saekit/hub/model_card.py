@@ -76,8 +76,9 @@ def _indexed(result: Result, card: Card) -> dict[str, Any]:
     """Return a result as a model-index has it."""
     metrics = [
         {"type": name, "name": score.label or name, "value": score.value}
-        for name, score in result.scores.items() if score.value is not None
-    ]  # fmt: skip
+        for name, score in result.scores.items()
+        if score.value is not None
+    ]
     text = _corpus(card)
     return {
         "task": {"type": "feature-extraction", "name": f"saekit {result.name} v{result.version}"},
@@ -176,7 +177,7 @@ def _limits(loaded: TrainedSAE, results: Sequence[Result], lens: str) -> str:
     card = loaded.card
     lines = [
         "What a latent means was not checked: one that fires on a concept in some contexts may "
-        "fire on others too, and may miss some.",
+        "fire on others too, and may miss some."
     ]
     if results:
         lines.append("The scores hold for text like the one they were measured on.")

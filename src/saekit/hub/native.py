@@ -75,19 +75,16 @@ def save_next_to(sae: SAE, card: Card, folder: Path, theirs: Path | None) -> Pat
     write_json(folder / "card.json", card.to_dict())
     if card.scalings:
         write_tensors(folder / SCALINGS, _tensors(card.scalings))
-    config = {
-        "format": FORMAT,
-        "version": VERSION,
-        "sae": sae.cfg.to_dict(),
-    }
+    config = {"format": FORMAT, "version": VERSION, "sae": sae.cfg.to_dict()}
     if state:
         config["weights_sha256"] = sha256_of(folder / "weights.safetensors")
     if card.scalings:
         config["scalings_sha256"] = sha256_of(folder / SCALINGS)
     if theirs is not None and shared:
-        config |= {"version": SHARING, "shared": {
-            "file": theirs.name, "sha256": sha256_of(theirs), "tensors": shared,
-        }}  # fmt: skip
+        config |= {
+            "version": SHARING,
+            "shared": {"file": theirs.name, "sha256": sha256_of(theirs), "tensors": shared},
+        }
     write_json(folder / "config.json", config)
     return folder
 
@@ -165,9 +162,14 @@ def load(
         from saekit.hub.published import load_published
 
         return load_published(
-            str(folder), device, site=site, scaled=scaled, format=format, hints=hints,
+            str(folder),
+            device,
+            site=site,
+            scaled=scaled,
+            format=format,
+            hints=hints,
             catalogue=catalogue,
-        )  # fmt: skip
+        )
     folder = named = Path(folder)
     if not folder.exists():
         raise FormatError(

@@ -68,10 +68,14 @@ class OpenSAE(NamedTuple):
 
 
 def open_sae(
-    folder: Path, use: OpenOptions | None = None, *, site: str | None = None, scaled: bool = False,
+    folder: Path,
+    use: OpenOptions | None = None,
+    *,
+    site: str | None = None,
+    scaled: bool = False,
     prepare: Callable[[TrainedSAE], TrainedSAE] | None = None,
     place: Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None = None,
-) -> OpenSAE:  # fmt: skip
+) -> OpenSAE:
     """Return an SAE with its language model, a text, and a card that has no gaps.
 
     Args:
@@ -100,9 +104,12 @@ def open_sae(
 
 
 def model_of(
-    loaded: TrainedSAE, device: str, name: str | None = None, dtype: str | None = None,
+    loaded: TrainedSAE,
+    device: str,
+    name: str | None = None,
+    dtype: str | None = None,
     processing: str | None = None,
-) -> LanguageModel:  # fmt: skip
+) -> LanguageModel:
     """Return the language model an SAE was trained on, at the precision it was trained at.
 
     Args:
@@ -126,10 +133,13 @@ def model_of(
     commit = pinned(run.get("revision"), made_from) if own else None
     try:
         lm = load_model(
-            wanted, revision=commit, dtype=dtype or before, device=device,
+            wanted,
+            revision=commit,
+            dtype=dtype or before,
+            device=device,
             processing=processing or (made_from.get("processing") if own else None),
             quantisation=made_from.get("quantisation") if own else None,
-        )  # fmt: skip
+        )
     except (UnknownNameError, ResourceError) as error:
         if name is not None:
             raise
@@ -258,9 +268,7 @@ def complete(
     provenance = card.provenance | {"filled": filled, "trained_on": said_of(card)["trained_on"]}
     provenance["notes"] = list(dict.fromkeys([*notes_of(card), *notes]))
     model = lm.provenance()
-    return replace(loaded, 
-        card=replace(found, rules=rules, model=model, provenance=provenance)
-    )
+    return replace(loaded, card=replace(found, rules=rules, model=model, provenance=provenance))
 
 
 def notes_of(card: Card) -> list[str]:
@@ -306,8 +314,11 @@ def _about_model(card: Card, lm: LanguageModel) -> list[str]:
     notes = [f"run on {lm.name}; trained on {name}"] if other else []
     dtype, before = str(lm.dtype).removeprefix("torch."), card.model.get("dtype", "unknown")
     if dtype != before:
-        of = "the files do not say what it was in training" if before == "unknown" else (
-            f"in training it was {before}")  # fmt: skip
+        of = (
+            "the files do not say what it was in training"
+            if before == "unknown"
+            else (f"in training it was {before}")
+        )
         notes.append(f"the language model computes in {dtype}; {of}")
     return notes
 

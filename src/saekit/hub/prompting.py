@@ -59,16 +59,23 @@ class Prompted:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record: the strongest latents of each token."""
         rows = zip(
-            self.tokens.flatten().tolist(), self.pieces, self.kept.flatten().tolist(), self.top(),
+            self.tokens.flatten().tolist(),
+            self.pieces,
+            self.kept.flatten().tolist(),
+            self.top(),
             strict=True,
-        )  # fmt: skip
+        )
         return {
             "tokens": [
-                {"id": token, "text": piece, "counts": kept,
-                 "latents": [{"latent": latent, "act": act} for latent, act in top]}
+                {
+                    "id": token,
+                    "text": piece,
+                    "counts": kept,
+                    "latents": [{"latent": latent, "act": act} for latent, act in top],
+                }
                 for token, piece, kept, top in rows
             ]
-        }  # fmt: skip
+        }
 
 
 @torch.no_grad()
@@ -100,10 +107,13 @@ def prompt(lm: LanguageModel, sae: TrainedSAE, text: Text, *, top: int = 5) -> P
     sites = list(dict.fromkeys([*reads, *(sae.card.written(site) for site in reads)]))
     acts = lm.read(tokens, sites)
     codes = sae.encode(acts if joint else acts[sae.site])
-    kept = torch.stack([
-        sae.card.keep(site, tokens.to(acts[site].device), acts) for site in reads
-    ]).all(0)  # fmt: skip
+    kept = torch.stack(
+        [sae.card.keep(site, tokens.to(acts[site].device), acts) for site in reads]
+    ).all(0)
     return Prompted(
-        tokens=tokens, pieces=[p for row in tokens.tolist() for p in lm.tokenizer.pieces(row)],
-        codes=codes, kept=kept, shown=top,
-    )  # fmt: skip
+        tokens=tokens,
+        pieces=[p for row in tokens.tolist() for p in lm.tokenizer.pieces(row)],
+        codes=codes,
+        kept=kept,
+        shown=top,
+    )

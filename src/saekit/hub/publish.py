@@ -102,9 +102,10 @@ def push(  # noqa: PLR0913 - what an upload can be told
                 api.create_branch(repo, branch=revision, exist_ok=True)
             _, there = listed(library, repo, revision)
             others = sorted(
-                f[: -len("/config.json")] for f in there
+                f[: -len("/config.json")]
+                for f in there
                 if f.endswith("/config.json") and f != f"{path}/config.json"
-            )  # fmt: skip
+            )
             keeps = README in there and not _is_ours(library, repo, revision)
             if keeps:
                 notes.append(f"the repository's own {README} was left as it is")
@@ -116,9 +117,11 @@ def push(  # noqa: PLR0913 - what an upload can be told
             files = sorted(p for p in top.rglob("*") if p.is_file())
             sums = {p.relative_to(top).as_posix(): sha256_of(p) for p in files}
             done = api.upload_folder(
-                repo_id=repo, folder_path=top, revision=revision,
+                repo_id=repo,
+                folder_path=top,
+                revision=revision,
                 commit_message=f"Upload {path or 'SAE'} with saekit",
-            )  # fmt: skip
+            )
         except SaekitError:
             raise
         except Exception as error:  # of many libraries: the network's, the hub's, the token's

@@ -50,9 +50,14 @@ def fetched(name: str, catalogue: Path | str | None = None) -> tuple[Published, 
 
 
 def opened_from(  # noqa: PLR0913 - the words of `saekit.load`
-    wanted: Published, files: Fetched, device: str = "cpu", site: str | None = None,
-    scaled: bool = False, format: str | None = None, hints: FormatHints | None = None,
-) -> TrainedSAE:  # fmt: skip
+    wanted: Published,
+    files: Fetched,
+    device: str = "cpu",
+    site: str | None = None,
+    scaled: bool = False,
+    format: str | None = None,
+    hints: FormatHints | None = None,
+) -> TrainedSAE:
     """Return the SAE in files that were fetched, with what is said of it."""
     from saekit.hub.native import load
 
@@ -65,14 +70,22 @@ def opened_from(  # noqa: PLR0913 - the words of `saekit.load`
             f"themselves: hf:{wanted.repo}/{wanted.path}."
         )
     loaded = load(
-        files.at, device, site=site, scaled=scaled, format=format,
+        files.at,
+        device,
+        site=site,
+        scaled=scaled,
+        format=format,
         hints=_with_registry(said, wanted, files.at),
-    )  # fmt: skip
+    )
     card = _of_model(_placed(loaded.card, wanted), wanted, said)
     about: dict[str, Any] = {
-        "name": wanted.name, "repo": wanted.repo, "path": wanted.path,
-        "revision": files.commit, "sha256": files.sha256, **wanted.says,
-    }  # fmt: skip
+        "name": wanted.name,
+        "repo": wanted.repo,
+        "path": wanted.path,
+        "revision": files.commit,
+        "sha256": files.sha256,
+        **wanted.says,
+    }
     before = card.provenance.get("published") or {}
     card = replace(card, provenance=card.provenance | {"published": before | about})
     return replace(loaded, card=card, folder=results_folder(wanted.name))
@@ -95,9 +108,8 @@ def _with_registry(hints: FormatHints, wanted: Published, at: Path) -> FormatHin
     norm = wanted.overrides.get("normalize_activations", raw.get("normalize_activations"))
     scale = wanted.input_scale if norm in SCALED else 0.0
     return replace(
-        hints, overrides=wanted.overrides | hints.overrides,
-        input_scale=hints.input_scale or scale,
-    )  # fmt: skip
+        hints, overrides=wanted.overrides | hints.overrides, input_scale=hints.input_scale or scale
+    )
 
 
 def _of_model(card: Card, wanted: Published, hints: FormatHints) -> Card:

@@ -92,9 +92,11 @@ class SharedSAE:
         """Return what tells SAEs of one study apart, as columns of a table."""
         cfg = self.sae.cfg
         return {
-            "model": self.card.model.get("name"), "n_latents": cfg.d_sae,
-            "expansion": cfg.d_sae / cfg.d_in, "k": self.k,
-        }  # fmt: skip
+            "model": self.card.model.get("name"),
+            "n_latents": cfg.d_sae,
+            "expansion": cfg.d_sae / cfg.d_in,
+            "k": self.k,
+        }
 
     def check(self, lm: LanguageModel) -> None:
         """Refuse a language model whose activations it cannot read.

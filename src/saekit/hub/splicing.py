@@ -61,9 +61,7 @@ class Edit:
             return acts * self.value
         return acts.clamp(min=self.value) if self.kind == "at_least" else acts.clamp(max=self.value)
 
-    def mask(
-        self, tokens: Int[Tensor, "batch n"], start: int
-    ) -> Bool[Tensor, "batch n"] | None:
+    def mask(self, tokens: Int[Tensor, "batch n"], start: int) -> Bool[Tensor, "batch n"] | None:
         """Return where it applies in a pass over tokens that begin at a position of their row.
 
         Raises:
@@ -91,16 +89,22 @@ def _places(where: Where) -> Int[Tensor, "m"] | Callable[[Tensor, Tensor], Tenso
     """
     if callable(where):
         return where
-    if isinstance(where, int) and not isinstance(where, bool):
+    if isinstance(where, bool):
+        raise ConfigError("`where` is a list of positions, a mask or a function; got a bool.")
+    if isinstance(where, int):
         where = [where]
     if isinstance(where, slice):
         raise ConfigError("`where` is a list of positions; got a slice. Give list(range(...)).")
     if isinstance(where, dict | set | str | bytes) or not hasattr(where, "__iter__"):
         kind = type(where).__name__
         raise ConfigError(f"`where` is a list of positions, a mask or a function; got a {kind}.")
-    values = where if isinstance(where, Tensor) else torch.as_tensor(
-        [bool(v) if type(v).__name__ in ("bool", "bool_") else v for v in where]
-    )  # fmt: skip
+    values = (
+        where
+        if isinstance(where, Tensor)
+        else torch.as_tensor(
+            [bool(v) if type(v).__name__ in ("bool", "bool_") else v for v in where]
+        )
+    )
     if values.ndim != 1 or values.is_floating_point():
         raise ConfigError(
             f"`where` is one row of positions, or a mask of one; got {values.dtype} of shape "
@@ -136,9 +140,13 @@ class Splice:
     """
 
     def __init__(
-        self, lm: LanguageModel, saes: tuple[TrainedSAE, ...], *, error: bool = True,
+        self,
+        lm: LanguageModel,
+        saes: tuple[TrainedSAE, ...],
+        *,
+        error: bool = True,
         grad: bool = False,
-    ):  # fmt: skip
+    ):
         if not saes:
             raise ConfigError("Give at least one SAE to splice in.")
         check_order(lm, *saes)
@@ -158,9 +166,11 @@ class Splice:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.lm.edits = tuple(e for e in self.lm.edits if e is not self._own)
         self._own = None
         self._passes.close()
@@ -169,8 +179,9 @@ class Splice:
         several = len(self.parts) > 1
         edits = [
             f"{e.kind} {e.value:g} at latent {e.latent}" + (f" of SAE {i}" if several else "")
-            for i, p in enumerate(self.parts) for e in p.edits
-        ]  # fmt: skip
+            for i, p in enumerate(self.parts)
+            for e in p.edits
+        ]
         sites = ", ".join(p.sae.card.pair.label for p in self.parts)
         return f"Splice({sites} of {self.lm.name}; {', '.join(edits) or 'no edits'})"
 
@@ -211,9 +222,12 @@ class Splice:
             UnknownNameError: there is no such latent or SAE.
         """
         asked: dict[str, float | None] = {
-            "add": add, "set": 0.0 if ablate else set, "scale": scale,
-            "at_least": at_least, "at_most": at_most,
-        }  # fmt: skip
+            "add": add,
+            "set": 0.0 if ablate else set,
+            "scale": scale,
+            "at_least": at_least,
+            "at_most": at_most,
+        }
         named = [(kind, value) for kind, value in asked.items() if value is not None]
         if len(named) != 1 or (ablate and set is not None):
             raise ConfigError(
@@ -226,9 +240,7 @@ class Splice:
         part = self._part(sae)
         number = part.number_of(latent)
         places = None if where is None else _places(where)
-        made = Edit(
-            latent=number, kind=typing.cast("Kind", kind), value=float(value), where=places
-        )
+        made = Edit(latent=number, kind=typing.cast("Kind", kind), value=float(value), where=places)
         part.edits.append(made)
         return self
 
@@ -505,9 +517,7 @@ def check_order(lm: object, *saes: object) -> None:
             )
 
 
-def splice(
-    lm: LanguageModel, *saes: TrainedSAE, error: bool = True, grad: bool = False
-) -> Splice:
+def splice(lm: LanguageModel, *saes: TrainedSAE, error: bool = True, grad: bool = False) -> Splice:
     """Put SAEs into a language model for the length of a ``with`` block.
 
     Example::

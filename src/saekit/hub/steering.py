@@ -59,12 +59,15 @@ class Steering:
     doses: list[Dose]
 
     def __str__(self) -> str:
-        lines = [f"latent {self.latent}, after {self.prompt!r}",
-                 f"{'added':>9}  {'KL next':>8}  {'loss':>6}  {'act':>7}  text"]  # fmt: skip
+        lines = [
+            f"latent {self.latent}, after {self.prompt!r}",
+            f"{'added':>9}  {'KL next':>8}  {'loss':>6}  {'act':>7}  text",
+        ]
         for dose in (self.alone, *self.doses):
             numbers = (f"{dose.kl:8.3f}", _cell(dose.loss, 6), _cell(dose.act, 7))
             lines += [
-                f"{dose.add:+9.4g}  {'  '.join(numbers)}  {text!r}" if i == 0
+                f"{dose.add:+9.4g}  {'  '.join(numbers)}  {text!r}"
+                if i == 0
                 else f"{'':9}  {'':8}  {'':6}  {'':7}  {text!r}"
                 for i, text in enumerate(dose.texts)
             ]
@@ -167,9 +170,15 @@ class _Bench:
     """One prompt and latent, at any strength."""
 
     def __init__(  # noqa: PLR0913 - the words of `steer`
-        self, lm: LanguageModel, spliced: Splice, latent: int, prompt: str, n: int,
-        temperature: float, seeds: range,
-    ):  # fmt: skip
+        self,
+        lm: LanguageModel,
+        spliced: Splice,
+        latent: int,
+        prompt: str,
+        n: int,
+        temperature: float,
+        seeds: range,
+    ):
         self.lm, self.spliced, self.latent, self.n = lm, spliced, latent, n
         self.temperature, self.seeds = temperature, seeds
         bos = spliced.parts[0].sae.card.bos_id(lm.tokenizer) is not None
@@ -191,7 +200,7 @@ class _Bench:
                 self.prompt.tolist(), self.n, temperature=self.temperature, seed=seed
             )[0]
             for seed in self.seeds
-        ]  # fmt: skip
+        ]
         self.spliced.clear()
         change = after - self.before
         ends = [change.topk(SHOWN_TOKENS, largest=largest) for largest in (True, False)]
@@ -202,12 +211,14 @@ class _Bench:
         read = [self._read(new) for new in ids if new]
         losses, acts = zip(*read, strict=True) if read else ((), ())
         return Dose(
-            add=add, texts=[self.lm.tokenizer.decode(new) for new in ids],
+            add=add,
+            texts=[self.lm.tokenizer.decode(new) for new in ids],
             loss=sum(losses) / len(losses) if losses else None,
             act=sum(acts) / len(acts) if acts else None,
             kl=float((self.before.exp() * -change).sum()),
-            promoted=promoted, suppressed=suppressed,
-        )  # fmt: skip
+            promoted=promoted,
+            suppressed=suppressed,
+        )
 
     def _read(self, new: list[int]) -> tuple[float, float]:
         """Return loss and the latent's mean activation of what was written, by the model alone."""
@@ -228,9 +239,11 @@ def _check_own(store: LatentStore, sae: TrainedSAE, folder: Path) -> None:
     site = sae.card.pair.label if sae.cfg.event else str(sae.site)
     made = store.meta.get("site")
     weights = store.meta.get("weights")  # not in indexes of earlier versions
-    if store.d_sae != sae.d_sae or made not in (None, site) or (
-        weights is not None and weights != weights_digest(sae.sae)
-    ):  # fmt: skip
+    if (
+        store.d_sae != sae.d_sae
+        or made not in (None, site)
+        or (weights is not None and weights != weights_digest(sae.sae))
+    ):
         raise ConfigError(
             f"The index in {folder} is of another SAE, {store.d_sae:,} latents at {made}; this one "
             f"has {sae.d_sae:,} at {site}. Make one with saekit.index(sae, lm), or give add=."

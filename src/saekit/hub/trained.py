@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 def weights_digest(sae: SAE) -> str:
     """Return what tells the weights of SAEs apart: SHA-256 of all of them, by name."""
-    parts = ((name.encode(), w.detach().cpu().contiguous().numpy().tobytes())
-             for name, w in sorted(sae.state_dict().items()))  # fmt: skip
+    parts = (
+        (name.encode(), w.detach().cpu().contiguous().numpy().tobytes())
+        for name, w in sorted(sae.state_dict().items())
+    )
     return digest(part for pair in parts for part in pair)
 
 

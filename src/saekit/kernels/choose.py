@@ -172,9 +172,7 @@ class Screen(NamedTuple):
 
     def rows(self, part: slice | Int[Tensor, "m"]) -> "Screen":
         """Return the screen of some rows."""
-        return self._replace(
-            x=self.x[part], rounded_x=self.rounded_x[part], error=self.error[part]
-        )
+        return self._replace(x=self.x[part], rounded_x=self.rounded_x[part], error=self.error[part])
 
     def scores(self, part: slice) -> Tensor:
         """Return the product of some rows."""
@@ -234,9 +232,7 @@ def _above_candidates(
     return on.nonzero(as_tuple=True)[1], counts
 
 
-def _screened_top(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _Choice
-) -> tuple[Tensor, Tensor]:
+def _screened_top(x: Tensor, W_enc: Tensor, b_enc: Tensor, how: _Choice) -> tuple[Tensor, Tensor]:
     """Return values and latents of the k largest, by latent: none that is not proved."""
     screen = Screen.of(x, W_enc, b_enc)
     pick = _native_top if machine.native_kernels() else _torch_top

@@ -82,9 +82,12 @@ def _dots(rows: Tensor, weight: Tensor, pattern: "_Pattern") -> Tensor:
 def _sampled(rows: Tensor, columns: Tensor, starts: Tensor, places: Tensor) -> Tensor:
     _quiet_csr()
     pattern = torch.sparse_csr_tensor(
-        starts, places, rows.new_zeros(len(places)), (len(rows), len(columns)),
+        starts,
+        places,
+        rows.new_zeros(len(places)),
+        (len(rows), len(columns)),
         check_invariants=False,
-    )  # fmt: skip
+    )
     return torch.sparse.sampled_addmm(pattern, rows, columns.t(), beta=0.0).values()
 
 
@@ -232,8 +235,11 @@ def check_rows(x: Float[Tensor, "..."]) -> None:
 
 
 def chosen_codes(
-    values: Float[Tensor, "nnz"], rows: Int[Tensor, "nnz"], latents: Int[Tensor, "nnz"],
-    n: int, d_sae: int,
+    values: Float[Tensor, "nnz"],
+    rows: Int[Tensor, "nnz"],
+    latents: Int[Tensor, "nnz"],
+    n: int,
+    d_sae: int,
 ) -> Codes:
     """Return codes from coordinates sorted by row."""
     counts = torch.bincount(rows, minlength=n)

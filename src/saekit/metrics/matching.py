@@ -37,8 +37,9 @@ def cosines(
             f"Directions are {directions.shape[1]} wide and features {features.shape[1]}. "
             f"Compare an SAE with the truth that it was trained on."
         )
-    one, other = (torch.nn.functional.normalize(t.detach().float(), dim=1)
-                  for t in (directions, features))  # fmt: skip
+    one, other = (
+        torch.nn.functional.normalize(t.detach().float(), dim=1) for t in (directions, features)
+    )
     return (one @ other.t().to(one.device)).clamp_(-1, 1)
 
 

@@ -2,10 +2,10 @@
 
 import abc
 import contextlib
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +16,9 @@ from saekit.models.sites import Site, parse_site
 Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
 SiteName: TypeAlias = Site | str
 # Token ids as [batch, n_ctx], one row of ids, rows of ids, one text, or texts of equal length.
-Text: TypeAlias = Tensor | str | Sequence[int] | Sequence[Sequence[int]] | Sequence[str]
+Text: TypeAlias = (
+    Tensor | np.ndarray | str | Sequence[int] | Sequence[Sequence[int]] | Sequence[str]
+)
 
 
 @runtime_checkable
@@ -222,10 +224,10 @@ class LanguageModel(abc.ABC):
                 f"Text is a string, or a list of them or of token ids; got {text!r:.40} "
                 f"({type(text).__name__})."
             )
-        if hasattr(text, "__array__"):  # ids of numpy
+        if isinstance(text, np.ndarray):
             return self.tokens(torch.as_tensor(text), bos=bos)
         rows = [text] if isinstance(text, str) else list(text)
-        if rows and isinstance(rows[0], numbers.Integral):
+        if rows and isinstance(rows[0], int):
             rows = [rows]
         if rows and isinstance(rows[0], str):
             ids = self.tokenizer.encode(rows)  # type: ignore[arg-type]
@@ -250,10 +252,7 @@ class LanguageModel(abc.ABC):
         return self.check_site(parse_site(name) if isinstance(name, str) else name)
 
     def replacing(
-        self,
-        tokens: Int[Tensor, "batch n"],
-        replace: Mapping[Site, Replace] | None,
-        start: int = 0,
+        self, tokens: Int[Tensor, "batch n"], replace: Mapping[Site, Replace] | None, start: int = 0
     ) -> Mapping[Site, Replace]:
         """Return what to write in a pass: what is attached to the model, then what was asked."""
         if not self.edits:
@@ -306,15 +305,23 @@ class LanguageModel(abc.ABC):
 
     @overload
     def read(
-        self, tokens: Text, sites: SiteName, *,
-        replace: Mapping[Any, Replace] | None = None, grad: bool = False,
-    ) -> Float[Tensor, "batch n_ctx width"]: ...  # fmt: skip
+        self,
+        tokens: Text,
+        sites: SiteName,
+        *,
+        replace: Mapping[Any, Replace] | None = None,
+        grad: bool = False,
+    ) -> Float[Tensor, "batch n_ctx width"]: ...
 
     @overload
     def read(
-        self, tokens: Text, sites: Sequence[SiteName], *,
-        replace: Mapping[Any, Replace] | None = None, grad: bool = False,
-    ) -> Activations: ...  # fmt: skip
+        self,
+        tokens: Text,
+        sites: Sequence[SiteName],
+        *,
+        replace: Mapping[Any, Replace] | None = None,
+        grad: bool = False,
+    ) -> Activations: ...
 
     def read(
         self,
@@ -358,11 +365,7 @@ class LanguageModel(abc.ABC):
         """Do what `read` does, of sites that were checked."""
 
     def logits(
-        self,
-        tokens: Text,
-        replace: Mapping[Any, Replace] | None = None,
-        *,
-        grad: bool = False,
+        self, tokens: Text, replace: Mapping[Any, Replace] | None = None, *, grad: bool = False
     ) -> Float[Tensor, "batch n_ctx vocab"]:
         """Return logits, with the activations at some sites replaced by a function of them."""
         return self._logits(self.tokens(tokens), self._checked_changes(replace), grad=grad)
@@ -392,10 +395,7 @@ class LanguageModel(abc.ABC):
     def generate(self, prompts: Sequence[Sequence[int]], n: int, **how: Any) -> list[list[int]]: ...
 
     def generate(
-        self,
-        prompts: str | Sequence[str] | Sequence[Sequence[int]],
-        n: int,
-        **how: Any,
+        self, prompts: str | Sequence[str] | Sequence[Sequence[int]], n: int, **how: Any
     ) -> str | list[str] | list[list[int]]:
         """Return what follows each prompt: text after text, token ids after token ids.
 
@@ -454,9 +454,7 @@ class LanguageModel(abc.ABC):
 
     @abc.abstractmethod
     def final(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace] | None = None,
+        self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
         """Return what the unembedding reads, after the final norm; replacements as in `logits`.
 

@@ -93,9 +93,10 @@ class HFModel(LanguageModel):
             freeze_mlps(self.module)
         listed = [
             Site(i, point)
-            for i, points in enumerate(self._map.layers) for point, tap in points.items()
+            for i, points in enumerate(self._map.layers)
+            for point, tap in points.items()
             if tap.listed
-        ]  # fmt: skip
+        ]
         self._sites = [EMBED, *listed]
         self._lock = threading.Lock()
         self._holder: int | None = None
@@ -156,9 +157,10 @@ class HFModel(LanguageModel):
                 continue
             self._map.layers[i] = {p: t for p, t in points.items() if p != "mlp_normalized"}
             self._map.left_out[str(Site(i, "mlp_normalized"))] = (
-                f"`{path}` is no norm of a known kind" if norm is None
+                f"`{path}` is no norm of a known kind"
+                if norm is None
                 else f"`{path}` multiplies some entries by 0, which cannot be undone"
-            )  # fmt: skip
+            )
 
     @override
     def _read(
@@ -199,9 +201,7 @@ class HFModel(LanguageModel):
 
     @override
     def final(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace] | None = None,
+        self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
         with self._hooked(self._changes(tokens, replace), False, tokens.shape):
             return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
@@ -278,9 +278,11 @@ class HFModel(LanguageModel):
                 self._rows = rows
                 with self._hooked(self._changes(new, replace, start), False, new.shape):
                     out = self.module(
-                        input_ids=new.to(self.device), use_cache=True, logits_to_keep=1,
+                        input_ids=new.to(self.device),
+                        use_cache=True,
+                        logits_to_keep=1,
                         **{state: cache},
-                    )  # fmt: skip
+                    )
                 cache = out[state]
                 start += new.shape[1]
                 return out.logits[:, -1].to(self.device)
@@ -376,8 +378,9 @@ class HFModel(LanguageModel):
         """Refuse a model that does not read documents of a row as if each were alone."""
         eos, site = self.separator_id, self._sites[-1]
         words = [t for t in range(min(9, self.vocab_size)) if t != eos]
-        first, second = ([eos, *d] if eos == self.tokenizer.bos_id else [*d, eos]
-                         for d in (words[:4], words[4:]))  # fmt: skip
+        first, second = (
+            [eos, *d] if eos == self.tokenizer.bos_id else [*d, eos] for d in (words[:4], words[4:])
+        )
         alone = plain.read(torch.tensor([second]), site)[0]
         try:
             packed = self.read(torch.tensor([[*first, *second]]), site)[0, len(first) :]
@@ -690,9 +693,14 @@ def load(  # noqa: PLR0913 - what can be asked of a model's weights
         raise ConfigError("Quantised weights cannot be processed. Leave out one of the two.")
     if not Path(name).expanduser().is_dir() and (several := together.named(name)):
         one = functools.partial(
-            load, dtype=dtype, device=device, check=check, device_map=device_map,
-            quantisation=quantisation, processing=processing,
-        )  # fmt: skip
+            load,
+            dtype=dtype,
+            device=device,
+            check=check,
+            device_map=device_map,
+            quantisation=quantisation,
+            processing=processing,
+        )
         if revision is not None:
             raise ConfigError("`revision` is for one model on the hub; leave it out of several.")
         return together.Together({short: one(known) for short, known in several.items()})
@@ -816,8 +824,10 @@ def _map_of(module: Any, config: Any) -> SiteMap:
     points = family.points(config)
     left_out = {
         str(Site(i, point)): "attention and MLP are added to the stream together"
-        for i in range(config.num_hidden_layers) for point in POINTS if point not in points
-    }  # fmt: skip
+        for i in range(config.num_hidden_layers)
+        for point in POINTS
+        if point not in points
+    }
     layers = [points] * config.num_hidden_layers
     return SiteMap(family.name, family.embed, family.final_norm, layers, left_out)
 

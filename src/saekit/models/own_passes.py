@@ -39,9 +39,11 @@ class OwnPasses(contextlib.AbstractContextManager[None]):
         ]
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         for hook in self._hooks:
             hook.remove()
         for undo in self._running:
@@ -60,9 +62,7 @@ class OwnPasses(contextlib.AbstractContextManager[None]):
         mask = kwargs.get("attention_mask")
         padded = mask is not None and not bool(mask.all())
         self._end = start + tokens.shape[1]
-        self._running[-1] = self._lm.begin_own_pass(
-            tokens, start, whole=not start and not padded
-        )
+        self._running[-1] = self._lm.begin_own_pass(tokens, start, whole=not start and not padded)
 
     def _start(self, kept: Any) -> int:
         """Return how many tokens are behind what a pass goes on from."""

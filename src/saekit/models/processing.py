@@ -155,9 +155,10 @@ def _embeddings(model: HFModel) -> list[Any]:
     """Return the embeddings that are added to the stream: of tokens, and of positions."""
     blocks = re.compile(r"\.\d+\.")
     return [
-        part for name, part in model.module.get_decoder().named_modules()
+        part
+        for name, part in model.module.get_decoder().named_modules()
         if isinstance(part, nn.Embedding) and not blocks.search(f".{name}.")
-    ]  # fmt: skip
+    ]
 
 
 def _output_map(model: HFModel, site: Site) -> Any:

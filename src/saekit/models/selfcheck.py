@@ -12,12 +12,7 @@ from saekit.models.sites import EMBED, Site
 
 N_TOKENS = 6
 # Rounding allowed in sums of activations, as a share of the norm of what is added.
-_TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-5,
-    torch.float16: 4e-3,
-    torch.bfloat16: 2e-2,
-}
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
 def check(model: HFModel) -> dict[str, Any]:

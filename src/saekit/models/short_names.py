@@ -58,13 +58,13 @@ _LISTED = {
     "ai-forever": ["mGPT"],
     "bigscience": [f"bloom-{size}" for size in ("560m", "1b1", "1b7", "3b", "7b1")],
     "EleutherAI": [
-        "gpt-j-6B", "gpt-neox-20b", *(f"gpt-neo-{size}" for size in ("125M", "1.3B", "2.7B")),
+        "gpt-j-6B",
+        "gpt-neox-20b",
+        *(f"gpt-neo-{size}" for size in ("125M", "1.3B", "2.7B")),
         *(f"pythia-160m-seed{seed}" for seed in (1, 2, 3)),
         *(
             f"pythia-{size}{kind}"
-            for size in (
-                "14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b",
-            )
+            for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
             for kind in ("", "-deduped", "-v0", "-deduped-v0")
         ),
     ],
@@ -72,10 +72,13 @@ _LISTED = {
     "google": [
         *(f"gemma-{size}{kind}" for size in ("2b", "7b") for kind in ("", "-it")),
         *(f"gemma-2-{size}{kind}" for size in ("2b", "9b", "27b") for kind in ("", "-it")),
-        *(f"gemma-3-{size}-{kind}" for size in ("1b", "4b", "12b", "27b")
-          for kind in ("pt", "it")),
-        "gemma-3-270m", "gemma-3-270m-it", "medgemma-4b-pt", "medgemma-4b-it",
-        "medgemma-27b-it", "medgemma-27b-text-it",
+        *(f"gemma-3-{size}-{kind}" for size in ("1b", "4b", "12b", "27b") for kind in ("pt", "it")),
+        "gemma-3-270m",
+        "gemma-3-270m-it",
+        "medgemma-4b-pt",
+        "medgemma-4b-it",
+        "medgemma-27b-it",
+        "medgemma-27b-text-it",
     ],
     "meta-llama": [
         *(f"Meta-Llama-3-{size}{kind}" for size in ("8B", "70B") for kind in ("", "-Instruct")),
@@ -85,76 +88,149 @@ _LISTED = {
     ],
     "microsoft": ["phi-1", "phi-1_5", "phi-2", "Phi-3-mini-4k-instruct", "phi-4"],
     "mistralai": [
-        "Mistral-7B-v0.1", "Mistral-7B-Instruct-v0.1", "Mistral-7B-Instruct-v0.2",
-        "Mistral-7B-v0.3", "Mistral-7B-Instruct-v0.3", "Mistral-Nemo-Base-2407",
-        "Mistral-Small-24B-Base-2501", "Mixtral-8x7B-v0.1", "Mixtral-8x7B-Instruct-v0.1",
+        "Mistral-7B-v0.1",
+        "Mistral-7B-Instruct-v0.1",
+        "Mistral-7B-Instruct-v0.2",
+        "Mistral-7B-v0.3",
+        "Mistral-7B-Instruct-v0.3",
+        "Mistral-Nemo-Base-2407",
+        "Mistral-Small-24B-Base-2501",
+        "Mixtral-8x7B-v0.1",
+        "Mixtral-8x7B-Instruct-v0.1",
     ],
     "Qwen": [
-        *(f"Qwen1.5-{size}{kind}" for size in ("0.5B", "1.8B", "4B", "7B", "14B")
-          for kind in ("", "-Chat")),
+        *(
+            f"Qwen1.5-{size}{kind}"
+            for size in ("0.5B", "1.8B", "4B", "7B", "14B")
+            for kind in ("", "-Chat")
+        ),
         *(f"Qwen2-{size}{kind}" for size in ("0.5B", "1.5B", "7B") for kind in ("", "-Instruct")),
-        *(f"Qwen2.5-{size}{kind}" for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")
-          for kind in ("", "-Instruct")),
-        *(f"Qwen3-{size}{kind}" for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
-          for kind in ("", "-Base")),
+        *(
+            f"Qwen2.5-{size}{kind}"
+            for size in ("0.5B", "1.5B", "3B", "7B", "14B", "32B", "72B")
+            for kind in ("", "-Instruct")
+        ),
+        *(
+            f"Qwen3-{size}{kind}"
+            for size in ("0.6B", "1.7B", "4B", "8B", "14B", "32B")
+            for kind in ("", "-Base")
+        ),
         "QwQ-32B-Preview",
     ],
     "HuggingFaceTB": [
         f"SmolLM{gen}-{size}{kind}"
-        for gen in ("", "2") for size in ("135M", "360M", "1.7B") for kind in ("", "-Instruct")
+        for gen in ("", "2")
+        for size in ("135M", "360M", "1.7B")
+        for kind in ("", "-Instruct")
     ],
     "stabilityai": [
-        "stablelm-3b-4e1t", "stablelm-zephyr-3b", "stable-code-3b", "stable-code-instruct-3b",
+        "stablelm-3b-4e1t",
+        "stablelm-zephyr-3b",
+        "stable-code-3b",
+        "stable-code-instruct-3b",
         *(f"stablelm-{kind}-alpha-{n}b" for kind in ("base", "tuned") for n in (3, 7)),
     ],
-}  # fmt: skip
+}
 # Owner, the start of the repository's name, and the endings that the short name shares with it.
 _ENDINGS = [
-    ("meta-llama", "Llama-2-{}-hf", "llama-2-{}", (
-        "7b", "7b-chat", "13b", "13b-chat", "70b", "70b-chat",
-    )),
-    ("roneneldan", "TinyStories-{}", "tiny-stories-{}", (
-        "1M", "3M", "8M", "28M", "33M", "Instruct-1M", "Instruct-3M", "Instruct-8M",
-        "Instruct-28M", "Instruct-33M",
-    )),
-]  # fmt: skip
-_DISTILLED = {
-    "Qwen": ("1.5B", "7B", "14B", "32B"), "Llama": ("8B", "70B"),
-}  # fmt: skip
+    (
+        "meta-llama",
+        "Llama-2-{}-hf",
+        "llama-2-{}",
+        ("7b", "7b-chat", "13b", "13b-chat", "70b", "70b-chat"),
+    ),
+    (
+        "roneneldan",
+        "TinyStories-{}",
+        "tiny-stories-{}",
+        (
+            "1M",
+            "3M",
+            "8M",
+            "28M",
+            "33M",
+            "Instruct-1M",
+            "Instruct-3M",
+            "Instruct-8M",
+            "Instruct-28M",
+            "Instruct-33M",
+        ),
+    ),
+]
+_DISTILLED = {"Qwen": ("1.5B", "7B", "14B", "32B"), "Llama": ("8B", "70B")}
 _CRFM = {  # its five seeds of two sizes of GPT-2
-    "small": ("alias-{}-x21", "battlestar-{}-x49", "caprica-{}-x81", "darkmatter-{}-x343",
-              "expanse-{}-x777"),
-    "medium": ("arwen-{}-x21", "beren-{}-x49", "celebrimbor-{}-x81", "durin-{}-x343",
-               "eowyn-{}-x777"),
-}  # fmt: skip
+    "small": (
+        "alias-{}-x21",
+        "battlestar-{}-x49",
+        "caprica-{}-x81",
+        "darkmatter-{}-x343",
+        "expanse-{}-x777",
+    ),
+    "medium": (
+        "arwen-{}-x21",
+        "beren-{}-x49",
+        "celebrimbor-{}-x81",
+        "durin-{}-x343",
+        "eowyn-{}-x777",
+    ),
+}
 # Sizes of Pythia as they were called before its authors counted otherwise.
 _OLD_PYTHIA = {
-    "19m": "70m", "125m": "160m", "350m": "410m", "800m": "1b", "1.3b": "1.4b", "2.7b": "2.8b",
-    "6.7b": "6.9b", "13b": "12b",
-}  # fmt: skip
+    "19m": "70m",
+    "125m": "160m",
+    "350m": "410m",
+    "800m": "1b",
+    "1.3b": "1.4b",
+    "2.7b": "2.8b",
+    "6.7b": "6.9b",
+    "13b": "12b",
+}
 # Models of TransformerLens' own table that transformers cannot read, and why.
-UNREADABLE = dict.fromkeys(
-    [
-        *(f"{kind}-{n}l{end}" for kind in ("gelu", "attn-only", "solu") for n in (1, 2, 3, 4)
-          for end in ("", "-new", "-c4-code")),
-        *(f"solu-{n}l{end}" for n in (6, 8, 10, 12) for end in ("", "-new", "-c4-code")),
-        *(f"solu-{n}l-{end}" for n in (1, 2, 4, 6, 8, 10, 12) for end in ("pile", "old")),
-        *(f"solu-{n}l-{end}" for n in (1, 4) for end in ("wiki", "wiki-finetune", "finetune")),
-        "attn-only-demo", "attn-only-2l-demo", "attn-only-2l-induction-demo",
-        "attn-only-2l-shortformer-6b-big-lr", "redwood_attn_2l", "othello-gpt",
-    ],
-    "its weights are TransformerLens' own and no model of transformers",
-) | dict.fromkeys(
-    ["llama-7b", "llama-13b", "llama-30b", "llama-65b"],
-    "its weights are on no hub; give the folder that holds them",
-) | dict.fromkeys(
-    ["santacoder", *(f"qwen-{n}{kind}" for n in ("1.8b", "7b", "14b") for kind in ("", "-chat"))],
-    "it needs code of its own to run",
-) | dict.fromkeys(
-    ["bert-base-cased", "bert-base-uncased", "bert-large-cased", "bert-large-uncased",
-     "t5-small", "t5-base", "t5-large"],
-    "it is no causal language model",
-)  # fmt: skip
+UNREADABLE = (
+    dict.fromkeys(
+        [
+            *(
+                f"{kind}-{n}l{end}"
+                for kind in ("gelu", "attn-only", "solu")
+                for n in (1, 2, 3, 4)
+                for end in ("", "-new", "-c4-code")
+            ),
+            *(f"solu-{n}l{end}" for n in (6, 8, 10, 12) for end in ("", "-new", "-c4-code")),
+            *(f"solu-{n}l-{end}" for n in (1, 2, 4, 6, 8, 10, 12) for end in ("pile", "old")),
+            *(f"solu-{n}l-{end}" for n in (1, 4) for end in ("wiki", "wiki-finetune", "finetune")),
+            "attn-only-demo",
+            "attn-only-2l-demo",
+            "attn-only-2l-induction-demo",
+            "attn-only-2l-shortformer-6b-big-lr",
+            "redwood_attn_2l",
+            "othello-gpt",
+        ],
+        "its weights are TransformerLens' own and no model of transformers",
+    )
+    | dict.fromkeys(
+        ["llama-7b", "llama-13b", "llama-30b", "llama-65b"],
+        "its weights are on no hub; give the folder that holds them",
+    )
+    | dict.fromkeys(
+        [
+            "santacoder",
+            *(f"qwen-{n}{kind}" for n in ("1.8b", "7b", "14b") for kind in ("", "-chat")),
+        ],
+        "it needs code of its own to run",
+    )
+    | dict.fromkeys(
+        [
+            "bert-base-cased",
+            "bert-base-uncased",
+            "bert-large-cased",
+            "bert-large-uncased",
+            "t5-small",
+            "t5-base",
+            "t5-large",
+        ],
+        "it is no causal language model",
+    )
+)
 
 
 def _all() -> dict[str, str]:

@@ -7,17 +7,20 @@ from saekit.core.errors import UnknownNameError, nearest
 
 # In the order in which a forward pass of a usual block meets them.
 POINTS = (
-    "resid_pre", "z", "attn_out", "resid_mid", "mlp_normalized", "mlp_in", "mlp_acts", "mlp_out",
+    "resid_pre",
+    "z",
+    "attn_out",
+    "resid_mid",
+    "mlp_normalized",
+    "mlp_in",
+    "mlp_acts",
+    "mlp_out",
     "resid_post",
-)  # fmt: skip
+)
 _OURS = re.compile(r"L(\d+)\.(\w+?)(?:\.h(\d+))?")
 _TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.(.+)")
 # Names of TransformerLens that are not `hook_` and the point.
-_HOOKS = {
-    "attn.hook_z": "z",
-    "mlp.hook_post": "mlp_acts",
-    "ln2.hook_normalized": "mlp_normalized",
-}
+_HOOKS = {"attn.hook_z": "z", "mlp.hook_post": "mlp_acts", "ln2.hook_normalized": "mlp_normalized"}
 _HOOKS |= {f"hook_{p}": p for p in POINTS if p not in ("mlp_in", *_HOOKS.values())}
 # A name of TransformerLens that looks like `mlp_in` and is taken elsewhere.
 _OTHER = {"hook_mlp_in": "it is the stream before the norm, L{0}.resid_mid"}
@@ -94,9 +97,10 @@ def transformer_lens_name(site: Site) -> str:
     hook = next((hook for hook, point in _HOOKS.items() if point == site.point), None)
     if hook is None or site.head is not None:
         why = (
-            "its own are before the norm or before the norm's gain" if hook is None
+            "its own are before the norm or before the norm's gain"
+            if hook is None
             else "its own are of all heads"
-        )  # fmt: skip
+        )
         raise UnknownNameError(
             f"TransformerLens has no name for {site}: {why}. Give the name to write (`saekit cache "
             f"export --column`)."

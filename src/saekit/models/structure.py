@@ -92,9 +92,10 @@ def find(module: Any, config: Any) -> SiteMap:
     if embed is None:
         raise _refusal(kind, "its decoder has no token embedding of its own")
     lists = (
-        name for name, m in decoder.named_modules()
+        name
+        for name, m in decoder.named_modules()
         if isinstance(m, nn.ModuleList) and len(m) == config.num_hidden_layers
-    )  # fmt: skip
+    )
     blocks = next(lists, None)
     if blocks is None:
         raise _refusal(kind, f"its decoder has no list of {config.num_hidden_layers} blocks")
@@ -362,9 +363,10 @@ class _Block:
     def _output_map(self, source: _Call) -> _Call | None:
         """Return the linear map whose output is that of a module."""
         maps = [
-            c for c in self.given
+            c
+            for c in self.given
             if c.within(source) and _is_linear(c.module) and _same(c.y, source.y)
-        ]  # fmt: skip
+        ]
         return maps[-1] if maps else None
 
     def _tap(self, added: _Added) -> Tap:
@@ -401,9 +403,13 @@ class _Block:
             points["z"] = Tap(output.path, "input")
 
     def _mlp(
-        self, source: _Call | None, stream: Tensor | None, since: int,
-        points: dict[str, Tap], reasons: dict[str, str],
-    ) -> None:  # fmt: skip
+        self,
+        source: _Call | None,
+        stream: Tensor | None,
+        since: int,
+        points: dict[str, Tap],
+        reasons: dict[str, str],
+    ) -> None:
         """Add what lies within the module that is the MLP."""
         if source is None:
             why = reasons.get("mlp_out", "what is added is the sum of several modules' outputs")
@@ -423,10 +429,13 @@ class _Block:
             return
         points["mlp_in"] = Tap(reader.path, "input")
         norms = (
-            c for c in self.given
-            if c.end < reader.start and _same(c.y, reader.x) and _same(c.x, stream)
+            c
+            for c in self.given
+            if c.end < reader.start
+            and _same(c.y, reader.x)
+            and _same(c.x, stream)
             and not _has_maps(c.module)
-        )  # fmt: skip
+        )
         norm = next(norms, None)
         if norm is None:
             reasons["mlp_normalized"] = "there is no norm between the stream and the MLP"
@@ -434,9 +443,12 @@ class _Block:
             points["mlp_normalized"] = Tap(reader.path, "input", norm=norm.path)
 
     def _mlp_of(
-        self, added: _Added | None, middle: tuple[_Call, _Added] | None,
-        points: dict[str, Tap], reasons: dict[str, str],
-    ) -> _Call | None:  # fmt: skip
+        self,
+        added: _Added | None,
+        middle: tuple[_Call, _Added] | None,
+        points: dict[str, Tap],
+        reasons: dict[str, str],
+    ) -> _Call | None:
         """Add what the MLP adds to the stream, and return the module that is the MLP."""
         if added is not None:
             points["mlp_out"] = self._tap(added)
@@ -453,10 +465,14 @@ class _Block:
         if self.has_experts:
             return None
         named = (
-            c for c in self.calls
-            if c.start >= middle[0].start and c.depth == 0 and c.y is not None
-            and _MLP.search(c.names) and _has_maps(c.module)
-        )  # fmt: skip
+            c
+            for c in self.calls
+            if c.start >= middle[0].start
+            and c.depth == 0
+            and c.y is not None
+            and _MLP.search(c.names)
+            and _has_maps(c.module)
+        )
         return next(named, None)
 
     def _reader(self, source: _Call, since: int) -> _Call | None:
@@ -467,9 +483,10 @@ class _Block:
             return min(around, key=lambda c: c.depth)
         # The maps of the MLP are the block's own: the first of them reads.
         maps = (
-            c for c in self.calls
+            c
+            for c in self.calls
             if since <= c.start <= source.start and c.depth == source.depth and _is_linear(c.module)
-        )  # fmt: skip
+        )
         return next(maps, None)
 
 
@@ -505,9 +522,11 @@ def _same(a: Tensor | None, b: Tensor | None) -> bool:
 
 def _is_linear(module: nn.Module) -> bool:
     """Tell a linear map, whatever library keeps its weights: GPT-2's Conv1D, 8 and 4 bits."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D" or (
-        hasattr(module, "in_features") and hasattr(module, "out_features")
-    )  # fmt: skip
+    return (
+        isinstance(module, nn.Linear)
+        or type(module).__name__ == "Conv1D"
+        or (hasattr(module, "in_features") and hasattr(module, "out_features"))
+    )
 
 
 def _has_maps(module: nn.Module) -> bool:

@@ -128,37 +128,67 @@ def _small(model_type: str, sizes: dict[str, Any]) -> dict[str, Any]:
     d, heads, n = sizes["hidden_size"], N_HEADS, sizes["num_hidden_layers"]
     head = d // heads
     usual = {
-        "head_dim": head, "num_key_value_heads": heads // 2, "sliding_window": 64,
+        "head_dim": head,
+        "num_key_value_heads": heads // 2,
+        "sliding_window": 64,
         # Widths that some call otherwise.
-        "ffn_dim": 2 * d, "ffn_hidden_size": 2 * d, "intermediate_size_mlp": 2 * d,
-        "word_embed_proj_dim": d, "lru_width": d, "rotary_dim": head, "state_size": 8,
+        "ffn_dim": 2 * d,
+        "ffn_hidden_size": 2 * d,
+        "intermediate_size_mlp": 2 * d,
+        "word_embed_proj_dim": d,
+        "lru_width": d,
+        "rotary_dim": head,
+        "state_size": 8,
         # Mixtures of experts; of those with dense layers too, the first is one.
-        "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "n_shared_experts": 1,
-        "num_experts_per_tok": 2, "moe_intermediate_size": d, "n_group": 1, "topk_group": 1,
-        "shared_expert_intermediate_size": d, "first_k_dense_replace": 1,
+        "num_experts": 4,
+        "num_local_experts": 4,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": d,
+        "n_group": 1,
+        "topk_group": 1,
+        "shared_expert_intermediate_size": d,
+        "first_k_dense_replace": 1,
         # Keys and values of low rank.
-        "kv_lora_rank": d // 2, "q_lora_rank": d // 2, "qk_rope_head_dim": head,
-        "qk_nope_head_dim": head, "v_head_dim": head,
-        "linear_key_head_dim": head, "linear_value_head_dim": head, "linear_num_key_heads": 2,
+        "kv_lora_rank": d // 2,
+        "q_lora_rank": d // 2,
+        "qk_rope_head_dim": head,
+        "qk_nope_head_dim": head,
+        "v_head_dim": head,
+        "linear_key_head_dim": head,
+        "linear_value_head_dim": head,
+        "linear_num_key_heads": 2,
         "linear_num_value_heads": heads,
-        "hidden_size_per_layer_input": head, "vocab_size_per_layer_input": VOCAB_SIZE,
-        "laurel_rank": head, "num_kv_shared_layers": 0,
-    }  # fmt: skip
+        "hidden_size_per_layer_input": head,
+        "vocab_size_per_layer_input": VOCAB_SIZE,
+        "laurel_rank": head,
+        "num_kv_shared_layers": 0,
+    }
     gated = {"layer_types": ["linear_attention", "full_attention"] * n}
-    granite = {"residual_multiplier": 0.5, "embedding_multiplier": 3.0, "logits_scaling": 4.0,
-               "attention_multiplier": 0.3}  # fmt: skip
+    granite = {
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 4.0,
+        "attention_multiplier": 0.3,
+    }
     own: dict[str, dict[str, Any]] = {
         "gpt_neo": {"attention_types": [[["global"], 1], [["local"], n - 1]], "window_size": 64},
-        "llama4_text": {"interleave_moe_layer_step": 2, "num_experts_per_tok": 1,
-                        "attention_chunk_size": 64},
-        "qwen3_5_text": gated, "qwen3_next": gated,
+        "llama4_text": {
+            "interleave_moe_layer_step": 2,
+            "num_experts_per_tok": 1,
+            "attention_chunk_size": 64,
+        },
+        "qwen3_5_text": gated,
+        "qwen3_next": gated,
         "lfm2": {"layer_types": ["conv", "full_attention"] * n, "block_multiple_of": 8},
         "gemma4_text": {"global_head_dim": 2 * head},
-        "granite": granite, "granitemoe": granite,
+        "granite": granite,
+        "granitemoe": granite,
         "minicpm3": {"dim_model_base": d // 2},
         "recurrent_gemma": {"block_types": ["recurrent", "attention"], "attention_window_size": 64},
         "mamba2": {"num_heads": heads, "head_dim": 2 * head, "n_groups": 1, "chunk_size": 16},
-    }  # fmt: skip
+    }
     known = default_settings(model_type)
     if "kv_lora_rank" in known:
         usual["num_key_value_heads"] = heads

@@ -108,9 +108,7 @@ class Together(LanguageModel):
 
     @override
     def final(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace] | None = None,
+        self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
         self._apart("predictions")
 
@@ -127,9 +125,7 @@ class Together(LanguageModel):
         return max(lm.attention_bytes(n_ctx) for lm in self.models.values())
 
     @override
-    def logit_effects(
-        self, directions: Float[Tensor, "m d_model"]
-    ) -> Float[Tensor, "m vocab"]:
+    def logit_effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         self._apart("logits")
 
     @override

@@ -35,9 +35,8 @@ class HFTokenizer(Tokenizer):
     """
 
     def __init__(
-        self, backend: Any, special: SpecialIds, *, n_embedded: int | None = None,
-        chats: Any = None,
-    ):  # fmt: skip
+        self, backend: Any, special: SpecialIds, *, n_embedded: int | None = None, chats: Any = None
+    ):
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend

@@ -115,9 +115,15 @@ def load_weights(
         FormatError: a weight is missing, has another shape, or is of another model.
     """
     module, info = library.AutoModelForCausalLM.from_pretrained(
-        str(folder), config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-        output_loading_info=True, ignore_mismatched_sizes=True, **spread,
-    )  # fmt: skip
+        str(folder),
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **spread,
+    )
     missing = sorted(k for k in info["missing_keys"] if not _COMPUTED.search(k))
     others = sorted(k for k in info["unexpected_keys"] if not _COMPUTED.search(k))
     reshaped = sorted(
@@ -127,11 +133,12 @@ def load_weights(
     faults = [
         f"{what} {shortened(keys)}"
         for what, keys in (
-            ("they lack", missing), ("they hold another shape of", reshaped),
+            ("they lack", missing),
+            ("they hold another shape of", reshaped),
             ("they also hold", others),
         )
         if keys
-    ]  # fmt: skip
+    ]
     if faults:
         raise FormatError(
             f"The weights of `{name}` are not those of a {type(module).__name__}: "

@@ -33,9 +33,7 @@ def mlsae() -> Run:
         model="EleutherAI/pythia-70m-deduped",
         pair=Pair(read=tuple(f"L{i}.resid_post" for i in range(N_LAYERS)), fold=True),
         corpus=Hub(repo="monology/pile-uncopyrighted"),
-        sae=Standardised(
-            d_in=d, d_out=d, d_sae=n, inner=inner, inverse="published", bias="shared"
-        ),
+        sae=Standardised(d_in=d, d_out=d, d_sae=n, inner=inner, inverse="published", bias="shared"),
         tokens=TEXT_TOKENS * N_LAYERS,
         n_ctx=2048,
         bos=False,

@@ -280,10 +280,11 @@ def _browser(run: Path, found: dict[str, Any] | None) -> str:
             f"<kbd>Tab</kbd> and <kbd>Enter</kbd> open a latent. The address keeps the view.</p>"
         )
     return _section(
-        "latents", "Latents",
+        "latents",
+        "Latents",
         f'{note}<div id="browser"></div>'
         f'<noscript><p class="missing">The list of latents needs JavaScript.</p></noscript>',
-    )  # fmt: skip
+    )
 
 
 def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[str, Any]) -> str:
@@ -303,9 +304,13 @@ def _left_out(manifest: Mapping[str, Any], core: Result | None, index: Mapping[s
     if not rows:
         return ""
     head = (
-        "pass", "tokens seen", "left out: special", "left out: high norm at the site read",
-        "left out: high norm at the site predicted alone", "kept",
-    )  # fmt: skip
+        "pass",
+        "tokens seen",
+        "left out: special",
+        "left out: high norm at the site read",
+        "left out: high norm at the site predicted alone",
+        "kept",
+    )
     note = "Special tokens, and tokens whose activation is far longer than the median, are left "
     note += "out of training, scores and index alike."
     return _section("left-out", "Tokens left out", f"<p>{note}</p>{_table(head, rows, 'counts')}")

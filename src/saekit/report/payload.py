@@ -67,8 +67,10 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
         return None
     by_id = {int(r["latent"]): r for r in records or []}
     if rows is None:
-        rows = [{"latent": i, "density": r.get("density"), "max": r.get("max")}
-                for i, r in by_id.items()]  # fmt: skip
+        rows = [
+            {"latent": i, "density": r.get("density"), "max": r.get("max")}
+            for i, r in by_id.items()
+        ]
     ids = [int(row["latent"]) for row in rows]
     ordered = [by_id.get(i, {}) for i in ids]
     shown = [r.get("contexts", [])[:contexts_per_latent] for r in ordered]
@@ -83,10 +85,12 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
             "contexts": [[_context(c, number) for c in contexts] for contexts in shown],
             "spread": [[_context(c, number) for c in contexts] for contexts in spread],
             "histogram": [[int(n) for n in r.get("histogram", [])] for r in ordered],
-            **{s: [_side(r.get(s, []), number) for r in ordered]
-               for s in ("promoted", "suppressed")},
+            **{
+                s: [_side(r.get(s, []), number) for r in ordered]
+                for s in ("promoted", "suppressed")
+            },
             "found": max((len(r.get("contexts", [])) for r in ordered), default=0),
-        }  # fmt: skip
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
 

@@ -14,9 +14,13 @@ from saekit.report.bare_page import escaped as _e
 
 SWEEP = "sweep.json"  # what makes a folder that of a sweep
 SCORES = {
-    "fvu": "FVU", "l0": "L0", "ce_rise": "CE rise", "ce_recovered_zero": "CE recovered (zero)",
-    "kl": "KL", "dead": "Dead",
-}  # fmt: skip
+    "fvu": "FVU",
+    "l0": "L0",
+    "ce_rise": "CE rise",
+    "ce_recovered_zero": "CE recovered (zero)",
+    "kl": "KL",
+    "dead": "Dead",
+}
 SETTINGS = 6  # settings shown as columns at most
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 280, 56, 40, 12  # of the drawing, pixels
 
@@ -37,15 +41,15 @@ def write_sweep_page(
     """
     runs = read_json(folder / SWEEP)["runs"]
     varied = varied_settings(runs)
-    body = "\n".join([
-        _head(folder, runs, results),
-        _table(out, varied, results, pages),
-        _drawing(results),
-    ])  # fmt: skip
+    body = "\n".join(
+        [_head(folder, runs, results), _table(out, varied, results, pages), _drawing(results)]
+    )
     page = assembled(
-        f"Sweep: {folder.resolve().name}", f"<main>\n{body}\n</main>", own_file("page.css"),
+        f"Sweep: {folder.resolve().name}",
+        f"<main>\n{body}\n</main>",
+        own_file("page.css"),
         head='<meta name="color-scheme" content="light dark">\n',
-    )  # fmt: skip
+    )
     replace_with(out, page.encode("utf-8", "backslashreplace"))
     return out
 
@@ -140,19 +144,30 @@ def _drawing(results: Mapping[str, Result | None]) -> str:
         if score.low is not None and score.high is not None:
             low, high = y_at(score.low), y_at(score.high)
             marks.append(f'<path class="axis" d="M{at:.1f} {low:.1f}V{high:.1f}"/>')
-        marks.append(f'<circle class="dot-0" cx="{at:.1f}" cy="{y_at(score.value):.1f}" r="5">'
-                     f"{title}</circle>")  # fmt: skip
+        marks.append(
+            f'<circle class="dot-0" cx="{at:.1f}" cy="{y_at(score.value):.1f}" r="5">'
+            f"{title}</circle>"
+        )
     xs, ys = [x for _, x, _ in known], ends
     labels = [
-        *_ticks(xs, lambda v: f'<text x="{x_at(v):.1f}" y="{HEIGHT - BOTTOM + 16}" '
-                              f'text-anchor="middle">{v:.4g}</text>'),
-        *_ticks(ys, lambda v: f'<text x="{LEFT - 6}" y="{y_at(v) + 4:.1f}" '
-                              f'text-anchor="end">{v:.3g}</text>'),
+        *_ticks(
+            xs,
+            lambda v: (
+                f'<text x="{x_at(v):.1f}" y="{HEIGHT - BOTTOM + 16}" '
+                f'text-anchor="middle">{v:.4g}</text>'
+            ),
+        ),
+        *_ticks(
+            ys,
+            lambda v: (
+                f'<text x="{LEFT - 6}" y="{y_at(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
+            ),
+        ),
         f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 6}" text-anchor="middle">latents per token '
         f"(L0)</text>",
         f'<text x="4" y="{TOP + 4}">FVU</text>',
         f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH}"/>',
-    ]  # fmt: skip
+    ]
     return (
         f'<section id="front"><h2>Error against sparsity</h2><p>Lower and further left is better; '
         f"a line is the 95 % interval of FVU.</p>"

@@ -70,9 +70,12 @@ class AffineSAE(SAE, abc.ABC):
 
     @override
     def start(
-        self, way: Start, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"],
+        self,
+        way: Start,
+        x: Float[Tensor, "n d_in"],
+        y: Float[Tensor, "n d_out"],
         generator: torch.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _start.begin(self, way, x, y, generator)
 
     @override
@@ -122,7 +125,5 @@ class AffineSAE(SAE, abc.ABC):
             return terms
         if self.mesh.latent.size == 1 and not dead.any():
             return terms | {"aux": weight * x.new_zeros(())}
-        aux = _parts.aux_k(
-            self, x, y_hat - y, dead, self.cfg.aux_k, signed=signed, mesh=self.mesh
-        )
+        aux = _parts.aux_k(self, x, y_hat - y, dead, self.cfg.aux_k, signed=signed, mesh=self.mesh)
         return terms | {"aux": weight * aux}

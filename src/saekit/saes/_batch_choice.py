@@ -51,9 +51,7 @@ class BatchChoiceSAE(AffineSAE, abc.ABC):
     cutoff_sum: Tensor  # decayed sum of the smallest kept values, act units
     cutoff_weight: Tensor  # decayed number of steps in it
 
-    def __init__(
-        self, cfg: BatchChoiceConfig, generator: torch.Generator, mesh: Mesh = ALONE
-    ):
+    def __init__(self, cfg: BatchChoiceConfig, generator: torch.Generator, mesh: Mesh = ALONE):
         super().__init__(cfg, generator, mesh)
         self.register_buffer("cutoff_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("cutoff_weight", torch.zeros((), dtype=torch.float64))

@@ -28,7 +28,11 @@ class Affine(Protocol):
 
 
 def tied_init(
-    module: nn.Module, d_in: int, d_out: int, d_sae: int, generator: torch.Generator,
+    module: nn.Module,
+    d_in: int,
+    d_out: int,
+    d_sae: int,
+    generator: torch.Generator,
     mesh: Mesh = ALONE,
 ) -> None:
     """Give `module` W_enc, W_dec, b_enc and b_dec: random unit directions, zero biases.
@@ -106,9 +110,7 @@ def annealed(k: float, start_k: float | None, share: float, progress: float) -> 
     return start_k + (k - start_k) * ramp(progress, share)
 
 
-def mse(
-    y_hat: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]
-) -> Float[Tensor, ""]:
+def mse(y_hat: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Return the mean squared error per token and dimension, whatever the batch size.
 
     NaN of no tokens, as a mean of nothing is.

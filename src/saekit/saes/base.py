@@ -239,9 +239,12 @@ class SAE(nn.Module, abc.ABC):
         """
 
     def start(
-        self, way: Start, x: Float[Tensor, "..."], y: Float[Tensor, "..."],
+        self,
+        way: Start,
+        x: Float[Tensor, "..."],
+        y: Float[Tensor, "..."],
         generator: torch.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Set weights from the first activations, once, before the first step.
 
         Args:

@@ -138,8 +138,11 @@ class MatchingPursuitSAE(SAE):
         return latents, on
 
     def _values(
-        self, x: Float[Tensor, "n d_in"], unit: Float[Tensor, "d_sae d_in"],
-        latents: Int[Tensor, "n k"], on: Bool[Tensor, "n k"],
+        self,
+        x: Float[Tensor, "n d_in"],
+        unit: Float[Tensor, "d_sae d_in"],
+        latents: Int[Tensor, "n k"],
+        on: Bool[Tensor, "n k"],
     ) -> Float[Tensor, "n k"]:
         """Return the value of every choice, with its graph.
 
@@ -195,8 +198,7 @@ class MatchingPursuitSAE(SAE):
 
 
 def _merged(
-    values: Float[Tensor, "n k"], latents: Int[Tensor, "n k"], on: Bool[Tensor, "n k"],
-    d_sae: int,
+    values: Float[Tensor, "n k"], latents: Int[Tensor, "n k"], on: Bool[Tensor, "n k"], d_sae: int
 ) -> Codes:
     """Return codes in which a latent chosen twice stands once, with the sum."""
     rows, turns = on.nonzero(as_tuple=True)

@@ -66,9 +66,12 @@ class SkipSAE(WrappedSAE):
 
     @override
     def start(
-        self, way: Start, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"],
+        self,
+        way: Start,
+        x: Float[Tensor, "n d_in"],
+        y: Float[Tensor, "n d_out"],
         generator: torch.Generator,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.inner.start(way, x, y, generator)  # the map is 0 yet
 
     @override

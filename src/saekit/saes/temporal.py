@@ -165,8 +165,9 @@ class TemporalSAE(SAE):
         return torch.cat([self.W_dec, self.W_dec])
 
     @override
-    def loss(self, x: Float[Tensor, "n seq d_in"], y: Float[Tensor, "n seq d_out"], step: Step
-    ) -> Loss:  # fmt: skip
+    def loss(
+        self, x: Float[Tensor, "n seq d_in"], y: Float[Tensor, "n seq d_out"], step: Step
+    ) -> Loss:
         novel, predicted = self._parts_of(x)
         y_hat = (novel + predicted) @ self.W_dec + self.b_dec
         acts = Codes.from_dense(torch.cat([novel, predicted], dim=-1).detach())

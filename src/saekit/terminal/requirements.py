@@ -13,9 +13,16 @@ from saekit.core.writable import check_writable
 # `commands`: MAKES is such a table, and NEEDS names the library that a command needs at its end,
 # with the extra that brings it.
 _FOLDERS = {
-    "train": "runs", "sweep": "runs", "demo": "demo", "cache write": "caches", "index": None,
-    "cache import": None, "cache export": None, "convert": None, "pull": None,
-}  # fmt: skip
+    "train": "runs",
+    "sweep": "runs",
+    "demo": "demo",
+    "cache write": "caches",
+    "index": None,
+    "cache import": None,
+    "cache export": None,
+    "convert": None,
+    "pull": None,
+}
 # Commands that write into the folder that they are given, and which of their words names it.
 _BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}
 
@@ -50,9 +57,7 @@ def check_first(words: Sequence[str]) -> None:
         check_writable(Path(usual), as_folder=True)
 
 
-def _tables(
-    words: Sequence[str],
-) -> tuple[str, dict[str, str | None], dict[str, tuple[str, str]]]:
+def _tables(words: Sequence[str]) -> tuple[str, dict[str, str | None], dict[str, tuple[str, str]]]:
     """Return the command that a line names, and what is known of it and its like."""
     head = words[0] if words else ""
     group = next((s for s in studies() if s.rpartition(".")[2] == head), None)

@@ -56,15 +56,22 @@ class HintOptions:
         from saekit.hub.formats.base import FormatHints
 
         return FormatHints(
-            model=self.model or "", read=tuple(self.read or ()), write=tuple(self.write or ()),
-            architecture=self.architecture or "", k=self.k or 0.0,
+            model=self.model or "",
+            read=tuple(self.read or ()),
+            write=tuple(self.write or ()),
+            architecture=self.architecture or "",
+            k=self.k or 0.0,
             input_scale=self.input_scale or 0.0,
-        )  # fmt: skip
+        )
 
     def read_from(
-        self, folder: Path, *, site: str | None = None, scaled: bool = False,
+        self,
+        folder: Path,
+        *,
+        site: str | None = None,
+        scaled: bool = False,
         corpus: str | None = None,
-    ) -> "TrainedSAE":  # fmt: skip
+    ) -> "TrainedSAE":
         """Return the SAE in a folder, gaps filled and BOS as asked, its model and text found.
 
         Args:
@@ -120,10 +127,16 @@ class SAEOptions(HintOptions):
         if self.n_ctx is not None and self.n_ctx < 1:
             raise ConfigError(f"`--n-ctx` must be at least 1; got {self.n_ctx}.")
         return OpenOptions(
-            hints=self.hints(), format=self.from_, model=self.model, dtype=self.dtype,
-            n_ctx=self.n_ctx or 0, bos=self.bos, corpus=corpus, device=self.device,
+            hints=self.hints(),
+            format=self.from_,
+            model=self.model,
+            dtype=self.dtype,
+            n_ctx=self.n_ctx or 0,
+            bos=self.bos,
+            corpus=corpus,
+            device=self.device,
             processing=self.processing,
-        )  # fmt: skip
+        )
 
     def typed(self, **others: str | None) -> str:
         """Return the options that were given, as they are typed, for a next command.
@@ -139,15 +152,22 @@ class SAEOptions(HintOptions):
                 words.append(flag if value else f"--no-{flag[2:]}")
             elif value is not None:
                 each = value if isinstance(value, list) else [value]
-                words += [f"{flag} {shlex.quote(f'{v:g}' if isinstance(v, float) else str(v))}"
-                          for v in each]  # fmt: skip
+                words += [
+                    f"{flag} {shlex.quote(f'{v:g}' if isinstance(v, float) else str(v))}"
+                    for v in each
+                ]
         return "".join(f" {word}" for word in words)
 
     def open(
-        self, folder: Path, *, corpus: str | None = None, site: str | None = None,
-        scaled: bool = False, check: "Callable[[TrainedSAE], None] | None" = None,
+        self,
+        folder: Path,
+        *,
+        corpus: str | None = None,
+        site: str | None = None,
+        scaled: bool = False,
+        check: "Callable[[TrainedSAE], None] | None" = None,
         place: "Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None" = None,
-    ) -> "OpenSAE":  # fmt: skip
+    ) -> "OpenSAE":
         """Return the SAE in a folder with its language model and a text; see `open_sae`.
 
         Args:

@@ -113,6 +113,9 @@ def _default(field: Any, *, inner: bool) -> str:
 def _wrapped(head: str, text: str) -> list[str]:
     """Return text in lines under a head."""
     return textwrap.wrap(
-        text or "-", WIDTH, initial_indent=head, subsequent_indent=" " * len(head),
+        text or "-",
+        WIDTH,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
         break_long_words=False,
-    )  # fmt: skip
+    )

@@ -17,9 +17,13 @@ DEFAULT_EXPANSION = 8  # latents per dimension of what is read
 
 
 def with_length(
-    runs: "dict[str, Run]", lm: "LanguageModel", tokens: int | None, settings: list[str] | None,
-    *, shown: bool,
-) -> "dict[str, Run]":  # fmt: skip
+    runs: "dict[str, Run]",
+    lm: "LanguageModel",
+    tokens: int | None,
+    settings: list[str] | None,
+    *,
+    shown: bool,
+) -> "dict[str, Run]":
     """Return runs of one text; where no number of tokens was asked, all the text has at most."""
     from saekit.training.length import fit_tokens
 
@@ -29,9 +33,7 @@ def with_length(
     return runs if asked else fit_tokens(runs, lm, shown=shown)
 
 
-def made_of(
-    arch: str, d_sae: int | None, epochs: int | None, seed: int | None
-) -> dict[str, Any]:
+def made_of(arch: str, d_sae: int | None, epochs: int | None, seed: int | None) -> dict[str, Any]:
     """Return what the everyday flags say of the SAE, for `as_run`."""
     sae = {"name": arch} | ({"d_sae": d_sae} if d_sae is not None else {})
     return {"sae": sae, "epochs": 1 if epochs is None else epochs, "seed": seed or 0}

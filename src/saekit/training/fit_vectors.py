@@ -130,9 +130,13 @@ def fit(  # noqa: PLR0913 - the words of `saekit train --activations`
 
 
 def as_vector_fit(
-    raw: dict[str, Any], sides: list[Vectors], *, tokens: int | None, epochs: int | None,
+    raw: dict[str, Any],
+    sides: list[Vectors],
+    *,
+    tokens: int | None,
+    epochs: int | None,
     start: TrainedSAE | None = None,
-) -> VectorFit:  # fmt: skip
+) -> VectorFit:
     """Return what a dict describes, with what is left out fitted to the vectors.
 
     Args:
@@ -169,9 +173,8 @@ def resume_fit(out: Path, *, device: str = "auto", shown: bool = True) -> Traine
         run = VectorFit.from_dict(found.settings)
     with reading(out, "a run"):
         sides = [
-            _opened_again(out, found.begun_with, side)
-            for side in SIDES if side in found.begun_with
-        ]  # fmt: skip
+            _opened_again(out, found.begun_with, side) for side in SIDES if side in found.begun_with
+        ]
     return fit_sides(run, sides, out, resume=True, device=device, shown=shown)
 
 
@@ -188,9 +191,15 @@ def _opened_again(out: Path, begun: dict[str, Any], side: str) -> Vectors:
 
 
 def fit_sides(
-    run: VectorFit, sides: list[Vectors], out: Path | None, *, start: TrainedSAE | None = None,
-    resume: bool = False, device: str = "auto", shown: bool = True,
-) -> TrainedSAE:  # fmt: skip
+    run: VectorFit,
+    sides: list[Vectors],
+    out: Path | None,
+    *,
+    start: TrainedSAE | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    shown: bool = True,
+) -> TrainedSAE:
     """Train an SAE on vectors that are open; see `fit`.
 
     Args:
@@ -214,13 +223,17 @@ def fit_sides(
     marks = dict(zip([f"{side}_files" for side in SIDES], files, strict=False))
     own, in_files = own_parts(run.to_dict()), all(files)
     folder = FitFolder(
-        run, out, resume=resume, command="saekit train",
-        go_on=f"saekit train --resume {out}" if in_files else
-        f"saekit.fit(vectors, ..., out={str(out)!r}, resume=True)",
+        run,
+        out,
+        resume=resume,
+        command="saekit train",
+        go_on=f"saekit train --resume {out}"
+        if in_files
+        else f"saekit.fit(vectors, ..., out={str(out)!r}, resume=True)",
         begun_with=said | {k: v for k, v in marks.items() if v} | ({"parts": own} if own else {}),
         same=lambda begun: _same_files(begun, marks, out),
         manifest={"kind": "fit", **said},
-    )  # fmt: skip
+    )
     with folder:
         if out is not None and start is not None and not resume:
             keep_start(start, out)
@@ -229,14 +242,26 @@ def fit_sides(
         where = pick_device(device)
         scalings = _scalings(run, sides, split)
         stream = VectorStream(
-            sides, split, rows=run.tokens, epochs=run.epochs, batch_rows=run.step_tokens,
-            buffer_rows=run.buffer_tokens or _buffer_rows(sides), seed=run.seed, device=where,
-        )  # fmt: skip
+            sides,
+            split,
+            rows=run.tokens,
+            epochs=run.epochs,
+            batch_rows=run.step_tokens,
+            buffer_rows=run.buffer_tokens or _buffer_rows(sides),
+            seed=run.seed,
+            device=where,
+        )
         trained, seconds = fit_stream(
-            run, stream, scalings, folder, autoencoder=len(sides) == 1, device=where, shown=shown,
+            run,
+            stream,
+            scalings,
+            folder,
+            autoencoder=len(sides) == 1,
+            device=where,
+            shown=shown,
             first=lambda n: _scaled(scalings, _first(sides, split, n)),
             weights=None if start is None else scaled_weights(start.sae, run.sae, scalings),
-        )  # fmt: skip
+        )
         card = _card(run, said, None if start is None else about_start(start, run))
         found = scores_of(TrainedSAE(trained, card), sides, _units(split))
         held_out = {name: _plain(score) for name, score in found.scores.items()} | found.config

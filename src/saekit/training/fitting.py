@@ -56,10 +56,17 @@ class FitFolder:
     """
 
     def __init__(  # noqa: PLR0913 - what a folder is begun with and compared with
-        self, fit: Fit, out: Path | None, *, resume: bool, command: str, go_on: str,
-        begun_with: dict[str, Any], same: Callable[[dict[str, Any]], None],
+        self,
+        fit: Fit,
+        out: Path | None,
+        *,
+        resume: bool,
+        command: str,
+        go_on: str,
+        begun_with: dict[str, Any],
+        same: Callable[[dict[str, Any]], None],
         manifest: dict[str, Any],
-    ):  # fmt: skip
+    ):
         if out is None and resume:
             raise ConfigError("`resume` goes on with the run in `out`; got no folder. Give one.")
         self.fit, self.out, self.resume = fit, out, resume
@@ -114,8 +121,9 @@ class FitFolder:
     def _checked(self, out: Path) -> Record | None:
         """Refuse a folder that is in use or holds another run; return what is recorded of this."""
         if not self.resume:
-            check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
-                             f"{self.go_on}")  # fmt: skip
+            check_empty(
+                out, f"Choose another folder, delete it, or go on with the run in it: {self.go_on}"
+            )
             return None
         return _compared(out, self.fit, self._begun_with, self._same)
 
@@ -179,9 +187,14 @@ def fit_stream(  # noqa: PLR0913 - a training, and what its folder says of it
     """
     training = Training(fit, stream, device, identity=folder.identity, first=first, weights=weights)
     session = Session(
-        training, scalings, autoencoder=autoencoder, out=folder.out, resume=folder.resume,
-        go_on=folder.go_on, shown=shown,
-    )  # fmt: skip
+        training,
+        scalings,
+        autoencoder=autoencoder,
+        out=folder.out,
+        resume=folder.resume,
+        go_on=folder.go_on,
+        shown=shown,
+    )
     at_start(training)
     with session, StopRequest() as stop:
         while not session.done:

@@ -29,9 +29,13 @@ class HalfMomentsAdam(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Any, lr: float, betas: tuple[float, float], eps: float,
+        self,
+        params: Any,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
         weight_decay: float = 0.0,
-    ):  # fmt: skip
+    ):
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
@@ -75,7 +79,5 @@ def _move(
 
 def _rounded(x: Tensor, chance: torch.Generator) -> Tensor:
     """Return numbers of bfloat16 whose mean over chance is `x`."""
-    more = torch.randint(
-        0, 2**16, x.shape, dtype=torch.int32, device=x.device, generator=chance
-    )
+    more = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device, generator=chance)
     return ((x.view(torch.int32) + more) & -(2**16)).view(torch.float32)

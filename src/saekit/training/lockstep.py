@@ -163,10 +163,16 @@ class _Group:
             begun = (out / name / RUN).exists()
             kept = open_folder(run, harvests[name].model, out / name, begun)
             self.sessions[name] = begin(
-                run, harvests[name], self.views[name], scalings[name], out / name,
-                resume=state is not None, shown=False, kept=kept,
+                run,
+                harvests[name],
+                self.views[name],
+                scalings[name],
+                out / name,
+                resume=state is not None,
+                shown=False,
+                kept=kept,
                 at_step=None if state is None else state.values["steps"][name],
-            )  # fmt: skip
+            )
 
     @property
     def _first(self) -> Rolling:
@@ -252,7 +258,11 @@ def _shuffles(
         harvest = harvests[name]
         if id(harvest) not in found:
             found[id(harvest)] = Rolling(
-                harvest, buffer_tokens=run.buffer_tokens, tokens=run.tokens,
-                epochs=run.epochs, batch_tokens=block, seed=run.order,
-            )  # fmt: skip
+                harvest,
+                buffer_tokens=run.buffer_tokens,
+                tokens=run.tokens,
+                epochs=run.epochs,
+                batch_tokens=block,
+                seed=run.order,
+            )
     return {f"buffer-{i}": shuffle for i, shuffle in enumerate(found.values())}

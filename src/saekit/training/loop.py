@@ -54,6 +54,7 @@ from saekit.training.trainer import Training, open_stream
 
 RUN, LOG = "run.json", "log.jsonl"
 
+
 def train(
     run: Run,
     model: LanguageModel,
@@ -100,9 +101,15 @@ def train(
 
 
 def _train(
-    run: Run, model: LanguageModel, out: Path, mesh: Mesh, *, resume: bool, shown: bool,
+    run: Run,
+    model: LanguageModel,
+    out: Path,
+    mesh: Mesh,
+    *,
+    resume: bool,
+    shown: bool,
     kept: Record | None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Train in a folder that this process has claimed and begun."""
     planned = plan_of_one(plan(run, model), mesh, run.streams or 1)
     planned.check()
@@ -116,9 +123,17 @@ def _train(
     with explained(planned):
         stream = open_stream(run, harvest, mesh, shown=shown)
         session = begin(
-            run, harvest, stream, scalings, out, mesh=mesh, resume=resume, shown=shown, kept=kept,
+            run,
+            harvest,
+            stream,
+            scalings,
+            out,
+            mesh=mesh,
+            resume=resume,
+            shown=shown,
+            kept=kept,
             weights=None if start is None else scaled_weights(start.sae, run.sae, scalings),
-        )  # fmt: skip
+        )
         with session, StopRequest() as stop:
             while not session.done:
                 session.step()
@@ -184,9 +199,14 @@ def begin(  # noqa: PLR0913 - what a training is made from, and where it goes
     model = harvest.model
     identity = None if kept is None else kept.identity
     training = Training(
-        run, stream, model.device, mesh, identity=identity,
-        first=lambda n: first_events(harvest, scalings, n), weights=weights,
-    )  # fmt: skip
+        run,
+        stream,
+        model.device,
+        mesh,
+        identity=identity,
+        first=lambda n: first_events(harvest, scalings, n),
+        weights=weights,
+    )
     return Session(
         training,
         scalings,
@@ -288,8 +308,11 @@ def check(run: Run, model: LanguageModel, out: Path, resume: bool) -> Record | N
     """
     _check_fit(run, model)
     if not resume:
-        check_empty(out, f"Choose another folder, delete it, or go on with the run in it: "
-                         f"saekit train --resume {out}")  # fmt: skip
+        check_empty(
+            out,
+            f"Choose another folder, delete it, or go on with the run in it: "
+            f"saekit train --resume {out}",
+        )
     kept = 4 if run.ema is not None else 3  # weights, two moments, the mean
     weight_bytes = 4 * (run.sae.d_in + run.sae.d_out) * run.sae.d_sae
     need_space(out, weight_bytes * (1 + kept * checkpoint.KEPT))
@@ -300,11 +323,13 @@ def begun_with(run: Run, model: LanguageModel, out: Path) -> dict[str, Any]:
     """Return what decides the weights of a run beside its settings."""
     cache, parts = _cache_of(model), own_parts(run.to_dict())
     return record.begun_with(
-        model.provenance(), run.corpus if cache is None else None, out,
+        model.provenance(),
+        run.corpus if cache is None else None,
+        out,
         cache=None if cache is None else cache["identity"],
         cache_folder=None if cache is None else cache["folder"],
         **({"parts": parts} if parts else {}),
-    )  # fmt: skip
+    )
 
 
 @bordered("a run")
@@ -314,8 +339,7 @@ def _compared(run: Run, model: LanguageModel, out: Path) -> Record:
         raise FormatError(f"{out} holds no run to go on with: it has no {RUN}.")
     found = record.read(out / RUN)
     before = found._replace(
-        settings=record.completed(found.settings, Run),
-        begun_with=begun_with_of(found, out),
+        settings=record.completed(found.settings, Run), begun_with=begun_with_of(found, out)
     )
     record.compare(before, Record(run.to_dict(), begun_with(run, model, out)), out)
     return found

@@ -279,9 +279,7 @@ def _optimisers(
     return parts
 
 
-def _schedule_free(
-    groups: list[dict[str, Any]], common: dict[str, Any]
-) -> torch.optim.Optimizer:
+def _schedule_free(groups: list[dict[str, Any]], common: dict[str, Any]) -> torch.optim.Optimizer:
     try:
         from schedulefree import AdamWScheduleFree
     except ImportError as error:
@@ -307,9 +305,7 @@ class Signum(torch.optim.Optimizer):
         Differs: decay is decoupled.
     """
 
-    def __init__(
-        self, params: Any, lr: float, momentum: float = BETA1, weight_decay: float = 0.0
-    ):
+    def __init__(self, params: Any, lr: float, momentum: float = BETA1, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @override

@@ -83,9 +83,7 @@ class ScalingSums:
         ConfigError: whitening was asked of sites coded jointly.
     """
 
-    def __init__(
-        self, is_autoencoder: bool, cfg: SAEConfig, normalise: Normalise, centre: Centre
-    ):
+    def __init__(self, is_autoencoder: bool, cfg: SAEConfig, normalise: Normalise, centre: Centre):
         joint = [axis for axis in cfg.event if axis not in cfg.coded]
         if normalise == "whiten" and joint:
             raise ConfigError(
@@ -244,9 +242,7 @@ def _inverse_root(covariance: Float[Tensor, "width width"]) -> Float[Tensor, "wi
     return (vectors * values.rsqrt()) @ vectors.t()
 
 
-def first_events(
-    harvest: Harvest, scalings: Scalings, n_tokens: int
-) -> tuple[Tensor, Tensor]:
+def first_events(harvest: Harvest, scalings: Scalings, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return the first events of a harvest as training will see them; they are not counted.
 
     Returns:

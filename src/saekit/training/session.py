@@ -96,9 +96,12 @@ class Session:
             return
         share = run.lr_at(max(training.index - 1, 0)) / run.peak_lr
         self.log.write(
-            "text_ended", step=training.index, tokens=served, asked=run.total_tokens,
+            "text_ended",
+            step=training.index,
+            tokens=served,
+            asked=run.total_tokens,
             lr_share_of_peak=share,
-        )  # fmt: skip
+        )
         sys.stderr.write(
             f"warning   The text ended after {served:,} training tokens of {run.total_tokens:,} "
             f"asked. What was trained is kept; the learning rate had come to {share:.0%} of its "

@@ -42,8 +42,8 @@ def started(start: TrainedSAE | Path | str) -> TrainedSAE:
 
 
 def settings_of(
-    start: TrainedSAE, normalise: Normalise, *, read: Sequence[str] = (), write: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
+    start: TrainedSAE, normalise: Normalise, *, read: Sequence[str] = (), write: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return what a run that begins from an SAE takes of it, for `as_run`.
 
     Args:

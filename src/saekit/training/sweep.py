@@ -39,8 +39,18 @@ from saekit.training.scaling import fit_scaling
 from saekit.training.signals import StopRequest
 
 SWEEP = "sweep.json"
-SHARED = ("model", "revision", "corpus", "n_ctx", "bos", "separate_documents", "rule", "tokens",
-          "epochs", "buffer_tokens")  # fmt: skip
+SHARED = (
+    "model",
+    "revision",
+    "corpus",
+    "n_ctx",
+    "bos",
+    "separate_documents",
+    "rule",
+    "tokens",
+    "epochs",
+    "buffer_tokens",
+)
 
 
 def sweep(
@@ -78,9 +88,7 @@ def sweep(
     if next(iter(runs.values())).separate_documents:
         model = model.separated()
     with contextlib.ExitStack() as held:
-        held.enter_context(
-            claimed(out, "saekit sweep", f"Go on with: saekit sweep --resume {out}")
-        )
+        held.enter_context(claimed(out, "saekit sweep", f"Go on with: saekit sweep --resume {out}"))
         digest = _open_folder(runs, model, out, resume)
         for name in runs:
             held.enter_context(claim(out / name))
@@ -218,16 +226,17 @@ def _in_memory(runs: Mapping[str, Run]) -> bool:
     return first.tokens <= first.buffer_tokens
 
 
-def _open_folder(
-    runs: Mapping[str, Run], model: LanguageModel, out: Path, resume: bool
-) -> str:
+def _open_folder(runs: Mapping[str, Run], model: LanguageModel, out: Path, resume: bool) -> str:
     """Write what decides the weights, or compare it; return the identity of the sweep."""
     first = next(iter(runs.values()))
     raw = {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
     now = Record(raw, begun_with(first, model, out))
     if not resume:
-        check_empty(out, f"Choose another folder, delete it, or go on with the sweep in it: "
-                         f"saekit sweep --resume {out}")  # fmt: skip
+        check_empty(
+            out,
+            f"Choose another folder, delete it, or go on with the sweep in it: "
+            f"saekit sweep --resume {out}",
+        )
         return run_digest(record.begin(out / SWEEP, raw, now.begun_with).settings["runs"])
     found = _recorded(out)
     there = {n: record.completed(r, Run) for n, r in found.settings["runs"].items()}
@@ -275,9 +284,13 @@ def _one_by_one(
     alone = list({id(h): h for h in harvests.values()}.values())
     first = next(iter(runs.values()))
     filled = Resident.together(
-        alone, shown=shown, tokens=first.tokens, epochs=first.epochs,
-        batch_tokens=first.step_tokens, seed=first.order,
-    )  # fmt: skip
+        alone,
+        shown=shown,
+        tokens=first.tokens,
+        epochs=first.epochs,
+        batch_tokens=first.step_tokens,
+        seed=first.order,
+    )
     streams = {id(h): stream for h, stream in zip(alone, filled, strict=True)}
     broken: dict[str, str] = {}
     for name, run in runs.items():
@@ -288,9 +301,8 @@ def _one_by_one(
         resume = _is_begun(out / name)
         kept = open_folder(run, harvest.model, out / name, resume)
         session = begin(
-            run, harvest, stream, scalings[name], out / name,
-            resume=resume, shown=shown, kept=kept,
-        )  # fmt: skip
+            run, harvest, stream, scalings[name], out / name, resume=resume, shown=shown, kept=kept
+        )
         try:
             with session:
                 while not session.done:
@@ -305,4 +317,3 @@ def _one_by_one(
         del session
         machine.give_back()
     return broken
-

@@ -87,10 +87,13 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     if run is None:
         text = as_corpus(corpus)
         raw = {
-            "model": model.name, "revision": settings.pop("revision", None),
-            "corpus": text.to_dict(), "seed": seed, "epochs": epochs,
+            "model": model.name,
+            "revision": settings.pop("revision", None),
+            "corpus": text.to_dict(),
+            "seed": seed,
+            "epochs": epochs,
             "tokens": DEFAULT_TOKENS if tokens is None else tokens,
-        }  # fmt: skip
+        }
         read, write = _names(site), _names(target)
         if start is None:
             pair = {"read": read or [default_site(model)], "write": write, "fold": fold}

@@ -58,10 +58,15 @@ class Training:
     """
 
     def __init__(
-        self, run: Fit, stream: Stream, device: torch.device | str = "cpu", mesh: Mesh = ALONE,
-        identity: str | None = None, first: Callable[[int], tuple[Tensor, Tensor]] | None = None,
+        self,
+        run: Fit,
+        stream: Stream,
+        device: torch.device | str = "cpu",
+        mesh: Mesh = ALONE,
+        identity: str | None = None,
+        first: Callable[[int], tuple[Tensor, Tensor]] | None = None,
         weights: dict[str, Tensor] | None = None,
-    ):  # fmt: skip
+    ):
         check_fits(run, mesh)
         check_start(run, given=weights is not None, mesh=mesh)
         self._first, self._weights = first, weights
@@ -145,9 +150,11 @@ class Training:
             self._batches.append(x)
         if self._averages:
             self._last = loss._replace(
-                total=loss.total.detach(), terms={}, acts=loss.acts.detach(),
+                total=loss.total.detach(),
+                terms={},
+                acts=loss.acts.detach(),
                 y_hat=loss.y_hat.detach(),
-            )  # fmt: skip
+            )
         return loss
 
     def _start(self, x: Tensor, y: Tensor) -> None:
@@ -296,9 +303,7 @@ def _fired(acts: Codes) -> Tensor:
 
 def open_stream(run: Run, harvest: Harvest, mesh: Mesh = ALONE, *, shown: bool) -> Stream:
     """Return the training batches of a process: all, or those of its part of the text."""
-    return open_streams(
-        run, harvest, mesh, lambda part, own: open_shuffle(part, own, shown=shown)
-    )
+    return open_streams(run, harvest, mesh, lambda part, own: open_shuffle(part, own, shown=shown))
 
 
 def open_shuffle(run: Run, harvest: Harvest, *, shown: bool) -> Shuffle:

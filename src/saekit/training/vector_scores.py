@@ -23,9 +23,13 @@ CHUNK = 2**11  # rows that are encoded together
 
 
 def score(
-    sae: TrainedSAE, vectors: Source | Vectors, y: Source | Vectors | None = None, *,
-    key: str | None = None, y_key: str | None = None,
-) -> Result:  # fmt: skip
+    sae: TrainedSAE,
+    vectors: Source | Vectors,
+    y: Source | Vectors | None = None,
+    *,
+    key: str | None = None,
+    y_key: str | None = None,
+) -> Result:
     """Measure an SAE on vectors that it was not trained on, without a model.
 
     FVU, L0 and the share of latents that are dead on these vectors. Intervals leave out runs of
@@ -105,9 +109,12 @@ def scores_of(
     scores = {m.name: _score(m, sums, sizes) for m, sums in zip(metrics, found, strict=True)}
     n_rows = sum(map(len, units))
     return Result(
-        name=NAME, version=VERSION, config={"n_rows": n_rows, "n_units": len(units)},
-        scores=scores, provenance=provenance.collect(),
-    )  # fmt: skip
+        name=NAME,
+        version=VERSION,
+        config={"n_rows": n_rows, "n_units": len(units)},
+        scores=scores,
+        provenance=provenance.collect(),
+    )
 
 
 def _score(metric: Metric, sums: list[Sums], sizes: Tensor) -> Score:
@@ -129,7 +136,12 @@ def _score(metric: Metric, sums: list[Sums], sizes: Tensor) -> Score:
             without = torch.tensor(rest, dtype=torch.float64)
             low, high = jackknife(value, without, sizes, cast(Scale, metric.scale), skewed=True)
     return Score(
-        value=value, low=low, high=high, n=n, unit=metric.unit,
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        unit=metric.unit,
         better=cast(Literal["lower", "higher", "neither"], metric.better),
-        reason=reason, label=metric.label,
-    )  # fmt: skip
+        reason=reason,
+        label=metric.label,
+    )

@@ -115,9 +115,7 @@ POINTS = ["fsync", "replace", "between"]
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("at", range(1, 9))
-def test_a_kill_at_any_write_loses_and_doubles_nothing(
-    lm, tmp_path, whole, monkeypatch, point, at
-):
+def test_a_kill_at_any_write_loses_and_doubles_nothing(lm, tmp_path, whole, monkeypatch, point, at):
     """The n-th time the writer reaches a point it is gone; then another goes on."""
     config, folder = caching.Caching.from_dict(whole.manifest["config"]), tmp_path / "cache"
     done = 0
@@ -232,9 +230,7 @@ def test_a_full_disk_at_a_given_write(lm, tmp_path, whole, monkeypatch, at):
         return real(file)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    full_disk_then_room(
-        lm, tmp_path / "cache", whole, monkeypatch, lambda: full.update(room=True)
-    )
+    full_disk_then_room(lm, tmp_path / "cache", whole, monkeypatch, lambda: full.update(room=True))
 
 
 def flip(path, at):

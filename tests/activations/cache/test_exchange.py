@@ -51,9 +51,7 @@ def test_there_and_back_is_the_same(store, arrow, tmp_path, lm):
     assert found.ended and not found.damaged()
 
 
-def test_an_imported_store_gives_the_events_of_the_one_it_was_made_from(
-    store, arrow, tmp_path, lm
-):
+def test_an_imported_store_gives_the_events_of_the_one_it_was_made_from(store, arrow, tmp_path, lm):
     found = back(arrow, tmp_path, lm)
     events = []
     for one in (store, found):
@@ -84,10 +82,7 @@ def test_an_imported_store_cannot_be_repaired_and_says_so(arrow, tmp_path, lm):
 
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
-    [
-        ({"n_ctx": 64}, ShapeError, "rows of 32 tokens"),
-        ({"sites": SITES}, ConfigError, "One site"),
-    ],
+    [({"n_ctx": 64}, ShapeError, "rows of 32 tokens"), ({"sites": SITES}, ConfigError, "One site")],
 )
 def test_what_does_not_fit_is_refused(arrow, tmp_path, lm, changes, error, said):
     with pytest.raises(error, match=said):
@@ -175,7 +170,11 @@ def test_activations_of_another_model_are_refused_unless_asked_for(arrow, tmp_pa
     with pytest.raises(ConfigError, match=r"none of its sites either.*--no-compare"):
         back(arrow, tmp_path, other)
     found = import_arrow(
-        arrow, tmp_path / "taken", spec(tmp_path, sites=SITES[1:]), other, compare=False,
+        arrow,
+        tmp_path / "taken",
+        spec(tmp_path, sites=SITES[1:]),
+        other,
+        compare=False,
         shown=False,
-    )  # fmt: skip
+    )
     assert found.manifest["imported"]["off_by_fvu"] is None

@@ -62,15 +62,30 @@ def harvest(store, pair):
     return model.harvest(pair, TokenRule(), {})
 
 
-def make(store, pair="autoencoder", *, tokens=1500, epochs=2, seed=0, batch=64, block=16,
-         window=256, **changes):  # fmt: skip
+def make(
+    store,
+    pair="autoencoder",
+    *,
+    tokens=1500,
+    epochs=2,
+    seed=0,
+    batch=64,
+    block=16,
+    window=256,
+    **changes,
+):
     found = harvest(store, PAIRS[pair])
     for name, value in changes.items():
         setattr(found, name, value)
     return FullShuffle(
-        found, tokens=tokens, epochs=epochs, batch_tokens=batch, seed=seed,
-        window_tokens=window, block_tokens=block,
-    )  # fmt: skip
+        found,
+        tokens=tokens,
+        epochs=epochs,
+        batch_tokens=batch,
+        seed=seed,
+        window_tokens=window,
+        block_tokens=block,
+    )
 
 
 def resident(store, pair, tokens=1500, batch=64, **changes):
@@ -223,5 +238,6 @@ def test_single_tokens_are_what_rows_are_in_every_precision(tmp_path, precision)
     places = torch.tensor([0, 77, 1, 77])
     site = next(iter(made.sites))
     assert torch.equal(Store.open(made.folder).take(0, site, places), acts[places])
-    assert torch.equal(sorted_rows(rest(make(made, epochs=1))),
-                       sorted_rows(rest(resident(made, "autoencoder"))))  # fmt: skip
+    assert torch.equal(
+        sorted_rows(rest(make(made, epochs=1))), sorted_rows(rest(resident(made, "autoencoder")))
+    )

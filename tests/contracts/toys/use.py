@@ -16,8 +16,19 @@ from saekit.cli.main import main
 base = Path(sys.argv[1])
 TEXT, RUN = base / "text.jsonl", base / "run"
 SMALL = {"n_ctx": 32, "batch_tokens": 128, "buffer_tokens": 512}
-TRAIN = ["--site", "L1.resid_post", "--corpus", TEXT, "--d-sae", "64", "--tokens", "3000",
-         "--quiet", "--dtype", "float32"]  # fmt: skip
+TRAIN = [
+    "--site",
+    "L1.resid_post",
+    "--corpus",
+    TEXT,
+    "--d-sae",
+    "64",
+    "--tokens",
+    "3000",
+    "--quiet",
+    "--dtype",
+    "float32",
+]
 EVAL = {"n_tokens": 1024, "ce_tokens": 256, "n_blocks": 4}
 
 
@@ -62,9 +73,15 @@ def architecture() -> None:
     assert saekit.load(out).sae.cfg == saekit.ToySAE(d_in=32, d_out=32, d_sae=64, k=5)
     lm = saekit.load_model(str(model()))
     sae = saekit.train(
-        lm, site="L1.resid_post", sae=saekit.ToySAE(k=4, expansion=2), corpus=TEXT, tokens=3000,
-        out=base / "toy-python", shown=False, **SMALL,
-    )  # fmt: skip
+        lm,
+        site="L1.resid_post",
+        sae=saekit.ToySAE(k=4, expansion=2),
+        corpus=TEXT,
+        tokens=3000,
+        out=base / "toy-python",
+        shown=False,
+        **SMALL,
+    )
     assert sae.encode(lm.read("a cat", sae.site)).values.ne(0).any()
 
 

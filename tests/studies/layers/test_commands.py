@@ -22,9 +22,23 @@ def run(folder, request):
     from saekit.cli.main import main
 
     out = folder / "run"
-    words = ["train", "--model", folder / "llama", "--site", "L*.resid_post", "--fold",
-             "--arch", "standardised", "--corpus", folder / "text.jsonl", *SMALL,
-             "--tokens", 6000, "--out", out]  # fmt: skip
+    words = [
+        "train",
+        "--model",
+        folder / "llama",
+        "--site",
+        "L*.resid_post",
+        "--fold",
+        "--arch",
+        "standardised",
+        "--corpus",
+        folder / "text.jsonl",
+        *SMALL,
+        "--tokens",
+        6000,
+        "--out",
+        out,
+    ]
     with pytest.raises(SystemExit) as ended:
         main([str(w) for w in words])
     assert ended.value.code == 0
@@ -105,10 +119,34 @@ def test_what_is_wrong_is_said(run, capsys, words, message):
 
 
 def test_a_recipe_on_another_model(folder, capsys, tmp_path):
-    words = ["train", "--recipe", "mlsae", "--model", folder / "llama", "--site", "L*.resid_post",
-             "--corpus", folder / "text.jsonl", "--tokens", 3000, "--d-sae", 64, "--k", 4,
-             "--set", "n_ctx=32", "--set", "batch_tokens=128", "--set", "buffer_tokens=512",
-             "--set", "dead_after_tokens=1000", "--out", tmp_path / "run", *SAME]  # fmt: skip
+    words = [
+        "train",
+        "--recipe",
+        "mlsae",
+        "--model",
+        folder / "llama",
+        "--site",
+        "L*.resid_post",
+        "--corpus",
+        folder / "text.jsonl",
+        "--tokens",
+        3000,
+        "--d-sae",
+        64,
+        "--k",
+        4,
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=128",
+        "--set",
+        "buffer_tokens=512",
+        "--set",
+        "dead_after_tokens=1000",
+        "--out",
+        tmp_path / "run",
+        *SAME,
+    ]
     code, _, err = call(capsys, *words)
     assert code == 0, err
     made = json.loads((tmp_path / "run" / "run.json").read_text())

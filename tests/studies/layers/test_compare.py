@@ -99,5 +99,3 @@ def test_neighbours_in_the_basis_of_a_lens():
     assert first == pytest.approx(-plain.pairs.columns["cosine_mean"][0], abs=1e-5)
     assert last == pytest.approx(-plain.pairs.columns["cosine_mean"][1], abs=1e-5)
     assert parse_site(SITES[1]) == shared.sites[1]
-
-

@@ -11,8 +11,16 @@ from saekit.studies.layers.survey import SurveyConfig, survey
 from tests.studies.layers.world import opened
 
 pytest.importorskip("matplotlib")
-FIGURES = {"layer_heatmap", "layer_std", "layer_mean", "prompt_heatmap", "mmcs", "adjacent_cosine",
-           "embedding_cosine", "layer_distance"}  # fmt: skip
+FIGURES = {
+    "layer_heatmap",
+    "layer_std",
+    "layer_mean",
+    "prompt_heatmap",
+    "mmcs",
+    "adjacent_cosine",
+    "embedding_cosine",
+    "layer_distance",
+}
 CONFIG = SurveyConfig(tokens=640, examples=0)
 
 
@@ -26,8 +34,17 @@ def drawn(tmp_path_factory):
     shared, lm, stream = opened()
     found = survey(shared, lm, stream, CONFIG, shown=False)
     out = tmp_path_factory.mktemp("figures")
-    made = draw_all(found, shared, lm, stream, out, prompt="the cat $sat$ on", tokens=256,
-                    suffix="svg", shown=False)  # fmt: skip
+    made = draw_all(
+        found,
+        shared,
+        lm,
+        stream,
+        out,
+        prompt="the cat $sat$ on",
+        tokens=256,
+        suffix="svg",
+        shown=False,
+    )
     return found, made, out
 
 
@@ -54,9 +71,12 @@ def test_the_table_has_correct_and_published_figures_apart(drawn):
     parts = sum(float(row[k]) for k in ("between_latents", "between_tokens", "within_token"))
     assert math.isclose(parts, float(row["total"]), rel_tol=1e-9)
     assert {k for k in row if k.startswith("legacy_")} == {
-        "legacy_exp_var_l_tf", "legacy_exp_var_l_f", "legacy_var_l", "legacy_rel_var_f",
+        "legacy_exp_var_l_tf",
+        "legacy_exp_var_l_f",
+        "legacy_var_l",
+        "legacy_rel_var_f",
         "legacy_rel_var_t",
-    }  # fmt: skip
+    }
 
 
 def test_histograms_count_every_latent_and_pair(drawn):
@@ -77,8 +97,9 @@ def test_embeddings_are_those_of_the_model():
 def test_one_layer_has_no_neighbour(tmp_path):
     shared, lm, stream = opened(sites=["L0.resid_post"])
     found = survey(shared, lm, stream, CONFIG, shown=False)
-    made = draw_all(found, shared, lm, stream, tmp_path, prompt="the cat", tokens=64,
-                    suffix="svg", shown=False)  # fmt: skip
+    made = draw_all(
+        found, shared, lm, stream, tmp_path, prompt="the cat", tokens=64, suffix="svg", shown=False
+    )
     assert {p.stem for p in made} == FIGURES - {"adjacent_cosine"}
 
 

@@ -28,9 +28,14 @@ def test_undo_is_the_whole_inverse():
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("embed", 0), ("L0.resid_pre", 0), ("L0.resid_post", 1), ("L1.resid_pre", 1),
-     ("L1.resid_post", 2)],
-)  # fmt: skip
+    [
+        ("embed", 0),
+        ("L0.resid_pre", 0),
+        ("L0.resid_post", 1),
+        ("L1.resid_pre", 1),
+        ("L1.resid_post", 2),
+    ],
+)
 def test_translators_are_numbered_as_hidden_states(name, number):
     assert lens().number(parse_site(name)) == number
 

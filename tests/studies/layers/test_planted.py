@@ -22,20 +22,29 @@ from saekit.training.trainer import Training
 
 N_LAYERS = 6
 PLANT = (
-    (1.0, 0, 0, 0, 0, 0), (0, 0, 0, 1.0, 0, 0), (0, 0, 0, 0, 0, 1.0),  # one layer
-    (1.0, 1, 1, 1, 1, 1), (1.0, 1, 1, 1, 1, 1),  # all
-    (0, 0, 1.0, 1, 1, 0), (1.0, 1, 0, 0, 0, 0),  # a range
+    (1.0, 0, 0, 0, 0, 0),
+    (0, 0, 0, 1.0, 0, 0),
+    (0, 0, 0, 0, 0, 1.0),  # one layer
+    (1.0, 1, 1, 1, 1, 1),
+    (1.0, 1, 1, 1, 1, 1),  # all
+    (0, 0, 1.0, 1, 1, 0),
+    (1.0, 1, 0, 0, 0, 0),  # a range
     (1.0, 0, 0, 0, 0, 1),  # the two ends
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
 def truth():
     n = len(PLANT)
     return TruthConfig(
-        n_features=n, d_model=64, dictionary=Random(), firing=Constant(rate=0.25),
-        magnitudes=ReluNormal(), layers=GivenLayers(rows=PLANT), seed=1,
-    ).build()  # fmt: skip
+        n_features=n,
+        d_model=64,
+        dictionary=Random(),
+        firing=Constant(rate=0.25),
+        magnitudes=ReluNormal(),
+        layers=GivenLayers(rows=PLANT),
+        seed=1,
+    ).build()
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +62,7 @@ def sae(truth):
 
 def summed(codes_by_layer, d_sae, n):
     sums = LayerSums(range(N_LAYERS), d_sae)
-    sums.add(
-        [LayerCodes(c.rows(), c.latents, c.values, n) for c in codes_by_layer], n, n
-    )
+    sums.add([LayerCodes(c.rows(), c.latents, c.values, n) for c in codes_by_layer], n, n)
     return sums
 
 

@@ -138,9 +138,14 @@ def test_what_there_is_not_is_refused(reading):
 
 
 def test_answers_are_json(reading):
-    for answer in (reading.entries(), reading.heatmap(3), reading.histograms(),
-                   reading.logits_steered(Steering(SITES[1], 2, 1.0)), reading.metrics(),
-                   reading.spread_over_layers()):  # fmt: skip
+    for answer in (
+        reading.entries(),
+        reading.heatmap(3),
+        reading.histograms(),
+        reading.logits_steered(Steering(SITES[1], 2, 1.0)),
+        reading.metrics(),
+        reading.spread_over_layers(),
+    ):
         json.dumps(answer, allow_nan=False)
 
 

@@ -21,9 +21,11 @@ def made(tmp_path_factory):
     found = survey(shared, lm, stream, SurveyConfig(tokens=640), shown=False)
     reading = PromptReading(shared, lm, ATTACK)
     path = write_prompt_page(
-        reading, tmp_path_factory.mktemp("page") / "prompt.html", survey=found,
+        reading,
+        tmp_path_factory.mktemp("page") / "prompt.html",
+        survey=found,
         steered=[Steering(SITES[0], 3, 2.0)],
-    )  # fmt: skip
+    )
     return path.read_text(encoding="utf-8"), reading, found
 
 

@@ -32,13 +32,23 @@ def publish(base, factor, k, seed=0):
     """Write an MLSAE of a model in both published layouts; see the specification of each key."""
     n, g = factor * D, torch.Generator().manual_seed(seed + factor + k)
     decoder = torch.nn.functional.normalize(torch.randn(D, n, generator=g), dim=0)
-    w = {"encoder.weight": decoder.T.contiguous(), "decoder.weight": decoder,
-         "pre_encoder_bias": 0.1 * torch.randn(D, generator=g)}  # fmt: skip
+    w = {
+        "encoder.weight": decoder.T.contiguous(),
+        "decoder.weight": decoder,
+        "pre_encoder_bias": 0.1 * torch.randn(D, generator=g),
+    }
     alone = base / f"plain-x{factor}-k{k}"
     alone.mkdir()
     save_file(w, alone / "model.safetensors")
-    config = {"n_inputs": D, "n_latents": n, "k": k, "dead_steps_threshold": 76,
-              "dead_threshold": 1e-3, "auxk": 256, "standardize": True}  # fmt: skip
+    config = {
+        "n_inputs": D,
+        "n_latents": n,
+        "k": k,
+        "dead_steps_threshold": 76,
+        "dead_threshold": 1e-3,
+        "auxk": 256,
+        "standardize": True,
+    }
     (alone / "config.json").write_text(json.dumps(config))
 
     whole = base / f"mlsae-tiny-x{factor}-k{k}-tfm"
@@ -48,12 +58,23 @@ def publish(base, factor, k, seed=0):
     both |= {f"transformer.model.{name}": t for name, t in lm.items()}
     save_file(both, whole / "model.safetensors")
     config = {
-        "model_name": str(base / "pythia"), "layers": None, "expansion_factor": factor, "k": k,
-        "accumulate_grad_batches": 64, "auxk": 256, "auxk_coef": 0.03125, "batch_size": 1,
-        "dead_steps_threshold": 76, "dead_threshold": 1e-3, "dead_tokens_threshold": 10_000_000,
-        "lr": 1e-4, "max_length": N_CTX, "skip_special_tokens": True, "standardize": True,
+        "model_name": str(base / "pythia"),
+        "layers": None,
+        "expansion_factor": factor,
+        "k": k,
+        "accumulate_grad_batches": 64,
+        "auxk": 256,
+        "auxk_coef": 0.03125,
+        "batch_size": 1,
+        "dead_steps_threshold": 76,
+        "dead_threshold": 1e-3,
+        "dead_tokens_threshold": 10_000_000,
+        "lr": 1e-4,
+        "max_length": N_CTX,
+        "skip_special_tokens": True,
+        "standardize": True,
         "tuned_lens": False,
-    }  # fmt: skip
+    }
     (whole / "config.json").write_text(json.dumps(config))
 
 
@@ -89,11 +110,36 @@ def rows(path):
 
 def test_train_and_publish(place, capsys, tmp_path):
     """train.py --model_name M --expansion_factor 2 -k 4; then upload.py, in its layout."""
-    words = ["train", "--recipe", "mlsae", "--model", place / "pythia", "--site", "L*.resid_post",
-             "--corpus", place / "text.jsonl", "--tokens", 6000, "--d-sae", 64, "--k", 4,
-             "--set", "n_ctx=32", "--set", "batch_tokens=256", "--set", "buffer_tokens=512",
-             "--set", "dead_after_tokens=1000", "--set", "lr=1e-2", "--out", tmp_path / "run",
-             *SAME]  # fmt: skip
+    words = [
+        "train",
+        "--recipe",
+        "mlsae",
+        "--model",
+        place / "pythia",
+        "--site",
+        "L*.resid_post",
+        "--corpus",
+        place / "text.jsonl",
+        "--tokens",
+        6000,
+        "--d-sae",
+        64,
+        "--k",
+        4,
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=256",
+        "--set",
+        "buffer_tokens=512",
+        "--set",
+        "dead_after_tokens=1000",
+        "--set",
+        "lr=1e-2",
+        "--out",
+        tmp_path / "run",
+        *SAME,
+    ]
     code, _, err = call(capsys, *words)
     assert code == 0, err
     words = ["convert", tmp_path / "run", "--out", tmp_path / "mlsae", "--format", "mlsae"]
@@ -112,10 +158,33 @@ def test_train_and_publish(place, capsys, tmp_path):
 
 
 def test_what_the_layout_cannot_hold_is_refused(place, capsys, tmp_path):
-    words = ["train", "--model", place / "pythia", "--site", "L*.resid_post", "--fold",
-             "--corpus", place / "text.jsonl", "--arch", "standardised", "--d-sae", 64, "--k", 4,
-             "--tokens", 3000, "--set", "n_ctx=32", "--set", "batch_tokens=128",
-             "--set", "buffer_tokens=512", "--out", tmp_path / "run", *SAME]  # fmt: skip
+    words = [
+        "train",
+        "--model",
+        place / "pythia",
+        "--site",
+        "L*.resid_post",
+        "--fold",
+        "--corpus",
+        place / "text.jsonl",
+        "--arch",
+        "standardised",
+        "--d-sae",
+        64,
+        "--k",
+        4,
+        "--tokens",
+        3000,
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=128",
+        "--set",
+        "buffer_tokens=512",
+        "--out",
+        tmp_path / "run",
+        *SAME,
+    ]
     assert call(capsys, *words)[0] == 0
     words = ["convert", tmp_path / "run", "--out", tmp_path / "out", "--format", "mlsae"]
     code, _, err = call(capsys, *words)
@@ -189,12 +258,22 @@ def test_the_application(analysed, capsys, tmp_path):
     """mlsae.api and the app: a page of a prompt, and what the app's server answers."""
     page, data = tmp_path / "page.html", tmp_path / "page.json"
     steer = ["--steer", "L0.resid_post:3:0.5"]
-    found = run(capsys, "prompt", analysed, "the cat sat", *steer, "--out", page,
-                "--payloads", data)  # fmt: skip
+    found = run(
+        capsys, "prompt", analysed, "the cat sat", *steer, "--out", page, "--payloads", data
+    )
     assert found["bytes"] > 10_000
     said = json.loads(data.read_text())
-    assert set(said) == {"params", "tokens", "metrics", "latent_activations", "layer_histograms",
-                         "logits_input", "logits_recon", "logits_steer", "examples"}  # fmt: skip
+    assert set(said) == {
+        "params",
+        "tokens",
+        "metrics",
+        "latent_activations",
+        "layer_histograms",
+        "logits_input",
+        "logits_recon",
+        "logits_steer",
+        "examples",
+    }
     assert said["params"]["k"] == 4 and said["params"]["layers"] == [0, 1]
     n = len(said["tokens"])
     assert n == len("the cat sat") and len(said["logits_input"]) == n
@@ -210,9 +289,24 @@ def test_the_application(analysed, capsys, tmp_path):
 
 def test_cosines_of_the_stream_without_an_sae(place, capsys, tmp_path):
     """figures/resid_cos_sim.py."""
-    words = ["layers", "stream", "--model", place / "pythia", "--corpus", place / "text.jsonl",
-             "--tokens", 640, "--n-ctx", 32, "--out", tmp_path, "--dtype", "float32", "--quiet",
-             "--json"]  # fmt: skip
+    words = [
+        "layers",
+        "stream",
+        "--model",
+        place / "pythia",
+        "--corpus",
+        place / "text.jsonl",
+        "--tokens",
+        640,
+        "--n-ctx",
+        32,
+        "--out",
+        tmp_path,
+        "--dtype",
+        "float32",
+        "--quiet",
+        "--json",
+    ]
     code, line, err = call(capsys, *words)
     assert code == 0, err
     found = json.loads(line)
@@ -263,8 +357,16 @@ def test_tables_of_several(place, capsys, tmp_path):
 
 def test_baselines_of_an_sae_from_elsewhere(place, capsys):
     folder = place / "mlsae-tiny-x2-k4-tfm"
-    words = ["layers", "baselines", folder, "--corpus", place / "text.jsonl",
-             "--site", "L1.resid_post", *SHORT]  # fmt: skip
+    words = [
+        "layers",
+        "baselines",
+        folder,
+        "--corpus",
+        place / "text.jsonl",
+        "--site",
+        "L1.resid_post",
+        *SHORT,
+    ]
     code, _, err = call(capsys, *words)
     assert code == 2 and "--tokens" in err
     code, _, err = call(capsys, *words, "--tokens", 2000)

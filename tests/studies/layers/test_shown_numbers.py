@@ -48,9 +48,13 @@ def test_density_of_mean_layers():
 def pairs():
     counts = torch.tensor([[0, 2, 8, 0], [1, 0, 1, 0], [0, 0, 0, 0]])
     return PairHistogram(
-        counts, torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]),
-        torch.tensor([0.3, 0.1, math.nan]), torch.tensor([0.2, 0.4, math.nan]), 9,
-    )  # fmt: skip
+        counts,
+        torch.tensor([0.0, 1.0, 2.0, 3.0]),
+        torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]),
+        torch.tensor([0.3, 0.1, math.nan]),
+        torch.tensor([0.2, 0.4, math.nan]),
+        9,
+    )
 
 
 def test_pairs_as_shares_of_the_fullest_bin():

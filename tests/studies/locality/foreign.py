@@ -22,8 +22,12 @@ def pythia(root, layer):
     """A ReLU SAE as dictionary_learning wrote it before it named classes; decoder not unit."""
     w = {"encoder.weight": (N, D), "decoder.weight": (D, N), "encoder.bias": (N,), "bias": (D,)}
     w = tensors(layer, **w)
-    trainer = {"lm_name": "EleutherAI/pythia-70m-deduped", "layer": layer, "dict_size": N,
-               "submodule_name": f"resid_out_layer{layer}"}  # fmt: skip
+    trainer = {
+        "lm_name": "EleutherAI/pythia-70m-deduped",
+        "layer": layer,
+        "dict_size": N,
+        "submodule_name": f"resid_out_layer{layer}",
+    }
     place = root / f"dictionaries/pythia-70m-deduped/resid_out_layer{layer}/10_32768"
     write(place, "ae.pt", w, "config.json", {"trainer": trainer})
     norm = w["decoder.weight"].norm(dim=0)
@@ -38,10 +42,18 @@ def pythia(root, layer):
 def gpt2(root, layer):
     """A TopK SAE of normalised tokens, as SAELens 3 wrote it: one flat list of settings."""
     w = tensors(layer, W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,))
-    config = {"architecture": "standard", "d_in": D, "d_sae": N, "activation_fn_str": "topk",
-              "activation_fn_kwargs": {"k": K}, "apply_b_dec_to_input": True,
-              "normalize_activations": "layer_norm", "model_name": "gpt2-small",
-              "hook_name": f"blocks.{layer}.hook_resid_post", "context_size": 64}  # fmt: skip
+    config = {
+        "architecture": "standard",
+        "d_in": D,
+        "d_sae": N,
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": K},
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "layer_norm",
+        "model_name": "gpt2-small",
+        "hook_name": f"blocks.{layer}.hook_resid_post",
+        "context_size": 64,
+    }
     write(root / f"v5_32k_layer_{layer}.pt", "sae_weights.safetensors", w, "cfg.json", config)
 
     def codes(x, forgets):
@@ -86,10 +98,18 @@ def llama_3_2(root, layer):
     w = tensors(layer, W_enc=(D, N), W_dec=(N, D), b_enc=(N,), b_dec=(D,), threshold=(N,))
     w["threshold"] = w["threshold"].abs()
     scale = 0.7
-    config = {"architecture": "jumprelu", "d_in": D, "d_sae": N, "apply_b_dec_to_input": True,
-              "normalize_activations": "expected_average_only_in",
-              "metadata": {"sae_lens_version": "6.0.0", "model_name": "meta-llama/Llama-3.2-1B",
-                           "hook_name": f"blocks.{layer}.hook_resid_post"}}  # fmt: skip
+    config = {
+        "architecture": "jumprelu",
+        "d_in": D,
+        "d_sae": N,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "expected_average_only_in",
+        "metadata": {
+            "sae_lens_version": "6.0.0",
+            "model_name": "meta-llama/Llama-3.2-1B",
+            "hook_name": f"blocks.{layer}.hook_resid_post",
+        },
+    }
     place = root / f"blocks.{layer}.hook_resid_post"
     write(place, "sae_weights.safetensors", w, "cfg.json", config)
     (place / "activation_scaler.json").write_text(f'{{"scaling_factor": {scale}}}')
@@ -104,10 +124,12 @@ def llama_3_2(root, layer):
 
 # preset: the family of its model, and its SAEs
 LAYOUTS = {
-    "pythia-70m": ("gpt_neox", pythia), "gpt2-small": ("gpt2", gpt2),
-    "gemma-2-2b": ("gemma2", gemma), "llama-3-8b": ("llama", llama_3_8b),
+    "pythia-70m": ("gpt_neox", pythia),
+    "gpt2-small": ("gpt2", gpt2),
+    "gemma-2-2b": ("gemma2", gemma),
+    "llama-3-8b": ("llama", llama_3_8b),
     "llama-3.2-1b": ("llama", llama_3_2),
-}  # fmt: skip
+}
 SAME_ENCODE = {"gemma-2-2b"}  # the published encode is the SAE's own
 
 
@@ -120,8 +142,10 @@ def on(codes: torch.Tensor, threshold: float) -> dict[tuple[int, int], float]:
 # folders of results, as the published programs write them
 
 TIERS = ("token", "phrase", "concept", "abstract")
-EVENT_COLUMNS = ("feature_id,tier,description,top_act_rank,activation_value,abs_peak,ctx_len,"
-                 "ctx_start,H_pos_bits,n_positions,J_max,J_sum,J_argmax,peak_token_str,status")
+EVENT_COLUMNS = (
+    "feature_id,tier,description,top_act_rank,activation_value,abs_peak,ctx_len,"
+    "ctx_start,H_pos_bits,n_positions,J_max,J_sum,J_argmax,peak_token_str,status"
+)
 
 
 def event_lines(tier, latents, ranks=3, n_ctx=8):
@@ -155,19 +179,35 @@ def adapter_folder(root, tiers=TIERS, n_ctx=8):
         np.savez(home / f"influences_ctx{n_ctx:03d}_{tier}.npz", **arrays)
         for latent in latents:
             features.append({"feature_id": latent, "tier": tier, "description": f"about {latent}"})
-            example = {"activation": 9.0, "token_idx": 9, "tokens": list("abcdefghijkl"),
-                       "activating_token": "j", "window_start_token": 0,
-                       "neuronpedia_data_index": "7", "neuronpedia_rank": 0}  # fmt: skip
+            example = {
+                "activation": 9.0,
+                "token_idx": 9,
+                "tokens": list("abcdefghijkl"),
+                "activating_token": "j",
+                "window_start_token": 0,
+                "neuronpedia_data_index": "7",
+                "neuronpedia_rank": 0,
+            }
             texts[str(latent)] = {"max_activation": 9.0, "examples": [example] * 3}
     (home / "top_contexts_layer12.json").write_text(json.dumps(texts))
     manifest = {
-        "experiment": "cherry_picked_feature_entropy", "variant": "neuronpedia",
-        "timestamp": "20260503_101112", "git_commit": "0" * 40, "host": "gpu03",
-        "preset": "gemma-2-2b", "layer": 12, "sae_id": "12-gemmascope-res-16k", "ctx_len": n_ctx,
-        "top_k": 3, "corpus": "monology/pile-uncopyrighted (via Neuronpedia activations)",
-        "source": "data/neuronpedia_cache/<model>/<sae_id>/<fid>.json", "queue": "gpu",
-        "gputype": None, "mem_per_core_gb": 8, "features": features,
-    }  # fmt: skip
+        "experiment": "cherry_picked_feature_entropy",
+        "variant": "neuronpedia",
+        "timestamp": "20260503_101112",
+        "git_commit": "0" * 40,
+        "host": "gpu03",
+        "preset": "gemma-2-2b",
+        "layer": 12,
+        "sae_id": "12-gemmascope-res-16k",
+        "ctx_len": n_ctx,
+        "top_k": 3,
+        "corpus": "monology/pile-uncopyrighted (via Neuronpedia activations)",
+        "source": "data/neuronpedia_cache/<model>/<sae_id>/<fid>.json",
+        "queue": "gpu",
+        "gputype": None,
+        "mem_per_core_gb": 8,
+        "features": features,
+    }
     (home / "manifest.json").write_text(json.dumps(manifest))
     return home
 
@@ -183,21 +223,37 @@ def depth_folder(root, preset, dataset, stamp="20260427_105943", layers=(0, 1, 2
             J = {a: draw.random(8).astype(np.float32) ** (4 - layer) for a in (3, 5, 8 + i)}
             H = {a: np.float32(-(j / j.sum() * np.log2(j / j.sum())).sum()) for a, j in J.items()}
             results.append(
-                {"batch_idx": i, "start_idx": 8 * i, "feature_entropies": H,
-                 "token_vector_entropy": 1.5 + layer / 2, "num_active_features": 3,
-                 "feature_influences": J, "feature_activations": {a: float(a) for a in J},
-                 "token_vector_influence": draw.random(8).astype(np.float32)}
-            )  # fmt: skip
+                {
+                    "batch_idx": i,
+                    "start_idx": 8 * i,
+                    "feature_entropies": H,
+                    "token_vector_entropy": 1.5 + layer / 2,
+                    "num_active_features": 3,
+                    "feature_influences": J,
+                    "feature_activations": {a: float(a) for a in J},
+                    "token_vector_influence": draw.random(8).astype(np.float32),
+                }
+            )
         means = [np.mean(list(r["feature_entropies"].values())) for r in results]
-        summary = {"site": f"resid_layer{layer}", "preset": preset, "dataset": dataset,
-                   "timestamp": stamp, "layer": layer, "num_batches": 4,
-                   "mean_feature_entropy": float(np.mean(means))}  # fmt: skip
+        summary = {
+            "site": f"resid_layer{layer}",
+            "preset": preset,
+            "dataset": dataset,
+            "timestamp": stamp,
+            "layer": layer,
+            "num_batches": 4,
+            "mean_feature_entropy": float(np.mean(means)),
+        }
         torch.save(
-            {"batch_results": results, "summary": summary, "plots_dir": "/home/x/plots",
-             "config": {"preset": preset, "threshold": 0.0, "context_len": 8},
-             "batch_start_indices": [8 * i for i in range(4)]},
+            {
+                "batch_results": results,
+                "summary": summary,
+                "plots_dir": "/home/x/plots",
+                "config": {"preset": preset, "threshold": 0.0, "context_len": 8},
+                "batch_start_indices": [8 * i for i in range(4)],
+            },
             home / f"entropy_comparison_resid_layer{layer}.pt",
-        )  # fmt: skip
+        )
     return home
 
 
@@ -205,15 +261,26 @@ def levels_file(path, layers=(0, 3), n=6):
     """Write feature_level_entropies.pt: arrays a layer, and the settings."""
     draw = np.random.default_rng(0)
     raw = {
-        "config": {"preset": "pythia-70m", "model_id": "EleutherAI/pythia-70m-deduped",
-                   "layers": list(layers), "threshold": 1.0, "batch_size": 64, "min_count": 20,
-                   "timestamp": "20260415_000000", "vocab_size": 50304, "corpus_tokens": 999}
-    }  # fmt: skip
+        "config": {
+            "preset": "pythia-70m",
+            "model_id": "EleutherAI/pythia-70m-deduped",
+            "layers": list(layers),
+            "threshold": 1.0,
+            "batch_size": 64,
+            "min_count": 20,
+            "timestamp": "20260415_000000",
+            "vocab_size": 50304,
+            "corpus_tokens": 999,
+        }
+    }
     for layer in layers:
         H = draw.random(n).astype(np.float32)
         H[0] = np.nan
-        raw[f"layer_{layer}"] = {"H_logit": np.full(n, 15.618, np.float32), "H_vocab": H,
-                                 "totals": np.arange(n)}  # fmt: skip
+        raw[f"layer_{layer}"] = {
+            "H_logit": np.full(n, 15.618, np.float32),
+            "H_vocab": H,
+            "totals": np.arange(n),
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(raw, path)
     return raw

@@ -91,9 +91,11 @@ def test_a_document_is_seen_from_its_beginning(lm):
 
 def test_what_cannot_be_asked_for(lm):
     for words in (
-        {"target": "residual"}, {"method": "guess"}, {"target": "error", "sae": None},
+        {"target": "residual"},
+        {"method": "guess"},
+        {"target": "error", "sae": None},
         {"method": "hutchinson", "probes": 1},
-    ):  # fmt: skip
+    ):
         given = {"sae": sae_of()} | words
         with pytest.raises(ConfigError):
             token_vector(lm, given.pop("sae"), tokens_of(), SITE, **given)

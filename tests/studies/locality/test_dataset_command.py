@@ -29,9 +29,18 @@ def asked(tmp_path):
     (tmp_path / "mine" / "sae").mkdir(parents=True)
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text('{"text": "x"}\n')
-    return ["--presets", f"mine={tmp_path / 'mine'}", "--parts", "depth", "--data",
-            f"a={tmp_path / 'a.jsonl'},b={tmp_path / 'b.jsonl'}", "--out", tmp_path / "out",
-            "--quiet", "--json"]  # fmt: skip
+    return [
+        "--presets",
+        f"mine={tmp_path / 'mine'}",
+        "--parts",
+        "depth",
+        "--data",
+        f"a={tmp_path / 'a.jsonl'},b={tmp_path / 'b.jsonl'}",
+        "--out",
+        tmp_path / "out",
+        "--quiet",
+        "--json",
+    ]
 
 
 def test_a_unit_that_fails_stops_no_other_and_is_made_by_resume(asked, monkeypatch, capsys):
@@ -80,16 +89,63 @@ def test_all_parts_of_a_small_model(tmp_path, capsys):
     save_tiny(tmp_path / "lm", n_layers=2)
     text = world.text_file(tmp_path, n_docs=400)
     with pytest.raises(SystemExit):
-        main([str(w) for w in [
-            "train", "--model", tmp_path / "lm", "--site", "L0.resid_post", "--site",
-            "L1.resid_post", "--fold", "--corpus", text, "--d-sae", "64", "--k", "4", "--tokens",
-            "3000", "--set", "n_ctx=32", "--set", "batch_tokens=128", "--quiet", "--out",
-            tmp_path / "run"]])  # fmt: skip
+        main(
+            [
+                str(w)
+                for w in [
+                    "train",
+                    "--model",
+                    tmp_path / "lm",
+                    "--site",
+                    "L0.resid_post",
+                    "--site",
+                    "L1.resid_post",
+                    "--fold",
+                    "--corpus",
+                    text,
+                    "--d-sae",
+                    "64",
+                    "--k",
+                    "4",
+                    "--tokens",
+                    "3000",
+                    "--set",
+                    "n_ctx=32",
+                    "--set",
+                    "batch_tokens=128",
+                    "--quiet",
+                    "--out",
+                    tmp_path / "run",
+                ]
+            ]
+        )
     capsys.readouterr()
-    words = ["--presets", f"mine={tmp_path / 'run'}", "--data", f"a={text}", "--out",
-             tmp_path / "out", "--windows", "4", "--n-ctx", "16", "--context", "24", "--step", "8",
-             "--tokens", "4000", "--n-latents", "6", "--top", "4", "--set", "measure.probes=4",
-             "--quiet", "--json"]  # fmt: skip
+    words = [
+        "--presets",
+        f"mine={tmp_path / 'run'}",
+        "--data",
+        f"a={text}",
+        "--out",
+        tmp_path / "out",
+        "--windows",
+        "4",
+        "--n-ctx",
+        "16",
+        "--context",
+        "24",
+        "--step",
+        "8",
+        "--tokens",
+        "4000",
+        "--n-latents",
+        "6",
+        "--top",
+        "4",
+        "--set",
+        "measure.probes=4",
+        "--quiet",
+        "--json",
+    ]
     assert call(*words) == 0
     record = said(capsys)
     assert record["units"] == 7 and not record["failed"] and len(record["figures"]) == 2
@@ -102,8 +158,17 @@ def test_all_parts_of_a_small_model(tmp_path, capsys):
     for name in ("cherry_picked_feature_entropy", "feature_geometry_vs_entropy"):
         made = json.loads((data / name / f"{stamp}_mine_L1" / "manifest.json").read_text())
         assert made["layer"] == 1 and made["sae_id"] == "mine, L1"
-    older = {"primary_predictor", "pearson_p", "n_perm", "permutation_null_mean", "layer",
-             "permutation_null_std", "permutation_p_two_sided", "source_experiment_dir", "sae_id"}
+    older = {
+        "primary_predictor",
+        "pearson_p",
+        "n_perm",
+        "permutation_null_mean",
+        "layer",
+        "permutation_null_std",
+        "permutation_p_two_sided",
+        "source_experiment_dir",
+        "sae_id",
+    }
     assert older <= set(made) and made["permutation_p_two_sided"] == made["spearman_p"]
     autocorr = data / "feature_activation_autocorr" / f"{stamp}_mine_L1"
     told = json.loads((autocorr / "run_config.json").read_text())
@@ -117,15 +182,43 @@ def test_all_parts_of_a_small_model(tmp_path, capsys):
     assert call(*words, "--resume") == 0 and said(capsys)["units"] == 7
     # the index of one layer is not taken for another's, though the SAE is the same
     with pytest.raises(SystemExit) as ended:
-        main([str(w) for w in [
-            "locality", "events", tmp_path / "run", "--layers", 0, "--index",
-            tmp_path / "out" / "work" / "index" / "mine" / "L1", "--out", tmp_path / "x"]])
+        main(
+            [
+                str(w)
+                for w in [
+                    "locality",
+                    "events",
+                    tmp_path / "run",
+                    "--layers",
+                    0,
+                    "--index",
+                    tmp_path / "out" / "work" / "index" / "mine" / "L1",
+                    "--out",
+                    tmp_path / "x",
+                ]
+            ]
+        )
     assert ended.value.code == 1 and "is of L1.resid_post" in capsys.readouterr().err
 
 
 def locality_release_keys():
     """Return the keys of a published bench.json but the machine's name."""
-    return ("timestamp", "device", "gpu_name", "torch_version", "cuda_available", "preset",
-            "layers", "num_batches", "context_len", "threshold", "random_batches", "random_seed",
-            "total_elapsed_s", "mean_batch_s", "std_batch_s", "peak_gpu_mem_gib",
-            "output_files")  # fmt: skip
+    return (
+        "timestamp",
+        "device",
+        "gpu_name",
+        "torch_version",
+        "cuda_available",
+        "preset",
+        "layers",
+        "num_batches",
+        "context_len",
+        "threshold",
+        "random_batches",
+        "random_seed",
+        "total_elapsed_s",
+        "mean_batch_s",
+        "std_batch_s",
+        "peak_gpu_mem_gib",
+        "output_files",
+    )

@@ -68,11 +68,21 @@ def test_what_a_profile_tells():
     J = torch.tensor([[0.0, 1, 2, 0, 1]])  # counted positions 1..4; shares 1/4 1/2 0 1/4
     told = {k: float(v) for k, v in summaries(J, places(5, 1, first=1)).items()}
     want = {
-        "n_positions": 4, "entropy_bits": 1.5, "entropy_share": 0.75, "effective_tokens": 2**1.5,
-        "participation": 1 / (1 / 16 + 1 / 4 + 1 / 16), "span_50": 1, "span_90": 3,
-        "look_back": 3 / 4 + 2 / 2, "near_1": 0.25, "near_4": 1, "near_16": 1, "sink_mass": 0.25,
-        "entropy_without_sink_bits": math.log2(3) - 2 / 3, "undefined": 0,
-    }  # fmt: skip
+        "n_positions": 4,
+        "entropy_bits": 1.5,
+        "entropy_share": 0.75,
+        "effective_tokens": 2**1.5,
+        "participation": 1 / (1 / 16 + 1 / 4 + 1 / 16),
+        "span_50": 1,
+        "span_90": 3,
+        "look_back": 3 / 4 + 2 / 2,
+        "near_1": 0.25,
+        "near_4": 1,
+        "near_16": 1,
+        "sink_mass": 0.25,
+        "entropy_without_sink_bits": math.log2(3) - 2 / 3,
+        "undefined": 0,
+    }
     assert told.keys() == want.keys()
     for key, value in want.items():
         assert told[key] == pytest.approx(value, abs=1e-9), key

@@ -43,8 +43,14 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-ROWS = [row(7, 0, 1.0), row(7, 1, 2.0), row(3, 0, 0.5), row(3, 1, 0.25), row(3, 2, 0.75),
-        row(9, 0, math.nan, status="off")]  # fmt: skip
+ROWS = [
+    row(7, 0, 1.0),
+    row(7, 1, 2.0),
+    row(3, 0, 0.5),
+    row(3, 1, 0.25),
+    row(3, 2, 0.75),
+    row(9, 0, math.nan, status="off"),
+]
 
 
 def test_continuum_orders_latents_and_leaves_out_what_has_no_entropy(tmp_path):
@@ -178,19 +184,26 @@ NASTY = "<script>alert(1)</script>\"'&"
 
 
 def card(**changes):
-    event = case_studies.CardEvent(
-        ["a", NASTY, "c\n"], [1, 2, 3], [4.0, 1.0, 0.0], 7.0, 1.2, 3
-    )
-    settings = {"latent": 5, "description": NASTY, "H": [1.0, 2.0], "events": [event],
-                "notes": (NASTY,), "trace": [0.0, None, 0.5, 1.0, float("nan"), 0.2]}  # fmt: skip
+    event = case_studies.CardEvent(["a", NASTY, "c\n"], [1, 2, 3], [4.0, 1.0, 0.0], 7.0, 1.2, 3)
+    settings = {
+        "latent": 5,
+        "description": NASTY,
+        "H": [1.0, 2.0],
+        "events": [event],
+        "notes": (NASTY,),
+        "trace": [0.0, None, 0.5, 1.0, float("nan"), 0.2],
+    }
     return case_studies.Card(**(settings | changes))
 
 
 def test_cards_are_self_contained_and_escaped(tmp_path):
     path = case_studies.write(
-        tmp_path / "c.html", [card(), card(events=[], H=[], link="javascript:alert(1)")],
-        n_ctx=64, title=NASTY, facts={NASTY: NASTY},
-    )  # fmt: skip
+        tmp_path / "c.html",
+        [card(), card(events=[], H=[], link="javascript:alert(1)")],
+        n_ctx=64,
+        title=NASTY,
+        facts={NASTY: NASTY},
+    )
     text = path.read_text()
     tags = Tags()
     tags.feed(text)
@@ -212,9 +225,13 @@ def test_cards_are_self_contained_and_escaped(tmp_path):
 def test_clusters_hold_their_points_and_no_markup(tmp_path):
     H = {4: [1.0, 3.0, 2.0], 8: [0.5]}
     path = clusters3d.draw(
-        torch.tensor([[0.0, 2.0], [4.0, -2.0]]), H, tmp_path / "c.html", n_ctx=16, title="t",
+        torch.tensor([[0.0, 2.0], [4.0, -2.0]]),
+        H,
+        tmp_path / "c.html",
+        n_ctx=16,
+        title="t",
         about={4: "</script><b>"},
-    )  # fmt: skip
+    )
     text = path.read_text()
     assert text.count("</script>") == 2 and "\\u003c/script\\u003e" in text
     found = read(tmp_path / "c.csv")

@@ -23,9 +23,14 @@ def world():
     sae = ReLU(d_in=16, d_out=16, d_sae=24).build(torch.Generator().manual_seed(0))
     sae.b_enc.data.fill_(0.7)
     card = Card(
-        model={"name": "tiny"}, pair=Pair(read=("L0.resid_post",)), rules={}, corpus={}, n_ctx=16,
-        bos=True, tokens=0,
-    )  # fmt: skip
+        model={"name": "tiny"},
+        pair=Pair(read=("L0.resid_post",)),
+        rules={},
+        corpus={},
+        n_ctx=16,
+        bos=True,
+        tokens=0,
+    )
     g = torch.Generator().manual_seed(2)
     events = [
         Event(i // 3, i % 3, 1.0, tuple(torch.randint(0, 256, (3 + i,), generator=g).tolist()))
@@ -72,8 +77,12 @@ def test_other_events_or_weights_are_not_gone_on_with(tmp_path, world):
     other = ReLU(d_in=16, d_out=16, d_sae=24).build(torch.Generator().manual_seed(1))
     with pytest.raises(ConfigError, match="weights"):
         RUN.write(
-            dataclasses.replace(loaded, sae=other), lm, events, tmp_path,
-            about=AboutEvents(source={}), options=AGAIN,
+            dataclasses.replace(loaded, sae=other),
+            lm,
+            events,
+            tmp_path,
+            about=AboutEvents(source={}),
+            options=AGAIN,
         )
     with pytest.raises(DataError, match="no events"):
         RUN.write(loaded, lm, [], tmp_path / "n", about=AboutEvents(source={}), options=QUIET)

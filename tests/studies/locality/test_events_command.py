@@ -17,9 +17,23 @@ from saekit.studies.locality.events import event_files
 from tests import world
 
 pytest.importorskip("matplotlib")
-SMALL = ["--d-sae", "64", "--k", "4", "--tokens", "3000", "--quiet", "--dtype", "float32",
-         "--set", "n_ctx=32", "--set", "batch_tokens=128",
-         "--set", "buffer_tokens=512"]  # fmt: skip
+SMALL = [
+    "--d-sae",
+    "64",
+    "--k",
+    "4",
+    "--tokens",
+    "3000",
+    "--quiet",
+    "--dtype",
+    "float32",
+    "--set",
+    "n_ctx=32",
+    "--set",
+    "batch_tokens=128",
+    "--set",
+    "buffer_tokens=512",
+]
 
 
 def call(capsys, *words):
@@ -35,10 +49,20 @@ def run(tmp_path_factory):
     save_tiny(base / "llama", "llama")
     text = world.text_file(base, n_docs=400)
     jobs = [
-        ["train", "--model", base / "llama", "--site", "L1.resid_post", "--corpus", text, *SMALL,
-         "--out", base / "run"],
+        [
+            "train",
+            "--model",
+            base / "llama",
+            "--site",
+            "L1.resid_post",
+            "--corpus",
+            text,
+            *SMALL,
+            "--out",
+            base / "run",
+        ],
         ["index", base / "run", "--tokens", "4000", "--quiet"],
-    ]  # fmt: skip
+    ]
     for job in jobs:
         with pytest.raises(SystemExit) as ended:
             main([str(w) for w in job])
@@ -79,9 +103,13 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
         bits = -(p[p > 0] * np.log2(p[p > 0])).sum()
         assert bits == pytest.approx(float(r["H_pos"]), abs=1e-4)
     drawn = {p.name for p in (events / "figures").iterdir()}
-    for name in ("feature_continuum_ctx16", "feature_profile_contrast_ctx16",
-                 "h_pos_overview_ctx16", "h_pos_vs_ctxlen",
-                 "h_pos_vs_frequency_ctx16"):  # fmt: skip
+    for name in (
+        "feature_continuum_ctx16",
+        "feature_profile_contrast_ctx16",
+        "h_pos_overview_ctx16",
+        "h_pos_vs_ctxlen",
+        "h_pos_vs_frequency_ctx16",
+    ):
         assert {f"{name}.png", f"{name}.csv"} <= drawn
     index = LatentStore.open(events.parents[1] / "index")
     for r in rows(events / "figures/h_pos_vs_frequency_ctx16.csv"):
@@ -123,9 +151,12 @@ def test_a_table_leaves_out_by_recall_and_bos(events, tmp_path, capsys):
         (["--min-recall", 0.5], latents[:2], "_recall50"),
         (["--min-recall", 0.6], latents[:1], "_recall60"),
         (["--exclude-bos-dominated"], [a for a in latents if a != latents[2]], "_nobos"),
-        (["--min-recall", 0, "--exclude-bos-dominated", "--max-peak-diversity", 0.99],
-         [], "_recall00_div99_nobos"),
-    ):  # fmt: skip
+        (
+            ["--min-recall", 0, "--exclude-bos-dominated", "--max-peak-diversity", 0.99],
+            [],
+            "_recall00_div99_nobos",
+        ),
+    ):
         code, line, err = call(capsys, *words, *more)
         path = events / "figures" / f"feature_table_ctx16{name}.html"
         assert code == 0 and json.loads(line)["page"] == str(path), err
@@ -147,9 +178,23 @@ def test_one_event_a_row_and_named_latents_with_words(run, tmp_path, capsys):
     )
     out = tmp_path / "out"
     code, line, err = call(
-        capsys, "locality", "events", run, "--features", features, "--per", "row", "--top", 3,
-        "--n-ctx", 8, "--out", out, "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "locality",
+        "events",
+        run,
+        "--features",
+        features,
+        "--per",
+        "row",
+        "--top",
+        3,
+        "--n-ctx",
+        8,
+        "--out",
+        out,
+        "--quiet",
+        "--json",
+    )
     assert code == 0, err
     assert json.loads(line)["latents"] <= 2
     page = (out / "feature_case_studies.html").read_text()
@@ -163,11 +208,26 @@ def test_geometry_of_events(run, events, capsys, tmp_path):
     mine = int(next(r for r in rows(events / "ctx16.csv") if r["status"] == "ok")["feature_id"])
     other = (mine + 1) % 64
     cosine = float(cosines(load(run).sae.directions())[mine, other])
-    answer = {"index": mine, "topkCosSimIndices": [mine, other],
-              "topkCosSimValues": [1.0, cosine + 0.25]}  # fmt: skip
+    answer = {
+        "index": mine,
+        "topkCosSimIndices": [mine, other],
+        "topkCosSimValues": [1.0, cosine + 0.25],
+    }
     (tmp_path / f"{mine}.json").write_text(json.dumps(answer))
-    words = ["--sae", run, "--permutations", 50, "--neighbours", 2, "--anchors", 3,
-             "--least-events", 1, "--neuronpedia", tmp_path]  # fmt: skip
+    words = [
+        "--sae",
+        run,
+        "--permutations",
+        50,
+        "--neighbours",
+        2,
+        "--anchors",
+        3,
+        "--least-events",
+        1,
+        "--neuronpedia",
+        tmp_path,
+    ]
     code, line, err = call(capsys, "locality", "geometry", events, *words, "--quiet", "--json")
     assert code == 0, err
     record = json.loads(line)
@@ -182,19 +242,49 @@ def test_geometry_of_events(run, events, capsys, tmp_path):
     assert (crossed["fid"], crossed["neighbour_fid"]) == (str(mine), str(other))
     near = [r for r in rows(folder / "anchor_neighbours.csv") if r["anchor"] == str(mine)]
     assert len(near) == 3 and str(mine) not in {r["neighbour_fid"] for r in near}
-    for name in ("per_feature.csv", "feature_neighbour_summary.csv", "decoder_vectors.safetensors",
-                 "cosine_matrix.safetensors", "anchor_neighbours.csv", "figures/geometry.png",
-                 "figures/clusters3d.html", "figures/clusters3d_tsne.html"):  # fmt: skip
+    for name in (
+        "per_feature.csv",
+        "feature_neighbour_summary.csv",
+        "decoder_vectors.safetensors",
+        "cosine_matrix.safetensors",
+        "anchor_neighbours.csv",
+        "figures/geometry.png",
+        "figures/clusters3d.html",
+        "figures/clusters3d_tsne.html",
+    ):
         assert (folder / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize("documents", [1200, 0])
 def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documents):
     code, line, err = call(
-        capsys, "locality", "autocorr", run, "--documents", documents, "--window", 64, "--overlap",
-        16, "--lags", 8, "--n-latents", 10, "--max-density", 1, "--top", 2, "--targets", 3,
-        "--n-ctx", 8, "--out", tmp_path, "--quiet", "--json",
-    )  # fmt: skip
+        capsys,
+        "locality",
+        "autocorr",
+        run,
+        "--documents",
+        documents,
+        "--window",
+        64,
+        "--overlap",
+        16,
+        "--lags",
+        8,
+        "--n-latents",
+        10,
+        "--max-density",
+        1,
+        "--top",
+        2,
+        "--targets",
+        3,
+        "--n-ctx",
+        8,
+        "--out",
+        tmp_path,
+        "--quiet",
+        "--json",
+    )
     assert code == 0, err
     record = json.loads(line)
     curves = rows(tmp_path / "autocorr_curves.csv")
@@ -220,18 +310,43 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
 
 
 def test_autocorrelation_with_what_neuronpedia_knows(run, tmp_path, capsys):
-    text = {"tokens": ["<bos>", "\u2581the", "<b>"], "maxValue": 3.0, "maxValueTokenIndex": 2,
-            "values": [0.0, 1.0, 3.0]}  # fmt: skip
+    text = {
+        "tokens": ["<bos>", "\u2581the", "<b>"],
+        "maxValue": 3.0,
+        "maxValueTokenIndex": 2,
+        "values": [0.0, 1.0, 3.0],
+    }
     cache = tmp_path / "m" / "s"
     cache.mkdir(parents=True)
     for latent in range(64):
         texts = [text] if latent % 2 else [text | {"maxValueTokenIndex": 0}]
-        said = {"description": f"word {latent}", "scores": [
-            {"explanationScoreTypeName": "recall_alt", "value": 0.5}]}  # fmt: skip
+        said = {
+            "description": f"word {latent}",
+            "scores": [{"explanationScoreTypeName": "recall_alt", "value": 0.5}],
+        }
         answer = {"index": latent, "activations": texts, "explanations": [said]}
         (cache / f"{latent}.json").write_text(json.dumps(answer))
-    words = ["locality", "autocorr", run, "--documents", 0, "--lags", 8, "--n-latents", 12,
-             "--max-density", 1, "--top", 1, "--targets", 3, "--n-ctx", 8, "--quiet", "--json"]
+    words = [
+        "locality",
+        "autocorr",
+        run,
+        "--documents",
+        0,
+        "--lags",
+        8,
+        "--n-latents",
+        12,
+        "--max-density",
+        1,
+        "--top",
+        1,
+        "--targets",
+        3,
+        "--n-ctx",
+        8,
+        "--quiet",
+        "--json",
+    ]
     code, line, err = call(capsys, *words, "--neuronpedia", cache, "--out", tmp_path / "a")
     assert code == 0, err
     for r in rows(tmp_path / "a/selected_features.csv"):
@@ -252,11 +367,37 @@ def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch
     from saekit.studies.locality.events import event_entropy
 
     text = tmp_path / "other.jsonl"
-    text.write_text("".join(json.dumps({"text": f"the cat {i} sat on a mat " * 9}) + "\n"
-                            for i in range(60)))  # fmt: skip
-    words = ["locality", "autocorr", run, "--documents", 1200, "--corpus", text, "--window", 64,
-             "--overlap", 16, "--lags", 4, "--n-latents", 8, "--max-density", 1, "--top", 1,
-             "--targets", 9, "--n-ctx", 8, "--quiet", "--json", "--out"]  # fmt: skip
+    text.write_text(
+        "".join(json.dumps({"text": f"the cat {i} sat on a mat " * 9}) + "\n" for i in range(60))
+    )
+    words = [
+        "locality",
+        "autocorr",
+        run,
+        "--documents",
+        1200,
+        "--corpus",
+        text,
+        "--window",
+        64,
+        "--overlap",
+        16,
+        "--lags",
+        4,
+        "--n-latents",
+        8,
+        "--max-density",
+        1,
+        "--top",
+        1,
+        "--targets",
+        9,
+        "--n-ctx",
+        8,
+        "--quiet",
+        "--json",
+        "--out",
+    ]
     code, _, err = call(capsys, *words, tmp_path / "whole")
     assert code == 0, err
     real, asked = event_entropy.influence, []
@@ -288,12 +429,39 @@ def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     jobs = {
         "events": [run, *EVENTS, "--max-density", 1, "--no-figures"],
-        "geometry": ["EVENTS", "--sae", run, "--neighbours", 2, "--anchors", 3, "--least-events", 1,
-                     "--permutations", 20, "--no-figures"],
+        "geometry": [
+            "EVENTS",
+            "--sae",
+            run,
+            "--neighbours",
+            2,
+            "--anchors",
+            3,
+            "--least-events",
+            1,
+            "--permutations",
+            20,
+            "--no-figures",
+        ],
         "sparsity": [run, "--pairs", 20],
-        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
-                     "--top", 2, "--targets", 2, "--n-ctx", 8],
-    }  # fmt: skip
+        "autocorr": [
+            run,
+            "--documents",
+            0,
+            "--lags",
+            4,
+            "--n-latents",
+            6,
+            "--max-density",
+            1,
+            "--top",
+            2,
+            "--targets",
+            2,
+            "--n-ctx",
+            8,
+        ],
+    }
     n = 0
     for name, words in jobs.items():
         for kind in table_files.FORMATS:
@@ -322,11 +490,36 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
     pytest.importorskip("pyarrow")
     jobs = {
         "events": [run, *EVENTS, "--max-density", 1],
-        "geometry": [tmp_path / "events", "--sae", run, "--neighbours", 2, "--least-events", 1,
-                     "--permutations", 20, "--no-figures"],
-        "autocorr": [run, "--documents", 0, "--lags", 4, "--n-latents", 6, "--max-density", 1,
-                     "--top", 2, "--targets", 2, "--n-ctx", 8],
-    }  # fmt: skip
+        "geometry": [
+            tmp_path / "events",
+            "--sae",
+            run,
+            "--neighbours",
+            2,
+            "--least-events",
+            1,
+            "--permutations",
+            20,
+            "--no-figures",
+        ],
+        "autocorr": [
+            run,
+            "--documents",
+            0,
+            "--lags",
+            4,
+            "--n-latents",
+            6,
+            "--max-density",
+            1,
+            "--top",
+            2,
+            "--targets",
+            2,
+            "--n-ctx",
+            8,
+        ],
+    }
     root, made = tmp_path / "data", {}
     for name, words in jobs.items():
         words = [*words, "--out", tmp_path / name, "--format", kind, "--quiet"]
@@ -337,8 +530,12 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
         assert code == 0, err
         made[name] = [Path(f) for f in json.loads(line)["files"]]
         assert all(f.is_file() and f.suffix not in (".pt", ".parquet") for f in made[name])
-        (manifest,) = [f for f in made[name] if f.name in ("manifest.json", "run_config.json")
-                       and f.parent.parent.name != "feature_case_studies"]  # fmt: skip
+        (manifest,) = [
+            f
+            for f in made[name]
+            if f.name in ("manifest.json", "run_config.json")
+            and f.parent.parent.name != "feature_case_studies"
+        ]
         told = json.loads(manifest.read_text())
         assert told["preset"] == "mine" and told["timestamp"] == "t" and "git_commit" in told
         assert str(tmp_path) not in manifest.read_text() and str(run) not in manifest.read_text()
@@ -359,8 +556,11 @@ def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kin
     cards = json.loads((root / "feature_case_studies/t_all/manifest.json").read_text())
     assert cards["experiment"] == "feature_case_studies" and len(cards["features"]) == 6
     assert {f.name for f in (root / "feature_activation_autocorr/t").iterdir()} >= {
-        "fineweb_corpus_meta.json", "autocorr_curves.csv", "activation_traces.npz", "figures"
-    }  # fmt: skip
+        "fineweb_corpus_meta.json",
+        "autocorr_curves.csv",
+        "activation_traces.npz",
+        "figures",
+    }
     code, _, err = call(capsys, "locality", "release", run, "--out", root, "--preset", "x")
     assert code == 1 and "no result.json" in err
 
@@ -394,10 +594,25 @@ def test_levels_are_entropies_over_the_vocabulary(run, capsys, tmp_path):
 def test_events_of_a_text_without_an_index(run, capsys, tmp_path):
     text = run.parent / "text.jsonl"
     code, line, err = call(
-        capsys, "locality", "events", run, "--corpus", text, "--tokens", 1500, "--site",
-        "L1.resid_post", "--sae-id", "mine", *EVENTS, "--max-density", 1, "--no-figures", "--out",
+        capsys,
+        "locality",
+        "events",
+        run,
+        "--corpus",
+        text,
+        "--tokens",
+        1500,
+        "--site",
+        "L1.resid_post",
+        "--sae-id",
+        "mine",
+        *EVENTS,
+        "--max-density",
+        1,
+        "--no-figures",
+        "--out",
         tmp_path / "o",
-    )  # fmt: skip
+    )
     assert code == 0, err
     made = json.loads((tmp_path / "o/manifest.json").read_text())
     assert made["sae_id"] == "mine" and made["source"]["index"].endswith("o_index")
@@ -416,8 +631,9 @@ def test_sparsity_names_tokens(run, capsys, tmp_path):
     assert rows(tmp_path / "cofiring.csv")
     assert (tmp_path / "covariance_by_token.safetensors").exists()
     assert json.loads(line)["figures"] == [str(tmp_path / "figures/feature_sparsity.png")]
-    (median,) = [r for r in rows(tmp_path / "figures/feature_sparsity.csv")
-                 if r["mark"] == "median"]  # fmt: skip
+    (median,) = [
+        r for r in rows(tmp_path / "figures/feature_sparsity.csv") if r["mark"] == "median"
+    ]
     living = [float(r["density"]) for r in table if int(r["count"])]
     assert float(median["density"]) == pytest.approx(float(np.median(living)))
     out = tmp_path / "never"
@@ -433,10 +649,16 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
     place = tmp_path / "np" / "m" / "s"
     place.mkdir(parents=True)
     texts = [list("the cat sat on the mat"), list("yes no dog 12"), list("the cat sat on the mat")]
-    answer = {"index": 7, "explanations": [{"description": "cats"}], "activations": [
-        {"tokens": ["<bos>", *t], "maxValue": 3.0 + i, "maxValueTokenIndex": len(t)}
-        for i, t in enumerate(texts)
-    ], "topkCosSimIndices": [7, 9], "topkCosSimValues": [1.0, 0.5]}  # fmt: skip
+    answer = {
+        "index": 7,
+        "explanations": [{"description": "cats"}],
+        "activations": [
+            {"tokens": ["<bos>", *t], "maxValue": 3.0 + i, "maxValueTokenIndex": len(t)}
+            for i, t in enumerate(texts)
+        ],
+        "topkCosSimIndices": [7, 9],
+        "topkCosSimValues": [1.0, 0.5],
+    }
     (place / "7.json").write_text(json.dumps(answer))
     base = ["locality", "neuronpedia", tmp_path / "np", "--model-id", "m", "--sae-id", "s"]
     code, line, _ = call(capsys, *base, "--json")
@@ -482,11 +704,24 @@ def test_neuronpedia_offline_scored_and_compared(run, capsys, tmp_path):
         (["autocorr", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
         (["sparsity", "RUN", "--pairs", "-1", "--no-strings"], 2, "0 or more; got -1"),
         (["autocorr", "RUN", "--lags", "0"], 2, "lags"),
-        (["autocorr", "RUN", "--documents", "0", "--top", "9999", "--n-ctx", "8"], 2,
-         "--top"),
+        (["autocorr", "RUN", "--documents", "0", "--top", "9999", "--n-ctx", "8"], 2, "--top"),
         (["autocorr", "RUN", "--n-ctx", "1"], 2, "`n_ctx` must be at least 2"),
-        (["neuronpedia", "RUN", "--model-id", "m", "--sae-id", "s", "--browse", "2",
-          "--d-sae", "0"], 2, "--d-sae 0"),
+        (
+            [
+                "neuronpedia",
+                "RUN",
+                "--model-id",
+                "m",
+                "--sae-id",
+                "s",
+                "--browse",
+                "2",
+                "--d-sae",
+                "0",
+            ],
+            2,
+            "--d-sae 0",
+        ),
         (["autocorr", "RUN", "--split", "half", "--n-ctx", "8"], 2, "--split"),
         (["sparsity", "RUN/eval"], 1, "manifest.json"),
         (["sparsity", "RUN", "--by", "size", "--no-strings"], 2, "by"),
@@ -519,8 +754,12 @@ def test_failed_events_end_with_three_and_are_mended(run, events, tmp_path, caps
     monkeypatch.setattr(event_entropy, "influence", broken)
     words = [run, *EVENTS, "--max-density", 1, "--out", tmp_path, "--no-figures"]
     code, line, _ = call(capsys, "locality", "events", *words)
-    lost = [r for n in (8, 16) for r in rows(tmp_path / f"ctx{n}.csv")
-            if r["status"] == "compute_error: not finite"]  # fmt: skip
+    lost = [
+        r
+        for n in (8, 16)
+        for r in rows(tmp_path / f"ctx{n}.csv")
+        if r["status"] == "compute_error: not finite"
+    ]
     assert code == 3 and json.loads(line)["failed"] == len(lost) > 0
     assert "not finite" in json.loads((tmp_path / "manifest.json").read_text())["failures"][0]
     monkeypatch.setattr(event_entropy, "influence", real)

@@ -59,8 +59,10 @@ def test_depth_draws_every_latent_and_line(runs, tmp_path, kind):
         "L1.resid_post/entropy_bits_mean_over_windows"
     ]
     assert [float(mean[k]) for k in ("entropy_bits", "low", "high")] == [
-        score.value, score.low, score.high
-    ]  # fmt: skip
+        score.value,
+        score.low,
+        score.high,
+    ]
     assert int(mean["windows"]) == 8
 
 

@@ -52,8 +52,11 @@ def test_tiered_and_whole_tables_of_one_length_count_once(tmp_path):
     tiered = event_files.read(home)[8]
     assert len(tiered) == 24 and {r.tier for r in tiered} == set(foreign.TIERS)
     for name in ("ctx008_all", "ctx8"):  # either generation's table of all tiers
-        lines = [line for tier in foreign.TIERS
-                 for line in (home / f"ctx008_{tier}.csv").read_text().splitlines()[1:]]
+        lines = [
+            line
+            for tier in foreign.TIERS
+            for line in (home / f"ctx008_{tier}.csv").read_text().splitlines()[1:]
+        ]
         (home / f"{name}.csv").write_text("\n".join([foreign.EVENT_COLUMNS, *lines]) + "\n")
         assert len(event_files.read(home)[8]) == 24
         assert [p.stem for p in event_files.lengths(home)[8]] == [name]
@@ -63,16 +66,21 @@ def test_tiered_and_whole_tables_of_one_length_count_once(tmp_path):
         lines, _ = foreign.event_lines(tier, [7])
         (home / f"ctx008_{tier}.csv").write_text("\n".join(lines) + "\n")
     assert [(r.feature_id, r.event_idx) for r in event_files.read(home)[8]] == [
-        (7, 0), (7, 1), (7, 2)
-    ]  # fmt: skip
+        (7, 0),
+        (7, 1),
+        (7, 2),
+    ]
 
 
 def test_depth_is_drawn_from_published_and_converted_files(tmp_path, capsys):
     """The same panels whoever wrote the files; of each preset and corpus the last run."""
     pytest.importorskip("matplotlib")
     data = tmp_path / "data"
-    homes = [foreign.depth_folder(data, p, d) for p in ("gpt2-small", "pythia-70m")
-             for d in ("gsm8k", "wikitext")]
+    homes = [
+        foreign.depth_folder(data, p, d)
+        for p in ("gpt2-small", "pythia-70m")
+        for d in ("gsm8k", "wikitext")
+    ]
     foreign.depth_folder(data, "gpt2-small", "gsm8k", "20250101_000000", layers=(0,))
     foreign.depth_folder(data / "legacy", "gpt2-small", "gsm8k", "20270101_000000")
     found = depth_data.below(data)
@@ -80,7 +88,11 @@ def test_depth_is_drawn_from_published_and_converted_files(tmp_path, capsys):
     assert set(found) == set(homes) and found[0].parts[-3] == "pythia-70m"  # published order
     theirs = depth_data.read(homes[0])
     assert (theirs.n_ctx, theirs.windows, theirs.preset, theirs.dataset) == (
-        8, 4, "gpt2-small", "gsm8k")  # fmt: skip
+        8,
+        4,
+        "gpt2-small",
+        "gsm8k",
+    )
     raw = torch.load(homes[0] / "entropy_comparison_resid_layer1.pt", weights_only=False)
     H = [r["feature_entropies"] for r in raw["batch_results"]]
     panel = entropy_depth.panel(theirs, "x")
@@ -95,15 +107,18 @@ def test_depth_is_drawn_from_published_and_converted_files(tmp_path, capsys):
         for a, b in zip(depth_data.read(one).sites, depth_data.read(other).sites, strict=True):
             assert a.site == b.site and a.scores == b.scores
             assert np.array_equal(a.entropy, b.entropy) and np.array_equal(a.latent, b.latent)
-    assert call("draw-depth", tmp_path / "converted", "--each", "--out", tmp_path / "f",
-                "--json") == 0  # fmt: skip
+    assert (
+        call("draw-depth", tmp_path / "converted", "--each", "--out", tmp_path / "f", "--json") == 0
+    )
     names = {p.rsplit("/", 1)[1] for p in said(capsys)["figures"]}
     assert "entropy_vs_depth__gpt2-small__gsm8k.png" in names and len(names) == 4
     grid = tmp_path / "grid.png"
     assert call("draw-depth", *sorted(data.glob("*/wikitext")), "--kind", "box", "--out", grid) == 0
     with grid.with_suffix(".csv").open() as file:
         assert {r["panel"] for r in csv.DictReader(file)} == {
-            "pythia-70m, wikitext", "gpt2-small, wikitext"}  # fmt: skip
+            "pythia-70m, wikitext",
+            "gpt2-small, wikitext",
+        }
     assert call("draw-depth", tmp_path / "f") == 1
     assert "neither a run of" in capsys.readouterr().err
     assert call("draw-depth", tmp_path / "none") == 1
@@ -119,8 +134,9 @@ def test_levels_are_read_and_written_again(tmp_path):
     assert again.arrays["layers"].tolist() == [0, 3]
     for layer in (0, 3):
         for name in ("H_vocab", "H_logit", "totals"):
-            assert np.array_equal(again.arrays[f"layer_{layer}_{name}"],
-                                  raw[f"layer_{layer}"][name], equal_nan=True)  # fmt: skip
+            assert np.array_equal(
+                again.arrays[f"layer_{layer}_{name}"], raw[f"layer_{layer}"][name], equal_nan=True
+            )
     del raw["layer_3"]["H_logit"]
     torch.save(raw, tmp_path / "bad.pt")
     with pytest.raises(FormatError, match="lacks H_logit"):
@@ -161,16 +177,26 @@ def test_lists_of_candidates_are_read_as_features(tmp_path):
     path.write_text(foreign.CANDIDATES, encoding="utf-8")
     assert candidates.read(path) == [
         candidates.Feature(17, "the word | bar", "token"),
-        candidates.Feature(4, "commas", "token"), candidates.Feature(25, "chemistry", "concept"),
-    ]  # fmt: skip
+        candidates.Feature(4, "commas", "token"),
+        candidates.Feature(25, "chemistry", "concept"),
+    ]
     as_yaml = tmp_path / "f.yaml"
-    as_yaml.write_text("features:\n- {feature_id: 3, tier: phrase, description: x}\n"
-                       "- {feature_id: 3}\n- {feature_id: 5}\n")
+    as_yaml.write_text(
+        "features:\n- {feature_id: 3, tier: phrase, description: x}\n"
+        "- {feature_id: 3}\n- {feature_id: 5}\n"
+    )
     assert candidates.read(as_yaml) == [
-        candidates.Feature(3, "x", "phrase"), candidates.Feature(5, "", "")
-    ]  # fmt: skip
-    for text in ("features: 3", "features: [{feature_id: true}]", "features: []", "[1]", "a: [",
-                 "features: [{feature_id: 1.5}]"):
+        candidates.Feature(3, "x", "phrase"),
+        candidates.Feature(5, "", ""),
+    ]
+    for text in (
+        "features: 3",
+        "features: [{feature_id: true}]",
+        "features: []",
+        "[1]",
+        "a: [",
+        "features: [{feature_id: 1.5}]",
+    ):
         as_yaml.write_text(text)
         with pytest.raises(FormatError, match=r"f\.yaml"):
             candidates.read(as_yaml)

@@ -244,8 +244,13 @@ def test_planted_widths_come_back(method):
     lm = Mixing([[1.0] * w for w in widths])
     means, exact = [], method in ("vjp", "jacobian")
     for layer in range(len(widths)):
-        found = influence(lm, sae_of("relu", d_sae=64 if exact else 16), tokens_of(4, 40),
-                          f"L{layer}.resid_post", method=method)  # fmt: skip
+        found = influence(
+            lm,
+            sae_of("relu", d_sae=64 if exact else 16),
+            tokens_of(4, 40),
+            f"L{layer}.resid_post",
+            method=method,
+        )
         means.append(float(found.entropy_bits().exp2().mean()))
     assert means == sorted(means)
     if exact:
@@ -270,8 +275,14 @@ def test_on_a_linear_model_every_way_agrees():
     windows = Windows(tokens, torch.tensor([5, 5]))
     x = read_at(lm, windows, [Site(0, "resid_post")])
     fired = Encoder(sae).active(x, 0.0)
-    job = Job(lm=lm, encoder=Encoder(sae), windows=windows, sites=(Site(0, "resid_post"),), x=x,
-              fired=fired)  # fmt: skip
+    job = Job(
+        lm=lm,
+        encoder=Encoder(sae),
+        windows=windows,
+        sites=(Site(0, "resid_post"),),
+        x=x,
+        fired=fired,
+    )
     blank = {EMBED: lambda x: x.mean(1, keepdim=True).expand_as(x)}
     at_rest = lm.read(tokens, [Site(0, "resid_post")], replace=blank)[Site(0, "resid_post")]
     rest = Encoder(sae).at(at_rest[:, -1], fired.row, fired.latent).activation

@@ -86,15 +86,36 @@ def test_the_command_tells_of_both_encodes_and_ends_with_3_where_ways_disagree(
     save_tiny(tmp_path / "lm", "llama", n_layers=2, d_model=foreign.D)
     foreign.llama_3_8b(tmp_path / "saes", 0)
     world.text_file(tmp_path)
-    words = ["locality", "check", "--preset", "llama-3-8b", "--sae-root", tmp_path / "saes",
-             "--model", tmp_path / "lm", "--layer", "0", "--corpus", tmp_path / "text.jsonl",
-             "--windows", "2", "--n-ctx", "10", "--latents", "3", "--method", "vjp", "--method",
-             "occlusion", "--quiet", "--out", tmp_path / "out"]  # fmt: skip
+    words = [
+        "locality",
+        "check",
+        "--preset",
+        "llama-3-8b",
+        "--sae-root",
+        tmp_path / "saes",
+        "--model",
+        tmp_path / "lm",
+        "--layer",
+        "0",
+        "--corpus",
+        tmp_path / "text.jsonl",
+        "--windows",
+        "2",
+        "--n-ctx",
+        "10",
+        "--latents",
+        "3",
+        "--method",
+        "vjp",
+        "--method",
+        "occlusion",
+        "--quiet",
+        "--out",
+        tmp_path / "out",
+    ]
     assert call(*words, "--json")[0] == 0
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert [r["method"] for r in record["methods"]] == [
-        "loop", "vjp", "vjp_bfloat16", "occlusion"
-    ]  # fmt: skip
+    assert [r["method"] for r in record["methods"]] == ["loop", "vjp", "vjp_bfloat16", "occlusion"]
     rounded = record["methods"][2]
     assert rounded["kind"] == "check" and 1e-6 < rounded["largest_difference"] < 0.05
     encodes = record["encodes"]["L0.resid_post"]

@@ -21,10 +21,13 @@ ANSWER = {
     "maxActApprox": 9.5,
     "pos_str": [" a", " b"],
     "explanations": [
-        {"description": "letters", "scores": [
-            {"explanationScoreTypeName": "other", "value": 0.1},
-            {"explanationScoreTypeName": "recall_alt", "value": 0.75},
-        ]}
+        {
+            "description": "letters",
+            "scores": [
+                {"explanationScoreTypeName": "other", "value": 0.1},
+                {"explanationScoreTypeName": "recall_alt", "value": 0.75},
+            ],
+        }
     ],
     "activations": [
         {"tokens": ["<bos>", "a", "b"], "maxValue": 3.0, "maxValueTokenIndex": 2, "dataIndex": "x"},
@@ -35,7 +38,7 @@ ANSWER = {
     ],
     "topkCosSimIndices": [5, 8, 9],
     "topkCosSimValues": [1.0, 0.5, -0.25],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -223,8 +226,18 @@ def test_one_bad_latent_does_not_end_a_browse(tmp_path, capsys):
         (home / f"{i}.json").write_text(json.dumps(ANSWER | {"index": i}))
     (home / "3.json").write_text("{")
     (home / "8.json").unlink()
-    words = [tmp_path, "--model-id", "m", "--sae-id", "12-res", "--browse", 20, "--d-sae", 20,
-             "--json"]  # fmt: skip
+    words = [
+        tmp_path,
+        "--model-id",
+        "m",
+        "--sae-id",
+        "12-res",
+        "--browse",
+        20,
+        "--d-sae",
+        20,
+        "--json",
+    ]
     code, found, _ = call(capsys, *words)
     assert code == 3 and found["latents"] == [i for i in range(20) if i not in (3, 8)]
     assert [one["latent"] for one in found["failed"]] == [3, 8]
@@ -265,8 +278,9 @@ def test_a_cache_is_released_with_its_lists(tmp_path, capsys):
     (home / "5.json").write_bytes(BODY)
     (tmp_path / "np" / "candidate_features_l12.md").write_text("| feature_id |\n| 5 |\n")
     files = release(tmp_path / "np", tmp_path / "data", label="gemma-2-2b")
-    at = dataset.place(tmp_path / "data", "neuronpedia_cache", model="gemma-2-2b", sae="12-res/16k",
-                       feature=5)  # fmt: skip
+    at = dataset.place(
+        tmp_path / "data", "neuronpedia_cache", model="gemma-2-2b", sae="12-res/16k", feature=5
+    )
     assert files == [at, tmp_path / "data" / "gemma-2-2b" / "candidate_features_l12.md"]
     assert at.read_bytes() == BODY
     (home / "6.json").write_bytes(BODY)

@@ -51,10 +51,31 @@ def test_what_there_is_not():
 
 
 def asked(base, name, out, *more):
-    return ["locality", "depth", "--preset", name, "--sae-root", base / "saes", "--model",
-            base / "lm", "--corpus", base / "text.jsonl", "--windows", "4", "--n-ctx", "12",
-            "--token-vector", "none", "--no-figures", "--quiet", "--out", base / out,
-            "--set", "corpus.test_share=0.5", *more]  # fmt: skip
+    return [
+        "locality",
+        "depth",
+        "--preset",
+        name,
+        "--sae-root",
+        base / "saes",
+        "--model",
+        base / "lm",
+        "--corpus",
+        base / "text.jsonl",
+        "--windows",
+        "4",
+        "--n-ctx",
+        "12",
+        "--token-vector",
+        "none",
+        "--no-figures",
+        "--quiet",
+        "--out",
+        base / out,
+        "--set",
+        "corpus.test_share=0.5",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module", params=foreign.LAYOUTS)
@@ -79,8 +100,11 @@ def test_files_of_a_release_give_the_codes_of_their_library(released, legacy):
     for layer, site in enumerate(("L0.resid_post", "L1.resid_post")):
         x = lm.read(tokens, [parse_site(site)])[parse_site(site)][:, -1]
         want = foreign.on(codes[layer](x, legacy), preset(name).threshold)
-        found = {(int(r["window"]), int(r["latent"])): float(r["activation"])
-                 for r in rows if r["site"] == site}  # fmt: skip
+        found = {
+            (int(r["window"]), int(r["latent"])): float(r["activation"])
+            for r in rows
+            if r["site"] == site
+        }
         assert found.keys() == want.keys() and len(want) > 8
         assert found == pytest.approx(want, rel=1e-3)
         other = foreign.on(codes[layer](x, not legacy), preset(name).threshold)
@@ -123,5 +147,8 @@ def test_files_that_do_not_belong_to_the_preset_are_told(released, capsys):
 def test_another_architecture_is_refused(released):
     _, base, _ = released
     with pytest.raises(ConfigError, match="`topk`; got architecture `jumprelu`"):
-        of_layer(replace(preset("llama-3.2-1b"), folder="layers.{layer}", sae_format="sparsify"),
-                 base / "saes", 0)  # fmt: skip
+        of_layer(
+            replace(preset("llama-3.2-1b"), folder="layers.{layer}", sae_format="sparsify"),
+            base / "saes",
+            0,
+        )

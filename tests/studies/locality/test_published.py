@@ -41,25 +41,38 @@ def depth_run(generation, latents=((9, 30000, 4), (), (9,))):
         found = {a: pair(generation) for a in mine}
         results.append(
             {
-                "batch_idx": i, "start_idx": 64 * i,
+                "batch_idx": i,
+                "start_idx": 64 * i,
                 "feature_entropies": {a: H for a, (_, H, _) in found.items()},
-                "token_vector_entropy": float(2.5 + i), "num_active_features": len(mine),
+                "token_vector_entropy": float(2.5 + i),
+                "num_active_features": len(mine),
                 "feature_influences": {a: J for a, (J, _, _) in found.items()},
                 "feature_activations": {a: act for a, (_, _, act) in found.items()},
                 "token_vector_influence": RNG.random(N).astype(np.float32),
             }
-        )  # fmt: skip
-    windows = [np.mean([float(h) for h in r["feature_entropies"].values()])
-               for r in results if r["feature_entropies"]]  # fmt: skip
-    summary = {"site": "resid_layer3", "preset": "gemma-2-2b", "timestamp": "20260427_105943",
-               "layer": 3, "num_batches": 3, "mean_feature_entropy": float(np.mean(windows))}
+        )
+    windows = [
+        np.mean([float(h) for h in r["feature_entropies"].values()])
+        for r in results
+        if r["feature_entropies"]
+    ]
+    summary = {
+        "site": "resid_layer3",
+        "preset": "gemma-2-2b",
+        "timestamp": "20260427_105943",
+        "layer": 3,
+        "num_batches": 3,
+        "mean_feature_entropy": float(np.mean(windows)),
+    }
     if generation == "S":
         summary["dataset"] = "gsm8k"
     return {
-        "batch_results": results, "summary": summary,
+        "batch_results": results,
+        "summary": summary,
         "config": {"preset": "gemma-2-2b", "threshold": 0.0, "host": "box"},
-        "plots_dir": "/home/someone/plots", "batch_start_indices": [0, 64, 128],
-    }  # fmt: skip
+        "plots_dir": "/home/someone/plots",
+        "batch_start_indices": [0, 64, 128],
+    }
 
 
 def sweep(generation):
@@ -89,8 +102,9 @@ def under_old_names(path):
     """Rewrite a file as one that numpy 1 had a part in."""
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
-    old = {n: d.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-           for n, d in parts.items()}  # fmt: skip
+    old = {
+        n: d.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") for n, d in parts.items()
+    }
     assert old != parts
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_STORED) as file:
@@ -112,8 +126,9 @@ def test_a_depth_run_comes_back_as_it_was(generation, numpy_1, tmp_path):
     result = dataset.read(tmp_path / "ours" / "run")
     assert (result.kind, result.generation, result.notes) == ("entropy_comparison", generation, ())
     assert result.info["summary"] == raw["summary"] and result.info["config"] == {
-        "preset": "gemma-2-2b", "threshold": 0.0
-    }  # fmt: skip
+        "preset": "gemma-2-2b",
+        "threshold": 0.0,
+    }
     assert result.arrays["start_idx"].tolist() == raw["batch_start_indices"]
     assert result.arrays["entropy"].dtype == np.float32
     assert "/home/someone" not in files[-1].read_text()
@@ -166,23 +181,37 @@ def test_both_means_are_kept_and_the_published_one_is_named(tmp_path):
 OTHERS = {
     "feature_token_influence": {
         "feature_influences": {
-            a: {"mean_influence": np.full(N, a, np.float32), "std_influence": np.zeros(N),
-                "all_influences": [[float(a)] * N] * a, "num_samples": a} for a in (2, 3)
-        }, "config": {"min_freq": 0.001},
+            a: {
+                "mean_influence": np.full(N, a, np.float32),
+                "std_influence": np.zeros(N),
+                "all_influences": [[float(a)] * N] * a,
+                "num_samples": a,
+            }
+            for a in (2, 3)
+        },
+        "config": {"min_freq": 0.001},
     },
     "token_vector_influence": {
-        "influence_distributions": [[0.5, 0.5], [1.0, 0.0]], "entropies": [1.0, 0.0],
-        "mean_influence": np.array([0.75, 0.25]), "mean_entropy": 0.5, "config": {},
+        "influence_distributions": [[0.5, 0.5], [1.0, 0.0]],
+        "entropies": [1.0, 0.0],
+        "mean_influence": np.array([0.75, 0.25]),
+        "mean_entropy": 0.5,
+        "config": {},
     },
     "feature_sparsity": {
-        "feature_counts": torch.tensor([3.0, 0.0]), "frequencies": np.array([0.3, 0.0]),
-        "total_tokens": 10, "threshold": 1.0, "site": "resid_out_layer3",
+        "feature_counts": torch.tensor([3.0, 0.0]),
+        "frequencies": np.array([0.3, 0.0]),
+        "total_tokens": 10,
+        "threshold": 1.0,
+        "site": "resid_out_layer3",
         "feature_token_counts": [Counter({7: 2, 5: 1}), Counter()],
     },
     "correlations": {
-        "covariance_matrix": torch.eye(2), "leading_features": [4, 9], "site": "resid_out_layer3",
+        "covariance_matrix": torch.eye(2),
+        "leading_features": [4, 9],
+        "site": "resid_out_layer3",
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -212,8 +241,15 @@ class Trap:
         return (exec, (f"open({str(self.mark)!r}, 'w').close()",))
 
 
-@pytest.mark.parametrize("value", [lambda t: t, lambda t: {"batch_results": [t]}, lambda t: [t],
-                                   lambda t: np.array([t], dtype=object)])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda t: t,
+        lambda t: {"batch_results": [t]},
+        lambda t: [t],
+        lambda t: np.array([t], dtype=object),
+    ],
+)
 def test_what_would_run_is_refused_and_does_not(value, tmp_path):
     mark = tmp_path / "ran"
     saved(tmp_path / "a.pt", value(Trap(mark)))
@@ -233,12 +269,18 @@ class Call:
 @pytest.mark.parametrize(
     "call",
     [
-        Call(eval, "1"), Call(os.system, "true"), Call(subprocess.run, ["true"]),
-        Call(getattr, 1, "real"), Call(importlib.import_module, "os"), Call(np.load, "a.npy"),
-        Call(open, "a.txt"), Call(operator.attrgetter, "a"), Call(functools.partial, print),
+        Call(eval, "1"),
+        Call(os.system, "true"),
+        Call(subprocess.run, ["true"]),
+        Call(getattr, 1, "real"),
+        Call(importlib.import_module, "os"),
+        Call(np.load, "a.npy"),
+        Call(open, "a.txt"),
+        Call(operator.attrgetter, "a"),
+        Call(functools.partial, print),
     ],
     ids=lambda c: c.how[0].__name__,
-)  # fmt: skip
+)
 def test_no_function_but_those_is_called(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = depth_run("S")
@@ -258,7 +300,7 @@ def test_no_function_but_those_is_called(call, tmp_path, monkeypatch):
         (lambda r: r["batch_results"][0]["feature_entropies"].update({4: "high"}), "numbers"),
         (lambda r: r.pop("batch_results"), "has one of"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_the_schema_is_refused(change, said, tmp_path):
     raw = depth_run("S")
     change(raw)
@@ -295,8 +337,9 @@ def test_damaged_files_are_refused(tmp_path):
 def tree(root):
     """Make a small copy of the published layout."""
     saved(root / "gemma-2-2b/gsm8k/1/entropy_comparison_resid_layer3.pt", depth_run("S"))
-    saved(root / "ctxlen_xmodel_fineweb/2/gpt2-small/entropy_vs_context_len_x_layer1_2.pt",
-          sweep("S"))
+    saved(
+        root / "ctxlen_xmodel_fineweb/2/gpt2-small/entropy_vs_context_len_x_layer1_2.pt", sweep("S")
+    )
     events = root / "cherry_picked_feature_entropy" / "3"
     saved(events / "corpus_tokens.pt", torch.arange(5))
     saved(root / "feature_geometry_vs_entropy/4/decoder_vectors.pt", torch.eye(3))
@@ -316,8 +359,11 @@ def test_a_tree_keeps_its_places_and_holds_no_pickle(tmp_path):
     manifest = convert(tmp_path / "data", tmp_path / "out")
     assert not manifest["failed"]
     skipped = {e["source"].rpartition("/")[2]: e["why"] for e in manifest["skipped"]}
-    assert skipped == {"notes.xyz": "of no kind that the layout has", "link.json": "a link",
-                       "latest": "a link"}  # fmt: skip
+    assert skipped == {
+        "notes.xyz": "of no kind that the layout has",
+        "link.json": "a link",
+        "latest": "a link",
+    }
     assert not (tmp_path / "out" / "latest").exists()
     assert not [p for p in (tmp_path / "out").rglob("*") if p.suffix == ".pt"]
     assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == manifest
@@ -328,8 +374,15 @@ def test_a_tree_keeps_its_places_and_holds_no_pickle(tmp_path):
     assert (out / "ctx128.csv").read_bytes() == (events / "ctx128.csv").read_bytes()
     assert read_npz(out / "influences_ctx128.npz")["4_0"].tolist() == [1, 1, 1]
     assert json.loads((out / "manifest.json").read_text()) == {"preset": "g", "layer": 3}
-    at = dataset.place(tmp_path / "out", "entropy_comparison", preset="gemma-2-2b",
-                       dataset="gsm8k", timestamp=1, site="resid", layer=3)  # fmt: skip
+    at = dataset.place(
+        tmp_path / "out",
+        "entropy_comparison",
+        preset="gemma-2-2b",
+        dataset="gsm8k",
+        timestamp=1,
+        site="resid",
+        layer=3,
+    )
     assert dataset.read(at).generation == "S"
 
 
@@ -362,9 +415,19 @@ def test_one_bad_file_does_not_stop_the_others_and_is_told(tmp_path):
 
 
 def test_every_place_of_the_layout_can_be_made(tmp_path):
-    fields = {"preset": "p", "dataset": "d", "timestamp": "1", "site": "s", "layer": 2,
-              "n_ctx": 64, "setname": "x", "model": "m", "sae": "12/res", "feature": 5,
-              "figure": "f"}
+    fields = {
+        "preset": "p",
+        "dataset": "d",
+        "timestamp": "1",
+        "site": "s",
+        "layer": 2,
+        "n_ctx": 64,
+        "setname": "x",
+        "model": "m",
+        "sae": "12/res",
+        "feature": 5,
+        "figure": "f",
+    }
     made = [dataset.place(tmp_path, name, **fields) for name in dataset.LAYOUT]
     assert len(set(made)) == len(made)
     cached = dataset.place(tmp_path, "neuronpedia_cache", **fields)

@@ -9,9 +9,11 @@ from saekit.studies.locality.events.neuronpedia import parse
 from saekit.studies.locality.events.quality import LatentFilter, Quality
 
 KNOWN = {
-    1: Quality(0.9, 0.2, 0.0), 2: Quality(0.4, 1.0, 0.5), 3: Quality(None, 0.5, 0.51),
+    1: Quality(0.9, 0.2, 0.0),
+    2: Quality(0.4, 1.0, 0.5),
+    3: Quality(None, 0.5, 0.51),
     4: Quality(0.7, None, None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -22,10 +24,13 @@ KNOWN = {
         ({"min_recall": 0.05}, [1, 2, 4], "_recall05"),
         ({"max_peak_diversity": 0.5}, [1, 3], "_div50"),
         ({"exclude_bos_dominated": True}, [1, 2, 4], "_nobos"),
-        ({"min_recall": 0.7, "max_peak_diversity": 0.5, "exclude_bos_dominated": True}, [1],
-         "_recall70_div50_nobos"),
+        (
+            {"min_recall": 0.7, "max_peak_diversity": 0.5, "exclude_bos_dominated": True},
+            [1],
+            "_recall70_div50_nobos",
+        ),
     ],
-)  # fmt: skip
+)
 def test_filters(settings, latents, ending):
     kept = LatentFilter(**settings)
     those, left = kept.split(KNOWN)

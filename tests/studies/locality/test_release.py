@@ -57,8 +57,11 @@ def test_a_depth_run_is_found_where_the_data_set_has_it(runs, tmp_path):
     assert {f.name for f in files} == names
     found, result = dataset.read(home / stems[1]), Result.read(runs / "d" / "result.json")
     assert found.generation == "S" and found.info["summary"]["layer"] == 1
-    assert found.info["means"]["published_is"] in (None, "mean_over_windows", [
-        "mean_over_windows", "mean_pooled"])  # fmt: skip
+    assert found.info["means"]["published_is"] in (
+        None,
+        "mean_over_windows",
+        ["mean_over_windows", "mean_pooled"],
+    )
     groups = dataset.groups(found)
     assert len(groups) == 3 and [len(g.feature) for g in groups] == [6] * 3
     with np.load(runs / "d" / "influences" / "L1.resid_post.npz") as kept:
@@ -143,8 +146,21 @@ def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
 def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for run in ("d", "c"):
-        words = ["locality", "release", runs / run, "--out", tmp_path, "--dataset", "news",
-                 "--preset", "pythia-70m", "--timestamp", "t", "--figures", "--json"]  # fmt: skip
+        words = [
+            "locality",
+            "release",
+            runs / run,
+            "--out",
+            tmp_path,
+            "--dataset",
+            "news",
+            "--preset",
+            "pythia-70m",
+            "--timestamp",
+            "t",
+            "--figures",
+            "--json",
+        ]
         with pytest.raises(SystemExit) as ended:
             main([str(w) for w in words])
         assert ended.value.code == 0
@@ -188,19 +204,31 @@ def test_the_command_and_what_is_no_run(runs, tmp_path, capsys):
 def test_windows_without_what_they_need_are_refused_where_the_file_is_known(tmp_path):
     J = np.ones(3)
     arrays = {
-        "group": np.zeros(1, int), "batch_idx": np.zeros(1, int), "feature": np.array([3]),
-        "entropy": np.ones(1), "token_vector_entropy": np.ones(1),
-    }  # fmt: skip
+        "group": np.zeros(1, int),
+        "batch_idx": np.zeros(1, int),
+        "feature": np.array([3]),
+        "entropy": np.ones(1),
+        "token_vector_entropy": np.ones(1),
+    }
     for name in ("activation", "influence", "token_vector_influence"):
         arrays |= {name: J, f"{name}_starts": np.array([0, 3])}
     for gone in (None, *arrays.keys() - {"group"}):
         path = tmp_path / f"{gone}.npz"
         path.write_bytes(dataset.to_npz({n: a for n, a in arrays.items() if n != gone}))
-        (tmp_path / f"{gone}.json").write_text(json.dumps({
-            "format": dataset.FORMAT, "version": dataset.VERSION, "kind": "depth",
-            "generation": "S", "numbers": path.name, "sha256": sha256_of(path), "notes": [],
-            "info": {},
-        }))  # fmt: skip
+        (tmp_path / f"{gone}.json").write_text(
+            json.dumps(
+                {
+                    "format": dataset.FORMAT,
+                    "version": dataset.VERSION,
+                    "kind": "depth",
+                    "generation": "S",
+                    "numbers": path.name,
+                    "sha256": sha256_of(path),
+                    "notes": [],
+                    "info": {},
+                }
+            )
+        )
         if gone is None:
             assert len(dataset.groups(dataset.read(tmp_path / f"{gone}"))) == 1
         else:

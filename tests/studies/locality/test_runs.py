@@ -54,8 +54,11 @@ def test_planted_depth_comes_back_with_its_interval(tmp_path):
     lm = Mixing([[1.0], [1.0] * 4, [1.0] * 8])
     done = depth.run(lm, subjects(3), config(tmp_path), tmp_path / "out", options=QUIET)
     for i, bits in enumerate((0, 2, 3)):
-        for name in ("entropy_bits_mean_over_windows", "entropy_bits_pooled",
-                     "token_vector_entropy_bits"):  # fmt: skip
+        for name in (
+            "entropy_bits_mean_over_windows",
+            "entropy_bits_pooled",
+            "token_vector_entropy_bits",
+        ):
             score = done.result.scores[f"L{i}.resid_post/{name}"]
             assert score.value == pytest.approx(bits, abs=1e-5) and score.n == 10
             assert score.low <= score.value <= score.high
@@ -92,8 +95,13 @@ def test_windows_with_few_active_latents_are_refused_and_counted(tmp_path):
     again = depth.run(lm, subjects(2), settings, out, options=AGAIN)
     assert again.result.details["tokens"] == done.result.details["tokens"]
     with pytest.raises(DataError, match="fewer than 65 active latents at L0"):
-        depth.run(lm, subjects(1), config(tmp_path, min_active_latents=65), tmp_path / "none",
-                  options=QUIET)  # fmt: skip
+        depth.run(
+            lm,
+            subjects(1),
+            config(tmp_path, min_active_latents=65),
+            tmp_path / "none",
+            options=QUIET,
+        )
     with pytest.raises(ConfigError, match="min_active_latents"):
         config(tmp_path, min_active_latents=-1)
 
@@ -131,9 +139,10 @@ def test_what_cannot_be_counted_is_left_for_the_run_to_report(tmp_path):
 def test_two_means_under_two_names(tmp_path):
     """Windows with unlike numbers of latents: the mean of means is not the mean of all."""
     found = {
-        "window": np.array([0, 0, 0, 1]), "windows": np.array([0, 1]),
+        "window": np.array([0, 0, 0, 1]),
+        "windows": np.array([0, 1]),
         "s.entropy_bits": np.array([1.0, 1.0, 1.0, 3.0]),
-    }  # fmt: skip
+    }
     scores = site_scores(found)
     assert scores["entropy_bits_mean_over_windows"].value == 2
     assert scores["entropy_bits_pooled"].value == 1.5
@@ -172,9 +181,7 @@ def test_what_fails_is_reported_and_tried_again(tmp_path):
     ]
     assert "not to be borne" in done.failures[0].reason
     assert done.result.details["by_site"]["columns"]["n_windows"] == [9, 9]
-    again = depth.run(
-        good, subjects(2), settings, tmp_path / "out", options=AGAIN
-    )
+    again = depth.run(good, subjects(2), settings, tmp_path / "out", options=AGAIN)
     assert not again.failures and files(tmp_path / "out") == files(tmp_path / "whole")
 
 
@@ -239,8 +246,13 @@ def test_a_sweep_reads_suffixes_of_one_window(tmp_path):
             bits, abs=1e-5
         )
     rows = done.latents.columns
-    last = {(w, a): x for n, w, a, x in zip(*(rows[k] for k in (
-        "n_ctx", "window", "latent", "activation")), strict=True) if n >= 16}  # fmt: skip
+    last = {
+        (w, a): x
+        for n, w, a, x in zip(
+            *(rows[k] for k in ("n_ctx", "window", "latent", "activation")), strict=True
+        )
+        if n >= 16
+    }
     assert len(last) == sum(n == 40 for n in rows["n_ctx"])
     kept = done.result.details["active_at_every_length"]
     assert 0 < kept <= len(last)
@@ -250,9 +262,15 @@ def test_a_sweep_reads_suffixes_of_one_window(tmp_path):
 def test_a_prompt_is_cut_and_too_short_a_one_refused():
     lm, sweep = tiny(), ContextLength(least=4, most=10)
     text = "abcdefghijklmnop"
-    assert lm.tokenizer.decode(context_length.prompt_tokens(lm.tokenizer, text, sweep)[0].tolist()) == text[-10:]  # noqa: E501
+    assert (
+        lm.tokenizer.decode(context_length.prompt_tokens(lm.tokenizer, text, sweep)[0].tolist())
+        == text[-10:]
+    )  # noqa: E501
     head = ContextLength(least=4, most=10, trim="head")
-    assert lm.tokenizer.decode(context_length.prompt_tokens(lm.tokenizer, text, head)[0].tolist()) == text[:10]  # noqa: E501
+    assert (
+        lm.tokenizer.decode(context_length.prompt_tokens(lm.tokenizer, text, head)[0].tolist())
+        == text[:10]
+    )  # noqa: E501
     with pytest.raises(DataError, match="longer prompt"):
         context_length.prompt_tokens(lm.tokenizer, "abc", sweep)
 
@@ -266,10 +284,31 @@ def trained(tmp_path_factory):
     base = tmp_path_factory.mktemp("with space")
     save_tiny(base / "lm", n_layers=2)
     text = world.text_file(base)
-    words = ["train", "--model", base / "lm", "--site", "L0.resid_post", "--site",
-             "L1.resid_post", "--fold", "--corpus", text, "--d-sae", "64", "--k", "4", "--tokens",
-             "3000", "--set", "n_ctx=32", "--set", "batch_tokens=128", "--quiet", "--out",
-             base / "run"]  # fmt: skip
+    words = [
+        "train",
+        "--model",
+        base / "lm",
+        "--site",
+        "L0.resid_post",
+        "--site",
+        "L1.resid_post",
+        "--fold",
+        "--corpus",
+        text,
+        "--d-sae",
+        "64",
+        "--k",
+        "4",
+        "--tokens",
+        "3000",
+        "--set",
+        "n_ctx=32",
+        "--set",
+        "batch_tokens=128",
+        "--quiet",
+        "--out",
+        base / "run",
+    ]
     assert call(*words)[0] == 0
     return base
 
@@ -281,9 +320,23 @@ def call(*words):
 
 
 def ask(base, out, *more):
-    return ["locality", "depth", "--sae", base / "run", "--corpus", base / "text.jsonl",
-            "--windows", "24", "--n-ctx", "24", "--no-figures", "--quiet", "--out", out,
-            *more]  # fmt: skip
+    return [
+        "locality",
+        "depth",
+        "--sae",
+        base / "run",
+        "--corpus",
+        base / "text.jsonl",
+        "--windows",
+        "24",
+        "--n-ctx",
+        "24",
+        "--no-figures",
+        "--quiet",
+        "--out",
+        out,
+        *more,
+    ]
 
 
 def test_commands_from_files_to_results(trained, capsys):
@@ -293,9 +346,26 @@ def test_commands_from_files_to_results(trained, capsys):
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert code == 0 and record["failures"] == []
     assert record["scores"]["L1.resid_post/random_entropy_bits_pooled"] > 0
-    words = ["locality", "context", "--sae", trained / "run", "--site", "L1.resid_post", "--corpus",
-             trained / "text.jsonl", "--least", "8", "--most", "40", "--step", "16", "--no-figures",
-             "--quiet", "--out", trained / "context"]  # fmt: skip
+    words = [
+        "locality",
+        "context",
+        "--sae",
+        trained / "run",
+        "--site",
+        "L1.resid_post",
+        "--corpus",
+        trained / "text.jsonl",
+        "--least",
+        "8",
+        "--most",
+        "40",
+        "--step",
+        "16",
+        "--no-figures",
+        "--quiet",
+        "--out",
+        trained / "context",
+    ]
     assert call(*words)[0] == 0
     prompt = trained / "prompt.txt"
     prompt.write_text("the cat sat on the mat and the dog ran " * 4, encoding="utf-8")
@@ -304,21 +374,51 @@ def test_commands_from_files_to_results(trained, capsys):
     assert call(*words)[0] == 0
     assert Result.read(trained / "prompted" / "result.json").details["text"]["sha256"]
     # both layers in one run, on the same text, each in a folder of its own
-    words = ["locality", "context", trained / "run", "--prompt", prompt, "--n-ctx", "24",
-             "--step", "16", "--no-figures", "--quiet", "--json", "--out", trained / "both"]
+    words = [
+        "locality",
+        "context",
+        trained / "run",
+        "--prompt",
+        prompt,
+        "--n-ctx",
+        "24",
+        "--step",
+        "16",
+        "--no-figures",
+        "--quiet",
+        "--json",
+        "--out",
+        trained / "both",
+    ]
     capsys.readouterr()
     assert call(*words)[0] == 0
     record = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert len(record["results"]) == 2 and "L0.resid_post/8/entropy_bits_pooled" in record["scores"]
-    texts = [Result.read(trained / "both" / f"L{i}.resid_post" / "result.json").details["tokens"]
-             for i in (0, 1)]
+    texts = [
+        Result.read(trained / "both" / f"L{i}.resid_post" / "result.json").details["tokens"]
+        for i in (0, 1)
+    ]
     assert texts[0] == texts[1]
     assert call(*words)[0] == 2 and call(*words, "--resume")[0] == 0
-    assert call("locality", "release", trained / "both", "--out", trained / "data", "--preset",
-                "pythia-70m", "--timestamp", "t")[0] == 0
+    assert (
+        call(
+            "locality",
+            "release",
+            trained / "both",
+            "--out",
+            trained / "data",
+            "--preset",
+            "pythia-70m",
+            "--timestamp",
+            "t",
+        )[0]
+        == 0
+    )
     home = trained / "data" / "ctxlen_xmodel_fineweb" / "t"
     assert json.loads((home / "run_config.json").read_text())["runs"]["pythia-70m"]["layers"] == [
-        0, 1]
+        0,
+        1,
+    ]
     assert len(list((home / "pythia-70m").glob("*.json"))) == 2
     assert call("locality", "presets", "--json")[0] == 0
     assert call("locality", "depth")[0] == 2
@@ -334,8 +434,11 @@ def test_commands_from_files_to_results(trained, capsys):
         (["depth", "RUN", "--layers", "1,7"], 2, "reads layer 7; they read L0.resid_post"),
         (["depth", "RUN", "--sae-root", "RUN"], 2, "--sae-root goes with --preset"),
         (["depth", "RUN", "--documents", "-1"], 2, "`documents` must be at least 0"),
-        (["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"], 2,
-         "goes with folders of SAEs"),
+        (
+            ["depth", "--preset", "gpt2-small", "--site", "L1.resid_post"],
+            2,
+            "goes with folders of SAEs",
+        ),
         (["depth", "--sae", "RUN", "--site", "L7.resid_post"], 2, "they read L0.resid_post"),
         (["depth", "--sae", "RUN", "--threshold", "-1"], 2, "latents that are off"),
         (["depth", "--sae", "RUN", "--min-active", "-1"], 2, "at least 0; got -1"),
@@ -345,17 +448,62 @@ def test_commands_from_files_to_results(trained, capsys):
         (["check", "--sae", "RUN", "--n-ctx", "99999"], 2, "`n_ctx` must be at most"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--step", "0"], 2, "`step` must"),
         (["context", "--sae", "RUN", "--site", "L0.resid_post", "--most", "0"], 2, "`most` must"),
-        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P", "--most", "16",
-          "--windows", "2"], 2, "do not go with it"),
-        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "RUN/sae/weights"
-          ".safetensors", "--most", "16"], 1, "not text in UTF-8"),
-        (["context", "--sae", "RUN", "--site", "L0.resid_post", "--prompt", "P/no", "--most",
-          "16"], 1, "cannot be read as a prompt"),
+        (
+            [
+                "context",
+                "--sae",
+                "RUN",
+                "--site",
+                "L0.resid_post",
+                "--prompt",
+                "P",
+                "--most",
+                "16",
+                "--windows",
+                "2",
+            ],
+            2,
+            "do not go with it",
+        ),
+        (
+            [
+                "context",
+                "--sae",
+                "RUN",
+                "--site",
+                "L0.resid_post",
+                "--prompt",
+                "RUN/sae/weights.safetensors",
+                "--most",
+                "16",
+            ],
+            1,
+            "not text in UTF-8",
+        ),
+        (
+            [
+                "context",
+                "--sae",
+                "RUN",
+                "--site",
+                "L0.resid_post",
+                "--prompt",
+                "P/no",
+                "--most",
+                "16",
+            ],
+            1,
+            "cannot be read as a prompt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusals_are_plain(trained, capsys, words, code, said):
-    words = [w.replace("RUN", str(trained / "run")).replace("P", str(trained / "prompt.txt"))
-             if w.startswith(("RUN", "P")) else w for w in words]  # fmt: skip
+    words = [
+        w.replace("RUN", str(trained / "run")).replace("P", str(trained / "prompt.txt"))
+        if w.startswith(("RUN", "P"))
+        else w
+        for w in words
+    ]
     got, _ = call("locality", *words, "--out", trained / "never")
     err = capsys.readouterr().err
     assert (got, said in err) == (code, True), err

@@ -28,8 +28,12 @@ def test_how_many_latents_are_on_how_often():
     none = torch.zeros(4)
     fired = FiringSums(torch.tensor([0, 1, 10, 50]), none, none, none, None, none, 1000)
     assert fired.summary((0.001, 0.005, 0.01, 0.05)) == {
-        "dead": 1, "over_0.001": 2, "over_0.005": 2, "over_0.01": 1, "over_0.05": 0,
-    }  # fmt: skip
+        "dead": 1,
+        "over_0.001": 2,
+        "over_0.005": 2,
+        "over_0.01": 1,
+        "over_0.05": 0,
+    }
 
 
 def test_latents_are_drawn_from_a_range_of_densities():
@@ -64,8 +68,13 @@ def test_moments_of_a_card_have_the_divisor_n():
 
 
 def test_only_events_with_an_entropy_count():
-    rows = {4: [Row(4, i, H, 1.0, 8, status, "", "", None) for i, (H, status) in
-                enumerate([(1.0, "ok"), (9.0, "cut")])], 5: []}  # fmt: skip
+    rows = {
+        4: [
+            Row(4, i, H, 1.0, 8, status, "", "", None)
+            for i, (H, status) in enumerate([(1.0, "ok"), (9.0, "cut")])
+        ],
+        5: [],
+    }
     assert _entropies(rows) == {4: [1.0], 5: []}
 
 
@@ -75,8 +84,9 @@ def test_sparsities_of_a_calibration():
 
 
 def test_means_of_latents_over_the_windows_they_are_active_in():
-    found = latent_means(np.array([7, 2, 7, 7]), np.array([1.0, 5.0, 2.0, 6.0]),
-                         np.array([1.0, 4.0, -3.0, 0.5]))  # fmt: skip
+    found = latent_means(
+        np.array([7, 2, 7, 7]), np.array([1.0, 5.0, 2.0, 6.0]), np.array([1.0, 4.0, -3.0, 0.5])
+    )
     assert found.latent.tolist() == [2, 7] and found.windows.tolist() == [1, 3]
     assert found.entropy.tolist() == [5.0, 3.0] and found.activation.tolist() == [4.0, -1.5]
 

@@ -118,9 +118,7 @@ def test_from_files_to_windows(tmp_path):
         "".join(f'{{"text": "{PROSE} {i}"}}\n' for i in range(40)), encoding="utf-8"
     )
     corpus = Files(paths=(str(tmp_path),), test_share=0.5)
-    found = from_corpus(
-        corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6
-    )
+    found = from_corpus(corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6)
     assert len(found.tokens) == 6 and found.refused and found.source[0].endswith("a.jsonl")
     rule = registry.get("wikitext")()
     sample = sample_documents(corpus, "test", rule, chars=10**6, piece_chars=300)
@@ -252,9 +250,15 @@ def test_what_is_refused_late_is_replaced_and_counted():
     assert len(kept) == 5 and not kept & gone
     assert len(kept & {tuple(row) for row in plain.tokens.tolist()}) == 3
     assert all(tokens.shape[1] == 16 and (tokens[:, 0] == 256).all() for tokens in shown)
-    same = draw(text, TOKENIZER, rule, n_ctx=16, windows=5, bos=True,
-                late=lambda tokens: [None] * len(tokens))  # fmt: skip
+    same = draw(
+        text,
+        TOKENIZER,
+        rule,
+        n_ctx=16,
+        windows=5,
+        bos=True,
+        late=lambda tokens: [None] * len(tokens),
+    )
     assert same.tokens.equal(plain.tokens) and same.refused == plain.refused
     with pytest.raises(DataError, match="for dull"):
-        draw(text, TOKENIZER, rule, n_ctx=16, windows=5,
-             late=lambda tokens: ["dull"] * len(tokens))  # fmt: skip
+        draw(text, TOKENIZER, rule, n_ctx=16, windows=5, late=lambda tokens: ["dull"] * len(tokens))

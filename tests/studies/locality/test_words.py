@@ -46,16 +46,20 @@ CASES = [
     (["dataset", "--presets", "gpt2-small=.", "--data", "news", "--out", "o"], 2, "news=FILE"),
     (["dataset", "--presets", "gpt2-small=.", "--data", "gsm8k", "--out", "o"], 2, "gsm8k=FILE"),
     (["dataset", "--presets", "gpt2-small=.", "--parts", "all", "--out", "o"], 2, "`--parts` are"),
-    (["dataset", "--presets", "gpt2-small=.", "--parts", "geometry", "--out", "o"], 2,
-     "Geometry is of events"),
+    (
+        ["dataset", "--presets", "gpt2-small=.", "--parts", "geometry", "--out", "o"],
+        2,
+        "Geometry is of events",
+    ),
     (["dataset", "--presets", "gpt2-small=.", "--model", "x", "--out", "o"], 2, "PRESET=MODEL"),
     (["dataset", "--presets", "gpt2-small=.", "--model", "b=x", "--out", "o"], 2, "names b"),
     (["dataset", "--presets", "gpt2-small=.", "--windows", "0", "--out", "o"], 2, "`--windows`"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("words", "code", "said"), CASES, ids=lambda v: " ".join(v)[:40]
-                         if isinstance(v, list) else "")  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "code", "said"), CASES, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
+)
 def test_a_wrong_argument_is_told_plainly(words, code, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

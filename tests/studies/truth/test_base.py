@@ -20,11 +20,16 @@ from saekit.studies.truth.model.sequence import Copy, Sequences
 from tests.studies.truth.world import errors, fired, truth
 
 FULL = TruthConfig(
-    n_features=40, d_model=8, firing=firing.Zipf(highest=0.3, lowest=0.02), noise=0.1, bias=2.0,
+    n_features=40,
+    d_model=8,
+    firing=firing.Zipf(highest=0.3, lowest=0.02),
+    noise=0.1,
+    bias=2.0,
     magnitudes=sizes.LogNormal(mean=profiles.Linear(start=2, end=1), std=0.5),
-    correlation=correlation.LowRank(rank=3, scale=0.3), layers=layers.Spans(count=3, longest=2),
+    correlation=correlation.LowRank(rank=3, scale=0.3),
+    layers=layers.Spans(count=3, longest=2),
     hierarchy=hierarchy.Grown(roots=4, branching=2, depth=2, exclusive_share=0.5, scaled=True),
-)  # fmt: skip
+)
 IN_TURN = TruthConfig(
     n_features=12, d_model=4, sequence=Sequences(n_ctx=8, persistence=0.5, random_copies=3)
 )
@@ -78,11 +83,14 @@ def test_independent_rates_and_pairs_are_those_asked_for():
 @pytest.mark.parametrize(
     "law",
     [
-        sizes.Constant(mean=2.0), sizes.HalfNormal(std=1.5), sizes.FoldedNormal(mean=0.7, std=1.0),
-        sizes.ReluNormal(mean=0.8, std=1.0), sizes.LogNormal(mean=2.0, std=1.5),
+        sizes.Constant(mean=2.0),
+        sizes.HalfNormal(std=1.5),
+        sizes.FoldedNormal(mean=0.7, std=1.0),
+        sizes.ReluNormal(mean=0.8, std=1.0),
+        sizes.LogNormal(mean=2.0, std=1.5),
     ],
     ids=lambda law: law.name,
-)  # fmt: skip
+)
 def test_magnitudes_have_the_averages_they_state(law):
     made = truth([0.5], magnitudes=law)
     values = made.sample(400_000, generator(1)).acts.dense()[:, 0].double()
@@ -122,41 +130,61 @@ BAD = [
     (dict(firing={"name": "constant", "rate": 0}), "`rate`.*got 0"),
     (dict(dictionary={"name": "orthogonal"}, d_model=2), "at most `d_model`=2.*`n_features`=3"),
     (dict(dictionary={"name": "given", "rows": [[1, 0], [0, 1], [1]]}, d_model=2), r"`rows\[2\]`"),
-    (dict(dictionary={"name": "given", "rows": [[1, 0], [0, 1], [0, 0]]}, d_model=2),
-     r"`features\[2\]` must be finite and not zero"),
+    (
+        dict(dictionary={"name": "given", "rows": [[1, 0], [0, 1], [0, 0]]}, d_model=2),
+        r"`features\[2\]` must be finite and not zero",
+    ),
     (dict(dictionary={"name": "given"}), "no `rows`"),
     (dict(magnitudes={"name": "constant", "mean": -1.0}), "`mean`.*got -1"),
-    (dict(magnitudes={"name": "constant", "mean": {"name": "linear", "start": -1, "end": 1}}),
-     r"`mean\[0\]`.*got -1"),
+    (
+        dict(magnitudes={"name": "constant", "mean": {"name": "linear", "start": -1, "end": 1}}),
+        r"`mean\[0\]`.*got -1",
+    ),
     (dict(magnitudes={"name": "log_normal", "mean": 0.0}), "`mean` must be above 0"),
-    (dict(magnitudes={"name": "log_normal", "mean": {"name": "linear", "start": 0, "end": 1}}),
-     r"`mean\[0\]`"),
-    (dict(correlation={"name": "given", "matrix": [[1, 0], [0]]}),
-     r"`matrix` must be square.*\[1\]"),
-    (dict(correlation={"name": "given", "matrix": [[1, 0], [0, 0.5]]}),
-     r"`matrix\[1\]\[1\]` must be 1"),
+    (
+        dict(magnitudes={"name": "log_normal", "mean": {"name": "linear", "start": 0, "end": 1}}),
+        r"`mean\[0\]`",
+    ),
+    (
+        dict(correlation={"name": "given", "matrix": [[1, 0], [0]]}),
+        r"`matrix` must be square.*\[1\]",
+    ),
+    (
+        dict(correlation={"name": "given", "matrix": [[1, 0], [0, 0.5]]}),
+        r"`matrix\[1\]\[1\]` must be 1",
+    ),
     (dict(correlation={"name": "given", "matrix": [[1, 0.5], [0.4, 1]]}), "symmetric"),
     (dict(correlation={"name": "given", "matrix": [[1, 0], [0, 1]]}), "`matrix` needs one entry"),
-    (dict(correlation={"name": "pairs", "pairs": [{"a": 0, "b": 7, "correlation": 0.1}]}),
-     r"`pairs\[0\].b`.*got 7"),
-    (dict(correlation={"name": "pairs", "pairs": [{"a": 0, "b": 1, "correlation": 2.0}]}),
-     "got 2.0"),
+    (
+        dict(correlation={"name": "pairs", "pairs": [{"a": 0, "b": 7, "correlation": 0.1}]}),
+        r"`pairs\[0\].b`.*got 7",
+    ),
+    (
+        dict(correlation={"name": "pairs", "pairs": [{"a": 0, "b": 1, "correlation": 2.0}]}),
+        "got 2.0",
+    ),
     (dict(hierarchy={"name": "given", "edges": [[5, 0]]}), r"`edges\[0\]`: parent 5 is missing"),
     (dict(hierarchy={"name": "given", "edges": [[0, 5]]}), r"`edges\[0\]`: child 5 is missing"),
     (dict(hierarchy={"name": "given", "edges": [[0, 1], [1, 2], [2, 0]]}), "above itself: "),
-    (dict(hierarchy={"name": "given", "edges": [[0, 2], [1, 2]]}),
-     "feature 2 has two parents, 0 and 1"),
+    (
+        dict(hierarchy={"name": "given", "edges": [[0, 2], [1, 2]]}),
+        "feature 2 has two parents, 0 and 1",
+    ),
     (dict(hierarchy={"name": "grown", "roots": 9}), "`roots`.*got 9"),
     (dict(sequence={"n_ctx": 1}), "`n_ctx`"),
     (dict(sequence={"n_ctx": 8, "persistence": 1.0}), "`persistence`.*got 1.0"),
-    (dict(sequence={"n_ctx": 8, "copies": [{"feature": 0, "source": 1, "lag": 8}]}),
-     r"`copies\[0\].lag`"),
-    (dict(sequence={"n_ctx": 8, "copies": [{"feature": 0, "source": 9}]}),
-     r"`copies\[0\].source`.*got 9"),
+    (
+        dict(sequence={"n_ctx": 8, "copies": [{"feature": 0, "source": 1, "lag": 8}]}),
+        r"`copies\[0\].lag`",
+    ),
+    (
+        dict(sequence={"n_ctx": 8, "copies": [{"feature": 0, "source": 9}]}),
+        r"`copies\[0\].source`.*got 9",
+    ),
     (dict(sequence={"n_ctx": 8}, correlation={"name": "low_rank"}), "exclude each other"),
     (dict(layers={"name": "spans", "count": 2, "shortest": 3}), "`shortest`"),
     (dict(layers={"name": "given", "rows": [[1.0], [1.0, 2.0]]}), r"`rows\[1\]`"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("fields", "words"), BAD)
@@ -182,8 +210,10 @@ def test_copies_that_cannot_be_are_named():
     for copies, words in (
         ((Copy(feature=0, source=1, strength=0.9),), "copies alone would be 0.45"),
         ((Copy(feature=1, source=0), Copy(feature=1, source=2)), "repeats two features, 0 and 2"),
-        ((Copy(feature=1, source=2, strength=0.1), Copy(feature=2, source=1, strength=0.1)),
-         "repeats itself"),
-    ):  # fmt: skip
+        (
+            (Copy(feature=1, source=2, strength=0.1), Copy(feature=2, source=1, strength=0.1)),
+            "repeats itself",
+        ),
+    ):
         with pytest.raises(ConfigError, match=words):
             truth([0.3, 0.5, 0.5], sequence=sequences(*copies))

@@ -39,18 +39,24 @@ def world(tmp_path_factory):
 
 def test_from_a_truth_to_scores(world, capsys):
     code, line, err = call(
-        capsys, "eval", "--truth", world / "truth", "--sae", world / "run", *FEW, "--json",
-        "--csv", world / "s.csv",
-    )  # fmt: skip
+        capsys,
+        "eval",
+        "--truth",
+        world / "truth",
+        "--sae",
+        world / "run",
+        *FEW,
+        "--json",
+        "--csv",
+        world / "s.csv",
+    )
     found = json.loads(line)
     assert code == 0, err
     assert 0 < found["mcc"] <= 1 and found["l0"] == 2 and found["absorption"] is None
     result = Result.read(world / "run" / "eval" / "ground_truth.json")
     assert result.scores["mcc"].value == found["mcc"]
     assert len((world / "s.csv").read_text().splitlines()) == 1 + 24 * 24
-    code, line, _ = call(
-        capsys, "eval", "--truth", world / "truth", "--sae", world / "run", *FEW
-    )
+    code, line, _ = call(capsys, "eval", "--truth", world / "truth", "--sae", world / "run", *FEW)
     assert code == 0 and line.startswith("result")
 
 
@@ -98,12 +104,19 @@ def test_a_stopped_run_goes_on(world, capsys, tmp_path, monkeypatch):
     assert call(capsys, *words, "--out", tmp_path / "cut")[0] == 130
     monkeypatch.setattr(checkpoint, "write", write)
     code, line, err = call(
-        capsys, "train", "--truth", world / "truth", "--resume", tmp_path / "cut", "--quiet",
+        capsys,
+        "train",
+        "--truth",
+        world / "truth",
+        "--resume",
+        tmp_path / "cut",
+        "--quiet",
         "--json",
-    )  # fmt: skip
+    )
     assert code == 0 and json.loads(line)["run"] == str(tmp_path / "cut"), err
-    weights = [(d / "sae" / "weights.safetensors").read_bytes()
-               for d in (world / "run", tmp_path / "cut")]  # fmt: skip
+    weights = [
+        (d / "sae" / "weights.safetensors").read_bytes() for d in (world / "run", tmp_path / "cut")
+    ]
     assert weights[0] == weights[1]
     code, _, err = call(
         capsys, "train", "--truth", world / "truth", "--resume", tmp_path / "cut", "--quiet"
@@ -133,8 +146,7 @@ def test_calibrate(world, capsys, tmp_path):
 def test_a_config_file_or_that_of_a_truth_gives_the_same_truth(world, capsys, tmp_path):
     config = world / "truth" / "truth.json"
     assert call(capsys, "make", "--config", config, "--out", tmp_path / "same")[0] == 0
-    tensors = [(d / "truth.safetensors").read_bytes()
-               for d in (world / "truth", tmp_path / "same")]  # fmt: skip
+    tensors = [(d / "truth.safetensors").read_bytes() for d in (world / "truth", tmp_path / "same")]
     assert tensors[0] == tensors[1]
 
 

@@ -29,7 +29,7 @@ LAWS = {
     "low_rank": c.LowRank(rank=2, scale=0.5),
     "pairs": c.Pairs(pairs=(c.Pair(a=0, b=1, correlation=0.8),), others=0.1),
     "random_pairs": c.RandomPairs(highest=0.4),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

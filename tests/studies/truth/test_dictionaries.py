@@ -53,8 +53,9 @@ def test_orthogonal_directions_are():
     assert largest_cos(spread(6, 8)) < 1e-6
 
 
-REGISTRIES = [m.registry for m in (dictionaries, firing, profiles, magnitudes, correlation,
-                                   hierarchy, layers)]  # fmt: skip
+REGISTRIES = [
+    m.registry for m in (dictionaries, firing, profiles, magnitudes, correlation, hierarchy, layers)
+]
 
 
 @pytest.mark.parametrize(

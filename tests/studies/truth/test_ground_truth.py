@@ -271,8 +271,10 @@ def test_rank_correlation():
 
 def test_ranks_are_taken_within_a_truth():
     def rows(truth, shift):
-        return [calibration.SAEScores(truth, str(i), {"fvu": shift - i}, {"mcc": shift + i / 10})
-                for i in range(6)]  # fmt: skip
+        return [
+            calibration.SAEScores(truth, str(i), {"fvu": shift - i}, {"mcc": shift + i / 10})
+            for i in range(6)
+        ]
 
     scores = calibration.rank_scores(rows("a", 0.0) + rows("b", 100.0))
     score = scores["fvu"]["mcc"]

@@ -39,9 +39,13 @@ def test_grown_trees_go_by_breadth_and_leave_the_rest_alone():
 @pytest.mark.parametrize("magnitudes", [sizes.Constant(), RELU], ids=lambda m: m.name)
 def test_no_child_without_its_parent_and_no_two_exclusive_siblings(correlation, magnitudes):
     made = TruthConfig(
-        n_features=60, d_model=8, firing=Zipf(highest=0.6, lowest=0.2), magnitudes=magnitudes,
-        correlation=correlation, hierarchy=grown(exclusive_share=0.5),
-    ).build()  # fmt: skip
+        n_features=60,
+        d_model=8,
+        firing=Zipf(highest=0.6, lowest=0.2),
+        magnitudes=magnitudes,
+        correlation=correlation,
+        hierarchy=grown(exclusive_share=0.5),
+    ).build()
     on, forest = fired(made, N), made.forest
     child = (forest.parent[:60] >= 0).nonzero()[:, 0]
     assert not (on[:, child] & ~on[:, forest.parent[child]]).any()
@@ -74,8 +78,11 @@ def test_compensated_rates_hit_their_targets_at_every_depth(correlation, share, 
 
 def test_expected_rates_without_compensation_are_what_samples_tend_to():
     for correlation in (None, LowRank(rank=3, scale=0.3)):
-        made = truth([0.5] + [0.4] * 12, hierarchy=grown(roots=1, depth=2, exclusive_share=0.5),
-                     correlation=correlation)  # fmt: skip
+        made = truth(
+            [0.5] + [0.4] * 12,
+            hierarchy=grown(roots=1, depth=2, exclusive_share=0.5),
+            correlation=correlation,
+        )
         found = fired(made, N).double().mean(0)
         assert errors(found, made.rates, N).abs().max() < 5
         assert made.rates[1] < 0.3

@@ -18,19 +18,25 @@ N = 40_000
 
 def node(feature, children=(), *, exclusive=False, scaled=False):
     return {
-        "feature_index": feature, "mutually_exclusive_children": exclusive,
-        "scale_children_by_parent": scaled, "feature_id": None, "children": list(children),
-    }  # fmt: skip
+        "feature_index": feature,
+        "mutually_exclusive_children": exclusive,
+        "scale_children_by_parent": scaled,
+        "feature_id": None,
+        "children": list(children),
+    }
 
 
 def folder_of(folder, rates, roots=None, *, mean=1.0, std=0.0, **more):
     """Write a published truth of these rates."""
     n = len(rates)
     config = {
-        "num_features": n, "hidden_dim": 4, "seed": 1, "mean_firing_magnitudes": mean,
+        "num_features": n,
+        "hidden_dim": 4,
+        "seed": 1,
+        "mean_firing_magnitudes": mean,
         "std_firing_magnitudes": std,
         "firing_probability": {"generator_name": "constant", "probability": rates[0]},
-    }  # fmt: skip
+    }
     write_json(folder / published.CONFIG, config | more)
     features = torch.nn.functional.normalize(torch.randn(n, 4, generator=generator(0)), dim=-1)
     tensors = {"feature_vectors": features, "bias": torch.zeros(4)}
@@ -112,9 +118,10 @@ def test_children_are_scaled_by_parent_over_the_mean_before_rectifying(tmp_path,
     assert float(draw.mean()) == pytest.approx(float(when_on), rel=0.02)
     # Written and read again, it is the same law.
     ours = truth(
-        [0.6, 0.6], hierarchy=GivenHierarchy(edges=((0, 1),), scaled=(0,)),
+        [0.6, 0.6],
+        hierarchy=GivenHierarchy(edges=((0, 1),), scaled=(0,)),
         magnitudes=ReluNormal(mean=mean, std=std),
-    )  # fmt: skip
+    )
     assert torch.equal(ours.tensors["average"], made.tensors["average"])
 
 
@@ -141,14 +148,16 @@ def test_a_scale_of_0_is_no_correlation(tmp_path):
     on = (sampled(made) > 0).double()
     assert errors(on.mean(0), [0.5, 0.3, 0.2], N).abs().max() < 4
     assert torch.corrcoef(on.T).fill_diagonal_(0).abs().max() < 0.03
-    folder = folder_of(tmp_path, [0.5, 0.5], correlation={
-        "rank": 2, "correlation_scale": 0.0, "seed": None,
-    })  # fmt: skip
+    folder = folder_of(
+        tmp_path, [0.5, 0.5], correlation={"rank": 2, "correlation_scale": 0.0, "seed": None}
+    )
     tensors = {
-        "feature_vectors": torch.eye(2, 4), "bias": torch.zeros(4),
+        "feature_vectors": torch.eye(2, 4),
+        "bias": torch.zeros(4),
         "firing_probabilities": torch.tensor([0.5, 0.5]),
-        "correlation_factor": torch.zeros(2, 2), "correlation_diag": torch.ones(2),
-    }  # fmt: skip
+        "correlation_factor": torch.zeros(2, 2),
+        "correlation_diag": torch.ones(2),
+    }
     write_tensors(folder / published.TENSORS, tensors)
     assert published.load(folder).cfg.correlation.scale == 0
     with pytest.raises((ConfigError, FormatError)):

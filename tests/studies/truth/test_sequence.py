@@ -41,10 +41,13 @@ def test_features_and_sequences_are_independent_of_each_other(on):
 
 def test_copies_have_the_influence_asked_for_and_keep_rates():
     law = Sequences(
-        n_ctx=N_CTX, persistence=0.4,
-        copies=(Copy(feature=0, source=1, lag=3, strength=0.8),
-                Copy(feature=2, source=0, lag=1, strength=0.5)),
-    )  # fmt: skip
+        n_ctx=N_CTX,
+        persistence=0.4,
+        copies=(
+            Copy(feature=0, source=1, lag=3, strength=0.8),
+            Copy(feature=2, source=0, lag=1, strength=0.5),
+        ),
+    )
     rates = torch.tensor([0.3, 0.2, 0.4]).double()
     on = fired(truth(rates.tolist(), sequence=law), N_SEQ * N_CTX).view(N_SEQ, N_CTX, 3).double()
     assert errors(on.mean(0), rates.expand(N_CTX, 3), N_SEQ).abs().max() < 4

@@ -14,11 +14,16 @@ from tests.studies.truth.test_base import FULL, IN_TURN
 
 TREE = Grown(roots=3, branching=2, depth=2, exclusive_share=1.0, scaled=True)
 BENCH = TruthConfig(
-    n_features=40, d_model=8, bias=0.5, correlation=LowRank(rank=3), hierarchy=TREE, seed=7,
+    n_features=40,
+    d_model=8,
+    bias=0.5,
+    correlation=LowRank(rank=3),
+    hierarchy=TREE,
+    seed=7,
     magnitudes=sizes.ReluNormal(
         mean=profiles.Linear(start=5, end=4), std=profiles.FoldedNormal(mean=0.5, std=0.5)
     ),
-)  # fmt: skip
+)
 
 
 def batches(truth, n=4, **fields):
@@ -86,9 +91,12 @@ def test_a_truth_in_the_published_layout_repeats_the_same_stream(tmp_path):
     truth = BENCH.build()
     published.save(truth, tmp_path)
     assert set(read_tensors(tmp_path / "synthetic_model.safetensors")) == {
-        "feature_vectors", "bias", "firing_probabilities", "correlation_factor",
+        "feature_vectors",
+        "bias",
+        "firing_probabilities",
+        "correlation_factor",
         "correlation_diag",
-    }  # fmt: skip
+    }
     again = Truth.load(tmp_path)
     torch.testing.assert_close(again.rates, truth.rates, rtol=1e-5, atol=0)
     # chances are float32 there: a token in many millions may differ

@@ -24,10 +24,14 @@ D = 16
 
 def make(**more):
     raw = {
-        "n_features": D, "d_model": D, "dictionary": {"name": "orthogonal"},
+        "n_features": D,
+        "d_model": D,
+        "dictionary": {"name": "orthogonal"},
         "firing": {"name": "constant", "rate": 0.1},
-        "magnitudes": {"name": "folded_normal", "std": 0.2}, "bias": 2.0, "seed": 3,
-    }  # fmt: skip
+        "magnitudes": {"name": "folded_normal", "std": 0.2},
+        "bias": 2.0,
+        "seed": 3,
+    }
     return TruthConfig.from_dict(raw | more).build()
 
 
@@ -81,8 +85,14 @@ def test_resuming_gives_the_same_bits(tmp_path, monkeypatch, name):
     monkeypatch.setattr(checkpoint, "write", write)
     fit_truth(cfg, truth, out=tmp_path / "cut", resume=True, shown=False)
     assert weights(tmp_path / "whole") == weights(tmp_path / "cut")
-    steps = [[(r["step"], r["loss"]) for r in read_json_lines(tmp_path / run / "log.jsonl")
-              if r["kind"] == "step"] for run in ("whole", "cut")]  # fmt: skip
+    steps = [
+        [
+            (r["step"], r["loss"])
+            for r in read_json_lines(tmp_path / run / "log.jsonl")
+            if r["kind"] == "step"
+        ]
+        for run in ("whole", "cut")
+    ]
     assert [s for s, _ in steps[0]] == [10, 20, 30, 40, 50, 60] and steps[0] == steps[1]
     assert json.loads((tmp_path / "cut" / "manifest.json").read_text())["status"] == "done"
 

@@ -29,9 +29,13 @@ def spawn(n: int, case: str, found: Path, **settings: Any) -> tuple[list[int], l
     running = []
     for rank in range(n):
         env = environment(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n),
-            MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-        )  # fmt: skip
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(n),
+            LOCAL_WORLD_SIZE=str(n),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
         words = [sys.executable, "-m", "tests.training.parallel.worker", case, str(found)]
         words += [json.dumps(settings)] if settings else []
         running.append(

@@ -180,9 +180,7 @@ def torchrun(*words, restarts=2):
 @contextlib.contextmanager
 def started(words):
     """A context with an agent, after which neither it nor a worker of it is left."""
-    running = subprocess.Popen(
-        words, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    running = subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
     try:
         yield running
     finally:

@@ -176,7 +176,8 @@ def traffic(world):
                 training.step(x, y)
             assert training.dead.any()
             found[f"{mesh.data.size}x{shards_of} {name}"] = {
-                "calls": dict(seen.calls), "largest": dict(seen.largest)
+                "calls": dict(seen.calls),
+                "largest": dict(seen.largest),
             }
     return found
 
@@ -242,8 +243,13 @@ def large(world):
 
 def checks(world):
     """Everything that two processes can show quickly."""
-    return {"equal": equal(world), "ties": ties(world), "traffic": traffic(world),
-            "nan": nan(world), "large": large(world)}  # fmt: skip
+    return {
+        "equal": equal(world),
+        "ties": ties(world),
+        "traffic": traffic(world),
+        "nan": nan(world),
+        "large": large(world),
+    }
 
 
 class Stopped(Exception):

@@ -149,8 +149,9 @@ def repair(model: LanguageModel, folder: Path, *, shown: bool = True) -> list[st
         harvest = caching.harvest(model)
         _check_text(harvest, store)
         writer = StoreWriter(store, store.channels)
-        progress = Progress("repair", sum(store.records[i].n_rows for i in damaged), "rows",
-                            shown=shown)  # fmt: skip
+        progress = Progress(
+            "repair", sum(store.records[i].n_rows for i in damaged), "rows", shown=shown
+        )
         for index in damaged:
             record = store.records[index]
             # In the forward passes of the first time.
@@ -174,9 +175,12 @@ def expected(store: Store, tokens: int) -> str:
 
 
 def _fill(
-    writer: StoreWriter, harvest: Harvest, tokens: int, stopped: Callable[[], str | None],
+    writer: StoreWriter,
+    harvest: Harvest,
+    tokens: int,
+    stopped: Callable[[], str | None],
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     store = writer.store
     kept = store.n_kept
     for rows in harvest.stream.rows(store.batch_rows, first_row=store.n_rows):
@@ -245,19 +249,21 @@ def _opened(caching: Caching, harvest: Harvest, folder: Path) -> Store:
     if not (folder / MANIFEST).exists():
         sample, kept_a_row = _calibration(harvest)
         channels = {site: Channels.of(acts) for site, acts in sample.items()}
-        lost = {
-            str(s): added_fvu(a, caching.precision, channels[s]) for s, a in sample.items()
-        }
-        begin(folder, channels if caching.precision == "int8w" else {}, {
-            "config": caching.to_dict(),
-            **described(harvest.model, harvest.pair.sites),
-            "text": {k: v for k, v in harvest.stream.provenance().items() if k != "seen"},
-            "rules": {site: rule.to_dict() for site, rule in harvest.rules.items()},
-            "added_fvu": lost,
-            "kept_a_row": kept_a_row,
-            "batch_rows": harvest.batch_rows,
-            "imported": None,
-        })  # fmt: skip
+        lost = {str(s): added_fvu(a, caching.precision, channels[s]) for s, a in sample.items()}
+        begin(
+            folder,
+            channels if caching.precision == "int8w" else {},
+            {
+                "config": caching.to_dict(),
+                **described(harvest.model, harvest.pair.sites),
+                "text": {k: v for k, v in harvest.stream.provenance().items() if k != "seen"},
+                "rules": {site: rule.to_dict() for site, rule in harvest.rules.items()},
+                "added_fvu": lost,
+                "kept_a_row": kept_a_row,
+                "batch_rows": harvest.batch_rows,
+                "imported": None,
+            },
+        )
     store = Store.open(folder)
     _check_text(harvest, store)
     return store

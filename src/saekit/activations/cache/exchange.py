@@ -31,9 +31,14 @@ SAME_FVU = 0.01
 
 
 def export_arrow(
-    store: Store, folder: Path, site: Site, *, column: str | None = None, dtype: str = "float32",
+    store: Store,
+    folder: Path,
+    site: Site,
+    *,
+    column: str | None = None,
+    dtype: str = "float32",
     shown: bool = True,
-) -> int:  # fmt: skip
+) -> int:
     """Write a site of a store as SAELens caches activations, and return the rows.
 
     Args:
@@ -78,9 +83,15 @@ def export_arrow(
 
 
 def import_arrow(
-    source: Path, folder: Path, caching: Caching, model: LanguageModel, *,
-    column: str | None = None, compare: bool = True, shown: bool = True,
-) -> Store:  # fmt: skip
+    source: Path,
+    folder: Path,
+    caching: Caching,
+    model: LanguageModel,
+    *,
+    column: str | None = None,
+    compare: bool = True,
+    shown: bool = True,
+) -> Store:
     """Make a store of activations that SAELens cached.
 
     Documents are not known (their ids are -1), and the text is what `caching` says it is:
@@ -122,20 +133,26 @@ def import_arrow(
         off = _compared(found, rule, model, site) if compare and table.has_tokens else None
         sample = found.acts[rule.keep(_tokens(found), found.acts)]
         channels = Channels.of(sample)
-        begin(part, {site: channels} if caching.precision == "int8w" else {}, {
-            "config": caching.to_dict(),
-            **described(model, [site]),
-            "text": {"corpus": caching.corpus.to_dict(), "split": caching.split},
-            "rules": {str(site): rule.to_dict()},
-            "added_fvu": {str(site): added_fvu(sample, caching.precision, channels)},
-            "kept_a_row": len(sample) / len(found.acts),
-            "batch_rows": HARVEST_ROWS,
-            "token_ids": table.has_tokens,
-            "imported": {
-                "from": source.name, "column": table.column, "layout": "sae-lens",
-                "off_by_fvu": off,
+        begin(
+            part,
+            {site: channels} if caching.precision == "int8w" else {},
+            {
+                "config": caching.to_dict(),
+                **described(model, [site]),
+                "text": {"corpus": caching.corpus.to_dict(), "split": caching.split},
+                "rules": {str(site): rule.to_dict()},
+                "added_fvu": {str(site): added_fvu(sample, caching.precision, channels)},
+                "kept_a_row": len(sample) / len(found.acts),
+                "batch_rows": HARVEST_ROWS,
+                "token_ids": table.has_tokens,
+                "imported": {
+                    "from": source.name,
+                    "column": table.column,
+                    "layout": "sae-lens",
+                    "off_by_fvu": off,
+                },
             },
-        })  # fmt: skip
+        )
         _copy(table, StoreWriter(Store.open(part), {site: channels}), site, rule, shown)
     return Store.open(folder)
 
@@ -184,10 +201,14 @@ def _compared(found: Part, rule: FittedRule, model: LanguageModel, site: Site) -
         return here
     others = [s for s in model.sites() if s != site and model.width(s) == acts.shape[-1]]
     near = next((s for s in others if off(s) <= SAME_FVU), None)
-    what = f"they are of {near}" if near else (
-        "they are of none of its sites either: of another model, of one changed before it was "
-        "cached, or of rows cut from longer ones (compare=False, --no-compare, takes these)"
-    )  # fmt: skip
+    what = (
+        f"they are of {near}"
+        if near
+        else (
+            "they are of none of its sites either: of another model, of one changed before it was "
+            "cached, or of rows cut from longer ones (compare=False, --no-compare, takes these)"
+        )
+    )
     raise ConfigError(
         f"The activations are not those of {model.name} at {site}: over the first rows they "
         f"differ by {here:.3g} of the variance, and {what}."
@@ -199,8 +220,10 @@ def _copy(table: Table, writer: StoreWriter, site: Site, rule: FittedRule, shown
     row, store = 0, writer.store
     for part in _in_passes(read_arrow(table), store.batch_rows):
         tokens = _tokens(part)
-        need_space(store.folder, writer.shard_rows * bytes_of_row(
-            store.sites, store.n_ctx, store.precision))  # fmt: skip
+        need_space(
+            store.folder,
+            writer.shard_rows * bytes_of_row(store.sites, store.n_ctx, store.precision),
+        )
         kept = int(rule.keep(tokens, part.acts).sum())
         writer.add(Rows(tokens, torch.full_like(tokens, -1), row), {site: part.acts}, kept)
         row += len(tokens)

@@ -11,9 +11,12 @@ from saekit.core.errors import ConfigError, DataError, nearest
 Precision = Literal["float32", "bfloat16", "float16", "float8", "int8w"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 STORED = {
-    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
-    "float8": torch.float8_e4m3fn, "int8w": torch.int8,
-}  # fmt: skip
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8": torch.float8_e4m3fn,
+    "int8w": torch.int8,
+}
 # What reading gives. A float8 times a power of two is a bfloat16, exactly.
 GIVEN = STORED | {"float8": torch.bfloat16, "int8w": torch.float32}
 _FLOAT16_MAX, _FLOAT8_MAX, _INT8_MAX = 65504.0, 448.0, 127.0

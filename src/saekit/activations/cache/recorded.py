@@ -192,9 +192,12 @@ class RecordedRows:
         """Return what identifies the rows, and how they were stored."""
         store = self.store
         return store.manifest["text"] | {
-            "cache": {"identity": store.identity, "precision": store.precision,
-                      "added_fvu": store.manifest["added_fvu"]}
-        }  # fmt: skip
+            "cache": {
+                "identity": store.identity,
+                "precision": store.precision,
+                "added_fvu": store.manifest["added_fvu"],
+            }
+        }
 
 
 @final

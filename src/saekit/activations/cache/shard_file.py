@@ -14,9 +14,14 @@ from saekit.core.files import replace_with
 
 _HEADER = "header"  # the name its checksum goes by; no tensor has it
 _DTYPES = {
-    "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn, "I32": torch.int32, "I64": torch.int64,
-}  # fmt: skip
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
 
 
 class ShardRecord(NamedTuple):
@@ -72,9 +77,7 @@ class MappedShard:
         got = ordinary(path) if path.exists() else -1
         if got != record.n_bytes:
             came = "is missing" if got < 0 else f"has {got:,} bytes"
-            raise FormatError(
-                f"{path} {came}; {record.n_bytes:,} bytes were written. {remedy}"
-            )
+            raise FormatError(f"{path} {came}; {record.n_bytes:,} bytes were written. {remedy}")
         with reading(path, "activations"):
             self._map(path, got)
 
@@ -114,8 +117,7 @@ class MappedShard:
         if hashlib.sha256(raw.numpy().data).hexdigest() != self.record.sha256.get(name):
             rows = f"rows {self.record.first_row:,} to {self.record.end_row - 1:,}"
             raise FormatError(
-                f"{self.path} ({rows}) is damaged: `{name}` is not what was written. "
-                f"{self.remedy}"
+                f"{self.path} ({rows}) is damaged: `{name}` is not what was written. {self.remedy}"
             )
 
 

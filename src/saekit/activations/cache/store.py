@@ -72,9 +72,11 @@ def _check_records(records: list[ShardRecord], path: Path) -> None:
     row = 0
     for record in records:
         numbers = (record.first_row, record.n_rows, record.n_kept, record.n_bytes)
-        if not all(type(n) is int and n >= 0 for n in numbers) or record.first_row != row or (
-            not record.n_rows or not isinstance(record.sha256, dict)
-        ):  # fmt: skip
+        if (
+            not all(type(n) is int and n >= 0 for n in numbers)
+            or record.first_row != row
+            or (not record.n_rows or not isinstance(record.sha256, dict))
+        ):
             raise FormatError(
                 f"{path} is damaged: {record.file} does not go on from row {row:,}. Write the "
                 f"cache again."
@@ -88,7 +90,8 @@ def described(model: LanguageModel, sites: Iterable[Site]) -> dict[str, Any]:
     ids = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_id", "pad_id")}
     return {
         "model": model.provenance(),
-        "tokenizer": ids | {
+        "tokenizer": ids
+        | {
             "special_ids": sorted(tokenizer.special_ids),
             "vocab_size": tokenizer.vocab_size,
             "digest": tokenizer.digest,
@@ -97,7 +100,7 @@ def described(model: LanguageModel, sites: Iterable[Site]) -> dict[str, Any]:
         "d_model": model.d_model,
         "n_ctx_max": model.n_ctx_max,
         "sites": {str(site): model.width(site) for site in sites},
-    }  # fmt: skip
+    }
 
 
 def begin(folder: Path, channels: Mapping[Site, Channels], manifest: dict[str, Any]) -> None:
@@ -141,9 +144,10 @@ class Store:
         self.precision: str = manifest["config"]["precision"]
         self.batch_rows: int = manifest["batch_rows"]
         self.remedy = (
-            "Import it again." if manifest["imported"] else
-            f"Write it again, and nothing else, with: saekit cache write --repair {folder}"
-        )  # fmt: skip
+            "Import it again."
+            if manifest["imported"]
+            else f"Write it again, and nothing else, with: saekit cache write --repair {folder}"
+        )
         self._mapped: dict[int, MappedShard] = {}
         self.channels = self._read_channels()
 
@@ -232,9 +236,7 @@ class Store:
         ]
         return Rows(torch.cat(columns[0]), torch.cat(columns[1]), first_row)
 
-    def acts(
-        self, site: Site, first_row: int, n_rows: int
-    ) -> Float[Tensor, "rows n_ctx width"]:
+    def acts(self, site: Site, first_row: int, n_rows: int) -> Float[Tensor, "rows n_ctx width"]:
         """Return the activations of some rows at a site."""
         spans = self._spans(first_row, n_rows)
         with reading(self.folder, "a cache of activations"):
@@ -245,9 +247,7 @@ class Store:
         """Return the norms of what reading a shard gives at a site."""
         return self.shard(index).part(f"{site}.norms")
 
-    def take(
-        self, index: int, site: Site, places: Int[Tensor, "n"]
-    ) -> Float[Tensor, "n width"]:
+    def take(self, index: int, site: Site, places: Int[Tensor, "n"]) -> Float[Tensor, "n width"]:
         """Return the activations of some tokens of a shard, as ``row * n_ctx + position``."""
         shard = self.shard(index)
         values = shard.part(f"{site}.values").flatten(0, 1)

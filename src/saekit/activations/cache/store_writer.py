@@ -115,9 +115,7 @@ class StoreWriter:
     def _write(self, file: str, first_row: int, n_kept: int) -> ShardRecord:
         tensors = {name: torch.cat(parts) for name, parts in self._parts.items()}
         n_bytes, sums = write_shard(self.store.folder / file, tensors)
-        record = ShardRecord(
-            file, first_row, self._held_rows, n_kept, n_bytes, sums, self._largest
-        )
+        record = ShardRecord(file, first_row, self._held_rows, n_kept, n_bytes, sums, self._largest)
         _append(self.store.folder / SHARDS, record._asdict())
         self._parts, self._largest = {}, {}
         self._held_rows = self._held_kept = 0

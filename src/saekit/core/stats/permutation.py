@@ -39,9 +39,12 @@ def defined(value: Any) -> Any:
 
 
 def permutation_test(
-    value: float, statistic: Callable[[Tensor], float], n: int, permutations: int,
+    value: float,
+    statistic: Callable[[Tensor], float],
+    n: int,
+    permutations: int,
     generator: torch.Generator,
-) -> Null:  # fmt: skip
+) -> Null:
     """Compare a statistic with those of permuted units.
 
     An order in which the statistic is undefined says nothing and is left out; `n` of the result
@@ -70,10 +73,15 @@ def permutation_test(
     mean, std = float(null.mean()), float(null.std(correction=0))
     at = torch.quantile(null, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
     return Null(
-        value, (1 + far) / (1 + len(drawn)), mean, std,
+        value,
+        (1 + far) / (1 + len(drawn)),
+        mean,
+        std,
         (value - mean) / std if std > 0 else math.nan,
-        {f"{q:g}": v for q, v in zip(QUANTILES, at, strict=True)}, len(drawn), tuple(drawn),
-    )  # fmt: skip
+        {f"{q:g}": v for q, v in zip(QUANTILES, at, strict=True)},
+        len(drawn),
+        tuple(drawn),
+    )
 
 
 def said(null: Null) -> str:

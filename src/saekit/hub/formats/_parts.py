@@ -19,9 +19,11 @@ NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
 def affine(
-    weights: dict[str, Tensor], where: Path, more: tuple[str, ...] = NAMES[4:],
+    weights: dict[str, Tensor],
+    where: Path,
+    more: tuple[str, ...] = NAMES[4:],
     vectors: tuple[str, ...] = NAMES[4:],
-) -> Affine:  # fmt: skip
+) -> Affine:
     """Return the maps of tensors that have saekit's names and orientation, shapes checked.
 
     Args:
@@ -53,9 +55,7 @@ def jumping(folded: Affine, threshold: Tensor) -> tuple[SAEConfig, dict[str, Ten
     A threshold below 0 is one of 0: the rectifier comes after the jump.
     """
     (d_in, d_sae), d_out = folded.W_enc.shape, folded.W_dec.shape[1]
-    cfg = JumpReLU(
-        d_in=d_in, d_out=d_out, d_sae=d_sae, decoder="free", target_l0=min(32.0, d_sae)
-    )
+    cfg = JumpReLU(d_in=d_in, d_out=d_out, d_sae=d_sae, decoder="free", target_l0=min(32.0, d_sae))
     return cfg, folded.state() | {"threshold": threshold.float().clamp_min(0)}
 
 
@@ -72,9 +72,11 @@ def skipping(
 
 
 def standardised(
-    cfg: SAEConfig, state: dict[str, Tensor], by: Literal["std", "rms"] = "std",
+    cfg: SAEConfig,
+    state: dict[str, Tensor],
+    by: Literal["std", "rms"] = "std",
     bias: Literal["two", "shared"] = "two",
-) -> tuple[SAEConfig, dict[str, Tensor]]:  # fmt: skip
+) -> tuple[SAEConfig, dict[str, Tensor]]:
     """Return an SAE that divides each token by its own size, and multiplies it by it after.
 
     Codes are those of the SAE inside times the token's size.

@@ -8,9 +8,7 @@ from saekit.hub.formats import _names
 from saekit.hub.formats.base import FormatHints, Names, make_card
 from saekit.models.sites import UNKNOWN, Site
 
-TRANSCODERS = {
-    "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"
-}  # fmt: skip
+TRANSCODERS = {"transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"}
 BATCH = {"batchtopk", "matryoshka_batchtopk"}
 
 
@@ -51,17 +49,24 @@ def read(raw: dict[str, Any], hints: FormatHints) -> Card:
         "n_ctx": metadata.get("context_size"),
         "bos": metadata.get("prepend_bos"),
         "corpus": metadata.get("dataset_path"),
-        "metadata": metadata, "reshape_activations": raw.get("reshape_activations", "none"),
+        "metadata": metadata,
+        "reshape_activations": raw.get("reshape_activations", "none"),
         "architecture": raw["architecture"],
         "normalize_activations": raw["normalize_activations"],
         "subtracts_b_dec": bool(raw.get("apply_b_dec_to_input", True)) and not transcodes,
-    }  # fmt: skip
+    }
     near = [_near(h, site) for h, site in zip(hooks, sites, strict=True)]
     names = Names(" and ".join(str(h) for h in hooks if h), *near) if any(hooks) else None
     return make_card(
-        "sae_lens", hints, model=model, pair=pair, says=says, transcodes=transcodes,
-        notes=tuple(notes), names=names,
-    )  # fmt: skip
+        "sae_lens",
+        hints,
+        model=model,
+        pair=pair,
+        says=says,
+        transcodes=transcodes,
+        notes=tuple(notes),
+        names=names,
+    )
 
 
 def site_of(metadata: dict[str, Any], end: str) -> Site | None:

@@ -37,11 +37,13 @@ def read(
         k = min(k, d_sae)
     try:
         cfg = MatchingPursuit(
-            d_in=d_in, d_out=d_in, d_sae=d_sae,
+            d_in=d_in,
+            d_out=d_in,
+            d_sae=d_sae,
             k=k,
             tolerance=float(raw.get("residual_threshold", 1e-2)),
             stop_at_repeat=stops,
-        )  # fmt: skip
+        )
     except ConfigError as error:
         raise FormatError(f"{where.parent} cannot be: {error}") from error
     state = {"W_dec": rows, "b_in": bias, "b_dec": bias.clone()}
@@ -69,8 +71,9 @@ def write(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "differ. Use --format saekit."
         )
     settings = {
-        "apply_b_dec_to_input": True, "max_iterations": cfg.k,
+        "apply_b_dec_to_input": True,
+        "max_iterations": cfg.k,
         "residual_threshold": float(state["tolerance"]),
         "stop_on_duplicate_support": cfg.stop_at_repeat,
-    }  # fmt: skip
+    }
     return settings, {n: state[n].float().contiguous() for n in ("W_dec", "b_dec")}

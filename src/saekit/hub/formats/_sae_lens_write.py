@@ -30,10 +30,16 @@ from saekit.saes.topk import TopK
 # The layout's own version: from 6 on settings are nested as here.
 VERSION = "6.0.0"
 KINDS: dict[type[SAEConfig], str] = {
-    ReLU: "standard", PAnneal: "standard", Gated: "gated", JumpReLU: "jumprelu",
-    BatchTopK: "jumprelu", Matryoshka: "jumprelu", TopK: "topk", MultiTopK: "topk",
+    ReLU: "standard",
+    PAnneal: "standard",
+    Gated: "gated",
+    JumpReLU: "jumprelu",
+    BatchTopK: "jumprelu",
+    Matryoshka: "jumprelu",
+    TopK: "topk",
+    MultiTopK: "topk",
     AbsTopK: "abstopk",
-}  # fmt: skip
+}
 NORMS = {"std": "layer_norm", "rms": "constant_norm_rescale"}
 
 
@@ -101,8 +107,11 @@ def _config(cfg: SAEConfig, card: Card, kind: str) -> dict[str, Any]:
 def _weights(kind: str, sae: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = {n: state[n] for n in ("W_enc", "W_dec", "b_dec")}
     if kind == "gated":
-        return weights | {"b_gate": state["b_enc"], "b_mag": state["b_mag"],
-                          "r_mag": state["r_mag"]}  # fmt: skip
+        return weights | {
+            "b_gate": state["b_enc"],
+            "b_mag": state["b_mag"],
+            "r_mag": state["r_mag"],
+        }
     weights["b_enc"] = state["b_enc"]
     if kind == "jumprelu":
         cut = sae.threshold.detach()
@@ -164,6 +173,8 @@ def _metadata(card: Card) -> dict[str, Any]:
 
 def _hook(site: Site) -> str:
     """Return the name of a site: TransformerLens', or SAELens' own of what an MLP reads."""
-    return f"blocks.{site.layer}.mlp.hook_in" if site.point == "mlp_in" else (
-        transformer_lens_name(site)
-    )  # fmt: skip
+    return (
+        f"blocks.{site.layer}.mlp.hook_in"
+        if site.point == "mlp_in"
+        else (transformer_lens_name(site))
+    )

@@ -21,9 +21,10 @@ OWNERS = {"Llama": "meta-llama", "DeepSeek": "deepseek-ai", "Qwen": "Qwen"}
 def found(folder: Path, names: tuple[str, str, str, str]) -> dict[str, Path]:
     """Return the files that have these four tensors, by site where their names say the layer."""
     own = [
-        p for p in torch_files(folder)
+        p
+        for p in torch_files(folder)
         if names_all(p, *names) and not re.fullmatch(r"ae(_\d+)?\.pt", p.name)
-    ]  # fmt: skip
+    ]
     return {(p.name if (site := _site(p)) is None else str(site)): p for p in own}
 
 
@@ -63,17 +64,23 @@ def read(
         owner = next((o for start, o in OWNERS.items() if named[1].startswith(start)), None)
         model = f"{owner}/{named[1]}" if owner else None
     card = make_card(
-        format_name, hints, model=model, pair=None if site is None else Pair(read=(str(site),)),
+        format_name,
+        hints,
+        model=model,
+        pair=None if site is None else Pair(read=(str(site),)),
         says={"subtracts_b_dec": False},
-    )  # fmt: skip
+    )
     return Read(ReLU(d_in=d_in, d_out=d_in, d_sae=d_sae), folded.state(), card)
 
 
 def example(folder: Path, file: str, names: tuple[str, str, str, str]) -> Path:
     """Lay a small SAE with tensors of these names in a file."""
     shapes: dict[str, tuple[int, ...]] = {
-        names[0]: (D_SAE, D_IN), names[1]: (D_SAE,), names[2]: (D_IN, D_SAE), names[3]: (D_IN,)
-    }  # fmt: skip
+        names[0]: (D_SAE, D_IN),
+        names[1]: (D_SAE,),
+        names[2]: (D_IN, D_SAE),
+        names[3]: (D_IN,),
+    }
     write_state(folder / file, random_tensors(**shapes))
     return folder
 

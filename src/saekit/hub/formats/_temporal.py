@@ -61,9 +61,15 @@ def read(
     only(weights, set(shapes), where)
     try:
         cfg = Temporal(
-            d_in=d_in, d_out=d_in, d_sae=2 * d_dict, n_heads=heads, d_key=keys // heads,
-            n_attn_layers=layers, k=k if kind == "topk" and k is not None else d_dict, tied=tied,
-        )  # fmt: skip
+            d_in=d_in,
+            d_out=d_in,
+            d_sae=2 * d_dict,
+            n_heads=heads,
+            d_key=keys // heads,
+            n_attn_layers=layers,
+            k=k if kind == "topk" and k is not None else d_dict,
+            tied=tied,
+        )
     except ConfigError as error:
         raise FormatError(f"{config} cannot be: {error}") from error
     state = {"W_dec": weights["W_dec"].float(), "b_dec": weights["b_dec"].float() / scale}
@@ -94,12 +100,17 @@ def write(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     scale = EPS / float(state["eps"])
     scale = 1.0 if abs(scale - 1) < 1e-6 else scale
     config = {
-        "n_heads": cfg.n_heads, "n_attn_layers": cfg.n_attn_layers,
-        "bottleneck_factor": cfg.d_dict // (cfg.n_heads * cfg.d_key), "sae_diff_type": "topk",
-        "kval_topk": cfg.k, "tied_weights": cfg.tied, "activation_normalization_factor": scale,
+        "n_heads": cfg.n_heads,
+        "n_attn_layers": cfg.n_attn_layers,
+        "bottleneck_factor": cfg.d_dict // (cfg.n_heads * cfg.d_key),
+        "sae_diff_type": "topk",
+        "kval_topk": cfg.k,
+        "tied_weights": cfg.tied,
+        "activation_normalization_factor": scale,
         "normalize_activations": "none" if scale == 1 else "constant_scalar_rescale",
-        "apply_b_dec_to_input": True, "d_sae": cfg.d_dict,
-    }  # fmt: skip
+        "apply_b_dec_to_input": True,
+        "d_sae": cfg.d_dict,
+    }
     for name in ("W_query", "W_key"):
         state[name] = state[name] / scale
     for name in ("b_value", "b_mix", "b_dec"):

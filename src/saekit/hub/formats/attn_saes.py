@@ -78,9 +78,13 @@ class AttnSAEs(Format):
         model = "gpt2-small" if place.name.startswith("gpt2-small") else None
         site = _names.from_transformer_lens(hook, model)
         card = make_card(
-            self.name, hints, model=model, pair=None if site is None else Pair(read=(str(site),)),
-            says=_says(raw), names=Names(hook, _names.near(hook)),
-        )  # fmt: skip
+            self.name,
+            hints,
+            model=model,
+            pair=None if site is None else Pair(read=(str(site),)),
+            says=_says(raw),
+            names=Names(hook, _names.near(hook)),
+        )
         return Read(ReLU(d_in=d_in, d_out=d_in, d_sae=d_sae), folded.state(), card)
 
     @override
@@ -100,6 +104,8 @@ def _config(path: Path) -> Path:
 def _says(raw: dict[str, Any]) -> dict[str, Any]:
     n_ctx = raw.get("seq_len")
     return {
-        "n_ctx": n_ctx if type(n_ctx) is int and n_ctx > 0 else None, "bos": True,
-        "hook": raw["act_name"], "subtracts_b_dec": True,
-    }  # fmt: skip
+        "n_ctx": n_ctx if type(n_ctx) is int and n_ctx > 0 else None,
+        "bos": True,
+        "hook": raw["act_name"],
+        "subtracts_b_dec": True,
+    }

@@ -200,9 +200,8 @@ def _nothing_there(place: Path, formats: list[Format]) -> str:
             f"run's."
         )
     inside = [
-        p.name for p in sorted(place.iterdir())
-        if p.is_dir() and any(f.detect(p) for f in formats)
-    ]  # fmt: skip
+        p.name for p in sorted(place.iterdir()) if p.is_dir() and any(f.detect(p) for f in formats)
+    ]
     if inside:
         return (
             f"{place} holds several SAEs, a folder each: {_some(inside)}. Name one, as "
@@ -403,9 +402,10 @@ def filled(card: Card, hints: FormatHints) -> Card:
             f"write=, on a command line --read and --write."
         )
     gaps = [
-        gap for gap in card.provenance.get("unknown", [])
+        gap
+        for gap in card.provenance.get("unknown", [])
         if not (gap == "model" and hints.model) and not (gap == "site" and hints.read)
-    ]  # fmt: skip
+    ]
     if gaps != card.provenance.get("unknown", []):
         told["provenance"] = card.provenance | {"unknown": gaps}
     return replace(card, **told) if told else card
@@ -479,9 +479,11 @@ def _corpus(value: Any) -> dict[str, Any]:
 
 
 def need(
-    weights: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], where: Path,
+    weights: dict[str, Tensor],
+    shapes: dict[str, tuple[int, ...]],
+    where: Path,
     names: tuple[str, ...] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Refuse tensors that are missing or of another shape; `names` may have any shape.
 
     Raises:

@@ -66,8 +66,11 @@ class BussmannBatchTopK(Format):
         kind = _check(raw, config)
         d_in, d_sae = say(raw, "act_size", int, config), say(raw, "dict_size", int, config)
         shapes: dict[str, tuple[int, ...]] = {
-            "W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)
-        }  # fmt: skip
+            "W_enc": (d_in, d_sae),
+            "W_dec": (d_sae, d_in),
+            "b_enc": (d_sae,),
+            "b_dec": (d_in,),
+        }
         shapes |= {LOG: (d_sae,)} if kind == "jumprelu" else {}
         shapes |= {"threshold": ()} if "threshold" in weights and kind == "batchtopk" else {}
         need(weights, shapes, where)
@@ -96,10 +99,17 @@ class BussmannBatchTopK(Format):
         weights = affine_tensors()
         weights["b_enc"] = torch.zeros(D_SAE)
         says = {
-            "act_size": D_IN, "dict_size": D_SAE, "top_k": K, "sae_type": "topk", "layer": 8,
-            "input_unit_norm": True, "hook_point": "blocks.8.hook_resid_pre", "seq_len": 128,
-            "model_name": "gpt2-small", "dataset_path": "Skylion007/openwebtext",
-        }  # fmt: skip
+            "act_size": D_IN,
+            "dict_size": D_SAE,
+            "top_k": K,
+            "sae_type": "topk",
+            "layer": 8,
+            "input_unit_norm": True,
+            "hook_point": "blocks.8.hook_resid_pre",
+            "seq_len": 128,
+            "model_name": "gpt2-small",
+            "dataset_path": "Skylion007/openwebtext",
+        }
         write_state(folder / WEIGHTS, weights)
         write_json(folder / CONFIG, says)
         return folder
@@ -126,9 +136,13 @@ def _check(raw: dict[str, Any], config: Path) -> str:
 
 
 def _variant(
-    kind: str, raw: dict[str, Any], folded: Affine, weights: dict[str, Tensor],
-    sizes: dict[str, Any], place: Path,
-) -> tuple[SAEConfig, dict[str, Tensor]]:  # fmt: skip
+    kind: str,
+    raw: dict[str, Any],
+    folded: Affine,
+    weights: dict[str, Tensor],
+    sizes: dict[str, Any],
+    place: Path,
+) -> tuple[SAEConfig, dict[str, Tensor]]:
     if kind == "vanilla":
         return ReLU(**sizes), folded.state()
     if kind == "jumprelu":
@@ -157,10 +171,17 @@ def _card(raw: dict[str, Any], config: Path, hints: FormatHints) -> Card:
     n_ctx, corpus = raw.get("seq_len"), raw.get("dataset_path")
     says = {
         "n_ctx": n_ctx if type(n_ctx) is int and n_ctx > 0 else None,
-        "corpus": corpus if isinstance(corpus, str) else None, "hook": hook,
-        "sae_type": raw["sae_type"], "subtracts_b_dec": True,
-    }  # fmt: skip
+        "corpus": corpus if isinstance(corpus, str) else None,
+        "hook": hook,
+        "sae_type": raw["sae_type"],
+        "subtracts_b_dec": True,
+    }
     return make_card(
-        "batch_topk", hints, model=model, pair=None if site is None else Pair(read=(str(site),)),
-        says=says, notes=notes, names=Names(hook, _names.near(hook)),
-    )  # fmt: skip
+        "batch_topk",
+        hints,
+        model=model,
+        pair=None if site is None else Pair(read=(str(site),)),
+        says=says,
+        notes=notes,
+        names=Names(hook, _names.near(hook)),
+    )

@@ -52,9 +52,7 @@ class CircuitTracer(Format):
     def members(self, folder: Path) -> dict[str, Path]:
         if not any((folder / name).exists() for name in (CONFIG, *TRAINING)):
             return {}
-        layers = sorted(
-            (int(m[1]), p) for p in folder.iterdir() if (m := _FILE.fullmatch(p.name))
-        )
+        layers = sorted((int(m[1]), p) for p in folder.iterdir() if (m := _FILE.fullmatch(p.name)))
         if not layers:
             return {}
         try:
@@ -156,6 +154,12 @@ def _card(said: dict[str, Any], layer: int, hints: FormatHints) -> Card:
     pair = Pair(read=(str(sites[0] or UNKNOWN),), write=(str(sites[1] or UNKNOWN),))
     names = Names(" and ".join(hooks), *(_names.near(h) for h in hooks))
     return make_card(
-        "circuit_tracer", hints, model=said["model_name"], pair=pair, transcodes=True,
-        says={"hooks": hooks, "subtracts_b_dec": False}, notes=notes, names=names,
-    )  # fmt: skip
+        "circuit_tracer",
+        hints,
+        model=said["model_name"],
+        pair=pair,
+        transcodes=True,
+        says={"hooks": hooks, "subtracts_b_dec": False},
+        notes=notes,
+        names=names,
+    )

@@ -47,21 +47,26 @@ RANKED = LINEAR | {"b_dec", "k", "threshold"}
 CLASSES: dict[str, tuple[str, set[str]]] = {
     "AutoEncoder": ("relu", LINEAR | {"bias"}),
     "AutoEncoderNew": ("relu", LINEAR | {"decoder.bias"}),
-    "GatedAutoEncoder": ("gated", {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag",
-                                   "gate_bias", "mag_bias"}),
+    "GatedAutoEncoder": (
+        "gated",
+        {"encoder.weight", "decoder.weight", "decoder_bias", "r_mag", "gate_bias", "mag_bias"},
+    ),
     "AutoEncoderTopK": ("topk", RANKED),
     "BatchTopKSAE": ("batch_topk", RANKED),
     "MatryoshkaBatchTopKSAE": ("matryoshka", ROWS | {"k", "threshold", "group_sizes"}),
     "JumpReluAutoEncoder": ("jumprelu", ROWS | {"threshold"}),
-}  # fmt: skip
+}
 # What a module whose output is a site reads, by the point of that site.
 INPUTS: dict[str, Callable[[int | None], tuple[Site, ...]]] = {
     "resid_post": lambda layer: (Site(layer, "resid_pre"),),
     "mlp_out": lambda layer: (Site(layer, "mlp_in"),),
 }
 ADDS_ONLY = ("AutoEncoderNew", "JumpReluAutoEncoder")  # do not take b_dec off the input
-OPTIONAL = {"AutoEncoderTopK": {"k", "threshold"}, "BatchTopKSAE": {"k"},
-            "MatryoshkaBatchTopKSAE": {"k"}}  # fmt: skip
+OPTIONAL = {
+    "AutoEncoderTopK": {"k", "threshold"},
+    "BatchTopKSAE": {"k"},
+    "MatryoshkaBatchTopKSAE": {"k"},
+}
 
 
 @final
@@ -119,9 +124,11 @@ class DictionaryLearning(Format):
         shapes |= {"encoder.bias": (D_SAE,), "bias": (D_IN,)}
         place = folder / "resid_post_layer_3" / "trainer_0"
         trainer = {
-            "dict_class": "AutoEncoder", "layer": 3, "submodule_name": "resid_post_layer_3",
+            "dict_class": "AutoEncoder",
+            "layer": 3,
+            "submodule_name": "resid_post_layer_3",
             "lm_name": "EleutherAI/pythia-70m-deduped",
-        }  # fmt: skip
+        }
         write_state(place / WEIGHTS, random_tensors(**shapes))
         says = {"trainer": trainer, "buffer": {"ctx_len": 128, "io": "out"}}
         write_json(place / CONFIG, says)
@@ -176,9 +183,7 @@ def _tensors(kind: str, weights: dict[str, Tensor], where: Path) -> Affine:
     if W_enc.ndim != 2:
         raise ShapeError(f"The encoder in {where} must have two axes; got {list(W_enc.shape)}.")
     d_in, d_sae = W_enc.shape if rows else W_enc.shape[::-1]
-    bias = next(
-        n for n in ("b_dec", "bias", "decoder_bias", "decoder.bias") if n in weights
-    )
+    bias = next(n for n in ("b_dec", "bias", "decoder_bias", "decoder.bias") if n in weights)
     shapes = {bias: (d_in,)} | (
         {"W_dec": (d_sae, d_in), "b_enc": (d_sae,)} if rows else {"decoder.weight": (d_in, d_sae)}
     )
@@ -200,9 +205,13 @@ def _tensors(kind: str, weights: dict[str, Tensor], where: Path) -> Affine:
 
 
 def _built(
-    kind: str, folded: Affine, weights: dict[str, Tensor], trainer: dict[str, Any],
-    hints: FormatHints, where: Path,
-) -> tuple[SAEConfig, dict[str, Tensor]]:  # fmt: skip
+    kind: str,
+    folded: Affine,
+    weights: dict[str, Tensor],
+    trainer: dict[str, Any],
+    hints: FormatHints,
+    where: Path,
+) -> tuple[SAEConfig, dict[str, Tensor]]:
     d_in, d_sae = folded.W_enc.shape
     sizes: dict[str, Any] = {"d_in": d_in, "d_out": d_in, "d_sae": d_sae}
     for name, size in (("activation_dim", d_in), ("dict_size", d_sae)):
@@ -290,14 +299,21 @@ def _card(
     if kind in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         notes.append("in use, latents are on above the threshold of training")
     says = {
-        "n_ctx": buffer.get("ctx_len"), "dict_class": kind, "layer": layer,
-        "trainer_class": trainer.get("trainer_class"), "subtracts_b_dec": kind not in ADDS_ONLY,
-    }  # fmt: skip
+        "n_ctx": buffer.get("ctx_len"),
+        "dict_class": kind,
+        "layer": layer,
+        "trainer_class": trainer.get("trainer_class"),
+        "subtracts_b_dec": kind not in ADDS_ONLY,
+    }
     pair = Pair(read=(str(site),)) if site is not None else None
     named = str(trainer.get("submodule_name") or f"layer {layer}")
     return make_card(
-        "dictionary_learning", hints, model=model, pair=pair, says=says, notes=tuple(notes),
-        transcodes=transcodes, names=None if near is None else Names(named, near),
-    )  # fmt: skip
-
-
+        "dictionary_learning",
+        hints,
+        model=model,
+        pair=pair,
+        says=says,
+        notes=tuple(notes),
+        transcodes=transcodes,
+        names=None if near is None else Names(named, near),
+    )

@@ -34,9 +34,11 @@ WEIGHTS = "params.npz"
 # What a set reads and predicts ("": the same): attention before the output map, transcoders the
 # MLP's input after its norm and before the norm's gain.
 _POINTS = {
-    "res": ("resid_post", ""), "mlp": ("mlp_out", ""), "att": ("z", ""),
+    "res": ("resid_post", ""),
+    "mlp": ("mlp_out", ""),
+    "att": ("z", ""),
     "transcoders": ("mlp_normalized", "mlp_out"),
-}  # fmt: skip
+}
 _REPOSITORY = re.compile(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att|transcoders)")
 
 
@@ -144,9 +146,15 @@ def _card(folder: Path, place: _Place, hints: FormatHints) -> Card:
     says = {"n_ctx": 1024, "bos": True, "width": width[1] if width else None}
     notes = (place.note,) if place.note else ()
     return make_card(
-        "gemma_scope", hints, model=place.model, pair=pair, says=says, notes=notes,
-        transcodes=place.transcodes, names=place.names,
-    )  # fmt: skip
+        "gemma_scope",
+        hints,
+        model=place.model,
+        pair=pair,
+        says=says,
+        notes=notes,
+        transcodes=place.transcodes,
+        names=place.names,
+    )
 
 
 def _place(path: str) -> _Place:

@@ -33,10 +33,11 @@ _REPOSITORY = re.compile(r"gemma-scope-2-(270m|1b|4b|12b|27b)-(pt|it)")
 # Where a kind of SAE reads and predicts, as config.json has it; the folder says it where that
 # file is missing.
 _MODULES = {
-    "resid_post": ("output", ""), "attn_out": ("self_attn.o_proj.input", ""),
+    "resid_post": ("output", ""),
+    "attn_out": ("self_attn.o_proj.input", ""),
     "mlp_out": ("post_feedforward_layernorm.output", ""),
     "transcoder": ("pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"),
-}  # fmt: skip
+}
 
 
 @final
@@ -97,10 +98,14 @@ class GemmaScope2(Format):
         layer = "model.layers.7"
         says = {
             "hf_hook_point_in": f"{layer}.pre_feedforward_layernorm.output",
-            "hf_hook_point_out": f"{layer}.post_feedforward_layernorm.output", "width": 20,
-            "model_name": "google/gemma-3-4b-pt", "architecture": "jump_relu", "l0": 150,
-            "affine_connection": True, "type": "transcoder",
-        }  # fmt: skip
+            "hf_hook_point_out": f"{layer}.post_feedforward_layernorm.output",
+            "width": 20,
+            "model_name": "google/gemma-3-4b-pt",
+            "architecture": "jump_relu",
+            "l0": 150,
+            "affine_connection": True,
+            "type": "transcoder",
+        }
         write_tensors(place / WEIGHTS, weights | random_tensors(**{SKIP: (D_IN, D_IN)}))
         write_json(place / CONFIG, says)
         return place
@@ -143,10 +148,12 @@ def _said(folder: Path) -> dict[str, Any]:
             f"`hf_hook_point_out`; got {raw.get('hf_hook_point_out')!r:.80}."
         )
     return {
-        "model": _model(model), "in": reads, "out": "" if out == reads else out,
+        "model": _model(model),
+        "in": reads,
+        "out": "" if out == reads else out,
         "skips": raw.get("affine_connection") is True,
         "more": {key: raw.get(key) for key in ("type", "l0", "width")},
-    }  # fmt: skip
+    }
 
 
 def _named(folder: Path, path: str, kind: str | None) -> dict[str, Any]:
@@ -180,14 +187,19 @@ def _card(raw: dict[str, Any], hints: FormatHints) -> Card:
     modules = [raw["in"], raw["out"]] if raw["out"] else [raw["in"]]
     sites = [_names.from_module(m, raw["model"]) for m in modules]
     pair = Pair(
-        read=(str(sites[0] or UNKNOWN),),
-        write=(str(sites[1] or UNKNOWN),) if raw["out"] else (),
+        read=(str(sites[0] or UNKNOWN),), write=(str(sites[1] or UNKNOWN),) if raw["out"] else ()
     )
     lost = [m for m, site in zip(modules, sites, strict=True) if site is None]
     notes = (f"saekit has no site that is exactly {' and '.join(lost)}",) if lost else ()
     says = {"n_ctx": 1024, "bos": True, "modules": modules, **raw["more"]}
     names = Names(" and ".join(modules), *(_names.near(m) for m in modules))
     return make_card(
-        "gemma_scope_2", hints, model=raw["model"], pair=pair, says=says, notes=notes,
-        transcodes=bool(raw["out"]), names=names,
-    )  # fmt: skip
+        "gemma_scope_2",
+        hints,
+        model=raw["model"],
+        pair=pair,
+        says=says,
+        notes=notes,
+        transcodes=bool(raw["out"]),
+        names=names,
+    )

@@ -8,8 +8,12 @@ from typing_extensions import override
 from saekit.hub.formats import _single
 from saekit.hub.formats.base import Format, FormatHints, Read, registry
 
-NAMES = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight",
-         "decoder_linear.bias")  # fmt: skip
+NAMES = (
+    "encoder_linear.weight",
+    "encoder_linear.bias",
+    "decoder_linear.weight",
+    "decoder_linear.bias",
+)
 
 
 @final

@@ -100,12 +100,20 @@ class LlamaScope(Format):
         shapes |= {"decoder.weight": (D_IN, D_SAE), "decoder.bias": (D_IN,)}
         hook = "blocks.5.hook_resid_post"
         says = {
-            "hook_point_in": hook, "hook_point_out": hook, "use_decoder_bias": True,
-            "apply_decoder_bias_to_pre_encoder": False, "expansion_factor": 8, "d_model": D_IN,
-            "d_sae": D_SAE, "norm_activation": "dataset-wise", "act_fn": "jumprelu",
-            "dataset_average_activation_norm": {"in": 3.5, "out": 3.5}, "top_k": 50,
-            "sparsity_include_decoder_norm": True, "jump_relu_threshold": 0.4,
-        }  # fmt: skip
+            "hook_point_in": hook,
+            "hook_point_out": hook,
+            "use_decoder_bias": True,
+            "apply_decoder_bias_to_pre_encoder": False,
+            "expansion_factor": 8,
+            "d_model": D_IN,
+            "d_sae": D_SAE,
+            "norm_activation": "dataset-wise",
+            "act_fn": "jumprelu",
+            "dataset_average_activation_norm": {"in": 3.5, "out": 3.5},
+            "top_k": 50,
+            "sparsity_include_decoder_norm": True,
+            "jump_relu_threshold": 0.4,
+        }
         write_tensors(place / FINAL, random_tensors(**shapes))
         write_json(place / OLD, says)
         return place
@@ -132,16 +140,12 @@ def _check(raw: dict[str, Any], config: Path) -> None:
             f"saekit reads `dataset-wise` and `inference`."
         )
     if (function := say(raw, "act_fn", str, config).lower()) not in FUNCTIONS:
-        raise FormatError(
-            f"{config} has act_fn `{function}`; saekit reads {', '.join(FUNCTIONS)}."
-        )
+        raise FormatError(f"{config} has act_fn `{function}`; saekit reads {', '.join(FUNCTIONS)}.")
     if not isinstance(raw.get("sparsity_include_decoder_norm", True), bool):
         raise FormatError(f"{config}: `sparsity_include_decoder_norm` must be true or false.")
 
 
-def _norms(
-    raw: dict[str, Any], weights: dict[str, Tensor], config: Path
-) -> tuple[float, float]:
+def _norms(raw: dict[str, Any], weights: dict[str, Tensor], config: Path) -> tuple[float, float]:
     """Return the mean norms of what is read and predicted, taking them off the weights.
 
     Raises:
@@ -172,8 +176,11 @@ def _tensors(
     """Return the maps, and the threshold of each latent (None: there is none)."""
     d = say(raw, "d_model", int, config)
     new = "W_E" in weights
-    names = ("W_E", "b_E", "W_D", "b_D") if new else (
-        "encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")  # fmt: skip
+    names = (
+        ("W_E", "b_E", "W_D", "b_D")
+        if new
+        else ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+    )
     if names[1] not in weights:
         raise FormatError(f"{where} lacks {names[1]}; it has {', '.join(sorted(weights))}.")
     d_sae = raw.get("d_sae", len(weights[names[1]]) if weights[names[1]].ndim == 1 else 0)
@@ -181,8 +188,11 @@ def _tensors(
         raise FormatError(f"{config} must say `d_sae` (int); got {d_sae!r}.")
     biased = raw.get("use_decoder_bias", True)
     shapes: dict[str, tuple[int, ...]] = {names[1]: (d_sae,)}
-    shapes |= {names[0]: (d, d_sae), names[2]: (d_sae, d)} if new else {
-        names[0]: (d_sae, d), names[2]: (d, d_sae)}  # fmt: skip
+    shapes |= (
+        {names[0]: (d, d_sae), names[2]: (d_sae, d)}
+        if new
+        else {names[0]: (d_sae, d), names[2]: (d, d_sae)}
+    )
     shapes |= {names[3]: (d,)} if biased else {}
     jumps, threshold = raw["act_fn"].lower() == "jumprelu", None
     log = next((n for n in weights if n.endswith("log_jumprelu_threshold")), None)
@@ -191,9 +201,13 @@ def _tensors(
     need(weights, shapes, where)
     only(weights, set(shapes), where)
     if jumps:
-        threshold = weights[log].double().exp() if log is not None else torch.full(
-            (d_sae,), _number(raw, "jump_relu_threshold", config), dtype=torch.float64
-        )  # fmt: skip
+        threshold = (
+            weights[log].double().exp()
+            if log is not None
+            else torch.full(
+                (d_sae,), _number(raw, "jump_relu_threshold", config), dtype=torch.float64
+            )
+        )
     W_enc, W_dec = weights[names[0]], weights[names[2]]
     b_dec = weights[names[3]] if biased else torch.zeros(d)
     if not new:
@@ -209,9 +223,14 @@ def _number(raw: dict[str, Any], key: str, config: Path) -> float:
 
 
 def _variant(  # noqa: PLR0913 - all of it decides
-    raw: dict[str, Any], folded: Affine, threshold: Tensor | None, sizes: dict[str, Any],
-    by_length: bool, scales: list[float], config: Path,
-) -> tuple[SAEConfig, dict[str, Tensor]]:  # fmt: skip
+    raw: dict[str, Any],
+    folded: Affine,
+    threshold: Tensor | None,
+    sizes: dict[str, Any],
+    by_length: bool,
+    scales: list[float],
+    config: Path,
+) -> tuple[SAEConfig, dict[str, Tensor]]:
     function = raw["act_fn"].lower()
     if function == "topk":
         if by_length:
@@ -243,12 +262,21 @@ def _card(raw: dict[str, Any], place: Path, hints: FormatHints) -> Card:
     if raw["act_fn"].lower() == "topk" and raw.get("sparsity_include_decoder_norm", True):
         notes.append("codes are the published ones times the length of the decoder's row")
     says = {
-        "n_ctx": 1024 if model is not None else None, "bos": True if model is not None else None,
-        "hooks": hooks, "act_fn": raw["act_fn"], "norm_activation": raw["norm_activation"],
+        "n_ctx": 1024 if model is not None else None,
+        "bos": True if model is not None else None,
+        "hooks": hooks,
+        "act_fn": raw["act_fn"],
+        "norm_activation": raw["norm_activation"],
         "subtracts_b_dec": False,
-    }  # fmt: skip
+    }
     names = Names(" and ".join(hooks), *(_names.near(h) for h in hooks))
     return make_card(
-        "llama_scope", hints, model=model, pair=pair, says=says, transcodes=transcodes,
-        notes=tuple(notes), names=names,
-    )  # fmt: skip
+        "llama_scope",
+        hints,
+        model=model,
+        pair=pair,
+        says=says,
+        transcodes=transcodes,
+        notes=tuple(notes),
+        names=names,
+    )

@@ -11,12 +11,7 @@ from typing_extensions import override
 
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.files import (
-    read_tensors_under,
-    tensor_names,
-    write_json,
-    write_tensors,
-)
+from saekit.core.files import read_tensors_under, tensor_names, write_json, write_tensors
 from saekit.hub.card import Card
 from saekit.hub.formats._examples import D_IN, D_SAE, K, random_tensors
 from saekit.hub.formats._fold import Affine, product
@@ -47,8 +42,18 @@ _BLOCK = re.compile(r"transformer\.(?:model\.)?gpt_neox\.layers\.(\d+)\.")
 _REPOSITORY = re.compile(
     r"mlsae-(pythia-([\d.]+[mb])(?:-deduped)?|.+?)-x(\d+)-k(\d+)(-lens)?(?:-tfm)?"
 )
-PYTHIA_LAYERS = {"14m": 6, "31m": 6, "70m": 6, "160m": 12, "410m": 24, "1b": 16, "1.4b": 24,
-                 "2.8b": 32, "6.9b": 32, "12b": 36}  # fmt: skip
+PYTHIA_LAYERS = {
+    "14m": 6,
+    "31m": 6,
+    "70m": 6,
+    "160m": 12,
+    "410m": 24,
+    "1b": 16,
+    "1.4b": 24,
+    "2.8b": 32,
+    "6.9b": 32,
+    "12b": 36,
+}
 # What the constructor asks for and use does not: the values of its own default training.
 TRAINING = {"dead_steps_threshold": 76, "dead_threshold": 1e-3, "auxk": 256}
 TOLERANCE = 1e-5  # of the largest bias, within which b_enc is what the layout can hold
@@ -98,15 +103,19 @@ class MLSAE(Format):
     def read(self, folder: Path, hints: FormatHints) -> Read:
         raw, where = say_object(folder / CONFIG), folder / WEIGHTS
         whole = not set(raw) >= KEYS
-        weights = read_tensors_under(where, PREFIX) if whole else read_weights(
-            where, columns=("decoder.weight",)
+        weights = (
+            read_tensors_under(where, PREFIX)
+            if whole
+            else read_weights(where, columns=("decoder.weight",))
         )
         weights.pop("last_nonzero", None)  # a counter of training
         d, d_sae = _sizes(raw, weights, folder, whole)
         says = _says_whole(folder, raw) if whole else _says_alone(folder, raw)
         shapes = {
-            "encoder.weight": (d_sae, d), "decoder.weight": (d, d_sae), "pre_encoder_bias": (d,)
-        }  # fmt: skip
+            "encoder.weight": (d_sae, d),
+            "decoder.weight": (d, d_sae),
+            "pre_encoder_bias": (d,),
+        }
         need(weights, shapes, where)
         only(weights, set(shapes), where)
         bias = weights["pre_encoder_bias"]
@@ -203,9 +212,13 @@ def _says_whole(folder: Path, raw: dict[str, Any]) -> _Says:
             )
     n_ctx = 2048 if raw.get("max_length") is None else say(raw, "max_length", int, where)
     return _Says(
-        k, _flag(raw, "standardize", True, folder), model, found,
-        _flag(raw, "tuned_lens", False, folder), n_ctx,
-    )  # fmt: skip
+        k,
+        _flag(raw, "standardize", True, folder),
+        model,
+        found,
+        _flag(raw, "tuned_lens", False, folder),
+        n_ctx,
+    )
 
 
 def _named(folder: Path, k: int) -> re.Match[str] | None:
@@ -244,9 +257,11 @@ def _card(says: _Says, hints: FormatHints) -> Card:
     elif says.layers is not None:
         pair = Pair(read=tuple(f"L{i}.resid_post" for i in says.layers), fold=len(says.layers) > 1)
     published = {
-        "n_ctx": says.n_ctx, "bos": False, "corpus": "monology/pile-uncopyrighted",
+        "n_ctx": says.n_ctx,
+        "bos": False,
+        "corpus": "monology/pile-uncopyrighted",
         "subtracts_b_dec": True,
-    }  # fmt: skip
+    }
     card = make_card(
         "mlsae", hints, model=says.model, pair=pair, says=published, notes=tuple(notes)
     )
@@ -288,7 +303,8 @@ def _converted(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     config = {"n_inputs": cfg.d_in, "n_latents": cfg.d_sae, "k": cfg.k} | TRAINING
     weights = {
-        "encoder.weight": state["W_enc"].t(), "decoder.weight": state["W_dec"].t(),
+        "encoder.weight": state["W_enc"].t(),
+        "decoder.weight": state["W_dec"].t(),
         "pre_encoder_bias": state["b_dec"],
-    }  # fmt: skip
+    }
     return config | {"standardize": standardise}, weights

@@ -26,9 +26,12 @@ NAMES = {"pre_bias", "encoder.weight", "latent_bias", "decoder.weight"}
 COUNTERS = {"stats_last_nonzero", "latents_activation_frequency", "latents_mean_square"}
 # What OpenAI calls a place of GPT-2 small, with the version behind it.
 _POINTS = {
-    "resid_post_mlp": "resid_post", "resid_post_attn": "resid_mid", "resid_delta_mlp": "mlp_out",
-    "resid_delta_attn": "attn_out", "mlp_post_act": "mlp_acts",
-}  # fmt: skip
+    "resid_post_mlp": "resid_post",
+    "resid_post_attn": "resid_mid",
+    "resid_delta_mlp": "mlp_out",
+    "resid_delta_attn": "attn_out",
+    "mlp_post_act": "mlp_acts",
+}
 _PLACE = re.compile(rf"gpt2-small/({'|'.join(_POINTS)})(?:_v\w+)?/autoencoders/(\d+)\.pt$")
 
 
@@ -80,9 +83,11 @@ class OpenAI(Format):
         need(weights, shapes, place)
         bias = weights["pre_bias"]
         folded = Affine(
-            weights["encoder.weight"].t(), weights["decoder.weight"].t(), weights["latent_bias"],
+            weights["encoder.weight"].t(),
+            weights["decoder.weight"].t(),
+            weights["latent_bias"],
             bias,
-        )  # fmt: skip
+        )
         folded.subtract(bias)
         sizes: dict[str, Any] = {"d_in": d_in, "d_out": d_in, "d_sae": d_sae}
         try:
@@ -129,7 +134,10 @@ def _site(path: Path) -> Site | None:
 def _card(place: Path, hints: FormatHints, notes: tuple[str, ...]) -> Card:
     site = _site(place)
     return make_card(
-        "openai", hints, model=None if site is None else "gpt2-small",
+        "openai",
+        hints,
+        model=None if site is None else "gpt2-small",
         pair=None if site is None else Pair(read=(str(site),)),
-        says={"subtracts_b_dec": True}, notes=notes,
-    )  # fmt: skip
+        says={"subtracts_b_dec": True},
+        notes=notes,
+    )

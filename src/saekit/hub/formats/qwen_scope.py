@@ -56,9 +56,7 @@ class QwenScope(Format):
 
     @override
     def members(self, folder: Path) -> dict[str, Path]:
-        layers = sorted(
-            (int(m[1]), p) for p in folder.iterdir() if (m := _FILE.fullmatch(p.name))
-        )
+        layers = sorted((int(m[1]), p) for p in folder.iterdir() if (m := _FILE.fullmatch(p.name)))
         return {str(Site(layer, "resid_post")): path for layer, path in layers}
 
     @override
@@ -90,9 +88,12 @@ class QwenScope(Format):
             raise FormatError(f"{place.parent} cannot be: {error}") from error
         site = Site(int(layer[1]), "resid_post")
         card = make_card(
-            self.name, hints, model=said.get("model"), pair=Pair(read=(str(site),)),
+            self.name,
+            hints,
+            model=said.get("model"),
+            pair=Pair(read=(str(site),)),
             says={"subtracts_b_dec": False},
-        )  # fmt: skip
+        )
         return Read(cfg, folded.state(), card)
 
     @override
@@ -100,9 +101,14 @@ class QwenScope(Format):
         place = folder / "Tiny-Scope"
         shapes = {"W_enc": (D_SAE, D_IN), "W_dec": (D_IN, D_SAE), "b_enc": (D_SAE,)}
         says = {
-            "model_type": "topk_sae", "base_model": "Qwen/Qwen3-1.7B-Base", "d_model": D_IN,
-            "d_sae": D_SAE, "k": K, "num_layers": 28, "hook_point": "resid_post",
-        }  # fmt: skip
+            "model_type": "topk_sae",
+            "base_model": "Qwen/Qwen3-1.7B-Base",
+            "d_model": D_IN,
+            "d_sae": D_SAE,
+            "k": K,
+            "num_layers": 28,
+            "hook_point": "resid_post",
+        }
         write_state(place / "layer3.sae.pt", random_tensors(**shapes, b_dec=(D_IN,)))
         write_json(place / CONFIG, says)
         return place

@@ -44,17 +44,40 @@ SCALED = "constant_scalar_rescale"
 JUMP = {"jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder"}
 RANKED = {"topk", "abstopk"} | BATCH
 AFFINE = {"standard", "gated"} | JUMP | RANKED | TRANSCODERS
-NORMS = ("none", "expected_average_only_in", "layer_norm", "constant_norm_rescale",
-         "covariance_whitening")  # fmt: skip
+NORMS = (
+    "none",
+    "expected_average_only_in",
+    "layer_norm",
+    "constant_norm_rescale",
+    "covariance_whitening",
+)
 RENAMED = {
-    "hook_point": "hook_name", "activation_fn_str": "activation_fn", "ctx_size": "context_size",
+    "hook_point": "hook_name",
+    "activation_fn_str": "activation_fn",
+    "ctx_size": "context_size",
     "hook_point_head_index": "hook_head_index",
-}  # fmt: skip
+}
 # Of the flat list of old files, what is of the weights and not of where they belong.
-OF_WEIGHTS = {"architecture", "apply_b_dec_to_input", "d_in", "d_out", "d_sae", "dtype", "device",
-              "activation_fn", "activation_fn_kwargs", "k", "normalize_activations",
-              "reshape_activations", "sae_lens_version", *_temporal.SIZES, "sae_diff_type",
-              "kval_topk", "tied_weights", "activation_normalization_factor"}  # fmt: skip
+OF_WEIGHTS = {
+    "architecture",
+    "apply_b_dec_to_input",
+    "d_in",
+    "d_out",
+    "d_sae",
+    "dtype",
+    "device",
+    "activation_fn",
+    "activation_fn_kwargs",
+    "k",
+    "normalize_activations",
+    "reshape_activations",
+    "sae_lens_version",
+    *_temporal.SIZES,
+    "sae_diff_type",
+    "kval_topk",
+    "tied_weights",
+    "activation_normalization_factor",
+}
 
 
 @final
@@ -98,14 +121,21 @@ class SAELens(Format):
     @override
     def example(self, folder: Path) -> Path:
         says = {
-            "architecture": "topk", "d_in": D_IN, "d_sae": D_SAE, "k": K,
-            "apply_b_dec_to_input": True, "normalize_activations": "none",
+            "architecture": "topk",
+            "d_in": D_IN,
+            "d_sae": D_SAE,
+            "k": K,
+            "apply_b_dec_to_input": True,
+            "normalize_activations": "none",
             "rescale_acts_by_decoder_norm": True,
             "metadata": {
-                "sae_lens_version": "6.54.12", "model_name": "gpt2-small",
-                "hook_name": "blocks.8.hook_resid_pre", "context_size": 128, "prepend_bos": True,
+                "sae_lens_version": "6.54.12",
+                "model_name": "gpt2-small",
+                "hook_name": "blocks.8.hook_resid_pre",
+                "context_size": 128,
+                "prepend_bos": True,
             },
-        }  # fmt: skip
+        }
         write_tensors(folder / WEIGHTS, affine_tensors())
         write_json(folder / CONFIG, says)
         return folder
@@ -177,9 +207,11 @@ def _temporal_sae(
     """Return configuration, state, and what multiplied the input; None: nothing did."""
     config, norm = folder / CONFIG, raw["normalize_activations"]
     scale = raw.get("activation_normalization_factor") if norm == SCALED else 1.0
-    if norm not in ("none", SCALED) or isinstance(scale, bool) or (
-        not isinstance(scale, int | float) or not 0 < scale < math.inf
-    ):  # fmt: skip
+    if (
+        norm not in ("none", SCALED)
+        or isinstance(scale, bool)
+        or (not isinstance(scale, int | float) or not 0 < scale < math.inf)
+    ):
         raise FormatError(
             f"{config} is of a temporal SAE with normalize_activations `{norm}` and "
             f"activation_normalization_factor {raw.get('activation_normalization_factor')!r:.40}; "

@@ -73,15 +73,19 @@ class Sparsify(Format):
         d_sae = raw.get("num_latents") or d * say(raw, "expansion_factor", int, folder / CONFIG)
         weights, skips = read_weights(where), bool(raw.get("skip_connection", False))
         shapes = {
-            "encoder.weight": (d_sae, d), "encoder.bias": (d_sae,), "W_dec": (d_sae, d),
+            "encoder.weight": (d_sae, d),
+            "encoder.bias": (d_sae,),
+            "W_dec": (d_sae, d),
             "b_dec": (d,),
-        } | ({"W_skip": (d, d)} if skips else {})  # fmt: skip
+        } | ({"W_skip": (d, d)} if skips else {})
         need(weights, shapes, where)
         only(weights, set(shapes), where)
         folded = Affine(
-            weights["encoder.weight"].t(), weights["W_dec"], weights["encoder.bias"],
+            weights["encoder.weight"].t(),
+            weights["W_dec"],
+            weights["encoder.bias"],
             weights["b_dec"],
-        )  # fmt: skip
+        )
         if not raw.get("transcode", False):
             folded.subtract(weights["b_dec"])
         sizes: dict[str, Any] = {"d_in": d, "d_out": d, "d_sae": d_sae}
@@ -147,9 +151,7 @@ def _card(folder: Path, raw: dict[str, Any], hints: FormatHints) -> Card:
     write = _names.from_module(place.name, hints.model or model)
     read = _names.from_module(place.name, hints.model or model, reads=True) if transcode else write
     notes: list[str] = []
-    pair = Pair(
-        read=(str(read or UNKNOWN),), write=(str(write or UNKNOWN),) if transcode else ()
-    )
+    pair = Pair(read=(str(read or UNKNOWN),), write=(str(write or UNKNOWN),) if transcode else ())
     if raw.get("transcode") is None and says.get("transcode") is None and transcode is not False:
         pair = Pair(read=(str(UNKNOWN),))
         notes.append(
@@ -161,17 +163,25 @@ def _card(folder: Path, raw: dict[str, Any], hints: FormatHints) -> Card:
     if says.get("loss_fn", "fvu") != "fvu":
         notes.append(f"trained end to end for {says['loss_fn']}, not for reconstruction")
     kept = {
-        "n_ctx": says.get("ctx_len"), "corpus": says.get("dataset"),
-        "hook": place.name, "signed": bool(raw.get("signed", False)),
+        "n_ctx": says.get("ctx_len"),
+        "corpus": says.get("dataset"),
+        "hook": place.name,
+        "signed": bool(raw.get("signed", False)),
         "subtracts_b_dec": not raw.get("transcode", False),
-    }  # fmt: skip
+    }
     near = _names.near(place.name, reads=transcode is not False), _names.near(place.name)
     if transcode is None and near[0] is not None and near[1] is not None:  # one or the other
         near = (tuple(dict.fromkeys(near[0] + near[1])), near[1])
     return make_card(
-        "sparsify", hints, model=model, pair=pair, says=kept, transcodes=transcode,
-        notes=tuple(notes), names=Names(place.name, *near),
-    )  # fmt: skip
+        "sparsify",
+        hints,
+        model=model,
+        pair=pair,
+        says=kept,
+        transcodes=transcode,
+        notes=tuple(notes),
+        names=Names(place.name, *near),
+    )
 
 
 def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -199,13 +209,20 @@ def _converted(sae: SAE, card: Card) -> tuple[dict[str, Any], dict[str, Tensor]]
     if not transcode:
         b_enc = b_enc + product(b_dec, state["W_enc"])
     weights = {
-        "encoder.weight": state["W_enc"].t(), "encoder.bias": b_enc.float(),
-        "W_dec": state["W_dec"], "b_dec": b_dec,
-    }  # fmt: skip
+        "encoder.weight": state["W_enc"].t(),
+        "encoder.bias": b_enc.float(),
+        "W_dec": state["W_dec"],
+        "b_dec": b_dec,
+    }
     config = {
         "activation": "groupmax" if isinstance(cfg, GroupMax) else "topk",
-        "expansion_factor": 32, "normalize_decoder": cfg.decoder == "unit",
-        "num_latents": cfg.d_sae, "k": cfg.k, "multi_topk": isinstance(cfg, MultiTopK),
-        "skip_connection": skip is not None, "transcode": transcode, "d_in": cfg.d_in,
-    }  # fmt: skip
+        "expansion_factor": 32,
+        "normalize_decoder": cfg.decoder == "unit",
+        "num_latents": cfg.d_sae,
+        "k": cfg.k,
+        "multi_topk": isinstance(cfg, MultiTopK),
+        "skip_connection": skip is not None,
+        "transcode": transcode,
+        "d_in": cfg.d_in,
+    }
     return config, weights if skip is None else weights | {"W_skip": skip.t()}

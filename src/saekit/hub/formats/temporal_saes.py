@@ -58,9 +58,13 @@ class TemporalSAEs(Format):
         pair = None if layer is None else Pair(read=(str(Site(int(layer[1]), "resid_post")),))
         notes = ("codes are the published ones divided by scaling_factor, so in act units",)
         card = make_card(
-            self.name, hints, model=model, pair=pair, notes=notes,
+            self.name,
+            hints,
+            model=model,
+            pair=pair,
+            notes=notes,
             says={"scaling_factor": scale, "subtracts_b_dec": True},
-        )  # fmt: skip
+        )
         return Read(cfg, state, card, scale)
 
     @override

@@ -15,9 +15,12 @@ from saekit.models.sites import parse_site
 _HOOK = re.compile(r"blocks\.(\d+)\.(?:attn\.|ln2\.|mlp\.)?hook_(\w+?)(?:_\d+)?(?:__.*)?$")
 _LAYER = re.compile(r"(?:^|[/_-])(?:layer_?|L|l)(\d+)(?=[RAMram_./-]|$)|^(\d+)-")
 _PLACES = (
-    (r"transcoder", "transcoder"), (r"lxa", "attn_out"), (r"[-_]att(?:n_out)?(?![a-z])", "z"),
-    (r"mlp|lxm", "mlp_out"), (r"res(?:id)?|lxr|L\d+R|topk|scope", "resid_post"),
-)  # fmt: skip
+    (r"transcoder", "transcoder"),
+    (r"lxa", "attn_out"),
+    (r"[-_]att(?:n_out)?(?![a-z])", "z"),
+    (r"mlp|lxm", "mlp_out"),
+    (r"res(?:id)?|lxr|L\d+R|topk|scope", "resid_post"),
+)
 _WIDTHS = (
     r"2pow(?P<power>\d+)",
     r"(?<![a-z0-9.])w?(?P<number>1|2|4|8|16|32|64|65|80|128|131|262|524)(?P<unit>k|m)(?![a-z0-9])",

@@ -139,16 +139,21 @@ def entries_of(release: str, raw: dict[str, Any]) -> list[Entry]:
     """Return the SAEs of a release."""
     return [
         Entry(
-            release=release, id=str(one["id"]), repo=raw["repo_id"], path=str(one["path"]),
-            loader=raw.get("conversion_func") or "", model=raw["model"],
-            l0=_number(one.get("l0")), variance_explained=_number(one.get("variance_explained")),
+            release=release,
+            id=str(one["id"]),
+            repo=raw["repo_id"],
+            path=str(one["path"]),
+            loader=raw.get("conversion_func") or "",
+            model=raw["model"],
+            l0=_number(one.get("l0")),
+            variance_explained=_number(one.get("variance_explained")),
             neuronpedia=one.get("neuronpedia") or "",
             norm_scaling_factor=_number(one.get("norm_scaling_factor")) or 0.0,
             overrides=dict(raw.get("config_overrides") or {}),
             unknown=tuple(sorted(set(one) - _SAID - _REPEATED)),
         )
         for one in raw["saes"]
-    ]  # fmt: skip
+    ]
 
 
 def registry_file() -> Path:

@@ -15,9 +15,16 @@ _REVISION = r"refs/(?:pr|convert)/[^/@]+|[^/@]+"
 HF = re.compile(rf"([\w.-]+/[\w.-]+)(?:@({_REVISION}))?(?:/(.*))?")
 # Settings that say where an SAE belongs. Any other may decide what it computes.
 ABOUT_PLACE = {
-    "dataset_path", "model_name", "hook_name", "hook_layer", "context_size", "prepend_bos",
-    "neuronpedia_id", "model_from_pretrained_kwargs", "revision",
-}  # fmt: skip
+    "dataset_path",
+    "model_name",
+    "hook_name",
+    "hook_layer",
+    "context_size",
+    "prepend_bos",
+    "neuronpedia_id",
+    "model_from_pretrained_kwargs",
+    "revision",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +74,13 @@ def resolve(name: str, catalogue: Path | str | None = None) -> Published:
     found = short(name)
     says = {} if found.l0 is None else {"l0": found.l0}
     return Published(
-        name=name, repo=found.repo, path=found.path, model=full_name(found.model),
-        site=found.site, says=says,
-    )  # fmt: skip
+        name=name,
+        repo=found.repo,
+        path=found.path,
+        model=full_name(found.model),
+        site=found.site,
+        says=says,
+    )
 
 
 def _of_hub(name: str) -> Published:
@@ -92,16 +103,23 @@ def _of_entry(name: str, entry: Entry) -> Published:
             f"without the registry: hf:{entry.repo}/{entry.path}."
         )
     said = {
-        "release": entry.release, "id": entry.id, "l0": entry.l0,
-        "variance_explained": entry.variance_explained, "neuronpedia": entry.neuronpedia,
+        "release": entry.release,
+        "id": entry.id,
+        "l0": entry.l0,
+        "variance_explained": entry.variance_explained,
+        "neuronpedia": entry.neuronpedia,
         "norm_scaling_factor": entry.norm_scaling_factor or None,
         "config_overrides": entry.overrides,
-    }  # fmt: skip
+    }
     model = entry.overrides.get("model_name") or entry.model
     return Published(
-        name=name, repo=entry.repo, path=entry.path, revision=entry.overrides.get("revision"),
-        model=full_name(model), site=str(entry.overrides.get("hook_name") or ""),
+        name=name,
+        repo=entry.repo,
+        path=entry.path,
+        revision=entry.overrides.get("revision"),
+        model=full_name(model),
+        site=str(entry.overrides.get("hook_name") or ""),
         overrides={k: v for k, v in entry.overrides.items() if k != "revision"},
         input_scale=entry.norm_scaling_factor,
         says={key: value for key, value in said.items() if value not in (None, "", {})},
-    )  # fmt: skip
+    )

@@ -63,10 +63,11 @@ def _bench(name: str) -> Short:
     allowed = (tuple(_WIDTHS), tuple(_TYPES), _SPARSITIES)
     wrong = [
         f"{what} is one of {', '.join(known)}, not `{part}`"
-        for part, known, what in zip(parts, allowed, ("the width", "the type", "the sparsity"),
-                                     strict=False)
+        for part, known, what in zip(
+            parts, allowed, ("the width", "the type", "the sparsity"), strict=False
+        )
         if part not in known
-    ]  # fmt: skip
+    ]
     if len(parts) != len(allowed) or wrong:
         every = [f"{start}_{w}_{t}_{s}" for w in _WIDTHS for t in _TYPES for s in _SPARSITIES]
         why = "; ".join(wrong) or "it reads {py|gem}_WIDTH_TYPE_SPARSITY, as py_4k_topk_s0"

@@ -79,10 +79,24 @@ def kth_key(keys, k):
 @triton.jit
 @no_type_check
 def upper_bounds(  # noqa: PLR0913
-    x, x_norm, x_off, weight, w_norm, w_off, bias, n, d_in, d_sae, tile_m, tile_n,
-    BY_SIZE: tl.constexpr, WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    x,
+    x_norm,
+    x_off,
+    weight,
+    w_norm,
+    w_off,
+    bias,
+    n,
+    d_in,
+    d_sae,
+    tile_m,
+    tile_n,
+    BY_SIZE: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """Upper bounds of the pre-activations of a tile: [BLOCK_M, BLOCK_N]; infinite for NaN."""
     rows = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)

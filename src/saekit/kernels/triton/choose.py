@@ -70,16 +70,46 @@ class Chosen(NamedTuple):
 @triton.jit
 @no_type_check
 def _best_of_tiles(  # noqa: PLR0913
-    x, x_norm, x_off, weight, w_norm, w_off, bias, keys, n, d_in, d_sae,
-    KEPT: tl.constexpr, BY_SIZE: tl.constexpr, WIDEN: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    x,
+    x_norm,
+    x_off,
+    weight,
+    w_norm,
+    w_off,
+    bias,
+    keys,
+    n,
+    d_in,
+    d_sae,
+    KEPT: tl.constexpr,
+    BY_SIZE: tl.constexpr,
+    WIDEN: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     tiles_m, tiles_n = tl.cdiv(n, BLOCK_M), tl.cdiv(d_sae, BLOCK_N)
     tile_m, tile_n = tile_of(tl.program_id(0), tiles_m, tiles_n, GROUP)
     upper = upper_bounds(
-        x, x_norm, x_off, weight, w_norm, w_off, bias, n, d_in, d_sae, tile_m, tile_n,
-        BY_SIZE, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
+        x,
+        x_norm,
+        x_off,
+        weight,
+        w_norm,
+        w_off,
+        bias,
+        n,
+        d_in,
+        d_sae,
+        tile_m,
+        tile_n,
+        BY_SIZE,
+        WIDEN,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
     # The lowest bits of a key say which latent: one maximum finds score and place at once, and
     # no two keys of a row are equal.
     place = tl.arange(0, BLOCK_N)
@@ -102,9 +132,17 @@ def _latent_of(key, at, KEPT: tl.constexpr, BLOCK_N: tl.constexpr):
 @triton.jit
 @no_type_check
 def _first_k(  # noqa: PLR0913
-    keys, candidates, counts, lowest, n_keys, k,
-    KEPT: tl.constexpr, BLOCK_N: tl.constexpr, ROOM: tl.constexpr, PADDED: tl.constexpr,
-):  # fmt: skip
+    keys,
+    candidates,
+    counts,
+    lowest,
+    n_keys,
+    k,
+    KEPT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROOM: tl.constexpr,
+    PADDED: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, PADDED)
     key = tl.load(keys + row * n_keys + at, mask=at < n_keys, other=LEAST)
@@ -120,10 +158,23 @@ def _first_k(  # noqa: PLR0913
 @triton.jit
 @no_type_check
 def _others_that_could(  # noqa: PLR0913
-    keys, candidates, counts, lowest, scores, bias, ends, undecided, n_keys, k,
-    BY_SIZE: tl.constexpr, KEPT: tl.constexpr, BLOCK_N: tl.constexpr,
-    ROOM: tl.constexpr, PADDED: tl.constexpr, ROOM_PADDED: tl.constexpr,
-):  # fmt: skip
+    keys,
+    candidates,
+    counts,
+    lowest,
+    scores,
+    bias,
+    ends,
+    undecided,
+    n_keys,
+    k,
+    BY_SIZE: tl.constexpr,
+    KEPT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ROOM: tl.constexpr,
+    PADDED: tl.constexpr,
+    ROOM_PADDED: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     done = tl.load(counts + row)
     at = tl.arange(0, ROOM_PADDED)
@@ -153,9 +204,17 @@ def _others_that_could(  # noqa: PLR0913
 @triton.jit
 @no_type_check
 def _keep_k(  # noqa: PLR0913
-    scores, candidates, counts, bias, values, latents, k,
-    BY_SIZE: tl.constexpr, ROOM: tl.constexpr, PADDED: tl.constexpr,
-):  # fmt: skip
+    scores,
+    candidates,
+    counts,
+    bias,
+    values,
+    latents,
+    k,
+    BY_SIZE: tl.constexpr,
+    ROOM: tl.constexpr,
+    PADDED: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, PADDED)
     there = at < tl.load(counts + row)
@@ -178,16 +237,47 @@ def _keep_k(  # noqa: PLR0913
 @triton.jit
 @no_type_check
 def _mark(  # noqa: PLR0913
-    x, x_norm, x_off, weight, w_norm, w_off, bias, threshold, words, counts, n, d_in, d_sae,
-    each, WIDEN: tl.constexpr, GROUP: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    x,
+    x_norm,
+    x_off,
+    weight,
+    w_norm,
+    w_off,
+    bias,
+    threshold,
+    words,
+    counts,
+    n,
+    d_in,
+    d_sae,
+    each,
+    WIDEN: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     tiles_m, tiles_n = tl.cdiv(n, BLOCK_M), tl.cdiv(d_sae, BLOCK_N)
     tile_m, tile_n = tile_of(tl.program_id(0), tiles_m, tiles_n, GROUP)
     upper = upper_bounds(
-        x, x_norm, x_off, weight, w_norm, w_off, bias, n, d_in, d_sae, tile_m, tile_n,
-        False, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K,
-    )  # fmt: skip
+        x,
+        x_norm,
+        x_off,
+        weight,
+        w_norm,
+        w_off,
+        bias,
+        n,
+        d_in,
+        d_sae,
+        tile_m,
+        tile_n,
+        False,
+        WIDEN,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
     cols = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     level = tl.load(threshold + cols * each, mask=cols < d_sae, other=0.0).to(tl.float32)
     could = ((upper > level[None, :]) & (cols < d_sae)[None, :]).to(tl.int32)
@@ -260,9 +350,13 @@ def top_latents(
     for first in range(0, n, PART_TOKENS):
         part = slice(first, min(first + PART_TOKENS, n))
         _choose(
-            x[part], W_enc_t, b_enc, rounded, (k, kept, by_size, margin),
+            x[part],
+            W_enc_t,
+            b_enc,
+            rounded,
+            (k, kept, by_size, margin),
             (values[part], latents[part], undecided[part]),
-        )  # fmt: skip
+        )
     again = undecided.nonzero().squeeze(-1)  # the one wait for the device
     if len(again):
         weight, bias = W_enc_t.float().t(), b_enc.float()
@@ -325,9 +419,13 @@ def _kept(k: int, d_sae: int) -> int:
 
 
 def _choose(
-    x: Tensor, W_enc_t: Tensor, b_enc: Tensor, weight: Rounded,
-    how: tuple[int, int, bool, float], out: tuple[Tensor, Tensor, Tensor],
-) -> None:  # fmt: skip
+    x: Tensor,
+    W_enc_t: Tensor,
+    b_enc: Tensor,
+    weight: Rounded,
+    how: tuple[int, int, bool, float],
+    out: tuple[Tensor, Tensor, Tensor],
+) -> None:
     """Fill values, latents and the marks of undecided tokens."""
     (k, kept, by_size, margin), (values, latents, undecided) = how, out
     n, (d_sae, d_in) = len(x), W_enc_t.shape
@@ -336,9 +434,23 @@ def _choose(
     keys = torch.empty(n, n_keys, dtype=torch.int32, device=x.device)
     grid, sizes = tiling(n, d_sae)
     _best_of_tiles[grid](
-        few.rows, few.norm, few.off, weight.rows, weight.norm, by_norm, b_enc, keys, n, d_in,
-        d_sae, KEPT=kept, BY_SIZE=by_size, WIDEN=INTERPRETED, **sizes, **PIPELINE,
-    )  # fmt: skip
+        few.rows,
+        few.norm,
+        few.off,
+        weight.rows,
+        weight.norm,
+        by_norm,
+        b_enc,
+        keys,
+        n,
+        d_in,
+        d_sae,
+        KEPT=kept,
+        BY_SIZE=by_size,
+        WIDEN=INTERPRETED,
+        **sizes,
+        **PIPELINE,
+    )
     candidates = torch.empty(n, room, dtype=torch.int32, device=x.device)
     counts, lowest, ends = torch.empty(3, n, dtype=torch.int32, device=x.device)
     padded = triton.next_power_of_2(n_keys)
@@ -350,14 +462,35 @@ def _choose(
     dot_into(scores, x, W_enc_t, candidates, starts, starts + counts)
     room_padded = triton.next_power_of_2(room)
     _others_that_could[(n,)](
-        keys, candidates, counts, lowest, scores, b_enc, ends, undecided, n_keys, k,
-        BY_SIZE=by_size, ROOM_PADDED=room_padded, **tiles_of, **wide,
-    )  # fmt: skip
+        keys,
+        candidates,
+        counts,
+        lowest,
+        scores,
+        b_enc,
+        ends,
+        undecided,
+        n_keys,
+        k,
+        BY_SIZE=by_size,
+        ROOM_PADDED=room_padded,
+        **tiles_of,
+        **wide,
+    )
     dot_into(scores, x, W_enc_t, candidates, starts + counts, starts + ends)
     _keep_k[(n,)](
-        scores, candidates, ends, b_enc, values, latents, k,
-        BY_SIZE=by_size, ROOM=room, PADDED=room_padded, **LAUNCH,
-    )  # fmt: skip
+        scores,
+        candidates,
+        ends,
+        b_enc,
+        values,
+        latents,
+        k,
+        BY_SIZE=by_size,
+        ROOM=room,
+        PADDED=room_padded,
+        **LAUNCH,
+    )
 
 
 def _above(
@@ -369,10 +502,24 @@ def _above(
     counts = torch.empty(n, tiles, dtype=torch.int32, device=x.device)
     grid, sizes = tiling(n, d_sae)
     _mark[grid](
-        few.rows, few.norm, few.off, weight.rows, weight.norm, norm_factor(weight), b_enc,
-        threshold, words, counts, n, d_in, d_sae, int(threshold.numel() > 1),
-        WIDEN=INTERPRETED, **sizes, **PIPELINE,
-    )  # fmt: skip
+        few.rows,
+        few.norm,
+        few.off,
+        weight.rows,
+        weight.norm,
+        norm_factor(weight),
+        b_enc,
+        threshold,
+        words,
+        counts,
+        n,
+        d_in,
+        d_sae,
+        int(threshold.numel() > 1),
+        WIDEN=INTERPRETED,
+        **sizes,
+        **PIPELINE,
+    )
     ends = counts.view(-1).cumsum(0)
     nnz = int(ends[-1])
     if nnz > gather_share(W_enc_t.dtype, "fp32") * n * d_sae and nnz > BLOCK_N * n:

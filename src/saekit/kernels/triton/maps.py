@@ -48,9 +48,7 @@ def require(**tensors: Tensor) -> None:
             raise Unsupported(f"`{name}` is on {tensor.device}; kernels take CUDA tensors.")
         if tensor.is_floating_point() and tensor.dtype not in TYPES:
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise Unsupported(
-                f"`{name}` is {kind}; kernels take float32, bfloat16 and float16."
-            )
+            raise Unsupported(f"`{name}` is {kind}; kernels take float32, bfloat16 and float16.")
         if not tensor.is_contiguous():
             raise Unsupported(
                 f"`{name}` has shape {tuple(tensor.shape)} and strides {tensor.stride()}; kernels "
@@ -98,8 +96,9 @@ def _decode(  # noqa: PLR0913
         value = tl.load(values + entries, mask=there, other=0.0).to(tl.float32)
         part = tl.load(
             weight + latent[:, None] * width + cols[None, :],
-            mask=there[:, None] & inside[None, :], other=0.0,
-        ).to(tl.float32)  # fmt: skip
+            mask=there[:, None] & inside[None, :],
+            other=0.0,
+        ).to(tl.float32)
         total += tl.sum(value[:, None] * part, axis=0)
     tl.store(out + row * width + cols, total, mask=inside)
 
@@ -122,8 +121,9 @@ def _dot(  # noqa: PLR0913
             x = tl.load(rows + row * width + cols, mask=inside, other=0.0).to(tl.float32)
             part = tl.load(
                 weight + latent[:, None] * width + cols[None, :],
-                mask=there[:, None] & inside[None, :], other=0.0,
-            ).to(tl.float32)  # fmt: skip
+                mask=there[:, None] & inside[None, :],
+                other=0.0,
+            ).to(tl.float32)
             total += x[None, :] * part
         tl.store(out + entries, tl.sum(total, axis=1), mask=there)
 
@@ -142,8 +142,9 @@ def _gathered(  # noqa: PLR0913
         scale = tl.load(weights + entries, mask=there, other=0.0).to(tl.float32)
         part = tl.load(
             rows + token[:, None] * width + cols[None, :],
-            mask=there[:, None] & (cols < width)[None, :], other=0.0,
-        ).to(tl.float32)  # fmt: skip
+            mask=there[:, None] & (cols < width)[None, :],
+            other=0.0,
+        ).to(tl.float32)
         total += tl.sum(scale[:, None] * part, axis=0)
     return total
 
@@ -151,9 +152,19 @@ def _gathered(  # noqa: PLR0913
 @triton.jit
 @no_type_check
 def _sum_segments(  # noqa: PLR0913
-    tokens, weights, starts, slot_ends, owners, rows, partial, width, d_sae,
-    SEGMENT: tl.constexpr, ENTRIES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    tokens,
+    weights,
+    starts,
+    slot_ends,
+    owners,
+    rows,
+    partial,
+    width,
+    d_sae,
+    SEGMENT: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     slot = tl.program_id(0).to(tl.int64)
     latent = tl.load(owners + slot)
     if latent < d_sae:  # slots beyond those in use belong to nobody
@@ -169,9 +180,18 @@ def _sum_segments(  # noqa: PLR0913
 @triton.jit
 @no_type_check
 def _sum_latents(  # noqa: PLR0913
-    tokens, weights, starts, slot_ends, rows, partial, out, width,
-    SEGMENT: tl.constexpr, ENTRIES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    tokens,
+    weights,
+    starts,
+    slot_ends,
+    rows,
+    partial,
+    out,
+    width,
+    SEGMENT: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     latent = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first, end = tl.load(starts + latent), tl.load(starts + latent + 1)
@@ -184,10 +204,11 @@ def _sum_latents(  # noqa: PLR0913
             total += tl.sum(
                 tl.load(
                     partial + slots[:, None] * width + cols[None, :],
-                    mask=(slots < stop)[:, None] & (cols < width)[None, :], other=0.0,
+                    mask=(slots < stop)[:, None] & (cols < width)[None, :],
+                    other=0.0,
                 ),
                 axis=0,
-            )  # fmt: skip
+            )
     else:
         total += _gathered(tokens, weights, rows, first, end, cols, width, ENTRIES, BLOCK)
     tl.store(out + latent * width + cols, total, mask=cols < width)
@@ -297,11 +318,32 @@ def sum_by_latent(
         slots = torch.arange(n_slots, device=rows.device)
         owners = torch.searchsorted(slot_ends, slots, right=True)
         _sum_segments[(n_slots, blocks)](
-            tokens, weights, starts, slot_ends, owners, rows, partial, width, d_sae,
-            SEGMENT, ENTRIES, block, **LAUNCH,
-        )  # fmt: skip
+            tokens,
+            weights,
+            starts,
+            slot_ends,
+            owners,
+            rows,
+            partial,
+            width,
+            d_sae,
+            SEGMENT,
+            ENTRIES,
+            block,
+            **LAUNCH,
+        )
     _sum_latents[(d_sae, blocks)](
-        tokens, weights, starts, slot_ends, rows, partial, out, width,
-        SEGMENT, ENTRIES, block, **LAUNCH,
-    )  # fmt: skip
+        tokens,
+        weights,
+        starts,
+        slot_ends,
+        rows,
+        partial,
+        out,
+        width,
+        SEGMENT,
+        ENTRIES,
+        block,
+        **LAUNCH,
+    )
     return out.to(kind)

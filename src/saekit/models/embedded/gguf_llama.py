@@ -94,9 +94,11 @@ def _config(source: GGUF) -> dict[str, Any]:
         "vocab_size": len(settings["tokenizer.ggml.tokens"]),
         "max_position_embeddings": settings["llama.context_length"],
         # Stored as float32; the nearest short decimal is what the model was made with.
-        "rms_norm_eps": float(np.format_float_positional(
-            np.float32(settings["llama.attention.layer_norm_rms_epsilon"])
-        )),
+        "rms_norm_eps": float(
+            np.format_float_positional(
+                np.float32(settings["llama.attention.layer_norm_rms_epsilon"])
+            )
+        ),
         "rope_theta": settings["llama.rope.freq_base"],
         "hidden_act": "silu",
         "tie_word_embeddings": "output.weight" not in source.tensors,

@@ -39,7 +39,7 @@ MODELS = {
         layers=30,
         d_model=576,
         unpacked_bytes=545_000_000,
-    ),
+    )
 }
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 _SUMS = "unpacked.json"  # their checksums

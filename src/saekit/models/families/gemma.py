@@ -49,7 +49,9 @@ class Gemma(Family):
         found |= {"query_pre_attn_scalar": found["head_dim"], "sliding_window": 64}
         if model_type != "gemma3":
             return found
-        seeing = {name: sizes[name] for name in
-                  ("hidden_size", "num_attention_heads", "intermediate_size")}  # fmt: skip
+        seeing = {
+            name: sizes[name]
+            for name in ("hidden_size", "num_attention_heads", "intermediate_size")
+        }
         seeing |= {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
         return {"text_config": found, "vision_config": seeing, "mm_tokens_per_image": 1}

@@ -58,9 +58,7 @@ class SharedAttention(TorchFunctionMode):
     """Within it, causal attention over short rows on a CPU keeps its weights for the gradient."""
 
     @override
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is nn.functional.scaled_dot_product_attention and _fits(*args, **kwargs):
             query, key, value = args[:3]
@@ -73,9 +71,13 @@ def _fits(query: Tensor, *others: Any, **how: Any) -> bool:
         return False
     plain = how.get("attn_mask") is None and not how.get("dropout_p") and how.get("is_causal")
     return bool(
-        plain and torch.is_grad_enabled() and query.requires_grad and query.ndim == 4
-        and query.device.type == "cpu" and query.shape[-2] == others[0].shape[-2] <= KEPT_TOKENS
-    )  # fmt: skip
+        plain
+        and torch.is_grad_enabled()
+        and query.requires_grad
+        and query.ndim == 4
+        and query.device.type == "cpu"
+        and query.shape[-2] == others[0].shape[-2] <= KEPT_TOKENS
+    )
 
 
 class _Attention(torch.autograd.Function):

@@ -130,7 +130,12 @@ def evaluate(
     shared, lm, stream = opened(run, how)
     subjects = [
         Subject(
-            shared.at(s), lm, s, shared.written(s), shared.rule(s), str(s),
+            shared.at(s),
+            lm,
+            s,
+            shared.written(s),
+            shared.rule(s),
+            str(s),
             write_rule=shared.written_rule(s),
         )
         for s in shared.sites
@@ -201,8 +206,11 @@ def baselines(
         made[str(one)] = str(place)
     where = "" if out is None else f" --singles {shlex.quote(str(out))}"
     following = f"saekit layers compare {shlex.quote(str(run))}{how.typed()}{where}"
-    emit({"baselines": made}, as_json=as_json,
-         lines=[*(f"SAE      {p}" for p in made.values()), f"next     {following}"])  # fmt: skip
+    emit(
+        {"baselines": made},
+        as_json=as_json,
+        lines=[*(f"SAE      {p}" for p in made.values()), f"next     {following}"],
+    )
 
 
 def _trained(
@@ -224,9 +232,14 @@ def _trained(
             f"of one layer is to be trained on: --tokens."
         )
     return Run(
-        model=model, pair=card.pair, corpus=corpus, sae=shared.sae.cfg, n_ctx=card.n_ctx,
-        bos=bool(card.bos), tokens=tokens * len(card.pair.read),
-    )  # fmt: skip
+        model=model,
+        pair=card.pair,
+        corpus=corpus,
+        sae=shared.sae.cfg,
+        n_ctx=card.n_ctx,
+        bos=bool(card.bos),
+        tokens=tokens * len(card.pair.read),
+    )
 
 
 @app.command("compare")
@@ -305,11 +318,20 @@ def figures(
         how = OpenOptions(found.sites, corpus, "test", sae)
         shared, lm, stream = opened(run, how)
         made += draw_all(
-            found, shared, lm, stream, out or results_folder(run) / "layers" / "figures",
-            prompt=prompt, tokens=tokens, suffix=suffix, lens=lens_of(lens, lm), shown=not quiet,
-        )  # fmt: skip
-    emit({"figures": [str(p) for p in made]}, as_json=as_json,
-         lines=[f"figure   {p}" for p in made])  # fmt: skip
+            found,
+            shared,
+            lm,
+            stream,
+            out or results_folder(run) / "layers" / "figures",
+            prompt=prompt,
+            tokens=tokens,
+            suffix=suffix,
+            lens=lens_of(lens, lm),
+            shown=not quiet,
+        )
+    emit(
+        {"figures": [str(p) for p in made]}, as_json=as_json, lines=[f"figure   {p}" for p in made]
+    )
 
 
 @app.command("prompt")
@@ -356,7 +378,9 @@ def prompt_(
     reading = PromptReading(shared, lm, prompt, lens=lens_of(lens, lm))
     wanted = [Steering(*_steer(text)) for text in steer or []]
     path = write_prompt_page(
-        reading, out or results_folder(run) / "layers" / "prompt.html", steered=wanted or None,
+        reading,
+        out or results_folder(run) / "layers" / "prompt.html",
+        steered=wanted or None,
         survey=known,
     )
     record: dict[str, Any] = {"page": str(path), "bytes": path.stat().st_size}
@@ -419,11 +443,16 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
     split = decomposition(sums)
     single = single_layer_share(sums)
     record = {
-        "analysis": str(folder), "tokens": sums.n_tokens, "alive": std.n,
-        "layer_std": std._asdict(), "entropy": entropy._asdict(),
-        "variances": split._asdict(), "legacy_variances": legacy_variances(sums)._asdict(),
-        "single_layer_share": single, "seconds": found.counts["seconds"],
-    }  # fmt: skip
+        "analysis": str(folder),
+        "tokens": sums.n_tokens,
+        "alive": std.n,
+        "layer_std": std._asdict(),
+        "entropy": entropy._asdict(),
+        "variances": split._asdict(),
+        "legacy_variances": legacy_variances(sums)._asdict(),
+        "single_layer_share": single,
+        "seconds": found.counts["seconds"],
+    }
     write_json(folder / "summary.json", record)
     half = half_width(std.std, std.n)
     lines = [

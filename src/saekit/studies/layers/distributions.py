@@ -107,10 +107,12 @@ def mean_layer_density(
     density = counts / max(len(mean), 1) / width
     return Table(
         columns={
-            "layer_from": edges[:-1].tolist(), "layer_to": edges[1:].tolist(),
-            "latents": [int(c) for c in counts], "density": density.tolist(),
+            "layer_from": edges[:-1].tolist(),
+            "layer_to": edges[1:].tolist(),
+            "latents": [int(c) for c in counts],
+            "density": density.tolist(),
         }
-    )  # fmt: skip
+    )
 
 
 def active_layers(
@@ -161,9 +163,14 @@ def latent_table(sums: LayerSums, sites: Sequence[str], least_share: float = LEA
     columns |= {f"p_{site}": p.tolist() for site, p in zip(sites, found.p, strict=True)}
     return Table(
         columns=columns,
-        units={"count": "activations", "tokens": "tokens", "layer_mean": "layers",
-               "layer_std": "layers", "layer_entropy": "nats"},
-    )  # fmt: skip
+        units={
+            "count": "activations",
+            "tokens": "tokens",
+            "layer_mean": "layers",
+            "layer_std": "layers",
+            "layer_entropy": "nats",
+        },
+    )
 
 
 def site_table(sums: LayerSums, sites: Sequence[str]) -> Table:

@@ -96,9 +96,15 @@ class Examples:
             values[index, touched] = values[index, touched].gather(1, wide)
 
     def _fill(
-        self, index: int, touched: Tensor, fresh: Bool[Tensor, "u n"], row: Int[Tensor, "u n"],
-        where: Int[Tensor, "u rows"], layer: LayerCodes, rows: Rows,
-    ) -> None:  # fmt: skip
+        self,
+        index: int,
+        touched: Tensor,
+        fresh: Bool[Tensor, "u n"],
+        row: Int[Tensor, "u n"],
+        where: Int[Tensor, "u rows"],
+        layer: LayerCodes,
+        rows: Rows,
+    ) -> None:
         """Read position and window of new examples from the rows they are in."""
         line, slot = fresh.nonzero(as_tuple=True)
         in_batch = row[line, slot]

@@ -72,13 +72,21 @@ def draw_all(  # noqa: PLR0913 - each is a choice of the reader
     sums = found.sums
     spread = distribution(sums.totals, sums.numbers)
     directions = shared.sae.directions().detach()
-    made = {n: out / f"{n}{ending}" for n in (
-        "layer_heatmap", "layer_std", "layer_mean", "prompt_heatmap", "mmcs", "adjacent_cosine",
-        "embedding_cosine", "layer_distance",
-    )}  # fmt: skip
+    made = {
+        n: out / f"{n}{ending}"
+        for n in (
+            "layer_heatmap",
+            "layer_std",
+            "layer_mean",
+            "prompt_heatmap",
+            "mmcs",
+            "adjacent_cosine",
+            "embedding_cosine",
+            "layer_distance",
+        )
+    }
     of_tokens = f", {sums.n_tokens:,} tokens"
-    layer_heatmap.draw(spread, found.sites, made["layer_heatmap"], title=name,
-                       population=of_tokens)  # fmt: skip
+    layer_heatmap.draw(spread, found.sites, made["layer_heatmap"], title=name, population=of_tokens)
     about = shared.facts() | {"model": lm.name, "lens": lens is not None}
     layer_std.draw({name: sums}, {name: about}, made["layer_std"])
     layer_mean.draw(spread, sums.numbers, made["layer_mean"], title=name)
@@ -87,8 +95,9 @@ def draw_all(  # noqa: PLR0913 - each is a choice of the reader
     if len(shared.sites) > 1:
         rules = {str(s): shared.rule(s) for s in shared.sites}
         n_rows = max(1, math.ceil(tokens / stream.n_ctx))
-        cosines = adjacent_cosines(lm, stream, rules, shared.sites, n_rows=n_rows, lens=lens,
-                                   shown=shown)  # fmt: skip
+        cosines = adjacent_cosines(
+            lm, stream, rules, shared.sites, n_rows=n_rows, lens=lens, shown=shown
+        )
         adjacent_cosine.draw(cosines, made["adjacent_cosine"], title=lm.name)
     else:
         del made["adjacent_cosine"]  # one layer has no neighbour

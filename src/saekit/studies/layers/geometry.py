@@ -162,15 +162,16 @@ class PairHistogram(NamedTuple):
             columns={
                 "distance_from": self.distance_edges[:-1].tolist(),
                 "distance_to": self.distance_edges[1:].tolist(),
-                "pairs": n, "mean": self.mean.tolist(), "std": self.std.tolist(), "sem": sem,
+                "pairs": n,
+                "mean": self.mean.tolist(),
+                "std": self.std.tolist(),
+                "sem": sem,
             }
-        )  # fmt: skip
+        )
 
 
 def cosine_by_distance(
-    directions: Float[Tensor, "n d"],
-    layer_mean: Float[Tensor, "n"],
-    numbers: Sequence[int],
+    directions: Float[Tensor, "n d"], layer_mean: Float[Tensor, "n"], numbers: Sequence[int]
 ) -> PairHistogram:
     """Count pairs of latents by |difference of mean layers| and cosine, in chunks.
 

@@ -88,9 +88,12 @@ def opened(run: Path, how: OpenOptions) -> OpenLayers:
         return expand_sites(how.sites, lm) if how.sites else None
 
     found = how.options.open(
-        run, corpus=how.corpus, scaled=True, check=_check_shared,
+        run,
+        corpus=how.corpus,
+        scaled=True,
+        check=_check_shared,
         place=lambda loaded, lm: _placed(loaded, expanded(lm)),
-    )  # fmt: skip
+    )
     (sae, card), lm = found.loaded, found.lm
     for line in note_lines(found.notes):
         typer.echo(line, err=True)

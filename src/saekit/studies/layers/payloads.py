@@ -54,11 +54,16 @@ def _params(reading: PromptReading) -> dict[str, Any]:
     shared = reading.shared
     cfg = shared.sae.cfg
     return {
-        "model": reading.lm.name, "sites": [str(s) for s in shared.sites],
-        "layers": shared.numbers, "d_sae": cfg.d_sae, "expansion": cfg.d_sae / cfg.d_in,
-        "k": shared.k, "standardised": isinstance(cfg, Standardised), "bos": shared.card.bos,
+        "model": reading.lm.name,
+        "sites": [str(s) for s in shared.sites],
+        "layers": shared.numbers,
+        "d_sae": cfg.d_sae,
+        "expansion": cfg.d_sae / cfg.d_in,
+        "k": shared.k,
+        "standardised": isinstance(cfg, Standardised),
+        "bos": shared.card.bos,
         "lens": None if reading.lens is None else reading.lens.sha256,
-    }  # fmt: skip
+    }
 
 
 def _largest(reading: PromptReading) -> dict[str, list[float]]:

@@ -196,9 +196,13 @@ class PromptReading:
             mass = sum(v for _, v in totals[latent])
             mean = sum(n * v for n, v in totals[latent]) / mass
             found.append(
-                {"latent": latent, "layer_mean": round(mean, 2), "total": _short(mass),
-                 "values": values}
-            )  # fmt: skip
+                {
+                    "latent": latent,
+                    "layer_mean": round(mean, 2),
+                    "total": _short(mass),
+                    "values": values,
+                }
+            )
         return sorted(found, key=lambda r: (r["layer_mean"], -r["total"], r["latent"]))
 
     def spread_over_layers(self, least: float = 1e-3) -> dict[str, list[Any]]:
@@ -230,12 +234,16 @@ class PromptReading:
             codes = self.codes[site]
             batch = Batch(x, y_hat, Codes.from_dense(x[:0]))  # FVU looks at no code
             n = max(len(x), 1)
-            rows.append({
-                "site": str(site), "tokens": len(x),
-                "fvu": metric.compute(metric.sums(batch)) if len(x) else None,
-                "mse": float((y_hat - x).square().mean()) if len(x) else None,
-                "l0": len(codes.latent) / n, "l1": float(codes.strength.sum()) / n,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "site": str(site),
+                    "tokens": len(x),
+                    "fvu": metric.compute(metric.sums(batch)) if len(x) else None,
+                    "mse": float((y_hat - x).square().mean()) if len(x) else None,
+                    "l0": len(codes.latent) / n,
+                    "l1": float(codes.strength.sum()) / n,
+                }
+            )
         return rows
 
     def logits_input(self, n: int = 10) -> list[list[dict[str, Any]]]:
@@ -361,10 +369,16 @@ def example_records(
 ) -> list[dict[str, Any]]:
     """Return `Example`s with readable tokens, JSON-ready: tokens, strengths, peak, row, pos."""
     return [
-        {"tokens": pieces(e.tokens), "strengths": [_short(s) for s in e.strengths],
-         "peak": e.peak, "strength": _short(e.strength), "row": e.row, "pos": e.pos}
+        {
+            "tokens": pieces(e.tokens),
+            "strengths": [_short(s) for s in e.strengths],
+            "peak": e.peak,
+            "strength": _short(e.strength),
+            "row": e.row,
+            "pos": e.pos,
+        }
         for e in examples
-    ]  # fmt: skip
+    ]
 
 
 def _short(value: float) -> float:

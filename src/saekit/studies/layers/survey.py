@@ -120,14 +120,23 @@ class Survey:
         write_tensors(folder / "sums.safetensors", self.sums.tensors())
         write_tensors(folder / "examples.safetensors", self.examples.packed())
         e = self.examples
-        write_json(folder / "survey.json", {
-            "format": FORMAT, "version": VERSION, "sites": self.sites, "numbers": self.numbers,
-            "n_tokens": self.sums.n_tokens, "d_sae": self.sums.d_sae, "spans": self.spans,
-            "examples": {"n": e.n, "before": e.before, "after": e.after},
-            "counts": self.counts, "made_from": self.made_from,
-            "sha256": {n: sha256_of(folder / f"{n}.safetensors") for n in ("sums", "examples")},
-            "provenance": provenance.collect(),
-        })  # fmt: skip
+        write_json(
+            folder / "survey.json",
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "sites": self.sites,
+                "numbers": self.numbers,
+                "n_tokens": self.sums.n_tokens,
+                "d_sae": self.sums.d_sae,
+                "spans": self.spans,
+                "examples": {"n": e.n, "before": e.before, "after": e.after},
+                "counts": self.counts,
+                "made_from": self.made_from,
+                "sha256": {n: sha256_of(folder / f"{n}.safetensors") for n in ("sums", "examples")},
+                "provenance": provenance.collect(),
+            },
+        )
         return folder
 
     @staticmethod
@@ -184,9 +193,8 @@ def survey(
     n_rows = math.ceil(config.tokens / stream.n_ctx)
     sums = LayerSums(shared.numbers, shared.d_sae, lm.device)
     examples = Examples(
-        len(shared.sites), shared.d_sae,
-        n=config.examples, before=config.before, after=config.after,
-    )  # fmt: skip
+        len(shared.sites), shared.d_sae, n=config.examples, before=config.before, after=config.after
+    )
     seen = _TokenCounts(shared)
     bar = Progress("layers", n_rows * stream.n_ctx, shown=shown)
     last = config.first_row
@@ -209,10 +217,14 @@ def survey(
         )
     counts = {**seen.record(), "seconds": round(time.monotonic() - began, 3)}
     made_from = {
-        "stream": stream.digest, "split": stream.split, "n_ctx": stream.n_ctx,
-        "model": lm.provenance(), "sae": shared.sae.cfg.to_dict(), "weights": _digest(shared),
+        "stream": stream.digest,
+        "split": stream.split,
+        "n_ctx": stream.n_ctx,
+        "model": lm.provenance(),
+        "sae": shared.sae.cfg.to_dict(),
+        "weights": _digest(shared),
         "lens": None if lens is None else lens.sha256,
-    }  # fmt: skip
+    }
     spans = [(config.first_row, last)]
     return Survey([str(s) for s in shared.sites], sums, examples, spans, made_from, counts)
 

@@ -65,9 +65,12 @@ def tables(
         *(f"no analysis of {run}. Make it: saekit layers analyse {run}" for run in missing),
         *(f"table    {path}" for path in written),
     ]
-    record = {"tables": [str(p) for p in written], "mmcs": rows,
-              "layer_std": [] if std is None else std.rows(),
-              "not_analysed": [str(p) for p in missing]}  # fmt: skip
+    record = {
+        "tables": [str(p) for p in written],
+        "mmcs": rows,
+        "layer_std": [] if std is None else std.rows(),
+        "not_analysed": [str(p) for p in missing],
+    }
     emit(record, as_json=as_json, lines=lines)
 
 
@@ -194,8 +197,7 @@ def stream_(
     n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens of a row.")] = 128,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Rows begin with BOS.")] = True,
     max_norm: Annotated[
-        float,
-        typer.Option(help="Leave out vectors longer than this times the median; 0: none."),
+        float, typer.Option(help="Leave out vectors longer than this times the median; 0: none.")
     ] = 4.0,
     lens: LensFile = None,
     suffix: Annotated[
@@ -225,9 +227,14 @@ def stream_(
     names = expand_sites(site or ["L*.resid_post"], lm)
     rows, rules = _text(lm, corpus, split, names, n_ctx=n_ctx, bos=bos, max_norm=max_norm or None)
     found = adjacent_cosines(
-        lm, rows, rules, [parse_site(n) for n in names],
-        n_rows=math.ceil(tokens / n_ctx), lens=lens_of(lens, lm), shown=not quiet,
-    )  # fmt: skip
+        lm,
+        rows,
+        rules,
+        [parse_site(n) for n in names],
+        n_rows=math.ceil(tokens / n_ctx),
+        lens=lens_of(lens, lm),
+        shown=not quiet,
+    )
     written = [out / "adjacent_cosine.csv", out / "adjacent_cosine_norms.csv"]
     if suffix:
         from saekit.studies.layers.figures import adjacent_cosine
@@ -244,15 +251,25 @@ def stream_(
         centred, raw = pairs["cosine_mean"][i], pairs["uncentred_cosine_mean"][i]
         lines.append(f"  {first + ' ' + pairs['next'][i]:<32} {centred:>18.4f} {raw:>12.4f}")
     lines += [f"  {found.n_tokens:,} tokens", *(f"written  {path}" for path in written)]
-    record = {"tokens": found.n_tokens, "pairs": found.pairs.rows(), "norms": found.norms.rows(),
-              "files": [str(p) for p in written]}  # fmt: skip
+    record = {
+        "tokens": found.n_tokens,
+        "pairs": found.pairs.rows(),
+        "norms": found.norms.rows(),
+        "files": [str(p) for p in written],
+    }
     emit(record, as_json=as_json, lines=lines)
 
 
 def _text(
-    lm: "LanguageModel", corpus: str, split: str, sites: list[str], *,
-    n_ctx: int, bos: bool, max_norm: float | None,
-) -> Any:  # fmt: skip
+    lm: "LanguageModel",
+    corpus: str,
+    split: str,
+    sites: list[str],
+    *,
+    n_ctx: int,
+    bos: bool,
+    max_norm: float | None,
+) -> Any:
     """Return rows of a part of a text, and which tokens count, by its training part."""
     from saekit.activations.harvest import Harvest
     from saekit.activations.pairs import Pair

@@ -47,9 +47,12 @@ def decomposition(sums: LayerSums) -> Decomposition:
     total = second.sum() / whole
     ratio = (between_tokens + within) / within  # nan where nothing is within
     return Decomposition(
-        float(total), float(latents), float(between_tokens), float(within),
+        float(total),
+        float(latents),
+        float(between_tokens),
+        float(within),
         float(ratio) if within > 0 else float("nan"),
-    )  # fmt: skip
+    )
 
 
 class LegacyVariances(NamedTuple):

@@ -47,16 +47,24 @@ def draw_all(folder: Path, n_ctx: int | None = None) -> tuple[list[Path], list[s
     title = _title(folder)
     figures = folder / "figures"
     jobs: list[tuple[Path, Any]] = [
-        (figures / f"feature_continuum_ctx{n}.png",
-         lambda at: continuum.draw(found[n], n, at, title)),
-        (figures / f"feature_profile_contrast_ctx{n}.png",
-         lambda at: profile_contrast.draw(found[n], n, at)),
-        (figures / f"h_pos_overview_ctx{n}.png",
-         lambda at: h_pos_overview.draw(found[n], n, at, title)),
+        (
+            figures / f"feature_continuum_ctx{n}.png",
+            lambda at: continuum.draw(found[n], n, at, title),
+        ),
+        (
+            figures / f"feature_profile_contrast_ctx{n}.png",
+            lambda at: profile_contrast.draw(found[n], n, at),
+        ),
+        (
+            figures / f"h_pos_overview_ctx{n}.png",
+            lambda at: h_pos_overview.draw(found[n], n, at, title),
+        ),
         (figures / "h_pos_vs_ctxlen.png", lambda at: h_pos_context.draw(found, at, title)),
-        (figures / f"h_pos_vs_frequency_ctx{n}.png",
-         lambda at: h_pos_frequency.draw(_with_density(folder, found[n]), at, title)),
-    ]  # fmt: skip
+        (
+            figures / f"h_pos_vs_frequency_ctx{n}.png",
+            lambda at: h_pos_frequency.draw(_with_density(folder, found[n]), at, title),
+        ),
+    ]
     drawn, missing = [], []
     for path, draw in jobs:
         try:
@@ -125,24 +133,40 @@ def _write_manifest(
     for card in cards:
         mean, std = case_studies.moments(card.H)
         features.append(
-            {"feature_id": card.latent, "tier": tiers[card.latent],
-             "description": card.description, "mean_h_pos": mean, "std_h_pos": std,
-             "n_events": len(card.H),
-             "recall_alt": known.get(card.latent, quality.Quality()).recall_alt}
-        )  # fmt: skip
+            {
+                "feature_id": card.latent,
+                "tier": tiers[card.latent],
+                "description": card.description,
+                "mean_h_pos": mean,
+                "std_h_pos": std,
+                "n_events": len(card.H),
+                "recall_alt": known.get(card.latent, quality.Quality()).recall_alt,
+            }
+        )
     write_json(
         out.with_suffix(".json"),
-        {"experiment": "feature_case_studies", "timestamp": made.get("timestamp"),
-         "preset": made.get("preset"), "layer": made.get("layer"), "site": made.get("site"),
-         "ctx_len": n_ctx, "top_n_contexts": shown[0], "tokens_shown": shown[1],
-         "source_expt_dir": folder.resolve().name, "features": features},
-    )  # fmt: skip
+        {
+            "experiment": "feature_case_studies",
+            "timestamp": made.get("timestamp"),
+            "preset": made.get("preset"),
+            "layer": made.get("layer"),
+            "site": made.get("site"),
+            "ctx_len": n_ctx,
+            "top_n_contexts": shown[0],
+            "tokens_shown": shown[1],
+            "source_expt_dir": folder.resolve().name,
+            "features": features,
+        },
+    )
 
 
 def write_table(
-    folder: Path, *, n_ctx: int | None = None, kept: quality.LatentFilter | None = None,
+    folder: Path,
+    *,
+    n_ctx: int | None = None,
+    kept: quality.LatentFilter | None = None,
     cache: Path | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write the table of a folder's latents into ``figures/``, the most local first.
 
     What is known of a latent's quality is what its events tell, over that what a
@@ -165,21 +189,28 @@ def write_table(
     texts = _texts(folder)
     ranked = plain.by_mean(_entropies(by))
     cards = {
-        a: _card(a, by[a], texts.get(str(a), []), Extra(link=_link(cache, a)), len(by[a]),
-                 feature_table.TOKENS + 1)
+        a: _card(
+            a,
+            by[a],
+            texts.get(str(a), []),
+            Extra(link=_link(cache, a)),
+            len(by[a]),
+            feature_table.TOKENS + 1,
+        )
         for a in ranked
-    }  # fmt: skip
+    }
     known = {a: feature_table.of_card(card) for a, card in cards.items()}
     for more in (quality.read(folder), quality.of_cache(cache, ranked) if cache else {}):
         known = {a: quality.over(q, more.get(a)) for a, q in known.items()}
     those, left = kept.split(known)
     shown = [cards[a] for a in those]
     facts = {
-        "of": _title(folder), "window": f"{n} tokens",
+        "of": _title(folder),
+        "window": f"{n} tokens",
         "population": f"{len(shown)} of {len(cards)} latents, "
-                      f"{sum(len(c.H) for c in shown)} events with an entropy",
+        f"{sum(len(c.H) for c in shown)} events with an entropy",
         "interval": "95 % of the mean, over events; from 8 events on",
-    }  # fmt: skip
+    }
     if left:
         facts["left out"] = ", ".join(f"{count} {why}" for why, count in left.items())
     out = folder / "figures" / f"feature_table_ctx{n}{kept.ending}.html"
@@ -205,9 +236,7 @@ def entropies(rows: Sequence[Row]) -> dict[int, list[float]]:
     return found
 
 
-def _with_density(
-    folder: Path, rows: Sequence[Row]
-) -> dict[int, tuple[Sequence[float], float]]:
+def _with_density(folder: Path, rows: Sequence[Row]) -> dict[int, tuple[Sequence[float], float]]:
     """Return the entropies and the density of each latent of a folder whose manifest has them.
 
     Raises:
@@ -224,9 +253,13 @@ def _with_density(
 
 
 def _card(
-    latent: int, rows: Sequence[Row], texts: Sequence[dict[str, Any]], extra: Extra, top: int,
+    latent: int,
+    rows: Sequence[Row],
+    texts: Sequence[dict[str, Any]],
+    extra: Extra,
+    top: int,
     tokens: int,
-) -> case_studies.Card:  # fmt: skip
+) -> case_studies.Card:
     events = []
     ok = [row for row in rows if row.status == OK and row.J is not None]
     for row in sorted(ok, key=lambda r: r.event_idx)[:top]:
@@ -281,8 +314,10 @@ def _texts(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def _title(folder: Path) -> str:
     manifest = _manifest(folder)
     layer = manifest.get("layer")
-    named = [manifest.get("preset"),
-             manifest.get("site") or (None if layer is None else f"layer {layer}")]  # fmt: skip
+    named = [
+        manifest.get("preset"),
+        manifest.get("site") or (None if layer is None else f"layer {layer}"),
+    ]
     return " · ".join(str(n) for n in named if n) or folder.resolve().name
 
 

@@ -120,7 +120,7 @@ _ALL = (
         n_ctx_max=1024,
         n_ctx_step=64,
         d_sae=32768,
-        forgets=("b_dec", "layer_norm",),
+        forgets=("b_dec", "layer_norm"),
     ),
     # Gemma 2 2B with Gemma Scope's residual SAEs of 16k latents.
     Preset(
@@ -132,8 +132,34 @@ _ALL = (
         architecture="jumprelu",
         repo="google/gemma-scope-2b-pt-res",
         folder="layer_{layer}/width_16k/average_l0_{l0}",
-        l0=(105, 102, 141, 59, 124, 68, 70, 69, 71, 73, 77, 80, 82, 84, 84, 78, 78, 77, 74, 73,
-            71, 70, 72, 75, 73, 116),
+        l0=(
+            105,
+            102,
+            141,
+            59,
+            124,
+            68,
+            70,
+            69,
+            71,
+            73,
+            77,
+            80,
+            82,
+            84,
+            84,
+            78,
+            78,
+            77,
+            74,
+            73,
+            71,
+            70,
+            72,
+            75,
+            73,
+            116,
+        ),
         sae_id="layer_{layer}/width_16k/canonical",
         release="gemma-scope-2b-pt-res-canonical",
         site_name="resid_layer{layer}",
@@ -216,7 +242,6 @@ def preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise UnknownNameError(
-            f"There is no preset `{name}`; there are {', '.join(PRESETS)}."
-            f"{nearest(name, PRESETS)}"
+            f"There is no preset `{name}`; there are {', '.join(PRESETS)}.{nearest(name, PRESETS)}"
         )
     return PRESETS[name]

@@ -63,18 +63,29 @@ def _layer(run: Path, home: Path, label: str, result: Result, name: str) -> list
         i = int(np.flatnonzero(arrays["windows"] == row["window"])[0])
         windows.draw(arrays, i, site, files[-1])
         batches.append(
-            {"batch_idx": row["window"], "start_idx": row["start"], "plot_file": files[-1].name,
-             "num_active_features": row["active_latents"],
-             "token_vector_entropy": row.get("token_vector_entropy_bits"),
-             "avg_feature_entropy": row["mean_entropy_bits"]}
-        )  # fmt: skip
+            {
+                "batch_idx": row["window"],
+                "start_idx": row["start"],
+                "plot_file": files[-1].name,
+                "num_active_features": row["active_latents"],
+                "token_vector_entropy": row.get("token_vector_entropy_bits"),
+                "avg_feature_entropy": row["mean_entropy_bits"],
+            }
+        )
     files.append(folder / "batch_index.json")
     write_json(
         files[-1],
-        {"site": site, "preset": label, "timestamp": home.name, "num_batches": len(batches),
-         "context_len": result.config["n_ctx"], "random_batches": True,
-         "random_seed": result.config["measure"]["seed"], "batches": batches},
-    )  # fmt: skip
+        {
+            "site": site,
+            "preset": label,
+            "timestamp": home.name,
+            "num_batches": len(batches),
+            "context_len": result.config["n_ctx"],
+            "random_batches": True,
+            "random_seed": result.config["measure"]["seed"],
+            "batches": batches,
+        },
+    )
     return files
 
 

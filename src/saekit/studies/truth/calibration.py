@@ -94,8 +94,10 @@ def unsupervised(
         twin_fired |= _on(twin.encode(sample.x)).any(0).cpu()
     alive = fired > 0
     found = {name: metric.compute(sums[name]) for name, metric in metrics.items()}
-    rows, others = sae.directions()[alive.to(truth.device)], twin.directions()[
-        twin_fired.to(truth.device)]  # fmt: skip
+    rows, others = (
+        sae.directions()[alive.to(truth.device)],
+        twin.directions()[twin_fired.to(truth.device)],
+    )
     among = cosines(rows, rows).abs().fill_diagonal_(0) if len(rows) > 1 else rows.new_zeros(0, 1)
     between = cosines(rows, others).abs() if len(others) else rows.new_zeros(0, 1)
     return found | {
@@ -105,9 +107,7 @@ def unsupervised(
     }
 
 
-def remade(
-    sample: Sample, truth: Truth, chance: torch.Generator
-) -> Float[Tensor, "n d_model"]:
+def remade(sample: Sample, truth: Truth, chance: torch.Generator) -> Float[Tensor, "n d_model"]:
     """Return samples with the same features on, other magnitudes and other noise.
 
     The magnitudes that a feature has in this batch change places among the tokens where it is
@@ -180,9 +180,14 @@ def _rank_score(groups: list[Float[Tensor, "_n two"]]) -> Score:
         truth = torch.arange(len(some)).repeat_interleave(torch.tensor([len(g) for g in some]))
         low, high = jackknife(value, torch.tensor(without).double(), None, "correlation", truth)
     return Score(
-        value=value if defined else None, low=low, high=high, n=sum(map(len, groups)),
-        unit="rank correlation", better="neither", reason=reason,
-    )  # fmt: skip
+        value=value if defined else None,
+        low=low,
+        high=high,
+        n=sum(map(len, groups)),
+        unit="rank correlation",
+        better="neither",
+        reason=reason,
+    )
 
 
 def _mean_correlation(groups: list[Float[Tensor, "_n two"]]) -> float:
@@ -195,8 +200,9 @@ def _mean_correlation(groups: list[Float[Tensor, "_n two"]]) -> float:
 def as_table(measured: Sequence[SAEScores]) -> Table:
     """Return a row for each SAE and truth."""
     columns: dict[str, list[Any]] = {
-        "truth": [m.truth for m in measured], "sae": [m.sae for m in measured]
-    }  # fmt: skip
+        "truth": [m.truth for m in measured],
+        "sae": [m.sae for m in measured],
+    }
     for part in ("unsupervised", "recovery"):
         for name in getattr(measured[0], part) if measured else ():
             columns[name] = [getattr(m, part)[name] for m in measured]

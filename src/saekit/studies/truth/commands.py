@@ -187,14 +187,13 @@ def evaluate(
     config = override(GroundTruth(), settings or [])
     found = load(sae).sae
     arrange = Layout.of(found.cfg, model).arrange if found.cfg.event else None
-    result = config.run(
-        found, model, arrange=arrange, seed=seed, shown=not quiet, name=str(sae)
-    )
+    result = config.run(found, model, arrange=arrange, seed=seed, shown=not quiet, name=str(sae))
     path = out or results_folder(sae) / "eval" / "ground_truth.json"
     result.write(path)
     record = {name: s.value for name, s in result.scores.items()} | {"result": str(path)}
-    lines = [f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items()
-             if name in SHOWN]  # fmt: skip
+    lines = [
+        f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items() if name in SHOWN
+    ]
     lines.sort(key=lambda line: [f"  {v}" for v in SHOWN.values()].index(line[:36].rstrip()))
     lines.append(f"result   {path}")
     if csv is not None or figure is not None:
@@ -213,9 +212,7 @@ def evaluate(
 
 @app.command("calibrate", cls=lists("saekit.training.fit:Fit"))
 def calibrate(
-    truth: Annotated[
-        list[Path], typer.Option(help="Folder of a truth. Repeat for several.")
-    ],
+    truth: Annotated[list[Path], typer.Option(help="Folder of a truth. Repeat for several.")],
     arch: Annotated[
         list[str] | None, typer.Option(help="Architecture. Repeatable. [topk, batch_topk, relu]")
     ] = None,
@@ -258,8 +255,10 @@ def calibrate(
             grid = _grid(model, arch or ["topk", "batch_topk", "relu"], k, l1)
             for label, raw, kept in grid:
                 raw["sae"] |= {"d_sae": d_sae} if d_sae is not None else {}
-                fits = [as_fit({**raw, "tokens": tokens, "seed": s}, model, kept, settings or [])
-                        for s in (seed, seed + 1)]  # fmt: skip
+                fits = [
+                    as_fit({**raw, "tokens": tokens, "seed": s}, model, kept, settings or [])
+                    for s in (seed, seed + 1)
+                ]
                 jobs.append((str(folder), label, model, fits))
             if len(grid) < calibration.LEAST_SAES:
                 raise ConfigError(
@@ -273,11 +272,14 @@ def calibrate(
             bar.add(1, label)
         bar.close()
         scores = calibration.rank_scores(measured)
-        write_json(part / "calibration.json", {
-            "saes": [m._asdict() for m in measured],
-            "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
-            "provenance": collect(seed),
-        })  # fmt: skip
+        write_json(
+            part / "calibration.json",
+            {
+                "saes": [m._asdict() for m in measured],
+                "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
+                "provenance": collect(seed),
+            },
+        )
         calibration.as_table(measured).write_csv(part / "saes.csv")
         _rank_table(scores).write_csv(part / "ranks.csv")
     record = {n: {t: s.value for t, s in by.items()} for n, by in scores.items()}
@@ -444,8 +446,10 @@ def _rank_table(scores: "dict[str, dict[str, Score]]") -> Any:
 
 def _rank_lines(scores: "dict[str, dict[str, Score]]") -> list[str]:
     targets = list(next(iter(scores.values())))
-    lines = ["rank correlation over SAEs with, and its 95 % interval", f"  {'':<12}"
-             + "".join(f"{t:<26}" for t in targets)]  # fmt: skip
+    lines = [
+        "rank correlation over SAEs with, and its 95 % interval",
+        f"  {'':<12}" + "".join(f"{t:<26}" for t in targets),
+    ]
     for name, by in scores.items():
         cells = "".join(f"{_cell(by[t]):<26}" for t in targets)
         lines.append(f"  {name:<12}{cells}".rstrip())

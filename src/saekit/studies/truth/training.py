@@ -146,19 +146,30 @@ def fit_truth(
     layout = _checked(fit, truth)
     made_from = {"truth": identity(truth)}
     folder = FitFolder(
-        fit, out, resume=resume, command="saekit truth train",
+        fit,
+        out,
+        resume=resume,
+        command="saekit truth train",
         go_on=f"saekit truth train --truth TRUTH --resume {out}",
-        begun_with=made_from, same=lambda begun: _same(begun, made_from, out),
+        begun_with=made_from,
+        same=lambda begun: _same(begun, made_from, out),
         manifest={"kind": "truth_train", **made_from, "truth_config": truth.cfg.to_dict()},
-    )  # fmt: skip
+    )
     with folder:
         scalings = truth_scaling(truth, fit.sae, fit.normalise, fit.centre, fit.seed)
         stream = _Events(truth, fit, layout, device)
         album = _Album(snapshots, scalings.x, fit.total_tokens)
         sae, seconds = fit_stream(
-            fit, stream, scalings, folder, autoencoder=True, device=device, shown=shown,
-            at_start=album.begin, after_step=album.see,
-        )  # fmt: skip
+            fit,
+            stream,
+            scalings,
+            folder,
+            autoencoder=True,
+            device=device,
+            shown=shown,
+            at_start=album.begin,
+            after_step=album.see,
+        )
         folder.finish(sae, truth_card(fit, truth), seconds)
     return sae
 
@@ -243,8 +254,9 @@ def truth_card(fit: Fit, truth: Truth) -> Card:
 
 def identity(truth: Truth) -> str:
     """Return a digest of what makes a truth itself: its settings and all that was drawn."""
-    weights = [truth.tensors[name].cpu().contiguous().numpy().tobytes()
-               for name in sorted(truth.tensors)]  # fmt: skip
+    weights = [
+        truth.tensors[name].cpu().contiguous().numpy().tobytes() for name in sorted(truth.tensors)
+    ]
     return digest([repr(truth.cfg.to_dict()), *weights])
 
 

@@ -30,9 +30,7 @@ COMMIT = "COMMIT.json"
 TURNED = ".turned"  # ends the name of a matrix stored with its axes swapped, as it lies in memory
 
 
-def write(
-    folder: Path, state: State, run: str, mesh: Mesh, keep_step: int | None = None
-) -> Path:
+def write(folder: Path, state: State, run: str, mesh: Mesh, keep_step: int | None = None) -> Path:
     """Write a checkpoint under `folder`: of one process as ever, of several in parts. Collective.
 
     Kept are the newest two, and that of `keep_step`.

@@ -7,8 +7,15 @@ from saekit.core.processes import ALONE, Group, Mesh, world
 from saekit.training.fit import Fit
 from saekit.training.memory import Plan
 
-SHARED_BY_LATENT = ("weights", "gradients", "moments", "mean weights", "rounded weights", "scores",
-                    "dense codes")  # fmt: skip
+SHARED_BY_LATENT = (
+    "weights",
+    "gradients",
+    "moments",
+    "mean weights",
+    "rounded weights",
+    "scores",
+    "dense codes",
+)
 SHARED_BY_ROW = ("batch", "dense codes")
 
 

@@ -90,9 +90,13 @@ def open_streams(run: Run, harvest: Harvest, mesh: Mesh, open_one: Opener) -> St
                     f"{mesh.every.size} processes and {n} streams. Train on the model."
                 )
             own = Harvest(
-                harvest.model, harvest.stream.dealt(i, n), run.pair, run.rule,
-                batch_rows=harvest.batch_rows, fitted=harvest.rules,
-            )  # fmt: skip
+                harvest.model,
+                harvest.stream.dealt(i, n),
+                run.pair,
+                run.rule,
+                batch_rows=harvest.batch_rows,
+                fitted=harvest.rules,
+            )
             own.scalings, seed = harvest.scalings, derive(run.order, "stream", i)
         with _named(i, n):
             found[i], harvests[i] = open_one(replace(part, order_seed=seed), own), own
@@ -217,9 +221,13 @@ def _part_of(run: Run, n: int, dealt: Deal) -> Run:
     if n == 1:
         return run
     return replace(
-        run, tokens=run.tokens // n, batch_tokens=run.step_tokens // n, streams=None,
-        buffer_tokens=run.buffer_tokens // n, resample=None,
-    )  # fmt: skip
+        run,
+        tokens=run.tokens // n,
+        batch_tokens=run.step_tokens // n,
+        streams=None,
+        buffer_tokens=run.buffer_tokens // n,
+        resample=None,
+    )
 
 
 @contextmanager

@@ -20,9 +20,7 @@ class Traffic(TorchDispatchMode):
         self.bytes: Counter[str] = Counter()  # given to collectives of a kind
 
     @override
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
         if name.startswith("c10d."):
             op = name.split(".")[1]

@@ -50,7 +50,10 @@ class ToyEval(Eval):
         sae = copy.deepcopy(subject.sae).float()  # the subject is left as it was
         value = float((sae(x) - x).square().sum() / x.square().sum())
         score = Score(
-            value=value, n=len(tokens), unit="ratio", better="lower",
+            value=value,
+            n=len(tokens),
+            unit="ratio",
+            better="lower",
             reason="one batch of rows has no interval",
-        )  # fmt: skip
+        )
         return self.result({"toy_error": score}, {"tokens": len(x)}, {})

@@ -103,9 +103,13 @@ class LayerLosses(Replacing):
         return sum(int(rows.scored.sum()) for rows in self._rows[self.ways[0]])
 
     def _rows_of(
-        self, tokens: Tensor, scored: Tensor, kept: Mapping[Site, Tensor], clean: Tensor,
+        self,
+        tokens: Tensor,
+        scored: Tensor,
+        kept: Mapping[Site, Tensor],
+        clean: Tensor,
         replace: dict[Site, Replace],
-    ) -> Rows:  # fmt: skip
+    ) -> Rows:
         spliced = self._final(tokens, replace)
         found = [
             (*_predictions.against(p, q, targets), *_predictions.gaps(p, q))

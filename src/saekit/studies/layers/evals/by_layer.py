@@ -91,9 +91,13 @@ def measure_by_layer(subjects: Sequence[Subject], core: Core, tools: Tools) -> R
         "seconds": round(time.monotonic() - began, 3),
     }
     return Result(
-        name=NAME, version=VERSION, config=core.to_dict(), scores=scores, details=details,
+        name=NAME,
+        version=VERSION,
+        config=core.to_dict(),
+        scores=scores,
+        details=details,
         provenance=made_from,
-    )  # fmt: skip
+    )
 
 
 def _measured(
@@ -141,6 +145,11 @@ def _dead(each: Sequence[BlockSums]) -> Score:
     metric = Dead()
     low, high, n = metric.interval(total)
     return Score(
-        value=metric.compute(total), low=low, high=high, n=n, unit=metric.unit, better="lower",
+        value=metric.compute(total),
+        low=low,
+        high=high,
+        n=n,
+        unit=metric.unit,
+        better="lower",
         reason=OVER_LATENTS,
-    )  # fmt: skip
+    )

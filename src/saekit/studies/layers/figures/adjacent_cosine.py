@@ -31,12 +31,19 @@ def draw(found: StreamCosines, path: Path, title: str = "") -> None:
             at.errorbar(places, mean, std, color=colour, capsize=3)
     every = max(1, math.ceil(len(places) / 8))
     shown = places[::every]
-    at.set_xticks(shown, [
-        f"{style.layer_label(columns['site'][i])}-{style.layer_label(columns['next'][i])}"
-        for i in shown
-    ])  # fmt: skip
-    at.set(title=title, xlabel="neighbouring layers", ylim=(min(0, *at.get_ylim()), 1.02),
-           ylabel="cosine, ± 1 std over tokens")  # fmt: skip
+    at.set_xticks(
+        shown,
+        [
+            f"{style.layer_label(columns['site'][i])}-{style.layer_label(columns['next'][i])}"
+            for i in shown
+        ],
+    )
+    at.set(
+        title=title,
+        xlabel="neighbouring layers",
+        ylim=(min(0, *at.get_ylim()), 1.02),
+        ylabel="cosine, ± 1 std over tokens",
+    )
     at.legend(title=f"n = {found.n_tokens:,} tokens", frameon=False)
     style.save(figure, path, found.pairs)
     found.norms.write_csv(path.with_name(path.stem + "_norms.csv"))

@@ -27,8 +27,15 @@ def draw(
     summary = []
     for at, (name, side) in zip(axes[0], sides.items(), strict=True):
         best = side.cosines[:, 0]
-        at.scatter(found.mean[alive].tolist(), best[alive].tolist(), s=3, alpha=0.35, linewidths=0,
-                   color=style.COLOURS[0], rasterized=True)  # fmt: skip
+        at.scatter(
+            found.mean[alive].tolist(),
+            best[alive].tolist(),
+            s=3,
+            alpha=0.35,
+            linewidths=0,
+            color=style.COLOURS[0],
+            rasterized=True,
+        )
         one = spread(best)
         summary.append({"side": name, **one._asdict()})
         at.set(xlabel="mean layer of a latent")

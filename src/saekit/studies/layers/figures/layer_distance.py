@@ -19,16 +19,33 @@ def draw(found: PairHistogram, path: Path, title: str = "") -> None:
     bottom, top = found.shown_cosines(SHOWN)
     figure, axes = style.new(6.4, 3.4)
     at = axes[0][0]
-    image = at.pcolormesh(found.distance_edges.tolist(), found.cosine_edges.tolist(),
-                          found.fullness().t().numpy(),
-                          cmap="magma_r", rasterized=True)  # fmt: skip
-    at.plot(found.middles().tolist(), found.mean.tolist(), color=style.COLOURS[5], linewidth=1.5,
-            label="mean")  # fmt: skip
-    at.set(title=title, ylim=(max(bottom, -1), min(top, 1)),
-           xlabel="distance of mean layers", ylabel="cosine of directions")  # fmt: skip
+    image = at.pcolormesh(
+        found.distance_edges.tolist(),
+        found.cosine_edges.tolist(),
+        found.fullness().t().numpy(),
+        cmap="magma_r",
+        rasterized=True,
+    )
+    at.plot(
+        found.middles().tolist(),
+        found.mean.tolist(),
+        color=style.COLOURS[5],
+        linewidth=1.5,
+        label="mean",
+    )
+    at.set(
+        title=title,
+        ylim=(max(bottom, -1), min(top, 1)),
+        xlabel="distance of mean layers",
+        ylabel="cosine of directions",
+    )
     n = int(found.counts.sum())
-    at.legend(title=f"n = {n:,} pairs of {found.n_latents:,} latents", fontsize=8,
-              title_fontsize=8, loc="upper right")  # "best" is slow beside a mesh  # fmt: skip
+    at.legend(
+        title=f"n = {n:,} pairs of {found.n_latents:,} latents",
+        fontsize=8,
+        title_fontsize=8,
+        loc="upper right",
+    )  # "best" is slow beside a mesh
     figure.colorbar(image, ax=at, label="pairs, of the fullest bin at this distance")
     style.save(figure, path, _pairs(found))
     found.means().write_csv(path.with_name(path.stem + "_mean.csv"))

@@ -13,9 +13,14 @@ from saekit.studies.layers.distributions import Distribution, by_mean_layer
 
 
 def draw(
-    found: Distribution, sites: Sequence[str], path: Path, *,
-    latents: Sequence[int] | None = None, title: str = "", population: str = "",
-) -> None:  # fmt: skip
+    found: Distribution,
+    sites: Sequence[str],
+    path: Path,
+    *,
+    latents: Sequence[int] | None = None,
+    title: str = "",
+    population: str = "",
+) -> None:
     """Draw a distribution over layers; latents that were never active are left out.
 
     Args:
@@ -34,19 +39,30 @@ def draw(
     p = found.p[:, order]
     figure, axes = style.new(7.2, 1.4 + 0.09 * len(sites))
     at = axes[0][0]
-    image = at.imshow(p.numpy(), cmap="magma_r", aspect="auto", interpolation="nearest",
-                      vmin=0, vmax=max(float(p.max()), 1e-9) if p.numel() else 1)  # fmt: skip
-    at.set(title=title, ylabel="layer",
-           xlabel=f"latents by mean layer (n = {len(order):,} latents{population})")  # fmt: skip
+    image = at.imshow(
+        p.numpy(),
+        cmap="magma_r",
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0,
+        vmax=max(float(p.max()), 1e-9) if p.numel() else 1,
+    )
+    at.set(
+        title=title,
+        ylabel="layer",
+        xlabel=f"latents by mean layer (n = {len(order):,} latents{population})",
+    )
     _label(at, sites)
     figure.colorbar(image, ax=at, label="P(layer | latent)", pad=0.01)
     style.save(figure, path, table(p, order, sites, latents))
 
 
 def table(
-    p: Float[Tensor, "layers m"], order: Tensor, sites: Sequence[str],
+    p: Float[Tensor, "layers m"],
+    order: Tensor,
+    sites: Sequence[str],
     latents: Sequence[int] | None = None,
-) -> Table:  # fmt: skip
+) -> Table:
     """Return the cells above 0, one a row: rank (from the left), latent, site, p."""
     place, layer = (p.t() > 0).nonzero(as_tuple=True)
     number = order if latents is None else torch.tensor(latents)[order]

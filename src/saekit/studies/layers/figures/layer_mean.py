@@ -19,8 +19,17 @@ def draw(found: Distribution, numbers: Sequence[int], path: Path, title: str = "
     n = sum(drawn.columns["latents"])
     figure, axes = style.new(6.4, 2.8)
     at = axes[0][0]
-    at.bar(left, drawn.columns["density"], width=right[0] - left[0], align="edge",
-           color=style.COLOURS[0])  # fmt: skip
-    at.set(title=title, xlabel="mean layer of a latent", xlim=(left[0], right[-1]),
-           ylabel=f"density (n = {n:,} latents)")  # fmt: skip
+    at.bar(
+        left,
+        drawn.columns["density"],
+        width=right[0] - left[0],
+        align="edge",
+        color=style.COLOURS[0],
+    )
+    at.set(
+        title=title,
+        xlabel="mean layer of a latent",
+        xlim=(left[0], right[-1]),
+        ylabel=f"density (n = {n:,} latents)",
+    )
     style.save(figure, path, drawn)

@@ -24,8 +24,14 @@ def table(sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]])
     for name, one in sums.items():
         found = spread(distribution(one.totals, one.numbers).std)
         n_layers = len(one.numbers)
-        row = {"sae": name, **about.get(name, {}), "n_layers": n_layers, "n_latents": one.d_sae,
-               "alive": found.n, "tokens": one.n_tokens}  # fmt: skip
+        row = {
+            "sae": name,
+            **about.get(name, {}),
+            "n_layers": n_layers,
+            "n_latents": one.d_sae,
+            "alive": found.n,
+            "tokens": one.n_tokens,
+        }
         values = {"mean": found.mean, "var": found.variance, "std": found.std, "sem": found.sem}
         row |= values | {f"{k}_rel": share(v, n_layers) for k, v in values.items()}
         row |= decomposition(one)._asdict()
@@ -34,9 +40,7 @@ def table(sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]])
     return Table(columns={key: [row.get(key) for row in rows] for key in rows[0]})
 
 
-def draw(
-    sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]], path: Path
-) -> None:
+def draw(sums: Mapping[str, LayerSums], about: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Draw the distribution of layer std over latents of each SAE, and its mean with interval.
 
     The interval is Student's over latents, from 8 on. The dashed line is an even spread over

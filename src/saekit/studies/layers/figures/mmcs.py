@@ -46,7 +46,8 @@ def draw(
         at.hist(values.tolist(), bins=80, color=style.COLOURS[0], alpha=0.75)
         at.axvline(found.mean, color=style.COLOURS[1])
         at.set(ylabel="latents")
-        at.set_title(f"{name}: MMCS {found.mean:.4g} ± {half:.2g} (n = {found.n:,} "
-                     f"latents)", fontsize=9)  # fmt: skip
+        at.set_title(
+            f"{name}: MMCS {found.mean:.4g} ± {half:.2g} (n = {found.n:,} latents)", fontsize=9
+        )
     axes[-1][0].set_xlabel("largest cosine with another latent")
     style.save(figure, path, Table(columns={k: [r[k] for r in rows] for k in rows[0]}))

@@ -24,8 +24,9 @@ def draw(reading: PromptReading, path: Path, least: float = 1e-3) -> None:
     found = distribution(totals.where(some, 0.0), reading.sums.numbers)
     shown = reading.prompt if len(reading.prompt) < 70 else reading.prompt[:67] + "..."
     sites = [str(s) for s in reading.codes]
-    layer_heatmap.draw(found, sites, path, title=_plain(shown),
-                       population=f" on {reading.sums.n_tokens} tokens")  # fmt: skip
+    layer_heatmap.draw(
+        found, sites, path, title=_plain(shown), population=f" on {reading.sums.n_tokens} tokens"
+    )
 
 
 def _plain(text: str) -> str:

@@ -75,9 +75,13 @@ def as_tensor(latents: list[int]) -> "Tensor":
 
 
 def tables(
-    folder: Path, store: "LatentStore", curves: "Curves", peaks: "DocPeaks",
-    selected: SelectedLatents, kind: str,
-) -> None:  # fmt: skip
+    folder: Path,
+    store: "LatentStore",
+    curves: "Curves",
+    peaks: "DocPeaks",
+    selected: SelectedLatents,
+    kind: str,
+) -> None:
     """Write the latents, the peaks, their traces and the curves."""
     import numpy as np
 
@@ -89,12 +93,14 @@ def tables(
     write(Table(columns=selected.rows), folder / "selected_features", kind)
     examples = Table(
         columns={
-            "feature_id": peaks.latent.tolist(), "doc_id": peaks.doc.tolist(),
-            "peak_position": peaks.doc_pos.tolist(), "peak_value": peaks.value.tolist(),
+            "feature_id": peaks.latent.tolist(),
+            "doc_id": peaks.doc.tolist(),
+            "peak_position": peaks.doc_pos.tolist(),
+            "peak_value": peaks.value.tolist(),
             "rank": peaks.rank.tolist(),
         },
         units={"peak_position": "tokens", "peak_value": "act units"},
-    )  # fmt: skip
+    )
     write(examples, folder / "top_examples", kind)
     rows = traces(store, peaks, RADIUS)
     data = io.BytesIO()
@@ -144,23 +150,26 @@ def summary(
     each = [H.get(a, []) for a in selected.latents]
     mean = [plain.mean(h) for h in each]
     columns = {
-        "feature_id": selected.latents, "mean_H_pos": mean,
+        "feature_id": selected.latents,
+        "mean_H_pos": mean,
         "std_H_pos": [plain.deviation(h, sample=True) for h in each],
         "n_targets": [len(h) for h in each],
-    }  # fmt: skip
+    }
     columns |= {
         name: [values[a] for a in selected.latents]
-        for name, values in lengths.columns.items() if name != "latent"
-    }  # fmt: skip
+        for name, values in lengths.columns.items()
+        if name != "latent"
+    }
     table = Table(columns=columns, units=lengths.units | {"mean_H_pos": "bits"})
     write(table, folder / "feature_summary", kind)
     if not H:
         return {}
     try:
         found = corners(
-            as_tensor(selected.latents), torch.tensor(mean, dtype=torch.float64),
+            as_tensor(selected.latents),
+            torch.tensor(mean, dtype=torch.float64),
             torch.tensor(columns["tau_1e"], dtype=torch.float64),
-        )  # fmt: skip
+        )
     except DataError:
         return {}
     write_json(folder / "corner_categories.json", found)
@@ -186,9 +195,14 @@ def draw(
 
 
 def corner_cards(
-    folder: Path, store: "LatentStore", lm: "LanguageModel", scored: "EventScores",
-    peaks: "DocPeaks", corner: dict[str, list[int]], most: int = 6,
-) -> Path:  # fmt: skip
+    folder: Path,
+    store: "LatentStore",
+    lm: "LanguageModel",
+    scored: "EventScores",
+    peaks: "DocPeaks",
+    corner: dict[str, list[int]],
+    most: int = 6,
+) -> Path:
     """Write cards of corner latents: scored texts, and the mean trace around peaks."""
     from saekit.analysis.traces import mean_trace
     from saekit.studies.locality.figures import case_studies
@@ -198,34 +212,48 @@ def corner_cards(
         for latent in latents[:most]:
             mine = peaks.of(as_tensor([latent]))
             trace = mean_trace(store, mine, RADIUS)
-            which = [i for i, e in enumerate(scored.events)
-                     if e.latent == latent and scored.status[i] == "ok"]  # fmt: skip
+            which = [
+                i
+                for i, e in enumerate(scored.events)
+                if e.latent == latent and scored.status[i] == "ok"
+            ]
             shown = []
             for i in which[:5]:
                 event, n = scored.events[i], min(16, int(scored.n_positions[i]))
                 shown.append(
                     case_studies.CardEvent(
-                        lm.tokenizer.pieces(event.ids)[-n:], event.ids[-n:],
-                        scored.J[i, -n:].tolist(), event.value, float(scored.H[i]),
+                        lm.tokenizer.pieces(event.ids)[-n:],
+                        event.ids[-n:],
+                        scored.J[i, -n:].tolist(),
+                        event.value,
+                        float(scored.H[i]),
                         int(scored.n_positions[i]),
                     )
                 )
             H = [float(scored.H[i]) for i in which]
-            cards.append(
-                case_studies.Card(latent, "", H, shown, (name.replace("_", ", "),), trace)
-            )
+            cards.append(case_studies.Card(latent, "", H, shown, (name.replace("_", ", "),), trace))
     return case_studies.write(
-        folder / "corner_features.html", cards, n_ctx=scored.n_ctx, title="Corner latents",
-        facts={"model": lm.name, "latents": len(cards),
-               "trace": f"mean of f / f(peak) over documents, {RADIUS} tokens to each side",
-               "texts": "drawn at random where the latent is on"},
-    )  # fmt: skip
+        folder / "corner_features.html",
+        cards,
+        n_ctx=scored.n_ctx,
+        title="Corner latents",
+        facts={
+            "model": lm.name,
+            "latents": len(cards),
+            "trace": f"mean of f / f(peak) over documents, {RADIUS} tokens to each side",
+            "texts": "drawn at random where the latent is on",
+        },
+    )
 
 
 def neuronpedia_cards(
-    folder: Path, records: "Mapping[int, Record]", H: dict[int, list[float]], n_ctx: int,
-    corner: dict[str, list[int]], most: int = 6,
-) -> Path | None:  # fmt: skip
+    folder: Path,
+    records: "Mapping[int, Record]",
+    H: dict[int, list[float]],
+    n_ctx: int,
+    corner: dict[str, list[int]],
+    most: int = 6,
+) -> Path | None:
     """Write cards of corner latents with Neuronpedia's texts, tinted by its activations.
 
     None where it has no text of any.
@@ -243,39 +271,61 @@ def neuronpedia_cards(
                     shown.append(
                         case_studies.CardEvent(
                             [t.replace(SENTENCE_PIECE, " ") for t in text.tokens[first:end]],
-                            (), text.values[first:end], text.value,
-                            float("nan"), end - first,
+                            (),
+                            text.values[first:end],
+                            text.value,
+                            float("nan"),
+                            end - first,
                         )
-                    )  # fmt: skip
+                    )
             cards.append(
-                case_studies.Card(latent, record.description, H.get(latent, []), shown,
-                                  (name.replace("_", ", "),))  # fmt: skip
+                case_studies.Card(
+                    latent, record.description, H.get(latent, []), shown, (name.replace("_", ", "),)
+                )
             )
     if not cards:
         return None
-    facts = {"latents": len(cards), "texts": "Neuronpedia's, the strongest",
-             "H_pos": "ours, of texts drawn at random where the latent is on"}  # fmt: skip
+    facts = {
+        "latents": len(cards),
+        "texts": "Neuronpedia's, the strongest",
+        "H_pos": "ours, of texts drawn at random where the latent is on",
+    }
     return case_studies.write(
-        folder / "corner_features_neuronpedia.html", cards, n_ctx=n_ctx, facts=facts,
-        title="Corner latents on Neuronpedia's texts", tint="activation",
-    )  # fmt: skip
+        folder / "corner_features_neuronpedia.html",
+        cards,
+        n_ctx=n_ctx,
+        facts=facts,
+        title="Corner latents on Neuronpedia's texts",
+        tint="activation",
+    )
 
 
 def manifest(
-    folder: Path, record: dict[str, Any], store: "LatentStore", question: Any,
-    request: Request, lm: "LanguageModel",
-) -> None:  # fmt: skip
+    folder: Path,
+    record: dict[str, Any],
+    store: "LatentStore",
+    question: Any,
+    request: Request,
+    lm: "LanguageModel",
+) -> None:
     """Write how the run was made."""
     from saekit.core import provenance
     from saekit.core.files import write_json
 
     write_json(
         folder / "run_config.json",
-        record | {"experiment": "feature_activation_autocorr", "preset": lm.name,
-                  "question": question.to_dict(), "documents": store.meta.get("documents"),
-                  "corpus": request.corpus, "split": request.split, "seed": request.seed,
-                  "provenance": provenance.collect(request.seed)},
-    )  # fmt: skip
+        record
+        | {
+            "experiment": "feature_activation_autocorr",
+            "preset": lm.name,
+            "question": question.to_dict(),
+            "documents": store.meta.get("documents"),
+            "corpus": request.corpus,
+            "split": request.split,
+            "seed": request.seed,
+            "provenance": provenance.collect(request.seed),
+        },
+    )
 
 
 def corpus_meta(
@@ -303,11 +353,18 @@ def corpus_meta(
         n_docs = int(text.stretch[-1]) + 1
     write_json(
         folder / "corpus_meta.json",
-        {"dataset": dataset, "split": store.meta.get("split"), "n_docs": n_docs,
-         "n_tokens": n_tokens, "documents": store.meta.get("documents"),
-         "config": described.get("config"), "revision": described.get("revision"),
-         "filters": {"least_doc_tokens":
-                     (store.meta.get("documents") or {}).get("least_doc_tokens")},
-         "seed": request.seed,
-         "tokenizer": lm.tokenizer.digest},
-    )  # fmt: skip
+        {
+            "dataset": dataset,
+            "split": store.meta.get("split"),
+            "n_docs": n_docs,
+            "n_tokens": n_tokens,
+            "documents": store.meta.get("documents"),
+            "config": described.get("config"),
+            "revision": described.get("revision"),
+            "filters": {
+                "least_doc_tokens": (store.meta.get("documents") or {}).get("least_doc_tokens")
+            },
+            "seed": request.seed,
+            "tokenizer": lm.tokenizer.digest,
+        },
+    )

@@ -56,8 +56,11 @@ def autocorr(
     index: Index = None,
     tokens: Annotated[
         int,
-        typer.Option("--tokens", "--documents",
-                     help="Read whole documents, so many tokens; 0: use the index."),
+        typer.Option(
+            "--tokens",
+            "--documents",
+            help="Read whole documents, so many tokens; 0: use the index.",
+        ),
     ] = 200_000,
     corpus: Corpus = None,
     split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
@@ -113,18 +116,32 @@ def autocorr(
     folder = out or results_folder(home) / "locality" / "autocorr"
     loaded = opened(home, site, layers, preset, sae, corpus if tokens else "")
     request = files.Request(
-        tokens=tokens, corpus=corpus, split=split, n_latents=n_latents, top=top,
+        tokens=tokens,
+        corpus=corpus,
+        split=split,
+        n_latents=n_latents,
+        top=top,
         latents=numbers(latents, loaded.sae.cfg.d_sae) if latents else None,
-        density=(min_density, max_density), threshold=threshold, targets=targets, n_ctx=n_ctx,
+        density=(min_density, max_density),
+        threshold=threshold,
+        targets=targets,
+        n_ctx=n_ctx,
         seed=seed,
-    )  # fmt: skip
+    )
     _check_request(request, folder, options)
     lm = float32_model(loaded, device, sae.model)
     if targets:
         check_length(lm, n_ctx + (loaded.card.bos_id(lm.tokenizer) is not None), "n_ctx")
     if tokens:
-        store = codes_of(loaded, lm, (corpus, split), folder / "index", tokens,
-                         sizes=(window, overlap), shown=not quiet)  # fmt: skip
+        store = codes_of(
+            loaded,
+            lm,
+            (corpus, split),
+            folder / "index",
+            tokens,
+            sizes=(window, overlap),
+            shown=not quiet,
+        )
     else:
         store = open_index(index or results_folder(home) / "index", loaded)
     from saekit.studies.locality.latents.drawing import draw_latents
@@ -146,21 +163,32 @@ def autocorr(
     made = files.draw(folder, curves, selected, H)
     if corner and scored is not None:
         made.append(files.corner_cards(folder, store, lm, scored, peaks, corner))
-    if corner and explained and (
-        page := files.neuronpedia_cards(folder, explained, H, n_ctx, corner)
+    if (
+        corner
+        and explained
+        and (page := files.neuronpedia_cards(folder, explained, H, n_ctx, corner))
     ):
         made.append(page)
     failed = len(scored.failures) if scored is not None else 0
     record = {
-        "autocorr": str(folder), "tokens": curves.n_tokens, "latents": len(selected.latents),
-        "failed": failed, "corners": {k: len(v) for k, v in corner.items()},
+        "autocorr": str(folder),
+        "tokens": curves.n_tokens,
+        "latents": len(selected.latents),
+        "failed": failed,
+        "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in made],
-    }  # fmt: skip
+    }
     bos = BOS_DOMINATED if request.latents is None and explained else None
     filters = request.filters | {"frac_bos": bos}  # largest share of Neuronpedia's peaks at BOS
-    about = {"layer": loaded.card.site.layer, "site": str(loaded.card.site),
-             "sae_id": sae_id or home.resolve().name, "filters": filters,
-             "n_latents": n_latents, "targets": targets, "ctx_len": n_ctx}  # fmt: skip
+    about = {
+        "layer": loaded.card.site.layer,
+        "site": str(loaded.card.site),
+        "sae_id": sae_id or home.resolve().name,
+        "filters": filters,
+        "n_latents": n_latents,
+        "targets": targets,
+        "ctx_len": n_ctx,
+    }
     files.manifest(folder, record | about, store, question, request, lm)
     files.corpus_meta(folder, store, curves.n_tokens, lm, request)
     _end(record, as_json)
@@ -200,9 +228,12 @@ def _end(record: dict[str, Any], as_json: bool) -> None:
 
 
 def _select(
-    pool: list[int], curves: "Curves", store: "LatentStore", request: files.Request,
+    pool: list[int],
+    curves: "Curves",
+    store: "LatentStore",
+    request: files.Request,
     explained: "dict[int, Record]",
-) -> files.SelectedLatents:  # fmt: skip
+) -> files.SelectedLatents:
     """Return the latents looked at, and why the others of the pool are not.
 
     Where they are not named, latents must be on in enough documents, and those whose texts on
@@ -243,9 +274,14 @@ def _select(
 
 
 def _targets(
-    loaded: "TrainedSAE", lm: "LanguageModel", store: "LatentStore", latents: list[int],
-    request: files.Request, folder: Path, options: "RunOptions",
-) -> "tuple[EventScores, Table]":  # fmt: skip
+    loaded: "TrainedSAE",
+    lm: "LanguageModel",
+    store: "LatentStore",
+    latents: list[int],
+    request: files.Request,
+    folder: Path,
+    options: "RunOptions",
+) -> "tuple[EventScores, Table]":
     """Score positions drawn at random where latents are on; return what came of it, in rows too."""
     from saekit.analysis.active_places import active_places
     from saekit.core.result import Table
@@ -255,29 +291,44 @@ def _targets(
     from saekit.studies.locality.runs.journal import Journal
 
     n_ctx, threshold = request.n_ctx, request.threshold
-    places = active_places(store, latents, request.targets, least_doc_pos=n_ctx - 1,
-                           threshold=threshold, seed=request.seed)  # fmt: skip
+    places = active_places(
+        store,
+        latents,
+        request.targets,
+        least_doc_pos=n_ctx - 1,
+        threshold=threshold,
+        seed=request.seed,
+    )
     events = from_store(store, places.latent, places.place, places.value, n_ctx=n_ctx)
     card = loaded.card
     one = EventRun(n_ctx=(n_ctx,), threshold=threshold)
     site = card.site
     journal = Journal(folder, one.settings(loaded, lm, site, events), resume=options.resume)
     scored = EventEntropy(n_ctx=n_ctx, threshold=threshold).score(
-        lm, loaded.sae, site, events,
-        bos_id=card.bos_id(lm.tokenizer), memory_bytes=options.memory_bytes,
-        shown=options.shown, journal=journal,
-    )  # fmt: skip
+        lm,
+        loaded.sae,
+        site,
+        events,
+        bos_id=card.bos_id(lm.tokenizer),
+        memory_bytes=options.memory_bytes,
+        shown=options.shown,
+        journal=journal,
+    )
     J = scored.J.double().nansum(1)
     table = Table(
         columns={
-            "feature_id": [e.latent for e in events], "doc_id": [e.doc for e in events],
+            "feature_id": [e.latent for e in events],
+            "doc_id": [e.doc for e in events],
             "position": [int(p) for p in _doc_pos(places, events)],
-            "activation": [e.value for e in events], "H_pos": scored.H.tolist(),
-            "sum_J": J.tolist(), "n_positions": scored.n_positions.tolist(),
-            "local_activation": scored.activation.tolist(), "status": scored.status,
+            "activation": [e.value for e in events],
+            "H_pos": scored.H.tolist(),
+            "sum_J": J.tolist(),
+            "n_positions": scored.n_positions.tolist(),
+            "local_activation": scored.activation.tolist(),
+            "status": scored.status,
         },
         units={"H_pos": "bits", "activation": "act units"},
-    )  # fmt: skip
+    )
     return scored, table
 
 

@@ -82,10 +82,16 @@ def check(
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     text, rule = text_of(corpus, dataset)
     config = MethodCheck(
-        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, latents=latents,
-        threshold=threshold_of(threshold, preset), tolerance=tolerance, seed=seed,
+        corpus=text,
+        filter=rule,
+        n_ctx=n_ctx,
+        windows=windows,
+        latents=latents,
+        threshold=threshold_of(threshold, preset),
+        tolerance=tolerance,
+        seed=seed,
         documents=documents,
-    )  # fmt: skip
+    )
     given = [f"methods={json.dumps(method)}"] if method else []
     config = override(config, [*given, *sae.settings(settings)])
     lm = model_of(named, device)
@@ -95,8 +101,13 @@ def check(
         done.result.write(out / "result.json")
     rows = done.methods.rows()
     encodes = done.result.details["encodes"]
-    record = {"methods": rows, "encodes": encodes, "disagree": done.disagree,
-              "tolerance": config.tolerance, "out": None if out is None else str(out)}  # fmt: skip
+    record = {
+        "methods": rows,
+        "encodes": encodes,
+        "disagree": done.disagree,
+        "tolerance": config.tolerance,
+        "out": None if out is None else str(out),
+    }
     emit(record, as_json=as_json, lines=[*_table(rows), *map(_encode_line, encodes.items())])
     if done.disagree:
         raise typer.Exit(3)
@@ -104,8 +115,10 @@ def check(
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     width = max(len(r["site"]) for r in rows)
-    head = (f"{'site':<{width}} {'way':<21} {'agrees':<9} {'largest':>9} {'rank':>7} "
-            f"{'overlap':>7} {'dH bits':>8} {'same top':>8} {'s/window':>9}")  # fmt: skip
+    head = (
+        f"{'site':<{width}} {'way':<21} {'agrees':<9} {'largest':>9} {'rank':>7} "
+        f"{'overlap':>7} {'dH bits':>8} {'same top':>8} {'s/window':>9}"
+    )
     return [head] + [
         f"{r['site']:<{width}} {r['method']:<21} {r['agrees']:<9} {r['largest_difference']:>9.1e} "
         f"{_number(r['rank_correlation'], 7)} {_number(r['overlap'], 7)} "

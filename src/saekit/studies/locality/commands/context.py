@@ -104,7 +104,10 @@ def context(
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
     at = threshold_of(threshold, preset)
     how = Measure(
-        threshold=at, token_vector=token_vector, seed=seed, legacy_encode=legacy_encode  # type: ignore[arg-type]
+        threshold=at,
+        token_vector=token_vector,  # type: ignore[arg-type]
+        seed=seed,
+        legacy_encode=legacy_encode,
     )
     longest, between = _sizes(preset, n_ctx, step)
     sweep = ContextLength(least=least, most=longest, step=between, measure=how)
@@ -130,8 +133,11 @@ def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: 
         if many:
             lines.append(f"{home.name}")
         prefix = f"{home.name}/" if many else ""
-        lines += [f"  {k:<44} {s.text()} bits" for k, s in done.result.scores.items()
-                  if k.endswith(wanted)]  # fmt: skip
+        lines += [
+            f"  {k:<44} {s.text()} bits"
+            for k, s in done.result.scores.items()
+            if k.endswith(wanted)
+        ]
         scores |= {prefix + k: s for k, s in done.result.scores.items()}
     failures = [failure for done in runs.values() for failure in done.failures]
     results = [home / "result.json" for home in runs]
@@ -175,19 +181,29 @@ def _windows_of(
             )
         words = _text_of(text.prompt)
         source = {
-            "prompt": text.prompt.name, "n_chars": len(words), "sha256": digest([words]),
+            "prompt": text.prompt.name,
+            "n_chars": len(words),
+            "sha256": digest([words]),
             "trim": config.trim,
-        }  # fmt: skip
+        }
         return prompt_tokens(lm.tokenizer, words, config), source
     corpus, rule = text_of(text.corpus, text.dataset)
     drawn = drawing.from_corpus(
-        corpus, "test", lm.tokenizer, rule, n_ctx=config.most - config.bos, windows=text.windows,
-        seed=config.measure.seed, most_docs=text.documents,
-    )  # fmt: skip
+        corpus,
+        "test",
+        lm.tokenizer,
+        rule,
+        n_ctx=config.most - config.bos,
+        windows=text.windows,
+        seed=config.measure.seed,
+        most_docs=text.documents,
+    )
     source = {
-        "corpus": corpus.to_dict(), "filter": rule.to_dict(), "start": drawn.start.tolist(),
+        "corpus": corpus.to_dict(),
+        "filter": rule.to_dict(),
+        "start": drawn.start.tolist(),
         "sample": None if drawn.sample is None else drawn.sample.record(),
-    }  # fmt: skip
+    }
     return drawn.tokens, source
 
 

@@ -33,9 +33,12 @@ def convert(
         lines += [f"failed   {e['source']}: {e['why']}" for e in failed]
         lines += [f"left     {e['source']}: {e['why']}" for e in skipped]
     record = {
-        "out": str(out), "manifest": str(out / MANIFEST), "files": len(done),
-        "failed": failed, "skipped": skipped,
-    }  # fmt: skip
+        "out": str(out),
+        "manifest": str(out / MANIFEST),
+        "files": len(done),
+        "failed": failed,
+        "skipped": skipped,
+    }
     emit(record, as_json=as_json, lines=lines)
     if failed:
         raise typer.Exit(3)

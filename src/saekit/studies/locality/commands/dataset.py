@@ -73,12 +73,16 @@ class Plan:
     def record(self) -> dict[str, Any]:
         """Return what decides the data set, JSON-ready."""
         return {
-            "presets": [{"name": s.name, "folder": str(s.folder), "model": s.model}
-                        for s in self.subjects],
-            "data": [t._asdict() for t in self.texts], "parts": self.parts,
-            "layers": self.layers, "sizes": self.sizes, "settings": self.settings,
+            "presets": [
+                {"name": s.name, "folder": str(s.folder), "model": s.model} for s in self.subjects
+            ],
+            "data": [t._asdict() for t in self.texts],
+            "parts": self.parts,
+            "layers": self.layers,
+            "sizes": self.sizes,
+            "settings": self.settings,
             "seed": self.seed,
-        }  # fmt: skip
+        }
 
 
 class Unit(NamedTuple):
@@ -89,12 +93,19 @@ class Unit(NamedTuple):
     release: dict[str, Any] | None  # options of `release`; None where it is of use here alone
 
 
-@app.command("dataset", cls=lists("saekit.studies.locality.runs.depth:Depth",
-                                  but=("corpus", "filter", "n_ctx", "windows")))  # fmt: skip
+@app.command(
+    "dataset",
+    cls=lists(
+        "saekit.studies.locality.runs.depth:Depth", but=("corpus", "filter", "n_ctx", "windows")
+    ),
+)
 def dataset(
     presets: Annotated[
-        str, typer.Option(help="Names, as gpt2-small,mine=FOLDER: those of `locality presets` "
-                               "below --sae-root, or folders of SAEs.")
+        str,
+        typer.Option(
+            help="Names, as gpt2-small,mine=FOLDER: those of `locality presets` "
+            "below --sae-root, or folders of SAEs."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder: data/ is the data set, work/ the runs.")],
     data: Annotated[
@@ -109,8 +120,10 @@ def dataset(
     parts: Annotated[str, typer.Option(help="Which results, by commas.")] = ",".join(PARTS),
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Layers of events, geometry, autocorr and levels, as 12,18. Repeat. "
-                          "[the middle one]"),
+        typer.Option(
+            help="Layers of events, geometry, autocorr and levels, as 12,18. Repeat. "
+            "[the middle one]"
+        ),
     ] = None,
     windows: Annotated[int, typer.Option(help="Windows of text, of depth.")] = 50,
     n_ctx: NCtx = 64,
@@ -139,16 +152,28 @@ def dataset(
     from saekit.report import style
 
     style.check()
-    sizes = {"windows": windows, "n_ctx": n_ctx, "context": context, "step": step,
-             "tokens": tokens, "n_latents": n_latents, "top": top}  # fmt: skip
+    sizes = {
+        "windows": windows,
+        "n_ctx": n_ctx,
+        "context": context,
+        "step": step,
+        "tokens": tokens,
+        "n_latents": n_latents,
+        "top": top,
+    }
     if bad := [k for k, v in sizes.items() if v < (0 if k in ("context", "step") else 1)]:
         option = bad[0].replace("_", "-")
         raise ConfigError(f"`--{option}` is out of range; got {sizes[bad[0]]}.")
     plan = Plan(
-        subjects=_subjects(presets, sae_root, model), texts=_texts(data), parts=_parts(parts),
-        layers=layers_of(layers), sizes=sizes, settings=settings or [], seed=seed,
+        subjects=_subjects(presets, sae_root, model),
+        texts=_texts(data),
+        parts=_parts(parts),
+        layers=layers_of(layers),
+        sizes=sizes,
+        settings=settings or [],
+        seed=seed,
         common={"memory": memory, "device": device, "quiet": quiet},
-    )  # fmt: skip
+    )
     stamp = _begun(out, plan, resume)
     states = {unit.name: _done(unit, out, stamp, quiet) for unit in _units(plan, out, stamp)}
     drawn = _grids(out / "data") if "depth" in plan.parts else []
@@ -283,13 +308,24 @@ def _depth(plan: Plan, subject: Subject, text: Text) -> Unit:
 
     def make(folder: Path, resume: bool) -> None:
         depth(
-            **subject.sae, **plan.common, corpus=text.corpus, dataset=text.filter,
-            windows=plan.sizes["windows"], n_ctx=plan.sizes["n_ctx"], seed=plan.seed,
-            settings=plan.settings, figures=False, resume=resume, out=folder,
-        )  # fmt: skip
+            **subject.sae,
+            **plan.common,
+            corpus=text.corpus,
+            dataset=text.filter,
+            windows=plan.sizes["windows"],
+            n_ctx=plan.sizes["n_ctx"],
+            seed=plan.seed,
+            settings=plan.settings,
+            figures=False,
+            resume=resume,
+            out=folder,
+        )
 
-    return Unit(f"depth/{subject.name}/{text.name}", make,
-                {"preset": subject.name, "dataset": text.name, "figures": True})  # fmt: skip
+    return Unit(
+        f"depth/{subject.name}/{text.name}",
+        make,
+        {"preset": subject.name, "dataset": text.name, "figures": True},
+    )
 
 
 def _context(plan: Plan, subject: Subject, prompt: Path) -> Unit:
@@ -297,19 +333,29 @@ def _context(plan: Plan, subject: Subject, prompt: Path) -> Unit:
     from saekit.studies.locality.presets import PRESETS
     from saekit.studies.locality.presets import preset as find
 
-    sizes = (find(subject.name).n_ctx_max, find(subject.name).n_ctx_step) if (
-        subject.name in PRESETS) else (2048, 128)  # fmt: skip
+    sizes = (
+        (find(subject.name).n_ctx_max, find(subject.name).n_ctx_step)
+        if (subject.name in PRESETS)
+        else (2048, 128)
+    )
     longest = plan.sizes["context"] or sizes[0]
 
     def make(folder: Path, resume: bool) -> None:
         if not prompt.is_file():
             _draw_prompt(plan, prompt, longest)
         context(
-            **subject.sae, **plan.common, prompt=prompt, n_ctx=longest,
-            least=min(8, longest), step=plan.sizes["step"] or sizes[1], figures=False,
-            settings=[s for s in plan.settings if s.startswith("measure.")], seed=plan.seed,
-            resume=resume, out=folder,
-        )  # fmt: skip
+            **subject.sae,
+            **plan.common,
+            prompt=prompt,
+            n_ctx=longest,
+            least=min(8, longest),
+            step=plan.sizes["step"] or sizes[1],
+            figures=False,
+            settings=[s for s in plan.settings if s.startswith("measure.")],
+            seed=plan.seed,
+            resume=resume,
+            out=folder,
+        )
 
     return Unit(f"context/{subject.name}", make, {"preset": subject.name, "figures": True})
 
@@ -345,9 +391,7 @@ def _layers(plan: Plan, subject: Subject) -> list[int]:
     return middle(layers)
 
 
-def _latents(
-    plan: Plan, subject: Subject, layer: int, where: tuple[Path, str]
-) -> Iterator[Unit]:
+def _latents(plan: Plan, subject: Subject, layer: int, where: tuple[Path, str]) -> Iterator[Unit]:
     """Yield the units of one layer's latents: index, events, geometry, autocorr, levels."""
     from saekit.studies.locality.commands.autocorr import autocorr
     from saekit.studies.locality.commands.events import PASS, events
@@ -368,35 +412,77 @@ def _latents(
         lm = float32_model(loaded, device, subject.model)
         corpus, _ = text_of(text.corpus, text.filter)
         sizes = min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)
-        codes_of(loaded, lm, (corpus, "train"), folder, plan.sizes["tokens"], sizes=sizes,
-                 shown=not quiet)  # fmt: skip
+        codes_of(
+            loaded,
+            lm,
+            (corpus, "train"),
+            folder,
+            plan.sizes["tokens"],
+            sizes=sizes,
+            shown=not quiet,
+        )
 
     def make_events(folder: Path, resume: bool) -> None:
         events(
-            home=subject.folder, **one, model=subject.model, index=index, sae_id=named,
-            n_latents=plan.sizes["n_latents"], top=plan.sizes["top"], max_density=1.0,
+            home=subject.folder,
+            **one,
+            model=subject.model,
+            index=index,
+            sae_id=named,
+            n_latents=plan.sizes["n_latents"],
+            top=plan.sizes["top"],
+            max_density=1.0,
             n_ctx=[n for n in (16, 32, 64, 96, 128) if n <= max(plan.sizes["n_ctx"], 16)],
-            seed=plan.seed, out=folder, resume=resume, memory=memory, device=device, quiet=quiet,
-        )  # fmt: skip
+            seed=plan.seed,
+            out=folder,
+            resume=resume,
+            memory=memory,
+            device=device,
+            quiet=quiet,
+        )
 
     def make_geometry(folder: Path, resume: bool) -> None:
         geometry(events=found, home=subject.folder, **one, seed=plan.seed, out=folder, quiet=quiet)
 
     def make_autocorr(folder: Path, resume: bool) -> None:
         autocorr(
-            home=subject.folder, **one, model=subject.model, index=index, tokens=0,
-            n_latents=plan.sizes["n_latents"], top=min(plan.sizes["top"], 20), max_density=1.0,
-            n_ctx=plan.sizes["n_ctx"], sae_id=named, seed=plan.seed, out=folder, resume=resume,
-            memory=memory, device=device, quiet=quiet,
-        )  # fmt: skip
+            home=subject.folder,
+            **one,
+            model=subject.model,
+            index=index,
+            tokens=0,
+            n_latents=plan.sizes["n_latents"],
+            top=min(plan.sizes["top"], 20),
+            max_density=1.0,
+            n_ctx=plan.sizes["n_ctx"],
+            sae_id=named,
+            seed=plan.seed,
+            out=folder,
+            resume=resume,
+            memory=memory,
+            device=device,
+            quiet=quiet,
+        )
 
     def make_levels(folder: Path, resume: bool) -> None:
-        levels(saes=[subject.folder], **one, model=subject.model, index=[index], threshold=0.0,
-               device=device, out=folder, quiet=quiet)  # fmt: skip
+        levels(
+            saes=[subject.folder],
+            **one,
+            model=subject.model,
+            index=[index],
+            threshold=0.0,
+            device=device,
+            out=folder,
+            quiet=quiet,
+        )
 
     yield Unit(f"index/{tail}", make_index, None)
-    makes = {"events": make_events, "geometry": make_geometry, "autocorr": make_autocorr,
-             "levels": make_levels}  # fmt: skip
+    makes = {
+        "events": make_events,
+        "geometry": make_geometry,
+        "autocorr": make_autocorr,
+        "levels": make_levels,
+    }
     for part, make in makes.items():
         if part in plan.parts:
             yield Unit(f"{part}/{tail}", make, out)

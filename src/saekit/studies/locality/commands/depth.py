@@ -96,22 +96,31 @@ def depth(
     text, rule = text_of(corpus, dataset)
     at = threshold_of(threshold, preset)
     how = Measure(
-        threshold=at, token_vector=token_vector, nulls=tuple(null or ()), seed=seed,  # type: ignore[arg-type]
+        threshold=at,
+        token_vector=token_vector,  # type: ignore[arg-type]
+        nulls=tuple(null or ()),
+        seed=seed,
         legacy_encode=legacy_encode,
-    )  # fmt: skip
+    )
     config = Depth(
-        corpus=text, filter=rule, n_ctx=n_ctx, windows=windows, documents=documents,
-        min_active_latents=min_active, measure=how,
-    )  # fmt: skip
+        corpus=text,
+        filter=rule,
+        n_ctx=n_ctx,
+        windows=windows,
+        documents=documents,
+        min_active_latents=min_active,
+        measure=how,
+    )
     config = override(config, sae.settings(settings))
     lm = model_of(named, device)
     done = run(lm, subjects, config, out, options)
     drawn = _drawn_depth(out, done) if figures else []
     wanted = ("entropy_bits_mean_over_windows", "token_vector_entropy_bits")
     lines = [
-        f"  {k:<52} {s.text()} bits" for k, s in done.result.scores.items()
+        f"  {k:<52} {s.text()} bits"
+        for k, s in done.result.scores.items()
         if k.rpartition("/")[2] in wanted
-    ]  # fmt: skip
+    ]
     found = (done.result.scores, [out / "result.json"])
     end(out, lines, found, done.failures, drawn, as_json=as_json)
 
@@ -120,13 +129,18 @@ def depth(
 def draw_depth(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of `saekit locality depth`, of the data set (published, "
-                            "converted or released), or folders of such."),
+        typer.Argument(
+            help="Folders of `saekit locality depth`, of the data set (published, "
+            "converted or released), or folders of such."
+        ),
     ],
     kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
     each: Annotated[
-        bool, typer.Option("--each", help="A figure for each run, in the folder --out, named as "
-                                          "the data set names them.")
+        bool,
+        typer.Option(
+            "--each",
+            help="A figure for each run, in the folder --out, named as the data set names them.",
+        ),
     ] = False,
     out: Annotated[
         Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
@@ -150,8 +164,10 @@ def draw_depth(
     jobs = {out: named}
     if each:
         names = {label: label.replace(", ", "__").replace("/", "_") for label in named}
-        jobs = {out / f"entropy_vs_depth__{names[label]}.png": {label: one}
-                for label, one in named.items()}  # fmt: skip
+        jobs = {
+            out / f"entropy_vs_depth__{names[label]}.png": {label: one}
+            for label, one in named.items()
+        }
     paths = [str(entropy_depth.draw(some, path, kind)) for path, some in jobs.items()]
     record = {"figure": paths[0], "figures": paths, "runs": list(named)}
     emit(record, as_json=as_json, lines=[f"figure   {path}" for path in paths])
@@ -171,6 +187,8 @@ def _drawn_depth(out: Path, done: Any) -> list[str]:
     from saekit.studies.locality.figures import entropy_depth, windows
 
     label = out.name
-    paths = [entropy_depth.draw({label: out}, out / "figures" / f"entropy_depth_{kind}.png", kind)
-             for kind in entropy_depth.KINDS]  # fmt: skip
+    paths = [
+        entropy_depth.draw({label: out}, out / "figures" / f"entropy_depth_{kind}.png", kind)
+        for kind in entropy_depth.KINDS
+    ]
     return [*map(str, paths), *map(str, windows.draw_all(out, out / "figures" / "windows"))]

@@ -63,8 +63,10 @@ def events(
     n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 50,
     features: Annotated[
         Path | None,
-        typer.Option(help="Latents from a file: YAML or JSON with `features` (feature_id, tier, "
-                          "description), or candidate_features_l<L>.md."),
+        typer.Option(
+            help="Latents from a file: YAML or JSON with `features` (feature_id, tier, "
+            "description), or candidate_features_l<L>.md."
+        ),
     ] = None,
     min_density: Annotated[float, typer.Option(help="Least share of tokens, drawn ones.")] = 1e-5,
     max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
@@ -81,8 +83,8 @@ def events(
         bool, typer.Option("--legacy-encode", help="Encode as the published code did.")
     ] = False,
     sae_id: Annotated[
-        str | None, typer.Option(help="What the SAE is called, as 12-gemmascope-res-16k. "
-                                      "[its folder's name]")
+        str | None,
+        typer.Option(help="What the SAE is called, as 12-gemmascope-res-16k. [its folder's name]"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
     figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
@@ -122,9 +124,14 @@ def events(
     if tokens:
         lm = float32_model(loaded, device, sae.model)
         store = codes_of(
-            loaded, lm, (corpus, split), folder.with_name(f"{folder.name}_index"), tokens,
-            sizes=(min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)), shown=not quiet,
-        )  # fmt: skip
+            loaded,
+            lm,
+            (corpus, split),
+            folder.with_name(f"{folder.name}_index"),
+            tokens,
+            sizes=(min(PASS[0], lm.n_ctx_max), min(PASS[1], lm.n_ctx_max // 4)),
+            shown=not quiet,
+        )
     else:
         store = open_index(index or results_folder(home) / "index", loaded)
         lm = float32_model(loaded, device, sae.model)
@@ -136,16 +143,22 @@ def events(
     found = found_events.from_store(store, *places, n_ctx=max(run.n_ctx))
     found = found_events.strongest(found_events.distinct(found, same_tokens), top)
     source = {
-        "index": str(store.folder), "tokens": store.n_tokens, "per": per, "top": top,
-        "same_tokens": same_tokens, "latents": "named" if named else "drawn", "seed": seed,
+        "index": str(store.folder),
+        "tokens": store.n_tokens,
+        "per": per,
+        "top": top,
+        "same_tokens": same_tokens,
+        "latents": "named" if named else "drawn",
+        "seed": seed,
         "density": None if named else [min_density, max_density],
         "densities": {str(a): float(store.density[a]) for a in sorted(chosen)},
-    }  # fmt: skip
+    }
     known = AboutEvents(
-        source=source, descriptions={a: f.description for a, f in about.items()},
+        source=source,
+        descriptions={a: f.description for a, f in about.items()},
         tiers={a: f.tier for a, f in about.items() if f.tier},
         sae_id=sae_id or home.resolve().name,
-    )  # fmt: skip
+    )
     counts = run.write(loaded, lm, found, folder, known, options)
     finish(folder, counts, figures, as_json)
 
@@ -167,9 +180,7 @@ def _check_source(index: Path | None, corpus: str | None, tokens: int) -> None:
         )
 
 
-def _check_latents(
-    about: "dict[int, Feature]", loaded: "TrainedSAE", path: Path | None
-) -> None:
+def _check_latents(about: "dict[int, Feature]", loaded: "TrainedSAE", path: Path | None) -> None:
     """Refuse latents of a file that the SAE has not.
 
     Raises:
@@ -207,8 +218,9 @@ def cards(
     latents: Latents = None,
     top: Annotated[int, typer.Option(help="Events shown per latent.")] = 5,
     tokens: Annotated[int, typer.Option(help="Tokens shown per event.")] = 16,
-    out: Annotated[Path | None, typer.Option(help="Page. [FOLDER/feature_case_studies.html]")]
-    = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Page. [FOLDER/feature_case_studies.html]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a page of case studies: a card a latent, texts tinted by influence.
@@ -220,9 +232,13 @@ def cards(
     if top < 1 or tokens < 1:
         raise ConfigError(f"`--top` and `--tokens` must be at least 1; got {top} and {tokens}.")
     path = write_cards(
-        folder, out or folder / "feature_case_studies.html", n_ctx=n_ctx,
-        latents=numbers(latents, 2**31) if latents else None, top=top, tokens=tokens,
-    )  # fmt: skip
+        folder,
+        out or folder / "feature_case_studies.html",
+        n_ctx=n_ctx,
+        latents=numbers(latents, 2**31) if latents else None,
+        top=top,
+        tokens=tokens,
+    )
     record = {"page": str(path), "bytes": path.stat().st_size}
     emit(record, as_json=as_json, lines=[f"page     {path}"])
 
@@ -253,9 +269,10 @@ def feature_table(
     from saekit.studies.locality.events.quality import LatentFilter
 
     kept = LatentFilter(
-        min_recall=min_recall, max_peak_diversity=max_peak_diversity,
+        min_recall=min_recall,
+        max_peak_diversity=max_peak_diversity,
         exclude_bos_dominated=exclude_bos_dominated,
-    )  # fmt: skip
+    )
     path = write_table(folder, n_ctx=n_ctx, kept=kept, cache=neuronpedia)
     emit({"page": str(path)}, as_json=as_json, lines=[f"page     {path}"])
 

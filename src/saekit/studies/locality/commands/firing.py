@@ -30,8 +30,11 @@ def sparsity(
     most: Annotated[int, typer.Option(help="Latents whose pairs are counted, commonest.")] = 4096,
     by: Annotated[str, typer.Option(help="Order of pairs: phi or covariance.")] = "phi",
     by_token: Annotated[
-        int, typer.Option(help="Also covariance of token-conditional rates of latents with more "
-                               "than so many trigger tokens; 0 for none.")  # fmt: skip
+        int,
+        typer.Option(
+            help="Also covariance of token-conditional rates of latents with more "
+            "than so many trigger tokens; 0 for none."
+        ),
     ] = 0,
     strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
     figures: Annotated[bool, typer.Option(help="Draw the histogram of densities.")] = True,
@@ -55,9 +58,7 @@ def sparsity(
 
     table_files.check(tables)
     if pairs < 0 or by_token < 0:
-        raise ConfigError(
-            f"`--pairs` and `--by-token` are 0 or more; got {pairs} and {by_token}."
-        )
+        raise ConfigError(f"`--pairs` and `--by-token` are 0 or more; got {pairs} and {by_token}.")
     store = LatentStore.open(_store(index))
     firing = Firing(threshold=threshold)
     together = override(
@@ -86,18 +87,21 @@ def sparsity(
     density = torch.tensor(table.columns["density"], dtype=torch.float64)
     drawn, missing = _drawn(density, folder, fired.n_tokens, threshold) if figures else ([], [])
     record = {
-        "sparsity": str(folder), "tokens": fired.n_tokens, "threshold": threshold,
-        "latents": store.d_sae, **fired.summary(SHARES),
-    }  # fmt: skip
+        "sparsity": str(folder),
+        "tokens": fired.n_tokens,
+        "threshold": threshold,
+        "latents": store.d_sae,
+        **fired.summary(SHARES),
+    }
     write_json(folder / "summary.json", record | {"card": store.meta.get("card")})
     record |= {"figures": drawn, "missing": missing}
     lines = [
         f"sparsity {folder}: {fired.n_tokens:,} tokens, {store.d_sae} latents, "
         f"{record['dead']} never over {threshold:g}",
-        "over     " + ", ".join(f"{s:g} of tokens: {record[f'over_{s:g}']}"
-                                for s in SHARES),
-        *(f"figure   {path}" for path in drawn), *(f"left out {m}" for m in missing),
-    ]  # fmt: skip
+        "over     " + ", ".join(f"{s:g} of tokens: {record[f'over_{s:g}']}" for s in SHARES),
+        *(f"figure   {path}" for path in drawn),
+        *(f"left out {m}" for m in missing),
+    ]
     if not quiet or as_json:
         emit(record, as_json=as_json, lines=lines)
 

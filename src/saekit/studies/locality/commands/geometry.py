@@ -77,9 +77,7 @@ def geometry(
         raise FormatError(f"There is no folder {neuronpedia}. Name MODEL/SAE of a cache.")
     test = Geometry(k=neighbours, permutations=permutations, seed=seed)
     loaded = opened(home, site, layers, preset, sae)
-    ((length, rows),) = event_files.read(
-        events, n_ctx or max(event_files.lengths(events))
-    ).items()
+    ((length, rows),) = event_files.read(events, n_ctx or max(event_files.lengths(events))).items()
     H = _entropies(rows, least_events, loaded.sae.cfg.d_sae)
     if not 0 <= anchors < loaded.sae.cfg.d_sae:
         raise ConfigError(
@@ -96,10 +94,12 @@ def geometry(
         made["anchor_neighbours"] = _anchors(every, latents, anchors)
     for name, table in made.items():
         table_files.write(table, folder / name, tables)
-    write_tensors(folder / "decoder_vectors.safetensors",
-                  {"latents": latents, "directions": every[latents]})  # fmt: skip
-    write_tensors(folder / "cosine_matrix.safetensors",
-                  {"latents": latents, "cosine": found.cosine.float()})  # fmt: skip
+    write_tensors(
+        folder / "decoder_vectors.safetensors", {"latents": latents, "directions": every[latents]}
+    )
+    write_tensors(
+        folder / "cosine_matrix.safetensors", {"latents": latents, "cosine": found.cosine.float()}
+    )
     crossed = _crosscheck(neuronpedia, every, latents, folder, tables) if neuronpedia else None
     drawn = _draw(found, every[latents], H, folder, length, perplexity, seed) if figures else []
     record = found.record()
@@ -110,14 +110,21 @@ def geometry(
         {
             "experiment": "feature_geometry_vs_entropy",
             "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
-            "preset": loaded.card.model.get("name"), "layer": loaded.card.site.layer,
-            "site": str(loaded.card.site), "sae_id": _sae_id(events, home), "ctx_len": length,
+            "preset": loaded.card.model.get("name"),
+            "layer": loaded.card.site.layer,
+            "site": str(loaded.card.site),
+            "sae_id": _sae_id(events, home),
+            "ctx_len": length,
             "source_expt_dir": events.resolve().name,
-            "source_experiment_dir": events.resolve().name, "least_events": least_events,
-            "test": test.to_dict(), **geometry_tables.older_keys(found, test), **record,
-            "neuronpedia_xcheck": crossed, "provenance": provenance.collect(seed),
+            "source_experiment_dir": events.resolve().name,
+            "least_events": least_events,
+            "test": test.to_dict(),
+            **geometry_tables.older_keys(found, test),
+            **record,
+            "neuronpedia_xcheck": crossed,
+            "provenance": provenance.collect(seed),
         },
-    )  # fmt: skip
+    )
     from saekit.core.stats.permutation import said
 
     one, near = found.size.spearman, found.neighbours
@@ -131,8 +138,11 @@ def geometry(
         *(f"figure   {path}" for path in drawn),
     ]
     if not quiet or as_json:
-        emit({"geometry": str(folder), "figures": [str(p) for p in drawn], **record},
-             as_json=as_json, lines=lines)  # fmt: skip
+        emit(
+            {"geometry": str(folder), "figures": [str(p) for p in drawn], **record},
+            as_json=as_json,
+            lines=lines,
+        )
 
 
 def _entropies(rows: "Sequence[Row]", least: int, d_sae: int) -> dict[int, list[float]]:
@@ -183,11 +193,7 @@ def _crosscheck(
     from saekit.core.files import read_json
     from saekit.core.result import Table
     from saekit.data import table_files
-    from saekit.studies.locality.events.neuronpedia import (
-        cosine_differences,
-        cosines_beside,
-        parse,
-    )
+    from saekit.studies.locality.events.neuronpedia import cosine_differences, cosines_beside, parse
 
     unit = functional.normalize(every.double(), dim=-1)
     rows: list[dict[str, Any]] = []
@@ -200,16 +206,22 @@ def _crosscheck(
             rows += cosines_beside(record, dict(zip(others, ours, strict=True)))
     names = ("fid", "neighbour_fid", "cosine_local", "cosine_neuronpedia", "abs_diff")
     table_files.write(
-        Table(columns={n: [r[n] for r in rows] for n in names}), folder / "neuronpedia_xcheck",
+        Table(columns={n: [r[n] for r in rows] for n in names}),
+        folder / "neuronpedia_xcheck",
         tables,
-    )  # fmt: skip
+    )
     return cosine_differences(rows)
 
 
 def _draw(
-    found: Any, directions: "Tensor", H: dict[int, list[float]], folder: Path, n_ctx: int,
-    perplexity: float, seed: int,
-) -> list[Path]:  # fmt: skip
+    found: Any,
+    directions: "Tensor",
+    H: dict[int, list[float]],
+    folder: Path,
+    n_ctx: int,
+    perplexity: float,
+    seed: int,
+) -> list[Path]:
     from saekit.studies.locality.figures import clusters3d
     from saekit.studies.locality.figures import geometry as figure
     from saekit.studies.locality.latents.layout import layout
@@ -223,7 +235,12 @@ def _draw(
         plane = layout(directions, way, perplexity=min(perplexity, (len(H) - 2) / 3 + 1), seed=seed)
         title = {"pca": "principal components", "tsne": "t-SNE of 1 - |cosine|"}[way]
         drawn.append(
-            clusters3d.draw(plane, H, figures / f"{name}.html", n_ctx=n_ctx,
-                            title=f"Decoder directions by {title}, and H_pos")  # fmt: skip
+            clusters3d.draw(
+                plane,
+                H,
+                figures / f"{name}.html",
+                n_ctx=n_ctx,
+                title=f"Decoder directions by {title}, and H_pos",
+            )
         )
     return drawn

@@ -38,9 +38,7 @@ def levels(
         list[Path] | None, typer.Option(help="Index of each SAE, in their order. [SAE/index]")
     ] = None,
     threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 1.0,
-    min_count: Annotated[
-        int, typer.Option(help="Tokens a latent must be on at for H_vocab.")
-    ] = 20,
+    min_count: Annotated[int, typer.Option(help="Tokens a latent must be on at for H_vocab.")] = 20,
     device: Device = "auto",
     out: Out = Path("runs/locality-levels"),
     quiet: Quiet = False,
@@ -85,17 +83,21 @@ def levels(
         out / f"{NAME}.csv"
     )
     means = {layer: level.means() for layer, level in found.items()}
-    lines = [f"layer {i}: mean H_vocab {a:.3f} bits, H_logit {b:.3f}"
-             for i, (a, b) in sorted(means.items())]  # fmt: skip
+    lines = [
+        f"layer {i}: mean H_vocab {a:.3f} bits, H_logit {b:.3f}"
+        for i, (a, b) in sorted(means.items())
+    ]
     if not quiet or as_json:
         record = {"levels": str(out), "files": [str(f) for f in files], "means": means}
         emit(record, as_json=as_json, lines=[*lines, f"files    {out}"])
 
 
 def _of(
-    folders: tuple[Path, Path], where: tuple[Any, Any, Any], named: tuple[HintOptions, str],
+    folders: tuple[Path, Path],
+    where: tuple[Any, Any, Any],
+    named: tuple[HintOptions, str],
     config: Any,
-) -> tuple[int, Any, dict[str, Any]]:  # fmt: skip
+) -> tuple[int, Any, dict[str, Any]]:
     """Return the layer of an SAE, its entropies, and what they are of.
 
     Args:
@@ -129,6 +131,10 @@ def _of(
     fired = firing.measure(store)
     bits = torch.tensor(firing.table(fired).columns["trigger_bits"], dtype=torch.float64)
     level = Level(bits, promoted_bits(directions.to(unembedding), unembedding), fired.counts)
-    about = {"preset": loaded.card.model.get("name"), "model_id": lm.name,
-             "vocab_size": len(unembedding), "corpus_tokens": store.n_tokens}  # fmt: skip
+    about = {
+        "preset": loaded.card.model.get("name"),
+        "model_id": lm.name,
+        "vocab_size": len(unembedding),
+        "corpus_tokens": store.n_tokens,
+    }
     return site.layer, level, about

@@ -109,27 +109,53 @@ def neuronpedia(
         loaded = opened(home, site, layers, preset, sae)
         run = EventRun(threshold=threshold)
         run = replace(run, n_ctx=tuple(n_ctx)) if n_ctx else run
-        _score(loaded, float32_model(loaded, device, sae.model), records, run, _Scoring(
-            out=out or results_folder(home) / "locality" / "neuronpedia", sae_id=sae_id, top=top,
-            anyway=anyway,
-            figures=figures, as_json=as_json, unanswered=failed, options=options,
-        ))  # fmt: skip
+        _score(
+            loaded,
+            float32_model(loaded, device, sae.model),
+            records,
+            run,
+            _Scoring(
+                out=out or results_folder(home) / "locality" / "neuronpedia",
+                sae_id=sae_id,
+                top=top,
+                anyway=anyway,
+                figures=figures,
+                as_json=as_json,
+                unanswered=failed,
+                options=options,
+            ),
+        )
         return
     path = None
     if browse:
         low, high = BROWSED
-        records = [r for r in records
-                   if r.density is not None and low <= r.density <= high and r.description]
-        path = candidates.write((out or cache) / candidates.name_of(sae_id), records, [
-            f"Candidates: {model_id} / {sae_id}", f"{d_sae} latents, {browse} drawn, seed {seed}",
-            f"{len(failed)} of them without an answer",
-            f"{len(records)} with a density of {low:g} to {high:g} and an explanation",
-        ])  # fmt: skip
-    lines = [f"{r.index:>8} {r.density if r.density is not None else '?':<10} "
-             f"{len(r.activations):>3} texts  {r.description}" for r in records]  # fmt: skip
+        records = [
+            r
+            for r in records
+            if r.density is not None and low <= r.density <= high and r.description
+        ]
+        path = candidates.write(
+            (out or cache) / candidates.name_of(sae_id),
+            records,
+            [
+                f"Candidates: {model_id} / {sae_id}",
+                f"{d_sae} latents, {browse} drawn, seed {seed}",
+                f"{len(failed)} of them without an answer",
+                f"{len(records)} with a density of {low:g} to {high:g} and an explanation",
+            ],
+        )
+    lines = [
+        f"{r.index:>8} {r.density if r.density is not None else '?':<10} "
+        f"{len(r.activations):>3} texts  {r.description}"
+        for r in records
+    ]
     lines += [f"failed   {one['latent']}: {one['why']}" for one in failed]
-    found = {"latents": [r.index for r in records], "cache": str(place.path(0).parent),
-             "failed": failed, "list": None if path is None else str(path)}  # fmt: skip
+    found = {
+        "latents": [r.index for r in records],
+        "cache": str(place.path(0).parent),
+        "failed": failed,
+        "list": None if path is None else str(path),
+    }
     if not quiet or as_json:
         emit(found, as_json=as_json, lines=lines)
     if failed:
@@ -178,9 +204,12 @@ class _Scoring:
 
 
 def _score(
-    loaded: "TrainedSAE", lm: "LanguageModel", records: "list[Record]", run: "EventRun",
+    loaded: "TrainedSAE",
+    lm: "LanguageModel",
+    records: "list[Record]",
+    run: "EventRun",
     scoring: _Scoring,
-) -> None:  # fmt: skip
+) -> None:
     """Score the texts of latents, where their activations are those of the SAE.
 
     Raises:
@@ -216,21 +245,22 @@ def _score(
     table = match(lm, loaded.sae, card.site, [e for e in events if e.rank == 0], bos)
     compared = out.with_name(f"{out.name}_match.csv")
     table.write_csv(compared)
-    wrong = [f for f, ok in zip(*(table.columns[c] for c in ("feature_id", "ok")), strict=True)
-             if not ok]  # fmt: skip
+    wrong = [
+        f for f, ok in zip(*(table.columns[c] for c in ("feature_id", "ok")), strict=True) if not ok
+    ]
     if wrong and not scoring.anyway:
         raise DataError(
             f"Activations differ from Neuronpedia's for {len(wrong)} of {len(table)} latents, as "
             f"{wrong[0]} (see {compared}): another SAE, layer or model. Score --anyway."
         )
     source: dict[str, Any] = {
-        "neuronpedia": True, "matched": len(table) - len(wrong),
+        "neuronpedia": True,
+        "matched": len(table) - len(wrong),
         "densities": {str(r.index): r.density for r in records if r.density is not None},
-    }  # fmt: skip
+    }
     about = AboutEvents(
-        source=source, sae_id=scoring.sae_id,
-        descriptions={r.index: r.description for r in records},
-    )  # fmt: skip
+        source=source, sae_id=scoring.sae_id, descriptions={r.index: r.description for r in records}
+    )
     counts = run.write(loaded, lm, events, out, about, scoring.options)
     write_json(out / "adapter_log.json", log)
     qualities = {r.index: quality.of_record(r) for r in records}

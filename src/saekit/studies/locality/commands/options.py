@@ -35,9 +35,11 @@ Folder = Annotated[Path, typer.Argument(metavar="SAE", help="A run's folder, or 
 Saes = Annotated[list[Path] | None, typer.Option("--sae", help="The same as an option. Repeat.")]
 Sites = Annotated[
     list[str] | None,
-    typer.Option("--site", help="Only these of the sites it reads; where the files do not say, "
-                                "the one. Repeat."),
-]  # fmt: skip
+    typer.Option(
+        "--site",
+        help="Only these of the sites it reads; where the files do not say, the one. Repeat.",
+    ),
+]
 PresetName = Annotated[
     str | None, typer.Option("--preset", help="Model and SAEs by name (locality presets).")
 ]
@@ -46,9 +48,12 @@ Root = Annotated[
 ]
 Layers = Annotated[
     list[str] | None,
-    typer.Option("--layers", "--layer", help="Only these layers, as 0,3,6-11. Repeat. [all; of a "
-                                             "preset, the published]"),
-]  # fmt: skip
+    typer.Option(
+        "--layers",
+        "--layer",
+        help="Only these layers, as 0,3,6-11. Repeat. [all; of a preset, the published]",
+    ),
+]
 NCtx = Annotated[int, typer.Option("--n-ctx", help="Tokens of a window.")]
 Documents = Annotated[
     int, typer.Option(help="Draw from so many documents, the first; 0: the whole corpus.")
@@ -57,8 +62,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Out = Annotated[Path, typer.Option(help="Folder to make.")]
 OutOrBeside = Annotated[Path | None, typer.Option("--out", help="Folder. [below the SAE's]")]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, of those listed below. Repeat."),
+    list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeat.")
 ]
 Memory = Annotated[
     float | None, typer.Option("--memory", help="GB for gradients. [half of what is free]")
@@ -74,20 +78,17 @@ Seed = Annotated[int, typer.Option(help="Decides windows, probes and nulls.")]
 Threshold = Annotated[
     float | None, typer.Option(help="A latent counts above this. [0, or the preset's]")
 ]
-Vector = Annotated[
-    str, typer.Option("--token-vector", help="Baseline: none, exact or hutchinson.")
-]
-Legacy = Annotated[
-    bool, typer.Option("--legacy-encode", help="Encode as the published code does.")
-]
+Vector = Annotated[str, typer.Option("--token-vector", help="Baseline: none, exact or hutchinson.")]
+Legacy = Annotated[bool, typer.Option("--legacy-encode", help="Encode as the published code does.")]
 Text = Annotated[
     str | None, typer.Option("--corpus", help="packaged, stdlib, a path, or a hub data set.")
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option(help="Window filter, and text where no --corpus: plain, wikitext, gsm8k, "
-                      "code-python."),
-]  # fmt: skip
+    typer.Option(
+        help="Window filter, and text where no --corpus: plain, wikitext, gsm8k, code-python."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +107,12 @@ class WindowOptions(HintOptions):
 
 
 def subjects_of(
-    folders: list[Path], site: list[str] | None, layers: list[str] | None,
-    released: tuple[str | None, Path | None], sae: HintOptions,
-) -> tuple[list["Subject"], "ModelName"]:  # fmt: skip
+    folders: list[Path],
+    site: list[str] | None,
+    layers: list[str] | None,
+    released: tuple[str | None, Path | None],
+    sae: HintOptions,
+) -> tuple[list["Subject"], "ModelName"]:
     """Return the SAEs of a run, and what names their language model.
 
     Args:
@@ -152,8 +156,14 @@ def _check_preset(preset: str, sae: HintOptions) -> None:
     Raises:
         ConfigError: there are some.
     """
-    given = {"--from": sae.from_, "--read": sae.read, "--write": sae.write, "--k": sae.k,
-             "--architecture": sae.architecture, "--input-scale": sae.input_scale}  # fmt: skip
+    given = {
+        "--from": sae.from_,
+        "--read": sae.read,
+        "--write": sae.write,
+        "--k": sae.k,
+        "--architecture": sae.architecture,
+        "--input-scale": sae.input_scale,
+    }
     if said := [option for option, value in given.items() if value]:
         raise ConfigError(
             f"The preset {preset} says all of its files; got {', '.join(said)}. Leave that out, or "
@@ -167,9 +177,13 @@ def layers_of(words: list[str] | None) -> list[int]:
 
 
 def opened(
-    folder: Path, site: list[str] | None, layers: list[str] | None, preset: str | None,
-    sae: HintOptions, corpus: str | None = "",
-) -> "TrainedSAE":  # fmt: skip
+    folder: Path,
+    site: list[str] | None,
+    layers: list[str] | None,
+    preset: str | None,
+    sae: HintOptions,
+    corpus: str | None = "",
+) -> "TrainedSAE":
     """Return the SAE of a folder, for one of the sites that it reads.
 
     Args:
@@ -220,9 +234,15 @@ def float32_model(loaded: "TrainedSAE", device: str, name: str | None = None) ->
 
 
 def codes_of(
-    loaded: "TrainedSAE", lm: "LanguageModel", text: "tuple[Corpus | str | None, str]",
-    folder: Path, tokens: int, *, sizes: tuple[int, int], shown: bool,
-) -> "LatentStore":  # fmt: skip
+    loaded: "TrainedSAE",
+    lm: "LanguageModel",
+    text: "tuple[Corpus | str | None, str]",
+    folder: Path,
+    tokens: int,
+    *,
+    sizes: tuple[int, int],
+    shown: bool,
+) -> "LatentStore":
     """Return the codes of whole documents, made in `folder`.
 
     Args:
@@ -342,9 +362,14 @@ def threshold_of(given: float | None, preset: str | None) -> float:
 
 
 def end(
-    out: Path, lines: list[str], found: tuple[dict[str, Any], list[Path]],
-    failures: list["Failure"], drawn: list[str], *, as_json: bool,
-) -> None:  # fmt: skip
+    out: Path,
+    lines: list[str],
+    found: tuple[dict[str, Any], list[Path]],
+    failures: list["Failure"],
+    drawn: list[str],
+    *,
+    as_json: bool,
+) -> None:
     """Print what was found; leave with 3 where a window, a length or a layer failed.
 
     Args:
@@ -357,11 +382,12 @@ def end(
     """
     scores, results = found
     record = {
-        "result": str(results[0]), "results": [str(path) for path in results],
+        "result": str(results[0]),
+        "results": [str(path) for path in results],
         "scores": {k: s.value for k, s in scores.items()},
         "failures": [f._asdict() for f in failures],
         "figures": drawn,
-    }  # fmt: skip
+    }
     lines = [*lines, *(f"failed   {f.site}, {f.unit}: {f.reason}" for f in failures)]
     lines += [f"figure   {path}" for path in drawn[:4]]
     if len(drawn) > 4:

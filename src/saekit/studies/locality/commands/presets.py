@@ -16,6 +16,7 @@ def presets(as_json: Json = False) -> None:
     found = [preset.to_dict() for preset in PRESETS.values()]
     lines = [
         f"{p['key']:<14} {p['model']:<34} {p['architecture']:<9} {p['sae_format']:<20} "
-        f"{p['repo'] or 'your own'}" for p in found
-    ]  # fmt: skip
+        f"{p['repo'] or 'your own'}"
+        for p in found
+    ]
     emit({"presets": found}, as_json=as_json, lines=lines)

@@ -37,9 +37,12 @@ def prompt(
     if split not in SPLITS:
         raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
     found = draw(
-        open_corpus(corpus), "train" if split == "train" else "test", chars=chars, seed=seed,
+        open_corpus(corpus),
+        "train" if split == "train" else "test",
+        chars=chars,
+        seed=seed,
         most_docs=docs,
-    )  # fmt: skip
+    )
     write_text(out, found.text)
     write_json(out.with_name(f"{out.name}.meta.json"), found.told)
     record = {"prompt": str(out), **found.told}

@@ -15,8 +15,10 @@ from saekit.terminal.output import emit
 def release(
     run: Annotated[
         Path,
-        typer.Argument(help="Folder of locality depth, context, events, geometry, autocorr or "
-                            "levels, or a cache of neuronpedia."),
+        typer.Argument(
+            help="Folder of locality depth, context, events, geometry, autocorr or "
+            "levels, or a cache of neuronpedia."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Root of the data set, made where it is not.")],
     preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],

@@ -10,8 +10,13 @@ from saekit.core.files import read_settings, write_text
 from saekit.studies.locality.events.neuronpedia import Activation, Record
 from saekit.studies.locality.events.neuronpedia_events import SENTENCE_PIECE
 
-COLUMNS = ("feature_id", "density", "recall", "explanation",
-           "top-3 activations (peak token in **[...]**)")  # fmt: skip
+COLUMNS = (
+    "feature_id",
+    "density",
+    "recall",
+    "explanation",
+    "top-3 activations (peak token in **[...]**)",
+)
 SHOWN = 3  # texts of a latent in a list
 BEFORE, AFTER = 4, 3  # tokens of a text around its peak
 _TIER = re.compile(r"#+\s*Tier:\s*(?P<tier>\w+).*")
@@ -54,10 +59,11 @@ def _structured(path: Path) -> list[Feature]:
     raw = read_settings(path)
     try:
         return [
-            Feature(_latent(f["feature_id"]), str(f.get("description") or ""),
-                    str(f.get("tier") or ""))
+            Feature(
+                _latent(f["feature_id"]), str(f.get("description") or ""), str(f.get("tier") or "")
+            )
             for f in raw["features"]
-        ]  # fmt: skip
+        ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FormatError(
             f"{path} must hold `features`, a list of feature_id and description: {error}."
@@ -104,8 +110,14 @@ def write(path: Path, records: Sequence[Record], facts: Sequence[str]) -> Path:
         records: of the candidates.
         facts: lines above the table, the first its title.
     """
-    lines = [f"# {facts[0]}", "", *(f"- {fact}" for fact in facts[1:]), "",
-             f"| {' | '.join(COLUMNS)} |", "|---:|---:|---:|---|---|"]  # fmt: skip
+    lines = [
+        f"# {facts[0]}",
+        "",
+        *(f"- {fact}" for fact in facts[1:]),
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---:|---:|---:|---|---|",
+    ]
     for r in records:
         density = "" if r.density is None else f"{r.density:.2e}"
         recall = "-" if r.recall_alt is None else f"{r.recall_alt:.2f}"

@@ -127,9 +127,16 @@ class EventEntropy(Config):
 
         def ask(tokens: Tensor, pairs: Tensor) -> Influences:
             return influence(
-                lm, sae, tokens, site, latents=pairs, position=-1, threshold=self.threshold,
-                forgets=forgets, memory_bytes=memory_bytes,
-            )  # fmt: skip
+                lm,
+                sae,
+                tokens,
+                site,
+                latents=pairs,
+                position=-1,
+                threshold=self.threshold,
+                forgets=forgets,
+                memory_bytes=memory_bytes,
+            )
 
         by_length: dict[int, list[int]] = {}
         for i, event in enumerate(events):
@@ -154,9 +161,13 @@ class EventEntropy(Config):
         return out
 
     def _fill(
-        self, out: EventScores, batch: list[int], length: int,
-        ask: Callable[[Tensor, Tensor], Influences], bos_id: int | None,
-    ) -> bool:  # fmt: skip
+        self,
+        out: EventScores,
+        batch: list[int],
+        length: int,
+        ask: Callable[[Tensor, Tensor], Influences],
+        bos_id: int | None,
+    ) -> bool:
         """Score some events of one length and return whether they went through together."""
         head = [] if bos_id is None else [bos_id]
         ids = [head + list(out.events[i].ids[-length:]) for i in batch]
@@ -198,10 +209,15 @@ class EventEntropy(Config):
 def _blank(events: Sequence[Event], n_ctx: int) -> EventScores:
     m = len(events)
     return EventScores(
-        list(events), n_ctx, torch.full((m, n_ctx), torch.nan),
-        torch.zeros(m, dtype=torch.int64), torch.full((m,), torch.nan),
-        torch.full((m,), torch.nan, dtype=torch.float64), torch.full((m,), torch.nan), [OFF] * m,
-    )  # fmt: skip
+        list(events),
+        n_ctx,
+        torch.full((m, n_ctx), torch.nan),
+        torch.zeros(m, dtype=torch.int64),
+        torch.full((m,), torch.nan),
+        torch.full((m,), torch.nan, dtype=torch.float64),
+        torch.full((m,), torch.nan),
+        [OFF] * m,
+    )
 
 
 def _failed(status: str) -> bool:
@@ -237,9 +253,12 @@ def by_latent(scored: EventScores) -> Table:
     for event, bits, status in zip(scored.events, scored.H.tolist(), scored.status, strict=True):
         rows.setdefault(event.latent, []).extend([bits] if status == OK else [])
     columns: dict[str, list] = {
-        "feature_id": sorted(rows), "n_events": [], "H_pos_mean": [], "H_pos_std": [],
+        "feature_id": sorted(rows),
+        "n_events": [],
+        "H_pos_mean": [],
+        "H_pos_std": [],
         "H_pos_median": [],
-    }  # fmt: skip
+    }
     for latent in sorted(rows):
         values = torch.tensor(rows[latent], dtype=torch.float64)
         n = len(values)

@@ -26,12 +26,29 @@ from saekit.studies.locality.events.event_entropy import OK, EventScores
 
 # Columns of the current generation, then those that only the older one has, then ours.
 CURRENT = ("feature_id", "event_idx", "H_pos", "peak_token_idx", "peak_value", "sum_J")
-OLDER = ("tier", "description", "top_act_rank", "activation_value", "abs_peak", "ctx_len",
-         "ctx_start", "H_pos_bits", "n_positions", "J_max", "J_sum", "J_argmax",
-         "peak_token_str", "status")  # fmt: skip
+OLDER = (
+    "tier",
+    "description",
+    "top_act_rank",
+    "activation_value",
+    "abs_peak",
+    "ctx_len",
+    "ctx_start",
+    "H_pos_bits",
+    "n_positions",
+    "J_max",
+    "J_sum",
+    "J_argmax",
+    "peak_token_str",
+    "status",
+)
 OURS = ("local_activation", "H_share", "effective_tokens", "bos_share", "doc", "npz_key")
-SAME = {"event_idx": "top_act_rank", "H_pos": "H_pos_bits", "peak_value": "activation_value",
-        "sum_J": "J_sum"}  # fmt: skip
+SAME = {
+    "event_idx": "top_act_rank",
+    "H_pos": "H_pos_bits",
+    "peak_value": "activation_value",
+    "sum_J": "J_sum",
+}
 NO_TIER = "all"
 _TABLE = re.compile(r"ctx0*(?P<n>\d+)(_(?P<tier>[a-z]+))?\.(csv|parquet)")
 
@@ -78,24 +95,41 @@ def table(
         J = J[scored.n_ctx - n :].double() if not math.isnan(activation) else J[:0].double()
         total = float(J.sum()) if len(J) else None
         row = {
-            "feature_id": event.latent, "event_idx": event.rank, "H_pos": bits,
-            "peak_token_idx": event.peak, "peak_value": event.value, "sum_J": total,
-            "tier": tiers.get(event.latent, NO_TIER), "description": about.get(event.latent, ""),
-            "abs_peak": event.place, "ctx_len": scored.n_ctx, "ctx_start": event.place - n + 1,
-            "n_positions": n, "J_max": float(J.max()) if len(J) else None,
+            "feature_id": event.latent,
+            "event_idx": event.rank,
+            "H_pos": bits,
+            "peak_token_idx": event.peak,
+            "peak_value": event.value,
+            "sum_J": total,
+            "tier": tiers.get(event.latent, NO_TIER),
+            "description": about.get(event.latent, ""),
+            "abs_peak": event.place,
+            "ctx_len": scored.n_ctx,
+            "ctx_start": event.place - n + 1,
+            "n_positions": n,
+            "J_max": float(J.max()) if len(J) else None,
             "J_argmax": int(J.argmax()) if len(J) else None,
-            "peak_token_str": piece(event.ids[-1]), "status": status,
+            "peak_token_str": piece(event.ids[-1]),
+            "status": status,
             "local_activation": activation,
-            "H_share": bits / math.log2(n) if n > 1 else None, "effective_tokens": 2.0**bits,
-            "bos_share": bos, "doc": event.doc,
+            "H_share": bits / math.log2(n) if n > 1 else None,
+            "effective_tokens": 2.0**bits,
+            "bos_share": bos,
+            "doc": event.doc,
             "npz_key": key(event.latent, event.rank) if status == OK else "",
-        }  # fmt: skip
+        }
         row |= {older: row[current] for current, older in SAME.items()}
         for name, values in columns.items():
             values.append(row[name])
-    units = {"H_pos": "bits", "H_pos_bits": "bits", "peak_value": "act units",
-             "activation_value": "act units", "local_activation": "act units",
-             "n_positions": "tokens", "effective_tokens": "tokens"}  # fmt: skip
+    units = {
+        "H_pos": "bits",
+        "H_pos_bits": "bits",
+        "peak_value": "act units",
+        "activation_value": "act units",
+        "local_activation": "act units",
+        "n_positions": "tokens",
+        "effective_tokens": "tokens",
+    }
     return Table(columns=columns, units=units)
 
 
@@ -153,8 +187,11 @@ def lengths(folder: Path) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = {}
     stems = {p.with_suffix(""): m for p in folder.glob("ctx*") if (m := _TABLE.fullmatch(p.name))}
     for n in {int(match["n"]) for match in stems.values()}:
-        tiers = {match["tier"] or "": stem for stem, match in sorted(stems.items())
-                 if int(match["n"]) == n}  # fmt: skip
+        tiers = {
+            match["tier"] or "": stem
+            for stem, match in sorted(stems.items())
+            if int(match["n"]) == n
+        }
         whole = next((tiers[t] for t in ("", NO_TIER) if t in tiers), None)
         of_length = list(tiers.values()) if whole is None else [whole]
         found[n] = [table_files.find(stem) for stem in of_length]
@@ -183,8 +220,9 @@ def read(folder: Path, n_ctx: int | None = None) -> dict[int, list[Row]]:
             f"{folder} has no events of length {n_ctx}; it has {', '.join(map(str, found))}."
         )
     wanted = found if n_ctx is None else {n_ctx: found[n_ctx]}
-    return {n: _distinct(row for path in paths for row in _rows(path, n))
-            for n, paths in wanted.items()}  # fmt: skip
+    return {
+        n: _distinct(row for path in paths for row in _rows(path, n)) for n, paths in wanted.items()
+    }
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:
@@ -223,10 +261,17 @@ def _row(record: dict[str, str], i: int, n_ctx: int, arrays: Mapping[str, np.nda
     status = record.get("status") or (OK if math.isfinite(bits) else "undefined")
     n = int(float(record.get("n_positions") or (len(J) if J is not None else n_ctx)))
     return Row(
-        latent, rank, bits, _number(of("peak_value")), n, status,
-        record.get("description", ""), record.get("peak_token_str", ""), J,
+        latent,
+        rank,
+        bits,
+        _number(of("peak_value")),
+        n,
+        status,
+        record.get("description", ""),
+        record.get("peak_token_str", ""),
+        J,
         record.get("tier") or NO_TIER,
-    )  # fmt: skip
+    )
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:

@@ -74,9 +74,7 @@ class EventRun(Config):
             )
 
     def _one(self, n_ctx: int) -> EventEntropy:
-        return EventEntropy(
-            n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens
-        )
+        return EventEntropy(n_ctx=n_ctx, threshold=self.threshold, batch_tokens=self.batch_tokens)
 
     def settings(
         self, loaded: TrainedSAE, lm: LanguageModel, site: Site, events: Sequence[Event]
@@ -84,18 +82,24 @@ class EventRun(Config):
         """Return what decides the numbers of a run."""
         weights = loaded.sae.state_dict()
         return {
-            "run": self.to_dict(), "model": lm.provenance(), "site": str(site),
-            "bos": loaded.card.bos_id(lm.tokenizer) is not None, "sae": loaded.sae.cfg.to_dict(),
-            "weights": digest(
-                part for k in sorted(weights) for part in (k, _bytes(weights[k]))
-            ),
+            "run": self.to_dict(),
+            "model": lm.provenance(),
+            "site": str(site),
+            "bos": loaded.card.bos_id(lm.tokenizer) is not None,
+            "sae": loaded.sae.cfg.to_dict(),
+            "weights": digest(part for k in sorted(weights) for part in (k, _bytes(weights[k]))),
             "events": digest(str(tuple(e)) for e in events),
-        }  # fmt: skip
+        }
 
     def write(
-        self, loaded: TrainedSAE, lm: LanguageModel, events: Sequence[Event], out: Path,
-        about: AboutEvents, options: RunOptions = DEFAULTS,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        loaded: TrainedSAE,
+        lm: LanguageModel,
+        events: Sequence[Event],
+        out: Path,
+        about: AboutEvents,
+        options: RunOptions = DEFAULTS,
+    ) -> dict[str, Any]:
         """Score the events at every length and write the folder; return counts.
 
         Files: ``manifest.json`` (last), ``top_contexts_layer<L>.json`` and ``.txt``, and for
@@ -130,38 +134,57 @@ class EventRun(Config):
         failures: list[str] = []
         for n_ctx in sorted(self.n_ctx, reverse=True):  # what does not fit fails first
             scored = self._one(n_ctx).score(
-                lm, loaded.sae, site, events, bos_id=bos, 
-                memory_bytes=options.memory_bytes, forgets=forgets, journal=journal,
+                lm,
+                loaded.sae,
+                site,
+                events,
+                bos_id=bos,
+                memory_bytes=options.memory_bytes,
+                forgets=forgets,
+                journal=journal,
                 shown=options.shown,
-            )  # fmt: skip
+            )
             _write(out, scored, lm.tokenizer, about, options.tables)
             ok[str(n_ctx)] = int(scored.ok.sum())
             failures += [f"N={n_ctx}: {message}" for message in scored.failures]
         seconds = time.monotonic() - began
         latents = sorted({e.latent for e in events})
         counts = {
-            "events": len(events), "latents": len(latents), "ok": dict(reversed(ok.items())),
-            "failed": len(failures), "seconds": seconds,
-        }  # fmt: skip
+            "events": len(events),
+            "latents": len(latents),
+            "ok": dict(reversed(ok.items())),
+            "failed": len(failures),
+            "seconds": seconds,
+        }
         write_json(
             out / MANIFEST,
             {
                 "experiment": "cherry_picked_feature_entropy",
                 "timestamp": datetime.now(UTC).strftime("%Y%m%d_%H%M%S"),
-                "preset": card.model.get("name"), "layer": site.layer, "site": str(site),
+                "preset": card.model.get("name"),
+                "layer": site.layer,
+                "site": str(site),
                 "sae_id": about.sae_id,
-                "ctx_len": max(self.n_ctx), "ctx_lens_swept": sorted(self.n_ctx),
-                "top_k": max(e.rank for e in events) + 1, "bos": bos is not None,
-                "source": dict(about.source), "run": self.to_dict(), **counts,
+                "ctx_len": max(self.n_ctx),
+                "ctx_lens_swept": sorted(self.n_ctx),
+                "top_k": max(e.rank for e in events) + 1,
+                "bos": bos is not None,
+                "source": dict(about.source),
+                "run": self.to_dict(),
+                **counts,
                 "failures": failures[:20],
                 "features": [
-                    {"feature_id": a, "tier": about.tiers.get(a, event_files.NO_TIER),
-                     "description": about.descriptions.get(a, "")}
+                    {
+                        "feature_id": a,
+                        "tier": about.tiers.get(a, event_files.NO_TIER),
+                        "description": about.descriptions.get(a, ""),
+                    }
                     for a in latents
                 ],
-                "model": lm.provenance(), "provenance": provenance.collect(),
+                "model": lm.provenance(),
+                "provenance": provenance.collect(),
             },
-        )  # fmt: skip
+        )
         return counts
 
 
@@ -192,11 +215,15 @@ def write_contexts(out: Path, site: Site, events: Sequence[Event], tokenizer: To
         pieces = tokenizer.pieces(list(event.ids))
         one["examples"].append(
             {
-                "activation": event.value, "token_idx": event.peak, "tokens": pieces,
-                "ids": list(event.ids), "activating_token": pieces[-1], "doc": event.doc,
+                "activation": event.value,
+                "token_idx": event.peak,
+                "tokens": pieces,
+                "ids": list(event.ids),
+                "activating_token": pieces[-1],
+                "doc": event.doc,
                 "window_start_token": event.place - event.peak,
             }
-        )  # fmt: skip
+        )
         text = "".join(pieces[-TEXT_AROUND:-1]).replace("\n", " ")
         lines.append(f"{event.latent}\t{event.rank}\t{event.value:.4g}\t{text}[[{pieces[-1]}]]")
     path = contexts_path(out, site.layer)

@@ -200,18 +200,25 @@ def _parsed(raw: Any, where: str) -> Record:
     try:
         explanations = raw.get("explanations") or []
         first = explanations[0] if explanations else {}
-        scores = [s["value"] for s in first.get("scores") or []
-                  if s.get("explanationScoreTypeName") == SCORE]  # fmt: skip
+        scores = [
+            s["value"]
+            for s in first.get("scores") or []
+            if s.get("explanationScoreTypeName") == SCORE
+        ]
         activations = tuple(_activation(a) for a in raw.get("activations") or [])
         similar = zip(
             raw.get("topkCosSimIndices") or [], raw.get("topkCosSimValues") or [], strict=True
         )
         return Record(
-            int(raw["index"]), str(first.get("description") or ""),
-            float(scores[0]) if scores else None, _maybe(raw.get("frac_nonzero")),
-            _maybe(raw.get("maxActApprox")), tuple(map(str, raw.get("pos_str") or [])),
-            activations, tuple((int(i), float(v)) for i, v in similar),
-        )  # fmt: skip
+            int(raw["index"]),
+            str(first.get("description") or ""),
+            float(scores[0]) if scores else None,
+            _maybe(raw.get("frac_nonzero")),
+            _maybe(raw.get("maxActApprox")),
+            tuple(map(str, raw.get("pos_str") or [])),
+            activations,
+            tuple((int(i), float(v)) for i, v in similar),
+        )
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise FormatError(
             f"{where} is not what Neuronpedia says of a latent: {type(error).__name__} {error}."
@@ -231,9 +238,7 @@ def _maybe(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def cosines_beside(
-    record: Record, ours: Mapping[int, float]
-) -> list[dict[str, Any]]:
+def cosines_beside(record: Record, ours: Mapping[int, float]) -> list[dict[str, Any]]:
     """Return Neuronpedia's cosines of a latent beside ours, one record a neighbour.
 
     Args:
@@ -241,16 +246,24 @@ def cosines_beside(
         ours: cosine of the latent with others, by number; those it lacks are left out.
     """
     return [
-        {"fid": record.index, "neighbour_fid": i, "cosine_local": ours[i],
-         "cosine_neuronpedia": theirs, "abs_diff": abs(ours[i] - theirs)}
-        for i, theirs in record.similar if i != record.index and i in ours
-    ]  # fmt: skip
+        {
+            "fid": record.index,
+            "neighbour_fid": i,
+            "cosine_local": ours[i],
+            "cosine_neuronpedia": theirs,
+            "abs_diff": abs(ours[i] - theirs),
+        }
+        for i, theirs in record.similar
+        if i != record.index and i in ours
+    ]
 
 
 def cosine_differences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how far cosines of `cosines_beside` lie apart: their number, mean and largest."""
     apart = [row["abs_diff"] for row in rows]
     return {
-        "n": len(apart), "n_overlap": len(apart),
-        "mean_abs_diff": mean(apart) if apart else None, "max_abs_diff": max(apart, default=None),
-    }  # fmt: skip
+        "n": len(apart),
+        "n_overlap": len(apart),
+        "mean_abs_diff": mean(apart) if apart else None,
+        "max_abs_diff": max(apart, default=None),
+    }

@@ -74,9 +74,7 @@ class LatentFilter(Config):
             return "peaks mostly BOS"
         return ""
 
-    def split(
-        self, found: Mapping[int, Quality]
-    ) -> tuple[list[int], dict[str, int]]:
+    def split(self, found: Mapping[int, Quality]) -> tuple[list[int], dict[str, int]]:
         """Return the latents that are kept, and how many are left out by reason.
 
         Raises:

@@ -28,13 +28,18 @@ def table(curves: Curves, latents: Sequence[int]) -> Table:
     n = acts.shape[1]
     return Table(
         columns={
-            "lag": list(range(n)), "n_latents": [len(acts)] * n,
-            "n_pairs": curves.n_pairs.tolist(), "mean": mean.tolist(),
-            "low": low.tolist(), "high": high.tolist(), "q25": quartiles[0].tolist(),
-            "median": quartiles[1].tolist(), "q75": quartiles[2].tolist(),
+            "lag": list(range(n)),
+            "n_latents": [len(acts)] * n,
+            "n_pairs": curves.n_pairs.tolist(),
+            "mean": mean.tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "q25": quartiles[0].tolist(),
+            "median": quartiles[1].tolist(),
+            "q75": quartiles[2].tolist(),
         },
         units={"lag": "tokens", "n_pairs": "pairs of tokens"},
-    )  # fmt: skip
+    )
 
 
 def draw(curves: Curves, latents: Sequence[int], path: Path, title: str = "") -> None:
@@ -48,10 +53,24 @@ def draw(curves: Curves, latents: Sequence[int], path: Path, title: str = "") ->
     figure, axes = style.new(8.4, 3.6, columns=2)
     left, right = axes[0]
     lags = c["lag"][1:]
-    left.fill_between(lags, c["q25"][1:], c["q75"][1:], color=style.COLOURS[5], alpha=0.3, lw=0,
-                      label="quartiles over latents")  # fmt: skip
-    left.fill_between(lags, c["low"][1:], c["high"][1:], color=style.COLOURS[1], alpha=0.35, lw=0,
-                      label="95 % interval of the mean")  # fmt: skip
+    left.fill_between(
+        lags,
+        c["q25"][1:],
+        c["q75"][1:],
+        color=style.COLOURS[5],
+        alpha=0.3,
+        lw=0,
+        label="quartiles over latents",
+    )
+    left.fill_between(
+        lags,
+        c["low"][1:],
+        c["high"][1:],
+        color=style.COLOURS[1],
+        alpha=0.35,
+        lw=0,
+        label="95 % interval of the mean",
+    )
     left.plot(lags, c["mean"][1:], color=style.COLOURS[1], lw=1.2, label="mean")
     left.plot(lags, c["median"][1:], color=style.COLOURS[0], lw=1.2, label="median")
     left.axhline(0, color="0.6", lw=0.7)
@@ -72,12 +91,14 @@ def draw(curves: Curves, latents: Sequence[int], path: Path, title: str = "") ->
     runs = torch.tensor([chosen["mean_run_length"][i] for i in latents], dtype=torch.float64)
     bins = [2 ** (k / 4) for k in range(-4, 28)]
     for values, name, colour in (
-        (known, "tau_1e", style.COLOURS[0]), (runs[~runs.isnan()], "mean run", style.COLOURS[2]),
-    ):  # fmt: skip
+        (known, "tau_1e", style.COLOURS[0]),
+        (runs[~runs.isnan()], "mean run", style.COLOURS[2]),
+    ):
         if len(values):
             label = f"{name} (n = {len(values)}, median {values.median():.2f})"
-            right.hist(values.clamp(bins[0], bins[-1]), bins=bins, alpha=0.5, color=colour,
-                       label=label)  # fmt: skip
+            right.hist(
+                values.clamp(bins[0], bins[-1]), bins=bins, alpha=0.5, color=colour, label=label
+            )
     right.set_xscale("log", base=2)
     right.set_xticks(ticks, [str(t) for t in ticks])
     right.minorticks_off()
@@ -85,6 +106,9 @@ def draw(curves: Curves, latents: Sequence[int], path: Path, title: str = "") ->
     right.set_title(f"{censored} stay over 1/e at every lag", fontsize=8.5)
     right.legend(fontsize=7, frameon=False)
     figure.suptitle(title or "How long latents stay on", fontsize=9)
-    figure.supxlabel("interval: over latents, from 8 on; tau_1e: lag at which the curve falls "
-                     "below 1/e", fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel(
+        "interval: over latents, from 8 on; tau_1e: lag at which the curve falls below 1/e",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, drawn)

@@ -57,9 +57,14 @@ class Card(NamedTuple):
 
 
 def write(
-    path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object],
+    path: Path,
+    cards: Sequence[Card],
+    *,
+    n_ctx: int,
+    title: str,
+    facts: Mapping[str, object],
     tint: str = "influence",
-) -> Path:  # fmt: skip
+) -> Path:
     """Write one self-contained page of cards, in the order given.
 
     A token's tint is sqrt(J / max J) over the tokens shown. Text of the corpus and
@@ -90,14 +95,31 @@ def write(
 def table(cards: Sequence[Card]) -> Table:
     """Return one row per event shown."""
     columns: dict[str, list] = {
-        c: [] for c in ("feature_id", "n_events", "mean_h_pos", "std_h_pos", "activation", "H_pos",
-                        "n_positions", "text")
-    }  # fmt: skip
+        c: []
+        for c in (
+            "feature_id",
+            "n_events",
+            "mean_h_pos",
+            "std_h_pos",
+            "activation",
+            "H_pos",
+            "n_positions",
+            "text",
+        )
+    }
     for card in cards:
         mean, std = moments(card.H)
         for event in card.events:
-            row = (card.latent, len(card.H), mean, std, event.activation, event.H,
-                   event.n_positions, "".join(event.pieces))  # fmt: skip
+            row = (
+                card.latent,
+                len(card.H),
+                mean,
+                std,
+                event.activation,
+                event.H,
+                event.n_positions,
+                "".join(event.pieces),
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
     units = {"mean_h_pos": "bits", "std_h_pos": "bits", "H_pos": "bits", "activation": "act units"}
@@ -125,8 +147,9 @@ def _card(card: Card, n_ctx: int, tint: str) -> str:
     mean, std = moments(card.H)
     measured = (
         f"H<sub>pos</sub> {mean:.2f}{_ends(card)} bits, std {std:.2f}, {len(card.H)} events"
-        if card.H else "no event with an entropy"
-    )  # fmt: skip
+        if card.H
+        else "no event with an entropy"
+    )
     name = f"latent {card.latent}"
     if card.link.startswith("https://"):
         name = f'<a href="{escaped(card.link)}" rel="noreferrer">{name}</a>'
@@ -169,8 +192,9 @@ def histogram(H: Sequence[float], n_ctx: int) -> str:
     bars = "".join(
         f'<rect x="{k * w + 4}" y="{4 + high * (1 - c / top):.1f}" width="{w - 1}" '
         f'height="{high * c / top:.1f}" fill="#0072b2"/>'
-        for k, c in enumerate(counts) if c
-    )  # fmt: skip
+        for k, c in enumerate(counts)
+        if c
+    )
     wide = len(counts) * w
     return (
         f'<svg width="{wide + 10}" height="{high + 22}" role="img">{bars}'
@@ -191,8 +215,9 @@ def _trace(trace: Sequence[float | None]) -> str:
             points.append(f"{4 + wide * k / max(n - 1, 1):.1f},{4 + high * (1 - share):.1f}")
     lines = "".join(
         f'<polyline points="{" ".join(run)}" fill="none" stroke="#d55e00" stroke-width="1.4"/>'
-        for run in [*runs, points] if run
-    )  # fmt: skip
+        for run in [*runs, points]
+        if run
+    )
     side = n // 2
     return (
         f'<svg width="{wide + 10}" height="{high + 22}" role="img">{lines}'

@@ -49,19 +49,28 @@ def draw(
     if len(plane) != len(H):
         raise ShapeError(f"Each latent has a place; got {len(H)} latents and {len(plane)} places.")
     about = about or {}
-    spread = [summaries.quartiles(torch.tensor(h, dtype=torch.float64)).tolist()
-              for h in H.values()]  # fmt: skip
+    spread = [
+        summaries.quartiles(torch.tensor(h, dtype=torch.float64)).tolist() for h in H.values()
+    ]
     scaled = summaries.within_unit(plane).tolist()
     points = [
-        {"x": x, "y": y, "low": low, "z": z, "high": high,
-         "text": f"latent {a}: median {z:.2f} bits, {len(h)} events. {about.get(a, '')}"}
+        {
+            "x": x,
+            "y": y,
+            "low": low,
+            "z": z,
+            "high": high,
+            "text": f"latent {a}: median {z:.2f} bits, {len(h)} events. {about.get(a, '')}",
+        }
         for (a, h), (x, y), (low, z, high) in zip(H.items(), scaled, spread, strict=True)
-    ]  # fmt: skip
+    ]
     medians = [p["z"] for p in points]
     data = {
-        "points": points, "full": float(torch.tensor(float(n_ctx)).log2()),
-        "bottom": min(medians), "top": max(medians),
-    }  # fmt: skip
+        "points": points,
+        "full": float(torch.tensor(float(n_ctx)).log2()),
+        "bottom": min(medians),
+        "top": max(medians),
+    }
     body = (
         f"<h1>{escaped(title)}</h1><p>{len(points)} latents, {sum(map(len, H.values()))} events, "
         f"window {n_ctx} tokens. Height and colour: median H<sub>pos</sub>; whisker: quartiles "
@@ -72,8 +81,15 @@ def draw(
     low, middle, high = (list(c) for c in zip(*spread, strict=True))
     x, y = (plane[:, k].tolist() for k in range(2))
     Table(
-        columns={"feature_id": list(H), "x": x, "y": y, "n_events": [len(h) for h in H.values()],
-                 "H_pos_median": middle, "H_pos_q25": low, "H_pos_q75": high},
+        columns={
+            "feature_id": list(H),
+            "x": x,
+            "y": y,
+            "n_events": [len(h) for h in H.values()],
+            "H_pos_median": middle,
+            "H_pos_q25": low,
+            "H_pos_q75": high,
+        },
         units=dict.fromkeys(("H_pos_median", "H_pos_q25", "H_pos_q75"), "bits"),
-    ).write_csv(path.with_suffix(".csv"))  # fmt: skip
+    ).write_csv(path.with_suffix(".csv"))
     return path

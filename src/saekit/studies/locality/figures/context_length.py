@@ -51,8 +51,9 @@ def draw(run: Path, path: Path) -> Path:
     many = f"{windows} windows; bands: 95 % intervals, windows drawn anew"
     figure.suptitle(
         f"{result.details['model']['name']}, {result.details['site']}: latents at the last token "
-        "of " + ("one window, so there are no intervals" if windows == 1 else many), fontsize=9,
-    )  # fmt: skip
+        "of " + ("one window, so there are no intervals" if windows == 1 else many),
+        fontsize=9,
+    )
     names = ("mark", "n_ctx", "entropy_bits", "low", "high", "n")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     style.save(figure, path, Table(columns=columns, units={"entropy_bits": "bits"}))
@@ -107,8 +108,13 @@ def _latents(at: Any, run: Path, result: Result, rows: list[tuple[Any, ...]]) ->
         line(key, ".-", color="#dddddd", linewidth=0.6, markersize=2)
     for i, key in enumerate(order[:TOP]):
         name = f"latent {key[1]}" + (f", window {key[0]}" if many else "")
-        line(key, ".-" if i < len(style.COLOURS) else ".--", linewidth=1, label=name,
-             color=style.COLOURS[i % len(style.COLOURS)])  # fmt: skip
+        line(
+            key,
+            ".-" if i < len(style.COLOURS) else ".--",
+            linewidth=1,
+            label=name,
+            color=style.COLOURS[i % len(style.COLOURS)],
+        )
     at.set_title(f"the {min(TOP, len(order))} most active of {len(order)}, others grey", fontsize=8)
     for key in order[: TOP + MOST_GREY]:
         name = f"latent {key[1]}, window {key[0]}"
@@ -127,5 +133,12 @@ def _text(at: Any, result: Result) -> None:
     more = result.details["windows"] - 1
     title = f"last {len(pieces)} tokens" + (f" of the first of {more + 1} windows" if more else "")
     at.text(0, 1, title + ":", va="top", fontsize=8, color="#666666", transform=at.transAxes)
-    at.text(0, 0.75, "\n".join(lines[:4]), va="top", fontsize=7, family="monospace",
-            transform=at.transAxes)  # fmt: skip
+    at.text(
+        0,
+        0.75,
+        "\n".join(lines[:4]),
+        va="top",
+        fontsize=7,
+        family="monospace",
+        transform=at.transAxes,
+    )

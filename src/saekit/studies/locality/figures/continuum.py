@@ -62,18 +62,23 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     at.plot(c["mean"], place, ".", color=style.COLOURS[0], ms=4 if few else 1.5)
     full = torch.tensor(float(n_ctx)).log2()
     at.axvline(float(full), color="0.3", ls="--", lw=0.9)
-    at.text(float(full) * 0.99, n / 2, f"log2 {n_ctx}", fontsize=7, va="center", ha="right",
-            rotation=90)  # fmt: skip
+    at.text(
+        float(full) * 0.99, n / 2, f"log2 {n_ctx}", fontsize=7, va="center", ha="right", rotation=90
+    )
     labels = [f"{f} {d}"[:42] for f, d in zip(c["feature_id"], c["description"], strict=True)]
     at.set_yticks(list(place) if few else [], labels if few else [], fontsize=6)
     at.set(
-        xlim=(0, float(full) * 1.05), ylim=(-0.7, n + 0.3), xlabel="$H_{pos}$ (bits)",
+        xlim=(0, float(full) * 1.05),
+        ylim=(-0.7, n + 0.3),
+        xlabel="$H_{pos}$ (bits)",
         ylabel="latent" if few else f"{n} latents, ordered by mean",
         title=f"{title}\n" * bool(title) + f"mean $H_{{pos}}$ over events, window {n_ctx} tokens",
-    )  # fmt: skip
+    )
     at.title.set_fontsize(9)
     figure.supxlabel(
         f"{n} latents, {sum(c['n_events'])} events; thick: 95 % interval of the mean over "
-        f"events, from 8 events on; thin: 1 std over events", fontsize=6.5, color="0.35",
-    )  # fmt: skip
+        f"events, from 8 events on; thin: 1 std over events",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, drawn)

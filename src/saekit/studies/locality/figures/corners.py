@@ -52,9 +52,12 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
     if len(known) > 2:
         value = spearman(tau, mean)
         null = permutation_test(
-            value, lambda order: spearman(tau, mean[order]), len(known), PERMUTATIONS,
+            value,
+            lambda order: spearman(tau, mean[order]),
+            len(known),
+            PERMUTATIONS,
             torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        )
         words = f"; {said(null)}"
     at.set(xlabel="tau_1e of the activation (tokens)", ylabel="mean $H_{pos}$ where on (bits)")
     if float(tau.max()) > SPREAD * float(tau.min()):
@@ -64,6 +67,8 @@ def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path) -> None
     lost = len(found) - len(known)
     figure.supxlabel(
         f"bars: 95 % interval over events, from 8 events on; dotted: quartiles; {lost} latents "
-        f"without a tau_1e left out", fontsize=6.5, color="0.35",
-    )  # fmt: skip
+        f"without a tau_1e left out",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, Table(columns=columns, units={"tau_1e": "tokens"}))

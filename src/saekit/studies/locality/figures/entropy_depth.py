@@ -19,8 +19,11 @@ BESIDE = 0.36  # of a mark's middle, where its mean is drawn
 NULLS_BESIDE = (-0.2, -0.1, 0.12)  # of a mark's middle, so that intervals are told apart
 VECTOR = "token_vector_entropy_bits"
 TICKS = 10  # with a name; more would overlap
-NULLS = {"random": "random directions", "shuffled": "shuffled encoder",
-         "weights": "shuffled weights"}  # fmt: skip
+NULLS = {
+    "random": "random directions",
+    "shuffled": "shuffled encoder",
+    "weights": "shuffled weights",
+}
 
 
 class Layer(NamedTuple):
@@ -65,11 +68,18 @@ def panel(found: depth_data.DepthData, label: str) -> Panel:
     for site, latent, bits, activation, scores in found.sites:
         means = latent_means(latent, bits, activation)
         nulls = {k: scores.get(f"{k}_entropy_bits_pooled") for k in found.nulls}
-        layers.append(Layer(
-            site, means.entropy, means.latent, means.windows, means.activation,
-            scores.get("entropy_bits_mean_over_windows"), _known(scores, VECTOR),
-            {k: s for k, s in nulls.items() if s is not None and s.value is not None},
-        ))  # fmt: skip
+        layers.append(
+            Layer(
+                site,
+                means.entropy,
+                means.latent,
+                means.windows,
+                means.activation,
+                scores.get("entropy_bits_mean_over_windows"),
+                _known(scores, VECTOR),
+                {k: s for k, s in nulls.items() if s is not None and s.value is not None},
+            )
+        )
     return Panel(label, layers, found.n_ctx, found.windows)
 
 
@@ -110,9 +120,12 @@ def draw(runs: Mapping[str, Path | depth_data.DepthData], path: Path, kind: str 
         row[0].set_ylabel("entropy of influence (bits)")
     known = {t: h for at in axes.flat for h, t in zip(*at.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        known.values(), known.keys(), fontsize=7, loc="outside lower center",
+        known.values(),
+        known.keys(),
+        fontsize=7,
+        loc="outside lower center",
         ncols=min(len(known), 2 * columns),
-    )  # fmt: skip
+    )
     style.save(figure, path, _table(panels))
     return path
 
@@ -128,12 +141,22 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
             parts[name].set(color="#444444", linewidth=0.8)
     else:
         at.boxplot(
-            values, positions=x, widths=0.6, medianprops={"color": style.COLOURS[1]},
+            values,
+            positions=x,
+            widths=0.6,
+            medianprops={"color": style.COLOURS[1]},
             flierprops={"marker": ".", "markersize": 3, "markeredgecolor": "#999999"},
             manage_ticks=False,
-        )  # fmt: skip
-    at.plot(x, [layer.top for layer in panel.layers], "o-", color=style.COLOURS[0], markersize=3,
-            linewidth=1, label=f"top {TOP} latents by activation")  # fmt: skip
+        )
+    at.plot(
+        x,
+        [layer.top for layer in panel.layers],
+        "o-",
+        color=style.COLOURS[0],
+        markersize=3,
+        linewidth=1,
+        label=f"top {TOP} latents by activation",
+    )
     _means(at, panel)
     _vector(at, panel)
     _nulls_of(at, panel)
@@ -151,16 +174,25 @@ def _panel(at: Any, panel: Panel, kind: str) -> None:
 
 def _means(at: Any, panel: Panel) -> None:
     """Draw means over windows beside the marks, with intervals where there are any."""
-    known = [(i, s) for i, layer in enumerate(panel.layers)
-             if (s := layer.mean) is not None and s.value is not None]  # fmt: skip
+    known = [
+        (i, s)
+        for i, layer in enumerate(panel.layers)
+        if (s := layer.mean) is not None and s.value is not None
+    ]
     if not known:
         return
     x, value = [i + BESIDE for i, _ in known], [s.value for _, s in known]
-    at.plot(x, value, "D", color="#222222", markersize=2.4,
-            label="mean over windows, 95 % interval")  # fmt: skip
+    at.plot(
+        x, value, "D", color="#222222", markersize=2.4, label="mean over windows, 95 % interval"
+    )
     ends = [(i, s) for i, s in zip(x, (s for _, s in known), strict=True) if s.low is not None]
-    at.vlines([i for i, _ in ends], [s.low for _, s in ends], [s.high for _, s in ends],
-              color="#222222", linewidth=0.9)  # fmt: skip
+    at.vlines(
+        [i for i, _ in ends],
+        [s.low for _, s in ends],
+        [s.high for _, s in ends],
+        color="#222222",
+        linewidth=0.9,
+    )
 
 
 def _vector(at: Any, panel: Panel) -> None:
@@ -170,8 +202,15 @@ def _vector(at: Any, panel: Panel) -> None:
     alone = len(panel.layers) == 1  # a line of one point is not seen, nor its interval in the mark
     x, colour = [i - BESIDE * alone for i, _ in known], style.COLOURS[1]
     mark = "s--" if alone else "--"
-    at.plot(x, [s.value for _, s in known], mark, color=colour, linewidth=1.2, markersize=3,
-            label="token vector, 95 % interval")  # fmt: skip
+    at.plot(
+        x,
+        [s.value for _, s in known],
+        mark,
+        color=colour,
+        linewidth=1.2,
+        markersize=3,
+        label="token vector, 95 % interval",
+    )
     ends = [s for _, s in known if s.low is not None]
     if len(ends) != len(known):
         return
@@ -189,16 +228,31 @@ def _nulls_of(at: Any, panel: Panel) -> None:
         colour, beside = style.COLOURS[2 + i], NULLS_BESIDE[i % 3]
         have = [(j + beside, s.nulls[kind]) for j, s in enumerate(panel.layers) if kind in s.nulls]
         x = [j for j, _ in have]
-        at.plot(x, [s.value for _, s in have], marker=alone, color=colour, linewidth=1,
-                linestyle=("-.", ":", (0, (5, 1)))[i % 3],
-                label=f"{NULLS.get(kind, kind)}, 95 % interval")  # fmt: skip
+        at.plot(
+            x,
+            [s.value for _, s in have],
+            marker=alone,
+            color=colour,
+            linewidth=1,
+            linestyle=("-.", ":", (0, (5, 1)))[i % 3],
+            label=f"{NULLS.get(kind, kind)}, 95 % interval",
+        )
         ends = [(j, s.low, s.high) for j, s in have if s.low is not None]
         at.vlines(*([e[k] for e in ends] for k in range(3)), color=colour, linewidth=0.8)
 
 
 def _table(panels: list[Panel]) -> Table:
-    names = ("panel", "site", "mark", "latent", "windows", "activation", "entropy_bits", "low",
-             "high")  # fmt: skip
+    names = (
+        "panel",
+        "site",
+        "mark",
+        "latent",
+        "windows",
+        "activation",
+        "entropy_bits",
+        "low",
+        "high",
+    )
     columns: dict[str, list[Any]] = {name: [] for name in names}
 
     def add(*values: Any) -> None:
@@ -208,17 +262,52 @@ def _table(panels: list[Panel]) -> Table:
     for panel in panels:
         for layer in panel.layers:
             for i in np.argsort(layer.latent):
-                add(panel.label, layer.site, "latent", int(layer.latent[i]),
-                    int(layer.windows[i]), float(layer.activation[i]), float(layer.entropy[i]),
-                    None, None)  # fmt: skip
+                add(
+                    panel.label,
+                    layer.site,
+                    "latent",
+                    int(layer.latent[i]),
+                    int(layer.windows[i]),
+                    float(layer.activation[i]),
+                    float(layer.entropy[i]),
+                    None,
+                    None,
+                )
             add(panel.label, layer.site, f"top {TOP}", None, None, None, layer.top, None, None)
             if (s := layer.mean) is not None:
-                add(panel.label, layer.site, "mean over windows", None, s.n, None, s.value, s.low,
-                    s.high)  # fmt: skip
+                add(
+                    panel.label,
+                    layer.site,
+                    "mean over windows",
+                    None,
+                    s.n,
+                    None,
+                    s.value,
+                    s.low,
+                    s.high,
+                )
             if (s := layer.vector) is not None:
-                add(panel.label, layer.site, "token vector", None, None, None, s.value, s.low,
-                    s.high)  # fmt: skip
+                add(
+                    panel.label,
+                    layer.site,
+                    "token vector",
+                    None,
+                    None,
+                    None,
+                    s.value,
+                    s.low,
+                    s.high,
+                )
             for kind, s in layer.nulls.items():
-                add(panel.label, layer.site, NULLS.get(kind, kind), None, None, None, s.value,
-                    s.low, s.high)  # fmt: skip
+                add(
+                    panel.label,
+                    layer.site,
+                    NULLS.get(kind, kind),
+                    None,
+                    None,
+                    None,
+                    s.value,
+                    s.low,
+                    s.high,
+                )
     return Table(columns=columns, units={"entropy_bits": "bits"})

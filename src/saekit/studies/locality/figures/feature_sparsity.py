@@ -81,12 +81,15 @@ def draw(density: Float[Tensor, "d_sae"], path: Path, n_tokens: int, threshold: 
     never = c["latents"][BINS]
     at.set_title(
         f"n = {len(density):,} latents, {never:,} never on (not drawn); {n_tokens:,} tokens, "
-        f"on above {threshold:g}", fontsize=8.5,
-    )  # fmt: skip
+        f"on above {threshold:g}",
+        fontsize=8.5,
+    )
     figure.supxlabel(
         f"{BINS} bins, equally wide in the logarithm; a latent is on at a whole number of tokens, "
-        f"so rare ones lie apart", fontsize=6.5, color="0.35",
-    )  # fmt: skip
+        f"so rare ones lie apart",
+        fontsize=6.5,
+        color="0.35",
+    )
     at.legend(fontsize=7, frameon=False)
     style.save(figure, path, drawn)
 

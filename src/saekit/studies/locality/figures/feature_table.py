@@ -24,9 +24,14 @@ svg text{font:10px system-ui,sans-serif;fill:#555}
 
 
 def write(
-    path: Path, cards: Sequence[Card], *, n_ctx: int, title: str, facts: Mapping[str, object],
+    path: Path,
+    cards: Sequence[Card],
+    *,
+    n_ctx: int,
+    title: str,
+    facts: Mapping[str, object],
     quality: Mapping[int, Quality] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write one self-contained page with a row a latent, in the order given, and its CSV.
 
     A row has the mean of H_pos with its 95 % interval over events, the deviation (divisor n),
@@ -58,16 +63,32 @@ def write(
 def table(cards: Sequence[Card], quality: Mapping[int, Quality]) -> Table:
     """Return a row a latent: H with its interval, and what is known of its quality."""
     columns: dict[str, list] = {
-        c: [] for c in ("feature_id", "n_events", "mean_h_pos", "std_h_pos", "low", "high",
-                        *Quality._fields, "description")
-    }  # fmt: skip
+        c: []
+        for c in (
+            "feature_id",
+            "n_events",
+            "mean_h_pos",
+            "std_h_pos",
+            "low",
+            "high",
+            *Quality._fields,
+            "description",
+        )
+    }
     for card in cards:
-        row = (card.latent, len(card.H), *moments(card.H), *interval(card), *quality[card.latent],
-               card.description)  # fmt: skip
+        row = (
+            card.latent,
+            len(card.H),
+            *moments(card.H),
+            *interval(card),
+            *quality[card.latent],
+            card.description,
+        )
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
-    return Table(columns=columns, units=dict.fromkeys(("mean_h_pos", "std_h_pos", "low", "high"),
-                                                      "bits"))  # fmt: skip
+    return Table(
+        columns=columns, units=dict.fromkeys(("mean_h_pos", "std_h_pos", "low", "high"), "bits")
+    )
 
 
 def of_card(card: Card) -> Quality:

@@ -26,8 +26,14 @@ def draw(found: GeometryResult, path: Path, title: str = "") -> None:
     figure, axes = style.new(10.5, 3.5, columns=3)
     left, middle, right = axes[0]
     left.plot(like, gap, ".", ms=1.5, color=style.COLOURS[0], alpha=0.25, rasterized=True)
-    left.plot(*summaries.equal_bins(like, gap, BINS),
-              "o-", color=style.COLOURS[1], ms=3.5, lw=1, label="mean of equal bins")  # fmt: skip
+    left.plot(
+        *summaries.equal_bins(like, gap, BINS),
+        "o-",
+        color=style.COLOURS[1],
+        ms=3.5,
+        lw=1,
+        label="mean of equal bins",
+    )
     left.set(xlabel="|cosine| of decoder directions", ylabel="|difference of $H_{pos}$| (bits)")
     left.set_title(f"{len(like)} pairs of {len(found.latents)} latents", fontsize=8.5)
     left.legend(fontsize=7, frameon=False)
@@ -39,14 +45,16 @@ def draw(found: GeometryResult, path: Path, title: str = "") -> None:
     for q in ("0.025", "0.975") if null.draws else ():
         middle.axvline(null.quantiles[q], color="0.4", ls="--", lw=0.9)
     middle.set(xlabel="Spearman of |cosine| with |dH|", ylabel="permutations of latents")
-    middle.set_title(f"{said(null)} ({null.n} permutations)",
-                     fontsize=8.5)  # fmt: skip
+    middle.set_title(f"{said(null)} ({null.n} permutations)", fontsize=8.5)
 
     near = found.neighbours
     right.plot(found.entropy, found.neighbour_entropy, ".", ms=4, color=style.COLOURS[0], alpha=0.6)
     right.set(xlabel="mean $H_{pos}$ (bits)", ylabel=f"mean of its {found.k} nearest (bits)")
     right.set_title(said(near), fontsize=8.5)
     figure.suptitle(title or "Do latents with like directions look back equally far?", fontsize=9)
-    figure.supxlabel("dashed: central 95 % of the null; neighbours by |cosine| among these latents",
-                     fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel(
+        "dashed: central 95 % of the null; neighbours by |cosine| among these latents",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, pairs)

@@ -31,9 +31,9 @@ def table(found: Mapping[int, Sequence[Row]]) -> Table:
     keys = [{(r.feature_id, r.event_idx) for r in rows} for rows in ok.values()]
     every = set.intersection(*keys)
     columns: dict[str, list] = {
-        c: [] for c in ("population", "n_ctx", "n_events", "n_latents", "n_full", "mean", "low",
-                        "high")
-    }  # fmt: skip
+        c: []
+        for c in ("population", "n_ctx", "n_events", "n_latents", "n_full", "mean", "low", "high")
+    }
     for name in PANELS:
         for n_ctx, rows in ok.items():
             rows = [r for r in rows if name == "all" or (r.feature_id, r.event_idx) in every]
@@ -64,12 +64,19 @@ def draw(found: Mapping[int, Sequence[Row]], path: Path, title: str = "") -> Non
         x = [c["n_ctx"][i] for i in rows]
         mean, low, high = ([c[k][i] for i in rows] for k in ("mean", "low", "high"))
         at.plot(x, torch.tensor(x).double().log2(), color="0.4", ls="--", lw=0.9, label="log2 N")
-        at.fill_between(x, low, high, color=style.COLOURS[0], alpha=0.2, lw=0,
-                        label="95 % interval")  # fmt: skip
+        at.fill_between(
+            x, low, high, color=style.COLOURS[0], alpha=0.2, lw=0, label="95 % interval"
+        )
         at.plot(x, mean, "o-", color=style.COLOURS[0], ms=4, label="mean")
         for i in rows:
-            at.annotate(str(c["n_events"][i]), (c["n_ctx"][i], c["mean"][i]), fontsize=6.5,
-                        textcoords="offset points", xytext=(0, -11), ha="center")  # fmt: skip
+            at.annotate(
+                str(c["n_events"][i]),
+                (c["n_ctx"][i], c["mean"][i]),
+                fontsize=6.5,
+                textcoords="offset points",
+                xytext=(0, -11),
+                ha="center",
+            )
         at.set_xscale("log", base=2)
         at.set_xticks(x, [str(n) for n in x])
         at.minorticks_off()
@@ -79,6 +86,10 @@ def draw(found: Mapping[int, Sequence[Row]], path: Path, title: str = "") -> Non
     axes[0][0].set_ylim(bottom=0)
     axes[0][0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.suptitle(f"{title}  $H_{{pos}}$ against window length".strip(), fontsize=9)
-    figure.supxlabel("numbers: events; interval: over latents, from 8 on; windows are shorter "
-                     "where the document begins later", fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel(
+        "numbers: events; interval: over latents, from 8 on; windows are shorter "
+        "where the document begins later",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, drawn)

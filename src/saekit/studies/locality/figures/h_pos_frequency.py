@@ -54,9 +54,7 @@ def table(found: Mapping[int, tuple[Sequence[float], float]]) -> Table:
     return Table(columns=columns, units={"density": "share of tokens", "mean_H_pos": "bits"})
 
 
-def draw(
-    found: Mapping[int, tuple[Sequence[float], float]], path: Path, title: str = ""
-) -> None:
+def draw(found: Mapping[int, tuple[Sequence[float], float]], path: Path, title: str = "") -> None:
     """Draw mean H_pos against density, a point a latent, and the means of bins.
 
     Args:
@@ -80,11 +78,22 @@ def draw(
     bins = [r for r in rows if r["mark"] == "bin" and r["low"] is not None]
     if bins:
         x, y = ([r[k] for r in bins] for k in ("density", "mean_H_pos"))
-        ends = [[r["mean_H_pos"] - r["low"] for r in bins],
-                [r["high"] - r["mean_H_pos"] for r in bins]]  # fmt: skip
+        ends = [
+            [r["mean_H_pos"] - r["low"] for r in bins],
+            [r["high"] - r["mean_H_pos"] for r in bins],
+        ]
         label = f"mean of {min(r['n_latents'] for r in bins)} latents or more"
-        at.errorbar(x, y, yerr=ends, fmt="D-", color=style.COLOURS[1], ms=4, lw=1.2, capsize=2.5,
-                    label=label)  # fmt: skip
+        at.errorbar(
+            x,
+            y,
+            yerr=ends,
+            fmt="D-",
+            color=style.COLOURS[1],
+            ms=4,
+            lw=1.2,
+            capsize=2.5,
+            label=label,
+        )
     at.set_xscale("log")
     at.set(xlabel="share of tokens at which a latent is on", ylabel="mean $H_{pos}$ (bits)")
     at.set_ylim(0, None)
@@ -113,7 +122,10 @@ def _said(share: Tensor, mean: Tensor) -> str:
     if len(share) <= 2 or value != value:  # NaN: one is constant
         return ""
     null = permutation_test(
-        value, lambda order: spearman(share, mean[order]), len(share), PERMUTATIONS,
+        value,
+        lambda order: spearman(share, mean[order]),
+        len(share),
+        PERMUTATIONS,
         torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     return f"; {said(null)}"

@@ -63,8 +63,15 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
         low_q, mid, high_q = summaries.quartiles(values)
         left.plot([k, k], [low_q, high_q], color=style.COLOURS[0], lw=3)
         left.plot([k], [mid], "o", color="white", mec=style.COLOURS[0], ms=5)
-    left.errorbar([-0.3], [mean], yerr=[[mean - low], [high - mean]] if low == low else None,
-                  fmt="D", color=style.COLOURS[1], ms=4, capsize=2)  # fmt: skip
+    left.errorbar(
+        [-0.3],
+        [mean],
+        yerr=[[mean - low], [high - mean]] if low == low else None,
+        fmt="D",
+        color=style.COLOURS[1],
+        ms=4,
+        capsize=2,
+    )
     left.set_xticks([0, 1], [f"{name}\n(n = {len(v)})" for name, v in sets], fontsize=7.5)
     full = float(torch.tensor(float(n_ctx)).log2())
     for at in (left, right):
@@ -76,6 +83,9 @@ def draw(rows: Sequence[Row], n_ctx: int, path: Path, title: str = "") -> None:
     left.set(ylabel="$H_{pos}$ (bits)", ylim=(0, full * 1.08))
     figure.suptitle(f"{title}  $H_{{pos}}$ of events, window {n_ctx} tokens".strip(), fontsize=9)
     ends = f"95 % interval over latents [{low:.2f}, {high:.2f}]" if low == low else FEW
-    figure.supxlabel(f"diamond: mean over events {mean:.2f} bits, {ends}; bar: quartiles, ring: "
-                     f"median", fontsize=6.5, color="0.35")  # fmt: skip
+    figure.supxlabel(
+        f"diamond: mean over events {mean:.2f} bits, {ends}; bar: quartiles, ring: median",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, drawn)

@@ -79,19 +79,28 @@ def draw(
         said = next((r.description for r in rows if r.feature_id == latent), "")
         x, mean = c["position"][part], torch.tensor(c["mean"][part])
         label = f"latent {latent}: {sum(bits) / len(bits):.2f} bits, {len(bits)} events"
-        at.plot(x, mean.clamp(min=LEAST), color=style.COLOURS[k], lw=1.3,
-                label=label + f"\n{said[:50]}" * bool(said))  # fmt: skip
+        at.plot(
+            x,
+            mean.clamp(min=LEAST),
+            color=style.COLOURS[k],
+            lw=1.3,
+            label=label + f"\n{said[:50]}" * bool(said),
+        )
         low, high = (torch.tensor(c[end][part]).clamp(min=LEAST) for end in ("low", "high"))
         at.fill_between(x, low, high, color=style.COLOURS[k], alpha=0.2, lw=0)
     at.set(
-        yscale="log", ylim=(LEAST, 1.5), xlim=(1 - n_ctx, 0.5),
-        xlabel="position relative to the peak (tokens)", ylabel="influence / largest of the event",
+        yscale="log",
+        ylim=(LEAST, 1.5),
+        xlim=(1 - n_ctx, 0.5),
+        xlabel="position relative to the peak (tokens)",
+        ylabel="influence / largest of the event",
         title="Where two latents get their influence from",
-    )  # fmt: skip
+    )
     at.title.set_fontsize(9)
     at.legend(fontsize=7, frameon=False, loc="upper left")
     figure.supxlabel(
-        "mean over events whose window reaches so far back; band: 95 % interval (over "
-        "events)", fontsize=6.5, color="0.35",
-    )  # fmt: skip
+        "mean over events whose window reaches so far back; band: 95 % interval (over events)",
+        fontsize=6.5,
+        color="0.35",
+    )
     style.save(figure, path, drawn)

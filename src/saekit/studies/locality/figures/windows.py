@@ -79,14 +79,16 @@ def draw(arrays: dict[str, np.ndarray], index: int, site: str, path: Path) -> No
         right.axhline(whole, color=style.COLOURS[1], linestyle="--", label="token vector")
         right.legend(fontsize=8)
         rows += [("token vector", t, Q[t], None, whole) for t in x]
-    left.set(xlabel="position in the window", ylabel="share of influence", yscale="log",
-             ylim=(1e-5, 1.2))  # fmt: skip
+    left.set(
+        xlabel="position in the window", ylabel="share of influence", yscale="log", ylim=(1e-5, 1.2)
+    )
     left.legend(fontsize=7)
     right.set(xlabel="activation (act units)", ylabel="entropy of influence (bits)")
     figure.suptitle(
         f"{site}, window {window}: n = {len(J)} latents on at the last of {J.shape[1]} tokens; in "
-        f"colour the {len(top)} most active, grey {len(grey)} others", fontsize=9,
-    )  # fmt: skip
+        f"colour the {len(top)} most active, grey {len(grey)} others",
+        fontsize=9,
+    )
     names = ("curve", "position", "share", "activation", "entropy_bits")
     columns = {name: [row[k] for row in rows] for k, name in enumerate(names)}
     style.save(figure, path, Table(columns=columns, units={"entropy_bits": "bits"}))

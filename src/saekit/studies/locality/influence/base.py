@@ -98,9 +98,7 @@ class Job:
     @property
     def passes(self) -> dict[str, Any]:
         """How passes are made, as `pullback.pull_back` takes it."""
-        return {
-            "chunk": self.chunk, "memory_bytes": self.memory_bytes, "matmul": self.matmul
-        }  # fmt: skip
+        return {"chunk": self.chunk, "memory_bytes": self.memory_bytes, "matmul": self.matmul}
 
     def seeds(self) -> Float[Tensor, "pairs *event d"]:
         """Return the gradient of each pair's activation at its site."""
@@ -165,7 +163,7 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     check_precision(lm)
     check_matmul(matmul)
     if matmul != "float32" and method not in ROUNDED:
-        raise ConfigError(f"Method \"{method}\" has no products in {matmul}; use float32.")
+        raise ConfigError(f'Method "{method}" has no products in {matmul}; use float32.')
     where = _positions(tokens, position, "position", lm)
     first = torch.zeros_like(where) if starts is None else _positions(tokens, starts, "starts", lm)
     if bool((first > where).any()):
@@ -180,16 +178,21 @@ def influence(  # noqa: PLR0913 - the question has as many parts
     else:
         fired = encoder.at(x, *as_pairs(latents, len(tokens), sae.cfg.d_sae))
     job = Job(
-        lm=lm, encoder=encoder, windows=windows, sites=sites, x=x, fired=fired, chunk=chunk,
-        memory_bytes=memory_bytes, matmul=matmul,
-    )  # fmt: skip
+        lm=lm,
+        encoder=encoder,
+        windows=windows,
+        sites=sites,
+        x=x,
+        fired=fired,
+        chunk=chunk,
+        memory_bytes=memory_bytes,
+        matmul=matmul,
+    )
     J, R = _method(method)(job)
     return _framed(job, J, R, first, threshold)
 
 
-def _framed(
-    job: Job, J: Tensor, R: Tensor | None, first: Tensor, threshold: float
-) -> Influences:
+def _framed(job: Job, J: Tensor, R: Tensor | None, first: Tensor, threshold: float) -> Influences:
     """Return influences in the positions of the rows that were given."""
     row = job.fired.row
     start = first[row]
@@ -197,9 +200,15 @@ def _framed(
     flags = Flag.OFF * ~is_on(job.fired.activation, threshold) + Flag.CUT * (start > 0)
     flags = flags + Flag.ZERO * ~(J > 0).any(-1)
     return Influences(
-        J, row, job.fired.latent, job.fired.activation, job.windows.position[row] + start,
-        start, flags.long(), None if R is None else _shifted(R, first),
-    )  # fmt: skip
+        J,
+        row,
+        job.fired.latent,
+        job.fired.activation,
+        job.windows.position[row] + start,
+        start,
+        flags.long(),
+        None if R is None else _shifted(R, first),
+    )
 
 
 def check_reads(lm: LanguageModel, sae: SAE, site: Any) -> tuple[Site, ...]:

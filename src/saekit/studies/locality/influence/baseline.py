@@ -121,9 +121,7 @@ def token_vector(  # noqa: PLR0913 - the question has as many parts
     return TokenVector(each.mean(1), error, float(probes), each)
 
 
-def _maps(
-    sae: SAE, x: Float[Tensor, "windows d"], target: str
-) -> Float[Tensor, "windows d_out d"]:
+def _maps(sae: SAE, x: Float[Tensor, "windows d"], target: str) -> Float[Tensor, "windows d_out d"]:
     """Return T of each window, by autograd through encode and decode."""
     if sae.cfg.event or sae.cfg.d_in != sae.cfg.d_out:
         raise ConfigError(
@@ -168,9 +166,12 @@ def _probes(factors: Tensor, probes: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _summed(
-    lm: LanguageModel, windows: Windows, sites: tuple[Site, ...], seeds: tuple[Tensor, Tensor],
+    lm: LanguageModel,
+    windows: Windows,
+    sites: tuple[Site, ...],
+    seeds: tuple[Tensor, Tensor],
     passes: dict[str, Any],
-) -> Float[Tensor, "windows n_ctx"]:  # fmt: skip
+) -> Float[Tensor, "windows n_ctx"]:
     """Return sums over a window's gradients of their squares."""
     total = torch.zeros(windows.tokens.shape, dtype=torch.float64)
     direction, window = seeds
@@ -181,9 +182,13 @@ def _summed(
 
 
 def _by_probe(
-    lm: LanguageModel, windows: Windows, sites: tuple[Site, ...], direction: Tensor,
-    window: Tensor, passes: dict[str, Any],
-) -> Float[Tensor, "seeds n_ctx"]:  # fmt: skip
+    lm: LanguageModel,
+    windows: Windows,
+    sites: tuple[Site, ...],
+    direction: Tensor,
+    window: Tensor,
+    passes: dict[str, Any],
+) -> Float[Tensor, "seeds n_ctx"]:
     """Return the square of each probe's gradient, at each position."""
     each = torch.zeros(len(direction), windows.tokens.shape[1], dtype=torch.float64)
     for part in pull_back(lm, windows, sites, direction, window, **passes):

@@ -15,9 +15,7 @@ from saekit.studies.locality.influence.pullback import Windows, pull_back
 def compute(job: Job) -> Found:
     """Return J of each pair, and R of each window."""
     if len(job.sites) > 1:
-        raise ConfigError(
-            'Method "jacobian" is for SAEs of one site; use "vjp" for a crosscoder.'
-        )
+        raise ConfigError('Method "jacobian" is for SAEs of one site; use "vjp" for a crosscoder.')
     windows, n_ctx = job.windows.tokens.shape
     seeds, J = job.seeds(), job.x.new_zeros(len(job.fired.row), n_ctx)
     R = torch.zeros(windows, n_ctx, dtype=torch.float64)
@@ -32,9 +30,9 @@ def _check_room(job: Job, pairs: int) -> None:
     n_bytes = 4 * pairs * job.windows.tokens.shape[1] * job.lm.d_model
     if job.memory_bytes is not None and n_bytes > job.memory_bytes:
         raise ConfigError(
-            f"Method \"jacobian\" needs {n_bytes / 1e6:,.0f} MB for the gradients of {pairs} "
+            f'Method "jacobian" needs {n_bytes / 1e6:,.0f} MB for the gradients of {pairs} '
             f"latents at once; the budget is {job.memory_bytes / 1e6:,.0f} MB. Raise --memory, "
-            f"or use method \"vjp\"."
+            f'or use method "vjp".'
         )
 
 

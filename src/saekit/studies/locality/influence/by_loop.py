@@ -13,8 +13,7 @@ def compute(job: Job) -> Found:
         zip(job.fired.row.tolist(), job.fired.latent.tolist(), strict=True)
     ):
         one = job.windows._replace(
-            tokens=job.windows.tokens[row : row + 1],
-            position=job.windows.position[row : row + 1],
+            tokens=job.windows.tokens[row : row + 1], position=job.windows.position[row : row + 1]
         )
         found = job.lm.read(one.tokens, [EMBED, *job.sites], grad=True)
         with torch.enable_grad():

@@ -152,7 +152,7 @@ def as_pairs(
         window, latent = wanted[:, 0], wanted[:, 1]
     else:
         raise ConfigError(
-            f"`latents` is \"active\", a list of latents, or pairs of window and latent as "
+            f'`latents` is "active", a list of latents, or pairs of window and latent as '
             f"[m, 2]; got shape {list(wanted.shape)}."
         )
     for what, found, end in (("latents", latent, d_sae), ("windows", window, windows)):

@@ -84,9 +84,13 @@ class CheckResult:
 
 
 def run(
-    lm: LanguageModel, subjects: list[Subject], config: MethodCheck,
-    *, memory_bytes: int | None = None, shown: bool = True,
-) -> CheckResult:  # fmt: skip
+    lm: LanguageModel,
+    subjects: list[Subject],
+    config: MethodCheck,
+    *,
+    memory_bytes: int | None = None,
+    shown: bool = True,
+) -> CheckResult:
     """Compare the ways on the strongest latents of some windows, at each site.
 
     Raises:
@@ -95,10 +99,16 @@ def run(
     """
     drawing.check_length(lm, config.n_ctx, "n_ctx")
     drawn = drawing.from_corpus(
-        config.corpus, "test", lm.tokenizer, config.filter, n_ctx=config.n_ctx,
-        windows=config.windows, seed=config.seed, most_docs=config.documents,
+        config.corpus,
+        "test",
+        lm.tokenizer,
+        config.filter,
+        n_ctx=config.n_ctx,
+        windows=config.windows,
+        seed=config.seed,
+        most_docs=config.documents,
         bos=config.bos,
-    )  # fmt: skip
+    )
     rows: list[dict[str, Any]] = []
     encodes: dict[str, Any] = {}
     bar = Progress("check", len(subjects) * len(_ways(config)), "methods", shown=shown)
@@ -114,24 +124,34 @@ def run(
     methods = _table(rows)
     disagree = [f"{r['site']}/{r['method']}" for r in rows if r["agrees"] == "no"]
     details = {
-        "methods": {"columns": methods.columns, "units": methods.units}, "encodes": encodes,
-        "disagree": disagree, "model": lm.provenance(), "tokens": drawn.tokens.tolist(),
+        "methods": {"columns": methods.columns, "units": methods.units},
+        "encodes": encodes,
+        "disagree": disagree,
+        "model": lm.provenance(),
+        "tokens": drawn.tokens.tolist(),
         "sites": {str(s.site): s.source for s in subjects},
-        "corpus": config.corpus.provenance(), "start": drawn.start.tolist(),
+        "corpus": config.corpus.provenance(),
+        "start": drawn.start.tolist(),
         "sample": None if drawn.sample is None else drawn.sample.record(),
-    }  # fmt: skip
-    scores = {
-        f"{r['site']}/{r['method']}/{name}": r[name] for r in rows for name in COLUMNS
     }
+    scores = {f"{r['site']}/{r['method']}/{name}": r[name] for r in rows for name in COLUMNS}
     result = Result(
-        name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
-        details=details, provenance=collect(config.seed),
-    )  # fmt: skip
+        name=config.name,
+        version=VERSION,
+        config=config.to_dict(),
+        scores=scores,
+        details=details,
+        provenance=collect(config.seed),
+    )
     return CheckResult(result, methods, disagree)
 
 
 def _at_site(
-    config: MethodCheck, context: MeasureContext, sae: SAE, site: Site, tokens: Tensor,
+    config: MethodCheck,
+    context: MeasureContext,
+    sae: SAE,
+    site: Site,
+    tokens: Tensor,
     bar: Progress,
 ) -> list[dict[str, Any]]:
     """Return a row for each way."""
@@ -143,9 +163,16 @@ def _at_site(
     for method, matmul in _ways(config):
         began = time.perf_counter()
         found = influence(
-            context.lm, sae, tokens, site, latents=pairs, method=method, threshold=config.threshold,
-            memory_bytes=context.memory_bytes, matmul=matmul,
-        )  # fmt: skip
+            context.lm,
+            sae,
+            tokens,
+            site,
+            latents=pairs,
+            method=method,
+            threshold=config.threshold,
+            memory_bytes=context.memory_bytes,
+            matmul=matmul,
+        )
         seconds = (time.perf_counter() - began) / len(tokens)
         exact = exact or found
         if matmul != "float32":
@@ -181,9 +208,11 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 def _measure(config: MethodCheck) -> Measure:
     return Measure(
-        threshold=config.threshold, most_latents=config.latents, token_vector="none",
+        threshold=config.threshold,
+        most_latents=config.latents,
+        token_vector="none",
         seed=config.seed,
-    )  # fmt: skip
+    )
 
 
 def _row(
@@ -194,9 +223,12 @@ def _row(
     worst = float(((found.J - exact.J).abs() / scale).max())
     alike = agreement(exact.J, found.J, exact.places())
     row: dict[str, Any] = {
-        "site": site, "method": method, "kind": "exact" if method in EXACT else "check",
-        "n_pairs": len(found.J), "largest_difference": worst,
-    }  # fmt: skip
+        "site": site,
+        "method": method,
+        "kind": "exact" if method in EXACT else "check",
+        "n_pairs": len(found.J),
+        "largest_difference": worst,
+    }
     row |= {name: _score(alike[name], exact.window, name) for name in COLUMNS}
     if method in EXACT:
         return row | {"agrees": "yes" if worst <= config.tolerance else "no"}
@@ -211,9 +243,7 @@ def _score(values: Tensor, groups: Tensor, name: str) -> Score:
     unit = "bits" if name.endswith("bits") else "share" if name != "rank_correlation" else "rho"
     if not n:
         return Score(value=None, n=0, unit=unit, better="neither", reason="nothing is defined")
-    mean, low, high = (
-        float(v) for v in mean_interval(values[known, None], groups[known])
-    )
+    mean, low, high = (float(v) for v in mean_interval(values[known, None], groups[known]))
     # Means of bounded values are bounded, where Student's t knows of no bound.
     least, most = {"share": (0.0, 1.0), "rho": (-1.0, 1.0)}.get(unit, (-math.inf, math.inf))
     low, high = max(low, least), min(high, most)
@@ -228,20 +258,30 @@ def _encodes(
     """Return how the SAE's own encode and the published one differ on all active latents."""
     own, theirs = (
         influence(
-            context.lm, loaded.sae, tokens, subject.site, threshold=context.measure.threshold,
-            memory_bytes=context.memory_bytes, forgets=forgets,
+            context.lm,
+            loaded.sae,
+            tokens,
+            subject.site,
+            threshold=context.measure.threshold,
+            memory_bytes=context.memory_bytes,
+            forgets=forgets,
         )
         for forgets in ((), loaded.forgets)
-    )  # fmt: skip
+    )
     keys = [list(zip(f.window.tolist(), f.latent.tolist(), strict=True)) for f in (own, theirs)]
     both = sorted(set(keys[0]) & set(keys[1]))
-    H = [dict(zip(k, f.entropy_bits().tolist(), strict=True)) for k, f in
-         zip(keys, (own, theirs), strict=True)]  # fmt: skip
+    H = [
+        dict(zip(k, f.entropy_bits().tolist(), strict=True))
+        for k, f in zip(keys, (own, theirs), strict=True)
+    ]
     moved = torch.tensor([H[1][k] - H[0][k] for k in both], dtype=torch.float64)
     whole = [float(f.entropy_bits().nanmean()) if len(f.J) else None for f in (own, theirs)]
     return {
-        "forgets": list(loaded.forgets), "active_own": len(keys[0]), "active_legacy": len(keys[1]),
-        "active_both": len(both), "mean_entropy_bits_own": whole[0],
+        "forgets": list(loaded.forgets),
+        "active_own": len(keys[0]),
+        "active_legacy": len(keys[1]),
+        "active_both": len(both),
+        "mean_entropy_bits_own": whole[0],
         "mean_entropy_bits_legacy": whole[1],
         "largest_entropy_difference_bits_both": float(moved.abs().max()) if len(both) else None,
-    }  # fmt: skip
+    }

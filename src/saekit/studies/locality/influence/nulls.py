@@ -37,10 +37,18 @@ def check_names(names: tuple[str, ...]) -> None:
 
 
 def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in it
-    kind: str, lm: LanguageModel, encoder: Encoder, tokens: Tensor, site: Site, like: Influences,
-    *, seed: int = 0, randomised: LanguageModel | None = None, memory_bytes: int | None = None,
+    kind: str,
+    lm: LanguageModel,
+    encoder: Encoder,
+    tokens: Tensor,
+    site: Site,
+    like: Influences,
+    *,
+    seed: int = 0,
+    randomised: LanguageModel | None = None,
+    memory_bytes: int | None = None,
     matmul: str = "float32",
-) -> Float[Tensor, "pairs n_ctx"]:  # fmt: skip
+) -> Float[Tensor, "pairs n_ctx"]:
     """Return the influence of every token under a null, for the pairs of a measurement.
 
     Args:
@@ -69,9 +77,7 @@ def null_influence(  # noqa: PLR0913 - what was measured, and what is changed in
         ).to(seeds)[like.latent]  # a direction for each latent, in every window the same
         seeds = draw * (seeds.norm(dim=-1) / draw.norm(dim=-1))[:, None]
     elif kind == "shuffled":
-        order = torch.randperm(
-            seeds.shape[-1], generator=generator(seed, "locality", "shuffled")
-        )
+        order = torch.randperm(seeds.shape[-1], generator=generator(seed, "locality", "shuffled"))
         seeds = seeds[:, order]
     else:
         lm = randomised if randomised is not None else lm.shuffled(seed)

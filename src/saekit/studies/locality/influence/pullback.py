@@ -24,9 +24,7 @@ PASS_TOKENS = 1024  # beyond this a pass is no faster a token, and holds more
 PACKED_TOKENS = 4096  # of all gradients; with fewer, packing weights costs what it saves
 MEMORY_SHARE = 0.5  # of what is free, where no budget is given
 
-_row_bytes: "weakref.WeakKeyDictionary[LanguageModel, dict[Any, int]]" = (
-    weakref.WeakKeyDictionary()
-)
+_row_bytes: "weakref.WeakKeyDictionary[LanguageModel, dict[Any, int]]" = weakref.WeakKeyDictionary()
 
 
 class Windows(NamedTuple):
@@ -108,9 +106,13 @@ def pull_back(  # noqa: PLR0913 - the question has as many parts
 
 
 def squares(
-    lm: LanguageModel, windows: Windows, sites: Sequence[Site], seeds: Tensor, window: Tensor,
+    lm: LanguageModel,
+    windows: Windows,
+    sites: Sequence[Site],
+    seeds: Tensor,
+    window: Tensor,
     **passes: Any,
-) -> Float[Tensor, "seeds n_ctx"]:  # fmt: skip
+) -> Float[Tensor, "seeds n_ctx"]:
     """Return the squared length of each gradient at each token; arguments as of `pull_back`."""
     J = seeds.new_zeros(len(seeds), windows.tokens.shape[1])
     for part in pull_back(lm, windows, sites, seeds, window, **passes):
@@ -225,9 +227,13 @@ def _plan(window: Tensor, windows: int, rows: int) -> Iterator[_Group]:
 
 
 def _pass(
-    lm: LanguageModel, windows: Windows, sites: list[Site], seeds: Tensor, group: _Group,
+    lm: LanguageModel,
+    windows: Windows,
+    sites: list[Site],
+    seeds: Tensor,
+    group: _Group,
     products: Products,
-) -> Iterator[Part]:  # fmt: skip
+) -> Iterator[Part]:
     copies, longest = group.copies, len(group.seeds[0])
     index = torch.tensor(group.windows).repeat_interleave(copies)
     with reusing(Reuse(len(index), copies, products)):

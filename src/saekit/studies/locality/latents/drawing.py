@@ -7,9 +7,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.seeds import generator
 
 
-def draw_latents(
-    store: LatentStore, n: int, density: tuple[float, float], seed: int
-) -> list[int]:
+def draw_latents(store: LatentStore, n: int, density: tuple[float, float], seed: int) -> list[int]:
     """Return `n` latents drawn from those whose share of tokens is in a range, in order.
 
     Raises:

@@ -126,7 +126,9 @@ class Geometry(Config):
     seed: int = 0
 
     def run(
-        self, latents: Int[Tensor, "n"], directions: Float[Tensor, "_n d"],
+        self,
+        latents: Int[Tensor, "n"],
+        directions: Float[Tensor, "_n d"],
         entropy: Float[Tensor, "_n"],
     ) -> GeometryResult:
         """Return the statistics of some latents.
@@ -164,14 +166,22 @@ class Geometry(Config):
             return spearman(H[order], H[order][nearest].mean(1))
 
         return GeometryResult(
-            latents, H, cosine,
-            self._predictor(cosine, gap, "signed"), self._predictor(cosine.abs(), gap, "size"),
+            latents,
+            H,
+            cosine,
+            self._predictor(cosine, gap, "signed"),
+            self._predictor(cosine.abs(), gap, "size"),
             permutation_test(
-                spearman(H, neighbour_entropy), near, n, self.permutations,
+                spearman(H, neighbour_entropy),
+                near,
+                n,
+                self.permutations,
                 generator(self.seed, "neighbours"),
             ),
-            neighbour_entropy, neighbour_size, nearest.shape[1],
-        )  # fmt: skip
+            neighbour_entropy,
+            neighbour_size,
+            nearest.shape[1],
+        )
 
     def _predictor(self, like: Tensor, gap: Tensor, name: str) -> Predictor:
         n = len(like)
@@ -199,9 +209,7 @@ def cosines(directions: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     return (unit @ unit.T).clamp(-1, 1)
 
 
-def _neighbours(
-    cosine: Tensor, H: Tensor, k: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(cosine: Tensor, H: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     size = cosine.abs().fill_diagonal_(-1.0)
     found = size.topk(min(k, len(H) - 1), dim=1)
     return H[found.indices].mean(1), found.values.mean(1), found.indices

@@ -26,8 +26,10 @@ def tables(found: GeometryResult, rows: Sequence[Row]) -> dict[str, Table]:
     for name in ("a", "b"):
         pairs.columns[f"tier_{name}"] = [tier[i] for i in pairs.columns[f"fid_{name}"]]
     columns = dict(near.columns)
-    first = {"feature_id": columns.pop("feature_id"),
-             "tier": [tier[i] for i in found.latents.tolist()]}  # fmt: skip
+    first = {
+        "feature_id": columns.pop("feature_id"),
+        "tier": [tier[i] for i in found.latents.tolist()],
+    }
     return {
         "pairwise": pairs,
         "feature_neighbour_summary": Table(columns=first | columns, units=near.units),
@@ -66,11 +68,17 @@ def older_keys(found: GeometryResult, test: Geometry) -> dict[str, Any]:
     a, b = torch.triu_indices(len(gap), len(gap), offset=1)
     size = found.cosine.abs()[a, b]
     permuted = permutation_test(
-        found.size.pearson, lambda order: pearson(size, gap[order[a], order[b]]), len(gap),
-        test.permutations, generator(test.seed, "pearson"),
-    )  # fmt: skip
+        found.size.pearson,
+        lambda order: pearson(size, gap[order[a], order[b]]),
+        len(gap),
+        test.permutations,
+        generator(test.seed, "pearson"),
+    )
     return {
-        "primary_predictor": "abs_cosine", "pearson_p": permuted.p, "n_perm": null.n,
-        "permutation_null_mean": null.mean, "permutation_null_std": null.std,
+        "primary_predictor": "abs_cosine",
+        "pearson_p": permuted.p,
+        "n_perm": null.n,
+        "permutation_null_mean": null.mean,
+        "permutation_null_std": null.std,
         "permutation_p_two_sided": null.p,
-    }  # fmt: skip
+    }

@@ -95,8 +95,10 @@ def published(
         }
     info = {
         "config": {
-            **about, "layers": sorted(found), "threshold": config.threshold,
+            **about,
+            "layers": sorted(found),
+            "threshold": config.threshold,
             "min_count": config.min_count,
         }
-    }  # fmt: skip
+    }
     return PublishedFile("feature_level_entropies", "", arrays, info)

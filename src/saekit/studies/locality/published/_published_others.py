@@ -48,8 +48,14 @@ def token_vector_influence(raw: Mapping[str, Any], path: Path) -> PublishedFile:
     Raises:
         FormatError: an entry is missing or does not fit the others.
     """
-    names = ("influence_distributions", "entropies", "mean_influence", "std_influence",
-             "mean_entropy", "std_entropy")  # fmt: skip
+    names = (
+        "influence_distributions",
+        "entropies",
+        "mean_influence",
+        "std_influence",
+        "mean_entropy",
+        "std_entropy",
+    )
     arrays = {n: numbers(raw[n], path, n) for n in names if n in raw}
     if len(arrays.get("entropies", [])) != len(arrays["influence_distributions"]):
         raise FormatError(f"{path}: as many entropies as distributions are needed.")
@@ -67,8 +73,7 @@ def feature_sparsity(raw: Mapping[str, Any], path: Path) -> PublishedFile:
         raise FormatError(f"{path}: feature_token_counts must be a list of counters.")
     triples = [(a, int(t), int(n)) for a, c in enumerate(counters) for t, n in sorted(c.items())]
     table = np.asarray(triples, np.int64).reshape(-1, 3)
-    arrays = {n: numbers(raw[n], path, n, 1) for n in ("feature_counts", "frequencies")
-              if n in raw}  # fmt: skip
+    arrays = {n: numbers(raw[n], path, n, 1) for n in ("feature_counts", "frequencies") if n in raw}
     arrays |= {"token_feature": table[:, 0], "token_id": table[:, 1], "token_count": table[:, 2]}
     names = ("feature_counts", "frequencies", "feature_token_counts")
     return PublishedFile("feature_sparsity", "", arrays, _rest(raw, path, *names))

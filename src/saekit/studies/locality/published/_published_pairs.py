@@ -14,9 +14,15 @@ from saekit.studies.locality.published._flat import PublishedFile, field, jagged
 
 HEAD = ("summary", "config")
 KNOWN = {
-    "batch_idx", "start_idx", "feature_entropies", "token_vector_entropy",
-    "num_active_features", "feature_influences", "feature_activations", "token_vector_influence",
-}  # fmt: skip
+    "batch_idx",
+    "start_idx",
+    "feature_entropies",
+    "token_vector_entropy",
+    "num_active_features",
+    "feature_influences",
+    "feature_activations",
+    "token_vector_influence",
+}
 
 
 def comparison(raw: Mapping[str, Any], path: Path) -> PublishedFile:
@@ -97,14 +103,17 @@ def _groups(groups: list[Any], path: Path) -> tuple[dict[str, np.ndarray], list[
             f"read; it reads {', '.join(sorted(KNOWN))}."
         )
     arrays = {
-        "group": np.asarray(group, np.int64), "feature": _whole(latent, path, "feature"),
+        "group": np.asarray(group, np.int64),
+        "feature": _whole(latent, path, "feature"),
         "entropy": _floats(bits, path, "entropy"),
         "num_active_features": _whole(active, path, "num_active_features"),
         "token_vector_entropy": _floats(total, path, "token_vector_entropy"),
-    }  # fmt: skip
+    }
     for name, rows in (
-        ("activation", acts), ("influence", influences), ("token_vector_influence", vector)
-    ):  # fmt: skip
+        ("activation", acts),
+        ("influence", influences),
+        ("token_vector_influence", vector),
+    ):
         arrays[name], arrays[f"{name}_starts"] = jagged(rows)
     return arrays, notes
 

@@ -65,9 +65,9 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
             where = entry.pop("at")
             entry["path"] = where.relative_to(out).as_posix()
             manifest["files"].append(
-                entry | {"source": name, "source_sha256": sha256_of(source),
-                         "sha256": sha256_of(where)}
-            )  # fmt: skip
+                entry
+                | {"source": name, "source_sha256": sha256_of(source), "sha256": sha256_of(where)}
+            )
     write_json(out / MANIFEST, manifest)
     return manifest
 
@@ -124,6 +124,9 @@ def _copy(source: Path, target: Path) -> list[dict[str, Any]]:
 
 
 WAYS: dict[str, Callable[[Path, Path], list[dict[str, Any]]]] = {
-    ".pt": _torch, ".json": _json, ".csv": _csv, ".npz": _npz,
+    ".pt": _torch,
+    ".json": _json,
+    ".csv": _csv,
+    ".npz": _npz,
     **dict.fromkeys(sorted(COPIED), _copy),
-}  # fmt: skip
+}

@@ -44,13 +44,12 @@ FORMAT, VERSION = "saekit.locality", 1
 LAYOUT = {
     "run_config": "{preset}/{dataset}/{timestamp}/run_config.json",
     "bench": "{preset}/{dataset}/{timestamp}/bench.json",
-    "entropy_comparison":
-        "{preset}/{dataset}/{timestamp}/entropy_comparison_{site}_layer{layer}",
+    "entropy_comparison": "{preset}/{dataset}/{timestamp}/entropy_comparison_{site}_layer{layer}",
     "sweep_config": "ctxlen_xmodel_fineweb/{timestamp}/run_config.json",
     "sweep_prompt": "ctxlen_xmodel_fineweb/{timestamp}/prompt.txt",
     "sweep_prompt_meta": "ctxlen_xmodel_fineweb/{timestamp}/prompt.txt.meta.json",
     "entropy_vs_context_len": "ctxlen_xmodel_fineweb/{timestamp}/{preset}/"
-        "entropy_vs_context_len_{site}_layer{layer}_{timestamp}",
+    "entropy_vs_context_len_{site}_layer{layer}_{timestamp}",
     "events_manifest": "cherry_picked_feature_entropy/{timestamp}/manifest.json",
     "corpus_tokens": "cherry_picked_feature_entropy/{timestamp}/corpus_tokens",
     "top_contexts": "cherry_picked_feature_entropy/{timestamp}/top_contexts_layer{layer}.json",
@@ -80,7 +79,7 @@ LAYOUT = {
     "corner_categories": "feature_activation_autocorr/{timestamp}/corner_categories.json",
     "neuronpedia_cache": "neuronpedia_cache/{model}/{sae}/{feature}.json",
     "figure": "figures/{figure}.png",
-}  # fmt: skip
+}
 
 
 class Group(NamedTuple):
@@ -142,10 +141,15 @@ def write(stem: Path, result: PublishedFile) -> list[Path]:
         files.append(_beside(stem, ".csv"))
         _lines(result).write_csv(files[-1])
     record = {
-        "format": FORMAT, "version": VERSION, "kind": result.kind,
-        "generation": result.generation, "numbers": files[0].name,
-        "sha256": sha256_of(files[0]), "notes": list(result.notes), "info": result.info,
-    }  # fmt: skip
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": result.kind,
+        "generation": result.generation,
+        "numbers": files[0].name,
+        "sha256": sha256_of(files[0]),
+        "notes": list(result.notes),
+        "info": result.info,
+    }
     write_json(_beside(stem, ".json"), record)
     return [*files, _beside(stem, ".json")]
 
@@ -221,8 +225,6 @@ def to_npz(arrays: dict[str, np.ndarray]) -> bytes:
 def tensor_of(array: np.ndarray) -> Tensor:
     """Return an array as a tensor of its own memory."""
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
 
 
 def _beside(stem: Path, ending: str) -> Path:

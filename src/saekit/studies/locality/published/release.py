@@ -27,9 +27,18 @@ from saekit.studies.locality.runs.context_length import SITES
 KINDS = ("locality_depth", "locality_context_length")
 # What a published bench.json says of its run; `host` names a machine and is left out.
 BENCH = (
-    "timestamp", "device", "gpu_name", "torch_version", "preset", "layers", "num_batches",
-    "context_len", "threshold", "random_batches", "random_seed",
-)  # fmt: skip
+    "timestamp",
+    "device",
+    "gpu_name",
+    "torch_version",
+    "preset",
+    "layers",
+    "num_batches",
+    "context_len",
+    "threshold",
+    "random_batches",
+    "random_seed",
+)
 SWEEP_FILES = {"prompt.txt": "sweep_prompt", "prompt.txt.meta.json": "sweep_prompt_meta"}
 
 
@@ -54,9 +63,10 @@ def release(
         sites = read_json(run / SITES)["sites"]
         stamp = timestamp or _stamp(Result.read(run / sites[0] / "result.json"))
         return [
-            path for site in sites
+            path
+            for site in sites
             for path in release(run / site, root, label=label, corpus=corpus, timestamp=stamp)
-        ]  # fmt: skip
+        ]
     if not (run / "result.json").is_file():
         return release_folders.release(run, root, label=label, timestamp=timestamp)
     result = Result.read(run / "result.json")
@@ -87,14 +97,17 @@ def _depth(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
             for i, w in enumerate(arrays["windows"].tolist())
         ]
         raw = {
-            "batch_results": groups, "batch_start_indices": [g["start_idx"] for g in groups],
-            "summary": _summary(result, site, where) | {
-                "num_batches": len(groups), "dataset": where["dataset"],
+            "batch_results": groups,
+            "batch_start_indices": [g["start_idx"] for g in groups],
+            "summary": _summary(result, site, where)
+            | {
+                "num_batches": len(groups),
+                "dataset": where["dataset"],
                 "mean_feature_entropy": _score(result, name, "entropy_bits_mean_over_windows"),
                 "mean_token_vector_entropy": _score(result, name, "token_vector_entropy_bits"),
             },
             "config": _config(result, name, where),
-        }  # fmt: skip
+        }
         short, layer = published_site(where["preset"], site)
         stem = dataset.place(root, "entropy_comparison", site=short, layer=layer, **where)
         files += dataset.write(stem, comparison(raw, run))
@@ -118,15 +131,19 @@ def _sweep(run: Path, root: Path, result: Result, where: dict[str, str]) -> list
         found[n_ctx] = _group(arrays, 0, _entropies(run, str(n_ctx), "n_ctx"), bits)
     site = parse_site(name)
     raw = {
-        "results_by_context_len": found, "config": _config(result, name, where),
-        "summary": _summary(result, site, where) | {
-            "max_context_len": result.config["most"], "min_context_len": result.config["least"],
-            "step": result.config["step"], "sub_context_lens": result.details["lengths"],
+        "results_by_context_len": found,
+        "config": _config(result, name, where),
+        "summary": _summary(result, site, where)
+        | {
+            "max_context_len": result.config["most"],
+            "min_context_len": result.config["least"],
+            "step": result.config["step"],
+            "sub_context_lens": result.details["lengths"],
             "prompt_token_ids": result.details["tokens"][0],
             "prompt_token_strs": result.details["pieces"][0],
             "n_tokens_total": len(result.details["tokens"][0]),
         },
-    }  # fmt: skip
+    }
     short, layer = published_site(where["preset"], site)
     stem = dataset.place(root, "entropy_vs_context_len", site=short, layer=layer, **where)
     files = dataset.write(stem, sweep(raw, run))
@@ -147,18 +164,21 @@ def _sweep_config(result: Result, where: dict[str, str], path: Path) -> dict[str
     layers = set(runs.get(where["preset"], {}).get("layers", [])) | set(mine["layers"])
     runs[where["preset"]] = mine | {"layers": sorted(layers)}
     sizes = before.get("preset_config", {}) | {
-        where["preset"]: {
-            "max_context_len": result.config["most"], "step": result.config["step"],
-        }
-    }  # fmt: skip
+        where["preset"]: {"max_context_len": result.config["most"], "step": result.config["step"]}
+    }
     text = result.details["text"]
     return {
-        "experiment": "entropy_vs_context_len_xmodel", "timestamp": where["timestamp"],
-        "seed": result.config["measure"]["seed"], "min_context_len": result.config["least"],
-        "presets": list(sizes), "preset_config": sizes,
-        "prompt_file": "prompt.txt" if "prompt" in text else None, "prompt": text,
-        "git_commit": result.provenance["commit"], "runs": runs,
-    }  # fmt: skip
+        "experiment": "entropy_vs_context_len_xmodel",
+        "timestamp": where["timestamp"],
+        "seed": result.config["measure"]["seed"],
+        "min_context_len": result.config["least"],
+        "presets": list(sizes),
+        "preset_config": sizes,
+        "prompt_file": "prompt.txt" if "prompt" in text else None,
+        "prompt": text,
+        "git_commit": result.provenance["commit"],
+        "runs": runs,
+    }
 
 
 def published_site(label: str, site: Site) -> tuple[str, int]:
@@ -170,9 +190,11 @@ def published_site(label: str, site: Site) -> tuple[str, int]:
 
 
 def _group(
-    arrays: dict[str, np.ndarray], i: int, entropies: dict[tuple[int, int], float],
+    arrays: dict[str, np.ndarray],
+    i: int,
+    entropies: dict[tuple[int, int], float],
     vector_bits: float | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return the entries of one window, which is row i of those in the file."""
     window = int(arrays["windows"][i])
     mine = np.flatnonzero(arrays["window"] == window)
@@ -184,7 +206,7 @@ def _group(
         "feature_activations": {
             a: arrays["activation"][p] for a, p in zip(latents, mine, strict=True)
         },
-    }  # fmt: skip
+    }
     if "R" in arrays:
         group["token_vector_influence"] = arrays["R"][i].astype(np.float32)
     return group if vector_bits is None else group | {"token_vector_entropy": vector_bits}
@@ -202,9 +224,7 @@ def _entropies(run: Path, name: str, column: str = "site") -> dict[tuple[int, in
 def _vectors(columns: dict[str, list[Any]], name: str) -> dict[int, float]:
     if "token_vector_entropy_bits" not in columns:
         return {}
-    cells = zip(
-        *(columns[k] for k in ("site", "window", "token_vector_entropy_bits")), strict=True
-    )
+    cells = zip(*(columns[k] for k in ("site", "window", "token_vector_entropy_bits")), strict=True)
     return {w: bits for site, w, bits in cells if site == name and bits is not None}
 
 
@@ -216,38 +236,50 @@ def _score(result: Result, name: str, what: str) -> float | None:
 def _summary(result: Result, site: Site, where: dict[str, str]) -> dict[str, Any]:
     short, layer = published_site(where["preset"], site)
     return {
-        "site": f"{short}_layer{layer}", "preset": where["preset"], "layer": layer,
+        "site": f"{short}_layer{layer}",
+        "preset": where["preset"],
+        "layer": layer,
         "timestamp": where["timestamp"],
-    }  # fmt: skip
+    }
 
 
 def _config(result: Result, name: str, where: dict[str, str]) -> dict[str, Any]:
     measure, sae = result.config["measure"], result.details.get("saes", {}).get(name, {})
     return {
-        "preset": where["preset"], "threshold": measure["threshold"],
+        "preset": where["preset"],
+        "threshold": measure["threshold"],
         "context_len": result.config.get("n_ctx", result.config.get("most")),
-        "total_features": sae.get("d_sae"), "sae_arch": sae.get("architecture"),
-        "sae_source": sae.get("source"), "random_batches": True, "random_seed": measure["seed"],
-        "most_latents": measure["most_latents"], "legacy_encode": measure["legacy_encode"],
-        "token_vector": measure["token_vector"], "probes": measure["probes"],
-    }  # fmt: skip
+        "total_features": sae.get("d_sae"),
+        "sae_arch": sae.get("architecture"),
+        "sae_source": sae.get("source"),
+        "random_batches": True,
+        "random_seed": measure["seed"],
+        "most_latents": measure["most_latents"],
+        "legacy_encode": measure["legacy_encode"],
+        "token_vector": measure["token_vector"],
+        "probes": measure["probes"],
+    }
 
 
 def _run_config(result: Result, where: dict[str, str]) -> dict[str, Any]:
     saes = result.details.get("saes", {})
     made_of = result.provenance
     return {
-        **where, "model_id": result.details["model"]["name"],
+        **where,
+        "model_id": result.details["model"]["name"],
         "model_revision": result.details["model"]["revision"],
         "layers": [published_site(where["preset"], parse_site(s))[1] for s in saes],
         "sae_loader": preset(where["preset"]).sae_format if where["preset"] in PRESETS else None,
         "sae_arch": sorted({s["architecture"] for s in saes.values()}),
         "threshold": result.config["measure"]["threshold"],
-        "num_batches": result.config.get("windows", 1), "random_batches": True,
+        "num_batches": result.config.get("windows", 1),
+        "random_batches": True,
         "context_len": result.config.get("n_ctx", result.config.get("most")),
         "random_seed": result.config["measure"]["seed"],
-        "torch_version": made_of["libraries"].get("torch"), "git_commit": made_of["commit"],
+        "torch_version": made_of["libraries"].get("torch"),
+        "git_commit": made_of["commit"],
         "gpu_name": made_of["machine"]["gpu"],
-        "windows_drawn": result.details.get("sample"), "saekit": made_of["saekit"],
+        "windows_drawn": result.details.get("sample"),
+        "saekit": made_of["saekit"],
         "settings": result.config,
-    }  # fmt: skip
+    }

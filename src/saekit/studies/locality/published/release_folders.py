@@ -23,23 +23,35 @@ from saekit.studies.locality.events.quality import STATS
 from saekit.studies.locality.published import dataset
 
 EVENTS, GEOMETRY, AUTOCORR, CARDS = (
-    "cherry_picked_feature_entropy", "feature_geometry_vs_entropy", "feature_activation_autocorr",
+    "cherry_picked_feature_entropy",
+    "feature_geometry_vs_entropy",
+    "feature_activation_autocorr",
     "feature_case_studies",
-)  # fmt: skip
+)
 PAGE = "feature_case_studies"
 LEVELS = "feature_level_entropies"
 GEOMETRY_TABLES = (
-    "per_feature", "pairwise", "feature_neighbour_summary", "neuronpedia_xcheck",
+    "per_feature",
+    "pairwise",
+    "feature_neighbour_summary",
+    "neuronpedia_xcheck",
     "anchor_neighbours",
-)  # fmt: skip
+)
 GEOMETRY_TENSORS = ("decoder_vectors.safetensors", "cosine_matrix.safetensors")
 AUTOCORR_TABLES = (
-    "selected_features", "top_examples", "autocorr_curves", "entropy_targets", "feature_summary",
-)  # fmt: skip
+    "selected_features",
+    "top_examples",
+    "autocorr_curves",
+    "entropy_targets",
+    "feature_summary",
+)
 AUTOCORR_FILES = (
-    "activation_traces.npz", "sanity_contexts.md", "corner_features.html",
-    "corner_features_neuronpedia.html", "corner_categories.json",
-)  # fmt: skip
+    "activation_traces.npz",
+    "sanity_contexts.md",
+    "corner_features.html",
+    "corner_features_neuronpedia.html",
+    "corner_categories.json",
+)
 HERE = ("autocorr", "figures", "host")  # paths and names of the machine that made a folder
 
 
@@ -109,11 +121,12 @@ def _told(found: dict[str, Any], label: str, timestamp: str | None) -> dict[str,
     if isinstance(told.get("source"), dict):
         told["source"] = {k: v for k, v in told["source"].items() if k != "index"}
     return told | {
-        "preset": label, "model": found.get("model", found.get("preset")),
+        "preset": label,
+        "model": found.get("model", found.get("preset")),
         "timestamp": timestamp or found.get("timestamp") or f"{at:%Y%m%d_%H%M%S}",
         "git_commit": made["commit"],
         "provenance": {k: made[k] for k in ("saekit", "libraries", "seed", "time")},
-    }  # fmt: skip
+    }
 
 
 def _events(run: Path, root: Path, told: dict[str, Any]) -> list[Path]:
@@ -142,7 +155,7 @@ def _events(run: Path, root: Path, told: dict[str, Any]) -> list[Path]:
 
 
 def _virtual_corpus(
-    contexts: dict[str, dict[str, Any]]
+    contexts: dict[str, dict[str, Any]],
 ) -> tuple[dict[tuple[int, int], int], list[int]]:
     """Return where each event's text begins among all, and all of them; tell it in `contexts`."""
     starts, ids = {}, []
@@ -221,5 +234,7 @@ def _tables(run: Path, home: Path, names: "tuple[str, ...] | list[str]") -> list
 
 
 WAYS: dict[Any, Callable[[Path, Path, dict[str, Any]], list[Path]]] = {
-    EVENTS: _events, GEOMETRY: _geometry, AUTOCORR: _autocorr,
-}  # fmt: skip
+    EVENTS: _events,
+    GEOMETRY: _geometry,
+    AUTOCORR: _autocorr,
+}

@@ -35,12 +35,16 @@ class Bench:
             "total_elapsed_s": time.perf_counter() - self.began,
             "mean_batch_s": statistics.fmean(a_window) if a_window else None,
             "std_batch_s": statistics.pstdev(a_window) if a_window else None,
-            "seconds": self.seconds, "windows": self.windows, "resumed": resumed,
+            "seconds": self.seconds,
+            "windows": self.windows,
+            "resumed": resumed,
             "device": device,
             "peak_rss_bytes": machine.peak_memory(),
-            "peak_gpu_mem_gib": _gpu_peak(), "cuda_available": torch.cuda.is_available(),
-            "threads": torch.get_num_threads(), "machine": collect()["machine"],
-        }  # fmt: skip
+            "peak_gpu_mem_gib": _gpu_peak(),
+            "cuda_available": torch.cuda.is_available(),
+            "threads": torch.get_num_threads(),
+            "machine": collect()["machine"],
+        }
 
 
 def _gpu_peak() -> float | None:

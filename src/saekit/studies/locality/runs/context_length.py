@@ -76,9 +76,7 @@ class ContextLength(Config):
         return sorted({*found, self.most})
 
 
-def prompt_tokens(
-    tokenizer: Tokenizer, text: str, config: ContextLength
-) -> Int[Tensor, "1 most"]:
+def prompt_tokens(tokenizer: Tokenizer, text: str, config: ContextLength) -> Int[Tensor, "1 most"]:
     """Return the part of a fixed text that a sweep reads, so that models see the same text.
 
     Raises:
@@ -95,10 +93,15 @@ def prompt_tokens(
 
 
 def run(
-    lm: LanguageModel, subject: Subject, tokens: Int[Tensor, "windows most"],
-    config: ContextLength, out: Path, options: RunOptions = DEFAULTS, *,
+    lm: LanguageModel,
+    subject: Subject,
+    tokens: Int[Tensor, "windows most"],
+    config: ContextLength,
+    out: Path,
+    options: RunOptions = DEFAULTS,
+    *,
     source: Mapping[str, Any] | None = None,
-) -> FinishedRun:  # fmt: skip
+) -> FinishedRun:
     """Measure one SAE at every length; write tables, influences and the result to `out`.
 
     Args:
@@ -115,9 +118,12 @@ def run(
     """
     check_length(lm, config.most, "n_ctx")
     settings = {
-        "run": config.to_dict(), "model": lm.provenance(), "site": str(subject.site),
-        "sae": subject.source, "windows": digest([tokens.numpy().tobytes()]),
-    }  # fmt: skip
+        "run": config.to_dict(),
+        "model": lm.provenance(),
+        "site": str(subject.site),
+        "sae": subject.source,
+        "windows": digest([tokens.numpy().tobytes()]),
+    }
     folder = RunFolder(out, settings, options, total=len(config.lengths()), unit="lengths")
     loaded = subject.load()
     loaded.sae.requires_grad_(False)
@@ -146,10 +152,15 @@ def run(
 
 
 def run_sites(
-    lm: LanguageModel, subjects: Sequence[Subject], tokens: Int[Tensor, "windows most"],
-    config: ContextLength, out: Path, options: RunOptions = DEFAULTS, *,
+    lm: LanguageModel,
+    subjects: Sequence[Subject],
+    tokens: Int[Tensor, "windows most"],
+    config: ContextLength,
+    out: Path,
+    options: RunOptions = DEFAULTS,
+    *,
     source: Mapping[str, Any] | None = None,
-) -> dict[Path, FinishedRun]:  # fmt: skip
+) -> dict[Path, FinishedRun]:
     """Measure SAEs on the same windows: one in `out`, several in folders below it, one a site.
 
     An SAE that cannot be read is a failure of its own and does not stop the others. Of several,
@@ -187,15 +198,15 @@ def run_sites(
         # Opened once; a setting that the run refuses is the user's to mend, and ends all of them.
         held = subject._replace(load=lambda loaded=loaded: loaded)
         by_folder[out / site] = run(lm, held, tokens, config, out / site, options, source=source)
-    record = {"sites": [folder.name for folder in by_folder],
-              "failed": [one._asdict() for one in unread]}  # fmt: skip
+    record = {
+        "sites": [folder.name for folder in by_folder],
+        "failed": [one._asdict() for one in unread],
+    }
     write_json(out / SITES, {"name": config.name} | record)
     if not by_folder:
         raise FormatError(f"No SAE could be read: {unread[0].site}: {unread[0].reason}")
     first = next(iter(by_folder))
-    by_folder[first] = replace(
-        by_folder[first], failures=[*unread, *by_folder[first].failures]
-    )
+    by_folder[first] = replace(by_folder[first], failures=[*unread, *by_folder[first].failures])
     return by_folder
 
 
@@ -225,28 +236,30 @@ def active_everywhere(by_length: dict[int, Arrays]) -> set[tuple[int, int]]:
 
 
 def _result(
-    config: ContextLength, settings: dict[str, Any], tokens: Tensor,
-    by_length: dict[int, Arrays], failures: list[Failure],
-) -> Result:  # fmt: skip
+    config: ContextLength,
+    settings: dict[str, Any],
+    tokens: Tensor,
+    by_length: dict[int, Arrays],
+    failures: list[Failure],
+) -> Result:
     scores: dict[str, Score] = {}
     rows: dict[str, list[Any]] = {}
     everywhere = active_everywhere(by_length)
     for length, arrays in by_length.items():
         pairs = zip(arrays["window"].tolist(), arrays["latent"].tolist(), strict=True)
         always = np.array([p in everywhere for p in pairs], dtype=bool)
-        row: dict[str, Any] = {
-            "n_ctx": length, "n_pairs": len(always), "n_kept": int(always.sum()),
-        }  # fmt: skip
+        row: dict[str, Any] = {"n_ctx": length, "n_pairs": len(always), "n_kept": int(always.sum())}
         few = {k: v[always] if k[:2] == "s." or k == "window" else v for k, v in arrays.items()}
         kinds = {"": site_scores(arrays)}
-        kinds["kept_"] = {
-            k: v for k, v in site_scores(few).items() if "pooled" in k
-        }
+        kinds["kept_"] = {k: v for k, v in site_scores(few).items() if "pooled" in k}
         for prefix, some in kinds.items():
             for name, score in some.items():
                 scores[f"{length}/{prefix}{name}"] = score
-                row |= {prefix + name: score.value, f"{prefix}{name}_low": score.low,
-                        f"{prefix}{name}_high": score.high}  # fmt: skip
+                row |= {
+                    prefix + name: score.value,
+                    f"{prefix}{name}_low": score.low,
+                    f"{prefix}{name}_high": score.high,
+                }
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
     details = {
@@ -259,6 +272,10 @@ def _result(
         "leaf": "output of the token embedding module (site embed)",
     } | {k: settings[k] for k in ("pieces", "text", "model", "site", "sae", "saes")}
     return Result(
-        name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
-        details=details, provenance=collect(config.measure.seed),
-    )  # fmt: skip
+        name=config.name,
+        version=VERSION,
+        config=config.to_dict(),
+        scores=scores,
+        details=details,
+        provenance=collect(config.measure.seed),
+    )

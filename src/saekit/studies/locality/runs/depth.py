@@ -70,9 +70,12 @@ class Depth(Config):
 
 
 def run(
-    lm: LanguageModel, subjects: Sequence[Subject], config: Depth, out: Path,
+    lm: LanguageModel,
+    subjects: Sequence[Subject],
+    config: Depth,
+    out: Path,
     options: RunOptions = DEFAULTS,
-) -> FinishedRun:  # fmt: skip
+) -> FinishedRun:
     """Measure every site on the same windows; write tables, influences and the result to `out`.
 
     What fails is left out, listed in the result, and tried again by a run with `resume`.
@@ -92,11 +95,17 @@ def run(
     drawing.check_length(lm, config.n_ctx, "n_ctx")
     split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
-        config.corpus, split, lm.tokenizer, config.filter, n_ctx=config.n_ctx,
-        windows=config.windows, seed=config.measure.seed, bos=config.bos,
+        config.corpus,
+        split,
+        lm.tokenizer,
+        config.filter,
+        n_ctx=config.n_ctx,
+        windows=config.windows,
+        seed=config.measure.seed,
+        bos=config.bos,
         most_docs=config.documents,
         late=active_windows.check(lm, subjects, config.measure, config.min_active_latents),
-    )  # fmt: skip
+    )
     settings = {
         "run": config.to_dict(),
         "model": lm.provenance(),
@@ -126,8 +135,11 @@ def run(
             by_site[site] = joined(parts)
     result = _result(config, settings | {"saes": saes}, drawn, by_site, failures)
     latents = latent_table(by_site)
-    tables = {"latents": latents, "depth": Table(**result.details["by_site"]),
-              "windows": Table(**result.details["by_window"])}  # fmt: skip
+    tables = {
+        "latents": latents,
+        "depth": Table(**result.details["by_site"]),
+        "windows": Table(**result.details["by_window"]),
+    }
     folder.finish(lm, result, tables, by_site)
     return FinishedRun(result, latents, failures)
 
@@ -172,9 +184,12 @@ def _at_site(
 
 
 def _result(
-    config: Depth, settings: dict[str, Any], drawn: drawing.Selection, found: dict[str, Arrays],
+    config: Depth,
+    settings: dict[str, Any],
+    drawn: drawing.Selection,
+    found: dict[str, Arrays],
     failures: list[Failure],
-) -> Result:  # fmt: skip
+) -> Result:
     scores: dict[str, Score] = {}
     by_site: dict[str, list[Any]] = {}
     for site, arrays in found.items():
@@ -205,9 +220,13 @@ def _result(
         "tokens": drawn.tokens.tolist(),
     }
     return Result(
-        name=config.name, version=VERSION, config=config.to_dict(), scores=scores,
-        details=details, provenance=collect(config.measure.seed),
-    )  # fmt: skip
+        name=config.name,
+        version=VERSION,
+        config=config.to_dict(),
+        scores=scores,
+        details=details,
+        provenance=collect(config.measure.seed),
+    )
 
 
 def window_columns(drawn: drawing.Selection, found: dict[str, Arrays]) -> dict[str, list[Any]]:

@@ -115,8 +115,11 @@ def _run(folder: Path) -> DepthData:
     sites = []
     for site, some in rows.items():
         latent, bits, activation = (np.array(column) for column in zip(*some, strict=True))
-        scores = {k.rpartition("/")[2]: s for k, s in result.scores.items()
-                  if k.rpartition("/")[0] == site}  # fmt: skip
+        scores = {
+            k.rpartition("/")[2]: s
+            for k, s in result.scores.items()
+            if k.rpartition("/")[0] == site
+        }
         sites.append(SiteData(site, latent, bits, activation, scores))
     n_windows = max(result.details["by_site"]["columns"]["n_windows"], default=0)
     return DepthData(
@@ -126,8 +129,11 @@ def _run(folder: Path) -> DepthData:
 
 def _files(folder: Path) -> DepthData:
     """Return the layers of a folder of the data set; of two files of a layer, the later name's."""
-    stems = {p.name.removesuffix(p.suffix): p for p in sorted(folder.glob(f"{STEM}*"))
-             if p.suffix == ".pt"}  # fmt: skip
+    stems = {
+        p.name.removesuffix(p.suffix): p
+        for p in sorted(folder.glob(f"{STEM}*"))
+        if p.suffix == ".pt"
+    }
     stems |= {p.name.removesuffix(".json"): p for p in sorted(folder.glob(f"{STEM}*.json"))}
     if not stems:
         raise FormatError(
@@ -164,15 +170,21 @@ def _layer(made: PublishedFile, layer: int) -> SiteData:
     # An activation is one number, or those of the window: the last is that of the position asked.
     acts = [dataset.row(arrays, "activation", i) for i in range(count)]
     activation = np.array([row[-1] if len(row) else np.nan for row in acts], dtype=np.float64)
-    pairs = {"window": arrays["group"], "windows": np.arange(len(arrays["batch_idx"])),
-             "s.entropy_bits": bits}  # fmt: skip
+    pairs = {
+        "window": arrays["group"],
+        "windows": np.arange(len(arrays["batch_idx"])),
+        "s.entropy_bits": bits,
+    }
     if not np.isnan(arrays["token_vector_entropy"]).all():
         pairs["v.entropy_bits"] = arrays["token_vector_entropy"].astype(np.float64)
     known = ~np.isnan(bits)
     return SiteData(
-        f"L{layer}.resid_post", arrays["feature"][known], bits[known], activation[known],
+        f"L{layer}.resid_post",
+        arrays["feature"][known],
+        bits[known],
+        activation[known],
         site_scores(pairs),
-    )  # fmt: skip
+    )
 
 
 def label(folder: Path, found: DepthData) -> str:

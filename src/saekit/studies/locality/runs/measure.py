@@ -98,10 +98,17 @@ def measured(context: MeasureContext, sae: SAE, site: Site, tokens: Tensor, firs
     """
     lm, how, memory = context.lm, context.measure, context.memory_bytes
     found = influence(
-        lm, sae, tokens, site, threshold=how.threshold, method=how.method,
-        forgets=context.forgets, memory_bytes=memory, matmul=how.matmul,
+        lm,
+        sae,
+        tokens,
+        site,
+        threshold=how.threshold,
+        method=how.method,
+        forgets=context.forgets,
+        memory_bytes=memory,
+        matmul=how.matmul,
         latents=strongest(context, sae, site, tokens) if how.most_latents else "active",
-    )  # fmt: skip
+    )
     special = torch.isin(tokens, torch.tensor(sorted(lm.tokenizer.special_ids), dtype=torch.long))
     R = error = each = None
     if how.token_vector != "none":
@@ -109,10 +116,17 @@ def measured(context: MeasureContext, sae: SAE, site: Site, tokens: Tensor, firs
             R = found.R
         else:
             R, error, _, each = token_vector(
-                lm, sae, tokens, site, target=how.target, method=how.token_vector,
-                probes=how.probes, seed=how.seed + first, memory_bytes=memory,
+                lm,
+                sae,
+                tokens,
+                site,
+                target=how.target,
+                method=how.token_vector,
+                probes=how.probes,
+                seed=how.seed + first,
+                memory_bytes=memory,
                 matmul=how.matmul,
-            )  # fmt: skip
+            )
     by_pair = found.places(special[found.window])
     token_R = log_Q = None
     if each is not None:  # estimated: shares of an estimate would raise the divergence
@@ -124,9 +138,17 @@ def measured(context: MeasureContext, sae: SAE, site: Site, tokens: Tensor, firs
     out = _plain(found, first) | {f"s.{k}": v.numpy() for k, v in told.items()}
     for kind in how.nulls:
         J = null_influence(
-            kind, lm, Encoder(sae, context.forgets), tokens, site, found, seed=how.seed,
-            randomised=context.randomised, memory_bytes=memory, matmul=how.matmul,
-        )  # fmt: skip
+            kind,
+            lm,
+            Encoder(sae, context.forgets),
+            tokens,
+            site,
+            found,
+            seed=how.seed,
+            randomised=context.randomised,
+            memory_bytes=memory,
+            matmul=how.matmul,
+        )
         out[f"s.{kind}_entropy_bits"] = summaries(J, by_pair)["entropy_bits"].numpy()
     out |= {"windows": np.arange(first, first + len(tokens)), "tokens": tokens.numpy()}
     if R is not None:
@@ -159,7 +181,7 @@ def _plain(found: Influences, first: int) -> Arrays:
 
 
 def journalled(
-    journal: Journal, unit: str, jobs: Mapping[str, Callable[[], Arrays]], site: str,
+    journal: Journal, unit: str, jobs: Mapping[str, Callable[[], Arrays]], site: str
 ) -> tuple[list[Arrays], list[Failure]]:
     """Return what a unit of work gives: from the journal, or made and recorded.
 

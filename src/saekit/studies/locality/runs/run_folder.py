@@ -72,18 +72,26 @@ class RunFolder:
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], options: RunOptions, *, total: int,
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        options: RunOptions,
+        *,
+        total: int,
         unit: str,
-    ):  # fmt: skip
+    ):
         self.folder, self.options = folder, options
         self.journal = Journal(folder, settings, resume=options.resume)
         self.progress = Progress("locality", total, unit, shown=options.shown)
         self.bench = Bench()
 
     def finish(
-        self, lm: LanguageModel, result: Result, tables: Mapping[str, Table],
+        self,
+        lm: LanguageModel,
+        result: Result,
+        tables: Mapping[str, Table],
         influences: Mapping[str, Arrays],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write cost, influences, tables and, last, the result: where that is, all is.
 
         Args:

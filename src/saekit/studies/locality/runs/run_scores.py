@@ -41,9 +41,16 @@ def site_scores(arrays: Arrays) -> dict[str, Score]:
     own = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, which, H[known])
     own /= torch.bincount(which, minlength=len(kinds)).clamp_min(1)
     scores = {"entropy_bits_mean_over_windows": _score(own, None, "bits")}
-    units = {"entropy_bits": "bits", "effective_tokens": "tokens", "entropy_share": "share",
-             "entropy_without_sink_bits": "bits", "kl_bits": "bits", "look_back": "tokens",
-             "sink_mass": "share", "span_90": "tokens"}  # fmt: skip
+    units = {
+        "entropy_bits": "bits",
+        "effective_tokens": "tokens",
+        "entropy_share": "share",
+        "entropy_without_sink_bits": "bits",
+        "kl_bits": "bits",
+        "look_back": "tokens",
+        "sink_mass": "share",
+        "span_90": "tokens",
+    }
     for name, values in pooled.items():
         if name in units or name.endswith("_entropy_bits"):
             scores[f"{name}_pooled"] = _score(values, window, units.get(name, "bits"))
@@ -56,17 +63,13 @@ def site_scores(arrays: Arrays) -> dict[str, Score]:
     return scores
 
 
-def _score(
-    values: Tensor, groups: Tensor | None, unit: str, *, positive: bool = True
-) -> Score:
+def _score(values: Tensor, groups: Tensor | None, unit: str, *, positive: bool = True) -> Score:
     kept = ~values.isnan()
     values, groups = values[kept], None if groups is None else groups[kept]
     n = len(values) if groups is None else len(groups.unique())
     if not n:
         return Score(value=None, n=0, unit=unit, better="neither", reason="nothing was measured")
-    mean, low, high = (
-        float(v) for v in mean_interval(values[:, None], groups, positive=positive)
-    )
+    mean, low, high = (float(v) for v in mean_interval(values[:, None], groups, positive=positive))
     if math.isnan(low):
         why = f"no interval: {n} windows, {LEAST_UNITS} are needed"
         return Score(value=mean, n=n, unit=unit, better="neither", reason=why)

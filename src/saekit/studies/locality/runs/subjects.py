@@ -56,9 +56,12 @@ def facts(sae: SAE, subject: Subject) -> dict[str, Any]:
     """Return what a reader of results must know of an SAE, JSON-ready."""
     inner = getattr(sae.cfg, "inner", sae.cfg)
     return {
-        "architecture": inner.name, "wrapped_in": None if inner is sae.cfg else sae.cfg.name,
-        "d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "source": subject.source,
-    }  # fmt: skip
+        "architecture": inner.name,
+        "wrapped_in": None if inner is sae.cfg else sae.cfg.name,
+        "d_in": sae.cfg.d_in,
+        "d_sae": sae.cfg.d_sae,
+        "source": subject.source,
+    }
 
 
 def forgotten(loaded: TrainedSAE) -> tuple[str, ...]:
@@ -73,9 +76,11 @@ def forgotten(loaded: TrainedSAE) -> tuple[str, ...]:
 
 
 def of_folders(
-    folders: Sequence[Path], sites: Sequence[str] = (), layers: Sequence[int] = (),
+    folders: Sequence[Path],
+    sites: Sequence[str] = (),
+    layers: Sequence[int] = (),
     read: Reads = load,
-) -> tuple[list[Subject], ModelName]:  # fmt: skip
+) -> tuple[list[Subject], ModelName]:
     """Return the SAEs in some folders, by depth, and their language model.
 
     Args:
@@ -105,9 +110,10 @@ def of_folders(
         source = f"{folder.name}/{(card.run.get('sae') or {}).get('name', 'sae')}"
         reading += [str(one) for one in card.pair.reads]
         reads = [
-            one for one in card.pair.reads
+            one
+            for one in card.pair.reads
             if (not wanted or one in wanted) and (not layers or one.layer in layers)
-        ]  # fmt: skip
+        ]
         found += [Subject(one, source, _opens(folder, one, read)) for one in reads]
     missing = [str(s) for s in wanted if s not in {f.site for f in found}]
     missing += [f"layer {i}" for i in layers if i not in {f.site.layer for f in found}]
@@ -196,6 +202,8 @@ def loaded_layer(chosen: Preset, root: Path, layer: int) -> TrainedSAE:
         ConfigError: they are of another site or another architecture.
     """
     return load(
-        chosen.sae_folder(root, layer), site=str(chosen.site(layer)), format=chosen.sae_format,
+        chosen.sae_folder(root, layer),
+        site=str(chosen.site(layer)),
+        format=chosen.sae_format,
         hints=FormatHints(model=chosen.model, architecture=chosen.architecture),
-    )  # fmt: skip
+    )

@@ -16,9 +16,7 @@ from saekit.studies.locality.runs.subjects import Subject
 from saekit.studies.locality.windows.drawing import Late
 
 
-def check(
-    lm: LanguageModel, subjects: Sequence[Subject], how: Measure, least: int
-) -> Late | None:
+def check(lm: LanguageModel, subjects: Sequence[Subject], how: Measure, least: int) -> Late | None:
     """Return what tells why windows are refused; None where any number of latents will do.
 
     A window is refused where fewer than `least` latents are above the threshold at its last
@@ -44,8 +42,9 @@ def check(
             except (SaekitError, OSError, RuntimeError):
                 continue
             left = [i for i, reason in enumerate(reasons) if reason is None]
-            for i, n in zip(left, _counts(lm, encoder, subject.site, tokens[left], how.threshold),
-                            strict=True):  # fmt: skip
+            for i, n in zip(
+                left, _counts(lm, encoder, subject.site, tokens[left], how.threshold), strict=True
+            ):
                 if n is not None and n < least:
                     reasons[i] = f"fewer than {least} active latents at {subject.site}"
         return reasons

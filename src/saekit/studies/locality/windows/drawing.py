@@ -56,9 +56,12 @@ class Sample(NamedTuple):
         """Return how the text of the windows was chosen, JSON-ready."""
         return {
             "method": "documents with the smallest random keys of the whole corpus",
-            "split": self.split, "seed": self.seed, "documents": self.documents,
-            "characters": self.characters, "documents_tokenised": len(self.texts),
-        }  # fmt: skip
+            "split": self.split,
+            "seed": self.seed,
+            "documents": self.documents,
+            "characters": self.characters,
+            "documents_tokenised": len(self.texts),
+        }
 
 
 class Selection(NamedTuple):
@@ -78,9 +81,15 @@ Late = Callable[[Int[Tensor, "windows n_ctx"]], list[str | None]]
 
 
 def sample_documents(
-    corpus: Corpus, split: Split, rule: Filter, *, chars: int, seed: int = 0, piece_chars: int = 1,
+    corpus: Corpus,
+    split: Split,
+    rule: Filter,
+    *,
+    chars: int,
+    seed: int = 0,
+    piece_chars: int = 1,
     most_docs: int = 0,
-) -> Sample:  # fmt: skip
+) -> Sample:
     """Return documents drawn from the whole corpus, as many as hold enough text.
 
     Rows that the filter joins belong together: there, what is drawn is a piece of rows that
@@ -136,9 +145,7 @@ def _keys(seed: int) -> Iterator[float]:
         yield from torch.rand(KEYS, generator=source, dtype=torch.float64).tolist()
 
 
-def _pieces(
-    texts: Iterable[tuple[str, str]], joiner: str, least: int
-) -> Iterator[tuple[str, str]]:
+def _pieces(texts: Iterable[tuple[str, str]], joiner: str, least: int) -> Iterator[tuple[str, str]]:
     """Yield rows that follow each other as one text, with the source of the first."""
     held: list[str] = []
     source, chars = "", 0
@@ -175,9 +182,16 @@ def read_stream(sample: Sample, tokenizer: Tokenizer) -> Stream:
 
 
 def draw(  # noqa: PLR0913 - the text, and what of it is wanted
-    stream: Stream, tokenizer: Tokenizer, rule: Filter, *, n_ctx: int, windows: int,
-    seed: int = 0, bos: bool = False, late: Late | None = None,
-) -> Selection:  # fmt: skip
+    stream: Stream,
+    tokenizer: Tokenizer,
+    rule: Filter,
+    *,
+    n_ctx: int,
+    windows: int,
+    seed: int = 0,
+    bos: bool = False,
+    late: Late | None = None,
+) -> Selection:
     """Return a random sample of windows that a filter lets pass.
 
     Candidates lie one after another without overlap, or, where there are too few of them for the
@@ -245,9 +259,10 @@ def _tried(
 
 
 def _taken(
-    tried: Iterator[tuple[int, str | None]], windows: int,
+    tried: Iterator[tuple[int, str | None]],
+    windows: int,
     late: Callable[[list[int]], list[str | None]] | None,
-) -> tuple[list[int], dict[str, int]]:  # fmt: skip
+) -> tuple[list[int], dict[str, int]]:
     """Return where the first windows that nothing refuses begin, and how many were, by reason."""
     taken: list[int] = []
     refused: dict[str, int] = {}
@@ -269,9 +284,7 @@ def _taken(
             return taken, refused
 
 
-def _until(
-    tried: Iterator[tuple[int, str | None]], passing: int
-) -> list[tuple[int, str | None]]:
+def _until(tried: Iterator[tuple[int, str | None]], passing: int) -> list[tuple[int, str | None]]:
     """Return the next windows, up to and with so many that pass."""
     some: list[tuple[int, str | None]] = []
     for start, reason in tried:
@@ -314,9 +327,18 @@ def candidate(stream: Stream, tokenizer: Tokenizer, start: int, length: int) -> 
 
 
 def from_corpus(  # noqa: PLR0913 - the text, and what of it is wanted
-    corpus: Corpus, split: Split, tokenizer: Tokenizer, rule: Filter, *, n_ctx: int, windows: int,
-    seed: int = 0, most_docs: int = 0, bos: bool = False, late: Late | None = None,
-) -> Selection:  # fmt: skip
+    corpus: Corpus,
+    split: Split,
+    tokenizer: Tokenizer,
+    rule: Filter,
+    *,
+    n_ctx: int,
+    windows: int,
+    seed: int = 0,
+    most_docs: int = 0,
+    bos: bool = False,
+    late: Late | None = None,
+) -> Selection:
     """Draw windows from a whole corpus; tokenise as much of it as they need (see `draw`).
 
     Args:
@@ -340,14 +362,25 @@ def from_corpus(  # noqa: PLR0913 - the text, and what of it is wanted
     chars = CHARS_A_TOKEN * STREAM_WINDOWS * windows * n_ctx
     while True:
         sample = sample_documents(
-            corpus, split, rule, chars=chars, seed=seed, most_docs=most_docs,
+            corpus,
+            split,
+            rule,
+            chars=chars,
+            seed=seed,
+            most_docs=most_docs,
             piece_chars=CHARS_A_TOKEN * PIECE_WINDOWS * n_ctx,
-        )  # fmt: skip
+        )
         try:
             found = draw(
-                read_stream(sample, tokenizer), tokenizer, rule, n_ctx=n_ctx, windows=windows,
-                seed=seed, bos=bos, late=late,
-            )  # fmt: skip
+                read_stream(sample, tokenizer),
+                tokenizer,
+                rule,
+                n_ctx=n_ctx,
+                windows=windows,
+                seed=seed,
+                bos=bos,
+                late=late,
+            )
         except DataError:
             if sample.whole:
                 raise

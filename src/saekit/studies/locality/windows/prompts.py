@@ -20,9 +20,7 @@ class Prompt(NamedTuple):
     told: dict[str, Any]  # JSON-ready
 
 
-def draw(
-    corpus: Corpus, split: Split, *, chars: int, seed: int = 42, most_docs: int = 0
-) -> Prompt:
+def draw(corpus: Corpus, split: Split, *, chars: int, seed: int = 42, most_docs: int = 0) -> Prompt:
     """Return a text of at least so many characters, drawn from a whole corpus by its seed.
 
     It is one document where any is long enough, each equally likely. Otherwise documents that
@@ -66,8 +64,14 @@ def draw(
             break
     text = JOINER.join(d.text for d in found)
     told = {
-        "dataset": corpus.provenance(), "split": split, "row": first, "rows": len(found),
-        "source": found[0].source, "seed": seed, "documents": len(sizes), "n_chars": len(text),
+        "dataset": corpus.provenance(),
+        "split": split,
+        "row": first,
+        "rows": len(found),
+        "source": found[0].source,
+        "seed": seed,
+        "documents": len(sizes),
+        "n_chars": len(text),
         "sha256": digest([text]),
-    }  # fmt: skip
+    }
     return Prompt(text, told)

@@ -194,8 +194,9 @@ class GroundTruth(Config):
         children, parents = hierarchy(truth)
         cosine, t = geometry.cosine.cpu(), self.split_cosine
         closest = cosine.abs().max(0)  # of every feature
-        has = (closest.values >= t) & (geometry.best.cpu()[closest.indices]
-                                       == torch.arange(cosine.shape[1]))  # fmt: skip
+        has = (closest.values >= t) & (
+            geometry.best.cpu()[closest.indices] == torch.arange(cosine.shape[1])
+        )
         kept = has[children] & has[parents]
         c, p = children[kept], parents[kept]
         latent = closest.indices[c]
@@ -218,9 +219,12 @@ class GroundTruth(Config):
 
         def score(value: float, of: int, unit: str, better: str, why: str) -> Score:
             return Score(
-                value=value / of if of else None, n=of, unit=unit, better=better,  # type: ignore
+                value=value / of if of else None,
+                n=of,
+                unit=unit,
+                better=better,  # type: ignore
                 reason=NO_TEXT if of else why,
-            )  # fmt: skip
+            )
 
         none = "no latent fired"
         unique = len(g.best[alive].unique())
@@ -381,8 +385,10 @@ class _Sums:
     def scores(self) -> dict[str, Score]:
         """Return every score over samples, with its interval."""
         of_counts: dict[str, Metric] = {
-            "l0_true": TrueL0(), "l0_error": L0Error(), "absorption": Absorption()
-        }  # fmt: skip
+            "l0_true": TrueL0(),
+            "l0_error": L0Error(),
+            "absorption": Absorption(),
+        }
         total = self.total()
         for kind in ("precision", "recall", "f1"):
             of_counts[kind] = Classification(kind, total, "living")

@@ -16,8 +16,14 @@ def draw(found: Mapping[str, Similarity], path: Path) -> None:
     """
     figure, axes = style.new(0.6 + 3.2 * len(found), 3.6, columns=max(len(found), 1))
     for at, (name, one) in zip(axes[0], found.items(), strict=False):
-        image = at.imshow(one.cosines.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto",
-                          interpolation="nearest")  # fmt: skip
+        image = at.imshow(
+            one.cosines.numpy(),
+            cmap="RdBu_r",
+            vmin=-1,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+        )
         at.set(title=name, xlabel="feature (rank)", ylabel="latent (rank)")
         if at is axes[0][-1]:
             figure.colorbar(image, ax=at, label="cosine")

@@ -6,9 +6,12 @@ from saekit.core.errors import FormatError
 from saekit.studies.truth.model.forest import Forest, planted
 
 KEYS = {
-    "feature_index", "mutually_exclusive_children", "scale_children_by_parent", "feature_id",
+    "feature_index",
+    "mutually_exclusive_children",
+    "scale_children_by_parent",
+    "feature_id",
     "children",
-}  # fmt: skip
+}
 
 
 def forest_of(raw: Any, n_features: int) -> Forest:
@@ -70,7 +73,8 @@ def trees_of(forest: Forest, n_features: int) -> dict[str, Any]:
     for i, node in enumerate(nodes):
         node["children"] = [nodes[c] for c in listed[bounds[i] : bounds[i + 1]]]
     roots = [
-        i for i, parent in enumerate(forest.parent.tolist())
+        i
+        for i, parent in enumerate(forest.parent.tolist())
         if parent < 0 and bounds[i + 1] > bounds[i]
-    ]  # fmt: skip
+    ]
     return {"roots": [nodes[i] for i in roots]}

@@ -301,9 +301,13 @@ class Truth:
             if self.layers is not None:
                 values, place = values * self.layers[acts.latents, layer], x[:, layer]
             found = embedding_bag(
-                acts.latents, self.features, acts.starts, mode="sum",
-                per_sample_weights=values, include_last_offset=True,
-            )  # fmt: skip
+                acts.latents,
+                self.features,
+                acts.starts,
+                mode="sum",
+                per_sample_weights=values,
+                include_last_offset=True,
+            )
             torch.add(found, self.bias, out=place)
 
     def _none(self) -> Codes:
@@ -311,9 +315,14 @@ class Truth:
         return Codes(whole.float(), whole, whole.new_zeros(1), (0,), self.n_features)
 
     def stream(
-        self, *, tokens: int, batch_tokens: int, seed: int, epochs: int = 1,
+        self,
+        *,
+        tokens: int,
+        batch_tokens: int,
+        seed: int,
+        epochs: int = 1,
         part: tuple[int, int] = (0, 1),
-    ) -> TruthStream:  # fmt: skip
+    ) -> TruthStream:
         """Return a seeded stream of training batches; see `TruthStream`.
 
         Raises:
@@ -327,9 +336,14 @@ class Truth:
                         f"got {value}."
                     )
         return TruthStream(
-            self.sample, self.device, tokens=tokens, batch_tokens=batch_tokens, seed=seed,
-            epochs=epochs, part=part,
-        )  # fmt: skip
+            self.sample,
+            self.device,
+            tokens=tokens,
+            batch_tokens=batch_tokens,
+            seed=seed,
+            epochs=epochs,
+            part=part,
+        )
 
     def save(self, folder: Path) -> None:
         """Write the truth to a folder: a JSON file and a safetensors file."""

@@ -28,9 +28,12 @@ class Copula:
     """
 
     def __init__(
-        self, factor: Float[Tensor, "blocks size rank"], diag: Float[Tensor, "n_features"],
-        coins: Float[Tensor, "n_features"], free: Int[Tensor, "m"],
-    ):  # fmt: skip
+        self,
+        factor: Float[Tensor, "blocks size rank"],
+        diag: Float[Tensor, "n_features"],
+        coins: Float[Tensor, "n_features"],
+        free: Int[Tensor, "m"],
+    ):
         self.n_blocks, self.size, _ = factor.shape
         n = len(diag)
         spread = diag.double().sqrt()
@@ -72,8 +75,9 @@ class Draw:
 
     def free(self) -> Entries:
         """Return where the free features fire: rows and features, in no order."""
-        parts = [(r[:0], r[:0]) for r in [torch.empty(0, dtype=torch.int64,
-                                                      device=self._common.device)]]  # fmt: skip
+        parts = [
+            (r[:0], r[:0]) for r in [torch.empty(0, dtype=torch.int64, device=self._common.device)]
+        ]
         width = max(len(self._copula.columns), 1)
         step = max(CHUNK_ENTRIES // width // BLOCK_ROWS, 1) * BLOCK_ROWS
         for first in range(0, len(self._common), step):

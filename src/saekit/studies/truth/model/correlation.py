@@ -102,9 +102,7 @@ class Blocks(Correlation):
     @override
     def loadings(self, n_features: int, generator: torch.Generator) -> Loadings:
         n_blocks = -(-n_features // self.size)
-        draws = torch.rand(
-            n_blocks, self.size, self.size, generator=generator, dtype=torch.float64
-        )
+        draws = torch.rand(n_blocks, self.size, self.size, generator=generator, dtype=torch.float64)
         upper = (self.lowest + (self.highest - self.lowest) * draws).triu(1)
         whole = upper + upper.mT
         left = n_features - (n_blocks - 1) * self.size

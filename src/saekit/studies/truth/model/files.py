@@ -17,9 +17,10 @@ def save(truth: Truth, folder: Path) -> None:
     """Write config and tensors."""
     apart = {key: tensor.clone() for key, tensor in truth.tensors.items()}  # some are views
     write_tensors(folder / TENSORS, apart)
-    write_json(folder / CONFIG, {
-        "format_version": VERSION, "truth": truth.cfg.to_dict(), "notes": truth.notes,
-    })  # fmt: skip
+    write_json(
+        folder / CONFIG,
+        {"format_version": VERSION, "truth": truth.cfg.to_dict(), "notes": truth.notes},
+    )
 
 
 @bordered("a truth")
@@ -40,8 +41,9 @@ def load(folder: Path) -> Truth:
     tensors = read_tensors(folder / TENSORS)
     cfg = TruthConfig.from_dict(raw["truth"])
     shapes = dict.fromkeys(NUMBERS, (cfg.n_features,)) | {
-        "features": (cfg.n_features, cfg.d_model), "bias": (cfg.d_model,),
-    }  # fmt: skip
+        "features": (cfg.n_features, cfg.d_model),
+        "bias": (cfg.d_model,),
+    }
     for key, shape in shapes.items():
         if key not in tensors or tuple(tensors[key].shape) != shape:
             has = list(tensors[key].shape) if key in tensors else "missing"

@@ -50,8 +50,11 @@ class Forest(NamedTuple):
         found = []
         while len(level):
             found.append(level)
-            level = torch.cat([children[starts[i] : starts[i + 1]] for i in level.tolist()]) \
-                if self._any_child(starts, level) else level[:0]  # fmt: skip
+            level = (
+                torch.cat([children[starts[i] : starts[i + 1]] for i in level.tolist()])
+                if self._any_child(starts, level)
+                else level[:0]
+            )
         return found
 
     @staticmethod

@@ -176,6 +176,4 @@ class GivenHierarchy(Hierarchy):
                     f"missing; features are 0..{n_features - 1}."
                 )
         edges += [(node, f) for node, some in zip(nodes, self.groups, strict=True) for f in some]
-        return planted(
-            n_features, edges, [*self.exclusive, *nodes], self.scaled, len(self.groups)
-        )
+        return planted(n_features, edges, [*self.exclusive, *nodes], self.scaled, len(self.groups))

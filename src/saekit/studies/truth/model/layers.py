@@ -77,8 +77,9 @@ class Spans(Layers):
     def weights(
         self, n_features: int, generator: torch.Generator
     ) -> Float[Tensor, "n_features n_layers"]:
-        length = torch.randint(self.shortest, self.longest + 1, (n_features, 1),
-                               generator=generator)  # fmt: skip
+        length = torch.randint(
+            self.shortest, self.longest + 1, (n_features, 1), generator=generator
+        )
         places = self.count - length + 1
         first = (torch.rand(n_features, 1, generator=generator) * places).long()
         layer = torch.arange(self.count)

@@ -69,9 +69,7 @@ class Magnitudes(Config, abc.ABC):
         """Return the expected magnitude and the share of draws that are above 0."""
         return mean, torch.ones_like(mean)
 
-    def usual(
-        self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]
-    ) -> Float[Tensor, "m"]:
+    def usual(self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
         """Return what a parent's activation is divided by where it scales its children."""
         return self.averages(mean, std)[0]
 
@@ -204,9 +202,7 @@ class ReluNormal(Magnitudes):
         return mean * share + std * _density(z), share
 
     @override
-    def usual(
-        self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]
-    ) -> Float[Tensor, "m"]:
+    def usual(self, mean: Float[Tensor, "m"], std: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
         return mean  # before rectifying, as SAELens divides, so that its files sample alike
 
 

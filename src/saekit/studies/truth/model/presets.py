@@ -27,17 +27,19 @@ def synth_sae_bench_16k() -> TruthConfig:
         d_model=768,
         dictionary=Spread(steps=100, sharpen_steps=0, lr=3e-4),
         firing=Zipf(exponent=0.5, highest=0.4, lowest=5e-4),
-        magnitudes=ReluNormal(
-            mean=Linear(start=5.0, end=4.0), std=FoldedNormal(mean=0.5, std=0.5)
-        ),
+        magnitudes=ReluNormal(mean=Linear(start=5.0, end=4.0), std=FoldedNormal(mean=0.5, std=0.5)),
         correlation=LowRank(rank=25, scale=0.1),
         hierarchy=Grown(
-            roots=128, branching=4, depth=3, exclusive_share=1.0, scaled=True,
+            roots=128,
+            branching=4,
+            depth=3,
+            exclusive_share=1.0,
+            scaled=True,
             compensate="published",
         ),
         bias=0.5,
         seed=42,
-    )  # fmt: skip
+    )
 
 
 PRESETS: dict[str, Callable[[], TruthConfig]] = {"synth_sae_bench_16k": synth_sae_bench_16k}

@@ -22,34 +22,47 @@ from saekit.studies.truth.model.loadings import Loadings
 from saekit.studies.truth.model.spread import Spread
 
 CONFIG, TENSORS, TREES = (
-    "synthetic_model_config.json", "synthetic_model.safetensors", "hierarchy.json",
-)  # fmt: skip
+    "synthetic_model_config.json",
+    "synthetic_model.safetensors",
+    "hierarchy.json",
+)
 MAGNITUDES = "saekit_magnitudes.safetensors"
 DEFAULTS: dict[str, Any] = {
-    "num_features": None, "hidden_dim": None, "firing_probability": None, "hierarchy": None,
-    "orthogonalization": None, "correlation": None, "std_firing_magnitudes": 0.0,
-    "mean_firing_magnitudes": 1.0, "bias": 1.0, "dtype": "float32", "seed": None,
-}  # fmt: skip
+    "num_features": None,
+    "hidden_dim": None,
+    "firing_probability": None,
+    "hierarchy": None,
+    "orthogonalization": None,
+    "correlation": None,
+    "std_firing_magnitudes": 0.0,
+    "mean_firing_magnitudes": 1.0,
+    "bias": 1.0,
+    "dtype": "float32",
+    "seed": None,
+}
 # ours and theirs, field by field; the key is their generator_name
 FIRINGS: dict[str, tuple[type, dict[str, str]]] = {
-    "zipfian": (firing.Zipf,
-                {"exponent": "exponent", "highest": "max_prob", "lowest": "min_prob"}),
+    "zipfian": (firing.Zipf, {"exponent": "exponent", "highest": "max_prob", "lowest": "min_prob"}),
     "linear": (firing.Linear, {"highest": "max_prob", "lowest": "min_prob"}),
     "random": (firing.Random, {"highest": "max_prob", "lowest": "min_prob"}),
     "constant": (firing.Constant, {"rate": "probability"}),
-}  # fmt: skip
+}
 PROFILES: dict[str, tuple[type, dict[str, str]]] = {
     "linear": (profiles.Linear, {"start": "start", "end": "end"}),
     "exponential": (profiles.Exponential, {"start": "start", "end": "end"}),
-    "folded_normal": (profiles.FoldedNormal,
-                      {"mean": "mean", "std": "std", "low": "min_value", "high": "max_value"}),
-}  # fmt: skip
+    "folded_normal": (
+        profiles.FoldedNormal,
+        {"mean": "mean", "std": "std", "low": "min_value", "high": "max_value"},
+    ),
+}
 TREE_FIELDS = {
-    "roots": "total_root_nodes", "depth": "max_depth", "scaled": "scale_children_by_parent",
+    "roots": "total_root_nodes",
+    "depth": "max_depth",
+    "scaled": "scale_children_by_parent",
     "exclusive_share": "mutually_exclusive_portion",
     "exclusive_min_depth": "mutually_exclusive_min_depth",
     "exclusive_max_depth": "mutually_exclusive_max_depth",
-}  # fmt: skip
+}
 
 
 def is_published(folder: Path) -> bool:
@@ -86,19 +99,29 @@ def load(folder: Path, magnitude_seed: int | None = None) -> Truth:
         )
     mean_of, std_of = (_profile(raw[f"{key}_firing_magnitudes"]) for key in ("mean", "std"))
     cfg = TruthConfig(
-        n_features=n, d_model=d, dictionary=_dictionary(raw), seed=seed or 0,
-        firing=_firing(raw["firing_probability"]), bias=float(raw["bias"]),
+        n_features=n,
+        d_model=d,
+        dictionary=_dictionary(raw),
+        seed=seed or 0,
+        firing=_firing(raw["firing_probability"]),
+        bias=float(raw["bias"]),
         magnitudes=magnitudes.ReluNormal(mean=mean_of, std=std_of),
-        correlation=_correlation(raw, loadings), hierarchy=_hierarchy(raw, folder),
-    )  # fmt: skip
+        correlation=_correlation(raw, loadings),
+        hierarchy=_hierarchy(raw, folder),
+    )
     mean, std = _magnitudes(folder, cfg, seed, magnitude_seed)
     _, positive = cfg.magnitudes.averages(mean, std)
     forest = forest_of(read_json(folder / TREES), n) if (folder / TREES).exists() else None
     found = {
-        "features": checked(tensors["feature_vectors"], n, d), "bias": tensors["bias"].float(),
-        "probabilities": coins, "coins": coins, "rates": coins * positive, "mean": mean,
-        "std": std, "average": cfg.magnitudes.usual(mean, std),
-    }  # fmt: skip
+        "features": checked(tensors["feature_vectors"], n, d),
+        "bias": tensors["bias"].float(),
+        "probabilities": coins,
+        "coins": coins,
+        "rates": coins * positive,
+        "mean": mean,
+        "std": std,
+        "average": cfg.magnitudes.usual(mean, std),
+    }
     # the file has the chances themselves, compensated already
     truth = assembled(cfg, found, positive, forest, loadings, solved=True)
     if forest is not None and not isinstance(cfg.firing, firing.Random):
@@ -157,8 +180,9 @@ def _mapped(raw: dict[str, Any], table: dict[str, tuple[type, dict[str, str]]], 
         raise FormatError(f"{where} of kind {kind!r} is not known; known are {', '.join(table)}.")
     cls, names = table[kind]
     _known(raw, [*names.values(), "generator_name"], where)
-    return cls(**{ours: raw[theirs] for ours, theirs in names.items()
-                  if raw.get(theirs) is not None})  # fmt: skip
+    return cls(
+        **{ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None}
+    )
 
 
 def _firing(raw: dict[str, Any]) -> firing.Firing:
@@ -197,16 +221,18 @@ def _hierarchy(raw: dict[str, Any], folder: Path) -> hierarchy.Hierarchy | None:
     made = raw["hierarchy"]
     if made is None:
         return hierarchy.GivenHierarchy()  # the trees themselves are among the tensors
-    _known(made, [*TREE_FIELDS.values(), "branching_factor", "compensate_probabilities"],
-           "`hierarchy`")  # fmt: skip
+    _known(
+        made, [*TREE_FIELDS.values(), "branching_factor", "compensate_probabilities"], "`hierarchy`"
+    )
     least, most = made["branching_factor"], None
     if isinstance(least, list):
         least, most = least
     return hierarchy.Grown(
         **{ours: made[theirs] for ours, theirs in TREE_FIELDS.items() if theirs in made},
-        branching=least, most_branching=most,
+        branching=least,
+        most_branching=most,
         compensate="published" if made["compensate_probabilities"] else "none",
-    )  # fmt: skip
+    )
 
 
 def save(truth: Truth, folder: Path) -> None:
@@ -218,21 +244,24 @@ def save(truth: Truth, folder: Path) -> None:
     cfg, tensors = truth.cfg, truth.tensors
     whole = truth.loadings is None or truth.loadings.factor.shape[0] == 1
     for name, fits in (
-        ("noise", not cfg.noise), ("sequence", cfg.sequence is None),
-        ("layers", cfg.layers is None), ("correlation", whole),
+        ("noise", not cfg.noise),
+        ("sequence", cfg.sequence is None),
+        ("layers", cfg.layers is None),
+        ("correlation", whole),
         ("magnitudes", isinstance(cfg.magnitudes, magnitudes.ReluNormal | magnitudes.Constant)),
         ("firing", isinstance(cfg.firing, tuple(cls for cls, _ in FIRINGS.values()))),
         ("hierarchy", cfg.hierarchy is None or isinstance(cfg.hierarchy, hierarchy.Grown)),
-    ):  # fmt: skip
+    ):
         if not fits:
             raise ConfigError(
                 f"The published layout cannot hold `{name}`; got {cfg.to_dict()[name]!r}. "
                 f"Use `Truth.save`."
             )
     out = {
-        "feature_vectors": truth.features, "bias": truth.bias,
+        "feature_vectors": truth.features,
+        "bias": truth.bias,
         "firing_probabilities": tensors["coins"].float(),
-    }  # fmt: skip
+    }
     if truth.loadings is not None:
         out["correlation_factor"] = truth.loadings.factor[0]
         out["correlation_diag"] = truth.loadings.diag
@@ -247,25 +276,31 @@ def _config_of(cfg: TruthConfig) -> dict[str, Any]:
     spread = cfg.dictionary if isinstance(cfg.dictionary, Spread) else None
     low, tree = cfg.correlation, cfg.hierarchy
     return DEFAULTS | {
-        "num_features": cfg.n_features, "hidden_dim": cfg.d_model, "bias": cfg.bias,
-        "seed": cfg.seed, "firing_probability": _unmapped(cfg.firing, FIRINGS),
+        "num_features": cfg.n_features,
+        "hidden_dim": cfg.d_model,
+        "bias": cfg.bias,
+        "seed": cfg.seed,
+        "firing_probability": _unmapped(cfg.firing, FIRINGS),
         "mean_firing_magnitudes": _unmapped(cfg.magnitudes.mean, PROFILES),
         "std_firing_magnitudes": _unmapped(cfg.magnitudes.std, PROFILES),
-        "orthogonalization": spread and {
-            "num_steps": spread.steps, "lr": spread.lr, "chunk_size": spread.chunk_rows,
-        },
-        "correlation": low and {
+        "orthogonalization": spread
+        and {"num_steps": spread.steps, "lr": spread.lr, "chunk_size": spread.chunk_rows},
+        "correlation": low
+        and {
             "rank": low.rank if isinstance(low, correlation.LowRank) else cfg.n_features,
             "correlation_scale": low.scale if isinstance(low, correlation.LowRank) else 0.1,
             "seed": None,
         },
         "hierarchy": {
             **{theirs: getattr(tree, ours) for ours, theirs in TREE_FIELDS.items()},
-            "branching_factor": tree.branching if tree.most_branching is None
+            "branching_factor": tree.branching
+            if tree.most_branching is None
             else [tree.branching, tree.most_branching],
             "compensate_probabilities": tree.compensate != "none",
-        } if isinstance(tree, hierarchy.Grown) else None,
-    }  # fmt: skip
+        }
+        if isinstance(tree, hierarchy.Grown)
+        else None,
+    }
 
 
 def _unmapped(config: Any, table: dict[str, tuple[type, dict[str, str]]]) -> Any:
@@ -274,5 +309,3 @@ def _unmapped(config: Any, table: dict[str, tuple[type, dict[str, str]]]) -> Any
             fields = {theirs: getattr(config, ours) for ours, theirs in names.items()}
             return fields | {"generator_name": kind}
     return config  # a number
-
-

@@ -75,9 +75,14 @@ def solve(
     groups = n_nodes - n
     one = torch.ones(groups, dtype=torch.float64)
     state = _State(
-        hierarchy, forest, torch.cat([wanted, one]), torch.cat([positive, one]), n,
-        _Scenarios(loadings, n_nodes), mode,
-    )  # fmt: skip
+        hierarchy,
+        forest,
+        torch.cat([wanted, one]),
+        torch.cat([positive, one]),
+        n,
+        _Scenarios(loadings, n_nodes),
+        mode,
+    )
     return state.run()
 
 
@@ -92,8 +97,11 @@ class _Scenarios:
         if loadings is not None:
             blocks, _, rank = loadings.factor.shape
             self.n = 2 ** int(min(max(math.log2(WORK / n_nodes), 12), 15))
-            engine = torch.quasirandom.SobolEngine(blocks * rank, scramble=True, seed=0) \
-                if blocks * rank <= 21201 else None  # fmt: skip
+            engine = (
+                torch.quasirandom.SobolEngine(blocks * rank, scramble=True, seed=0)
+                if blocks * rank <= 21201
+                else None
+            )
             if engine is None:
                 chance = torch.Generator().manual_seed(0)
                 self.common = torch.randn(self.n, blocks, rank, generator=chance)
@@ -122,9 +130,15 @@ class _State:
     """The walk down the levels."""
 
     def __init__(
-        self, hierarchy: Hierarchy, forest: Forest, wanted: Tensor, positive: Tensor,
-        n_features: int, scenarios: _Scenarios, mode: Compensation,
-    ):  # fmt: skip
+        self,
+        hierarchy: Hierarchy,
+        forest: Forest,
+        wanted: Tensor,
+        positive: Tensor,
+        n_features: int,
+        scenarios: _Scenarios,
+        mode: Compensation,
+    ):
         self.mode, self.hierarchy, self.forest = mode, hierarchy, forest
         self.wanted, self.positive, self.n_features = wanted, positive, n_features
         self.scenarios = scenarios
@@ -224,8 +238,9 @@ class _State:
         whole = float(self.wanted[children[p]].sum())
         siblings = (
             f" together with its exclusive siblings at {whole:.6g}"
-            if self.forest.exclusive[parent] else ""
-        )  # fmt: skip
+            if self.forest.exclusive[parent]
+            else ""
+        )
         raise ConfigError(
             f"Feature {node} cannot fire on {float(self.wanted[node]):.6g} of tokens{siblings}: "
             f"its parent, {parent}, is on for {float(self.rates[parent]):.6g}. Lower the rates "
@@ -252,15 +267,15 @@ class _State:
         if len(missed):
             worst = int(off.argmax())
             notes |= {
-                "missed": len(missed), "worst": worst, "worst_wanted": float(meant[worst]),
+                "missed": len(missed),
+                "worst": worst,
+                "worst_wanted": float(meant[worst]),
                 "worst_rate": float(self.rates[worst]),
-            }  # fmt: skip
+            }
         return notes
 
 
-def _wins(
-    chance: Float[Tensor, "s p most"], exclusive: Tensor
-) -> Float[Tensor, "s p most"]:
+def _wins(chance: Float[Tensor, "s p most"], exclusive: Tensor) -> Float[Tensor, "s p most"]:
     """Return the chance to be chosen among the siblings that would be on, 1 where all may."""
     if not exclusive.any():
         return torch.ones_like(chance)

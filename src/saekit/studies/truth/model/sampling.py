@@ -92,9 +92,12 @@ class Sampler:
     """
 
     def __init__(
-        self, coins: Coins, magnitudes: Magnitudes, tensors: dict[str, Tensor],
+        self,
+        coins: Coins,
+        magnitudes: Magnitudes,
+        tensors: dict[str, Tensor],
         forest: Forest | None,
-    ):  # fmt: skip
+    ):
         self.coins, self.magnitudes = coins, magnitudes
         self.mean, self.std, self.average = tensors["mean"], tensors["std"], tensors["average"]
         self.n_features = len(self.mean)

@@ -132,8 +132,11 @@ class Sequences(Config):
         if not self.random_copies:
             return []
         taken = {c.feature for c in self.copies} | {c.source for c in self.copies}
-        rank = [i for i in rates.argsort(descending=True, stable=True).tolist()
-                if bool(free[i]) and i not in taken]  # fmt: skip
+        rank = [
+            i
+            for i in rates.argsort(descending=True, stable=True).tolist()
+            if bool(free[i]) and i not in taken
+        ]
         if self.random_copies >= len(rank):
             raise ConfigError(
                 f"`random_copies` must be below the {len(rank)} features without a parent that "
@@ -181,9 +184,12 @@ class Chains:
     """
 
     def __init__(
-        self, coins: Float[Tensor, "n_features"], drawn: dict[str, Tensor], n_ctx: int,
+        self,
+        coins: Float[Tensor, "n_features"],
+        drawn: dict[str, Tensor],
+        n_ctx: int,
         free: Int[Tensor, "m"],
-    ):  # fmt: skip
+    ):
         self.n_ctx, self.n_features = n_ctx, len(coins)
         self.coins, self.stay = coins, drawn["persistence"]
         self.copies, self.strengths = drawn["copies"], drawn["strengths"]

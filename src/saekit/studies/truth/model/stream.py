@@ -36,12 +36,17 @@ class TruthStream:
     """
 
     def __init__(
-        self, sample: Callable[[int, torch.Generator], Made], device: torch.device, *,
-        tokens: int, batch_tokens: int, seed: int, epochs: int = 1,
+        self,
+        sample: Callable[[int, torch.Generator], Made],
+        device: torch.device,
+        *,
+        tokens: int,
+        batch_tokens: int,
+        seed: int,
+        epochs: int = 1,
         part: tuple[int, int] = (0, 1),
-    ):  # fmt: skip
-        for name, value in (("tokens", tokens), ("batch_tokens", batch_tokens),
-                            ("epochs", epochs)):  # fmt: skip
+    ):
+        for name, value in (("tokens", tokens), ("batch_tokens", batch_tokens), ("epochs", epochs)):
             at_least(name, value, 1)
         if not 0 <= part[0] < part[1]:
             raise ConfigError(f"`part` must be (rank, world) with 0 <= rank < world; got {part}.")

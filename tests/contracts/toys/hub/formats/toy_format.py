@@ -45,8 +45,9 @@ class ToyFormat(Format):
         shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,)}
         need(weights, shapes | {"b_dec": (d_in,)}, where)
         only(weights, set(NAMES), where)
-        return Read(TopK(d_in=d_in, d_out=d_in, d_sae=d_sae, k=k), weights,
-                    make_card(self.name, hints))  # fmt: skip
+        return Read(
+            TopK(d_in=d_in, d_out=d_in, d_sae=d_sae, k=k), weights, make_card(self.name, hints)
+        )
 
     def write(self, sae, card, folder):
         check_unscaled(card, self.name)
