@@ -6,6 +6,7 @@ for: the change is named, made, and the rest is looked at again with it.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from saekit.core.progress import Progress
 from saekit.data.base import Corpus
 from saekit.data.open import as_corpus
 from saekit.data.tokenise import TokenStream
+from saekit.evals._replacing import LOGIT_BYTES
 from saekit.evals.verify import weights
-from saekit.evals.verify.measures import Bench, Measured
+from saekit.evals.verify.measures import ACT_BYTES, Bench, Measured
 from saekit.evals.verify.verdict import Line, Status, Verdict
 from saekit.evals.verify.ways import Change, Way, changes, scales
 from saekit.hub.native import load
@@ -114,6 +116,8 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
                 )
             )
         loaded = complete(loaded, model, text, OpenOptions(n_ctx=n_ctx))
+        if shown:
+            sys.stderr.write(f"memory    {_plan(loaded)}\n")
         # Rows have no BOS, so that it can be put in front where a way has it.
         stream = TokenStream(
             text,
@@ -130,6 +134,14 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
     if out is not None:
         verdict.write(out)
     return verdict
+
+
+def _plan(loaded: TrainedSAE) -> str:
+    """Return what measuring holds beyond the model and the SAE at most, in words."""
+    encoder = 4 * loaded.d_in * loaded.d_sae  # a second one, where its axes may be mixed up
+    parts = {"activations": ACT_BYTES, "logits": 2 * LOGIT_BYTES, "another encoder": encoder}
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    return f"at most about {sum(parts.values()) / 1e9:.2f} GB beyond model and SAE: {listed}"
 
 
 def _text(loaded: TrainedSAE, corpus: Any) -> Corpus:

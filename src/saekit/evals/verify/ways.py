@@ -26,6 +26,8 @@ from saekit.saes.topk import TopK
 # What latents of an SAE that can have any number of them on are called when kept by rank.
 _BY_LEVEL = (ReLU, JumpReLU)
 SCALES = tuple(2.0**power for power in range(-6, 7) if power)
+LOOKED_AT = 4096  # latents, spread over all
+ALIGNED = 0.1  # mean cosine of a latent's encoder and decoder below which they look unrelated
 NEAR_ONE = 1.4  # a factor below this, either way, is no lost scale
 
 
@@ -223,6 +225,11 @@ def _layouts(way: Way) -> Iterator[Change]:
     encoder = getattr(way.sae, "W_enc", None)
     if not isinstance(encoder, Tensor) or encoder.ndim != 2:
         return
+    # Mixed-up axes leave no latent's encoder near its decoder, so where they are near, no copy of
+    # the matrix is made. In a transcoder they need not be.
+    alone = way.read == way.write
+    if alone and (aligned(way.sae) or 0.0) >= ALIGNED:
+        return
     for says, turned in turned_encoders(encoder):
         sae = with_weights(way.sae, W_enc=turned)
         yield Change(
@@ -231,6 +238,26 @@ def _layouts(way: Way) -> Iterator[Change]:
             f"the encoder's matrix is {says}: turn it",
             dataclasses.replace(way, sae=sae),
         )
+
+
+def aligned(sae: SAE) -> float | None:
+    """Return the mean cosine of latents' encoder columns and decoder rows; None: they have none.
+
+    Training brings them near each other; of unrelated directions it is about 0.
+    """
+    encoder, decoder = getattr(sae, "W_enc", None), getattr(sae, "W_dec", None)
+    if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor):
+        return None
+    if encoder.ndim != 2 or decoder.ndim != 2 or encoder.T.shape != decoder.shape:
+        return None
+    return cosine(encoder, decoder)
+
+
+def cosine(encoder: Float[Tensor, "d_in d_sae"], decoder: Float[Tensor, "d_sae d_out"]) -> float:
+    """Return the mean cosine of latents' columns and rows, of some of them."""
+    some = slice(None, None, max(1, len(decoder) // LOOKED_AT))
+    cosines = torch.cosine_similarity(encoder.T[some].float(), decoder[some].float(), dim=-1)
+    return float(cosines.mean())
 
 
 def turned_encoders(encoder: Float[Tensor, "d_in d_sae"]) -> list[tuple[str, Tensor]]:

@@ -1,15 +1,11 @@
 """What the weights alone say of an SAE, before any text is read."""
 
-import torch
 from torch import Tensor
 
 from saekit.evals.verify.verdict import Line
-from saekit.evals.verify.ways import turned_encoders
+from saekit.evals.verify.ways import ALIGNED, aligned, cosine, turned_encoders
 from saekit.saes.base import SAE
 from saekit.saes.jumprelu import JumpReLU
-
-LOOKED_AT = 4096  # latents, spread over all
-ALIGNED = 0.1  # mean cosine of a latent's encoder and decoder below which they look unrelated
 
 
 def look(sae: SAE, *, transcodes: bool) -> list[Line]:
@@ -22,25 +18,6 @@ def look(sae: SAE, *, transcodes: bool) -> list[Line]:
     return [line for line in found if line is not None]
 
 
-def aligned(sae: SAE) -> float | None:
-    """Return the mean cosine of latents' encoder columns and decoder rows; None: they have none.
-
-    Training brings them near each other; of unrelated directions it is about 0.
-    """
-    encoder, decoder = getattr(sae, "W_enc", None), getattr(sae, "W_dec", None)
-    if not isinstance(encoder, Tensor) or not isinstance(decoder, Tensor):
-        return None
-    if encoder.ndim != 2 or decoder.ndim != 2 or encoder.T.shape != decoder.shape:
-        return None
-    return _cosine(encoder, decoder)
-
-
-def _cosine(encoder: Tensor, decoder: Tensor) -> float:
-    some = slice(None, None, max(1, len(decoder) // LOOKED_AT))
-    cosines = torch.cosine_similarity(encoder.T[some].float(), decoder[some].float(), dim=-1)
-    return float(cosines.mean())
-
-
 def _alignment(sae: SAE, alignment: float) -> Line:
     says = f"encoder and decoder of a latent have mean cosine {alignment:.2f}"
     numbers = {"cosine": alignment}
@@ -48,7 +25,7 @@ def _alignment(sae: SAE, alignment: float) -> Line:
         return Line(name="weights", status="fits", says=says, numbers=numbers)
     encoder, decoder = sae.get_parameter("W_enc"), sae.get_parameter("W_dec")
     how, other = max(
-        ((how, _cosine(turned, decoder)) for how, turned in turned_encoders(encoder)),
+        ((how, cosine(turned, decoder)) for how, turned in turned_encoders(encoder)),
         key=lambda pair: pair[1],
     )
     if other > max(2 * alignment, ALIGNED):
