@@ -37,7 +37,8 @@ def published(
     lines = [_line(row) for row in (rows if every else rows[:SHOWN])]
     if len(rows) > len(lines):
         lines.append(f"and {len(rows) - len(lines):,} more (--all, or more words)")
-    emit({"published": rows}, as_json=as_json, lines=lines or ["No published SAE fits."])
+    none = "No published SAE fits. Leave out a word or an option; --all without words lists all."
+    emit({"published": rows}, as_json=as_json, lines=lines or [none])
 
 
 def _line(row: dict[str, object]) -> str:

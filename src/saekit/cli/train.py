@@ -157,6 +157,7 @@ def train(
     from saekit.cli.cache import recorded_run
     from saekit.core import processes
     from saekit.core.files import read_object
+    from saekit.hub.card import Card
     from saekit.models.hf import load
     from saekit.training.loop import train as train_run
 
@@ -280,8 +281,12 @@ def train(
         if not processes.first():
             return
     manifest = read_object(folder / "manifest.json")
+    card = Card.from_dict(read_object(sae / "card.json"))
     record = {"run": str(folder), "sae": str(sae), "seconds": manifest["seconds"]}
-    lines = [f"SAE      {sae}", f"log      {folder / 'log.jsonl'}"]
+    lines = [
+        f"SAE      {sae}, of {card.pair.label} of {card.model['name']}",
+        f"log      {folder / 'log.jsonl'}",
+    ]
     lines.append(f"next     saekit eval {folder}")
     emit(record, as_json=as_json, lines=lines)
     exit_in_part([manifest])

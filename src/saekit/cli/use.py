@@ -1,12 +1,12 @@
 """`saekit prompt`, `steer` and `attribute`: an SAE at work inside its language model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saekit.core.errors import ConfigError
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
 if TYPE_CHECKING:
@@ -23,6 +23,14 @@ def _opened(run: str, sae: SAEOptions, site: str | None) -> "tuple[TrainedSAE, L
 
     loaded = sae.read_from(Path(run), site=site, corpus="")
     return ready(loaded, sae.use())
+
+
+def _emit(record: dict[str, Any], loaded: "TrainedSAE", text: str, *, as_json: bool) -> None:
+    """Print a result with what its reader must know of the SAE and the model."""
+    from saekit.hub.opening import notes_of
+
+    notes = notes_of(loaded.card)
+    emit(record | {"notes": notes}, as_json=as_json, lines=[text, *note_lines(notes)])
 
 
 @takes(SAEOptions)
@@ -43,7 +51,7 @@ def prompt(
 
     loaded, lm = _opened(run, sae, site)
     found = show(lm, loaded, text, top=top)
-    emit(found.to_dict(), as_json=as_json, lines=[str(found)])
+    _emit(found.to_dict(), loaded, str(found), as_json=as_json)
 
 
 @takes(SAEOptions)
@@ -88,7 +96,7 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
         seeds=seeds,
         index=index,
     )
-    emit(found.to_dict(), as_json=as_json, lines=[str(found)])
+    _emit(found.to_dict(), loaded, str(found), as_json=as_json)
 
 
 @takes(SAEOptions)
@@ -136,4 +144,4 @@ def attribute(
             for at, i, act, effect in found.top(top)
         ],
     }
-    emit(record, as_json=as_json, lines=[found.text(top)])
+    _emit(record, loaded, found.text(top), as_json=as_json)

@@ -195,7 +195,12 @@ def ready(
     if UNKNOWN in loaded.card.pair.sites:
         raise ConfigError(_no_site(loaded.card))
     model = lm or model_of(loaded, use.device, use.model, use.dtype, use.processing)
-    return loaded.ruled(model), model
+    found = loaded.ruled(model)
+    if notes := _about_model(found.card, model):
+        said = found.card.provenance
+        said = said | {"notes": list(dict.fromkeys([*notes, *notes_of(found.card)]))}
+        found = replace(found, card=replace(found.card, provenance=said))
+    return found, model
 
 
 def _no_site(card: Card) -> str:
