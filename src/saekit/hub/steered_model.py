@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saekit.core.errors import ConfigError
 from saekit.core.parts import check_empty
-from saekit.models.hf import HFModel
+from saekit.models.hf import HFModel, copied
 from saekit.models.sites import Site
 from saekit.models.tokenizer import HFTokenizer
 
@@ -42,7 +42,7 @@ def save_steered(spliced: "Splice", folder: Path | str) -> Path:
         raise ConfigError(f"{lm.name} is no single transformers model, which alone can be written.")
     check_empty(folder, "Choose another folder to write the model to.")
     added = _added(spliced)
-    module = copy.deepcopy(lm.module)
+    module = copied(lm.module).eval()  # without what hangs on the model's own modules
     for site, vector in added.items():
         module = _with_bias(lm, module, site, vector)
     _check(lm, module, added)

@@ -425,7 +425,7 @@ class HFModel(LanguageModel):
                 f"The weights of {self.name} were changed on loading; shuffled is a model as its "
                 f"files hold it. Load it without `processing` and `quantisation`."
             )
-        module = _copied(self.module)
+        module = copied(self.module)
         with torch.no_grad():
             for name, weight in module.named_parameters():
                 if weight.ndim > 1:
@@ -885,7 +885,7 @@ def _known(name: str = "") -> str:
     )
 
 
-def _copied(module: Any) -> Any:
+def copied(module: Any) -> Any:
     """Return a module of its own weights, without what was hung on its layers."""
     found = type(module)(module.config).to(module.device, module.dtype)
     found.load_state_dict(module.state_dict())
