@@ -167,3 +167,8 @@ def test_a_refusal_names_the_range_what_came_and_the_way_out():
     }
     with pytest.raises(ConfigError, match="`k` must be at least 1"):
         TopK(k=0)  # without widths yet
+
+
+def test_a_whole_number_of_any_length_is_refused_with_a_sentence():
+    with pytest.raises(ConfigError, match="finite"):
+        TopK(d_in=8, d_out=8, d_sae=16, k=10**400)

@@ -89,7 +89,7 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> None:
     """
     bounds = bounds_of(field)
     for name, entry in _entries(field.name, value):
-        finite = isinstance(entry, str) or math.isfinite(entry)
+        finite = isinstance(entry, str) or _is_finite(entry)
         if finite and bounds.allow(entry):
             continue
         words = [bounds.describe()] if finite else ["a finite number", bounds.describe()]
@@ -97,6 +97,13 @@ def check(field: "dataclasses.Field[Any]", value: Any) -> None:
             f"`{name}` must be {', '.join(w for w in words if w)}; got {_written(entry)}."
             f"{_way_out(field, bounds, entry)}"
         )
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
 
 
 def _entries(name: str, value: Any) -> Iterator[tuple[str, float | str]]:
