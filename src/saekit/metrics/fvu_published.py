@@ -29,7 +29,7 @@ class FVUPublished(Metric):
     """
 
     name: ClassVar[str] = "fvu_published"
-    label: ClassVar[str] = "FVU as published"
+    label: ClassVar[str] = "FVU by MLSAE's formula"
     version: ClassVar[int] = 1
     unit: ClassVar[str] = "ratio"
     better: ClassVar[str] = "lower"
