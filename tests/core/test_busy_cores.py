@@ -41,3 +41,9 @@ def test_work_is_told_from_waiting(monkeypatch):
     assert machine.busy_cores(0) == pytest.approx(1.0)
     monkeypatch.setattr(machine, "_ticks", lambda: None)
     assert machine.busy_cores(0) is None
+
+
+def test_a_short_burst_of_others_costs_no_thread(cores):
+    seen = iter([1.4, 0.9, 0.1])
+    cores.setattr(machine, "busy_cores", lambda: next(seen))
+    assert machine.leave_busy_cores() is None
