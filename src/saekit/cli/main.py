@@ -164,8 +164,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _choose_threads(words: list[str]) -> None:
     """Leave cores that others keep busy alone, in commands that compute."""
-    light = {"list", "watch", "track", "report", "convert"}
-    if not words or words[0] in light or words[0].startswith("-") or {"-h", "--help"} & set(words):
+    light = {"list", "watch", "track", "report", "convert", "published", "pull", "card", "push"}
+    command = _after_use(words)[:1]
+    if not command or command[0] in light or command[0].startswith("-"):
+        return
+    if {"-h", "--help"} & set(words):
         return
     note = machine.leave_busy_cores()
     if note and "--quiet" not in words:

@@ -76,16 +76,23 @@ class Replacing:
     def _logits(
         self, tokens: Tensor, scored: Tensor, *finals: Tensor
     ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Yield next tokens of some scored positions, and their logits under each pass.
+        """Yield next tokens of some scored positions, and their logits under each pass."""
+        return logits_in_parts(self.lm, tokens, scored, *finals)
 
-        Only a piece of the logits is there at a time, whatever context and vocabulary are.
-        """
-        targets = _predictions.next_tokens(tokens, scored)
-        size = max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
-        kept = [final[scored] for final in finals]
-        for first in range(0, len(targets), size):
-            part = slice(first, first + size)
-            yield targets[part], [self.lm.unembed(final[part]) for final in kept]
+
+def logits_in_parts(
+    lm: LanguageModel, tokens: Tensor, scored: Tensor, *finals: Tensor
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Yield next tokens of some scored positions, and their logits under each pass.
+
+    Only a piece of the logits is there at a time, whatever context and vocabulary are.
+    """
+    targets = _predictions.next_tokens(tokens, scored)
+    size = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
+    kept = [final[scored] for final in finals]
+    for first in range(0, len(targets), size):
+        part = slice(first, first + size)
+        yield targets[part], [lm.unembed(final[part]) for final in kept]
 
 
 def put(kept: Tensor, values: Tensor) -> Replace:

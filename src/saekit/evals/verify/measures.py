@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekit.activations.rules import FittedRule, TokenRule, fit
 from saekit.evals import _predictions
-from saekit.evals._replacing import LOGIT_BYTES, put
+from saekit.evals._replacing import logits_in_parts, put
 from saekit.evals.verify.ways import Way
 from saekit.metrics.base import Batch, Sums, added
 from saekit.metrics.fvu import FVU
@@ -173,18 +173,15 @@ class Bench:
         return recovered_of(values, scored)
 
     def _loss(self, tokens: Tensor, replace: Mapping[Site, Any]) -> tuple[float, int]:
-        """Return the sum of next-token losses, nats, and their number.
-
-        Logits are made a piece at a time.
-        """
+        """Return the sum of next-token losses, nats, and their number."""
         final = self.lm.final(tokens, replace)
         tokens = tokens.to(final.device)
         scored = _predictions.scored(tokens, tuple(self._special))
-        targets, rows = _predictions.next_tokens(tokens, scored), final[scored]
-        size = max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
-        parts = [slice(i, i + size) for i in range(0, len(rows), size)]
-        losses = [_predictions.losses(self.lm.unembed(rows[p]), targets[p]) for p in parts]
-        return sum(float(part.double().sum()) for part in losses), len(rows)
+        total, n = 0.0, 0
+        for targets, (logits,) in logits_in_parts(self.lm, tokens, scored, final):
+            total += float(_predictions.losses(logits, targets).double().sum())
+            n += len(targets)
+        return total, n
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ def look(sae: SAE, *, transcodes: bool) -> list[Line]:
         found.append(_alignment(sae, alignment))
     if isinstance(sae.cfg, JumpReLU):
         found.append(_thresholds(sae))
-    return [line for line in found if line is not None]
+    return found
 
 
 def _alignment(sae: SAE, alignment: float) -> Line:
@@ -45,7 +45,7 @@ def _alignment(sae: SAE, alignment: float) -> Line:
     )
 
 
-def _thresholds(sae: SAE) -> Line | None:
+def _thresholds(sae: SAE) -> Line:
     levels: Tensor = sae.threshold  # type: ignore[assignment]
     negative = float((levels < 0).float().mean())
     if negative:

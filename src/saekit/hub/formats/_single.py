@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
 
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, ShapeError
@@ -10,12 +13,35 @@ from saekit.core.torch_writing import write_state
 from saekit.hub.formats._examples import D_IN, D_SAE, random_tensors
 from saekit.hub.formats._fold import Affine
 from saekit.hub.formats._torch_heads import names_all, torch_files
-from saekit.hub.formats.base import FormatHints, Read, make_card, need, only
+from saekit.hub.formats.base import Format, FormatHints, Read, make_card, need, only
 from saekit.models.sites import Site
 from saekit.saes.relu import ReLU
 
 _NAMED = re.compile(r"(.+)-SAE-l(\d+)\.pth?")
 OWNERS = {"Llama": "meta-llama", "DeepSeek": "deepseek-ai", "Qwen": "Qwen"}
+
+
+class SingleFile(Format):
+    """A layout of one torch file with four tensors, which a subclass names."""
+
+    names: ClassVar[tuple[str, str, str, str]]  # W_enc, b_enc, W_dec, b_dec: see `read`
+    sample: ClassVar[str]  # what a published file is called
+
+    @override
+    def detect(self, folder: Path) -> bool:
+        return bool(self.members(folder))
+
+    @override
+    def members(self, folder: Path) -> dict[str, Path]:
+        return found(folder, self.names)
+
+    @override
+    def read(self, place: Path, hints: FormatHints) -> Read:
+        return read(place, hints, self.names, self.name)
+
+    @override
+    def example(self, folder: Path) -> Path:
+        return example(folder, self.sample, self.names)
 
 
 def found(folder: Path, names: tuple[str, str, str, str]) -> dict[str, Path]:
