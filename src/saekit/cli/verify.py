@@ -25,7 +25,9 @@ def verify(
     l0: Annotated[
         float | None, typer.Option(help="Latents on per token as published. [as the files say]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the verdict, JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the verdict, JSON. [RUN/eval/verify.json]")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     *,
@@ -36,6 +38,7 @@ def verify(
     Example: saekit verify runs/mine
     """
     from saekit.evals.verify.verify import verify as check
+    from saekit.hub.names import results_folder
     from saekit.hub.opening import model_of, notes_of
 
     loaded = sae.read_from(Path(run), site=site, corpus=corpus)
@@ -48,7 +51,7 @@ def verify(
         tokens=tokens,
         ce_tokens=ce_tokens,
         l0=l0,
-        out=out,
+        out=out or results_folder(run) / "eval" / "verify.json",
         shown=not quiet,
     )
     notes = note_lines(notes_of(loaded.card))
