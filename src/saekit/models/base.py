@@ -76,11 +76,12 @@ class Tokenizer(abc.ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a run of ids."""
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> str:
         """Return a chat as one text, by the template that came with the tokenizer.
 
         Args:
             messages: each with ``role`` and ``content``.
+            answer: end where the model's answer begins.
 
         Raises:
             DataError: there is no template, or it does not take these messages.
@@ -426,7 +427,7 @@ class LanguageModel(abc.ABC):
         *,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         replace: Mapping[Site, Replace] | None = None,
         stop: Sequence[int] | None = None,
         batch_rows: int = 32,
@@ -438,7 +439,8 @@ class LanguageModel(abc.ABC):
             n: tokens to add at most, at least 1.
             temperature: see `generation.Sampling`, as of the next two.
             top_p: share of probability to draw from.
-            seed: decides every draw; sequence i draws the same whatever else is in the batch.
+            seed: decides every draw, or one for each prompt; sequence i draws the same whatever else
+                is in the batch.
             replace: as of `logits`; applied at every position of the prompt and at every token
                 that is generated, each position once.
             stop: tokens that end a sequence, kept as its last; None is the tokenizer's EOS, and an

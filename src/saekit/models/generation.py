@@ -19,7 +19,7 @@ class Sampling:
         temperature: logits are divided by it; 0 takes the largest, the lowest id among equals.
         top_p: draw from the fewest tokens that hold this probability together, in (0, 1].
         seed: decides every draw. Sequence i draws from a stream of its own, whatever else is in the
-            batch.
+            batch; several seeds are one for each sequence.
 
     Raises:
         ConfigError: a number is out of range.
@@ -30,13 +30,25 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ConfigError(f"`temperature` must be 0 or more; got {self.temperature}.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"`top_p` must lie in (0, 1]; got {self.top_p}.")
+
+    def streams(self, n: int) -> list[torch.Generator]:
+        """Return where each of `n` sequences draws from.
+
+        Raises:
+            ConfigError: there are several seeds, and not one for each.
+        """
+        if isinstance(self.seed, int):
+            return [generator(self.seed, "generate", i) for i in range(n)]
+        if len(self.seed) != n:
+            raise ConfigError(f"`seed` is one number, or one for each of {n} prompts.")
+        return [generator(seed, "generate", 0) for seed in self.seed]
 
     def pick(
         self, logits: Float[Tensor, "batch vocab"], uniform: Float[Tensor, "batch"]
@@ -123,7 +135,7 @@ def continued(
         stop: tokens that end a sequence.
         batch_rows: sequences run together at most.
     """
-    streams = [generator(sampling.seed, "generate", i) for i in range(len(prompts))]
+    streams = sampling.streams(len(prompts))
     found: list[list[int]] = [[] for _ in prompts]
     for rows in _groups(prompts, batch_rows):
         step, keep = begin(), None

@@ -243,12 +243,13 @@ class HFModel(LanguageModel):
         *,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         replace: Mapping[Site, Replace] | None = None,
         stop: Sequence[int] | None = None,
         batch_rows: int = 32,
     ) -> list[list[int]]:
-        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+        seeds = seed if isinstance(seed, int) else tuple(seed)
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seeds)
         check_prompts(prompts, n, self.vocab_size, self.n_ctx_max)
         if self.separator_id is not None:
             raise ConfigError(

@@ -72,11 +72,13 @@ class HFTokenizer(Tokenizer):
         return [row.ids for row in batch]
 
     @override
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]], *, answer: bool = False) -> str:
         if self._chats is None:
-            return super().chat(messages)
+            return super().chat(messages, answer=answer)
         try:
-            return self._chats.apply_chat_template([dict(m) for m in messages], tokenize=False)
+            return self._chats.apply_chat_template(
+                [dict(m) for m in messages], tokenize=False, add_generation_prompt=answer
+            )
         except Exception as error:  # a template may raise anything
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise DataError(

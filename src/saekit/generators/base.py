@@ -1,0 +1,139 @@
+"""The contract of a generator: requests go in, replies come out, failures say what they are."""
+
+import abc
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import saekit.generators as package
+from saekit.core.config import Config
+from saekit.core.errors import ConfigError
+from saekit.core.files import digest
+from saekit.core.registry import Registry
+
+Finish = Literal["stop", "length", "filter", "other"]
+CHARACTERS_A_TOKEN = 3  # of an estimate before anything is sent: on the safe side for English
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One text that is asked for.
+
+    Args:
+        messages: role and content of each message of a chat; for generators that chat.
+        text: what the answer goes on from; for generators that continue text.
+        max_tokens: length of the answer at most.
+        temperature: 0 takes the likeliest token.
+        seed: decides the draws, where the generator honours one.
+        stop: texts that end the answer and are not part of it.
+        sample: which of several answers to the same words this is.
+        top_logprobs: alternatives of each token of the answer to be told, 0 for none.
+
+    Raises:
+        ConfigError: not exactly one of `messages` and `text` is given, or a number is out of range.
+    """
+
+    messages: tuple[tuple[str, str], ...] = ()
+    text: str = ""
+    max_tokens: int = 512
+    temperature: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    sample: int = 0
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) == bool(self.text):
+            raise ConfigError("A request has either `messages` or `text`.")
+        if self.max_tokens < 1 or not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"`max_tokens` must be at least 1 and `temperature` at least 0; got "
+                f"{self.max_tokens} and {self.temperature}."
+            )
+
+    def key(self, generator: dict[str, Any]) -> str:
+        """Return what tells this request from every other: SHA-256 of all that decides a reply.
+
+        Args:
+            generator: `Generator.identity` of who is asked.
+        """
+        return digest([json.dumps([generator, asdict(self)], sort_keys=True)])
+
+    @property
+    def prompt_tokens(self) -> int:
+        """An estimate of the tokens sent, from the number of characters."""
+        n = len(self.text) + sum(len(role) + len(content) for role, content in self.messages)
+        return n // CHARACTERS_A_TOKEN + 4 * len(self.messages) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back.
+
+    Args:
+        text: the answer; "" where there is none.
+        finish: why it ended.
+        model: who answered, in the words of the generator.
+        prompt_tokens: tokens read, as reported; None where nothing credible was.
+        completion_tokens: tokens written, likewise.
+        logprobs: by token of the answer, its alternatives with their log-probabilities.
+    """
+
+    text: str
+    finish: Finish = "stop"
+    model: str = ""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    logprobs: tuple[dict[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why no reply came.
+
+    Args:
+        reason: in one sentence.
+        again: whether asking again can help.
+        status: HTTP status, where there was one.
+        wait_seconds: how long the other side asks to wait.
+    """
+
+    reason: str
+    again: bool
+    status: int | None = None
+    wait_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator(Config, abc.ABC):
+    """Who writes text on request."""
+
+    batch: ClassVar[int] = 1  # requests answered together
+    parallel: ClassVar[bool] = False  # several threads may ask at once
+
+    @classmethod
+    def variant(cls, name: str) -> "type[Config]":
+        """Return the generator class called `name`."""
+        return registry.get(name)
+
+    @property
+    def chats(self) -> bool:
+        """Whether it takes `messages`; otherwise it takes `text`."""
+        return True
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is asked for one thing at a time, in few words."""
+        return False
+
+    @abc.abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return all of it that decides a reply, JSON-ready; never a key."""
+
+    @abc.abstractmethod
+    def replies(self, requests: Sequence[Request]) -> Iterator[Reply | Failure]:
+        """Yield what came of each request, in order; `batch` of them at most."""
+
+
+registry = Registry[Generator]("generator", package)

@@ -1,0 +1,81 @@
+"""Scoring: the largest activation of some latents on each of many texts."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.core.errors import ConfigError
+from saekit.core.progress import Progress
+from saekit.hub.trained import TrainedSAE
+from saekit.models.base import LanguageModel
+
+MOST_TOKENS = 128  # of a text, BOS included
+PASS_TOKENS = 4096
+
+
+def text_ids(sae: TrainedSAE, lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
+    """Return token ids of texts, without BOS."""
+    del sae
+    return lm.tokenizer.encode(list(texts)) if texts else []
+
+
+@torch.no_grad()
+def largest_acts(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    latents: Sequence[int],
+    *,
+    shown: bool = False,
+) -> Float[Tensor, "texts latents"]:
+    """Return the largest activation of each latent on each text, act units, float32.
+
+    Each text is read by itself, with BOS in front if the SAE's training rows had it, cut at
+    `MOST_TOKENS`. Tokens that the SAE's rule leaves out, as BOS, do not count; a text without any
+    other has 0. Passes stop at the SAE's site, and texts of one length go together, so that nothing
+    is padded.
+
+    Args:
+        sae: the SAE.
+        lm: its language model.
+        texts: token ids of each, without BOS.
+        latents: numbers.
+        shown: show progress on stderr.
+
+    Raises:
+        ConfigError: the SAE codes several sites or windows jointly.
+    """
+    if sae.cfg.event:
+        raise ConfigError(
+            f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; texts are scored by "
+            f"SAEs of single tokens."
+        )
+    bos = sae.card.bos_id(lm.tokenizer)
+    head = [] if bos is None else [bos]
+    rows = [[*head, *ids][:MOST_TOKENS] for ids in texts]
+    out = torch.zeros(len(rows), len(latents))
+    if not len(latents):
+        return out
+    wanted = torch.tensor(list(latents), device=sae.device)
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row:
+            by_length.setdefault(len(row), []).append(i)
+    site, sites = sae.site, sae.card.sites_of(sae.site)
+    bar = Progress("score", len(rows), shown=shown)
+    for length, places in sorted(by_length.items()):
+        step = max(1, PASS_TOKENS // length)
+        for first in range(0, len(places), step):
+            part = places[first : first + step]
+            tokens = torch.tensor([rows[i] for i in part])
+            acts = lm.read(tokens, sites)
+            kept = sae.card.keep(site, tokens.to(acts[site].device), acts)
+            found = sae.encode(acts[site]).columns(wanted)
+            found = found.view(len(part), length, len(latents))
+            found = found.masked_fill(~kept.to(found.device)[..., None], 0.0)
+            out[part] = found.amax(1).clamp(min=0).cpu()
+            bar.add(len(part))
+    bar.close()
+    return out

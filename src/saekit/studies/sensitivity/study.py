@@ -1,0 +1,586 @@
+"""The study: examples, new texts, activations on them, and what they say, a folder each run."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, get_args
+
+import torch
+
+from saekit.activations.harvest import Harvest
+from saekit.activations.pairs import Pair
+from saekit.activations.passes import pass_rows
+from saekit.activations.rules import FittedRule, TokenRule
+from saekit.core import provenance
+from saekit.core.config import Config, setting
+from saekit.core.errors import ConfigError, DataError
+from saekit.core.files import read_object, to_json_line, write_json, write_text
+from saekit.core.lock import claimed
+from saekit.core.progress import Progress
+from saekit.core.result import Result, Table
+from saekit.core.seeds import generator as chance_of
+from saekit.data import table_files
+from saekit.data.base import Corpus, Split
+from saekit.data.tokenise import TokenStream
+from saekit.generators.asking import Answers, ask
+from saekit.generators.base import Generator, Request
+from saekit.generators.cache import ReplyCache
+from saekit.generators.journal import Journal
+from saekit.generators.limits import Limits
+from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.models.base import LanguageModel, refuse_edits
+from saekit.studies.sensitivity import parsing, prompts, statistics
+from saekit.studies.sensitivity.examples import (
+    Collector,
+    ExampleConfig,
+    LatentExamples,
+    RandomTexts,
+    Snippet,
+)
+from saekit.studies.sensitivity.parsing import Text
+from saekit.studies.sensitivity.scoring import largest_acts
+from saekit.studies.sensitivity.statistics import TextActs
+
+SETTINGS, EXAMPLES, JOURNAL, TEXTS = "settings.json", "examples.json", "journal.jsonl", "texts.json"
+RESULT, STATS = "result.json", "feature_stats"
+DRAWN = 4  # latents drawn for each that is wanted: some are hardly ever on
+LEAST_EXAMPLES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity(Config):
+    """What a run of the study measures.
+
+    Args:
+        n_latents: latents, drawn from those that are on often enough.
+        tokens: tokens of the corpus that examples are looked for in.
+        texts: usable new texts wanted of each latent.
+        rounds: how often a latent is asked for again while texts are lacking.
+        check: original sensitivity from which a latent is in the mean.
+        examples: which texts show what a latent responds to.
+        seed: decides latents, examples and prompts.
+
+    Source:
+        Tian, Tian, Hu 2025, arXiv:2509.23717.
+        Differs: see `ExampleConfig`; base rates, intervals and thresholds beside the published
+        share; unusable texts are counted and asked for again.
+    """
+
+    name: ClassVar[str] = "sensitivity"
+    version: ClassVar[int] = 1
+    n_latents: int = setting(50, least=1)
+    tokens: int = setting(300_000, least=1)
+    texts: int = setting(10, least=1)
+    rounds: int = setting(3, least=1)
+    check: float = setting(statistics.CHECK, least=0, most=1)
+    examples: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
+    seed: int = 0
+
+
+class Collected(NamedTuple):
+    """What the corpus gave."""
+
+    latents: dict[int, LatentExamples]
+    random: list[Snippet]
+    n_tokens: int
+    left_out: dict[int, str]  # latents that were drawn and not measured: why
+
+
+@dataclass(frozen=True)
+class SensitivityRun:
+    """What a run gave. `print` shows it.
+
+    Args:
+        folder: where it is.
+        result: scores of the SAE, with intervals.
+        latents: a row a latent.
+        texts: every text that was written, by latent, with its verdict.
+        stopped: "budget" or "refused" where not all was asked; "" otherwise.
+    """
+
+    folder: Path
+    result: Result
+    latents: Table
+    texts: dict[int, list[Text]]
+    stopped: str = ""
+
+    def __str__(self) -> str:
+        return str(self.result)
+
+
+def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    generator: Generator,
+    out: Path | str,
+    cfg: Sensitivity | None = None,
+    *,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None = None,
+    limits: Limits | None = None,
+    cache: ReplyCache | None = None,
+    shown: bool = True,
+) -> SensitivityRun:
+    """Measure whether latents fire on newly written text of the same meaning.
+
+    Every stage is kept in the folder and not done again: run the same once more to go on after an
+    interruption, a spent budget or an endpoint that was down. Replies are kept as they come, and
+    none is asked for twice.
+
+    Args:
+        sae: the SAE, with its rules (see `saekit.hub.opening`).
+        lm: its language model.
+        generator: who writes.
+        out: the folder.
+        cfg: what is measured.
+        text: a corpus and which part of it.
+        latents: which; None: some are drawn.
+        limits: what may be spent, and how fast.
+        cache: replies of other runs; None: none are used.
+        shown: show progress on stderr.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings, or the SAE codes sites or windows
+            jointly.
+        DataError: the text holds no example of any latent.
+    """
+    cfg = cfg or Sensitivity()
+    refuse_edits(lm)
+    if sae.cfg.event:
+        raise ConfigError(
+            f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; sensitivity is "
+            f"measured of SAEs of single tokens."
+        )
+    folder = Path(out)
+    kept = f"Run the same command again to go on with {folder}."
+    with claimed(folder, "saekit sensitivity run", kept):
+        settings = _settings(sae, lm, generator, cfg, text, latents)
+        _same_settings(folder, settings)
+        collected = _examples(folder, sae, lm, cfg, text, latents, shown)
+        journal = Journal(folder / JOURNAL)
+        writing = _Writing(generator, lm, cfg, collected, journal, limits, cache, shown)
+        texts, answers = writing.run()
+        acts = _activations(sae, lm, cfg, collected, texts, shown)
+        return _finish(folder, settings, cfg, collected, texts, acts, answers)
+
+
+def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    generator: Generator,
+    out: Path | str,
+    cfg: Sensitivity | None = None,
+    *,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None = None,
+    limits: Limits | None = None,
+    shown: bool = True,
+) -> dict[str, Any]:
+    """Return what the first round of a run would ask, and cost at most. Nothing is sent.
+
+    The examples are collected, since prompts are made of them, and are kept for the run.
+
+    Args: as `measure`.
+
+    Returns:
+        ``latents``, ``requests``, ``tokens_read`` and ``tokens_written`` (at most), ``usd`` (None
+        where no prices are known), ``known`` (requests that the journal answers already).
+    """
+    cfg = cfg or Sensitivity()
+    folder = Path(out)
+    with claimed(folder, "saekit sensitivity plan"):
+        settings = _settings(sae, lm, generator, cfg, text, latents)
+        _same_settings(folder, settings)
+        collected = _examples(folder, sae, lm, cfg, text, latents, shown)
+        writing = _Writing(
+            generator, lm, cfg, collected, Journal(folder / JOURNAL), limits, None, False
+        )
+        asked = [request for _, request in writing.first_round()]
+        who = generator.identity()
+        new = [r for r in asked if writing.journal.get(r.key(who)) is None]
+        read, written = sum(r.prompt_tokens for r in new), sum(r.max_tokens for r in new)
+        return {
+            "latents": len(collected.latents),
+            "requests": len(new),
+            "known": len(asked) - len(new),
+            "tokens_read": read,
+            "tokens_written": written,
+            "usd": (limits or Limits()).cost(read, written),
+        }
+
+
+def _settings(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    generator: Generator,
+    cfg: Sensitivity,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None,
+) -> dict[str, Any]:
+    """Return all that decides the numbers of a run, JSON-ready."""
+    if latents is not None:
+        wrong = [i for i in latents if not 0 <= i < sae.d_sae]
+        if wrong or len(set(latents)) < len(latents) or not latents:
+            raise ConfigError(
+                f"Latents are distinct numbers in 0..{sae.d_sae - 1}, at least one; got "
+                f"{', '.join(map(str, (wrong or list(latents))[:8]))}."
+            )
+    corpus, split = text
+    found = {
+        "sensitivity": cfg.to_dict(),
+        "version": cfg.version,
+        "prompts": prompts.VERSION,
+        "weights": weights_digest(sae.sae),
+        "site": str(sae.site),
+        "rules": {site: rule.to_dict() for site, rule in sae.card.rules.items()},
+        "model": lm.provenance(),
+        "n_ctx": sae.card.n_ctx,
+        "corpus": corpus.to_dict(),
+        "split": split,
+        "generator": generator.identity(),
+        "latents": None if latents is None else list(latents),
+    }
+    return json.loads(json.dumps(found))
+
+
+def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new run, or refuse those that differ from the folder's."""
+    path = folder / SETTINGS
+    if not path.exists():
+        write_json(path, settings)
+        return
+    before = read_object(path)
+    if differ := [k for k in settings if before.get(k) != settings[k]]:
+        raise ConfigError(
+            f"{folder} holds a run with another {', '.join(differ)}. Choose another --out, or give "
+            f"the settings it was begun with ({path})."
+        )
+
+
+def _examples(  # noqa: PLR0913 - what a pass over a corpus needs
+    folder: Path,
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    cfg: Sensitivity,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None,
+    shown: bool,
+) -> Collected:
+    path = folder / EXAMPLES
+    if not path.exists():
+        write_text(path, to_json_line(_to_record(collect(sae, lm, cfg, text, latents, shown))))
+    return _from_record(read_object(path))
+
+
+@torch.no_grad()
+def collect(  # noqa: PLR0913 - what a pass over a corpus needs
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    cfg: Sensitivity,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None = None,
+    shown: bool = True,
+) -> Collected:
+    """Return examples of some latents, from one pass over a corpus.
+
+    Args:
+        sae: the SAE.
+        lm: its language model.
+        cfg: which examples, of how many latents.
+        text: a corpus and which part of it.
+        latents: which; None: `n_latents` that are on often enough, drawn without regard to
+            anything else.
+        shown: show progress on stderr.
+
+    Raises:
+        DataError: no latent has enough examples.
+    """
+    corpus, split = text
+    card = sae.card
+    stream = TokenStream(
+        corpus,
+        split,
+        lm.tokenizer,
+        n_ctx=card.n_ctx,
+        bos_each_row=card.bos_id(lm.tokenizer) is not None,
+    )
+    pair = Pair(read=(str(sae.site),), write=(str(card.written(sae.site)),))
+    rule = next(iter(card.rules.values())).rule if card.rules else TokenRule()
+    harvest = Harvest(
+        lm, stream, pair, rule, batch_rows=pass_rows(lm, card.n_ctx), fitted=card.rules or None
+    )
+    order = list(latents) if latents is not None else _drawn(sae.d_sae, cfg)
+    collector = Collector(cfg.examples, order, sae.d_sae, cfg.seed)
+    anywhere = RandomTexts(cfg.examples, cfg.seed)
+    bar = Progress("examples", cfg.tokens, shown=shown)
+    for rows in stream.rows(harvest.batch_rows):
+        acts = harvest.select(rows, harvest.read(rows))
+        collector.add(rows, acts.row, acts.pos, sae.encode(acts.x.float()))
+        anywhere.add(rows, lm.tokenizer.special_ids)
+        bar.add(len(acts.row))
+        if collector.n_tokens >= cfg.tokens:
+            break
+    bar.close()
+    found, left_out = {}, {}
+    measured = set(collector.measured())
+    for latent in order:
+        if latents is None and len(found) == cfg.n_latents:
+            break
+        if latent not in measured:
+            left_out[latent] = (
+                f"on at {int(collector.counts[order.index(latent)])} tokens, at most "
+                f"{cfg.examples.least_count}"
+            )
+            continue
+        of_latent = collector.of(latent)
+        if len(of_latent.shown) < LEAST_EXAMPLES:
+            left_out[latent] = f"only {len(of_latent.shown)} examples lie whole in a document"
+            continue
+        found[latent] = of_latent
+    if not found:
+        raise DataError(
+            f"None of {len(order)} latents has {LEAST_EXAMPLES} examples in "
+            f"{collector.n_tokens:,} tokens. Give more text: --tokens, --corpus."
+        )
+    return Collected(dict(sorted(found.items())), anywhere.texts(), collector.n_tokens, left_out)
+
+
+def _drawn(d_sae: int, cfg: Sensitivity) -> list[int]:
+    order = torch.randperm(d_sae, generator=chance_of(cfg.seed, "latents"))
+    return order[: DRAWN * cfg.n_latents].tolist()
+
+
+class _Writing:
+    """New texts of every latent: asked for, parsed, judged, and asked for again."""
+
+    def __init__(  # noqa: PLR0913 - what writing needs
+        self,
+        generator: Generator,
+        lm: LanguageModel,
+        cfg: Sensitivity,
+        collected: Collected,
+        journal: Journal,
+        limits: Limits | None,
+        cache: ReplyCache | None,
+        shown: bool,
+    ):
+        self.generator, self.cfg, self.journal = generator, cfg, journal
+        self.limits, self.cache, self.shown = limits, cache, shown
+        self.collected = collected
+        pieces = lm.tokenizer.pieces
+        self.pieces = {
+            latent: [pieces(s.tokens) for s in one.shown]
+            for latent, one in collected.latents.items()
+        }
+        self.asked = dict.fromkeys(collected.latents, 0)
+
+    def first_round(self) -> list[tuple[int, Request]]:
+        """Return the requests of the first round, with the latent of each."""
+        return [
+            (latent, request)
+            for latent in self.collected.latents
+            for request in self._requests(latent, self.cfg.texts)
+        ]
+
+    def _requests(self, latent: int, n: int) -> list[Request]:
+        found = prompts.requests(
+            self.generator,
+            latent,
+            self.collected.latents[latent].shown,
+            self.pieces[latent],
+            n,
+            seed=self.cfg.seed,
+            asked_before=self.asked[latent],
+        )
+        self.asked[latent] += len(found)
+        return found
+
+    def run(self) -> tuple[dict[int, list[Text]], Answers | None]:
+        """Return every text with its verdict, by latent, and how asking ended."""
+        texts: dict[int, list[Text]] = {latent: [] for latent in self.collected.latents}
+        answers = None
+        for number in range(self.cfg.rounds):
+            asked = (
+                self.first_round()
+                if not number
+                else [
+                    (latent, request)
+                    for latent in texts
+                    if (lacking := self.cfg.texts - _usable(texts[latent]))
+                    for request in self._requests(latent, lacking)
+                ]
+            )
+            if not asked:
+                break
+            bar = Progress("texts", len(asked), "requests", shown=self.shown)
+            answers = ask(
+                self.generator,
+                [request for _, request in asked],
+                self.journal,
+                cache=self.cache,
+                limits=self.limits,
+                told=bar.add,
+            )
+            bar.close()
+            for i, (latent, request) in enumerate(asked):
+                if i in answers.replies:
+                    self._take(texts[latent], latent, request, answers.replies[i].text)
+            if answers.stopped:
+                break
+        return texts, answers
+
+    def _take(self, texts: list[Text], latent: int, request: Request, reply: str) -> None:
+        one = self.generator.is_small or not request.messages
+        parts = [parsing.single(reply)] if one else parsing.split(reply)
+        examples = ["".join(tokens) for tokens in self.pieces[latent]]
+        texts += parsing.judged(parts or [""], examples, self.cfg.texts, texts)
+
+
+def _usable(texts: Sequence[Text]) -> int:
+    return sum(text.verdict == "usable" for text in texts)
+
+
+def _activations(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    cfg: Sensitivity,
+    collected: Collected,
+    texts: Mapping[int, Sequence[Text]],
+    shown: bool,
+) -> dict[int, TextActs]:
+    """Return the largest activation of each latent on its texts of every kind."""
+    latents = list(collected.latents)
+    ids: list[list[int]] = []
+    places: dict[int, dict[str, range]] = {}
+
+    def put(more: Sequence[Sequence[int]]) -> range:
+        first = len(ids)
+        ids.extend(list(one) for one in more)
+        return range(first, len(ids))
+
+    for latent, one in collected.latents.items():
+        usable = [t.text for t in texts[latent] if t.verdict == "usable"]
+        places[latent] = {
+            "generated": put(lm.tokenizer.encode(usable) if usable else []),
+            "original": put([s.tokens for s in one.shown]),
+            "held_out": put([s.tokens for s in one.held_out]),
+            "matched": put([s.tokens for s in one.negatives]),
+        }
+    anywhere = put([s.tokens for s in collected.random])
+    acts = largest_acts(sae, lm, ids, latents, shown=shown)
+    return {
+        latent: TextActs(
+            **{kind: acts[list(at), i] for kind, at in places[latent].items()},
+            random=acts[list(anywhere), i],
+        )
+        for i, latent in enumerate(latents)
+    }
+
+
+def _finish(  # noqa: PLR0913 - all that a run gave
+    folder: Path,
+    settings: Mapping[str, Any],
+    cfg: Sensitivity,
+    collected: Collected,
+    texts: dict[int, list[Text]],
+    acts: Mapping[int, TextActs],
+    answers: Answers | None,
+) -> SensitivityRun:
+    rows = []
+    for latent, one in collected.latents.items():
+        line = statistics.row(
+            latent, acts[latent], count=one.count, largest=one.largest, n_tokens=collected.n_tokens
+        )
+        line |= {f"n_{v.replace(' ', '_')}": n for v, n in _verdicts(texts[latent]).items()}
+        line["status"] = "ok" if line["n_generated"] else "no usable text"
+        rows.append(line)
+    table = statistics.table(rows)
+    ordered = [acts[latent] for latent in collected.latents]
+    scores = statistics.summary(rows, ordered, check=cfg.check, seed=cfg.seed)
+    verdicts = [v for some in texts.values() for v in some]
+    details = {
+        "latents": len(rows),
+        "left_out": {str(k): v for k, v in collected.left_out.items()},
+        "texts": _verdicts(verdicts),
+        "stopped": answers.stopped if answers else "",
+        "reason": answers.reason if answers else "",
+        "failures": len(answers.failures) if answers else 0,
+        "n_tokens": collected.n_tokens,
+    }
+    result = Result(
+        name=cfg.name,
+        version=cfg.version,
+        config=dict(settings),
+        scores=scores,
+        details=details,
+        provenance=provenance.collect(cfg.seed),
+    )
+    write_json(
+        folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}
+    )
+    table_files.write(table, folder / STATS, "csv")
+    result.write(folder / RESULT)
+    return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
+
+
+def _verdicts(texts: Sequence[Text]) -> dict[str, int]:
+    kinds = get_args(parsing.Verdict)
+    return {kind: sum(t.verdict == kind for t in texts) for kind in kinds}
+
+
+def without_norms(sae: TrainedSAE, lm: LanguageModel) -> TrainedSAE:
+    """Return an SAE whose rule leaves out special tokens alone, for another model's activations.
+
+    The bound on norms was fitted on the model that the SAE was trained on.
+    """
+    special = tuple(sorted(lm.tokenizer.special_ids))
+    rule = FittedRule(TokenRule(max_norm=None), special, 0.0)
+    rules = {str(site): rule for site in sae.card.pair.sites}
+    return dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
+
+
+def _to_record(found: Collected) -> dict[str, Any]:
+    return {
+        "n_tokens": found.n_tokens,
+        "left_out": {str(k): v for k, v in found.left_out.items()},
+        "random": [s._asdict() for s in found.random],
+        "latents": {
+            str(latent): {
+                "shown": [s._asdict() for s in one.shown],
+                "held_out": [s._asdict() for s in one.held_out],
+                "negatives": [s._asdict() for s in one.negatives],
+                "count": one.count,
+                "largest": one.largest,
+            }
+            for latent, one in found.latents.items()
+        },
+    }
+
+
+def _from_record(raw: Mapping[str, Any]) -> Collected:
+    def snippets(listed: Sequence[Mapping[str, Any]]) -> list[Snippet]:
+        return [Snippet(**one) for one in listed]
+
+    return Collected(
+        {
+            int(latent): LatentExamples(
+                snippets(one["shown"]),
+                snippets(one["held_out"]),
+                snippets(one["negatives"]),
+                one["count"],
+                one["largest"],
+            )
+            for latent, one in raw["latents"].items()
+        },
+        snippets(raw["random"]),
+        raw["n_tokens"],
+        {int(k): v for k, v in raw["left_out"].items()},
+    )
+
+
+def texts_of(folder: Path) -> Iterator[tuple[int, list[Text]]]:
+    """Yield the texts of a finished run by latent."""
+    for latent, some in read_object(folder / TEXTS).items():
+        yield int(latent), [Text(**one) for one in some]
