@@ -11,7 +11,7 @@ FLOORS = [
     {"saes", "metrics", "models", "data"},
     {"activations"},
     {"hub"},
-    {"training", "evals", "analysis"},
+    {"training", "evals", "analysis", "generators"},
     {"report", "terminal"},
     {"recipes"},
     {"studies"},
@@ -34,6 +34,7 @@ OPTIONAL = {
     "wandb",
     "trackio",
     "tensorboard",
+    "openai",
 }
 # Files of compiled code need their library from the first line, so they are imported when used.
 COMPILED = {

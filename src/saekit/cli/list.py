@@ -24,6 +24,7 @@ class Kind(StrEnum):
     truths = "truths"
     recipes = "recipes"
     studies = "studies"
+    generators = "generators"
 
 
 REGISTRIES = {
@@ -34,6 +35,7 @@ REGISTRIES = {
     Kind.corpora: "saekit.data.base",
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",
+    Kind.generators: "saekit.generators.base",
 }
 
 

@@ -16,6 +16,7 @@ from saekit.generators.journal import Journal
 from saekit.generators.limits import Budget, Limits, Pace, Spent
 
 FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 1.0, 60.0
+MOST_ASKED_SECONDS = 600.0  # what the other side may ask to wait
 CREDIBLE = 8  # a report of usage that is this many times off the estimate is not believed
 BUDGET, REFUSED, STOPPED = "budget", "refused", "stopped"
 
@@ -214,7 +215,7 @@ class _Round:
     def _pause(self, failure: Failure, attempt: int) -> float:
         own = min(FIRST_WAIT_SECONDS * 2 ** (attempt - 1), MOST_WAIT_SECONDS)
         if failure.wait_seconds is not None:
-            asked = min(failure.wait_seconds, 10 * MOST_WAIT_SECONDS)
+            asked = min(failure.wait_seconds, MOST_ASKED_SECONDS)
             self.pace.block(asked)
             return asked * (1 + 0.1 * random.random())
         return own * (0.5 + random.random() / 2)

@@ -439,8 +439,8 @@ class LanguageModel(abc.ABC):
             n: tokens to add at most, at least 1.
             temperature: see `generation.Sampling`, as of the next two.
             top_p: share of probability to draw from.
-            seed: decides every draw, or one for each prompt; sequence i draws the same whatever else
-                is in the batch.
+            seed: decides every draw, or one for each prompt; a sequence draws the same whatever
+                else is in the batch.
             replace: as of `logits`; applied at every position of the prompt and at every token
                 that is generated, each position once.
             stop: tokens that end a sequence, kept as its last; None is the tokenizer's EOS, and an

@@ -24,8 +24,8 @@ _REFUSAL = re.compile(
 )
 # What small models write in place of a passage: a sentence about the passage.
 _ABOUT = re.compile(
-    r"^\W*(?:here(?:'s| is| are)\b|(?:this|the (?:above|following|given|next)|one (?:more|additional)"
-    r"|another|a new|in this) passages?\b|passage \d)",
+    r"^\W*(?:here(?:'s| is| are)\b|(?:this|the (?:above|following|given|next)|"
+    r"one (?:more|additional)|another|a new|in this) passages?\b|passage \d)",
     re.IGNORECASE,
 )
 

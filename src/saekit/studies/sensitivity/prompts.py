@@ -41,8 +41,8 @@ _TASK = (
 )
 
 _ONE = (
-    "Here are some passages:\n{passages}\n\nWrite one more passage of the same kind, about the same "
-    "thing. Write only the passage."
+    "Here are some passages:\n{passages}\n\nWrite one more passage of the same kind, about the "
+    "same thing. Write only the passage."
 )
 _LIST = "Passages that are all of the same kind:\n\n{passages}\n-"
 
@@ -109,7 +109,7 @@ def requests(  # noqa: PLR0913 - the parts that a prompt is made of
     found = []
     for sample in range(asked_before, asked_before + n):
         chance = torch.Generator().manual_seed(derive(seed, "list", latent, sample))
-        order = torch.randperm(len(texts), generator=chance).tolist()
+        order: list[int] = torch.randperm(len(texts), generator=chance).tolist()
         asked: dict[str, Any]
         if generator.chats:
             some = [_near(shown[i], texts[i]) for i in order[:SMALL_LENGTH]]

@@ -1,0 +1,240 @@
+"""`saekit sensitivity`: does a latent fire on newly written text of the same meaning?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.terminal.output import emit, note_lines
+from saekit.terminal.sae_options import SAEOptions, takes
+
+if TYPE_CHECKING:
+    from saekit.generators.base import Generator
+    from saekit.generators.limits import Limits
+    from saekit.studies.sensitivity.study import Sensitivity
+
+PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
+
+app = typer.Typer(
+    help="Does a latent fire on newly written text of the same meaning?", no_args_is_help=True
+)
+
+Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run. [RUN/sensitivity]")]
+Latents = Annotated[
+    list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [drawn]")
+]
+Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")]
+Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+By = Annotated[
+    str, typer.Option("--by", help="Who writes: local, endpoint, or another (list generators).")
+]
+ByModel = Annotated[
+    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
+]
+BaseURL = Annotated[
+    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
+]
+BySettings = Annotated[
+    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
+]
+LimitSettings = Annotated[
+    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of the study, as texts=20. Repeat.")
+]
+NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
+Tokens = Annotated[int, typer.Option(help="Tokens of text that examples are looked for in.")]
+Site = Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")]
+Seed = Annotated[int, typer.Option(help="Decides latents, examples and prompts.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Sensitivity":
+    from saekit.core.config import override
+    from saekit.studies.sensitivity.study import Sensitivity
+
+    return override(Sensitivity(n_latents=n, tokens=tokens, seed=seed), settings or [])
+
+
+def _generator(
+    by: str, model: str | None, base_url: str | None, settings: list[str] | None
+) -> "Generator":
+    from saekit.core.config import override
+    from saekit.generators.base import registry
+
+    given: dict[str, Any] = {k: v for k, v in (("model", model), ("base_url", base_url)) if v}
+    return override(registry.get(by).from_dict(given), settings or [])
+
+
+def _limits(settings: list[str] | None) -> "Limits":
+    from saekit.core.config import override
+    from saekit.generators.limits import Limits
+
+    return override(Limits(), settings or [])
+
+
+@app.command("plan")
+@takes(SAEOptions)
+def plan(
+    run: Run,
+    out: Out = None,
+    latent: Latents = None,
+    latents: NLatents = 50,
+    tokens: Tokens = 300_000,
+    by: By = "local",
+    by_model: ByModel = None,
+    base_url: BaseURL = None,
+    by_set: BySettings = None,
+    limit: LimitSettings = None,
+    corpus: Corpus = None,
+    split: Split = "train",
+    site: Site = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Say what the first round of a run would ask and cost at most. Nothing is sent.
+
+    Example: saekit sensitivity plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
+    """
+    from saekit.hub.names import results_folder
+    from saekit.studies.sensitivity.study import estimate
+
+    opened = sae.open(run, corpus=corpus, site=site)
+    found = estimate(
+        opened.loaded,
+        opened.lm,
+        _generator(by, by_model, base_url, by_set),
+        out or results_folder(run) / "sensitivity",
+        _config(latents, tokens, seed, settings),
+        text=(opened.text, "train" if split == "train" else "test"),
+        latents=latent,
+        limits=_limits(limit),
+        shown=not quiet,
+    )
+    cost = "no prices given" if found["usd"] is None else f"{found['usd']:.2f} dollars at most"
+    lines = [
+        f"latents  {found['latents']:,}",
+        f"requests {found['requests']:,} (and {found['known']:,} answered before)",
+        f"tokens   {found['tokens_read']:,} read, {found['tokens_written']:,} written at most",
+        f"cost     {cost}",
+    ]
+    emit(found, as_json=as_json, lines=lines)
+
+
+@app.command("run")
+@takes(SAEOptions)
+def run_(
+    run: Run,
+    out: Out = None,
+    latent: Latents = None,
+    latents: NLatents = 50,
+    tokens: Tokens = 300_000,
+    by: By = "local",
+    by_model: ByModel = None,
+    base_url: BaseURL = None,
+    by_set: BySettings = None,
+    limit: LimitSettings = None,
+    corpus: Corpus = None,
+    split: Split = "train",
+    site: Site = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Measure how often latents fire on new text like their examples. Run it again to go on.
+
+    Exit codes: 0 done, 3 some latents without a usable text, 4 a limit reached.
+
+    Example: saekit sensitivity run demo --latents 20
+    """
+    from saekit.core.result import score_lines
+    from saekit.generators.cache import ReplyCache
+    from saekit.hub.names import results_folder
+    from saekit.studies.sensitivity.study import measure
+
+    opened = sae.open(run, corpus=corpus, site=site)
+    found = measure(
+        opened.loaded,
+        opened.lm,
+        _generator(by, by_model, base_url, by_set),
+        out or results_folder(run) / "sensitivity",
+        _config(latents, tokens, seed, settings),
+        text=(opened.text, "train" if split == "train" else "test"),
+        latents=latent,
+        limits=_limits(limit),
+        cache=ReplyCache(),
+        shown=not quiet,
+    )
+    details = found.result.details
+    without = sum(status != "ok" for status in found.latents.columns["status"])
+    written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)
+    lines = [
+        *score_lines(found.result.scores),
+        f"latents  {details['latents']}, {without} without a usable text",
+        f"texts    {written or 'none'}",
+        *note_lines(opened.notes),
+        f"table    {found.folder / 'feature_stats.csv'}",
+    ]
+    if details["stopped"]:
+        lines.append(f"stopped  {details['reason']}. Run the same command again to go on.")
+    record = {name: score.value for name, score in found.result.scores.items()}
+    record |= {"folder": str(found.folder), "stopped": details["stopped"], "notes": opened.notes}
+    emit(record, as_json=as_json, lines=lines)
+    if details["stopped"]:
+        raise typer.Exit(BUDGET if details["stopped"] == "budget" else 1)
+    if without:
+        raise typer.Exit(PARTLY)
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")], as_json: Json = False
+) -> None:
+    """Show the scores of a run and its latents.
+
+    Example: saekit sensitivity report demo/sensitivity
+    """
+    from saekit.core.result import Result, score_lines
+    from saekit.data import table_files
+    from saekit.studies.sensitivity.study import RESULT, STATS
+
+    result = Result.read(folder / RESULT)
+    rows = list(table_files.rows(folder / f"{STATS}.csv"))
+    record = {name: score.value for name, score in result.scores.items()}
+    shown = ("feature_index", "generated_sensitivity", "original_sensitivity", "random_rate")
+    lines = [*score_lines(result.scores), "  ".join(shown)]
+    lines += ["  ".join(f"{row.get(name, ''):>{len(name)}.6}" for name in shown) for row in rows]
+    emit(record | {"latents": len(rows)}, as_json=as_json, lines=lines)
+
+
+@app.command("audit")
+def audit(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    latent: Annotated[int, typer.Argument(help="Latent to show.")],
+    as_json: Json = False,
+) -> None:
+    """Show the examples of a latent, and every text that was written for it with its verdict.
+
+    Example: saekit sensitivity audit demo/sensitivity 120
+    """
+    from saekit.core.errors import UnknownNameError
+    from saekit.studies.sensitivity.study import texts_of
+
+    found = dict(texts_of(folder))
+    if latent not in found:
+        raise UnknownNameError(
+            f"Latent {latent} is not in {folder}, which has {', '.join(map(str, found))}."
+        )
+    record = {"latent": latent, "texts": [text._asdict() for text in found[latent]]}
+    lines = [f"{text.verdict:<10} {text.text!r}" for text in found[latent]]
+    emit(record, as_json=as_json, lines=lines or ["no text was written"])

@@ -1,0 +1,87 @@
+"""Replies of every form that generators give them."""
+
+import pytest
+
+from saekit.studies.sensitivity.examples import Snippet
+from saekit.studies.sensitivity.parsing import judged, single, split
+from saekit.studies.sensitivity.prompts import SEPARATOR, marked, marks_for
+
+S = f"\n{SEPARATOR}\n"
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 10, 11, 12])
+def test_a_reply_with_separators_has_as_many_texts(n):
+    assert len(split(S.join(f"text number {i} here" for i in range(n)))) == n
+
+
+@pytest.mark.parametrize(
+    ("reply", "texts"),
+    [
+        ("a\n\nb", ["a", "b"]),
+        ("  \n\n ", []),
+        ("", []),
+        ("1. one\n2. two\n3) three", ["one", "two", "three"]),
+        ("- one\n- two", ["one", "two"]),
+        ('["one", "two\\nlines"]', ["one", "two\nlines"]),
+        ('```json\n["one", "two"]\n```', ["one", "two"]),
+        (f"Here are 3 passages:{S}one{S}two", ["one", "two"]),
+        ("Sure, here are the passages:\n\none\n\ntwo", ["one", "two"]),
+        (f"a {{{{marked}}}} word{S}other", ["a marked word", "other"]),
+        (f"one↵two{S}x", ["one\ntwo", "x"]),
+        ("a text with 1. a number", ["a text with 1. a number"]),
+        (f"{{{{unpaired{S}x", ["{{unpaired", "x"]),
+        ("[1, 2]", ["[1, 2]"]),
+        ("[" * 3000, ["[" * 3000]),
+    ],
+)
+def test_replies_are_split_by_what_they_are(reply, texts):
+    assert split(reply) == texts
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ('"A quoted passage."', "A quoted passage."),
+        ("Here is one more passage:\n\nThe cat sat.", "The cat sat."),
+        ("- The cat sat.\n- The dog.", "The cat sat."),
+        ("", ""),
+    ],
+)
+def test_a_reply_with_one_text_is_stripped_of_what_is_around_it(reply, text):
+    assert single(reply) == text
+
+
+def test_what_is_of_no_use_is_named_and_only_the_wanted_number_is_used():
+    examples = ["the quick brown fox jumps over the dog"]
+    texts = [
+        "a new text of words",
+        "A new  text of words",
+        "the quick brown fox jumps over the dog!",
+        "I'm sorry, I cannot help with that request.",
+        "This passage is about a fox and a dog.",
+        "two words",
+        "another one that is new",
+        "and a third that is too many",
+    ]
+    found = judged(texts, examples, 2)
+    assert [t.verdict for t in found] == [
+        "usable",
+        "duplicate",
+        "copied",
+        "refusal",
+        "about it",
+        "too short",
+        "usable",
+        "beyond",
+    ]
+    more = judged(["a new text of words", "fresh words come here"], examples, 3, found)
+    assert [t.verdict for t in more] == ["duplicate", "usable"]
+
+
+def test_runs_of_tokens_are_marked_together_with_marks_that_no_text_holds():
+    snippet = Snippet([1, 2, 3, 4], [0.0, 2.0, 1.0, 0.0], 1, 0, 0, 0)
+    assert marked(snippet, ["a", "b", "c", "d"], ("{{", "}}"), 0.5) == "a{{bc}}d"
+    last = snippet._replace(acts=[0.0, 0.0, 0.0, 1.0])
+    assert marked(last, ["a", "b", "c", "d"], ("{{", "}}"), 0.5) == "abc{{d}}"
+    assert marks_for(["plain"]) == ("{{", "}}")
+    assert marks_for(["a {{ jinja }}"]) == ("[[", "]]")
