@@ -76,6 +76,19 @@ def _limits(settings: list[str] | None) -> "Limits":
     return override(Limits(), settings or [])
 
 
+def _floor_line(name: str, scores: dict[str, Any]) -> str:
+    from saekit.core.result import Score
+
+    if scores["reason"]:
+        return f"{name.replace('_', ' ')}: {scores['reason']}"
+    named = {
+        key: Score(**scores[key]).text() for key in ("sensitivity", "sensitivity_all", "excess")
+    }
+    return f"{name.replace('_', ' ')}: " + ", ".join(
+        f"{key.replace('_', ' ')} {text}" for key, text in named.items()
+    )
+
+
 @app.command("plan")
 @takes(SAEOptions)
 def plan(
@@ -144,6 +157,10 @@ def run_(
     corpus: Corpus = None,
     split: Split = "train",
     site: Site = None,
+    floor: Annotated[
+        bool,
+        typer.Option("--floor/--no-floor", help="Measure the model with shuffled weights too."),
+    ] = True,
     settings: Settings = None,
     seed: Seed = 0,
     quiet: Quiet = False,
@@ -173,6 +190,7 @@ def run_(
         latents=latent,
         limits=_limits(limit),
         cache=ReplyCache(),
+        floor=floor,
         shown=not quiet,
     )
     details = found.result.details
@@ -180,6 +198,7 @@ def run_(
     written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)
     lines = [
         *score_lines(found.result.scores),
+        *(f"floor    {_floor_line(name, one)}" for name, one in details["floors"].items()),
         f"latents  {details['latents']}, {without} without a usable text",
         f"texts    {written or 'none'}",
         *note_lines(opened.notes),

@@ -15,12 +15,6 @@ MOST_TOKENS = 128  # of a text, BOS included
 PASS_TOKENS = 4096
 
 
-def text_ids(sae: TrainedSAE, lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
-    """Return token ids of texts, without BOS."""
-    del sae
-    return lm.tokenizer.encode(list(texts)) if texts else []
-
-
 @torch.no_grad()
 def largest_acts(
     sae: TrainedSAE,
@@ -64,7 +58,7 @@ def largest_acts(
         if row:
             by_length.setdefault(len(row), []).append(i)
     site, sites = sae.site, sae.card.sites_of(sae.site)
-    bar = Progress("score", len(rows), shown=shown)
+    bar = Progress("score", len(rows), "texts", shown=shown)
     for length, places in sorted(by_length.items()):
         step = max(1, PASS_TOKENS // length)
         for first in range(0, len(places), step):

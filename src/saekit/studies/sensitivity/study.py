@@ -31,7 +31,7 @@ from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
-from saekit.studies.sensitivity import parsing, prompts, statistics
+from saekit.studies.sensitivity import parsing, prompts, published_files, statistics
 from saekit.studies.sensitivity.examples import (
     Collector,
     ExampleConfig,
@@ -45,6 +45,7 @@ from saekit.studies.sensitivity.statistics import TextActs
 
 SETTINGS, EXAMPLES, JOURNAL, TEXTS = "settings.json", "examples.json", "journal.jsonl", "texts.json"
 RESULT, STATS = "result.json", "feature_stats"
+SHUFFLED = "shuffled_model"
 DRAWN = 4  # latents drawn for each that is wanted: some are hardly ever on
 LEAST_EXAMPLES = 4
 
@@ -121,6 +122,7 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     latents: Sequence[int] | None = None,
     limits: Limits | None = None,
     cache: ReplyCache | None = None,
+    floor: bool = False,
     shown: bool = True,
 ) -> SensitivityRun:
     """Measure whether latents fire on newly written text of the same meaning.
@@ -139,6 +141,8 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         latents: which; None: some are drawn.
         limits: what may be spent, and how fast.
         cache: replies of other runs; None: none are used.
+        floor: measure the same SAE on the model with shuffled weights too, with examples and texts
+            of its own, in ``floors/shuffled_model``: what a score is worth is what it has above.
         shown: show progress on stderr.
 
     Raises:
@@ -163,7 +167,31 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         writing = _Writing(generator, lm, cfg, collected, journal, limits, cache, shown)
         texts, answers = writing.run()
         acts = _activations(sae, lm, cfg, collected, texts, shown)
-        return _finish(folder, settings, cfg, collected, texts, acts, answers)
+        floors = {}
+        if floor and not (answers and answers.stopped):
+            floors[SHUFFLED] = _floor(
+                sae, lm, generator, folder, cfg, text=text, limits=limits, cache=cache, shown=shown
+            )
+        return _finish(folder, settings, cfg, writing, texts, acts, answers, floors)
+
+
+def _floor(  # noqa: PLR0913 - the words of `measure`
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    generator: Generator,
+    folder: Path,
+    cfg: Sensitivity,
+    **how: Any,
+) -> dict[str, Any]:
+    """Return the scores of the same SAE on a model whose weights are shuffled."""
+    null = lm.shuffled(cfg.seed)
+    place = folder / "floors" / SHUFFLED
+    try:
+        found = measure(without_norms(sae, null), null, generator, place, cfg, **how)
+    except DataError as error:  # that hardly any latent is on is a result too
+        return {"reason": str(error)}
+    scores = {name: dataclasses.asdict(score) for name, score in found.result.scores.items()}
+    return {"reason": "", "latents": found.result.details["latents"], **scores}
 
 
 def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
@@ -366,7 +394,7 @@ class _Writing:
         cache: ReplyCache | None,
         shown: bool,
     ):
-        self.generator, self.cfg, self.journal = generator, cfg, journal
+        self.generator, self.lm, self.cfg, self.journal = generator, lm, cfg, journal
         self.limits, self.cache, self.shown = limits, cache, shown
         self.collected = collected
         pieces = lm.tokenizer.pieces
@@ -375,6 +403,7 @@ class _Writing:
             for latent, one in collected.latents.items()
         }
         self.asked = dict.fromkeys(collected.latents, 0)
+        self.everything: list[tuple[int, Request]] = []
 
     def first_round(self) -> list[tuple[int, Request]]:
         """Return the requests of the first round, with the latent of each."""
@@ -414,6 +443,7 @@ class _Writing:
             )
             if not asked:
                 break
+            self.everything += asked
             bar = Progress("texts", len(asked), "requests", shown=self.shown)
             answers = ask(
                 self.generator,
@@ -483,11 +513,13 @@ def _finish(  # noqa: PLR0913 - all that a run gave
     folder: Path,
     settings: Mapping[str, Any],
     cfg: Sensitivity,
-    collected: Collected,
+    writing: "_Writing",
     texts: dict[int, list[Text]],
     acts: Mapping[int, TextActs],
     answers: Answers | None,
+    floors: Mapping[str, Any],
 ) -> SensitivityRun:
+    collected = writing.collected
     rows = []
     for latent, one in collected.latents.items():
         line = statistics.row(
@@ -508,6 +540,7 @@ def _finish(  # noqa: PLR0913 - all that a run gave
         "reason": answers.reason if answers else "",
         "failures": len(answers.failures) if answers else 0,
         "n_tokens": collected.n_tokens,
+        "floors": dict(floors),
     }
     result = Result(
         name=cfg.name,
@@ -521,6 +554,13 @@ def _finish(  # noqa: PLR0913 - all that a run gave
         folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}
     )
     table_files.write(table, folder / STATS, "csv")
+    files = published_files.tables(collected.latents, texts, acts, writing.lm.tokenizer.pieces)
+    asked = published_files.queries(
+        writing.journal, writing.everything, settings["generator"], str(folder)
+    )
+    for name, one in (files | {"generation_queries_with_responses": asked}).items():
+        if len(one):
+            table_files.write(one, folder / name, "csv")
     result.write(folder / RESULT)
     return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
 

@@ -1,0 +1,184 @@
+"""The whole study on latents whose truth is known, with generators that write what is planned."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import FittedRule, TokenRule
+from saekit.core.errors import ConfigError, DataError
+from saekit.data.corpora.files import Files
+from saekit.generators.limits import Limits
+from saekit.generators.local import Local
+from saekit.generators.scripted import Scripted
+from saekit.hub.card import Card
+from saekit.hub.trained import TrainedSAE
+from saekit.models.tiny import tiny
+from saekit.saes.relu import ReLU
+from saekit.studies.sensitivity.examples import ExampleConfig
+from saekit.studies.sensitivity.prompts import SEPARATOR
+from saekit.studies.sensitivity.study import Sensitivity, estimate, measure
+
+LETTERS = "zqe"  # latent i fires on letter i and nothing else
+CFG = Sensitivity(
+    n_latents=3,
+    tokens=6000,
+    texts=6,
+    examples=ExampleConfig(around=6, top=4, weighted=2, random=40, least_count=3),
+)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny("llama")
+
+
+@pytest.fixture(scope="module")
+def detector(lm):
+    """An SAE at the embedding whose latents are detectors of one letter each."""
+    table = lm.read(torch.arange(258)[:, None], "embed")[:, 0]
+    unit = torch.nn.functional.normalize(table, dim=1)
+    rows = unit[[ord(c) for c in LETTERS]]
+    cfg = ReLU(d_in=32, d_out=32, d_sae=4)
+    sae = cfg.build(torch.Generator().manual_seed(0)).eval().requires_grad_(False)
+    state = {k: torch.zeros_like(v) for k, v in sae.state_dict().items()}
+    # On its letter the score is the length of the embedding; elsewhere the bias keeps it below 0.
+    score = table @ rows.T
+    for i, letter in enumerate(LETTERS):
+        own = score[ord(letter), i]
+        others = torch.cat([score[: ord(letter), i], score[ord(letter) + 1 :, i]]).max()
+        assert own > others
+        state["W_enc"][:, i] = rows[i]
+        state["b_enc"][i] = -(own + others) / 2
+    state["b_enc"][3] = -1e3  # dead
+    state["W_dec"][:3] = rows
+    sae.load_state_dict(state)
+    rule = FittedRule(TokenRule(max_norm=None), (256, 257), 0.0)
+    card = Card(
+        model=lm.provenance(), pair=Pair(read=("embed",)), rules={"embed": rule},
+        corpus={"name": "none"}, n_ctx=64, bos=False, tokens=0,
+    )  # fmt: skip
+    return TrainedSAE(sae, card)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Documents in which z and q are rare and e is in every word."""
+    lines = []
+    for i in range(400):
+        words = ["the", "tree", "here", "we", "see"] * 6
+        if i % 2:
+            words[3 + i % 9] = "zoo"
+        if i % 3 == 0:
+            words[5 + i % 7] = "quit"
+        lines.append(json.dumps({"text": " ".join(words) + f" {i}"}))
+    path = tmp_path_factory.mktemp("text") / "t.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return Files(paths=(str(path),)), "train"
+
+
+def script(*texts):
+    return Scripted(answers=(("", f"\n{SEPARATOR}\n".join(texts)),))
+
+
+ALL_Z = [f"a zoo with number {w}" for w in ("one", "two", "six", "ten", "four", "nine", "more")]
+NONE = [f"a town with human {w}" for w in ("hats", "cats", "rats", "bats", "mats", "pots", "cots")]
+HALF = [a if i % 2 else b for i, (a, b) in enumerate(zip(ALL_Z, NONE, strict=True))]
+
+
+@pytest.mark.parametrize(("texts", "share"), [(ALL_Z, 1.0), (NONE, 0.0), (HALF, 0.5)])
+def test_a_detector_fires_on_its_texts_and_on_no_others(lm, detector, text, tmp_path, texts, share):
+    found = measure(detector, lm, script(*texts), tmp_path / "s", CFG, text=text, latents=[0])
+    line = found.latents.rows()[0]
+    assert line["generated_sensitivity"] == share and line["original_sensitivity"] == 1.0
+    assert line["heldout_sensitivity"] == 1.0 and line["matched_rate"] == 0.0
+    assert line["generated_low"] <= share <= line["generated_high"]
+    assert line["random_rate"] < 0.4 and line["n_generated"] == 6
+    assert found.result.scores["sensitivity"].value == share
+
+
+def test_a_latent_that_is_on_everywhere_has_no_excess(lm, detector, text, tmp_path):
+    found = measure(detector, lm, script(*ALL_Z), tmp_path / "s", CFG, text=text, latents=[2])
+    line = found.latents.rows()[0]
+    assert line["generated_sensitivity"] == 1.0 and line["random_rate"] == 1.0
+    assert line["excess"] is None  # no room above a rate of 1
+    assert line["auroc_random"] is not None
+
+
+def test_dead_latents_and_refusals_are_counted(lm, detector, text, tmp_path):
+    refusing = script("I'm sorry, I cannot help with that request.")
+    found = measure(detector, lm, refusing, tmp_path / "s", CFG, text=text)
+    assert found.result.details["left_out"] == {"3": "on at 0 tokens, at most 3"}
+    assert found.latents.columns["status"] == ["no usable text"] * 3
+    assert found.result.details["texts"]["refusal"] >= 3
+    assert found.result.scores["sensitivity"].value is None
+    with pytest.raises(DataError, match="None of 1 latents has 4 examples"):
+        measure(detector, lm, refusing, tmp_path / "d", CFG, text=text, latents=[3])
+
+
+def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector, text, tmp_path):
+    whole = measure(detector, lm, script(*HALF), tmp_path / "whole", CFG, text=text)
+    cut = tmp_path / "cut"
+    part = measure(
+        detector, lm, script(*HALF), cut, CFG, text=text, limits=Limits(requests=1)
+    )  # fmt: skip
+    assert part.stopped == "budget" and part.latents.columns["status"].count("ok") == 1
+    again = measure(detector, lm, script(*HALF), cut, CFG, text=text)
+    assert not again.stopped and again.latents == whole.latents
+    assert (cut / "texts.json").read_bytes() == (tmp_path / "whole/texts.json").read_bytes()
+    lines = [json.loads(x) for x in (cut / "journal.jsonl").read_text().splitlines()]
+    keys = [x["key"] for x in lines if x["kind"] == "reply"]
+    assert len(keys) == len(set(keys)) == 3
+    with pytest.raises(ConfigError, match="holds a run with another sensitivity"):
+        measure(
+            detector, lm, script(*HALF), cut, dataclasses.replace(CFG, texts=5), text=text
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="another generator"):
+        measure(detector, lm, script(*NONE), cut, CFG, text=text)
+
+
+def test_a_plan_costs_nothing_and_knows_what_is_answered(lm, detector, text, tmp_path):
+    prices = Limits(usd_in=1.0, usd_out=2.0)
+    asked = script(*ALL_Z)
+    before = estimate(detector, lm, asked, tmp_path / "p", CFG, text=text, limits=prices)
+    assert before["latents"] == before["requests"] == 3 and before["known"] == 0
+    cost = (before["tokens_read"] + 2 * before["tokens_written"]) / 1e6
+    assert before["usd"] == pytest.approx(cost)
+    assert not (tmp_path / "p/journal.jsonl").exists()
+    measure(detector, lm, asked, tmp_path / "p", CFG, text=text)
+    after = estimate(detector, lm, asked, tmp_path / "p", CFG, text=text, limits=prices)
+    assert (after["requests"], after["known"], after["usd"]) == (0, 3, 0.0)
+
+
+def test_a_local_model_writes_the_same_text_again(lm, detector, text, tmp_path):
+    tiny_folder = tmp_path / "model"
+    from saekit.models.tiny import save_tiny
+
+    save_tiny(tiny_folder)
+    local = Local(model=str(tiny_folder))
+    cfg = dataclasses.replace(CFG, texts=2, rounds=1, tokens=3000)
+    runs = [
+        measure(detector, lm, local, tmp_path / n, cfg, text=text, latents=[0]) for n in "ab"
+    ]  # fmt: skip
+    assert runs[0].texts == runs[1].texts and len(runs[0].texts[0]) == 2
+    assert "chat" in runs[0].result.config["generator"]
+
+
+@pytest.mark.parametrize("latents", [[], [0, 0], [9], [-1]])
+def test_latents_that_are_none_are_refused(lm, detector, text, tmp_path, latents):
+    with pytest.raises(ConfigError, match=r"distinct numbers in 0\.\.3"):
+        measure(detector, lm, script("x"), tmp_path / "s", CFG, text=text, latents=latents)
+
+
+def test_the_floor_is_the_same_sae_on_a_model_that_learned_nothing(lm, detector, text, tmp_path):
+    cfg = dataclasses.replace(CFG, n_latents=2)
+    found = measure(
+        detector, lm, script(*ALL_Z), tmp_path / "s", cfg, text=text, floor=True, latents=[0, 1]
+    )
+    floor = tmp_path / "s/floors/shuffled_model/result.json"
+    one = found.result.details["floors"]["shuffled_model"]
+    assert floor.exists() == (not one["reason"])
+    # A detector of a letter's embedding finds nothing of it where embeddings are shuffled.
+    assert one["reason"] or one["sensitivity_all"]["value"] < 0.5
