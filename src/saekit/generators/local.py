@@ -7,6 +7,7 @@ from typing import Any, ClassVar, final
 
 from typing_extensions import override
 
+from saekit.core.config import setting
 from saekit.core.errors import ShapeError
 from saekit.generators.base import Failure, Generator, Reply, Request, registry
 from saekit.models.base import LanguageModel
@@ -32,12 +33,12 @@ class Local(Generator):
     """
 
     name: ClassVar[str] = "local"
-    batch: ClassVar[int] = 16
+    batch: ClassVar[int] = 20
     model: str = "smollm2-135m"
     revision: str = ""
     chat: bool | None = None
     small: bool = True
-    top_p: float = 0.95
+    top_p: float = setting(0.95, above=0, most=1)
     device: str = "cpu"
 
     @property

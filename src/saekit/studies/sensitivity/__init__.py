@@ -1,1 +1,1 @@
-"""Sensitivity: does a latent fire on newly written text of the same meaning?"""
+"""Sensitivity: whether a latent fires on newly written text of the same meaning."""

@@ -19,6 +19,7 @@ MARKS = (("{{", "}}"), ("[[", "]]"), ("<<", ">>"), ("⟦", "⟧"), ("⦃", "⦄"
 LIST_LENGTH = 8  # examples that a model which continues a list is shown
 LINE_TOKENS = 48
 SMALL_TEMPERATURE = 0.8
+SAME_WORDS = 5  # requests in a row that differ in the seed alone: a local model runs them together
 SMALL_AROUND = 8  # tokens on each side of the peak that a small model is shown
 SMALL_LENGTH = 6  # examples it is shown
 ANSWER_TOKENS = 2048
@@ -108,7 +109,8 @@ def requests(  # noqa: PLR0913 - the parts that a prompt is made of
         ]
     found = []
     for sample in range(asked_before, asked_before + n):
-        chance = torch.Generator().manual_seed(derive(seed, "list", latent, sample))
+        group = sample // SAME_WORDS
+        chance = torch.Generator().manual_seed(derive(seed, "list", latent, group))
         order: list[int] = torch.randperm(len(texts), generator=chance).tolist()
         asked: dict[str, Any]
         if generator.chats:
