@@ -11,14 +11,18 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import saekit.report.panels as package
-from saekit.analysis.index_folder import Index
-from saekit.core.errors import SaekitError, UnknownNameError
+from saekit.core.border import ordinary, reading
+from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.registry import Registry
+from saekit.core.text import from_cell
 from saekit.data import table_files
 from saekit.report.blocks import Block, text
+
+if TYPE_CHECKING:
+    from saekit.analysis.index_folder import Index
 
 EVIDENCE = "SAEKIT_EVIDENCE"  # folders of results that are not next to their SAE
 KEPT = 16  # files that are kept read
@@ -33,7 +37,7 @@ class Panel(abc.ABC):
     about: ClassVar[str]
 
     @abc.abstractmethod
-    def blocks(self, run: Path, index: Index, latent: int) -> list[Block] | None:
+    def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
         """Return what there is about a latent; None where an SAE has no such evidence.
 
         Where evidence could be made and is not there yet, return `report.blocks.missing`, which
@@ -52,12 +56,12 @@ class Panel(abc.ABC):
 registry = Registry[Panel]("panel", package, of_studies="panels")
 
 
-def names(run: Path, index: Index, latent: int) -> list[str]:
+def names(run: Path, index: "Index", latent: int) -> list[str]:
     """Return the panels that have something to say of a latent, in the order of their names."""
     return [name for name in registry.names() if payload(name, run, index, latent) is not None]
 
 
-def payload(name: str, run: Path, index: Index, latent: int) -> dict[str, Any] | None:
+def payload(name: str, run: Path, index: "Index", latent: int) -> dict[str, Any] | None:
     """Return a panel of a latent, JSON-ready: name, title, about, blocks; None: nothing to show.
 
     A file that is damaged is told in the panel's place: the other panels are shown all the same.
@@ -133,20 +137,50 @@ def rows_of(stem: Path, latent: int, column: str = "latent") -> list[dict[str, s
     """
     if not table_files.has(stem):
         return []
-    return kept(_by_latent, table_files.find(stem))(column).get(str(latent), [])
+    return kept(_ByLatent, table_files.find(stem)).rows(latent, column)
 
 
-def _by_latent(path: Path) -> Callable[[str], dict[str, list[dict[str, str]]]]:
-    rows = list(table_files.rows(path))
+class _ByLatent:
+    """A table whose rows are found by the number of a latent; CSV is taken apart row by row."""
 
-    @functools.cache
-    def by(column: str) -> dict[str, list[dict[str, str]]]:
-        grouped: dict[str, list[dict[str, str]]] = {}
-        for row in rows:
-            grouped.setdefault(row.get(column, ""), []).append(row)
-        return grouped
+    def __init__(self, path: Path):
+        self._path = path
+        self._lines: list[str] = []
+        self._places: dict[str, dict[str, list[int]]] = {}
+        if path.suffix == ".csv":
+            ordinary(path)
+            with reading(path, "CSV"):
+                text = path.read_text(encoding="utf-8")
+            if '"' not in text:  # then every line is a row, and a comma ends a cell
+                self._lines = text.splitlines()
+        self._rows = [] if self._lines else list(table_files.rows(path))
 
-    return by
+    def rows(self, latent: int, column: str) -> list[dict[str, str]]:
+        places = self._of(column).get(str(latent), [])
+        return [self._row(at) for at in places]
+
+    def _of(self, column: str) -> dict[str, list[int]]:
+        if column not in self._places:
+            cells = (row.get(column, "") for row in self._rows)
+            if self._lines:
+                names = self._lines[0].split(",")
+                at = names.index(column) if column in names else 0
+                cells = (line.split(",", at + 1)[at] for line in self._lines[1:])
+                if column not in names:
+                    cells = iter(())
+            places: dict[str, list[int]] = {}
+            for i, cell in enumerate(cells):
+                places.setdefault(cell, []).append(i)
+            self._places[column] = places
+        return self._places[column]
+
+    def _row(self, at: int) -> dict[str, str]:
+        if not self._lines:
+            return self._rows[at]
+        names, cells = (self._lines[i].split(",") for i in (0, at + 1))
+        if len(names) != len(cells):
+            raise FormatError(f"{self._path} has a row of another length than its head.")
+        return {name: from_cell(cell) for name, cell in zip(names, cells, strict=True)}
 
 
 def number(cell: str | None) -> float | None:
