@@ -75,7 +75,8 @@ def payload(name: str, run: Path, index: "Index", latent: int) -> dict[str, Any]
         )
     panel = registry.get(name)()
     try:
-        found = panel.blocks(run, index, latent)
+        with reading(run, f"an SAE with evidence for the panel `{name}`"):
+            found = panel.blocks(run, index, latent)
     except SaekitError as error:
         found = [text(str(error), title="A file could not be read")]
     if not found:

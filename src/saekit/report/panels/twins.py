@@ -35,15 +35,17 @@ class Twins(Panel):
     @override
     def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
         folder = run / "analysis"
-        row = base.row_of(folder / NAME, latent)
-        if row is None:
+        row, made = base.row_of(folder / NAME, latent), folder / ABOUT
+        if row is None or not made.is_file():
             others = siblings(run)
             if not others:
                 return None
             said = f"{len(others)} other SAEs of its sweep have its site and width."
             return [blocks.missing(said, f"{COMMAND} {base.quoted(run)}")]
-        made = folder / ABOUT
-        said = base.kept(read_object, made) if made.is_file() else {}
+        said = base.kept(read_object, made)
+        if index.weights not in said["digests"]:
+            words = "The comparison with other SAEs was made of other weights than the index."
+            return [blocks.missing(words, f"{COMMAND} {base.quoted(run)}")]
         source = f"{folder / NAME}; {COMMAND}"
         return [_facts(row, said, source), _table(folder, latent)]
 

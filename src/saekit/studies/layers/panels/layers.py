@@ -51,12 +51,24 @@ class Layers(Panel):
     def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
         for path in base.found(run, SURVEYS):
             made = base.kept(read_object, path)
-            if made.get("made_from", {}).get("weights", index.weights) != index.weights:
+            if not _is_of(made, path, run, index):
                 continue
             row = base.row_of(path.parent / "latents", latent)
             if row is not None:
                 return _blocks(path.parent, made, row)
         return _missing(run) if _is_shared(run) else None
+
+
+def _is_of(made: dict[str, Any], path: Path, run: Path, index: "Index") -> bool:
+    """Tell whether an analysis is of the SAE of an index.
+
+    It names the weights as trained, and the index of a site those that the site uses: where these
+    differ, only an analysis in the folder of the SAE is taken for its own.
+    """
+    if made.get("d_sae") != index.d_sae or index.site not in made["sites"]:
+        return False
+    own = path.resolve().is_relative_to(run.resolve())
+    return own or made["made_from"]["weights"] == index.weights
 
 
 def _blocks(folder: Path, made: dict[str, Any], row: dict[str, str]) -> list[Block]:
