@@ -48,10 +48,7 @@ class Matched:
         """Return a JSON-ready record, with the `top` latents that match best."""
         order = self.cosines.argsort(descending=True, stable=True)[:top]
         pairs = zip(
-            order.tolist(),
-            self.nearest[order].tolist(),
-            self.cosines[order].tolist(),
-            strict=True,
+            order.tolist(), self.nearest[order].tolist(), self.cosines[order].tolist(), strict=True
         )
         return {
             "share_over": {str(t): self.share_over(t) for t in THRESHOLDS},

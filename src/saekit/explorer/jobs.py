@@ -235,6 +235,11 @@ class _Lane:
         except Problem as problem:
             self._set(job, state="failed", error=problem.record())
             return
+        except Exception as error:  # the lane goes on whatever a worker wrote
+            self.worker.end()
+            said = Problem(500, f"The worker gave no answer that can be read: {error!r:.200}")
+            self._set(job, state="failed", error=said.record())
+            return
         if "error" in answer:
             self._set(job, state="failed", error=answer["error"])
             return

@@ -124,9 +124,7 @@ class Labels:
             Problem: nothing may be changed.
         """
         if self.read_only:
-            raise Problem(
-                403, "The server was started read-only.", "Start it without --read-only."
-            )
+            raise Problem(403, "The server was started read-only.", "Start it without --read-only.")
         with self._lock:
             try:
                 with self._db:

@@ -118,9 +118,7 @@ class Gate:
         if cookie is not None and _digest(cookie) in self._sessions:
             return True
         kind, _, token = (authorization or "").partition(" ")
-        return (
-            self._bearer is not None and kind.lower() == "bearer" and _same(token, self._bearer)
-        )
+        return self._bearer is not None and kind.lower() == "bearer" and _same(token, self._bearer)
 
 
 def _same(given: str, wanted: str) -> bool:

@@ -1,5 +1,6 @@
 """Worker: the process that holds a model, as the server sees it: started late, watched, ended."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -66,13 +67,12 @@ class Worker:
         """
         if (line := self._line()) is None:
             assert self._selector is not None and self._process is not None
+            self._check_memory()
             if self._selector.select(LOOK_SECONDS):
                 data = os.read(self._process.stdout.fileno(), 2**20)  # type: ignore[union-attr]
                 if not data:
                     raise self._gone()
                 self._buffer += data
-            else:
-                self._check_memory()
             line = self._line()
         if line is None:
             return None
@@ -99,10 +99,8 @@ class Worker:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # what was not written to a process that is gone
                     stream.close()
-                except OSError:  # what was not written to a process that is gone
-                    pass
 
     def _start(self) -> None:
         own = os.pathsep.join(map(str, used_files()))
@@ -158,5 +156,3 @@ class Worker:
             f"of the server may say more. The next job starts a new one.",
             "Try again with less text, or with more memory free.",
         )
-
-

@@ -169,9 +169,7 @@ class PromptReading:
     def at_position(self, position: int) -> dict[str, list[list[Any]]]:
         """Return every active latent of one token, as `columns` does, by layer."""
         self.check_position(position)
-        return {
-            str(s): self._listed(s, codes.place == position) for s, codes in self.codes.items()
-        }
+        return {str(s): self._listed(s, codes.place == position) for s, codes in self.codes.items()}
 
     def of_latent(self, latent: int) -> dict[str, list[list[Any]]]:
         """Return every token that one latent is on at, as `columns` does, by layer."""
