@@ -89,8 +89,12 @@ class HFTokenizer(Tokenizer):
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
     @override
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        return [self._bytes(i) for i in ids]
+
+    @override
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        out = split_text([self._bytes(i) for i in ids])
+        out = split_text(self.bytes_of(ids))
         if self._drops_first_space and out and ids[0] not in self._added:
             out[0] = out[0].removeprefix(" ")
         return out
