@@ -19,4 +19,6 @@ def make(folder: Path) -> Path:
     saekit.train(lm, run=folded, out=folder / "sub" / "folded", shown=False)
     scores = saekit.evaluate(saekit.load(folder / "plain"), lm, n_tokens=1500, ce_tokens=600)
     scores.write(folder / "plain" / "eval" / "core.json")
+    saekit.index(folder / "plain", lm, tokens=3000, shown=False)
+    saekit.index(folder / "sub" / "folded", lm, tokens=3000, shown=False)
     return folder

@@ -15,7 +15,7 @@ _SAID = ("name", "label", "unit", "better", "place")
 
 @functools.cache
 def definitions() -> dict[str, dict[str, Any]]:
-    """Return by name what each metric says of itself: ``label``, ``unit``, ``better``, ``about``."""
+    """Return what each metric says of itself: ``label``, ``unit``, ``better``, ``about``."""
     found: dict[str, dict[str, Any]] = {}
     for folder in package.__path__:
         for path in sorted(Path(folder).glob("*.py")):

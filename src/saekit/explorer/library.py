@@ -237,10 +237,8 @@ def scanned(folder: Path) -> Scan:
     runs: dict[str, Path] = {}
     folders: dict[str, Path] = {}
     notes: list[str] = []
-    n = 0
-    for place, files in _walk(folder):
-        n += 1
-        if n > MOST_FOLDERS:
+    for n, (place, files) in enumerate(_walk(folder)):
+        if n >= MOST_FOLDERS:
             notes.append(
                 f"Only the first {MOST_FOLDERS:,} folders were looked at; serve a folder below."
             )
@@ -404,7 +402,7 @@ def _foreign(place: Path, files: set[str]) -> dict[str, Any] | None:
     if index_manifest.is_index(place / index_manifest.INSIDE):
         with contextlib.suppress(SaekitError):  # an index says what the files leave out
             made = manifest_of(place / index_manifest.INSIDE)
-            return {"card": made.get("card") or card, "settings": made.get("sae") or flat}
+            return {"card": made.get("card") or card, "settings": {"d_sae": made["d_sae"]} | flat}
     if site:
         card["pair"] = {"read": [str(site)], "write": [], "fold": False}
     known = {"d_sae": flat.get("d_sae") or flat.get("dict_size") or flat.get("num_latents")}
@@ -429,7 +427,7 @@ def _alone(place: Path, name: str, title: str) -> Iterator[Entry]:
     """Yield an index that lies apart from its SAE."""
     made = manifest_of(place)
     card = made.get("card") or {}
-    settings = made.get("sae") or (card.get("run") or {}).get("sae") or {}
+    settings = (card.get("run") or {}).get("sae") or {}
     yield Entry(
         id=name,
         title=title,

@@ -299,7 +299,7 @@ def match(bench: Bench, args: Args) -> Args:
 
 def index(bench: Bench, args: Args) -> Args:
     """Make the index of an SAE in its folder, as `saekit index` does."""
-    from saekit.analysis.index_folder import index as make
+    from saekit.analysis.index_saes import index as make
 
     def hear(title: str, done: int, total: int | None) -> None:
         bench.tell(title, done / total if total else None)
