@@ -11,6 +11,8 @@ import numpy as np
 
 from saekit.activations.latents import LatentStore, Shard
 from saekit.analysis.firing import FiringSums
+from saekit.analysis.index_words import BANDS as BANDS
+from saekit.analysis.index_words import ORDER as ORDER
 
 TOP, QUARTER, RANDOM, BOUNDARY, NEGATIVE = 10, 3, 5, 5, 5  # examples of a latent in each band
 RESERVOIR = 32  # rows of a latent that its quarters are drawn from
@@ -18,21 +20,6 @@ TRIGGERS = 5  # its commonest tokens, at which it is looked for off
 OCCURRENCES = 32  # of a token that are looked at for that
 WINDOW, BEFORE = 128, 96  # tokens of a row that are shown at most, and of these before the peak
 PAIRS_AT_ONCE = 2**21
-BANDS: dict[str, tuple[str, str]] = {
-    "top": ("strongest", "The rows of tokens in which it is strongest."),
-    "q4": ("strongest quarter", "Drawn from the strongest quarter of a sample of its rows."),
-    "q3": ("third quarter", "Drawn from the second strongest quarter of a sample of its rows."),
-    "q2": ("second quarter", "Drawn from the second weakest quarter of a sample of its rows."),
-    "q1": ("weakest quarter", "Drawn from the weakest quarter of a sample of its rows."),
-    "random": ("random", "Rows drawn at random among those in which it is on."),
-    "boundary": ("weakest", "The rows in which its strongest activation is smallest."),
-    "negative": (
-        "off at its tokens",
-        "Rows with one of the tokens it is most often on at, where it is off; off in all of the "
-        "document's part of the row, where there are such.",
-    ),
-}
-ORDER = list(BANDS)
 
 
 class Examples(NamedTuple):

@@ -13,6 +13,7 @@ from saekit.analysis.act_histogram import ActHistogram
 from saekit.analysis.columns.base import Made, registry
 from saekit.analysis.examples import BANDS, Examples
 from saekit.analysis.firing import Firing
+from saekit.analysis.index_words import GROUP
 from saekit.analysis.neighbours import alike, together
 from saekit.analysis.token_sets import SETS
 from saekit.core.errors import DataError
@@ -20,7 +21,6 @@ from saekit.data import parquet
 from saekit.data.parquet import Lists, Values
 from saekit.hub.index_manifest import CONTEXTS, DETAILS, EXAMPLES, LATENTS, VOCAB
 
-GROUP = 128  # latents of a group of rows, which is read at once
 BINS = 24  # of the histogram of activations
 NEAR = 8  # neighbours of a latent
 ON_TOKENS = 12  # commonest tokens of a latent that are kept

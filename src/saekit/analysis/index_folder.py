@@ -6,17 +6,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from saekit.activations.latents import LatentStore, holds_store
-from saekit.analysis.columns.base import Column
-from saekit.analysis.examples import ORDER
-from saekit.analysis.index_files import GROUP
+from saekit.analysis.index_words import GROUP, ORDER, Column
 from saekit.core.border import bordered
-from saekit.core.errors import ConfigError, FormatError, UnknownNameError, nearest
+from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.result import Table
+from saekit.core.text import split_text
 from saekit.data.parquet import Lists, ParquetFile, Values
 from saekit.hub.index_manifest import (
     CODES,
@@ -30,7 +28,9 @@ from saekit.hub.index_manifest import (
     command,
     read_manifest,
 )
-from saekit.models.tokenizer import split_text
+
+if TYPE_CHECKING:
+    from saekit.activations.latents import LatentStore
 
 SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
@@ -333,12 +333,14 @@ class Index:
         return select(self, text)
 
     @property
-    def codes(self) -> LatentStore:
+    def codes(self) -> "LatentStore":
         """Every code, where they were kept or an analysis asked for them.
 
         Raises:
             FormatError: they were not; the text says which command keeps them.
         """
+        from saekit.activations.latents import LatentStore, holds_store
+
         if not holds_store(self.folder / CODES):
             raise FormatError(
                 f"The index in {self.folder} does not keep every code. An analysis makes them "

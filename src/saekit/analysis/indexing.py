@@ -23,6 +23,7 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.hub.index_manifest import CODES, FILES, FORMAT, MANIFEST, OLD, VERSION
 from saekit.hub.opening import said_of
+from saekit.hub.sae_files import fingerprint
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
 
@@ -150,6 +151,11 @@ def _profile_of(
     return {site: store for site, store in mine if store is not None}
 
 
+def _files_of(loaded: TrainedSAE) -> str | None:
+    """Return what tells the files of an SAE apart; None where it is in none."""
+    return None if loaded.folder is None else fingerprint(loaded.folder)
+
+
 def _make(
     subject: Subject,
     coder: Coder,
@@ -182,6 +188,7 @@ def _make(
             "model": card.model.get("name", "unknown"),
             "weights": weights_digest(whole.sae),
             "sae": None if subject.loaded.folder is None else str(subject.loaded.folder),
+            "sae_files": _files_of(subject.loaded),
             "at": card.at,
             "logits_of": str(coder.written),
             "window": coder.pair.window,

@@ -3,7 +3,7 @@
 import abc
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ import saekit.analysis.columns as package
 from saekit.activations.latents import LatentStore
 from saekit.analysis.examples import Examples, find_examples
 from saekit.analysis.firing import Firing, FiringSums
+from saekit.analysis.index_words import Column as Column
 from saekit.analysis.logit_lens import Spread, spread
 from saekit.analysis.token_sets import TokenSets
 from saekit.core.registry import Registry
@@ -21,14 +22,6 @@ from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 
 TOP_LOGITS = 10  # tokens of each side that are kept
-
-
-class Column(NamedTuple):
-    """What a column is, for the reader."""
-
-    label: str  # a word or three
-    unit: str  # "" where it has none
-    about: str  # one sentence
 
 
 @dataclass(frozen=True)
