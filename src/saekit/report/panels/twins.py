@@ -46,8 +46,11 @@ class Twins(Panel):
         if index.weights not in said["digests"]:
             words = "The comparison with other SAEs was made of other weights than the index."
             return [blocks.missing(words, f"{COMMAND} {base.quoted(run)}")]
-        source = f"{folder / NAME}; {COMMAND}"
-        return [_facts(row, said, source), _table(folder, latent)]
+        source = f"{base.named(folder, run)}/{{}}; {COMMAND}"
+        return [
+            _facts(row, said, source.format(NAME)),
+            _table(folder, latent, source.format(MATCHES)),
+        ]
 
 
 def _facts(row: dict[str, str], said: dict[str, Any], source: str) -> Block:
@@ -72,7 +75,7 @@ def _facts(row: dict[str, str], said: dict[str, Any], source: str) -> Block:
     return blocks.facts(found, source=source)
 
 
-def _table(folder: Path, latent: int) -> Block:
+def _table(folder: Path, latent: int, source: str) -> Block:
     rows = base.rows_of(folder / MATCHES, latent)
     columns: dict[str, list[Any]] = {
         "SAE": [row["other"] for row in rows],
@@ -82,8 +85,4 @@ def _table(folder: Path, latent: int) -> Block:
         "mutual": ["yes" if row["mutual"] == "1" else "no" for row in rows],
     }
     units = {"cosine": "cosine", "next nearest": "cosine"}
-    return blocks.table(
-        Table(columns=columns, units=units),
-        title="Best matches",
-        source=f"{folder / MATCHES}; {COMMAND}",
-    )
+    return blocks.table(Table(columns=columns, units=units), title="Best matches", source=source)

@@ -55,7 +55,8 @@ class Layers(Panel):
                 continue
             row = base.row_of(path.parent / "latents", latent)
             if row is not None:
-                return _blocks(path.parent, made, row)
+                source = f"{base.named(path.parent, run)}/latents.csv; {COMMAND}"
+                return _blocks(source, made, row)
         return _missing(run) if _is_shared(run) else None
 
 
@@ -71,8 +72,7 @@ def _is_of(made: dict[str, Any], path: Path, run: Path, index: "Index") -> bool:
     return own or made["made_from"]["weights"] == index.weights
 
 
-def _blocks(folder: Path, made: dict[str, Any], row: dict[str, str]) -> list[Block]:
-    source = f"{folder / 'latents.csv'}; {COMMAND}"
+def _blocks(source: str, made: dict[str, Any], row: dict[str, str]) -> list[Block]:
     if not row.get("layer_mean"):
         n = made.get("n_tokens", 0)
         said = f"This latent is active at no layer on any of the {n:,} tokens that were read."
