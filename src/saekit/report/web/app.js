@@ -59,7 +59,7 @@ export async function start(source, { home = "#/", only = null } = {}) {
   const nav = element("nav", { "aria-label": "pages" }, only ? null : [element("a", { href: "#/" }, "Library"), element("a", { href: "#/compare" }, "Compare"),
     source.live ? element("a", { href: "#/jobs" }, "Jobs") : null]);
   const skip = element("a", { href: "#main", class: "skip", onclick: (event) => { event.preventDefault(); main.focus(); } }, "to the page");
-  document.body.prepend(skip, element("div", { class: "bar" }, element("a", { href: home, class: "brand" }, "saekit"), nav, element("span", { class: "grow" }),
+  document.body.prepend(skip, element("div", { class: "topbar" }, element("a", { href: home, class: "brand" }, "saekit"), nav, element("span", { class: "grow" }),
     button("◐", toggle, { class: "quiet", "aria-label": "light or dark", title: "light or dark, key t" }),
     button("?", () => help.showModal(), { class: "quiet", "aria-label": "keys", title: "keys" })), main, help);
   startTips();

@@ -57,7 +57,7 @@ export function visible(token) {
     .replace(/\u00a0/g, "⍽").replace(INVISIBLE, point).replace(JOINS, point);
 }
 
-export const LONGEST = 80; // characters of a token that are shown at once
+export const LONGEST = 48; // characters of a token that are shown at once
 
 export function clipped(text, most = LONGEST) {
   if (text.length <= most) return text;

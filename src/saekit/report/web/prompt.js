@@ -227,8 +227,8 @@ export function promptViews(host, { source, id, reading, text, state, examples =
   };
 
   const metrics = (reading.metrics ?? []).length ? element("section", {}, element("h2", {}, "Reconstruction of this text"), element("p", { class: "about" }, "Over the tokens that count at each site; of one text FVU says little."),
-    element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
-      element("tbody", {}, reading.metrics.map((row) => element("tr", {}, Object.values(row).map((v) => element("td", { class: typeof v === "number" ? "number" : null }, typeof v === "number" ? quantity(v) : v ?? "–"))))))) ) : null;
+    element("details", { open: reading.metrics.length <= 6 }, element("summary", {}, "FVU and L0 at every site"), element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
+      element("tbody", {}, reading.metrics.map((row) => element("tr", {}, Object.values(row).map((v) => element("td", { class: typeof v === "number" ? "number" : null }, typeof v === "number" ? quantity(v) : v ?? "–")))))))) ) : null;
 
   const drawAll = () => { drawControls(); drawStrip(); drawLayers(); drawLatents(); drawSizes(); drawExamples(); drawLogits(); drawSteer(); };
   replace(host, parts.controls, element("p", { class: "about" }, "The stronger a token's colour, the stronger the held latent on it, relative to the strongest latent of that token. "

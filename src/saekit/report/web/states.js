@@ -41,8 +41,7 @@ export function jobForm({ source, kind, label, fields, read, draw, by, onresult 
   const progress = element("progress", { max: 1, hidden: true, "aria-label": "progress" }), said = element("small");
   const start = element("button", { type: "submit" }, label);
   const stop = element("button", { type: "button", class: "quiet", hidden: true, onclick: () => running?.abort() }, "cancel");
-  const form = element("form", { class: "job", onsubmit: async (event) => {
-    event.preventDefault();
+  const run = async () => {
     if (running) return;
     let args;
     try {
@@ -77,8 +76,9 @@ export function jobForm({ source, kind, label, fields, read, draw, by, onresult 
       stop.hidden = progress.hidden = true;
       said.textContent = "";
     }
-  } }, fields, element("div", { class: "controls" }, start, stop, progress, said));
+  };
+  const form = element("form", { class: "job", onsubmit: (event) => { event.preventDefault(); run(); } }, fields, element("div", { class: "controls" }, start, stop, progress, said));
   const box = element("div", {}, form, out);
-  box.start = () => form.requestSubmit();
+  box.start = run;
   return box;
 }

@@ -172,7 +172,7 @@ export class LatentTable {
         const c = known(name);
         return tip(element("td", { class: "number" }, readable(value)), [`${c.label ?? name}: ${exact(value)} ${c.unit ?? ""}`, c.about].filter(Boolean));
       }
-      return element("td", { dir: "auto" }, value === null || value === undefined ? element("span", { class: "none" }, "–")
+      return element("td", { dir: "auto", class: "words", title: value === null || value === undefined ? null : visible(String(value)) }, value === null || value === undefined ? element("span", { class: "none" }, "–")
         : known(name).kind === "token" ? chip(value) : visible(String(value)));
     };
     replace(this.body, rows.map((row) => {
