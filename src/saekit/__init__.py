@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from saekit.activations.harvest import Harvest as Harvest
     from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
-    from saekit.analysis.index_folder import index as index
+    from saekit.analysis.index_saes import index as index
     from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
@@ -64,7 +64,7 @@ _PLACES = {
     "card": "saekit.hub.publish",
     "evaluate": "saekit.evals.evaluate",
     "fit": "saekit.training.fit_vectors",
-    "index": "saekit.analysis.index_folder",
+    "index": "saekit.analysis.index_saes",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
     "prompt": "saekit.hub.prompting",

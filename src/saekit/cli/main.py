@@ -26,6 +26,7 @@ from saekit.cli.push import push
 from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
+from saekit.cli.twins import twins
 from saekit.cli.use import attribute, prompt, steer
 from saekit.cli.verify import verify
 from saekit.cli.watch import track, watch
@@ -91,6 +92,7 @@ app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
+app.command("twins")(twins)
 app.command("report")(report)
 app.command("watch")(watch)
 app.command("track")(track)
