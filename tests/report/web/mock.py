@@ -53,6 +53,10 @@ BANDS = {
     "boundary": {"title": "weakest", "about": "Barely on."},
     "negative": {"title": "off on the same token", "about": "Its trigger, where it is off."},
 }
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>saekit</title>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/web/app.css">
+<script type="module" src="/web/main.js"></script></head><body></body></html>"""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -348,8 +352,11 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
         one = {"strings": strings, "tokens": [0, 1, 2], "at": [1], "acts": [3.2], "max": 3.2}
         return {"texts": [one for _ in body["texts"]]}
     if kind == "steer":
-        rows = [{"scale": s, "text": f"{body['prompt']} {ATTACK}", "kl": 0.1 * s} for s in body["scale"]]
-        return {"rows": rows}
+        alone = {"add": 0.0, "texts": ["The cat sat on the mat."], "loss": 2.1, "act": 0.1, "kl": 0.0}
+        alone |= {"promoted": [], "suppressed": []}
+        moved = {"texts": [f"The cat sat {ATTACK}"], "promoted": [[ATTACK, 2.1]], "kl": 0.4}
+        doses = [alone | moved | {"add": 2.0 * x} for x in body.get("scale") or body["add"]]
+        return {"latent": body["latent"], "prompt": "x", "alone": alone, "doses": doses}
     if kind == "ablate":
         return {
             "strings": [" the", " cat", ATTACK],
@@ -398,7 +405,10 @@ class Mock(BaseHTTPRequestHandler):
             parts = [unquote(p) for p in url.path.removeprefix("/api/v1/").split("/")]
             self.api(parts, {k: v[0] for k, v in parse_qs(url.query).items()})
             return
-        name = url.path.lstrip("/") or "index.html"
+        if url.path == "/":
+            self.reply(200, PAGE.encode(), "text/html; charset=utf-8")
+            return
+        name = url.path.removeprefix("/web/")
         if name not in web_files():
             self.problem(404, f"no {name}")
             return

@@ -49,7 +49,7 @@ function setTable(sets) {
     element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "kind"),
       element("th", { scope: "col" }, tip(element("span", { tabindex: 0 }, "z"), ["(mean of the kind − mean) / (standard deviation / √n)", "A description, not a test."])),
       element("th", { scope: "col" }, "mean"), element("th", { scope: "col" }, "tokens"))),
-    element("tbody", {}, sets.slice(0, 8).map(([name, z, mean, n]) => element("tr", {}, element("td", {}, visible(name)),
+    element("tbody", {}, (sets.length > 12 ? [...sets.slice(0, 6), ...sets.slice(-6)] : sets).map(([name, z, mean, n]) => element("tr", {}, element("td", {}, visible(name)),
       element("td", { class: "number" }, quantity(z, { about: "standard errors from the mean of all tokens" })),
       element("td", { class: "number" }, readable(mean)), element("td", { class: "number" }, exact(n))))))));
 }
@@ -147,17 +147,27 @@ function activated(result) {
     tokenStrip({ ...one, channels: [{ name: "activation", unit: "", at: one.at, values: one.acts }] }, { onsay: say.say, className: "text", label: "your text" })))];
 }
 
+// What the model writes at each strength; what it writes anyway is faint.
 export function steeredTable(result) {
-  const rows = result.rows ?? result.texts ?? result.answers ?? result.runs ?? null;
-  if (!Array.isArray(rows)) return element("pre", { class: "said" }, JSON.stringify(result, null, 1));
-  return element("div", { class: "steered" }, rows.map((row) => {
-    const rest = Object.entries(row).filter(([k, v]) => !["text", "raised", "lowered", "up", "down", "prompt"].includes(k) && (typeof v === "number" || typeof v === "string"));
-    const changes = ["raised", "up", "lowered", "down"].filter((k) => Array.isArray(row[k]) && row[k].length);
-    return element("div", { class: "row" }, element("span", { class: "value" }, row.scale ?? row.add ?? row.factor ?? row.strength ?? ""),
-      element("div", {}, element("p", { class: "said text", dir: "auto" }, visible(String(row.text ?? ""))),
-        changes.map((k) => element("p", {}, element("small", {}, `${k} `), row[k].slice(0, 6).map(([t, v]) => element("span", { class: "pair" }, chip(String(t)), element("small", {}, readable(v)))))),
-        element("small", {}, rest.filter(([k]) => !["scale", "add", "factor"].includes(k)).map(([k, v]) => `${k} ${typeof v === "number" ? readable(v) : v}`).join(" · "))));
-  }));
+  const own = result.alone?.texts ?? [];
+  const same = (text, k) => {
+    const other = own[k] ?? own[0] ?? "";
+    let n = 0;
+    while (n < text.length && text[n] === other[n]) n++;
+    return n;
+  };
+  const tokens = (title, pairs) => (pairs ?? []).length ? element("p", {}, element("small", {}, `${title} `), pairs.slice(0, 6).map(([t, v]) =>
+    element("span", { class: "pair" }, chip(String(t)), tip(element("small", {}, `${v > 0 ? "+" : ""}${readable(v)}`), [`${exact(v)} nats of log probability`])))) : null;
+  const row = (dose, title, alone) => element("div", { class: "row dose" },
+    element("span", { class: "value" }, title), element("div", {}, dose.texts.map((text, k) => {
+      const n = alone ? 0 : same(text, k);
+      return element("p", { class: "said text", dir: "auto" }, n ? element("span", { class: "none" }, visible(text.slice(0, n))) : null, visible(text.slice(n)));
+    }), element("p", { class: "facts small" }, [["loss of the text", dose.loss, "nats/token under the model alone: how strange it is"],
+      ["activation on it", dose.act, "mean, the model alone"], ["KL of the next token", dose.kl, "nats, from the model alone"]]
+      .filter(([, v]) => v !== null && v !== undefined).map(([what, v, more]) => element("span", {}, element("small", {}, `${what} `), quantity(v, { about: more })))),
+    tokens("likelier next", dose.promoted), tokens("less likely", dose.suppressed)));
+  return element("div", { class: "steered" }, result.alone ? row(result.alone, "alone", true) : null,
+    (result.doses ?? []).map((dose) => row(dose, tip(element("span", { tabindex: 0, class: "quantity" }, `${dose.add > 0 ? "+" : ""}${readable(dose.add)}`), ["added to the activation at every token"]), false)));
 }
 
 function ablated(result) {
@@ -207,12 +217,17 @@ function ablatePanel({ source, id, record }) {
     read: () => ({ sae: id, latent: record.latent, text: text.value }), draw: ablated });
 }
 
+// What the commands call this SAE: the command that indexes it says its folder.
+export function runOf(card, id) {
+  return /^saekit index (.+)$/.exec(card.index?.command ?? "")?.[1] ?? card.run ?? id;
+}
+
 export async function latentPage(host, { source, path, state, go }) {
   const id = path[1], number = path[3];
   const [overview, record] = await Promise.all([source.sae(id), source.latent(id, number)]);
   const sae = overview.card ?? {}, i = record.latent;
   document.title = `Latent ${i} · ${sae.title ?? id} · saekit`;
-  const keep = { where: state.where }, name = sae.run ?? id;
+  const keep = { where: state.where }, name = runOf(sae, id);
   const label = labelBox({ source, id, record });
   const step = (to, text, key) => element("a", { class: "button", href: to === null || to === undefined ? null : latentAt(id, to, keep),
     "aria-disabled": to === null || to === undefined ? "true" : null, title: `key ${key}` }, text);

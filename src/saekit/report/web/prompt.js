@@ -6,7 +6,7 @@ import { readable, exact, quantity, tip } from "./numbers.js";
 import { heatmap, spark } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
 import { exampleLines } from "./examples.js";
-import { steeredTable } from "./latent.js";
+import { runOf, steeredTable } from "./latent.js";
 import { filled, jobForm, shownProblem } from "./states.js";
 import { saeAt, latentAt, keepState } from "./routes.js";
 
@@ -18,7 +18,7 @@ export async function promptPage(host, { source, path, state }) {
   document.title = `Prompt · ${card.title ?? id} · saekit`;
   const views = element("div"), text = element("textarea", { rows: 3, dir: "auto", maxlength: 10000, "aria-label": "text", placeholder: "a text to read" });
   text.value = state.text ?? "";
-  const form = jobForm({ source, kind: "prompt", label: "Read it", fields: text, by: `saekit prompt ${card.run ?? id} "TEXT"`,
+  const form = jobForm({ source, kind: "prompt", label: "Read it", fields: text, by: `saekit prompt ${runOf(card, id)} "TEXT"`,
     read: () => {
       if (!text.value.length) throw Object.assign(new Error("Write a text of one token or more."), { title: "The prompt is empty" });
       return { sae: id, text: text.value };
@@ -198,7 +198,10 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     tip(element("span", { class: "number" }, prob === undefined || prob === null || signed ? (logit > 0 ? "+" : "") + readable(logit) : `${(100 * prob).toFixed(1)} %`),
       [`logit ${exact(logit)}`, prob === undefined || prob === null ? "" : `probability ${exact(prob)}`].filter(Boolean))))));
   // A list of a position: of all positions, that of the held one.
-  const of = (list) => (Array.isArray(list) && Array.isArray(list[0]) && Array.isArray(list[0][0]) ? list[held.pos] : list);
+  const of = (list) => {
+    const byPosition = Array.isArray(list?.[0]) && (list[0].length === 0 || Array.isArray(list[0][0]));
+    return byPosition ? list[list.length === 1 ? 0 : held.pos] : list;
+  };
   const threes = (found, name) => [cells(name, of(found.top)), cells("largest rise", of(found.up), true), cells("largest fall", of(found.down), true)];
   const logitViews = (result, steering) => [
     element("h3", {}, `After ${edged(strings[held.pos])}, position ${held.pos}`),

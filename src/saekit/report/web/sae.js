@@ -10,6 +10,7 @@ import { shownProblem, filled } from "./states.js";
 import { indexBadge, verdictBadge } from "./library.js";
 import { curveCharts } from "./run.js";
 import { LatentTable } from "./table.js";
+import { runOf } from "./latent.js";
 import { keepState, latentAt, promptAt, compareAt, runAt, saeAt } from "./routes.js";
 
 const HEADLINE = 8;
@@ -42,7 +43,7 @@ export async function saePage(host, { source, path, state }) {
       element("div", { class: "cards" }, heads.map(scoreCard)),
       ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
       others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
-      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${card.run ?? id}` })),
+      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
     source.kind === "embedded" ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
       : missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" })),

@@ -376,12 +376,11 @@ export class StaticSource extends LocalSource {
   }
 }
 
-// The source that this page was made for: see the meta element "saekit-source".
+// The source that this page was made for. A page of files says so: <meta name="saekit-source" content="static">.
 export function sourceOfPage() {
-  const kind = document.querySelector('meta[name="saekit-source"]')?.content;
   const embedded = document.getElementById("data");
-  if (kind === "server") return new ServerSource();
-  if (kind === "embedded" && embedded) return new EmbeddedSource(JSON.parse(embedded.textContent));
+  if (embedded) return new EmbeddedSource(JSON.parse(embedded.textContent));
   if (window.SAEKIT_DATA) return new EmbeddedSource(window.SAEKIT_DATA);
-  return new StaticSource();
+  const kind = document.querySelector('meta[name="saekit-source"]')?.content ?? "server";
+  return kind === "static" ? new StaticSource() : new ServerSource();
 }
