@@ -3,7 +3,7 @@
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
 ``verify``, ``evaluate``, ``score``, ``index``, ``analyse``, ``prompt``, ``splice``, ``steer``,
-``attribute``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the architectures.
+``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.evals.verify.verify import verify as verify
+    from saekit.explorer.serve import serve as serve
     from saekit.hub.attribution import attribute as attribute
     from saekit.hub.names.listing import published as published
     from saekit.hub.native import load as load
@@ -73,6 +74,7 @@ _PLACES = {
     "push": "saekit.hub.publish",
     "save": "saekit.hub.native",
     "score": "saekit.training.vector_scores",
+    "serve": "saekit.explorer.serve",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
     "train": "saekit.training.train",

@@ -24,6 +24,7 @@ from saekit.cli.published import published
 from saekit.cli.pull import pull
 from saekit.cli.push import push
 from saekit.cli.report import report
+from saekit.cli.serve import serve
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
 from saekit.cli.twins import twins
@@ -94,6 +95,7 @@ app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("twins")(twins)
 app.command("report")(report)
+app.command("serve")(serve)
 app.command("watch")(watch)
 app.command("track")(track)
 app.command("verify")(verify)
@@ -166,7 +168,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _choose_threads(words: list[str]) -> None:
     """Leave cores that others keep busy alone, in commands that compute."""
-    light = {"list", "watch", "track", "report", "convert", "published", "pull", "card", "push"}
+    light = {
+        "list",
+        "watch",
+        "track",
+        "report",
+        "convert",
+        "published",
+        "pull",
+        "card",
+        "push",
+        "serve",
+    }
     command = _after_use(words)[:1]
     if not command or command[0] in light or command[0].startswith("-"):
         return

@@ -132,6 +132,9 @@ class Entry:
     def state(self) -> IndexState:
         """Return what there is of its index; whether every byte is right, opening it finds out."""
         common = {"folder": self.index, "command": self.command()}
+        if not own(self.index / index_manifest.MANIFEST) and self.index.exists():
+            why = "it is a link, and links are not followed"
+            return IndexState(state="damaged", **common, reason=why)
         if not index_manifest.is_index(self.index):
             old = (self.index / "manifest.json").is_file()
             if not old:
@@ -314,7 +317,7 @@ def _saes_in(
     """Yield the SAE in a folder, once for each site that shares it."""
     title = str(place.relative_to(root)) if place != root else root.name
     inner = place / "sae"
-    if run is not None and not inner.is_symlink() and (inner / "config.json").is_file():
+    if run is not None and own(inner / "config.json") and own(inner / "card.json"):
         yield from _native(inner, place, name, title, run)
     elif {"config.json", "card.json"} <= files:
         yield from _native(place, place, name, title, run)
@@ -326,7 +329,7 @@ def _saes_in(
 
 def _native(sae: Path, place: Path, name: str, title: str, run: str | None) -> Iterator[Entry]:
     config = read_object(sae / "config.json")
-    if config.get("format") != "saekit" or not (sae / "card.json").is_file():
+    if config.get("format") != "saekit":
         return
     card = read_object(sae / "card.json")
     settings = config.get("sae")
@@ -440,6 +443,18 @@ def _alone(place: Path, name: str, title: str) -> Iterator[Entry]:
         family=(name,),
         usable=False,
     )
+
+
+def own(path: Path) -> bool:
+    """Tell whether a file is there, and neither it nor a folder on the way to it is a link.
+
+    Args:
+        path: below the folder that is served, whose own path has no link in it.
+    """
+    try:
+        return path.is_file() and path.resolve(strict=True) == path
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
