@@ -18,6 +18,7 @@ from saekit.cli.card import card
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
+from saekit.cli.export import app as export
 from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.published import published
@@ -109,6 +110,7 @@ app.command("card")(card)
 app.command("push")(push)
 app.command("list")(list_names)
 app.add_typer(cache, name="cache")
+app.add_typer(export, name="export")
 # The commands of a study are named as its folder is: a new study needs no list.
 for _study in studies():
     _commands = importlib.import_module(f"{_study}.commands")
