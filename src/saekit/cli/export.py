@@ -39,3 +39,48 @@ def site(
     else:
         lines.append(f"next     python3 -m http.server --directory {made.folder}")
     emit(made.to_dict(), as_json=as_json, lines=lines)
+
+
+@app.command("neuronpedia")
+def neuronpedia(
+    run: Annotated[Path, typer.Argument(help="The folder of an SAE with an index.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    name: Annotated[str, typer.Option("--set", help="Name of the set of sources.")] = "saekit",
+    model_id: Annotated[str, typer.Option(help="Their name of the model. [its own]")] = "",
+    release: Annotated[str, typer.Option(help="Name of the release. [that of the set]")] = "",
+    title: Annotated[str, typer.Option(help="Of the release, for a reader.")] = "",
+    creator: Annotated[str, typer.Option(help="Who made the SAE.")] = "",
+    creator_id: Annotated[str, typer.Option(help="Account on the server that imports it.")] = "",
+    url: Annotated[str, typer.Option(help="Of a paper or a page about it.")] = "",
+    weights: Annotated[str, typer.Option(help="Repository of the weights on the hub.")] = "",
+    weights_path: Annotated[str, typer.Option(help="Their folder in it.")] = "",
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Write directions too, for steering.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an index as the JSON lines that a Neuronpedia server imports.
+
+    Example: saekit export neuronpedia demo bundle --set res-2k --creator "A. Author"
+    """
+    from saekit.explorer.neuronpedia import Bundle, export_neuronpedia
+
+    bundle = Bundle(
+        set=name,
+        model_id=model_id,
+        release=release,
+        title=title,
+        creator=creator,
+        creator_id=creator_id,
+        url=url,
+        weights=weights,
+        weights_path=weights_path,
+    )
+    made = export_neuronpedia(run, out, bundle, vectors=vectors, shown=not quiet)
+    lines = [
+        f"source   {source}: {n['latents']:,} latents, {n['activations']:,} texts, "
+        f"{n['explanations']:,} explanations"
+        for source, n in made["sources"].items()
+    ]
+    emit(made, as_json=as_json, lines=[*lines, f"bundle   {made['folder']}"])
