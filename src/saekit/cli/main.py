@@ -23,6 +23,7 @@ from saekit.cli.list import list_names
 from saekit.cli.published import published
 from saekit.cli.pull import pull
 from saekit.cli.push import push
+from saekit.cli.query import query
 from saekit.cli.report import report
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
@@ -91,6 +92,7 @@ app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
+app.command("query")(query)
 app.command("report")(report)
 app.command("watch")(watch)
 app.command("track")(track)
@@ -164,7 +166,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _choose_threads(words: list[str]) -> None:
     """Leave cores that others keep busy alone, in commands that compute."""
-    light = {"list", "watch", "track", "report", "convert", "published", "pull", "card", "push"}
+    light = {
+        "list",
+        "watch",
+        "track",
+        "report",
+        "convert",
+        "published",
+        "pull",
+        "card",
+        "push",
+        "query",
+    }
     command = _after_use(words)[:1]
     if not command or command[0] in light or command[0].startswith("-"):
         return
