@@ -24,6 +24,7 @@ from saekit.cli.list import list_names
 from saekit.cli.published import published
 from saekit.cli.pull import pull
 from saekit.cli.push import push
+from saekit.cli.query import query
 from saekit.cli.report import report
 from saekit.cli.serve import serve
 from saekit.cli.sweep import sweep
@@ -95,6 +96,7 @@ app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("twins")(twins)
+app.command("query")(query)
 app.command("report")(report)
 app.command("serve")(serve)
 app.command("watch")(watch)
@@ -181,6 +183,7 @@ def _choose_threads(words: list[str]) -> None:
         "card",
         "push",
         "serve",
+        "query",
     }
     command = _after_use(words)[:1]
     if not command or command[0] in light or command[0].startswith("-"):

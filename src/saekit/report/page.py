@@ -9,13 +9,13 @@ from saekit.core.border import bordered
 from saekit.core.errors import FormatError
 from saekit.core.files import read_object, replace_with
 from saekit.core.result import Result, Score, without_interval
-from saekit.core.sealed import read_sealed
 from saekit.core.stats.plain import share
+from saekit.hub.index_manifest import read_manifest
 from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled, own_file
 from saekit.report.bare_page import escaped as _e
-from saekit.report.payload import curves, latents, to_script
+from saekit.report.payload import curves, index_place, latents, to_script
 
 ABOUT_INDEX = {
     "density of a latent": "Share of the indexed tokens on which it is on (not 0).",
@@ -24,6 +24,7 @@ ABOUT_INDEX = {
     "lowers most, by the logit lens: the model's unembedding with the final norm's gain, "
     "without its division by the norm.",
 }
+_LISTS = ("columns", "bands", "files", "sets", "card")  # of an index; no provenance
 ABOUT_CURVES = "Training curves are over training batches, activations scaled as in training."
 
 
@@ -47,8 +48,7 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
     manifest = _json(run / "manifest.json")
     core_path = run / "eval" / "core.json"
     core = _result(core_path) if core_path.exists() else None
-    made = run / "index" / "index.json"
-    index = read_sealed(made, unsealed=True) if made.exists() else {}
+    index = _index_said(run)
     data = {
         "curves": curves(run / "log.jsonl"),
         "histogram": core.details.get("density_histogram") if core else None,
@@ -78,6 +78,12 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
+
+
+def _index_said(run: Path) -> dict[str, Any]:
+    """Return what the index of a run says of itself; nothing where there is none."""
+    place = index_place(run / "index")
+    return {} if place is None else read_manifest(place)
 
 
 def _result(path: Path) -> Result:
@@ -176,7 +182,7 @@ def _missing(what: str, command: str) -> str:
 def notes_of_run(run: Path) -> list[str]:
     """Return what a reader of a run's page must know of the SAE."""
     core = run / "eval" / "core.json"
-    return notes_in(_result(core) if core.exists() else None, _json(run / "index" / "index.json"))
+    return notes_in(_result(core) if core.exists() else None, _index_said(run))
 
 
 def notes_in(core: Result | None, index: Mapping[str, Any]) -> list[str]:
@@ -333,7 +339,7 @@ def _provenance(
     parts = {"Settings of the run": config, "Training": made}
     if core:
         parts |= {"Evaluation": core.config, "Evaluation, made from": core.provenance}
-    parts["Index"] = index
+    parts["Index"] = {k: v for k, v in index.items() if k not in _LISTS}
     blocks = [
         f"<details><summary>{_e(name)}</summary>"
         f"{_table(('setting', 'value'), _flat(part))}</details>"

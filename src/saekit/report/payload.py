@@ -3,15 +3,19 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saekit.analysis.index_folder import Index
 from saekit.core.errors import FormatError
-from saekit.core.files import read_json, read_json_lines
-from saekit.data import table_files
+from saekit.core.files import read_json_lines
+from saekit.hub.index_manifest import sites_in
 
 MAX_POINTS = 1000  # of a curve: more than a screen has columns for
+SPREAD = ("q4", "q3", "q2", "q1", "boundary")  # bands of which one example each is shown
+BEFORE, AFTER = 15, 8  # tokens about the peak of a context
+TOP_LOGITS = 8
 CURVES = ("loss", "fvu", "l0", "dead", "lr", "tokens_per_second")
 
 
@@ -59,40 +63,45 @@ def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
         largest number of contexts that the index holds for a latent.
 
     Raises:
-        FormatError: a file of the index is damaged.
+        FormatError: a file of the index is damaged, or the index is of an earlier version.
     """
-    rows = _stats(folder / "latents.csv")
-    records = _records(folder / "contexts.json")
-    if rows is None and records is None:
+    if (place := index_place(folder)) is None:
         return None
-    by_id = {int(r["latent"]): r for r in records or []}
-    if rows is None:
-        rows = [
-            {"latent": i, "density": r.get("density"), "max": r.get("max")}
-            for i, r in by_id.items()
-        ]
-    ids = [int(row["latent"]) for row in rows]
-    ordered = [by_id.get(i, {}) for i in ids]
-    shown = [r.get("contexts", [])[:contexts_per_latent] for r in ordered]
-    spread = [r.get("spread", []) for r in ordered]
-    strings = _strings(ordered, [*shown, *spread])
+    index = Index(place)
+    records = [index.record(latent) for latent in range(index.d_sae)]
+    shown = [_cut(r, ("top",), contexts_per_latent) for r in records]
+    spread = [_cut(r, SPREAD, 1) for r in records]
+    sides = {s: [_words(r, s) for r in records] for s in ("promoted", "suppressed")}
+    counted: Counter[str] = Counter()
+    for contexts in (*shown, *spread):
+        for tokens, _, _ in contexts:
+            counted.update(tokens)
+    for pairs in (*sides["promoted"], *sides["suppressed"]):
+        counted.update(token for token, _ in pairs)
+    strings = [token for token, _ in counted.most_common()]
     number = {s: i for i, s in enumerate(strings)}
-    try:
-        return {
-            "strings": strings,
-            "id": ids,
-            **{c: [short(_number(r.get(c))) for r in rows] for c in ("density", "max", "mean")},
-            "contexts": [[_context(c, number) for c in contexts] for contexts in shown],
-            "spread": [[_context(c, number) for c in contexts] for contexts in spread],
-            "histogram": [[int(n) for n in r.get("histogram", [])] for r in ordered],
-            **{
-                s: [_side(r.get(s, []), number) for r in ordered]
-                for s in ("promoted", "suppressed")
-            },
-            "found": max((len(r.get("contexts", [])) for r in ordered), default=0),
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
+    columns = {c: _listed(index.values.get(c), index.d_sae) for c in ("density", "max", "mean")}
+    return {
+        "strings": strings,
+        "id": list(range(index.d_sae)),
+        **columns,
+        "contexts": [[_context(c, number) for c in contexts] for contexts in shown],
+        "spread": [[_context(c, number) for c in contexts] for contexts in spread],
+        "histogram": [(r["histogram"] or {}).get("counts", []) for r in records],
+        **{s: [_side(pairs, number) for pairs in found] for s, found in sides.items()},
+        "found": max((len(r["examples"]["top"]) for r in records), default=0),
+    }
+
+
+def index_place(folder: Path) -> Path | None:
+    """Return the index that a page is of: the one there is, or of several sites the first.
+
+    Args:
+        folder: the folder ``index`` of a run.
+    """
+    if sites := sites_in(folder):
+        return folder / sites[0]
+    return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
 def short(value: float | None, digits: int = 3) -> float | int | None:
@@ -109,51 +118,40 @@ def to_script(value: Any) -> str:
     return text.replace("<", "\\u003c").replace("&", "\\u0026").replace(">", "\\u003e")
 
 
-def _stats(path: Path) -> list[dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    rows = list(table_files.rows(path))
-    if rows and "latent" not in rows[0]:
-        raise _damaged(path.parent, f"{path.name} has no column `latent`")
-    return rows
+Context = tuple[list[str], list[float], int]  # tokens, activations on them, and the peak
 
 
-def _records(path: Path) -> list[dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    raw = read_json(path)
-    if not isinstance(raw, dict) or not isinstance(raw.get("latents"), list):
-        raise _damaged(path.parent, f"{path.name} has no list `latents`")
-    return raw["latents"]
+def _cut(record: dict[str, Any], bands: Sequence[str], most: int) -> list[Context]:
+    """Return examples of some bands, `most` of each, cut to the tokens about their peak."""
+    found = []
+    for band in bands:
+        for one in record["examples"][band][:most]:
+            begin, end = max(0, one["peak"] - BEFORE), one["peak"] + AFTER + 1
+            tokens = [record["strings"][i] for i in one["tokens"][begin:end]]
+            acts = [0.0] * len(tokens)
+            for at, act in zip(one["at"], one["acts"], strict=True):
+                if begin <= at < begin + len(tokens):
+                    acts[at - begin] = act
+            found.append((tokens, acts, one["peak"] - begin))
+    return found
 
 
-def _damaged(folder: Path, why: object) -> FormatError:
-    again = f"saekit index {folder.parent}"
-    return FormatError(f"The index in {folder} is damaged: {why}. Make it again: {again}")
+def _words(record: dict[str, Any], side: str) -> list[tuple[str, float]]:
+    found = (record["logits"] or {}).get(side, [])[:TOP_LOGITS]
+    return [(record["strings"][i], value) for i, value in found]
 
 
-def _strings(records: Sequence[dict[str, Any]], shown: Sequence[list[Any]]) -> list[str]:
-    counted: Counter[str] = Counter()
-    for contexts in shown:
-        for context in contexts:
-            counted.update(context["tokens"])
-    for record in records:
-        for side in ("promoted", "suppressed"):
-            counted.update(token for token, _ in record.get(side, []))
-    return [token for token, _ in counted.most_common()]
-
-
-def _context(context: dict[str, Any], number: dict[str, int]) -> list[Any]:
-    acts = [short(a) for a in context["acts"]]
+def _context(context: Context, number: dict[str, int]) -> list[Any]:
+    tokens, every, peak = context
+    acts = [short(a) for a in every]
     while acts and not acts[-1]:
         acts.pop()
-    return [[number[t] for t in context["tokens"]], acts, context["peak"]]
+    return [[number[t] for t in tokens], acts, peak]
 
 
-def _side(pairs: Iterable[Any], number: dict[str, int]) -> list[Any]:
-    listed = list(pairs)
-    return [[number[token] for token, _ in listed], [short(value) for _, value in listed]]
+def _side(pairs: Sequence[tuple[str, float]], number: dict[str, int]) -> list[Any]:
+    return [[number[token] for token, _ in pairs], [short(value) for _, value in pairs]]
 
 
-def _number(cell: Any) -> float | None:
-    return None if cell in (None, "") else float(cell)
+def _listed(values: Any, n: int) -> list[float | int | None]:
+    return [None] * n if values is None else [short(v) for v in values.tolist()]
