@@ -18,9 +18,11 @@ bytes from offsets[i] up to offsets[i + 1], one range request. A record is that 
 whole panels under `panels`. Where a host ignores ranges the whole file comes, and is used.
 """
 
+import contextlib
 import json
+import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,13 +109,9 @@ class _Site:
     """Files that are being written, and their sizes."""
 
     folder: Path
-    words: Callable[[str], str]  # takes the machine's folder out of JSON
     parts: dict[str, int] = field(default_factory=dict)
     whole: dict[str, Any] | None = field(default_factory=dict)  # of data.js; None: too large
     held: int = 0  # bytes of that as JSON
-
-    def text(self, value: Any) -> str:
-        return self.words(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
     def write(self, name: str, data: bytes, part: str) -> None:
         path = self.folder / name
@@ -125,17 +123,22 @@ class _Site:
         self.parts[part] = self.parts.get(part, 0) + len(data)
 
     def json(self, name: str, value: Any, part: str = "other") -> Any:
-        """Write JSON; return what was written, as it reads."""
-        text = self.text(value)
-        self.write(name, text.encode("utf-8", "backslashreplace"), part)
-        return self.hold(text)
+        """Write JSON; return the value, for data.js."""
+        data = _json(value)
+        self.write(name, data, part)
+        return self.hold(value, len(data))
 
-    def hold(self, text: str) -> Any:
-        """Return what JSON says, for data.js; None once that is too large."""
-        self.held += len(text)
+    def hold(self, value: Any, n_bytes: int) -> Any:
+        """Return a value for data.js; None once that is too large."""
+        self.held += n_bytes
         if self.held > DATA_JS_BYTES:
             self.whole = None
-        return json.loads(text) if self.whole is not None else None
+        return value if self.whole is not None else None
+
+
+def _json(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # half of a pair of surrogates, as an escape
 
 
 def export_site(place: Path | str, out: Path | str, *, shown: bool = True) -> Exported:
@@ -166,7 +169,7 @@ def export_site(place: Path | str, out: Path | str, *, shown: bool = True) -> Ex
             )
         out = Path(out)
         with made_whole(out, "saekit export site", replaces=_is_site) as part:
-            site = _Site(part, _without(library.folder))
+            site = _Site(part)
             saes, without = _data(site, views, shown=shown)
             _pages(site, library.folder.name)
             record = {"format": FORMAT, "version": VERSION, "saekit": version()}
@@ -187,31 +190,40 @@ def _is_site(folder: Path) -> bool:
     return (folder / SITE).is_file()
 
 
-def _without(folder: Path) -> Callable[[str], str]:
-    """Return what takes the path of a folder out of JSON, and leaves what is below it."""
-    said = [json.dumps(str(one), ensure_ascii=False)[1:-1] for one in (folder, Path.home())]
-    name = json.dumps(folder.name, ensure_ascii=False)[1:-1]
+def _public(value: Any, folder: Path) -> Any:
+    """Return a value without the places of this machine.
 
-    def words(text: str) -> str:
-        for path, instead in ((said[0], name), (said[1], "~")):
-            text = text.replace(path, instead) if len(path) > 1 else text
-        return text
-
-    return words
+    A path below the folder that is exported begins with its name, one in the user's folder with
+    `~`, and a whole text that is another path of this machine is its last part.
+    """
+    if isinstance(value, dict):
+        return {key: _public(one, folder) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(one, folder) for one in value]
+    if not isinstance(value, str):
+        return value
+    text = value.replace(f"{folder}{os.sep}", f"{folder.name}{os.sep}")
+    text = text.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
+    if text == str(folder):
+        return folder.name
+    with contextlib.suppress(OSError, ValueError):  # of a text that is no path
+        if text.startswith(os.sep) and Path(text).exists():
+            return Path(text).name
+    return text
 
 
 def _data(site: _Site, views: Views, *, shown: bool) -> tuple[dict[str, int], dict[str, str]]:
     """Write everything that the pages read; return latents by SAE, and which have none and why."""
-    entries = views.library.scan().saes
+    entries, folder = views.library.scan().saes, views.library.folder
     states = {name: entry.state() for name, entry in entries.items()}
     saes: dict[str, int] = {}
     without = {name: s.reason for name, s in states.items() if s.state != "ok"}
-    library = site.json("data/library.json", views.all())
+    library = site.json("data/library.json", _public(views.all(), folder))
     held: dict[str, Any] = {"saes": {}, "runs": {}, "studies": {}}
     total = sum(views.index(entries[n]).d_sae for n in entries if n not in without)
     bar = Progress("export", total, "latents", shown=shown)
     for name in entries:
-        overview = views.sae(name)
+        overview = _public(views.sae(name), folder)
         one = {"overview": site.json(f"data/{name}/overview.json", overview)}
         if name not in without:
             names = [column["name"] for column in overview["columns"]]
@@ -224,7 +236,7 @@ def _data(site: _Site, views: Views, *, shown: bool) -> tuple[dict[str, int], di
     bar.close()
     for kind, found in (("runs", _runs(views)), ("studies", _studies(views))):
         for name, value in found:
-            held[kind][name] = site.json(f"data/{kind}/{name}.json", value)
+            held[kind][name] = site.json(f"data/{kind}/{name}.json", _public(value, folder))
     if site.whole is not None:
         site.whole = {"version": version(), "library": library, **held}
     return saes, without
@@ -244,19 +256,19 @@ def _latents(site: _Site, views: Views, name: str, bar: Progress) -> dict[str, A
     """Write every latent of an SAE packed, with its index; return them for data.js."""
     d_sae = views.index(views.library.sae(name)).d_sae
     offsets, records, panels = [0], {}, {}
-    path = site.folder / "data" / name / "latents.bin"
+    path, folder = site.folder / "data" / name / "latents.bin", views.library.folder
     with path.open("xb") as file:
         for latent in range(d_sae):
             record = views.latent(name, latent)
-            found = {n: _shown(views.panel(name, latent, n)) for n in record["panels"]}
+            found = {n: _shown(views.panel(name, latent, n), folder) for n in record["panels"]}
             kept = {n: panel for n, panel in found.items() if panel["blocks"]}
-            text = site.text(record | {"panels": kept})
-            packed = _deflated(text.encode("utf-8", "backslashreplace"))
+            data = _json(record | {"panels": kept})
+            packed = _deflated(data)
             file.write(packed)
             offsets.append(offsets[-1] + len(packed))
-            if site.whole is not None and (again := site.hold(text)) is not None:
-                panels[str(latent)] = again.pop("panels")
-                records[str(latent)] = again | {"panels": list(panels[str(latent)])}
+            if site.hold(record, len(data)) is not None:
+                records[str(latent)] = record | {"panels": list(kept)}
+                panels[str(latent)] = kept
             bar.add(1)
     site.parts["latents"] = site.parts.get("latents", 0) + offsets[-1]
     head = {"format": "saekit.latents", "version": VERSION, "encoding": "deflate-raw"}
@@ -264,9 +276,15 @@ def _latents(site: _Site, views: Views, name: str, bar: Progress) -> dict[str, A
     return {"records": records, "panels": panels}
 
 
-def _shown(panel: dict[str, Any]) -> dict[str, Any]:
-    """Return a panel without what could be made: a reader of files can run no command."""
-    return panel | {"blocks": [b for b in panel["blocks"] if b["kind"] != "missing"]}
+def _shown(panel: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a panel as others see it.
+
+    What could be made is left out: a reader of files can run no command. Texts of tokens stay as
+    they are, whatever they look like.
+    """
+    kept = [block for block in panel["blocks"] if block["kind"] != "missing"]
+    said = [_public(block, folder) if block["kind"] == "text" else block for block in kept]
+    return panel | {"blocks": said}
 
 
 def _deflated(data: bytes) -> bytes:
@@ -298,9 +316,7 @@ def _pages(site: _Site, title: str) -> None:
     for name, text in written.items():
         site.write(name, text.encode("utf-8", "backslashreplace"), "pages")
     if site.whole is not None:
-        data = f"window.SAEKIT_DATA = {site.text(site.whole)};\n".encode(
-            "utf-8", "backslashreplace"
-        )
+        data = b"window.SAEKIT_DATA = " + _json(site.whole) + b";\n"
         if len(data) <= DATA_JS_BYTES:
             site.write("data.js", data, "data.js")
         else:
