@@ -84,5 +84,4 @@ def _table(folder: Path, latent: int, source: str) -> Block:
         "next nearest": [base.number(row["second"]) for row in rows],
         "mutual": ["yes" if row["mutual"] == "1" else "no" for row in rows],
     }
-    units = {"cosine": "cosine", "next nearest": "cosine"}
-    return blocks.table(Table(columns=columns, units=units), title="Best matches", source=source)
+    return blocks.table(Table(columns=columns), title="Best matches", source=source)
