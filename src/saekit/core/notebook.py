@@ -43,6 +43,7 @@ def escaped(text: Any) -> str:
 
 def visible(token: str) -> str:
     r"""Return a token as a reader can see it: ``⏎`` for a line's end, ``\x00`` for a control."""
+    token = token.encode("utf-8", "backslashreplace").decode()
     text = printable(token.replace("\n", "⏎").replace("\t", "⇥"))
     text = _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
