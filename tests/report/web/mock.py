@@ -42,7 +42,12 @@ COLUMNS = [
     {"name": "max", "label": "max", "unit": "activation", "about": "Its largest activation."},
     {"name": "mean", "label": "mean", "unit": "activation", "about": "Its mean when on."},
     {"name": "first_share", "label": "first tokens", "unit": "share", "about": "On first tokens."},
-    {"name": "logit_std", "label": "logit spread", "unit": "logits", "about": "Over the vocabulary."},
+    {
+        "name": "logit_std",
+        "label": "logit spread",
+        "unit": "logits",
+        "about": "Over the vocabulary.",
+    },
     {"name": "best_set", "label": "best set", "unit": "", "about": "Its tokens.", "kind": "text"},
 ]
 BANDS = {
@@ -182,9 +187,7 @@ def record(latent: int, n_examples: int = 6) -> dict[str, Any]:
             "best_set": "leading space",
         },
         "strings": strings,
-        "examples": {
-            b: [] if dead else [example(b) for _ in range(n_examples)] for b in BANDS
-        },
+        "examples": {b: [] if dead else [example(b) for _ in range(n_examples)] for b in BANDS},
         "histogram": None
         if dead
         else {
@@ -257,8 +260,20 @@ BLOCKS = [
         ],
         "source": "locality/curve.csv (saekit locality run)",
     },
-    {"kind": "bars", "title": "Layers", "labels": ["L0", ATTACK, "c"], "values": [1, -2, 3], "unit": "x"},
-    {"kind": "histogram", "title": "H_pos", "edges": [0, 1, 2, 3], "counts": [4, 9, 1], "unit": "bits"},
+    {
+        "kind": "bars",
+        "title": "Layers",
+        "labels": ["L0", ATTACK, "c"],
+        "values": [1, -2, 3],
+        "unit": "x",
+    },
+    {
+        "kind": "histogram",
+        "title": "H_pos",
+        "edges": [0, 1, 2, 3],
+        "counts": [4, 9, 1],
+        "unit": "bits",
+    },
     {
         "kind": "scatter",
         "title": "Twins",
@@ -352,7 +367,13 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
         one = {"strings": strings, "tokens": [0, 1, 2], "at": [1], "acts": [3.2], "max": 3.2}
         return {"texts": [one for _ in body["texts"]]}
     if kind == "steer":
-        alone = {"add": 0.0, "texts": ["The cat sat on the mat."], "loss": 2.1, "act": 0.1, "kl": 0.0}
+        alone = {
+            "add": 0.0,
+            "texts": ["The cat sat on the mat."],
+            "loss": 2.1,
+            "act": 0.1,
+            "kl": 0.0,
+        }
         alone |= {"promoted": [], "suppressed": []}
         moved = {"texts": [f"The cat sat {ATTACK}"], "promoted": [[ATTACK, 2.1]], "kl": 0.4}
         doses = [alone | moved | {"add": 2.0 * x} for x in body.get("scale") or body["add"]]
@@ -396,7 +417,9 @@ class Mock(BaseHTTPRequestHandler):
         self.reply(status, json.dumps(value).encode(), kind)
 
     def problem(self, status: int, detail: str, remedy: str = "") -> None:
-        self.json({"title": "Not found", "status": status, "detail": detail, "remedy": remedy}, status)
+        self.json(
+            {"title": "Not found", "status": status, "detail": detail, "remedy": remedy}, status
+        )
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -420,8 +443,12 @@ class Mock(BaseHTTPRequestHandler):
         if parts == ["meta"]:
             self.json({"version": "1", "folder": "/runs", "read_only": False, "kinds": []})
         elif parts == ["library"]:
-            runs = [{"id": "demo", "title": "demo", "status": "running", "fraction": 0.4, "steps": 80}]
-            studies = [{"id": "loc", "kind": "locality", "title": "Locality", "about": "J over tokens"}]
+            runs = [
+                {"id": "demo", "title": "demo", "status": "running", "fraction": 0.4, "steps": 80}
+            ]
+            studies = [
+                {"id": "loc", "kind": "locality", "title": "Locality", "about": "J over tokens"}
+            ]
             self.json({"saes": CARDS, "runs": runs, "studies": studies})
         elif parts[0] == "saes":
             self.sae(parts[1].split("~")[0], parts[2:], query)
@@ -430,7 +457,10 @@ class Mock(BaseHTTPRequestHandler):
             status = "running" if Mock.polls < 3 else "finished"
             run = {"id": "demo", "title": "demo", "status": status, "fraction": 0.4}
             run |= {"settings": {"a": {"b": 1}}, "curves": curves(80 + 5 * Mock.polls)}
-            run |= {"checkpoints": [{"step": 40, "tokens": 163_840}], "command": "saekit train --resume demo"}
+            run |= {
+                "checkpoints": [{"step": 40, "tokens": 163_840}],
+                "command": "saekit train --resume demo",
+            }
             self.json(run)
         elif parts[0] == "studies":
             self.json({"id": "loc", "title": "Locality", "kind": "locality", "blocks": BLOCKS})
@@ -501,7 +531,10 @@ class Mock(BaseHTTPRequestHandler):
             job = {"id": str(len(Mock.jobs)), "kind": body["kind"], "state": "done", "error": None}
             job |= {"sae": body.get("sae"), "progress": {"text": "", "fraction": 1.0}}
             if body.get("text") == "fail":
-                job |= {"state": "failed", "error": {"detail": "out of memory", "remedy": "saekit serve"}}
+                job |= {
+                    "state": "failed",
+                    "error": {"detail": "out of memory", "remedy": "saekit serve"},
+                }
             Mock.jobs.append(job | {"result": None if job["state"] == "failed" else answer(body)})
             self.json({"id": job["id"]}, 202)
 

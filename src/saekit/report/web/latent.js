@@ -54,12 +54,12 @@ function setTable(sets) {
       element("td", { class: "number" }, readable(mean)), element("td", { class: "number" }, exact(n))))))));
 }
 
-export function neighbourPanel(record, id) {
+export function neighbourPanel(record, id, alone = false) {
   const { decoder = [], cofiring = [] } = record.neighbours ?? {};
   const list = (title, rows, say) => element("div", {}, element("h4", {}, title), rows.length
     ? element("ol", { class: "pairs" }, rows.map((row) => element("li", {}, element("a", { href: latentAt(id, row[0]) }, String(row[0])), say(row))))
     : element("p", { class: "empty" }, "none"));
-  const both = (row) => element("a", { class: "quiet", href: compareAt({ a: id, latent: record.latent, b: id, other: row[0] }), title: "side by side" }, "⇄");
+  const both = (row) => alone ? null : element("a", { class: "quiet", href: compareAt({ a: id, latent: record.latent, b: id, other: row[0] }), title: "side by side" }, "⇄");
   return element("div", { class: "two" },
     list("closest directions", decoder, (row) => [tip(element("span", { class: "number" }, readable(row[1])), [`cosine of decoder directions ${exact(row[1])}`]), both(row)]),
     list("fire together", cofiring, (row) => [tip(element("span", { class: "number" }, readable(row[1])),
@@ -268,7 +268,7 @@ export async function latentPage(host, { source, path, state, go }) {
           card("Ablate", "How the loss of every token changes when this latent is set to 0.", ablatePanel(jobs))] : null),
       element("div", { class: "side-column" }, card("Distribution", null, histogramPanel(record)),
         card("Logits", "Logit lens: what one unit of its direction does to each token of the vocabulary, by the unembedding with the final norm's gain, without its division by the norm.", logitPanel(record)),
-        card("Neighbours", null, neighbourPanel(record, id)), card("Fires on", null, tokenPanel(record)))));
+        card("Neighbours", null, neighbourPanel(record, id, source.kind === "embedded")), card("Fires on", null, tokenPanel(record)))));
   return { key: (event) => {
     const to = { j: record.next, k: record.previous }[event.key];
     if (to !== undefined && to !== null) { go(latentAt(id, to, keep)); return true; }

@@ -33,7 +33,7 @@ export async function saePage(host, { source, path, state }) {
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
       element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.kind === "embedded" ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
-        card.run ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
+        card.run && source.kind !== "embedded" ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
         (overview.siblings ?? []).length ? element("label", {}, "site ", element("select", { onchange: (event) => { location.hash = saeAt(event.target.value); } },
           [id, ...overview.siblings.filter((s) => s !== id)].sort().map((s) => element("option", { value: s, selected: s === id }, s.split("~").pop())))) : null,
         card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null)),

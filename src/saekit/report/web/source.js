@@ -215,6 +215,21 @@ class LocalSource {
 
 // --------------------------------------------------------------------------------- in the page
 
+// A record that `payload.packed` made small: examples as lists, edges and values left out.
+function unpacked(record, columns) {
+  if (record.values) return record;
+  const at = columns.latent.indexOf(record.latent);
+  const values = Object.fromEntries(Object.keys(columns).filter((name) => name !== "latent").map((name) => [name, columns[name][at]]));
+  const example = ([tokens, places, acts, peak, row, doc, token]) => ({ tokens, at: places, acts, peak, token: token ?? peak,
+    value: peak === null ? 0 : acts[places.indexOf(peak)] ?? 0, row, doc });
+  const counts = record.histogram, most = Math.abs(values.max ?? 0);
+  return {
+    ...record, values,
+    examples: Object.fromEntries(Object.entries(record.examples).map(([band, list]) => [band, list.map(example)])),
+    histogram: counts && counts.length ? { counts, edges: Array.from({ length: counts.length + 1 }, (_, k) => (most * k) / counts.length) } : null,
+  };
+}
+
 export class EmbeddedSource extends LocalSource {
   constructor(data) {
     super();
@@ -245,9 +260,11 @@ export class EmbeddedSource extends LocalSource {
   }
 
   async latent(id, i) {
-    const sae = this.of("saes", id, "SAE"), record = sae.records?.[i];
-    if (!record) throw missing(`There is no latent ${i} in this page.`);
-    const columns = await this.table(id), at = columns.latent.indexOf(Number(i));
+    const sae = this.of("saes", id, "SAE"), columns = await this.table(id);
+    if (!/^\d+$/.test(String(i)) || !sae.records || !Object.hasOwn(sae.records, i)) {
+      throw missing(`There is no latent ${i}; there are ${columns.latent[0]} to ${columns.latent.at(-1)}.`);
+    }
+    const record = unpacked(sae.records[i], columns), at = columns.latent.indexOf(Number(i));
     return {
       previous: columns.latent[at - 1] ?? null, next: columns.latent[at + 1] ?? null, label: null, links: {},
       panels: Object.keys(sae.panels?.[i] ?? {}), ...record, strings: record.strings ?? sae.strings,
@@ -263,8 +280,9 @@ export class EmbeddedSource extends LocalSource {
   async each(id, visit) {
     const sae = this.of("saes", id, "SAE");
     if (!this.lower.has(id)) this.lower.set(id, (sae.strings ?? []).map((s) => s.toLowerCase()));
-    const shared = this.lower.get(id);
-    for (const [i, record] of Object.entries(sae.records ?? {})) {
+    const shared = this.lower.get(id), columns = await this.table(id);
+    for (const [i, packs] of Object.entries(sae.records ?? {})) {
+      const record = unpacked(packs, columns);
       visit(record, record.strings ? record.strings.map((s) => s.toLowerCase()) : shared, Number(i));
     }
   }
