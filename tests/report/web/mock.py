@@ -33,7 +33,7 @@ NASTY = [
     "👨\u200d👩\u200d👧",
     "\ud800",
 ]
-WORDS = " the cat sat on a mat and then it ran to see what the dog had done with its ball".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "dog", "had", "its"]
 SITES = [f"L{i}.resid_post" for i in range(30)]
 D_SAE = 96
 LARGE = 131_072
@@ -161,15 +161,24 @@ def record(latent: int, n_examples: int = 6) -> dict[str, Any]:
         tokens = [chance.randrange(len(strings)) for _ in range(n)]
         peak = chance.randrange(n)
         if band == "negative":
-            return {"tokens": tokens, "at": [], "acts": [], "peak": None, "value": 0.0} | place()
+            return {"tokens": tokens, "at": [], "acts": [], "peak": None, "value": 0.0} | place(
+                peak
+            )
         at = sorted({peak, *chance.choices(range(n), k=5)})
         share = {"top": 1.0, "q4": 0.8, "q1": 0.2, "random": 0.5, "boundary": 0.02}[band]
         acts = [round(most * share * (1 if j == peak else chance.random() * 0.6), 3) for j in at]
         value = acts[at.index(peak)]
-        return {"tokens": tokens, "at": at, "acts": acts, "peak": peak, "value": value} | place()
+        return {"tokens": tokens, "at": at, "acts": acts, "peak": peak, "value": value} | place(
+            peak
+        )
 
-    def place() -> dict[str, int]:
-        return {"row": chance.randrange(1000), "start": 0, "doc": chance.randrange(400)}
+    def place(token: int) -> dict[str, int]:
+        return {
+            "token": token,
+            "row": chance.randrange(1000),
+            "start": 0,
+            "doc": chance.randrange(400),
+        }
 
     pairs = [[chance.randrange(len(strings)), round(chance.uniform(0, 3), 3)] for _ in range(10)]
     down = [[chance.randrange(len(strings)), round(-chance.uniform(0, 3), 3)] for _ in range(10)]

@@ -2,8 +2,13 @@
 //
 // The object (window.SAEKIT_DATA, or JSON in the element "data"):
 //   {library, saes: {ID: {overview, columns: {names, values}, strings?, records: {LATENT: RECORD},
-//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}, prompts?: [PROMPT]}
-// Records may leave out their `strings` and number those of the SAE instead.
+//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}}
+// Records may leave out their `strings` and number those of the SAE instead; `packed` in place of strings and
+// records is both as JSON, raw deflate, base64.
+//
+// Files (StaticSource), below data/: library.json, ID/overview.json, ID/columns.json {names, values},
+// ID/latents.bin (a record each: JSON, raw deflate, one after the other; panels {NAME: PANEL} and label inside),
+// ID/latents.idx.json {"offsets": [0, ..., bytes]}, runs/ID.json, studies/ID.json.
 
 import { select, QueryError } from "./query.js";
 
@@ -12,6 +17,11 @@ export class Problem extends Error {
     super(detail || title || "Something went wrong.");
     Object.assign(this, { title: title ?? "Error", detail: detail ?? "", remedy: remedy ?? "", status: status ?? 0 });
   }
+}
+
+async function inflated(bytes, format = "deflate-raw") {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
+  return new Response(stream).text();
 }
 
 const PAGE = 50;
@@ -237,6 +247,7 @@ export class EmbeddedSource extends LocalSource {
     this.kind = "embedded";
     this.previews = true;
     this.lower = new Map();
+    this.opened = new Map();
   }
 
   of(kind, id, what) {
@@ -259,8 +270,19 @@ export class EmbeddedSource extends LocalSource {
     return rowsOf(named, columns.values[0]?.length ?? 0);
   }
 
+  // The records of an SAE, inflated when the first of them is asked for.
+  async whole(id) {
+    const sae = this.of("saes", id, "SAE");
+    if (!sae.packed) return sae;
+    if (!this.opened.has(id)) {
+      const bytes = Uint8Array.from(atob(sae.packed), (c) => c.charCodeAt(0));
+      this.opened.set(id, inflated(bytes).then((text) => ({ ...sae, ...JSON.parse(text) })));
+    }
+    return this.opened.get(id);
+  }
+
   async latent(id, i) {
-    const sae = this.of("saes", id, "SAE"), columns = await this.table(id);
+    const sae = await this.whole(id), columns = await this.table(id);
     if (!/^\d+$/.test(String(i)) || !sae.records || !Object.hasOwn(sae.records, i)) {
       throw missing(`There is no latent ${i}; there are ${columns.latent[0]} to ${columns.latent.at(-1)}.`);
     }
@@ -278,7 +300,7 @@ export class EmbeddedSource extends LocalSource {
   }
 
   async each(id, visit) {
-    const sae = this.of("saes", id, "SAE");
+    const sae = await this.whole(id);
     if (!this.lower.has(id)) this.lower.set(id, (sae.strings ?? []).map((s) => s.toLowerCase()));
     const shared = this.lower.get(id), columns = await this.table(id);
     for (const [i, packs] of Object.entries(sae.records ?? {})) {
@@ -291,11 +313,6 @@ export class EmbeddedSource extends LocalSource {
 // ---------------------------------------------------------------------------- files of a static host
 
 const WHOLE = 64e6; // bytes of a packed file that a search reads at once
-
-async function inflated(bytes, format = "deflate-raw") {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
-  return new Response(stream).text();
-}
 
 export class StaticSource extends LocalSource {
   constructor(base = "data") {
