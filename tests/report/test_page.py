@@ -64,9 +64,9 @@ def evaluation(run):
 def indexed(tmp_path_factory):
     """Return a run of seconds with an index; its text holds markup."""
     folder = tmp_path_factory.mktemp("indexed")
-    text = world.text_file(folder)
-    marked = text.read_text().replace('"text": "', '"text": "<img src=x onerror=y> ')
-    text.write_text(marked)
+    plain = world.text_file(folder).read_text()  # which `world.run` writes again
+    text = folder / "marked.jsonl"
+    text.write_text(plain.replace('"text": "', '"text": "<img src=x onerror=y> '))
     lm = saekit.load_model(str(save_tiny(folder / "llama", n_layers=2)))
     run = world.run(folder, model=str(folder / "llama"), corpus=Files(paths=(str(text),)))
     saekit.train(lm, run=run, out=folder / "run", shown=False)
