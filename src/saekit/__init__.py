@@ -2,8 +2,9 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
-``verify``, ``evaluate``, ``score``, ``index``, ``analyse``, ``prompt``, ``splice``, ``steer``,
-``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the architectures.
+``verify``, ``evaluate``, ``score``, ``index``, ``query``, ``analyse``, ``prompt``, ``splice``,
+``steer``, ``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the
+architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
     from saekit.analysis.index_saes import index as index
+    from saekit.analysis.query import query as query
     from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
@@ -72,6 +74,7 @@ _PLACES = {
     "published": "saekit.hub.names.listing",
     "pull": "saekit.hub.publish",
     "push": "saekit.hub.publish",
+    "query": "saekit.analysis.query",
     "save": "saekit.hub.native",
     "score": "saekit.training.vector_scores",
     "serve": "saekit.explorer.serve",

@@ -1,4 +1,4 @@
-"""Coding: text through the model once, to the codes of several SAEs on disk; goes on where it was."""
+"""Coding: text through the model once, to the codes of several SAEs; goes on where it was."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.activations.shared import SharedPasses
 from saekit.core import parts
-from saekit.core.errors import ConfigError, DataError, FormatError
+from saekit.core.errors import ConfigError, DataError
 from saekit.core.progress import Progress
 from saekit.core.sealed import read_sealed, write_sealed
 from saekit.data.tokenise import Rows, TokenStream
@@ -243,14 +243,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def opened_store(folder: Path) -> LatentStore:
-    """Return the whole store in a work folder.
-
-    Raises:
-        FormatError: there is none.
-    """
-    if not holds_store(folder / STORE):
-        raise FormatError(f"{folder} holds no codes. Index again.")
-    return LatentStore.open(folder / STORE)

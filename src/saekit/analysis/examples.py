@@ -1,7 +1,7 @@
 """Examples of each latent in bands: strongest, by quarter of its range, random, weakest, off.
 
-One peak a row of tokens counts, its strongest, so that no text is shown twice in a band. Draws are by a
-fixed hash of row and latent, so nothing depends on how the store was cut into shards.
+One peak a row of tokens counts, its strongest, so that no text is shown twice in a band. Draws are
+by a fixed hash of row and latent, so nothing depends on how the store was cut into shards.
 """
 
 from collections.abc import Iterator
@@ -59,14 +59,15 @@ class _Best:
     ) -> None:
         """Take in entries of later rows than those before: of equal scores the earlier stays."""
         hopeful = score < self.limit[group]
-        new = (group, score, row, pos, value)
-        old = (self.group, self.score, self.row, self.pos, self.value)
-        g, s, r, p, v = (np.concatenate([a, b[hopeful]]) for a, b in zip(old, new, strict=True))
-        order = np.lexsort((s, g))  # stable
-        rank = ranks(g[order])
+        every_group = np.concatenate([self.group, group[hopeful]])
+        every_score = np.concatenate([self.score, score[hopeful]])
+        order = np.lexsort((every_score, every_group))  # stable
+        rank = ranks(every_group[order])
         order, rank = order[rank < self.n], rank[rank < self.n]
-        self.group, self.score, self.row = g[order], s[order], r[order]
-        self.pos, self.value = p[order], v[order]
+        self.group, self.score = every_group[order], every_score[order]
+        self.row = np.concatenate([self.row, row[hopeful]])[order]
+        self.pos = np.concatenate([self.pos, pos[hopeful]])[order]
+        self.value = np.concatenate([self.value, value[hopeful]])[order]
         full = rank == self.n - 1
         self.limit[self.group[full]] = self.score[full]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import numpy as np
 
 from saekit.analysis.index_words import GROUP, ORDER, Column
+from saekit.analysis.side_tables import SideColumn, named, side_columns
 from saekit.core.border import bordered
 from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.result import Table
@@ -141,8 +142,15 @@ class Index:
 
     @functools.cached_property
     def columns(self) -> dict[str, Column]:
-        """What each column of a latent is."""
-        return {name: Column(**about) for name, about in self.manifest["columns"].items()}
+        """What each column of a latent is: those of the index, and of tables that lie next to it.
+
+        Such a table (RUN/analysis/NAME.csv or .parquet) has one row a latent. Its columns keep
+        their names where nothing else has them, else they are called NAME.column.
+        """
+        own = {name: Column(**about) for name, about in self.manifest["columns"].items()}
+        about = {n: f"From {c.file.parent.name}/{c.file.name}." for n, c in self._sides.items()}
+        sides = {n: Column(c.name, c.unit, about[n]) for n, c in self._sides.items()}
+        return own | sides
 
     @functools.cached_property
     def bands(self) -> dict[str, Band]:
@@ -152,10 +160,7 @@ class Index:
     @functools.cached_property
     def latents(self) -> Table:
         """Every column, a row a latent."""
-        columns: dict[str, list[Any]] = {"latent": list(range(self.d_sae))}
-        for name in self.columns:
-            values = self._columns[name]
-            columns[name] = values.tolist() if isinstance(values, np.ndarray) else list(values)  # type: ignore[arg-type]
+        columns = {name: _listed(self.values[name]) for name in ("latent", *self.columns)}
         units = {name: about.unit for name, about in self.columns.items() if about.unit}
         return Table(columns=columns, units=units)
 
@@ -165,12 +170,10 @@ class Index:
         Raises:
             UnknownNameError: there is no such column, or it holds text.
         """
-        if name == "latent":
-            return np.arange(self.d_sae, dtype=np.float64)
-        values = self._columns.get(name)
+        values = self.values.get(name)
         if not isinstance(values, np.ndarray):
             kind = "holds text" if values is not None else "is not there"
-            numbers = [n for n, v in self._columns.items() if isinstance(v, np.ndarray)]
+            numbers = [n for n, v in self.values.items() if isinstance(v, np.ndarray)]
             raise UnknownNameError(
                 f"The column `{name}` {kind}; columns of numbers are {', '.join(numbers)}."
                 f"{nearest(name, numbers)}"
@@ -178,15 +181,27 @@ class Index:
         return values
 
     @functools.cached_property
-    def _columns(self) -> dict[str, Values]:
-        file = self._open(LATENTS)
-        found = file.read(list(self.columns))
-        for name, values in found.items():
-            if not isinstance(values, Lists) and len(values) != self.d_sae:
+    def values(self) -> dict[str, np.ndarray | list[str | None]]:
+        """Every column by name: numbers (float64, NaN: none) or text (None: none); and `latent`.
+
+        Columns of tables next to the index are there under NAME.column too.
+        """
+        file, names = self._open(LATENTS), list(self.manifest["columns"])
+        found: dict[str, np.ndarray | list[str | None]] = {
+            "latent": np.arange(self.d_sae, dtype=np.float64)
+        }
+        for name, column in file.read(names).items():
+            if isinstance(column, Lists) or len(column) != self.d_sae:
                 raise FormatError(f"{file.path} has no {self.d_sae:,} rows: it is damaged.")
-            if isinstance(values, np.ndarray):
-                found[name] = values.astype(np.float64)
+            found[name] = column.astype(np.float64) if isinstance(column, np.ndarray) else column
+        for name, side in self._sides.items():
+            found[name] = found[f"{side.table}.{side.name}"] = side.values
         return found
+
+    @functools.cached_property
+    def _sides(self) -> dict[str, SideColumn]:
+        own = ["latent", *self.manifest["columns"]]
+        return named(side_columns(self.folder, self.d_sae), own)
 
     def record(self, latent: int) -> dict[str, Any]:
         """Return all that the index keeps of a latent, JSON-ready.
@@ -199,7 +214,7 @@ class Index:
         strings: dict[str, int] = {}
         details = self._details[latent // GROUP]
         at = latent % GROUP
-        values = {name: _plain(self._columns[name][latent]) for name in self.columns}
+        values = {name: _plain(self.values[name][latent]) for name in self.columns}
 
         def named(ids: Sequence[int]) -> list[int]:
             return [strings.setdefault(split_text([self._vocab[i]])[0], len(strings)) for i in ids]
@@ -404,6 +419,14 @@ class Index:
 @bordered("an index")
 def _manifest(folder: Path) -> dict[str, Any]:
     return read_manifest(folder)
+
+
+def _listed(values: np.ndarray | list[str | None]) -> list[Any]:
+    """Return a column as a list, of whole numbers where it holds no others."""
+    if not isinstance(values, np.ndarray):
+        return values
+    whole = bool((values == np.floor(values)).all())
+    return values.astype(np.int64).tolist() if whole and len(values) else values.tolist()
 
 
 def _plain(value: Any) -> Any:

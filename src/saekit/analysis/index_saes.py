@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from saekit.analysis.index_folder import Index
 from saekit.analysis.indexing import Subject, make_indexes
@@ -42,12 +42,6 @@ def runs_in(place: Path | str) -> list[Path | str]:
     if not there:
         raise ConfigError(f"The sweep in {place} has no SAE yet. Go on with it, then index.")
     return list(there)
-
-
-def shares(place: Path | str, **how: Any) -> TrainedSAE | None:
-    """Return the SAE in a folder as trained, where several sites share it; None: it is another."""
-    found = load(place, scaled=True, **how)
-    return found if is_shared(found) else None
 
 
 def is_shared(loaded: TrainedSAE) -> bool:
@@ -145,14 +139,6 @@ def place_of(loaded: TrainedSAE, out: Path | str | None, n: int) -> Path:
     return folder / at if at is not None and sites_in(folder) else folder
 
 
-@overload
-def index(sae: TrainedSAE | Path | str, lm: LanguageModel | None = None, **how: Any) -> Index: ...
-@overload
-def index(
-    sae: Sequence[TrainedSAE | Path | str], lm: LanguageModel | None = None, **how: Any
-) -> list[Index]: ...
-
-
 def index(  # noqa: PLR0913 - the words of `saekit index`
     sae: TrainedSAE | Path | str | Sequence[TrainedSAE | Path | str],
     lm: LanguageModel | None = None,
@@ -165,7 +151,7 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
     codes: bool = False,
     fresh: bool = False,
     shown: bool = True,
-) -> Index | list[Index]:
+) -> Any:
     """Encode a text and keep where each latent is on, with examples, tokens, logits, neighbours.
 
     Several SAEs of one model are indexed in one pass of it. Of an SAE that several sites share all
@@ -185,7 +171,8 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
         shown: show progress on stderr.
 
     Returns:
-        the index; a list of them where several SAEs were given, or several sites share the SAE.
+        the index (`Index`); a list of them where several SAEs were given, or several sites share
+        the SAE.
 
     Raises:
         ConfigError: a number is out of range, or no folder is known; or what was broken off had
@@ -214,9 +201,13 @@ def _same_model(ready: Sequence[Ready]) -> bool:
 
 
 def _read(place: Path | str, site: str | None) -> TrainedSAE:
-    if site is None and (shared := shares(place)) is not None:
-        return shared
-    return load(place, site=site)
+    """Return an SAE; of one that several sites share, where none is named, that of all of them."""
+    if site is not None:
+        return load(place, site=site)
+    found = load(place, scaled=True)
+    if found.card.scalings and not is_shared(found):
+        return load(place, site=str(found.card.pair.reads[0]))
+    return found
 
 
 def _each(saes: Iterable[TrainedSAE | Path | str]) -> Iterable[TrainedSAE | Path | str]:

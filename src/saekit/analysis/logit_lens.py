@@ -133,7 +133,9 @@ def spread(
         found = [up.indices, up.values, down.indices, down.values, mean, std, skew, fourth - 3]
         parts.append([c.cpu() for c in (*found, low, high, counts, *within)])
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Spread(_top(lm, parts), *columns[4:11], Enrichment(*columns[11:]))
+    mean, std, skew, kurtosis, low, high, counts, *within = columns[4:]
+    top, by_set = _top(lm, parts), Enrichment(*within)
+    return Spread(top, mean, std, skew, kurtosis, low, high, counts, by_set)
 
 
 def _histogram(

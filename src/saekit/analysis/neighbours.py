@@ -52,13 +52,16 @@ def alike(directions: Float[Tensor, "d_sae d_out"], n: int) -> Neighbours | None
 
 
 def together(store: LatentStore, n: int) -> tuple[Neighbours, int]:
-    """Return the latents whose being on is correlated most with that of each, and of how many tokens.
+    """Return the latents whose being on is correlated most with that of each.
 
     Of many pairs only those in some rows of tokens are counted, drawn by a fixed hash.
 
     Args:
         store: the codes.
         n: of a latent.
+
+    Returns:
+        the latents with the correlation phi, and how many tokens were looked at.
     """
     entries = int(store.counts.sum())
     a_token = entries / max(store.n_tokens, 1)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -84,32 +84,21 @@ def sets_of(raw: bytes) -> list[str]:
         text = raw.decode()
     except UnicodeDecodeError:
         return ["part of a character"]
-    if not text:
-        return []
-    if text.isspace():
-        return ["whitespace"] + (["line end"] if "\n" in text or "\r" in text else [])
-    bare, found = text.strip(), []
-    if text[0] == " ":
-        found.append("leading space")
-    if "\n" in text or "\r" in text:
-        found.append("line end")
-    if bare.isalpha():
-        if not text[0].isspace():
-            found.append("inside a word")
-        if len(bare) == 1:
-            found.append("one letter")
-        elif bare.isupper():
-            found.append("all capitals")
-        if bare[0].isupper() and not bare[1:2].isupper():
-            found.append("capital")
-        if not bare.isascii():
-            found.append("non-ASCII letters")
-    elif any(c.isalpha() and not c.isascii() for c in bare):
-        found.append("non-ASCII letters")
-    if bare.isdigit():
-        found.append("digits")
-    if all(unicodedata.category(c)[0] in "PS" for c in bare):
-        found.append("punctuation")
-    if _CODE.search(bare):
-        found.append("code")
-    return found
+    return [name for name, holds in _TESTS.items() if text and holds(text, text.strip())]
+
+
+_TESTS: dict[str, Callable[[str, str], bool]] = {  # of the text of a token, and without spaces
+    "leading space": lambda text, bare: text[0] == " " and bool(bare),
+    "inside a word": lambda text, bare: bare.isalpha() and not text[0].isspace(),
+    "capital": lambda _, bare: bare.isalpha() and bare[0].isupper() and not bare[1:2].isupper(),
+    "all capitals": lambda _, bare: bare.isalpha() and len(bare) > 1 and bare.isupper(),
+    "one letter": lambda _, bare: bare.isalpha() and len(bare) == 1,
+    "digits": lambda _, bare: bare.isdigit(),
+    "punctuation": lambda _, bare: (
+        bool(bare) and all(unicodedata.category(c)[0] in "PS" for c in bare)
+    ),
+    "whitespace": lambda text, _: text.isspace(),
+    "line end": lambda text, _: "\n" in text or "\r" in text,
+    "code": lambda _, bare: _CODE.search(bare) is not None,
+    "non-ASCII letters": lambda _, bare: any(c.isalpha() and not c.isascii() for c in bare),
+}

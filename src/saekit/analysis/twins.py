@@ -39,13 +39,14 @@ class Twins:
     Args:
         matches: by name of the other SAE.
         chance: largest cosine of a random direction with as many random ones, in expectation.
-        weights: digest of the SAE.
-        others: digests of the others, by name.
+        digests: of the SAE's weights: as trained and, where several sites share it, as each of
+            them uses it.
+        others: digests of the others as trained, by name.
     """
 
     matches: dict[str, BestMatches]
     chance: float
-    weights: str
+    digests: list[str]
     others: dict[str, str]
 
     @property
@@ -87,7 +88,7 @@ class Twins:
         A table with a row for each latent in RUN/analysis gives its columns to `saekit query`.
         """
         table_files.write(self.match_table(), folder / MATCHES)
-        record = {"weights": self.weights, "others": self.others, "chance": self.chance}
+        record = {"digests": self.digests, "others": self.others, "chance": self.chance}
         write_json(folder / ABOUT, record)
         return table_files.write(self.table(), folder / NAME)
 
@@ -161,8 +162,17 @@ def twins(sae: TrainedSAE | Path | str, others: Sequence[TrainedSAE | Path | str
     }
     # The largest of m signed cosines is in distribution close to the largest |cosine| of m / 2.
     chance = expected_best_cosine(directions.shape[1], max(1, mine.d_sae // 2))
-    digests = {name: weights_digest(one.sae) for name, one in zip(names, opened, strict=True)}
-    return Twins(matches=matches, chance=chance, weights=weights_digest(mine.sae), others=digests)
+    known = {name: weights_digest(one.sae) for name, one in zip(names, opened, strict=True)}
+    return Twins(matches=matches, chance=chance, digests=_digests(mine), others=known)
+
+
+def _digests(sae: TrainedSAE) -> list[str]:
+    """Return the digests of the weights as trained, and as every site uses them."""
+    found = [weights_digest(sae.sae)]
+    if sae.folder is not None and sae.card.at is None:
+        views = (load(sae.folder, site=site) for site in sae.card.scalings)
+        found += [weights_digest(view.sae) for view in views]
+    return found
 
 
 def _opened(sae: TrainedSAE | Path | str) -> TrainedSAE:

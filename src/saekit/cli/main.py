@@ -18,11 +18,13 @@ from saekit.cli.card import card
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
+from saekit.cli.export import app as export
 from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.published import published
 from saekit.cli.pull import pull
 from saekit.cli.push import push
+from saekit.cli.query import query
 from saekit.cli.report import report
 from saekit.cli.serve import serve
 from saekit.cli.sweep import sweep
@@ -94,6 +96,7 @@ app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("twins")(twins)
+app.command("query")(query)
 app.command("report")(report)
 app.command("serve")(serve)
 app.command("watch")(watch)
@@ -109,6 +112,7 @@ app.command("card")(card)
 app.command("push")(push)
 app.command("list")(list_names)
 app.add_typer(cache, name="cache")
+app.add_typer(export, name="export")
 # The commands of a study are named as its folder is: a new study needs no list.
 for _study in studies():
     _commands = importlib.import_module(f"{_study}.commands")
@@ -179,6 +183,7 @@ def _choose_threads(words: list[str]) -> None:
         "card",
         "push",
         "serve",
+        "query",
     }
     command = _after_use(words)[:1]
     if not command or command[0] in light or command[0].startswith("-"):

@@ -33,9 +33,10 @@ class Asking:
         if kind == "steer" and asked["scale"] is not None:
             found["max"] = self._largest(entry, asked["latent"])
         if kind == "logits":
-            in_max = asked["latent"] is not None and asked["unit"] == "max"
-            at = self._at(entry, asked["site"]) if in_max else entry
-            found["max"] = self._largest(at, asked["latent"]) if in_max else None
+            found["max"] = None
+            if asked["latent"] is not None and asked["unit"] == "max":
+                at = self._at(entry, asked["site"])
+                found["max"] = self._largest(at, asked["latent"])
             found["site"] = asked["site"] or entry.reads
         return found
 

@@ -38,7 +38,7 @@ def _in_file(path: Path) -> dict[str, dict[str, Any]]:
             and isinstance(part.value, ast.Constant)
             and part.target.id in _SAID
         }
-        if isinstance(said.get("name"), str):
+        if isinstance(name := said.get("name"), str):
             about = (ast.get_docstring(node) or "").split("\n\n")[0]
-            found[said["name"]] = said | {"about": " ".join(about.split())}
+            found[name] = said | {"about": " ".join(about.split())}
     return found

@@ -325,7 +325,8 @@ def strip(
         ConfigError: a place is outside the text.
     """
     drawn = [dict(one) for one in channels]
-    places = {place for one in drawn for place in one["at"]} | ({peak} - {None})
+    places = {place for one in drawn for place in one["at"]}
+    places |= set() if peak is None else {peak}
     if outside := sorted(p for p in places if not 0 <= p < len(tokens)):
         raise ConfigError(f"A strip of {len(tokens)} tokens has no token {outside[0]}.")
     strings = list(dict.fromkeys(tokens))

@@ -151,8 +151,7 @@ def _overview(
 
 
 def _kind(index: Index, name: str) -> str:
-    values = index.latents.columns[name]
-    return "text" if any(isinstance(value, str) for value in values) else "number"
+    return "number" if hasattr(index.values[name], "dtype") else "text"
 
 
 def _verdict(run: Path) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def latents(index: Index, contexts_per_latent: int) -> dict[str, Any]:
         FormatError: a file of the index is damaged.
     """
     names = ["latent", *index.columns]
-    columns = [[_cell(v) for v in index.latents.columns[name]] for name in names]
+    columns = [[_cell(v) for v in _listed(index.values[name])] for name in names]
     records = [index.record(latent) for latent in range(index.d_sae)]
     table = {"names": names, "values": columns}
     return {"columns": table, "packed": deflated(packed(records, contexts_per_latent))}
@@ -175,6 +175,10 @@ def _rounded(layers: Mapping[str, Any]) -> dict[str, Any]:
 def _ends(rows: Sequence[Any]) -> list[Any]:
     """Return the first and the last of a sorted list."""
     return list(rows) if len(rows) <= 4 else [*rows[:3], rows[-1]]
+
+
+def _listed(values: Any) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def _cell(value: Any) -> Any:

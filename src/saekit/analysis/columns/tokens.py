@@ -71,9 +71,8 @@ def _alike(made: Made) -> Tensor:
     e = made.examples
     mine = e.band == ORDER.index("top")
     latent, row, pos = e.latent[mine], e.row[mine], e.pos[mine]
-    out = no_value(made.store.d_sae)
     if not len(latent):
-        return out
+        return no_value(made.store.d_sae)
     rows, which = np.unique(row, return_inverse=True)
     tokens, _ = made.store.rows(torch.from_numpy(rows))
     peak = tokens.numpy()[which, pos]
@@ -82,5 +81,4 @@ def _alike(made: Made) -> Tensor:
     most = np.zeros(made.store.d_sae)
     np.maximum.at(most, keys // vocab, counts)
     n = np.bincount(latent, minlength=made.store.d_sae)
-    out[n > 0] = torch.from_numpy(most / np.maximum(n, 1))[n > 0]
-    return out
+    return torch.from_numpy(np.where(n > 0, most / np.maximum(n, 1), np.nan))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import saekit.report.pages as package
+from saekit.core.border import reading
 from saekit.core.errors import SaekitError
 from saekit.core.registry import Registry
 from saekit.core.result import Table
@@ -47,8 +48,9 @@ def kind_of(folder: Path) -> str | None:
     """
     for name in registry.names():
         try:
-            if registry.get(name)().find(folder):
-                return name
+            with reading(folder, f"a folder for the page `{name}`"):
+                if registry.get(name)().find(folder):
+                    return name
         except SaekitError:
             continue
     return None
@@ -72,8 +74,10 @@ def payload(name: str, folder: Path) -> dict[str, Any]:
     Raises:
         UnknownNameError: there is no such kind.
     """
+    page = registry.get(name)()
     try:
-        found = registry.get(name)().blocks(folder)
+        with reading(folder, f"a folder for the page `{name}`"):
+            found = page.blocks(folder)
     except SaekitError as error:
         found = [text(str(error), title="A file could not be read")]
     return described(name, folder) | {"blocks": found}

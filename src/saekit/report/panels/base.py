@@ -75,7 +75,8 @@ def payload(name: str, run: Path, index: "Index", latent: int) -> dict[str, Any]
         )
     panel = registry.get(name)()
     try:
-        found = panel.blocks(run, index, latent)
+        with reading(run, f"an SAE with evidence for the panel `{name}`"):
+            found = panel.blocks(run, index, latent)
     except SaekitError as error:
         found = [text(str(error), title="A file could not be read")]
     if not found:
@@ -101,7 +102,18 @@ def found(run: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
         for path in sorted({p for pattern in patterns for p in folder.glob(pattern)}):
             if path.is_file() and (real := path.resolve()) not in seen:
                 seen.add(real)
-                yield path
+                if real.is_relative_to(folder.resolve()):  # no link leads out of the folder
+                    yield path
+
+
+def named(path: Path, run: Path) -> str:
+    """Return a file as a panel's `source` names it: from the folder of the SAE on, if it is there.
+
+    A page that is put on the web says nothing of the folders of the machine it was made on.
+    """
+    if path.is_relative_to(run):
+        return path.relative_to(run).as_posix()
+    return Path(*path.parts[-3:]).as_posix()
 
 
 def kept(read: Callable[[Path], T], path: Path) -> T:

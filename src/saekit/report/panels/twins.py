@@ -35,17 +35,22 @@ class Twins(Panel):
     @override
     def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
         folder = run / "analysis"
-        row = base.row_of(folder / NAME, latent)
-        if row is None:
+        row, made = base.row_of(folder / NAME, latent), folder / ABOUT
+        if row is None or not made.is_file():
             others = siblings(run)
             if not others:
                 return None
             said = f"{len(others)} other SAEs of its sweep have its site and width."
             return [blocks.missing(said, f"{COMMAND} {base.quoted(run)}")]
-        made = folder / ABOUT
-        said = base.kept(read_object, made) if made.is_file() else {}
-        source = f"{folder / NAME}; {COMMAND}"
-        return [_facts(row, said, source), _table(folder, latent)]
+        said = base.kept(read_object, made)
+        if index.weights not in said["digests"]:
+            words = "The comparison with other SAEs was made of other weights than the index."
+            return [blocks.missing(words, f"{COMMAND} {base.quoted(run)}")]
+        source = f"{base.named(folder, run)}/{{}}; {COMMAND}"
+        return [
+            _facts(row, said, source.format(NAME)),
+            _table(folder, latent, source.format(MATCHES)),
+        ]
 
 
 def _facts(row: dict[str, str], said: dict[str, Any], source: str) -> Block:
@@ -70,7 +75,7 @@ def _facts(row: dict[str, str], said: dict[str, Any], source: str) -> Block:
     return blocks.facts(found, source=source)
 
 
-def _table(folder: Path, latent: int) -> Block:
+def _table(folder: Path, latent: int, source: str) -> Block:
     rows = base.rows_of(folder / MATCHES, latent)
     columns: dict[str, list[Any]] = {
         "SAE": [row["other"] for row in rows],
@@ -79,9 +84,4 @@ def _table(folder: Path, latent: int) -> Block:
         "next nearest": [base.number(row["second"]) for row in rows],
         "mutual": ["yes" if row["mutual"] == "1" else "no" for row in rows],
     }
-    units = {"cosine": "cosine", "next nearest": "cosine"}
-    return blocks.table(
-        Table(columns=columns, units=units),
-        title="Best matches",
-        source=f"{folder / MATCHES}; {COMMAND}",
-    )
+    return blocks.table(Table(columns=columns), title="Best matches", source=source)

@@ -254,7 +254,7 @@ export async function latentPage(host, { source, path, state, go }) {
     element("header", {}, element("p", { class: "crumbs" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id))),
       element("div", { class: "title-row" }, element("h1", {}, `Latent ${i}`), label.box,
         element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }), copy, copied,
-          source.kind === "embedded" ? null : element("a", { href: compareAt({ a: id, latent: i }) }, "compare"),
+          source.alone ? null : element("a", { href: compareAt({ a: id, latent: i }) }, "compare"),
           links.map(([text, to]) => element("a", { href: to, rel: "noreferrer noopener", target: to.startsWith("#") ? null : "_blank" }, text)))),
       valueList(record, overview.columns ?? [])),
     element("div", { class: "latent-grid" },
@@ -268,7 +268,7 @@ export async function latentPage(host, { source, path, state, go }) {
           card("Ablate", "How the loss of every token changes when this latent is set to 0.", ablatePanel(jobs))] : null),
       element("div", { class: "side-column" }, card("Distribution", null, histogramPanel(record)),
         card("Logits", "Logit lens: what one unit of its direction does to each token of the vocabulary, by the unembedding with the final norm's gain, without its division by the norm.", logitPanel(record)),
-        card("Neighbours", null, neighbourPanel(record, id, source.kind === "embedded")), card("Fires on", null, tokenPanel(record)))));
+        card("Neighbours", null, neighbourPanel(record, id, source.alone)), card("Fires on", null, tokenPanel(record)))));
   return { key: (event) => {
     const to = { j: record.next, k: record.previous }[event.key];
     if (to !== undefined && to !== null) { go(latentAt(id, to, keep)); return true; }

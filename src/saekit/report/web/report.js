@@ -13,4 +13,5 @@ function pageOf(path) {
 }
 
 const source = sourceOfPage(), [id] = Object.keys(source.data.saes);
+source.alone = true; // no page beside it to link to
 start(source, pageOf, { home: saeAt(id) });

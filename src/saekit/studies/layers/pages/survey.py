@@ -119,4 +119,4 @@ def _by_layer(layers: Table, folder: Path) -> list[Block]:
 
 
 def _source(folder: Path, name: str) -> str:
-    return f"{folder / name}; saekit layers analyse"
+    return f"{folder.name}/{name}; saekit layers analyse"

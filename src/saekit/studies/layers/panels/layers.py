@@ -51,16 +51,28 @@ class Layers(Panel):
     def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
         for path in base.found(run, SURVEYS):
             made = base.kept(read_object, path)
-            if made.get("made_from", {}).get("weights", index.weights) != index.weights:
+            if not _is_of(made, path, run, index):
                 continue
             row = base.row_of(path.parent / "latents", latent)
             if row is not None:
-                return _blocks(path.parent, made, row)
+                source = f"{base.named(path.parent, run)}/latents.csv; {COMMAND}"
+                return _blocks(source, made, row)
         return _missing(run) if _is_shared(run) else None
 
 
-def _blocks(folder: Path, made: dict[str, Any], row: dict[str, str]) -> list[Block]:
-    source = f"{folder / 'latents.csv'}; {COMMAND}"
+def _is_of(made: dict[str, Any], path: Path, run: Path, index: "Index") -> bool:
+    """Tell whether an analysis is of the SAE of an index.
+
+    It names the weights as trained, and the index of a site those that the site uses: where these
+    differ, only an analysis in the folder of the SAE is taken for its own.
+    """
+    if made.get("d_sae") != index.d_sae or index.site not in made["sites"]:
+        return False
+    own = path.resolve().is_relative_to(run.resolve())
+    return own or made["made_from"]["weights"] == index.weights
+
+
+def _blocks(source: str, made: dict[str, Any], row: dict[str, str]) -> list[Block]:
     if not row.get("layer_mean"):
         n = made.get("n_tokens", 0)
         said = f"This latent is active at no layer on any of the {n:,} tokens that were read."

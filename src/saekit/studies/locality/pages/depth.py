@@ -143,4 +143,4 @@ def _failures(made: dict[str, Any], folder: Path) -> list[Block]:
 
 
 def _source(folder: Path) -> str:
-    return f"{folder / 'result.json'}; saekit locality"
+    return f"{folder.name}/result.json; saekit locality"

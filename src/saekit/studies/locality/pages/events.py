@@ -70,7 +70,7 @@ class Autocorr(Page):
     def blocks(self, folder: Path) -> list[Block]:
         units = {"mean_H_pos": "bits", "tau_1e": "tokens", "density": "share of tokens"}
         table = read(folder / "feature_summary", units)
-        source = f"{folder / 'feature_summary'}; saekit locality autocorr"
+        source = f"{folder.name}/feature_summary; saekit locality autocorr"
         columns, shown = table.columns, []
         if "mean_H_pos" in columns and numbers(columns["mean_H_pos"]):
             shown.append(
@@ -114,7 +114,7 @@ class Geometry(Page):
             "spearman_r": "Rank correlation of |cos| with |dH|",
             "spearman_p": "p, of permuted latents",
         }
-        source = f"{folder}; saekit locality geometry"
+        source = f"{folder.name}; saekit locality geometry"
         found = [blocks.fact(label, made[n]) for n, label in names.items() if n in made]
         near = read(folder / "feature_neighbour_summary")
         return [
@@ -222,4 +222,4 @@ def _latents(
 
 
 def _source(folder: Path, name: str) -> str:
-    return f"{folder / name}; saekit locality events"
+    return f"{folder.name}/{name}; saekit locality events"

@@ -34,6 +34,7 @@ class _Events(NamedTuple):
 
     folder: Path
     tables: dict[int, list[Path]]  # by length of windows, rising
+    shown: str  # the folder, as `source` names it
 
 
 class _Event(NamedTuple):
@@ -77,7 +78,7 @@ class Locality(Panel):
             if shown := _of_events(events, latent):
                 break
         for path in base.found(run, AUTOCORR):
-            if autocorrelation := _autocorrelation(path, index, latent):
+            if autocorrelation := _autocorrelation(path, run, index, latent):
                 shown += autocorrelation
                 break
         return shown or _missing(run, index, latent, bool(everywhere))
@@ -102,7 +103,8 @@ def _events(run: Path, index: "Index") -> list[_Events]:
         made = base.kept(read_object, path)
         of_site = made.get("site", index.site) == index.site
         if of_site and any(folder.glob("ctx*")) and _of_weights(folder, index.weights):
-            found.append(_Events(folder, event_tables.lengths(folder)))
+            shown = base.named(folder, run)
+            found.append(_Events(folder, event_tables.lengths(folder), shown))
     return found
 
 
@@ -290,7 +292,7 @@ def _against_length(events: _Events, scored: dict[int, list[_Event]]) -> Block:
     )
 
 
-def _autocorrelation(path: Path, index: "Index", latent: int) -> list[Block]:
+def _autocorrelation(path: Path, run: Path, index: "Index", latent: int) -> list[Block]:
     """Return how long a latent stays on, where a folder says; nothing where it does not."""
     folder, stem = path.parent, path.with_suffix("")
     config = folder / "run_config.json"
@@ -302,7 +304,7 @@ def _autocorrelation(path: Path, index: "Index", latent: int) -> list[Block]:
     row = base.row_of(stem, latent, "feature_id")
     if row is None:
         return []
-    source = f"{path}; saekit locality autocorr"
+    source = f"{base.named(folder, run)}/{{}}; saekit locality autocorr"
     names = {
         "tau_1e": ("Lag where the autocorrelation falls to 1/e", "tokens"),
         "corr_length": ("Correlation length", "tokens"),
@@ -315,10 +317,11 @@ def _autocorrelation(path: Path, index: "Index", latent: int) -> list[Block]:
         for name, (label, unit) in names.items()
         if row.get(name)
     ]
-    shown = [blocks.facts(found, title="How long it stays on", source=source)] if found else []
+    summary = source.format(path.name)
+    shown = [blocks.facts(found, title="How long it stays on", source=summary)] if found else []
     curves = base.rows_of(folder / "autocorr_curves", latent, "feature_id")
     if curves:
-        shown.append(_curves(curves, f"{folder / 'autocorr_curves'}; saekit locality autocorr"))
+        shown.append(_curves(curves, source.format("autocorr_curves")))
     return shown
 
 
@@ -341,4 +344,4 @@ def _curves(rows: list[dict[str, str]], source: str) -> Block:
 
 
 def _source(events: _Events, name: str) -> str:
-    return f"{events.folder / name}; {COMMAND}"
+    return f"{events.shown}/{name}; {COMMAND}"

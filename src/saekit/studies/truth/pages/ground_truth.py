@@ -30,7 +30,7 @@ class Recovery(Page):
     def blocks(self, folder: Path) -> list[Block]:
         path = folder / FILE
         result = Result.read(path)
-        source = f"{path}; saekit truth eval"
+        source = f"{folder.name}/{FILE}; saekit truth eval"
         latents = result.details["by_latent"]
         shown = [blocks.scores(result, title="Scores", source=source)]
         for name, unit in (("cosine", "|cosine|"), ("f1", "F1")):
@@ -64,7 +64,7 @@ class Calibration(Page):
     @override
     def blocks(self, folder: Path) -> list[Block]:
         ranks, saes = read(folder / "ranks"), read(folder / "saes")
-        source = f"{folder / 'ranks.csv'}; saekit truth calibrate"
+        source = f"{folder.name}/ranks.csv; saekit truth calibrate"
         scores, targets = (list(dict.fromkeys(ranks.columns[k])) for k in ("score", "recovery"))
         at = {(row["score"], row["recovery"]): row["rank_correlation"] for row in ranks.rows()}
         values = [[at.get((score, target)) for target in targets] for score in scores]
@@ -81,6 +81,6 @@ class Calibration(Page):
             ),
             blocks.table(ranks, title="With 95 % intervals", source=source),
         ]
-        saved = f"{folder / 'saes.csv'}; saekit truth calibrate"
+        saved = f"{folder.name}/saes.csv; saekit truth calibrate"
         shown.append(blocks.table(saes, title="SAEs", source=saved))
         return shown

@@ -41,12 +41,11 @@ class GroundTruth(Panel):
         for path in base.found(run, RESULTS):
             latents = base.kept(read_object, path).get("details", {}).get("by_latent")
             if latents and len(latents["feature"]) == index.d_sae:
-                return _blocks(path, latents, latent)
+                return _blocks(f"{base.named(path, run)}; {COMMAND}", latents, latent)
         return None  # the truth is in a folder of its own, which only the user knows
 
 
-def _blocks(path: Path, latents: dict[str, list[Any]], latent: int) -> list[Block]:
-    source = f"{path}; {COMMAND}"
+def _blocks(source: str, latents: dict[str, list[Any]], latent: int) -> list[Block]:
     one = {name: values[latent] for name, values in latents.items()}
     same = [i for i, f in enumerate(latents["feature"]) if f == one["feature"] and i != latent]
     matched = one["matched_feature"]
