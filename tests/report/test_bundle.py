@@ -210,7 +210,7 @@ QUERIES = {
     "not max=9": [0, 2, 4],
     "missing density": [2],
     'label has "CAT"': [0, 2],
-    "label has cat limit 1": [0],
+    'label has "cat" limit 1': [0],
     'label has "sort limit 2"': [4],
     "label='x'": [3],
     "sort -max": [1, 3, 0, 2, 4],
@@ -231,6 +231,7 @@ def test_queries_in_the_page(query, rows):
 def test_queries_in_the_page_are_those_of_the_server(query, rows):
     """One language: what the page finds is what `saekit query` finds."""
     import numpy as np
+
     from saekit.analysis.query import parse
 
     known = {
@@ -253,6 +254,7 @@ def test_queries_in_the_page_are_those_of_the_server(query, rows):
         ("(density<1", r"At the end: \"\)\" is expected"),
         ("density<x", "a number is expected; put a text in quotes"),
         ("density<1 max>2", "nothing more is expected"),
+        ("label has cat", "text in quotes"),
         ("limit 2.5", "a whole number"),
     ],
 )

@@ -98,7 +98,7 @@ function labelBox({ source, id, record }) {
     event.preventDefault();
     note.textContent = "saving…";
     try {
-      const saved = await source.setLabel(id, record.latent, field.value);
+      const saved = await source.setLabel(id, record.latent, field.value, record.label);
       record.label = field.value.trim() ? { text: field.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
       draw(record.label);
       close();
@@ -156,7 +156,7 @@ export function steeredTable(result) {
     while (n < text.length && text[n] === other[n]) n++;
     return n;
   };
-  const tokens = (title, pairs) => (pairs ?? []).length ? element("p", {}, element("small", {}, `${title} `), pairs.slice(0, 6).map(([t, v]) =>
+  const tokens = (title, pairs) => (pairs ?? []).some(([, v]) => v) ? element("p", {}, element("small", {}, `${title} `), pairs.slice(0, 6).map(([t, v]) =>
     element("span", { class: "pair" }, chip(String(t)), tip(element("small", {}, `${v > 0 ? "+" : ""}${readable(v)}`), [`${exact(v)} nats of log probability`])))) : null;
   const row = (dose, title, alone) => element("div", { class: "row dose" },
     element("span", { class: "value" }, title), element("div", {}, dose.texts.map((text, k) => {
@@ -212,7 +212,10 @@ function steerPanel({ source, id, record, name }) {
 function ablatePanel({ source, id, record }) {
   const text = element("textarea", { rows: 3, dir: "auto", "aria-label": "text", placeholder: "a text; each token's loss with the latent set to 0" });
   const best = record.examples?.top?.[0];
-  if (best) text.value = best.tokens.map((t) => record.strings[t] ?? "").join("").trim();
+  if (best) { // without the special token that begins the row: the model gets its own
+    const words = best.tokens.map((t) => record.strings[t] ?? "");
+    text.value = words.slice(/^<.*>$/.test(words[0]) ? 1 : 0).join("").trim();
+  }
   return jobForm({ source, kind: "ablate", label: "Ablate", fields: text, by: "saekit serve",
     read: () => ({ sae: id, latent: record.latent, text: text.value }), draw: ablated });
 }

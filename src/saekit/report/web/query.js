@@ -62,7 +62,7 @@ export function select(text, columns, n) {
     if (word("has")) {
       at++;
       const wanted = peek();
-      if (wanted?.kind !== "text" && wanted?.kind !== "word") fail("a text in quotes is expected");
+      if (wanted?.kind !== "text") fail('a text in quotes is expected, as "dog"');
       at++;
       const small = String(wanted.value).toLowerCase();
       return (i) => !empty(values[i]) && String(values[i]).toLowerCase().includes(small);

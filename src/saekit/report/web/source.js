@@ -117,15 +117,15 @@ export class ServerSource {
     }
   }
 
-  async setLabel(id, i, text) {
+  // `known`: the label that the page shows, which is the one to be replaced.
+  async setLabel(id, i, text, known) {
     const path = `/saes/${escape(id)}/latents/${escape(i)}/label`;
-    if (!text.trim()) return this.ask(path, { method: "DELETE" });
-    let tag = null;
-    try {
-      tag = tags.get(await this.ask(path));
-    } catch (error) {
-      if (error.status !== 404) throw error; // no label yet
+    const there = known ? await this.ask(path) : null;
+    if (there && there.text !== known.text) {
+      throw new Problem({ title: "The label was changed elsewhere", detail: `It is now "${there.text}". Load the page again to change that one.`, status: 412 });
     }
+    const tag = there ? tags.get(there) : null;
+    if (!text.trim()) return known ? this.ask(path, { method: "DELETE", headers: tag ? { "If-Match": tag } : {} }) : null;
     return this.ask(path, { method: "PUT", body: { text }, headers: tag ? { "If-Match": tag } : {} });
   }
 
