@@ -45,7 +45,8 @@ def bundled(entry: str) -> str:
     Each module becomes a function that returns what it exports; no name of one is seen in
     another unless it is imported. Only the forms that our own modules use are read::
 
-        import { a, b as c } from "./x.js";      export function f    export const x    export class C
+        import { a, b as c } from "./x.js";
+        export function f    export const x    export class C
 
     Args:
         entry: a file of `web_files`.
@@ -82,8 +83,18 @@ def _add(
     body = _EXPORT.sub(lambda m: f"{m['kind']} {m['name']}", body)
     if left := _LEFT.search(body):
         raise ConfigError(f"{name}: `{left[0].strip()[:80]}` is a form that bundled() cannot read.")
+    body = _thin(name, body)
     given = ", ".join(exports[name])
     order[name] = f"const {_ident(name)} = (() => {{\n{body}\nreturn {{ {given} }};\n}})();"
+
+
+def _thin(name: str, body: str) -> str:
+    """Leave out what no reader of a page needs: lines of comment, and space before lines."""
+    for number, line in enumerate(body.splitlines(), 1):
+        if line.count("`") % 2:
+            raise ConfigError(f"{name}, line {number}: a text in backticks goes over lines.")
+    lines = [line.strip() for line in body.splitlines()]
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 def _taken(name: str, found: re.Match[str], exports: dict[str, list[str]]) -> str:

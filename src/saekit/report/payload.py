@@ -1,9 +1,11 @@
 """What the scripts of the page draw: curves, histogram and latents, packed small."""
 
+import base64
 import json
 import math
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from saekit.core.files import read_json_lines
 from saekit.hub.index_manifest import sites_in
 
 MAX_POINTS = 1000  # of a curve: more than a screen has columns for
-SPREAD = ("q4", "q3", "q2", "q1", "boundary")  # bands of which one example each is shown
-BEFORE, AFTER = 15, 8  # tokens about the peak of a context
-TOP_LOGITS = 8
+SPREAD = {"negative": 2}  # examples kept of a band other than the strongest; 1 of the rest
+SIDES = ("promoted", "suppressed")
+BEFORE, AFTER = 15, 8  # tokens about the peak of an example
+TOP_LOGITS, TOP_TOKENS, TOP_NEIGHBOURS = 8, 6, 5
 CURVES = ("loss", "fvu", "l0", "dead", "lr", "tokens_per_second")
 
 
@@ -49,50 +52,6 @@ def curves(path: Path) -> dict[str, Any] | None:
     return columns
 
 
-def latents(folder: Path, contexts_per_latent: int) -> dict[str, Any] | None:
-    """Return the latents of an index, or None where there is no index.
-
-    Token strings are held once, the most frequent first, and named by number.
-
-    Returns:
-        ``strings``; ``id``, ``density``, ``max``, ``mean`` by latent; ``contexts`` by
-        latent: ``[tokens, acts, peak]`` each, zeros at the end of acts left out; ``spread``,
-        contexts from the whole range of a latent, likewise; ``histogram``, counts by latent, each
-        empty where the index has none;
-        ``promoted`` and ``suppressed`` by latent: ``[tokens, values]``; ``found``, the
-        largest number of contexts that the index holds for a latent.
-
-    Raises:
-        FormatError: a file of the index is damaged, or the index is of an earlier version.
-    """
-    if (place := index_place(folder)) is None:
-        return None
-    index = Index(place)
-    records = [index.record(latent) for latent in range(index.d_sae)]
-    shown = [_cut(r, ("top",), contexts_per_latent) for r in records]
-    spread = [_cut(r, SPREAD, 1) for r in records]
-    sides = {s: [_words(r, s) for r in records] for s in ("promoted", "suppressed")}
-    counted: Counter[str] = Counter()
-    for contexts in (*shown, *spread):
-        for tokens, _, _ in contexts:
-            counted.update(tokens)
-    for pairs in (*sides["promoted"], *sides["suppressed"]):
-        counted.update(token for token, _ in pairs)
-    strings = [token for token, _ in counted.most_common()]
-    number = {s: i for i, s in enumerate(strings)}
-    columns = {c: _listed(index.values.get(c), index.d_sae) for c in ("density", "max", "mean")}
-    return {
-        "strings": strings,
-        "id": list(range(index.d_sae)),
-        **columns,
-        "contexts": [[_context(c, number) for c in contexts] for contexts in shown],
-        "spread": [[_context(c, number) for c in contexts] for contexts in spread],
-        "histogram": [(r["histogram"] or {}).get("counts", []) for r in records],
-        **{s: [_side(pairs, number) for pairs in found] for s, found in sides.items()},
-        "found": max((len(r["examples"]["top"]) for r in records), default=0),
-    }
-
-
 def index_place(folder: Path) -> Path | None:
     """Return the index that a page is of: the one there is, or of several sites the first.
 
@@ -102,6 +61,128 @@ def index_place(folder: Path) -> Path | None:
     if sites := sites_in(folder):
         return folder / sites[0]
     return folder if folder.is_dir() and any(folder.iterdir()) else None
+
+
+def latents(index: Index, contexts_per_latent: int) -> dict[str, Any]:
+    """Return the latents of an index as `source.js` reads them out of a page.
+
+    Returns:
+        ``columns``: names and values; ``packed``: what `packed` gives as JSON, deflated, in base64.
+
+    Raises:
+        FormatError: a file of the index is damaged.
+    """
+    names = ["latent", *index.columns]
+    columns = [[_cell(v) for v in _listed(index.values[name])] for name in names]
+    records = [index.record(latent) for latent in range(index.d_sae)]
+    table = {"names": names, "values": columns}
+    return {"columns": table, "packed": deflated(packed(records, contexts_per_latent))}
+
+
+def deflated(value: Any) -> str:
+    """Return JSON as raw deflate in base64: about a third of its bytes, and no markup in them."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return base64.b64encode(packer.compress(text.encode()) + packer.flush()).decode("ascii")
+
+
+def packed(records: Sequence[Mapping[str, Any]], contexts_per_latent: int) -> dict[str, Any]:
+    """Return records of an index with few bytes.
+
+    All share their strings; an example is cut to the tokens about its peak and is a list:
+    tokens, places, activations, peak, row, document, and where there is no peak the token at which
+    the latent is off. Values stand in the columns, and edges of the
+    histogram follow from the maximum. Of the longer lists the first are kept.
+
+    Args:
+        records: of `Index.record`.
+        contexts_per_latent: examples of the band ``top``; of the others one or two are kept.
+    """
+    counted: Counter[str] = Counter()
+    for record in records:
+        for band, examples in record["examples"].items():
+            for one in examples[: _kept(band, contexts_per_latent)]:
+                first, last = _cut(one)
+                counted.update(record["strings"][t] for t in one["tokens"][first:last])
+        counted.update(record["strings"][t] for t in _in_details(record))
+    strings = [string for string, _ in counted.most_common()]
+    number = {string: i for i, string in enumerate(strings)}
+    return {
+        "strings": strings,
+        "records": [_packed(record, number, contexts_per_latent) for record in records],
+    }
+
+
+def _kept(band: str, top: int) -> int:
+    return top if band == "top" else SPREAD.get(band, 1)
+
+
+def _cut(example: Mapping[str, Any]) -> tuple[int, int]:
+    """Return where the tokens about the peak of an example begin and end."""
+    middle = example["token"] if example["peak"] is None else example["peak"]
+    return max(0, middle - BEFORE), min(len(example["tokens"]), middle + AFTER + 1)
+
+
+def _in_details(record: Mapping[str, Any]) -> list[int]:
+    """Return the strings that a record names outside of its examples, as they are kept."""
+    logits = record["logits"] or {}
+    sides = [pair[0] for side in SIDES for pair in logits.get(side, [])[:TOP_LOGITS]]
+    return sides + [three[0] for three in record["tokens"]["on"][:TOP_TOKENS]]
+
+
+def _packed(record: Mapping[str, Any], number: Mapping[str, int], top: int) -> dict[str, Any]:
+    of = [number.get(string, 0) for string in record["strings"]]
+
+    def example(one: Mapping[str, Any]) -> list[Any]:
+        first, last = _cut(one)
+        on = [(j - first, a) for j, a in zip(one["at"], one["acts"], strict=True)]
+        on = [(j, short(a)) for j, a in on if 0 <= j < last - first]
+        peak = None if one["peak"] is None else one["peak"] - first
+        tokens = [of[t] for t in one["tokens"][first:last]]
+        packs = [tokens, [j for j, _ in on], [a for _, a in on], peak, one["row"], one["doc"]]
+        return packs if peak is not None else [*packs, one["token"] - first]
+
+    def pairs(rows: Sequence[Sequence[Any]], most: int) -> list[Any]:
+        return [[of[row[0]], short(row[1]), *map(short, row[2:])] for row in rows[:most]]
+
+    logits, near = record["logits"], record["neighbours"]
+    return {
+        "latent": record["latent"],
+        "examples": {
+            band: [example(one) for one in examples[: _kept(band, top)]]
+            for band, examples in record["examples"].items()
+            if examples
+        },
+        "histogram": (record["histogram"] or {}).get("counts"),
+        "logits": logits
+        and {side: pairs(logits[side], TOP_LOGITS) for side in SIDES}
+        | {"mean": short(logits["mean"]), "std": short(logits["std"])}
+        | {"sets": [[n, *map(short, rest)] for n, *rest in _ends(logits["sets"])]},
+        "neighbours": {
+            kind: [[row[0], *map(short, row[1:])] for row in rows[:TOP_NEIGHBOURS]]
+            for kind, rows in near.items()
+        },
+        "tokens": record["tokens"] | {"on": pairs(record["tokens"]["on"], TOP_TOKENS)},
+        "layers": record["layers"] and _rounded(record["layers"]),
+    }
+
+
+def _rounded(layers: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {n: [short(v) for v in layers[n]] for n in ("density", "mean", "max")}
+    return {"sites": layers["sites"]} | numbers
+
+
+def _ends(rows: Sequence[Any]) -> list[Any]:
+    """Return the first and the last of a sorted list."""
+    return list(rows) if len(rows) <= 4 else [*rows[:3], rows[-1]]
+
+
+def _listed(values: Any) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _cell(value: Any) -> Any:
+    return short(value) if isinstance(value, float) else value
 
 
 def short(value: float | None, digits: int = 3) -> float | int | None:
@@ -116,42 +197,3 @@ def to_script(value: Any) -> str:
     r"""Return compact JSON that cannot end the element it stands in: no ``<`` is left in it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("&", "\\u0026").replace(">", "\\u003e")
-
-
-Context = tuple[list[str], list[float], int]  # tokens, activations on them, and the peak
-
-
-def _cut(record: dict[str, Any], bands: Sequence[str], most: int) -> list[Context]:
-    """Return examples of some bands, `most` of each, cut to the tokens about their peak."""
-    found = []
-    for band in bands:
-        for one in record["examples"][band][:most]:
-            begin, end = max(0, one["peak"] - BEFORE), one["peak"] + AFTER + 1
-            tokens = [record["strings"][i] for i in one["tokens"][begin:end]]
-            acts = [0.0] * len(tokens)
-            for at, act in zip(one["at"], one["acts"], strict=True):
-                if begin <= at < begin + len(tokens):
-                    acts[at - begin] = act
-            found.append((tokens, acts, one["peak"] - begin))
-    return found
-
-
-def _words(record: dict[str, Any], side: str) -> list[tuple[str, float]]:
-    found = (record["logits"] or {}).get(side, [])[:TOP_LOGITS]
-    return [(record["strings"][i], value) for i, value in found]
-
-
-def _context(context: Context, number: dict[str, int]) -> list[Any]:
-    tokens, every, peak = context
-    acts = [short(a) for a in every]
-    while acts and not acts[-1]:
-        acts.pop()
-    return [[number[t] for t in tokens], acts, peak]
-
-
-def _side(pairs: Sequence[tuple[str, float]], number: dict[str, int]) -> list[Any]:
-    return [[number[token] for token, _ in pairs], [short(value) for _, value in pairs]]
-
-
-def _listed(values: Any, n: int) -> list[float | int | None]:
-    return [None] * n if values is None else [short(v) for v in values.tolist()]

@@ -33,7 +33,7 @@ NASTY = [
     "👨\u200d👩\u200d👧",
     "\ud800",
 ]
-WORDS = " the cat sat on a mat and then it ran to see what the dog had done with its ball".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "dog", "had", "its"]
 SITES = [f"L{i}.resid_post" for i in range(30)]
 D_SAE = 96
 LARGE = 131_072
@@ -161,15 +161,24 @@ def record(latent: int, n_examples: int = 6) -> dict[str, Any]:
         tokens = [chance.randrange(len(strings)) for _ in range(n)]
         peak = chance.randrange(n)
         if band == "negative":
-            return {"tokens": tokens, "at": [], "acts": [], "peak": None, "value": 0.0} | place()
+            return {"tokens": tokens, "at": [], "acts": [], "peak": None, "value": 0.0} | place(
+                peak
+            )
         at = sorted({peak, *chance.choices(range(n), k=5)})
         share = {"top": 1.0, "q4": 0.8, "q1": 0.2, "random": 0.5, "boundary": 0.02}[band]
         acts = [round(most * share * (1 if j == peak else chance.random() * 0.6), 3) for j in at]
         value = acts[at.index(peak)]
-        return {"tokens": tokens, "at": at, "acts": acts, "peak": peak, "value": value} | place()
+        return {"tokens": tokens, "at": at, "acts": acts, "peak": peak, "value": value} | place(
+            peak
+        )
 
-    def place() -> dict[str, int]:
-        return {"row": chance.randrange(1000), "start": 0, "doc": chance.randrange(400)}
+    def place(token: int) -> dict[str, int]:
+        return {
+            "token": token,
+            "row": chance.randrange(1000),
+            "start": 0,
+            "doc": chance.randrange(400),
+        }
 
     pairs = [[chance.randrange(len(strings)), round(chance.uniform(0, 3), 3)] for _ in range(10)]
     down = [[chance.randrange(len(strings)), round(-chance.uniform(0, 3), 3)] for _ in range(10)]
@@ -484,20 +493,29 @@ class Mock(BaseHTTPRequestHandler):
         elif rest == ["latents"]:
             self.latents(name, query)
         elif len(rest) == 2:
-            if not rest[1].isdigit() or int(rest[1]) >= D_SAE:
-                self.problem(404, f"There is no latent {rest[1]}; there are 0 to {D_SAE - 1}.")
-                return
-            at = int(rest[1])
-            text = Mock.labels.get(f"{name}/{at}")
-            label = {"text": text, "by": "me", "time": "now"} if text else None
-            more = {"label": label, "previous": at - 1 if at else None, "next": at + 1}
-            self.json(record(at) | more | {"links": {}, "panels": ["locality", "broken"]})
+            self.latent(name, rest[1])
         elif rest[2] == "label":
-            self.problem(404, "no label")
+            self.label(f"{name}/{rest[1]}")
         elif rest[3] == "broken":
             self.problem(500, "The evidence is damaged.", "saekit locality run demo")
         else:
             self.json({"name": rest[3], "title": "Locality", "about": "Of J.", "blocks": BLOCKS})
+
+    def latent(self, name: str, given: str) -> None:
+        if not given.isdigit() or int(given) >= D_SAE:
+            self.problem(404, f"There is no latent {given}; there are 0 to {D_SAE - 1}.")
+            return
+        at = int(given)
+        text = Mock.labels.get(f"{name}/{at}")
+        label = {"text": text, "by": "me", "time": "now"} if text else None
+        more = {"label": label, "previous": at - 1 if at else None, "next": at + 1}
+        self.json(record(at) | more | {"links": {}, "panels": ["locality", "broken"]})
+
+    def label(self, key: str) -> None:
+        if key not in Mock.labels:
+            self.problem(404, "no label")
+            return
+        self.json({"text": Mock.labels[key], "by": "me", "time": "now"})
 
     def table(self, name: str) -> dict[str, list[Any]]:
         if name not in Mock.tables:
@@ -537,6 +555,12 @@ class Mock(BaseHTTPRequestHandler):
                 }
             Mock.jobs.append(job | {"result": None if job["state"] == "failed" else answer(body)})
             self.json({"id": job["id"]}, 202)
+
+    def do_DELETE(self) -> None:
+        _, _, _, kind, name, *rest = self.path.split("/")
+        if kind == "saes":
+            Mock.labels.pop(f"{name}/{rest[1]}", None)
+        self.reply(204, b"", "application/json")
 
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

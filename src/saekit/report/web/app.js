@@ -4,33 +4,12 @@ import { element, button, replace } from "./dom.js";
 import { startTips } from "./numbers.js";
 import { loading, shownProblem } from "./states.js";
 import { parsed } from "./routes.js";
-import { libraryPage } from "./library.js";
-import { saePage } from "./sae.js";
-import { latentPage } from "./latent.js";
-import { promptPage } from "./prompt.js";
-import { comparePage } from "./compare.js";
-import { runPage } from "./run.js";
-import { studyPage } from "./study.js";
-import { jobsPage } from "./jobs.js";
 
 const KEYS = [
   ["/", "search, or the text of the prompt"], ["j k", "next and previous latent"], ["o", "open a row of the table in place"],
   ["[ ]", "pages of the table"], ["r", "a random latent"], ["l", "edit the label"], ["u", "up, to the SAE"], ["p", "this latent in a prompt"],
   ["← →", "move along tokens of a strip"], ["Enter", "hold the token"], ["Esc", "leave a field, close a tip"], ["t", "light or dark"], ["?", "this help"],
 ];
-
-function pageOf(path) {
-  const [first, , third] = path;
-  if (!first) return libraryPage;
-  if (first === "sae" && path.length === 2) return saePage;
-  if (first === "sae" && third === "latent" && path.length === 4) return latentPage;
-  if (first === "sae" && third === "prompt" && path.length === 3) return promptPage;
-  if (first === "compare") return comparePage;
-  if (first === "run" && path.length === 2) return runPage;
-  if (first === "study" && path.length === 2) return studyPage;
-  if (first === "jobs") return jobsPage;
-  return null;
-}
 
 function store(key, value) {
   try {
@@ -48,7 +27,9 @@ function setTheme(theme) {
   dispatchEvent(new Event("saekit-theme"));
 }
 
-export async function start(source, { home = "#/", only = null } = {}) {
+// pageOf(path): the function that fills a place with the page of an address, or null.
+// links: pages named in the bar. With `home` the bare address goes there.
+export async function start(source, pageOf, { home = null, links = [] } = {}) {
   setTheme(store("saekit-theme"));
   const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const toggle = () => { const to = isDark() ? "light" : "dark"; setTheme(to); store("saekit-theme", to); };
@@ -56,10 +37,9 @@ export async function start(source, { home = "#/", only = null } = {}) {
     KEYS.map(([key, what]) => [element("dt", {}, key.split(" ").map((k) => element("kbd", {}, k))), element("dd", {}, what)])),
   element("form", { method: "dialog" }, element("button", {}, "close")));
   const main = element("main", { id: "main", tabindex: -1 });
-  const nav = element("nav", { "aria-label": "pages" }, only ? null : [element("a", { href: "#/" }, "Library"), element("a", { href: "#/compare" }, "Compare"),
-    source.live ? element("a", { href: "#/jobs" }, "Jobs") : null]);
+  const nav = element("nav", { "aria-label": "pages" }, links.map(([text, to]) => element("a", { href: to }, text)));
   const skip = element("a", { href: "#main", class: "skip", onclick: (event) => { event.preventDefault(); main.focus(); } }, "to the page");
-  document.body.prepend(skip, element("div", { class: "topbar" }, element("a", { href: home, class: "brand" }, "saekit"), nav, element("span", { class: "grow" }),
+  document.body.prepend(skip, element("div", { class: "topbar" }, element("a", { href: home ?? "#/", class: "brand" }, "saekit"), nav, element("span", { class: "grow" }),
     button("◐", toggle, { class: "quiet", "aria-label": "light or dark", title: "light or dark, key t" }),
     button("?", () => help.showModal(), { class: "quiet", "aria-label": "keys", title: "keys" })), main, help);
   startTips();
@@ -67,7 +47,7 @@ export async function start(source, { home = "#/", only = null } = {}) {
   const go = (to) => { location.hash = to; };
   const show = async () => {
     const { path, state } = parsed(location.hash);
-    if (only && !path.length) { location.replace(only); return; }
+    if (home && !path.length) { location.replace(home); return; }
     const mine = ++turn, page = pageOf(path), host = element("div", { class: "page" });
     current?.close?.();
     current = null;
@@ -88,7 +68,7 @@ export async function start(source, { home = "#/", only = null } = {}) {
     } catch (error) {
       if (mine !== turn) return;
       if (!error.title) console.error(error);
-      replace(main, element("h1", {}, error.title ?? "This page has a fault"), shownProblem(error), element("p", {}, element("a", { href: home }, "back to the start")));
+      replace(main, element("h1", {}, error.title ?? "This page has a fault"), shownProblem(error), element("p", {}, element("a", { href: home ?? "#/" }, "back to the start")));
     } finally {
       clearTimeout(wait);
       if (mine === turn) main.removeAttribute("aria-busy");

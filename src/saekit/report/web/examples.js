@@ -10,10 +10,10 @@ export function exampleLines(record, band, { most = Infinity, short = true, onsa
   if (!list.length) return element("p", { class: "empty" }, "No example of this kind.");
   return element("div", { class: "examples" }, list.slice(0, most).map((example, number) => {
     const part = short ? around(example) : { from: 0, to: example.tokens.length };
-    const strip = tokenStrip({ strings: record.strings, tokens: example.tokens, peak: example.peak, ...part,
+    const strip = tokenStrip({ strings: record.strings, tokens: example.tokens, peak: example.peak ?? example.token ?? null, ...part,
       channels: [{ name: unit, unit: "", at: example.at, values: example.acts, most: largest }] },
     { onsay, label: `example ${number + 1}`, className: "text" });
-    const where = [`row ${example.row ?? "?"} of the corpus`, `from token ${example.start ?? "?"} of it`, `document ${example.doc ?? "?"}`];
+    const where = [`row ${example.row ?? "?"} of the corpus`, ...(example.start === undefined ? [] : [`from token ${example.start} of it`]), `document ${example.doc ?? "?"}`];
     const value = quantity(example.peak === null ? 0 : example.value, { unit, about: where.join(", ") });
     return element("div", { class: "row" }, element("span", { class: "value" }, value), strip);
   }));

@@ -27,17 +27,17 @@ export async function jobsPage(host, { source }) {
         element("td", {}, open ? button("cancel", async () => { await source.cancel(job.id).catch(() => {}); look(); }, { class: "quiet" }) : null));
     })))));
   };
+  let closed = false;
   const look = async () => {
     clearTimeout(timer);
-    if (!body.isConnected) return;
     try {
       const said = await source.jobs();
       draw(Array.isArray(said) ? said : said.jobs ?? []);
     } catch (error) {
       replace(body, shownProblem(error));
     }
-    timer = setTimeout(look, EVERY);
+    if (!closed) timer = setTimeout(look, EVERY);
   };
   await look();
-  return { close: () => clearTimeout(timer) };
+  return { close: () => { closed = true; clearTimeout(timer); } };
 }

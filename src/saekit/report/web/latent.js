@@ -54,12 +54,12 @@ function setTable(sets) {
       element("td", { class: "number" }, readable(mean)), element("td", { class: "number" }, exact(n))))))));
 }
 
-export function neighbourPanel(record, id) {
+export function neighbourPanel(record, id, alone = false) {
   const { decoder = [], cofiring = [] } = record.neighbours ?? {};
   const list = (title, rows, say) => element("div", {}, element("h4", {}, title), rows.length
     ? element("ol", { class: "pairs" }, rows.map((row) => element("li", {}, element("a", { href: latentAt(id, row[0]) }, String(row[0])), say(row))))
     : element("p", { class: "empty" }, "none"));
-  const both = (row) => element("a", { class: "quiet", href: compareAt({ a: id, latent: record.latent, b: id, other: row[0] }), title: "side by side" }, "⇄");
+  const both = (row) => alone ? null : element("a", { class: "quiet", href: compareAt({ a: id, latent: record.latent, b: id, other: row[0] }), title: "side by side" }, "⇄");
   return element("div", { class: "two" },
     list("closest directions", decoder, (row) => [tip(element("span", { class: "number" }, readable(row[1])), [`cosine of decoder directions ${exact(row[1])}`]), both(row)]),
     list("fire together", cofiring, (row) => [tip(element("span", { class: "number" }, readable(row[1])),
@@ -98,7 +98,7 @@ function labelBox({ source, id, record }) {
     event.preventDefault();
     note.textContent = "saving…";
     try {
-      const saved = await source.setLabel(id, record.latent, field.value);
+      const saved = await source.setLabel(id, record.latent, field.value, record.label);
       record.label = field.value.trim() ? { text: field.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
       draw(record.label);
       close();
@@ -156,7 +156,7 @@ export function steeredTable(result) {
     while (n < text.length && text[n] === other[n]) n++;
     return n;
   };
-  const tokens = (title, pairs) => (pairs ?? []).length ? element("p", {}, element("small", {}, `${title} `), pairs.slice(0, 6).map(([t, v]) =>
+  const tokens = (title, pairs) => (pairs ?? []).some(([, v]) => v) ? element("p", {}, element("small", {}, `${title} `), pairs.slice(0, 6).map(([t, v]) =>
     element("span", { class: "pair" }, chip(String(t)), tip(element("small", {}, `${v > 0 ? "+" : ""}${readable(v)}`), [`${exact(v)} nats of log probability`])))) : null;
   const row = (dose, title, alone) => element("div", { class: "row dose" },
     element("span", { class: "value" }, title), element("div", {}, dose.texts.map((text, k) => {
@@ -212,7 +212,10 @@ function steerPanel({ source, id, record, name }) {
 function ablatePanel({ source, id, record }) {
   const text = element("textarea", { rows: 3, dir: "auto", "aria-label": "text", placeholder: "a text; each token's loss with the latent set to 0" });
   const best = record.examples?.top?.[0];
-  if (best) text.value = best.tokens.map((t) => record.strings[t] ?? "").join("").trim();
+  if (best) { // without the special token that begins the row: the model gets its own
+    const words = best.tokens.map((t) => record.strings[t] ?? "");
+    text.value = words.slice(/^<.*>$/.test(words[0]) ? 1 : 0).join("").trim();
+  }
   return jobForm({ source, kind: "ablate", label: "Ablate", fields: text, by: "saekit serve",
     read: () => ({ sae: id, latent: record.latent, text: text.value }), draw: ablated });
 }
@@ -254,7 +257,7 @@ export async function latentPage(host, { source, path, state, go }) {
     element("header", {}, element("p", { class: "crumbs" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id))),
       element("div", { class: "title-row" }, element("h1", {}, `Latent ${i}`), label.box,
         element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }), copy, copied,
-          source.kind === "embedded" ? null : element("a", { href: compareAt({ a: id, latent: i }) }, "compare"),
+          source.alone ? null : element("a", { href: compareAt({ a: id, latent: i }) }, "compare"),
           links.map(([text, to]) => element("a", { href: to, rel: "noreferrer noopener", target: to.startsWith("#") ? null : "_blank" }, text)))),
       valueList(record, overview.columns ?? [])),
     element("div", { class: "latent-grid" },
@@ -268,7 +271,7 @@ export async function latentPage(host, { source, path, state, go }) {
           card("Ablate", "How the loss of every token changes when this latent is set to 0.", ablatePanel(jobs))] : null),
       element("div", { class: "side-column" }, card("Distribution", null, histogramPanel(record)),
         card("Logits", "Logit lens: what one unit of its direction does to each token of the vocabulary, by the unembedding with the final norm's gain, without its division by the norm.", logitPanel(record)),
-        card("Neighbours", null, neighbourPanel(record, id)), card("Fires on", null, tokenPanel(record)))));
+        card("Neighbours", null, neighbourPanel(record, id, source.alone)), card("Fires on", null, tokenPanel(record)))));
   return { key: (event) => {
     const to = { j: record.next, k: record.previous }[event.key];
     if (to !== undefined && to !== null) { go(latentAt(id, to, keep)); return true; }

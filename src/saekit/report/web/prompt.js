@@ -113,7 +113,9 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     }
   };
 
-  const shortSite = (site) => site.replace(/^L(\d+)\..*$/, "$1");
+  const layerOf = (site) => site.replace(/^L(\d+)\..*$/, "$1");
+  const oneEach = new Set(sites.map(layerOf)).size === sites.length; // else a layer's number does not tell its sites apart
+  const shortSite = (site) => (oneEach ? layerOf(site) : site);
   const drawLayers = () => {
     if (sites.length < 2) { replace(parts.layers); return; }
     replace(parts.layers, element("h2", {}, "The held latent, every token and layer"), heatmap({

@@ -9,10 +9,10 @@ function tokens(text) {
   const found = [];
   TOKEN.lastIndex = 0;
   while (TOKEN.lastIndex < text.length) {
-    const at = TOKEN.lastIndex;
-    if (!text.slice(at).trim()) break;
+    const rest = text.slice(TOKEN.lastIndex), at = TOKEN.lastIndex + rest.length - rest.trimStart().length;
+    if (!rest.trim()) break;
     const match = TOKEN.exec(text);
-    if (!match) throw new QueryError(`At character ${at + 1}: "${text.slice(at).trim().slice(0, 12)}" cannot be read.`);
+    if (!match) throw new QueryError(`At character ${at + 1}: "${rest.trim().slice(0, 12)}" cannot be read.`);
     const [, quoted, sign, word] = match;
     if (quoted !== undefined) found.push({ kind: "text", value: quoted.slice(1, -1).replace(/\\(.)/g, "$1"), at });
     else if (sign !== undefined) found.push({ kind: "sign", value: sign, at });
@@ -62,7 +62,7 @@ export function select(text, columns, n) {
     if (word("has")) {
       at++;
       const wanted = peek();
-      if (wanted?.kind !== "text" && wanted?.kind !== "word") fail("a text in quotes is expected");
+      if (wanted?.kind !== "text") fail('a text in quotes is expected, as "dog"');
       at++;
       const small = String(wanted.value).toLowerCase();
       return (i) => !empty(values[i]) && String(values[i]).toLowerCase().includes(small);

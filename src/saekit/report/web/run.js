@@ -39,7 +39,7 @@ export async function runPage(host, { source, path }) {
       run.fraction === null || run.fraction === undefined ? null : [element("progress", { max: 1, value: String(run.fraction), "aria-label": "how far the run is" }),
         ` ${Math.round(100 * run.fraction)} %`]),
     run.sae ? element("p", {}, element("a", { href: saeAt(run.sae) }, "its SAE")) : null,
-    run.command && run.status !== "finished" ? element("p", {}, live ? "Go on with it after a stop: " : "Go on with it: ", command(run.command)) : null),
+    run.command && !["finished", "done"].includes(run.status) ? element("p", {}, live ? "Go on with it after a stop: " : "Go on with it: ", command(run.command)) : null),
     element("section", {}, element("h2", {}, "Training"), element("p", { class: "about" },
       "Over training batches, activations scaled as in training.", live ? " Read again every 3 seconds." : "",
       run.curves?.every > 1 ? ` One record in ${run.curves.every} is drawn.` : ""), curveCharts(run.curves)),

@@ -32,8 +32,8 @@ export async function saePage(host, { source, path, state }) {
       element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
       element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
-        source.kind === "embedded" ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
-        card.run ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
+        source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
+        card.run && !source.alone ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
         (overview.siblings ?? []).length ? element("label", {}, "site ", element("select", { onchange: (event) => { location.hash = saeAt(event.target.value); } },
           [id, ...overview.siblings.filter((s) => s !== id)].sort().map((s) => element("option", { value: s, selected: s === id }, s.split("~").pop())))) : null,
         card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null)),
@@ -44,7 +44,7 @@ export async function saePage(host, { source, path, state }) {
       ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
       others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
       : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
-    source.kind === "embedded" ? section("training", "Training", training(source, card, gone)) : null,
+    source.alone ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
       : missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" })),
     blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),

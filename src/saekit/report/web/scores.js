@@ -35,6 +35,6 @@ export function scoreMini(name, score) {
   const known = score.value !== null && score.value !== undefined;
   const bounds = known && score.low !== null && score.low !== undefined
     ? element("small", {}, ` ±${near(+((score.high - score.low) / 2).toPrecision(2))}`) : null;
-  return element("span", { class: "mini" }, element("small", {}, `${score.short ?? name} `),
+  return element("span", { class: "mini" }, element("small", {}, `${/\(([A-Z][A-Z0-9]+)\)/.exec(score.label ?? "")?.[1] ?? score.label ?? name} `),
     tip(element("span", { class: "quantity", tabindex: 0 }, known ? near(+score.value.toPrecision(3)) : "undefined", bounds), () => about(score.value, score)));
 }

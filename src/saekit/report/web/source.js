@@ -2,8 +2,13 @@
 //
 // The object (window.SAEKIT_DATA, or JSON in the element "data"):
 //   {library, saes: {ID: {overview, columns: {names, values}, strings?, records: {LATENT: RECORD},
-//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}, prompts?: [PROMPT]}
-// Records may leave out their `strings` and number those of the SAE instead.
+//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}}
+// Records may leave out their `strings` and number those of the SAE instead; `packed` in place of strings and
+// records is both as JSON, raw deflate, base64.
+//
+// Files (StaticSource), below data/: library.json, ID/overview.json, ID/columns.json {names, values},
+// ID/latents.bin (a record each: JSON, raw deflate, one after the other; panels {NAME: PANEL} and label inside),
+// ID/latents.idx.json {"offsets": [0, ..., bytes]}, runs/ID.json, studies/ID.json.
 
 import { select, QueryError } from "./query.js";
 
@@ -12,6 +17,11 @@ export class Problem extends Error {
     super(detail || title || "Something went wrong.");
     Object.assign(this, { title: title ?? "Error", detail: detail ?? "", remedy: remedy ?? "", status: status ?? 0 });
   }
+}
+
+async function inflated(bytes, format = "deflate-raw") {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
+  return new Response(stream).text();
 }
 
 const PAGE = 50;
@@ -107,15 +117,15 @@ export class ServerSource {
     }
   }
 
-  async setLabel(id, i, text) {
+  // `known`: the label that the page shows, which is the one to be replaced.
+  async setLabel(id, i, text, known) {
     const path = `/saes/${escape(id)}/latents/${escape(i)}/label`;
-    if (!text.trim()) return this.ask(path, { method: "DELETE" });
-    let tag = null;
-    try {
-      tag = tags.get(await this.ask(path));
-    } catch (error) {
-      if (error.status !== 404) throw error; // no label yet
+    const there = known ? await this.ask(path) : null;
+    if (there && there.text !== known.text) {
+      throw new Problem({ title: "The label was changed elsewhere", detail: `It is now "${there.text}". Load the page again to change that one.`, status: 412 });
     }
+    const tag = there ? tags.get(there) : null;
+    if (!text.trim()) return known ? this.ask(path, { method: "DELETE", headers: tag ? { "If-Match": tag } : {} }) : null;
     return this.ask(path, { method: "PUT", body: { text }, headers: tag ? { "If-Match": tag } : {} });
   }
 
@@ -215,6 +225,21 @@ class LocalSource {
 
 // --------------------------------------------------------------------------------- in the page
 
+// A record that `payload.packed` made small: examples as lists, edges and values left out.
+function unpacked(record, columns) {
+  if (record.values) return record;
+  const at = columns.latent.indexOf(record.latent);
+  const values = Object.fromEntries(Object.keys(columns).filter((name) => name !== "latent").map((name) => [name, columns[name][at]]));
+  const example = ([tokens, places, acts, peak, row, doc, token]) => ({ tokens, at: places, acts, peak, token: token ?? peak,
+    value: peak === null ? 0 : acts[places.indexOf(peak)] ?? 0, row, doc });
+  const counts = record.histogram, most = Math.abs(values.max ?? 0);
+  return {
+    ...record, values,
+    examples: Object.fromEntries(Object.entries(record.examples).map(([band, list]) => [band, list.map(example)])),
+    histogram: counts && counts.length ? { counts, edges: Array.from({ length: counts.length + 1 }, (_, k) => (most * k) / counts.length) } : null,
+  };
+}
+
 export class EmbeddedSource extends LocalSource {
   constructor(data) {
     super();
@@ -222,6 +247,7 @@ export class EmbeddedSource extends LocalSource {
     this.kind = "embedded";
     this.previews = true;
     this.lower = new Map();
+    this.opened = new Map();
   }
 
   of(kind, id, what) {
@@ -244,10 +270,23 @@ export class EmbeddedSource extends LocalSource {
     return rowsOf(named, columns.values[0]?.length ?? 0);
   }
 
+  // The records of an SAE, inflated when the first of them is asked for.
+  async whole(id) {
+    const sae = this.of("saes", id, "SAE");
+    if (!sae.packed) return sae;
+    if (!this.opened.has(id)) {
+      const bytes = Uint8Array.from(atob(sae.packed), (c) => c.charCodeAt(0));
+      this.opened.set(id, inflated(bytes).then((text) => ({ ...sae, ...JSON.parse(text) })));
+    }
+    return this.opened.get(id);
+  }
+
   async latent(id, i) {
-    const sae = this.of("saes", id, "SAE"), record = sae.records?.[i];
-    if (!record) throw missing(`There is no latent ${i} in this page.`);
-    const columns = await this.table(id), at = columns.latent.indexOf(Number(i));
+    const sae = await this.whole(id), columns = await this.table(id);
+    if (!/^\d+$/.test(String(i)) || !sae.records || !Object.hasOwn(sae.records, i)) {
+      throw missing(`There is no latent ${i}; there are ${columns.latent[0]} to ${columns.latent.at(-1)}.`);
+    }
+    const record = unpacked(sae.records[i], columns), at = columns.latent.indexOf(Number(i));
     return {
       previous: columns.latent[at - 1] ?? null, next: columns.latent[at + 1] ?? null, label: null, links: {},
       panels: Object.keys(sae.panels?.[i] ?? {}), ...record, strings: record.strings ?? sae.strings,
@@ -261,10 +300,11 @@ export class EmbeddedSource extends LocalSource {
   }
 
   async each(id, visit) {
-    const sae = this.of("saes", id, "SAE");
+    const sae = await this.whole(id);
     if (!this.lower.has(id)) this.lower.set(id, (sae.strings ?? []).map((s) => s.toLowerCase()));
-    const shared = this.lower.get(id);
-    for (const [i, record] of Object.entries(sae.records ?? {})) {
+    const shared = this.lower.get(id), columns = await this.table(id);
+    for (const [i, packs] of Object.entries(sae.records ?? {})) {
+      const record = unpacked(packs, columns);
       visit(record, record.strings ? record.strings.map((s) => s.toLowerCase()) : shared, Number(i));
     }
   }
@@ -273,11 +313,6 @@ export class EmbeddedSource extends LocalSource {
 // ---------------------------------------------------------------------------- files of a static host
 
 const WHOLE = 64e6; // bytes of a packed file that a search reads at once
-
-async function inflated(bytes, format = "deflate-raw") {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
-  return new Response(stream).text();
-}
 
 export class StaticSource extends LocalSource {
   constructor(base = "data") {

@@ -108,7 +108,7 @@ export function tokenStrip({ strings, tokens, channels, peak = null, from = 0, t
 
 // Where to cut a row so that its peak is near the middle of few tokens.
 export function around(example, each = 14) {
-  const middle = example.peak ?? Math.floor(Math.min(example.tokens.length, 2 * each) / 2);
+  const middle = example.peak ?? example.token ?? Math.floor(Math.min(example.tokens.length, 2 * each) / 2);
   return { from: Math.max(0, middle - each), to: Math.min(example.tokens.length, middle + each + 1) };
 }
 

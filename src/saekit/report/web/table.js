@@ -151,7 +151,8 @@ export class LatentTable {
     const { columns, rows, total, cursor } = this.data;
     const place = Object.fromEntries(columns.map((name, k) => [name, k]));
     const names = this.names().filter((name) => name in place), order = sortOf(this.state.where ?? "");
-    const label = "label" in place && !names.includes("label") ? ["label"] : [];
+    const written = "label" in place && rows.some((row) => row[place.label] !== null);
+    const label = written && !names.includes("label") ? ["label"] : [];
     const head = (name, text, lines, sortable = true) => {
       const press = sortable ? button(text, () => {
         const down = order?.name === name ? !order.down : name !== "latent";
