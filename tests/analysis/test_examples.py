@@ -98,9 +98,7 @@ def test_windows_are_the_documents_part_of_the_row_and_hold_every_activation(who
         inside = np.nan_to_num(acts[row, start:end, whole.latent[i]])
         at = whole.at[whole.starts[i] : whole.starts[i + 1]]
         np.testing.assert_array_equal(at, np.flatnonzero(inside))
-        np.testing.assert_array_equal(
-            whole.acts[whole.starts[i] : whole.starts[i + 1]], inside[at]
-        )
+        np.testing.assert_array_equal(whole.acts[whole.starts[i] : whole.starts[i + 1]], inside[at])
 
 
 def test_negatives_have_the_latents_token_where_it_is_off(whole, tmp_path):
