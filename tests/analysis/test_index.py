@@ -422,7 +422,17 @@ def test_a_sweep_is_all_its_runs(base, lm, capsys):
     from saekit.cli.main import main
 
     words = ["sweep", "--model", base / "lm", "--site", SITES[1], "--corpus", base / "text.jsonl"]
-    words += ["--d-sae", "32", "--vary", "sae.k=2,4", "--tokens", "2000", "--quiet", "--dtype", "float32"]
+    words += [
+        "--d-sae",
+        "32",
+        "--vary",
+        "sae.k=2,4",
+        "--tokens",
+        "2000",
+        "--quiet",
+        "--dtype",
+        "float32",
+    ]
     words += ["--set", "n_ctx=32", "--set", "batch_tokens=128", "--out", base / "sweep"]
     for line in (words, ["index", base / "sweep", "--tokens", "700", "--quiet", "--json"]):
         with pytest.raises(SystemExit) as ended:

@@ -2,16 +2,18 @@ import base64
 import hashlib
 import html.parser
 import json
-import random
 import re
 from importlib import resources
 
 import pytest
 
+from saekit.analysis.index_folder import Index
 from saekit.core.errors import FormatError
 from saekit.core.files import write_json, write_text
-from saekit.core.result import Result, Score, Table
+from saekit.core.result import Result, Score
 from saekit.report.page import write_report
+from saekit.report.payload import short
+from tests.made_index import made_index
 
 ATTACK = "</script><img src=x onerror=alert(1)>"
 
@@ -52,29 +54,11 @@ def evaluation(run):
     )
 
 
-def index(run, n_latents=8, n_contexts=3, n_tokens=6):
-    chance = random.Random(0)
-    words = [f" word{i}" for i in range(400)] + ["\n", " 日本", ATTACK, "&amp;", "\u2028"]
-    records, columns = [], {"latent": [], "density": [], "mean": [], "max": []}
-    for latent in range(n_latents):
-        made = []
-        for _ in range(n_contexts if latent else 0):
-            acts = [chance.random() * 9 if chance.random() < 0.2 else 0.0 for _ in range(n_tokens)]
-            acts[n_tokens // 2] = 9.87654
-            tokens = [ATTACK, *chance.choices(words, k=n_tokens - 1)]
-            made.append({"tokens": tokens, "acts": acts, "peak": n_tokens // 2, "value": 9.87654})
-        sides = {
-            s: [[chance.choice(words), chance.random()] for _ in range(8)]
-            for s in ("promoted", "suppressed")
-        }
-        record = {"latent": latent, "density": 0.1, "max": 9.9, "contexts": made, **sides}
-        record |= {"spread": made[:2], "histogram": [40, 9, 3, 1] if latent else [0] * 4}
-        records.append(record)
-        values = (latent, 0.1234567, 1.5 if latent else None, 9.87654 if latent else None)
-        for column, value in zip(columns.values(), values, strict=True):
-            column.append(value)
-    Table(columns=columns).write_csv(run / "index" / "latents.csv")
-    write_text(run / "index" / "contexts.json", json.dumps({"latents": records}))
+WORDS = [f" word{i}" for i in range(400)] + ["\n", " 日本", "&amp;", "\u2028"]
+
+
+def index(run, n_latents=8, n_examples=3):
+    made_index(run / "index", [ATTACK, *WORDS], d_sae=n_latents, n_examples=n_examples)
 
 
 class Tags(html.parser.HTMLParser):
@@ -154,16 +138,20 @@ def test_shares_left_out(run):
 
 
 def test_latents_survive_packing(run):
-    data = page_of(run)[2]["latents"]
-    records = json.loads((run / "index" / "contexts.json").read_text())["latents"]
-    assert data["id"] == list(range(8))
-    assert data["density"][0] == 0.123 and data["max"][:2] == [None, 9.88]
-    for packed, record in zip(data["contexts"], records, strict=True):
-        for (tokens, acts, peak), context in zip(packed, record["contexts"], strict=True):
+    data, made = page_of(run)[2]["latents"], Index(run / "index")
+    assert data["id"] == list(range(8)) and data["max"][0] is None
+    for latent, packed in enumerate(data["contexts"]):
+        assert data["density"][latent] == short(made.values["density"][latent])
+        top = made.contexts(latent)
+        assert len(packed) == len(top) == (3 if latent else 0)
+        for (tokens, acts, peak), context in zip(packed, top, strict=True):
             assert [data["strings"][t] for t in tokens] == context["tokens"]
             padded = acts + [0] * (len(tokens) - len(acts))
             assert padded == [float(f"{a:.3g}") for a in context["acts"]]
             assert peak == context["peak"]
+        assert len(data["spread"][latent]) == (5 if latent else 0)
+        assert data["histogram"][latent] == ([40, 9, 3, 1] if latent else [])
+        assert len(data["promoted"][latent][0]) == 8
     assert len(set(data["strings"])) == len(data["strings"])
 
 
@@ -218,12 +206,16 @@ def test_missing_parts_name_their_command(tmp_path, parts, commands):
         assert (f"{command} {tmp_path}" in shown) == (command in commands)
 
 
-def test_index_without_contexts(tmp_path):
-    index(tmp_path)
-    (tmp_path / "index" / "contexts.json").unlink()
-    _, tags, data = page_of(tmp_path)
-    assert "holds no contexts" in " ".join(tags.shown)
-    assert data["latents"]["contexts"] == [[]] * 8
+def test_an_index_of_an_earlier_version_is_refused(run):
+    write_json(run / "index" / "index.json", {"tokens": 5})
+    with pytest.raises(FormatError, match=f"earlier version; make it again: saekit index {run}"):
+        write_report(run, run / "report.html")
+
+
+def test_of_several_sites_the_first_is_shown(tmp_path):
+    for site in ("L1.resid_post", "L0.resid_post"):
+        made_index(tmp_path / "index" / site, ["a", "b"], site=site)
+    assert len(page_of(tmp_path)[2]["latents"]["id"]) == 8
 
 
 def test_long_logs_are_thinned_and_say_so(tmp_path):
@@ -240,10 +232,9 @@ def test_long_logs_are_thinned_and_say_so(tmp_path):
         ("run.json", "[1]"),
         ("log.jsonl", "{broken\n"),
         ("eval/core.json", '{"a": 1}'),
-        ("index/contexts.json", '{"latents": 3}'),
-        ("index/contexts.json", "{"),
-        ("index/latents.csv", "a,b\n1,2\n"),
-        ("index/latents.csv", "latent,density\n1,much\n"),
+        ("index/index.json", "{"),
+        ("index/latents.parquet", "a,b\n1,2\n"),
+        ("index/details.parquet", ""),
     ],
 )
 def test_damaged_parts_are_named(run, name, text):
@@ -260,7 +251,7 @@ def test_not_a_run(tmp_path):
 
 def test_size_budget(tmp_path):
     """An eighth of 4096 latents with 8 contexts of 24 tokens stays within an eighth of 8 MB."""
-    index(tmp_path, n_latents=512, n_contexts=8, n_tokens=24)
+    index(tmp_path, n_latents=512, n_examples=8)
     assert write_report(tmp_path, tmp_path / "r.html").stat().st_size <= 1_000_000
 
 
