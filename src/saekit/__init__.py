@@ -2,8 +2,9 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
-``verify``, ``evaluate``, ``score``, ``index``, ``analyse``, ``prompt``, ``splice``, ``steer``,
-``attribute``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the architectures.
+``verify``, ``evaluate``, ``score``, ``index``, ``query``, ``analyse``, ``prompt``, ``splice``,
+``steer``, ``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the
+architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from saekit.activations.harvest import Harvest as Harvest
     from saekit.analysis.analyse import analyse as analyse
     from saekit.analysis.index_folder import Index as Index
-    from saekit.analysis.index_folder import index as index
+    from saekit.analysis.index_saes import index as index
+    from saekit.analysis.query import query as query
     from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.evals.verify.verify import verify as verify
+    from saekit.explorer.serve import serve as serve
     from saekit.hub.attribution import attribute as attribute
     from saekit.hub.names.listing import published as published
     from saekit.hub.native import load as load
@@ -64,15 +67,17 @@ _PLACES = {
     "card": "saekit.hub.publish",
     "evaluate": "saekit.evals.evaluate",
     "fit": "saekit.training.fit_vectors",
-    "index": "saekit.analysis.index_folder",
+    "index": "saekit.analysis.index_saes",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
     "prompt": "saekit.hub.prompting",
     "published": "saekit.hub.names.listing",
     "pull": "saekit.hub.publish",
     "push": "saekit.hub.publish",
+    "query": "saekit.analysis.query",
     "save": "saekit.hub.native",
     "score": "saekit.training.vector_scores",
+    "serve": "saekit.explorer.serve",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
     "train": "saekit.training.train",

@@ -15,6 +15,7 @@ FLOORS = [
     {"report", "terminal"},
     {"recipes"},
     {"studies"},
+    {"explorer"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(FLOORS) for name in names}
@@ -35,14 +36,22 @@ OPTIONAL = {
     "trackio",
     "tensorboard",
     "openai",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "pydantic",
 }
-# Files of compiled code need their library from the first line, so they are imported when used.
+# Files of compiled code, and those of the server's framework, need their library from the first
+# line, so they are imported when used.
 COMPILED = {
     "kernels/native.py",
     "kernels/vector.py",
     "kernels/triton/maps.py",
     "kernels/triton/bounds.py",
     "kernels/triton/choose.py",
+    "explorer/app.py",
+    "explorer/protocol.py",
+    "explorer/schemas.py",
 }
 FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 

@@ -22,6 +22,7 @@ from saekit.data.tokenise import Rows
 FORMAT, VERSION = "saekit.latents", 2  # version 1 had no checksum of the manifest itself
 BY_SIZE = "by size"  # what `maxima` in totals are the largest by
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
+_WRITTEN = "written.json"  # the shards of a store that is not whole yet
 
 
 class TokenMajor(NamedTuple):
@@ -295,6 +296,17 @@ class LatentStoreWriter:
         d_sae: number of latents.
         meta: JSON-ready record of the SAE, the model and the corpus.
         shard_tokens: tokens per shard, rounded down to whole rows; one row at least.
+        goes_on: keep the shards that a writer of the same sizes and record, which was killed, left
+            in the folder, and go on after them.
+
+    Attributes:
+        next_row: the row of the token stream to go on with.
+        n_tokens: tokens in the shards that are written.
+        beside: what the caller keeps with each shard that is written, JSON-ready; set it before
+            `add`. Of a writer that goes on it is what stood beside the last shard.
+
+    Raises:
+        FormatError: a shard that was left is damaged.
     """
 
     def __init__(
@@ -305,10 +317,12 @@ class LatentStoreWriter:
         d_sae: int,
         meta: dict[str, Any],
         shard_tokens: int = 2**17,
+        goes_on: bool = False,
     ):
         self.folder, self.n_ctx, self.d_sae, self.meta = folder, n_ctx, d_sae, meta
         self.rows_per_shard = max(1, shard_tokens // n_ctx)
-        self._first_row = self._next_row = 0
+        self._first_row = self.next_row = 0
+        self._goes_on, self.beside = goes_on, {}
         self._shards: list[dict[str, Any]] = []
         self._buffer: list[tuple[Rows, TokenMajor]] = []
         self._totals = {
@@ -319,8 +333,30 @@ class LatentStoreWriter:
         self._ends = _Ends(d_sae)
         for name in (_MANIFEST, _TOTALS):
             (folder / name).unlink(missing_ok=True)
+        if goes_on and (folder / _WRITTEN).is_file():
+            self._take_up(read_sealed(folder / _WRITTEN))
+        known = {part["file"] for part in self._shards}
         for left in folder.glob("shard-*.safetensors"):
-            left.unlink()
+            if left.name not in known:
+                left.unlink()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the shards that are written."""
+        return sum(part["tokens"] for part in self._shards)
+
+    def _take_up(self, written: dict[str, Any]) -> None:
+        """Go on after the shards that are there; totals are summed again from them."""
+        self._first_row = self.next_row = written["first_row"]
+        self.beside = written["beside"]
+        for part in written["shards"]:
+            path = inside(self.folder, part["file"])
+            _check_size(path, part["bytes"])
+            shard = Shard(path, self.next_row, part["rows"], self.d_sae, part["sha256"])
+            entries = shard.by_latent()
+            self._count(entries.latents(), entries.values, entries.starts.diff())
+            self._shards.append(part)
+            self.next_row += part["rows"]
 
     def add(self, rows: Rows, row: Int[Tensor, "n"], pos: Int[Tensor, "n"], codes: Codes) -> None:
         """Add some rows and the codes of the tokens that were kept in them.
@@ -352,7 +388,7 @@ class LatentStoreWriter:
             self._buffer.append((part, TokenMajor(row[a:b], pos[a:b], _sliced(codes, a, b))))
             if held + end - begin == self.rows_per_shard:
                 self._flush()
-        self._next_row = rows.first_row + len(rows.tokens)
+        self.next_row = rows.first_row + len(rows.tokens)
 
     def close(self) -> LatentStore:
         """Write what is left and the manifest; return the store.
@@ -383,14 +419,15 @@ class LatentStoreWriter:
                 "meta": self.meta,
             },
         )
+        (self.folder / _WRITTEN).unlink(missing_ok=True)
         return LatentStore.open(self.folder)
 
     def _check(self, rows: Rows, row: Tensor, pos: Tensor, codes: Codes) -> None:
         if not self._shards and not self._buffer:
-            self._first_row = self._next_row = rows.first_row
-        if rows.first_row != self._next_row or rows.tokens.shape[1] != self.n_ctx:
+            self._first_row = self.next_row = rows.first_row
+        if rows.first_row != self.next_row or rows.tokens.shape[1] != self.n_ctx:
             raise ShapeError(
-                f"Rows must go on from row {self._next_row} with {self.n_ctx} tokens each; got "
+                f"Rows must go on from row {self.next_row} with {self.n_ctx} tokens each; got "
                 f"rows from {rows.first_row} with {rows.tokens.shape[1]}."
             )
         if codes.n_rows != len(row) or codes.d_sae != self.d_sae:
@@ -433,6 +470,9 @@ class LatentStoreWriter:
         sizes = {"tokens": codes.n_rows, "entries": len(codes.values)}
         sizes["rows"] = sum(len(r.tokens) for r in rows)
         self._shards.append(_described(path) | sizes)
+        if self._goes_on:
+            written = {"first_row": self._first_row, "shards": self._shards, "beside": self.beside}
+            write_sealed(self.folder / _WRITTEN, written)
 
     def _count(self, latents: Tensor, values: Tensor, counts: Tensor) -> None:
         self._totals["counts"] += counts
@@ -465,7 +505,7 @@ def is_store(folder: Path, also: Sequence[str] = ()) -> bool:
         folder: the folder.
         also: names of further files that may be in it.
     """
-    known = {_MANIFEST, _TOTALS, *also}
+    known = {_MANIFEST, _TOTALS, _WRITTEN, *also}
     return all(
         path.name in known
         or is_own(path.name)

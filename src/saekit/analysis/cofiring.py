@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
@@ -148,6 +148,37 @@ def by_token(fired: FiringSums, latents: Int[Tensor, "m"]) -> Float[Tensor, "m m
         out += v @ v.T
     rate = fired.counts[latents].double() / fired.n_tokens
     return out - rate[:, None] * rate
+
+
+def co_occurring(store: LatentStore, most: int, rows: Bool[Tensor, "n_rows"]) -> CofiringCounts:
+    """Return how often each two of the commonest latents are on together in some rows of tokens.
+
+    Args:
+        store: the codes.
+        most: latents looked at: the commonest. Memory: four bytes a pair of them.
+        rows: which rows of the store.
+    """
+    order = torch.sort(store.counts, descending=True, stable=True).indices[:most]
+    chosen = order[store.counts[order] > 0].sort().values
+    m, n_tokens = len(chosen), 0
+    place = torch.full((store.d_sae,), -1, dtype=torch.int64)
+    place[chosen] = torch.arange(m)
+    both = torch.zeros(m * m, dtype=torch.int32)
+    for shard in store.shards():
+        mine = rows[shard.first_row - store.first_row :][: shard.n_rows]
+        if not bool(mine.any()):
+            continue
+        kept = shard.by_token()
+        codes = kept.codes.take(mine[kept.row - shard.first_row].nonzero()[:, 0])
+        n_tokens += codes.n_rows
+        codes = codes.only((codes.values != 0) & (place[codes.latents] >= 0))
+        codes = codes._replace(latents=place[codes.latents])
+        for one, other in _pairs(codes):
+            keys = one * m + other
+            both.index_add_(0, keys, torch.ones_like(keys, dtype=torch.int32))
+    both = both.view(m, m)
+    both = both + both.T - both.diag().diag()
+    return CofiringCounts(chosen, both.diag().long(), both, n_tokens)
 
 
 def _pairs(codes: Codes):

@@ -1,25 +1,51 @@
 """Index: what `saekit index` left in a folder, and `saekit.index`, which makes it."""
 
 import functools
+import math
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
-from saekit.activations.latents import LatentStore
-from saekit.analysis.indexing import CONTEXTS, LATENTS, make_index
-from saekit.analysis.max_acts import MaxActs
-from saekit.core.errors import ConfigError, UnknownNameError
-from saekit.core.files import read_object
+import numpy as np
+
+from saekit.analysis.index_words import GROUP, ORDER, Column
+from saekit.analysis.latent import Latent
+from saekit.analysis.side_tables import SideColumn, named, side_columns
+from saekit.core import notebook
+from saekit.core.border import bordered
+from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.result import Table
-from saekit.data import table_files
-from saekit.data.base import SPLITS, Corpus
-from saekit.hub.native import load
-from saekit.hub.opening import opened
-from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel
+from saekit.core.text import split_text
+from saekit.data.parquet import Lists, ParquetFile, Values
+from saekit.hub.index_manifest import (
+    CODES,
+    CONTEXTS,
+    DETAILS,
+    EXAMPLES,
+    LATENTS,
+    VOCAB,
+    check_weights,
+    checked_file,
+    command,
+    read_manifest,
+)
+
+if TYPE_CHECKING:
+    from saekit.activations.latents import LatentStore
 
 SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
+DIGITS = 4  # significant digits of numbers in records
+GROUPS_HELD = 16  # groups of rows in memory, of the file of examples and that of details each
+
+
+class Band(NamedTuple):
+    """What a band of examples is, for the reader."""
+
+    title: str
+    about: str
 
 
 @final
@@ -34,131 +60,422 @@ class Contexts(list[dict[str, Any]]):
         lines = [f"latent {self.latent}: {len(self)} contexts, the strongest first"]
         for name in ("promoted", "suppressed"):
             if tokens := self.words.get(name):
-                listed = ", ".join(repr(token) for token, _ in tokens)
+                listed = ", ".join(repr(token) for token, _ in tokens[:SHOWN_CONTEXTS])
                 lines.append(f"  {name:<10} {listed}")
         lines += [f"  {c['value']:8.4g}  {_marked(c)}" for c in self[:SHOWN_CONTEXTS]]
         return "\n".join(lines)
 
 
+BEFORE, AFTER = 15, 8  # tokens about the peak in a printed line
+
+
 def _marked(context: dict[str, Any]) -> str:
     """Return a context as one line, with the tokens at which the latent is strong in brackets."""
-    least = SHOWN_ACT * abs(context["value"])
-    parts = [
-        f"[{token}]" if act and abs(act) >= least else token
-        for token, act in zip(context["tokens"], context["acts"], strict=True)
-    ]
+    least, peak = SHOWN_ACT * abs(context["value"]), context["peak"]
+    begin = max(0, (len(context["tokens"]) // 2 if peak is None else peak) - BEFORE)
+    end = begin + BEFORE + 1 + AFTER
+    pairs = zip(context["tokens"][begin:end], context["acts"][begin:end], strict=True)
+    parts = [f"[{token}]" if act and abs(act) >= least else token for token, act in pairs]
     return "".join(parts).replace("\n", " ")
+
+
+class _Groups:
+    """Groups of rows of a file, the last used held in memory."""
+
+    def __init__(self, file: ParquetFile):
+        self.file, self._held, self._lock = (
+            file,
+            OrderedDict[int, dict[str, Values]](),
+            (threading.Lock()),
+        )
+
+    def __getitem__(self, number: int) -> dict[str, Values]:
+        with self._lock:
+            if number in self._held:
+                self._held.move_to_end(number)
+                return self._held[number]
+        found = self.file.group(number)
+        with self._lock:
+            self._held[number] = found
+            while len(self._held) > GROUPS_HELD:
+                self._held.popitem(last=False)
+        return found
 
 
 @final
 class Index:
-    """What an SAE's latents were on at in a corpus.
+    """What an SAE's latents were on at in a text. Reading it needs no language model.
 
     Args:
         folder: what `saekit index` made.
-        made: what making it counted, where it was made just now.
 
     Raises:
-        FormatError: it holds no index, or a file of it is damaged.
+        FormatError: it holds no index, one of an earlier version, or a damaged one; the text says
+            which command makes it.
+
+    Attributes:
+        folder: where it is.
+        manifest: what it was made from, JSON-ready.
+        d_sae: latents.
+        n_ctx: tokens of a row.
+        n_tokens: tokens of text that count.
+        site: the site, or sites that are coded jointly.
+        weights: digest of the SAE's weights.
+        model: name of the language model.
     """
 
-    def __init__(self, folder: Path | str, made: dict[str, Any] | None = None):
+    def __init__(self, folder: Path | str):
         self.folder = Path(folder)
-        self.store = LatentStore.open(self.folder)
-        self.made = made or {}
+        self.manifest = _manifest(self.folder)
+        self.d_sae: int = self.manifest["d_sae"]
+        self.n_ctx: int = self.manifest["n_ctx"]
+        self.n_tokens: int = self.manifest["n_tokens"]
+        self.site: str = self.manifest["site"]
+        self.weights: str = self.manifest["weights"]
+        self.model: str = self.manifest["model"]
 
     def __repr__(self) -> str:
-        store = self.store
-        return f"Index({self.folder}: {store.d_sae:,} latents over {store.n_tokens:,} tokens)"
+        return f"Index({self.folder}: {self.d_sae:,} latents over {self.n_tokens:,} tokens)"
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What making it counted: tokens, rows, entries, seconds."""
+        return self.manifest["counts"]
+
+    @functools.cached_property
+    def columns(self) -> dict[str, Column]:
+        """What each column of a latent is: those of the index, and of tables that lie next to it.
+
+        Such a table (RUN/analysis/NAME.csv or .parquet) has one row a latent. Its columns keep
+        their names where nothing else has them, else they are called NAME.column.
+        """
+        own = {name: Column(**about) for name, about in self.manifest["columns"].items()}
+        about = {n: f"From {c.file.parent.name}/{c.file.name}." for n, c in self._sides.items()}
+        sides = {n: Column(c.name, c.unit, about[n]) for n, c in self._sides.items()}
+        return own | sides
+
+    @functools.cached_property
+    def bands(self) -> dict[str, Band]:
+        """What each band of examples is, in their order."""
+        return {name: Band(**about) for name, about in self.manifest["bands"].items()}
 
     @functools.cached_property
     def latents(self) -> Table:
-        """How often and how strongly each latent is on, a row each."""
-        rows = list(table_files.rows(self.folder / LATENTS))
-        names = rows[0].keys() if rows else ()
-        return Table(columns={n: [_number(row[n]) for row in rows] for n in names})
+        """Every column, a row a latent."""
+        columns = {name: _listed(self.values[name]) for name in ("latent", *self.columns)}
+        units = {name: about.unit for name, about in self.columns.items() if about.unit}
+        return Table(columns=columns, units=units)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return the numbers of a column, float64; NaN where a latent has none.
+
+        Raises:
+            UnknownNameError: there is no such column, or it holds text.
+        """
+        values = self.values.get(name)
+        if not isinstance(values, np.ndarray):
+            kind = "holds text" if values is not None else "is not there"
+            numbers = [n for n, v in self.values.items() if isinstance(v, np.ndarray)]
+            raise UnknownNameError(
+                f"The column `{name}` {kind}; columns of numbers are {', '.join(numbers)}."
+                f"{nearest(name, numbers)}"
+            )
+        return values
 
     @functools.cached_property
-    def _records(self) -> dict[int, dict[str, Any]]:
-        records = read_object(self.folder / CONTEXTS)["latents"]
-        return {record["latent"]: record for record in records}
+    def values(self) -> dict[str, np.ndarray | list[str | None]]:
+        """Every column by name: numbers (float64, NaN: none) or text (None: none); and `latent`.
+
+        Columns of tables next to the index are there under NAME.column too.
+        """
+        file, names = self._open(LATENTS), list(self.manifest["columns"])
+        found: dict[str, np.ndarray | list[str | None]] = {
+            "latent": np.arange(self.d_sae, dtype=np.float64)
+        }
+        for name, column in file.read(names).items():
+            if isinstance(column, Lists) or len(column) != self.d_sae:
+                raise FormatError(f"{file.path} has no {self.d_sae:,} rows: it is damaged.")
+            found[name] = column.astype(np.float64) if isinstance(column, np.ndarray) else column
+        for name, side in self._sides.items():
+            found[name] = found[f"{side.table}.{side.name}"] = side.values
+        return found
+
+    @functools.cached_property
+    def _sides(self) -> dict[str, SideColumn]:
+        own = ["latent", *self.manifest["columns"]]
+        return named(side_columns(self.folder, self.d_sae), own)
 
     def record(self, latent: int) -> dict[str, Any]:
-        """Return all that the index keeps of a latent, as the report page shows it.
+        """Return all that the index keeps of a latent, JSON-ready.
 
         Raises:
             UnknownNameError: there is no such latent.
+            FormatError: a file of the index is damaged.
         """
-        if latent not in self._records:
-            raise UnknownNameError(
-                f"There is no latent {latent}; this index has latents 0..{self.store.d_sae - 1}."
-            )
-        return self._records[latent]
+        self._check(latent)
+        strings: dict[str, int] = {}
+        details = self._details[latent // GROUP]
+        at = latent % GROUP
+        values = {name: _plain(self.values[name][latent]) for name in self.columns}
 
-    def contexts(self, latent: int, *, spread: bool = False) -> Contexts:
-        """Return the texts in which a latent is strongest.
+        def named(ids: Sequence[int]) -> list[int]:
+            return [strings.setdefault(split_text([self._vocab[i]])[0], len(strings)) for i in ids]
+
+        def of(name: str) -> list[Any]:
+            return details[name][at].tolist() if name in details else []
+
+        examples = self._examples_of(latent, strings)
+        near = zip(of("decoder"), map(_plain, of("decoder_cosines")), strict=True)
+        both = zip(
+            of("cofiring"), map(_plain, of("cofiring_phi")), of("cofiring_both"), strict=True
+        )
+        on = zip(named(of("on")), of("on_counts"), map(_plain, of("on_shares")), strict=True)
+        record = {
+            "latent": latent,
+            "values": values,
+            "strings": [],
+            "examples": examples,
+            "histogram": self._histogram(latent, of("histogram")),
+            "logits": self._logits(details, at, named),
+            "neighbours": {
+                "decoder": [list(pair) for pair in near],
+                "cofiring": [list(three) for three in both if three[0] >= 0],
+            },
+            "tokens": {
+                "on": [list(three) for three in on],
+                "first_share": values.get("first_share"),
+                "last_share": values.get("last_share"),
+                "documents": values.get("documents"),
+            },
+            "layers": self._layers(of),
+        }
+        return record | {"strings": list(strings)}
+
+    def _histogram(self, latent: int, counts: list[int]) -> dict[str, Any] | None:
+        if not any(counts):
+            return None
+        largest = abs(float(self.column("max")[latent]))
+        edges = [_short(largest * i / len(counts)) for i in range(len(counts) + 1)]
+        return {"edges": edges, "counts": counts}
+
+    def _logits(self, details: dict[str, Values], at: int, named: Any) -> dict[str, Any] | None:
+        if "promoted" not in details:
+            return None
+        found: dict[str, Any] = {}
+        for side in ("promoted", "suppressed"):
+            effects = details[f"{side}_values"][at].tolist()
+            ids = named(details[side][at].tolist())
+            found[side] = [[i, _short(v)] for i, v in zip(ids, effects, strict=True)]
+        low, high = (float(details[f"logit_{end}"][at]) for end in ("low", "high"))
+        counts = details["logit_counts"][at].tolist()
+        edges = [_short(low + (high - low) * i / len(counts)) for i in range(len(counts) + 1)]
+        found |= {name: _plain(details[f"logit_{name}"][at]) for name in ("mean", "std")}
+        found["histogram"] = {"edges": edges, "counts": counts}
+        z, means = details["set_z"][at].tolist(), details["set_means"][at].tolist()
+        sets = zip(self.manifest["sets"].items(), z, means, strict=True)
+        listed = [[n, _short(z), _short(m), about["tokens"]] for (n, about), z, m in sets if z == z]
+        found["sets"] = sorted(listed, key=lambda one: -one[1])
+        return found
+
+    def _layers(self, of: Any) -> dict[str, Any] | None:
+        if not (sites := self.manifest["layers"]):
+            return None
+        names = ("density", "mean", "max")
+        return {"sites": sites} | {n: [_plain(v) for v in of(f"layer_{n}")] for n in names}
+
+    def _examples_of(self, latent: int, strings: dict[str, int]) -> dict[str, list[Any]]:
+        group = self._examples[latent // GROUP]
+        first, last = np.searchsorted(group["latent"], [latent, latent + 1])  # type: ignore[arg-type]
+        found: dict[str, list[Any]] = {name: [] for name in self.manifest["bands"]}
+        tokens, rows = self._contexts
+        plain = ("band", "context", "start", "end", "peak", "doc")
+        columns = [group[name][first:last].tolist() for name in plain]  # type: ignore[union-attr]
+        values = group["value"][first:last].tolist()  # type: ignore[union-attr]
+        for i, (band, context, start, end, peak, doc) in enumerate(zip(*columns, strict=True)):
+            ids = tokens[context, start:end].tolist()
+            pieces = split_text([self._vocab[t] for t in ids])
+            off = ORDER[band] == "negative"
+            found[ORDER[band]].append(
+                {
+                    "tokens": [strings.setdefault(p, len(strings)) for p in pieces],
+                    "at": group["at"][int(first) + i].tolist(),
+                    "acts": [_short(a) for a in group["acts"][int(first) + i].tolist()],
+                    "peak": None if off else peak,
+                    "token": peak,
+                    "value": _short(values[i]),
+                    "row": int(rows[context]),
+                    "start": start,
+                    "doc": doc,
+                }
+            )
+        return found
+
+    def latent(self, number: int) -> Latent:
+        """Return a latent, which prints well and shows itself in a notebook.
+
+        Args:
+            number: 0 to d_sae - 1.
+
+        Raises:
+            UnknownNameError: there is no such latent.
+            FormatError: a file of the index is damaged.
+        """
+        return Latent(self, number)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.model,
+            "site": self.site,
+            "latents": self.d_sae,
+            "tokens": self.n_tokens,
+            "tokens of a row": self.n_ctx,
+        }
+        rows = [
+            (f"<code>{notebook.escaped(name)}</code>", *map(notebook.escaped, (c.unit, c.about)))
+            for name, c in self.columns.items()
+        ]
+        columns = notebook.table(("column", "unit", "what it is"), rows)
+        said = "index.latent(5), index.query('density<1e-3 sort -max limit 20')"
+        return notebook.page(
+            f"Index of {self.d_sae:,} latents",
+            notebook.facts(facts),
+            f'<div class="r n"><code>{notebook.escaped(said)}</code></div>',
+            notebook.section("Columns", columns),
+        )
+
+    def contexts(self, latent: int, band: str = "top") -> Contexts:
+        """Return texts in which a latent is on, with its activation on every token.
 
         Args:
             latent: its number.
-            spread: texts from its whole range of activations instead.
+            band: which examples: see `bands`.
 
         Raises:
-            UnknownNameError: there is no such latent.
+            UnknownNameError: there is no such latent, or no such band.
         """
         record = self.record(latent)
-        return Contexts(latent, record["spread" if spread else "contexts"], record)
+        if band not in record["examples"]:
+            raise UnknownNameError(
+                f"There is no band `{band}`; there are {', '.join(self.bands)}."
+                f"{nearest(band, self.bands)}"
+            )
+        strings, logits = record["strings"], record["logits"] or {}
+        words = {
+            side: [(strings[i], v) for i, v in logits.get(side, [])]
+            for side in ("promoted", "suppressed")
+        }
+        found = []
+        for one in record["examples"][band]:
+            acts = [0.0] * len(one["tokens"])
+            for at, act in zip(one["at"], one["acts"], strict=True):
+                acts[at] = act
+            found.append(one | {"tokens": [strings[i] for i in one["tokens"]], "acts": acts})
+        return Contexts(latent, found, words)
+
+    def query(self, text: str) -> Table:
+        """Return the latents that a query asks for, as ``density<1e-3 sort -max limit 20``.
+
+        Raises:
+            ConfigError: it is not understood; the text names the place.
+        """
+        from saekit.analysis.query import select
+
+        return select(self, text)
+
+    @property
+    def codes(self) -> "LatentStore":
+        """Every code, where they were kept or an analysis asked for them.
+
+        Raises:
+            FormatError: they were not; the text says which command keeps them.
+        """
+        from saekit.activations.latents import LatentStore, holds_store
+
+        if not holds_store(self.folder / CODES):
+            raise FormatError(
+                f"The index in {self.folder} does not keep every code. An analysis makes them "
+                f"(saekit analyse NAME ...), or make it with them: {command(self.folder)} --codes"
+            )
+        return LatentStore.open(self.folder / CODES)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Return one string per token id, as a reader should see it; joined they are the text.
+
+        Raises:
+            UnknownNameError: an id is not in the vocabulary.
+        """
+        for i in ids:
+            if not 0 <= i < len(self._vocab):
+                raise UnknownNameError(f"There is no token {i}; ids are 0..{len(self._vocab) - 1}.")
+        return split_text([self._vocab[i] for i in ids])
+
+    def check_weights(self, digest: str) -> None:
+        """Refuse to stand for another SAE.
+
+        Args:
+            digest: of its weights, from `saekit.hub.trained.weights_digest`.
+
+        Raises:
+            FormatError: the index was made of other weights.
+        """
+        check_weights(self.folder, self.manifest, digest)
+
+    def _check(self, latent: int) -> None:
+        if isinstance(latent, bool) or not 0 <= latent < self.d_sae:
+            raise UnknownNameError(
+                f"There is no latent {latent}; this index has latents 0..{self.d_sae - 1}."
+            )
+
+    def _open(self, name: str) -> ParquetFile:
+        return ParquetFile(checked_file(self.folder, self.manifest, name))
+
+    @functools.cached_property
+    def _details(self) -> _Groups:
+        return _Groups(self._open(DETAILS))
+
+    @functools.cached_property
+    def _examples(self) -> _Groups:
+        return _Groups(self._open(EXAMPLES))
+
+    @functools.cached_property
+    def _contexts(self) -> tuple[np.ndarray, np.ndarray]:
+        file = self._open(CONTEXTS)
+        found = file.read(["row", "tokens"])
+        tokens = found["tokens"]
+        if not isinstance(tokens, Lists) or len(tokens.values) != file.n_rows * self.n_ctx:
+            raise FormatError(f"{file.path} has rows of other than {self.n_ctx} tokens: damaged.")
+        return tokens.values.reshape(file.n_rows, self.n_ctx), found["row"]  # type: ignore[return-value]
+
+    @functools.cached_property
+    def _vocab(self) -> list[bytes]:
+        return self._open(VOCAB).read(["token"])["token"]  # type: ignore[return-value]
 
 
-def _number(text: str) -> float | int | None:
-    if not text:
+@bordered("an index")
+def _manifest(folder: Path) -> dict[str, Any]:
+    return read_manifest(folder)
+
+
+def _listed(values: np.ndarray | list[str | None]) -> list[Any]:
+    """Return a column as a list, of whole numbers where it holds no others."""
+    if not isinstance(values, np.ndarray):
+        return values
+    whole = bool((values == np.floor(values)).all())
+    return values.astype(np.int64).tolist() if whole and len(values) else values.tolist()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a table as it stands in a record."""
+    if value is None or isinstance(value, str):
+        return value
+    return _short(float(value))
+
+
+def _short(value: float) -> float | int | None:
+    """Return a number with few digits, as an int where it is whole; None where it is none."""
+    if not math.isfinite(value):
         return None
-    number = float(text)
-    return int(number) if number.is_integer() and "." not in text and "e" not in text else number
-
-
-def index(  # noqa: PLR0913 - the words of `saekit index`
-    sae: TrainedSAE | Path | str,
-    lm: LanguageModel | None = None,
-    *,
-    tokens: int = 300_000,
-    contexts: int = 8,
-    corpus: Corpus | Path | str | Sequence[str] | None = None,
-    split: str = "train",
-    site: str | None = None,
-    out: Path | str | None = None,
-    shown: bool = True,
-) -> Index:
-    """Encode a text and keep where each latent is on, and the contexts in which it is strongest.
-
-    Args:
-        sae: the SAE, or the folder it is in.
-        lm: its language model; None: the one that its card names.
-        tokens: tokens of text that count, at least 1; fewer where the text is shorter.
-        contexts: strongest contexts kept per latent.
-        corpus: other text, by name or file, or a list of texts; None: that of training.
-        split: part of the text: "train" or "test".
-        site: which site, where several share the SAE.
-        out: the folder to make; None: ``index`` in the folder of the SAE.
-        shown: show progress on stderr.
-
-    Raises:
-        ConfigError: a number is out of range, or no folder is known.
-        DataError: the text holds no token that counts.
-    """
-    if split not in SPLITS:
-        raise ConfigError(f"`split` must be one of {', '.join(SPLITS)}; got {split!r}.")
-    loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
-    if out is None and loaded.folder is None:
-        raise ConfigError("This SAE is in no folder yet, so name one for the index: out=.")
-    folder = Path(out) if out is not None else loaded.folder / "index"  # type: ignore[operator]
-    loaded, model, text = opened(loaded, lm, corpus)
-    made = make_index(
-        loaded,
-        model,
-        folder,
-        tokens=tokens,
-        text=(text, "train" if split == "train" else "test"),
-        max_acts=MaxActs(n=contexts),
-        shown=shown,
-    )
-    return Index(folder, made)
+    near = float(f"{value:.{DIGITS}g}") if abs(value) < 1e15 else value
+    if value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return near

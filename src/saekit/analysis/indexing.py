@@ -1,37 +1,50 @@
-"""Indexing: encode a corpus once, keep every code, and find each latent's best contexts."""
+"""Indexing: encode a corpus once and make the tables of each latent from the codes."""
 
+import contextlib
+import os
+import shutil
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from saekit.activations.harvest import Harvest
-from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
-from saekit.activations.pairs import Pair
-from saekit.activations.passes import pass_rows
-from saekit.analysis.act_histogram import ActHistogram
-from saekit.analysis.contexts import contexts, latent_records
-from saekit.analysis.latent_stats import LatentStats
-from saekit.analysis.logit_lens import top_logits
-from saekit.analysis.max_acts import MaxActs
-from saekit.core import provenance
-from saekit.core.errors import ConfigError, DataError
-from saekit.core.files import need_space, to_json_line, write_text
-from saekit.core.lock import made_whole
-from saekit.core.progress import Progress
+from saekit.activations.latents import LatentStore, is_store
+from saekit.analysis.coding import STORE, Coder, code, forget, work_of
+from saekit.analysis.columns.base import Made
+from saekit.analysis.index_files import write_files
+from saekit.core import parts, provenance
+from saekit.core.errors import ConfigError
+from saekit.core.files import need_space, sha256_of
+from saekit.core.lock import claimed_file, made_whole
 from saekit.core.sealed import write_sealed
+from saekit.data import parquet
 from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
+from saekit.hub.index_manifest import CODES, FILES, FORMAT, MANIFEST, OLD, VERSION
 from saekit.hub.opening import said_of
+from saekit.hub.sae_files import fingerprint
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
-from saekit.models.sites import Site
 
-TOP_LOGITS = 8
-SPREAD = 5  # contexts of a latent from its whole range of activations, one each fifth of it
-LATENTS, CONTEXTS, INDEX = "latents.csv", "contexts.json", "index.json"
+ENTRY_BYTES, USUAL_ON = 24, 32  # of a code on disk; latents on at a token, as a rule
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An SAE to be indexed.
+
+    Args:
+        loaded: the SAE as it codes; its card has no gaps.
+        out: the folder to make; an earlier index in it stays until the new one is whole.
+        whole: gives the SAE with weights of its own, for what is read of them; None: `loaded`.
+        family: where several of these are one SAE at its sites, what it is called.
+    """
+
+    loaded: TrainedSAE
+    out: Path
+    whole: Callable[[], TrainedSAE] | None = None
+    family: str = ""
 
 
 def make_index(
@@ -41,137 +54,167 @@ def make_index(
     *,
     tokens: int,
     text: tuple[Corpus, Split] | None = None,
-    max_acts: MaxActs | None = None,
     shown: bool = True,
+    **how: Any,
 ) -> dict[str, Any]:
-    """Write a LatentStore of a corpus, `latents.csv` and `contexts.json`; return counts.
+    """Make the index of one SAE; return counts. See `make_indexes`."""
+    subject = Subject(loaded, out)
+    return make_indexes([subject], lm, tokens=tokens, text=text, shown=shown, **how)[0]
+
+
+def make_indexes(
+    subjects: Sequence[Subject],
+    lm: LanguageModel,
+    *,
+    tokens: int,
+    text: tuple[Corpus, Split] | None = None,
+    codes: bool = False,
+    fresh: bool = False,
+    shown: bool = True,
+) -> list[dict[str, Any]]:
+    """Make the indexes of SAEs of one model and text, in one pass of the model.
 
     A crosscoder is indexed by token, from all its sites; what its latents promote is by what
     they write at the last. Of an SAE of windows each token of a window has its own code, and
     tokens that fall in no window have none.
 
+    Codes are written next to each index as they are made. An indexing that was broken off goes on
+    from them when it is asked for again with the same settings.
+
     Args:
-        loaded: the SAE and its card.
-        lm: the model it was trained on.
-        out: folder to make; an earlier index in it stays until this one is whole.
+        subjects: the SAEs, of rows of one length.
+        lm: the model they were trained on.
         tokens: tokens of text that count, at least 1; fewer where the text is shorter.
         text: a corpus and which part of it; the text of the training run where None.
-        max_acts: which contexts to keep; the strongest 8 where None.
+        codes: keep every code in the index, for analyses.
+        fresh: throw away what an indexing that was broken off left.
         shown: show progress on stderr.
 
     Returns:
-        ``tokens``, ``entries``, ``rows``, ``seconds``.
+        for each ``tokens``, ``entries``, ``rows``, ``seconds``.
 
     Raises:
         ConfigError: one of several sites is needed and none was named, or the SAE codes them
-            jointly and one was; `tokens` is below 1; or `out` holds something else than an index.
+            jointly and one was; `tokens` is below 1; the place holds something else than an index;
+            or what was broken off had other settings.
         DataError: the text holds no token that counts.
+        MissingExtraError: pyarrow is not installed.
     """
     refuse_edits(lm)
+    parquet.check()
     began = time.monotonic()
-    card, sae = loaded.card, loaded.sae
-    ways = dict(zip(card.pair.reads, card.pair.writes, strict=True))
-    if len(ways) != 1 and card.at is None and not sae.cfg.event:
-        raise ConfigError(
-            f"Several sites share this SAE: {', '.join(map(str, ways))}. Load it for one of them."
-        )
-    if "site" in sae.cfg.event and card.at is not None:
-        raise ConfigError(
-            f"`{sae.cfg.name}` codes {', '.join(map(str, ways))} jointly and is indexed at all of "
-            f"them; got {card.at}. Leave the site out."
-        )
-    # What is coded jointly is read as in training; of sites that share an SAE, one.
-    # The site predicted comes along: the rules of both decide which tokens are kept.
-    one = Pair(read=(str(card.site),), write=(str(ways[card.site]),))
-    pair = card.pair if sae.cfg.event else one
     if tokens < 1:
         raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
+    card = subjects[0].loaded.card
     corpus, split = text or (Corpus.from_dict(card.run["corpus"]), "train")
     bos = card.bos_id(lm.tokenizer) is not None
     stream = TokenStream(corpus, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
-    rule = card.rules[str(pair.reads[0])].rule
-    rows = pass_rows(lm, card.n_ctx)
-    harvest = Harvest(lm, stream, pair, rule, batch_rows=rows, fitted=card.rules)
-    names = (LATENTS, CONTEXTS, INDEX)
-    with made_whole(out, "saekit index", replaces=lambda old: is_store(old, names)) as part:
-        need_space(out, tokens * 32 * 24)
-        writer = LatentStoreWriter(
-            part,
-            n_ctx=card.n_ctx,
-            d_sae=sae.cfg.d_sae,
-            meta={
-                "card": card.to_dict(),
-                "split": split,
-                "site": pair.label,
-                "weights": weights_digest(sae),
-            },
-        )
-        n_tokens = _encode(harvest, loaded, writer, tokens, shown)
-        if not n_tokens:
-            raise DataError("The text holds no token that counts; give the corpus more text.")
-        store = writer.close()
-        written = ways[pair.reads[-1]]  # of several that are written, the last
-        found = _tables(store, loaded, written, lm, part, max_acts or MaxActs(n=8))
-        counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": found}
-        seconds = time.monotonic() - began
-        write_sealed(
-            part / INDEX,
-            counts
-            | {"seconds": seconds, "split": split, "site": pair.label}
-            | {"logits_of": str(written), "window": pair.window}
-            | {"corpus": stream.provenance(), "harvest": harvest.counts._asdict()}
-            | {"provenance": provenance.collect(), "said": said_of(card) | {"bos": bos}},
-            [part / LATENTS, part / CONTEXTS],
-        )
-    return counts | {"seconds": seconds}
+    go_on = "The codes so far are kept: the same command goes on."
+    with contextlib.ExitStack() as held:
+        for subject in subjects:
+            held.enter_context(claimed_file(subject.out, "saekit index", go_on))
+            if not (subject.out.is_dir() and is_replaced(subject.out)):
+                parts.check_empty(subject.out, "Choose another folder with --out, or delete it.")
+            if fresh:
+                forget(subject.out)
+        need_space(subjects[0].out, len(subjects) * tokens * USUAL_ON * ENTRY_BYTES)
+        coders = [
+            Coder(
+                subject.loaded,
+                weights_digest(subject.loaded.sae),
+                lm,
+                stream,
+                tokens=tokens,
+                work=work_of(subject.out),
+            )
+            for subject in subjects
+        ]
+        code(coders, lm, shown=shown)
+        made = []
+        for subject, coder in zip(subjects, coders, strict=True):
+            profile = _profile_of(subject, subjects, coders)
+            said = {"tokens_asked": tokens, "bos": bos, "codes": codes}
+            made.append(_make(subject, coder, profile, said, began))
+        for subject in subjects:  # all are in their places
+            forget(subject.out)
+    return made
 
 
-@torch.no_grad()
-def _encode(
-    harvest: Harvest, loaded: TrainedSAE, writer: LatentStoreWriter, tokens: int, shown: bool
-) -> int:
-    """Write the codes of `tokens` tokens, to the end of the row they end in."""
-    progress = Progress("index", tokens, shown=shown)
-    n_tokens = 0
-    for rows in harvest.stream.rows(harvest.batch_rows):
-        acts = harvest.select(rows, harvest.read(rows))
-        codes = loaded.sae.encode(acts.x.float())
-        row, pos = acts.row, acts.pos
-        if harvest.pair.window:  # a code for each place of a window
-            place = torch.arange(harvest.pair.window, device=pos.device)
-            row = row.repeat_interleave(len(place))
-            pos = (pos[:, None] + place).flatten()
-            codes = codes._replace(batch=(len(pos),))
-        writer.add(rows, row, pos, codes)
-        n_tokens += len(pos)
-        progress.add(len(pos))
-        if n_tokens >= tokens:
-            break
-    progress.close()
-    return n_tokens
+def _profile_of(
+    subject: Subject, subjects: Sequence[Subject], coders: Sequence[Coder]
+) -> dict[str, LatentStore] | None:
+    """Return the codes at every site of the SAE that a subject is one site of."""
+    if not subject.family:
+        return None
+    both = zip(subjects, coders, strict=True)
+    mine = [(c.pair.label, c.store) for s, c in both if s.family == subject.family]
+    return {site: store for site, store in mine if store is not None}
 
 
-def _tables(
-    store: LatentStore,
-    loaded: TrainedSAE,
-    written: Site,
-    lm: LanguageModel,
-    out: Path,
-    max_acts: MaxActs,
-) -> int:
-    """Write what is read of a store by people, and return its number of entries."""
-    stats = LatentStats().run(store)
-    stats.write_csv(out / LATENTS)
-    found = contexts(store, max_acts.peaks(store), lm.tokenizer.pieces)
-    # The strongest contexts flatter a latent: a few from its whole range stand next to them.
-    spread = replace(max_acts, n=SPREAD, examples="intervals")
-    others = contexts(store, spread.peaks(store), lm.tokenizer.pieces)
-    histogram = ActHistogram().counts(store)
-    logits = None
-    if written.point != "mlp_in" and loaded.sae.cfg.d_out == lm.d_model:
-        directions = loaded.sae.directions().detach()
-        last = directions.flatten(0, -3)[-1] if directions.ndim > 2 else directions
-        logits = top_logits(lm.model_at(written), last, TOP_LOGITS).records()
-    records = latent_records(stats, found, logits, others, histogram)
-    write_text(out / CONTEXTS, to_json_line(records))
-    return int(store.counts.sum())
+def _files_of(loaded: TrainedSAE) -> str | None:
+    """Return what tells the files of an SAE apart; None where it is in none."""
+    return None if loaded.folder is None else fingerprint(loaded.folder)
+
+
+def _make(
+    subject: Subject,
+    coder: Coder,
+    profile: dict[str, LatentStore] | None,
+    said: dict[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """Make the tables of one index, put it in its place, and return its counts."""
+    store, card = coder.store, subject.loaded.card
+    assert store is not None  # it was coded
+    whole = subject.loaded if subject.whole is None else subject.whole()
+    made = Made(store, whole, coder.lm, coder.written)
+    with made_whole(subject.out, "saekit index", replaces=is_replaced) as part:
+        about = write_files(made, part, profile)
+        files = {
+            n: {"sha256": sha256_of(part / n), "bytes": (part / n).stat().st_size} for n in FILES
+        }
+        if said["codes"]:
+            shutil.copytree(coder.work / STORE, part / CODES, copy_function=_linked)
+        entries = int(store.counts.sum())
+        counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": entries}
+        counts |= {"seconds": round(time.monotonic() - began, 3)}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "d_sae": store.d_sae,
+            "n_ctx": store.n_ctx,
+            "n_tokens": store.n_tokens,
+            "site": coder.pair.label,
+            "model": card.model.get("name", "unknown"),
+            "weights": weights_digest(whole.sae),
+            "sae": None if subject.loaded.folder is None else str(subject.loaded.folder),
+            "sae_files": _files_of(subject.loaded),
+            "at": card.at,
+            "logits_of": str(coder.written),
+            "window": coder.pair.window,
+            "split": coder.stream.split,
+            "settings": {"tokens": said["tokens_asked"]},
+            "harvest": coder.counts._asdict(),
+            "counts": counts,
+            "corpus": coder.stream.provenance(),
+            "card": card.to_dict(),
+            "said": said_of(card) | {"bos": said["bos"]},
+            "provenance": provenance.collect(),
+            "files": files,
+            **about,
+        }
+        write_sealed(part / MANIFEST, manifest)
+    return counts
+
+
+def _linked(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def is_replaced(folder: Path) -> bool:
+    """Return whether a folder holds an index, of whatever version, and nothing else."""
+    return is_store(folder, (MANIFEST, *FILES, CODES, *OLD))

@@ -30,11 +30,10 @@ def analyse(
     from saekit.data import table_files
 
     config = override(registry.get(name)(), settings or [])
-    index = analyses.find_index(run)
-    path = out or analyses.table_path(index, name)
+    path = out or analyses.table_path(run, name)
     table_files.check_file(path)
     with claimed_file(path, "saekit analyse", "No table was written."):
-        table = analyses.analyse(index, config)
+        table = analyses.analyse(run, config)
         table_files.write_file(table, path)
     record = {
         "analysis": name,

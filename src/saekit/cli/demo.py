@@ -77,7 +77,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
 
         measure(loaded, lm, Core(), seed=run.seed, shown=not quiet).write(out / "eval/core.json")
         worked = True
-    if worked or not (out / "index" / "contexts.json").exists():
+    if worked or not (out / "index" / "latents.parquet").exists():
         from saekit.analysis.indexing import make_index
 
         make_index(loaded, lm, out / "index", tokens=INDEX_TOKENS, shown=not quiet)

@@ -1,55 +1,100 @@
 """`saekit index`: when each latent fires, and what it writes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
+if TYPE_CHECKING:
+    from saekit.analysis.index_folder import Index
+    from saekit.hub.opening import OpenSAE
+
 
 @takes(SAEOptions)
 def index(
     run: Annotated[
-        Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")
+        list[Path],
+        typer.Argument(
+            help="A run's folder, one with an SAE, a published SAE, or a sweep. Several SAEs of "
+            "one model are indexed in one pass of it."
+        ),
     ],
     tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 300_000,
-    contexts: Annotated[int, typer.Option(help="Top contexts kept per latent.")] = 8,
     corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where several share the SAE. [the one it reads]")
+        str | None, typer.Option(help="Which site, where several share the SAE. [all]")
     ] = None,
     split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
+    codes: Annotated[
+        bool, typer.Option("--codes", help="Keep every code, for analyses, which else make them.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew what was broken off with other settings.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/index]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Encode a corpus and find the contexts in which each latent is most active.
+    """Encode a text and find where each latent is on, with examples, tokens and logits.
+
+    What was broken off goes on where it was.
 
     Example: saekit index demo --tokens 1000000
     """
-    from saekit.analysis.index_folder import index as encode
+    from saekit.analysis.index_saes import Ready, index_ready, is_shared, place_of, runs_in
     from saekit.hub.names import results_folder
 
-    opened = sae.open(run, corpus=corpus, site=site)
-    made = encode(
-        opened.loaded,
-        opened.lm,
-        tokens=tokens,
-        contexts=contexts,
-        corpus=opened.text,
-        split=split,
-        out=out or results_folder(run) / "index",
-        shown=not quiet,
-    )
-    folder, found = made.folder, made.made
-    lines = [
-        f"index    {folder}: {found['tokens']:,} tokens, {found['entries']:,} activations",
-        *note_lines(opened.notes),
-        f"next     saekit report {results_folder(run)}",
+    places = [one for place in run for one in runs_in(place)]
+    ready = [
+        Ready(one, place_of(one.loaded, out, len(places)), is_shared(one.loaded))
+        for one in _ready(places, sae, corpus, site)
     ]
-    record = {"index": str(folder), **found, "notes": opened.notes}
-    emit(record, as_json=as_json, lines=lines)
+    how: dict[str, Any] = {"tokens": tokens, "codes": codes, "fresh": fresh}
+    made = index_ready(ready, shown=not quiet, split=split, **how)
+    notes = list(dict.fromkeys(note for one in ready for note in one.opened.notes))
+    lines = [
+        *(_line(one) for one in made),
+        *note_lines(notes),
+        f"next     saekit report {results_folder(places[0])}",
+    ]
+    records = [{"index": str(one.folder), "site": one.site, **one.made} for one in made]
+    record = records[0] if len(made) == 1 else {"indexes": records}
+    emit(record | {"notes": notes}, as_json=as_json, lines=lines)
+
+
+def _line(made: "Index") -> str:
+    found = made.made
+    return f"index    {made.folder}: {found['tokens']:,} tokens, {found['entries']:,} activations"
+
+
+def _ready(
+    places: "list[Path | str]", sae: SAEOptions, corpus: str | None, site: str | None
+) -> "list[OpenSAE]":
+    """Return SAEs opened as the options say; a model that several name is loaded once."""
+    from saekit.analysis.index_saes import is_shared
+    from saekit.hub.native import load
+    from saekit.hub.opening import OpenSAE, complete, model_of, text_of
+    from saekit.terminal.sae_options import relocated
+
+    models: dict[str, Any] = {}
+    found = []
+    for place in places:
+        folder, use = Path(place), sae.use(corpus)
+        how: dict[str, Any] = {"format": use.format, "hints": use.hints}
+        loaded = load(folder, site=site, scaled=site is None, **how)
+        if loaded.card.scalings and site is None and not is_shared(loaded):
+            loaded = load(folder, site=str(loaded.card.pair.reads[0]), **how)
+        loaded.card.check_model()
+        loaded = relocated(loaded, folder, model=use.model, corpus=corpus)
+        text = text_of(loaded, use.corpus)
+        named = repr((loaded.card.model, loaded.card.run.get("model")))
+        if named not in models:
+            models[named] = model_of(loaded, use.device, use.model, use.dtype, use.processing)
+        lm = models[named]
+        found.append(OpenSAE(complete(loaded, lm, text, use), lm, text))
+    return found

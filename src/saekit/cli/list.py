@@ -25,6 +25,8 @@ class Kind(StrEnum):
     recipes = "recipes"
     studies = "studies"
     generators = "generators"
+    panels = "panels"
+    pages = "pages"
 
 
 REGISTRIES = {
@@ -36,6 +38,8 @@ REGISTRIES = {
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",
     Kind.generators: "saekit.generators.base",
+    Kind.panels: "saekit.report.panels.base",
+    Kind.pages: "saekit.report.pages.base",
 }
 
 

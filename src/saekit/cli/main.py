@@ -18,14 +18,18 @@ from saekit.cli.card import card
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
+from saekit.cli.export import app as export
 from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.published import published
 from saekit.cli.pull import pull
 from saekit.cli.push import push
+from saekit.cli.query import query
 from saekit.cli.report import report
+from saekit.cli.serve import serve
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
+from saekit.cli.twins import twins
 from saekit.cli.use import attribute, prompt, steer
 from saekit.cli.verify import verify
 from saekit.cli.watch import track, watch
@@ -91,7 +95,10 @@ app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
+app.command("twins")(twins)
+app.command("query")(query)
 app.command("report")(report)
+app.command("serve")(serve)
 app.command("watch")(watch)
 app.command("track")(track)
 app.command("verify")(verify)
@@ -105,6 +112,7 @@ app.command("card")(card)
 app.command("push")(push)
 app.command("list")(list_names)
 app.add_typer(cache, name="cache")
+app.add_typer(export, name="export")
 # The commands of a study are named as its folder is: a new study needs no list.
 for _study in studies():
     _commands = importlib.import_module(f"{_study}.commands")
@@ -164,7 +172,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _choose_threads(words: list[str]) -> None:
     """Leave cores that others keep busy alone, in commands that compute."""
-    light = {"list", "watch", "track", "report", "convert", "published", "pull", "card", "push"}
+    light = {
+        "list",
+        "watch",
+        "track",
+        "report",
+        "convert",
+        "published",
+        "pull",
+        "card",
+        "push",
+        "serve",
+        "query",
+    }
     command = _after_use(words)[:1]
     if not command or command[0] in light or command[0].startswith("-"):
         return

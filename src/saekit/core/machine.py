@@ -177,6 +177,41 @@ def used_memory(device: "torch.device | str" = "cpu") -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def memory_of(pid: int) -> int | None:
+    """Return the bytes that another process holds on the CPU; None where that is not known."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return _asked(pid)
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _asked(pid: int) -> int | None:
+    """Return what `ps` says of the memory of a process, on systems without /proc."""
+    import subprocess
+
+    if sys.platform != "darwin":
+        return None
+    words = ["ps", "-o", "rss=", "-p", str(pid)]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    return int(said) * 1024 if said.isdigit() else None
+
+
+def all_memory() -> int | None:
+    """Return the bytes this process and its children may have in all; None: that is not known."""
+    found = []
+    info = Path("/proc/meminfo")
+    if info.exists():
+        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        found.append(int(lines["MemTotal"].split()[0]) * 1024)
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        found += [] if limit == "max" else [int(limit)]
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None
+
+
 def peak_memory() -> int:
     """Return the most bytes this process has held, on a CPU."""
     import resource  # not on every system

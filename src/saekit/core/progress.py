@@ -1,8 +1,23 @@
 """A line of progress: how far, how fast, how long still."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
+
+Heard = Callable[[str, int, int | None], None]  # title, units done, units in all
+_heard: list[Heard] = []
+
+
+@contextlib.contextmanager
+def heard(listener: Heard) -> Iterator[None]:
+    """A context in which a function is told how far every `Progress` of this process is."""
+    _heard.append(listener)
+    try:
+        yield
+    finally:
+        _heard.remove(listener)
 
 
 class Progress:
@@ -45,6 +60,8 @@ class Progress:
         """Count `n` more units; `note` stands at the end of the line."""
         self.done += n
         self.note = note or self.note
+        for listener in _heard:
+            listener(self.title, self.done, self.total)
         now = time.monotonic()
         if now - self._drawn >= self.period_seconds:
             self._drawn = now

@@ -161,6 +161,11 @@ def use(path: Path | str) -> ModuleType:
     return module
 
 
+def used_files() -> list[Path]:
+    """Return the files of users' parts that this process imported, for another one to import."""
+    return list(_used)
+
+
 def _load_own() -> None:
     """Import what $SAEKIT_USE and the entry points of installed packages name, once."""
     global _searched  # noqa: PLW0603 - done once a process

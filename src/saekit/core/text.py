@@ -1,6 +1,7 @@
 """Text that came from files: shown so that it stays text, on a terminal and in a spreadsheet."""
 
 import re
+from collections.abc import Sequence
 
 # C0 and C1 control characters but tab and newline, and the marks that reorder text around them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -39,3 +40,32 @@ def _starts_a_formula(text: str) -> bool:
     except ValueError:
         return True
     return False
+
+
+def split_text(parts: Sequence[bytes]) -> list[str]:
+    r"""Return one string per run of bytes, so that joined they are the text.
+
+    A character whose bytes are spread over several runs belongs to the run of its first
+    byte. Bytes that are no UTF-8 read as ``\xNN``.
+    """
+    try:
+        return [part.decode() for part in parts]
+    except UnicodeDecodeError:
+        pass  # some character is spread over several runs, or is broken
+    owners = [i for i, part in enumerate(parts) for _ in part]
+    data = b"".join(parts)
+    out = [""] * len(parts)
+    at = 0
+    while at < len(data):
+        size = _character_bytes(data[at])
+        try:
+            char = data[at : at + size].decode()
+        except UnicodeDecodeError:
+            size, char = 1, f"\\x{data[at]:02x}"
+        out[owners[at]] += char
+        at += size
+    return out
+
+
+def _character_bytes(lead: int) -> int:
+    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from saekit.activations.latents import LatentStore
-from saekit.core.errors import ConfigError
+from saekit.core.errors import ConfigError, FormatError
+from saekit.data.parquet import ParquetFile
+from saekit.hub.index_manifest import INSIDE, LATENTS, checked_file, read_manifest, sites_in
 from saekit.hub.splicing import Splice, check_order, splice
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel
@@ -230,39 +232,45 @@ class _Bench:
         return float(loss), float(self.spliced.codes.columns(latent)[0, start:].mean())
 
 
-def _check_own(store: LatentStore, sae: TrainedSAE, folder: Path) -> None:
+def _check_own(manifest: dict[str, Any], sae: TrainedSAE, folder: Path) -> None:
     """Refuse an index that was made of another SAE, or at another of its sites.
 
     Raises:
         ConfigError: it was.
     """
     site = sae.card.pair.label if sae.cfg.event else str(sae.site)
-    made = store.meta.get("site")
-    weights = store.meta.get("weights")  # not in indexes of earlier versions
-    if (
-        store.d_sae != sae.d_sae
-        or made not in (None, site)
-        or (weights is not None and weights != weights_digest(sae.sae))
-    ):
+    d_sae, made = manifest["d_sae"], manifest["site"]
+    if d_sae != sae.d_sae or made != site or manifest["weights"] != weights_digest(sae.sae):
         raise ConfigError(
-            f"The index in {folder} is of another SAE, {store.d_sae:,} latents at {made}; this one "
+            f"The index in {folder} is of another SAE, {d_sae:,} latents at {made}; this one "
             f"has {sae.d_sae:,} at {site}. Make one with saekit.index(sae, lm), or give add=."
         )
 
 
+def _index_of(sae: TrainedSAE, index: Path | str | None) -> Path | None:
+    """Return the folder of an SAE's index: that of its site where there is one for each."""
+    folder = Path(index) if index is not None else sae.folder and sae.folder / INSIDE
+    if folder is not None and str(sae.site) in sites_in(folder):
+        return folder / str(sae.site)
+    return folder
+
+
 def _largest(sae: TrainedSAE, latent: int, index: Path | str | None) -> float:
     """Return the activation of largest size that an index holds of a latent."""
-    folder = Path(index) if index is not None else sae.folder and sae.folder / "index"
+    folder = _index_of(sae, index)
     if folder is None or not folder.is_dir():
         raise ConfigError(
             f"`scale` is in multiples of the latent's largest activation, which an index knows; "
             f"there is none{f' at {folder}' if folder else ''}. Make one: saekit.index(sae, lm), "
             f"name it with index=, or give add= in act units."
         )
-    store = LatentStore.open(folder)
-    _check_own(store, sae, folder)
-    found = float(store.maxima[latent])
-    if not found:
+    manifest = read_manifest(folder)
+    _check_own(manifest, sae, folder)
+    maxima = ParquetFile(checked_file(folder, manifest, LATENTS)).read(["max"])["max"]
+    if not isinstance(maxima, np.ndarray) or len(maxima) != sae.d_sae:
+        raise FormatError(f"{folder / LATENTS} is damaged: it has no column of maxima.")
+    found = float(maxima[latent])
+    if math.isnan(found):
         raise ConfigError(
             f"Latent {latent} is never on in {folder}, so `scale` says nothing. Give add=."
         )

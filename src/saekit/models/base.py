@@ -99,6 +99,14 @@ class Tokenizer(abc.ABC):
         holds the character and the others are empty; undecodable bytes read as ``\xNN``.
         """
 
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        """Return what each id stands for in a text, as bytes of UTF-8; a character may span ids.
+
+        Raises:
+            DataError: this tokenizer does not tell.
+        """
+        raise DataError("This tokenizer does not tell which bytes its tokens are.")
+
 
 def as_texts(texts: str | Sequence[Any]) -> list[str]:
     """Return texts as a list; one plain string is one text, never a text a letter.

@@ -46,8 +46,12 @@ class ByteTokenizer(Tokenizer):
         return b"".join(map(_bytes, ids)).decode(errors="replace")
 
     @override
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        return [_bytes(i) for i in ids]
+
+    @override
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return split_text([_bytes(i) for i in ids])
+        return split_text(self.bytes_of(ids))
 
 
 def tiny(

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from saekit.core.errors import DataError, FormatError, MissingExtraError
 from saekit.core.files import digest, write_json
+from saekit.core.text import split_text as split_text
 from saekit.models.base import Tokenizer, as_texts
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -91,8 +92,12 @@ class HFTokenizer(Tokenizer):
         return self._backend.decode(list(ids), skip_special_tokens=False)
 
     @override
+    def bytes_of(self, ids: Sequence[int]) -> list[bytes]:
+        return [self._bytes(i) for i in ids]
+
+    @override
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        out = split_text([self._bytes(i) for i in ids])
+        out = split_text(self.bytes_of(ids))
         if self._drops_first_space and out and ids[0] not in self._added:
             out[0] = out[0].removeprefix(" ")
         return out
@@ -108,31 +113,6 @@ class HFTokenizer(Tokenizer):
                 found = self._bytes_of(token)
             self._known[token_id] = found
         return self._known[token_id]
-
-
-def split_text(parts: Sequence[bytes]) -> list[str]:
-    r"""Return one string per run of bytes, so that joined they are the text.
-
-    A character whose bytes are spread over several runs belongs to the run of its first
-    byte. Bytes that are no UTF-8 read as ``\xNN``.
-    """
-    try:
-        return [part.decode() for part in parts]
-    except UnicodeDecodeError:
-        pass  # some character is spread over several runs, or is broken
-    owners = [i for i, part in enumerate(parts) for _ in part]
-    data = b"".join(parts)
-    out = [""] * len(parts)
-    at = 0
-    while at < len(data):
-        size = _character_bytes(data[at])
-        try:
-            char = data[at : at + size].decode()
-        except UnicodeDecodeError:
-            size, char = 1, f"\\x{data[at]:02x}"
-        out[owners[at]] += char
-        at += size
-    return out
 
 
 def byte_level_bpe(
@@ -203,10 +183,6 @@ def _sentencepiece(token: str) -> bytes:
     if match := _BYTE_TOKEN.fullmatch(token):
         return bytes([int(match[1], 16)])
     return token.replace("▁", " ").encode()
-
-
-def _character_bytes(lead: int) -> int:
-    return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
 
 def _tokenizers() -> Any:

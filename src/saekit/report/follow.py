@@ -7,7 +7,7 @@ from typing import Any
 
 from saekit.core.errors import FormatError
 from saekit.core.files import read_json_lines
-from saekit.training import record
+from saekit.training import standing
 
 
 def status(run: Path) -> str:
@@ -16,9 +16,9 @@ def status(run: Path) -> str:
     Raises:
         FormatError: the folder holds no run.
     """
-    if not (run / record.MANIFEST).exists():
+    if not (run / standing.MANIFEST).exists():
         raise FormatError(f"{run} holds no run: it has no manifest.json. Give a run's folder.")
-    return record.status(run)
+    return standing.status(run)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -40,7 +40,8 @@ def follow(run: Path, *, wait: bool, every_seconds: float = 2.0) -> Iterator[dic
     """
     given: list[dict[str, Any]] = []
     while True:
-        over = status(run) != record.RUNNING  # asked first, so that the last records are not missed
+        # Asked first, so that the last records are not missed.
+        over = status(run) != standing.RUNNING
         found = records(run)
         same = 0
         while same < min(len(given), len(found)) and given[same] == found[same]:

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 from saekit.core.files import read_json, replace_with
 from saekit.core.result import Result, Score
-from saekit.report.bare_page import assembled, own_file
+from saekit.report.bare_page import assembled
 from saekit.report.bare_page import escaped as _e
+from saekit.report.bundle import web_file
 
 SWEEP = "sweep.json"  # what makes a folder that of a sweep
 SCORES = {
@@ -47,7 +48,7 @@ def write_sweep_page(
     page = assembled(
         f"Sweep: {folder.resolve().name}",
         f"<main>\n{body}\n</main>",
-        own_file("page.css"),
+        web_file("app.css"),
         head='<meta name="color-scheme" content="light dark">\n',
     )
     replace_with(out, page.encode("utf-8", "backslashreplace"))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saekit.core import lock, provenance
+from saekit.core import provenance
 from saekit.core.border import reading
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError
@@ -21,11 +21,13 @@ from saekit.data.base import Corpus
 from saekit.models.embedded.unpacking import MODELS
 from saekit.models.together import named
 from saekit.training.checkpoint import run_digest
+from saekit.training.standing import DONE as DONE
+from saekit.training.standing import FAILED, INTERRUPTED, MANIFEST, RUNNING
+from saekit.training.standing import is_done as is_done
+from saekit.training.standing import status as status
 
 VERSION = 1
 VERSION_KEY, BEGUN_KEY = "format_version", "begun_with"
-MANIFEST = "manifest.json"
-RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 PATHS = "paths"  # the field of every corpus that reads files of the user
 # May differ: where things lie, and which version goes on with them.
 _FREE = ("name", "saekit", "folder", "cwd", "cache_folder")
@@ -279,17 +281,3 @@ def note_end(out: Path, error: BaseException) -> None:
     with contextlib.suppress(SaekitError, OSError, KeyError):
         if read_json(out / MANIFEST)["status"] == RUNNING:
             note(out, INTERRUPTED if is_stop else FAILED, reason or type(error).__name__)
-
-
-def status(out: Path) -> str:
-    """Return how the run in a folder stands: running, done, failed, interrupted or killed."""
-    found = read_object(out / MANIFEST).get("status")
-    if not isinstance(found, str):
-        raise FormatError(f"{out / MANIFEST} must say `status`; got {found!r:.80}.")
-    # Who is running holds the folder; a run of a sweep is held by the sweep.
-    return "killed" if found == RUNNING and lock.holder(out) is None else found
-
-
-def is_done(out: Path) -> bool:
-    """Return whether the run in a folder ended well."""
-    return (out / MANIFEST).exists() and read_object(out / MANIFEST).get("status") == DONE

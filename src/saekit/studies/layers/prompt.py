@@ -23,7 +23,7 @@ from saekit.studies.layers.lens import Lens
 from saekit.studies.layers.sums import LayerCodes, LayerSums
 from saekit.studies.layers.survey import codes_of
 
-Unit = Literal["direction", "norm"]
+Unit = Literal["direction", "norm", "act"]
 
 
 class Steering(NamedTuple):
@@ -34,7 +34,8 @@ class Steering(NamedTuple):
         latent: which.
         factor: how much, of either sign.
         unit: of `factor`: "direction", the latent's direction at length 1, in act units;
-            "norm", the same times the root mean square norm of the prompt's activations there.
+            "norm", the same times the root mean square norm of the prompt's activations there;
+            "act", act units of the latent's code at the site, as `saekit.steer` has them in `add`.
         positions: where in the prompt; all where None.
     """
 
@@ -141,6 +142,51 @@ class PromptReading:
             columns = (codes.place.tolist(), codes.latent.tolist(), codes.strength.tolist())
             found[str(site)] = [[p, i, _short(s)] for p, i, s in zip(*columns, strict=True)]
         return found
+
+    def columns(self, most: int | None = None) -> dict[str, list[list[Any]]]:
+        """Return positions, latents and strengths of active latents, by layer.
+
+        Args:
+            most: entries in all; the strongest of each token and layer are always in it, then
+                those whose share of that strongest is largest. None: every entry.
+        """
+        chosen: dict[Site, Tensor] = {}
+        shares = {site: self._shares(codes) for site, codes in self.codes.items()}
+        every = torch.cat([*shares.values(), torch.zeros(0)])
+        least = 0.0
+        if most is not None and len(every) > most:
+            least = float(every.topk(max(most, 1)).values[-1])
+        for site, share in shares.items():
+            chosen[site] = share >= least
+        if most is not None:  # many may have the share that decides
+            over = sum(int(on.sum()) for on in chosen.values()) - most
+            for site, share in shares.items():
+                last = ((share == least) & (share < 1)).nonzero()[:, 0][: max(over, 0)]
+                chosen[site][last] = False
+                over -= len(last)
+        return {str(site): self._listed(site, on) for site, on in chosen.items()}
+
+    def at_position(self, position: int) -> dict[str, list[list[Any]]]:
+        """Return every active latent of one token, as `columns` does, by layer."""
+        self.check_position(position)
+        return {str(s): self._listed(s, codes.place == position) for s, codes in self.codes.items()}
+
+    def of_latent(self, latent: int) -> dict[str, list[list[Any]]]:
+        """Return every token that one latent is on at, as `columns` does, by layer."""
+        self.check_latent(latent)
+        return {str(s): self._listed(s, codes.latent == latent) for s, codes in self.codes.items()}
+
+    def _shares(self, codes: LayerCodes) -> Float[Tensor, "nnz"]:
+        """Return the strength of each entry over that of the strongest of its token."""
+        strength = codes.strength.float()
+        largest = torch.zeros(len(self.ids))
+        largest.scatter_reduce_(0, codes.place, strength, "amax")
+        return strength / largest[codes.place].clamp_min(1e-30)
+
+    def _listed(self, site: Site, on: Tensor) -> list[list[Any]]:
+        codes = self.codes[site]
+        values = [float(f"{v:.3g}") for v in codes.strength[on].tolist()]
+        return [codes.place[on].tolist(), codes.latent[on].tolist(), values]
 
     def strip(self, site: str, latent: int) -> list[float]:
         """Return the strength of a latent at a layer on every token; 0 where it is off."""
@@ -280,8 +326,11 @@ class PromptReading:
         if not math.isfinite(steering.factor):
             raise ConfigError(f"`factor` must be a finite number; got {steering.factor}.")
         at = [self.check_position(p) for p in steering.positions or range(len(self.ids))]
-        row = self.shared.directions(place)[latent]
-        row = row / row.norm().clamp_min(1e-12) * steering.factor
+        if steering.unit == "act":
+            row = self.shared.at(place).directions()[latent] * steering.factor
+        else:
+            row = self.shared.directions(place)[latent]
+            row = row / row.norm().clamp_min(1e-12) * steering.factor
         if steering.unit == "norm":
             x = self._raw(place)[self.kept[place].to(self.lm.device)].float()
             if not len(x):

@@ -62,13 +62,8 @@ def write_prompt_page(
         "pieces": pieces,
     }
     body = "\n".join([_head(reading), _views(survey is not None), _metrics(reading)])
-    page = document(
-        "Prompt: " + reading.prompt[:60],
-        body,
-        to_script(data),
-        scripts=("dom.js", "prompt.js"),
-        styles=("page.css", "prompt.css"),
-    )
+    body = f"<main>\n{body}\n</main>"
+    page = document("Prompt: " + reading.prompt[:60], body, to_script(data), entry="prompt_page.js")
     replace_with(out, page.encode("utf-8", "backslashreplace"))
     return out
 
@@ -139,52 +134,15 @@ def _head(reading: PromptReading) -> str:
 
 def _views(examples: bool) -> str:
     note = (
-        f"Kept for the {STRONGEST} strongest latents of each token and layer."
+        f"Examples are kept for the {STRONGEST} strongest latents of each token and layer."
         if examples
-        else "None here: make an analysis first (saekit layers analyse) and write the page again."
+        else "No examples here: make an analysis first (saekit layers analyse) and write the page "
+        "again."
     )
-    sections = [
-        (
-            "strip",
-            "Tokens",
-            "The stronger a token's colour, the stronger the chosen latent on it "
-            "at the chosen layer, relative to the strongest latent of that token there. Click a "
-            "token to choose it; tokens that no layer counts (special, massive norm) are struck "
-            "through. ␣ is a space, ↵ a line break, ⇥ a tab.",
-        ),
-        (
-            "heatmap",
-            "Latents of the chosen token, by layer",
-            "Latents over the threshold at one "
-            "layer or more, those of early layers first. A cell is the strength, its colour the "
-            "share of the strongest latent of that token and layer. Click a cell to choose latent "
-            "and layer.",
-        ),
-        (
-            "histograms",
-            "Strengths at every layer",
-            "How many active latents have which strength, "
-            "over all tokens of the prompt; height is log(1 + count). Click to choose a layer.",
-        ),
-        ("examples", "Where the chosen latent is strongest at the chosen layer", note),
-        (
-            "logits",
-            "Next tokens at the chosen position",
-            "By the model alone; with the chosen "
-            "layer replaced by the SAE's reconstruction; and with a latent's direction added. "
-            "Changes are differences of logits.",
-        ),
-    ]
-    parts = [
-        '<div class="controls" id="controls"></div>',
-        *(
-            f'<section id="{name}"><h2>{_e(title)}</h2><p>{_e(about)}</p><div class="view"></div>'
-            f"</section>"
-            for name, title, about in sections
-        ),
-        '<noscript><p class="missing">The views need JavaScript.</p></noscript>',
-    ]
-    return "\n".join(parts)
+    return (
+        f'<p class="about">{_e(note)} \u2423 is a space, \u21b5 a line break, \u21e5 a tab.</p>'
+        f'<div id="views"></div>'
+    )
 
 
 def _metrics(reading: PromptReading) -> str:

@@ -309,17 +309,17 @@ def open_index(folder: Path, loaded: "TrainedSAE") -> "LatentStore":
     Raises:
         FormatError: there is none, or it is of an SAE of another width.
     """
-    from saekit.activations.latents import LatentStore
+    from saekit.analysis.analyse import codes_of
+    from saekit.hub.index_manifest import sites_in
 
-    if not (folder / "manifest.json").exists():
-        raise FormatError(f"There is no index in {folder}. Make one: saekit index {folder.parent}")
-    store = LatentStore.open(folder)
+    here = str(loaded.card.site)
+    store = codes_of(folder / here if here in sites_in(folder) else folder)
     if store.d_sae != loaded.sae.cfg.d_sae:
         raise FormatError(
             f"{folder} is of an SAE with {store.d_sae} latents; this has "
             f"{loaded.sae.cfg.d_sae}. Index again, or name the right one with --index."
         )
-    said, here = store.meta.get("site"), str(loaded.card.site)
+    said = store.meta.get("site")
     if said is not None and said != here:
         raise FormatError(
             f"{folder} is of {said}, and {here} is asked for. Name another with --index, or read "

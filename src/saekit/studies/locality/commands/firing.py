@@ -49,8 +49,8 @@ def sparsity(
     """
     import torch
 
-    from saekit.activations.latents import LatentStore
     from saekit.analysis import cofiring
+    from saekit.analysis.analyse import codes_of
     from saekit.analysis.firing import Firing
     from saekit.core.config import override
     from saekit.core.files import write_json, write_tensors
@@ -59,7 +59,7 @@ def sparsity(
     table_files.check(tables)
     if pairs < 0 or by_token < 0:
         raise ConfigError(f"`--pairs` and `--by-token` are 0 or more; got {pairs} and {by_token}.")
-    store = LatentStore.open(_store(index))
+    store = codes_of(index, shown=not quiet)
     firing = Firing(threshold=threshold)
     together = override(
         cofiring.Cofiring(threshold=threshold),
@@ -123,7 +123,7 @@ def _drawn(
 
 def _store(folder: Path) -> Path:
     inner = folder / "index"
-    return inner if (inner / "manifest.json").exists() else folder
+    return inner if inner.is_dir() else folder
 
 
 def _tokenizer(store: "LatentStore", model: str | None) -> "Tokenizer":

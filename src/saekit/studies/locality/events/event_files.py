@@ -7,7 +7,6 @@ length over files by tier.
 
 import io
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,34 +22,16 @@ from saekit.core.npz import read_npz
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.studies.locality.events.event_entropy import OK, EventScores
-
-# Columns of the current generation, then those that only the older one has, then ours.
-CURRENT = ("feature_id", "event_idx", "H_pos", "peak_token_idx", "peak_value", "sum_J")
-OLDER = (
-    "tier",
-    "description",
-    "top_act_rank",
-    "activation_value",
-    "abs_peak",
-    "ctx_len",
-    "ctx_start",
-    "H_pos_bits",
-    "n_positions",
-    "J_max",
-    "J_sum",
-    "J_argmax",
-    "peak_token_str",
-    "status",
+from saekit.studies.locality.events.event_tables import (
+    CURRENT,
+    NO_TIER,
+    OLDER,
+    OURS,
+    SAME,
+    key,
+    lengths,
+    value_of,
 )
-OURS = ("local_activation", "H_share", "effective_tokens", "bos_share", "doc", "npz_key")
-SAME = {
-    "event_idx": "top_act_rank",
-    "H_pos": "H_pos_bits",
-    "peak_value": "activation_value",
-    "sum_J": "J_sum",
-}
-NO_TIER = "all"
-_TABLE = re.compile(r"ctx0*(?P<n>\d+)(_(?P<tier>[a-z]+))?\.(csv|parquet)")
 
 
 class Row(NamedTuple):
@@ -133,11 +114,6 @@ def table(
     return Table(columns=columns, units=units)
 
 
-def key(latent: int, rank: int) -> str:
-    """Return the name of an event's influences in the archive."""
-    return f"{latent}_{rank}"
-
-
 def write(
     folder: Path,
     scored: EventScores,
@@ -173,34 +149,6 @@ def write(
     np.savez_compressed(data, **arrays)  # pyright: ignore[reportArgumentType]
     replace_with(archive, data.getvalue())
     return at, archive
-
-
-def lengths(folder: Path) -> dict[int, list[Path]]:
-    """Return the tables of a folder by context length, shortest first.
-
-    A table without a tier holds the events of all tiers, so it stands alone: tables of tiers
-    beside it would count the same events twice.
-
-    Raises:
-        FormatError: there is none.
-    """
-    found: dict[int, list[Path]] = {}
-    stems = {p.with_suffix(""): m for p in folder.glob("ctx*") if (m := _TABLE.fullmatch(p.name))}
-    for n in {int(match["n"]) for match in stems.values()}:
-        tiers = {
-            match["tier"] or "": stem
-            for stem, match in sorted(stems.items())
-            if int(match["n"]) == n
-        }
-        whole = next((tiers[t] for t in ("", NO_TIER) if t in tiers), None)
-        of_length = list(tiers.values()) if whole is None else [whole]
-        found[n] = [table_files.find(stem) for stem in of_length]
-    if not found:
-        raise FormatError(
-            f"{folder} holds no ctx<N>.csv or .parquet. Make them: saekit locality events --out "
-            f"{folder}"
-        )
-    return dict(sorted(found.items()))
 
 
 def read(folder: Path, n_ctx: int | None = None) -> dict[int, list[Row]]:
@@ -248,11 +196,8 @@ def _rows(path: Path, n_ctx: int) -> Iterable[Row]:
 
 
 def _row(record: dict[str, str], i: int, n_ctx: int, arrays: Mapping[str, np.ndarray]) -> Row:
-    def of(name: str) -> str:
-        return record[name] if name in record else record[SAME[name]]
-
-    latent, rank = int(record["feature_id"]), int(of("event_idx"))
-    bits = _number(of("H_pos"))
+    latent, rank = int(record["feature_id"]), int(value_of(record, "event_idx"))
+    bits = _number(value_of(record, "H_pos"))
     J = None
     for name in (record.get("npz_key") or key(latent, rank), str(i)):
         if name in arrays:
@@ -264,7 +209,7 @@ def _row(record: dict[str, str], i: int, n_ctx: int, arrays: Mapping[str, np.nda
         latent,
         rank,
         bits,
-        _number(of("peak_value")),
+        _number(value_of(record, "peak_value")),
         n,
         status,
         record.get("description", ""),

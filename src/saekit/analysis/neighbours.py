@@ -1,0 +1,92 @@
+"""Which latents write alike, and which are on at the same tokens."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from saekit.activations.latents import LatentStore
+from saekit.analysis.cofiring import co_occurring
+from saekit.analysis.examples import shuffled
+
+MOST_PRODUCTS = 2**44  # multiplications of all pairs of directions; on two cores, minutes
+MOST_COMMON = 8192  # latents whose pairs are counted
+MOST_PAIRS = 2**27  # pairs of latents at one token that are counted
+AT_ONCE = 1024
+
+
+class Neighbours(NamedTuple):
+    """The nearest latents of each, the nearest first; -1 where there is none."""
+
+    latents: Int[Tensor, "d_sae n"]
+    values: Float[Tensor, "d_sae n"]
+    both: Int[Tensor, "d_sae n"] | None  # tokens at which both are on
+
+
+def alike(directions: Float[Tensor, "d_sae d_out"], n: int) -> Neighbours | None:
+    """Return the latents whose directions have the largest cosines with that of each.
+
+    Args:
+        directions: what each latent writes.
+        n: of a latent.
+
+    Returns:
+        None where there are too many pairs for a CPU.
+    """
+    d_sae, width = directions.shape
+    n = min(n, d_sae - 1)
+    if (directions.device.type == "cpu" and d_sae * d_sae * width > MOST_PRODUCTS) or n < 1:
+        return None
+    unit = functional.normalize(directions.float(), dim=1)
+    parts = []
+    for begin in range(0, d_sae, AT_ONCE):
+        cosines = unit[begin : begin + AT_ONCE] @ unit.T
+        own = torch.arange(len(cosines), device=cosines.device)
+        cosines[own, own + begin] = -torch.inf
+        parts.append([c.cpu() for c in cosines.topk(n, dim=1)])
+    values, latents = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Neighbours(latents, values, None)
+
+
+def together(store: LatentStore, n: int) -> tuple[Neighbours, int]:
+    """Return the latents whose being on is correlated most with that of each.
+
+    Of many pairs only those in some rows of tokens are counted, drawn by a fixed hash.
+
+    Args:
+        store: the codes.
+        n: of a latent.
+
+    Returns:
+        the latents with the correlation phi, and how many tokens were looked at.
+    """
+    entries = int(store.counts.sum())
+    a_token = entries / max(store.n_tokens, 1)
+    share = min(1.0, MOST_PAIRS / max(entries * (a_token + 1) / 2, 1))
+    rows = np.arange(store.first_row, store.first_row + store.n_rows)
+    kept = torch.from_numpy(shuffled(rows) < share)
+    found = co_occurring(store, MOST_COMMON, kept)
+    m, n = len(found.latents), max(min(n, store.d_sae - 1), 1)
+    latents = torch.full((store.d_sae, n), -1, dtype=torch.int64)
+    both, values = torch.zeros_like(latents), torch.full((store.d_sae, n), torch.nan)
+    rate = found.counts.double() / max(found.n_tokens, 1)
+    spread = (rate * (1 - rate)).sqrt().clamp_min(1e-30)
+    for begin in range(0, m, AT_ONCE):
+        part = slice(begin, min(begin + AT_ONCE, m))
+        counts = found.both[part]
+        covariance = counts.double() / max(found.n_tokens, 1) - rate[part, None] * rate
+        phi = (covariance / (spread[part, None] * spread)).float()
+        own = torch.arange(len(phi))
+        phi[own, own + begin] = -torch.inf
+        phi[counts == 0] = -torch.inf
+        near = phi.topk(min(n, m), dim=1)
+        there = near.values > 0
+        width = near.indices.shape[1]
+        mine = found.latents[part]
+        latents[mine, :width] = found.latents[near.indices].where(there, -1)
+        values[mine, :width] = near.values.where(there, torch.nan)
+        both[mine, :width] = counts.gather(1, near.indices).long().where(there, 0)
+    return Neighbours(latents, values, both), found.n_tokens

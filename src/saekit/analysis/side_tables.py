@@ -1,0 +1,105 @@
+"""Tables that lie next to an index and have one row a latent: further columns of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from saekit.core.errors import FormatError
+from saekit.data import table_files
+from saekit.hub.index_manifest import INSIDE
+
+TABLES = "analysis"  # what the folder of tables of a run is called
+
+
+class SideColumn(NamedTuple):
+    """A column of a table next to an index."""
+
+    table: str  # its name, without the ending
+    name: str
+    unit: str
+    values: np.ndarray | list[str | None]  # numbers with NaN, or text with None; by latent
+    file: Path
+
+
+def tables_folder(index: Path) -> Path:
+    """Return the folder of tables of an index.
+
+    It is RUN/analysis for the index of a run, and RUN/analysis/SITE for that of a site. An index
+    that was put elsewhere has a folder next to it: two of them may lie side by side.
+    """
+    if index.name == INSIDE:
+        return index.with_name(TABLES)
+    if index.parent.name == INSIDE:
+        return index.parent.with_name(TABLES) / index.name
+    return index.with_name(f"{index.name}-{TABLES}")
+
+
+def side_columns(index: Path, d_sae: int) -> list[SideColumn]:
+    """Return the columns of every table with one row a latent that lies next to an index.
+
+    Tables of several rows a latent, or of none, are left alone: they answer other questions.
+
+    Args:
+        index: its folder.
+        d_sae: latents.
+
+    Raises:
+        FormatError: a table is damaged.
+    """
+    folder = tables_folder(index)
+    if not folder.is_dir():
+        return []
+    ours = {f".{kind}" for kind in table_files.FORMATS}
+    stems = {p.with_suffix("") for p in folder.iterdir() if p.suffix in ours and p.is_file()}
+    found: list[SideColumn] = []
+    for stem in sorted(stems):
+        found += _columns(table_files.find(stem), d_sae)
+    return found
+
+
+def _columns(path: Path, d_sae: int) -> Iterator[SideColumn]:
+    rows: dict[int, dict[str, str]] = {}
+    for row in table_files.rows(path):
+        word = row.get("latent", "")
+        if not word.isdecimal() or int(word) >= d_sae or int(word) in rows:
+            return
+        rows[int(word)] = row
+    if not rows:
+        return
+    units = table_files.read(path).units if path.suffix == ".parquet" else {}
+    for name in next(iter(rows.values())):
+        if name != "latent":
+            cells = [rows[i][name] if i in rows else "" for i in range(d_sae)]
+            yield SideColumn(path.stem, name, units.get(name, ""), _values(cells), path)
+
+
+def _values(cells: list[str]) -> np.ndarray | list[str | None]:
+    """Return numbers, where every cell is one, or text."""
+    truth = {"True": "1", "False": "0", "": "nan"}
+    try:
+        return np.array([float(truth.get(cell, cell)) for cell in cells])
+    except ValueError:
+        return [cell or None for cell in cells]
+
+
+def named(columns: list[SideColumn], taken: list[str]) -> dict[str, SideColumn]:
+    """Return columns by the names that they go by: their own where nothing else has it.
+
+    Args:
+        columns: of the tables.
+        taken: names that the index has.
+
+    Raises:
+        FormatError: two are called alike even with the name of their table.
+    """
+    plain = [column.name for column in columns]
+    found: dict[str, SideColumn] = {}
+    for column in columns:
+        alone = column.name not in taken and plain.count(column.name) == 1
+        name = column.name if alone else f"{column.table}.{column.name}"
+        if name in found or name in taken:
+            raise FormatError(f"{column.file} has a column `{name}`, which another has too.")
+        found[name] = column
+    return found

@@ -1,0 +1,86 @@
+"""`saekit export`: what others read: a site of the pages, a bundle for Neuronpedia."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit
+
+app = typer.Typer(help="Write pages or bundles for others to read.", no_args_is_help=True)
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+@app.command("site")
+def site(
+    place: Annotated[Path, typer.Argument(help="An SAE's folder, or one with SAEs below it.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; one that holds a site is replaced.")],
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the explorer's pages as files, for any static host; small ones work from a disk.
+
+    Example: saekit export site demo site
+    """
+    from saekit.explorer.export import export_site
+
+    made = export_site(place, out, shown=not quiet)
+    sizes = ", ".join(f"{name} {n / 1e6:.2f} MB" for name, n in made.parts.items())
+    lines = [f"site     {made.folder}: {sum(made.saes.values()):,} latents ({sizes})"]
+    lines += [f"note     {name} has no latents in it: {why}" for name, why in made.without.items()]
+    if made.from_disk:
+        lines.append(f"next     open {made.folder / 'index.html'} in a browser")
+    else:
+        lines.append(f"next     python3 -m http.server --directory {made.folder}")
+    emit(made.to_dict(), as_json=as_json, lines=lines)
+
+
+@app.command("neuronpedia")
+def neuronpedia(
+    run: Annotated[Path, typer.Argument(help="The folder of an SAE with an index.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    name: Annotated[str, typer.Option("--set", help="Name of the set of sources.")] = "saekit",
+    model_id: Annotated[str, typer.Option(help="Their name of the model. [its own]")] = "",
+    release: Annotated[str, typer.Option(help="Name of the release. [that of the set]")] = "",
+    title: Annotated[str, typer.Option(help="Of the release, for a reader.")] = "",
+    creator: Annotated[str, typer.Option(help="Who made the SAE.")] = "",
+    creator_id: Annotated[str, typer.Option(help="Account on the server that imports it.")] = "",
+    url: Annotated[str, typer.Option(help="Of a paper or a page about it.")] = "",
+    weights: Annotated[str, typer.Option(help="Repository of the weights on the hub.")] = "",
+    weights_path: Annotated[str, typer.Option(help="Their folder in it.")] = "",
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Write directions too, for steering.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an index as the JSON lines that a Neuronpedia server imports.
+
+    Example: saekit export neuronpedia demo bundle --set res-2k --creator "A. Author"
+    """
+    from saekit.explorer.neuronpedia import Bundle, export_neuronpedia
+
+    bundle = Bundle(
+        set=name,
+        model_id=model_id,
+        release=release,
+        title=title,
+        creator=creator,
+        creator_id=creator_id,
+        url=url,
+        weights=weights,
+        weights_path=weights_path,
+    )
+    made = export_neuronpedia(run, out, bundle, vectors=vectors, shown=not quiet)
+    lines = [
+        f"source   {source}: {n['latents']:,} latents, {n['activations']:,} texts, "
+        f"{n['explanations']:,} explanations"
+        for source, n in made["sources"].items()
+    ]
+    emit(made, as_json=as_json, lines=[*lines, f"bundle   {made['folder']}"])

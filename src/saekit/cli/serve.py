@@ -1,0 +1,58 @@
+"""`saekit serve`: the explorer, pages that show what the latents of the SAEs in a folder mean."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder with runs or SAEs.")] = Path(),
+    port: Annotated[
+        int | None, typer.Option(help="Where; 0: any that is free. [8765, or the next]")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the pages.")] = False,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Write neither labels nor indexes.")
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="Most GB of the process with the model. [4/5 of the machine's]"),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Write a token for scripts there: Authorization: Bearer.")
+    ] = None,
+    unsafe_host: Annotated[
+        str | None, typer.Option(help="Address to serve under beyond this machine.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Begin with one line of JSON: address, token file.")
+    ] = False,
+) -> None:
+    """Show the latents of the SAEs in a folder in a browser, until Ctrl-C.
+
+    Example: saekit serve runs --open
+    """
+    from saekit.explorer.serve import Explorer, Options, teller, warning
+    from saekit.terminal.output import emit
+
+    if as_json and token_file is None:
+        token_file = folder / ".saekit" / "token"
+    options = Options(
+        port=port,
+        unsafe_host=unsafe_host,
+        token_file=token_file,
+        read_only=read_only,
+        memory_gb=memory,
+    )
+    if unsafe_host is not None:
+        typer.echo(f"warning  {warning(unsafe_host)}", err=True)
+    explorer = Explorer(folder, options, teller(shown=not as_json))
+    if as_json:
+        record = {"address": explorer.address, "token_file": str(token_file)}
+        emit(record, as_json=True, lines=[])
+    if open_browser:
+        import webbrowser
+
+        webbrowser.open(explorer.gate.link)
+    explorer.run()

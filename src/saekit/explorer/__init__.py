@@ -1,0 +1,1 @@
+"""The explorer: `saekit serve` shows what the latents of every SAE in a folder mean."""

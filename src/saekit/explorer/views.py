@@ -1,0 +1,569 @@
+"""Views: what the pages are told, read from files, the same for the server and a static folder."""
+
+import base64
+import functools
+import hashlib
+import hmac
+import json
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from saekit.analysis.index_folder import Index
+from saekit.core.errors import FormatError, SaekitError
+from saekit.core.files import read_object
+from saekit.core.result import Result, Score
+from saekit.explorer.definitions import definitions
+from saekit.explorer.labels import Labels
+from saekit.explorer.library import (
+    FRESH_SECONDS,
+    Entry,
+    IndexState,
+    Library,
+    fingerprint_of,
+    manifest_of,
+    own,
+)
+from saekit.explorer.problems import Problem
+from saekit.report import payload
+from saekit.report.pages import base as pages
+from saekit.report.panels import base as panels
+from saekit.training import standing
+
+MOST_OPEN = 8  # indexes that are held open
+MOST_ROWS, USUAL_ROWS = 500, 50
+MOST_NAMES = 64
+TAIL_BYTES = 2**16  # of a log, in which its last step is
+NEURONPEDIA = "https://www.neuronpedia.org/"
+SHOWN = 4  # significant digits of numbers in tables
+
+
+class Views:
+    """What there is to see of the SAEs, runs and studies of a folder.
+
+    Args:
+        library: the scan of the folder.
+        labels: what readers wrote.
+    """
+
+    def __init__(self, library: Library, labels: Labels):
+        self.library, self.labels = library, labels
+        self._open: OrderedDict[tuple[Any, ...], Index] = OrderedDict()
+        self._lock = threading.Lock()
+        self._key = secrets.token_bytes(32)
+
+    # ------------------------------------------------------------------------------ the library
+
+    def all(self) -> dict[str, Any]:
+        """Return cards of every SAE, and lines on runs and studies."""
+        scan = self.library.scan(older_than=FRESH_SECONDS)
+        counts = self.labels.counts()
+        listed, seen = [], set()
+        for entry in scan.saes.values():
+            if entry.family not in seen:  # an SAE of several sites is one card
+                seen.add(entry.family)
+                listed.append(self._shown(entry))
+        return {
+            "saes": [self.card(entry, counts) for entry in listed],
+            "runs": [run_line(name, folder) for name, folder in scan.runs.items()],
+            "studies": self.studies(),
+            "notes": scan.notes,
+        }
+
+    def _shown(self, entry: Entry) -> Entry:
+        """Return the site of an SAE that stands for it: the first one with an index."""
+        saes = self.library.scan().saes
+        sites = [saes[name] for name in entry.family if name in saes]
+        return next((one for one in sites if one.state().state == "ok"), entry)
+
+    def card(self, entry: Entry, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Return what a list of SAEs says of one."""
+        state = entry.state()
+        scores = {}
+        for name, score in self._scores(entry).items():
+            if definitions().get(name, {}).get("place"):
+                scores[name] = score
+        key = self.label_key(entry, state)
+        counted = self.labels.counts() if counts is None else counts
+        return {
+            "id": entry.id,
+            "title": entry.title,
+            "model": entry.model,
+            "site": entry.site,
+            "sites": list(entry.sites),
+            "architecture": entry.architecture,
+            "d_sae": entry.d_sae,
+            "scores": scores,
+            "index": state.record(),
+            "verify": _verdict(entry.folder),
+            "labels": counted.get(key, 0) if key else 0,
+            "run": entry.run,
+            "neuronpedia": _neuronpedia(entry.card),
+        }
+
+    def studies(self) -> list[dict[str, Any]]:
+        """Return the folders that a study left."""
+        found = []
+        for name, folder in self.library.scan().folders.items():
+            if (kind := pages.kind_of(folder)) is not None:
+                found.append({"id": name, **pages.described(kind, folder)})
+        return found
+
+    def study(self, name: str) -> dict[str, Any]:
+        """Return the page of a study.
+
+        Raises:
+            Problem: there is none of this id.
+        """
+        folder = self.library.scan(older_than=FRESH_SECONDS).folders.get(name)
+        kind = None if folder is None else pages.kind_of(folder)
+        if folder is None or kind is None:
+            raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
+        return {"id": name, **pages.payload(kind, folder)}
+
+    # ----------------------------------------------------------------------------------- an SAE
+
+    def sae(self, name: str) -> dict[str, Any]:
+        """Return the overview of an SAE.
+
+        Raises:
+            Problem: there is none of this id.
+        """
+        entry = self.library.sae(name)
+        state = entry.state()
+        scores, known = self._scores(entry), definitions()
+        found: dict[str, Any] = {
+            "card": self.card(entry),
+            "facts": _facts(entry),
+            "scores": [
+                one | {"name": n, "headline": bool(known.get(n, {}).get("place"))}
+                for n, one in scores.items()
+            ],
+            "notes": _notes(entry),
+            "columns": [],
+            "bands": {},
+            "histogram": None,
+            "n_alive": None,
+            "settings": entry.card.get("run") or entry.settings,
+            "provenance": {"Made from": entry.card.get("provenance") or {}},
+            "definitions": {
+                one["label"] or n: one["about"] for n in scores if (one := known.get(n))
+            },
+            "siblings": [one for one in entry.family if one != entry.id],
+        }
+        if state.state == "ok":
+            found |= self._of_index(entry)
+        return found
+
+    def _of_index(self, entry: Entry) -> dict[str, Any]:
+        from saekit.analysis.searching import densities
+
+        index = self.index(entry)
+        histogram = densities(index)
+        parts = ("corpus", "split", "settings", "harvest", "counts", "provenance")
+        made = {part: index.manifest.get(part) for part in parts}
+        return {
+            "columns": self.columns_of(index),
+            "bands": {name: band._asdict() for name, band in index.bands.items()},
+            "histogram": histogram,
+            "n_alive": index.d_sae - histogram["never_fired"],
+            "provenance": {"Made from": entry.card.get("provenance") or {}, "Index": made},
+        }
+
+    def columns_of(self, index: Index) -> list[dict[str, str]]:
+        """Return what each column of the table of latents is, the label last."""
+        found = [
+            {"name": name, **about._asdict(), "kind": _kind(name, index)}
+            for name, about in index.columns.items()
+        ]
+        label = {"name": "label", "label": "label", "unit": "", "about": "What a reader called it."}
+        return [*found, label | {"kind": "text"}]
+
+    def index(self, entry: Entry) -> Index:
+        """Return the index of an SAE, which stays open.
+
+        Raises:
+            Problem: there is none, it is damaged, or it is of other weights.
+        """
+        state = entry.state()
+        if state.state != "ok":
+            status = 404 if state.state == "missing" else 409
+            detail = f"The index of {entry.title} cannot be shown: {state.reason}"
+            raise Problem(status, detail, state.command)
+        there = (state.folder / "index.json").stat()
+        key = (str(state.folder), there.st_mtime_ns, there.st_size, there.st_ino)
+        with self._lock:
+            if key not in self._open:
+                try:
+                    self._open[key] = Index(state.folder)
+                except SaekitError as error:
+                    raise Problem(409, str(error), state.command) from error
+                while len(self._open) > MOST_OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(key)
+            return self._open[key]
+
+    def label_key(self, entry: Entry, state: IndexState | None = None) -> str | None:
+        """Return what the labels of an SAE are kept under; None: there is no index yet.
+
+        It is the digest of its weights. Sites that share an SAE share its labels, though the
+        weights as each of them sees them differ.
+        """
+        if len(entry.family) > 1 and entry.native:
+            return fingerprint_of(entry.folder)
+        now = state or entry.state()
+        if now.state != "ok":
+            return None
+        return str(manifest_of(now.folder)["weights"])
+
+    def columns(self, name: str, names: Sequence[str]) -> dict[str, Any]:
+        """Return some columns whole, for a drawing of every latent.
+
+        Raises:
+            Problem: there is no such SAE or column.
+        """
+        if len(names) > MOST_NAMES:
+            raise Problem(400, f"At most {MOST_NAMES} columns are given at once.")
+        entry = self.library.sae(name)
+        index = self.index(entry)
+        known = self._values(entry, index)
+        lacking = [one for one in names if one not in known]
+        if lacking:
+            raise Problem(
+                404, f"There is no column {lacking[0][:40]!r}; there are {', '.join(known)}."
+            )
+        return {"names": list(names), "values": [_listed(known[one]) for one in names]}
+
+    def _values(self, entry: Entry, index: Index) -> dict[str, Any]:
+        """Return every column of an SAE by name, labels among them."""
+        written = self.labels.all_of(self.label_key(entry) or "")
+        labels = [written.get(i) for i in range(index.d_sae)]
+        return {**index.values, "label": labels}
+
+    def latents(
+        self, name: str, where: str = "", limit: int = USUAL_ROWS, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """Return a page of the table of latents.
+
+        Args:
+            name: id of the SAE.
+            where: a query; see `saekit.analysis.query`.
+            limit: rows of the page.
+            cursor: what the page before gave; None: the first page.
+
+        Raises:
+            Problem: there is no such SAE, the query is not understood, or the cursor is of another.
+        """
+        from saekit.analysis.query import parse
+
+        entry = self.library.sae(name)
+        index = self.index(entry)
+        known = self._values(entry, index)
+        query = parse(where, known)
+        found = query.matches(known, index.d_sae)
+        if query.limit is not None:
+            found = found[: query.limit]
+        # A cursor is of one query over one state of the index: rows do not shift below a reader.
+        of = json.dumps([entry.id, where, index.manifest["files"]], sort_keys=True)
+        first = 0 if cursor is None else self._place(cursor, of)
+        shown = found[first : first + limit]
+        names = ["latent", *(n for n in known if n != "latent")]
+        columns = [shown.tolist() if n == "latent" else _taken(known[n], shown) for n in names]
+        last = first + len(shown)
+        return {
+            "total": len(found),
+            "columns": names,
+            "rows": [list(row) for row in zip(*columns, strict=True)],
+            "cursor": self._cursor(last, of) if last < len(found) else None,
+        }
+
+    def _cursor(self, place: int, of: str) -> str:
+        sign = hmac.digest(self._key, f"{place} {of}".encode(), hashlib.sha256)[:12]
+        return base64.urlsafe_b64encode(place.to_bytes(6, "big") + sign).decode().rstrip("=")
+
+    def _place(self, cursor: str, of: str) -> int:
+        try:
+            raw = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4))
+        except ValueError:
+            raw = b""
+        place = int.from_bytes(raw[:6], "big")
+        if not secrets.compare_digest(self._cursor(place, of).encode(), cursor.encode()):
+            raise Problem(
+                400,
+                "The cursor is of another query, or the index was made anew meanwhile.",
+                "Ask for the first page again.",
+            )
+        return place
+
+    def search(self, name: str, text: str, scope: str, limit: int) -> dict[str, Any]:
+        """Return the latents that have to do with a text, the best first.
+
+        Raises:
+            Problem: there is no such SAE.
+            ConfigError: there is nothing to search for.
+        """
+        from saekit.analysis.searching import search
+
+        index = self.index(self.library.sae(name))
+        number = text.strip().removeprefix("#")
+        if number.isascii() and number.isdigit() and len(number) < 10:
+            wanted = [int(number)] if int(number) < index.d_sae else []
+            if text.strip().startswith("#"):
+                return {"total": len(wanted), "rows": wanted}
+        else:
+            wanted = []
+        rows = list(dict.fromkeys([*wanted, *search(index, text, scope).latents]))
+        return {"total": len(rows), "rows": rows[:limit]}
+
+    # --------------------------------------------------------------------------------- a latent
+
+    def latent(self, name: str, latent: int) -> dict[str, Any]:
+        """Return all that is known of one latent.
+
+        Raises:
+            Problem: there is no such SAE or latent.
+        """
+        entry = self.library.sae(name)
+        index = self.index(entry)
+        check_latent(index, latent)
+        label = self.labels.get(self.label_key(entry) or "", latent)
+        links = {}
+        if page := _neuronpedia(entry.card):
+            links["neuronpedia"] = f"{page}/{latent}"
+        return index.record(latent) | {
+            "label": None if label is None else label._asdict(),
+            "previous": latent - 1 if latent else None,
+            "next": latent + 1 if latent + 1 < index.d_sae else None,
+            "links": links,
+            "panels": panels.names(entry.folder, index, latent),
+        }
+
+    def panel(self, name: str, latent: int, panel: str) -> dict[str, Any]:
+        """Return a panel of a latent.
+
+        Raises:
+            Problem: there is no such SAE, latent or panel, or it has nothing to say of the latent.
+        """
+        entry = self.library.sae(name)
+        index = self.index(entry)
+        check_latent(index, latent)
+        if panel not in panels.registry.names():
+            raise Problem(404, f"There is no panel {panel[:40]!r}.")
+        found = panels.payload(panel, entry.folder, index, latent)
+        if found is None:
+            raise Problem(404, f"The panel {panel} has nothing to say of latent {latent}.")
+        return found
+
+    # ------------------------------------------------------------------------------------- runs
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Return how a run stands, its curves and its checkpoints.
+
+        Raises:
+            Problem: there is none of this id.
+        """
+        folder = self.library.run(name)
+        line = run_line(name, folder)
+        command = f"saekit train --resume {folder}"
+        saes = self.library.scan().saes
+        return line | {
+            "settings": _settings(folder),
+            "curves": payload.curves(log) if own(log := folder / "log.jsonl") else None,
+            "checkpoints": _checkpoints(folder),
+            "command": None if line["status"] == standing.DONE else command,
+            "sae": next((one.id for one in saes.values() if one.run == name), None),
+        }
+
+    # ----------------------------------------------------------------------------------- scores
+
+    def _scores(self, entry: Entry) -> dict[str, dict[str, Any]]:
+        path = entry.folder / "eval" / "core.json"
+        if not own(path):
+            return {}
+        there = path.stat()
+        made = _result(path, there.st_mtime_ns, there.st_size)
+        source = f"{path}, saekit eval {entry.folder}"
+        return {} if made is None else {n: score_record(n, s, source) for n, s in made.items()}
+
+
+def check_latent(index: Index, latent: int) -> None:
+    """Refuse a number that no latent of an index has.
+
+    Raises:
+        Problem: it is out of range.
+    """
+    if not 0 <= latent < index.d_sae:
+        raise Problem(
+            404, f"There is no latent {latent}; this SAE has latents 0..{index.d_sae - 1}."
+        )
+
+
+def score_record(name: str, score: Score, source: str) -> dict[str, Any]:
+    """Return a score JSON-ready, with what it is and where it came from."""
+    known = definitions().get(name, {})
+    return {
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "n": score.n,
+        "unit": score.unit,
+        "better": score.better,
+        "label": score.label or known.get("label") or name,
+        "reason": score.reason,
+        "about": known.get("about", ""),
+        "source": source,
+    }
+
+
+def run_line(name: str, folder: Path) -> dict[str, Any]:
+    """Return how a run stands, in a line: status, share of its tokens, steps."""
+    try:
+        status = standing.status(folder)
+    except SaekitError:
+        status = "damaged"
+    step = _last_step(folder / "log.jsonl")
+    settings = _settings(folder)
+    try:
+        total = int(settings["tokens"]) * int(settings.get("epochs", 1))
+        fraction = min(1.0, float(step["tokens"]) / total) if step and total else None
+    except (KeyError, TypeError, ValueError):
+        fraction = None
+    if status == standing.DONE:
+        fraction = 1.0
+    steps = step.get("step") if step else None
+    return {"id": name, "title": name, "status": status, "fraction": fraction, "steps": steps}
+
+
+def _last_step(path: Path) -> dict[str, Any] | None:
+    """Return the last step of a log; None: there is none."""
+    if not own(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except ValueError:  # cut, by us or by a writer that was killed
+            continue
+        if isinstance(found, dict) and found.get("kind") == "step":
+            return found
+    return None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    for name in ("run.json", "fit.json"):
+        if own(folder / name):
+            try:
+                return read_object(folder / name)
+            except FormatError:
+                return {}
+    return {}
+
+
+def _checkpoints(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    place = folder / "checkpoints"
+    if place.is_symlink() or not place.is_dir():
+        return []
+    for one in sorted(place.iterdir()):
+        if not own(one / "checkpoint.json"):
+            continue
+        step = one.name.removeprefix("step-")
+        size = sum(p.stat().st_size for p in one.iterdir() if p.is_file())
+        found.append(
+            {"name": one.name, "step": int(step) if step.isdigit() else None, "bytes": size}
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _result(path: Path, *stamp: int) -> dict[str, Score] | None:
+    try:
+        return Result.read(path).scores
+    except SaekitError:
+        return None
+
+
+def _verdict(folder: Path) -> dict[str, Any] | None:
+    path = folder / "eval" / "verify.json"
+    if not own(path):
+        return None
+    try:
+        made = read_object(path)
+    except FormatError:
+        return {"verdict": "damaged", "at": None}
+    when = (made.get("made_from") or {}).get("time")
+    return {"verdict": str(made.get("status")), "at": when, "lines": made.get("lines")}
+
+
+def _neuronpedia(card: Mapping[str, Any]) -> str | None:
+    """Return the address of the page that a published SAE has at Neuronpedia; None: it has none."""
+    published = (card.get("provenance") or {}).get("published") or {}
+    found = published.get("neuronpedia") or published.get("neuronpedia_id")
+    safe = isinstance(found, str) and all(c.isalnum() or c in "-_./" for c in found)
+    return NEURONPEDIA + str(found) if found and safe else None
+
+
+def _facts(entry: Entry) -> list[list[Any]]:
+    said = {
+        "model": entry.model,
+        "site": entry.site,
+        "architecture": entry.architecture,
+        "latents": entry.d_sae,
+        "width": entry.settings.get("d_in"),
+        "k": entry.settings.get("k"),
+        "training tokens": entry.card.get("tokens"),
+        "rows": f"{entry.card['n_ctx']} tokens" if entry.card.get("n_ctx") else None,
+        "folder": str(entry.folder),
+    }
+    return [[label, value] for label, value in said.items() if value not in (None, "")]
+
+
+def _notes(entry: Entry) -> list[str]:
+    notes = list((entry.card.get("provenance") or {}).get("notes") or [])
+    for name in ("core.json",):
+        path = entry.folder / "eval" / name
+        if own(path):
+            try:
+                notes += (read_object(path).get("provenance") or {}).get("notes") or []
+            except FormatError as error:
+                notes.append(f"{error} Make it again: saekit eval {entry.folder}")
+    return list(dict.fromkeys(str(note) for note in notes))
+
+
+def _kind(name: str, index: Index) -> str:
+    if hasattr(index.values[name], "dtype"):
+        return "number"
+    return "token" if name in ("token", "promotes", "suppresses") else "text"
+
+
+def _taken(values: Any, rows: Any) -> list[Any]:
+    if hasattr(values, "dtype"):
+        return [_number(v) for v in values[rows].tolist()]
+    return [values[i] for i in rows.tolist()]
+
+
+def _listed(values: Any) -> list[Any]:
+    return [_number(v) for v in values.tolist()] if hasattr(values, "dtype") else list(values)
+
+
+def _number(value: float) -> float | int | None:
+    if value != value or value in (float("inf"), float("-inf")):
+        return None
+    if float(value).is_integer() and abs(value) < 1e15:
+        return int(value)
+    return float(f"{value:.{SHOWN}g}")
+
+
+def version() -> str:
+    """Return the version of saekit."""
+    return metadata.version("saekit")

@@ -1,0 +1,123 @@
+"""The contract of a page of a study: a folder that a command left goes in, blocks come out.
+
+The library of a folder lists every study that one of these finds. A page reads tables and computes
+nothing that takes time; its figures are blocks, which the browser draws.
+"""
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import saekit.report.pages as package
+from saekit.core.border import reading
+from saekit.core.errors import SaekitError
+from saekit.core.registry import Registry
+from saekit.core.result import Table
+from saekit.data import table_files
+from saekit.report.blocks import Block, text
+
+
+class Page(abc.ABC):
+    """One kind of folder that a study leaves."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    about: ClassVar[str]
+
+    @abc.abstractmethod
+    def find(self, folder: Path) -> bool:
+        """Tell whether a folder is of this kind, by the names of its files and their heads."""
+
+    @abc.abstractmethod
+    def blocks(self, folder: Path) -> list[Block]:
+        """Return what a folder of this kind holds.
+
+        Raises:
+            SaekitError: a file is damaged.
+        """
+
+
+registry = Registry[Page]("page", package, of_studies="pages")
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return which kind of page a folder has; None: none.
+
+    A folder whose files are damaged has none: whoever opens one of its kind is told why.
+    """
+    for name in registry.names():
+        try:
+            with reading(folder, f"a folder for the page `{name}`"):
+                if registry.get(name)().find(folder):
+                    return name
+        except SaekitError:
+            continue
+    return None
+
+
+def described(name: str, folder: Path) -> dict[str, Any]:
+    """Return a study as a library lists it: kind, title, about.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    page = registry.get(name)
+    return {"kind": name, "title": f"{page.title}: {folder.name}", "about": page.about}
+
+
+def payload(name: str, folder: Path) -> dict[str, Any]:
+    """Return a page, JSON-ready: kind, title, about, blocks.
+
+    A file that is damaged is told in place of the blocks.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+    """
+    page = registry.get(name)()
+    try:
+        with reading(folder, f"a folder for the page `{name}`"):
+            found = page.blocks(folder)
+    except SaekitError as error:
+        found = [text(str(error), title="A file could not be read")]
+    return described(name, folder) | {"blocks": found}
+
+
+def read(stem: Path, units: Mapping[str, str] | None = None) -> Table:
+    """Return a table on disk with its numbers as numbers, None where a cell is empty.
+
+    Args:
+        stem: path of the table without its ending.
+        units: of its columns, which CSV does not keep.
+
+    Raises:
+        FormatError: there is none, or it is damaged.
+    """
+    rows = list(table_files.rows(table_files.find(stem)))
+    names = list(rows[0]) if rows else []
+    columns = {name: [_typed(row[name]) for row in rows] for name in names}
+    return Table(columns=columns, units={k: v for k, v in (units or {}).items() if k in columns})
+
+
+def only(table: Table, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of these that a table has, with what they are called."""
+    return {name: label for name, label in names.items() if name in table.columns}
+
+
+def numbers(values: list[Any]) -> list[float]:
+    """Return the numbers among some cells."""
+    return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+
+
+def _typed(cell: str) -> Any:
+    if cell == "":
+        return None
+    if cell in ("True", "False"):
+        return cell == "True"
+    try:
+        return int(cell)
+    except ValueError:
+        try:
+            return float(cell)
+        except ValueError:
+            return cell

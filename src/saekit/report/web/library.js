@@ -1,0 +1,76 @@
+// The library: SAEs, runs and studies found in a folder.
+
+import { element, command, settled, replace, visible } from "./dom.js";
+import { counted, readable } from "./numbers.js";
+import { saeAt, runAt, studyAt, compareAt, promptAt } from "./routes.js";
+import { scoreMini } from "./scores.js";
+import { keepState } from "./routes.js";
+
+const STATES = { ok: "indexed", missing: "no index", stale: "index of other weights", damaged: "damaged index" };
+
+export function indexBadge(index) {
+  if (!index) return null;
+  return element("span", { class: `badge state-${index.state}`, title: index.reason ?? "" }, STATES[index.state] ?? index.state,
+    index.state === "ok" && index.tokens ? ` · ${readable(index.tokens)} tokens` : "");
+}
+
+export function verdictBadge(verify) {
+  if (!verify) return element("span", { class: "badge" }, "not verified");
+  const good = /^(ok|pass|sound|good)/i.test(verify.verdict);
+  return element("span", { class: `badge ${good ? "state-ok" : "state-stale"}`, title: verify.at ? `verified ${verify.at}` : "" }, `verify: ${verify.verdict}`);
+}
+
+export function saeCard(card, { live } = {}) {
+  const scores = card.scores ?? {}, ready = card.index?.state === "ok";
+  return element("article", { class: "sae-card", "aria-label": card.title },
+    element("h3", {}, element("a", { href: saeAt(card.id) }, visible(card.title ?? card.id))),
+    element("p", { class: "facts" }, [["model", card.model], ["site", card.site ?? (card.sites ?? []).join(", ")],
+      ["architecture", card.architecture], ["latents", card.d_sae?.toLocaleString("en")]]
+      .filter(([, v]) => v).map(([k, v]) => element("span", {}, element("b", {}, k), " ", visible(String(v))))),
+    element("p", { class: "minis" }, Object.entries(scores).slice(0, 5).map(([name, s]) => scoreMini(name, s))),
+    element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
+      card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
+    !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,
+    element("p", { class: "links" }, live ? element("a", { href: promptAt(card.id) }, "prompt") : null,
+      element("a", { href: compareAt({ a: card.id }) }, "compare"),
+      card.run ? element("a", { href: runAt(card.run) }, "run") : null,
+      card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null));
+}
+
+export async function libraryPage(host, { source, state }) {
+  document.title = "Library · saekit";
+  const [library, meta] = await Promise.all([source.library(), source.meta().catch(() => null)]);
+  const { saes = [], runs = [], studies = [] } = library;
+  const grid = element("div", { class: "sae-grid" }), count = element("p", { class: "count", role: "status" });
+  const search = element("input", { type: "search", placeholder: "filter: model, site, architecture", "aria-label": "Filter the SAEs",
+    value: state.q ?? "", oninput: settled(() => { keepState({ q: search.value }); draw(); }) });
+  const orders = { title: "name", d_sae: "latents", fvu: "FVU", l0: "L0" };
+  const order = element("select", { "aria-label": "Sort by", onchange: () => { keepState({ sort: order.value }); draw(); } },
+    Object.entries(orders).map(([value, label]) => element("option", { value, selected: state.sort === value }, `by ${label}`)));
+  const draw = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const shown = saes.filter((c) => {
+      const text = [c.id, c.title, c.model, c.site, ...(c.sites ?? []), c.architecture].join(" ").toLowerCase();
+      return words.every((w) => text.includes(w));
+    });
+    const key = (c) => (order.value in (c.scores ?? {}) ? c.scores[order.value].value ?? Infinity : c[order.value] ?? "");
+    shown.sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
+    count.textContent = `${shown.length === saes.length ? "" : `${shown.length} of `}${counted(saes.length, "SAE")}`;
+    replace(grid, shown.map((c) => saeCard(c, { live: source.live })));
+  };
+  draw();
+  const none = element("p", { class: "missing" }, "There is no SAE in this folder yet. Train one: ", command("saekit demo"),
+    " or fetch a published one: ", command("saekit get NAME"));
+  replace(host, element("header", {}, element("h1", {}, "Library"),
+    meta?.folder ? element("p", { class: "count" }, "of ", element("code", {}, meta.folder)) : null),
+  saes.length ? [element("div", { class: "controls" }, search, order), count, grid] : none,
+  runs.length ? element("section", {}, element("h2", {}, "Runs"), element("div", { class: "wide" }, element("table", {},
+    element("thead", {}, element("tr", {}, ["run", "state", "done", "steps"].map((h) => element("th", { scope: "col" }, h)))),
+    element("tbody", {}, runs.map((r) => element("tr", {}, element("td", {}, element("a", { href: runAt(r.id) }, visible(r.title ?? r.id))),
+      element("td", {}, r.status ?? "–"), element("td", {}, r.fraction === null || r.fraction === undefined ? "–" : element("progress",
+        { max: 1, value: String(r.fraction), "aria-label": `${Math.round(100 * r.fraction)} %`, title: `${Math.round(100 * r.fraction)} %` })),
+      element("td", { class: "number" }, readable(r.steps)))))))) : null,
+  studies.length ? element("section", {}, element("h2", {}, "Studies"), element("div", { class: "sae-grid" }, studies.map((s) =>
+    element("article", { class: "sae-card" }, element("h3", {}, element("a", { href: studyAt(s.id) }, visible(s.title ?? s.id))),
+      element("p", { class: "badges" }, element("span", { class: "badge" }, s.kind)), s.about ? element("p", {}, s.about) : null)))) : null);
+}

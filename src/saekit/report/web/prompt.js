@@ -1,0 +1,247 @@
+// A text at every site of an SAE: tokens, latents by layer, sizes, logits, steering. A pointer shows, a
+// click holds; what is held is in the address.
+
+import { element, replace, chip, edged, visible, framed } from "./dom.js";
+import { readable, exact, quantity, tip } from "./numbers.js";
+import { heatmap, spark } from "./charts.js";
+import { tokenStrip, readout } from "./strip.js";
+import { exampleLines } from "./examples.js";
+import { runOf, steeredTable } from "./latent.js";
+import { filled, jobForm, shownProblem } from "./states.js";
+import { saeAt, latentAt, keepState } from "./routes.js";
+
+const ROWS = 150; // latents of one token that are listed
+const SPACE = 1e7; // a cell is numbered pos * SPACE + latent
+
+export async function promptPage(host, { source, path, state }) {
+  const id = path[1], overview = await source.sae(id), card = overview.card ?? {};
+  document.title = `Prompt · ${card.title ?? id} · saekit`;
+  const views = element("div"), text = element("textarea", { rows: 3, dir: "auto", maxlength: 10000, "aria-label": "text", placeholder: "a text to read" });
+  text.value = state.text ?? "";
+  const form = jobForm({ source, kind: "prompt", label: "Read it", fields: text, by: `saekit prompt ${runOf(card, id)} "TEXT"`,
+    read: () => {
+      if (!text.value.length) throw Object.assign(new Error("Write a text of one token or more."), { title: "The prompt is empty" });
+      return { sae: id, text: text.value };
+    },
+    onresult: (_, args) => keepState({ text: args.text }),
+    draw: (result, args) => {
+      promptViews(views, { source, id, reading: result, text: args.text, state });
+      return element("p", { class: "count" }, `${result.tokens.length} tokens at ${result.sites.length === 1 ? result.sites[0] : `${result.sites.length} sites`}`);
+    } });
+  replace(host, element("header", {}, element("p", { class: "crumbs" }, element("a", { href: saeAt(id) }, visible(card.title ?? id))), element("h1", {}, "A prompt")), form, views);
+  if (state.text && source.job) form.start();
+  return { key: (event) => { if (event.key === "/") { event.preventDefault(); text.focus(); return true; } return false; } };
+}
+
+// reading: {tokens: [{id, text, pos, counts}], sites, numbers, d_sae, entries: {site: [pos, latent, value]}, histograms, metrics}
+export function promptViews(host, { source, id, reading, text, state, examples = null, logits = null }) {
+  const { tokens, sites, entries } = reading;
+  const strengths = {}, tops = {};
+  for (const site of sites) {
+    const [ps, latents, values] = entries[site] ?? [[], [], []];
+    const map = (strengths[site] = new Map()), top = (tops[site] = new Float64Array(tokens.length));
+    for (let k = 0; k < ps.length; k++) {
+      map.set(ps[k] * SPACE + latents[k], values[k]);
+      top[ps[k]] = Math.max(top[ps[k]], Math.abs(values[k]));
+    }
+  }
+  const value = (site, pos, latent) => strengths[site]?.get(pos * SPACE + latent) ?? 0;
+  const strongest = (site, pos) => {
+    const [ps, latents, values] = entries[site] ?? [[], [], []];
+    let best = 0, latent = 0;
+    for (let k = 0; k < ps.length; k++) if (ps[k] === pos && Math.abs(values[k]) > best) { best = Math.abs(values[k]); latent = latents[k]; }
+    return latent;
+  };
+  const whole = (raw, least, most, otherwise) => {
+    const n = Number(raw);
+    return raw !== undefined && raw !== "" && Number.isInteger(n) && n >= least && n <= most ? n : otherwise;
+  };
+  const held = { pos: whole(state.pos, 0, tokens.length - 1, tokens.length - 1), site: sites.includes(state.site) ? state.site : sites[Math.floor(sites.length / 2)],
+    threshold: Math.min(0.95, Math.max(0, Number(state.threshold ?? 0.1) || 0)) };
+  held.latent = whole(state.latent, 0, reading.d_sae - 1, strongest(held.site, held.pos));
+  let over = {}; // what the pointer is on: shown, not held
+  const now = () => ({ ...held, ...over });
+  const strings = tokens.map((t) => t.text), places = tokens.map((_, j) => j);
+  const parts = Object.fromEntries(["controls", "strip", "layers", "latents", "sizes", "examples", "logits", "steer"].map((k) => [k, element("div")]));
+  const say = readout(), rerun = framed(() => { drawStripColours(); drawLatents(); });
+  const choose = (change) => { // held, in the address
+    Object.assign(held, change);
+    over = {};
+    keepState({ pos: held.pos, site: held.site, latent: held.latent, threshold: held.threshold });
+    drawAll();
+  };
+  const preview = (change) => { over = change; rerun(); };
+
+  const drawControls = () => {
+    const field = (key, most) => element("input", { type: "number", min: 0, max: most, value: String(held[key]), "aria-label": key, onchange: (event) => {
+      const n = Number(event.target.value);
+      if (event.target.value !== "" && Number.isInteger(n) && n >= 0 && n <= most) choose({ [key]: n });
+      else event.target.value = String(held[key]);
+    } });
+    const slider = element("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: String(held.threshold), "aria-label": "threshold",
+      oninput: () => { held.threshold = Number(slider.value); level.textContent = held.threshold.toFixed(2); rerun(); }, onchange: () => choose({ threshold: Number(slider.value) }) });
+    const level = element("span", { class: "number" }, held.threshold.toFixed(2));
+    replace(parts.controls, element("div", { class: "controls pinned" },
+      sites.length > 1 ? element("label", {}, "site ", element("select", { onchange: (event) => choose({ site: event.target.value }) },
+        sites.map((s) => element("option", { value: s, selected: s === held.site }, s)))) : element("span", {}, `site ${sites[0]}`),
+      element("label", {}, "position ", field("pos", tokens.length - 1)), element("label", {}, "latent ", field("latent", reading.d_sae - 1)),
+      id ? element("a", { href: latentAt(siteId(), held.latent) }, `latent ${held.latent}`) : null,
+      element("label", {}, "threshold ", slider, level)));
+  };
+  // A folded SAE has an index a site: its own id with the site behind it.
+  const siteId = () => (sites.length > 1 && !id.includes("~") ? `${id}~${held.site}` : sites.length > 1 ? `${id.split("~")[0]}~${held.site}` : id);
+
+  let strip = null;
+  const drawStrip = () => {
+    strip = tokenStrip({ strings, tokens: places, channels: [{ name: "activation", unit: "", at: [], values: [] }] }, {
+      held: held.pos, label: "the prompt", className: "prompt-strip", out: (j) => tokens[j].counts === 0 || tokens[j].counts === false,
+      onsay: (_, stays) => { if (!stays) return; tell(held.pos); },
+      onhover: (j) => { preview(j === null ? {} : { pos: j }); tell(j ?? held.pos); },
+      onpick: (j) => choose({ pos: j, latent: strongest(held.site, j) }) });
+    replace(parts.strip, say.box, strip);
+    tell(held.pos);
+    drawStripColours();
+  };
+  const tell = (j) => say.say(`${edged(strings[j])} · position ${j} · latent ${held.latent} ${exact(value(held.site, j, held.latent))} of ${exact(tops[held.site][j])} at most`, j === held.pos);
+  const drawStripColours = () => {
+    const { site, latent } = now();
+    for (const node of strip.querySelectorAll(".tok")) {
+      const j = Number(node.dataset.j), v = value(site, j, latent), share = tops[site][j] ? Math.min(1, Math.abs(v) / tops[site][j]) : 0;
+      node.classList.toggle("on", share > 0);
+      node.classList.toggle("cold", v < 0);
+      node.style.setProperty("--share", `${(100 * share).toFixed(1)}%`);
+    }
+  };
+
+  const layerOf = (site) => site.replace(/^L(\d+)\..*$/, "$1");
+  const oneEach = new Set(sites.map(layerOf)).size === sites.length; // else a layer's number does not tell its sites apart
+  const shortSite = (site) => (oneEach ? layerOf(site) : site);
+  const drawLayers = () => {
+    if (sites.length < 2) { replace(parts.layers); return; }
+    replace(parts.layers, element("h2", {}, "The held latent, every token and layer"), heatmap({
+      title: `Latent ${held.latent}`, x: strings.map((s) => edged(s).slice(0, 12)), y: sites.map(shortSite), unit: "activation", xLabel: "token", yLabel: "layer",
+      values: sites.map((s) => places.map((j) => value(s, j, held.latent))), mark: [held.pos, sites.indexOf(held.site)],
+      onpick: (i, j) => choose({ pos: i, site: sites[j] }) }));
+  };
+
+  const drawLatents = () => {
+    const { pos } = now(), rows = new Map();
+    sites.forEach((site, l) => {
+      const [ps, latents, values] = entries[site] ?? [[], [], []];
+      for (let k = 0; k < ps.length; k++) {
+        if (ps[k] !== pos) continue;
+        const row = rows.get(latents[k]) ?? { latent: latents[k], mass: 0, moment: 0, cells: new Map() };
+        row.mass += Math.abs(values[k]);
+        row.moment += Math.abs(values[k]) * (reading.numbers?.[l] ?? l);
+        if (Math.abs(values[k]) > held.threshold * tops[site][pos]) row.cells.set(site, values[k]);
+        rows.set(latents[k], row);
+      }
+    });
+    const shown = [...rows.values()].filter((row) => row.cells.size);
+    for (const row of shown) row.mean = row.moment / row.mass;
+    if (sites.length > 1) shown.sort((a, b) => a.mean - b.mean || b.mass - a.mass);
+    else shown.sort((a, b) => b.mass - a.mass);
+    const table = element("table", { class: "grid-table" }, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "latent"),
+      sites.length > 1 ? element("th", { scope: "col" }, "mean layer") : null, sites.map((s) => element("th", { scope: "col", title: s }, sites.length > 1 ? shortSite(s) : "activation")))));
+    const body = element("tbody");
+    for (const row of shown.slice(0, ROWS)) {
+      const line = element("tr", { class: row.latent === held.latent ? "on" : null }, element("th", { scope: "row", "data-latent": row.latent }, String(row.latent)),
+        sites.length > 1 ? element("td", {}, row.mean.toFixed(2)) : null);
+      for (const site of sites) {
+        const v = row.cells.get(site);
+        if (v === undefined) { line.append(element("td")); continue; }
+        const cell = element("td", { class: "cell", "data-site": site, "data-latent": row.latent, title: `${site}, latent ${row.latent}: ${exact(v)}` },
+          Math.abs(v) < 10 ? v.toFixed(1) : v.toFixed(0));
+        cell.style.setProperty("--share", `${(100 * Math.min(1, Math.abs(v) / tops[site][pos])).toFixed(1)}%`);
+        if (v < 0) cell.classList.add("cold");
+        if (row.latent === held.latent && site === held.site) cell.classList.add("held");
+        line.append(cell);
+      }
+      body.append(line);
+    }
+    table.append(body);
+    replace(latentNote, `Token ${edged(strings[pos])} at position ${pos}: `, shown.length ? `${shown.length} latents over ${held.threshold.toFixed(2)} of the strongest${sites.length > 1 ? " of a layer, early layers first" : ""}.` : "no latent is on.",
+      shown.length > ROWS ? ` The first ${ROWS} are listed; raise the threshold for fewer.` : "");
+    replace(latentHost, table);
+  };
+  const latentNote = element("p", { class: "count", role: "status" });
+  const latentHost = element("div", { class: "wide scroll", tabindex: 0, role: "region", "aria-label": "latents of the token",
+    onclick: (event) => {
+      const cell = event.target.closest("[data-latent]");
+      if (cell) choose({ latent: Number(cell.dataset.latent), site: cell.dataset.site ?? held.site, pos: now().pos });
+    },
+    onpointerover: (event) => {
+      const cell = event.target.closest("[data-latent]");
+      if (!cell) return;
+      over = { latent: Number(cell.dataset.latent), site: cell.dataset.site ?? held.site, pos: now().pos };
+      drawStripColours();
+    },
+    onpointerleave: () => { over = {}; drawStripColours(); } });
+  replace(parts.latents, element("h2", {}, sites.length > 1 ? "Latents of the token, by layer" : "Latents of the token"), latentNote, latentHost);
+
+  const drawSizes = () => {
+    const found = reading.histograms;
+    if (!found) { replace(parts.sizes); return; }
+    replace(parts.sizes, element("h2", {}, "Activations at every site"), element("p", { class: "about" },
+      `How many latents are how strong, over all tokens; from 0 to ${readable(found.edges.at(-1))}, heights by log(1 + count).`),
+    element("div", { class: "small-charts" }, sites.map((site) => element("button", { type: "button", "aria-pressed": String(site === held.site), onclick: () => choose({ site }) },
+      site, spark(found.counts[site] ?? [], { label: `${site}: ${(found.counts[site] ?? []).join(", ")}`, title: (i) => `${readable(found.edges[i])} to ${readable(found.edges[i + 1])}: ${found.counts[site][i]}` })))));
+  };
+
+  const drawExamples = () => {
+    const title = element("h2", {}, `Where latent ${held.latent} is strongest`), body = element("div");
+    replace(parts.examples, title, body);
+    if (examples) { replace(body, examples(held)); return; }
+    filled(body, source.latent(siteId(), held.latent), (record) => [element("p", {}, element("a", { href: latentAt(siteId(), held.latent) }, `all of latent ${held.latent}`)),
+      exampleLines(record, "top", { most: 5 })], "Reading its examples");
+  };
+
+  const cells = (title, list, signed) => element("div", {}, element("h4", {}, title), element("ol", { class: "pairs" }, (list ?? []).map(([piece, logit, prob]) => element("li", {}, chip(String(piece)),
+    tip(element("span", { class: "number" }, prob === undefined || prob === null || signed ? (logit > 0 ? "+" : "") + readable(logit) : `${(100 * prob).toFixed(1)} %`),
+      [`logit ${exact(logit)}`, prob === undefined || prob === null ? "" : `probability ${exact(prob)}`].filter(Boolean))))));
+  // A list of a position: of all positions, that of the held one.
+  const of = (list) => {
+    const byPosition = Array.isArray(list?.[0]) && (list[0].length === 0 || Array.isArray(list[0][0]));
+    return byPosition ? list[list.length === 1 ? 0 : held.pos] : list;
+  };
+  const threes = (found, name) => [cells(name, of(found.top)), cells("largest rise", of(found.up), true), cells("largest fall", of(found.down), true)];
+  const logitViews = (result, steering) => [
+    element("h3", {}, `After ${edged(strings[held.pos])}, position ${held.pos}`),
+    element("div", { class: "logit-lists" }, cells("model alone", of(result.input)), result.recon ? threes(result.recon, `reconstructed at ${held.site}`) : null),
+    result.steered ? [element("h3", {}, `Steered: latent ${held.latent}${steering ? ` by ${steering}` : ""}`), element("div", { class: "logit-lists" }, threes(result.steered, "steered"))] : null];
+  const drawLogits = () => {
+    if (logits) { replace(parts.logits, element("h2", {}, "Next tokens"), logits(held, { cells, of, threes })); return; }
+    const factor = element("input", { type: "number", value: String(state.factor ?? 0), step: 0.5, "aria-label": "steering" });
+    const unit = element("select", { "aria-label": "unit of steering" }, [["max", "times its maximum"], ["act", "units of activation"], ["norm", "mean norms of the site"]].map(([v, l]) => element("option", { value: v }, l)));
+    const form = jobForm({ source, kind: "logits", label: "Compute", by: `saekit serve`,
+      fields: element("div", { class: "controls" }, element("label", {}, `steer latent ${held.latent} by `, factor), unit),
+      read: () => ({ sae: id, text, site: held.site, pos: held.pos, n: 10,
+        ...(Number(factor.value) ? { latent: held.latent, factor: Number(factor.value), unit: unit.value } : {}) }),
+      onresult: () => { state.factor = factor.value; }, draw: (result) => logitViews(result, factor.value) });
+    replace(parts.logits, element("h2", {}, "Next tokens"), element("p", { class: "about" },
+      "By the model alone; with the site replaced by the SAE's reconstruction; and with the held latent moved. Changes are differences of logits."), form);
+  };
+
+  const drawSteer = () => {
+    if (!source?.job) { replace(parts.steer); return; }
+    const by = element("input", { type: "text", value: "0, 2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", value: "40", min: 1, max: 200, "aria-label": "tokens" });
+    replace(parts.steer, element("h2", {}, "Continue the text with the latent moved"), jobForm({ source, kind: "steer", label: "Steer", by: "saekit steer",
+      fields: element("div", { class: "controls" }, element("label", {}, `latent ${held.latent} by `, by, " times its maximum"), element("label", {}, "tokens ", n)),
+      read: () => ({ sae: siteId(), latent: held.latent, prompt: text, scale: by.value.split(/[\s,]+/).filter(Boolean).map(Number), n: Number(n.value), temperature: 0, seed: 0, seeds: 1 }),
+      draw: steeredTable }));
+  };
+
+  const metrics = (reading.metrics ?? []).length ? element("section", {}, element("h2", {}, "Reconstruction of this text"), element("p", { class: "about" }, "Over the tokens that count at each site; of one text FVU says little."),
+    element("details", { open: reading.metrics.length <= 6 }, element("summary", {}, "FVU and L0 at every site"), element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
+      element("tbody", {}, reading.metrics.map((row) => element("tr", {}, Object.values(row).map((v) => element("td", { class: typeof v === "number" ? "number" : null }, typeof v === "number" ? quantity(v) : v ?? "–")))))))) ) : null;
+
+  const drawAll = () => { drawControls(); drawStrip(); drawLayers(); drawLatents(); drawSizes(); drawExamples(); drawLogits(); drawSteer(); };
+  replace(host, parts.controls, element("p", { class: "about" }, "The stronger a token's colour, the stronger the held latent on it, relative to the strongest latent of that token. "
+    + "Point to look, click to hold. Tokens that no site counts are struck through."), parts.strip, parts.latents, parts.layers, parts.sizes, parts.examples, parts.logits, parts.steer, metrics);
+  try {
+    drawAll();
+  } catch (error) {
+    console.error(error);
+    replace(host, shownProblem(error));
+  }
+}

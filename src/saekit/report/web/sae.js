@@ -1,0 +1,126 @@
+// One SAE: what it is, its scores, where its latents lie, and the table of latents.
+
+import { element, replace, visible } from "./dom.js";
+import { counted, flat, readable } from "./numbers.js";
+import { histogram, cloud } from "./charts.js";
+import { narrowed } from "./query.js";
+import { blockList, factList, missing } from "./blocks.js";
+import { scoreCard, scoreTable } from "./scores.js";
+import { shownProblem, filled } from "./states.js";
+import { indexBadge, verdictBadge } from "./library.js";
+import { curveCharts } from "./run.js";
+import { LatentTable } from "./table.js";
+import { runOf } from "./latent.js";
+import { keepState, latentAt, promptAt, compareAt, runAt, saeAt } from "./routes.js";
+
+const HEADLINE = 8;
+
+export async function saePage(host, { source, path, state }) {
+  const id = path[1], overview = await source.sae(id), card = overview.card ?? {};
+  document.title = `${card.title ?? id} · saekit`;
+  const ready = !card.index || card.index.state === "ok", gone = overview.missing ?? {};
+  const table = element("div", {}), plots = element("div", { class: "charts" });
+  let made = null;
+  const scores = overview.scores ?? [], first = scores.slice(0, HEADLINE), more = scores.slice(HEADLINE);
+  const lead = scores.filter((s) => s.headline);
+  const [heads, others] = lead.length ? [lead, scores.filter((s) => !s.headline)] : [first, more];
+  const section = (name, title, ...body) => element("section", { id: name }, element("h2", {}, title), body);
+  replace(host,
+    element("header", {}, element("h1", {}, visible(card.title ?? id)),
+      factList((overview.facts ?? []).concat(overview.n_alive !== undefined && overview.n_alive !== null && card.d_sae
+        ? [["alive on the indexed text", `${overview.n_alive.toLocaleString("en")} of ${card.d_sae.toLocaleString("en")}`]] : [])),
+      element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
+        card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
+      element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
+        source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
+        card.run && !source.alone ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
+        (overview.siblings ?? []).length ? element("label", {}, "site ", element("select", { onchange: (event) => { location.hash = saeAt(event.target.value); } },
+          [id, ...overview.siblings.filter((s) => s !== id)].sort().map((s) => element("option", { value: s, selected: s === id }, s.split("~").pop())))) : null,
+        card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null)),
+    (overview.notes ?? []).length ? section("notes", "Notes on this SAE", element("ul", { class: "notes" },
+      overview.notes.map((note) => element("li", { dir: "auto" }, note)))) : null,
+    section("scores", "Scores", scores.length ? [overview.about ? element("p", { class: "about" }, overview.about) : null,
+      element("div", { class: "cards" }, heads.map(scoreCard)),
+      ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
+      others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
+      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
+    source.alone ? section("training", "Training", training(source, card, gone)) : null,
+    section("latents", "Latents", ready && !gone.latents ? [plots, table]
+      : missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" })),
+    blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),
+    overview.definitions && Object.keys(overview.definitions).length ? section("definitions", "Definitions",
+      element("dl", {}, Object.entries(overview.definitions).map(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]))) : null,
+    provenance(overview));
+  densities(plots, overview, gone);
+  if (ready && !gone.latents) {
+    try {
+      made = new LatentTable({ source, id, overview, state: { where: state.where ?? "", q: state.q ?? "", in: state.in ?? "any", cols: state.cols ?? "" },
+        onstate: keepState, href: (i) => latentAt(id, i, { where: made?.state.where }) });
+      table.append(made.box);
+      scatterPanel(plots, { source, id, overview, onbrush: (clause) => made.change({ where: narrowed(made.state.where ?? "", clause) }) });
+    } catch (error) {
+      console.error(error);
+      replace(table, shownProblem(error));
+    }
+  }
+  return { key: (event) => made?.key(event) ?? false };
+}
+
+function training(source, card, gone) {
+  if (gone.training || !card.run) return missing(gone.training ?? { text: "There is no training log.", command: "saekit train" });
+  const host = element("div");
+  filled(host, source.run(card.run), (run) => [
+    element("p", { class: "about" }, "Training curves are over training batches, activations scaled as in training.",
+      run.curves?.every > 1 ? ` One record in ${run.curves.every} is drawn.` : ""),
+    curveCharts(run.curves)], "Reading the curves");
+  return host;
+}
+
+function densities(plots, overview, gone) {
+  const found = overview.histogram;
+  if (gone.densities) { plots.append(missing(gone.densities)); return; }
+  if (!found) return;
+  const edges = found.log10_edges ?? found.edges, counts = found.latents ?? found.counts;
+  const never = found.never_fired;
+  plots.append(histogram({ title: "Latents by density", edges, counts, height: 240,
+    unit: "log10 of the share of tokens the latent is on for",
+    note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} latents that fire` +
+      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never were`) }));
+}
+
+function scatterPanel(plots, { source, id, overview, onbrush }) {
+  const numeric = (overview.columns ?? []).filter((c) => c.name !== "latent" && !["text", "token"].includes(c.kind)).map((c) => c.name);
+  if (numeric.length < 2) return;
+  const pick = { x: numeric.includes("density") ? "density" : numeric[0], y: numeric.includes("max") ? "max" : numeric[1], logX: true, logY: false };
+  const host = element("div", {}), about = (name) => overview.columns.find((c) => c.name === name) ?? { name };
+  const choice = (key, label) => element("label", {}, `${label} `, element("select", { onchange: (event) => { pick[key] = event.target.value; draw(); } },
+    numeric.map((name) => element("option", { value: name, selected: name === pick[key] }, about(name).label ?? name))));
+  const log = (key, label) => element("label", {}, element("input", { type: "checkbox", checked: pick[key],
+    onchange: (event) => { pick[key] = event.target.checked; draw(); } }), ` ${label}`);
+  const short = (v) => String(+v.toPrecision(3));
+  const draw = () => filled(host, source.columns(id, [pick.x, pick.y, "latent"].slice(0, 2)), ({ values }) => cloud({
+    title: "Latents", xs: Float64Array.from(values[0], (v) => v ?? NaN), ys: Float64Array.from(values[1], (v) => v ?? NaN),
+    x: { label: about(pick.x).label ?? pick.x, unit: about(pick.x).unit, log: pick.logX },
+    y: { label: about(pick.y).label ?? pick.y, unit: about(pick.y).unit, log: pick.logY }, height: 240,
+    onbrush: ({ x, y }) => onbrush(`${pick.x}>=${short(x[0])} and ${pick.x}<=${short(x[1])} and ${pick.y}>=${short(y[0])} and ${pick.y}<=${short(y[1])}`),
+    onpick: (i) => { location.hash = latentAt(id, i); },
+    say: (i) => `latent ${i}: ${pick.x} ${readable(values[0][i])}, ${pick.y} ${readable(values[1][i])}`,
+  }), "Reading the columns");
+  plots.append(element("div", { class: "scatter-panel" }, element("div", { class: "controls small" }, choice("x", "x"), log("logX", "log"),
+    choice("y", "y"), log("logY", "log"), element("small", {}, "draw a box to keep its latents in the table; click a point to open it")), host));
+  draw();
+}
+
+function provenance(overview) {
+  const given = { ...(overview.settings && Object.keys(overview.settings).length ? { "Settings of the run": overview.settings } : {}), ...(overview.provenance ?? {}) };
+  const parts = Object.entries(given).filter(([, part]) => part && typeof part === "object" && Object.keys(part).length);
+  const loose = Object.entries(given).filter(([, part]) => part !== null && typeof part !== "object");
+  const rows = (part) => element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {},
+    element("th", { scope: "col" }, "setting"), element("th", { scope: "col" }, "value"))), element("tbody", {}, flat(part).map(([k, v]) =>
+    element("tr", {}, element("td", {}, k), element("td", { dir: "auto" }, v))))));
+  if (!parts.length && !loose.length) return null;
+  return element("section", { id: "provenance" }, element("h2", {}, "Configuration and provenance"),
+    loose.length ? rows(Object.fromEntries(loose)) : null,
+    parts.map(([name, part]) => element("details", {}, element("summary", {}, name), rows(part))));
+}
+

@@ -1,0 +1,40 @@
+// Scores with their intervals, what they mean and where they come from.
+
+import { element } from "./dom.js";
+import { readable, exact, tip, about } from "./numbers.js";
+
+const near = (v) => (typeof v === "number" ? String(+v.toPrecision(4)).replace(/-/g, "−") : readable(v));
+
+export function interval(score) {
+  if (score.low === null || score.low === undefined || score.high === null || score.high === undefined) return "no interval";
+  return `${near(score.low)} to ${near(score.high)}`;
+}
+
+export function scoreCard(score) {
+  const undefinedScore = score.value === null || score.value === undefined;
+  const value = element("strong", {}, undefinedScore ? "undefined" : near(score.value));
+  const better = { lower: "lower is better", higher: "higher is better" }[score.better];
+  const card = element("div", { class: "card", tabindex: 0 }, element("b", {}, score.label ?? ""), value,
+    undefinedScore ? element("small", {}, score.reason ?? "") : [element("small", {}, interval(score)),
+      element("small", {}, score.unit ?? ""), better ? element("small", {}, better) : null]);
+  return tip(card, () => about(score.value, score));
+}
+
+export function scoreTable(scores) {
+  return element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {},
+    ["score", "value", "95 % interval", "unit", "blocks"].map((h) => element("th", { scope: "col" }, h)))),
+  element("tbody", {}, scores.map((s) => element("tr", {},
+    element("td", {}, s.about ? tip(element("span", { tabindex: 0 }, s.label ?? ""), [s.about, s.source ? `from ${s.source}` : ""].filter(Boolean)) : s.label),
+    element("td", { class: "number", title: exact(s.value) }, s.value === null ? `undefined: ${s.reason ?? ""}` : near(s.value)),
+    element("td", { class: "number" }, interval(s)), element("td", {}, s.unit ?? ""),
+    element("td", { class: "number" }, s.n === null || s.n === undefined ? "–" : exact(s.n)))))));
+}
+
+export function scoreMini(name, score) {
+  if (!score) return null;
+  const known = score.value !== null && score.value !== undefined;
+  const bounds = known && score.low !== null && score.low !== undefined
+    ? element("small", {}, ` ±${near(+((score.high - score.low) / 2).toPrecision(2))}`) : null;
+  return element("span", { class: "mini" }, element("small", {}, `${/\(([A-Z][A-Z0-9]+)\)/.exec(score.label ?? "")?.[1] ?? score.label ?? name} `),
+    tip(element("span", { class: "quantity", tabindex: 0 }, known ? near(+score.value.toPrecision(3)) : "undefined", bounds), () => about(score.value, score)));
+}

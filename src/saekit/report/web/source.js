@@ -1,0 +1,421 @@
+// Where the pages get their data: a server, files of a static host, or an object in the page itself.
+//
+// The object (window.SAEKIT_DATA, or JSON in the element "data"):
+//   {library, saes: {ID: {overview, columns: {names, values}, strings?, records: {LATENT: RECORD},
+//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}}
+// Records may leave out their `strings` and number those of the SAE instead; `packed` in place of strings and
+// records is both as JSON, raw deflate, base64.
+//
+// Files (StaticSource), below data/: library.json, ID/overview.json, ID/columns.json {names, values},
+// ID/latents.bin (a record each: JSON, raw deflate, one after the other; panels {NAME: PANEL} and label inside),
+// ID/latents.idx.json {"offsets": [0, ..., bytes]}, runs/ID.json, studies/ID.json.
+
+import { select, QueryError } from "./query.js";
+
+export class Problem extends Error {
+  constructor({ title, detail, remedy, status }) {
+    super(detail || title || "Something went wrong.");
+    Object.assign(this, { title: title ?? "Error", detail: detail ?? "", remedy: remedy ?? "", status: status ?? 0 });
+  }
+}
+
+async function inflated(bytes, format = "deflate-raw") {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream(format));
+  return new Response(stream).text();
+}
+
+const PAGE = 50;
+const escape = encodeURIComponent;
+
+function missing(what, remedy = "") {
+  return new Problem({ title: "Not found", status: 404, detail: what, remedy });
+}
+
+// ---------------------------------------------------------------------------------------- a server
+
+export class ServerSource {
+  constructor(base = "/api/v1") {
+    this.base = base;
+    this.kind = "server";
+    this.live = true;
+    this.previews = true;
+  }
+
+  async ask(path, { method = "GET", body, signal, headers = {} } = {}) {
+    const options = { method, signal, credentials: "same-origin", headers: { Accept: "application/json", ...headers } };
+    if (method !== "GET") options.headers["X-Saekit"] = "1";
+    if (body !== undefined) {
+      options.headers["Content-Type"] = "application/json";
+      options.body = JSON.stringify(body);
+    }
+    let reply;
+    try {
+      reply = await fetch(this.base + path, options);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Problem({ title: "The server does not answer", detail: "saekit serve has ended, or cannot be reached.",
+        remedy: "saekit serve" });
+    }
+    if (reply.status === 204) return null;
+    const type = reply.headers.get("Content-Type") ?? "";
+    const said = type.includes("json") ? await reply.json() : null;
+    if (reply.ok) {
+      if (said && reply.headers.get("ETag") && typeof said === "object") tags.set(said, reply.headers.get("ETag"));
+      return said;
+    }
+    if (reply.status === 401) {
+      throw new Problem({ title: "Not signed in", status: 401, remedy: said?.remedy ?? "",
+        detail: said?.detail ?? "Open the link that saekit serve printed last; each link works once." });
+    }
+    throw new Problem({ title: said?.title ?? `Error ${reply.status}`, detail: said?.detail ?? reply.statusText,
+      remedy: said?.remedy ?? "", status: reply.status });
+  }
+
+  signIn(token) { return this.ask("/session", { method: "POST", body: { token } }); }
+  meta() { return (this.known ??= this.ask("/meta").catch((error) => { this.known = null; throw error; })); }
+  library() { return this.ask("/library"); }
+  sae(id) { return this.ask(`/saes/${escape(id)}`); }
+  columns(id, names) { return this.ask(`/saes/${escape(id)}/columns?names=${escape(names.join(","))}`); }
+
+  latents(id, { where = "", limit = PAGE, cursor = null, signal } = {}) {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (where.trim()) query.set("where", where.trim());
+    if (cursor) query.set("cursor", cursor);
+    return this.ask(`/saes/${escape(id)}/latents?${query}`, { signal });
+  }
+
+  search(id, { q, scope = "on", limit = PAGE, signal } = {}) {
+    const query = new URLSearchParams({ q, in: scope, limit: String(limit) });
+    return this.ask(`/saes/${escape(id)}/search?${query}`, { signal });
+  }
+
+  latent(id, i, { signal } = {}) { return this.ask(`/saes/${escape(id)}/latents/${escape(i)}`, { signal }); }
+  panel(id, i, name) { return this.ask(`/saes/${escape(id)}/latents/${escape(i)}/panels/${escape(name)}`); }
+  run(id) { return this.ask(`/runs/${escape(id)}`); }
+  study(id) { return this.ask(`/studies/${escape(id)}`); }
+  jobs() { return this.ask("/jobs"); }
+  cancel(id) { return this.ask(`/jobs/${escape(id)}`, { method: "DELETE" }); }
+
+  // Starts a job and resolves with its result. With an abort it is cancelled.
+  async job(kind, args, { onProgress, signal } = {}) {
+    const { id } = await this.ask("/jobs", { method: "POST", body: { kind, ...args }, signal });
+    let wait = 120;
+    for (;;) {
+      if (signal?.aborted) {
+        await this.cancel(id).catch(() => {}); // it may have ended meanwhile
+        throw new DOMException("cancelled", "AbortError");
+      }
+      const now = await this.ask(`/jobs/${escape(id)}`);
+      if (now.state === "done") return now.result;
+      if (now.state === "failed" || now.state === "cancelled") {
+        const why = now.error && typeof now.error === "object" ? now.error : { detail: now.error };
+        throw new Problem({ title: now.state === "failed" ? "The job failed" : "The job was cancelled", ...why });
+      }
+      onProgress?.(now.progress ?? { text: now.state, fraction: null });
+      await new Promise((done) => setTimeout(done, wait));
+      wait = Math.min(1000, wait * 1.3);
+    }
+  }
+
+  // `known`: the label that the page shows, which is the one to be replaced.
+  async setLabel(id, i, text, known) {
+    const path = `/saes/${escape(id)}/latents/${escape(i)}/label`;
+    const there = known ? await this.ask(path) : null;
+    if (there && there.text !== known.text) {
+      throw new Problem({ title: "The label was changed elsewhere", detail: `It is now "${there.text}". Load the page again to change that one.`, status: 412 });
+    }
+    const tag = there ? tags.get(there) : null;
+    if (!text.trim()) return known ? this.ask(path, { method: "DELETE", headers: tag ? { "If-Match": tag } : {} }) : null;
+    return this.ask(path, { method: "PUT", body: { text }, headers: tag ? { "If-Match": tag } : {} });
+  }
+
+  labels() { return this.ask("/labels"); }
+}
+
+const tags = new WeakMap();
+
+// ------------------------------------------------------------------- in the page: what both share
+
+function rowsOf(columns, n) {
+  const named = { ...columns };
+  named.latent ??= Array.from({ length: n }, (_, i) => i);
+  return named;
+}
+
+function localPage(columns, n, { where = "", limit = PAGE, cursor = null }) {
+  let order;
+  try {
+    order = select(where, columns, n);
+  } catch (error) {
+    if (error instanceof QueryError) throw new Problem({ title: "The query cannot be read", detail: error.message });
+    throw error;
+  }
+  const from = cursor ? Number(cursor) : 0, names = Object.keys(columns).filter((name) => name !== "latent");
+  const shown = order.slice(from, from + limit);
+  return {
+    total: order.length, columns: ["latent", ...names],
+    rows: shown.map((i) => [columns.latent[i], ...names.map((name) => {
+      const v = columns[name][i];
+      return v === undefined || Number.isNaN(v) ? null : v;
+    })]),
+    cursor: from + limit < order.length ? String(from + limit) : null,
+  };
+}
+
+// How well a latent answers a search: how strongly it fires on the text, and where its examples and
+// logits hold it; 0 where nowhere. The parts weigh 2, 0.5 and 0.5.
+function relevance(record, lower, wanted, scope) {
+  let fires = 0, near = 0, count = 0, rank = -1;
+  for (const [band, list] of Object.entries(record.examples ?? {})) {
+    if (band === "negative") continue;
+    for (const example of list) {
+      count += 1;
+      let text = "";
+      const ends = example.tokens.map((t) => (text += lower[t]).length);
+      const at = text.indexOf(wanted);
+      if (at < 0) continue;
+      near += 1;
+      const most = Math.abs(record.values?.max ?? 0) || 1;
+      example.at.forEach((j, k) => { // tokens that the first place of the text lies on
+        if (ends[j] > at && (ends[j - 1] ?? 0) < at + wanted.length) {
+          fires = Math.max(fires, Math.min(1, Math.abs(example.acts[k]) / most));
+        }
+      });
+    }
+  }
+  for (const side of ["promoted", "suppressed"]) {
+    const found = (record.logits?.[side] ?? []).findIndex(([t]) => lower[t].includes(wanted));
+    if (found >= 0 && (rank < 0 || found < rank)) rank = found;
+  }
+  const logit = rank < 0 ? 0 : 1 / (1 + rank), share = count ? near / count : 0;
+  if (scope === "on") return fires;
+  if (scope === "text") return share;
+  if (scope === "logits") return logit;
+  return 2 * fires + 0.5 * share + 0.5 * logit;
+}
+
+class LocalSource {
+  live = false;
+
+  async search(id, { q, scope = "any", limit = 200, signal } = {}) {
+    const wanted = q.toLowerCase(), found = [];
+    const number = /^#?\d+$/.test(q.trim()) ? Number(q.trim().replace("#", "")) : null;
+    await this.each(id, (record, lower, i) => {
+      const score = i === number ? 10 : relevance(record, lower, wanted, scope);
+      if (score > 0) found.push([i, score]);
+    }, signal);
+    found.sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+    return { total: found.length, rows: found.slice(0, limit).map(([i]) => i) };
+  }
+
+  async jobs() { return { jobs: [] }; }
+  get job() { return null; }
+  get setLabel() { return null; }
+
+  async latents(id, options = {}) {
+    const columns = await this.table(id);
+    return localPage(columns, columns.latent.length, options);
+  }
+
+  async columns(id, names) {
+    const columns = await this.table(id);
+    return { names, values: names.map((name) => columns[name] ?? []) };
+  }
+}
+
+// --------------------------------------------------------------------------------- in the page
+
+// A record that `payload.packed` made small: examples as lists, edges and values left out.
+function unpacked(record, columns) {
+  if (record.values) return record;
+  const at = columns.latent.indexOf(record.latent);
+  const values = Object.fromEntries(Object.keys(columns).filter((name) => name !== "latent").map((name) => [name, columns[name][at]]));
+  const example = ([tokens, places, acts, peak, row, doc, token]) => ({ tokens, at: places, acts, peak, token: token ?? peak,
+    value: peak === null ? 0 : acts[places.indexOf(peak)] ?? 0, row, doc });
+  const counts = record.histogram, most = Math.abs(values.max ?? 0);
+  return {
+    ...record, values,
+    examples: Object.fromEntries(Object.entries(record.examples).map(([band, list]) => [band, list.map(example)])),
+    histogram: counts && counts.length ? { counts, edges: Array.from({ length: counts.length + 1 }, (_, k) => (most * k) / counts.length) } : null,
+  };
+}
+
+export class EmbeddedSource extends LocalSource {
+  constructor(data) {
+    super();
+    this.data = data;
+    this.kind = "embedded";
+    this.previews = true;
+    this.lower = new Map();
+    this.opened = new Map();
+  }
+
+  of(kind, id, what) {
+    const all = this.data[kind] ?? {};
+    if (!Object.hasOwn(all, id)) throw missing(`There is no ${what} "${id}" in this page.`);
+    return all[id];
+  }
+
+  async meta() { return { version: this.data.version ?? "", folder: "", read_only: true, kinds: [] }; }
+  async library() { return this.data.library; }
+  async sae(id) { return this.of("saes", id, "SAE").overview; }
+  async run(id) { return this.of("runs", id, "run"); }
+  async study(id) { return this.of("studies", id, "study"); }
+  async labels() { return { labels: [] }; }
+
+  async table(id) {
+    const { columns } = this.of("saes", id, "SAE");
+    if (!columns) throw missing("There is no index of latents.", "saekit index");
+    const named = Object.fromEntries(columns.names.map((name, k) => [name, columns.values[k]]));
+    return rowsOf(named, columns.values[0]?.length ?? 0);
+  }
+
+  // The records of an SAE, inflated when the first of them is asked for.
+  async whole(id) {
+    const sae = this.of("saes", id, "SAE");
+    if (!sae.packed) return sae;
+    if (!this.opened.has(id)) {
+      const bytes = Uint8Array.from(atob(sae.packed), (c) => c.charCodeAt(0));
+      this.opened.set(id, inflated(bytes).then((text) => ({ ...sae, ...JSON.parse(text) })));
+    }
+    return this.opened.get(id);
+  }
+
+  async latent(id, i) {
+    const sae = await this.whole(id), columns = await this.table(id);
+    if (!/^\d+$/.test(String(i)) || !sae.records || !Object.hasOwn(sae.records, i)) {
+      throw missing(`There is no latent ${i}; there are ${columns.latent[0]} to ${columns.latent.at(-1)}.`);
+    }
+    const record = unpacked(sae.records[i], columns), at = columns.latent.indexOf(Number(i));
+    return {
+      previous: columns.latent[at - 1] ?? null, next: columns.latent[at + 1] ?? null, label: null, links: {},
+      panels: Object.keys(sae.panels?.[i] ?? {}), ...record, strings: record.strings ?? sae.strings,
+    };
+  }
+
+  async panel(id, i, name) {
+    const found = this.of("saes", id, "SAE").panels?.[i]?.[name];
+    if (!found) throw missing(`There is no panel "${name}" of latent ${i} in this page.`);
+    return found;
+  }
+
+  async each(id, visit) {
+    const sae = await this.whole(id);
+    if (!this.lower.has(id)) this.lower.set(id, (sae.strings ?? []).map((s) => s.toLowerCase()));
+    const shared = this.lower.get(id), columns = await this.table(id);
+    for (const [i, packs] of Object.entries(sae.records ?? {})) {
+      const record = unpacked(packs, columns);
+      visit(record, record.strings ? record.strings.map((s) => s.toLowerCase()) : shared, Number(i));
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------- files of a static host
+
+const WHOLE = 64e6; // bytes of a packed file that a search reads at once
+
+export class StaticSource extends LocalSource {
+  constructor(base = "data") {
+    super();
+    this.base = base;
+    this.kind = "static";
+    this.previews = false;
+    this.read = new Map();
+  }
+
+  async file(path, range = null) {
+    let reply;
+    try {
+      reply = await fetch(`${this.base}/${path}`, range ? { headers: { Range: `bytes=${range[0]}-${range[1] - 1}` } } : {});
+    } catch {
+      throw new Problem({ title: "A file cannot be read", detail: `${path} cannot be reached.`,
+        remedy: "Open this folder through a web server, such as: python3 -m http.server" });
+    }
+    if (!reply.ok) throw missing(`${path} is not in this site (status ${reply.status}).`);
+    return reply;
+  }
+
+  json(path) {
+    if (!this.read.has(path)) {
+      const asked = this.file(path).then((reply) => reply.json());
+      asked.catch(() => this.read.delete(path));
+      this.read.set(path, asked);
+    }
+    return this.read.get(path);
+  }
+
+  async meta() { return { version: "", folder: "", read_only: true, kinds: [] }; }
+  async library() { return this.json("library.json"); }
+  async sae(id) { return this.json(`${escape(id)}/overview.json`); }
+  async run(id) { return this.json(`runs/${escape(id)}.json`); }
+  async study(id) { return this.json(`studies/${escape(id)}.json`); }
+  async labels() { return { labels: [] }; }
+
+  async table(id) {
+    const key = `table ${id}`;
+    if (!this.read.has(key)) {
+      const made = this.json(`${escape(id)}/columns.json`).then(({ names, values }) => {
+        const named = Object.fromEntries(names.map((name, k) => [name, values[k]]));
+        return rowsOf(named, values[0]?.length ?? 0);
+      });
+      made.catch(() => this.read.delete(key));
+      this.read.set(key, made);
+    }
+    return this.read.get(key);
+  }
+
+  async offsets(id) { return (await this.json(`${escape(id)}/latents.idx.json`)).offsets; }
+
+  async latent(id, i) {
+    const offsets = await this.offsets(id), at = Number(i);
+    if (!Number.isInteger(at) || at < 0 || at >= offsets.length - 1) {
+      throw missing(`There is no latent ${i}; there are 0 to ${offsets.length - 2}.`);
+    }
+    const [from, to] = [offsets[at], offsets[at + 1]];
+    let bytes;
+    if (this.whole?.id === id) bytes = this.whole.bytes.subarray(from, to);
+    else {
+      const reply = await this.file(`${escape(id)}/latents.bin`, [from, to]);
+      bytes = new Uint8Array(await reply.arrayBuffer());
+      if (reply.status === 200 && bytes.length !== to - from) { // the host ignores ranges
+        this.whole = { id, bytes };
+        bytes = bytes.subarray(from, to);
+      }
+    }
+    const record = JSON.parse(await inflated(bytes));
+    return { label: null, links: {}, previous: at > 0 ? at - 1 : null, next: at + 2 < offsets.length ? at + 1 : null,
+      ...record, panels: Object.keys(record.panels ?? {}), panelData: record.panels ?? {} };
+  }
+
+  async panel(id, i, name) {
+    const { panelData } = await this.latent(id, i);
+    if (!panelData[name]) throw missing(`There is no panel "${name}" of latent ${i} in this site.`);
+    return panelData[name];
+  }
+
+  async each(id, visit, signal) {
+    const offsets = await this.offsets(id), size = offsets[offsets.length - 1];
+    if (size > WHOLE) {
+      throw new Problem({ title: "Too large to search here", detail:
+        `Search reads every latent, ${Math.round(size / 1e6)} MB. Use the query, or the server.`, remedy: "saekit serve" });
+    }
+    if (this.whole?.id !== id) {
+      const reply = await this.file(`${escape(id)}/latents.bin`);
+      this.whole = { id, bytes: new Uint8Array(await reply.arrayBuffer()) };
+    }
+    for (let i = 0; i + 1 < offsets.length; i++) {
+      if (signal?.aborted) throw new DOMException("cancelled", "AbortError");
+      const record = JSON.parse(await inflated(this.whole.bytes.subarray(offsets[i], offsets[i + 1])));
+      visit(record, record.strings.map((s) => s.toLowerCase()), i);
+    }
+  }
+}
+
+// The source that this page was made for. A page of files says so: <meta name="saekit-source" content="static">.
+export function sourceOfPage() {
+  const embedded = document.getElementById("data");
+  if (embedded) return new EmbeddedSource(JSON.parse(embedded.textContent));
+  if (window.SAEKIT_DATA) return new EmbeddedSource(window.SAEKIT_DATA);
+  const kind = document.querySelector('meta[name="saekit-source"]')?.content ?? "server";
+  return kind === "static" ? new StaticSource() : new ServerSource();
+}

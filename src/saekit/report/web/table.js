@@ -1,0 +1,286 @@
+// The table of latents: a query, a search of text, columns of choice, pages, CSV of what is shown.
+
+import { element, button, chip, replace, settled, download, visible } from "./dom.js";
+import { readable, exact, tip, counted } from "./numbers.js";
+import { sortOf, sorted } from "./query.js";
+import { shownProblem } from "./states.js";
+import { exampleLines } from "./examples.js";
+
+const LIMIT = 50;
+const FIRST = ["density", "max", "mean"]; // shown where nothing was chosen, with the next few
+const N_FIRST = 6;
+const SCOPES = { any: "everything", on: "tokens it fires on", text: "its examples", logits: "its logits" };
+
+export class LatentTable {
+  // options: source, id, overview, state {where, q, in, cols}, onstate(change), href(latent)
+  constructor(options) {
+    Object.assign(this, options);
+    this.known = this.overview.columns ?? [];
+    this.previews = this.source.previews;
+    this.cursors = [null];
+    this.page = 0;
+    this.picked = -1;
+    this.build();
+  }
+
+  names() {
+    const all = this.known.map((c) => c.name).filter((name) => name !== "latent");
+    if (this.state.cols) return this.state.cols.split(",").filter((name) => all.includes(name));
+    const first = FIRST.filter((name) => all.includes(name));
+    return [...first, ...all.filter((name) => !first.includes(name))].slice(0, N_FIRST);
+  }
+
+  build() {
+    const go = () => this.change({ where: this.where.value.trim(), q: this.q.value.trim(), in: this.scope.value });
+    this.where = element("input", { type: "text", class: "query", spellcheck: "false", autocomplete: "off",
+      placeholder: "density<1e-3 and max>=2 sort -max limit 20", "aria-label": "Query over columns",
+      "aria-describedby": "query-help", value: this.state.where ?? "", onchange: go });
+    this.q = element("input", { type: "search", placeholder: "text, or #number", "aria-label": "Search text",
+      value: this.state.q ?? "", oninput: settled(go, 250) });
+    this.scope = element("select", { "aria-label": "Where to search", onchange: go },
+      Object.entries(SCOPES).map(([value, label]) => element("option", { value, selected: this.state.in === value }, label)));
+    this.status = element("p", { class: "count", role: "status" });
+    this.wrong = element("div", { role: "alert" });
+    this.head = element("tr");
+    this.body = element("tbody");
+    this.back = button("← previous", () => this.turn(-1), { title: "key [" });
+    this.forth = button("next →", () => this.turn(1), { title: "key ]" });
+    this.at = element("span");
+    this.box = element("div", { class: "latent-table" },
+      element("div", { class: "controls" },
+        element("label", { class: "grow" }, element("span", {}, "query "), this.where),
+        element("label", { class: "search" }, element("span", {}, "search "), this.q), this.scope,
+        this.chooser(), button("CSV", () => this.csv(), { title: "download the rows shown" })),
+      element("details", { class: "query-help", id: "query-help" }, element("summary", {}, "How to write a query"),
+        element("p", {}, "Compare columns with numbers (", element("code", {}, "density<1e-3"), "), texts with ",
+          element("code", {}, 'label has "name"'), "; join with ", element("code", {}, "and or not ( )"), "; ",
+          element("code", {}, "missing NAME"), " where there is no value; then ", element("code", {}, "sort -max, density"), " and ",
+          element("code", {}, "limit 20"), ". The same words work in ", element("code", {}, "saekit query"), "."),
+        element("dl", {}, this.known.map((c) => [element("dt", {}, element("code", {}, c.name), c.unit ? ` (${c.unit})` : ""),
+          element("dd", {}, c.about ?? c.label ?? "")]))),
+      this.wrong, this.status,
+      element("div", { class: "wide" }, element("table", { class: "latents" }, element("thead", {}, this.head), this.body)),
+      element("div", { class: "pages" }, this.back, this.at, this.forth));
+    this.load();
+  }
+
+  chooser() {
+    const boxes = this.known.filter((c) => c.name !== "latent").map((c) => element("label", { class: "choice" },
+      element("input", { type: "checkbox", value: c.name, checked: this.names().includes(c.name), onchange: () => {
+        const cols = boxes.map((b) => b.firstChild).filter((b) => b.checked).map((b) => b.value);
+        this.state.cols = cols.join(",");
+        this.onstate({ cols: this.state.cols });
+        this.draw();
+      } }), ` ${c.label ?? c.name}`, c.unit ? element("small", {}, ` ${c.unit}`) : null));
+    const previews = element("label", { class: "choice" }, element("input", { type: "checkbox", checked: this.previews,
+      onchange: (event) => { this.previews = event.target.checked; this.draw(); } }), " peaks and promoted tokens");
+    return element("details", { class: "menu" }, element("summary", {}, "columns"),
+      element("div", { class: "menu-box" }, previews, boxes));
+  }
+
+  change(change) {
+    if (Object.entries(change).every(([key, value]) => (this.state[key] ?? (key === "in" ? "any" : "")) === value)) return;
+    Object.assign(this.state, change);
+    this.where.value = this.state.where ?? "";
+    this.q.value = this.state.q ?? "";
+    this.cursors = [null];
+    this.page = 0;
+    this.onstate(change);
+    this.load();
+  }
+
+  async load() {
+    this.asked?.abort();
+    const asked = (this.asked = new AbortController());
+    this.box.setAttribute("aria-busy", "true");
+    if (!this.data) this.status.textContent = "Reading the latents…";
+    try {
+      const { q, where = "" } = this.state;
+      let data;
+      if (q) data = await this.searched(q, where, asked.signal);
+      else data = await this.source.latents(this.id, { where, limit: LIMIT, cursor: this.cursors[this.page], signal: asked.signal });
+      if (asked.signal.aborted) return;
+      this.data = data;
+      this.wrong.replaceChildren();
+      this.where.setAttribute("aria-invalid", "false");
+      if (data.cursor) this.cursors[this.page + 1] = data.cursor;
+      this.draw();
+    } catch (error) {
+      if (error.name === "AbortError" || asked.signal.aborted) return;
+      this.where.setAttribute("aria-invalid", "true");
+      this.wrong.replaceChildren(shownProblem(error));
+      this.status.textContent = "";
+    } finally {
+      if (this.asked === asked) this.box.removeAttribute("aria-busy");
+    }
+  }
+
+  // A search gives latents; their values come from the columns, and the query keeps some of them.
+  async searched(q, where, signal) {
+    const found = await this.source.search(this.id, { q, scope: this.state.in ?? "any", limit: 200, signal });
+    const list = found.rows.map((row) => (Array.isArray(row) ? row[0] : typeof row === "object" ? row.latent : row));
+    let keep = list;
+    const names = this.known.map((c) => c.name).filter((name) => name !== "latent");
+    const numeric = names.filter((name) => this.known.find((c) => c.name === name).kind !== "text");
+    if (where && list.length) {
+      const clause = `(${list.map((i) => `latent=${i}`).join(" or ")})`;
+      const some = await this.source.latents(this.id, { where: whereOf(where, clause), limit: 200, signal });
+      const at = some.columns.indexOf("latent"), order = some.rows.map((row) => row[at]);
+      keep = sortOf(where) ? order : list.filter((i) => order.includes(i));
+    }
+    const from = this.page * LIMIT, shown = keep.slice(from, from + LIMIT);
+    const { values } = await this.source.columns(this.id, numeric);
+    return {
+      total: where ? keep.length : found.total, columns: ["latent", ...numeric], ranked: true,
+      rows: shown.map((i) => [i, ...values.map((column) => column[i] ?? null)]),
+      cursor: from + LIMIT < keep.length ? String(from + LIMIT) : null,
+    };
+  }
+
+  turn(by) {
+    if (by > 0 && !this.data?.cursor) return;
+    if (this.page + by < 0) return;
+    this.page += by;
+    this.picked = -1;
+    this.load();
+    this.box.scrollIntoView({ block: "nearest" });
+  }
+
+  draw() {
+    if (!this.data) return;
+    const { columns, rows, total, cursor } = this.data;
+    const place = Object.fromEntries(columns.map((name, k) => [name, k]));
+    const names = this.names().filter((name) => name in place), order = sortOf(this.state.where ?? "");
+    const written = "label" in place && rows.some((row) => row[place.label] !== null);
+    const label = written && !names.includes("label") ? ["label"] : [];
+    const head = (name, text, lines, sortable = true) => {
+      const press = sortable ? button(text, () => {
+        const down = order?.name === name ? !order.down : name !== "latent";
+        this.change({ where: sorted(this.state.where ?? "", name, down) });
+      }) : text;
+      if (lines?.length && sortable) tip(press, lines);
+      return element("th", { scope: "col", "data-key": name,
+        "aria-sort": order?.name === name ? (order.down ? "descending" : "ascending") : "none" }, press);
+    };
+    const known = (name) => this.known.find((c) => c.name === name) ?? { name, label: name };
+    replace(this.head, element("th", {}, element("span", { class: "hidden" }, "open")), head("latent", "latent", []),
+      label.map((name) => head(name, "label", [])),
+      names.map((name) => { const c = known(name); return head(name, c.label ?? name, [c.name, c.unit, c.about].filter(Boolean)); }),
+      this.previews ? [element("th", { scope: "col" }, "peaks on"), element("th", { scope: "col", class: "roomy" }, "promotes")] : null);
+    this.waiting = [];
+    const cell = (value, name) => {
+      if (typeof value === "number") {
+        const c = known(name);
+        return tip(element("td", { class: "number" }, readable(value)), [`${c.label ?? name}: ${exact(value)} ${c.unit ?? ""}`, c.about].filter(Boolean));
+      }
+      return element("td", { dir: "auto", class: "words", title: value === null || value === undefined ? null : visible(String(value)) }, value === null || value === undefined ? element("span", { class: "none" }, "–")
+        : known(name).kind === "token" ? chip(value) : visible(String(value)));
+    };
+    replace(this.body, rows.map((row) => {
+      const i = row[place.latent], line = element("tr", { "data-latent": i });
+      const open = button("", () => this.open(line, i), { class: "open", "aria-expanded": "false", "aria-label": `show latent ${i} here` });
+      const cells = [element("td", {}, open), element("td", { class: "number" }, element("a", { href: this.href(i) }, String(i))),
+        [...label, ...names].map((name) => cell(row[place[name]], name))];
+      if (this.previews) {
+        const peaks = element("td", { class: "peaks" }), promotes = element("td", { class: "roomy" });
+        cells.push(peaks, promotes);
+        this.waiting.push([i, peaks, promotes]);
+      }
+      return fillRow(line, cells);
+    }));
+    if (!rows.length) {
+      this.body.append(element("tr", {}, element("td", { colspan: 20, class: "empty" }, this.state.where || this.state.q
+        ? "No latent answers to this." : "The index holds no latent.")));
+    }
+    const all = this.overview.card?.d_sae ?? total;
+    this.status.textContent = `${total.toLocaleString("en")} of ${counted(all, "latent")}` +
+      (this.data.ranked && !order && rows.length > 1 ? ", those that answer best first" : "");
+    const pages = Math.max(1, Math.ceil(total / LIMIT));
+    this.at.textContent = `page ${this.page + 1} of ${pages.toLocaleString("en")}`;
+    this.back.disabled = this.page === 0;
+    this.forth.disabled = !cursor;
+    this.preview();
+  }
+
+  // Peaks and promoted tokens of the rows shown, a few at a time.
+  async preview() {
+    const mine = (this.previewing = {}), queue = [...this.waiting];
+    const work = async () => {
+      while (queue.length && this.previewing === mine) {
+        const [i, peaks, promotes] = queue.shift();
+        let record;
+        try {
+          record = await this.source.latent(this.id, i);
+        } catch {
+          peaks.textContent = "–"; // the row's own page says why
+          continue;
+        }
+        if (this.previewing !== mine) return;
+        const tokens = [...new Set((record.examples?.top ?? []).filter((e) => e.peak !== null).map((e) => e.tokens[e.peak]))];
+        replace(peaks, tokens.slice(0, 5).map((t) => chip(record.strings[t] ?? "")));
+        replace(promotes, (record.logits?.promoted ?? []).slice(0, 4).map(([t]) => chip(record.strings[t] ?? "")));
+      }
+    };
+    await Promise.all(Array.from({ length: 4 }, work));
+  }
+
+  async open(line, i) {
+    const press = line.querySelector(".open"), opened = press.getAttribute("aria-expanded") === "true";
+    press.setAttribute("aria-expanded", String(!opened));
+    if (opened) { line.nextSibling?.remove(); return; }
+    const host = element("td", { colspan: 30 }, element("p", { class: "count" }, "Reading…"));
+    line.after(element("tr", { class: "detail" }, host));
+    try {
+      const record = await this.source.latent(this.id, i);
+      replace(host, element("p", {}, element("a", { href: this.href(i) }, `All of latent ${i}`)),
+        exampleLines(record, "top", { most: 4, short: true }));
+    } catch (error) {
+      replace(host, shownProblem(error));
+    }
+  }
+
+  // j and k walk through the rows, o opens one in place, Enter goes to its page, [ and ] turn pages.
+  key(event) {
+    const rows = [...this.body.querySelectorAll("tr[data-latent]")];
+    if (event.key === "[" || event.key === "]") { this.turn(event.key === "[" ? -1 : 1); return true; }
+    if (event.key === "j" || event.key === "k") {
+      rows[this.picked]?.classList.remove("picked");
+      this.picked = Math.max(0, Math.min(rows.length - 1, this.picked + (event.key === "j" ? 1 : -1)));
+      rows[this.picked]?.classList.add("picked");
+      rows[this.picked]?.querySelector("a")?.focus({ preventScroll: true });
+      rows[this.picked]?.scrollIntoView({ block: "nearest" });
+      return true;
+    }
+    if (event.key === "o" && rows[this.picked]) { this.open(rows[this.picked], Number(rows[this.picked].dataset.latent)); return true; }
+    if (event.key === "/") { event.preventDefault(); this.q.focus(); this.q.select(); return true; }
+    return false;
+  }
+
+  csv() {
+    if (!this.data) return;
+    const { columns, rows } = this.data, names = ["latent", ...this.names().filter((name) => columns.includes(name))];
+    download(`${this.id}.latents.csv`, csv(names, rows.map((row) => names.map((name) => row[columns.indexOf(name)]))), "text/csv");
+  }
+}
+
+function fillRow(line, cells) {
+  line.append(...cells.flat());
+  return line;
+}
+
+function whereOf(where, clause) {
+  const tail = /(^|\s)(sort|limit)\s/i.exec(where);
+  const head = (tail ? where.slice(0, tail.index) : where).trim(), rest = tail ? where.slice(tail.index).trim() : "";
+  return [head ? `(${head}) and ${clause}` : clause, rest].filter(Boolean).join(" ");
+}
+
+// A text that a spreadsheet would take for a formula gets an apostrophe before it.
+export function csv(names, rows) {
+  const cell = (value) => {
+    if (value === null || value === undefined) return "";
+    if (typeof value === "number") return String(value);
+    const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+    return /[",\n\r]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+  };
+  return [names, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+}

@@ -1,0 +1,1 @@
+"""Pages of layers: what a folder of the study holds."""

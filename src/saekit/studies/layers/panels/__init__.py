@@ -1,0 +1,1 @@
+"""Panels of layers: what the study knows of one latent."""

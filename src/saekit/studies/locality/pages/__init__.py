@@ -1,0 +1,1 @@
+"""Pages of locality: what a folder of the study holds."""

@@ -1,0 +1,1 @@
+"""Panels of locality: what the study knows of one latent."""

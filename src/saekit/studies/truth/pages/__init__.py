@@ -1,0 +1,1 @@
+"""Pages of truth: what a folder of the study holds."""

@@ -1,0 +1,1 @@
+"""Panels of truth: what the study knows of one latent."""
