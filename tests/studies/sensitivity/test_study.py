@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 import torch
@@ -182,3 +183,24 @@ def test_the_floor_is_the_same_sae_on_a_model_that_learned_nothing(lm, detector,
     assert floor.exists() == (not one["reason"])
     # A detector of a letter's embedding finds nothing of it where embeddings are shuffled.
     assert one["reason"] or one["sensitivity_all"]["value"] < 0.5
+
+
+def test_the_page_of_a_latent_shows_each_text_and_whether_it_fires(lm, detector, text, tmp_path):
+    from saekit.studies.sensitivity.panels.sensitivity import SensitivityPanel
+
+    found = measure(
+        detector, lm, script(*HALF), tmp_path / "run/sensitivity", CFG, text=text, latents=[0]
+    )
+    index = types.SimpleNamespace(d_sae=4)
+    facts, texts = SensitivityPanel().blocks(tmp_path / "run", index, 0)
+    rates = {label: value for label, value, *_ in facts["facts"]}
+    assert rates["Fires on new texts"] == 0.5 and rates["Fires on its own examples"] == 1.0
+    assert {one["text"]: one["mark"] for one in texts["texts"]} == {
+        t: "hit" if "z" in t else "miss" for t in HALF[:6]
+    }
+    (other,) = SensitivityPanel().blocks(tmp_path / "run", index, 1)
+    assert other["kind"] == "missing" and "--latent 1" in other["command"]
+    assert SensitivityPanel().blocks(tmp_path, index, 0) is None
+    columns = found.columns().columns
+    assert list(columns) == ["latent", "generated_sensitivity", "random_rate", "excess"]
+    assert columns["latent"] == [0] and columns["generated_sensitivity"] == [0.5]

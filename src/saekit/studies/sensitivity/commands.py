@@ -175,6 +175,7 @@ def run_(
     Example: saekit sensitivity run demo --latents 20
     """
     from saekit.core.result import score_lines
+    from saekit.data import table_files
     from saekit.generators.cache import ReplyCache
     from saekit.hub.names import results_folder
     from saekit.studies.sensitivity.study import measure
@@ -193,6 +194,8 @@ def run_(
         floor=floor,
         shown=not quiet,
     )
+    if out is None:  # next to the SAE, where the table of latents looks for columns
+        table_files.write(found.columns(), results_folder(run) / "analysis" / "sensitivity")
     details = found.result.details
     without = sum(status != "ok" for status in found.latents.columns["status"])
     written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)

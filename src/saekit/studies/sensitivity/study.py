@@ -110,6 +110,16 @@ class SensitivityRun:
     def __str__(self) -> str:
         return str(self.result)
 
+    def columns(self) -> Table:
+        """Return what a table of latents shows: ``latent`` and the shares, by their names."""
+        names = {"feature_index": "latent"} | {
+            name: name for name in ("generated_sensitivity", "random_rate", "excess")
+        }
+        columns = {new: self.latents.columns[old] for old, new in names.items()}
+        return Table(
+            columns=columns, units={k: v for k, v in self.latents.units.items() if k in columns}
+        )
+
 
 def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     sae: TrainedSAE,
