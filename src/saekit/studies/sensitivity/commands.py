@@ -239,6 +239,24 @@ def report(
     emit(record | {"latents": len(rows)}, as_json=as_json, lines=lines)
 
 
+@app.command("figures")
+def figures(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs' folders.")],
+    out: Annotated[Path | None, typer.Option(help="Folder. [the first run's, figures]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what one or several runs found, each figure with its numbers as CSV.
+
+    Example: saekit sensitivity figures demo/sensitivity
+    """
+    from saekit.studies.sensitivity.figure_folder import draw_all
+
+    made = draw_all(folders, out or folders[0] / "figures")
+    emit(
+        {"figures": [str(p) for p in made]}, as_json=as_json, lines=[f"figure   {p}" for p in made]
+    )
+
+
 @app.command("audit")
 def audit(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],

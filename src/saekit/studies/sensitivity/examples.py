@@ -114,12 +114,13 @@ class Collector:
         self.counts = torch.zeros(len(self.latents), dtype=torch.int64)
         self.largest = torch.zeros(len(self.latents))
         self._rows: dict[int, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = {}
-        self.n_tokens = 0
+        self.n_tokens = self.n_entries = 0  # tokens that were coded, and latents on at them
 
     def add(self, rows: Rows, row: Int[Tensor, "n"], pos: Int[Tensor, "n"], codes: Codes) -> None:
         """Take in some rows, the places of their tokens that count, and the codes of these."""
         self.n_tokens += len(row)
         live = codes.detach().live()
+        self.n_entries += len(live.values)
         token = live.rows().cpu()
         latent = self._place[live.latents.cpu()]
         mine = latent >= 0

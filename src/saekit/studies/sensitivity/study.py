@@ -86,6 +86,7 @@ class Collected(NamedTuple):
     latents: dict[int, LatentExamples]
     random: list[Snippet]
     n_tokens: int
+    l0: float  # latents on at a token, on average
     left_out: dict[int, str]  # latents that were drawn and not measured: why
 
 
@@ -271,6 +272,7 @@ def _settings(
         "version": cfg.version,
         "prompts": prompts.VERSION,
         "weights": weights_digest(sae.sae),
+        "d_sae": sae.d_sae,
         "site": str(sae.site),
         "rules": {site: rule.to_dict() for site, rule in sae.card.rules.items()},
         "model": lm.provenance(),
@@ -382,7 +384,9 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
             f"None of {len(order)} latents has {LEAST_EXAMPLES} examples in "
             f"{collector.n_tokens:,} tokens. Give more text: --tokens, --corpus."
         )
-    return Collected(dict(sorted(found.items())), anywhere.texts(), collector.n_tokens, left_out)
+    n = collector.n_tokens
+    l0 = collector.n_entries / n
+    return Collected(dict(sorted(found.items())), anywhere.texts(), n, l0, left_out)
 
 
 def _drawn(d_sae: int, cfg: Sensitivity) -> list[int]:
@@ -550,6 +554,8 @@ def _finish(  # noqa: PLR0913 - all that a run gave
         "reason": answers.reason if answers else "",
         "failures": len(answers.failures) if answers else 0,
         "n_tokens": collected.n_tokens,
+        "l0": collected.l0,
+        "d_sae": settings["d_sae"],
         "floors": dict(floors),
     }
     result = Result(
@@ -594,6 +600,7 @@ def without_norms(sae: TrainedSAE, lm: LanguageModel) -> TrainedSAE:
 def _to_record(found: Collected) -> dict[str, Any]:
     return {
         "n_tokens": found.n_tokens,
+        "l0": found.l0,
         "left_out": {str(k): v for k, v in found.left_out.items()},
         "random": [s._asdict() for s in found.random],
         "latents": {
@@ -626,6 +633,7 @@ def _from_record(raw: Mapping[str, Any]) -> Collected:
         },
         snippets(raw["random"]),
         raw["n_tokens"],
+        raw["l0"],
         {int(k): v for k, v in raw["left_out"].items()},
     )
 

@@ -1,0 +1,70 @@
+"""Every figure of some runs, in one folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saekit.core.errors import FormatError
+from saekit.core.result import Result, Table
+from saekit.data import table_files
+from saekit.report import style
+from saekit.studies.sensitivity.figures import (
+    against_sparsity,
+    generated_against_original,
+    thresholds,
+)
+from saekit.studies.sensitivity.study import RESULT, STATS
+
+
+def draw_all(folders: Sequence[Path], out: Path) -> list[Path]:
+    """Draw every figure and return the files.
+
+    Args:
+        folders: of runs.
+        out: folder of the figures.
+
+    Raises:
+        FormatError: a folder holds no finished run.
+        MissingExtraError: matplotlib is not installed.
+    """
+    style.check()
+    names = _names(folders)
+    results, tables = {}, {}
+    for name, folder in zip(names, folders, strict=True):
+        if not (folder / RESULT).exists():
+            raise FormatError(
+                f"{folder} holds no finished run: it has no {RESULT}. Make one with "
+                f"`saekit sensitivity run`."
+            )
+        results[name] = Result.read(folder / RESULT)
+        tables[name] = latents_of(folder)
+    made = [
+        out / f"{name}.svg"
+        for name in ("generated_against_original", "thresholds", "against_sparsity")
+    ]
+    generated_against_original.draw(tables, made[0])
+    thresholds.draw(tables, made[1])
+    against_sparsity.draw(results, made[2])
+    return made
+
+
+def latents_of(folder: Path) -> Table:
+    """Return the table of latents of a run, numbers as numbers and empty cells as None."""
+    rows = list(table_files.rows(folder / f"{STATS}.csv"))
+    names = list(rows[0]) if rows else []
+    return Table(columns={name: [_value(row[name]) for row in rows] for name in names})
+
+
+def _value(cell: str) -> float | int | str | None:
+    if not cell:
+        return None
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return int(number) if number.is_integer() and "." not in cell else number
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return a short name for each run: its SAE's folder, or its path where these are alike."""
+    short = [folder.resolve().parent.name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
