@@ -5,12 +5,14 @@ import json
 import pytest
 
 import saekit
-from saekit.analysis.analyse import find_index, table_path
+from saekit.activations.latents import LatentStore
+from saekit.analysis.analyse import table_path
 from saekit.analysis.cofiring import Cofiring
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
 from saekit.data import table_files
 from tests.contracts.test_analyses import store
+from tests.made_index import made_index
 
 
 @pytest.fixture
@@ -34,7 +36,8 @@ def test_settings_are_keywords_or_an_analysis(run):
     assert len(few) == 3
     assert saekit.analyse(run, Cofiring(pairs=3, by="covariance")).columns == few.columns
     assert len(saekit.analyse(run, Cofiring(by="covariance"), pairs=5)) == 5
-    assert len(saekit.analyse(saekit.Index(run / "index"), "cofiring", pairs=2)) == 2
+    codes = LatentStore.open(run / "index")
+    assert len(saekit.analyse(codes, "cofiring", pairs=2)) == 2
     with pytest.raises(UnknownNameError, match="Did you mean `cofiring`"):
         saekit.analyse(run, "cofirin")
     with pytest.raises(ConfigError, match="Did you mean `pairs`"):
@@ -51,10 +54,13 @@ def test_what_is_no_index_is_named(run, tmp_path):
 
 
 def test_a_table_goes_next_to_its_index(run, tmp_path):
-    assert table_path(find_index(run), "firing") == run / "analysis" / "firing.csv"
-    assert table_path(find_index(run / "index"), "firing") == run / "analysis" / "firing.csv"
+    assert table_path(run, "firing") == run / "analysis" / "firing.csv"
+    assert table_path(run / "index", "firing") == run / "analysis" / "firing.csv"
     other = store(tmp_path / "mine", 10**6).folder
-    assert table_path(find_index(other), "firing") == tmp_path / "mine-analysis" / "firing.csv"
+    assert table_path(other, "firing") == tmp_path / "mine-analysis" / "firing.csv"
+    site = made_index(tmp_path / "r" / "index" / "L0.resid_post", ["a", "b"])
+    where = tmp_path / "r" / "analysis" / "L0.resid_post" / "firing.csv"
+    assert table_path(site, "firing") == where
 
 
 def test_the_command_shows_the_first_rows_and_writes_all(run, tmp_path, capsys):

@@ -1,13 +1,11 @@
 """An index of what is coded jointly: every token has the code that its event gives it."""
 
-import json
-
 import pytest
 import torch
 
 from saekit.activations.harvest import Harvest
-from saekit.activations.latents import LatentStore
 from saekit.activations.pairs import Pair
+from saekit.analysis.index_folder import Index
 from saekit.analysis.indexing import make_index
 from saekit.core.errors import ConfigError
 from saekit.data.tokenise import TokenStream
@@ -33,7 +31,7 @@ def made(request, tmp_path_factory):
     run = world.run(folder, pair=pair, sae=sae, tokens=2000)
     train(run, tiny(), folder / "run", shown=False)
     loaded = load(folder / "run")
-    counts = make_index(loaded, tiny(), folder / "index", tokens=400, shown=False)
+    counts = make_index(loaded, tiny(), folder / "index", tokens=400, codes=True, shown=False)
     return folder, loaded, run, counts
 
 
@@ -49,7 +47,7 @@ def test_codes_are_those_of_the_events(made):
         for row, pos, code in zip(batch.row.tolist(), batch.pos.tolist(), codes, strict=True):
             for place, one in enumerate(code if card.pair.window else code[None]):
                 wanted[row, pos + place] = one
-    store = LatentStore.open(folder / "index")
+    store = Index(folder / "index").codes
     seen = 0
     for part in store.by_token():
         for row, pos, code in zip(
@@ -62,11 +60,14 @@ def test_codes_are_those_of_the_events(made):
 
 def test_it_says_what_it_is_of(made):
     folder, loaded, _, _ = made
-    said = json.loads((folder / "index" / "index.json").read_text())
-    assert said["site"] == loaded.card.pair.label and said["window"] == loaded.card.pair.window
+    index = Index(folder / "index")
+    said = index.manifest
+    assert (
+        index.site == said["site"] == loaded.card.pair.label
+        and said["window"] == loaded.card.pair.window
+    )
     assert said["logits_of"] == "L1.resid_post"
-    records = json.loads((folder / "index" / "contexts.json").read_text())["latents"]
-    assert len(records) == 64 and all("promoted" in r for r in records)
+    assert all(index.record(i)["logits"]["promoted"] for i in range(64))
 
 
 def test_one_site_of_a_crosscoder_is_refused(made):

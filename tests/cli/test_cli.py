@@ -1,6 +1,7 @@
 """The command line on tiny models of every family: the whole job, and every way to be wrong."""
 
 import json
+import shutil
 
 import pytest
 
@@ -91,14 +92,21 @@ def test_an_sae_that_sites_share_is_used_site_by_site(folder, capsys, tmp_path):
     out = tmp_path / "run"
     code, _, err = call(capsys, *words(folder, out), "--site", "L0.resid_post", "--fold")
     assert code == 0, err
-    for verb in ("eval", "index"):
-        code, _, err = call(capsys, verb, out, "--quiet")
-        assert code == 2 and "--site" in err
-        more = ["--tokens", 500] if verb == "index" else ["--set", "n_tokens=512"]
-        more += [] if verb == "index" else ["--set", "ce_tokens=0"]
+    code, _, err = call(capsys, "eval", out, "--quiet")
+    assert code == 2 and "--site" in err
+    for verb, *more in (
+        ("eval", "--set", "n_tokens=512", "--set", "ce_tokens=0"),
+        ("index", "--tokens", 500),
+    ):
         code, _, err = call(capsys, verb, out, "--site", "L0.resid_post", *more, "--quiet")
         assert code == 0, err
     assert json.loads((out / "index" / "index.json").read_text())["site"] == "L0.resid_post"
+    assert call(capsys, "report", out)[0] == 0
+    assert call(capsys, "index", out, "--tokens", 500, "--quiet")[0] == 2  # one is in the place
+    shutil.rmtree(out / "index")
+    code, line, err = call(capsys, "index", out, "--tokens", 500, "--quiet", "--json")
+    sites = [one["site"] for one in json.loads(line)["indexes"]]
+    assert code == 0 and sites == ["L0.resid_post", "L1.resid_post"], err
     assert call(capsys, "report", out)[0] == 0
 
 

@@ -96,6 +96,24 @@ assert json.loads(done.output)["loudest"]["latent"][0] == int(STORE.maxima.abs()
 from pathlib import Path
 assert Path("bars.svg").exists() and Path("bars.csv").exists()
 """,
+    "panel": """
+from types import SimpleNamespace
+from saekit.report.panels import base
+index = SimpleNamespace(d_sae=16)
+(block,) = base.payload("loudness", Path.cwd(), index, 3)["blocks"]
+assert block["kind"] == "missing" and block["command"].startswith("saekit analyse loudness ")
+from saekit.analysis.base import registry
+table = registry.get("loudness")().run(STORE)
+table.write_csv(Path("analysis/loudness.csv"))
+(block,) = base.payload("loudness", Path.cwd(), index, 3)["blocks"]
+assert block["facts"][1][1] == table.columns["max"][3]
+""",
+    "page": """
+from saekit.report.pages import base
+assert base.kind_of(Path("analysis")) == "loudness"
+drawn, shown = base.payload("loudness", Path("analysis"))["blocks"]
+assert sum(drawn["counts"]) == len(shown["rows"]) == 16
+""",
 }
 # What the uses above stand on: a tiny model, its text, and a small index.
 START = """
@@ -120,7 +138,17 @@ STORE = writer.close()
 
 def test_there_is_a_skeleton_of_each_kind():
     kinds = {path.split("/")[0] for path in FILES}
-    assert kinds == {"saes", "metrics", "evals", "analysis", "data", "hub", "models", "studies"}
+    assert kinds == {
+        "saes",
+        "metrics",
+        "evals",
+        "analysis",
+        "data",
+        "hub",
+        "models",
+        "studies",
+        "report",
+    }
     assert len(FILES) == PAGE.count("```python")
 
 

@@ -21,7 +21,7 @@ def made(tmp_path_factory):
 def folder(made, tmp_path):
     """A copy of that folder, to be changed."""
     place = tmp_path.resolve() / "served"
-    shutil.copytree(made, place)
+    shutil.copytree(made, place, ignore=shutil.ignore_patterns(".saekit"))
     return place
 
 
@@ -33,8 +33,9 @@ def site(made, tmp_path_factory):
     links = []
     token = tmp_path_factory.mktemp("token") / "token"
     with served(made, Options(port=0, token_file=token), links.append) as explorer:
-        with world.client_of(explorer, links) as client:
-            yield world.Site(explorer, links, client, token)
+        client = world.client_of(explorer, links)
+        yield world.Site(explorer, links, client, token)
+        client.close()
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_a_crosscoder_compares_two_models(both, tmp_path):
     result = saekit.evaluate(sae, both, n_tokens=2000, ce_tokens=0, shown=False)
     assert set(result.details["sites"]) == {BASE, "chat:L1.resid_post"}
     index = saekit.index(sae, both, tokens=1000, shown=False)
-    assert index.store.n_tokens >= 1000
+    assert index.n_tokens >= 1000
     with pytest.raises(ConfigError, match="ce_tokens=0"):
         saekit.evaluate(sae, both, n_tokens=2000, ce_tokens=500, shown=False)
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import numpy as np
 
 from saekit.analysis.index_words import GROUP, ORDER, Column
+from saekit.analysis.latent import Latent
 from saekit.analysis.side_tables import SideColumn, named, side_columns
+from saekit.core import notebook
 from saekit.core.border import bordered
 from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.result import Table
@@ -307,6 +309,39 @@ class Index:
                 }
             )
         return found
+
+    def latent(self, number: int) -> Latent:
+        """Return a latent, which prints well and shows itself in a notebook.
+
+        Args:
+            number: 0 to d_sae - 1.
+
+        Raises:
+            UnknownNameError: there is no such latent.
+            FormatError: a file of the index is damaged.
+        """
+        return Latent(self, number)
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.model,
+            "site": self.site,
+            "latents": self.d_sae,
+            "tokens": self.n_tokens,
+            "tokens of a row": self.n_ctx,
+        }
+        rows = [
+            (f"<code>{notebook.escaped(name)}</code>", *map(notebook.escaped, (c.unit, c.about)))
+            for name, c in self.columns.items()
+        ]
+        columns = notebook.table(("column", "unit", "what it is"), rows)
+        said = "index.latent(5), index.query('density<1e-3 sort -max limit 20')"
+        return notebook.page(
+            f"Index of {self.d_sae:,} latents",
+            notebook.facts(facts),
+            f'<div class="r n"><code>{notebook.escaped(said)}</code></div>',
+            notebook.section("Columns", columns),
+        )
 
     def contexts(self, latent: int, band: str = "top") -> Contexts:
         """Return texts in which a latent is on, with its activation on every token.

@@ -12,7 +12,7 @@ from saekit.analysis.indexing import Subject, make_indexes
 from saekit.core.errors import ConfigError
 from saekit.core.files import read_object
 from saekit.data.base import SPLITS, Corpus
-from saekit.hub.index_manifest import INSIDE, sites_in
+from saekit.hub.index_manifest import INSIDE, is_index, sites_in
 from saekit.hub.names import is_name, results_folder
 from saekit.hub.native import load
 from saekit.hub.opening import OpenSAE, opened
@@ -54,6 +54,11 @@ def subjects_of(one: Ready) -> list[Subject]:
     loaded = one.opened.loaded
     if not one.every_site:
         return [Subject(loaded, one.out)]
+    if is_index(one.out):
+        raise ConfigError(
+            f"{one.out} holds the index of one site, and all sites are to be indexed, each in a "
+            f"folder of it. Delete it first, or name a site: --site (site=)."
+        )
     shared = SharedSAE(loaded.sae, loaded.card)
     found = []
     for site in shared.sites:

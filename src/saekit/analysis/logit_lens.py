@@ -13,6 +13,7 @@ from saekit.core.result import Table
 from saekit.models.base import LanguageModel
 
 CHUNK_BYTES = 2**26  # of logits held at once
+IN_CACHE = 16  # latents whose effects on a large vocabulary fit in a processor's cache
 BINS = 24  # of the histogram of effects
 
 
@@ -120,22 +121,33 @@ def spread(
     """
     _check(lm, directions, n)
     parts: list[list[Tensor]] = []
-    for raw in _effects(lm, directions):
-        effects = raw.float()
-        up, down = effects.topk(n), effects.topk(n, largest=False)
-        std, mean = torch.std_mean(effects, dim=1, correction=0)
-        low, high = down.values[:, 0], up.values[:, 0]
-        within = sets.enrichment(effects, mean, std)
-        counts = _histogram(effects, low, high)
-        scaled = effects.sub_(mean[:, None]).div_(std[:, None].clamp_min(1e-30))
-        square = scaled * scaled
-        skew, fourth = (square * scaled).mean(1), square.square_().mean(1)
-        found = [up.indices, up.values, down.indices, down.values, mean, std, skew, fourth - 3]
-        parts.append([c.cpu() for c in (*found, low, high, counts, *within)])
+    for chunk in _effects(lm, directions):
+        for effects in chunk.float().split(IN_CACHE):  # each is looked at many times
+            up, down = effects.topk(n), effects.topk(n, largest=False)
+            low, high = down.values[:, 0], up.values[:, 0]
+            moments = _moments(effects)
+            within = sets.enrichment(effects, moments[0], moments[1])
+            counts = _histogram(effects, low, high)
+            found = [up.indices, up.values, down.indices, down.values, *moments]
+            parts.append([c.cpu() for c in (*found, low, high, counts, *within)])
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     mean, std, skew, kurtosis, low, high, counts, *within = columns[4:]
     top, by_set = _top(lm, parts), Enrichment(*within)
     return Spread(top, mean, std, skew, kurtosis, low, high, counts, by_set)
+
+
+def _moments(effects: Float[Tensor, "m vocab"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean, standard deviation, skewness and excess kurtosis of each row."""
+    n, square = effects.shape[1], effects * effects
+    one = effects.sum(1).double() / n
+    two = torch.linalg.vecdot(effects, effects).double() / n
+    three = torch.linalg.vecdot(square, effects).double() / n
+    four = torch.linalg.vecdot(square, square).double() / n
+    variance = (two - one * one).clamp_min(1e-60)
+    skew = (three - 3 * one * two + 2 * one**3) / variance**1.5
+    fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
+    found = (one, variance.sqrt(), skew, fourth / variance**2 - 3)
+    return found[0].float(), found[1].float(), found[2].float(), found[3].float()
 
 
 def _histogram(

@@ -52,6 +52,7 @@ class TokenSets:
             for name in ["special"] if token in marked else sets_of(raw):
                 self.members[number[name], token] = True
         self.sizes = self.members.sum(1)
+        self._numbers = self.members.float()
 
     def enrichment(
         self,
@@ -69,8 +70,8 @@ class TokenSets:
             mean: of each latent's effects over the vocabulary.
             std: likewise.
         """
-        n = effects.shape[1]
-        members = self.members[:, :n].to(effects)
+        if (members := self._numbers).device != effects.device:
+            members = self._numbers = members.to(effects.device)
         size = members.sum(1)
         means = effects @ members.T / size.clamp_min(1)
         z = (means - mean[:, None]) * size.sqrt() / std[:, None].clamp_min(1e-30)

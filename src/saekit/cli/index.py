@@ -77,17 +77,20 @@ def _ready(
 ) -> "list[OpenSAE]":
     """Return SAEs opened as the options say; a model that several name is loaded once."""
     from saekit.analysis.index_saes import is_shared
+    from saekit.hub.native import load
     from saekit.hub.opening import OpenSAE, complete, model_of, text_of
+    from saekit.terminal.sae_options import relocated
 
     models: dict[str, Any] = {}
     found = []
     for place in places:
         folder, use = Path(place), sae.use(corpus)
-        loaded = sae.read_from(folder, site=site, scaled=site is None, corpus=corpus)
+        how: dict[str, Any] = {"format": use.format, "hints": use.hints}
+        loaded = load(folder, site=site, scaled=site is None, **how)
         if loaded.card.scalings and site is None and not is_shared(loaded):
-            first = str(loaded.card.pair.reads[0])
-            loaded = sae.read_from(folder, site=first, corpus=corpus)
+            loaded = load(folder, site=str(loaded.card.pair.reads[0]), **how)
         loaded.card.check_model()
+        loaded = relocated(loaded, folder, model=use.model, corpus=corpus)
         text = text_of(loaded, use.corpus)
         named = repr((loaded.card.model, loaded.card.run.get("model")))
         if named not in models:

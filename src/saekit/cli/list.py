@@ -24,6 +24,8 @@ class Kind(StrEnum):
     truths = "truths"
     recipes = "recipes"
     studies = "studies"
+    panels = "panels"
+    pages = "pages"
 
 
 REGISTRIES = {
@@ -34,6 +36,8 @@ REGISTRIES = {
     Kind.corpora: "saekit.data.base",
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",
+    Kind.panels: "saekit.report.panels.base",
+    Kind.pages: "saekit.report.pages.base",
 }
 
 

@@ -40,5 +40,5 @@ def _in_file(path: Path) -> dict[str, dict[str, Any]]:
         }
         if isinstance(name := said.get("name"), str):
             about = (ast.get_docstring(node) or "").split("\n\n")[0]
-            found[name] = said | {"about": " ".join(about.split())}
+            found[name] = {"label": name} | said | {"about": " ".join(about.split())}
     return found

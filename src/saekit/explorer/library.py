@@ -22,6 +22,7 @@ from saekit.hub import index_manifest
 
 MOST_FOLDERS, MOST_DEPTH = 20_000, 8
 FRESH_SECONDS = 2.0  # a scan is as good as new for this time
+MISS_SECONDS = 0.2  # and for this time where an id is asked for that is not in it
 LEFT_OUT = frozenset({"checkpoints", "__pycache__", "node_modules", "venv"})
 # Files of SAEs that other libraries wrote: what says the settings, and what holds the weights.
 SETTINGS = ("cfg.json", "config.json", "hyperparams.json", "lm_config.json")
@@ -195,15 +196,16 @@ class Library:
         self._scan: Scan | None = None
         self._when = 0.0
 
-    def scan(self, *, fresh: bool = False) -> Scan:
+    def scan(self, *, older_than: float | None = None) -> Scan:
         """Return what the folder holds.
 
         Args:
-            fresh: as it is now, where the last scan is older than a moment.
+            older_than: look again where the last scan is older than these seconds; None: where
+                there was none.
         """
         with self._lock:
             age = time.monotonic() - self._when
-            if self._scan is None or (fresh and age > FRESH_SECONDS):
+            if self._scan is None or (older_than is not None and age > older_than):
                 self._scan = scanned(self.folder)
                 self._when = time.monotonic()
             return self._scan
@@ -214,8 +216,8 @@ class Library:
         Raises:
             Problem: there is none.
         """
-        for fresh in (False, True):
-            found = self.scan(fresh=fresh)
+        for older_than in (None, MISS_SECONDS):
+            found = self.scan(older_than=older_than)
             entry = found.saes.get(found.aliases.get(name, name))
             if entry is not None:
                 return entry
@@ -227,8 +229,8 @@ class Library:
         Raises:
             Problem: there is none.
         """
-        for fresh in (False, True):
-            if (found := self.scan(fresh=fresh).runs.get(name)) is not None:
+        for older_than in (None, MISS_SECONDS):
+            if (found := self.scan(older_than=older_than).runs.get(name)) is not None:
                 return found
         raise Problem(404, f"There is no run {name[:80]!r} in {self.folder}.")
 

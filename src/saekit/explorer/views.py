@@ -19,7 +19,15 @@ from saekit.core.files import read_object
 from saekit.core.result import Result, Score
 from saekit.explorer.definitions import definitions
 from saekit.explorer.labels import Labels
-from saekit.explorer.library import Entry, IndexState, Library, fingerprint_of, manifest_of, own
+from saekit.explorer.library import (
+    FRESH_SECONDS,
+    Entry,
+    IndexState,
+    Library,
+    fingerprint_of,
+    manifest_of,
+    own,
+)
 from saekit.explorer.problems import Problem
 from saekit.report import payload
 from saekit.report.pages import base as pages
@@ -52,7 +60,7 @@ class Views:
 
     def all(self) -> dict[str, Any]:
         """Return cards of every SAE, and lines on runs and studies."""
-        scan = self.library.scan(fresh=True)
+        scan = self.library.scan(older_than=FRESH_SECONDS)
         counts = self.labels.counts()
         listed, seen = [], set()
         for entry in scan.saes.values():
@@ -111,7 +119,7 @@ class Views:
         Raises:
             Problem: there is none of this id.
         """
-        folder = self.library.scan(fresh=True).folders.get(name)
+        folder = self.library.scan(older_than=FRESH_SECONDS).folders.get(name)
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")

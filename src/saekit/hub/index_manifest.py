@@ -59,13 +59,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if (folder / OLD[0]).is_file():
             raise FormatError(_old(folder, again))
         raise FormatError(f"There is no index in {folder}. Make one: {again}")
-    raw = read_json(path)
-    if isinstance(raw, dict) and "format" not in raw:
-        raise FormatError(_old(folder, again))
     try:
-        found = read_sealed(path)
+        raw = read_json(path)
+        found = read_sealed(path) if isinstance(raw, dict) and "format" in raw else raw
     except FormatError as error:
         raise FormatError(f"{error} Make it again: {again}") from error
+    if not isinstance(found, dict) or "format" not in found:
+        raise FormatError(_old(folder, again))
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise FormatError(
             f"{path} is `{found.get('format')}` version {found.get('version')}; this saekit reads "

@@ -7,11 +7,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from saekit.core import notebook
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.hub.splicing import check_order
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, Text
+
+SHOWN_TOKENS = 200  # of a text in a notebook
 
 
 @final
@@ -55,6 +58,32 @@ class Prompted:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        top, kept = self.top(), self.kept.flatten().tolist()
+        largest = max((abs(act) for row in top for _, act in row), default=0.0)
+        strip, rows = [], []
+        each = list(zip(self.pieces, kept, top, strict=True))
+        for at, (piece, counts, row) in enumerate(each[:SHOWN_TOKENS]):
+            most = max((abs(act) for _, act in row), default=0.0)
+            listed = ", ".join(f"{latent} ({notebook.number(act)})" for latent, act in row)
+            said = listed if counts else f"not counted: {listed}"
+            drawn = notebook.token(piece, most / largest if counts and largest else 0.0, said)
+            strip.append(drawn)
+            shown = notebook.escaped(listed)
+            cell = shown if counts else f'<span class="off">{shown} (not counted)</span>'
+            rows.append((str(at), notebook.token(piece), cell))
+        rest = len(each) - SHOWN_TOKENS
+        more = f'<div class="r n">and {rest:,} more tokens</div>' if rest > 0 else ""
+        return notebook.page(
+            f"{len(each):,} tokens",
+            f'<div class="r">{"".join(strip)}</div>',
+            notebook.section(
+                "Strongest latents of each token (act units)",
+                notebook.table(("", "token", "latents"), rows),
+            ),
+            more,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready record: the strongest latents of each token."""

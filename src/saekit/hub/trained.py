@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.activations.rules import FittedRule, TokenRule
+from saekit.core import notebook
 from saekit.core.codes import Codes
 from saekit.core.errors import ShapeError
 from saekit.core.files import digest
@@ -65,6 +66,34 @@ class TrainedSAE:
             f"TrainedSAE({cfg.name}{around} of {cfg.d_sae:,} latents{words and ', '}{words}; "
             f"{self._of(at)}, width {width}{trained})"
         )
+
+    def _repr_html_(self) -> str:
+        cfg, card = self.cfg, self.card
+        settings = {k: v for k, v in cfg.to_dict().items() if isinstance(v, int | float | str)}
+        facts = {
+            "architecture": cfg.name,
+            "model": card.model.get("name", "unknown"),
+            "reads and predicts": f"{card.pair.label}{f' at {card.at}' if card.at else ''}",
+            "latents": cfg.d_sae,
+            "width": f"{cfg.d_in}" if cfg.d_in == cfg.d_out else f"{cfg.d_in} to {cfg.d_out}",
+            "training tokens": card.tokens or None,
+            "folder": self.folder,
+        }
+        rows = [
+            (f"<code>{notebook.escaped(k)}</code>", notebook.escaped(notebook.number(v)))
+            for k, v in settings.items()
+            if k not in ("name", "d_in", "d_out", "d_sae")
+        ]
+        notes = [f'<div class="r">{notebook.escaped(n)}</div>' for n in self._notes()]
+        return notebook.page(
+            f"SAE of {cfg.d_sae:,} latents",
+            notebook.facts(facts),
+            notebook.section("Settings", notebook.table(("", ""), rows) if rows else ""),
+            notebook.section("Notes", "".join(notes)),
+        )
+
+    def _notes(self) -> list[str]:
+        return [str(note) for note in self.card.provenance.get("notes") or []]
 
     def _of(self, at: str = "") -> str:
         """Return what it was trained on, for the reader."""

@@ -134,8 +134,37 @@ def study() -> None:
     assert line("toy_study", "weigh", run(), "--json")["bytes"] == weigh(run()) > 1000
 
 
+def views():
+    from saekit.explorer.labels import Labels
+    from saekit.explorer.library import Library
+    from saekit.explorer.views import Views
+
+    return Views(Library(base), Labels(base / "labels.db"))
+
+
+def panel() -> None:
+    listed("panels", "toy_panel")
+    line("index", run(), "--tokens", 600, "--quiet", "--json")
+    seen = views()
+    assert "toy_panel" not in seen.latent("run", 3)["panels"]
+    (run() / "toy_panel.json").write_text(json.dumps({"toy": list(range(64))}))
+    assert "toy_panel" in seen.latent("run", 3)["panels"]
+    assert seen.panel("run", 3, "toy_panel")["blocks"][0]["facts"] == [["toy", 3, {"unit": "u"}]]
+    line("export", "site", run(), base / "site", "--quiet", "--json")
+    assert '"toy_panel"' in (base / "site" / "data.js").read_text(encoding="utf-8")
+
+
+def page() -> None:
+    listed("pages", "toy_page")
+    (base / "box").mkdir()
+    (base / "box" / "toys.json").write_text('{"n": 7}')
+    seen = views()
+    assert ("box", "toy_page") in [(one["id"], one["kind"]) for one in seen.all()["studies"]]
+    assert seen.study("box")["blocks"] == [{"kind": "facts", "facts": [["toys", 7]]}]
+
+
 found = {}
-for use in (architecture, metric, evaluation, analysis, layout, family, study):
+for use in (architecture, metric, evaluation, analysis, layout, family, study, panel, page):
     try:
         use()
         found[use.__name__] = ""
