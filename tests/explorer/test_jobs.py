@@ -554,6 +554,7 @@ def test_whatever_goes_wrong_in_a_job_is_told(monkeypatch):
         raise args
 
     monkeypatch.setitem(work.KINDS, "prompt", broken)
+    bench = work.Bench(lambda text, fraction: None)
     for error, status in ((RuntimeError("x"), 500), (MemoryError(), 503), (KeyError("k"), 500)):
-        answer = work.done(None, {"kind": "prompt", "args": error})
+        answer = work.done(bench, {"kind": "prompt", "args": error})
         assert answer["error"]["status"] == status and answer["error"]["detail"]
