@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.analysis.twins import best_matches
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.hub.trained import TrainedSAE
 
 THRESHOLDS = (0.5, 0.7, 0.9)
 BINS = 50
-CHUNK_CELLS = 2**24  # cosines in memory at a time
 
 
 @final
@@ -85,11 +85,9 @@ def matches(one: TrainedSAE, other: TrainedSAE) -> Matched:
             f"The SAEs write {unit.shape[1]} and {to.shape[1]} numbers a token. Compare SAEs of "
             f"one site, or of sites of one width."
         )
-    step = max(1, CHUNK_CELLS // len(to))
-    best = [(unit[i : i + step] @ to.t()).max(1) for i in range(0, len(unit), step)]
-    cosines = torch.cat([b.values for b in best]).clamp_(-1, 1).cpu()
+    found = best_matches(unit, to)
     alive = (unit.norm(dim=1) > 0).float().cpu()
-    return Matched(nearest=torch.cat([b.indices for b in best]).cpu(), cosines=cosines, alive=alive)
+    return Matched(nearest=found.latent, cosines=found.cosine, alive=alive)
 
 
 def _rows(sae: TrainedSAE) -> Float[Tensor, "d_sae width"]:

@@ -6,9 +6,10 @@ weights, and answers within 100 ms.
 """
 
 import abc
-import functools
 import os
 import shlex
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index
 
 EVIDENCE = "SAEKIT_EVIDENCE"  # folders of results that are not next to their SAE
-KEPT = 16  # files that are kept read
+KEPT_BYTES = 2**26  # of files that are held as they were read
 T = TypeVar("T")
 
 
@@ -117,14 +118,30 @@ def named(path: Path, run: Path) -> str:
 
 
 def kept(read: Callable[[Path], T], path: Path) -> T:
-    """Return what `read` makes of a file, read again only when the file is another."""
+    """Return what `read` makes of a file, read again only when the file is another.
+
+    What was read of the files used last is held, of `KEPT_BYTES` of files in all.
+    """
     there = path.stat()
-    return _kept(read, path, there.st_mtime_ns, there.st_size, there.st_ino)
+    state = (there.st_mtime_ns, there.st_size, there.st_ino)
+    key = (read, path)
+    with _lock:
+        before = _kept.get(key)
+        if before is not None and before[0] == state:
+            _kept.move_to_end(key)
+            return before[1]
+    found = read(path)
+    with _lock:
+        _kept[key] = (state, found)
+        _kept.move_to_end(key)
+        held = sum(one[0][1] for one in _kept.values())
+        while held > KEPT_BYTES and len(_kept) > 1:
+            held -= _kept.popitem(last=False)[1][0][1]
+    return found
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _kept(read: Callable[[Path], T], path: Path, *state: int) -> T:
-    return read(path)
+_lock = threading.Lock()
+_kept: OrderedDict[tuple[Any, Path], tuple[tuple[int, int, int], Any]] = OrderedDict()
 
 
 def row_of(stem: Path, latent: int, column: str = "latent") -> dict[str, str] | None:

@@ -85,8 +85,12 @@ class Locality(Panel):
 
 
 def _missing(run: Path, index: "Index", latent: int, others: bool) -> list[Block] | None:
-    """Return the command that makes the events of a latent; None of one that is never on."""
-    if not index.column("density")[latent] > 0:
+    """Return the command that makes the events of a latent.
+
+    None of a latent that is never on, and of an SAE that codes several sites at once, whose
+    influence is not taken.
+    """
+    if not index.column("density")[latent] > 0 or " " in index.site:
         return None
     words = f"{COMMAND} {base.quoted(run)} --latents {latent} --site {index.site}"
     if others:  # a folder of events is of the latents that it was begun with
