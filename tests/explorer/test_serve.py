@@ -66,9 +66,8 @@ def test_it_starts_fast_small_and_without_torch(ten, process):
         token = (ten / ".saekit" / "token").read_text().strip()
         assert said["token_file"] == str(ten / ".saekit" / "token")
         own = {"Authorization": f"Bearer {token}"}
-        answer = httpx.get(
-            f"{said['address']}api/v1/library", headers=own, trust_env=False, timeout=30
-        )
+        at = f"{said['address']}api/v1"
+        answer = httpx.get(f"{at}/library", headers=own, trust_env=False, timeout=30)
         assert len(answer.json()["saes"]) == 10
         best = min(best, time.monotonic() - began)
         for i in range(10):
