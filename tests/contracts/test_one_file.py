@@ -23,6 +23,7 @@ KINDS = {
     "architecture": ("saes/toy_sae.py", "test_saes.py"),
     "metric": ("metrics/toy_metric.py", "test_metrics.py"),
     "analysis": ("analysis/toy_analysis.py", "test_analyses.py"),
+    "columns": ("analysis/columns/toy_columns.py", "test_columns.py"),
     "evaluation": ("evals/toy_eval.py", "test_evals.py"),
     "layout": ("hub/formats/toy_format.py", "test_formats.py"),
     "family": ("models/families/toy_family.py", "test_families.py"),

@@ -31,7 +31,7 @@ VOLATILE = {
     "run",
     "analysis",
 }
-BITS = (".safetensors", ".npz", ".csv", ".json", ".jsonl", ".txt")
+BITS = (".safetensors", ".npz", ".csv", ".json", ".jsonl", ".txt", ".parquet")
 
 
 class Answer(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saekit.activations.latents import LatentStore
+from saekit.analysis.index_folder import Index
 from saekit.core.files import read_json
 from tests import share
 from tests.crash.harness import Case, Server, differences, filled, gone_on, killed_at, whole
@@ -133,9 +133,7 @@ def cases(server, trained):
         ),
         "cache write": Case([*cache, "--precision", "float32"]),
         "cache write, int8": Case([*cache, "--precision", "int8w"]),
-        "index": Case(
-            ["index", trained / "one", "--tokens", "500", "--contexts", "2", "--quiet", *out]
-        ),
+        "index": Case(["index", trained / "one", "--tokens", "500", "--codes", "--quiet", *out]),
         "locality depth": Case(depth, "run.json", [*depth, "--resume"]),
         "layers analyse": Case(
             ["layers", "analyse", trained / "both", "--tokens", "500", "--quiet", *out]
@@ -206,12 +204,11 @@ def earlier_index_stays(server, case, trained, folder, points):
     counted = shutil.copytree(old.parent, folder / "counted")
     names = server.run(filled(case.start, counted / "out"), counted).names
     assert any(name.startswith("exchange") for name in names)
-    tokens = {read_json(f / "out/index.json")["tokens"] for f in (old.parent, counted)}
+    tokens = {read_json(f / "out/index.json")["n_tokens"] for f in (old.parent, counted)}
     assert len(tokens) == 2
     for at in points(len(names)):
         out = killed_at(server, case, folder, at, before=old)
-        LatentStore.open(out).verify()
-        assert read_json(out / "index.json")["tokens"] in tokens
+        assert Index(out).record(3) and Index(out).n_tokens in tokens
         gone_on(server, case, out)
         assert not differences(counted / "out", out)
 

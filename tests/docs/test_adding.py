@@ -54,6 +54,13 @@ from saekit.analysis.base import registry
 table = registry.get("loudness")().run(STORE)
 assert table.columns["max"][int(STORE.maxima.argmax())] == float(STORE.maxima.max())
 """,
+    "columns": """
+from saekit.analysis.columns.base import Made, registry
+from saekit.models.sites import parse_site
+made = Made(STORE, None, LM, parse_site("L1.resid_post"))
+found = registry.get("peakedness")().run(made)["peakedness"]
+assert len(found) == 16 and float(found[STORE.counts > 0].min()) >= 1
+""",
     "corpus": """
 from saekit.data.base import Corpus
 corpus = Corpus.from_dict({"name": "counting", "n_docs": 50})
@@ -183,7 +190,7 @@ def test_every_skeleton_works(copied):
 
 @pytest.mark.slow
 def test_skeletons_keep_the_contracts(copied):
-    names = "ridge or overshoot or closeness or loudness or counting"
+    names = "ridge or overshoot or closeness or loudness or peakedness or counting"
     contracts = [str(ROOT / "tests" / "contracts"), "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *contracts],

@@ -16,7 +16,9 @@ from saekit.activations.cache.caching import Caching, write
 from saekit.activations.cache.exchange import export_arrow
 from saekit.activations.cache.store import Store
 from saekit.activations.latents import LatentStore, LatentStoreWriter
+from saekit.analysis.index_folder import Index
 from saekit.cli import train as cli_train
+from saekit.core import sealed
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
 from saekit.core.npz import read_npz
@@ -52,6 +54,7 @@ from saekit.training.parallel import checkpoint as parts
 from saekit.training.run import Run
 from tests import world
 from tests.fuzz.mutations import Tree
+from tests.made_index import made_index
 
 
 class Kind(NamedTuple):
@@ -351,21 +354,28 @@ def make_run(folder: Path) -> None:
         details={"density_histogram": {"edges": [0.0, 1.0], "counts": [3]}},
         provenance={"a": 1},
     ).write(folder / "eval" / "core.json")
-    write_json(folder / "index" / "index.json", {"tokens": 5, "config": {}})
-    write_text(folder / "index" / "latents.csv", "latent,density,max,mean\n0,0.5,1.0,0.3\n")
-    write_json(
-        folder / "index" / "contexts.json",
-        {
-            "latents": [
-                {
-                    "latent": 0,
-                    "contexts": [{"tokens": ["a", "b"], "acts": [0.0, 1.0], "peak": 1}],
-                    "promoted": [["a", 0.3]],
-                    "suppressed": [["b", -0.3]],
-                }
-            ]
-        },
-    )
+    made_index(folder / "index", ["a", " b", "<x>"], d_sae=3, n_examples=1)
+
+
+def load_index(folder: Path) -> None:
+    index = Index(folder)
+    for latent in range(index.d_sae):
+        index.record(latent)
+        index.contexts(latent, "random")
+    index.query("density>1 or token has 'a' sort -max, token limit 3")
+    index.pieces([0, 1])
+    assert index.latents.columns and index.columns and index.bands and index.made
+
+
+def mend_index(tree: Tree) -> Tree:
+    def change(raw: dict) -> None:
+        for name, said in raw["files"].items():
+            said["bytes"] = len(tree[name])
+            said["sha256"] = sha(tree[name])
+        raw.pop("seal", None)
+        raw["seal"] = sealed._seal(raw)
+
+    return changed(tree, "index.json", change)
 
 
 def load_report(folder: Path) -> None:
@@ -560,7 +570,10 @@ KINDS: dict[str, Kind] = {
     **{n: sae_of(layouts.get(n)()) for n in layouts.names() if n != "saekit"},
     "cache": Kind(lambda f: copied(small_store(), f), load_store, mend_store),
     "arrow": Kind(make_arrow, load_arrow),
-    "index": Kind(make_latents, load_latents, mend_latents),
+    "codes": Kind(make_latents, load_latents, mend_latents),
+    "index": Kind(
+        lambda f: made_index(f, ["a", " b", "<x>"], d_sae=3, n_examples=1), load_index, mend_index
+    ),
     "truth": Kind(lambda f: truth_files.save(small_truth(), f), truth_files.load),
     "published truth": Kind(make_published_truth, truth_files.load),
     "survey": Kind(make_survey, Survey.load, mend_survey),

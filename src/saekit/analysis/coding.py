@@ -86,6 +86,7 @@ class Coder:
                     f"{', '.join(differ)}. Begin anew with --fresh (fresh=True), or give the same "
                     f"settings to go on."
                 )
+            parts.remove_leftovers(self.work)
         else:
             parts.remove(self.work)
             parts.new_folder(self.work)
@@ -165,7 +166,10 @@ class Coder:
 
     def _close(self) -> None:
         assert self._writer is not None
-        self._writer.meta |= {"harvest": self.counts._asdict()}
+        self._writer.meta |= {
+            "harvest": self.counts._asdict(),
+            "corpus": self.stream.provenance(),  # how much was read of it is known here alone
+        }
         self.store, self._writer = self._writer.close(), None
 
 

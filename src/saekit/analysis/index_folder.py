@@ -14,7 +14,7 @@ from saekit.analysis.index_words import GROUP, ORDER, Column
 from saekit.analysis.latent import Latent
 from saekit.analysis.side_tables import SideColumn, named, side_columns
 from saekit.core import notebook
-from saekit.core.border import bordered
+from saekit.core.border import bordered, reading
 from saekit.core.errors import FormatError, UnknownNameError, nearest
 from saekit.core.result import Table
 from saekit.core.text import split_text
@@ -25,6 +25,7 @@ from saekit.hub.index_manifest import (
     DETAILS,
     EXAMPLES,
     LATENTS,
+    MANIFEST,
     VOCAB,
     check_weights,
     checked_file,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
 DIGITS = 4  # significant digits of numbers in records
+_NEEDED = ("d_sae", "n_ctx", "n_tokens", "site", "weights", "model", "columns", "bands", "counts")
 GROUPS_HELD = 16  # groups of rows in memory, of the file of examples and that of details each
 
 
@@ -127,6 +129,11 @@ class Index:
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         self.manifest = _manifest(self.folder)
+        if lacking := [name for name in _NEEDED if name not in self.manifest]:
+            raise FormatError(
+                f"{self.folder} has no `{lacking[0]}` in its manifest: it is damaged. Make it "
+                f"again: {command(self.folder)}"
+            )
         self.d_sae: int = self.manifest["d_sae"]
         self.n_ctx: int = self.manifest["n_ctx"]
         self.n_tokens: int = self.manifest["n_tokens"]
@@ -149,7 +156,8 @@ class Index:
         Such a table (RUN/analysis/NAME.csv or .parquet) has one row a latent. Its columns keep
         their names where nothing else has them, else they are called NAME.column.
         """
-        own = {name: Column(**about) for name, about in self.manifest["columns"].items()}
+        with reading(self.folder / MANIFEST, "the manifest of an index"):
+            own = {name: Column(**about) for name, about in self.manifest["columns"].items()}
         about = {n: f"From {c.file.parent.name}/{c.file.name}." for n, c in self._sides.items()}
         sides = {n: Column(c.name, c.unit, about[n]) for n, c in self._sides.items()}
         return own | sides
@@ -157,7 +165,8 @@ class Index:
     @functools.cached_property
     def bands(self) -> dict[str, Band]:
         """What each band of examples is, in their order."""
-        return {name: Band(**about) for name, about in self.manifest["bands"].items()}
+        with reading(self.folder / MANIFEST, "the manifest of an index"):
+            return {name: Band(**about) for name, about in self.manifest["bands"].items()}
 
     @functools.cached_property
     def latents(self) -> Table:
@@ -189,13 +198,14 @@ class Index:
         Columns of tables next to the index are there under NAME.column too.
         """
         file, names = self._open(LATENTS), list(self.manifest["columns"])
+        if file.n_rows != self.d_sae:
+            raise FormatError(f"{file.path} has no {self.d_sae:,} rows: it is damaged.")
         found: dict[str, np.ndarray | list[str | None]] = {
             "latent": np.arange(self.d_sae, dtype=np.float64)
         }
-        for name, column in file.read(names).items():
-            if isinstance(column, Lists) or len(column) != self.d_sae:
-                raise FormatError(f"{file.path} has no {self.d_sae:,} rows: it is damaged.")
-            found[name] = column.astype(np.float64) if isinstance(column, np.ndarray) else column
+        with reading(file.path, "the columns of an index"):
+            for name, column in file.read(names).items():
+                found[name] = _column(column)
         for name, side in self._sides.items():
             found[name] = found[f"{side.table}.{side.name}"] = side.values
         return found
@@ -213,6 +223,10 @@ class Index:
             FormatError: a file of the index is damaged.
         """
         self._check(latent)
+        with reading(self.folder, "an index"):
+            return self._record(latent)
+
+    def _record(self, latent: int) -> dict[str, Any]:
         strings: dict[str, int] = {}
         details = self._details[latent // GROUP]
         at = latent % GROUP
@@ -448,12 +462,25 @@ class Index:
 
     @functools.cached_property
     def _vocab(self) -> list[bytes]:
-        return self._open(VOCAB).read(["token"])["token"]  # type: ignore[return-value]
+        file = self._open(VOCAB)
+        found = file.read(["token"])["token"]
+        if not isinstance(found, list) or not all(isinstance(token, bytes) for token in found):
+            raise FormatError(f"{file.path} holds other things than bytes: it is damaged.")
+        return found
 
 
 @bordered("an index")
 def _manifest(folder: Path) -> dict[str, Any]:
     return read_manifest(folder)
+
+
+def _column(values: Values) -> np.ndarray | list[str | None]:
+    """Return the values of a column as float64, or as text."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float64)
+    if isinstance(values, Lists) or not all(v is None or isinstance(v, str) for v in values):
+        raise TypeError("a column holds neither numbers nor text")
+    return values
 
 
 def _listed(values: np.ndarray | list[str | None]) -> list[Any]:

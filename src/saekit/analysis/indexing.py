@@ -196,7 +196,7 @@ def _make(
             "settings": {"tokens": said["tokens_asked"]},
             "harvest": coder.counts._asdict(),
             "counts": counts,
-            "corpus": coder.stream.provenance(),
+            "corpus": store.meta["corpus"],
             "card": card.to_dict(),
             "said": said_of(card) | {"bos": said["bos"]},
             "provenance": provenance.collect(),

@@ -14,7 +14,7 @@ from saekit.analysis.examples import shuffled
 
 MOST_PRODUCTS = 2**44  # multiplications of all pairs of directions; on two cores, minutes
 MOST_COMMON = 8192  # latents whose pairs are counted
-MOST_PAIRS = 2**27  # pairs of latents at one token that are counted
+MOST_PAIRS = 2**26  # pairs of latents at one token that are counted
 AT_ONCE = 1024
 
 
@@ -72,13 +72,13 @@ def together(store: LatentStore, n: int) -> tuple[Neighbours, int]:
     m, n = len(found.latents), max(min(n, store.d_sae - 1), 1)
     latents = torch.full((store.d_sae, n), -1, dtype=torch.int64)
     both, values = torch.zeros_like(latents), torch.full((store.d_sae, n), torch.nan)
-    rate = found.counts.double() / max(found.n_tokens, 1)
-    spread = (rate * (1 - rate)).sqrt().clamp_min(1e-30)
+    rate = (found.counts.double() / max(found.n_tokens, 1)).float()
+    spread = (rate * (1 - rate)).sqrt().clamp_min(1e-20)
     for begin in range(0, m, AT_ONCE):
         part = slice(begin, min(begin + AT_ONCE, m))
         counts = found.both[part]
-        covariance = counts.double() / max(found.n_tokens, 1) - rate[part, None] * rate
-        phi = (covariance / (spread[part, None] * spread)).float()
+        phi = counts.float().div_(max(found.n_tokens, 1)).sub_(rate[part, None] * rate)
+        phi.div_(spread[part, None]).div_(spread)
         own = torch.arange(len(phi))
         phi[own, own + begin] = -torch.inf
         phi[counts == 0] = -torch.inf

@@ -16,6 +16,7 @@ RECORD = "demo.json"
 WRITTEN = (
     "sae",
     "index",
+    ".index.work",
     "eval",
     "checkpoints",
     "log.jsonl",
@@ -70,7 +71,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     earlier = out / RECORD
     before = read_json(earlier)["seconds"] if earlier.exists() else 0.0
     lm = load(run.model, device=device)
-    worked = _train(run, lm, out, shown=not quiet)
+    trained = worked = _train(run, lm, out, shown=not quiet)
     loaded = load_sae(out)
     if worked or not (out / "eval" / "core.json").exists():
         from saekit.evals.evaluate import measure
@@ -80,7 +81,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     if worked or not (out / "index" / "latents.parquet").exists():
         from saekit.analysis.indexing import make_index
 
-        make_index(loaded, lm, out / "index", tokens=INDEX_TOKENS, shown=not quiet)
+        make_index(loaded, lm, out / "index", tokens=INDEX_TOKENS, fresh=trained, shown=not quiet)
         worked = True
     page = write_report(out, out / "report.html")
     result = Result.read(out / "eval" / "core.json")

@@ -47,8 +47,10 @@ def index(
     Example: saekit index demo --tokens 1000000
     """
     from saekit.analysis.index_saes import Ready, index_ready, is_shared, place_of, runs_in
+    from saekit.data import parquet
     from saekit.hub.names import results_folder
 
+    parquet.check()
     places = [one for place in run for one in runs_in(place)]
     ready = [
         Ready(one, place_of(one.loaded, out, len(places)), is_shared(one.loaded))

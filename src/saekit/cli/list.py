@@ -17,6 +17,7 @@ class Kind(StrEnum):
     metrics = "metrics"
     evals = "evals"
     analyses = "analyses"
+    columns = "columns"
     formats = "formats"
     models = "models"
     families = "families"
@@ -33,6 +34,7 @@ REGISTRIES = {
     Kind.metrics: "saekit.metrics.base",
     Kind.evals: "saekit.evals.base",
     Kind.analyses: "saekit.analysis.base",
+    Kind.columns: "saekit.analysis.columns.base",
     Kind.corpora: "saekit.data.base",
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",

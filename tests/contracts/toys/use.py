@@ -110,6 +110,17 @@ def analysis() -> None:
     assert Path(found["table"]).exists()
 
 
+def columns() -> None:
+    listed("columns", "toy_columns")
+    line("index", run(), "--tokens", 600, "--quiet", "--json")
+    found = line("query", run(), 'toy_half>=10 and toy_kind="odd" limit 3', "--json")
+    assert found["columns"]["latent"] == [21, 23, 25] and found["units"]["toy_half"] == "latents"
+    index = saekit.Index(RUN / "index")
+    assert index.columns["toy_half"].about == "Half of the latent's number."
+    assert index.record(5)["values"]["toy_half"] == 2.5
+    assert "toy_kind" in index.latents.columns
+
+
 def layout() -> None:
     listed("formats", "toy_format")
     out = base / "converted"
@@ -164,7 +175,8 @@ def page() -> None:
 
 
 found = {}
-for use in (architecture, metric, evaluation, analysis, layout, family, study, panel, page):
+USES = (architecture, metric, evaluation, analysis, columns, layout, family, study, panel, page)
+for use in USES:
     try:
         use()
         found[use.__name__] = ""
