@@ -9,6 +9,7 @@ import time
 import pytest
 
 import saekit
+import saekit.core.errors
 from saekit.explorer.jobs import Board
 from saekit.explorer.problems import Problem
 from saekit.explorer.worker import Worker
@@ -501,3 +502,59 @@ def test_a_worker_that_cannot_be_started(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/none/python")
     with pytest.raises(Problem, match="cannot be started"):
         Worker().send("prompt", {})
+
+
+@pytest.fixture(scope="module")
+def joint(made, lm, tmp_path_factory):
+    """An SAE that codes two sites at once."""
+    from saekit.activations.pairs import Pair
+    from saekit.saes.crosscoder import Crosscoder
+    from tests import world as tests_world
+
+    folder = tmp_path_factory.mktemp("joint")
+    sae = Crosscoder(d_in=32, d_out=32, d_sae=64, k=4, n_sites=2)
+    run = tests_world.run(folder, pair=Pair(read=world.FOLDED), sae=sae, model=str(made / "llama"))
+    saekit.train(lm, run=run, out=folder / "run", shown=False)
+    return {"folder": str(folder / "run"), "site": None, "model": None}
+
+
+def test_a_prompt_of_an_sae_of_two_sites_at_once(joint, lm):
+    from saekit.explorer import work
+
+    said = []
+    bench = work.Bench(lambda text, fraction: said.append(text))
+    args = {"sae": joint, "text": TEXT, "pos": 2, "latent": 0}
+    found = work.prompt(bench, args)
+    loaded = saekit.load(joint["folder"])
+    shown = saekit.prompt(lm, loaded, TEXT)
+    (label,) = found["sites"]
+    pos, latent, value = found["entries"][label]
+    own = [
+        (p, i, abs(v))
+        for p, row in enumerate(shown.top(64))
+        for i, v in sorted(row)
+        if bool(shown.kept.flatten()[p])
+    ]
+    got = sorted(zip(pos, latent, value, strict=True))
+    assert [(p, i) for p, i, _ in got] == [(p, i) for p, i, _ in own]
+    assert near([v for _, _, v in got], [v for _, _, v in own])
+    assert set(found["position"]["entries"][label][0]) == {2}
+    assert set(found["strip"]["entries"][label][1]) <= {0}
+    assert "reading the SAE" in said and "loading llama" in said
+    with pytest.raises(saekit.core.errors.ConfigError, match="no latent 64"):
+        work.prompt(bench, args | {"latent": 64})
+    answer = work.done(bench, {"kind": "logits", "args": args | {"site": None, "n": 2}})
+    assert "jointly" in answer["error"]["detail"]
+
+
+def test_whatever_goes_wrong_in_a_job_is_told(monkeypatch):
+    from saekit.explorer import work
+
+    def broken(bench, args):
+        raise args
+
+    monkeypatch.setitem(work.KINDS, "prompt", broken)
+    bench = work.Bench(lambda text, fraction: None)
+    for error, status in ((RuntimeError("x"), 500), (MemoryError(), 503), (KeyError("k"), 500)):
+        answer = work.done(bench, {"kind": "prompt", "args": error})
+        assert answer["error"]["status"] == status and answer["error"]["detail"]

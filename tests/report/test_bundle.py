@@ -199,6 +199,7 @@ COLUMNS = {
     "latent": [0, 1, 2, 3, 4],
     "density": [0.1, 0.001, None, 0.02, 0.0],
     "max": [3, 9, 1, 9, None],
+    "odd-name": [5, 4, 3, 2, 1],
     "label": ["a cat", None, "Dogs or cats", "x", "sort limit 2"],
 }
 QUERIES = {
@@ -218,6 +219,8 @@ QUERIES = {
     "sort max, -latent limit 3": [2, 0, 3],
     "max>-5 sort latent limit 2": [0, 1],
     "density!=0.1": [1, 3, 4],
+    "`odd-name`>=3 sort `odd-name`": [2, 1, 0],
+    "max>= 1_0e-1 and max <+4": [0, 2],
 }
 
 
@@ -249,10 +252,11 @@ def test_queries_in_the_page_are_those_of_the_server(query, rows):
     ("query", "said"),
     [
         ("densty<1", "At character 1, .*no column densty; the nearest is density"),
-        ("density<", "At the end: a number"),
+        ("density<", "At the end: a number, or"),
         ("density 1", "At character 9, .*a comparison"),
         ("(density<1", r"At the end: \"\)\" is expected"),
-        ("density<x", "a number is expected; put a text in quotes"),
+        ("density<x", "a number, or a text in quotes, is expected"),
+        ("density<-max", "a number, or a text in quotes, is expected"),
         ("density<1 max>2", "nothing more is expected"),
         ("label has cat", "text in quotes"),
         ("limit 2.5", "a whole number"),
@@ -265,6 +269,17 @@ def test_a_query_that_is_wrong_says_where(query, said):
     assert re.search(said, ran("query.js", source))
 
 
+def test_the_sort_is_read_out_of_a_query():
+    for text, expected in [
+        ("density<1", None),
+        ("sort max", {"name": "max", "down": False}),
+        ("a<1 sort - max, b", {"name": "max", "down": True}),
+        ("sort -`odd-name`, b", {"name": "odd-name", "down": True}),
+        ('label has "sort x"', None),
+    ]:
+        assert ran("query.js", f"module_query.sortOf({json.dumps(text)})") == expected
+
+
 def test_a_heading_changes_the_sort_and_a_box_narrows():
     cases = [
         ("", "max", True, "sort -max"),
@@ -272,6 +287,7 @@ def test_a_heading_changes_the_sort_and_a_box_narrows():
         ("density<1 sort -max limit 5", "density", False, "density<1 sort density limit 5"),
         ("density<1 limit 5", "max", True, "density<1 sort -max limit 5"),
         ('label has "sort it"', "max", False, 'label has "sort it" sort max'),
+        ("sort -`odd-name`, max limit 2", "a b", True, "sort -`a b` limit 2"),
     ]
     for given, name, down, expected in cases:
         arguments = json.dumps([given, name, down])[1:-1]

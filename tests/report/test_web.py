@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -392,16 +395,24 @@ def test_every_field_and_button_has_a_name(opened, site):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Return a folder with a small run that has an index."""
     import saekit
     from saekit.models.tiny import save_tiny
-    from saekit.report.page import write_report
     from tests import world
 
-    folder: Path = tmp_path_factory.mktemp("report")
-    lm = saekit.load_model(str(save_tiny(folder / "llama", n_layers=2)))
-    saekit.train(lm, run=world.run(folder, model="tiny"), out=folder / "run", shown=False)
-    saekit.index(folder / "run", lm, tokens=3000, shown=False)
+    made: Path = tmp_path_factory.mktemp("pages")
+    lm = saekit.load_model(str(save_tiny(made / "llama", n_layers=2)))
+    own = {"model": str(made / "llama")}
+    saekit.train(lm, run=world.run(made, **own), out=made / "run", shown=False)
+    saekit.index(made / "run", lm, tokens=3000, shown=False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    from saekit.report.page import write_report
+
     return write_report(folder / "run", folder / "report.html")
 
 
@@ -437,3 +448,67 @@ def test_the_report_is_the_same_pages_and_asks_for_nothing(opened, report):
     assert not seen.wrong(), seen.said
     assert {url.split(":")[0] for url in seen.asked} <= {"file", "about", "data"}
     assert len([u for u in seen.asked if u.startswith("file")]) == 1
+
+
+class Files(SimpleHTTPRequestHandler):
+    """A static host; `ranges` says whether it knows them."""
+
+    ranges = True
+    asked: list[tuple[str, int]] = []  # noqa: RUF012 - one host a test
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+    def do_GET(self):
+        path, given = Path(self.translate_path(self.path)), self.headers.get("Range")
+        if not (self.ranges and given and path.is_file()):
+            Files.asked.append((path.name, 200))
+            super().do_GET()
+            return
+        first, last = map(int, given.removeprefix("bytes=").split("-"))
+        part = path.read_bytes()[first : last + 1]
+        Files.asked.append((path.name, len(part)))
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+
+@pytest.fixture(scope="module")
+def static(folder):
+    from saekit.explorer.export import export_site
+
+    export_site(folder / "run", folder / "site", shown=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder / "site")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/index.html"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_static_host(opened, static, monkeypatch, ranges):
+    monkeypatch.setattr(Files, "ranges", ranges)
+    monkeypatch.setattr(Files, "asked", [])
+    seen = opened()
+    seen.go(f"{static}#/sae/run/latent/5", ".side-column figure")
+    packed = [size for name, size in Files.asked if name == "latents.bin"]
+    assert len(packed) == 1 and (packed[0] == 200) != ranges
+    assert seen.page.locator("h1").inner_text() == "Latent 5"
+    assert "saekit serve" in seen.page.locator("main").inner_text()
+    seen.page.keyboard.press("u")
+    seen.page.wait_for_selector("tr[data-latent]")
+    seen.page.fill('[aria-label="Search text"]', "a")
+    until(seen.page, f"{COUNT}.includes('answer best')")
+    assert not seen.wrong(), seen.said
+    host = static.removesuffix("index.html")
+    assert all(url.startswith((host, "data:", "about:")) for url in seen.asked)
+
+
+def test_a_site_from_the_disk(opened, static, folder):
+    seen = opened(offline=True)
+    seen.go((folder / "site" / "index.html").as_uri() + "#/sae/run/latent/5", ".side-column figure")
+    assert seen.page.locator("h1").inner_text() == "Latent 5"
+    seen.go((folder / "site" / "index.html").as_uri(), ".sae-card")
+    assert not seen.wrong(), seen.said
+    assert {url.split(":")[0] for url in seen.asked} <= {"file", "about", "data"}

@@ -6,7 +6,6 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -65,18 +64,12 @@ class Board:
     Args:
         memory_bytes: see `Worker`.
         idle_seconds: a worker without a job is ended after this time.
-        after: called with each job that ended well, before it counts as done.
     """
 
-    def __init__(
-        self,
-        memory_bytes: int | None = None,
-        idle_seconds: float = IDLE_SECONDS,
-        after: Callable[[Job], None] = lambda job: None,
-    ):
+    def __init__(self, memory_bytes: int | None = None, idle_seconds: float = IDLE_SECONDS):
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
-        self._after, self._closed = after, False
+        self._closed = False
         self._lanes = [
             _Lane(self, frozenset(), Worker(memory_bytes), idle_seconds),
             _Lane(self, LONG, Worker(memory_bytes), idle_seconds),
@@ -243,7 +236,6 @@ class _Lane:
         if "error" in answer:
             self._set(job, state="failed", error=answer["error"])
             return
-        self.board._after(job)
         n_bytes = len(json.dumps(answer["result"]))
         text = {"text": "done", "fraction": 1.0}
         self._set(job, state="done", result=answer["result"], progress=text, n_bytes=n_bytes)

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -501,7 +502,7 @@ def _verdict(folder: Path) -> dict[str, Any] | None:
         made = read_object(path)
     except FormatError:
         return {"verdict": "damaged", "at": None}
-    when = (made.get("made_from") or {}).get("time")
+    when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return {"verdict": str(made.get("status")), "at": when, "lines": made.get("lines")}
 
 

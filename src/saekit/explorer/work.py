@@ -76,7 +76,7 @@ class Bench:
         if self._model is None or self._model[0] != key:
             self._model = None  # two models may be more than the memory holds
             self._readings.clear()
-            self.tell(f"loading {card.run.get('model', card.model['name'])}", None)
+            self.tell(f"loading {Path(card.run.get('model', card.model['name'])).name}", None)
             self._model = (key, model_of(loaded, "auto"))
         return self._model[1]
 
@@ -304,9 +304,9 @@ def index(bench: Bench, args: Args) -> Args:
     def hear(title: str, done: int, total: int | None) -> None:
         bench.tell(title, done / total if total else None)
 
-    bench.tell("reading the SAE and its model", None)
+    lm = bench.model(bench.sae(args["sae"], scaled=True))
     with heard(hear):
-        make(args["sae"]["folder"], tokens=args["tokens"], shown=False)
+        make(args["sae"]["folder"], lm, tokens=args["tokens"], shown=False)
     return {"tokens": args["tokens"]}
 
 

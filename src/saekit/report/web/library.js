@@ -3,7 +3,7 @@
 import { element, command, settled, replace, visible } from "./dom.js";
 import { counted, readable } from "./numbers.js";
 import { saeAt, runAt, studyAt, compareAt, promptAt } from "./routes.js";
-import { scoreMini } from "./scores.js";
+import { leading, scoreMini } from "./scores.js";
 import { keepState } from "./routes.js";
 
 const STATES = { ok: "indexed", missing: "no index", stale: "index of other weights", damaged: "damaged index" };
@@ -27,7 +27,7 @@ export function saeCard(card, { live } = {}) {
     element("p", { class: "facts" }, [["model", card.model], ["site", card.site ?? (card.sites ?? []).join(", ")],
       ["architecture", card.architecture], ["latents", card.d_sae?.toLocaleString("en")]]
       .filter(([, v]) => v).map(([k, v]) => element("span", {}, element("b", {}, k), " ", visible(String(v))))),
-    element("p", { class: "minis" }, Object.entries(scores).slice(0, 5).map(([name, s]) => scoreMini(name, s))),
+    element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))),
     element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,

@@ -1,7 +1,9 @@
 // The query language over columns in the page: comparisons, `has`, `missing`, and, or, not, sort, limit.
 // The server has its own; this is for pages without one, and gives the same answers.
 
-const TOKEN = /\s*(?:("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(<=|>=|!=|==|<|>|=|\(|\)|,|-(?=[A-Za-z_]))|([^\s<>=!(),"']+))/y;
+const TOKEN = new RegExp(
+  "\\s*(?:(\"(?:[^\"\\\\]|\\\\.)*\"|'(?:[^'\\\\]|\\\\.)*')|\\x60([^\\x60]+)\\x60|([+-]?(?:\\d[\\d_]*\\.?\\d*|\\.\\d+)(?:[eE][+-]?\\d+)?(?![\\w.]))" +
+  "|([\\p{L}\\p{Nl}_][\\p{L}\\p{N}_.]*)|(<=|>=|!=|==|[<>=(),-]))", "uy");
 
 export class QueryError extends Error {}
 
@@ -13,10 +15,12 @@ function tokens(text) {
     if (!rest.trim()) break;
     const match = TOKEN.exec(text);
     if (!match) throw new QueryError(`At character ${at + 1}: "${rest.trim().slice(0, 12)}" cannot be read.`);
-    const [, quoted, sign, word] = match;
+    const [, quoted, odd, number, name, sign] = match;
     if (quoted !== undefined) found.push({ kind: "text", value: quoted.slice(1, -1).replace(/\\(.)/g, "$1"), at });
+    else if (odd !== undefined) found.push({ kind: "name", value: odd, at });
+    else if (number !== undefined) found.push({ kind: "number", value: Number(number.replace(/_/g, "")), at });
     else if (sign !== undefined) found.push({ kind: "sign", value: sign, at });
-    else found.push({ kind: "word", value: word, at });
+    else found.push({ kind: "word", value: name, at });
   }
   return found;
 }
@@ -40,7 +44,7 @@ export function select(text, columns, n) {
   };
   const column = () => {
     const token = peek();
-    if (token?.kind !== "word") fail("the name of a column is expected");
+    if (token?.kind !== "word" && token?.kind !== "name") fail("the name of a column is expected");
     if (!Object.hasOwn(columns, token.value)) {
       fail(`there is no column ${token.value}; the nearest is ${nearest(token.value, Object.keys(columns))}`);
     }
@@ -72,18 +76,15 @@ export function select(text, columns, n) {
       fail("a comparison is expected (< <= > >= = !=), or has");
     }
     at++;
-    let minus = 1;
-    if (sign("-")) { at++; minus = -1; }
     const given = peek();
-    if (!given || given.kind === "sign") fail("a number or a text in quotes is expected");
+    if (given?.kind !== "text" && given?.kind !== "number") fail("a number, or a text in quotes, is expected");
     at++;
     const compare = {
       "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
       "=": (a, b) => a === b, "==": (a, b) => a === b, "!=": (a, b) => a !== b,
     }[operation.value];
     if (given.kind === "text") return (i) => !empty(values[i]) && compare(String(values[i]), given.value);
-    const number = minus * Number(given.value);
-    if (Number.isNaN(number)) { at--; fail("a number is expected; put a text in quotes"); }
+    const number = given.value;
     return (i) => !empty(values[i]) && compare(values[i], number);
   };
   const both = () => {
@@ -109,7 +110,7 @@ export function select(text, columns, n) {
   }
   if (word("limit")) {
     at++;
-    limit = Number(peek()?.value);
+    limit = peek()?.kind === "number" ? peek().value : NaN;
     if (!Number.isInteger(limit) || limit < 0) fail("a whole number is expected");
     at++;
   }
@@ -134,17 +135,24 @@ export function select(text, columns, n) {
 }
 
 // The sort clause of a query, and a query with another one.
-const SORT = /(^|\s)sort\s+(-?\s*[^\s,]+(?:\s*,\s*-?\s*[^\s,]+)*)/i;
+const NAME = "-?\\s*(?:`[^`]+`|[^\\s,`]+)";
+const SORT = new RegExp(`(^|\\s)sort\\s+(${NAME}(?:\\s*,\\s*${NAME})*)`, "i");
+
+// The name of a column as a query writes it: odd characters, and words of the language, in backticks.
+export function quoted(name) {
+  const plain = /^[\p{L}_][\p{L}\p{N}_.]*$/u.test(name) && !/^(and|or|not|has|missing|sort|limit)$/i.test(name);
+  return plain ? name : `\`${name}\``;
+}
 
 export function sortOf(text) {
   const match = SORT.exec(outside(text));
   if (!match) return null;
-  const first = match[2].split(",")[0].replace(/\s/g, "");
-  return first.startsWith("-") ? { name: first.slice(1), down: true } : { name: first, down: false };
+  const [first] = new RegExp(NAME).exec(match[2]), down = first.startsWith("-");
+  return { name: first.replace(/^-?\s*/, "").replace(/\x60/g, ""), down };
 }
 
 export function sorted(text, name, down) {
-  const clause = `sort ${down ? "-" : ""}${name}`;
+  const clause = `sort ${down ? "-" : ""}${quoted(name)}`;
   const plain = outside(text), match = SORT.exec(plain);
   if (match) {
     const from = match.index + match[1].length, to = match.index + match[0].length;

@@ -3,7 +3,7 @@
 import { element, replace, visible } from "./dom.js";
 import { counted, flat, readable } from "./numbers.js";
 import { histogram, cloud } from "./charts.js";
-import { narrowed } from "./query.js";
+import { narrowed, quoted } from "./query.js";
 import { blockList, factList, missing } from "./blocks.js";
 import { scoreCard, scoreTable } from "./scores.js";
 import { shownProblem, filled } from "./states.js";
@@ -102,7 +102,7 @@ function scatterPanel(plots, { source, id, overview, onbrush }) {
     title: "Latents", xs: Float64Array.from(values[0], (v) => v ?? NaN), ys: Float64Array.from(values[1], (v) => v ?? NaN),
     x: { label: about(pick.x).label ?? pick.x, unit: about(pick.x).unit, log: pick.logX },
     y: { label: about(pick.y).label ?? pick.y, unit: about(pick.y).unit, log: pick.logY }, height: 240,
-    onbrush: ({ x, y }) => onbrush(`${pick.x}>=${short(x[0])} and ${pick.x}<=${short(x[1])} and ${pick.y}>=${short(y[0])} and ${pick.y}<=${short(y[1])}`),
+    onbrush: ({ x, y }) => onbrush([[pick.x, x], [pick.y, y]].map(([name, ends]) => `${quoted(name)}>=${short(ends[0])} and ${quoted(name)}<=${short(ends[1])}`).join(" and ")),
     onpick: (i) => { location.hash = latentAt(id, i); },
     say: (i) => `latent ${i}: ${pick.x} ${readable(values[0][i])}, ${pick.y} ${readable(values[1][i])}`,
   }), "Reading the columns");

@@ -30,11 +30,19 @@ export function scoreTable(scores) {
     element("td", { class: "number" }, s.n === null || s.n === undefined ? "–" : exact(s.n)))))));
 }
 
+const SHORT = { fvu: "FVU", l0: "L0", ce_rise: "CE rise", ce_recovered_zero: "CE recovered", kl: "KL", dead: "dead" };
+
+// The scores that tell SAEs apart at a glance, in this order, or what there is of others.
+export function leading(scores, most = 4) {
+  const known = Object.keys(SHORT).filter((name) => scores[name] && scores[name].value !== null);
+  return (known.length ? known : Object.keys(scores)).slice(0, most).map((name) => [name, scores[name]]);
+}
+
 export function scoreMini(name, score) {
   if (!score) return null;
   const known = score.value !== null && score.value !== undefined;
   const bounds = known && score.low !== null && score.low !== undefined
     ? element("small", {}, ` ±${near(+((score.high - score.low) / 2).toPrecision(2))}`) : null;
-  return element("span", { class: "mini" }, element("small", {}, `${/\(([A-Z][A-Z0-9]+)\)/.exec(score.label ?? "")?.[1] ?? score.label ?? name} `),
+  return element("span", { class: "mini" }, element("small", {}, `${SHORT[name] ?? score.label ?? name} `),
     tip(element("span", { class: "quantity", tabindex: 0 }, known ? near(+score.value.toPrecision(3)) : "undefined", bounds), () => about(score.value, score)));
 }
