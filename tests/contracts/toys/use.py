@@ -175,8 +175,8 @@ def page() -> None:
 
 
 found = {}
-USES = (architecture, metric, evaluation, analysis, columns, layout, family, study, panel, page)
-for use in USES:
+uses = (architecture, metric, evaluation, analysis, columns, layout, family, study, panel, page)
+for use in uses:
     try:
         use()
         found[use.__name__] = ""
