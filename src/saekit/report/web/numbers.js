@@ -7,6 +7,8 @@ export function readable(value) {
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
   const said = (text) => String(text).replace(/-/g, "−");
+  // A count is not rounded while it is short: 4,096 latents are not 4100.
+  if (Number.isInteger(value) && size < 1e4) return said(value.toLocaleString("en"));
   if (size >= 1e9) return said(+(value / 1e9).toPrecision(3)) + "G";
   if (size >= 1e6) return said(+(value / 1e6).toPrecision(3)) + "M";
   if (size >= 1e4) return said(+(value / 1e3).toPrecision(3)) + "k";
