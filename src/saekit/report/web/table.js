@@ -27,7 +27,9 @@ export class LatentTable {
     const all = this.known.map((c) => c.name).filter((name) => name !== "latent");
     if (this.state.cols) return this.state.cols.split(",").filter((name) => all.includes(name));
     const first = FIRST.filter((name) => all.includes(name));
-    return [...first, ...all.filter((name) => !first.includes(name))].slice(0, N_FIRST);
+    // What a preview says already needs no column of its own.
+    const rest = all.filter((name) => !first.includes(name) && !(this.previews && name === "promotes"));
+    return [...first, ...rest].slice(0, N_FIRST);
   }
 
   build() {
