@@ -305,13 +305,13 @@ class Index:
         plain = ("band", "context", "start", "end", "peak", "doc")
         columns = [group[name][first:last].tolist() for name in plain]  # type: ignore[union-attr]
         values = group["value"][first:last].tolist()  # type: ignore[union-attr]
-        for i, (band, context, start, end, peak, doc) in enumerate(zip(*columns, strict=True)):
-            ids = tokens[context, start:end].tolist()
-            pieces = split_text([self._vocab[t] for t in ids])
+        windows = [tokens[c, a:b] for c, a, b in zip(*columns[1:4], strict=True)]
+        shown = self._numbered(windows, strings)
+        for i, (band, context, start, _, peak, doc) in enumerate(zip(*columns, strict=True)):
             off = ORDER[band] == "negative"
             found[ORDER[band]].append(
                 {
-                    "tokens": [strings.setdefault(p, len(strings)) for p in pieces],
+                    "tokens": shown[i],
                     "at": group["at"][int(first) + i].tolist(),
                     "acts": [_short(a) for a in group["acts"][int(first) + i].tolist()],
                     "peak": None if off else peak,
@@ -356,6 +356,40 @@ class Index:
             f'<div class="r n"><code>{notebook.escaped(said)}</code></div>',
             notebook.section("Columns", columns),
         )
+
+    def _numbered(self, windows: list[np.ndarray], strings: dict[str, int]) -> list[list[int]]:
+        """Return windows of token ids as numbers of strings, which are added where they are new.
+
+        A window with a token that is no whole character is read as one text.
+        """
+        if not windows:
+            return []
+        ids, where = np.unique(np.concatenate(windows), return_inverse=True)
+        texts = [self._texts[i] for i in ids.tolist()]
+        number = np.array(
+            [-1 if t is None else strings.setdefault(t, len(strings)) for t in texts], np.int64
+        )[where]
+        found, begin = [], 0
+        for window in windows:
+            part = number[begin : begin + len(window)]
+            begin += len(window)
+            if (part < 0).any():
+                pieces = split_text([self._vocab[i] for i in window.tolist()])
+                found.append([strings.setdefault(p, len(strings)) for p in pieces])
+            else:
+                found.append(part.tolist())
+        return found
+
+    @functools.cached_property
+    def _texts(self) -> list[str | None]:
+        """The text of every token; None of one that is no whole character."""
+        found: list[str | None] = []
+        for raw in self._vocab:
+            try:
+                found.append(raw.decode())
+            except UnicodeDecodeError:
+                found.append(None)
+        return found
 
     def contexts(self, latent: int, band: str = "top") -> Contexts:
         """Return texts in which a latent is on, with its activation on every token.

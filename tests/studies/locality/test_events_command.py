@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from saekit.activations.latents import LatentStore
+from saekit.analysis.analyse import codes_of
 from saekit.cli.main import main
 from saekit.core.files import read_tensors
 from saekit.data import table_files
@@ -111,7 +111,7 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
         "h_pos_vs_frequency_ctx16",
     ):
         assert {f"{name}.png", f"{name}.csv"} <= drawn
-    index = LatentStore.open(events.parents[1] / "index")
+    index = codes_of(events.parents[1])
     for r in rows(events / "figures/h_pos_vs_frequency_ctx16.csv"):
         if r["mark"] == "latent":
             share = int(index.counts[int(r["feature_id"])]) / index.n_tokens
@@ -576,7 +576,7 @@ def test_levels_are_entropies_over_the_vocabulary(run, capsys, tmp_path):
     assert code == 0, err
     found = dataset.read(tmp_path / "o" / "feature_level_entropies")
     assert found.arrays["layers"].tolist() == [1] and found.info["config"]["min_count"] == 20
-    lm, store = load_model(str(run.parent / "llama")), LatentStore.open(run / "index")
+    lm, store = load_model(str(run.parent / "llama")), codes_of(run)
     D = load(run).sae.directions().reshape(64, -1).float()
     P = torch.softmax(D @ lm.unembedding().float().T, -1)
     H = -(P * P.log2()).sum(-1)
