@@ -206,6 +206,14 @@ def test_the_index_is_in_the_page(run, indexed):
     assert most == 2
 
 
+def test_of_several_sites_the_page_says_which_it_has(tmp_path, indexed):
+    settings(tmp_path)
+    for site in ("L0.resid_post", "L1.resid_post"):
+        shutil.copytree(indexed / "index", tmp_path / "index" / site)
+    (note,) = page_of(tmp_path)[2]["overview"]["notes"]
+    assert "2 sites; this page has L0.resid_post" in note and "saekit serve" in note
+
+
 def test_text_of_the_corpus_is_inert(run):
     tags, _, sae = page_of(run)
     page = (run / "report.html").read_text()

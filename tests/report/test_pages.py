@@ -37,3 +37,10 @@ def test_tables_are_read_with_their_numbers(tmp_path):
     found = base.read(tmp_path / "t", {"a": "tokens", "z": "bits"})
     assert found.columns == {"a": [1, -2], "b": [0.5, 1e-3], "c": ["x", "=1"], "d": [None, True]}
     assert found.units == {"a": "tokens"}
+
+
+def test_a_title_tells_folders_of_one_name_apart(tmp_path):
+    assert base.described("layers", tmp_path / "layers")["title"].endswith(": layers")
+    called = base.described("layers", tmp_path / "layers", "runs.ml.layers")["title"]
+    assert called == "Latents over layers: runs.ml.layers"
+    assert base.payload("layers", tmp_path, "a.b")["title"].endswith(": a.b")

@@ -111,7 +111,7 @@ class Views:
         found = []
         for name, folder in self.library.scan().folders.items():
             if (kind := pages.kind_of(folder)) is not None:
-                found.append({"id": name, **pages.described(kind, folder)})
+                found.append({"id": name, **pages.described(kind, folder, name)})
         return found
 
     def study(self, name: str) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Views:
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
-        return {"id": name, **pages.payload(kind, folder)}
+        return {"id": name, **pages.payload(kind, folder, name)}
 
     # ----------------------------------------------------------------------------------- an SAE
 

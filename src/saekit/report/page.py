@@ -11,7 +11,7 @@ from saekit.core.errors import FormatError
 from saekit.core.files import read_object, replace_with
 from saekit.core.result import Result, Score, without_interval
 from saekit.core.stats.plain import share
-from saekit.hub.index_manifest import read_manifest
+from saekit.hub.index_manifest import read_manifest, sites_in
 from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled
@@ -141,6 +141,11 @@ def _overview(
         found["facts"].append(["measured", when])
     if (verdict := _verdict(run)) is not None:
         found["card"]["verify"] = verdict
+    if len(sites := sites_in(run / "index")) > 1:
+        found["notes"].append(
+            f"Its latents are indexed at {len(sites)} sites; this page has {sites[0]}. All of "
+            f"them: saekit serve {run}"
+        )
     if index is not None:
         found["columns"] = [
             {"name": name, **about._asdict(), "kind": _kind(index, name)}

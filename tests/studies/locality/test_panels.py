@@ -76,7 +76,8 @@ def test_an_events_folder_becomes_facts_strips_and_distributions(run, events, la
     strips = [b for b in blocks if b["kind"] == "strip"]
     assert len(strips) == min(4, len(H))
     J = read_npz(events / "influences_ctx16.npz")[ok[0]["npz_key"]].astype(float)
-    share = strips[0]["channels"][0]["values"]
+    root, share = (channel["values"] for channel in strips[0]["channels"])
+    assert root == pytest.approx(((J / J.max()) ** 0.5).tolist())
     assert share == pytest.approx((J / J.sum()).tolist()) and sum(share) == pytest.approx(1)
     texts = read_object(next(events.glob("top_contexts_layer*.json")))[str(latent)]["examples"]
     words = [strips[0]["strings"][i] for i in strips[0]["tokens"]]

@@ -56,20 +56,30 @@ def kind_of(folder: Path) -> str | None:
     return None
 
 
-def described(name: str, folder: Path) -> dict[str, Any]:
+def described(name: str, folder: Path, called: str = "") -> dict[str, Any]:
     """Return a study as a library lists it: kind, title, about.
+
+    Args:
+        name: the kind.
+        folder: of the study.
+        called: what the title calls it; "": by the folder's name.
 
     Raises:
         UnknownNameError: there is no such kind.
     """
     page = registry.get(name)
-    return {"kind": name, "title": f"{page.title}: {folder.name}", "about": page.about}
+    return {"kind": name, "title": f"{page.title}: {called or folder.name}", "about": page.about}
 
 
-def payload(name: str, folder: Path) -> dict[str, Any]:
+def payload(name: str, folder: Path, called: str = "") -> dict[str, Any]:
     """Return a page, JSON-ready: kind, title, about, blocks.
 
     A file that is damaged is told in place of the blocks.
+
+    Args:
+        name: the kind.
+        folder: of the study.
+        called: what the title calls it; "": by the folder's name.
 
     Raises:
         UnknownNameError: there is no such kind.
@@ -80,7 +90,7 @@ def payload(name: str, folder: Path) -> dict[str, Any]:
             found = page.blocks(folder)
     except SaekitError as error:
         found = [text(str(error), title="A file could not be read")]
-    return described(name, folder) | {"blocks": found}
+    return described(name, folder, called) | {"blocks": found}
 
 
 def read(stem: Path, units: Mapping[str, str] | None = None) -> Table:

@@ -380,13 +380,14 @@ export function cloud({ title, xs, ys, ids, x, y, onbrush, onpick, height = 320,
       }
     }
     const g = canvas.getContext("2d"), image = g.createImageData(w, h), [ink] = inks(plot, "accent");
-    const base = kept.length > 20000 ? 0.3 : 0.6;
+    let most = 1;
+    for (const n of hits) if (n > most) most = n;
     for (let q = 0; q < hits.length; q++) {
       if (!hits[q]) continue;
       image.data[4 * q] = ink[0];
       image.data[4 * q + 1] = ink[1];
       image.data[4 * q + 2] = ink[2];
-      image.data[4 * q + 3] = 255 * (1 - (1 - base) ** hits[q]);
+      image.data[4 * q + 3] = most < 4 ? 170 : 255 * (0.25 + (0.75 * Math.log(hits[q])) / Math.log(most));
     }
     g.putImageData(image, 0, 0);
     cloudMoves(at, up);

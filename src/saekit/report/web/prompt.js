@@ -11,6 +11,7 @@ import { filled, jobForm, shownProblem } from "./states.js";
 import { saeAt, latentAt, keepState } from "./routes.js";
 
 const ROWS = 150; // latents of one token that are listed
+const GLANCE = 30; // of them while the pointer only passes: as many as are in sight
 const SPACE = 1e7; // a cell is numbered pos * SPACE + latent
 
 export async function promptPage(host, { source, path, state }) {
@@ -36,15 +37,16 @@ export async function promptPage(host, { source, path, state }) {
 // reading: {tokens: [{id, text, pos, counts}], sites, numbers, d_sae, entries: {site: [pos, latent, value]}, histograms, metrics}
 export function promptViews(host, { source, id, reading, text, state, examples = null, logits = null }) {
   const { tokens, sites, entries } = reading;
-  const strengths = {}, tops = {};
-  for (const site of sites) {
+  const strengths = {}, tops = {}, at = tokens.map(() => []); // at[position]: [site, latent, value] each
+  sites.forEach((site, l) => {
     const [ps, latents, values] = entries[site] ?? [[], [], []];
     const map = (strengths[site] = new Map()), top = (tops[site] = new Float64Array(tokens.length));
     for (let k = 0; k < ps.length; k++) {
       map.set(ps[k] * SPACE + latents[k], values[k]);
       top[ps[k]] = Math.max(top[ps[k]], Math.abs(values[k]));
+      at[ps[k]].push([l, latents[k], values[k]]);
     }
-  }
+  });
   const value = (site, pos, latent) => strengths[site]?.get(pos * SPACE + latent) ?? 0;
   const strongest = (site, pos) => {
     const [ps, latents, values] = entries[site] ?? [[], [], []];
@@ -126,17 +128,13 @@ export function promptViews(host, { source, id, reading, text, state, examples =
 
   const drawLatents = () => {
     const { pos } = now(), rows = new Map();
-    sites.forEach((site, l) => {
-      const [ps, latents, values] = entries[site] ?? [[], [], []];
-      for (let k = 0; k < ps.length; k++) {
-        if (ps[k] !== pos) continue;
-        const row = rows.get(latents[k]) ?? { latent: latents[k], mass: 0, moment: 0, cells: new Map() };
-        row.mass += Math.abs(values[k]);
-        row.moment += Math.abs(values[k]) * (reading.numbers?.[l] ?? l);
-        if (Math.abs(values[k]) > held.threshold * tops[site][pos]) row.cells.set(site, values[k]);
-        rows.set(latents[k], row);
-      }
-    });
+    for (const [l, latent, v] of at[pos]) {
+      const row = rows.get(latent) ?? { latent, mass: 0, moment: 0, cells: new Map() };
+      row.mass += Math.abs(v);
+      row.moment += Math.abs(v) * (reading.numbers?.[l] ?? l);
+      if (Math.abs(v) > held.threshold * tops[sites[l]][pos]) row.cells.set(sites[l], v);
+      rows.set(latent, row);
+    }
     const shown = [...rows.values()].filter((row) => row.cells.size);
     for (const row of shown) row.mean = row.moment / row.mass;
     if (sites.length > 1) shown.sort((a, b) => a.mean - b.mean || b.mass - a.mass);
@@ -144,16 +142,19 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     const table = element("table", { class: "grid-table" }, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "latent"),
       sites.length > 1 ? element("th", { scope: "col" }, "mean layer") : null, sites.map((s) => element("th", { scope: "col", title: s }, sites.length > 1 ? shortSite(s) : "activation")))));
     const body = element("tbody");
-    for (const row of shown.slice(0, ROWS)) {
+    for (const row of shown.slice(0, pos === held.pos ? ROWS : GLANCE)) {
       const line = element("tr", { class: row.latent === held.latent ? "on" : null }, element("th", { scope: "row", "data-latent": row.latent }, String(row.latent)),
         sites.length > 1 ? element("td", {}, row.mean.toFixed(2)) : null);
       for (const site of sites) {
         const v = row.cells.get(site);
-        if (v === undefined) { line.append(element("td")); continue; }
-        const cell = element("td", { class: "cell", "data-site": site, "data-latent": row.latent, title: `${site}, latent ${row.latent}: ${exact(v)}` },
-          Math.abs(v) < 10 ? v.toFixed(1) : v.toFixed(0));
+        if (v === undefined) { line.append(document.createElement("td")); continue; }
+        const cell = document.createElement("td");
+        cell.className = v < 0 ? "cell cold" : "cell";
+        cell.dataset.site = site;
+        cell.dataset.latent = row.latent;
+        cell.title = `${site}, latent ${row.latent}: ${exact(v)}`;
+        cell.textContent = Math.abs(v) < 10 ? v.toFixed(1) : v.toFixed(0);
         cell.style.setProperty("--share", `${(100 * Math.min(1, Math.abs(v) / tops[site][pos])).toFixed(1)}%`);
-        if (v < 0) cell.classList.add("cold");
         if (row.latent === held.latent && site === held.site) cell.classList.add("held");
         line.append(cell);
       }

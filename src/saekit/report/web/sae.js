@@ -6,7 +6,7 @@ import { histogram, cloud } from "./charts.js";
 import { narrowed, quoted } from "./query.js";
 import { blockList, factList, missing } from "./blocks.js";
 import { scoreCard, scoreTable } from "./scores.js";
-import { shownProblem, filled } from "./states.js";
+import { shownProblem, filled, jobForm } from "./states.js";
 import { indexBadge, verdictBadge } from "./library.js";
 import { curveCharts } from "./run.js";
 import { LatentTable } from "./table.js";
@@ -46,7 +46,8 @@ export async function saePage(host, { source, path, state }) {
       : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
     source.alone ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
-      : missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" })),
+      : [missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" }),
+        source.live ? indexForm(source, id) : null]),
     blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),
     overview.definitions && Object.keys(overview.definitions).length ? section("definitions", "Definitions",
       element("dl", {}, Object.entries(overview.definitions).map(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]))) : null,
@@ -74,6 +75,14 @@ function training(source, card, gone) {
       run.curves?.every > 1 ? ` One record in ${run.curves.every} is drawn.` : ""),
     curveCharts(run.curves)], "Reading the curves");
   return host;
+}
+
+// The index from here: a job of the server, which goes on when the page is closed.
+function indexForm(source, id) {
+  const tokens = element("input", { type: "number", value: "200000", min: 1000, step: 1000, "aria-label": "tokens to read" });
+  return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens)),
+    read: () => ({ sae: id, tokens: Number(tokens.value) }), draw: () => element("p", {}, "Indexed. ",
+      element("button", { type: "button", onclick: () => location.reload() }, "show its latents")) });
 }
 
 function densities(plots, overview, gone) {

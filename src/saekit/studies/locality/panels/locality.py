@@ -220,17 +220,19 @@ def _strips(events: _Events, n_ctx: int, latent: int, rows: list[_Event]) -> lis
         tokens = text["tokens"][: text["token_idx"] + 1]  # published texts go on after the peak
         k = min(SHOWN_TOKENS, len(J), len(tokens))
         total, largest = math.fsum(J), max(J)
+        size = [math.sqrt(j / largest) for j in J[-k:]]  # of a size that the eye tells apart
+        root = blocks.channel("size", size, unit="root of J over the largest J")
         share = blocks.channel("share", [j / total for j in J[-k:]], unit="share of influence")
-        size = blocks.channel("size", [j / largest for j in J[-k:]], unit="of the largest")
         at = "" if event.value is None else f"Activation {event.value:.4g} act units at the peak. "
+        if not made:
+            at += "Tinted by the influence J of each token on the latent at the last one. "
         made.append(
             blocks.strip(
                 tokens[-k:],
-                [share, size],
+                [root, share],
                 peak=k - 1,
                 title=f"Event {event.rank + 1}: H_pos {event.bits:.3g} bits",
-                about=f"{at}Influence J of each token on the latent at the last one; shares are "
-                f"of all {len(J)} tokens of the window.",
+                about=f"{at}Window of {len(J)} tokens.",
                 source=_source(events, f"influences_ctx{n_ctx}.npz"),
             )
         )
