@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saekit.analysis.examples import shuffled
 from saekit.core.codes import Codes
 from saekit.core.config import Config, setting
 from saekit.core.seeds import derive
@@ -328,16 +329,7 @@ def _best(pools: Sequence[_Pool], n: int) -> _Pool:
 
 
 def _uniform(seed: int, found: _Pool) -> Float[Tensor, "m"]:
-    """Return a number in (0, 1) for each peak that depends on nothing but its place and the seed.
-
-    Source:
-        Steele et al. 2014, the mixing of SplitMix64.
-    """
-    x = np.full(len(found.row), np.uint64(seed & (2**64 - 1)))
-    with np.errstate(over="ignore"):
-        for part in (found.latent, found.row, found.pos):
-            x = x + part.numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
-    return torch.from_numpy(((x >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53)
+    """Return a number in (0, 1) for each peak that depends on nothing but its place and the seed."""
+    places = (column.numpy() for column in (found.latent, found.row, found.pos))
+    drawn = shuffled(np.full(len(found.row), seed % 2**63), *places)
+    return torch.from_numpy(drawn).clamp(min=2.0**-54)
