@@ -329,7 +329,7 @@ def _best(pools: Sequence[_Pool], n: int) -> _Pool:
 
 
 def _uniform(seed: int, found: _Pool) -> Float[Tensor, "m"]:
-    """Return a number in (0, 1) for each peak that depends on nothing but its place and the seed."""
+    """Return a number in (0, 1) for each peak that depends on its place and the seed alone."""
     places = (column.numpy() for column in (found.latent, found.row, found.pos))
     drawn = shuffled(np.full(len(found.row), seed % 2**63), *places)
     return torch.from_numpy(drawn).clamp(min=2.0**-54)
