@@ -31,7 +31,6 @@ import contextlib
 import gzip
 import http.client
 import json
-import os
 import random
 import re
 import shutil
@@ -349,7 +348,8 @@ def latent_times(served, names, sizes, n_clients):
         chance, client = random.Random(seed), served.client()
         try:
             while time.perf_counter() < until:
-                path = f"/saes/{quote(chance.choice(names))}/latents/{chance.randrange(sizes['d_sae'])}"
+                name, latent = quote(chance.choice(names)), chance.randrange(sizes["d_sae"])
+                path = f"/saes/{name}/latents/{latent}"
                 began = time.perf_counter()
                 data = client.get(path)
                 for panel in json.loads(data)["panels"]:
