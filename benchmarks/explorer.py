@@ -11,9 +11,10 @@ pages   What is read of an index, without the embedded model: a tiny model over 
         128 tokens, with 45 examples a latent (an index has 37 otherwise: the strongest band is
         made longer), a site exported from it, and one of 131,072 latents over bytes. `saekit serve`
         is started on nine copies of the first and the second: seconds until the page, its
-        scripts and the library have come; then 20 clients that ask for one random latent after
-        the other without a pause, each with its panels, and for queries over ten columns of
-        the wide one; then the largest resident size of the server.
+        scripts and the library have come; then 20 clients that each open a random latent of a
+        random SAE with its panels, look at it for half a second, and open the next; the same
+        without looking, which tells how many a second there can be; queries over ten columns of
+        the wide one; the largest resident size of the server.
 prompt  An SAE that all 30 layers of the embedded model share (2,304 latents, k 32, random weights):
         prompts of 100 tokens as jobs of a server, from asking to the result, the model loaded.
 
@@ -31,6 +32,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
 import random
 import re
 import shutil
@@ -71,7 +73,7 @@ SMALL = {
     },
     "prompt": {"tokens": 100, "d_sae": 256, "prompts": 3},
 }
-N_SAES = 10
+N_SAES, LOOK = 10, 0.5  # and seconds that a reader looks at a latent
 COLUMNS = (
     "density<0.5 and max>0 and mean>=0 and std>=0 and count>1 and token_share<=1 and "
     "documents>=1 and decoder_norm>0 and encoder_norm>0 and not token='zebra' sort -max"
@@ -308,6 +310,11 @@ class Served:
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
 
+    def cpu_seconds(self):
+        """Return the processor time of the server so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def __enter__(self):
         return self
 
@@ -339,8 +346,8 @@ class Client:
         return data
 
 
-def latent_times(served, names, sizes, n_clients):
-    """Return seconds of each page of a latent: its record, then its panels."""
+def latent_times(served, names, sizes, n_clients, look=0.0):
+    """Return seconds of each page of a latent, record and panels, and the bytes of a record."""
     until, lock = time.perf_counter() + sizes["seconds"], threading.Lock()
     times, failed, n_bytes = [], [], []
 
@@ -357,6 +364,7 @@ def latent_times(served, names, sizes, n_clients):
                 with lock:
                     times.append(time.perf_counter() - began)
                     n_bytes.append(len(data))
+                time.sleep(look * chance.uniform(0.5, 1.5))
         except BaseException as error:
             failed.append(error)
             raise
@@ -386,7 +394,10 @@ def pages_part(sizes, folder, *, quick):
         for name in others:  # each index is opened, its files' sums compared
             client.get(f"/saes/{quote(name)}/latents/0")
         alone, _ = latent_times(served, others, sizes, 1)
-        times, n_bytes = latent_times(served, others, sizes, sizes["clients"])
+        looked, n_bytes = latent_times(served, others, sizes, sizes["clients"], LOOK)
+        cpu = served.cpu_seconds()
+        times, _ = latent_times(served, others, sizes, sizes["clients"])
+        cpu = served.cpu_seconds() - cpu
         path = f"/saes/{quote(wide)}/latents?limit=50&where={quote(COLUMNS)}"
         asked, found, client = [], {}, served.client()  # a server ends connections that wait
         for _ in range(12):
@@ -398,9 +409,11 @@ def pages_part(sizes, folder, *, quick):
             "first page, seconds": served.seconds,
             "assets, bytes compressed": served.assets,
             "latent, ms, one client": 1000 * statistics.median(alone),
-            "latent p95, ms": 1000 * _p95(times),
-            "latent median, ms": 1000 * statistics.median(times),
-            "latents a second": len(times) / sizes["seconds"],
+            "latent p95, ms": 1000 * _p95(looked),
+            "latent median, ms": 1000 * statistics.median(looked),
+            "latent p95, ms, without looking": 1000 * _p95(times),
+            "latents a second, without looking": len(times) / sizes["seconds"],
+            "latent, CPU ms of the server": 1000 * cpu / len(times),
             "record, bytes": n_bytes,
             "query, ms": 1000 * statistics.median(asked[2:]),
             "query, ms, the first": 1000 * asked[0],

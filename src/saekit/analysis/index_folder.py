@@ -366,9 +366,9 @@ class Index:
             return []
         ids, where = np.unique(np.concatenate(windows), return_inverse=True)
         texts = [self._texts[i] for i in ids.tolist()]
-        number = np.array(
-            [-1 if t is None else strings.setdefault(t, len(strings)) for t in texts], np.int64
-        )[where]
+        new = [t for t in dict.fromkeys(texts) if t is not None and t not in strings]
+        strings.update(zip(new, range(len(strings), len(strings) + len(new)), strict=True))
+        number = np.array([strings.get(t, -1) for t in texts], np.int64)[where]  # -1 of None
         found, begin = [], 0
         for window in windows:
             part = number[begin : begin + len(window)]
