@@ -43,8 +43,8 @@ def alike(directions: Float[Tensor, "d_sae d_out"], n: int) -> Neighbours | None
     unit = functional.normalize(directions.float(), dim=1)
     step = max(1, min(AT_ONCE, MOST_AT_ONCE // d_sae, d_sae))
     values, latents = torch.empty(d_sae, n), torch.empty(d_sae, n, dtype=torch.int64)
-    # In one place: a large block for each step, with small ones between, is never given back where
-    # memory is kept, and 128k latents would take 70 GB.
+    # In one place: large blocks, one a step, with small ones between them, are not used again where
+    # memory is kept, and those of 131,072 latents were over 10 GB.
     place = unit.new_empty(step, d_sae)
     for begin in range(0, d_sae, step):
         part = unit[begin : begin + step]
