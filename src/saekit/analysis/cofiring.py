@@ -177,8 +177,10 @@ def co_occurring(store: LatentStore, most: int, rows: Bool[Tensor, "n_rows"]) ->
             keys = one * m + other
             both.index_add_(0, keys, torch.ones_like(keys, dtype=torch.int32))
     both = both.view(m, m)
-    both = both + both.T - both.diag().diag()
-    return CofiringCounts(chosen, both.diag().long(), both, n_tokens)
+    counts = both.diag().clone()
+    both = both + both.T
+    both.diagonal().sub_(counts)
+    return CofiringCounts(chosen, counts.long(), both, n_tokens)
 
 
 def _pairs(codes: Codes):

@@ -61,7 +61,7 @@ class _Best:
         hopeful = score < self.limit[group]
         every_group = np.concatenate([self.group, group[hopeful]])
         every_score = np.concatenate([self.score, score[hopeful]])
-        order = np.lexsort((every_score, every_group))  # stable
+        order = _sorted(every_group, every_score, len(self.limit))
         rank = ranks(every_group[order])
         order, rank = order[rank < self.n], rank[rank < self.n]
         self.group, self.score = every_group[order], every_score[order]
@@ -70,6 +70,14 @@ class _Best:
         self.value = np.concatenate([self.value, value[hopeful]])[order]
         full = rank == self.n - 1
         self.limit[self.group[full]] = self.score[full]
+
+
+def _sorted(group: np.ndarray, score: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return what sorts entries by group, then score; equals stay in their order."""
+    order = np.argsort(score, kind="stable")
+    # Numbers of two bytes are sorted in the order of their digits, many times faster.
+    short = group.astype(np.uint16) if n_groups <= 2**16 else group
+    return order[np.argsort(short[order], kind="stable")]
 
 
 def ranks(group: np.ndarray) -> np.ndarray:

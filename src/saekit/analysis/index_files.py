@@ -47,7 +47,7 @@ def write_files(
     parquet.write(out / DETAILS, details, ends=_ends(made.store.d_sae))
     parquet.write(out / VOCAB, {"token": made.vocab})
     bands = {name: {"title": title, "about": about} for name, (title, about) in BANDS.items()}
-    return {"columns": columns, "bands": bands, **said}
+    return {"columns": columns, "bands": bands, "group": GROUP, **said}
 
 
 def _columns(made: Made) -> tuple[dict[str, dict[str, str]], dict[str, Values]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from saekit.analysis.index_words import GROUP, ORDER, Column
+from saekit.analysis.index_words import FORMER_GROUP, ORDER, Column
 from saekit.analysis.latent import Latent
 from saekit.analysis.side_tables import SideColumn, named, side_columns
 from saekit.core import notebook
@@ -40,7 +40,7 @@ SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
 DIGITS = 4  # significant digits of numbers in records
 _NEEDED = ("d_sae", "n_ctx", "n_tokens", "site", "weights", "model", "columns", "bands", "counts")
-GROUPS_HELD = 16  # groups of rows in memory, of the file of examples and that of details each
+GROUPS_HELD = 32  # groups of rows in memory, of the file of examples and that of details each
 
 
 class Band(NamedTuple):
@@ -135,6 +135,7 @@ class Index:
                 f"again: {command(self.folder)}"
             )
         self.d_sae: int = self.manifest["d_sae"]
+        self._group: int = self.manifest.get("group", FORMER_GROUP)
         self.n_ctx: int = self.manifest["n_ctx"]
         self.n_tokens: int = self.manifest["n_tokens"]
         self.site: str = self.manifest["site"]
@@ -228,8 +229,8 @@ class Index:
 
     def _record(self, latent: int) -> dict[str, Any]:
         strings: dict[str, int] = {}
-        details = self._details[latent // GROUP]
-        at = latent % GROUP
+        details = self._details[latent // self._group]
+        at = latent % self._group
         values = {name: _plain(self.values[name][latent]) for name in self.columns}
 
         def named(ids: Sequence[int]) -> list[int]:
@@ -298,7 +299,7 @@ class Index:
         return {"sites": sites} | {n: [_plain(v) for v in of(f"layer_{n}")] for n in names}
 
     def _examples_of(self, latent: int, strings: dict[str, int]) -> dict[str, list[Any]]:
-        group = self._examples[latent // GROUP]
+        group = self._examples[latent // self._group]
         first, last = np.searchsorted(group["latent"], [latent, latent + 1])  # type: ignore[arg-type]
         found: dict[str, list[Any]] = {name: [] for name in self.manifest["bands"]}
         tokens, rows = self._contexts
@@ -366,9 +367,9 @@ class Index:
             return []
         ids, where = np.unique(np.concatenate(windows), return_inverse=True)
         texts = [self._texts[i] for i in ids.tolist()]
-        number = np.array(
-            [-1 if t is None else strings.setdefault(t, len(strings)) for t in texts], np.int64
-        )[where]
+        new = [t for t in dict.fromkeys(texts) if t is not None and t not in strings]
+        strings.update(zip(new, range(len(strings), len(strings) + len(new)), strict=True))
+        number = np.array([strings.get(t, -1) for t in texts], np.int64)[where]  # -1 of None
         found, begin = [], 0
         for window in windows:
             part = number[begin : begin + len(window)]

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-GROUP = 128  # latents of a group of rows, which is read at once
+# Latents of a group of rows, which is read at once; of an index that does not say it, 128.
+GROUP, FORMER_GROUP = 32, 128
 
 
 class Column(NamedTuple):

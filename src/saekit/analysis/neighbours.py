@@ -15,7 +15,7 @@ from saekit.analysis.examples import shuffled
 MOST_PRODUCTS = 2**44  # multiplications of all pairs of directions; on two cores, minutes
 MOST_COMMON = 8192  # latents whose pairs are counted
 MOST_PAIRS = 2**26  # pairs of latents at one token that are counted
-AT_ONCE = 1024
+AT_ONCE, MOST_AT_ONCE = 1024, 2**26  # latents compared with all at once; and pairs
 
 
 class Neighbours(NamedTuple):
@@ -41,13 +41,17 @@ def alike(directions: Float[Tensor, "d_sae d_out"], n: int) -> Neighbours | None
     if (directions.device.type == "cpu" and d_sae * d_sae * width > MOST_PRODUCTS) or n < 1:
         return None
     unit = functional.normalize(directions.float(), dim=1)
-    parts = []
-    for begin in range(0, d_sae, AT_ONCE):
-        cosines = unit[begin : begin + AT_ONCE] @ unit.T
-        own = torch.arange(len(cosines), device=cosines.device)
-        cosines[own, own + begin] = -torch.inf
-        parts.append([c.cpu() for c in cosines.topk(n, dim=1)])
-    values, latents = (torch.cat(column) for column in zip(*parts, strict=True))
+    step = max(1, min(AT_ONCE, MOST_AT_ONCE // d_sae, d_sae))
+    values, latents = torch.empty(d_sae, n), torch.empty(d_sae, n, dtype=torch.int64)
+    # In one place: large blocks, one a step, with small ones between them, are not used again where
+    # memory is kept, and those of 131,072 latents were over 10 GB.
+    place = unit.new_empty(step, d_sae)
+    for begin in range(0, d_sae, step):
+        part = unit[begin : begin + step]
+        cosines = torch.matmul(part, unit.T, out=place[: len(part)])
+        cosines.diagonal(begin).fill_(-torch.inf)
+        near = cosines.topk(n, dim=1)
+        values[begin : begin + step], latents[begin : begin + step] = near.values, near.indices
     return Neighbours(latents, values, None)
 
 

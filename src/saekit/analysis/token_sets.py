@@ -47,10 +47,12 @@ class TokenSets:
         self.names = list(SETS)
         self.members = torch.zeros(len(self.names), len(tokens), dtype=torch.bool)
         marked = set(special)
-        number = {name: i for i, name in enumerate(self.names)}
+        ids: dict[str, list[int]] = {name: [] for name in self.names}
         for token, raw in enumerate(tokens):
             for name in ["special"] if token in marked else sets_of(raw):
-                self.members[number[name], token] = True
+                ids[name].append(token)
+        for i, name in enumerate(self.names):
+            self.members[i, ids[name]] = True
         self.sizes = self.members.sum(1)
         self._numbers = self.members.float()
 

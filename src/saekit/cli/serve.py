@@ -33,11 +33,13 @@ def serve(
 
     Example: saekit serve runs --open
     """
+    from saekit.core import machine
     from saekit.explorer.serve import Explorer, Options, teller, warning
     from saekit.terminal.output import emit
 
     if as_json and token_file is None:
         token_file = folder / ".saekit" / "token"
+    machine.share_arenas()
     options = Options(
         port=port,
         unsafe_host=unsafe_host,

@@ -184,13 +184,17 @@ class Views:
         label = {"name": "label", "label": "label", "unit": "", "about": "What a reader called it."}
         return [*found, label | {"kind": "text"}]
 
-    def index(self, entry: Entry) -> Index:
+    def index(self, entry: Entry, state: IndexState | None = None) -> Index:
         """Return the index of an SAE, which stays open.
+
+        Args:
+            entry: the SAE.
+            state: of its index, where it was looked up just now.
 
         Raises:
             Problem: there is none, it is damaged, or it is of other weights.
         """
-        state = entry.state()
+        state = state or entry.state()
         if state.state != "ok":
             status = 404 if state.state == "missing" else 409
             detail = f"The index of {entry.title} cannot be shown: {state.reason}"
@@ -329,9 +333,10 @@ class Views:
             Problem: there is no such SAE or latent.
         """
         entry = self.library.sae(name)
-        index = self.index(entry)
+        state = entry.state()
+        index = self.index(entry, state)
         check_latent(index, latent)
-        label = self.labels.get(self.label_key(entry) or "", latent)
+        label = self.labels.get(self.label_key(entry, state) or "", latent)
         links = {}
         if page := _neuronpedia(entry.card):
             links["neuronpedia"] = f"{page}/{latent}"
