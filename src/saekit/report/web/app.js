@@ -68,7 +68,7 @@ export async function start(source, pageOf, { home = null, links = [] } = {}) {
     } catch (error) {
       if (mine !== turn) return;
       if (!error.title) console.error(error);
-      replace(main, element("h1", {}, error.title ?? "This page has a fault"), shownProblem(error), element("p", {}, element("a", { href: home ?? "#/" }, "back to the start")));
+      replace(main, element("h1", {}, error.title ?? "This page has a fault"), shownProblem(error, { titled: false }), element("p", {}, element("a", { href: home ?? "#/" }, "back to the start")));
     } finally {
       clearTimeout(wait);
       if (mine === turn) main.removeAttribute("aria-busy");

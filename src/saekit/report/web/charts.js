@@ -5,6 +5,7 @@ import { readable, exact, counted } from "./numbers.js";
 
 const PAD = { left: 54, right: 12, top: 10, bottom: 38 };
 const LINES = 6; // colours of lines
+const WIDEST = 76; // px of a cell: a few cells do not fill a wide screen
 
 export function ticks(low, high, n) {
   const rough = (high - low) / n;
@@ -76,16 +77,23 @@ export function responsive(plot, draw) {
   addEventListener("beforeprint", () => { if (width) draw(width); });
 }
 
+// Labels of ticks: as short as they may be while no two of them are the same.
+function tickLabels(values) {
+  const short = values.map((v) => readable(v).replace(".0e", "e"));
+  return new Set(short).size === short.length ? short : values.map((v) => exact(v));
+}
+
 function axes(plot, width, height, x, y, labels, alt) {
   const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": alt });
   const right = width - PAD.right, bottom = height - PAD.bottom;
-  for (const t of y.ticks) {
+  const [across, along] = [tickLabels(y.ticks), tickLabels(x.ticks)];
+  for (const [i, t] of y.ticks.entries()) {
     shape("line", { x1: PAD.left, x2: right, y1: y(t), y2: y(t), class: "grid" }, svg);
-    shape("text", { x: PAD.left - 6, y: y(t) + 4, "text-anchor": "end" }, svg, readable(t));
+    shape("text", { x: PAD.left - 6, y: y(t) + 4, "text-anchor": "end" }, svg, across[i]);
   }
-  for (const t of x.ticks) {
+  for (const [i, t] of x.ticks.entries()) {
     shape("line", { x1: x(t), x2: x(t), y1: bottom, y2: bottom + 4, class: "axis" }, svg);
-    shape("text", { x: x(t), y: bottom + 16, "text-anchor": "middle" }, svg, readable(t));
+    shape("text", { x: x(t), y: bottom + 16, "text-anchor": "middle" }, svg, along[i]);
   }
   shape("line", { x1: PAD.left, x2: right, y1: bottom, y2: bottom, class: "axis" }, svg);
   if (labels.x) shape("text", { x: right, y: height - 5, "text-anchor": "end", class: "label" }, svg, labels.x);
@@ -105,6 +113,10 @@ export function lines({ title, x, y, series, height = 200 }) {
   let [low, high] = extent(values), [from, to] = extent(xs.filter((v) => !x?.log || v > 0));
   if (!Number.isFinite(low)) { plot.append(element("p", { class: "empty" }, "No value was recorded.")); return box; }
   if (!y?.log && low > 0 && low < high / 3) low = 0;
+  if (!y?.log && low !== high && high - low < 0.02 * Math.abs(high)) { // a line that is flat but for rounding stays flat
+    const middle = (low + high) / 2, reach = 0.02 * Math.abs(middle);
+    [low, high] = [middle - reach, middle + reach];
+  }
   if (low === high) { low = Math.min(0, low); high = high > low ? high * 1.1 : low + 1; }
   const many = series.length > 1;
   const say = (place) => clean.map((s, number) => {
@@ -196,7 +208,7 @@ export function bars({ title, labels, values, unit = "" }) {
   const { box, plot, readout } = figure(title);
   readout.textContent = unit;
   const [low, high] = extent([0, ...values]);
-  const row = 22;
+  const row = 22, signed = low < 0; // then in the colours that tokens have
   responsive(plot, (width) => {
     const wide = Math.min(width * 0.4, 10 + 7 * Math.max(...labels.map((l) => String(l).length), 4));
     const x = scale([low, high], [wide, width - 60], false);
@@ -209,7 +221,7 @@ export function bars({ title, labels, values, unit = "" }) {
         text.length > letters ? text.slice(0, letters - 1) + "…" : text);
       if (values[i] === null) return;
       const a = Math.min(x(0), x(values[i])), b = Math.max(x(0), x(values[i]));
-      shape("rect", { x: a, y: row * i + 4, width: Math.max(1, b - a), height: row - 8, class: values[i] < 0 ? "bar minus" : "bar" }, svg);
+      shape("rect", { x: a, y: row * i + 4, width: Math.max(1, b - a), height: row - 8, class: `bar ${values[i] < 0 ? "minus" : signed ? "plus" : ""}` }, svg);
       shape("text", { x: b + 5, y: row * i + 15 }, svg, readable(values[i]));
     });
     plot.replaceChildren(svg);
@@ -248,7 +260,7 @@ export function heatmap({ title, x, y, values, unit = "", signed = false, xLabel
   const draw = (width) => {
     const longest = Math.max(...y.map((l) => String(l).length), 1);
     const left = Math.min(width * 0.3, 14 + 6.5 * longest), bottom = 34;
-    const cell = (width - left - 4) / x.length;
+    const cell = Math.min(WIDEST, (width - left - 4) / x.length);
     const tall = Math.max(7, Math.min(24, cell, 460 / y.length));
     const height = Math.ceil(tall * y.length) + bottom;
     const ratio = devicePixelRatio || 1;
@@ -276,10 +288,11 @@ export function heatmap({ title, x, y, values, unit = "", signed = false, xLabel
     const skip = Math.ceil(12 / tall);
     y.forEach((label, j) => { if (j % skip === 0) g.fillText(String(label), left - 5, (y.length - 1 - j + 0.5) * tall, left - 6); });
     g.textAlign = "center";
-    const wide = Math.ceil((8 + 6 * Math.max(...x.map((l) => String(l).length))) / cell);
-    x.forEach((label, i) => { if (i % wide === 0) g.fillText(String(label).slice(0, 14), left + (i + 0.5) * cell, tall * y.length + 9); });
+    const letters = Math.max(6, Math.floor((cell - 6) / 6.5)), cut = (label) => label.length > letters ? `${label.slice(0, letters - 1)}…` : label;
+    const wide = Math.ceil((8 + 6 * Math.min(letters, Math.max(...x.map((l) => String(l).length)))) / cell);
+    x.forEach((label, i) => { if (i % wide === 0) g.fillText(cut(String(label)), left + (i + 0.5) * cell, tall * y.length + 9); });
     g.textAlign = "right";
-    g.fillText(xLabel, width - 4, height - 7);
+    g.fillText(xLabel, left + cell * x.length, height - 7);
     g.textAlign = "left";
     if (yLabel) g.fillText(`↑ ${yLabel}`, 2, height - 7);
     const frame = (at, colour) => {

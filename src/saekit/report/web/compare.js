@@ -4,7 +4,9 @@ import { element, replace, visible } from "./dom.js";
 import { readable, exact, about, tip } from "./numbers.js";
 import { histogram } from "./charts.js";
 import { exampleLines } from "./examples.js";
-import { valueList, histogramPanel, logitPanel } from "./latent.js";
+import { missing } from "./blocks.js";
+import { siteIds, siteOf } from "./library.js";
+import { valueList, histogramPanel, logitPanel, runOf } from "./latent.js";
 import { filled, jobForm } from "./states.js";
 import { interval } from "./scores.js";
 import { saeAt, latentAt, compareAt, keepState } from "./routes.js";
@@ -13,18 +15,25 @@ export async function comparePage(host, { source, state }) {
   document.title = "Compare · saekit";
   const { saes = [] } = await source.library();
   if (!saes.length) { replace(host, element("h1", {}, "Compare"), element("p", { class: "empty" }, "There is no SAE to compare.")); return {}; }
-  const ids = saes.map((c) => c.id);
-  const at = { a: ids.includes(state.a) ? state.a : ids[0], b: ids.includes(state.b) ? state.b : ids[1] ?? ids[0], latent: state.latent ?? "", other: state.other ?? "" };
+  // A folded SAE is one card with an id a site.
+  const choices = saes.flatMap((c) => siteIds(c).map((id) => [id, visible(c.title ?? id) + (id.includes("~") ? ` at ${siteOf(id)}` : "")]));
+  const ids = choices.map(([id]) => id);
+  for (const [key, id] of [["a", state.a], ["b", state.b]]) { // "folded" is short for the first of its sites
+    const whole = id && !ids.includes(id) ? ids.find((one) => one.startsWith(`${id}~`)) : null;
+    if (whole) state = { ...state, [key]: whole };
+    else if (id && !ids.includes(id)) throw Object.assign(new Error(`There is no SAE ${id} here; there are ${ids.slice(0, 20).join(", ")}.`), { title: "Not found" });
+  }
+  const at = { a: state.a ?? ids[0], b: state.b ?? saes.map((c) => c.id).find((id) => id !== (state.a ?? ids[0])) ?? ids[0], latent: state.latent ?? "", other: state.other ?? "" };
   const body = element("div");
   const pick = (key, label) => element("label", {}, `${label} `, element("select", { onchange: (event) => { at[key] = event.target.value; draw(); } },
-    saes.map((c) => element("option", { value: c.id, selected: c.id === at[key] }, c.title ?? c.id))));
+    choices.map(([id, title]) => element("option", { value: id, selected: id === at[key] }, title))));
   const number = (key, label) => element("label", {}, `${label} `, element("input", { type: "number", min: 0, value: at[key], "aria-label": `${label} number`,
     onchange: (event) => { at[key] = event.target.value; draw(); } }));
   const draw = () => {
     keepState(at);
-    filled(body, Promise.all([source.sae(at.a), source.sae(at.b)]), ([a, b]) => [scores(a, b, at),
-      at.latent !== "" || at.other !== "" ? element("section", {}, element("h2", {}, "Latents"), element("div", { class: "two wide-two" },
+    filled(body, Promise.all([source.sae(at.a), source.sae(at.b)]), ([a, b]) => [at.latent !== "" || at.other !== "" ? element("section", {}, element("h2", {}, "Latents"), element("div", { class: "two wide-two" },
         one(source, at.a, at.latent, a), one(source, at.b, at.other, b))) : null,
+      at.a === at.b ? null : scores(a, b, at),
       at.a === at.b ? null : element("section", {}, element("h2", {}, "Which latents are the same"), element("p", { class: "about" },
         "Each latent of the first SAE with the closest decoder direction of the second."), matches(source, at))]);
   };
@@ -51,13 +60,15 @@ function scores(a, b, at) {
   };
   const name = (o, id) => element("a", { href: saeAt(id) }, visible(o.card?.title ?? id));
   const facts = new Map([...(a.facts ?? []), ...(b.facts ?? [])].map(([k]) => [k]));
-  const fact = (o, k) => visible(String((o.facts ?? []).find(([label]) => label === k)?.[1] ?? "–"));
-  return element("section", {}, element("h2", {}, "Scores"), element("div", { class: "wide" }, element("table", {},
+  const said = (v) => typeof v === "number" ? exact(v) : visible(String(v ?? "–"));
+  const fact = (o, k) => said((o.facts ?? []).find(([label]) => label === k)?.[1]);
+  const lacking = [[a, at.a], [b, at.b]].filter(([o]) => !(o.scores ?? []).length);
+  return element("section", {}, element("h2", {}, "Scores"), element("div", { class: "wide" }, element("table", { class: "side-by-side" },
     element("thead", {}, element("tr", {}, element("th", {}, ""), element("th", { scope: "col" }, name(a, at.a)), element("th", { scope: "col" }, name(b, at.b)), element("th", { scope: "col" }, "second − first"))),
     element("tbody", {}, [...facts.keys()].map((k) => element("tr", { class: fact(a, k) === fact(b, k) ? "same" : null }, element("th", { scope: "row" }, k), element("td", {}, fact(a, k)), element("td", {}, fact(b, k)), element("td"))),
       labels.map((label) => element("tr", {}, element("th", { scope: "row" }, label), cell(first.get(label)), cell(second.get(label)),
         element("td", {}, verdict(first.get(label), second.get(label))))))),
-  ), labels.length ? null : element("p", { class: "empty" }, "Neither has an evaluation yet."));
+  ), lacking.map(([o, id]) => missing({ text: `${o.card?.title ?? id} has no evaluation yet.`, command: `saekit eval ${runOf(o.card ?? {}, id)}` })));
 }
 
 function one(source, id, i, overview) {
@@ -69,11 +80,16 @@ function one(source, id, i, overview) {
 }
 
 function matches(source, at) {
-  return jobForm({ source, kind: "match", label: "Match them", fields: null, by: `saekit serve`, read: () => ({ sae: at.a, other: at.b }), draw: (result) => [
+  return jobForm({ source, kind: "match", label: "Match them", fields: null, by: `saekit serve`, read: () => ({ sae: at.a, other: at.b }),
+    draw: (result) => matched(result, { sae: at.a, other: at.b }) });
+}
+
+export function matched(result, { sae, other }) {
+  return [
     element("p", {}, Object.entries(result.share_over ?? {}).map(([over, share], k) => `${k ? "; " : ""}${readable(100 * share)} % have a match over ${over}`)),
     result.histogram ? histogram({ title: "Latents by their best cosine", ...result.histogram, unit: "cosine of decoder directions", what: "latents" }) : null,
-    element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, ["first", "second", "cosine", ""].map((h) => element("th", { scope: "col" }, h)))),
-      element("tbody", {}, (result.pairs ?? []).slice(0, 100).map(([x, y, cos]) => element("tr", {}, element("td", {}, element("a", { href: latentAt(at.a, x) }, String(x))),
-        element("td", {}, element("a", { href: latentAt(at.b, y) }, String(y))), element("td", { class: "number", title: exact(cos) }, readable(cos)),
-        element("td", {}, element("a", { href: compareAt({ a: at.a, b: at.b, latent: x, other: y }) }, "side by side")))))))] });
+    element("div", { class: "wide scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ["first", "second", "cosine", ""].map((h) => element("th", { scope: "col" }, h)))),
+      element("tbody", {}, (result.pairs ?? []).slice(0, 100).map(([x, y, cos]) => element("tr", {}, element("td", {}, element("a", { href: latentAt(sae, x) }, String(x))),
+        element("td", {}, element("a", { href: latentAt(other, y) }, String(y))), element("td", { class: "number", title: exact(cos) }, readable(cos)),
+        element("td", {}, element("a", { href: compareAt({ a: sae, b: other, latent: x, other: y }) }, "side by side")))))))];
 }

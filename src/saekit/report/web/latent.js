@@ -7,6 +7,7 @@ import { tokenStrip, readout } from "./strip.js";
 import { blockList, chips } from "./blocks.js";
 import { examplePanel } from "./examples.js";
 import { filled, jobForm, shownProblem } from "./states.js";
+import { siteChoice } from "./library.js";
 import { latentAt, saeAt, compareAt, promptAt } from "./routes.js";
 
 const N_VALUES = 6; // values in the head; the rest is folded
@@ -140,7 +141,7 @@ function panelSections({ source, id, record }) {
   });
 }
 
-function activated(result) {
+export function activated(result) {
   const say = readout();
   return [say.box, result.texts.map((one) => element("div", { class: "row" },
     element("span", { class: "value" }, quantity(one.max ?? Math.max(0, ...one.acts), { unit: "activation" })),
@@ -148,7 +149,7 @@ function activated(result) {
 }
 
 // What the model writes at each strength; what it writes anyway is faint.
-export function steeredTable(result) {
+export function steeredTable(result, args = {}) {
   const own = result.alone?.texts ?? [];
   const same = (text, k) => {
     const other = own[k] ?? own[0] ?? "";
@@ -167,10 +168,14 @@ export function steeredTable(result) {
       .filter(([, v]) => v !== null && v !== undefined).map(([what, v, more]) => element("span", {}, element("small", {}, `${what} `), quantity(v, { about: more })))),
     tokens("likelier next", dose.promoted), tokens("less likely", dose.suppressed)));
   return element("div", { class: "steered" }, result.alone ? row(result.alone, "alone", true) : null,
-    (result.doses ?? []).map((dose) => row(dose, tip(element("span", { tabindex: 0, class: "quantity" }, `${dose.add > 0 ? "+" : ""}${readable(dose.add)}`), ["added to the activation at every token"]), false)));
+    (result.doses ?? []).map((dose, k) => {
+      const times = args.scale?.[k], added = `${dose.add > 0 ? "+" : ""}${readable(dose.add)}`;
+      return row(dose, tip(element("span", { tabindex: 0, class: "quantity" }, times === undefined ? added : `${readable(times)} ×`),
+        [`${added} act units at every token`, times === undefined ? "" : `${readable(times)} times its maximum in the index`].filter(Boolean)), false);
+    }));
 }
 
-function ablated(result) {
+export function ablated(result) {
   const say = readout(), all = result.tokens.map((_, j) => j);
   const change = result.change.map((v) => v ?? 0);
   const worst = all.filter((j) => change[j]).sort((a, b) => Math.abs(change[b]) - Math.abs(change[a])).slice(0, 8);
@@ -181,7 +186,7 @@ function ablated(result) {
     : element("p", { class: "empty" }, "Nothing changes: the latent is off in this text.")];
 }
 
-function numbers(text, what) {
+export function numbers(text, what) {
   const found = text.split(/[\s,]+/).filter(Boolean).map(Number);
   if (!found.length || found.some((v) => !Number.isFinite(v))) {
     throw Object.assign(new Error(`"${text}" is not a list of numbers; write such as 0, 2, 4.`), { title: what });
@@ -197,7 +202,7 @@ function tryPanel({ source, id, record, name }) {
 
 function steerPanel({ source, id, record, name }) {
   const prompt = element("textarea", { rows: 2, dir: "auto", "aria-label": "prompt to continue", placeholder: "a text to continue" });
-  const by = element("input", { type: "text", value: record.values?.max ? "0, 2, 4" : "0, 5", size: 10, "aria-label": "how far" });
+  const by = element("input", { type: "text", value: record.values?.max ? "2, 4" : "5", size: 10, "aria-label": "how far" });
   const way = element("select", { "aria-label": "unit" }, element("option", { value: "scale" }, "times its maximum"), element("option", { value: "add" }, "units of activation"));
   const field = (value, label, more) => element("input", { type: "number", value: String(value), "aria-label": label, ...more });
   const n = field(40, "tokens to write", { min: 1, max: 200 }), heat = field(0, "temperature", { min: 0, max: 2, step: 0.1 });
@@ -226,9 +231,9 @@ export function runOf(card, id) {
 }
 
 export async function latentPage(host, { source, path, state, go }) {
-  const id = path[1], number = path[3];
-  const [overview, record] = await Promise.all([source.sae(id), source.latent(id, number)]);
-  const sae = overview.card ?? {}, i = record.latent;
+  const number = path[3];
+  const [overview, record] = await Promise.all([source.sae(path[1]), source.latent(path[1], number)]);
+  const sae = overview.card ?? {}, id = sae.id ?? path[1], i = record.latent;
   document.title = `Latent ${i} · ${sae.title ?? id} · saekit`;
   const keep = { where: state.where }, name = runOf(sae, id);
   const label = labelBox({ source, id, record });
@@ -252,18 +257,20 @@ export async function latentPage(host, { source, path, state, go }) {
     copied.textContent = (await copyText(location.href)) ? "copied" : "copy it from the address bar";
   });
   const links = Object.entries(record.links ?? {}).filter(([, to]) => /^(https:\/\/|#)/.test(String(to)));
-  const jobs = { source, id, record, name };
+  const jobs = { source, id, record, name }, inPrompt = () => promptAt(id, { site: sae.site, latent: i });
   replace(host,
-    element("header", {}, element("p", { class: "crumbs" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id))),
+    element("header", {}, element("div", { class: "crumbs links" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id)),
+        source.alone ? null : siteChoice(overview, (one) => latentAt(one, i, keep)) ?? element("span", {}, sae.site)),
       element("div", { class: "title-row" }, element("h1", {}, `Latent ${i}`), label.box,
         element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }), copy, copied,
-          source.alone ? null : element("a", { href: compareAt({ a: id, latent: i }) }, "compare"),
+          source.live ? element("a", { href: inPrompt(), title: "key p" }, "prompt") : null,
+        source.alone ? null : element("a", { href: compareAt({ a: id, b: id, latent: i }) }, "compare"),
           links.map(([text, to]) => element("a", { href: to, rel: "noreferrer noopener", target: to.startsWith("#") ? null : "_blank" }, text)))),
       valueList(record, overview.columns ?? [])),
     element("div", { class: "latent-grid" },
       element("div", { class: "main-column" }, card("Examples", null, examplePanel(record, overview.bands)),
+        record.layers ? card("At every site", "The same latent at all sites of its SAE, on the indexed text, in act units of each.", layerPanel(record.layers, sae.site)) : null,
         panelSections({ source, id, record }),
-        record.layers ? card("Over the layers", "The same latent at every site of its SAE, on the indexed text.", layerPanel(record.layers, sae.site)) : null,
         source.live ? null : card("With the model", null, element("p", { class: "missing" }, "Your own text, steering and ablation need the model: open this SAE with ", element("code", {}, "saekit serve"),
           ", or from a terminal: ", element("code", {}, `saekit prompt ${name} "TEXT"`), " and ", element("code", {}, `saekit steer ${name} ${i} "TEXT" --scale 4`), ".")),
         source.live ? [card("Try your text", "Where this latent fires on a text of yours.", tryPanel(jobs)),
@@ -278,7 +285,7 @@ export async function latentPage(host, { source, path, state, go }) {
     if (event.key === "r") { random(); return true; }
     if (event.key === "l" && label.edit) { event.preventDefault(); label.edit(); return true; }
     if (event.key === "u") { go(saeAt(id, keep)); return true; }
-    if (event.key === "p" && source.live) { go(promptAt(id, { latent: i })); return true; }
+    if (event.key === "p" && source.live) { go(inPrompt()); return true; }
     return false;
   } };
 }

@@ -20,14 +20,37 @@ export function verdictBadge(verify) {
   return element("span", { class: `badge ${good ? "state-ok" : "state-stale"}`, title: verify.at ? `verified ${verify.at}` : "" }, `verify: ${verify.verdict}`);
 }
 
+// The ids of the sites that share an SAE, in the order of the model.
+export function siteIds(card) {
+  const base = card.id.split("~")[0], sites = card.sites ?? [];
+  return card.id.includes("~") ? sites.map((site) => `${base}~${site}`) : [card.id];
+}
+
+export const siteOf = (id) => id.split("~").pop();
+
+// Where an SAE has an index a site: a choice among them. to(id): the address of this page at another.
+export function siteChoice(overview, to) {
+  const { card = {}, siblings = [] } = overview;
+  if (!siblings.length) return null;
+  const ids = siteIds(card).filter((one) => one === card.id || siblings.includes(one));
+  return element("label", {}, "site ", element("select", { onchange: (event) => { location.hash = to(event.target.value); } },
+    ids.map((one) => element("option", { value: one, selected: one === card.id }, siteOf(one)))));
+}
+
+function sitesOf(card) {
+  const sites = card.sites ?? [];
+  if (!card.id.includes("~") || sites.length < 2) return ["site", card.site ?? sites.join(", ")];
+  return [`${sites.length} sites`, `${sites[0]} to ${sites.at(-1)}`];
+}
+
 export function saeCard(card, { live } = {}) {
   const scores = card.scores ?? {}, ready = card.index?.state === "ok";
   return element("article", { class: "sae-card", "aria-label": card.title },
     element("h3", {}, element("a", { href: saeAt(card.id) }, visible(card.title ?? card.id))),
-    element("p", { class: "facts" }, [["model", card.model], ["site", card.site ?? (card.sites ?? []).join(", ")],
+    element("p", { class: "facts" }, [["model", card.model], sitesOf(card),
       ["architecture", card.architecture], ["latents", card.d_sae?.toLocaleString("en")]]
       .filter(([, v]) => v).map(([k, v]) => element("span", {}, element("b", {}, k), " ", visible(String(v))))),
-    element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))),
+    Object.keys(scores).length ? element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))) : null,
     element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,

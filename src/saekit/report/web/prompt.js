@@ -1,21 +1,23 @@
 // A text at every site of an SAE: tokens, latents by layer, sizes, logits, steering. A pointer shows, a
 // click holds; what is held is in the address.
 
-import { element, replace, chip, edged, visible, framed } from "./dom.js";
-import { readable, exact, quantity, tip } from "./numbers.js";
+import { element, replace, chip, edged, visible, framed, settled } from "./dom.js";
+import { readable, exact, quantity, counted, tip } from "./numbers.js";
 import { heatmap, spark } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
 import { exampleLines } from "./examples.js";
-import { runOf, steeredTable } from "./latent.js";
+import { runOf, steeredTable, numbers } from "./latent.js";
+import { siteOf } from "./library.js";
 import { filled, jobForm, shownProblem } from "./states.js";
 import { saeAt, latentAt, keepState } from "./routes.js";
 
 const ROWS = 150; // latents of one token that are listed
 const GLANCE = 30; // of them while the pointer only passes: as many as are in sight
+const UNITS = { max: "times its maximum", act: "units of activation", norm: "mean norms of the site" };
 const SPACE = 1e7; // a cell is numbered pos * SPACE + latent
 
 export async function promptPage(host, { source, path, state }) {
-  const id = path[1], overview = await source.sae(id), card = overview.card ?? {};
+  const overview = await source.sae(path[1]), card = overview.card ?? {}, id = card.id ?? path[1];
   document.title = `Prompt · ${card.title ?? id} · saekit`;
   const views = element("div"), text = element("textarea", { rows: 3, dir: "auto", maxlength: 10000, "aria-label": "text", placeholder: "a text to read" });
   text.value = state.text ?? "";
@@ -26,7 +28,8 @@ export async function promptPage(host, { source, path, state }) {
     },
     onresult: (_, args) => keepState({ text: args.text }),
     draw: (result, args) => {
-      promptViews(views, { source, id, reading: result, text: args.text, state });
+      const more = (held) => source.job("prompt", { ...args, ...held }); // what a long reply left out
+      promptViews(views, { source, id, reading: result, text: args.text, state: { ...state, site: state.site ?? (path[1].includes("~") ? card.site : undefined) }, more });
       return element("p", { class: "count" }, `${result.tokens.length} tokens at ${result.sites.length === 1 ? result.sites[0] : `${result.sites.length} sites`}`);
     } });
   replace(host, element("header", {}, element("p", { class: "crumbs" }, element("a", { href: saeAt(id) }, visible(card.title ?? id))), element("h1", {}, "A prompt")), form, views);
@@ -35,18 +38,38 @@ export async function promptPage(host, { source, path, state }) {
 }
 
 // reading: {tokens: [{id, text, pos, counts}], sites, numbers, d_sae, entries: {site: [pos, latent, value]}, histograms, metrics}
-export function promptViews(host, { source, id, reading, text, state, examples = null, logits = null }) {
+export function promptViews(host, { source, id, reading, text, state, more = null, examples = null, logits = null }) {
   const { tokens, sites, entries } = reading;
   const strengths = {}, tops = {}, at = tokens.map(() => []); // at[position]: [site, latent, value] each
-  sites.forEach((site, l) => {
-    const [ps, latents, values] = entries[site] ?? [[], [], []];
-    const map = (strengths[site] = new Map()), top = (tops[site] = new Float64Array(tokens.length));
+  sites.forEach((site) => { strengths[site] = new Map(); tops[site] = new Float64Array(tokens.length); });
+  const take = (found) => sites.forEach((site, l) => {
+    const [ps, latents, values] = found[site] ?? [[], [], []], map = strengths[site], top = tops[site];
     for (let k = 0; k < ps.length; k++) {
-      map.set(ps[k] * SPACE + latents[k], values[k]);
+      const key = ps[k] * SPACE + latents[k];
+      if (map.has(key)) continue;
+      map.set(key, values[k]);
       top[ps[k]] = Math.max(top[ps[k]], Math.abs(values[k]));
       at[ps[k]].push([l, latents[k], values[k]]);
     }
   });
+  take(entries);
+  // A reply is kept small: of a long text it has the strongest of each token. The rest is asked for what is held.
+  const partial = more !== null && sites.some((site) => (reading.n_entries?.[site] ?? 0) > (entries[site]?.[0].length ?? 0));
+  const read = { pos: new Set(), latent: new Set() };
+  const complete = settled(async () => {
+    const { pos, latent } = held;
+    if (!partial || (read.pos.has(pos) && read.latent.has(latent))) return;
+    try {
+      const found = await more({ pos, latent });
+      take(found.position.entries);
+      take(found.strip.entries);
+      read.pos.add(pos);
+      read.latent.add(latent);
+      if (held.pos === pos && held.latent === latent) { drawStripColours(); tell(pos); drawLayers(); drawLatents(); }
+    } catch (error) {
+      replace(latentNote, shownProblem(error));
+    }
+  }, 60);
   const value = (site, pos, latent) => strengths[site]?.get(pos * SPACE + latent) ?? 0;
   const strongest = (site, pos) => {
     const [ps, latents, values] = entries[site] ?? [[], [], []];
@@ -59,7 +82,7 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     return raw !== undefined && raw !== "" && Number.isInteger(n) && n >= least && n <= most ? n : otherwise;
   };
   const held = { pos: whole(state.pos, 0, tokens.length - 1, tokens.length - 1), site: sites.includes(state.site) ? state.site : sites[Math.floor(sites.length / 2)],
-    threshold: Math.min(0.95, Math.max(0, Number(state.threshold ?? 0.1) || 0)) };
+    threshold: Math.min(0.95, Math.max(0, Number(state.threshold ?? 0.25) || 0)) };
   held.latent = whole(state.latent, 0, reading.d_sae - 1, strongest(held.site, held.pos));
   let over = {}; // what the pointer is on: shown, not held
   const now = () => ({ ...held, ...over });
@@ -71,6 +94,7 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     over = {};
     keepState({ pos: held.pos, site: held.site, latent: held.latent, threshold: held.threshold });
     drawAll();
+    again();
   };
   const preview = (change) => { over = change; rerun(); };
 
@@ -104,7 +128,7 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     tell(held.pos);
     drawStripColours();
   };
-  const tell = (j) => say.say(`${edged(strings[j])} · position ${j} · latent ${held.latent} ${exact(value(held.site, j, held.latent))} of ${exact(tops[held.site][j])} at most`, j === held.pos);
+  const tell = (j) => say.say(`${edged(strings[j])} · position ${j} · latent ${held.latent}: ${exact(value(held.site, j, held.latent))}; the strongest latent here: ${exact(tops[held.site][j])}`, j === held.pos);
   const drawStripColours = () => {
     const { site, latent } = now();
     for (const node of strip.querySelectorAll(".tok")) {
@@ -121,7 +145,7 @@ export function promptViews(host, { source, id, reading, text, state, examples =
   const drawLayers = () => {
     if (sites.length < 2) { replace(parts.layers); return; }
     replace(parts.layers, element("h2", {}, "The held latent, every token and layer"), heatmap({
-      title: `Latent ${held.latent}`, x: strings.map((s) => edged(s).slice(0, 12)), y: sites.map(shortSite), unit: "activation", xLabel: "token", yLabel: "layer",
+      title: `Latent ${held.latent}`, x: strings.map((s) => edged(s).slice(0, 12)), y: sites.map(shortSite), unit: "strength", xLabel: "token", yLabel: "layer",
       values: sites.map((s) => places.map((j) => value(s, j, held.latent))), mark: [held.pos, sites.indexOf(held.site)],
       onpick: (i, j) => choose({ pos: i, site: sites[j] }) }));
   };
@@ -161,9 +185,14 @@ export function promptViews(host, { source, id, reading, text, state, examples =
       body.append(line);
     }
     table.append(body);
-    replace(latentNote, `Token ${edged(strings[pos])} at position ${pos}: `, shown.length ? `${shown.length} latents over ${held.threshold.toFixed(2)} of the strongest${sites.length > 1 ? " of a layer, early layers first" : ""}.` : "no latent is on.",
-      shown.length > ROWS ? ` The first ${ROWS} are listed; raise the threshold for fewer.` : "");
+    replace(latentNote, `Token ${edged(strings[pos])} at position ${pos}: `, shown.length ? `${counted(shown.length, "latent")} over ${held.threshold.toFixed(2)} of the strongest${sites.length > 1 ? " of a layer, early layers first" : ""}.` : "no latent is on.",
+      shown.length > ROWS ? ` The first ${ROWS} are listed; raise the threshold for fewer.` : "",
+      partial && !read.pos.has(pos) ? " Only the strongest are read yet; a click reads the others." : "");
     replace(latentHost, table);
+    const line = pos === held.pos ? table.querySelector("tr.on") : null; // the held latent stays in sight
+    if (line && (line.offsetTop < latentHost.scrollTop || line.offsetTop + line.offsetHeight > latentHost.scrollTop + latentHost.clientHeight)) {
+      latentHost.scrollTop = line.offsetTop - latentHost.clientHeight / 2;
+    }
   };
   const latentNote = element("p", { class: "count", role: "status" });
   const latentHost = element("div", { class: "wide scroll", tabindex: 0, role: "region", "aria-label": "latents of the token",
@@ -206,39 +235,53 @@ export function promptViews(host, { source, id, reading, text, state, examples =
     return byPosition ? list[list.length === 1 ? 0 : held.pos] : list;
   };
   const threes = (found, name) => [cells(name, of(found.top)), cells("largest rise", of(found.up), true), cells("largest fall", of(found.down), true)];
-  const logitViews = (result, steering) => [
-    element("h3", {}, `After ${edged(strings[held.pos])}, position ${held.pos}`),
-    element("div", { class: "logit-lists" }, cells("model alone", of(result.input)), result.recon ? threes(result.recon, `reconstructed at ${held.site}`) : null),
-    result.steered ? [element("h3", {}, `Steered: latent ${held.latent}${steering ? ` by ${steering}` : ""}`), element("div", { class: "logit-lists" }, threes(result.steered, "steered"))] : null];
+  const logitViews = (result, args) => [
+    element("h3", {}, `After ${edged(strings[args.pos])}, position ${args.pos}`),
+    element("div", { class: "logit-lists" }, cells("model alone", of(result.input)), result.recon ? threes(result.recon, `reconstructed at ${args.site}`) : null),
+    result.steered ? [element("h3", {}, `Steered: latent ${args.latent} by ${args.factor} ${UNITS[args.unit]}`), element("div", { class: "logit-lists" }, threes(result.steered, "steered"))] : null];
+  // The forms of the model stay while others are held; logits that were computed once follow what is held.
+  const moved = [], named = () => { const node = element("span", {}); moved.push(node); return node; };
+  const unitNow = Object.hasOwn(UNITS, state.unit ?? "") ? state.unit : "max";
+  let computed = false, computing = false, late = false;
+  const factor = element("input", { type: "number", value: String(Number(state.factor) || 0), step: 0.5, "aria-label": "steering" });
+  const unit = element("select", { "aria-label": "unit of steering" }, Object.entries(UNITS).map(([v, l]) => element("option", { value: v, selected: v === unitNow }, l)));
+  const logitForm = logits || !source ? null : jobForm({ source, kind: "logits", label: "Compute", by: `saekit serve`,
+    fields: element("div", { class: "controls" }, element("label", {}, named(), factor), unit),
+    read: () => {
+      computing = true;
+      return { sae: id, text, site: held.site, pos: held.pos, n: 10,
+        ...(Number(factor.value) ? { latent: held.latent, factor: Number(factor.value), unit: unit.value } : {}) };
+    },
+    onresult: (_, args) => { computed = true; keepState({ factor: args.factor, unit: args.factor ? args.unit : undefined }); },
+    draw: logitViews, onend: () => { computing = false; if (late) { late = false; again(); } } });
+  const again = settled(() => {
+    if (!computed || !host.isConnected) return;
+    if (computing) late = true; else logitForm.start();
+  }, 300);
+  const by = element("input", { type: "text", value: "2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", value: "40", min: 1, max: 200, "aria-label": "tokens" });
+  const steerForm = source?.job ? jobForm({ source, kind: "steer", label: "Steer", by: "saekit steer",
+    fields: element("div", { class: "controls" }, element("label", {}, named(), by, " times its maximum"), element("label", {}, "tokens ", n)),
+    read: () => ({ sae: siteId(), latent: held.latent, prompt: text, scale: numbers(by.value, "How far to steer"), n: Number(n.value), temperature: 0, seed: 0, seeds: 1 }),
+    draw: (result, args) => [element("h3", {}, `Latent ${args.latent}${sites.length > 1 ? ` at ${siteOf(args.sae)}` : ""}`), steeredTable(result, args)] }) : null;
   const drawLogits = () => {
+    for (const node of moved) node.textContent = `steer latent ${held.latent} by `;
     if (logits) { replace(parts.logits, element("h2", {}, "Next tokens"), logits(held, { cells, of, threes })); return; }
-    const factor = element("input", { type: "number", value: String(state.factor ?? 0), step: 0.5, "aria-label": "steering" });
-    const unit = element("select", { "aria-label": "unit of steering" }, [["max", "times its maximum"], ["act", "units of activation"], ["norm", "mean norms of the site"]].map(([v, l]) => element("option", { value: v }, l)));
-    const form = jobForm({ source, kind: "logits", label: "Compute", by: `saekit serve`,
-      fields: element("div", { class: "controls" }, element("label", {}, `steer latent ${held.latent} by `, factor), unit),
-      read: () => ({ sae: id, text, site: held.site, pos: held.pos, n: 10,
-        ...(Number(factor.value) ? { latent: held.latent, factor: Number(factor.value), unit: unit.value } : {}) }),
-      onresult: () => { state.factor = factor.value; }, draw: (result) => logitViews(result, factor.value) });
-    replace(parts.logits, element("h2", {}, "Next tokens"), element("p", { class: "about" },
-      "By the model alone; with the site replaced by the SAE's reconstruction; and with the held latent moved. Changes are differences of logits."), form);
-  };
-
-  const drawSteer = () => {
-    if (!source?.job) { replace(parts.steer); return; }
-    const by = element("input", { type: "text", value: "0, 2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", value: "40", min: 1, max: 200, "aria-label": "tokens" });
-    replace(parts.steer, element("h2", {}, "Continue the text with the latent moved"), jobForm({ source, kind: "steer", label: "Steer", by: "saekit steer",
-      fields: element("div", { class: "controls" }, element("label", {}, `latent ${held.latent} by `, by, " times its maximum"), element("label", {}, "tokens ", n)),
-      read: () => ({ sae: siteId(), latent: held.latent, prompt: text, scale: by.value.split(/[\s,]+/).filter(Boolean).map(Number), n: Number(n.value), temperature: 0, seed: 0, seeds: 1 }),
-      draw: steeredTable }));
+    if (logitForm && !parts.logits.firstChild) {
+      replace(parts.logits, element("h2", {}, "Next tokens"), element("p", { class: "about" },
+        "By the model alone; with the site replaced by the SAE's reconstruction; and with the held latent moved. Changes are differences of logits."), logitForm);
+      if (Number(factor.value)) logitForm.start();
+    }
+    if (steerForm && !parts.steer.firstChild) replace(parts.steer, element("h2", {}, "Continue the text with the latent moved"), steerForm);
   };
 
   const metrics = (reading.metrics ?? []).length ? element("section", {}, element("h2", {}, "Reconstruction of this text"), element("p", { class: "about" }, "Over the tokens that count at each site; of one text FVU says little."),
     element("details", { open: reading.metrics.length <= 6 }, element("summary", {}, "FVU and L0 at every site"), element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
       element("tbody", {}, reading.metrics.map((row) => element("tr", {}, Object.values(row).map((v) => element("td", { class: typeof v === "number" ? "number" : null }, typeof v === "number" ? quantity(v) : v ?? "–")))))))) ) : null;
 
-  const drawAll = () => { drawControls(); drawStrip(); drawLayers(); drawLatents(); drawSizes(); drawExamples(); drawLogits(); drawSteer(); };
+  const drawAll = () => { drawControls(); drawStrip(); drawLayers(); drawLatents(); drawSizes(); drawExamples(); drawLogits(); complete(); };
   replace(host, parts.controls, element("p", { class: "about" }, "The stronger a token's colour, the stronger the held latent on it, relative to the strongest latent of that token. "
-    + "Point to look, click to hold. Tokens that no site counts are struck through."), parts.strip, parts.latents, parts.layers, parts.sizes, parts.examples, parts.logits, parts.steer, metrics);
+    + "Point to look, click to hold. Tokens that no site counts are struck through."
+    + (sites.length > 1 ? " Strengths are in the units that the SAE was trained in, so that layers compare; examples and steering are in act units of the held site." : "")), parts.strip, parts.latents, parts.layers, parts.sizes, parts.examples, parts.logits, parts.steer, metrics);
   try {
     drawAll();
   } catch (error) {

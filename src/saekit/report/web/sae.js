@@ -7,7 +7,7 @@ import { narrowed, quoted } from "./query.js";
 import { blockList, factList, missing } from "./blocks.js";
 import { scoreCard, scoreTable } from "./scores.js";
 import { shownProblem, filled, jobForm } from "./states.js";
-import { indexBadge, verdictBadge } from "./library.js";
+import { indexBadge, verdictBadge, siteChoice } from "./library.js";
 import { curveCharts } from "./run.js";
 import { LatentTable } from "./table.js";
 import { runOf } from "./latent.js";
@@ -16,7 +16,7 @@ import { keepState, latentAt, promptAt, compareAt, runAt, saeAt } from "./routes
 const HEADLINE = 8;
 
 export async function saePage(host, { source, path, state }) {
-  const id = path[1], overview = await source.sae(id), card = overview.card ?? {};
+  const overview = await source.sae(path[1]), card = overview.card ?? {}, id = card.id ?? path[1];
   document.title = `${card.title ?? id} · saekit`;
   const ready = !card.index || card.index.state === "ok", gone = overview.missing ?? {};
   const table = element("div", {}), plots = element("div", { class: "charts" });
@@ -34,8 +34,7 @@ export async function saePage(host, { source, path, state }) {
       element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
         card.run && !source.alone ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
-        (overview.siblings ?? []).length ? element("label", {}, "site ", element("select", { onchange: (event) => { location.hash = saeAt(event.target.value); } },
-          [id, ...overview.siblings.filter((s) => s !== id)].sort().map((s) => element("option", { value: s, selected: s === id }, s.split("~").pop())))) : null,
+        siteChoice(overview, saeAt),
         card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null)),
     (overview.notes ?? []).length ? section("notes", "Notes on this SAE", element("ul", { class: "notes" },
       overview.notes.map((note) => element("li", { dir: "auto" }, note)))) : null,
@@ -55,7 +54,7 @@ export async function saePage(host, { source, path, state }) {
   densities(plots, overview, gone);
   if (ready && !gone.latents) {
     try {
-      made = new LatentTable({ source, id, overview, state: { where: state.where ?? "", q: state.q ?? "", in: state.in ?? "any", cols: state.cols ?? "" },
+      made = new LatentTable({ source, id, overview, state: { where: state.where ?? "", q: state.q ?? "", in: state.in ?? "", cols: state.cols ?? "" },
         onstate: keepState, href: (i) => latentAt(id, i, { where: made?.state.where }) });
       table.append(made.box);
       scatterPanel(plots, { source, id, overview, onbrush: (clause) => made.change({ where: narrowed(made.state.where ?? "", clause) }) });
@@ -94,7 +93,7 @@ function densities(plots, overview, gone) {
   plots.append(histogram({ title: "Latents by density", edges, counts, height: 240,
     unit: "log10 of the share of tokens the latent is on for",
     note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} latents that fire` +
-      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never were`) }));
+      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never did`) }));
 }
 
 function scatterPanel(plots, { source, id, overview, onbrush }) {

@@ -94,6 +94,7 @@ export class ServerSource {
   run(id) { return this.ask(`/runs/${escape(id)}`); }
   study(id) { return this.ask(`/studies/${escape(id)}`); }
   jobs() { return this.ask("/jobs"); }
+  oneJob(id) { return this.ask(`/jobs/${escape(id)}`); }
   cancel(id) { return this.ask(`/jobs/${escape(id)}`, { method: "DELETE" }); }
 
   // Starts a job and resolves with its result. With an abort it is cancelled.

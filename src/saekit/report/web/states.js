@@ -7,10 +7,10 @@ export function loading(what = "Reading") {
     element("div", { class: "bone" }), element("div", { class: "bone" }), element("div", { class: "bone" }));
 }
 
-export function shownProblem(error) {
+export function shownProblem(error, { titled = true } = {}) {
   const remedy = error.remedy ?? "";
   const looksRun = /^(saekit|python3?|pip) /.test(remedy);
-  return element("div", { class: "problem" }, element("b", {}, error.title ?? "This page has a fault"), " ",
+  return element("div", { class: "problem" }, titled ? [element("b", {}, error.title ?? "This page has a fault"), " "] : null,
     element("span", {}, error.message || String(error)),
     remedy ? element("p", {}, looksRun ? command(remedy) : remedy) : null);
 }
@@ -31,7 +31,7 @@ export async function filled(host, promise, draw, what) {
 
 // A form that starts a job: a button, progress, cancel, then the result or the problem.
 // Without a server it says which command does the same.
-export function jobForm({ source, kind, label, fields, read, draw, by, onresult }) {
+export function jobForm({ source, kind, label, fields, read, draw, by, onresult, onend }) {
   if (!source.job) {
     return element("div", { class: "missing" }, "This page has no model behind it. ",
       by ? ["The same from a terminal: ", command(by)] : "Open it through saekit serve.");
@@ -75,6 +75,7 @@ export function jobForm({ source, kind, label, fields, read, draw, by, onresult 
       start.disabled = false;
       stop.hidden = progress.hidden = true;
       said.textContent = "";
+      onend?.();
     }
   };
   const form = element("form", { class: "job", onsubmit: (event) => { event.preventDefault(); run(); } }, fields, element("div", { class: "controls" }, start, stop, progress, said));

@@ -7,7 +7,7 @@ import { shownProblem } from "./states.js";
 import { exampleLines } from "./examples.js";
 
 const LIMIT = 50;
-const FIRST = ["density", "max", "mean"]; // shown where nothing was chosen, with the next few
+const FIRST = ["density", "max", "mean", "count", "token", "documents"]; // shown where nothing was chosen, filled with the next few
 const N_FIRST = 6;
 const SCOPES = { any: "everything", on: "tokens it fires on", text: "its examples", logits: "its logits" };
 
@@ -33,14 +33,14 @@ export class LatentTable {
   }
 
   build() {
-    const go = () => this.change({ where: this.where.value.trim(), q: this.q.value.trim(), in: this.scope.value });
+    const go = () => this.change({ where: this.where.value.trim(), q: this.q.value.trim(), in: this.scope.value === "any" ? "" : this.scope.value });
     this.where = element("input", { type: "text", class: "query", spellcheck: "false", autocomplete: "off",
       placeholder: "density<1e-3 and max>=2 sort -max limit 20", "aria-label": "Query over columns",
       "aria-describedby": "query-help", value: this.state.where ?? "", onchange: go });
-    this.q = element("input", { type: "search", placeholder: "text, or #number", "aria-label": "Search text",
+    this.q = element("input", { type: "search", placeholder: "text or #7", "aria-label": "Search text",
       value: this.state.q ?? "", oninput: settled(go, 250) });
     this.scope = element("select", { "aria-label": "Where to search", onchange: go },
-      Object.entries(SCOPES).map(([value, label]) => element("option", { value, selected: this.state.in === value }, label)));
+      Object.entries(SCOPES).map(([value, label]) => element("option", { value, selected: (this.state.in || "any") === value }, label)));
     this.status = element("p", { class: "count", role: "status" });
     this.wrong = element("div", { role: "alert" });
     this.head = element("tr");
@@ -81,7 +81,7 @@ export class LatentTable {
   }
 
   change(change) {
-    if (Object.entries(change).every(([key, value]) => (this.state[key] ?? (key === "in" ? "any" : "")) === value)) return;
+    if (Object.entries(change).every(([key, value]) => (this.state[key] ?? "") === value)) return;
     Object.assign(this.state, change);
     this.where.value = this.state.where ?? "";
     this.q.value = this.state.q ?? "";
@@ -104,6 +104,7 @@ export class LatentTable {
       if (asked.signal.aborted) return;
       this.data = data;
       this.wrong.replaceChildren();
+      this.box.classList.remove("stale");
       this.where.setAttribute("aria-invalid", "false");
       if (data.cursor) this.cursors[this.page + 1] = data.cursor;
       this.draw();
@@ -111,6 +112,7 @@ export class LatentTable {
       if (error.name === "AbortError" || asked.signal.aborted) return;
       this.where.setAttribute("aria-invalid", "true");
       this.wrong.replaceChildren(shownProblem(error));
+      this.box.classList.add("stale");
       this.status.textContent = "";
     } finally {
       if (this.asked === asked) this.box.removeAttribute("aria-busy");
@@ -119,7 +121,7 @@ export class LatentTable {
 
   // A search gives latents; their values come from the columns, and the query keeps some of them.
   async searched(q, where, signal) {
-    const found = await this.source.search(this.id, { q, scope: this.state.in ?? "any", limit: 200, signal });
+    const found = await this.source.search(this.id, { q, scope: this.state.in || "any", limit: 200, signal });
     const list = found.rows.map((row) => (Array.isArray(row) ? row[0] : typeof row === "object" ? row.latent : row));
     let keep = list;
     const names = this.known.map((c) => c.name).filter((name) => name !== "latent");
@@ -184,8 +186,8 @@ export class LatentTable {
       const cells = [element("td", {}, open), element("td", { class: "number" }, element("a", { href: this.href(i) }, String(i))),
         [...label, ...names].map((name) => cell(row[place[name]], name))];
       if (this.previews) {
-        const peaks = element("td", { class: "peaks" }), promotes = element("td", { class: "roomy" });
-        cells.push(peaks, promotes);
+        const [peaks, promotes] = [element("div", { class: "one-line" }), element("div", { class: "one-line" })];
+        cells.push(element("td", { class: "peaks" }, peaks), element("td", { class: "roomy" }, promotes));
         this.waiting.push([i, peaks, promotes]);
       }
       return fillRow(line, cells);

@@ -1,0 +1,333 @@
+"""A reader's walk through the explorer: `saekit serve` as a process, in a real browser.
+
+`SAEKIT_DEMO=FOLDER pytest -m slow tests/explorer/test_walk.py` walks what `saekit demo` made.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+import saekit
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+if CHROMIUM is None:
+    pytest.skip("there is no chromium to walk with", allow_module_level=True)
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+SECONDS = 120  # for a step: the first job loads the model, on a machine that does other work
+MARKUP = "<img src=x onerror=alert(1)> cats"
+HOME = "http://127.0.0.1"
+
+
+@contextmanager
+def serving(folder: Path, *words: str):
+    """Serve a folder by the command, and give the link that it prints."""
+    code = "from saekit.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(folder), "--port", "0", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = []
+            while not (said and "#token=" in said[-1]):
+                line = process.stderr.readline()
+                assert line, f"saekit serve ended: {said}"
+                said.append(line)
+            yield said[-1].split()[-1]
+        finally:
+            process.terminate()
+
+
+class Walker:
+    """A page in a browser, and all that went wrong on it."""
+
+    def __init__(self, browser, link: str):
+        self.context = browser.new_context(
+            viewport={"width": 1280, "height": 900}, color_scheme="light"
+        )
+        self.context.set_default_timeout(1000 * SECONDS)
+        self.wrong: list[str] = []
+        self.page = self.new()
+        self.page.goto(link)
+        self.home = link.partition("#")[0]
+
+    def new(self):
+        page = self.context.new_page()
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.wrong.append(f"error in the page: {error}"))
+        page.on("request", self._see)
+        return page
+
+    def _hear(self, message):
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"{message.type} in the console: {message.text}")
+
+    def _see(self, request):
+        if not request.url.startswith((HOME, "data:", "blob:", "about:")):
+            self.wrong.append(f"a request left the machine: {request.url}")
+
+    def go(self, address: str, wanted: str):
+        """Open an address in this tab, as a link that someone was given."""
+        self.page.goto("about:blank")
+        self.page.goto(self.home + address)
+        self.page.wait_for_selector(wanted)
+
+    def until(self, text: str, selector: str = "main"):
+        self.page.locator(selector, has_text=text).first.wait_for()
+
+    def at(self) -> str:
+        return self.page.evaluate("location.hash")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS + QUIET)
+        yield made
+        made.close()
+
+
+def test_a_reader_walks_through_a_library(browser, folder):
+    text = "the cat sat on the mat"
+    with serving(folder) as link:
+        walker = Walker(browser, link)
+        seen = _library(walker)
+        assert seen == ["plain", "sub/folded"]
+        latent = _strongest(folder / "plain")
+        _overview(walker, "plain", latent)
+        _latent(walker, "plain", folder / "plain", latent, text)
+        _label(walker, "plain", latent)
+        _neighbour_and_back(walker, latent)
+        _folded_prompt(walker, folder / "sub" / "folded", "sub.folded", text)
+        _compare(walker, "plain", "sub.folded~L1.resid_post", latent)
+        _run_and_jobs(walker, "plain")
+        _dark(walker, "plain", latent)
+        _narrow(walker, "plain", "sub.folded", latent)
+        assert walker.wrong == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SAEKIT_DEMO" not in os.environ, reason="SAEKIT_DEMO names no demo's folder")
+def test_a_reader_walks_through_the_demo(browser, tmp_path):
+    made = Path(os.environ["SAEKIT_DEMO"]).resolve()
+    run = shutil.copytree(made, tmp_path / "lib" / "demo")
+    with serving(run.parent) as link:
+        walker = Walker(browser, link)
+        assert _library(walker) == ["demo"]
+        latent = _strongest(run)
+        _overview(walker, "demo", latent)
+        _latent(walker, "demo", run, latent, "The president of the United States said on Monday")
+        _label(walker, "demo", latent)
+        _neighbour_and_back(walker, latent)
+        _run_and_jobs(walker, "demo")
+        _dark(walker, "demo", latent)
+        _narrow(walker, "demo", None, latent)
+        assert walker.wrong == []
+
+
+def _strongest(run: Path) -> int:
+    return int(saekit.query(run, "sort -max limit 1").columns["latent"][0])
+
+
+def _library(walker: Walker) -> list[str]:
+    page = walker.page
+    page.wait_for_selector(".sae-card")
+    assert "token" not in page.url, "the token stays in the address"
+    return sorted(page.locator(".sae-card h3").all_inner_texts())
+
+
+def _overview(walker: Walker, name: str, latent: int):
+    page = walker.page
+    page.locator(".sae-card h3 a", has_text=re.compile(f"^{name}$")).click()
+    page.wait_for_selector("tr[data-latent]")
+    page.locator(".query").fill("density>0 and count>=1 sort -max")
+    page.locator(".query").press("Enter")
+    walker.page.wait_for_selector(f'tbody tr:first-child[data-latent="{latent}"]')
+    cloud = page.locator(".cloud")
+    cloud.scroll_into_view_if_needed()
+    box = cloud.bounding_box()
+    page.mouse.move(box["x"] + 70, box["y"] + 12)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 20, box["y"] + box["height"] - 45, steps=4)
+    page.mouse.up()
+    expect = "location.hash.includes('max%3C%3D')"  # the box became a part of the query
+    _wait(page, expect)
+    page.locator(".query").fill(f"latent={latent}")
+    page.locator(".query").press("Enter")
+    walker.until("1 of", ".latent-table .count")
+    page.click(f'tr[data-latent="{latent}"] a')
+    page.wait_for_selector(".example-panel .tok")
+
+
+def _latent(walker: Walker, name: str, run: Path, latent: int, text: str):
+    """Check the page of a latent against the index and the Python interface."""
+    page = walker.page
+    record = saekit.Index(run / "index").record(latent)
+    shown = page.locator(".example-panel .row .value").first.inner_text()
+    largest = record["values"]["max"]
+    assert float(shown) == pytest.approx(largest, rel=6e-3)
+    assert page.locator("header").inner_text().count(shown) >= 1
+    for band in [one for one, list_ in record["examples"].items() if list_]:
+        page.click(f'[data-band="{band}"]')
+        assert page.locator(".example-panel .row").count() == len(record["examples"][band])
+    page.click('[data-band="top"]')
+    token = page.locator(".example-panel .tok.peak").first
+    token.click()
+    page.mouse.move(2, 2)
+    assert "100 % of its maximum" in page.locator(".example-panel .readout").inner_text()
+    own = page.locator("section.panel", has=page.locator("h2", has_text="Try your text"))
+    own.locator("textarea").fill(text)
+    own.locator("button[type=submit]").click()
+    own.locator(".job-result .strip").wait_for()
+    sae = saekit.load(run)
+    lm = saekit.load_model(sae.card.run["model"])
+    acts = saekit.prompt(lm, sae, text).latent(latent)
+    found = float(own.locator(".job-result .value").first.inner_text())
+    assert found == pytest.approx(max(map(float, acts)), rel=6e-3)
+    steering = page.locator("section.panel", has=page.locator("h2", has_text="Steer"))
+    steering.locator("textarea").fill(text)
+    steering.locator("[aria-label='how far']").fill("2")
+    steering.locator("[aria-label='tokens to write']").fill("6")
+    steering.locator("button[type=submit]").click()
+    steering.locator(".dose").nth(1).wait_for()
+    wrote = saekit.steer(lm, sae, latent=latent, prompt=text, scale=[2.0], n=6).to_dict()
+    said = [steering.locator(".dose .text").nth(i).text_content() for i in range(2)]
+    plain = [wrote["alone"]["texts"][0], wrote["doses"][0]["texts"][0]]
+    assert [_letters(one) for one in said] == [_letters(one) for one in plain]
+    ablation = page.locator("section.panel", has=page.locator("h2", has_text="Ablate"))
+    ablation.locator("button[type=submit]").click()
+    ablation.locator(".job-result .strip").wait_for()
+
+
+def _letters(text: str) -> str:
+    """Return what is left of a text without what the page writes for characters with no shape."""
+    return re.sub(r"\\x[0-9a-f]{2}|‹U\+[0-9A-F]+›|[^A-Za-z0-9]", "", text)
+
+
+def _label(walker: Walker, name: str, latent: int):
+    page = walker.page
+    page.locator("main h1").click()
+    page.keyboard.press("l")
+    page.keyboard.type(MARKUP)
+    page.keyboard.press("Enter")
+    walker.until("saved", "div.label")
+    assert page.locator(".label-text").inner_text() == MARKUP
+    other = walker.new()  # the permalink, in another tab
+    other.goto(page.url)
+    other.locator(".label-text", has_text=MARKUP).wait_for()
+    assert other.locator("main img").count() == 0
+    assert other.locator("main h1").inner_text() == f"Latent {latent}"
+    other.close()
+    walker.go(f"#/sae/{name}?where=label%20has%20%22cats%22", f'tr[data-latent="{latent}"]')
+    assert page.locator("tr[data-latent]").count() == 1
+    page.click(f'tr[data-latent="{latent}"] a')
+    page.wait_for_selector(".example-panel .tok")
+
+
+def _neighbour_and_back(walker: Walker, latent: int):
+    page = walker.page
+    here = walker.at()
+    page.locator(".side-column .pairs a").first.click()
+    _wait(page, f"!document.querySelector('main h1').innerText.endsWith(' {latent}')")
+    page.go_back()
+    _wait(page, f"document.querySelector('main h1').innerText === 'Latent {latent}'")
+    assert walker.at() == here
+
+
+def _folded_prompt(walker: Walker, run: Path, name: str, text: str):
+    page = walker.page
+    walker.go(f"#/sae/{name}/prompt", "textarea")
+    page.fill("textarea", text)
+    page.click("button:text-is('Read it')")
+    page.locator(".prompt-strip .tok").nth(3).hover()
+    assert "position 3" in page.locator(".readout").first.inner_text()
+    page.locator(".prompt-strip .tok").nth(4).click()
+    page.locator("label", has_text="site").locator("select").first.select_option("L0.resid_post")
+    page.locator(".grid-table td.cell").first.click()
+    held = walker.at()
+    state = dict(re.findall(r"[?&](\w+)=([^&]*)", held))
+    assert (state["pos"], state["site"] in ("L0.resid_post", "L1.resid_post")) == ("4", True)
+    latent = int(state["latent"])
+    sae = saekit.load(run, site=state["site"])
+    lm = saekit.load_model(sae.card.run["model"])
+    act = float(saekit.prompt(lm, sae, text).latent(latent)[4])
+    said = re.search(rf"latent {latent}: ([\d.]+)", page.locator(".readout").first.inner_text())
+    assert said is not None
+    assert float(said[1]) > 0 and act > 0
+    page.fill("[aria-label=steering]", "2")
+    page.select_option("[aria-label='unit of steering']", "act")
+    page.click("button:text-is('Compute')")
+    page.locator("h3", has_text=f"latent {latent} by 2").wait_for()
+    assert "factor=2" in walker.at()
+    page.locator(".prompt-strip .tok").nth(2).click()  # the lists follow what is held
+    page.locator("h3", has_text="position 2").wait_for()
+    here = walker.at()
+    walker.go(here, ".prompt-strip .tok.held")
+    assert walker.at() == here
+    assert page.locator(".prompt-strip .tok.held").get_attribute("data-j") == "2"
+    page.locator("h3", has_text="Steered").wait_for()
+
+
+def _compare(walker: Walker, one: str, other: str, latent: int):
+    page = walker.page
+    walker.go(f"#/compare?a={one}&b={other}&latent={latent}&other=3", ".examples .tok")
+    assert page.locator("main select").nth(1).input_value() == other
+    page.click("button:text-is('Match them')")
+    page.locator("td a", has_text="side by side").first.wait_for()
+
+
+def _run_and_jobs(walker: Walker, name: str):
+    page = walker.page
+    walker.go(f"#/run/{name}", "svg .line")
+    page.locator("nav a", has_text="Jobs").click()
+    page.locator("table.jobs").wait_for()
+    page.locator("table.jobs tr", has_text="steer").locator("button").first.click()
+    page.locator(".steered .dose").first.wait_for()
+
+
+def _dark(walker: Walker, name: str, latent: int):
+    page = walker.page
+    walker.go(f"#/sae/{name}/latent/{latent}", ".example-panel .tok")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(ground) != "rgb(255, 255, 255)"
+    page.keyboard.press("t")
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    page.keyboard.press("t")
+
+
+def _narrow(walker: Walker, one: str, folded: str | None, latent: int):
+    page = walker.page
+    page.set_viewport_size({"width": 360, "height": 740})
+    places = {
+        "#/": ".sae-card",
+        f"#/sae/{one}": "tr[data-latent]",
+        f"#/sae/{one}/latent/{latent}": ".example-panel .tok",
+        f"#/compare?a={one}&b={one}&latent={latent}&other=1": ".examples .tok",
+        f"#/run/{one}": "svg .line",
+        "#/jobs": "table.jobs",
+    }
+    if folded is not None:
+        places[f"#/sae/{folded}/prompt?text=the+cat"] = ".prompt-strip .tok"
+    for address, wanted in places.items():
+        walker.go(address, wanted)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
+
+
+def _wait(page, expression: str):
+    """Wait until an expression is true; the policy of the pages lets no page look for it itself."""
+    for _ in range(10 * SECONDS):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never true: {expression}")
