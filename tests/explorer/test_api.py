@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,57 @@ def problem(answer, status):
     said = answer.json()
     assert said["status"] == status and said["title"] and said["detail"]
     return said
+
+
+def table(path, name, value):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"latent,{name}\n" + "".join(f"{i},{value}\n" for i in range(64)))
+
+
+def test_a_table_that_is_made_while_serving_is_a_column_at_once(folder):
+    views = views_of(folder)
+    assert "stable" not in views.latents("plain")["columns"]
+    table(folder / "plain" / "analysis" / "twins.csv", "stable", 0.5)
+    assert views.latents("plain", "stable=.5")["total"] == 64
+    table(folder / "plain" / "analysis" / "twins.csv", "stable", 0.25)
+    assert views.latents("plain", "stable=.5")["total"] == 0
+
+
+@pytest.mark.parametrize("value", ["1e400", "1e30", "-inf"])
+def test_a_column_of_numbers_beyond_whole_ones_stays_what_it_is(folder, value):
+    table(folder / "plain" / "analysis" / "mine.csv", "far", value)
+    index = saekit.Index(folder / "plain" / "index")
+    assert index.latents.columns["far"] == [float(value)] * 64
+
+
+def test_a_table_behind_a_link_out_of_the_folder_is_no_column(folder, tmp_path):
+    table(tmp_path / "else" / "secret.csv", "secret", 7)
+    there = folder / "plain" / "analysis"
+    there.mkdir()
+    (there / "secret.csv").symlink_to(tmp_path / "else" / "secret.csv")
+    assert "secret" not in views_of(folder).latents("plain")["columns"]
+    there.joinpath("secret.csv").unlink()
+    there.rmdir()
+    there.symlink_to(tmp_path / "else")
+    assert "secret" not in views_of(folder).latents("plain")["columns"]
+
+
+def test_a_column_called_label_does_not_stand_for_the_labels(folder):
+    table(folder / "plain" / "analysis" / "mine.csv", "label", "theirs")
+    columns = views_of(folder).latents("plain")["columns"]
+    assert columns.count("label") == 1 and "mine.label" in columns
+
+
+def test_commands_are_words_of_a_shell(made, tmp_path):
+    shutil.copytree(made / "plain", tmp_path / "a 'b' $c" / "run")
+    (tmp_path / "a 'b' $c" / "run" / "index" / "index.json").unlink()
+    entry = scanned(tmp_path.resolve()).saes["a 'b' $c.run"]
+    assert shlex.split(entry.command()) == ["saekit", "index", str(entry.folder)]
+
+
+@pytest.mark.parametrize("text", ["\u200b\u202e", "\x01", "\u00a0 \t"])
+def test_a_label_that_nobody_can_see_is_refused(client, text):
+    problem(client.put("/saes/plain/latents/3/label", json={"text": text}), 400)
 
 
 def test_meta_says_what_is_served(client, made):

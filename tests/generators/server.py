@@ -1,6 +1,7 @@
 """A server that speaks chat completions, with faults on request, and counts what it answers."""
 
 import contextlib
+import gzip
 import json
 import threading
 import time
@@ -17,7 +18,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.faults = answer, faults
         self.lock, self.n, self.paid, self.headers = threading.Lock(), 0, Counter(), []
-        self.times = []
+        self.times, self.sent = [], 0
 
     @property
     def url(self):
@@ -60,17 +61,33 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
+        elif fault in ("endless", "endless error", "drip"):
+            self.without_end(fault)
         elif fault == "reset":
             self.connection.close()
             self.close_connection = True
         else:
-            data = self.whole(body)
+            data, headers = self.whole(body), {}
             if fault == "lies":
                 data["usage"] = {"prompt_tokens": -5, "completion_tokens": 10**9, "total_tokens": 1}
             with contextlib.suppress(OSError):
-                self.reply(200, json.dumps(data).encode())
+                raw = json.dumps(data).encode()
+                if fault == "compressed":
+                    raw, headers = gzip.compress(raw), {"content-encoding": "gzip"}
+                self.reply(200, raw, headers)
                 with server.lock:
                     server.paid[json.dumps(body, sort_keys=True)] += 1
+
+    def without_end(self, fault):
+        self.send_response(500 if fault == "endless error" else 200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for _ in range(2000):  # until the other side hangs up
+                self.wfile.write(b" " if fault == "drip" else b" " * 2**16)
+                self.server.sent += 1
+                time.sleep(0.05 if fault == "drip" else 0)
 
     def whole(self, body):
         text = self.server.answer(body)

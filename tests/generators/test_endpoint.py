@@ -77,6 +77,16 @@ def test_a_slow_server_times_out_and_is_asked_again(tmp_path):
     assert found.replies[0].text == "said number 0"
 
 
+@pytest.mark.parametrize("fault", ["endless", "endless error", "drip", "compressed"])
+def test_a_reply_without_an_end_is_given_up_and_asked_for_again(tmp_path, fault):
+    with serving(echo, lambda n, body: fault if n == 0 else "") as server:
+        begin = time.monotonic()
+        slow = generator(server, timeout_seconds=1.0)
+        found = ask(slow, wanted(1), Journal(tmp_path / "j.jsonl"))
+        assert time.monotonic() - begin < 20 and server.sent < 2000
+    assert found.replies[0].text == "said number 0"
+
+
 def test_the_wait_that_is_asked_for_is_kept_by_all(tmp_path):
     with serving(echo, lambda n, body: "429 1" if n == 0 else "") as server:
         limits = Limits(concurrency=1)

@@ -193,3 +193,19 @@ def test_a_row_of_a_large_table_takes_less_than_100_ms_once_it_is_read(tmp_path)
     for latent in range(0, n, n // 100):
         assert base.row_of(tmp_path / "t", latent)["latent"] == str(latent)
     assert time.monotonic() - began < 1  # of a hundred rows, on a busy machine
+
+
+@pytest.mark.parametrize("odd", ["\x0c", "\x85", "\u2028", "\x1c"])
+def test_a_cell_with_an_odd_end_of_line_is_one_cell(tmp_path, odd):
+    path = tmp_path / "run" / "analysis" / "t.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"latent,token\n0,a{odd}b\n1,c\n", encoding="utf-8")
+    assert base.row_of(path.with_suffix(""), 0) == {"latent": "0", "token": f"a{odd}b"}
+    assert base.row_of(path.with_suffix(""), 1) == {"latent": "1", "token": "c"}
+
+
+def test_a_table_behind_a_link_out_of_the_run_is_none(tmp_path):
+    (tmp_path / "else.csv").write_text("latent,token\n0,secret\n", encoding="utf-8")
+    (tmp_path / "run" / "analysis").mkdir(parents=True)
+    (tmp_path / "run" / "analysis" / "t.csv").symlink_to(tmp_path / "else.csv")
+    assert base.rows_of(tmp_path / "run" / "analysis" / "t", 0) == []

@@ -213,7 +213,7 @@ class Index:
 
     @functools.cached_property
     def _sides(self) -> dict[str, SideColumn]:
-        own = ["latent", *self.manifest["columns"]]
+        own = ["latent", "label", *self.manifest["columns"]]  # the explorer adds labels
         return named(side_columns(self.folder, self.d_sae), own)
 
     def record(self, latent: int) -> dict[str, Any]:
@@ -522,7 +522,7 @@ def _listed(values: np.ndarray | list[str | None]) -> list[Any]:
     """Return a column as a list, of whole numbers where it holds no others."""
     if not isinstance(values, np.ndarray):
         return values
-    whole = bool((values == np.floor(values)).all())
+    whole = bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
     return values.astype(np.int64).tolist() if whole and len(values) else values.tolist()
 
 

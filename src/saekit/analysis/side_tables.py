@@ -1,5 +1,6 @@
 """Tables that lie next to an index and have one row a latent: further columns of it."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,8 @@ def tables_folder(index: Path) -> Path:
 def side_columns(index: Path, d_sae: int) -> list[SideColumn]:
     """Return the columns of every table with one row a latent that lies next to an index.
 
-    Tables of several rows a latent, or of none, are left alone: they answer other questions.
+    Tables of several rows a latent, or of none, are left alone: they answer other questions. So is
+    a file that a link outside of the run's folder stands for.
 
     Args:
         index: its folder.
@@ -48,15 +50,34 @@ def side_columns(index: Path, d_sae: int) -> list[SideColumn]:
     Raises:
         FormatError: a table is damaged.
     """
-    folder = tables_folder(index)
-    if not folder.is_dir():
-        return []
-    ours = {f".{kind}" for kind in table_files.FORMATS}
-    stems = {p.with_suffix("") for p in folder.iterdir() if p.suffix in ours and p.is_file()}
     found: list[SideColumn] = []
-    for stem in sorted(stems):
+    for stem in sorted({path.with_suffix("") for path in _tables(index)}):
         found += _columns(table_files.find(stem), d_sae)
     return found
+
+
+def stamp(index: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when a table that lies next to an index does.
+
+    Args:
+        index: its folder.
+    """
+    found = []
+    for path in _tables(index):
+        with contextlib.suppress(FileNotFoundError):  # it went away this moment
+            there = path.stat()
+            found.append((path.name, there.st_mtime_ns, there.st_size))
+    return tuple(sorted(found))
+
+
+def _tables(index: Path) -> Iterator[Path]:
+    folder = tables_folder(index)
+    if not folder.is_dir():
+        return
+    ours, run = {f".{kind}" for kind in table_files.FORMATS}, folder.parent.resolve()
+    for path in folder.iterdir():
+        if path.suffix in ours and path.is_file() and path.resolve().is_relative_to(run):
+            yield path
 
 
 def _columns(path: Path, d_sae: int) -> Iterator[SideColumn]:

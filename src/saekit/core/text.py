@@ -1,11 +1,17 @@
 """Text that came from files: shown so that it stays text, on a terminal and in a spreadsheet."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 # C0 and C1 control characters but tab and newline, and the marks that reorder text around them.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _FORMULA = tuple("=+-@\t\r")  # a spreadsheet reads a cell that starts so as a formula
+
+
+def seen(text: str) -> bool:
+    """Tell whether a text has a character that is neither a space nor without a shape."""
+    return any(unicodedata.category(char)[0] not in "CZ" for char in text)
 
 
 def printable(text: str) -> str:

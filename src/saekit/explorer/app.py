@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from saekit.core.errors import SaekitError
+from saekit.core.text import seen
 from saekit.explorer import schemas
 from saekit.explorer.asking import Asking
 from saekit.explorer.files import PageFiles
@@ -241,7 +242,7 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
     ) -> Response:
         """Write the label of a latent; with If-Match in the place of the one named."""
         text = given.text.strip()
-        if not text:
+        if not seen(text):
             raise Problem(400, "A label has one character or more that can be seen.")
         weights = key(sae, latent)
         made = labels.put(weights, latent, text, note=given.note, by=given.by, match=if_match)

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import re
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ class Entry:
 
     def command(self) -> str:
         """Return the command that makes its index."""
-        return f"saekit index {self.folder}"
+        return f"saekit index {shlex.quote(str(self.folder))}"
 
     def state(self) -> IndexState:
         """Return what there is of its index; whether every byte is right, opening it finds out."""

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import secrets
+import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from saekit.analysis import side_tables
 from saekit.analysis.index_folder import Index
 from saekit.core.errors import FormatError, SaekitError
 from saekit.core.files import read_object
@@ -200,7 +202,8 @@ class Views:
             detail = f"The index of {entry.title} cannot be shown: {state.reason}"
             raise Problem(status, detail, state.command)
         there = (state.folder / "index.json").stat()
-        key = (str(state.folder), there.st_mtime_ns, there.st_size, there.st_ino)
+        stamp = there.st_mtime_ns, there.st_size, there.st_ino
+        key = (str(state.folder), *stamp, side_tables.stamp(state.folder))
         with self._lock:
             if key not in self._open:
                 try:
@@ -392,7 +395,7 @@ class Views:
             return {}
         there = path.stat()
         made = _result(path, there.st_mtime_ns, there.st_size)
-        source = f"{path}, saekit eval {entry.folder}"
+        source = f"{path}, saekit eval {shlex.quote(str(entry.folder))}"
         return {} if made is None else {n: score_record(n, s, source) for n, s in made.items()}
 
 
@@ -542,7 +545,7 @@ def _notes(entry: Entry) -> list[str]:
             try:
                 notes += (read_object(path).get("provenance") or {}).get("notes") or []
             except FormatError as error:
-                notes.append(f"{error} Make it again: saekit eval {entry.folder}")
+                notes.append(f"{error} Make it again: saekit eval {shlex.quote(str(entry.folder))}")
     return list(dict.fromkeys(str(note) for note in notes))
 
 

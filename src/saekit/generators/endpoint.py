@@ -1,6 +1,8 @@
 """Endpoint: any server that speaks OpenAI's chat completions."""
 
+import importlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -13,6 +15,7 @@ from saekit.generators.base import Failure, Finish, Generator, Reply, Request, r
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = "none"  # local servers want a header and look at nothing in it
+MOST_BYTES = 16 * 2**20  # of a reply
 AGAIN = frozenset({408, 409, 429})
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "content_filter": "filter"}
 
@@ -83,6 +86,8 @@ class Endpoint(Generator):
             base_url=self.base_url or None,
             timeout=self.timeout_seconds,
             max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},  # so that `MOST_BYTES` is true
+            http_client=_bounded(openai.DefaultHttpxClient, self.timeout_seconds),
         )
 
     def _one(self, client: Any, request: Request) -> Reply | Failure:
@@ -142,6 +147,42 @@ class Endpoint(Generator):
             completion_tokens=_whole(getattr(usage, "completion_tokens", None)),
             logprobs=_logprobs(choice),
         )
+
+
+def _bounded(make: Any, seconds: float) -> Any:
+    """Return an HTTP client that ends a reply which is too long or too slow as a whole.
+
+    The time limits of HTTP clients are for one piece each: a server that sends a byte now and then
+    would hold a run forever, and one that never ends would fill the memory.
+    """
+    # Versions of `openai` differ in the library of HTTP that they use: httpx or httpx2.
+    httpx = importlib.import_module(make.__mro__[1].__module__.partition(".")[0])
+
+    class Bounded(httpx.SyncByteStream):
+        def __init__(self, inner: Any):
+            self._inner, self._until = inner, time.monotonic() + seconds
+
+        @override
+        def __iter__(self) -> Iterator[bytes]:
+            n_bytes = 0
+            for piece in self._inner:
+                n_bytes += len(piece)
+                if n_bytes > MOST_BYTES:
+                    raise httpx.ReadError(f"the reply has over {MOST_BYTES:,} bytes")
+                if time.monotonic() > self._until:
+                    raise httpx.ReadTimeout("the reply was not whole in time")
+                yield piece
+
+        @override
+        def close(self) -> None:
+            self._inner.close()
+
+    def bound(response: Any) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise httpx.ReadError("the reply is compressed, which was not asked for")
+        response.stream = Bounded(response.stream)
+
+    return make(event_hooks={"response": [bound]}, timeout=seconds)
 
 
 def _whole(value: Any) -> int | None:

@@ -3,6 +3,7 @@
 The folder is made and read by `saekit.analysis`; steering reads a number of it from here.
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ def command(folder: Path) -> str:
     named = folder.parent if folder.name == INSIDE else folder
     if folder.parent.name == INSIDE:  # one site of an SAE that several share
         named = folder.parent.parent
-    return f"saekit index {named if named != folder else f'RUN --out {folder}'}"
+    if named == folder:
+        return f"saekit index RUN --out {shlex.quote(str(folder))}"
+    return f"saekit index {shlex.quote(str(named))}"
 
 
 def is_index(folder: Path) -> bool:

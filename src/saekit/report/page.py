@@ -1,5 +1,6 @@
 """One HTML file of a run: the explorer's own pages, with what the run gave inside."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,16 +271,16 @@ def _missing(
     run: Path, core: Result | None, index: Index | None, histogram: object
 ) -> dict[str, Any]:
     """Return what there is not, by its place in the page, with the command that makes it."""
-    found = {}
+    found, named = {}, shlex.quote(str(run))
     if core is None:
-        found["scores"] = ("There is no evaluation yet.", f"saekit eval {run}")
+        found["scores"] = ("There is no evaluation yet.", f"saekit eval {named}")
     if not histogram:
         why = "There is no histogram of densities" + (" in the evaluation." if core else " yet.")
-        found["densities"] = (why, f"saekit eval {run}")
+        found["densities"] = (why, f"saekit eval {named}")
     if not (run / "log.jsonl").exists() or curves(run / "log.jsonl") is None:
-        found["training"] = ("There is no training log.", f"saekit train --resume {run}")
+        found["training"] = ("There is no training log.", f"saekit train --resume {named}")
     if index is None:
-        found["latents"] = ("There is no index of latents yet.", f"saekit index {run}")
+        found["latents"] = ("There is no index of latents yet.", f"saekit index {named}")
     return {place: {"text": text, "command": command} for place, (text, command) in found.items()}
 
 

@@ -161,12 +161,18 @@ def row_of(stem: Path, latent: int, column: str = "latent") -> dict[str, str] | 
 def rows_of(stem: Path, latent: int, column: str = "latent") -> list[dict[str, str]]:
     """Return the rows of a latent in a table on disk, with its cells as text.
 
+    A table outside of the folder that a run has its results in, which a link there stands for,
+    counts as missing.
+
     Raises:
         FormatError: the table is damaged.
     """
     if not table_files.has(stem):
         return []
-    return kept(_ByLatent, table_files.find(stem)).rows(latent, column)
+    path = table_files.find(stem)
+    if not path.resolve().is_relative_to(stem.parent.parent.resolve()):
+        return []
+    return kept(_ByLatent, path).rows(latent, column)
 
 
 class _ByLatent:
@@ -181,7 +187,7 @@ class _ByLatent:
             with reading(path, "CSV"):
                 text = path.read_text(encoding="utf-8")
             if '"' not in text:  # then every line is a row, and a comma ends a cell
-                self._lines = text.splitlines()
+                self._lines = text.removesuffix("\n").split("\n")  # no other end
         self._rows = [] if self._lines else list(table_files.rows(path))
 
     def rows(self, latent: int, column: str) -> list[dict[str, str]]:
