@@ -1,16 +1,20 @@
 """Local: a language model on this machine."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+import torch
 from typing_extensions import override
 
 from saekit.core.config import setting
 from saekit.core.errors import ShapeError
 from saekit.generators.base import Failure, Generator, Reply, Request, registry
 from saekit.models.base import LanguageModel
+
+CHOICE_TOKENS = 4096  # of prompts read in one pass, padding included
 
 
 @final
@@ -54,6 +58,18 @@ class Local(Generator):
     def is_small(self) -> bool:
         return self.small
 
+    @property
+    @override
+    def chooses(self) -> bool:
+        return True
+
+    @override
+    def choose(self, request: Request, options: Sequence[str]) -> dict[str, float]:
+        lm = loaded(self.model, self.revision, self.device)
+        prompt = self._prompt(lm, request)
+        (found,) = _choices(lm, [prompt], options, _ids(lm, options))
+        return found
+
     @override
     def identity(self) -> dict[str, Any]:
         lm = loaded(self.model, self.revision, self.device)
@@ -74,14 +90,20 @@ class Local(Generator):
         # Requests that differ in more than the words are run one kind at a time.
         kinds: dict[tuple[Any, ...], list[int]] = {}
         prompts = [self._prompt(lm, request) for request in requests]
+        choices: dict[tuple[str, ...], list[int]] = {}
         for i, request in enumerate(requests):
             room = lm.n_ctx_max - len(prompts[i])
             if room < 1:
                 reason = f"The prompt has {len(prompts[i])} tokens; {lm.name} reads {lm.n_ctx_max}."
                 found[i] = Failure(reason=reason, again=False)
                 continue
+            if request.options:
+                choices.setdefault(request.options, []).append(i)
+                continue
             kind = (min(request.max_tokens, room), request.temperature, request.stop)
             kinds.setdefault(kind, []).append(i)
+        for options, places in choices.items():
+            self._choose(lm, prompts, options, places, found)
         for (n, temperature, stop), places in kinds.items():
             try:
                 new = lm.continue_tokens(
@@ -100,6 +122,36 @@ class Local(Generator):
             for i, ids in zip(places, new, strict=True):
                 found[i] = self._reply(lm, prompts[i], ids, n, stop)
         yield from (one for one in found if one is not None)
+
+    def _choose(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[list[int]],
+        options: tuple[str, ...],
+        places: Sequence[int],
+        found: list[Reply | Failure | None],
+    ) -> None:
+        """Put the replies to requests that have the same options at their places."""
+        ids = _ids(lm, options)
+        longest = max(map(len, ids))
+        fitting = [i for i in places if len(prompts[i]) + longest - 1 <= lm.n_ctx_max]
+        for i in set(places) - set(fitting):
+            reason = f"Prompt and answer are longer than the {lm.n_ctx_max} tokens {lm.name} reads."
+            found[i] = Failure(reason=reason, again=False)
+        step = max(1, CHOICE_TOKENS // max((len(prompts[i]) + longest for i in fitting), default=1))
+        # Prompts of like length go together, so that little is padded.
+        fitting.sort(key=lambda i: len(prompts[i]))
+        for first in range(0, len(fitting), step):
+            part = fitting[first : first + step]
+            chosen = _choices(lm, [prompts[i] for i in part], options, ids)
+            for i, logprobs in zip(part, chosen, strict=True):
+                found[i] = Reply(
+                    text=max(logprobs, key=lambda option: logprobs[option]),
+                    model=lm.name,
+                    prompt_tokens=len(prompts[i]),
+                    completion_tokens=1,
+                    logprobs=(logprobs,),
+                )
 
     def _prompt(self, lm: LanguageModel, request: Request) -> list[int]:
         if request.messages:
@@ -142,3 +194,56 @@ def _tokens_with(tokenizer: Any, words: tuple[str, ...]) -> tuple[int, ...]:
     """Return the tokens whose text holds one of some words, by which an answer can end early."""
     pieces = ((i, tokenizer.pieces([i])[0]) for i in range(tokenizer.vocab_size))
     return tuple(i for i, piece in pieces if any(word in piece for word in words))
+
+
+def _ids(lm: LanguageModel, options: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each answer, without BOS."""
+    return [list(ids) for ids in lm.tokenizer.encode(list(options))]
+
+
+@torch.no_grad()
+def _choices(
+    lm: LanguageModel,
+    prompts: Sequence[list[int]],
+    options: Sequence[str],
+    ids: Sequence[Sequence[int]],
+) -> list[dict[str, float]]:
+    """Return log-probabilities of the same answers after each prompt, normalised over them.
+
+    Rows are padded at their end, which a causal model never looks at from before it.
+    """
+    if all(len(answer) == 1 for answer in ids):  # then one row a prompt tells of all answers
+        after = _log_softmax(lm, list(prompts), [[len(prompt) - 1] for prompt in prompts])
+        scores = [row[0, [answer[0] for answer in ids]].tolist() for row in after]
+    else:
+        rows = [[*prompt, *answer[:-1]] for prompt in prompts for answer in ids]
+        places = [
+            list(range(len(prompt) - 1, len(prompt) - 1 + len(answer)))
+            for prompt in prompts
+            for answer in ids
+        ]
+        after = _log_softmax(lm, rows, places)
+        flat = [
+            float(row.gather(1, torch.tensor(list(answer))[:, None]).sum())
+            for row, answer in zip(after, list(ids) * len(prompts), strict=True)
+        ]
+        scores = [flat[i : i + len(ids)] for i in range(0, len(flat), len(ids))]
+    found = []
+    for values in scores:
+        most = max(values)
+        total = most + math.log(sum(math.exp(value - most) for value in values))
+        found.append(dict(zip(options, (value - total for value in values), strict=True)))
+    return found
+
+
+def _log_softmax(
+    lm: LanguageModel, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """Return log-probabilities of the next token at some places of each row, on the CPU."""
+    n = max(map(len, rows))
+    tokens = torch.tensor([[*row, *([row[-1]] * (n - len(row)))] for row in rows])
+    final = lm.final(tokens)
+    return [
+        lm.unembed(final[i, torch.tensor(list(at), device=final.device)]).float().log_softmax(-1).cpu()
+        for i, at in enumerate(places)
+    ]
