@@ -55,7 +55,9 @@ class Request:
                 f"`max_tokens` must be at least 1 and `temperature` at least 0; got "
                 f"{self.max_tokens} and {self.temperature}."
             )
-        if self.options and (len({*self.options}) < max(len(self.options), 2) or "" in self.options):
+        if self.options and (
+            len({*self.options}) < max(len(self.options), 2) or "" in self.options
+        ):
             raise ConfigError(
                 f"`options` are at least two distinct texts to choose from; got {self.options}."
             )

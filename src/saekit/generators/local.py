@@ -244,6 +244,9 @@ def _log_softmax(
     tokens = torch.tensor([[*row, *([row[-1]] * (n - len(row)))] for row in rows])
     final = lm.final(tokens)
     return [
-        lm.unembed(final[i, torch.tensor(list(at), device=final.device)]).float().log_softmax(-1).cpu()
+        lm.unembed(final[i, torch.tensor(list(at), device=final.device)])
+        .float()
+        .log_softmax(-1)
+        .cpu()
         for i, at in enumerate(places)
     ]

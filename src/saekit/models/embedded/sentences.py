@@ -52,9 +52,12 @@ class SentenceModel:
             import transformers
         except ImportError as error:
             raise MissingExtraError("transformers", "lm") from error
+        from saekit.models.hf import quiet
+
         where: Any = str(folder)
-        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
-        model: Any = transformers.AutoModel.from_pretrained(where)
+        with quiet(transformers):
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
+            model: Any = transformers.AutoModel.from_pretrained(where)
         self._model: Any = model.eval().requires_grad_(False)
         self.name, self.sha256 = folder.name, WEIGHTS_SHA256
 
