@@ -12,6 +12,8 @@ from saekit.generators.cache import ReplyCache
 from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits, Spent
 
+NOTHING = Spent(requests=0, read=0, written=0, usd=0.0)
+
 
 @final
 class Asker:
@@ -25,22 +27,24 @@ class Asker:
         limits: what may be spent, and how fast; None: the defaults.
         cache: replies of other runs; None: none are used.
         shown: show progress on stderr.
+        spent: of the same limits before.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the words of `ask`
         self,
         generator: Generator,
         journal: Path,
         limits: Limits | None = None,
         cache: ReplyCache | None = None,
         shown: bool = False,
+        spent: Spent = NOTHING,
     ):
         self.generator, self.journal = generator, Journal(journal)
         self.limits, self.cache, self.shown = limits or Limits(), cache, shown
         self.who = generator.identity()
         self.stopped = self.reason = ""
         self.failures = self.known = self.sent = 0
-        self._spent = Spent(requests=0, read=0, written=0, usd=0.0)
+        self.spent = spent
 
     def replies(self, requests: Sequence[Request], what: str) -> dict[str, Reply]:
         """Return the replies to some requests by `key`; those that were not answered are lacking.
@@ -69,8 +73,8 @@ class Asker:
             told=bar.add,
         )
         bar.close()
-        spent, before = answers.spent, self._spent
-        self._spent = Spent(
+        spent, before = answers.spent, self.spent
+        self.spent = Spent(
             requests=before.requests + spent.requests,
             read=before.read + spent.read,
             written=before.written + spent.written,
@@ -89,17 +93,23 @@ class Asker:
 
     def _left(self) -> Limits | None:
         """Return the limits of what may still be spent; None where one is used up."""
-        used = {
-            "requests": self._spent.requests,
-            "tokens": self._spent.read + self._spent.written,
-            "usd": self._spent.usd or 0.0,
-        }
-        changed = {}
-        for name, spent in used.items():
-            most = getattr(self.limits, name)
-            if not most:
-                continue
-            if spent >= most:
-                return None
-            changed[name] = most - spent
-        return dataclasses.replace(self.limits, **changed)
+        spent = self.spent
+        used = (
+            (self.limits.requests, spent.requests),
+            (self.limits.tokens, spent.read + spent.written),
+            (self.limits.usd, spent.usd or 0.0),
+        )
+        over = any(most and gone >= most for most, gone in used)
+        return None if over else _remaining(self.limits, spent)
+
+
+def _remaining(limits: Limits, spent: Spent) -> Limits:
+    """Return limits of which a part is spent; none of them is used up."""
+    changed: dict[str, int | float] = {}
+    if limits.requests:
+        changed["requests"] = limits.requests - spent.requests
+    if limits.tokens:
+        changed["tokens"] = limits.tokens - spent.read - spent.written
+    if limits.usd:
+        changed["usd"] = limits.usd - (spent.usd or 0.0)
+    return dataclasses.replace(limits, **changed)

@@ -42,8 +42,8 @@ _SMALL = (
 )
 _SMALL_OFF = " These do not have it:\n{passages}\n"
 _LIST = (
-    "Phrases, and what they have in common.\n\n{passages}{off}\n\nAll phrases of the first list are "
-    "about"
+    "Phrases, and what they have in common.\n\n{passages}{off}\n\nAll phrases of the first list "
+    "are about"
 )
 _LIST_OFF = "\n\nPhrases without it:\n{passages}"
 

@@ -72,10 +72,12 @@ class Case(NamedTuple):
 
 def case_from(raw: Mapping[str, Any]) -> Case:
     """Return a case from its record."""
-    samples = {
+    samples: dict[str, Any] = {
         name: [Sample(**one) for one in raw[name]] for name in ("shown", "negatives", "tests")
     }
-    texts = {name: tuple(raw[name]) for name in ("promoted", "steered", "unsteered")}
+    texts: dict[str, Any] = {
+        name: tuple(raw[name]) for name in ("promoted", "steered", "unsteered")
+    }
     return Case(**(dict(raw) | samples | texts))
 
 
@@ -126,12 +128,14 @@ def _tests(
     latent: int, one: LatentExamples, anywhere: Sequence[Snippet], n: int, seed: int
 ) -> list[tuple[Snippet, Kind]]:
     half = max(n // 2, 1)
-    found: list[tuple[Snippet, Kind]] = [(s, "held_out") for s in one.held_out[:half]]
     near = one.negatives[SHOWN_NEGATIVES:][: half // 2]
-    found += [(s, "same_document") for s in near]
     order = torch.randperm(len(anywhere), generator=generator(seed, "random texts", latent))
-    found += [(anywhere[i], "random") for i in order[: half - len(near)].tolist()]
-    return found
+    kinds: dict[Kind, Sequence[Snippet]] = {
+        "held_out": one.held_out[:half],
+        "same_document": near,
+        "random": [anywhere[i] for i in order[: half - len(near)].tolist()],
+    }
+    return [(snippet, kind) for kind, some in kinds.items() for snippet in some]
 
 
 def _rounded(acts: Sequence[float]) -> list[float]:

@@ -147,8 +147,9 @@ def read_ratings(path: Path) -> Ratings:
         )
     allowed = set(KEYS[task].values())
     verdicts: dict[str, str] = {}
-    listed = raw.get("verdicts")
-    for one in listed if isinstance(listed, list) else [None]:
+    listed: Any = raw.get("verdicts")
+    every: list[Any] = listed if isinstance(listed, list) else [listed]
+    for one in every:
         fits = isinstance(one, dict) and isinstance(one.get("key"), str)
         if not fits or one.get("verdict") not in allowed:
             raise FormatError(

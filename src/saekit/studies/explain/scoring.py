@@ -19,8 +19,9 @@ from saekit.core.stats.ranks import pearson
 from saekit.data import table_files
 from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
-from saekit.generators.limits import Limits
+from saekit.generators.limits import Limits, Spent
 from saekit.studies.explain import statistics, study
+from saekit.studies.explain.asker import NOTHING as NOTHING_SPENT
 from saekit.studies.explain.asker import Asker
 from saekit.studies.explain.material import Case
 from saekit.studies.explain.scorers.base import Embed, Judging, Question, Scorer, registry
@@ -32,6 +33,7 @@ DEFAULT = ("detection", "fuzzing", "intruder", "embedding", "steering")
 LABEL, RANDOM, TOKENS, AGAIN = "label", "random", "tokens", "again"
 VARIANTS = (LABEL, RANDOM, TOKENS, AGAIN)
 INVALID = "invalid"
+NOTHING = Request(text="-")  # stands for the request of a scorer that asks nobody
 UNITS = {"yes_no": "share of texts", "choice": "share of choices", "amount": "correlation"}
 
 
@@ -79,7 +81,7 @@ class Scored:
         return str(self.result)
 
     def columns(self) -> Table:
-        """Return what a table of latents shows: ``latent``, ``explanation`` and a column each scorer."""
+        """Return what a table of latents shows: the explanation, and a column for each scorer."""
         names = ["latent", "explanation", *self.result.details["scorers"]]
         return Table(
             columns={
@@ -100,6 +102,7 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
     seed: int = 0,
     limits: Limits | None = None,
     cache: ReplyCache | None = None,
+    spent: Spent = NOTHING_SPENT,
     embed: Embed | None = None,
     shown: bool = True,
 ) -> Scored:
@@ -119,6 +122,7 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
         seed: of every draw.
         limits: what may be spent, and how fast.
         cache: replies of other runs; None: none are used.
+        spent: of the limits before, on explaining.
         embed: makes sentence embeddings; None: the embedded model does.
         shown: show progress on stderr.
 
@@ -155,7 +159,7 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
             "embedding": "given" if embed else "all-minilm-l6-v2",
         }
         study.same_settings(folder, settings)
-        asker = Asker(judge, folder / study.JOURNAL, limits, cache, shown)
+        asker = Asker(judge, folder / study.JOURNAL, limits, cache, shown, spent)
         bench = _Bench(asker, cases, known, seed, embed)
         answers = bench.answers(used, again)
         return _finish(folder, settings, explained, known, used, answers, asker, seed)
@@ -192,9 +196,8 @@ class _Bench:
         asked: list[tuple[Scorer, str, int, Question]] = []
         found: Everything = {}
         for scorer in scorers:
-            variants = [v for v in VARIANTS if again or v != AGAIN] + list(scorer.controls)
-            if not scorer.asks:
-                variants.remove(AGAIN) if again else None
+            twice = again and scorer.asks
+            variants = [v for v in VARIANTS if twice or v != AGAIN] + list(scorer.controls)
             found[scorer.name] = {v: {latent: [] for latent in self.cases} for v in variants}
             for variant in variants:
                 for latent, case in self.cases.items():
@@ -230,9 +233,6 @@ class _Bench:
         if embed is None:
             embed = _embedded
         return Judging(self.asker.generator, self.seed, variant == AGAIN, pool, variant, embed)
-
-
-NOTHING = Request(text="-")  # stands for the request of a scorer that asks nobody
 
 
 def _embedded(texts: Sequence[str]) -> torch.Tensor:

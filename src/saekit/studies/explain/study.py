@@ -19,12 +19,12 @@ from saekit.core.seeds import derive
 from saekit.data.base import Corpus, Split
 from saekit.generators.base import Generator
 from saekit.generators.cache import ReplyCache
-from saekit.generators.limits import Limits
+from saekit.generators.limits import Limits, Spent
 from saekit.hub.steering import steer
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.studies.explain import labels as explanations
-from saekit.studies.explain.asker import Asker
+from saekit.studies.explain.asker import NOTHING, Asker
 from saekit.studies.explain.labels import VERDICTS, Label, label_of, without_model
 from saekit.studies.explain.material import Case, case_from, cases
 from saekit.studies.sensitivity.examples import ExampleConfig
@@ -96,6 +96,7 @@ class Explained:
         left_out: latents that were drawn and are not explained, and why.
         stopped: "budget" or "refused" where not all was asked; "" otherwise.
         reason: why, in words.
+        spent: on the requests that were sent.
     """
 
     folder: Path
@@ -104,6 +105,7 @@ class Explained:
     left_out: dict[int, str]
     stopped: str = ""
     reason: str = ""
+    spent: Spent = NOTHING
 
     @property
     def labels(self) -> dict[int, str]:
@@ -169,7 +171,9 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
         }
         write_json(folder / LABELS, record)
         by_latent = {case.latent: case for case in found}
-        return Explained(folder, by_latent, made, left_out, asker.stopped, asker.reason)
+        return Explained(
+            folder, by_latent, made, left_out, asker.stopped, asker.reason, asker.spent
+        )
 
 
 def read(folder: Path | str) -> Explained:
@@ -190,6 +194,24 @@ def read(folder: Path | str) -> Explained:
         for latent, one in read_object(folder / LABELS).items()
     }
     return Explained(folder, found, made, {int(k): v for k, v in raw["left_out"].items()})
+
+
+def read_labels(path: Path) -> dict[int, str]:
+    """Return explanations from a JSON file: an object from the latent's number to its text.
+
+    Raises:
+        FormatError: it is none.
+    """
+    raw, found = read_object(path), {}
+    for key, text in raw.items():
+        fits = isinstance(text, str) and text.strip() and key.isascii() and key.isdecimal()
+        if not fits:
+            raise FormatError(
+                f'{path} is to hold texts by the number of a latent, as {{"12": "the word cat"}}; '
+                f"got {key!r:.40}: {text!r:.40}."
+            )
+        found[int(key)] = " ".join(text.split())
+    return found
 
 
 def _settings(  # noqa: PLR0913 - all that decides what a run gives
