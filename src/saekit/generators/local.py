@@ -1,7 +1,6 @@
 """Local: a language model on this machine."""
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -13,8 +12,6 @@ from saekit.core.config import setting
 from saekit.core.errors import ShapeError
 from saekit.generators.base import Failure, Generator, Reply, Request, registry
 from saekit.models.base import LanguageModel
-
-CHOICE_TOKENS = 4096  # of prompts read in one pass, padding included
 
 
 @final
@@ -67,8 +64,7 @@ class Local(Generator):
     def choose(self, request: Request, options: Sequence[str]) -> dict[str, float]:
         lm = loaded(self.model, self.revision, self.device)
         prompt = self._prompt(lm, request)
-        (found,) = _choices(lm, [prompt], options, _ids(lm, options))
-        return found
+        return _choices(lm, prompt, options, _ids(lm, options))
 
     @override
     def identity(self) -> dict[str, Any]:
@@ -134,24 +130,21 @@ class Local(Generator):
         """Put the replies to requests that have the same options at their places."""
         ids = _ids(lm, options)
         longest = max(map(len, ids))
-        fitting = [i for i in places if len(prompts[i]) + longest - 1 <= lm.n_ctx_max]
-        for i in set(places) - set(fitting):
-            reason = f"Prompt and answer are longer than the {lm.n_ctx_max} tokens {lm.name} reads."
-            found[i] = Failure(reason=reason, again=False)
-        step = max(1, CHOICE_TOKENS // max((len(prompts[i]) + longest for i in fitting), default=1))
-        # Prompts of like length go together, so that little is padded.
-        fitting.sort(key=lambda i: len(prompts[i]))
-        for first in range(0, len(fitting), step):
-            part = fitting[first : first + step]
-            chosen = _choices(lm, [prompts[i] for i in part], options, ids)
-            for i, logprobs in zip(part, chosen, strict=True):
-                found[i] = Reply(
-                    text=max(logprobs, key=lambda option: logprobs[option]),
-                    model=lm.name,
-                    prompt_tokens=len(prompts[i]),
-                    completion_tokens=1,
-                    logprobs=(logprobs,),
-                )
+        for i in places:
+            if len(prompts[i]) + longest - 1 > lm.n_ctx_max:
+                reason = f"Prompt and answer are over the {lm.n_ctx_max} tokens {lm.name} reads."
+                found[i] = Failure(reason=reason, again=False)
+                continue
+            # One prompt a pass: rounding would otherwise depend on what else is asked, and a run
+            # that was interrupted would end with other numbers.
+            logprobs = _choices(lm, prompts[i], options, ids)
+            found[i] = Reply(
+                text=max(logprobs, key=lambda option: logprobs[option]),
+                model=lm.name,
+                prompt_tokens=len(prompts[i]),
+                completion_tokens=1,
+                logprobs=(logprobs,),
+            )
 
     def _prompt(self, lm: LanguageModel, request: Request) -> list[int]:
         if request.messages:
@@ -203,50 +196,24 @@ def _ids(lm: LanguageModel, options: Sequence[str]) -> list[list[int]]:
 
 @torch.no_grad()
 def _choices(
-    lm: LanguageModel,
-    prompts: Sequence[list[int]],
-    options: Sequence[str],
-    ids: Sequence[Sequence[int]],
-) -> list[dict[str, float]]:
-    """Return log-probabilities of the same answers after each prompt, normalised over them.
+    lm: LanguageModel, prompt: list[int], options: Sequence[str], ids: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Return log-probabilities of answers after a prompt, normalised over them.
 
     Rows are padded at their end, which a causal model never looks at from before it.
     """
-    if all(len(answer) == 1 for answer in ids):  # then one row a prompt tells of all answers
-        after = _log_softmax(lm, list(prompts), [[len(prompt) - 1] for prompt in prompts])
-        scores = [row[0, [answer[0] for answer in ids]].tolist() for row in after]
-    else:
-        rows = [[*prompt, *answer[:-1]] for prompt in prompts for answer in ids]
-        places = [
-            list(range(len(prompt) - 1, len(prompt) - 1 + len(answer)))
-            for prompt in prompts
-            for answer in ids
-        ]
-        after = _log_softmax(lm, rows, places)
-        flat = [
-            float(row.gather(1, torch.tensor(list(answer))[:, None]).sum())
-            for row, answer in zip(after, list(ids) * len(prompts), strict=True)
-        ]
-        scores = [flat[i : i + len(ids)] for i in range(0, len(flat), len(ids))]
-    found = []
-    for values in scores:
-        most = max(values)
-        total = most + math.log(sum(math.exp(value - most) for value in values))
-        found.append(dict(zip(options, (value - total for value in values), strict=True)))
-    return found
-
-
-def _log_softmax(
-    lm: LanguageModel, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
-    """Return log-probabilities of the next token at some places of each row, on the CPU."""
-    n = max(map(len, rows))
-    tokens = torch.tensor([[*row, *([row[-1]] * (n - len(row)))] for row in rows])
-    final = lm.final(tokens)
-    return [
-        lm.unembed(final[i, torch.tensor(list(at), device=final.device)])
-        .float()
-        .log_softmax(-1)
-        .cpu()
-        for i, at in enumerate(places)
-    ]
+    start = len(prompt) - 1
+    longest = max(map(len, ids))
+    # Where each answer is one token, the row of the prompt tells of all of them.
+    answers = ids if longest > 1 else ids[:1]
+    rows = [[*prompt, *answer[:-1]] for answer in answers]
+    width = start + longest
+    tokens = torch.tensor([[*row, *([row[-1]] * (width - len(row)))] for row in rows])
+    final = lm.final(tokens)[:, start:]
+    after = lm.unembed(final.flatten(0, 1)).float().log_softmax(-1).cpu()
+    after = after.view(len(rows), longest, -1)
+    scores = torch.stack([
+        after[i if longest > 1 else 0, range(len(answer)), list(answer)].double().sum()
+        for i, answer in enumerate(ids)
+    ])  # fmt: skip
+    return dict(zip(options, scores.log_softmax(0).tolist(), strict=True))

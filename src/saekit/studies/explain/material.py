@@ -94,6 +94,7 @@ def cases(  # noqa: PLR0913 - what a pass over the texts needs
 
     Half of the tested texts are held-out examples; of the rest half are of the same documents, and
     half from anywhere. Where one kind has too few, texts from anywhere fill the place of negatives.
+    A text that reads the same as a shown one, or as another tested one, is not tested.
 
     Args:
         collected: what the corpus gave.
@@ -103,9 +104,10 @@ def cases(  # noqa: PLR0913 - what a pass over the texts needs
         seed: of the draw of random texts.
         shown: show progress on stderr.
     """
-    chosen: dict[int, list[tuple[Snippet, Kind]]] = {}
-    for latent, one in collected.latents.items():
-        chosen[latent] = _tests(latent, one, collected.random, n_tests, seed)
+    chosen = {
+        latent: _tests(latent, one, collected.random, n_tests, seed)
+        for latent, one in collected.latents.items()
+    }
     flat = [(latent, s) for latent, some in chosen.items() for s, _ in some]
     acts = iter(token_acts(sae, lm, [s.tokens for _, s in flat], [i for i, _ in flat], shown=shown))
     pieces = lm.tokenizer.pieces
@@ -128,13 +130,23 @@ def _tests(
     latent: int, one: LatentExamples, anywhere: Sequence[Snippet], n: int, seed: int
 ) -> list[tuple[Snippet, Kind]]:
     half = max(n // 2, 1)
-    near = one.negatives[SHOWN_NEGATIVES:][: half // 2]
+    known = {tuple(s.tokens) for s in [*one.shown, *one.negatives[:SHOWN_NEGATIVES]]}
+
+    def new(some: Sequence[Snippet], most: int) -> list[Snippet]:
+        found = []
+        for snippet in some:
+            if len(found) < most and (ids := tuple(snippet.tokens)) not in known:
+                known.add(ids)
+                found.append(snippet)
+        return found
+
     order = torch.randperm(len(anywhere), generator=generator(seed, "random texts", latent))
-    kinds: dict[Kind, Sequence[Snippet]] = {
-        "held_out": one.held_out[:half],
-        "same_document": near,
-        "random": [anywhere[i] for i in order[: half - len(near)].tolist()],
-    }
+    held_out = new(one.held_out, half)
+    near = new(one.negatives[SHOWN_NEGATIVES:], half // 2)
+    far = new([anywhere[i] for i in order.tolist()], half - len(near))
+    kinds: dict[Kind, list[Snippet]] = {
+        "held_out": held_out, "same_document": near, "random": far,
+    }  # fmt: skip
     return [(snippet, kind) for kind, some in kinds.items() for snippet in some]
 
 

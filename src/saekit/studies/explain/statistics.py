@@ -117,13 +117,19 @@ def _mean_of_two(shares: Sequence[float], n: tuple[int, int]) -> tuple[float, fl
 def shuffled(kind: AnswerKind, answers: Sequence[Answer], seed: int, *names: Any) -> float | None:
     """Return the main number with the truths dealt out at random, the mean of many deals.
 
-    It shows what the way of counting gives for answers that know nothing: 0.5 of yes and no.
+    It shows what the way of counting gives for answers that know nothing: 0.5 of yes and no, one
+    option's share of a choice, 0 of an amount.
     """
     graded = is_graded(answers)
     chance, values = generator(seed, "shuffled", *map(str, names)), []
     for _ in range(SHUFFLES):
-        order = torch.randperm(len(answers), generator=chance).tolist()
-        dealt = [a._replace(truth=answers[i].truth) for a, i in zip(answers, order, strict=True)]
+        if kind == "choice":  # of few choices the right places are uneven, and dealt out stay so
+            drawn = [int(torch.randint(a.options, (1,), generator=chance)) for a in answers]
+            truths = [float(option) for option in drawn]
+        else:
+            order = torch.randperm(len(answers), generator=chance).tolist()
+            truths = [answers[i].truth for i in order]
+        dealt = [a._replace(truth=truth) for a, truth in zip(answers, truths, strict=True)]
         value = measured(kind, dealt).main(kind, graded)
         if value is None:
             return None
