@@ -108,7 +108,7 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
 ) -> Scored:
     """Score explanations on texts that they were not made from. Run it once more to go on.
 
-    Beside each score stand: the explanation of another latent (``random``), the one that no
+    Next to each score stand the explanation of another latent (``random``), the one that no
     language model wrote (``tokens``), the truths dealt out at random (``shuffled``), and how far
     the judge agrees with itself when it is asked again (``again``).
 
