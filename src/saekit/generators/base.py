@@ -29,9 +29,12 @@ class Request:
         stop: texts that end the answer and are not part of it.
         sample: which of several answers to the same words this is.
         top_logprobs: alternatives of each token of the answer to be told, 0 for none.
+        options: answers to choose from, for generators that choose (`Generator.chooses`); the reply
+            is the likeliest, with the log-probability of each. () leaves the answer free.
 
     Raises:
-        ConfigError: not exactly one of `messages` and `text` is given, or a number is out of range.
+        ConfigError: not exactly one of `messages` and `text` is given, a number is out of range, or
+            the options are not several distinct texts.
     """
 
     messages: tuple[tuple[str, str], ...] = ()
@@ -42,6 +45,7 @@ class Request:
     stop: tuple[str, ...] = ()
     sample: int = 0
     top_logprobs: int = 0
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.text):
@@ -51,6 +55,12 @@ class Request:
                 f"`max_tokens` must be at least 1 and `temperature` at least 0; got "
                 f"{self.max_tokens} and {self.temperature}."
             )
+        if self.options and (
+            len({*self.options}) < max(len(self.options), 2) or "" in self.options
+        ):
+            raise ConfigError(
+                f"`options` are at least two distinct texts to choose from; got {self.options}."
+            )
 
     def key(self, generator: dict[str, Any]) -> str:
         """Return what tells this request from every other: SHA-256 of all that decides a reply.
@@ -58,7 +68,10 @@ class Request:
         Args:
             generator: `Generator.identity` of who is asked.
         """
-        return digest([json.dumps([generator, asdict(self)], sort_keys=True)])
+        record = asdict(self)
+        if not self.options:  # requests without any keep the keys of journals that knew none
+            del record["options"]
+        return digest([json.dumps([generator, record], sort_keys=True)])
 
     @property
     def prompt_tokens(self) -> int:
@@ -126,6 +139,44 @@ class Generator(Config, abc.ABC):
     def is_small(self) -> bool:
         """Whether it is asked for one thing at a time, in few words."""
         return False
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it compares given answers by their probability (see `choose`)."""
+        return False
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Whether replies hold log-probabilities: those of options, or `top_logprobs`."""
+        return self.chooses
+
+    def choose(self, request: Request, options: Sequence[str]) -> dict[str, float]:
+        """Return how likely each of some answers is, among them alone.
+
+        A small language model that is asked for "yes" or "no" often says something else. What it
+        makes of the question can still be read: the log-probability of each answer as the
+        continuation of the request, summed over its tokens. They are normalised, so that the
+        probabilities of all `options` sum to 1.
+
+        Optional. A generator that can do this sets `chooses`; others answer in words, and what is
+        no answer is counted as invalid by whoever asked. `replies` answers a request that has
+        `options` through this, so that journals, caches and limits treat it as any other.
+
+        Args:
+            request: what is asked; its `options`, `max_tokens` and `temperature` decide nothing.
+            options: the answers, at least two, all different, each as it would stand directly
+                after the request (a model that continues text wants a space in front).
+
+        Returns:
+            The log-probability of each option, in their order.
+
+        Raises:
+            ConfigError: this generator answers in words only.
+            ShapeError: the request is longer than the model reads.
+        """
+        raise ConfigError(
+            f"`{self.name}` answers in words and compares no given answers; leave `options` out."
+        )
 
     @abc.abstractmethod
     def identity(self) -> dict[str, Any]:

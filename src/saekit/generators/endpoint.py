@@ -59,6 +59,11 @@ class Endpoint(Generator):
                 f"{self.base_url!r}."
             )
 
+    @property
+    @override
+    def tells_logprobs(self) -> bool:
+        return True  # where a server leaves them out, its replies have none
+
     @override
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "model": self.model, "base_url": self.base_url}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+import torch
 from typing_extensions import override
 
 from saekit.core.config import setting
@@ -54,6 +55,17 @@ class Local(Generator):
     def is_small(self) -> bool:
         return self.small
 
+    @property
+    @override
+    def chooses(self) -> bool:
+        return True
+
+    @override
+    def choose(self, request: Request, options: Sequence[str]) -> dict[str, float]:
+        lm = loaded(self.model, self.revision, self.device)
+        prompt = self._prompt(lm, request)
+        return _choices(lm, prompt, options, _ids(lm, options))
+
     @override
     def identity(self) -> dict[str, Any]:
         lm = loaded(self.model, self.revision, self.device)
@@ -74,14 +86,20 @@ class Local(Generator):
         # Requests that differ in more than the words are run one kind at a time.
         kinds: dict[tuple[Any, ...], list[int]] = {}
         prompts = [self._prompt(lm, request) for request in requests]
+        choices: dict[tuple[str, ...], list[int]] = {}
         for i, request in enumerate(requests):
             room = lm.n_ctx_max - len(prompts[i])
             if room < 1:
                 reason = f"The prompt has {len(prompts[i])} tokens; {lm.name} reads {lm.n_ctx_max}."
                 found[i] = Failure(reason=reason, again=False)
                 continue
+            if request.options:
+                choices.setdefault(request.options, []).append(i)
+                continue
             kind = (min(request.max_tokens, room), request.temperature, request.stop)
             kinds.setdefault(kind, []).append(i)
+        for options, places in choices.items():
+            self._choose(lm, prompts, options, places, found)
         for (n, temperature, stop), places in kinds.items():
             try:
                 new = lm.continue_tokens(
@@ -100,6 +118,33 @@ class Local(Generator):
             for i, ids in zip(places, new, strict=True):
                 found[i] = self._reply(lm, prompts[i], ids, n, stop)
         yield from (one for one in found if one is not None)
+
+    def _choose(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[list[int]],
+        options: tuple[str, ...],
+        places: Sequence[int],
+        found: list[Reply | Failure | None],
+    ) -> None:
+        """Put the replies to requests that have the same options at their places."""
+        ids = _ids(lm, options)
+        longest = max(map(len, ids))
+        for i in places:
+            if len(prompts[i]) + longest - 1 > lm.n_ctx_max:
+                reason = f"Prompt and answer are over the {lm.n_ctx_max} tokens {lm.name} reads."
+                found[i] = Failure(reason=reason, again=False)
+                continue
+            # One prompt a pass: rounding would otherwise depend on what else is asked, and a run
+            # that was interrupted would end with other numbers.
+            logprobs = _choices(lm, prompts[i], options, ids)
+            found[i] = Reply(
+                text=max(logprobs, key=lambda option: logprobs[option]),
+                model=lm.name,
+                prompt_tokens=len(prompts[i]),
+                completion_tokens=1,
+                logprobs=(logprobs,),
+            )
 
     def _prompt(self, lm: LanguageModel, request: Request) -> list[int]:
         if request.messages:
@@ -142,3 +187,33 @@ def _tokens_with(tokenizer: Any, words: tuple[str, ...]) -> tuple[int, ...]:
     """Return the tokens whose text holds one of some words, by which an answer can end early."""
     pieces = ((i, tokenizer.pieces([i])[0]) for i in range(tokenizer.vocab_size))
     return tuple(i for i, piece in pieces if any(word in piece for word in words))
+
+
+def _ids(lm: LanguageModel, options: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each answer, without BOS."""
+    return [list(ids) for ids in lm.tokenizer.encode(list(options))]
+
+
+@torch.no_grad()
+def _choices(
+    lm: LanguageModel, prompt: list[int], options: Sequence[str], ids: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Return log-probabilities of answers after a prompt, normalised over them.
+
+    Rows are padded at their end, which a causal model never looks at from before it.
+    """
+    start = len(prompt) - 1
+    longest = max(map(len, ids))
+    # Where each answer is one token, the row of the prompt tells of all of them.
+    answers = ids if longest > 1 else ids[:1]
+    rows = [[*prompt, *answer[:-1]] for answer in answers]
+    width = start + longest
+    tokens = torch.tensor([[*row, *([row[-1]] * (width - len(row)))] for row in rows])
+    final = lm.final(tokens)[:, start:]
+    after = lm.unembed(final.flatten(0, 1)).float().log_softmax(-1).cpu()
+    after = after.view(len(rows), longest, -1)
+    scores = torch.stack([
+        after[i if longest > 1 else 0, range(len(answer)), list(answer)].double().sum()
+        for i, answer in enumerate(ids)
+    ])  # fmt: skip
+    return dict(zip(options, scores.log_softmax(0).tolist(), strict=True))

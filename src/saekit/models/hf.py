@@ -718,7 +718,7 @@ def load(  # noqa: PLR0913 - what can be asked of a model's weights
     if folder is None:
         name = full_name(name)
         folder, commit = fetch_model(name, revision, f"Check the name and the network. {_known()}")
-    with _readable_errors(name), _quiet(library):
+    with _readable_errors(name), quiet(library):
         config = read_config(library, folder, name)
         if config.model_type not in causal_types():
             raise UnknownNameError(
@@ -757,7 +757,7 @@ def load_tokenizer(name: str) -> HFTokenizer:
     if folder is None:
         name = full_name(name)
         folder, _ = fetch_model(name, None, f"Check the name and the network. {_known()}")
-    with _readable_errors(name), _quiet(library):
+    with _readable_errors(name), quiet(library):
         return _tokenizer_of(library, folder, None)
 
 
@@ -927,7 +927,7 @@ def _readable_errors(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet(library: Any) -> Iterator[None]:
+def quiet(library: Any) -> Iterator[None]:
     """Hide the progress bars and advice of transformers while a model is loaded."""
     log, hub = library.utils.logging, logging.getLogger("huggingface_hub")
     level, hub_level, bars = log.get_verbosity(), hub.level, log.is_progress_bar_enabled()

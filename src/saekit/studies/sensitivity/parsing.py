@@ -17,7 +17,7 @@ _OPENING = re.compile(
     r"^\s*(?:sure|certainly|of course|okay|here (?:are|is)|below (?:are|is))\b[^\n]{0,160}:\s*$",
     re.IGNORECASE,
 )
-_REFUSAL = re.compile(
+REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:cannot|can't|won't) (?:help|assist|write|"
     r"provide|comply|create|generate)|as an ai\b)",
     re.IGNORECASE,
@@ -142,7 +142,7 @@ def judged(
     for text in texts:
         plain, bag = " ".join(text.lower().split()), words(text)
         verdict: Verdict = "usable"
-        if _REFUSAL.search(text[:200]):
+        if REFUSAL.search(text[:200]):
             verdict = "refusal"
         elif _ABOUT.search(text):
             verdict = "about it"

@@ -1,6 +1,6 @@
 """Scoring: the largest activation of some latents on each of many texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,6 @@ MOST_TOKENS = 128  # of a text, BOS included
 PASS_TOKENS = 4096
 
 
-@torch.no_grad()
 def largest_acts(
     sae: TrainedSAE,
     lm: LanguageModel,
@@ -41,17 +40,69 @@ def largest_acts(
     Raises:
         ConfigError: the SAE codes several sites or windows jointly.
     """
+    _refuse_joint(sae)
+    out = torch.zeros(len(texts), len(latents))
+    for part, found, _ in _passes(sae, lm, texts, latents, shown):
+        out[part] = found.amax(1).clamp(min=0).cpu()
+    return out
+
+
+def token_acts(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    latents: Sequence[int],
+    *,
+    shown: bool = False,
+) -> list[Float[Tensor, "tokens"]]:
+    """Return the activations of one latent on every token of each text, act units, float32.
+
+    Texts are read as by `largest_acts`; tokens that the rule leaves out, and those beyond
+    `MOST_TOKENS`, have 0.
+
+    Args:
+        sae: the SAE.
+        lm: its language model.
+        texts: token ids of each, without BOS.
+        latents: the latent of each text.
+        shown: show progress on stderr.
+
+    Raises:
+        ConfigError: the SAE codes several sites or windows jointly.
+    """
+    _refuse_joint(sae)
+    distinct = sorted(set(latents))
+    column = {latent: i for i, latent in enumerate(distinct)}
+    out = [torch.zeros(len(text)) for text in texts]
+    for part, found, head in _passes(sae, lm, texts, distinct, shown):
+        for i, acts in zip(part, found, strict=True):
+            own = acts[head:, column[latents[i]]].clamp(min=0).cpu()
+            out[i][: len(own)] = own
+    return out
+
+
+def _refuse_joint(sae: TrainedSAE) -> None:
     if sae.cfg.event:
         raise ConfigError(
             f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; texts are scored by "
             f"SAEs of single tokens."
         )
+
+
+@torch.no_grad()
+def _passes(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    latents: Sequence[int],
+    shown: bool,
+) -> Iterator[tuple[list[int], Float[Tensor, "part length latents"], int]]:
+    """Yield the places of some texts, the latents' activations on them, and how many BOS lead."""
     bos = sae.card.bos_id(lm.tokenizer)
     head = [] if bos is None else [bos]
     rows = [[*head, *ids][:MOST_TOKENS] for ids in texts]
-    out = torch.zeros(len(rows), len(latents))
     if not len(latents):
-        return out
+        return
     wanted = torch.tensor(list(latents), device=sae.device)
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
@@ -68,8 +119,6 @@ def largest_acts(
             kept = sae.card.keep(site, tokens.to(acts[site].device), acts)
             found = sae.encode(acts[site]).columns(wanted)
             found = found.view(len(part), length, len(latents))
-            found = found.masked_fill(~kept.to(found.device)[..., None], 0.0)
-            out[part] = found.amax(1).clamp(min=0).cpu()
+            yield part, found.masked_fill(~kept.to(found.device)[..., None], 0.0), len(head)
             bar.add(len(part))
     bar.close()
-    return out

@@ -310,8 +310,8 @@ def _examples(  # noqa: PLR0913 - what a pass over a corpus needs
 ) -> Collected:
     path = folder / EXAMPLES
     if not path.exists():
-        write_text(path, to_json_line(_to_record(collect(sae, lm, cfg, text, latents, shown))))
-    return _from_record(read_object(path))
+        write_text(path, to_json_line(record_of(collect(sae, lm, cfg, text, latents, shown))))
+    return collected_from(read_object(path))
 
 
 @torch.no_grad()
@@ -597,7 +597,8 @@ def without_norms(sae: TrainedSAE, lm: LanguageModel) -> TrainedSAE:
     return dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
 
 
-def _to_record(found: Collected) -> dict[str, Any]:
+def record_of(found: Collected) -> dict[str, Any]:
+    """Return what a corpus gave as a JSON-ready record, from which `collected_from` makes it."""
     return {
         "n_tokens": found.n_tokens,
         "l0": found.l0,
@@ -616,7 +617,9 @@ def _to_record(found: Collected) -> dict[str, Any]:
     }
 
 
-def _from_record(raw: Mapping[str, Any]) -> Collected:
+def collected_from(raw: Mapping[str, Any]) -> Collected:
+    """Return what a corpus gave from its record (`record_of`)."""
+
     def snippets(listed: Sequence[Mapping[str, Any]]) -> list[Snippet]:
         return [Snippet(**one) for one in listed]
 

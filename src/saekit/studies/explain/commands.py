@@ -1,0 +1,315 @@
+"""`saekit explain`: a sentence that says when a latent is on, and how right it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saekit.terminal.output import emit, note_lines
+from saekit.terminal.sae_options import SAEOptions, takes
+
+if TYPE_CHECKING:
+    from saekit.generators.base import Generator
+    from saekit.generators.limits import Limits
+    from saekit.studies.explain.scorers.base import Scorer
+    from saekit.studies.explain.scoring import Scored
+    from saekit.studies.explain.study import Explain, Explained
+
+PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
+
+app = typer.Typer(
+    help="A sentence that says when a latent is on, and how right it is.", no_args_is_help=True
+)
+
+Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
+Folder = Annotated[Path, typer.Argument(help="Folder that `saekit explain run` made.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the explanations. [RUN/explain]")]
+Latents = Annotated[
+    list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [drawn]")
+]
+Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")]
+Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+By = Annotated[
+    str, typer.Option("--by", help="Who is asked: local, endpoint, or another (list generators).")
+]
+ByModel = Annotated[
+    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
+]
+BaseURL = Annotated[
+    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
+]
+BySettings = Annotated[
+    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
+]
+LimitSettings = Annotated[
+    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
+]
+Scorers = Annotated[
+    list[str] | None,
+    typer.Option("--scorer", help="Only these scorers. Repeat. [all but simulation]"),
+]
+ScorerSettings = Annotated[
+    list[str] | None,
+    typer.Option("--scorer-set", help="A setting of a scorer, as detection.each=1. Repeat."),
+]
+Again = Annotated[
+    bool, typer.Option("--again/--no-again", help="Ask the judge twice, to see how far it agrees.")
+]
+Name = Annotated[str, typer.Option(help="Of the folder of scores. [the judge's]")]
+Seed = Annotated[int, typer.Option(help="Decides every draw.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Explain":
+    from saekit.core.config import override
+    from saekit.studies.explain.study import Explain
+
+    return override(Explain(n_latents=n, tokens=tokens, seed=seed), settings or [])
+
+
+def _generator(
+    by: str, model: str | None, base_url: str | None, settings: list[str] | None
+) -> "Generator":
+    from saekit.core.config import override
+    from saekit.generators.base import registry
+
+    given: dict[str, Any] = {k: v for k, v in (("model", model), ("base_url", base_url)) if v}
+    return override(registry.get(by).from_dict(given), settings or [])
+
+
+def _limits(settings: list[str] | None) -> "Limits":
+    from saekit.core.config import override
+    from saekit.generators.limits import Limits
+
+    return override(Limits(), settings or [])
+
+
+def _scorers(names: list[str] | None, settings: list[str] | None) -> "list[Scorer]":
+    from saekit.core.config import override
+    from saekit.core.errors import ConfigError
+    from saekit.studies.explain.scorers.base import registry
+    from saekit.studies.explain.scoring import DEFAULT
+
+    used = list(names or DEFAULT)
+    own: dict[str, list[str]] = {name: [] for name in used}
+    for one in settings or []:
+        name, dot, rest = one.partition(".")
+        if not dot or name not in own:
+            raise ConfigError(
+                f"--scorer-set is SCORER.SETTING=VALUE, of a scorer that is used "
+                f"({', '.join(used)}); got {one!r}."
+            )
+        own[name].append(rest)
+    return [override(registry.get(name)(), own[name]) for name in used]
+
+
+def _score_lines(found: "Scored") -> list[str]:
+    from saekit.core.result import score_lines
+
+    return [*score_lines(found.result.scores), f"table    {found.folder / 'explanations.csv'}"]
+
+
+def _label_lines(found: "Explained") -> list[str]:
+    wanting = len(found.cases) - len(found.labels)
+    replies = ", ".join(f"{n} {verdict}" for verdict, n in found.verdicts.items() if n)
+    return [
+        *(f"{latent:>8}  {label}" for latent, label in found.labels.items()),
+        f"latents  {len(found.cases)}, {wanting} without a usable explanation",
+        f"replies  {replies or 'none'}",
+    ]
+
+
+def _end(found: "Explained", scored: "Scored | None") -> None:
+    """Leave with the exit code of what was not done."""
+    stopped = (scored.stopped if scored else "") or found.stopped
+    if stopped:
+        raise typer.Exit(BUDGET if stopped == "budget" else 1)
+    if len(found.labels) < len(found.cases):
+        raise typer.Exit(PARTLY)
+
+
+def _stop_lines(found: "Explained", scored: "Scored | None") -> list[str]:
+    why = (scored.reason if scored and scored.stopped else "") or found.reason
+    return [f"stopped  {why}. Run the same command again to go on."] if why else []
+
+
+@app.command("run")
+@takes(SAEOptions)
+def run_(
+    run: Run,
+    out: Out = None,
+    latent: Latents = None,
+    latents: Annotated[int, typer.Option("--latents", help="How many are drawn.")] = 20,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to look for examples in.")] = 300_000,
+    by: By = "local",
+    by_model: ByModel = None,
+    base_url: BaseURL = None,
+    by_set: BySettings = None,
+    limit: LimitSettings = None,
+    corpus: Corpus = None,
+    split: Split = "train",
+    site: Annotated[str | None, typer.Option(help="Which site, where several share it.")] = None,
+    scores: Annotated[
+        bool, typer.Option("--score/--no-score", help="Score them too; who explained judges.")
+    ] = True,
+    scorer: Scorers = None,
+    scorer_set: ScorerSettings = None,
+    again: Again = True,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of the study, as with_negatives=false. Repeat."),
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Explain latents in a line each and score the lines. Run it again to go on.
+
+    Exit codes: 0 done, 3 some latents without a usable explanation, 4 a limit reached.
+
+    Example: saekit explain run demo --latents 10
+    """
+    from saekit.data import table_files
+    from saekit.generators.cache import ReplyCache
+    from saekit.hub.names import results_folder
+    from saekit.studies.explain.scoring import score
+    from saekit.studies.explain.study import explain
+
+    used = _scorers(scorer, scorer_set)
+    opened = sae.open(run, corpus=corpus, site=site)
+    who, limits, cache = _generator(by, by_model, base_url, by_set), _limits(limit), ReplyCache()
+    found = explain(
+        opened.loaded, opened.lm, who, out or results_folder(run) / "explain",
+        _config(latents, tokens, seed, settings),
+        text=(opened.text, "train" if split == "train" else "test"), latents=latent,
+        limits=limits, cache=cache, shown=not quiet,
+    )  # fmt: skip
+    scored = None
+    if scores and found.labels and not found.stopped:
+        scored = score(
+            found, who, scorers=used, again=again, seed=seed, limits=limits, spent=found.spent,
+            cache=cache, shown=not quiet,
+        )  # fmt: skip
+        if out is None:  # next to the SAE, where the table of latents looks for columns
+            table_files.write(scored.columns(), results_folder(run) / "analysis" / "explain")
+    lines = [*_label_lines(found), *(_score_lines(scored) if scored else [])]
+    lines += [*note_lines(opened.notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
+    record = _record(found, scored) | {"notes": opened.notes}
+    emit(record, as_json=as_json, lines=lines)
+    _end(found, scored)
+
+
+def _record(found: "Explained", scored: "Scored | None") -> dict[str, Any]:
+    values = {n: s.value for n, s in scored.result.scores.items()} if scored else {}
+    return {
+        "folder": str(found.folder),
+        "explanations": {str(k): v for k, v in found.labels.items()},
+        "verdicts": found.verdicts,
+        "scores": values,
+        "stopped": (scored.stopped if scored else "") or found.stopped,
+    }
+
+
+@app.command("score")
+def score_(
+    folder: Folder,
+    by: By = "local",
+    by_model: ByModel = None,
+    base_url: BaseURL = None,
+    by_set: BySettings = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Other explanations: JSON with the latent's number and its text."),
+    ] = None,
+    name: Name = "",
+    scorer: Scorers = None,
+    scorer_set: ScorerSettings = None,
+    again: Again = True,
+    limit: LimitSettings = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score explanations by another judge, or other explanations on the same texts.
+
+    Example: saekit explain score demo/explain --scorer simulation --name simulated
+    """
+    from saekit.generators.cache import ReplyCache
+    from saekit.studies.explain.scoring import score
+    from saekit.studies.explain.study import read, read_labels
+
+    found = read(folder)
+    scored = score(
+        found, _generator(by, by_model, base_url, by_set), name,
+        scorers=_scorers(scorer, scorer_set), labels=read_labels(labels) if labels else None,
+        again=again, seed=seed, limits=_limits(limit), cache=ReplyCache(), shown=not quiet,
+    )  # fmt: skip
+    lines = [*_score_lines(scored), *_stop_lines(found, scored)]
+    emit(_record(found, scored), as_json=as_json, lines=lines)
+    if scored.stopped:
+        raise typer.Exit(BUDGET if scored.stopped == "budget" else 1)
+
+
+@app.command("rate")
+def rate_(
+    folder: Folder,
+    rater: Annotated[str, typer.Option("--by", help="Your name: letters, digits, - and _.")] = "me",
+    task: Annotated[
+        str, typer.Option(help="labels: is the explanation right? texts: does it fire on this?")
+    ] = "labels",
+    latents: Annotated[int, typer.Option(help="How many latents at most, drawn.")] = 20,
+    export: Annotated[Path | None, typer.Option(help="Write your verdicts to this file.")] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", help="Add the verdicts of this file; ask nothing.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Rate explanations by keys, without seeing who made them. Run it again to go on.
+
+    Example: saekit explain rate demo/explain --by ana
+    """
+    import click
+
+    from saekit.core.errors import ConfigError
+    from saekit.core.files import write_json
+    from saekit.studies.explain import rating
+    from saekit.studies.explain.study import read
+
+    if task not in rating.KEYS:
+        raise ConfigError(f"--task is {' or '.join(rating.KEYS)}; got {task!r}.")
+    which: rating.Task = "labels" if task == "labels" else "texts"
+    listed = rating.items(read(folder), which, latents=latents, seed=seed)
+    path = rating.place_of(folder, rater, which)
+    if import_ is not None:
+        found = rating.merged(path, rating.read_ratings(import_), listed)
+    elif export is not None and path.exists():
+        found = rating.read_ratings(path)
+    else:
+        found = rating.rate(listed, path, rater, which, key=click.getchar, show=typer.echo)
+    if export is not None:
+        write_json(export, found.record(listed))
+    record = {"rated": len(found.verdicts), "of": len(listed), "file": str(path)}
+    lines = [f"rated    {len(found.verdicts)} of {len(listed)}", f"file     {export or path}"]
+    emit(record, as_json=as_json, lines=lines)
+
+
+@app.command("report")
+def report(
+    folder: Folder,
+    name: Name = "",
+    latents: Annotated[int, typer.Option(help="Latents that people rated, as in rate.")] = 20,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Show explanations with their scores, and how far judges and people agree.
+
+    Example: saekit explain report demo/explain
+    """
+    from saekit.studies.explain.reporting import report as made
+
+    found = made(folder, name, latents=latents, seed=seed)
+    emit(found.record, as_json=as_json, lines=found.lines)

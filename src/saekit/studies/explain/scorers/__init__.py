@@ -1,0 +1,1 @@
+"""Ways of scoring an explanation, one file each."""
