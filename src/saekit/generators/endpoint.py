@@ -162,7 +162,6 @@ def _bounded(make: Any, seconds: float) -> Any:
         def __init__(self, inner: Any):
             self._inner, self._until = inner, time.monotonic() + seconds
 
-        @override
         def __iter__(self) -> Iterator[bytes]:
             n_bytes = 0
             for piece in self._inner:
@@ -173,7 +172,6 @@ def _bounded(make: Any, seconds: float) -> Any:
                     raise httpx.ReadTimeout("the reply was not whole in time")
                 yield piece
 
-        @override
         def close(self) -> None:
             self._inner.close()
 
