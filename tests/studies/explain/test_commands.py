@@ -44,7 +44,8 @@ def test_from_explaining_to_a_report(run, words, capsys):
     assert code == 0, err
     assert set(found["explanations"].values()) == {"yes"}
     assert found["verdicts"] == {"usable": 2, "empty": 0, "refusal": 0, "too long": 0}
-    assert found["scores"]["detection"] == 0.5 and found["scores"]["detection_invalid"] == 0
+    # One word is no answer about several texts.
+    assert found["scores"]["detection"] == 0.5 and found["scores"]["detection_invalid"] == 1.0
     columns = (run / "analysis/explain.csv").read_text().splitlines()
     assert columns[0] == "latent,explanation,detection" and len(columns) == 3
     folder = run / "explain"
