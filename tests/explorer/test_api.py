@@ -47,6 +47,16 @@ def test_a_table_that_is_made_while_serving_is_a_column_at_once(folder):
     assert views.latents("plain", "stable=.5")["total"] == 0
 
 
+def test_an_index_that_goes_away_between_two_looks_is_told(folder, monkeypatch):
+    views = views_of(folder)
+    entry = views.library.sae("plain")
+    state = entry.state()
+    (folder / "plain" / "index" / "index.json").unlink()
+    monkeypatch.setattr(type(entry), "state", lambda self: state)
+    with pytest.raises(Problem, match="no index of plain"):
+        views.index(entry)
+
+
 @pytest.mark.parametrize("value", ["1e400", "1e30", "-inf"])
 def test_a_column_of_numbers_beyond_whole_ones_stays_what_it_is(folder, value):
     table(folder / "plain" / "analysis" / "mine.csv", "far", value)

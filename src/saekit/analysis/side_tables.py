@@ -63,8 +63,8 @@ def stamp(index: Path) -> tuple[tuple[str, int, int], ...]:
         index: its folder.
     """
     found = []
-    for path in _tables(index):
-        with contextlib.suppress(FileNotFoundError):  # it went away this moment
+    with contextlib.suppress(FileNotFoundError):  # it went away this moment
+        for path in _tables(index):
             there = path.stat()
             found.append((path.name, there.st_mtime_ns, there.st_size))
     return tuple(sorted(found))

@@ -106,7 +106,8 @@ class ParquetFile:
         ordinary(path)
         self.path, self._lock = path, threading.Lock()
         with reading(path, "a Parquet file"):
-            self._file = pq.ParquetFile(path, memory_map=True)
+            # Not mapped: to read on in a map whose file was cut meanwhile ends the process.
+            self._file = pq.ParquetFile(path)
             check_unpacked(self._file, path)
             schema = self._file.schema_arrow
         self.names = list(schema.names)

@@ -201,7 +201,10 @@ class Views:
             status = 404 if state.state == "missing" else 409
             detail = f"The index of {entry.title} cannot be shown: {state.reason}"
             raise Problem(status, detail, state.command)
-        there = (state.folder / "index.json").stat()
+        try:
+            there = (state.folder / "index.json").stat()
+        except OSError as error:  # it is being put in place this moment
+            raise Problem(404, f"There is no index of {entry.title}.", state.command) from error
         stamp = there.st_mtime_ns, there.st_size, there.st_ino
         key = (str(state.folder), *stamp, side_tables.stamp(state.folder))
         with self._lock:

@@ -80,7 +80,7 @@ def test_export_and_import_give_the_same_verdicts(explained, tmp_path):
     done = rate(listed, path, "ana", "labels", key=pressing("1231q"), show=lambda _: None)
     exported = tmp_path / "out.json"
     write_json(exported, done.record(listed))
-    again = merged(tmp_path / "elsewhere.json", read_ratings(exported), listed)
+    again = merged(tmp_path / "elsewhere.json", "ana", read_ratings(exported), listed)
     assert again == done and read_ratings(tmp_path / "elsewhere.json").verdicts == done.verdicts
     assert {v["maker"] for v in json.loads(exported.read_text())["verdicts"]} <= {
         "label",
@@ -88,7 +88,7 @@ def test_export_and_import_give_the_same_verdicts(explained, tmp_path):
         "random",
     }
     with pytest.raises(ConfigError, match="4 of 4 verdicts are of things"):
-        merged(path, read_ratings(exported), items(explained, "texts"))
+        merged(path, "ana", read_ratings(exported), items(explained, "texts"))
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def rate_(
     listed = rating.items(read(folder), which, latents=latents, seed=seed)
     path = rating.place_of(folder, rater, which)
     if import_ is not None:
-        found = rating.merged(path, rating.read_ratings(import_), listed)
+        found = rating.merged(path, rater, rating.read_ratings(import_), listed)
     elif export is not None and path.exists():
         found = rating.read_ratings(path)
     else:

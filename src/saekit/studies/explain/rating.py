@@ -233,7 +233,7 @@ def _shown(item: Item, task: Task, n: int, of: int) -> str:
     )
 
 
-def merged(path: Path, other: Ratings, listed: Sequence[Item]) -> Ratings:
+def merged(path: Path, rater: str, other: Ratings, listed: Sequence[Item]) -> Ratings:
     """Add the verdicts of a file from elsewhere to those that are kept; its own win.
 
     Raises:
@@ -246,7 +246,7 @@ def merged(path: Path, other: Ratings, listed: Sequence[Item]) -> Ratings:
             f"rated here. Give the folder, --latents and --seed that they were made with."
         )
     before = read_ratings(path).verdicts if path.exists() else {}
-    found = Ratings(other.rater, other.task, before | other.verdicts)
+    found = Ratings(rater, other.task, other.verdicts | before)
     write_json(path, found.record(listed))
     return found
 

@@ -47,6 +47,8 @@ class Simulation(Scorer):
         half = max(self.texts // 2, 1)
         found = []
         options = tuple(str(i) for i in range(SCALE + 1))
+        ends = ["0 (not at all)", f"{SCALE} (as strongly as ever)"]
+        low, high = reversed(ends) if how.again else ends
         for sample in [*case.on[:half], *case.off[: self.texts - half]]:
             peak = max(range(len(sample.acts)), key=lambda i: sample.acts[i])  # noqa: B023
             first = max(min(peak - self.tokens // 2, len(sample.acts) - self.tokens), 0)
@@ -58,7 +60,7 @@ class Simulation(Scorer):
                 words = (
                     f"A unit of a language model responds to: {label}\n\nText: {before}\n\nHow "
                     f"strongly does the unit respond to the last token, {token!r}, on a scale from "
-                    f"0 (not at all) to {SCALE}? Answer with one digit."
+                    f"{low} to {high}? Answer with one digit."
                 )
                 asked = _asking.request(words, how, options=options, max_tokens=1)
                 if not asked.options:
