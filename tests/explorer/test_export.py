@@ -186,7 +186,7 @@ def test_refusals(folder, tmp_path):
 
 def test_the_command_says_what_there_is_and_what_to_do_next(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["export", "site", str(folder), str(tmp_path / "site"), "--quiet"])
+        main(["export", "site", str(folder), "--out", str(tmp_path / "site"), "--quiet"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
     assert "64 latents" in out and "note     seed1 has no latents in it" in out
@@ -357,6 +357,6 @@ def test_names_that_are_no_part_of_an_address_are_refused(name):
 
 def test_an_sae_without_an_index_gets_its_command(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(["export", "neuronpedia", str(folder / "seed1"), str(tmp_path / "np")])
+        main(["export", "neuronpedia", str(folder / "seed1"), "--out", str(tmp_path / "np")])
     assert ended.value.code == 2
     assert f"saekit index {folder / 'seed1'}" in capsys.readouterr().err

@@ -20,13 +20,13 @@ def _root() -> None:
 @app.command("site")
 def site(
     place: Annotated[Path, typer.Argument(help="An SAE's folder, or one with SAEs below it.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make; one that holds a site is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder to make; one that holds a site is replaced.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the explorer's pages as files, for any static host; small ones work from a disk.
 
-    Example: saekit export site demo site
+    Example: saekit export site demo --out site
     """
     from saekit.explorer.export import export_site
 
@@ -44,8 +44,8 @@ def site(
 @app.command("neuronpedia")
 def neuronpedia(
     run: Annotated[Path, typer.Argument(help="The folder of an SAE with an index.")],
-    out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    name: Annotated[str, typer.Option("--set", help="Name of the set of sources.")] = "saekit",
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    name: Annotated[str, typer.Option("--source-set", help="Name of the set of sources.")] = "saekit",
     model_id: Annotated[str, typer.Option(help="Their name of the model. [its own]")] = "",
     release: Annotated[str, typer.Option(help="Name of the release. [that of the set]")] = "",
     title: Annotated[str, typer.Option(help="Of the release, for a reader.")] = "",
@@ -62,7 +62,7 @@ def neuronpedia(
 ) -> None:
     """Write an index as the JSON lines that a Neuronpedia server imports.
 
-    Example: saekit export neuronpedia demo bundle --set res-2k --creator "A. Author"
+    Example: saekit export neuronpedia demo --out bundle --source-set res-2k --creator "A. Author"
     """
     from saekit.explorer.neuronpedia import Bundle, export_neuronpedia
 

@@ -7,6 +7,7 @@ import typer
 
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
+from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
     from saekit.generators.base import Generator
@@ -89,7 +90,7 @@ def _floor_line(name: str, scores: dict[str, Any]) -> str:
     )
 
 
-@app.command("plan")
+@app.command("plan", cls=lists("saekit.studies.sensitivity.study:Sensitivity"))
 @takes(SAEOptions)
 def plan(
     run: Run,
@@ -141,7 +142,7 @@ def plan(
     emit(found, as_json=as_json, lines=lines)
 
 
-@app.command("run")
+@app.command("run", cls=lists("saekit.studies.sensitivity.study:Sensitivity"))
 @takes(SAEOptions)
 def run_(
     run: Run,
