@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from saekit.activations.latents import LatentStore, is_store
@@ -12,6 +13,7 @@ from saekit.core.lock import claimed_file, made_whole
 from saekit.core.parts import remove
 from saekit.data.base import Corpus
 from saekit.data.tokenise import TokenStream
+from saekit.hub.card import Card
 from saekit.hub.index_manifest import CODES, INSIDE, command
 from saekit.hub.names import is_name
 from saekit.hub.native import load
@@ -81,9 +83,16 @@ def make_codes(
 
 
 def _sae_of(index: Index) -> TrainedSAE:
-    """Return the SAE that an index was made of, from the run it lies in or from where it was."""
+    """Return the SAE that an index was made of, from the run it lies in or from where it was.
+
+    A published one is read by its name; what its files leave out stands in the index.
+    """
     folder = index.folder.absolute()
     inside = {folder.name: folder.parent, folder.parent.name: folder.parent.parent}.get(INSIDE)
+    card = Card.from_dict(index.manifest["card"])
+    published = (card.provenance.get("published") or {}).get("name")
+    if published is not None and is_name(published):
+        return replace(load(published, site=index.manifest["at"]), card=card)
     recorded = index.manifest["sae"]
     there = next((p for p in (inside, recorded) if p is not None and _is_there(p)), None)
     if there is None:

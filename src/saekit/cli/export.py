@@ -45,7 +45,9 @@ def site(
 def neuronpedia(
     run: Annotated[Path, typer.Argument(help="The folder of an SAE with an index.")],
     out: Annotated[Path, typer.Option(help="Folder to make.")],
-    name: Annotated[str, typer.Option("--source-set", help="Name of the set of sources.")] = "saekit",
+    name: Annotated[
+        str, typer.Option("--source-set", help="Name of the set of sources.")
+    ] = "saekit",
     model_id: Annotated[str, typer.Option(help="Their name of the model. [its own]")] = "",
     release: Annotated[str, typer.Option(help="Name of the release. [that of the set]")] = "",
     title: Annotated[str, typer.Option(help="Of the release, for a reader.")] = "",

@@ -7,6 +7,7 @@ import typer
 
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
+from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
     from saekit.generators.base import Generator
@@ -134,7 +135,7 @@ def _stop_lines(found: "Explained", scored: "Scored | None") -> list[str]:
     return [f"stopped  {why}. Run the same command again to go on."] if why else []
 
 
-@app.command("run")
+@app.command("run", cls=lists("saekit.studies.explain.study:Explain"))
 @takes(SAEOptions)
 def run_(
     run: Run,
