@@ -118,8 +118,8 @@ def test_a_reader_walks_through_a_library(browser, folder):
 @pytest.mark.skipif("SAEKIT_DEMO" not in os.environ, reason="SAEKIT_DEMO names no demo's folder")
 def test_a_reader_walks_through_the_demo(browser, tmp_path):
     made = Path(os.environ["SAEKIT_DEMO"]).resolve()
-    run = shutil.copytree(made, tmp_path / "lib" / "demo")
-    with serving(run.parent) as link:
+    run = shutil.copytree(made, tmp_path / "demo")
+    with serving(run) as link:  # what `saekit demo` ends with
         walker = Walker(browser, link)
         assert _library(walker) == ["demo"]
         latent = _strongest(run)

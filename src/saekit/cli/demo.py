@@ -1,5 +1,8 @@
 """`saekit demo`: the whole job on a model and a text that come with the package index."""
 
+import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,11 +99,23 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
         f"took     {seconds:.0f} s, {record['peak_rss_bytes'] / 1e9:.1f} GB",
         f"SAE      {out / 'sae'}",
         f"report   {page}",
-        "next     open the report in a browser; then your own model:",
+        "next     your own model and text:",
         "         saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post "
         "--corpus TEXT.jsonl",
+        "explore  what its latents mean, in a browser:",
+        f"         {_this_command()} serve {shlex.quote(str(out))}",
     ]
     emit(record, as_json=as_json, lines=lines)
+
+
+def _this_command() -> str:
+    """Return how a shell calls this program: by name where that is found, else by its path."""
+    mine, found = Path(sys.argv[0]), shutil.which("saekit")
+    if mine.name != "saekit" or (found is not None and Path(found).resolve() == mine.resolve()):
+        return "saekit"
+    here = Path.cwd()
+    place = mine.resolve()
+    return shlex.quote(str(place.relative_to(here) if place.is_relative_to(here) else place))
 
 
 def _is_demo(out: Path, run: "Run") -> bool:

@@ -196,7 +196,7 @@ export function numbers(text, what) {
 
 function tryPanel({ source, id, record, name }) {
   const text = element("textarea", { rows: 3, dir: "auto", "aria-label": "texts, one a line", placeholder: "a text a line" });
-  return jobForm({ source, kind: "activate", label: "Try", fields: text, by: `saekit prompt ${name} "TEXT" --latent ${record.latent}`,
+  return jobForm({ source, kind: "activate", label: "Try", fields: text, by: `saekit prompt ${name} "TEXT"`,
     read: () => ({ sae: id, latent: record.latent, texts: text.value.split("\n").filter((t) => t.length) }), draw: activated });
 }
 
@@ -207,7 +207,7 @@ function steerPanel({ source, id, record, name }) {
   const field = (value, label, more) => element("input", { type: "number", value: String(value), "aria-label": label, ...more });
   const n = field(40, "tokens to write", { min: 1, max: 200 }), heat = field(0, "temperature", { min: 0, max: 2, step: 0.1 });
   const seed = field(0, "seed", { min: 0 }), seeds = field(1, "texts at each strength", { min: 1, max: 8 });
-  return jobForm({ source, kind: "steer", label: "Steer", by: `saekit steer ${name} ${record.latent} "TEXT" --scale 4`,
+  return jobForm({ source, kind: "steer", label: "Steer", by: `saekit steer ${name} ${record.latent} --prompt "TEXT" --scale 4`,
     fields: [prompt, element("div", { class: "controls" }, element("label", {}, "by ", by), way, element("label", {}, "tokens ", n),
       element("label", {}, "temperature ", heat), element("label", {}, "seed ", seed), element("label", {}, "texts ", seeds))],
     read: () => ({ sae: id, latent: record.latent, prompt: prompt.value, [way.value]: numbers(by.value, "How far to steer"),
@@ -272,7 +272,7 @@ export async function latentPage(host, { source, path, state, go }) {
         record.layers ? card("At every site", "The same latent at all sites of its SAE, on the indexed text, in act units of each.", layerPanel(record.layers, sae.site)) : null,
         panelSections({ source, id, record }),
         source.live ? null : card("With the model", null, element("p", { class: "missing" }, "Your own text, steering and ablation need the model: open this SAE with ", element("code", {}, "saekit serve"),
-          ", or from a terminal: ", element("code", {}, `saekit prompt ${name} "TEXT"`), " and ", element("code", {}, `saekit steer ${name} ${i} "TEXT" --scale 4`), ".")),
+          ", or from a terminal: ", element("code", {}, `saekit prompt ${name} "TEXT"`), " and ", element("code", {}, `saekit steer ${name} ${i} --prompt "TEXT" --scale 4`), ".")),
         source.live ? [card("Try your text", "Where this latent fires on a text of yours.", tryPanel(jobs)),
           card("Steer", "The model's own continuation with the latent moved at every token, prompt and answer alike.", steerPanel(jobs)),
           card("Ablate", "How the loss of every token changes when this latent is set to 0.", ablatePanel(jobs))] : null),

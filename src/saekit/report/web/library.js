@@ -83,7 +83,7 @@ export async function libraryPage(host, { source, state }) {
   };
   draw();
   const none = element("p", { class: "missing" }, "There is no SAE in this folder yet. Train one: ", command("saekit demo"),
-    " or fetch a published one: ", command("saekit get NAME"));
+    " or fetch a published one: ", command("saekit pull NAME"));
   replace(host, element("header", {}, element("h1", {}, "Library"),
     meta?.folder ? element("p", { class: "count" }, "of ", element("code", {}, meta.folder)) : null),
   saes.length ? [element("div", { class: "controls" }, search, order), count, grid] : none,

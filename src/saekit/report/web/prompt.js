@@ -259,7 +259,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
     if (computing) late = true; else logitForm.start();
   }, 300);
   const by = element("input", { type: "text", value: "2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", value: "40", min: 1, max: 200, "aria-label": "tokens" });
-  const steerForm = source?.job ? jobForm({ source, kind: "steer", label: "Steer", by: "saekit steer",
+  const steerForm = source?.job ? jobForm({ source, kind: "steer", label: "Steer", by: `saekit steer ${id} LATENT --prompt "TEXT"`,
     fields: element("div", { class: "controls" }, element("label", {}, named(), by, " times its maximum"), element("label", {}, "tokens ", n)),
     read: () => ({ sae: siteId(), latent: held.latent, prompt: text, scale: numbers(by.value, "How far to steer"), n: Number(n.value), temperature: 0, seed: 0, seeds: 1 }),
     draw: (result, args) => [element("h3", {}, `Latent ${args.latent}${sites.length > 1 ? ` at ${siteOf(args.sae)}` : ""}`), steeredTable(result, args)] }) : null;
