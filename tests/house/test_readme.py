@@ -28,7 +28,7 @@ def test_make_targets_and_ci_are_those_named():
 def test_the_front_page_fits_a_screen():
     lines = README.splitlines()
     assert len(lines) <= 75
-    picture = ROOT / "docs" / "report.png"
+    picture = ROOT / "docs" / "explorer.png"
     assert picture.stat().st_size < 300_000
 
 
