@@ -38,6 +38,7 @@ def serving(folder: Path, *words: str):
         try:
             said = []
             while not (said and "#token=" in said[-1]):
+                assert process.stderr is not None
                 line = process.stderr.readline()
                 assert line, f"saekit serve ended: {said}"
                 said.append(line)
