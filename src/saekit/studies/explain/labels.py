@@ -38,7 +38,26 @@ _TASK = (
 )
 _OFF = "In these passages it does not respond at all:\n\n{passages}\n\n"
 _SMALL = (
-    "{passages}\n\nThese phrases share a word or a subject.{off} What is it? Answer in a few words."
+    "{passages}\n\nWhat do the words before the colons have in common, as they are used in these "
+    "phrases?{off} Answer in a few words."
+)
+# A model this small follows what was done before rather than what it is told.
+_TURNS = (
+    (
+        "- tea: would you like a cup of tea with\n- coffee: the smell of coffee in the\n- cocoa: "
+        "and then hot cocoa by the",
+        "words for hot drinks",
+    ),
+    (
+        "- Monday: we met on Monday to talk\n- Friday: it is closed on Friday and\n- Sunday: the "
+        "game last Sunday was",
+        "words for days of the week",
+    ),
+    (
+        "- said: that is all, she said to\n- said: he said that they would\n- told: my mother told "
+        "me about",
+        "words for speaking",
+    ),
 )
 _SMALL_OFF = " These do not have it:\n{passages}\n"
 _LIST = (
@@ -110,11 +129,20 @@ def request(
             seed=derive(seed, case.latent, tried) % 2**31,
             sample=tried,
         )
-    passages = _bullets([_near(s) for s in case.shown[:SMALL_LENGTH]])
+    near = [_near(s) for s in case.shown[:SMALL_LENGTH]]
+    passages = _bullets([f"{peak}: {text}" for peak, text in near])
     without = _bullets(["".join(s.pieces[:SMALL_AROUND]) for s in off[: SMALL_LENGTH // 2]])
     if generator.chats:
         more = _SMALL_OFF.format(passages=without) if off else ""
-        asked = {"messages": (("user", _SMALL.format(passages=passages, off=more)),)}
+        turns = [
+            (role, words)
+            for some, answer in _TURNS
+            for role, words in (
+                ("user", _SMALL.format(passages=some, off="")),
+                ("assistant", answer),
+            )
+        ]
+        asked = {"messages": (*turns, ("user", _SMALL.format(passages=passages, off=more)))}
     else:
         more = _LIST_OFF.format(passages=without) if off else ""
         asked = {"text": _LIST.format(passages=passages, off=more), "stop": ("\n",)}
@@ -131,9 +159,11 @@ def _snippet(sample: Sample) -> Snippet:
     return Snippet([0] * len(sample.pieces), sample.acts, 0, 0, 0, 0)
 
 
-def _near(sample: Sample) -> str:
+def _near(sample: Sample) -> tuple[str, str]:
+    """Return the word on which a latent peaks, and the phrase that it is in."""
     peak = max(range(len(sample.acts)), key=lambda i: sample.acts[i])
-    return "".join(sample.pieces[max(peak - SMALL_AROUND, 0) : peak + SMALL_AROUND // 2 + 1])
+    phrase = sample.pieces[max(peak - SMALL_AROUND, 0) : peak + SMALL_AROUND // 2 + 1]
+    return sample.pieces[peak].strip(), "".join(phrase).strip()
 
 
 def _line(text: str) -> str:
