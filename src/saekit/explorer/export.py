@@ -15,7 +15,8 @@ The layout, all below the folder that is made::
 ``latents.bin`` is the JSON records of the latents one after another, each compressed on its own
 (raw deflate, RFC 1951). ``latents.idx.json`` has `offsets`, one more than latents: latent i is the
 bytes from offsets[i] up to offsets[i + 1], one range request. A record is that of the API, with the
-whole panels under `panels`. Where a host ignores ranges the whole file comes, and is used.
+whole panels under `panels` and with `AROUND` tokens of each example. Where a host ignores ranges
+the whole file comes, and is used.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ from saekit.report.bundle import bundled, web_file
 FORMAT, VERSION = "saekit.site", 1
 SITE = "site.json"
 LEVEL = 6  # of deflate
+AROUND = (24, 12)  # tokens of an example before its peak and after it: a site is mostly these
 DATA_JS_BYTES = 20_000_000  # of the one script that works from a disk
 SCRIPT, STYLE = "main.js", "app.css"
 # A page from a disk may read no file but scripts: there the data is one.
@@ -259,7 +261,7 @@ def _latents(site: _Site, views: Views, name: str, bar: Progress) -> dict[str, A
     path, folder = site.folder / "data" / name / "latents.bin", views.library.folder
     with path.open("xb") as file:
         for latent in range(d_sae):
-            record = views.latent(name, latent)
+            record = cut(views.latent(name, latent))
             found = {n: _shown(views.panel(name, latent, n), folder) for n in record["panels"]}
             kept = {n: panel for n, panel in found.items() if panel["blocks"]}
             data = _json(record | {"panels": kept})
@@ -274,6 +276,43 @@ def _latents(site: _Site, views: Views, name: str, bar: Progress) -> dict[str, A
     head = {"format": "saekit.latents", "version": VERSION, "encoding": "deflate-raw"}
     site.json(f"data/{name}/latents.idx.json", head | {"offsets": offsets}, "latents")
     return {"records": records, "panels": panels}
+
+
+def cut(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a latent with less text around the peaks of its examples.
+
+    Strings that are left without a token go, and the others are numbered anew.
+    """
+    place: dict[int, int] = {}
+
+    def number(old: int) -> int:
+        return place.setdefault(old, len(place))
+
+    def near(one: dict[str, Any]) -> dict[str, Any]:
+        peak = one["peak"] if one["peak"] is not None else one.get("token", 0)
+        first = max(peak - AROUND[0], 0)
+        end = min(peak + AROUND[1] + 1, len(one["tokens"]))
+        on = [(at, a) for at, a in zip(one["at"], one["acts"], strict=True) if first <= at < end]
+        moved = {key: one[key] - first for key in ("peak", "token") if one.get(key) is not None}
+        return one | moved | {
+            "tokens": [number(t) for t in one["tokens"][first:end]],
+            "at": [at - first for at, _ in on],
+            "acts": [act for _, act in on],
+            "start": one["start"] + first,
+        }  # fmt: skip
+
+    examples = {band: [near(one) for one in some] for band, some in record["examples"].items()}
+    found = record | {"examples": examples}
+    if record["logits"] is not None:
+        sides = {
+            side: [[number(t), *rest] for t, *rest in record["logits"][side]]
+            for side in ("promoted", "suppressed")
+        }
+        found["logits"] = record["logits"] | sides
+    on = [[number(t), *rest] for t, *rest in record["tokens"]["on"]]
+    found["tokens"] = record["tokens"] | {"on": on}
+    found["strings"] = [record["strings"][old] for old in place]
+    return found
 
 
 def _shown(panel: dict[str, Any], folder: Path) -> dict[str, Any]:
