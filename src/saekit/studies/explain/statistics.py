@@ -67,7 +67,7 @@ def measured(kind: AnswerKind, answers: Sequence[Answer]) -> Measured:
     if kind == "amount":
         found = pearson(
             torch.tensor([a.truth for a in answers], dtype=torch.float64),
-            torch.tensor([a.said or 0.0 for a in answers]),
+            torch.tensor([a.said or 0.0 for a in answers], dtype=torch.float64),
         )
         value = None if math.isnan(found) else found
         if value is None and len({a.truth for a in answers}) > 1:
