@@ -82,7 +82,7 @@ def open_sides(
 
 @torch.no_grad()
 def scores_of(
-    sae: TrainedSAE, sides: Sequence[Vectors], units: Sequence[Int[Tensor, "m"]]
+    sae: TrainedSAE, sides: Sequence[Vectors], units: Sequence[Int[Tensor, "_m"]]
 ) -> Result:
     """Return the scores over some rows.
 

@@ -54,7 +54,7 @@ def token_acts(
     latents: Sequence[int],
     *,
     shown: bool = False,
-) -> list[Float[Tensor, "tokens"]]:
+) -> list[Float[Tensor, "_tokens"]]:
     """Return the activations of one latent on every token of each text, act units, float32.
 
     Texts are read as by `largest_acts`; tokens that the rule leaves out, and those beyond

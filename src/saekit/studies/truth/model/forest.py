@@ -43,7 +43,7 @@ class Forest(NamedTuple):
             found[groups] = self.parent[found[groups]]  # -1 is no group any more
         return found
 
-    def levels(self) -> list[Int[Tensor, "m"]]:
+    def levels(self) -> list[Int[Tensor, "_m"]]:
         """Return nodes by depth, those without a parent first."""
         starts, children = self.children()
         level = (self.parent < 0).nonzero()[:, 0]
