@@ -22,7 +22,7 @@ from saekit.data.tokenise import Rows
 FORMAT, VERSION = "saekit.latents", 2  # version 1 had no checksum of the manifest itself
 BY_SIZE = "by size"  # what `maxima` in totals are the largest by
 _MANIFEST, _TOTALS = "manifest.json", "totals.safetensors"
-_WRITTEN = "written.json"  # the shards of a store that is not whole yet
+WRITTEN = "written.json"  # the shards of a store that is not whole yet
 
 
 class TokenMajor(NamedTuple):
@@ -333,8 +333,8 @@ class LatentStoreWriter:
         self._ends = _Ends(d_sae)
         for name in (_MANIFEST, _TOTALS):
             (folder / name).unlink(missing_ok=True)
-        if goes_on and (folder / _WRITTEN).is_file():
-            self._take_up(read_sealed(folder / _WRITTEN))
+        if goes_on and (folder / WRITTEN).is_file():
+            self._take_up(read_sealed(folder / WRITTEN))
         known = {part["file"] for part in self._shards}
         for left in folder.glob("shard-*.safetensors"):
             if left.name not in known:
@@ -419,7 +419,7 @@ class LatentStoreWriter:
                 "meta": self.meta,
             },
         )
-        (self.folder / _WRITTEN).unlink(missing_ok=True)
+        (self.folder / WRITTEN).unlink(missing_ok=True)
         return LatentStore.open(self.folder)
 
     def _check(self, rows: Rows, row: Tensor, pos: Tensor, codes: Codes) -> None:
@@ -472,7 +472,7 @@ class LatentStoreWriter:
         self._shards.append(_described(path) | sizes)
         if self._goes_on:
             written = {"first_row": self._first_row, "shards": self._shards, "beside": self.beside}
-            write_sealed(self.folder / _WRITTEN, written)
+            write_sealed(self.folder / WRITTEN, written)
 
     def _count(self, latents: Tensor, values: Tensor, counts: Tensor) -> None:
         self._totals["counts"] += counts
@@ -505,7 +505,7 @@ def is_store(folder: Path, also: Sequence[str] = ()) -> bool:
         folder: the folder.
         also: names of further files that may be in it.
     """
-    known = {_MANIFEST, _TOTALS, _WRITTEN, *also}
+    known = {_MANIFEST, _TOTALS, WRITTEN, *also}
     return all(
         path.name in known
         or is_own(path.name)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from saekit.activations.harvest import Counts, Harvest
-from saekit.activations.latents import LatentStore, LatentStoreWriter, holds_store
+from saekit.activations.latents import WRITTEN, LatentStore, LatentStoreWriter, holds_store
 from saekit.activations.pairs import Pair
 from saekit.activations.passes import pass_rows
 from saekit.activations.shared import SharedPasses
@@ -93,6 +93,7 @@ class Coder:
             write_sealed(path, settings)
         if holds_store(self.work / STORE):
             self.store = LatentStore.open(self.work / STORE)
+            (self.work / STORE / WRITTEN).unlink(missing_ok=True)  # its writer was killed before
             self.counts = Counts(**self.store.meta["harvest"])
             return
         self._writer = LatentStoreWriter(
@@ -146,7 +147,7 @@ class Coder:
             pos = (pos[:, None] + place).flatten()
             codes = codes._replace(batch=(len(pos),))
         self.counts = harvest.counts
-        writer.beside = {"harvest": self.counts._asdict()}
+        writer.beside = {"harvest": self.counts._asdict(), "seen": self.stream.seen}
         writer.add(rows, row, pos, codes)
         self.n_tokens += len(pos)
         if self.n_tokens >= self.tokens:
@@ -166,9 +167,12 @@ class Coder:
 
     def _close(self) -> None:
         assert self._writer is not None
+        # How much of the text was read is known to who read it, and is noted next to the codes.
+        seen = self._writer.beside.get("seen") if self._harvest is None else None
+        read = {} if seen is None else {"seen": seen}
         self._writer.meta |= {
             "harvest": self.counts._asdict(),
-            "corpus": self.stream.provenance(),  # how much was read of it is known here alone
+            "corpus": self.stream.provenance() | read,
         }
         self.store, self._writer = self._writer.close(), None
 

@@ -82,6 +82,11 @@ class TokenStream:
         parts += [] if self._of == 1 else [self._part, self._of]
         return digest(str(part) for part in parts)
 
+    @property
+    def seen(self) -> dict[str, Any]:
+        """How much was read so far, counted from the beginning of the split; see `provenance`."""
+        return dict(self._seen)
+
     def dealt(self, part: int, of: int) -> "TokenStream":
         """Return every `of`-th row of this stream from row `part` on, as a stream of its own.
 
@@ -112,7 +117,7 @@ class TokenStream:
             "bos_id": self.bos_id,
             "separator_id": self.separator_id,
             "digest": self.digest,
-            "seen": dict(self._seen),
+            "seen": self.seen,
         }
 
     def rows(
