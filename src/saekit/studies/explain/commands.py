@@ -5,18 +5,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.terminal.generator_options import (
+    BUDGET,
+    PARTLY,
+    BaseURL,
+    ByModel,
+    BySettings,
+    LimitSettings,
+    generator_of,
+    limits_of,
+)
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
-    from saekit.generators.base import Generator
-    from saekit.generators.limits import Limits
     from saekit.studies.explain.scorers.base import Scorer
     from saekit.studies.explain.scoring import Scored
     from saekit.studies.explain.study import Explain, Explained
-
-PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
 
 app = typer.Typer(
     help="A sentence that says when a latent is on, and how right it is.", no_args_is_help=True
@@ -32,18 +38,6 @@ Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the 
 Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
 By = Annotated[
     str, typer.Option("--by", help="Who is asked: local, endpoint, or another (list generators).")
-]
-ByModel = Annotated[
-    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
-]
-BaseURL = Annotated[
-    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
-]
-BySettings = Annotated[
-    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
-]
-LimitSettings = Annotated[
-    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
 ]
 Scorers = Annotated[
     list[str] | None,
@@ -67,23 +61,6 @@ def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Expl
     from saekit.studies.explain.study import Explain
 
     return override(Explain(n_latents=n, tokens=tokens, seed=seed), settings or [])
-
-
-def _generator(
-    by: str, model: str | None, base_url: str | None, settings: list[str] | None
-) -> "Generator":
-    from saekit.core.config import override
-    from saekit.generators.base import registry
-
-    given: dict[str, Any] = {k: v for k, v in (("model", model), ("base_url", base_url)) if v}
-    return override(registry.get(by).from_dict(given), settings or [])
-
-
-def _limits(settings: list[str] | None) -> "Limits":
-    from saekit.core.config import override
-    from saekit.generators.limits import Limits
-
-    return override(Limits(), settings or [])
 
 
 def _scorers(names: list[str] | None, settings: list[str] | None) -> "list[Scorer]":
@@ -181,7 +158,11 @@ def run_(
 
     used = _scorers(scorer, scorer_set)
     opened = sae.open(run, corpus=corpus, site=site)
-    who, limits, cache = _generator(by, by_model, base_url, by_set), _limits(limit), ReplyCache()
+    who, limits, cache = (
+        generator_of(by, by_model, base_url, by_set),
+        limits_of(limit),
+        ReplyCache(),
+    )
     found = explain(
         opened.loaded, opened.lm, who, out or results_folder(run) / "explain",
         _config(latents, tokens, seed, settings),
@@ -244,9 +225,9 @@ def score_(
 
     found = read(folder)
     scored = score(
-        found, _generator(by, by_model, base_url, by_set), name,
+        found, generator_of(by, by_model, base_url, by_set), name,
         scorers=_scorers(scorer, scorer_set), labels=read_labels(labels) if labels else None,
-        again=again, seed=seed, limits=_limits(limit), cache=ReplyCache(), shown=not quiet,
+        again=again, seed=seed, limits=limits_of(limit), cache=ReplyCache(), shown=not quiet,
     )  # fmt: skip
     lines = [*_score_lines(scored), *_stop_lines(found, scored)]
     emit(_record(found, scored), as_json=as_json, lines=lines)

@@ -26,6 +26,7 @@ from saekit.studies.explain.asker import Asker
 from saekit.studies.explain.material import Case
 from saekit.studies.explain.scorers.base import Embed, Judging, Question, Scorer, registry
 from saekit.studies.explain.statistics import Answer, measured
+from saekit.studies.sensitivity.study import SETTINGS, same_settings
 
 VERSION = 1  # raised when the same replies give other numbers
 SCORES, ANSWERS, RESULT, STATS = "scores", "answers.json", "result.json", "explanations"
@@ -158,7 +159,7 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
             "seed": seed,
             "embedding": "given" if embed else "all-minilm-l6-v2",
         }
-        study.same_settings(folder, settings)
+        same_settings(folder, settings, "folder")
         asker = Asker(judge, folder / study.JOURNAL, limits, cache, shown, spent)
         bench = _Bench(asker, cases, known, seed, embed)
         answers = bench.answers(used, again)
@@ -326,7 +327,7 @@ def _finish(  # noqa: PLR0913 - all that scoring gave
         "reason": asker.reason,
     }
     made = json.loads(json.dumps(settings))
-    explaining = read_object(explained.folder / study.SETTINGS)
+    explaining = read_object(explained.folder / SETTINGS)
     result = Result(
         name="explain",
         version=VERSION,

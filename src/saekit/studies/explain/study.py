@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -21,16 +21,24 @@ from saekit.generators.base import Generator
 from saekit.generators.cache import ReplyCache
 from saekit.generators.limits import Limits, Spent
 from saekit.hub.steering import steer
-from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.studies.explain import labels as explanations
 from saekit.studies.explain.asker import NOTHING, Asker
 from saekit.studies.explain.labels import VERDICTS, Label, label_of, without_model
 from saekit.studies.explain.material import Case, case_from, cases
 from saekit.studies.sensitivity.examples import ExampleConfig
-from saekit.studies.sensitivity.study import Sensitivity, collect, collected_from, record_of
+from saekit.studies.sensitivity.study import SETTINGS as SETTINGS
+from saekit.studies.sensitivity.study import (
+    Sensitivity,
+    collect,
+    collected_from,
+    record_of,
+    same_settings,
+    settings_of,
+)
 
-SETTINGS, EXAMPLES, CASES, JOURNAL = "settings.json", "examples.json", "cases.json", "journal.jsonl"
+EXAMPLES, CASES, JOURNAL = "examples.json", "cases.json", "journal.jsonl"
 LABELS = "labels.json"
 PROMOTED = 10  # tokens of the logit lens that are kept
 NEUTRAL = ("I think that", "Yesterday,", "The", "It was", "There is", "We", "In this", "My")
@@ -161,7 +169,10 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
     folder = Path(out)
     kept = f"Run the same command again to go on with {folder}."
     with claimed(folder, "saekit explain run", kept):
-        same_settings(folder, _settings(sae, lm, by, cfg, text, latents))
+        settings = settings_of(
+            sae, lm, by, cfg, text, latents, version=cfg.version, wording=explanations.VERSION
+        )
+        same_settings(folder, settings, "folder")
         found, left_out = _material(folder, sae, lm, cfg, text, latents, shown)
         asker = Asker(by, folder / JOURNAL, limits, cache, shown)
         made = _explained(asker, found, cfg)
@@ -212,57 +223,6 @@ def read_labels(path: Path) -> dict[int, str]:
             )
         found[int(key)] = " ".join(text.split())
     return found
-
-
-def _settings(  # noqa: PLR0913 - all that decides what a run gives
-    sae: TrainedSAE,
-    lm: LanguageModel,
-    by: Generator,
-    cfg: Explain,
-    text: tuple[Corpus, Split],
-    latents: Sequence[int] | None,
-) -> dict[str, Any]:
-    if latents is not None:
-        wrong = [i for i in latents if not 0 <= i < sae.d_sae]
-        if wrong or len(set(latents)) < len(latents) or not latents:
-            raise ConfigError(
-                f"Latents are distinct numbers in 0..{sae.d_sae - 1}, at least one; got "
-                f"{', '.join(map(str, (wrong or list(latents))[:8]))}."
-            )
-    corpus, split = text
-    return {
-        "explain": cfg.to_dict(),
-        "version": cfg.version,
-        "prompts": explanations.VERSION,
-        "weights": weights_digest(sae.sae),
-        "d_sae": sae.d_sae,
-        "site": str(sae.site),
-        "rules": {site: rule.to_dict() for site, rule in sae.card.rules.items()},
-        "model": lm.provenance(),
-        "n_ctx": sae.card.n_ctx,
-        "corpus": corpus.to_dict(),
-        "split": split,
-        "generator": by.identity(),
-        "latents": None if latents is None else list(latents),
-    }
-
-
-def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a new run, or refuse those that differ from the folder's.
-
-    Raises:
-        ConfigError: they differ.
-    """
-    path, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
-    if not path.exists():
-        write_json(path, wanted)
-        return
-    before = read_object(path)
-    if differ := [k for k in wanted if before.get(k) != wanted[k]]:
-        raise ConfigError(
-            f"{folder} holds a run with another {', '.join(differ)}. Choose another folder, or "
-            f"give the settings it was begun with ({path})."
-        )
 
 
 def _material(  # noqa: PLR0913 - what a pass over a corpus needs

@@ -5,16 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.terminal.generator_options import (
+    BUDGET,
+    PARTLY,
+    BaseURL,
+    ByModel,
+    BySettings,
+    LimitSettings,
+    generator_of,
+    limits_of,
+)
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
-    from saekit.generators.base import Generator
-    from saekit.generators.limits import Limits
     from saekit.studies.sensitivity.study import Sensitivity
-
-PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
 
 app = typer.Typer(
     help="Does a latent fire on newly written text of the same meaning?", no_args_is_help=True
@@ -29,18 +35,6 @@ Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the 
 Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
 By = Annotated[
     str, typer.Option("--by", help="Who writes: local, endpoint, or another (list generators).")
-]
-ByModel = Annotated[
-    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
-]
-BaseURL = Annotated[
-    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
-]
-BySettings = Annotated[
-    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
-]
-LimitSettings = Annotated[
-    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting of the study, as texts=20. Repeat.")
@@ -58,23 +52,6 @@ def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Sens
     from saekit.studies.sensitivity.study import Sensitivity
 
     return override(Sensitivity(n_latents=n, tokens=tokens, seed=seed), settings or [])
-
-
-def _generator(
-    by: str, model: str | None, base_url: str | None, settings: list[str] | None
-) -> "Generator":
-    from saekit.core.config import override
-    from saekit.generators.base import registry
-
-    given: dict[str, Any] = {k: v for k, v in (("model", model), ("base_url", base_url)) if v}
-    return override(registry.get(by).from_dict(given), settings or [])
-
-
-def _limits(settings: list[str] | None) -> "Limits":
-    from saekit.core.config import override
-    from saekit.generators.limits import Limits
-
-    return override(Limits(), settings or [])
 
 
 def _floor_line(name: str, scores: dict[str, Any]) -> str:
@@ -124,12 +101,12 @@ def plan(
     found = estimate(
         opened.loaded,
         opened.lm,
-        _generator(by, by_model, base_url, by_set),
+        generator_of(by, by_model, base_url, by_set),
         out or results_folder(run) / "sensitivity",
         _config(latents, tokens, seed, settings),
         text=(opened.text, "train" if split == "train" else "test"),
         latents=latent,
-        limits=_limits(limit),
+        limits=limits_of(limit),
         shown=not quiet,
     )
     cost = "no prices given" if found["usd"] is None else f"{found['usd']:.2f} dollars at most"
@@ -185,12 +162,12 @@ def run_(
     found = measure(
         opened.loaded,
         opened.lm,
-        _generator(by, by_model, base_url, by_set),
+        generator_of(by, by_model, base_url, by_set),
         out or results_folder(run) / "sensitivity",
         _config(latents, tokens, seed, settings),
         text=(opened.text, "train" if split == "train" else "test"),
         latents=latent,
-        limits=_limits(limit),
+        limits=limits_of(limit),
         cache=ReplyCache(),
         floor=floor,
         shown=not quiet,

@@ -171,8 +171,10 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     folder = Path(out)
     kept = f"Run the same command again to go on with {folder}."
     with claimed(folder, "saekit sensitivity run", kept):
-        settings = _settings(sae, lm, generator, cfg, text, latents)
-        _same_settings(folder, settings)
+        settings = settings_of(
+            sae, lm, generator, cfg, text, latents, version=cfg.version, wording=prompts.VERSION
+        )
+        same_settings(folder, settings)
         collected = _examples(folder, sae, lm, cfg, text, latents, shown)
         journal = Journal(folder / JOURNAL)
         writing = _Writing(generator, lm, cfg, collected, journal, limits, cache, shown)
@@ -230,8 +232,10 @@ def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
     cfg = cfg or Sensitivity()
     folder = Path(out)
     with claimed(folder, "saekit sensitivity plan"):
-        settings = _settings(sae, lm, generator, cfg, text, latents)
-        _same_settings(folder, settings)
+        settings = settings_of(
+            sae, lm, generator, cfg, text, latents, version=cfg.version, wording=prompts.VERSION
+        )
+        same_settings(folder, settings)
         collected = _examples(folder, sae, lm, cfg, text, latents, shown)
         writing = _Writing(
             generator, lm, cfg, collected, Journal(folder / JOURNAL), limits, None, False
@@ -250,15 +254,32 @@ def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
         }
 
 
-def _settings(
+def settings_of(  # noqa: PLR0913 - all that decides a run
     sae: TrainedSAE,
     lm: LanguageModel,
     generator: Generator,
-    cfg: Sensitivity,
+    cfg: Config,
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None,
+    *,
+    version: int,
+    wording: int,
 ) -> dict[str, Any]:
-    """Return all that decides the numbers of a run, JSON-ready."""
+    """Return all that decides the numbers of a run that asks a generator, JSON-ready.
+
+    Args:
+        sae: the SAE.
+        lm: its language model.
+        generator: who is asked.
+        cfg: of the study; its name is the key of its settings.
+        text: a corpus and which part of it.
+        latents: which were asked for; None: some are drawn.
+        version: of the study.
+        wording: version of its prompts.
+
+    Raises:
+        ConfigError: the latents are not distinct numbers of the SAE's.
+    """
     if latents is not None:
         wrong = [i for i in latents if not 0 <= i < sae.d_sae]
         if wrong or len(set(latents)) < len(latents) or not latents:
@@ -268,9 +289,9 @@ def _settings(
             )
     corpus, split = text
     found = {
-        "sensitivity": cfg.to_dict(),
-        "version": cfg.version,
-        "prompts": prompts.VERSION,
+        cfg.name: cfg.to_dict(),
+        "version": version,
+        "prompts": wording,
         "weights": weights_digest(sae.sae),
         "d_sae": sae.d_sae,
         "site": str(sae.site),
@@ -285,17 +306,26 @@ def _settings(
     return json.loads(json.dumps(found))
 
 
-def _same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings of a new run, or refuse those that differ from the folder's."""
-    path = folder / SETTINGS
+def same_settings(folder: Path, settings: Mapping[str, Any], other: str = "--out") -> None:
+    """Write the settings of a new run, or refuse those that differ from the folder's.
+
+    Args:
+        folder: of the run.
+        settings: JSON-ready.
+        other: what to choose another of.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    path, wanted = folder / SETTINGS, json.loads(json.dumps(settings))
     if not path.exists():
-        write_json(path, settings)
+        write_json(path, wanted)
         return
     before = read_object(path)
-    if differ := [k for k in settings if before.get(k) != settings[k]]:
+    if differ := [k for k in wanted if before.get(k) != wanted[k]]:
         raise ConfigError(
-            f"{folder} holds a run with another {', '.join(differ)}. Choose another --out, or give "
-            f"the settings it was begun with ({path})."
+            f"{folder} holds a run with another {', '.join(differ)}. Choose another {other}, or "
+            f"give the settings it was begun with ({path})."
         )
 
 

@@ -1,0 +1,52 @@
+"""The options of every command that asks a generator for text, declared once."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from saekit.generators.base import Generator
+    from saekit.generators.limits import Limits
+
+PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
+
+ByModel = Annotated[
+    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
+]
+BaseURL = Annotated[
+    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
+]
+BySettings = Annotated[
+    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
+]
+LimitSettings = Annotated[
+    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
+]
+
+
+def generator_of(
+    by: str, model: str | None, base_url: str | None, settings: list[str] | None
+) -> "Generator":
+    """Return the generator that the options name.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        ConfigError: it has no such setting, or refuses the value.
+    """
+    from saekit.core.config import override
+    from saekit.generators.base import registry
+
+    given: dict[str, Any] = {k: v for k, v in (("model", model), ("base_url", base_url)) if v}
+    return override(registry.get(by).from_dict(given), settings or [])
+
+
+def limits_of(settings: list[str] | None) -> "Limits":
+    """Return the limits that the options set.
+
+    Raises:
+        ConfigError: there is no such limit, or it refuses the value.
+    """
+    from saekit.core.config import override
+    from saekit.generators.limits import Limits
+
+    return override(Limits(), settings or [])
