@@ -1,0 +1,1 @@
+"""Faithful dictionaries: a model's own text, stability over seeds, fake features, probing."""

@@ -1,0 +1,1 @@
+"""Evaluations of the study of faithful dictionaries."""
