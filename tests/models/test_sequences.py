@@ -73,9 +73,7 @@ def test_a_race_has_the_shares_that_the_logits_say():
     ):
         drawn = torch.tensor(
             [
-                sampling.race(
-                    logits, torch.rand(4, dtype=torch.float64, generator=chance), 1e-4
-                )[0]
+                sampling.race(logits, torch.rand(4, dtype=torch.float64, generator=chance), 1e-4)[0]
                 for _ in range(n)
             ]
         )

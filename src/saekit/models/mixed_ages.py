@@ -1,8 +1,8 @@
 """MixedAges: rows of unlike lengths in one batch of transformers, each in a place of its own.
 
 Rows end at the same column, so that the next token of all of them has one place; a row that is
-shorter has nothing in the columns before it, which a mask hides. Keys and values lie in buffers that
-grow by half: a step writes one column, where transformers' own cache copies all of them.
+shorter has nothing in the columns before it, which a mask hides. Keys and values lie in buffers
+that grow by half: a step writes one column, where transformers' own cache copies all of them.
 """
 
 import functools
@@ -96,7 +96,7 @@ def _cache_of(module: Any) -> Any:
 
 
 @functools.cache
-def _layer_class() -> type[Any]:
+def _layer_class() -> type[Any]:  # noqa: C901 - a class, which needs transformers
     """Return the kind of cache layer, which transformers' own is the base of."""
     from transformers.cache_utils import DynamicLayer
 
