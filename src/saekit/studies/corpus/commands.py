@@ -10,7 +10,7 @@ from saekit.terminal.settings_help import lists
 
 app = typer.Typer(help="A model's own text, and measures of any text.", no_args_is_help=True)
 
-MAKES = {"generate": None}
+MAKES = {"generate": None, "measure": "measures"}
 
 Model = Annotated[str, typer.Option(help="Language model: embedded name, folder or hub name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -79,3 +79,63 @@ def generate_(
         f"corpus   {out}",
     ]
     emit(counts | {"folder": str(out), "notes": found.notes}, as_json=as_json, lines=lines)
+
+
+@app.command("measure", cls=lists("saekit.studies.corpus.measure:Measurement"))
+def measure_(
+    corpora: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS...", help="As --corpus of train; NAME=CORPUS names one."),
+    ],
+    model: Model = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder of scores and figures.")] = Path("measures"),
+    reference: Annotated[
+        str | None, typer.Option(help="Text that shared 13-token runs are looked for in.")
+    ] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="Suffix of figures: svg, png or pdf; none draws none.")
+    ] = "svg",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as tokens=500k. Repeat.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure corpora side by side: coverage, first tokens, entropy, n-grams, embeddings.
+
+    Example: saekit corpus measure own packaged --model smollm2-135m --out measures
+    """
+    from saekit.core.config import override
+    from saekit.core.errors import ConfigError
+    from saekit.data.open import open_corpus
+    from saekit.models.hf import load
+    from saekit.studies.corpus.measure import Measurement, measure, write
+
+    named: dict[str, str] = {}
+    for word in corpora:
+        head, mark, rest = word.partition("=")
+        name, text = (head, rest) if mark else (Path(word.rstrip("/")).name, word)
+        if name in named:
+            raise ConfigError(f"Two corpora are called {name}. Name them: a={text} b=...")
+        named[name] = text
+    lm = load(model, device=device)
+    found = measure(
+        {name: open_corpus(text) for name, text in named.items()},
+        lm,
+        override(Measurement(), settings or []),
+        reference=None if reference is None else open_corpus(reference),
+        shown=not quiet,
+    )
+    if figures in (None, "none"):
+        found.result.write(out / "measures.json")
+        found.table().write_csv(out / "measures.csv")
+        files = [out / "measures.json", out / "measures.csv"]
+    else:
+        files = write(found, out, lm, f".{figures}")
+    record = {name: score.value for name, score in found.result.scores.items()}
+    emit(
+        record | {"files": [str(p) for p in files]},
+        as_json=as_json,
+        lines=[*str(found).splitlines(), *(f"file     {p}" for p in files)],
+    )
