@@ -195,10 +195,11 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         manifest = corpus.manifest()
         if manifest["tokenizer"] != tokenizer.digest:
             raise DataError(f"{corpus.path} holds ids of another tokenizer than {lm.name}'s.")
-        counts = manifest["counts"]
-        duplicates = counts["duplicates"] / (counts["duplicates"] + counts["sequences"])
-        ended = counts["ended"] / counts["sequences"]
-        begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in corpus.sequences()}
+        written, kept = corpus.n_written(), list(corpus.sequences())
+        duplicates = (written - len(kept)) / max(written, 1)
+        ends = [bool(len(s.ids)) and s.ids[-1] == tokenizer.eos_id for s in kept]
+        ended = sum(ends) / max(len(ends), 1)
+        begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in kept}
     special = torch.tensor(sorted(tokenizer.special_ids), dtype=torch.int64)
     ids, first, total = [], [], 0
     for document in corpus.documents(split):
@@ -378,7 +379,7 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
         order = torch.randperm(len(blocks), generator=chance)
         mine = blocks[order[: len(a.counts)]].sum(0)
         null.append(js(mine, blocks.sum(0) - mine))
-    smooth = [statistics.shares(s + 0.5) for s in sums]
+    p, q = (statistics.shares(s + 0.5) for s in sums)
     return {
         "unigram_js": _score(js(*sums), others, n, "bits", strata=strata),
         "unigram_js_floor": Score(
@@ -389,14 +390,10 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
             label="documents shuffled between both",
         ),
         "unigram_kl": Score(
-            value=statistics.kl(*smooth), n=n, unit="nats", better="neither", label="half added"
+            value=statistics.kl(p, q), n=n, unit="nats", better="neither", label="half added"
         ),
         "unigram_kl_reverse": Score(
-            value=statistics.kl(*smooth[::-1]),
-            n=n,
-            unit="nats",
-            better="neither",
-            label="half added",
+            value=statistics.kl(q, p), n=n, unit="nats", better="neither", label="half added"
         ),
     }
 
