@@ -36,6 +36,7 @@ OPTIONAL = {
     "trackio",
     "tensorboard",
     "openai",
+    "vllm",
     "fastapi",
     "starlette",
     "uvicorn",

@@ -1,1 +1,1 @@
-"""Faithful dictionaries: a model's own text, stability over seeds, fake features, probing."""
+"""Are dictionaries trained on a model's own text more faithful to the model?"""
