@@ -88,7 +88,7 @@ class Coactivation:
         elif self._sparse is None:
             both = torch.zeros(len(one), dtype=torch.float64)
         else:
-            found = self._sparse[np.array(one), np.array(other)]
+            found = self._sparse[one.numpy().copy(), other.numpy().copy()]
             both = torch.from_numpy(np.asarray(found).ravel()).double()
         cov = both / max(self.n_tokens, 1) - mean[0][one] * mean[1][other]
         return (cov / (spread[0][one] * spread[1][other])).where(
