@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from saekit.analysis import twins
 from saekit.analysis.matching import matches
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.hub.card import Card
@@ -32,7 +31,7 @@ def sae(seed, d_sae=64, d_in=16, name="m"):
 
 @pytest.mark.parametrize("cells", [2**24, 70])
 def test_the_nearest_by_all_cosines(monkeypatch, cells):
-    monkeypatch.setattr(twins, "CHUNK", cells)
+    monkeypatch.setattr("saekit.metrics.nearest.CHUNK", cells)
     one, other = sae(0), sae(1, d_sae=40)
     cosine = torch.nn.functional.cosine_similarity(
         one.directions[:, None], other.directions[None], dim=-1

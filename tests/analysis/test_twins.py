@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 
-from saekit.analysis import twins as module
 from saekit.analysis.siblings import siblings
 from saekit.analysis.twins import best_matches, twins
 from saekit.cli.main import main
@@ -27,7 +26,7 @@ def random(n, d, seed):
 
 @pytest.mark.parametrize("chunk", [1, 64, 2**24])
 def test_best_matches_are_those_of_the_whole_matrix_of_cosines(monkeypatch, chunk):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr("saekit.metrics.nearest.CHUNK", chunk)
     one, other = random(30, 8, 0), random(20, 8, 1)
     one[3], other[5] = 0, 0
     found = best_matches(one, other)
