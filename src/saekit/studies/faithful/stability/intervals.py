@@ -30,8 +30,7 @@ def of_share(values: Pairs, n_seeds: int, n_latents: int) -> Ends:
     From three seeds on each seed is left out in turn with all its pairs (jackknife, Student's t
     with one degree of freedom less than seeds); that sees both how seeds differ and that each has
     a limited number of latents. The interval is at least as wide as one over latents alone
-    (Wilson), which is all that two seeds give. docs/measurements/coverage.md says how often it
-    holds the truth in simulations.
+    (Wilson), which is all that two seeds give.
 
     Args:
         values: of each pair of seeds, numbered from 0; NaN pairs are left out.
