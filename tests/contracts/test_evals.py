@@ -9,10 +9,13 @@ from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
 from saekit.core.result import Result
 from saekit.evals.base import Eval, registry
 from saekit.models.sites import parse_site
+from saekit.models.tiny import tiny
 from tests.evals.world import mirror, random_topk, subject, text, tools
 
+ALONE = [name for name in registry.names() if not registry.get(name).joint]
 
-@pytest.fixture(params=registry.names())
+
+@pytest.fixture(params=ALONE)
 def example(request: pytest.FixtureRequest) -> Eval:
     return registry.get(request.param).example()
 
@@ -20,7 +23,7 @@ def example(request: pytest.FixtureRequest) -> Eval:
 @pytest.fixture(scope="module")
 def results() -> dict[tuple[str, str], Result]:
     found = {}
-    for name in registry.names():
+    for name in ALONE:
         for label, sae in (("oracle", mirror()), ("random", random_topk())):
             found[name, label] = registry.get(name).example().run(subject(sae), tools())
     return found
@@ -66,6 +69,15 @@ def test_scores_lie_in_their_intervals(example, results):
             assert score.low <= score.value <= score.high, key
         else:
             assert score.reason, key
+
+
+def test_together_each_has_the_numbers_that_it_has_alone(example, results):
+    lm = tiny()
+    saes = [subject(mirror(), lm), subject(random_topk(), lm)]
+    found = example.run_all([*saes, saes[0]], tools())
+    for result, label in zip(found, ("oracle", "random", "oracle"), strict=True):
+        assert result.scores == results[example.name, label].scores
+        assert result.details == results[example.name, label].details
 
 
 def test_it_refuses_what_it_cannot_measure(example):

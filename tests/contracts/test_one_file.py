@@ -25,6 +25,7 @@ KINDS = {
     "analysis": ("analysis/toy_analysis.py", "test_analyses.py"),
     "columns": ("analysis/columns/toy_columns.py", "test_columns.py"),
     "evaluation": ("evals/toy_eval.py", "test_evals.py"),
+    "joint": ("evals/toy_joint.py", "test_joint_evals.py"),
     "layout": ("hub/formats/toy_format.py", "test_formats.py"),
     "family": ("models/families/toy_family.py", "test_families.py"),
     "study": ("studies/toy_study", "test_studies.py"),

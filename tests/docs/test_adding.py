@@ -48,6 +48,16 @@ sae = saekit.train(LM, site="L1.resid_post", sae=saekit.TopK(k=4, expansion=2), 
 result = saekit.evaluate(sae, LM, "closeness", corpus=TEXT, n_rows=8, part=1.0, shown=False)
 assert result.scores["closeness"].value > 0.9
 """,
+    "joint": """
+import saekit
+saes = [saekit.train(LM, site="L1.resid_post", sae=saekit.TopK(k=4, expansion=2), tokens=2000,
+                     corpus=TEXT, n_ctx=32, seed=seed, out=f"seed{seed}", shown=False)
+        for seed in (0, 1)]
+result = saekit.evaluate(saes, LM, "overlap", corpus=TEXT, n=8, tables=True, shown=False)
+assert 0 < result.scores["overlap"].value < 1 and result.details["saes"] == ["seed0", "seed1"]
+from pathlib import Path
+assert Path("seed0/analysis/overlap.csv").exists()
+""",
     "analysis": """
 import saekit
 from saekit.analysis.base import registry
@@ -190,7 +200,7 @@ def test_every_skeleton_works(copied):
 
 @pytest.mark.slow
 def test_skeletons_keep_the_contracts(copied):
-    names = "ridge or overshoot or closeness or loudness or peakedness or counting"
+    names = "ridge or overshoot or closeness or overlap or loudness or peakedness or counting"
     contracts = [str(ROOT / "tests" / "contracts"), "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *contracts],

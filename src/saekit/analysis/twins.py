@@ -15,7 +15,7 @@ from saekit.core.files import write_json
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.hub.native import load
-from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.hub.trained import TrainedSAE, distinct_names, weights_digest
 from saekit.metrics.matching import expected_best_cosine
 
 NAME, MATCHES, ABOUT = "twins", "twin_matches", "twins.json"  # files in RUN/analysis
@@ -154,7 +154,7 @@ def twins(sae: TrainedSAE | Path | str, others: Sequence[TrainedSAE | Path | str
             f"site and width. Name others: saekit twins RUN OTHER ..."
         )
     opened = [_opened(one) for one in chosen]
-    names = _names(opened)
+    names = distinct_names(opened)
     directions = _directions(mine)
     matches = {
         name: best_matches(directions, _directions(one))
@@ -177,16 +177,6 @@ def _digests(sae: TrainedSAE) -> list[str]:
 
 def _opened(sae: TrainedSAE | Path | str) -> TrainedSAE:
     return sae if isinstance(sae, TrainedSAE) else load(sae, scaled=True)
-
-
-def _names(opened: Sequence[TrainedSAE]) -> list[str]:
-    folders = [one.folder for one in opened]
-    names = [f"SAE {i + 1}" if f is None else f.resolve().name for i, f in enumerate(folders)]
-    if len(set(names)) < len(names):
-        names = [n if f is None else str(f) for n, f in zip(names, folders, strict=True)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"An SAE is named twice among those to compare with: {', '.join(names)}.")
-    return names
 
 
 def _directions(sae: TrainedSAE) -> Float[Tensor, "d_sae d"]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saekit.cli.sweep_folder import evaluate_all, is_sweep
+from saekit.cli.sweep_folder import Measured, evaluate_all, evaluate_several, is_sweep, trained_runs
 from saekit.core.result import score_lines
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
@@ -13,12 +13,16 @@ from saekit.terminal.sae_options import SAEOptions, takes
 if TYPE_CHECKING:
     from saekit.core.result import Result
     from saekit.hub.opening import OpenSAE
+    from saekit.models.base import LanguageModel
 
 
 @takes(SAEOptions)
 def evaluate(
-    run: Annotated[
-        Path, typer.Argument(help="A run's folder, one with an SAE, a published SAE, or a sweep.")
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run's folder, one with an SAE, a published SAE, or a sweep; or several."
+        ),
     ],
     name: Annotated[
         str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
@@ -32,47 +36,83 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Result file. [RUN/eval/NAME.json]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of what an evaluation draws; core: nothing.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Measure an SAE on held-out text, or every SAE of a sweep.
+    """Measure an SAE on held-out text, or every SAE of a sweep, or several together.
 
     Example: saekit eval runs/mine
     """
+    import contextlib
+
     from saekit.core.config import override
     from saekit.core.lock import claimed_file
-    from saekit.evals.base import registry
-    from saekit.evals.evaluate import evaluate as measure
+    from saekit.evals.base import Eval, JointEval, registry
+    from saekit.evals.evaluate import measure_all, measure_together
     from saekit.hub.names import results_folder
 
     config = override(registry.get(name)(), settings or [])
+    models: dict[str, LanguageModel] = {}
 
-    def one(folder: Path, path: Path) -> "tuple[Result, OpenSAE]":
-        opened = sae.open(folder, corpus=corpus, site=site)
+    def opened(folder: Path) -> "OpenSAE":
+        return sae.open(folder, corpus=corpus, site=site, models=models)
+
+    def path_of(folder: Path) -> Path:
+        return results_folder(folder) / "eval" / f"{name}.json"
+
+    def measured(found: "dict[Path, OpenSAE]", paths: list[Path]) -> "dict[Path, Result]":
+        with contextlib.ExitStack() as held:
+            for path in paths:
+                lost = "Nothing was measured to its end."
+                held.enter_context(claimed_file(path, "saekit eval", lost))
+            every = list(found.values())
+            results = measure_all(every, config, site, seed, not quiet, tables=True)
+            for result, path in zip(results, paths, strict=True):
+                result.write(path)
+        return dict(zip(found, results, strict=True))
+
+    several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
+    again = sae.typed(corpus=corpus, site=site)
+    if isinstance(config, JointEval):
+        every = [opened(run) for run in several]
+        path = out or _together(several) / "eval" / f"{name}.json"
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
-            result = measure(
-                opened.loaded,
-                opened.lm,
-                config,
-                corpus=opened.text,
-                site=site,
-                seed=seed,
-                out=path,
-                shown=not quiet,
-            )
-        return result, opened
+            result = measure_together(every, config, site, seed, not quiet, tables=True)
+            result.write(path)
+        _say(result, path, list(result.provenance["notes"]), "", as_json=as_json)
+    elif len(runs) == 1 and not is_sweep(runs[0]):
+        path = out or path_of(runs[0])
+        found = {runs[0]: opened(runs[0])}
+        result = measured(found, [path])[runs[0]]
+        next_one = f"next     saekit index {runs[0]}{again}"
+        _say(result, path, found[runs[0]].notes, next_one, as_json=as_json)
+    else:
+        shared = type(config).run_all is not Eval.run_all  # or else one after another, for memory
+        each = Measured(opened, lambda f: measured(f, [path_of(p) for p in f]), shared)
+        if len(runs) == 1:
+            evaluate_all(runs[0], name, each, out, as_json)
+        else:
+            evaluate_several(several, name, each, out, as_json)
 
-    if is_sweep(run):
-        evaluate_all(run, name, lambda r: one(r, r / "eval" / f"{name}.json")[0], out, as_json)
-        return
-    path = out or results_folder(run) / "eval" / f"{name}.json"
-    result, opened = one(run, path)
+
+def _together(folders: list[Path]) -> Path:
+    """Return where results of several SAEs go: their folder, or that of the first."""
+    from saekit.hub.names import results_folder
+
+    places = [results_folder(folder) for folder in folders]
+    parents = {place.resolve().parent for place in places}
+    return places[0].parent if len(parents) == 1 and len(places) > 1 else places[0]
+
+
+def _say(result: "Result", path: Path, notes: list[str], more: str, *, as_json: bool) -> None:
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
-    record |= {"notes": opened.notes}
-    lines = [*score_lines(result.scores), *note_lines(opened.notes), f"result   {path}"]
-    lines.append(f"next     saekit index {run}{sae.typed(corpus=corpus, site=site)}")
-    emit(record, as_json=as_json, lines=lines)
+    record |= {"notes": notes}
+    lines = [*score_lines(result.scores), *note_lines(notes), f"result   {path}"]
+    emit(record, as_json=as_json, lines=[*lines, *([more] if more else [])])

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -12,6 +12,7 @@ from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
+    from saekit.hub.opening import OpenSAE
 
 SHOWN = ("fvu", "l0", "ce_rise", "kl", "dead")
 
@@ -23,8 +24,54 @@ def is_sweep(folder: Path) -> bool:
     return (folder / SWEEP).exists()
 
 
+class Measured(NamedTuple):
+    """How SAEs are measured: opened each, and then all that are open together."""
+
+    open: "Callable[[Path], OpenSAE]"
+    measure: "Callable[[dict[Path, OpenSAE]], dict[Path, Result]]"  # and writes each result
+    shared: bool  # the evaluation can share the model's pass among SAEs
+
+    def each(
+        self, folders: "dict[str, Path]"
+    ) -> "tuple[dict[str, Result], dict[str, SaekitError]]":
+        """Return the result of every SAE by name, and why others have none."""
+        found: dict[str, Result] = {}
+        failed: dict[str, SaekitError] = {}
+        opened: dict[Path, OpenSAE] = {}
+        for name, folder in folders.items():
+            try:
+                one = self.open(folder)
+                if self.shared:
+                    opened[folder] = one
+                else:
+                    found[name] = self.measure({folder: one})[folder]
+            except (ConfigError, FormatError) as error:
+                failed[name] = error
+        if opened:
+            names = {folder: name for name, folder in folders.items()}
+            try:
+                results = self.measure(opened)
+            except (ConfigError, FormatError):  # one that stops all: each by itself tells which
+                return self._replace(shared=False).each(folders)
+            found = {names[folder]: result for folder, result in results.items()}
+        return found, failed
+
+
+def trained_runs(folder: Path) -> list[Path]:
+    """Return the folders of the SAEs of a sweep that are trained.
+
+    Raises:
+        FormatError: none is.
+    """
+    found = [folder / name for name in _runs(folder) if _is_trained(folder / name)]
+    if not found:
+        again = f"saekit sweep --resume {shlex.quote(str(folder))}"
+        raise FormatError(f"No SAE of {folder} is trained. Go on: {again}")
+    return found
+
+
 def evaluate_all(
-    folder: Path, name: str, measure: Callable[[Path], "Result"], out: Path | None, as_json: bool
+    folder: Path, name: str, measured: Measured, out: Path | None, as_json: bool
 ) -> None:
     """Evaluate every trained SAE of a sweep; each result goes to its own run, all to one table.
 
@@ -33,44 +80,72 @@ def evaluate_all(
     Args:
         folder: the sweep's.
         name: of the evaluation.
-        measure: evaluates one run, writes its result and returns it.
+        measured: opens and evaluates runs.
         out: the table; SWEEP/eval/NAME.csv where None.
         as_json: end with one line of JSON.
 
     Raises:
         FormatError: no SAE of the sweep is trained.
     """
-    from saekit.core.result import Table
     from saekit.report.sweep_page import varied_settings
 
     runs = _runs(folder)
-    found: dict[str, Result] = {}
-    failed = {n: "not trained" for n in runs if not _is_trained(folder / n)}
-    if len(failed) == len(runs):
-        again = f"saekit sweep --resume {shlex.quote(str(folder))}"
-        raise FormatError(f"No SAE of {folder} is trained. Go on: {again}")
-    for run in runs:
-        if run not in failed:
-            try:
-                found[run] = measure(folder / run)
-            except (ConfigError, FormatError) as error:
-                failed[run] = str(error)
+    trained = {place.name: place for place in trained_runs(folder)}
+    found, failed = measured.each(trained)
+    varied = varied_settings(runs)
+    columns = {key: [varied[run][key] for run in found] for key in next(iter(varied.values()))}
+    lost = {n: "not trained" for n in runs if n not in trained}
+    lost |= {n: str(error) for n, error in failed.items()}
+    path = out or folder / "eval" / f"{name}.csv"
+    more = [f"next     saekit report {shlex.quote(str(folder))}"]
+    _tell((found, lost), columns, path, more, as_json)
+
+
+def evaluate_several(
+    folders: list[Path], name: str, measured: Measured, out: Path | None, as_json: bool
+) -> None:
+    """Evaluate several SAEs; each result goes to its own folder, and all to one table where asked.
+
+    Args:
+        folders: of the SAEs.
+        name: of the evaluation.
+        measured: opens and evaluates them.
+        out: the table; None: none is written.
+        as_json: end with one line of JSON.
+    """
+    places = {str(folder): folder for folder in folders}
+    if len(places) < len(folders):
+        raise ConfigError(f"An SAE is named twice: {', '.join(map(str, folders))}.")
+    found, failed = measured.each(places)
+    _tell((found, {n: str(error) for n, error in failed.items()}), {}, out, [], as_json)
+
+
+def _tell(
+    found_and_failed: "tuple[dict[str, Result], dict[str, str]]",
+    columns: dict[str, list[Any]],
+    path: Path | None,
+    more: list[str],
+    as_json: bool,
+) -> None:
+    """Write the table of several SAEs' scores and say what became of each."""
+    from saekit.core.result import Table
+
+    found, failed = found_and_failed
     if not found:
         raise _none_measured(failed)
-    varied = varied_settings(runs)
     scores = list(dict.fromkeys(s for result in found.values() for s in result.scores))
-    columns: dict[str, list[Any]] = {"run": list(found)}
-    columns |= {key: [varied[run][key] for run in found] for key in next(iter(varied.values()))}
+    columns = {"run": list(found), **columns}
     for score in scores:
         each = [result.scores.get(score) for result in found.values()]
         for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
             columns[score + end] = [getattr(one, part, None) for one in each]
-    path = out or folder / "eval" / f"{name}.csv"
-    Table(columns=columns).write_csv(path)
     lines = [*_lines(found), *(f"left out {n}: {why}" for n, why in failed.items())]
-    lines += [f"table    {path}", f"next     saekit report {shlex.quote(str(folder))}"]
+    if path is not None:
+        Table(columns=columns).write_csv(path)
+        lines.append(f"table    {path}")
+    lines += more
     record = {
-        "table": str(path),
+        "table": None if path is None else str(path),
         "left_out": failed,
         "runs": {n: {k: s.value for k, s in r.scores.items()} for n, r in found.items()},
     }
@@ -126,9 +201,11 @@ def _none_measured(failed: dict[str, str]) -> SaekitError:
 
 def _lines(found: "dict[str, Result]") -> list[str]:
     width = max(len("run"), *(len(name) for name in found))
-    lines = [f"  {'run':<{width}}" + "".join(f"{n:>12}" for n in SHOWN)]
+    scored = list(dict.fromkeys(n for result in found.values() for n in result.scores))
+    shown = [n for n in SHOWN if n in scored] or scored[: len(SHOWN)]
+    lines = [f"  {'run':<{width}}" + "".join(f"{n:>12}" for n in shown)]
     for name, result in found.items():
-        scores = [result.scores.get(n) for n in SHOWN]
+        scores = [result.scores.get(n) for n in shown]
         cells = ["" if s is None or s.value is None else f"{s.value:.4g}" for s in scores]
         lines.append(f"  {name:<{width}}" + "".join(f"{c:>12}" for c in cells))
     return lines

@@ -1,16 +1,18 @@
 """The contract every evaluation keeps: a subject and tools go in, a Result comes out."""
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
+
+from typing_extensions import override
 
 import saekit.evals as package
 from saekit.activations.rules import FittedRule
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.registry import Registry
-from saekit.core.result import Result, Score
+from saekit.core.result import Result, Score, Table
 from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -50,6 +52,10 @@ class Subject(NamedTuple):
         return (("site",) if self.beside else ()) + (("seq",) if self.window else ())
 
 
+def _keep_nothing(subject: "Subject", name: str, table: Table) -> None:
+    pass
+
+
 class Tools(NamedTuple):
     """What an evaluation works with, beside its subject.
 
@@ -58,11 +64,15 @@ class Tools(NamedTuple):
             from its beginning and in the same order.
         seed: decides every draw.
         shown: show progress on stderr.
+        keep: given a subject, a name and a table with a row for each latent, writes the table to
+            RUN/analysis of that SAE, where `saekit query` and the pages find its columns; or does
+            nothing.
     """
 
     rows: Callable[[int], Iterable[Rows]]
     seed: int = 0
     shown: bool = False
+    keep: Callable[[Subject, str, Table], None] = _keep_nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,7 @@ class Eval(Config, abc.ABC):
     version: ClassVar[int]  # raised when the same input gives another number
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
     events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
+    joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
@@ -91,6 +102,16 @@ class Eval(Config, abc.ABC):
             ConfigError: the subject lacks what the evaluation needs.
             DataError: the text or the activations cannot be used.
         """
+
+    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        """Evaluate several SAEs of one model on the same text: a result for each, in their order.
+
+        One that can share the model's pass over the text among them does it here; the numbers are
+        those of `run` of each alone.
+
+        Raises: as `run`.
+        """
+        return [self.run(subject, tools) for subject in subjects]
 
     def check(self, subject: Subject) -> None:
         """Refuse a subject that this evaluation cannot be run on.
@@ -146,6 +167,55 @@ class Eval(Config, abc.ABC):
             details=details,
             provenance=provenance,
         )
+
+
+class JointEval(Eval):
+    """An evaluation whose scores are of several SAEs together, as the agreement of seeds."""
+
+    joint: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def run_together(self, subjects: Sequence[Subject], tools: Tools) -> Result:
+        """Evaluate SAEs of one model together; an error is raised, never turned into a number.
+
+        Raises:
+            ConfigError: there are fewer than two, or one lacks what the evaluation needs.
+            DataError: the text or the activations cannot be used.
+        """
+
+    @override
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        raise ConfigError(
+            f"`{self.name}` measures several SAEs together; got {subject.name} alone. Name two or "
+            f"more: saekit eval A B --eval {self.name}"
+        )
+
+    def check_all(self, subjects: Sequence[Subject]) -> None:
+        """Refuse subjects that cannot be measured together; each is checked as one alone is.
+
+        Raises:
+            ConfigError: there are fewer than two, they stand in several models, or a name comes
+                twice.
+        """
+        if len(subjects) < 2:  # noqa: PLR2004 - of one there is nothing to compare
+            name = subjects[0].name if subjects else "no SAE"
+            raise ConfigError(
+                f"`{self.name}` measures several SAEs together; got {name}. Name two or more: "
+                f"saekit eval A B --eval {self.name}"
+            )
+        for subject in subjects:
+            self.check(subject)
+        if len({id(subject.lm) for subject in subjects}) > 1:
+            raise ConfigError(
+                f"`{self.name}` measures SAEs of one language model together; got several models. "
+                f"Name SAEs of one."
+            )
+        names = [subject.name for subject in subjects]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigError(
+                f"SAEs that are measured together need names that differ; {', '.join(twice)} comes "
+                f"twice."
+            )
 
 
 registry = Registry[Eval]("evaluation", package, of_studies="evals")

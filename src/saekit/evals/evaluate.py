@@ -1,23 +1,29 @@
-"""`saekit.evaluate`: one evaluation of an SAE on text it was not trained on."""
+"""`saekit.evaluate`: an evaluation of SAEs on text they were not trained on."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from saekit.core.errors import ConfigError
-from saekit.core.result import Result
+from saekit.core.result import Result, Table
+from saekit.data import table_files
 from saekit.data.base import Corpus
 from saekit.data.tokenise import TokenStream
-from saekit.evals.base import Eval, SitePair, Subject, Tools, registry
-from saekit.hub.opening import opened, said_of, text_of
-from saekit.hub.trained import TrainedSAE
+from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
+from saekit.hub.names import results_folder
+from saekit.hub.opening import OpenSAE, opened, said_of, text_of
+from saekit.hub.trained import TrainedSAE, distinct_names
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
 
+AnySAE = TrainedSAE | Path | str
 
-def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
-    sae: TrainedSAE | Path | str,
+
+@overload
+def evaluate(
+    sae: AnySAE,
     lm: LanguageModel | None = None,
     eval: Eval | str = "core",
     *,
@@ -25,45 +31,95 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     site: str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
+    tables: bool = False,
     shown: bool = True,
     tokens: int | None = None,
     **settings: Any,
-) -> Result:
-    """Measure an SAE on the held-out part of its text, or of another.
+) -> Result: ...
+
+
+@overload
+def evaluate(
+    sae: list[AnySAE] | list[TrainedSAE] | list[Path] | list[str],
+    lm: LanguageModel | None = None,
+    eval: Eval | str = "core",
+    *,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    tables: bool = False,
+    shown: bool = True,
+    tokens: int | None = None,
+    **settings: Any,
+) -> Any: ...
+
+
+def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
+    sae: AnySAE | Sequence[AnySAE],
+    lm: LanguageModel | None = None,
+    eval: Eval | str = "core",
+    *,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    tables: bool = False,
+    shown: bool = True,
+    tokens: int | None = None,
+    **settings: Any,
+) -> Result | list[Result]:
+    """Measure an SAE on the held-out part of its text, or of another; or several.
 
     Args:
-        sae: the SAE, or the folder it is in.
+        sae: the SAE, or the folder it is in; or a list of these.
         lm: its language model; None: the one that its card names.
         eval: which evaluation (`saekit list evals`), or one with its settings.
         corpus: other text, by name or file, or a list of texts; None: that of training.
         site: which site, where several share the SAE.
         seed: of what an evaluation draws; core draws nothing.
-        out: a file to write the result to.
+        out: a file to write the result to; of a list only where it has one result.
+        tables: write what the evaluation finds of every latent to RUN/analysis.
         shown: show progress on stderr.
         tokens: how much text, `n_tokens` of the evaluation; losses are of a quarter of it.
         settings: settings of the evaluation, as ``ce_tokens=4_096``.
 
     Returns:
-        scores with 95 % intervals; `print` shows them.
+        scores with 95 % intervals; `print` shows them. Of a list a result for each SAE, in their
+        order; where the evaluation measures SAEs together (`seed_stability`) one of them all.
 
     Raises:
         ConfigError: a setting is unknown, or the SAE's files leave out its text or model.
         DataError: the held-out text is shorter than a row.
     """
-    loaded, model, text = opened(sae, lm, corpus, site)
+    config = configured(eval, tokens, settings)
+    models: dict[str, LanguageModel] = {}
+    if isinstance(sae, AnySAE):
+        found = measure_all([opened(sae, lm, corpus, site)], config, site, seed, shown, tables)[0]
+    else:
+        every = [opened(one, lm, corpus, site, models=models) for one in sae]
+        if not isinstance(config, JointEval):
+            if out is not None:
+                raise ConfigError(
+                    f"`{config.name}` gives a result for each of {len(every)} SAEs, and `out` is "
+                    f"one file: {out}. Leave it out, and write each result: result.write(path)."
+                )
+            return measure_all(every, config, site, seed, shown, tables)
+        found = measure_together(every, config, site, seed, shown, tables)
+    if out is not None:
+        found.write(Path(out))
+    return found
+
+
+def configured(eval: Eval | str, tokens: int | None, settings: dict[str, Any]) -> Eval:
+    """Return an evaluation with settings; see `evaluate`."""
     config = registry.get(eval)() if isinstance(eval, str) else eval
     if tokens is not None:
         settings = {"n_tokens": tokens} | settings
     if "n_tokens" in settings and hasattr(config, "ce_tokens") and "ce_tokens" not in settings:
         most = min(int(config.ce_tokens), int(settings["n_tokens"]))  # type: ignore[attr-defined]
         settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
-    config = type(config).from_dict(config.to_dict() | settings)
-    result = measure(
-        loaded, model, config, corpus=text, site=site or loaded.card.at, seed=seed, shown=shown
-    )
-    if out is not None:
-        result.write(Path(out))
-    return result
+    return type(config).from_dict(config.to_dict() | settings)
 
 
 def measure(
@@ -84,11 +140,115 @@ def measure(
         ConfigError: the SAE is folded over several sites and none, or another one, was
             named; or it codes them jointly and one was.
     """
+    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus)
+    return measure_all([OpenSAE(loaded, lm, text)], config, site, seed, shown)[0]
+
+
+def measure_all(
+    saes: Sequence[OpenSAE],
+    config: Eval,
+    site: str | None = None,
+    seed: int = 0,
+    shown: bool = True,
+    tables: bool = False,
+) -> list[Result]:
+    """Run an evaluation of several SAEs: a result for each, in their order.
+
+    Those of one model that are measured on the same rows of the same text may share the model's
+    pass over it (see `Eval.run_all`); no number depends on which others there are.
+
+    Raises: as `measure`.
+    """
+    alike: dict[str, list[int]] = {}
+    for i, one in enumerate(saes):
+        alike.setdefault(_reads(one), []).append(i)
+    found: dict[int, Result] = {}
+    for places in alike.values():
+        some = [saes[i] for i in places]
+        subjects = [_subject(one, _site(one, site)) for one in some]
+        results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
+        for i, one, result in zip(places, some, results, strict=True):
+            made = said_of(one.loaded.card) | {"bos": _bos(one)}
+            found[i] = replace(result, provenance=result.provenance | made)
+    return [found[i] for i in range(len(saes))]
+
+
+def measure_together(
+    saes: Sequence[OpenSAE],
+    config: JointEval,
+    site: str | None = None,
+    seed: int = 0,
+    shown: bool = True,
+    tables: bool = False,
+) -> Result:
+    """Run an evaluation of several SAEs of one model together, on one text: one result.
+
+    Raises:
+        ConfigError: they are to be read on other text, or rows of other lengths; or as `measure`.
+    """
+    for one in saes[1:]:
+        if _reads(one) != _reads(saes[0]):
+            names = f"{saes[0].loaded!r} and {one.loaded!r}"
+            raise ConfigError(
+                f"`{config.name}` reads one text for all SAEs; the model, the text, the length of "
+                f"rows or BOS of {names} differ. Say which: corpus=, on a command line --corpus, "
+                f"--n-ctx and --bos."
+            )
+    names = distinct_names([one.loaded for one in saes])
+    subjects = [
+        _subject(one, _site(one, site))._replace(name=name)
+        for one, name in zip(saes, names, strict=True)
+    ]
+    result = config.run_together(subjects, _tools(saes, subjects, (seed, shown, tables)))
+    cards = {name: one.loaded.card for name, one in zip(names, saes, strict=True)}
+    notes = list(dict.fromkeys(note for card in cards.values() for note in said_of(card)["notes"]))
+    made = {
+        "saes": {name: said_of(card) for name, card in cards.items()},
+        "bos": _bos(saes[0]) if saes else None,
+        "notes": [*result.provenance.get("notes", []), *notes],
+    }
+    return replace(result, provenance=result.provenance | made)
+
+
+def _reads(one: OpenSAE) -> str:
+    """Return what tells apart the rows, and the model, that SAEs are measured on."""
+    text = json.dumps(one.text.to_dict(), sort_keys=True)
+    return repr((id(one.lm), one.loaded.card.n_ctx, _bos(one), text))
+
+
+def _bos(one: OpenSAE) -> bool:
+    return one.loaded.card.bos_id(one.lm.tokenizer) is not None
+
+
+def _site(one: OpenSAE, site: str | None) -> str | None:
+    return site or one.loaded.card.at
+
+
+def _tools(
+    saes: Sequence[OpenSAE], subjects: Sequence[Subject], said: tuple[int, bool, bool]
+) -> Tools:
+    """Return what an evaluation works with; `said` are seed, shown and tables."""
+    seed, shown, tables = said
+    if not saes:
+        return Tools(rows=lambda _: (), seed=seed, shown=shown)
+    first = saes[0]
+    n_ctx, tokenizer = first.loaded.card.n_ctx, first.lm.tokenizer
+    stream = TokenStream(first.text, "test", tokenizer, n_ctx=n_ctx, bos_each_row=_bos(first))
+    folders = [one.loaded.folder for one in saes]
+
+    def keep(subject: Subject, name: str, table: Table) -> None:
+        place = next(f for s, f in zip(subjects, folders, strict=True) if s is subject)
+        if tables and place is not None:
+            table_files.write(table, results_folder(place) / "analysis" / name)
+
+    return Tools(rows=stream.rows, seed=seed, shown=shown, keep=keep)
+
+
+def _subject(one: OpenSAE, site: str | None) -> Subject:
+    """Return an SAE with where in its model it is measured."""
+    loaded, lm = one.loaded, one.lm
     refuse_edits(lm)
     card = loaded.card
-    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus)
-    bos = card.bos_id(lm.tokenizer) is not None
-    stream = TokenStream(text, "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     ways = {
         read: SitePair(
             read,
@@ -115,7 +275,7 @@ def measure(
             f"The SAE was loaded for activations of {card.at or 'no site'}; got {read}. Load "
             f"it with site={str(read)!r}."
         )
-    subject = Subject(
+    return Subject(
         sae=loaded.sae,
         lm=lm,
         read=read,
@@ -126,6 +286,3 @@ def measure(
         beside=tuple(ways.values())[1:] if joint else (),
         window=card.pair.window,
     )
-    tools = Tools(rows=stream.rows, seed=seed, shown=shown)
-    result = config.run(subject, tools)
-    return replace(result, provenance=result.provenance | said_of(card) | {"bos": bos})

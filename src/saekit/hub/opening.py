@@ -75,6 +75,7 @@ def open_sae(
     scaled: bool = False,
     prepare: Callable[[TrainedSAE], TrainedSAE] | None = None,
     place: Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None = None,
+    models: dict[str, LanguageModel] | None = None,
 ) -> OpenSAE:
     """Return an SAE with its language model, a text, and a card that has no gaps.
 
@@ -85,6 +86,7 @@ def open_sae(
         scaled: the weights as trained, for all sites that share it.
         prepare: changes what was read before a model is loaded, or refuses it.
         place: fills in sites where the files do not say them, knowing the model.
+        models: see `model_of`.
 
     Raises:
         ConfigError: neither the files nor `use` say the model, the site or the text; or they
@@ -97,7 +99,7 @@ def open_sae(
     if prepare is not None:
         loaded = prepare(loaded)
     text = text_of(loaded, use.corpus)
-    lm = model_of(loaded, use.device, use.model, use.dtype, use.processing)
+    lm = model_of(loaded, use.device, use.model, use.dtype, use.processing, models=models)
     if place is not None:
         loaded = place(loaded, lm)
     return OpenSAE(complete(loaded, lm, text, use), lm, text)
@@ -109,6 +111,8 @@ def model_of(
     name: str | None = None,
     dtype: str | None = None,
     processing: str | None = None,
+    *,
+    models: dict[str, LanguageModel] | None = None,
 ) -> LanguageModel:
     """Return the language model an SAE was trained on, at the precision it was trained at.
 
@@ -118,6 +122,7 @@ def model_of(
         name: the model to load instead, where the files do not say or another one is wanted.
         dtype: its precision, if not that of training.
         processing: what is done to its weights (see `saekit.load_model`), if not as in training.
+        models: holds what was loaded before, so that SAEs of one model share it; it is added to.
 
     Raises:
         ConfigError: neither the files nor `name` say the model.
@@ -131,15 +136,17 @@ def model_of(
     before = "auto" if made_from["dtype"] == "unknown" else made_from["dtype"]
     # Of its own model the commit that was recorded, for a branch may have moved on since.
     commit = pinned(run.get("revision"), made_from) if own else None
+    settings: dict[str, Any] = {
+        "revision": commit,
+        "dtype": dtype or before,
+        "device": device,
+        "processing": processing or (made_from.get("processing") if own else None),
+        "quantisation": made_from.get("quantisation") if own else None,
+    }
+    apart = bool(made_from.get("separate_documents"))
+    held, key = {} if models is None else models, repr((wanted, settings, apart))
     try:
-        lm = load_model(
-            wanted,
-            revision=commit,
-            dtype=dtype or before,
-            device=device,
-            processing=processing or (made_from.get("processing") if own else None),
-            quantisation=made_from.get("quantisation") if own else None,
-        )
+        lm = held[key] if key in held else load_model(wanted, **settings)
     except (UnknownNameError, ResourceError) as error:
         if name is not None:
             raise
@@ -152,7 +159,9 @@ def model_of(
             f"under that name now is {lm.revision}. Point the name at the right model, or name the "
             f"one to run it on: --model."
         )
-    return lm.separated() if made_from.get("separate_documents") else lm
+    if key not in held:
+        held[key] = lm.separated() if apart else lm
+    return held[key]
 
 
 def opened(
@@ -160,6 +169,8 @@ def opened(
     lm: LanguageModel | None = None,
     corpus: Corpus | Path | str | Sequence[str] | None = None,
     site: str | None = None,
+    *,
+    models: dict[str, LanguageModel] | None = None,
 ) -> OpenSAE:
     """Return an SAE in memory, or in a folder, with what running it needs filled in.
 
@@ -168,12 +179,13 @@ def opened(
         lm: its language model; None: the one that its card names.
         corpus: text, by name or file, or a list of texts; None: that of training.
         site: which site, where several share the SAE in a folder.
+        models: see `model_of`.
 
     Raises: as `open_sae`.
     """
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     loaded.card.check_model()
-    model = lm or model_of(loaded, "auto")
+    model = lm or model_of(loaded, "auto", models=models)
     text = text_of(loaded, None) if corpus is None else as_corpus(corpus)
     return OpenSAE(complete(loaded, model, text), model, text)
 

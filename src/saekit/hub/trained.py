@@ -1,7 +1,7 @@
 """TrainedSAE: an SAE with the card of what it was made from, ready to use."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core import notebook
 from saekit.core.codes import Codes
-from saekit.core.errors import ShapeError
+from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.files import digest
 from saekit.hub.card import NO_MODEL, Card
 from saekit.models.sites import Site
@@ -229,3 +229,18 @@ class TrainedSAE:
         from saekit.hub.native import save
 
         return dataclasses.replace(self, folder=save(self.sae, self.card, Path(folder)))
+
+
+def distinct_names(saes: Sequence[TrainedSAE]) -> list[str]:
+    """Return a name for each of several SAEs: that of its folder, or where two agree its path.
+
+    Raises:
+        ConfigError: two SAEs are of one folder.
+    """
+    folders = [one.folder for one in saes]
+    names = [f"SAE {i + 1}" if f is None else f.resolve().name for i, f in enumerate(folders)]
+    if len(set(names)) < len(names):
+        names = [n if f is None else str(f) for n, f in zip(names, folders, strict=True)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"An SAE is named twice among those to compare: {', '.join(names)}.")
+    return names

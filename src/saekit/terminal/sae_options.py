@@ -167,6 +167,7 @@ class SAEOptions(HintOptions):
         scaled: bool = False,
         check: "Callable[[TrainedSAE], None] | None" = None,
         place: "Callable[[TrainedSAE, LanguageModel], TrainedSAE] | None" = None,
+        models: "dict[str, LanguageModel] | None" = None,
     ) -> "OpenSAE":
         """Return the SAE in a folder with its language model and a text; see `open_sae`.
 
@@ -177,6 +178,7 @@ class SAEOptions(HintOptions):
             scaled: the weights as trained, for all sites that share it.
             check: refuses an SAE that cannot be used, before a model is loaded.
             place: fills in sites where the files do not say them, knowing the model.
+            models: holds those loaded before, which SAEs share.
         """
         from saekit.hub.opening import open_sae
 
@@ -186,7 +188,13 @@ class SAEOptions(HintOptions):
             return relocated(loaded, folder, model=self.model, corpus=corpus)
 
         return open_sae(
-            folder, self.use(corpus), site=site, scaled=scaled, prepare=prepare, place=place
+            folder,
+            self.use(corpus),
+            site=site,
+            scaled=scaled,
+            prepare=prepare,
+            place=place,
+            models=models,
         )
 
 

@@ -101,6 +101,17 @@ def evaluation() -> None:
     assert 0 < value < 1 and result.scores["toy_error"].value == value
 
 
+def joint() -> None:
+    listed("evals", "toy_joint")
+    other = train(base / "other", "--k", 4, "--seed", 1)
+    found = line("eval", run(), other, "--eval", "toy_joint", "--quiet", "--json")
+    result = saekit.evaluate([run(), other], eval="toy_joint", shown=False)
+    assert isinstance(result, saekit.Result)
+    assert result.scores["toy_agreement"].value == found["toy_agreement"]
+    assert result.details["names"] == ["run", "other"] and Path(found["result"]).exists()
+    assert (other / "analysis" / "toy_joint.csv").exists()
+
+
 def analysis() -> None:
     listed("analyses", "toy_analysis")
     line("index", run(), "--tokens", 600, "--quiet", "--json")
@@ -175,7 +186,19 @@ def page() -> None:
 
 
 found = {}
-uses = (architecture, metric, evaluation, analysis, columns, layout, family, study, panel, page)
+uses = (
+    architecture,
+    metric,
+    evaluation,
+    joint,
+    analysis,
+    columns,
+    layout,
+    family,
+    study,
+    panel,
+    page,
+)
 for use in uses:
     try:
         use()
