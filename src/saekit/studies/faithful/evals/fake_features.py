@@ -21,7 +21,6 @@ from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.core import Core
-from saekit.saes.topk import TopK
 from saekit.studies.faithful.fakes import firing, statistics
 from saekit.studies.faithful.fakes.definitions import PRESETS, Definition, sized
 from saekit.studies.faithful.fakes.firing import Sizes, Tally
@@ -29,7 +28,7 @@ from saekit.studies.faithful.fakes.noises.base import Place
 from saekit.studies.faithful.fakes.noises.base import registry as noises
 from saekit.studies.faithful.fakes.statistics import Drawn, Wording
 from saekit.studies.faithful.sequences import Padded, held_out, shape_of
-from saekit.training.scaling import ScalingSums
+from saekit.studies.faithful.untrained import untrained
 
 FLOOR = "untrained"
 
@@ -49,8 +48,8 @@ class _Found(NamedTuple):
 class FakeFeatures(Eval):
     """Latents that fire on noise: in more than a share of random sequences.
 
-    A latent fires in a sequence where its largest activation there is over its threshold, a
-    quarter of its largest activation on held-out text, and is fake if it does in more than 5 % of
+    A latent fires in a sequence where its largest activation there is over its threshold, half
+    of its largest activation on held-out text, and is fake if it does in more than 5 % of
     random sequences. A latent that fires everywhere is fake too, so `excess` counts those that
     are fake and do not fire in more than 5 % of sequences of text; `dense` are those that do.
     Text for thresholds and text for `dense` share no row.
@@ -308,18 +307,8 @@ def _untrained(subjects: Sequence[Subject], few: Padded, seed: int, bar: Progres
     floors = []
     [(_, each)] = firing.coded(subjects, few, len(few.tokens), bar)
     for subject, found in zip(subjects, each, strict=True):
-        cfg = subject.sae.cfg
-        if not found.codes.n_rows:
-            raise DataError("The SAE's rules leave no token of the first rows. Give other text.")
-        l0 = int((found.codes.values != 0).sum()) / found.codes.n_rows
-        k = min(max(round(l0), 1), cfg.d_sae)
-        plain = TopK(d_in=cfg.d_in, d_out=cfg.d_out, d_sae=cfg.d_sae, k=k)
-        sae = plain.build(generator(seed, "fake_features", FLOOR))
-        sums = ScalingSums(subject.read == subject.write, plain, "scale", "mean")
-        sums.add(found.x.cpu(), found.y.cpu())
-        scalings = sums.scalings()
-        sae.rescale(scalings.x, scalings.y)
-        floors.append(subject._replace(sae=sae, name=f"{subject.name}, untrained"))
+        l0 = int((found.codes.values != 0).sum()) / max(found.codes.n_rows, 1)
+        floors.append(untrained(subject, l0, found.x, found.y, seed))
     return floors
 
 

@@ -27,10 +27,10 @@ class Definition(NamedTuple):
 
 
 # The three published ones are of seonglae/FaithfulSAE: the notes' numbers, and two revisions of
-# scripts/feat_match.py. Activations of other models are of another size, so that their absolute
-# thresholds call a 50th part of one model's latents fake that they do of another's.
+# scripts/feat_match.py. Their thresholds are in act units, so that they call 15 % of the latents of
+# one model fake and 0.3 % of another's, whose activations are smaller.
 PRESETS: dict[str, Definition] = {
-    "relative": Definition("sequence", 0.25, "max", 0.05, "max", 512, 0, "uniform_tokens"),
+    "relative": Definition("sequence", 0.5, "max", 0.05, "max", 512, 0, "uniform_tokens"),
     "notes": Definition("sequence", 1.0, "absolute", 0.05, "sum", 1000, 0, "uniform_tokens"),
     "r1": Definition("sequence", 0.0, "absolute", 0.05, "sum", 195, 512, "vocabulary_strings"),
     "r2": Definition("token", 1.0, "absolute", 0.10, "max", 0, 0, "uniform_tokens"),
