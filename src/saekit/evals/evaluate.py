@@ -168,8 +168,9 @@ def measure_all(
         subjects = [_subject(one, _site(one, site)) for one in some]
         results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
         for i, one, result in zip(places, some, results, strict=True):
-            made = said_of(one.loaded.card) | {"bos": _bos(one)}
-            made["notes"] = [*made["notes"], *result.provenance.get("notes", [])]
+            said = said_of(one.loaded.card)
+            notes = [*said["notes"], *result.provenance.get("notes", [])]
+            made = said | {"bos": _bos(one), "notes": notes}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 

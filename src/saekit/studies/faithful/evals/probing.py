@@ -23,12 +23,11 @@ from saekit.studies.faithful.fakes.firing import model_of
 from saekit.studies.faithful.probing import logistic, statistics
 from saekit.studies.faithful.probing.features import Features, Pooling, features_of, rows_of
 from saekit.studies.faithful.probing.logistic import Probe
-from saekit.studies.faithful.probing.statistics import LABELS, Draws
+from saekit.studies.faithful.probing.statistics import LABELS, METRICS, Draws
 from saekit.studies.faithful.sequences import Padded, Shape, held_out, ordinary_ids, shape_of
 from saekit.studies.faithful.untrained import untrained
 
 UNTRAINED = "untrained"
-METRICS: tuple[statistics.Metric, ...] = ("accuracy", "f1")
 SAID = {
     "baseline": "raw activation",
     "sae": "SAE codes",
@@ -121,7 +120,7 @@ class Probing(Eval):
     @override
     def example(cls) -> "Probing":
         return cls(
-            tasks=("code_or_prose",), n_train=600, n_test=500, sparse=(4,), folds=2, n_draws=20
+            tasks=("code_or_prose",), n_train=300, n_test=300, sparse=(4,), folds=2, n_draws=20
 
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ not fitted anew. So an interval says how far a number would move with other test
 with another train part.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from saekit.core.seeds import generator
 from saekit.core.stats.means import LEAST_UNITS
 
 Metric = Literal["accuracy", "f1"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 LABELS: dict[Metric, str] = {"accuracy": "accuracy", "f1": "macro F1"}
 UNITS: dict[Metric, str] = {"accuracy": "share of texts", "f1": "ratio"}
 
