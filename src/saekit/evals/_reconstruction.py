@@ -55,7 +55,7 @@ class Reconstruction:
 
     def __init__(self, subject: Subject, blocks: Blocks):
         self.subject = subject
-        self._sae = _float32_on(subject.sae, subject.lm.device if subject.lm else None)
+        self._sae = float32_on(subject.sae, subject.lm.device if subject.lm else None)
         self._block_of, sizes = blocks
         kinds = {name: registry.get(name) for name in registry.names()}
         self.blocks = {
@@ -172,7 +172,7 @@ class Reconstruction:
         }
 
 
-def _float32_on(sae: SAE, device: torch.device | None) -> SAE:
+def float32_on(sae: SAE, device: torch.device | None) -> SAE:
     weights = [w for w in sae.state_dict().values() if w.is_floating_point()]
     where = {w.device for w in weights} <= {device} or device is None
     if where and all(w.dtype == torch.float32 for w in weights):

@@ -40,6 +40,7 @@ class Subject(NamedTuple):
     beside: tuple[SitePair, ...] = ()  # further sites coded jointly with the first
     window: int = 0  # tokens of a jointly coded window; 0: single tokens
     write_rule: FittedRule | None = None  # which tokens count at `write`, if it is another site
+    trained_on: dict[str, Any] | None = None  # its text, as `Corpus.to_dict`; None: not known
 
     @property
     def ways(self) -> tuple[SitePair, ...]:

@@ -168,7 +168,9 @@ def measure_all(
         subjects = [_subject(one, _site(one, site)) for one in some]
         results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
         for i, one, result in zip(places, some, results, strict=True):
-            made = said_of(one.loaded.card) | {"bos": _bos(one)}
+            said = said_of(one.loaded.card)
+            notes = [*said["notes"], *result.provenance.get("notes", [])]
+            made = said | {"bos": _bos(one), "notes": notes}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 
@@ -303,4 +305,5 @@ def _subject(one: OpenSAE, site: str | None) -> Subject:
         name=f"{card.pair.label} at {read}" if len(ways) > 1 and not joint else card.pair.label,
         beside=tuple(ways.values())[1:] if joint else (),
         window=card.pair.window,
+        trained_on=card.run.get("corpus"),
     )
