@@ -1,1 +1,1 @@
-"""Faithful: is a dictionary more the model's own when it is trained on the model's own text?"""
+"""Faithful dictionaries: a model's own text, agreement of seeds, fake features, probing."""

@@ -1,4 +1,4 @@
-"""`saekit faithful`: which of some dictionaries is more the model's own."""
+"""`saekit faithful`: are dictionaries of a model's own text more faithful to it?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,19 +7,18 @@ import typer
 
 from saekit.terminal.output import emit
 
-app = typer.Typer(help="Which of some SAEs is more the model's own.", no_args_is_help=True)
+app = typer.Typer(
+    help="Are dictionaries of a model's own text more faithful to it?", no_args_is_help=True
+)
 
-
-@app.callback()
-def _root() -> None:
-    pass
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 @app.command("compare")
 def compare(
     one: Annotated[Path, typer.Argument(help="Result of an SAE: RUN/eval/fake_features.json.")],
     other: Annotated[Path, typer.Argument(help="Result of another, with the same seed.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare how many fake features two SAEs have, on the noise that both have seen.
 
@@ -40,7 +39,7 @@ def figures(
         list[str] | None,
         typer.Option("--map", help="Dictionaries as points too: pca, tsne or umap; repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Draw fake features, probes and cross-data tables of SAEs side by side.
 
@@ -61,3 +60,30 @@ def figures(
     lines += [f"left out {name}: {why}" for name, why in drawn.left_out.items()]
     record = {"figures": [str(p) for p in drawn.made], "left_out": drawn.left_out}
     emit(record, as_json=as_json, lines=lines)
+
+
+@app.command("aggregate")
+def aggregate_(
+    file: Annotated[Path, typer.Argument(help="JSON of results: the published layout, or ours.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A data set to compare; faithful is own text. Repeat. [the usual ones]"),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A task or model to leave out. Repeat.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="What is compared. Repeat. [sae_acc, sae_f1]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare data sets over models and tasks, and flag SAEs of another model's text.
+
+    Example: saekit faithful aggregate results.json --without yelp_polarity
+    """
+    from saekit.studies.faithful.aggregate import aggregate, read_cells, said
+
+    metrics = metric or ["sae_acc", "sae_f1"]
+    found = aggregate(read_cells(file), data, without=without or (), metrics=metrics, seed=seed)
+    emit(found.record(), as_json=as_json, lines=said(found, metrics))
