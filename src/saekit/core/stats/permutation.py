@@ -109,7 +109,7 @@ def sign_flips(
     Source:
         Fisher 1935, The Design of Experiments, section 21 (paired randomisation test).
     """
-    n = len(values)
+    n, values = len(values), values.double()
     value = float(values.mean()) if n else math.nan
     exact = 2**n <= MOST_PATTERNS
     if not n:
@@ -120,7 +120,7 @@ def sign_flips(
     else:
         bits = torch.randint(2, (permutations, n), generator=generator)
         signs = 1.0 - 2.0 * bits.double()
-    drawn = (signs @ values.double() / n).tolist() if n else []
+    drawn = (signs @ values / n).tolist() if n else []
     found = _null(value, drawn)
     far = sum(abs(v) >= abs(value) - NEAR for v in drawn)
     return found._replace(p=far / len(drawn)) if exact and drawn else found

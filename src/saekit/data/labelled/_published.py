@@ -143,7 +143,7 @@ def _from_wheel(task: Published, why: str) -> Labelled:
     _splitting.check(parts, task.classes, f"{wheel.name}, {table.table}")
     notes = [table.note] if table.note else []
     if why:
-        notes.append(f"{task.name} was read from the packaged part, not the hub: {why}")
+        notes.append(f"read from the packaged part, not the hub: {why}")
     left_out = {"of_no_class": len(rows) - len(examples)} | parts.left_out
     provenance = {
         "source": "packaged",

@@ -30,5 +30,5 @@ class AGNews(Published):
     packaged: ClassVar[WheelTable] = WheelTable(
         "97_news_class",
         {"Politics": 0, "Sport": 1, "Technology": 2, "Entertainment": 3},
-        "ag_news: 5,000 texts with as many of each class; names of classes put right",
+        "5,000 texts with as many of each class; names of classes put right",
     )

@@ -28,6 +28,6 @@ class CoLA(Published):
     packaged: ClassVar[WheelTable] = WheelTable(
         "87_glue_cola",
         {"0": 0, "1": 1},
-        "cola: 5,000 rows of CoLA with as many of each class before copies were left out; the "
+        "5,000 rows of CoLA with as many of each class before copies were left out; the "
         "published data has 70 % acceptable",
     )

@@ -26,6 +26,6 @@ class SST2(Published):
     packaged: ClassVar[WheelTable] = WheelTable(
         "92_glue_sst2",
         {"0": 0, "1": 1},
-        "sst2: 5,000 phrases of the train part of SST-2 with as many of each class; they are "
+        "5,000 phrases of the train part of SST-2 with as many of each class; they are "
         "shorter than the sentences of the published test part",
     )

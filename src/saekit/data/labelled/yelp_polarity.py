@@ -26,6 +26,6 @@ class YelpPolarity(Published):
     packaged: ClassVar[WheelTable] = WheelTable(
         "111_yelp_data",
         {"0": 0, "1": 0, "3": 1, "4": 1},
-        "yelp_polarity: 5,000 reviews with one to five stars, of which those with three are "
+        "5,000 reviews with one to five stars, of which those with three are "
         "left out",
     )

@@ -49,13 +49,12 @@ def figures(
     from saekit.studies.faithful.figure_folder import draw_all
     from saekit.studies.faithful.figures.dictionary_map import WAYS
 
-    ways = [way for way in WAYS if way in (maps or [])]
     for word in maps or []:
         if word not in WAYS:
             raise UnknownNameError(
                 f"A map is one of {', '.join(WAYS)}; got {word!r}.{nearest(word, WAYS)}"
             )
-    drawn = draw_all(runs, out, ways)
+    drawn = draw_all(runs, out, [way for way in WAYS if way in (maps or [])])
     lines = [f"figure   {path}" for path in drawn.made]
     lines += [f"left out {name}: {why}" for name, why in drawn.left_out.items()]
     record = {"figures": [str(p) for p in drawn.made], "left_out": drawn.left_out}

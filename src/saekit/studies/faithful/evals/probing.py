@@ -28,6 +28,8 @@ from saekit.studies.faithful.sequences import Padded, Shape, held_out, ordinary_
 from saekit.studies.faithful.untrained import untrained
 
 UNTRAINED = "untrained"
+PAIRS = (("sae", "baseline"), ("recon", "baseline"), ("sae", UNTRAINED))
+COMPARED = ("baseline", "sae", "recon", UNTRAINED)
 SAID = {
     "baseline": "raw activation",
     "sae": "SAE codes",
@@ -233,17 +235,20 @@ class Probing(Eval):
         for metric in METRICS:
             of = {f: statistics.values(p, labels, metric, draws) for f, p in found.items()}
             for feature, values in of.items():
+                if metric == "f1" and "_" in feature:
+                    continue  # of sparse probes the accuracy is enough to read
                 missing = [] if feature == "majority" else _missing(found[feature], task)
                 out[f"{word}/{feature}_{metric}"] = statistics.score(
                     values, n, metric, f"{word}, {_said(feature)}: {LABELS[metric]}",
                     better="higher" if feature == "recon" else "neither",
                     reason=f"never predicts {', '.join(missing)}" if missing else "",
                 )  # fmt: skip
-            for feature in ("sae", "recon"):
-                label = f"{word}, {_said(feature)} less raw activation: {LABELS[metric]}"
-                out[f"{word}/{feature}_less_baseline_{metric}"] = statistics.score(
-                    of[feature] - of["baseline"], n, metric, label, better="neither"
-                )
+        of = {f: statistics.values(found[f], labels, "accuracy", draws) for f in COMPARED}
+        for feature, floor in PAIRS:
+            label = f"{word}, {_said(feature)} less {_said(floor)}: accuracy"
+            out[f"{word}/{feature}_less_{floor}"] = statistics.score(
+                of[feature] - of[floor], n, "accuracy", label, better="neither"
+            )
         return out
 
 
@@ -289,7 +294,7 @@ def _details(
 
 def _notes(word: str, task: dict[str, Any]) -> list[str]:
     """Return what a reader of the numbers of a task must know."""
-    found = [f"{word}: {note.removeprefix(f'{word}: ')}" for note in task["provenance"]["notes"]]
+    found = [f"{word}: {note}" for note in task["provenance"]["notes"]]
     if named := [_said(n) for n, probe in task["probes"].items() if probe["degenerate"]]:
         found.append(f"{word}: a class is never predicted from: {'; '.join(named)}")
     if named := [_said(n) for n, probe in task["probes"].items() if not probe["converged"]]:

@@ -22,7 +22,9 @@ def table(results: Mapping[str, Result], metric: Metric = "accuracy") -> Table:
     for sae, result in results.items():
         for task, found in result.details["tasks"].items():
             for probe in (*found["probes"], "majority"):
-                score = result.scores[f"{task}/{probe}_{metric}"]
+                score = result.scores.get(f"{task}/{probe}_{metric}")
+                if score is None:  # sparse probes have an accuracy alone
+                    continue
                 flat = found["probes"].get(probe, {"degenerate": False})["degenerate"]
                 source = found["provenance"]["source"]
                 line = (sae, task, source, probe, score.value, score.low, score.high, score.n, flat)
