@@ -49,7 +49,7 @@ class Core(Eval):
     """Reconstruction, sparsity and what the language model loses, on held-out text.
 
     Every metric of the registry, over the tokens that the SAE's rules keep: of a transcoder
-    those that count both where it reads and where it predicts. Reconstruction
+    those kept both where it reads and where it predicts. Reconstruction
     and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
     them the next-token loss is measured with the activations at the write site left alone
     (clean), replaced by the SAE's prediction (spliced), by 0 (zero) and by the mean of kept
@@ -70,8 +70,8 @@ class Core(Eval):
     Args:
         n_tokens: tokens read, special ones included, rounded up to whole rows.
         ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
-        n_blocks: at most so many blocks of whole documents for the intervals.
-        batch_rows: at most so many rows of a forward pass; fewer where rows are long, so that a
+        n_blocks: the most blocks of whole documents for the intervals.
+        batch_rows: the most rows of a forward pass; fewer where rows are long, so that a
             pass stays within 1 GB. Changes no score beyond rounding.
 
     Raises:
