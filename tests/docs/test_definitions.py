@@ -12,10 +12,10 @@ from saekit.metrics.base import registry as metrics
 PAGE = Path(__file__).parents[2] / "docs" / "definitions.md"
 HEAD = """# Definitions
 
-What every score is, as the code says it. This page is made from the metrics (`saekit list metrics`) and evaluations
-(`saekit list evals`) themselves; a test fails where it differs. A definition whose number for the same input changes gets
-a new version, and results of two versions are never shown in one column. How intervals are made:
-[intervals](intervals.md).
+What every score is, as the code says it. This page is made from the metrics
+(`saekit list metrics`) and evaluations (`saekit list evals`) themselves; a test fails where it
+differs. A definition whose number for the same input changes gets a new version, and results of two
+versions are never shown in one column. How intervals are made: [intervals](intervals.md).
 """
 FORMULA = "=="  # in front of a line of mathematics
 SCALES = {
