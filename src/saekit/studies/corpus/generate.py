@@ -161,14 +161,18 @@ def _write(
     try:
         while not shelf.reaches(goal.tokens):
             going: set[int] = set()
+            sizes: list[int] = []  # of those that ended
 
-            def numbered(going: set[int] = going) -> Iterator[tuple[int, list[int]]]:
+            def numbered(going: set[int] = going, sizes: list[int] = sizes) -> Iterator[Any]:
+                below, first = 0, True  # one at least: copies may be in the sum
                 for number in itertools.count():
                     if shelf.has(number):
+                        below += shelf.size_of(number)
                         continue
                     mean = shelf.n_tokens / max(shelf.n_sequences, 1)
-                    if going and shelf.n_tokens + len(going) * mean >= goal.tokens:
+                    if not first and below + sum(sizes) + len(going) * mean >= goal.tokens:
                         return
+                    first = False
                     going.add(number)
                     yield number, begins[number % len(begins)]
 
@@ -177,6 +181,7 @@ def _write(
                 begin = begins[number % len(begins)]
                 ids = np.array([*begin, *new], dtype=np.int32)
                 shelf.add(files.Sequence(number, len(begin), ids))
+                sizes.append(len(ids))
                 progress.add(len(ids))
                 fresh += len(ids)
                 if fresh >= _KEEP_TOKENS:
@@ -213,7 +218,7 @@ class _Shelf:
         pending = _whole_or_none(folder / PENDING)
         for one in pending.sequences if pending else ():
             if one.number // size not in self._whole:
-                self._open[one.number] = one
+                self.add(one)  # the file of its shard may be gone
 
     @property
     def n_tokens(self) -> int:
@@ -228,6 +233,13 @@ class _Shelf:
     def has(self, number: int) -> bool:
         """Whether a sequence is there, or was a copy."""
         return number in self._open or number // self._size in self._whole
+
+    def size_of(self, number: int) -> int:
+        """Return the tokens of a sequence; those of a whole shard all at its first number."""
+        if number in self._open:
+            return len(self._open[number].ids)
+        shard, inside = divmod(number, self._size)
+        return 0 if inside else self._whole[shard]
 
     def add(self, one: files.Sequence) -> None:
         """Take a sequence that ended; write its shard where it was the last one missing."""
@@ -256,9 +268,9 @@ class _Shelf:
                 self._reopen(files.read_shard(path))
                 self.keep()  # before the shard is gone
                 path.unlink()
-        begin = (last + 1) // self._size * self._size
-        if begin <= last:
-            self._put(range(begin, last + 1))
+        for begin in range(0, last + 1, self._size):  # those that were reopened too
+            if begin // self._size not in self._whole:
+                self._put(range(begin, min(begin + self._size, last + 1)))
         if not self._open:
             parts.remove(self.folder / PENDING)
         shards = [files.read_shard(p) for p in Generated(path=str(self.folder)).shards()]
@@ -283,9 +295,11 @@ class _Shelf:
 
     def _put(self, numbers: range) -> None:
         """Write neighbours as a shard, without copies of earlier ones."""
-        kept = [self._open[n] for n in numbers if not self._is_copy(self._open[n])]
-        kept = list({one.digest: one for one in reversed(kept)}.values())[::-1]
-        made = Shard(numbers[0], len(numbers), kept)
+        kept: dict[bytes, files.Sequence] = {}
+        for one in (self._open[number] for number in numbers):
+            if not self._is_copy(one):
+                kept.setdefault(one.digest, one)
+        made = Shard(numbers[0], len(numbers), list(kept.values()))
         files.write_shard(self._path(numbers[0] // self._size), made)
         if len(numbers) < self._size:
             return
