@@ -305,5 +305,5 @@ def _subject(one: OpenSAE, site: str | None) -> Subject:
         name=f"{card.pair.label} at {read}" if len(ways) > 1 and not joint else card.pair.label,
         beside=tuple(ways.values())[1:] if joint else (),
         window=card.pair.window,
-        trained_on=card.run.get("corpus"),
+        trained=card.run,
     )

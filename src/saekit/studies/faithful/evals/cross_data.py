@@ -106,9 +106,9 @@ class CrossData(Eval):
         began = time.monotonic()
         shape = shape_of(held_out(tools, self.batch_rows), subject.lm)
         streams: dict[str, Tools] = {OWN: tools}
-        said: dict[str, Any] = {OWN: {"trained_on": subject.trained_on}}
+        said: dict[str, Any] = {OWN: {"trained_on": subject.trained.get("corpus")}}
         for word in self.corpora:
-            corpus = kept_from(open_corpus(word), subject.trained_on)
+            corpus = kept_from(open_corpus(word), subject.trained.get("corpus"))
             stream = TokenStream(
                 corpus,
                 "test",
