@@ -26,6 +26,5 @@ class YelpPolarity(Published):
     packaged: ClassVar[WheelTable] = WheelTable(
         "111_yelp_data",
         {"0": 0, "1": 0, "3": 1, "4": 1},
-        "5,000 reviews with one to five stars, of which those with three are "
-        "left out",
+        "5,000 reviews with one to five stars, of which those with three are left out",
     )

@@ -2,7 +2,7 @@
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -139,7 +139,7 @@ def _placed(points: Any, way: Way, seed: int) -> Any:
     )
 
 
-def _clusters(points: Any, clusters: int, seed: int) -> Sequence[int]:
+def _clusters(points: Any, clusters: int, seed: int) -> Any:
     from sklearn.cluster import KMeans
 
     return KMeans(clusters, random_state=seed).fit_predict(points)
