@@ -106,7 +106,7 @@ def test_a_map_keeps_groups_apart_and_says_what_is_missing(tmp_path, monkeypatch
     assert len(dictionary_map.table({"a": near, "b": near}, "tsne", most=15, clusters=2)) == 30
     dictionary_map.draw(placed, "pca", tmp_path / "map.svg")
     assert (tmp_path / "map.csv").read_text().startswith("sae,latent,x,y,cluster")
-    with pytest.raises(ConfigError, match="at least 8"):
+    with pytest.raises(ConfigError, match="at least 7"):
         dictionary_map.table({"a": near[:3]}, "pca")
     monkeypatch.setattr(dictionary_map.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="probing"):
