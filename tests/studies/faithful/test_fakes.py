@@ -41,6 +41,8 @@ def test_a_planted_fake_feature_is_found_in_sequences():
     assert result.scores["uniform_tokens/fake"].value == 4 / 5
     assert result.scores["uniform_tokens/excess"].value == 2 / 5  # the first and the last
     assert result.scores["text/dense"].value == 2 / 5
+    assert result.scores["other_text/excess"].value == 0
+    assert result.scores["uniform_tokens/above_text"].value == 2 / 5
     assert result.details["noises"]["uniform_tokens"]["silent_on_text"] == 2
 
 
@@ -68,7 +70,7 @@ def test_published_definitions_are_what_the_notes_say(name):
         definition=name, n_seqs=20, n_draws=0, noises=("uniform_tokens",), tau=0.6
     )
     got = settings.run(subj, how).details["noises"]["uniform_tokens"]["latents"]["fake"]
-    rows = held_out(how, 40)
+    rows = held_out(how, 60)
     place = Place(subj.lm.tokenizer, subj.lm.vocab_size, Shape(32, 256), rows)
     drawn = registry.get("uniform_tokens")().draw(
         20, place, generator(0, "noise", "uniform_tokens")
@@ -153,7 +155,7 @@ def test_two_saes_are_compared_on_the_noise_that_both_saw():
     clean, _ = latents_of(SMALL, [range(OF_TEXT)] * 5)
     apart = statistics.difference(result, clean, "uniform_tokens")
     assert apart.value == 2 / 5 and apart.p == pytest.approx(1 / 41)
-    assert len(statistics.differences(result, clean)) == 2
+    assert len(statistics.differences(result, clean)) == 4
     with pytest.raises(ConfigError, match="not of one noise"):
         statistics.difference(result, latents_of(SMALL, p=0.1)[0], "uniform_tokens")
     with pytest.raises(ConfigError, match="with uniform_tokens"):
@@ -172,7 +174,7 @@ def test_settings_that_cannot_be_run():
         FakeFeatures(noises=("unigram", "unigram"))
     with pytest.raises(ConfigError, match="reads 256 at most"):
         dataclasses.replace(SMALL, seq_len=300).run(subject(table(PLANTED)), tools())
-    with pytest.raises(DataError, match="one row"):
+    with pytest.raises(DataError, match="three are needed"):
         SMALL.run(subject(table(PLANTED)), tools(1))
 
 
@@ -190,5 +192,5 @@ def test_figures_have_the_numbers_next_to_them(tmp_path):
     fake_bars.draw({"a": result, "b": result}, tmp_path / "bars.svg")
     fake_scatter.draw(kept["fake_features"], "uniform_tokens", 0.05, tmp_path / "scatter.svg")
     lines = (tmp_path / "bars.csv").read_text().splitlines()
-    assert len(lines) == 5 and lines[1].startswith("a,uniform_tokens,fake,0.8")
+    assert len(lines) == 9 and lines[1].startswith("a,uniform_tokens,fake,0.8")
     assert len((tmp_path / "scatter.csv").read_text().splitlines()) == 6

@@ -84,7 +84,7 @@ def subject(sae, lm=None, name="planted"):
     return Subject(sae, lm or tiny(), SITE, SITE, rule, name)
 
 
-def tools(n_rows=60, seed=0):
+def tools(n_rows=90, seed=0):
     chance = torch.Generator().manual_seed(7)
     every = torch.randint(OF_TEXT, (n_rows, N_CTX), generator=chance)
     every[:, 0] = 256

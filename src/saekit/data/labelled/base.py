@@ -67,6 +67,11 @@ class Task(Config, abc.ABC):
 registry = Registry[Task]("task", package)
 
 
+def name_of(word: str) -> str:
+    """Return what a task is called in scores: its name, or the stem of its file."""
+    return word if word in registry.names() else Path(word).stem
+
+
 def open_task(word: str, source: Source = "auto") -> Task:
     """Return the task that a word of the command line stands for.
 

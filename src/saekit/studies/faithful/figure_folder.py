@@ -74,7 +74,8 @@ def _fakes(fakes: dict[str, Result], places: dict[str, Path], out: Path, drawn: 
     drawn.made.append(out / "fake_features.svg")
     fake_bars.draw(fakes, drawn.made[-1])
     for name, result in fakes.items():
-        latents = _latents(places[name])
+        by_token = result.details["definition"]["mode"] == "token"
+        latents = latents_of(places[name], "tokens" if by_token else "sequences")
         if latents is None:
             drawn.left_out[f"latents of {name}"] = "it has no table analysis/fake_features"
             continue
@@ -95,7 +96,13 @@ def _dictionaries(places: dict[str, Path]) -> dict:
     return {name: load(place).sae.directions() for name, place in places.items()}
 
 
-def _latents(folder: Path) -> Table | None:
+def latents_of(folder: Path, unit: str) -> Table | None:
+    """Return how often each latent of an SAE fires on text and noise; None without such a table.
+
+    Args:
+        folder: of the SAE.
+        unit: what rates are shares of.
+    """
     stem = results_folder(folder) / "analysis" / "fake_features"
     if not table_files.has(stem):
         return None
@@ -104,7 +111,7 @@ def _latents(folder: Path) -> Table | None:
     rates = [name for name in (rows[0] if rows else {}) if name.endswith("_rate")]
     columns: dict[str, list] = {"latent": [int(row["latent"]) for row in rows]}
     columns |= {name: [float(row[name]) for row in rows] for name in rates}
-    return Table(columns=columns)
+    return Table(columns=columns, units=dict.fromkeys(rates, f"share of {unit}"))
 
 
 def _plain(name: str) -> str:

@@ -31,6 +31,7 @@ from saekit.studies.faithful.sequences import Padded, held_out, shape_of
 from saekit.studies.faithful.untrained import untrained
 
 FLOOR = "untrained"
+AGAIN = "other_text"  # text in the place of noise: what `excess` is by chance
 
 
 class _Found(NamedTuple):
@@ -52,11 +53,13 @@ class FakeFeatures(Eval):
     of its largest activation on held-out text, and is fake if it does in more than 5 % of
     random sequences. A latent that fires everywhere is fake too, so `excess` counts those that
     are fake and do not fire in more than 5 % of sequences of text; `dense` are those that do.
-    Text for thresholds and text for `dense` share no row.
+    Latents near 5 % are on one side of it here and on the other there by chance, so other text in
+    the place of noise has an excess too: ``other_text/excess``, and `above_text` is what a noise
+    has beyond that. Text for thresholds, for `dense` and in the place of noise share no row.
 
-    Each noise has its own scores, as ``uniform_tokens/excess``. Next to them stands the floor:
-    those of an untrained TopK of the same widths with as many latents on per token, on the same
-    sequences. Intervals are over sequences, see `saekit.studies.faithful.fakes.statistics`. All
+    Each noise has its own scores, as ``uniform_tokens/excess``. Next to them stand those of an
+    untrained TopK of the same widths with as many latents on per token, on the same sequences.
+    Intervals are over sequences, see `saekit.studies.faithful.fakes.statistics`. All
     SAEs that are measured with one seed see one noise, and `difference` there compares two. A
     table with a row for each latent goes to RUN/analysis/fake_features.csv.
 
@@ -69,7 +72,7 @@ class FakeFeatures(Eval):
         tau: threshold, in what `scale` says.
         scale: "max" and "rms" of a latent on text, or "absolute", act units.
         p: share of sequences or tokens.
-        n_seqs: sequences of each noise, and of text where there is as much.
+        n_seqs: sequences of each noise, and three times as many of text where there are.
         seq_len: tokens of a sequence, BOS included; 0: those of the SAE's rows.
         noises: which (`saekit list noises`); empty: that of the definition, and unigram.
         n_draws: resamples for the intervals.
@@ -80,7 +83,7 @@ class FakeFeatures(Eval):
             sequences.
 
     Cost:
-        n_seqs sequences to the site, for each noise and twice for text.
+        n_seqs sequences to the site, for each noise and three times for text.
 
     Reads:
         Held-out rows.
@@ -134,7 +137,7 @@ class FakeFeatures(Eval):
         for subject in subjects:
             self.check(subject)
         began = time.monotonic()
-        text = held_out(tools, 2 * self.defined(1).n_seqs, self.batch_rows)
+        text = held_out(tools, 3 * self.defined(1).n_seqs, self.batch_rows)
         found, said = self._measured(subjects, text, tools)
         results = []
         n = len(subjects)
@@ -162,7 +165,7 @@ class FakeFeatures(Eval):
                 f"Sequences have {definition.seq_len} tokens; {lm.name} reads {lm.n_ctx_max} at "
                 f"most. Set seq_len."
             )
-        calibration, held, groups = _halves(text, definition)
+        calibration, held, again = _thirds(text, definition)
         names = self.noises or tuple(dict.fromkeys((definition.noise, "unigram")))
         shape = shape_of(text, lm)._replace(n_ctx=definition.seq_len)
         place = Place(lm.tokenizer, lm.vocab_size, shape, text)
@@ -171,20 +174,20 @@ class FakeFeatures(Eval):
                 definition.n_seqs, place, generator(tools.seed, "noise", name)
             )
             for name in names
-        }
+        } | {AGAIN: again.text}
         size = plan(
             subjects, definition.seq_len, definition.n_seqs,
             Core(ce_tokens=0, batch_rows=self.batch_rows),
         )  # fmt: skip
         size.say(shown=tools.shown)
-        every = [calibration, held, *drawn.values()]
+        every = [calibration.text, held.text, *drawn.values()]
         bar = Progress(self.name, sum(p.tokens.numel() for p in every), shown=tools.shown)
-        floors = _untrained(subjects, calibration.rows(slice(0, size.rows)), tools.seed, bar)
+        floors = _untrained(subjects, calibration.text.rows(slice(0, size.rows)), tools.seed, bar)
         both = [*subjects, *floors]
-        sizes = firing.sizes_on(both, calibration, size.rows, bar)
+        sizes = firing.sizes_on(both, calibration.text, size.rows, bar)
         thresholds = [s.thresholds(definition.tau, definition.scale) for s in sizes]
         tallies: dict[str, list[Tally]] = {}
-        for name, sequences in {"": held, **drawn}.items():
+        for name, sequences in {"": held.text, **drawn}.items():
             blank = [Tally(definition, t, len(sequences.tokens)) for t in thresholds]
             firing.tallies_on(both, blank, sequences, size.rows, bar)
             tallies[name] = blank
@@ -196,10 +199,10 @@ class FakeFeatures(Eval):
         said = {
             "definition": definition._asdict(),
             "noises": {n: _sha256(s) for n, s in drawn.items()},
-            "settings": {n: noises.get(n)().said() for n in drawn},
-            "text": {"sequences": len(held.tokens), "sha256": _sha256(held)},
-            "calibration": {"sequences": len(calibration.tokens), "sha256": _sha256(calibration)},
-            "groups": groups,
+            "settings": {n: {"name": n} if n == AGAIN else noises.get(n)().said() for n in drawn},
+            "text": held.said(),
+            "calibration": calibration.said(),
+            "groups": {"": held.groups, AGAIN: again.groups},
         }
         return found, said
 
@@ -224,9 +227,13 @@ class FakeFeatures(Eval):
             firing.check_bound(counted.seen["fake"], tally.l0, definition)
             for what, plain in _WORDS.items():
                 wording = plain._replace(label=f"{plain.label} ({name})")
+                if name == AGAIN:
+                    wording = Wording(f"{plain.label} (other text in its place)")
                 scores[f"{name}/{what}"] = statistics.share(counted, what, d_sae, n, wording)
                 of_floor = Wording(f"{wording.label}, untrained SAE")
                 scores[f"{name}/{what}_{FLOOR}"] = statistics.share(below, what, d_sae, n, of_floor)
+            if name != AGAIN:
+                scores[f"{name}/above_text"] = self._above(name, own, said, seed)
             bound = tally.l0 / p if definition.mode == "token" else float(d_sae)
             by_noise[name] = {
                 "noise": said["settings"][name],
@@ -245,7 +252,7 @@ class FakeFeatures(Eval):
             columns[f"{name}_rate"] = rates.tolist()
             columns[f"{name}_fake"] = (rates > p * statistics.OVER).tolist()
         first, n_text = self._counted(own, next(iter(own.noises)), said, seed)
-        n_text = len(said["groups"].unique())
+        n_text = len(said["groups"][""].unique())
         scores["text/dense"] = statistics.share(
             first, "dense", d_sae, n_text, Wording(f"dense: over {p:.0%} of text's {unit}")
         )
@@ -263,13 +270,26 @@ class FakeFeatures(Eval):
         units = {c: f"share of {unit}" for c in columns if c.endswith("_rate")}
         return scores, details, Table(columns=columns, units=units | {"threshold": "act units"})
 
+    def _above(self, noise: str, own: _Found, said: dict[str, Any], seed: int) -> Score:
+        """Return how much more excess there is on noise than on other text, paired by draw."""
+        one, n = self._counted(own, noise, said, seed)
+        other, n_text = self._counted(own, AGAIN, said, seed)
+        d_sae, least = len(own.thresholds), min(n, n_text)
+        value = (one.seen["excess"] - other.seen["excess"]) / d_sae
+        draws = (one.draws["excess"] - other.draws["excess"]).double() / d_sae
+        low, high, reason = statistics.ends(value, draws, least)
+        return Score(
+            value=value, low=low, high=high, n=least, unit="share of latents", better="neither",
+            reason=reason, label=f"fires on noise, not dense on text, above other text ({noise})",
+        )  # fmt: skip
+
     def _counted(
         self, found: _Found, noise: str, said: dict[str, Any], seed: int
     ) -> tuple[Drawn, int]:
         """Return counts of latents on a noise and on text, and how many sequences it has."""
         definition = Definition(**said["definition"])
-        on_noise = statistics.units_of(found.noises[noise])
-        on_text = statistics.units_of(found.text, said["groups"])
+        on_noise = statistics.units_of(found.noises[noise], said["groups"].get(noise))
+        on_text = statistics.units_of(found.text, said["groups"][""])
         if not len(on_noise.sizes) or not len(on_text.sizes):
             where = noise if not len(on_noise.sizes) else "the held-out text"
             raise DataError(
@@ -285,21 +305,32 @@ _WORDS = {
 }
 
 
-def _halves(text: Rows, definition: Definition) -> tuple[Padded, Padded, Int[Tensor, "n"]]:
-    """Return rows for thresholds, rows to compare with, and the document each of these begins in.
+class _Part(NamedTuple):
+    """Some rows of text, and the document that each begins in."""
+
+    text: Padded
+    groups: Int[Tensor, "n"]
+
+    def said(self) -> dict[str, Any]:
+        return {"sequences": len(self.groups), "sha256": _sha256(self.text)}
+
+
+def _thirds(text: Rows, definition: Definition) -> list[_Part]:
+    """Return rows for thresholds, rows to compare noise with, and rows in the place of noise.
 
     Rows are cut to the length of the noise's sequences where these are shorter.
     """
-    n = min(definition.n_seqs, len(text.tokens) // 2)
+    n = min(definition.n_seqs, len(text.tokens) // 3)
     if not n:
         raise DataError(
-            "The held-out text has one row of tokens; one is needed for thresholds and another to "
-            "compare with. Give the corpus more text."
+            f"The held-out text has {len(text.tokens)} rows of tokens; three are needed at least: "
+            f"for thresholds, to compare with, and in the place of noise. Give more text."
         )
-    tokens = text.tokens[: 2 * n, : definition.seq_len]
+    tokens = text.tokens[:, : definition.seq_len]
+    first = text.doc_ids[:, min(1, text.doc_ids.shape[1] - 1)]  # of the first token after BOS
     whole = torch.ones_like(tokens, dtype=torch.bool)
-    groups = text.doc_ids[n : 2 * n, min(1, text.doc_ids.shape[1] - 1)]
-    return Padded(tokens[:n], whole[:n]), Padded(tokens[n:], whole[n:]), groups
+    cuts = [slice(i * n, (i + 1) * n) for i in range(3)]
+    return [_Part(Padded(tokens[c], whole[c]), first[c]) for c in cuts]
 
 
 def _untrained(subjects: Sequence[Subject], few: Padded, seed: int, bar: Progress) -> list[Subject]:

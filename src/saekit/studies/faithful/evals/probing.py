@@ -15,7 +15,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
-from saekit.data.labelled.base import Labelled, Source, open_task
+from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals._plan import plan
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.core import Core
@@ -113,9 +113,11 @@ class Probing(Eval):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+        names = [name_of(word) for word in self.tasks]
+        if not names or len(set(names)) < len(names):
             raise ConfigError(
-                f"`tasks` names at least one task, and each once; got {list(self.tasks)}."
+                f"`tasks` has at least one task, and names that differ, those of files their "
+                f"stems; got {', '.join(names) or 'none'}. Leave one out, or rename a file."
             )
 
     @classmethod
@@ -150,14 +152,15 @@ class Probing(Eval):
         details: list[dict[str, Any]] = [{} for _ in subjects]
         shared: dict[Any, Probe] = {}
         for word in self.tasks:
+            name = name_of(word)
             task = open_task(word, self.source).read().first(self.n_train, self.n_test)
             draws = statistics.drawn(len(task.test), self.n_draws, tools.seed)
             for i, read in enumerate(self._read(subjects, task, shape, tools)):
-                seed = derive(tools.seed, "probing", word)
-                key = (word, subjects[i].read, subjects[i].rule, subjects[i].write_rule)
+                seed = derive(tools.seed, "probing", name)
+                key = (name, subjects[i].read, subjects[i].rule, subjects[i].write_rule)
                 found, probes = self._probed(read, seed, (shared, key))
-                scores[i] |= self._scores(word, task, found, draws)
-                details[i][word] = _details(task, read, probes, found)
+                scores[i] |= self._scores(name, task, found, draws)
+                details[i][name] = _details(task, read, probes, found)
         results = []
         for subject, mine, tasks in zip(subjects, scores, details, strict=True):
             notes = [n for word, task in tasks.items() for n in _notes(word, task)]

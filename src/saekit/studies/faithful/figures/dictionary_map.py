@@ -2,7 +2,7 @@
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,7 +38,7 @@ def table(
     way: Way,
     *,
     most: int = 2000,
-    clusters: int = 8,
+    clusters: int = 7,
     seed: int = 0,
 ) -> Table:
     """Return a row a direction: its SAE, latent, place in the plane and k-means cluster.
@@ -115,7 +115,8 @@ def draw(placed: Table, way: Way, path: Path) -> None:
                 color=style.COLOURS[i % len(style.COLOURS)], rasterized=True,
                 label=f"{value} ({len(mine):,})",
             )  # fmt: skip
-        at.set_title(f"{TITLES[way]} of decoder directions, by {column}", fontsize=9)
+        said = {"sae": "SAE", "cluster": "k-means cluster"}[column]
+        at.set_title(f"{TITLES[way]} of decoder directions, by {said}", fontsize=9)
         at.set(xticks=[], yticks=[])
         at.legend(fontsize=7, markerscale=2)
     style.save(figure, path, placed)
@@ -139,7 +140,7 @@ def _placed(points: Any, way: Way, seed: int) -> Any:
     )
 
 
-def _clusters(points: Any, clusters: int, seed: int) -> Sequence[int]:
+def _clusters(points: Any, clusters: int, seed: int) -> Any:
     from sklearn.cluster import KMeans
 
     return KMeans(clusters, random_state=seed).fit_predict(points)
