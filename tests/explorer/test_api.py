@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 import shutil
 import time
@@ -13,7 +14,7 @@ import pytest
 import saekit
 import saekit.core.errors
 from saekit.core.files import read_json, write_json
-from saekit.explorer.labels import Labels
+from saekit.explorer.labels import Labels, place_for
 from saekit.explorer.library import MISS_SECONDS, Library, scanned
 from saekit.explorer.problems import Problem
 from saekit.explorer.views import Views
@@ -339,12 +340,14 @@ def test_labels_are_exported_imported_and_move_with_the_weights(folder, tmp_path
     key = views.label_key(entry)
     views.labels.put(key, 3, "three", note="more", by="me")
     views.labels.make_list("l", "", [{"weights": key, "latent": 3, "note": ""}])
+    views.labels.save_view("rare", "#/sae/plain?where=density%3C1e-3")
     exported = json.loads(json.dumps(views.labels.export()))
     other = Labels(tmp_path / "other.db")
-    assert other.restore(exported) == {"labels": 1, "kept": 0, "lists": 1}
+    assert other.restore(exported) == {"labels": 1, "kept": 0, "lists": 1, "views": 1}
     assert other.get(key, 3).text == "three" and other.get(key, 3).note == "more"
     other.put(key, 3, "mine", match="*")
-    assert other.restore({"labels": exported["labels"]}) == {"labels": 0, "kept": 1, "lists": 0}
+    again = {"labels": 0, "kept": 1, "lists": 0, "views": 0}  # nothing comes in twice
+    assert other.restore(exported) == again and len(other.lists()) == len(other.views()) == 1
     assert other.get(key, 3).text == "mine"
     other.restore({"labels": exported["labels"]}, replace=True)
     assert other.get(key, 3).text == "three" and other.get(key, 3).version == 3
@@ -378,6 +381,40 @@ def test_read_only_changes_nothing(folder):
     with pytest.raises(Problem, match="read-only"):
         labels.make_list("x")
     labels.close()
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed in the middle"])
+def test_labels_of_a_folder_that_cannot_be_written_are_read(folder, monkeypatch, closed):
+    place = folder / ".saekit" / "explorer.db"
+    writer = Labels(place)
+    writer.put("w", 1, "one")
+    if closed:
+        writer.close()
+    else:  # what was written last stands beside the file
+        assert place.with_name("explorer.db-wal").stat().st_size
+    before = {path.name: path.read_bytes() for path in place.parent.iterdir()}
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: mode != os.W_OK and access(p, mode))
+    labels = Labels(place_for(folder))
+    assert labels.read_only and labels.get("w", 1).text == "one" and labels.views() == []
+    with pytest.raises(Problem, match=r"read-only.*explorer.db cannot be written"):
+        labels.put("w", 2, "two")
+    labels.close()
+    assert before == {path.name: path.read_bytes() for path in place.parent.iterdir()}
+
+
+def test_views_are_saved_renamed_and_removed(client):
+    made = client.post("/views", json={"name": "v", "address": "#/sae/plain?where=max%3E1"})
+    number = made.json()["id"]
+    assert made.status_code == 201
+    renamed = client.patch(f"/views/{number}", json={"name": "</script>"}).json()
+    assert renamed["address"] == "#/sae/plain?where=max%3E1"
+    assert renamed in client.get("/views").json()["views"]
+    for address in ("javascript:alert(1)", "http://x/#/", "/#/", "#/" + "x" * 60_000):
+        problem(client.post("/views", json={"name": "v", "address": address}), 422)
+    assert client.delete(f"/views/{number}").status_code == 204
+    problem(client.patch(f"/views/{number}", json={"name": "x"}), 404)
+    problem(client.delete(f"/views/{number}"), 404)
 
 
 def test_an_index_that_is_missing_old_damaged_or_of_other_weights(folder):

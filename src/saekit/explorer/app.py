@@ -145,6 +145,7 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
             "version": version(),
             "folder": str(views.library.folder),
             "read_only": server.labels.read_only,
+            "read_only_why": server.labels.why,
             "jobs": {"model_loaded": server.board.model},
             "kinds": schemas.kinds(),
         }
@@ -256,12 +257,12 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
 
     @app.get(f"{API}/labels")
     def export(request: Request) -> Response:
-        """Give all labels, notes and lists, as the import takes them."""
+        """Give all labels, notes, lists and saved views, as the import takes them."""
         return answer(request, labels.export())
 
     @app.post(f"{API}/labels")
     def restore(request: Request, given: schemas.Exported) -> Response:
-        """Take labels and lists that were exported."""
+        """Take labels, lists and saved views that were exported."""
         return answer(request, labels.restore(given.model_dump(), replace=given.replace))
 
     @app.get(f"{API}/lists")
@@ -294,6 +295,28 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
     def delete_list(number: Number) -> Response:
         """Remove a list."""
         labels.remove_list(number)
+        return Response(status_code=204)
+
+
+    @app.get(f"{API}/views")
+    def saved(request: Request) -> Response:
+        """Give the saved views: addresses of the pages, each under a name."""
+        return answer(request, {"views": labels.views()})
+
+    @app.post(f"{API}/views", status_code=201)
+    def save_view(request: Request, given: schemas.NewView) -> Response:
+        """Keep an address of the pages under a name."""
+        return answer(request, labels.save_view(given.name, given.address), 201)
+
+    @app.patch(f"{API}/views/{{number}}")
+    def rename_view(request: Request, number: Number, given: schemas.ViewName) -> Response:
+        """Call a saved view something else."""
+        return answer(request, labels.rename_view(number, given.name))
+
+    @app.delete(f"{API}/views/{{number}}", status_code=204)
+    def delete_view(number: Number) -> Response:
+        """Remove a saved view."""
+        labels.remove_view(number)
         return Response(status_code=204)
 
 

@@ -104,6 +104,7 @@ class Views:
             "index": state.record(),
             "verify": _verdict(entry.folder),
             "labels": counted.get(key, 0) if key else 0,
+            "weights": key,
             "run": entry.run,
             "neuronpedia": _neuronpedia(entry.card),
         }

@@ -1,12 +1,13 @@
 // One latent: everything that is known of it.
 
-import { element, button, chip, replace, copyText, visible, edged } from "./dom.js";
+import { element, button, chip, replace, copyText, visible, lined, edged } from "./dom.js";
 import { quantity, readable, exact, tip, counted } from "./numbers.js";
 import { histogram, lines, bars } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
 import { blockList, chips } from "./blocks.js";
 import { examplePanel } from "./examples.js";
 import { filled, jobForm, shownProblem } from "./states.js";
+import { markLatents } from "./marking.js";
 import { siteChoice } from "./library.js";
 import { latentAt, saeAt, compareAt, promptAt } from "./routes.js";
 
@@ -88,37 +89,45 @@ function layerPanel(layers, site) {
 
 function labelBox({ source, id, record }) {
   const shown = element("span", { class: "label-text", dir: "auto" }), note = element("small", { role: "status" });
+  const more = element("span", { class: "label-note", dir: "auto" });
   const draw = (label) => {
     replace(shown, label ? visible(label.text) : element("span", { class: "none" }, "no label"));
     shown.title = label ? [label.by, label.time].filter(Boolean).join(", ") : "";
+    replace(more, label?.note ? lined(label.note) : null);
+    more.hidden = !label?.note;
   };
   draw(record.label);
-  if (!source.setLabel) return { box: element("p", { class: "label" }, shown), edit: null };
-  const field = element("input", { type: "text", maxlength: 2000, "aria-label": "label of this latent", placeholder: "what it fires on" });
+  if (!source.setLabel) return { box: element("p", { class: "label" }, shown, more), edit: null };
+  const field = element("input", { type: "text", maxlength: 500, "aria-label": "label of this latent", placeholder: "what it fires on" });
+  const longer = element("textarea", { rows: 2, maxlength: 10000, dir: "auto", "aria-label": "note on this latent", placeholder: "a note: what speaks for it, what against" });
   const form = element("form", { class: "controls", hidden: true, onsubmit: async (event) => {
     event.preventDefault();
     note.textContent = "saving…";
     try {
-      const saved = await source.setLabel(id, record.latent, field.value, record.label);
-      record.label = field.value.trim() ? { text: field.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
+      const saved = await source.setLabel(id, record.latent, field.value, record.label, { note: longer.value.trim() });
+      record.label = field.value.trim() ? { text: field.value.trim(), note: longer.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
       draw(record.label);
       close();
       note.textContent = record.label ? "saved" : "removed";
     } catch (error) {
       replace(note, shownProblem(error));
     }
-  } }, field, element("button", { type: "submit" }, "save"), button("cancel", () => close(), { class: "quiet" }));
+  } }, field, element("button", { type: "submit" }, "save"), button("cancel", () => close(), { class: "quiet" }), longer);
   const press = button("edit label", () => edit(), { class: "quiet", title: "key l" });
   const close = () => { form.hidden = true; shown.hidden = press.hidden = false; press.focus(); };
   const edit = () => {
     field.value = record.label?.text ?? "";
+    longer.value = record.label?.note ?? "";
     form.hidden = false;
     shown.hidden = press.hidden = true;
     field.focus();
     field.select();
   };
-  field.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
-  return { box: element("div", { class: "label" }, shown, press, form, note), edit };
+  for (const one of [field, longer]) one.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") close();
+    if (one === longer && event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  return { box: element("div", { class: "label" }, shown, press, more, form, note), edit };
 }
 
 // The latent's own pages of panels, each read when it comes near the screen.
@@ -256,13 +265,15 @@ export async function latentPage(host, { source, path, state, go }) {
   const copy = button("copy link", async () => {
     copied.textContent = (await copyText(location.href)) ? "copied" : "copy it from the address bar";
   });
+  const mark = source.live && sae.weights ? () => markLatents(source, sae.weights, [i]) : null;
   const links = Object.entries(record.links ?? {}).filter(([, to]) => /^(https:\/\/|#)/.test(String(to)));
   const jobs = { source, id, record, name }, inPrompt = () => promptAt(id, { site: sae.site, latent: i });
   replace(host,
     element("header", {}, element("div", { class: "crumbs links" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id)),
         source.alone ? null : siteChoice(overview, (one) => latentAt(one, i, keep)) ?? element("span", {}, sae.site)),
       element("div", { class: "title-row" }, element("h1", {}, `Latent ${i}`), label.box,
-        element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }), copy, copied,
+        element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }),
+          mark ? button("list…", mark, { title: "add it to a list: key m" }) : null, copy, copied,
           source.live ? element("a", { href: inPrompt(), title: "key p" }, "prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id, b: id, latent: i }) }, "compare"),
           links.map(([text, to]) => element("a", { href: to, rel: "noreferrer noopener", target: to.startsWith("#") ? null : "_blank" }, text)))),
@@ -284,6 +295,7 @@ export async function latentPage(host, { source, path, state, go }) {
     if (to !== undefined && to !== null) { go(latentAt(id, to, keep)); return true; }
     if (event.key === "r") { random(); return true; }
     if (event.key === "l" && label.edit) { event.preventDefault(); label.edit(); return true; }
+    if (event.key === "m" && mark) { event.preventDefault(); mark(); return true; }
     if (event.key === "u") { go(saeAt(id, keep)); return true; }
     if (event.key === "p" && source.live) { go(inPrompt()); return true; }
     return false;
