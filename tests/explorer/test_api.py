@@ -7,16 +7,19 @@ import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import saekit
 import saekit.core.errors
+from saekit.core.errors import ConfigError
 from saekit.core.files import read_json, write_json
+from saekit.explorer.export import export_site
 from saekit.explorer.labels import Labels, place_for
 from saekit.explorer.library import MISS_SECONDS, Library, scanned
-from saekit.explorer.problems import Problem
+from saekit.explorer.problems import Problem, to_json
 from saekit.explorer.views import Views
 
 L0, L1 = "sub.folded~L0.resid_post", "sub.folded~L1.resid_post"
@@ -46,6 +49,81 @@ def test_a_table_that_is_made_while_serving_is_a_column_at_once(folder):
     assert views.latents("plain", "stable=.5")["total"] == 64
     table(folder / "plain" / "analysis" / "twins.csv", "stable", 0.25)
     assert views.latents("plain", "stable=.5")["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"\xff\xfe\x00", b"latent,stable\n0,1,2\n", b"latent,stable\n0\n"]
+)
+def test_a_table_that_cannot_be_read_is_left_out_and_named(folder, rubbish):
+    views = views_of(folder)
+    table(folder / "plain" / "analysis" / "loud.csv", "loud", 1)
+    (folder / "plain" / "analysis" / "twins.csv").write_bytes(rubbish)
+    notes = views.sae("plain")["notes"]
+    assert any(
+        "analysis/twins.csv is left out" in note and "move it away" in note for note in notes
+    )
+    assert views.latents("plain", "loud=1")["total"] == 64
+    assert views.latent("plain", 3)["values"]["loud"] == 1
+    with pytest.raises(ConfigError, match=r"stable.*analysis/twins.csv is left out"):
+        saekit.query(folder / "plain", "stable>.5")
+
+
+@pytest.mark.parametrize(
+    "name, rubbish, place",
+    [
+        ("eval/core.json", '{"scores": {"fvu": 5}, "provenance": 3}', "core.json"),
+        ("eval/core.json", "[" * 5000, "core.json"),
+        ("eval/verify.json", "[]", None),
+        ("log.jsonl", "1\n", "log.jsonl"),
+        ("locality/events/manifest.json", '{"features": 3}', None),
+        ("layers/survey.json", '{"sites": 3}', None),
+        ("study/result.json", "{", "result.json"),
+    ],
+)
+def test_no_file_beside_an_sae_ends_its_pages(folder, name, rubbish, place):
+    path = folder / "plain" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(rubbish)
+    views = views_of(folder)
+    library, sae, run = views.all(), views.sae("plain"), views.run("plain")
+    latent = views.latent("plain", 3)
+    for panel in latent["panels"]:
+        views.panel("plain", 3, panel)
+    said = [*library["notes"], *sae["notes"], *run["notes"]]
+    assert place is None or any(place in note for note in said), said
+    assert views.latents("plain", "sort -max")["total"] == 64
+
+
+def test_an_sae_whose_card_is_damaged_is_named_and_the_others_stay(folder):
+    write_json(folder / "plain" / "sae" / "card.json", {"provenance": 3, "pair": 5, "model": 1})
+    said = views_of(folder).all()
+    assert [one["id"] for one in said["saes"]] == [L0]
+    assert any("card.json" in note for note in said["notes"])
+
+
+def test_a_file_of_labels_that_is_none_leaves_the_pages_without_labels(folder):
+    place = folder / ".saekit" / "explorer.db"
+    place.parent.mkdir()
+    place.write_bytes(b"rubbish")
+    views = Views(Library(folder), Labels.opened(place))
+    assert any("explorer.db is no file of labels" in note for note in views.all()["notes"])
+    assert views.latent("plain", 3)["label"] is None
+    with pytest.raises(Problem, match="no file of labels"):
+        views.labels.put("w", 1, "x")
+    assert place.read_bytes() == b"rubbish"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text there")
+def test_a_folder_whose_name_is_no_utf8_is_served_and_exported(folder, tmp_path):
+    root = Path(os.fsdecode(bytes(folder) + b"-\xff"))
+    folder.rename(root)
+    (root / "plain").rename(root / os.fsdecode(b"pl\xe9in"))
+    views = views_of(root)
+    assert to_json(views.all())
+    (name,) = [one for one in views.library.scan().saes if "folded" not in one]
+    assert views.latents(name)["total"] == 64 and to_json(views.sae(name))
+    made = export_site(root, tmp_path / "site", shown=False)
+    assert made.saes[name] == 64
 
 
 def test_an_index_that_goes_away_between_two_looks_is_told(folder, monkeypatch):

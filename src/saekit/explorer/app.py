@@ -297,7 +297,6 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
         labels.remove_list(number)
         return Response(status_code=204)
 
-
     @app.get(f"{API}/views")
     def saved(request: Request) -> Response:
         """Give the saved views: addresses of the pages, each under a name."""

@@ -115,10 +115,21 @@ class Labels:
             known = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'views'")
             self._has_views = known.fetchone() is not None  # a file of before has none
         except sqlite3.DatabaseError as error:
-            raise FormatError(
-                f"{path} is no file of labels ({error}). Move it away; export it first from the "
-                f"machine where it works, if there is one."
-            ) from error
+            raise FormatError(_no_file(path, error)) from error
+
+    @staticmethod
+    def opened(path: Path, *, read_only: bool = False) -> "Labels":
+        """Return the labels in a file; where it is damaged none, read-only, and `why` tells.
+
+        Raises:
+            ResourceError: it cannot be made.
+        """
+        try:
+            return Labels(path, read_only=read_only)
+        except FormatError as error:
+            found = Labels(Path(os.devnull), read_only=True)
+            found.why = str(error)
+            return found
 
     @property
     def read_only(self) -> bool:
@@ -165,11 +176,13 @@ class Labels:
         Raises:
             Problem: nothing may be changed.
         """
+        if self.why == ASKED:
+            raise Problem(403, "The server was started read-only.", "Start it without --read-only.")
         if self.why == SEALED:
             said = f"Labels and lists are read-only: {self.path} cannot be written."
             raise Problem(403, said, "Make it and its folder writable, and start the server again.")
-        if self.read_only:
-            raise Problem(403, "The server was started read-only.", "Start it without --read-only.")
+        if self.why:
+            raise Problem(403, f"Labels and lists are read-only: {self.why}")
         with self._lock:
             try:
                 with self._db:
@@ -181,7 +194,11 @@ class Labels:
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:  # the pages stand without labels, and say why
+                self.why = _no_file(self.path, error)
+                return []
 
     def get(self, weights: str, latent: int) -> Label | None:
         """Return the label of a latent; None: it has none."""
@@ -441,6 +458,13 @@ class Labels:
             db.executemany("INSERT INTO views (name, address, time) VALUES (?, ?, ?)", rows)
         kept = len(made["labels"]) - n
         return {"labels": n, "kept": kept, "lists": len(lists), "views": len(views)}
+
+
+def _no_file(path: Path, error: Exception) -> str:
+    return (
+        f"{path} is no file of labels ({error}). Move it away; export it first from the machine "
+        f"where it works, if there is one."
+    )
 
 
 def _writable(path: Path) -> bool:

@@ -134,7 +134,8 @@ class Entry:
     def state(self) -> IndexState:
         """Return what there is of its index; whether every byte is right, opening it finds out."""
         common = {"folder": self.index, "command": self.command()}
-        if not own(self.index / index_manifest.MANIFEST) and self.index.exists():
+        manifest_file = self.index / index_manifest.MANIFEST
+        if not own(manifest_file) and manifest_file.exists():
             why = "it is a link, and links are not followed"
             return IndexState(state="damaged", **common, reason=why)
         if not index_manifest.is_index(self.index):
@@ -338,6 +339,9 @@ def _native(sae: Path, place: Path, name: str, title: str, run: str | None) -> I
     settings = config.get("sae")
     if not isinstance(settings, dict):
         raise FormatError(f"{sae / 'config.json'} has no settings of an SAE.")
+    for part in ("model", "pair", "provenance", "run"):
+        if not isinstance(card.get(part) or {}, dict):
+            raise FormatError(f"{sae / 'card.json'} is damaged: `{part}` is no object.")
     yield from _of_card(
         place, name, title, {"card": card, "settings": settings}, native=True, run=run
     )

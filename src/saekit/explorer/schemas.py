@@ -7,13 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from saekit.explorer.labels import (
-    ADDRESS_CHARS,
-    MOST_ITEMS,
-    NAME_CHARS,
-    NOTE_CHARS,
-    TEXT_CHARS,
-)
+from saekit.explorer.labels import ADDRESS_CHARS, MOST_ITEMS, NAME_CHARS, NOTE_CHARS, TEXT_CHARS
 
 MOST_TEXT = 10_000  # characters of a text that a model reads
 MOST_TEXTS, MOST_TOKENS, MOST_STRENGTHS, MOST_SEEDS = 32, 256, 16, 8

@@ -17,11 +17,12 @@ from typing import Any
 
 from saekit.analysis import side_tables
 from saekit.analysis.index_folder import Index
+from saekit.core.border import reading
 from saekit.core.errors import FormatError, SaekitError
 from saekit.core.files import read_object
 from saekit.core.result import Result, Score
 from saekit.explorer.definitions import definitions
-from saekit.explorer.labels import Labels
+from saekit.explorer.labels import ASKED, SEALED, Labels
 from saekit.explorer.library import (
     FRESH_SECONDS,
     Entry,
@@ -64,7 +65,9 @@ class Views:
     def all(self) -> dict[str, Any]:
         """Return cards of every SAE, and lines on runs and studies."""
         scan = self.library.scan(older_than=FRESH_SECONDS)
-        counts = self.labels.counts()
+        counts, notes = self.labels.counts(), list(scan.notes)
+        if self.labels.why not in ("", ASKED, SEALED):
+            notes.append(f"There are no labels: {self.labels.why}")
         listed, seen = [], set()
         for entry in scan.saes.values():
             if entry.family not in seen:  # an SAE of several sites is one card
@@ -73,8 +76,8 @@ class Views:
         return {
             "saes": [self.card(entry, counts) for entry in listed],
             "runs": [run_line(name, folder) for name, folder in scan.runs.items()],
-            "studies": self.studies(),
-            "notes": scan.notes,
+            "studies": self.studies(notes),
+            "notes": notes,
         }
 
     def _shown(self, entry: Entry) -> Entry:
@@ -109,11 +112,15 @@ class Views:
             "neuronpedia": _neuronpedia(entry.card),
         }
 
-    def studies(self) -> list[dict[str, Any]]:
-        """Return the folders that a study left."""
+    def studies(self, notes: list[str] | None = None) -> list[dict[str, Any]]:
+        """Return the folders that a study left.
+
+        Args:
+            notes: gets a sentence for each file that would tell a study and cannot be read.
+        """
         found = []
         for name, folder in self.library.scan().folders.items():
-            if (kind := pages.kind_of(folder)) is not None:
+            if (kind := pages.kind_of(folder, notes)) is not None:
                 found.append({"id": name, **pages.described(kind, folder, name)})
         return found
 
@@ -153,7 +160,7 @@ class Views:
             "histogram": None,
             "n_alive": None,
             "settings": entry.card.get("run") or entry.settings,
-            "provenance": {"Made from": entry.card.get("provenance") or {}},
+            "provenance": {"Made from": _part(entry.card, "provenance")},
             "definitions": {
                 one["label"] or n: one["about"] for n in scores if (one := known.get(n))
             },
@@ -171,11 +178,12 @@ class Views:
         parts = ("corpus", "split", "settings", "harvest", "counts", "provenance")
         made = {part: index.manifest.get(part) for part in parts}
         return {
+            "notes": [*_notes(entry), *index.notes],
             "columns": self.columns_of(index),
             "bands": {name: band._asdict() for name, band in index.bands.items()},
             "histogram": histogram,
             "n_alive": index.d_sae - histogram["never_fired"],
-            "provenance": {"Made from": entry.card.get("provenance") or {}, "Index": made},
+            "provenance": {"Made from": _part(entry.card, "provenance"), "Index": made},
         }
 
     def columns_of(self, index: Index) -> list[dict[str, str]]:
@@ -382,10 +390,17 @@ class Views:
         folder = self.library.run(name)
         line = run_line(name, folder)
         command = f"saekit train --resume {folder}"
-        saes = self.library.scan().saes
+        saes, curves, notes = self.library.scan().saes, None, []
+        if own(log := folder / "log.jsonl"):
+            try:
+                with reading(log, "the log of a run"):
+                    curves = payload.curves(log)
+            except SaekitError as error:
+                notes = [str(error)]
         return line | {
             "settings": _settings(folder),
-            "curves": payload.curves(log) if own(log := folder / "log.jsonl") else None,
+            "curves": curves,
+            "notes": notes,
             "checkpoints": _checkpoints(folder),
             "command": None if line["status"] == standing.DONE else command,
             "sae": next((one.id for one in saes.values() if one.run == name), None),
@@ -465,7 +480,7 @@ def _last_step(path: Path) -> dict[str, Any] | None:
     for line in reversed(lines):
         try:
             found = json.loads(line)
-        except ValueError:  # cut, by us or by a writer that was killed
+        except (ValueError, RecursionError):  # cut, by us or by a writer that was killed
             continue
         if isinstance(found, dict) and found.get("kind") == "step":
             return found
@@ -501,9 +516,10 @@ def _checkpoints(folder: Path) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=256)
 def _result(path: Path, *stamp: int) -> dict[str, Score] | None:
     try:
-        return Result.read(path).scores
+        with reading(path, "a result"):
+            return Result.read(path).scores
     except SaekitError:
-        return None
+        return None  # which a note on the page says
 
 
 def _verdict(folder: Path) -> dict[str, Any] | None:
@@ -520,7 +536,7 @@ def _verdict(folder: Path) -> dict[str, Any] | None:
 
 def _neuronpedia(card: Mapping[str, Any]) -> str | None:
     """Return the address of the page that a published SAE has at Neuronpedia; None: it has none."""
-    published = (card.get("provenance") or {}).get("published") or {}
+    published = _part(card, "provenance", "published")
     found = published.get("neuronpedia") or published.get("neuronpedia_id")
     safe = isinstance(found, str) and all(c.isalnum() or c in "-_./" for c in found)
     return NEURONPEDIA + str(found) if found and safe else None
@@ -542,15 +558,29 @@ def _facts(entry: Entry) -> list[list[Any]]:
 
 
 def _notes(entry: Entry) -> list[str]:
-    notes = list((entry.card.get("provenance") or {}).get("notes") or [])
-    for name in ("core.json",):
-        path = entry.folder / "eval" / name
-        if own(path):
-            try:
-                notes += (read_object(path).get("provenance") or {}).get("notes") or []
-            except FormatError as error:
-                notes.append(f"{error} Make it again: saekit eval {shlex.quote(str(entry.folder))}")
+    notes = [*_said(entry.card)]
+    if own(path := entry.folder / "eval" / "core.json"):
+        try:
+            with reading(path, "a result"):
+                Result.read(path)
+                notes += _said(read_object(path))
+        except SaekitError as error:
+            again = f"Make it again: saekit eval {shlex.quote(str(entry.folder))}"
+            notes.append(f"There are no scores, for a file cannot be read: {error} {again}")
     return list(dict.fromkeys(str(note) for note in notes))
+
+
+def _said(made: Mapping[str, Any]) -> list[Any]:
+    """Return the notes in the provenance of a card or a result."""
+    found = _part(made, "provenance").get("notes")
+    return found if isinstance(found, list) else []
+
+
+def _part(made: Any, *names: str) -> dict[str, Any]:
+    """Return an object within others of a file; what has another shape there counts as missing."""
+    for name in names:
+        made = made.get(name) if isinstance(made, dict) else None
+    return made if isinstance(made, dict) else {}
 
 
 def _kind(name: str, index: Index) -> str:

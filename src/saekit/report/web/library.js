@@ -63,7 +63,7 @@ export function saeCard(card, { live } = {}) {
 export async function libraryPage(host, { source, state }) {
   document.title = "Library · saekit";
   const [library, meta] = await Promise.all([source.library(), source.meta().catch(() => null)]);
-  const { saes = [], runs = [], studies = [] } = library;
+  const { saes = [], runs = [], studies = [], notes = [] } = library;
   const grid = element("div", { class: "sae-grid" }), count = element("p", { class: "count", role: "status" });
   const search = element("input", { type: "search", placeholder: "filter: model, site, architecture", "aria-label": "Filter the SAEs",
     value: state.q ?? "", oninput: settled(() => { keepState({ q: search.value }); draw(); }) });
@@ -86,6 +86,7 @@ export async function libraryPage(host, { source, state }) {
     " or fetch a published one: ", command("saekit pull NAME"));
   replace(host, element("header", {}, element("h1", {}, "Library"),
     meta?.folder ? element("p", { class: "count" }, "of ", element("code", {}, meta.folder)) : null),
+  notes.map((note) => element("p", { class: "missing", dir: "auto" }, visible(note))),
   saes.length ? [element("div", { class: "controls" }, search, order), count, grid] : none,
   runs.length ? element("section", {}, element("h2", {}, "Runs"), element("div", { class: "wide" }, element("table", {},
     element("thead", {}, element("tr", {}, ["run", "state", "done", "steps"].map((h) => element("th", { scope: "col" }, h)))),

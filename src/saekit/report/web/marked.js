@@ -154,7 +154,7 @@ export async function markedPage(host, { source, path, state }) {
   drawViews();
   drawLabels();
   replace(host, element("header", {}, element("h1", {}, "Marked"), element("p", { class: "about" }, "Lists, notes, labels and views of this folder; they belong to the weights of an SAE, and stay when it is moved."),
-    locked ? element("p", { class: "missing" }, meta.read_only_why === "--read-only" ? "The server was started with --read-only: nothing can be changed here." : "The file of labels cannot be written: nothing can be changed here.") : null,
+    locked ? element("p", { class: "missing" }, { "--read-only": "The server was started with --read-only: nothing can be changed here.", "the folder": "The file of labels cannot be written: nothing can be changed here." }[meta.read_only_why] ?? visible(meta.read_only_why ?? "")) : null,
     element("div", { class: "controls" }, button("export JSON", () => attempt(async () => download("saekit-labels.json", JSON.stringify(await source.labels(), null, 1), "application/json"))),
       locked ? null : [button("import JSON", () => file.click()), file, element("label", {}, over, " in place of labels that are here")], said), wrong),
   element("section", {}, element("h2", {}, "Lists"), listBox, locked ? null : make),
