@@ -330,6 +330,21 @@ def test_answers_have_a_tag_and_are_not_sent_twice(client):
         assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
+def test_a_latent_whose_record_is_held_is_the_same(folder, monkeypatch):
+    views = views_of(folder)
+    monkeypatch.setattr("saekit.explorer.views.RECORD_BYTES", 20_000)  # of a few latents
+    for latent in [0, 1, 0, 63, *range(20), 0]:
+        _, body = views.latent_answer("plain", latent)
+        assert body() == to_json(views.latent("plain", latent))
+    assert 1 <= len(views._records) < 20
+    assert views._held == sum(map(len, views._records.values())) <= 20_000
+    before, _ = views.latent_answer("plain", 3)
+    table(folder / "plain" / "analysis" / "loud.csv", "loud", 1)
+    after, body = views.latent_answer("plain", 3)
+    assert after != before and json.loads(body())["values"]["loud"] == 1
+    views.labels.close()
+
+
 def test_a_tag_changes_with_what_it_is_of(client):
     path = "/saes/plain/latents/9"
     before = client.get(path).headers["etag"]

@@ -374,11 +374,15 @@ class Index:
         """
         if not windows:
             return []
-        ids, where = np.unique(np.concatenate(windows), return_inverse=True)
-        texts = [self._texts[i] for i in ids.tolist()]
+        whole, known = np.concatenate(windows), self._texts
+        number = np.zeros(len(known), np.int64)  # by token: sorting the tokens takes longer
+        number[whole] = 1
+        ids = np.flatnonzero(number)
+        texts = [known[i] for i in ids.tolist()]
         new = [t for t in dict.fromkeys(texts) if t is not None and t not in strings]
         strings.update(zip(new, range(len(strings), len(strings) + len(new)), strict=True))
-        number = np.array([strings.get(t, -1) for t in texts], np.int64)[where]  # -1 of None
+        number[ids] = [strings.get(t, -1) for t in texts]  # -1 of None
+        number = number[whole]
         found, begin = [], 0
         for window in windows:
             part = number[begin : begin + len(window)]

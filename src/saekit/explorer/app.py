@@ -83,10 +83,14 @@ def answer(request: Request, value: Any, status: int = 200, tag: str | None = No
     """
     body = to_json(value)
     own = tag or f'"{hashlib.sha256(body).hexdigest()[:24]}"'
-    known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
-    if request.method in ("GET", "HEAD") and status == 200 and own in known:
+    if request.method in ("GET", "HEAD") and status == 200 and own in _known(request):
         return Response(status_code=304, headers={"ETag": own})
     return Response(body, status, {"ETag": own}, "application/json")
+
+
+def _known(request: Request) -> list[str]:
+    """Return the states that a reader has."""
+    return [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
 
 
 def _problem(problem: Problem) -> Response:
@@ -193,7 +197,10 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
     @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}")
     def latent(request: Request, sae: Name, latent: Latent) -> Response:
         """Show all that is known of a latent."""
-        return answer(request, views.latent(sae, latent))
+        tag, body = views.latent_answer(sae, latent)
+        if tag in _known(request):  # told before anything is read
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(body(), 200, {"ETag": tag}, "application/json")
 
     @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}/panels/{{panel}}")
     def panel(

@@ -127,8 +127,16 @@ class Entry:
         )
         return found if isinstance(found, int) else None
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it was trained on samples of a synthetic model, which have no text."""
+        corpus = self.card.get("corpus")
+        return isinstance(corpus, dict) and corpus.get("name") == "truth"
+
     def command(self) -> str:
         """Return the command that makes its index."""
+        if self.is_synthetic:
+            return f"saekit truth eval --truth TRUTH --sae {shlex.quote(str(self.folder))}"
         return f"saekit index {shlex.quote(str(self.folder))}"
 
     def state(self) -> IndexState:

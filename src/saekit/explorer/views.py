@@ -9,11 +9,12 @@ import secrets
 import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from saekit.analysis import side_tables
 from saekit.analysis.index_folder import Index
@@ -32,13 +33,14 @@ from saekit.explorer.library import (
     manifest_of,
     own,
 )
-from saekit.explorer.problems import Problem
+from saekit.explorer.problems import Problem, to_json
 from saekit.report import payload
 from saekit.report.pages import base as pages
 from saekit.report.panels import base as panels
 from saekit.training import standing
 
 MOST_OPEN = 8  # indexes that are held open
+RECORD_BYTES = 2**25  # of records of latents, as JSON
 MOST_ROWS, USUAL_ROWS = 500, 50
 MOST_NAMES = 64
 TAIL_BYTES = 2**16  # of a log, in which its last step is
@@ -57,7 +59,10 @@ class Views:
     def __init__(self, library: Library, labels: Labels):
         self.library, self.labels = library, labels
         self._open: OrderedDict[tuple[Any, ...], Index] = OrderedDict()
-        self._lock = threading.Lock()
+        self._keys: WeakKeyDictionary[Index, tuple[Any, ...]] = WeakKeyDictionary()
+        self._records: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._held = 0  # bytes of them
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._key = secrets.token_bytes(32)
 
     # ------------------------------------------------------------------------------ the library
@@ -109,6 +114,7 @@ class Views:
             "labels": counted.get(key, 0) if key else 0,
             "weights": key,
             "run": entry.run,
+            "reads_text": not entry.is_synthetic,
             "neuronpedia": _neuronpedia(entry.card),
         }
 
@@ -178,7 +184,7 @@ class Views:
         parts = ("corpus", "split", "settings", "harvest", "counts", "provenance")
         made = {part: index.manifest.get(part) for part in parts}
         return {
-            "notes": [*_notes(entry), *index.notes],
+            "notes": list(dict.fromkeys([*_notes(entry), *_notes_of(index), *index.notes])),
             "columns": self.columns_of(index),
             "bands": {name: band._asdict() for name, band in index.bands.items()},
             "histogram": histogram,
@@ -222,6 +228,7 @@ class Views:
                     self._open[key] = Index(state.folder)
                 except SaekitError as error:
                     raise Problem(409, str(error), state.command) from error
+                self._keys[self._open[key]] = key
                 while len(self._open) > MOST_OPEN:
                     self._open.popitem(last=False)
             self._open.move_to_end(key)
@@ -347,6 +354,38 @@ class Views:
         Raises:
             Problem: there is no such SAE or latent.
         """
+        index, more = self._of_latent(name, latent)
+        return index.record(latent) | more
+
+    def latent_answer(self, name: str, latent: int) -> tuple[str, Callable[[], bytes]]:
+        """Return what tells the state of a latent from others, and what makes it as JSON.
+
+        A reader who has that state needs no more. The part that the index keeps is held as bytes:
+        a table shows the latents of its rows, of which some are then opened.
+
+        Raises:
+            Problem: there is no such SAE or latent.
+        """
+        index, more = self._of_latent(name, latent)
+        key = (*self._keys[index], latent)
+        said = to_json(more)
+        tag = hashlib.sha256(repr((key, version())).encode("utf-8", "replace") + said).hexdigest()
+
+        def body() -> bytes:
+            with self._turn:  # one after another: side by side all would be done at the end alone
+                record = self._records.get(key)
+                if record is None:
+                    record = self._records[key] = to_json(index.record(latent))
+                    self._held += len(record)
+                self._records.move_to_end(key)
+                while self._held > RECORD_BYTES and len(self._records) > 1:
+                    self._held -= len(self._records.popitem(last=False)[1])
+            return record[:-1] + b"," + said[1:]
+
+        return f'"{tag[:24]}"', body
+
+    def _of_latent(self, name: str, latent: int) -> tuple[Index, dict[str, Any]]:
+        """Return the index of a latent, and what is known of it beyond that."""
         entry = self.library.sae(name)
         state = entry.state()
         index = self.index(entry, state)
@@ -355,7 +394,7 @@ class Views:
         links = {}
         if page := _neuronpedia(entry.card):
             links["neuronpedia"] = f"{page}/{latent}"
-        return index.record(latent) | {
+        return index, {
             "label": None if label is None else label._asdict(),
             "previous": latent - 1 if latent else None,
             "next": latent + 1 if latent + 1 < index.d_sae else None,
@@ -570,6 +609,10 @@ def _notes(entry: Entry) -> list[str]:
     return list(dict.fromkeys(str(note) for note in notes))
 
 
+def _notes_of(index: Index) -> list[str]:
+    return [str(note) for note in _part(index.manifest, "said").get("notes") or []]
+
+
 def _said(made: Mapping[str, Any]) -> list[Any]:
     """Return the notes in the provenance of a card or a result."""
     found = _part(made, "provenance").get("notes")
@@ -607,6 +650,7 @@ def _number(value: float) -> float | int | None:
     return float(f"{value:.{SHOWN}g}")
 
 
+@functools.cache
 def version() -> str:
     """Return the version of saekit."""
     return metadata.version("saekit")

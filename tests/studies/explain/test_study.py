@@ -147,7 +147,7 @@ def test_the_page_of_a_latent_shows_its_line_scores_and_texts(found):
     scored = score(found, Oracle(chooses_=True), "page", embed=embed, shown=False)
     run, index = found.folder.parent, types.SimpleNamespace(d_sae=4)
     blocks = ExplainPanel().blocks(run, index, 0)
-    mine = [b for b in blocks if b["kind"] == "text" and b["title"] == "Judged by page"]
+    mine = [b for b in blocks if b["kind"] == "label" and b["title"] == "Judged by page"]
     assert mine[0]["text"] == "letters z"
     blocks = blocks[blocks.index(mine[0]) :][:3]
     facts = {label: value for label, value, *_ in blocks[1]["facts"]}

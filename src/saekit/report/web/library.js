@@ -54,7 +54,7 @@ export function saeCard(card, { live } = {}) {
     element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,
-    element("p", { class: "links" }, live ? element("a", { href: promptAt(card.id) }, "prompt") : null,
+    element("p", { class: "links" }, live && card.reads_text !== false ? element("a", { href: promptAt(card.id) }, "prompt") : null,
       element("a", { href: compareAt({ a: card.id }) }, "compare"),
       card.run ? element("a", { href: runAt(card.run) }, "run") : null,
       card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null));

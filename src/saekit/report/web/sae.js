@@ -31,7 +31,7 @@ export async function saePage(host, { source, path, state }) {
         ? [["alive on the indexed text", `${overview.n_alive.toLocaleString("en")} of ${card.d_sae.toLocaleString("en")}`]] : [])),
       element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
-      element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
+      element("p", { class: "links" }, source.live && card.reads_text !== false ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
         card.run && !source.alone ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
         siteChoice(overview, saeAt),

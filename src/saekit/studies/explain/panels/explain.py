@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index
 
 STATS = ("explain*/scores/*/explanations.csv",)
+LABELS = ("explain*/labels.json",)
 ANSWERS = "answers.json"
 ABOUT = {
     "detection": "A judge says of each text whether the latent fires on it.",
@@ -53,6 +54,10 @@ class ExplainPanel(Panel):
             row = base.row_of(path.with_suffix(""), latent)
             if row is not None:
                 made += _blocks(path, run, row, latent)
+        if not made:
+            made = [
+                block for path in base.found(run, LABELS) for block in _unscored(path, run, latent)
+            ]
         if not made and is_measured:
             command = f"saekit explain run {base.quoted(run)} --latent {latent} --out NEW"
             return [blocks.missing("This latent was not explained.", command)]
@@ -61,7 +66,8 @@ class ExplainPanel(Panel):
 
 def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
     source = f"{base.named(path, run)}; saekit explain score"
-    found = [blocks.text(row["explanation"], title=f"Judged by {path.parent.name}", source=source)]
+    title = f"Judged by {path.parent.name}"
+    found = [blocks.label(row["explanation"], by="saekit explain", title=title, source=source)]
     facts = []
     for name in (key.removesuffix("_invalid") for key in row if key.endswith("_invalid")):
         said: list[str] = [ABOUT.get(name, "")]
@@ -89,6 +95,18 @@ def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Blo
     if texts:
         found.append(blocks.texts(texts, title="Texts it was judged on", source=source))
     return found
+
+
+def _unscored(path: Path, run: Path, latent: int) -> list[Block]:
+    """Return the explanation of a latent that no judge has seen yet."""
+    one = base.kept(read_object, path).get(str(latent))
+    line = next((t["text"] for t in one["tried"] if t["verdict"] == "usable"), None) if one else None
+    if line is None:
+        return []
+    source = f"{base.named(path, run)}; saekit explain run"
+    command = f"saekit explain score {base.quoted(path.parent)}"
+    shown = blocks.label(line, by="saekit explain", title="Not judged yet", source=source)
+    return [shown, blocks.missing("How right it is has not been measured.", command)]
 
 
 def _detected(path: Path) -> dict[int, list[dict[str, Any]]]:
