@@ -590,6 +590,20 @@ def test_saes_of_other_libraries_and_what_is_none(tmp_path, made):
     assert not found.saes["alone"].usable and found.saes["alone"].state().state == "ok"
 
 
+def test_a_study_in_the_folder_of_an_sae_is_no_run_and_names_the_sae(folder):
+    for run, sae in (("plain", "plain"), ("sub/folded", L0)):
+        place = folder / run / "locality" / "events"
+        place.mkdir(parents=True)
+        for name in ("run.json", "manifest.json"):
+            write_json(place / name, {})
+        (place / "ctx16.csv").write_text("feature_id\n")
+        views = views_of(folder)
+        name = f"{run.replace('/', '.')}.locality.events"
+        assert name not in [one["id"] for one in views.all()["runs"]]
+        assert views.study(name)["sae"] == sae
+        views.labels.close()
+
+
 def test_a_run_shows_its_curves_and_checkpoints(client, made):
     said = client.get("/runs/plain").json()
     assert said["curves"]["tokens"] and len(said["curves"]["loss"]) == len(said["curves"]["tokens"])

@@ -20,6 +20,7 @@ from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.files import read_object
 from saekit.explorer.problems import Problem
 from saekit.hub import index_manifest
+from saekit.report.pages.base import kind_of
 
 MOST_FOLDERS, MOST_DEPTH = 20_000, 8
 FRESH_SECONDS = 2.0  # a scan is as good as new for this time
@@ -260,7 +261,7 @@ def scanned(folder: Path) -> Scan:
             break
         name = _id(folder, place, folders)
         folders[name] = place
-        if {"manifest.json"} <= files and files & {"run.json", "fit.json"}:
+        if "manifest.json" in files and files & {"run.json", "fit.json"} and _is_run(place, files):
             runs[name] = place
         try:
             for entry in _saes_in(place, files, name, folder, name if name in runs else None):
@@ -276,6 +277,11 @@ def scanned(folder: Path) -> Scan:
         notes=notes,
         folders=folders,
     )
+
+
+def _is_run(place: Path, files: set[str]) -> bool:
+    """Tell the folder of a training from that of a study, which has files of the same names."""
+    return "log.jsonl" in files or own(place / "sae" / "config.json") or kind_of(place) is None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

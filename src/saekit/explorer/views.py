@@ -140,7 +140,13 @@ class Views:
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
-        return {"id": name, **pages.payload(kind, folder, name)}
+        return {"id": name, "sae": self._around(folder), **pages.payload(kind, folder, name)}
+
+    def _around(self, folder: Path) -> str | None:
+        """Return the SAE in whose folder a study lies, so that its latents are links."""
+        saes = self.library.scan().saes.values()
+        around = [one for one in saes if one.folder != folder and one.folder in folder.parents]
+        return None if not around else self._shown(max(around, key=lambda e: e.folder.parts)).id
 
     # ----------------------------------------------------------------------------------- an SAE
 
@@ -194,12 +200,8 @@ class Views:
 
     def columns_of(self, index: Index) -> list[dict[str, str]]:
         """Return what each column of the table of latents is, the label last."""
-        found = [
-            {"name": name, **about._asdict(), "kind": _kind(name, index)}
-            for name, about in index.columns.items()
-        ]
         label = {"name": "label", "label": "label", "unit": "", "about": "What a reader called it."}
-        return [*found, label | {"kind": "text"}]
+        return [*payload.columns_of(index), label | {"kind": "text"}]
 
     def index(self, entry: Entry, state: IndexState | None = None) -> Index:
         """Return the index of an SAE, which stays open.
@@ -448,12 +450,12 @@ class Views:
     # ----------------------------------------------------------------------------------- scores
 
     def _scores(self, entry: Entry) -> dict[str, dict[str, Any]]:
-        path = entry.folder / "eval" / "core.json"
+        path = entry.folder / "eval" / f"{_result_name(entry)}.json"
         if not own(path):
             return {}
         there = path.stat()
         made = _result(path, there.st_mtime_ns, there.st_size)
-        source = f"{path}, saekit eval {shlex.quote(str(entry.folder))}"
+        source = f"{path}, {_eval_command(entry)}"
         return {} if made is None else {n: score_record(n, s, source) for n, s in made.items()}
 
 
@@ -598,15 +600,25 @@ def _facts(entry: Entry) -> list[list[Any]]:
 
 def _notes(entry: Entry) -> list[str]:
     notes = [*_said(entry.card)]
-    if own(path := entry.folder / "eval" / "core.json"):
+    if own(path := entry.folder / "eval" / f"{_result_name(entry)}.json"):
         try:
             with reading(path, "a result"):
                 Result.read(path)
                 notes += _said(read_object(path))
         except SaekitError as error:
-            again = f"Make it again: saekit eval {shlex.quote(str(entry.folder))}"
+            again = f"Make it again: {_eval_command(entry)}"
             notes.append(f"There are no scores, for a file cannot be read: {error} {again}")
     return list(dict.fromkeys(str(note) for note in notes))
+
+
+def _result_name(entry: Entry) -> str:
+    return "ground_truth" if entry.is_synthetic else "core"
+
+
+def _eval_command(entry: Entry) -> str:
+    if entry.is_synthetic:
+        return entry.command()  # which measures and indexes
+    return f"saekit eval {shlex.quote(str(entry.folder))}"
 
 
 def _notes_of(index: Index) -> list[str]:
@@ -624,12 +636,6 @@ def _part(made: Any, *names: str) -> dict[str, Any]:
     for name in names:
         made = made.get(name) if isinstance(made, dict) else None
     return made if isinstance(made, dict) else {}
-
-
-def _kind(name: str, index: Index) -> str:
-    if hasattr(index.values[name], "dtype"):
-        return "number"
-    return "token" if name in ("token", "promotes", "suppresses") else "text"
 
 
 def _taken(values: Any, rows: Any) -> list[Any]:

@@ -42,7 +42,7 @@ export async function saePage(host, { source, path, state }) {
       element("div", { class: "cards" }, heads.map(scoreCard)),
       ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
       others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
-      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
+      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: card.reads_text === false ? card.index?.command : `saekit eval ${runOf(card, id)}` })),
     source.alone ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
       : [missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" }),

@@ -17,7 +17,7 @@ export class LatentTable {
   constructor(options) {
     Object.assign(this, options);
     this.known = this.overview.columns ?? [];
-    this.previews = this.source.previews;
+    this.previews = this.source.previews && Object.keys(this.overview.bands ?? {}).length > 0;
     this.cursors = [null];
     this.page = 0;
     this.picked = -1;

@@ -1,7 +1,7 @@
 """Explanation: a line that says when the latent is on, and how it stands to its controls."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 from typing_extensions import override
 
@@ -9,12 +9,8 @@ from saekit.core.files import read_object
 from saekit.report import blocks
 from saekit.report.blocks import Block
 from saekit.report.panels import base
-from saekit.report.panels.base import Panel, number, registry
+from saekit.report.panels.base import Measured, number, registry
 
-if TYPE_CHECKING:
-    from saekit.analysis.index_folder import Index
-
-STATS = ("explain*/scores/*/explanations.csv",)
 LABELS = ("explain*/labels.json",)
 ANSWERS = "answers.json"
 ABOUT = {
@@ -35,7 +31,7 @@ SAID = {1.0: "says it fires", 0.0: "says it does not fire"}
 
 @final
 @registry.register
-class ExplainPanel(Panel):
+class ExplainPanel(Measured):
     """A line that says when a latent is on, with its scores."""
 
     name: ClassVar[str] = "explain"
@@ -45,23 +41,18 @@ class ExplainPanel(Panel):
         "Judges then told from that line alone on which other texts it fires."
     )
 
+    tables: ClassVar[tuple[str, ...]] = ("explain*/scores/*/explanations.csv",)
+    lacking: ClassVar[str] = "This latent was not explained."
+    command: ClassVar[str] = "saekit explain run {run} --latent {latent} --out NEW"
+
     @override
-    def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
-        made: list[Block] = []
-        is_measured = False
-        for path in base.found(run, STATS):
-            is_measured = True
-            row = base.row_of(path.with_suffix(""), latent)
-            if row is not None:
-                made += _blocks(path, run, row, latent)
-        if not made:
-            made = [
-                block for path in base.found(run, LABELS) for block in _unscored(path, run, latent)
-            ]
-        if not made and is_measured:
-            command = f"saekit explain run {base.quoted(run)} --latent {latent} --out NEW"
-            return [blocks.missing("This latent was not explained.", command)]
-        return made or None
+    def of_row(self, path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
+        return _blocks(path, run, row, latent)
+
+    @override
+    def without(self, run: Path, latent: int) -> list[Block]:
+        paths = base.found(run, LABELS)
+        return [block for path in paths for block in _unscored(path, run, latent)]
 
 
 def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
@@ -100,7 +91,9 @@ def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Blo
 def _unscored(path: Path, run: Path, latent: int) -> list[Block]:
     """Return the explanation of a latent that no judge has seen yet."""
     one = base.kept(read_object, path).get(str(latent))
-    line = next((t["text"] for t in one["tried"] if t["verdict"] == "usable"), None) if one else None
+    line = (
+        next((t["text"] for t in one["tried"] if t["verdict"] == "usable"), None) if one else None
+    )
     if line is None:
         return []
     source = f"{base.named(path, run)}; saekit explain run"
