@@ -11,6 +11,8 @@ const KEYS = [
   ["← →", "move along tokens of a strip"], ["Enter", "hold the token"], ["Esc", "leave a field, close a tip"], ["t", "light or dark"], ["?", "this help"],
 ];
 
+const WRITES = ["m", "s", "l"]; // keys that need a server
+
 function store(key, value) {
   try {
     if (value === undefined) return localStorage.getItem(key);
@@ -34,7 +36,7 @@ export async function start(source, pageOf, { home = null, links = [], save = nu
   const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const toggle = () => { const to = isDark() ? "light" : "dark"; setTheme(to); store("saekit-theme", to); };
   const help = element("dialog", { "aria-label": "Keys" }, element("h2", {}, "Keys"), element("dl", { class: "keys" },
-    KEYS.map(([key, what]) => [element("dt", {}, key.split(" ").map((k) => element("kbd", {}, k))), element("dd", {}, what)])),
+    KEYS.filter(([key]) => save || !WRITES.includes(key)).map(([key, what]) => [element("dt", {}, key.split(" ").map((k) => element("kbd", {}, k))), element("dd", {}, what)])),
   element("form", { method: "dialog" }, element("button", {}, "close")));
   const main = element("main", { id: "main", tabindex: -1 });
   const nav = element("nav", { "aria-label": "pages" }, links.map(([text, to]) => element("a", { href: to }, text)));
