@@ -1,1 +1,1 @@
-"""Faithful: is a dictionary more the model's own when it is trained on the model's own text?"""
+"""Are dictionaries trained on a model's own text more faithful to the model?"""

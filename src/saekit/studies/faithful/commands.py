@@ -1,4 +1,4 @@
-"""`saekit faithful`: which of some dictionaries is more the model's own."""
+"""`saekit faithful`: are dictionaries of a model's own text more faithful to it?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,19 +7,18 @@ import typer
 
 from saekit.terminal.output import emit
 
-app = typer.Typer(help="Which of some SAEs is more the model's own.", no_args_is_help=True)
+app = typer.Typer(
+    help="Are dictionaries of a model's own text more faithful to it?", no_args_is_help=True
+)
 
-
-@app.callback()
-def _root() -> None:
-    pass
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
 @app.command("compare")
 def compare(
     one: Annotated[Path, typer.Argument(help="Result of an SAE: RUN/eval/fake_features.json.")],
     other: Annotated[Path, typer.Argument(help="Result of another, with the same seed.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare how many fake features two SAEs have, on the noise that both have seen.
 
@@ -40,7 +39,7 @@ def figures(
         list[str] | None,
         typer.Option("--map", help="Dictionaries as points too: pca, tsne or umap; repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Draw fake features, probes and cross-data tables of SAEs side by side.
 
