@@ -28,6 +28,7 @@ from saekit.studies.faithful.fakes.firing import Sizes, Tally
 from saekit.studies.faithful.fakes.noises.base import Place
 from saekit.studies.faithful.fakes.noises.base import registry as noises
 from saekit.studies.faithful.fakes.statistics import Drawn, Wording
+from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.sequences import Padded, held_out, shape_of
 from saekit.studies.faithful.untrained import untrained
 
@@ -251,7 +252,7 @@ class FakeFeatures(Eval):
                 f"l0_{FLOOR}": floor.noises[name].l0,
                 "most_possible": min(d_sae, int(bound)),
                 "tokens": int(tally.tokens.sum()),
-                "draws": {what: counted.draws[what].tolist() for what in _WORDS},
+                "draws": {what: written(counted.draws[what].tolist()) for what in _WORDS},
             }
             columns[f"{name}_rate"] = rates.tolist()
             columns[f"{name}_fake"] = (rates > p * statistics.OVER).tolist()

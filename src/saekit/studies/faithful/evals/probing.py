@@ -20,6 +20,7 @@ from saekit.evals._plan import plan
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.core import Core
 from saekit.studies.faithful.coding import model_of
+from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.probing import logistic, statistics
 from saekit.studies.faithful.probing.features import Features, check_memory, features_of, rows_of
 from saekit.studies.faithful.probing.logistic import Probe
@@ -279,7 +280,7 @@ def _details(
         "classes": list(task.classes),
         "n_train": len(task.train),
         "n_test": len(task.test),
-        "labels": [e.label for e in task.test],
+        "labels": written(e.label for e in task.test),
         "majority_class": task.classes[int(found["majority"][0])],
         "without_tokens": int((torch.cat([read.train.tokens, read.test.tokens]) == 0).sum()),
         "probes": {
@@ -289,7 +290,7 @@ def _details(
                 "columns": probe.columns,
                 "counts": logistic.counts(probe.predicted, task.classes),
                 "degenerate": bool(_missing(probe.predicted, task)),
-                "predicted": probe.predicted.tolist(),
+                "predicted": written(probe.predicted.tolist()),
             }
             for name, probe in probes.items()
         },
