@@ -1,1 +1,1 @@
-"""Are dictionaries trained on a model's own text more faithful to the model?"""
+"""Faithful: are dictionaries of a model's own text more faithful to the model."""
