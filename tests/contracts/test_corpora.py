@@ -4,11 +4,14 @@ import inspect
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from saekit.core.files import cache_folder
+from saekit.core.sealed import write_sealed
 from saekit.core.wheels import SAE_PROBES
 from saekit.data.base import SPLITS, Corpus, Document, registry
+from saekit.data.corpora.generated import KIND, Sequence, Shard, write_shard
 from saekit.data.corpora.texts import Texts
 
 MOST_DOCS = 3000
@@ -29,7 +32,12 @@ def corpus(request, tmp_path) -> Corpus:
     ids = [json.dumps({"input_ids": [i, i + 1, 7]}) for i in range(200)]
     (tmp_path / "ids.jsonl").write_text("\n".join(ids), encoding="utf-8")
     here = {"name": "files", "paths": [str(tmp_path / "a.jsonl")]}
+    made = [Sequence(i, 1, np.array([256, i, i + 1, 257], np.int32)) for i in range(200)]
+    write_shard(tmp_path / "own" / "shards" / "000000.safetensors", Shard(0, 200, made))
+    about = {"kind": KIND, "made_by": {"model": "tiny"}, "tokenizer": "b"}
+    write_sealed(tmp_path / "own" / "manifest.json", about)
     fields = {
+        "generated": {"path": str(tmp_path / "own")},
         "files": {"paths": [str(tmp_path / "a.jsonl")]},
         "hub": {"repo": "owner/name"},
         "mixture": {"parts": [here, {"name": "stdlib"}], "weights": [1, 1]},

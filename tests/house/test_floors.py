@@ -38,6 +38,7 @@ OPTIONAL = {
     "trackio",
     "tensorboard",
     "openai",
+    "vllm",
     "fastapi",
     "starlette",
     "uvicorn",

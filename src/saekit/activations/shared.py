@@ -1,6 +1,6 @@
 """Shared: one forward pass for everybody who reads the same rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.models.base import LanguageModel, Replace
+from saekit.models.generation import Sampling
 from saekit.models.sites import Site
 
 FIRST_BYTES = 2**28  # of activations of the first passes that are kept for who begins anew
@@ -118,6 +119,12 @@ class SharedPasses(LanguageModel):
         self, prompts: Sequence[Sequence[int]], n: int, **how: Any
     ) -> list[list[int]]:
         return self.model.continue_tokens(prompts, n, **how)
+
+    @override
+    def sequences(
+        self, prompts: Iterable[tuple[int, Sequence[int]]], n: int, sampling: Sampling, **how: Any
+    ) -> Iterator[tuple[int, list[int]]]:
+        return self.model.sequences(prompts, n, sampling, **how)
 
     @override
     def logit_effects(self, directions: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:

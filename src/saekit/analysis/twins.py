@@ -10,16 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.analysis.siblings import siblings
-from saekit.core.errors import ConfigError, ShapeError
+from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE, distinct_names, weights_digest
 from saekit.metrics.matching import expected_best_cosine
+from saekit.metrics.nearest import nearest
 
 NAME, MATCHES, ABOUT = "twins", "twin_matches", "twins.json"  # files in RUN/analysis
-CHUNK = 2**24  # cosines held at once
 
 
 class BestMatches(NamedTuple):
@@ -97,7 +97,7 @@ def best_matches(directions: Float[Tensor, "n d"], others: Float[Tensor, "m widt
     """Return the latent of another SAE with the most similar direction, for each of one.
 
     Cosines keep their sign: a latent that writes the opposite is no match. Ties go to the lower
-    number. Memory is that of `CHUNK` cosines, whatever the widths.
+    number. Memory is that of some million cosines, whatever the widths.
 
     Args:
         directions: what a unit of each latent adds; a row of zeros has cosine 0 with everything.
@@ -110,27 +110,13 @@ def best_matches(directions: Float[Tensor, "n d"], others: Float[Tensor, "m widt
         Paulo and Belrose 2025, arXiv:2501.16615 (latents shared by seeds). Differs: the nearest
         latent and whether it is mutual, in place of the one-to-one matching; signed.
     """
-    if directions.shape[1] != others.shape[1]:
-        raise ShapeError(
-            f"Directions are {directions.shape[1]} wide and those of the other SAE "
-            f"{others.shape[1]}. Compare SAEs that write to one site of one model."
-        )
-    one, other = (torch.nn.functional.normalize(t.float(), dim=1) for t in (directions, others))
-    n, m = len(one), len(other)
-    back = torch.full((m,), -2.0)
-    back_at = torch.full((m,), -1)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in torch.arange(n).split(max(1, CHUNK // m)):
-        cosine = (one[rows] @ other.T).clamp_(-1, 1)
-        best, at = cosine.max(1)
-        up, from_ = cosine.max(0)
-        better = up > back
-        back[better], back_at[better] = up[better], rows[from_[better]]
-        cosine.scatter_(1, at[:, None], -torch.inf)
-        second = cosine.amax(1)
-        parts.append((at, best, second.where(second.isfinite(), torch.nan)))
-    at, best, second = (torch.cat(column) for column in zip(*parts, strict=True))
-    return BestMatches(at, best, second, back_at[at] == torch.arange(n))
+    found = nearest(directions, others, 2)
+    at, best = found.columns[:, 0], found.cosines[:, 0]
+    second = torch.full_like(best, torch.nan)
+    if found.columns.shape[1] > 1:
+        second = found.cosines[:, 1]
+        at = at.where(best > second, found.columns.amin(1))
+    return BestMatches(at, best, second, found.back[at] == torch.arange(len(at)))
 
 
 @torch.no_grad()

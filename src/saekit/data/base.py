@@ -48,6 +48,11 @@ class Corpus(Config, abc.ABC):
         """Whether documents are messages, so that the tokenizer's template makes them text."""
         return False
 
+    @property
+    def marks_ends(self) -> bool:
+        """Whether documents are token ids that say where they begin and end, so need no mark."""
+        return False
+
     @abc.abstractmethod
     def documents(self, split: Split) -> Iterator[Document]:
         """Yield the documents of a split, always in the same order, without duplicates.

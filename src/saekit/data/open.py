@@ -10,6 +10,7 @@ from saekit.core.errors import ConfigError, UnknownNameError, nearest
 from saekit.data.base import Corpus
 from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files, matches
+from saekit.data.corpora.generated import Generated, is_generated
 from saekit.data.corpora.hub import Hub
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.corpora.packaged import Packaged
@@ -35,7 +36,8 @@ def open_corpus(text: str) -> Corpus:
             at line ends into documents of about 4,000. Several with their shares of
             the text, as ``0.7*packaged + 0.3*notes.jsonl``, are a mixture. JSON lines and Parquet
             without a column ``text`` are chats where they have ``messages``, and token ids where
-            they have ``input_ids`` or ``tokens``; so is a .npy file.
+            they have ``input_ids`` or ``tokens``; so is a .npy file. A folder that `saekit
+            corpus generate` made is text that a model wrote.
 
     Returns:
         The corpus, as a value that can be stored and changed.
@@ -79,9 +81,11 @@ def as_corpus(given: Corpus | Path | str | Sequence[Any]) -> Corpus:
 
 
 def _other_than_text(path: Path, place: str) -> Corpus | None:
-    """Return the corpus of files of chats or token ids; None: they hold text, or are not there."""
+    """Return the corpus of generated text, chats or token ids; None: other text, or nothing."""
     if path.suffix == ".npy" and path.is_file():
         return TokenIds(paths=(place,))
+    if path.is_dir() and is_generated(path):
+        return Generated(path=place)
     is_some = path.exists() or bool(matches(str(path)))
     first = next(iter(Files(paths=(place,)).found()), None) if is_some else None
     columns = [] if first is None else columns_of(first)

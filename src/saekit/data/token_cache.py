@@ -75,7 +75,13 @@ class TokenCache:
         self.corpus, self.tokenizer = corpus, tokenizer
         self.split: Split = split
         self.most_bytes = most_bytes
-        identity = [corpus.to_dict(), corpus.provenance(), split, tokenizer.digest, _FORMAT]
+        text = corpus.provenance()
+        if text.get("tokenizer") not in (None, tokenizer.digest):
+            raise DataError(
+                f"The corpus `{corpus.name}` holds ids of another tokenizer than this model's. Use "
+                f"the model that wrote them, or one of the same tokenizer."
+            )
+        identity = [corpus.to_dict(), text, split, tokenizer.digest, _FORMAT]
         if corpus.holds_chats:
             identity.append(template_of(tokenizer))
         self.key = digest(json.dumps(part, sort_keys=True) for part in identity)

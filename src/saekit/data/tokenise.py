@@ -42,7 +42,8 @@ class TokenStream:
         tokenizer: anything with `encode`, `bos_id`, `eos_id` and `digest`.
         n_ctx: tokens a row, BOS included.
         bos_each_row: begin every row with BOS, if the tokenizer has one.
-        separator: "eos" joins documents with EOS, if the tokenizer has one.
+        separator: "eos" joins documents with EOS, if the tokenizer has one; those of generated
+            text have their own.
         cache: keep token ids on disk.
 
     Raises:
@@ -65,7 +66,8 @@ class TokenStream:
         self.corpus, self.n_ctx = corpus, n_ctx
         self.split: Split = split
         self.bos_id = tokenizer.bos_id if bos_each_row else None
-        self.separator_id = tokenizer.eos_id if separator == "eos" else None
+        joined = separator == "none" or corpus.marks_ends
+        self.separator_id = None if joined else tokenizer.eos_id
         self.text_per_row = n_ctx - (self.bos_id is not None)
         if self.text_per_row < 1:
             raise ConfigError(

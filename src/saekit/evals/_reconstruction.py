@@ -173,6 +173,7 @@ class Reconstruction:
 
 
 def float32_on(sae: SAE, device: torch.device | None) -> SAE:
+    """Return an SAE in float32 on a device (None: where it is): itself, or else a copy."""
     weights = [w for w in sae.state_dict().values() if w.is_floating_point()]
     where = {w.device for w in weights} <= {device} or device is None
     if where and all(w.dtype == torch.float32 for w in weights):

@@ -1,7 +1,7 @@
 """The contract every evaluation keeps: a subject and tools go in, a Result comes out."""
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -40,7 +40,7 @@ class Subject(NamedTuple):
     beside: tuple[SitePair, ...] = ()  # further sites coded jointly with the first
     window: int = 0  # tokens of a jointly coded window; 0: single tokens
     write_rule: FittedRule | None = None  # which tokens count at `write`, if it is another site
-    trained_on: dict[str, Any] | None = None  # its text, as `Corpus.to_dict`; None: not known
+    trained: Mapping[str, Any] = {}  # settings of its training, as far as its card says them
 
     @property
     def ways(self) -> tuple[SitePair, ...]:

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import MissingExtraError, ShapeError
+from saekit.core.errors import ShapeError
+from saekit.metrics.assignment import assign_dense
 
 GRID = 20_001  # points of the integral of `expected_best_cosine`; its error is below 1e-5
 
@@ -56,12 +57,8 @@ def match(cosine: Float[Tensor, "n m"]) -> Matches:
         Kuhn 1955, Naval Research Logistics 2 ("Hungarian"); Crouse 2016, IEEE Transactions on
         Aerospace and Electronic Systems 52(4) (as scipy has it).
     """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError as error:
-        raise MissingExtraError("scipy", "truth") from error
-    rows, columns = linear_sum_assignment(cosine.abs().cpu().numpy(), maximize=True)
-    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
+    found = assign_dense(cosine.abs())
+    rows, columns = found.rows, found.columns
     return Matches(rows, columns, cosine.cpu()[rows, columns])
 
 

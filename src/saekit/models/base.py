@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, overload, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.errors import ConfigError, DataError, UnknownNameError, nearest
+from saekit.models.generation import Sampling
 from saekit.models.sites import Site, parse_site
 
 Replace = Callable[[Tensor], Tensor]  # [batch, n_ctx, width] -> the same shape
@@ -435,6 +436,7 @@ class LanguageModel(abc.ABC):
         *,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        repetition_penalty: float = 1.0,
         seed: int | Sequence[int] = 0,
         replace: Mapping[Site, Replace] | None = None,
         stop: Sequence[int] | None = None,
@@ -445,8 +447,9 @@ class LanguageModel(abc.ABC):
         Args:
             prompts: token ids of each, of any lengths; BOS is yours to give.
             n: tokens to add at most, at least 1.
-            temperature: see `generation.Sampling`, as of the next two.
+            temperature: see `generation.Sampling`, as of the next three.
             top_p: share of probability to draw from.
+            repetition_penalty: on logits of tokens that the sequence has.
             seed: decides every draw, or one for each prompt; a sequence draws the same whatever
                 else is in the batch.
             replace: as of `logits`; applied at every position of the prompt and at every token
@@ -460,6 +463,34 @@ class LanguageModel(abc.ABC):
             DataError: a prompt is empty, or has tokens that the model lacks.
             ShapeError: a prompt and `n` are more than the model reads.
         """
+        raise ConfigError(f"{self.name} reads text and writes none; load a model to generate with.")
+
+    def sequences(
+        self,
+        prompts: Iterable[tuple[int, Sequence[int]]],
+        n: int,
+        sampling: Sampling,
+        *,
+        stop: Sequence[int] | None = None,
+        batch_rows: int = 32,
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield the tokens that follow each prompt, as sequences end: any number of them.
+
+        Where one ends the next enters the batch at once, if the model can hold rows of unlike
+        lengths; else neighbours of one length are run together. In single precision a sequence is
+        the same whatever the batch; in half precision what else is in it moves logits by too much.
+
+        Args:
+            prompts: a number and token ids each, read as places become free. The number and the
+                seed decide the draws.
+            n: tokens to add at most.
+            sampling: how, with one seed.
+            stop: as of `continue_tokens`.
+            batch_rows: sequences run together at most.
+
+        Raises: as `continue_tokens`.
+        """
+        del prompts, n, sampling, stop, batch_rows
         raise ConfigError(f"{self.name} reads text and writes none; load a model to generate with.")
 
     @abc.abstractmethod

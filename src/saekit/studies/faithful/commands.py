@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.terminal.output import emit
+from saekit.terminal.settings_help import lists
 
 app = typer.Typer(
     help="Are dictionaries of a model's own text more faithful to it?", no_args_is_help=True
@@ -16,6 +17,44 @@ MAKES: dict[str, str | None] = {"figures": None}
 NEEDS = {"figures": ("matplotlib", "figures")}
 
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+@app.command("run", cls=lists("saekit.studies.faithful.study:Faithful", but=("texts", "seeds")))
+def run_(
+    out: Annotated[Path, typer.Option(help="Folder; one of the same settings goes on.")],
+    model: Annotated[
+        str, typer.Option(help="Language model: embedded name, folder or hub name.")
+    ] = "smollm2-135m",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="A corpus; generated is the model's own. Repeat. [generated, packaged]"),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="A seed. Repeat. [0, 1, 2]")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as tokens=100k. Repeat.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, of a model on the hub.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the model: auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model's own text, train SAEs on it and on others, and say which are better.
+
+    Example: saekit faithful run --set tokens=100k --set d_sae=1024 --out faithful
+    """
+    from saekit.core.config import override
+    from saekit.models.hf import load
+    from saekit.report.study_file import write_study
+    from saekit.studies.faithful.study import Faithful, lines, run
+
+    given = {"texts": text, "seeds": seed}
+    config = Faithful(**{k: tuple(v) for k, v in given.items() if v is not None})
+    lm = load(model, revision=revision, dtype=dtype, device=device)
+    found = run(lm, override(config, settings or []), out=out, shown=not quiet)
+    page = write_study(out, out / "report.html")
+    record = {"verdicts": found.verdicts.rows(), "folder": str(out), "report": str(page)}
+    emit(record, as_json=as_json, lines=[*lines(found), f"report   {page}"])
 
 
 @app.command("compare")
@@ -63,3 +102,30 @@ def figures(
     lines += [f"left out {name}: {why}" for name, why in drawn.left_out.items()]
     record = {"figures": [str(p) for p in drawn.made], "left_out": drawn.left_out}
     emit(record, as_json=as_json, lines=lines)
+
+
+@app.command("aggregate")
+def aggregate_(
+    file: Annotated[Path, typer.Argument(help="JSON of results: the published layout, or ours.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A data set to compare; faithful is own text. Repeat. [the usual ones]"),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A task or model to leave out. Repeat.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="What is compared. Repeat. [sae_acc, sae_f1]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare data sets over models and tasks, and flag SAEs of another model's text.
+
+    Example: saekit faithful aggregate results.json --without yelp_polarity
+    """
+    from saekit.studies.faithful.aggregate import aggregate, read_cells, said
+
+    metrics = metric or ["sae_acc", "sae_f1"]
+    found = aggregate(read_cells(file), data, without=without or (), metrics=metrics, seed=seed)
+    emit(found.record(), as_json=as_json, lines=said(found, metrics))

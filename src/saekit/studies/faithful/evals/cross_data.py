@@ -44,8 +44,8 @@ class CrossData(Eval):
         corpora: texts, by name or file, as for ``--corpus``; a file is named by its stem.
         n_tokens: tokens read of each text.
         ce_tokens: how many of them pass through the whole model.
-        n_blocks: at most so many blocks of whole documents for the intervals.
-        batch_rows: at most so many rows of a forward pass.
+        n_blocks: the most blocks of whole documents for the intervals.
+        batch_rows: the most rows of a forward pass.
         published: also ``recovery_from_zero`` and ``recovery_from_mean`` as the published code has
             them, with every token replaced, special ones and those of high norm too.
 
@@ -106,9 +106,9 @@ class CrossData(Eval):
         began = time.monotonic()
         shape = shape_of(held_out(tools, self.batch_rows), subject.lm)
         streams: dict[str, Tools] = {OWN: tools}
-        said: dict[str, Any] = {OWN: {"trained_on": subject.trained_on}}
+        said: dict[str, Any] = {OWN: {"trained_on": subject.trained.get("corpus")}}
         for word in self.corpora:
-            corpus = kept_from(open_corpus(word), subject.trained_on)
+            corpus = kept_from(open_corpus(word), subject.trained.get("corpus"))
             stream = TokenStream(
                 corpus,
                 "test",

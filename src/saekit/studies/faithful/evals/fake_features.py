@@ -78,7 +78,7 @@ class FakeFeatures(Eval):
         seq_len: tokens of a sequence, BOS included; 0: those of the SAE's rows.
         noises: which (`saekit list noises`); empty: that of the definition, and unigram.
         n_draws: resamples for the intervals.
-        batch_rows: at most so many sequences of a forward pass.
+        batch_rows: the most sequences of a forward pass.
 
     Raises:
         ConfigError: a number is out of range, a noise is named twice, or the model reads no such

@@ -74,13 +74,13 @@ class Probing(Eval):
         source: where named tasks are read from: "hub", "packaged", or "auto": the hub where it
             can be reached. Which it was stands in the result.
         pooling: mean over the tokens that the SAE's rules keep, or the last of them.
-        n_train: at most so many texts to train on.
-        n_test: at most so many to test on.
+        n_train: the most texts to train on.
+        n_test: the most to test on.
         sparse: numbers of latents for sparse probing.
         folds: of the cross-validation.
         n_ctx: tokens of a text, longer ones are cut; 0: those of the SAE's rows.
         n_draws: resamples for the intervals.
-        batch_rows: at most so many texts of a forward pass.
+        batch_rows: the most texts of a forward pass.
 
     Raises:
         ConfigError: a number is out of range, a task is named twice, or the model reads no such

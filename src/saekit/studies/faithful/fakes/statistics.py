@@ -197,21 +197,38 @@ def difference(one: Result, other: Result, noise: str, what: str = "excess") -> 
         The published notes plan a bootstrap on shared noise with the one-sided p; ours centres
         the draws, since more sequences move both shares.
     """
-    a, b = (_of(result, noise, what) for result in (one, other))
-    if a["alike"] != b["alike"]:
-        raise ConfigError(
-            f"The two results are not of one noise: {a['alike']} against {b['alike']}. Measure "
-            f"both with the same seed and settings, on rows of the same length."
-        )
-    value = a["value"] - b["value"]
-    draws = a["draws"] - b["draws"]
-    low, high, _ = ends(value, draws, a["n"])
+    first, second, draws, units = paired_draws(one, other, noise, what)
+    value = first - second
+    low, high, _ = ends(value, draws, units)
     if low is None:
         return Difference(value, None, None, None, None, len(draws))
     far = int(((draws - draws.mean()).abs() >= abs(value) - 1e-12).sum())
     below = int((draws <= 0).sum())
     n = len(draws)
     return Difference(value, low, high, (1 + far) / (1 + n), (1 + below) / (1 + n), n)
+
+
+class PairedDraws(NamedTuple):
+    """Shares of fake latents of two SAEs, and their difference in every resample."""
+
+    first: float
+    second: float
+    draws: Float[Tensor, "n_draws"]  # of the difference
+    n: int  # sequences that were resampled
+
+
+def paired_draws(one: Result, other: Result, noise: str, what: str = "excess") -> PairedDraws:
+    """Return the shares of two SAEs on the same noise, with their paired resamples.
+
+    Raises: as `difference`.
+    """
+    a, b = (_of(result, noise, what) for result in (one, other))
+    if a["alike"] != b["alike"]:
+        raise ConfigError(
+            f"The two results are not of one noise: {a['alike']} against {b['alike']}. Measure "
+            f"both with the same seed and settings, on rows of the same length."
+        )
+    return PairedDraws(a["value"], b["value"], a["draws"] - b["draws"], a["n"])
 
 
 def differences(one: Result, other: Result) -> Table:

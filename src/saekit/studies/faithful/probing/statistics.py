@@ -117,6 +117,33 @@ def compare(
     Raises:
         ConfigError: they were not measured on the same test examples.
     """
+    first, second, apart_draws, n_test = paired_draws(one, other, task, feature, metric)
+    apart = torch.cat([torch.tensor([first - second], dtype=torch.float64), apart_draws])
+    whole = score(apart, n_test, metric, "")
+    value = float(apart[0])
+    if whole.low is None:
+        return Compared(value, None, None, None, n_test)
+    n = len(apart) - 1
+    side = min(int((apart[1:] <= 0).sum()), int((apart[1:] >= 0).sum()))
+    return Compared(value, whole.low, whole.high, min(2 * (1 + side) / (1 + n), 1.0), n_test)
+
+
+class PairedDraws(NamedTuple):
+    """A metric of two SAEs' probes, and their difference in every resample."""
+
+    first: float
+    second: float
+    draws: Float[Tensor, "n_draws"]  # of the difference
+    n: int  # test examples that were resampled
+
+
+def paired_draws(
+    one: Result, other: Result, task: str, feature: str = "sae", metric: Metric = "accuracy"
+) -> PairedDraws:
+    """Return a metric of two SAEs' probes with their paired resamples.
+
+    Raises: as `compare`.
+    """
     a, b = (_of(result, task, feature) for result in (one, other))
     if a["sha256"] != b["sha256"]:
         raise ConfigError(
@@ -126,14 +153,8 @@ def compare(
     labels = a["labels"]
     draws = drawn(len(labels), max(a["n_draws"], b["n_draws"]), a["seed"])
     found = [values(x["predicted"], labels, metric, draws) for x in (a, b)]
-    apart = found[0] - found[1]
-    whole = score(apart, len(labels), metric, "")
-    value = float(apart[0])
-    if whole.low is None:
-        return Compared(value, None, None, None, len(labels))
-    n = len(apart) - 1
-    side = min(int((apart[1:] <= 0).sum()), int((apart[1:] >= 0).sum()))
-    return Compared(value, whole.low, whole.high, min(2 * (1 + side) / (1 + n), 1.0), len(labels))
+    first, second = (float(one[0]) for one in found)
+    return PairedDraws(first, second, (found[0] - found[1])[1:].double(), len(labels))
 
 
 def _of(result: Result, task: str, feature: str) -> dict[str, Any]:

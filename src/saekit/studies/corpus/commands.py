@@ -1,0 +1,141 @@
+"""`saekit corpus`: a model's own text, and measures of any text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit, note_lines
+from saekit.terminal.settings_help import lists
+
+app = typer.Typer(help="A model's own text, and measures of any text.", no_args_is_help=True)
+
+MAKES = {"generate": None, "measure": "measures"}
+
+Model = Annotated[str, typer.Option(help="Language model: embedded name, folder or hub name.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+@app.command("generate", cls=lists("saekit.studies.corpus.generate:Generation"))
+def generate_(
+    out: Annotated[Path, typer.Option(help="Folder; one of the same settings goes on.")],
+    model: Model = "smollm2-135m",
+    tokens: Annotated[int, typer.Option(help="Token ids to write at least.")] = 1_000_000,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text that sequences begin with. Repeat. [BOS alone]")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="A corpus whose documents are prompts, as FILE.jsonl.")
+    ] = None,
+    batch_rows: Annotated[int, typer.Option(help="Sequences run together.")] = 32,
+    writer: Annotated[str, typer.Option(help="local, or vllm on GPUs.")] = "local",
+    revision: Annotated[str | None, typer.Option(help="Commit, of a model on the hub.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32: the same text at any batch; auto: faster.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as temperature=0.8. Repeat.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model's own text. Run it again to go on where it stopped.
+
+    Example: saekit corpus generate --model smollm2-135m --tokens 100k --out own
+    """
+    from saekit.core.config import override
+    from saekit.core.errors import ConfigError
+    from saekit.data.open import open_corpus
+    from saekit.models.hf import load
+    from saekit.studies.corpus.generate import Generation, generate
+    from saekit.studies.corpus.writers import VLLM, Local
+
+    how = override(Generation(seed=seed), settings or [])
+    if writer not in (Local.name, VLLM.name):
+        raise ConfigError(f"`--writer` is local or vllm; got {writer!r}.")
+    texts = list(prompt or [])
+    if prompts is not None:
+        corpus = open_corpus(prompts)
+        texts += [d.text for part in ("train", "test") for d in corpus.documents(part)]
+    found = generate(
+        VLLM(model, revision, dtype, how.length or 1024)
+        if writer == VLLM.name
+        else load(model, revision=revision, dtype=dtype, device=device),
+        out,
+        tokens=tokens,
+        how=how,
+        prompts=texts,
+        batch_rows=batch_rows,
+        shown=not quiet,
+    )
+    counts = found.counts
+    lines = [
+        f"tokens   {counts['tokens']:,} in {counts['sequences']:,} sequences",
+        f"ended    {counts['ended']:,} by themselves, {counts['duplicates']:,} copies left out",
+        *note_lines(found.notes),
+        f"corpus   {out}",
+    ]
+    emit(counts | {"folder": str(out), "notes": found.notes}, as_json=as_json, lines=lines)
+
+
+@app.command("measure", cls=lists("saekit.studies.corpus.measure:Measurement"))
+def measure_(
+    corpora: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS...", help="As --corpus of train; NAME=CORPUS names one."),
+    ],
+    model: Model = "smollm2-135m",
+    out: Annotated[Path, typer.Option(help="Folder of scores and figures.")] = Path("measures"),
+    reference: Annotated[
+        str | None, typer.Option(help="Text that shared 13-token runs are looked for in.")
+    ] = None,
+    figures: Annotated[
+        str | None, typer.Option(help="Suffix of figures: svg, png or pdf; none draws none.")
+    ] = "svg",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, as tokens=500k. Repeat.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure corpora side by side: coverage, first tokens, entropy, n-grams, embeddings.
+
+    Example: saekit corpus measure own packaged --model smollm2-135m --out measures
+    """
+    from saekit.core.config import override
+    from saekit.core.errors import ConfigError
+    from saekit.data.open import open_corpus
+    from saekit.models.hf import load
+    from saekit.studies.corpus.measure import Measurement, measure, write
+
+    named: dict[str, str] = {}
+    for word in corpora:
+        head, mark, rest = word.partition("=")
+        name, text = (head, rest) if mark else (Path(word.rstrip("/")).name, word)
+        if name in named:
+            raise ConfigError(f"Two corpora are called {name}. Name them: a={text} b=...")
+        named[name] = text
+    lm = load(model, device=device)
+    found = measure(
+        {name: open_corpus(text) for name, text in named.items()},
+        lm,
+        override(Measurement(), settings or []),
+        reference=None if reference is None else open_corpus(reference),
+        shown=not quiet,
+    )
+    if figures in (None, "none"):
+        found.result.write(out / "measures.json")
+        found.table().write_csv(out / "measures.csv")
+        files = [out / "measures.json", out / "measures.csv"]
+    else:
+        files = write(found, out, lm, f".{figures}")
+    record = {name: score.value for name, score in found.result.scores.items()}
+    emit(
+        record | {"files": [str(p) for p in files]},
+        as_json=as_json,
+        lines=[*str(found).splitlines(), *(f"file     {p}" for p in files)],
+    )

@@ -1,0 +1,1 @@
+"""Panels of the study of faithful dictionaries."""

@@ -1,0 +1,1 @@
+"""Stability: which latents SAEs of other seeds, orders or texts have too."""
