@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.seeds import generator
 from saekit.models.tiny import tiny
@@ -176,6 +177,16 @@ def test_settings_that_cannot_be_run():
         dataclasses.replace(SMALL, seq_len=300).run(subject(table(PLANTED)), tools())
     with pytest.raises(DataError, match="three are needed"):
         SMALL.run(subject(table(PLANTED)), tools(1))
+
+
+def test_thresholds_are_in_what_the_scale_says():
+    codes = Codes.from_dense(torch.tensor([[3.0, 0.0, -1.0], [4.0, 0.0, 0.0], [0.0, 0.0, 2.0]]))
+    sizes = firing.Sizes(3)
+    sizes.add(codes)
+    assert sizes.thresholds(0.5, "max").tolist() == [2, 0, 1]
+    assert sizes.thresholds(2, "absolute").tolist() == [2, 2, 2]
+    assert sizes.thresholds(1, "rms").tolist() == pytest.approx([12.5**0.5, 0, 2.5**0.5])
+    assert sizes.l0 == pytest.approx(4 / 3)
 
 
 def test_padding_stands_on_the_right_and_is_known():

@@ -56,7 +56,7 @@ def test_a_planted_label_is_found_by_codes_and_by_the_one_latent(tmp_path):
     assert scores["majority_accuracy"].value < 0.65
     assert details["probes"]["sae_1"]["columns"] == [1]
     assert details["probes"]["sae"]["counts"] == {
-        name: details["labels"].count(i) for i, name in enumerate(details["classes"])
+        name: details["labels"].split().count(str(i)) for i, name in enumerate(details["classes"])
     }
     apart = scores["sae_accuracy"].value - scores["baseline_accuracy"].value
     assert scores["sae_less_baseline"].value == pytest.approx(apart)

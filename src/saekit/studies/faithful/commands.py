@@ -12,6 +12,10 @@ app = typer.Typer(
     help="Are dictionaries of a model's own text more faithful to it?", no_args_is_help=True
 )
 
+# See `saekit.terminal.requirements`.
+MAKES: dict[str, str | None] = {"figures": None}
+NEEDS = {"figures": ("matplotlib", "figures")}
+
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 

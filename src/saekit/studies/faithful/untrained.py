@@ -1,42 +1,44 @@
 """The floor of what an SAE found: an untrained one that is as wide and as sparse."""
 
-import torch
-from jaxtyping import Float
+from collections.abc import Sequence
 
 from saekit.core.errors import DataError
+from saekit.core.progress import Progress
 from saekit.core.seeds import generator
 from saekit.evals.base import Subject
 from saekit.saes.topk import TopK
+from saekit.studies.faithful.coding import Coded, coded
+from saekit.studies.faithful.sequences import Padded
 from saekit.training.scaling import ScalingSums
 
 
-def untrained(
-    subject: Subject,
-    l0: float,
-    x: Float[torch.Tensor, "n d_in"],
-    y: Float[torch.Tensor, "n d_out"],
-    seed: int,
-) -> Subject:
-    """Return an untrained TopK in the place of an SAE: as wide, with as many latents on per token.
+def untrained(subjects: Sequence[Subject], few: Padded, seed: int) -> list[Subject]:
+    """Return an untrained TopK in the place of each SAE: as wide, as many latents on per token.
+
+    Inputs are brought to the mean and size that training brings them to.
 
     Args:
-        subject: the SAE.
-        l0: latents that it has on per token.
-        x: some activations that it reads, by which inputs are brought to the size of training.
-        y: and what it predicts from them.
+        subjects: SAEs of one language model.
+        few: some rows of text, read in one pass.
         seed: of the weights.
 
     Raises:
-        DataError: there are too few activations.
+        DataError: the SAE's rules leave no token of these rows.
     """
-    if not len(x):
+    silent = Progress("", None, shown=False)
+    [(_, each)] = coded(subjects, few, len(few.tokens), silent)
+    return [_untrained(subject, found, seed) for subject, found in zip(subjects, each, strict=True)]
+
+
+def _untrained(subject: Subject, found: Coded, seed: int) -> Subject:
+    if not len(found.x):
         raise DataError("The SAE's rules leave no token of the first rows. Give other text.")
     cfg = subject.sae.cfg
-    k = min(max(round(l0), 1), cfg.d_sae)
+    k = min(max(round(found.l0), 1), cfg.d_sae)
     plain = TopK(d_in=cfg.d_in, d_out=cfg.d_out, d_sae=cfg.d_sae, k=k)
     sae = plain.build(generator(seed, "untrained"))
     sums = ScalingSums(subject.read == subject.write, plain, "scale", "mean")
-    sums.add(x.cpu(), y.cpu())
+    sums.add(found.x.cpu(), found.y.cpu())
     scalings = sums.scalings()
     sae.rescale(scalings.x, scalings.y)
     return subject._replace(sae=sae, name=f"{subject.name}, untrained")

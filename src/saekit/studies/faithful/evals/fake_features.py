@@ -21,12 +21,14 @@ from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.core import Core
+from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.fakes import firing, statistics
 from saekit.studies.faithful.fakes.definitions import PRESETS, Definition, sized
 from saekit.studies.faithful.fakes.firing import Sizes, Tally
 from saekit.studies.faithful.fakes.noises.base import Place
 from saekit.studies.faithful.fakes.noises.base import registry as noises
 from saekit.studies.faithful.fakes.statistics import Drawn, Wording
+from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.sequences import Padded, held_out, shape_of
 from saekit.studies.faithful.untrained import untrained
 
@@ -137,14 +139,15 @@ class FakeFeatures(Eval):
         for subject in subjects:
             self.check(subject)
         began = time.monotonic()
-        text = held_out(tools, 3 * self.defined(1).n_seqs, self.batch_rows)
+        n_ctx = held_out(tools, 1).tokens.shape[1]
+        text = held_out(tools, 3 * self.defined(n_ctx).n_seqs, self.batch_rows)
         found, said = self._measured(subjects, text, tools)
         results = []
         n = len(subjects)
         for subject, own, floor in zip(subjects, found[:n], found[n:], strict=True):
             scores, details, table = self._scored(own, floor, said, tools.seed)
             tools.keep(subject, self.name, table)
-            lm = firing.model_of(subjects)
+            lm = model_of(subjects)
             made_from = provenance.collect(tools.seed) | {
                 "subject": subject.name,
                 "sae": subject.sae.cfg.to_dict(),
@@ -158,7 +161,7 @@ class FakeFeatures(Eval):
         self, subjects: Sequence[Subject], text: Rows, tools: Tools
     ) -> tuple[list[_Found], dict[str, Any]]:
         """Run every forward pass, for all SAEs at once; floors come after the SAEs."""
-        lm = firing.model_of(subjects)
+        lm = model_of(subjects)
         definition = self.defined(text.tokens.shape[1])
         if definition.seq_len > lm.n_ctx_max:
             raise ConfigError(
@@ -182,7 +185,8 @@ class FakeFeatures(Eval):
         size.say(shown=tools.shown)
         every = [calibration.text, held.text, *drawn.values()]
         bar = Progress(self.name, sum(p.tokens.numel() for p in every), shown=tools.shown)
-        floors = _untrained(subjects, calibration.text.rows(slice(0, size.rows)), tools.seed, bar)
+        few = calibration.text.rows(slice(0, size.rows))
+        floors = untrained(subjects, few, tools.seed)
         both = [*subjects, *floors]
         sizes = firing.sizes_on(both, calibration.text, size.rows, bar)
         thresholds = [s.thresholds(definition.tau, definition.scale) for s in sizes]
@@ -220,9 +224,10 @@ class FakeFeatures(Eval):
         scores: dict[str, Score] = {}
         by_noise = {}
         unit = "tokens" if definition.mode == "token" else "sequences"
+        every = {name: self._counted(own, name, said, seed) for name in own.noises}
         for name, tally in own.noises.items():
             rates = tally.rates()
-            counted, n = self._counted(own, name, said, seed)
+            counted, n = every[name]
             below, _ = self._counted(floor, name, said, seed)
             firing.check_bound(counted.seen["fake"], tally.l0, definition)
             for what, plain in _WORDS.items():
@@ -233,7 +238,7 @@ class FakeFeatures(Eval):
                 of_floor = Wording(f"{wording.label}, untrained SAE")
                 scores[f"{name}/{what}_{FLOOR}"] = statistics.share(below, what, d_sae, n, of_floor)
             if name != AGAIN:
-                scores[f"{name}/above_text"] = self._above(name, own, said, seed)
+                scores[f"{name}/above_text"] = _above(name, every, d_sae)
             bound = tally.l0 / p if definition.mode == "token" else float(d_sae)
             by_noise[name] = {
                 "noise": said["settings"][name],
@@ -247,11 +252,11 @@ class FakeFeatures(Eval):
                 f"l0_{FLOOR}": floor.noises[name].l0,
                 "most_possible": min(d_sae, int(bound)),
                 "tokens": int(tally.tokens.sum()),
-                "draws": {what: counted.draws[what].tolist() for what in _WORDS},
+                "draws": {what: written(counted.draws[what].tolist()) for what in _WORDS},
             }
             columns[f"{name}_rate"] = rates.tolist()
             columns[f"{name}_fake"] = (rates > p * statistics.OVER).tolist()
-        first, n_text = self._counted(own, next(iter(own.noises)), said, seed)
+        first, _ = every[AGAIN]
         n_text = len(said["groups"][""].unique())
         scores["text/dense"] = statistics.share(
             first, "dense", d_sae, n_text, Wording(f"dense: over {p:.0%} of text's {unit}")
@@ -269,19 +274,6 @@ class FakeFeatures(Eval):
         }
         units = {c: f"share of {unit}" for c in columns if c.endswith("_rate")}
         return scores, details, Table(columns=columns, units=units | {"threshold": "act units"})
-
-    def _above(self, noise: str, own: _Found, said: dict[str, Any], seed: int) -> Score:
-        """Return how much more excess there is on noise than on other text, paired by draw."""
-        one, n = self._counted(own, noise, said, seed)
-        other, n_text = self._counted(own, AGAIN, said, seed)
-        d_sae, least = len(own.thresholds), min(n, n_text)
-        value = (one.seen["excess"] - other.seen["excess"]) / d_sae
-        draws = (one.draws["excess"] - other.draws["excess"]).double() / d_sae
-        low, high, reason = statistics.ends(value, draws, least)
-        return Score(
-            value=value, low=low, high=high, n=least, unit="share of latents", better="neither",
-            reason=reason, label=f"fires on noise, not dense on text, above other text ({noise})",
-        )  # fmt: skip
 
     def _counted(
         self, found: _Found, noise: str, said: dict[str, Any], seed: int
@@ -303,6 +295,19 @@ _WORDS = {
     "fake": Wording("fires on noise"),
     "excess": Wording("fires on noise, not dense on text", "lower"),
 }
+
+
+def _above(noise: str, every: dict[str, tuple[Drawn, int]], d_sae: int) -> Score:
+    """Return how much more excess there is on a noise than on other text, paired by draw."""
+    (one, n), (other, n_text) = every[noise], every[AGAIN]
+    least = min(n, n_text)
+    value = (one.seen["excess"] - other.seen["excess"]) / d_sae
+    draws = (one.draws["excess"] - other.draws["excess"]).double() / d_sae
+    low, high, reason = statistics.ends(value, draws, least)
+    return Score(
+        value=value, low=low, high=high, n=least, unit="share of latents", better="neither",
+        reason=reason, label=f"fires on noise, not dense on text, above other text ({noise})",
+    )  # fmt: skip
 
 
 class _Part(NamedTuple):
@@ -331,16 +336,6 @@ def _thirds(text: Rows, definition: Definition) -> list[_Part]:
     whole = torch.ones_like(tokens, dtype=torch.bool)
     cuts = [slice(i * n, (i + 1) * n) for i in range(3)]
     return [_Part(Padded(tokens[c], whole[c]), first[c]) for c in cuts]
-
-
-def _untrained(subjects: Sequence[Subject], few: Padded, seed: int, bar: Progress) -> list[Subject]:
-    """Return an untrained TopK in the place of each SAE, with as many latents on per token."""
-    floors = []
-    [(_, each)] = firing.coded(subjects, few, len(few.tokens), bar)
-    for subject, found in zip(subjects, each, strict=True):
-        l0 = int((found.codes.values != 0).sum()) / max(found.codes.n_rows, 1)
-        floors.append(untrained(subject, l0, found.x, found.y, seed))
-    return floors
 
 
 def _sha256(text: Padded) -> str:

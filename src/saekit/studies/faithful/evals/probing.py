@@ -19,12 +19,13 @@ from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals._plan import plan
 from saekit.evals.base import Eval, Subject, Tools, registry
 from saekit.evals.core import Core
-from saekit.studies.faithful.fakes.firing import model_of
+from saekit.studies.faithful.coding import model_of
+from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.probing import logistic, statistics
-from saekit.studies.faithful.probing.features import Features, Pooling, features_of, rows_of
+from saekit.studies.faithful.probing.features import Features, check_memory, features_of, rows_of
 from saekit.studies.faithful.probing.logistic import Probe
 from saekit.studies.faithful.probing.statistics import LABELS, METRICS, Draws
-from saekit.studies.faithful.sequences import Padded, Shape, held_out, ordinary_ids, shape_of
+from saekit.studies.faithful.sequences import Shape, held_out, ordinary_ids, shape_of
 from saekit.studies.faithful.untrained import untrained
 
 UNTRAINED = "untrained"
@@ -186,8 +187,9 @@ class Probing(Eval):
         core = Core(ce_tokens=0, batch_rows=self.batch_rows)
         planned = plan(subjects, rows.tokens.shape[1], len(texts), core)
         planned.say(shown=tools.shown)
+        check_memory(subjects, len(texts))
         bar = Progress(self.name, int(rows.real.sum()), shown=tools.shown)
-        floors = _floors(subjects, rows.rows(slice(0, planned.rows)), tools.seed, self.pooling)
+        floors = untrained(subjects, rows.rows(slice(0, planned.rows)), tools.seed)
         every = features_of([*subjects, *floors], rows, self.pooling, planned.rows, bar)
         bar.close()
         n, found = len(task.train), []
@@ -278,7 +280,7 @@ def _details(
         "classes": list(task.classes),
         "n_train": len(task.train),
         "n_test": len(task.test),
-        "labels": [e.label for e in task.test],
+        "labels": written(e.label for e in task.test),
         "majority_class": task.classes[int(found["majority"][0])],
         "without_tokens": int((torch.cat([read.train.tokens, read.test.tokens]) == 0).sum()),
         "probes": {
@@ -288,7 +290,7 @@ def _details(
                 "columns": probe.columns,
                 "counts": logistic.counts(probe.predicted, task.classes),
                 "degenerate": bool(_missing(probe.predicted, task)),
-                "predicted": probe.predicted.tolist(),
+                "predicted": written(probe.predicted.tolist()),
             }
             for name, probe in probes.items()
         },
@@ -305,15 +307,3 @@ def _notes(word: str, task: dict[str, Any]) -> list[str]:
     if task["without_tokens"]:
         found.append(f"{word}: {task['without_tokens']} texts have no token that the SAE reads")
     return found
-
-
-def _floors(subjects: Sequence[Subject], few: Padded, seed: int, pooling: Pooling) -> list[Subject]:
-    """Return an untrained SAE in the place of each, from the activations of a few texts."""
-    from saekit.studies.faithful.fakes.firing import coded
-
-    bar = Progress("", None, shown=False)
-    [(_, each)] = coded(subjects, few, len(few.tokens), bar)
-    return [
-        untrained(s, int((c.codes.values != 0).sum()) / max(c.codes.n_rows, 1), c.x, c.y, seed)
-        for s, c in zip(subjects, each, strict=True)
-    ]

@@ -23,6 +23,7 @@ from saekit.core.stats.permutation import Null, sign_flips
 from saekit.core.stats.proportions import wilson
 from saekit.core.stats.student import t_quantile
 from saekit.evals.intervals import LEAST_BLOCKS
+from saekit.studies.faithful import lists
 from saekit.studies.faithful.fakes.firing import Tally
 
 BLOCK_ENTRIES = 2**24  # of resampled counts at a time
@@ -267,14 +268,15 @@ def _of(result: Result, noise: str, what: str) -> dict[str, Any]:
             f"with {there}. Measure it: saekit eval RUN --eval fake_features"
         )
     mine = details["noises"][noise]
+    draws = lists.read(mine["draws"][what])
     return {
         "value": mine["latents"][what] / details["d_sae"],
-        "draws": torch.tensor(mine["draws"][what], dtype=torch.float64) / details["d_sae"],
+        "draws": draws.double() / details["d_sae"],
         "n": mine["n"],
         "alike": {
             "definition": details["definition"],
             "noise": mine["sha256"],
             "text": details["text"]["sha256"] if what == "excess" else None,
-            "draws": len(mine["draws"][what]),
+            "draws": len(draws),
         },
     }

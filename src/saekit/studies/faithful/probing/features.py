@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saekit.core.errors import DataError
+from saekit.core import machine
+from saekit.core.errors import DataError, ResourceError
 from saekit.core.finite import check_finite
 from saekit.core.progress import Progress
 from saekit.evals._reconstruction import float32_on
@@ -15,9 +16,11 @@ from saekit.evals.base import Subject
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
+from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.sequences import Padded, Shape, pad
 
 Pooling = Literal["mean", "last"]
+COPIES = 2  # of all features: as they come batch by batch, and put together
 
 
 class Features(NamedTuple):
@@ -36,6 +39,21 @@ def rows_of(texts: Sequence[str], lm: LanguageModel, shape: Shape, filler: int) 
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise DataError(f"Text {empty[0]} has no token: {texts[empty[0]]!r:.60}. Leave it out.")
     return pad(rows, filler)
+
+
+def check_memory(subjects: Sequence[Subject], n_texts: int) -> None:
+    """Refuse more texts than there is memory for: codes are kept with an entry a latent.
+
+    Raises:
+        ResourceError: the codes of the SAEs, and of an untrained one for each, do not fit.
+    """
+    width = sum(2 * s.sae.cfg.d_sae + s.sae.cfg.d_in + s.sae.cfg.d_out for s in subjects)
+    wanted, free = COPIES * 4 * n_texts * width, machine.free_memory(torch.device("cpu"))
+    if free is not None and wanted > free:
+        raise ResourceError(
+            f"The codes of {n_texts:,} texts need {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            f"are free. Lower n_train and n_test, or measure fewer SAEs at once."
+        )
 
 
 def pool(
@@ -79,8 +97,7 @@ def features_of(
     Raises:
         DataError: activations are not finite.
     """
-    lm = subjects[0].lm
-    assert lm is not None  # `check` of the evaluation refuses it
+    lm = model_of(subjects)
     saes = [float32_on(s.sae, lm.device) for s in subjects]
     sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
     found: list[dict[str, list[Tensor]]] = [{f: [] for f in Features._fields} for _ in subjects]

@@ -15,6 +15,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
 from saekit.core.stats.means import LEAST_UNITS
+from saekit.studies.faithful import lists
 
 Metric = Literal["accuracy", "f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -149,9 +150,9 @@ def paired_draws(
             f"The two results are of other examples of {task}: {a['sha256'][:12]} and "
             f"{b['sha256'][:12]}. Measure both with one source and as many texts."
         )
-    labels = torch.tensor(a["labels"])
+    labels = a["labels"]
     draws = drawn(len(labels), max(a["n_draws"], b["n_draws"]), a["seed"])
-    found = [values(torch.tensor(x["predicted"]), labels, metric, draws) for x in (a, b)]
+    found = [values(x["predicted"], labels, metric, draws) for x in (a, b)]
     first, second = (float(one[0]) for one in found)
     return PairedDraws(first, second, (found[0] - found[1])[1:].double(), len(labels))
 
@@ -170,8 +171,8 @@ def _of(result: Result, task: str, feature: str) -> dict[str, Any]:
             f"{task} has the probes {', '.join(mine['probes'])}; got {feature!r}. Name one of them."
         )
     return {
-        "labels": mine["labels"],
-        "predicted": mine["probes"][feature]["predicted"],
+        "labels": lists.read(mine["labels"]),
+        "predicted": lists.read(mine["probes"][feature]["predicted"]),
         "sha256": mine["sha256"],
         "n_draws": result.config["n_draws"],
         "seed": result.details["seed"],
