@@ -1,1 +1,1 @@
-"""Are dictionaries trained on a model's own text more faithful to the model?"""
+"""Dictionaries trained on a model's own text, compared with those of other text."""
