@@ -130,7 +130,8 @@ def _layer_class() -> type[Any]:  # noqa: C901 - a class, which needs transforme
             end = self.begin + self.n
             self.buffers = [b[indices, :, self.begin : end] for b in self.buffers]
             self.begin = 0
-            self._show()
+            if self.buffers:
+                self._show()
 
         def put(self, place: int, keys: Tensor, values: Tensor, first: int) -> None:
             """Write what was read of one row into the columns from `first` on."""
@@ -175,9 +176,9 @@ def _layer_class() -> type[Any]:  # noqa: C901 - a class, which needs transforme
 
         def _show(self) -> tuple[Tensor, Tensor]:
             end = self.begin + self.n
-            if self.buffers:
-                self.keys, self.values = (b[:, :, self.begin : end] for b in self.buffers)
-            return self.keys, self.values
+            keys, values = (b[:, :, self.begin : end] for b in self.buffers)
+            self.keys, self.values = keys, values
+            return keys, values
 
     return Columns
 

@@ -95,6 +95,10 @@ class Generated(Corpus):
         for path in self.shards():
             yield from read_shard(path).sequences
 
+    def n_written(self) -> int:
+        """Return how many sequences were written, copies too."""
+        return sum(read_shard(path).covered for path in self.shards())
+
     def _every(self) -> Iterator[Document]:
         for path in self.shards():
             for one in read_shard(path).sequences:

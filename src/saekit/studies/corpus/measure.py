@@ -25,6 +25,7 @@ from saekit.studies.corpus import statistics
 
 BLOCKS = 40  # of documents, each left out in turn
 NGRAM = 13
+_REFERENCE_TOKENS = 1_000_000
 _NULL_DRAWS = 200
 _SHUFFLES = 40
 
@@ -143,7 +144,7 @@ def measure(
         corpora: by a short name.
         lm: the model; tokens are those of its tokenizer.
         how: see `Measurement`.
-        reference: text that shared 13-token runs are looked for in.
+        reference: text that shared 13-token runs are looked for in, its first million tokens.
         shown: show progress.
 
     Raises:
@@ -158,7 +159,7 @@ def measure(
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
     known = None
     if reference is not None:
-        ids, *_ = _read(reference, lm, how.split, 100 * how.tokens)
+        ids, *_ = _read(reference, lm, how.split, _REFERENCE_TOKENS)
         known = torch.cat([statistics.ngrams(one, NGRAM) for one in ids]).unique()
     first_shares = _first_shares(lm)
     scores: dict[str, Score] = {}
@@ -195,10 +196,11 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         manifest = corpus.manifest()
         if manifest["tokenizer"] != tokenizer.digest:
             raise DataError(f"{corpus.path} holds ids of another tokenizer than {lm.name}'s.")
-        counts = manifest["counts"]
-        duplicates = counts["duplicates"] / (counts["duplicates"] + counts["sequences"])
-        ended = counts["ended"] / counts["sequences"]
-        begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in corpus.sequences()}
+        written, kept = corpus.n_written(), list(corpus.sequences())
+        duplicates = (written - len(kept)) / max(written, 1)
+        ends = [bool(len(s.ids)) and s.ids[-1] == tokenizer.eos_id for s in kept]
+        ended = sum(ends) / max(len(ends), 1)
+        begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in kept}
     special = torch.tensor(sorted(tokenizer.special_ids), dtype=torch.int64)
     ids, first, total = [], [], 0
     for document in corpus.documents(split):
@@ -378,7 +380,7 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
         order = torch.randperm(len(blocks), generator=chance)
         mine = blocks[order[: len(a.counts)]].sum(0)
         null.append(js(mine, blocks.sum(0) - mine))
-    smooth = [statistics.shares(s + 0.5) for s in sums]
+    p, q = (statistics.shares(s + 0.5) for s in sums)
     return {
         "unigram_js": _score(js(*sums), others, n, "bits", strata=strata),
         "unigram_js_floor": Score(
@@ -389,14 +391,10 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
             label="documents shuffled between both",
         ),
         "unigram_kl": Score(
-            value=statistics.kl(*smooth), n=n, unit="nats", better="neither", label="half added"
+            value=statistics.kl(p, q), n=n, unit="nats", better="neither", label="half added"
         ),
         "unigram_kl_reverse": Score(
-            value=statistics.kl(*smooth[::-1]),
-            n=n,
-            unit="nats",
-            better="neither",
-            label="half added",
+            value=statistics.kl(q, p), n=n, unit="nats", better="neither", label="half added"
         ),
     }
 

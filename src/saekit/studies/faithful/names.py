@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from saekit.core.errors import DataError
 
@@ -60,11 +61,14 @@ class RunName:
                 f"LATENTS_KIND_K_LR_SEED_DATA_CONTEXT_LASTSTEP."
             )
         whole = {"block", "d_sae", "k", "seed", "n_ctx", "last_step"}
-        values = {n: int(v) if n in whole else v for n, v in match.groupdict().items()}
+        values: dict[str, Any] = {
+            n: int(v) if n in whole else v for n, v in match.groupdict().items()
+        }
         try:
-            found = cls(**values | {"lr": float(match["lr"])})
+            values["lr"] = float(match["lr"])
         except ValueError as error:
             raise DataError(f"The learning rate {match['lr']!r} in {text!r} is wrong.") from error
+        found = cls(**values)
         if str(found) != text:
             raise DataError(f"{text!r} would be written {str(found)!r}. Mend its numbers.")
         return found

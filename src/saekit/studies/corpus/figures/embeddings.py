@@ -28,7 +28,7 @@ def table(found: Measured) -> Table:
     k, seed = found.result.config["clusters"], found.result.config["seed"]
     places = PCA(2, svd_solver="full").fit_transform(unit)
     k = min(k, len(rows.unique(dim=0)))  # documents that are alike are one point
-    kinds = KMeans(k, n_init=10, random_state=seed).fit_predict(unit)
+    kinds = KMeans(k, n_init="auto", random_state=seed).fit_predict(unit)
     return Table(
         columns={
             "corpus": [name for name, some in found.embeddings.items() for _ in some],
