@@ -225,6 +225,10 @@ def test_runs_that_cannot_share_are_refused(lm, tmp_path):
         sweep({"a": run, "b": dataclasses.replace(run, batch_tokens=100)}, lm, tmp_path / "p")
     with pytest.raises(ConfigError, match="rollbacks"):
         sweep({"a": run, "b": dataclasses.replace(run, rollbacks=1)}, lm, tmp_path / "q")
+    small = dataclasses.replace(run, buffer_tokens=run.step_tokens)
+    orders = {str(i): dataclasses.replace(small, order_seed=i) for i in (0, 1)}
+    with pytest.raises(ConfigError, match="order_seed of 0, 1"):
+        sweep(orders, lm, tmp_path / "s")
     with pytest.raises(FormatError, match="sweep.json"):
         sweep({"a": run}, lm, tmp_path / "nothing", resume=True)
     sweep({"a": run}, lm, tmp_path / "r", shown=False)

@@ -218,6 +218,14 @@ def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
             )
     if _in_memory(runs):
         return dict(runs)
+    asked = {run.order_seed for run in runs.values()} - {None}
+    if len(asked) > 1:
+        raise ConfigError(
+            f"Runs of a sweep that share a buffer share its order; got order_seed of "
+            f"{', '.join(map(str, sorted(s for s in asked if s is not None)))}. Raise "
+            f"`buffer_tokens` to {first.tokens:,}, so that all activations stay in memory, or "
+            f"train the runs apart."
+        )
     return {n: dataclasses.replace(run, order_seed=first.order) for n, run in runs.items()}
 
 

@@ -129,3 +129,24 @@ def aggregate_(
     metrics = metric or ["sae_acc", "sae_f1"]
     found = aggregate(read_cells(file), data, without=without or (), metrics=metrics, seed=seed)
     emit(found.record(), as_json=as_json, lines=said(found, metrics))
+
+
+@app.command("stability")
+def stability(
+    result: Annotated[
+        Path, typer.Argument(help="Result of `saekit eval A B C --eval seed_stability`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the figures; a CSV lies next to each.")],
+    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    as_json: Json = False,
+) -> None:
+    """Draw which latents seeds share, from a result.
+
+    Example: saekit faithful stability runs/seeds/eval/seed_stability.json --out figures
+    """
+    from saekit.core.result import Result
+    from saekit.studies.faithful.figures.stability import draw_all
+
+    made = draw_all(Result.read(result), out, f".{suffix.lstrip('.')}")
+    lines = [f"figure   {path}" for path in made]
+    emit({"figures": [str(path) for path in made]}, as_json=as_json, lines=lines)

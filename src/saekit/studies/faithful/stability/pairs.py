@@ -93,5 +93,8 @@ def null_cosines(
     a, b = one.decoder[one.living], other.decoder[other.living]
     if not len(a) or not len(b):
         return {"random": torch.zeros(0), "rotated": torch.zeros(0)}
-    draws = [torch.randn(x.shape, generator=generator) for x in (a, b)]
-    return {"random": assign(*draws).cosines, "rotated": assign(a, rotated(b, generator)).cosines}
+    one_drawn, other_drawn = (torch.randn(x.shape, generator=generator) for x in (a, b))
+    return {
+        "random": assign(one_drawn, other_drawn).cosines,
+        "rotated": assign(a, rotated(b, generator)).cosines,
+    }
