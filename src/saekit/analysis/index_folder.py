@@ -381,7 +381,7 @@ class Index:
         texts = [known[i] for i in ids.tolist()]
         new = [t for t in dict.fromkeys(texts) if t is not None and t not in strings]
         strings.update(zip(new, range(len(strings), len(strings) + len(new)), strict=True))
-        number[ids] = [strings.get(t, -1) for t in texts]  # -1 of None
+        number[ids] = [-1 if t is None else strings[t] for t in texts]
         number = number[whole]
         found, begin = [], 0
         for window in windows:

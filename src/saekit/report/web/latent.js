@@ -7,7 +7,6 @@ import { tokenStrip, readout } from "./strip.js";
 import { blockList, chips } from "./blocks.js";
 import { examplePanel } from "./examples.js";
 import { filled, jobForm, shownProblem } from "./states.js";
-import { markLatents } from "./marking.js";
 import { siteChoice } from "./library.js";
 import { latentAt, saeAt, compareAt, promptAt } from "./routes.js";
 
@@ -284,7 +283,7 @@ export async function latentPage(host, { source, path, state, go }) {
     copied.textContent = (await copyText(location.href)) ? "copied" : "copy it from the address bar";
   });
   const textual = source.live && sae.reads_text !== false;
-  const mark = source.live && sae.weights ? () => markLatents(source, sae.weights, [i]) : null;
+  const mark = source.mark && sae.weights ? () => source.mark(sae.weights, [i]) : null;
   const links = Object.entries(record.links ?? {}).filter(([, to]) => /^(https:\/\/|#)/.test(String(to)));
   const jobs = { source, id, record, name }, inPrompt = () => promptAt(id, { site: sae.site, latent: i });
   replace(host,

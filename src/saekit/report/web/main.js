@@ -11,7 +11,7 @@ import { runPage } from "./run.js";
 import { studyPage } from "./study.js";
 import { jobsPage } from "./jobs.js";
 import { markedPage } from "./marked.js";
-import { saveView } from "./marking.js";
+import { markLatents, saveView } from "./marking.js";
 
 function pageOf(path) {
   const [first, , third] = path;
@@ -28,6 +28,7 @@ function pageOf(path) {
 }
 
 const source = sourceOfPage();
+if (source.live) source.mark = (weights, latents) => markLatents(source, weights, latents); // what the one-file report has not
 const links = [["Library", "#/"], ["Compare", "#/compare"]];
 if (source.live) links.push(["Marked", "#/marked"], ["Jobs", "#/jobs"]);
 start(source, pageOf, { links, save: source.live ? () => saveView(source) : null });

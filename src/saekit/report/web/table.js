@@ -4,7 +4,6 @@ import { element, button, chip, replace, settled, download, visible } from "./do
 import { readable, exact, tip, counted } from "./numbers.js";
 import { sortOf, sorted } from "./query.js";
 import { shownProblem } from "./states.js";
-import { markLatents } from "./marking.js";
 import { exampleLines } from "./examples.js";
 
 const LIMIT = 50;
@@ -263,9 +262,9 @@ export class LatentTable {
     return false;
   }
 
-  markable() { return this.source.live && this.overview.card?.weights; }
+  markable() { return this.source.mark && this.overview.card?.weights; }
   shownLatents() { return [...this.body.querySelectorAll("tr[data-latent]")].map((row) => Number(row.dataset.latent)); }
-  mark(latents) { if (latents.length) markLatents(this.source, this.overview.card.weights, latents); }
+  mark(latents) { if (latents.length) this.source.mark(this.overview.card.weights, latents); }
 
   csv() {
     if (!this.data) return;
