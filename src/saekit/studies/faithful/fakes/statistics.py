@@ -4,7 +4,7 @@ A share of latents over a threshold is no smooth function of what was drawn: a l
 in almost exactly a share p of sequences is counted or not by chance, and with few sequences more
 of them are counted than with many. So the interval is of the share that this many sequences find
 on average: it says how far the number would move with other noise. Simulated, it holds that in
-93 to 98 % of cases, where the usual bootstrap intervals hold the share of endless sequences in
+93 to 99.5 % of cases, where the usual bootstrap intervals hold the share of endless sequences in
 46 to 99 % (docs/measurements/coverage.md).
 """
 
