@@ -15,7 +15,7 @@ from saekit.metrics.nearest import CHUNK, Nearest, check_widths, nearest, unit
 
 CANDIDATES = 32  # of a row at first; a row whose place is not proved gets more
 MORE = 4  # times as many
-MOST_ENTRIES = 2**26  # of all rows: 1 GB for scipy; beyond, the answer comes with a gap
+MOST_ENTRIES = 2**25  # of all rows: 2 GB with scipy; beyond, the answer comes with a gap
 SHIFT = 4.0  # scipy takes an entry of 0 for none; cosines are above -1
 NEAR = 1e-7  # cosines in float32 are no closer than this
 
