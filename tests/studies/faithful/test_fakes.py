@@ -57,6 +57,14 @@ def test_and_at_tokens_where_the_rare_one_is_too_rare():
     )
 
 
+def test_with_enough_text_a_planted_one_is_sure():
+    assert latents_of(SMALL)[0].scores["uniform_tokens/surely_fake"].value == 0  # 30 documents
+    how = tools(n_rows=240)
+    result = dataclasses.replace(SMALL, n_seqs=80).run(subject(table(PLANTED)), how)
+    assert result.scores["uniform_tokens/surely_fake"].value == 2 / 5
+    assert result.scores["other_text/surely_fake"].value == 0
+
+
 def test_where_none_is_planted_none_is_found():
     result, fake = latents_of(SMALL, [[i] for i in range(OF_TEXT)], mode="token")
     assert fake == [] and result.scores["uniform_tokens/fake"].value == 0

@@ -57,7 +57,8 @@ class FakeFeatures(Eval):
     are fake and do not fire in more than 5 % of sequences of text; `dense` are those that do.
     Latents near 5 % are on one side of it here and on the other there by chance, so other text in
     the place of noise has an excess too: ``other_text/excess``, and `above_text` is what a noise
-    has beyond that. Text for thresholds, for `dense` and in the place of noise share no row.
+    has beyond that. `surely_fake` leaves out whatever chance may have put on its side. Text for
+    thresholds, for `dense` and in the place of noise share no row.
 
     Each noise has its own scores, as ``uniform_tokens/excess``. Next to them stand those of an
     untrained TopK of the same widths with as many latents on per token, on the same sequences.
@@ -215,7 +216,7 @@ class FakeFeatures(Eval):
     ) -> tuple[dict[str, Score], dict[str, Any], Table]:
         definition = Definition(**said["definition"])
         d_sae, p = len(own.thresholds), definition.p
-        on_text = own.text.rates()
+        on_text, n_text = own.text.rates(), len(said["groups"][""].unique())
         columns: dict[str, list[Any]] = {
             "latent": list(range(d_sae)),
             "threshold": own.thresholds.tolist(),
@@ -237,6 +238,13 @@ class FakeFeatures(Eval):
                 scores[f"{name}/{what}"] = statistics.share(counted, what, d_sae, n, wording)
                 of_floor = Wording(f"{wording.label}, untrained SAE")
                 scores[f"{name}/{what}_{FLOOR}"] = statistics.share(below, what, d_sae, n, of_floor)
+            sure = statistics.surely(rates, on_text, p, n, n_text)
+            scores[f"{name}/surely_fake"] = Score(
+                value=int(sure.sum()) / d_sae, n=d_sae, unit="share of latents", better="neither",
+                reason="no interval: a test of each latent",
+                label=f"fires on noise and not on text, neither by chance ({name})",
+            )  # fmt: skip
+            columns[f"{name}_surely_fake"] = sure.tolist()
             if name != AGAIN:
                 scores[f"{name}/above_text"] = _above(name, every, d_sae)
             bound = tally.l0 / p if definition.mode == "token" else float(d_sae)
@@ -257,7 +265,6 @@ class FakeFeatures(Eval):
             columns[f"{name}_rate"] = rates.tolist()
             columns[f"{name}_fake"] = (rates > p * statistics.OVER).tolist()
         first, _ = every[AGAIN]
-        n_text = len(said["groups"][""].unique())
         scores["text/dense"] = statistics.share(
             first, "dense", d_sae, n_text, Wording(f"dense: over {p:.0%} of text's {unit}")
         )

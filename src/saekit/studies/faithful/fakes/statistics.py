@@ -21,7 +21,7 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.permutation import Null, sign_flips
 from saekit.core.stats.proportions import wilson
-from saekit.core.stats.student import t_quantile
+from saekit.core.stats.student import Z, t_quantile
 from saekit.evals.intervals import LEAST_BLOCKS
 from saekit.studies.faithful import lists
 from saekit.studies.faithful.fakes.firing import Tally
@@ -116,6 +116,25 @@ def count(noise: Units, text: Units, p: float, n_draws: int, seed: int) -> Drawn
 def _with_seen(drawn: Tensor) -> Tensor:
     """Put what was seen, each unit once, in front of resamples."""
     return torch.cat([torch.ones(1, drawn.shape[1]), drawn])
+
+
+def surely(
+    noise: Float[Tensor, "d_sae"], text: Float[Tensor, "d_sae"], p: float, n: int, n_text: int
+) -> Bool[Tensor, "d_sae"]:
+    """Return which latents are over `p` on noise and below it on text, neither by chance.
+
+    Both rates lie outside of what a rate of `p` gives in 95 % of cases (score test). With few
+    documents no rate is low enough to tell.
+
+    Args:
+        noise: rates on noise.
+        text: rates on text.
+        p: share of sequences or tokens.
+        n: sequences of noise.
+        n_text: documents of text.
+    """
+    spread = math.sqrt(p * (1 - p))
+    return (noise > p + Z * spread / math.sqrt(n)) & (text < p - Z * spread / math.sqrt(n_text))
 
 
 def undecided(rates: Float[Tensor, "d_sae"], p: float, n: int) -> int:
