@@ -2,9 +2,9 @@
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
 importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
-``verify``, ``evaluate``, ``score``, ``index``, ``query``, ``analyse``, ``prompt``, ``splice``,
-``steer``, ``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``, and the
-architectures.
+``verify``, ``evaluate``, ``compare``, ``score``, ``index``, ``query``, ``analyse``, ``prompt``,
+``splice``, ``steer``, ``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``,
+and the architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saekit.analysis.query import query as query
     from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
+    from saekit.evals.compare import compare as compare
     from saekit.evals.evaluate import evaluate as evaluate
     from saekit.evals.verify.verify import verify as verify
     from saekit.explorer.serve import serve as serve
@@ -65,6 +66,7 @@ _PLACES = {
     "analyse": "saekit.analysis.analyse",
     "attribute": "saekit.hub.attribution",
     "card": "saekit.hub.publish",
+    "compare": "saekit.evals.compare",
     "evaluate": "saekit.evals.evaluate",
     "fit": "saekit.training.fit_vectors",
     "index": "saekit.analysis.index_saes",

@@ -2,20 +2,24 @@
 
 import json
 import math
+import os
 import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import saekit
 import saekit.core.errors
+from saekit.core.errors import ConfigError
 from saekit.core.files import read_json, write_json
-from saekit.explorer.labels import Labels
+from saekit.explorer.export import export_site
+from saekit.explorer.labels import Labels, place_for
 from saekit.explorer.library import MISS_SECONDS, Library, scanned
-from saekit.explorer.problems import Problem
+from saekit.explorer.problems import Problem, to_json
 from saekit.explorer.views import Views
 
 L0, L1 = "sub.folded~L0.resid_post", "sub.folded~L1.resid_post"
@@ -45,6 +49,81 @@ def test_a_table_that_is_made_while_serving_is_a_column_at_once(folder):
     assert views.latents("plain", "stable=.5")["total"] == 64
     table(folder / "plain" / "analysis" / "twins.csv", "stable", 0.25)
     assert views.latents("plain", "stable=.5")["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"\xff\xfe\x00", b"latent,stable\n0,1,2\n", b"latent,stable\n0\n"]
+)
+def test_a_table_that_cannot_be_read_is_left_out_and_named(folder, rubbish):
+    views = views_of(folder)
+    table(folder / "plain" / "analysis" / "loud.csv", "loud", 1)
+    (folder / "plain" / "analysis" / "twins.csv").write_bytes(rubbish)
+    notes = views.sae("plain")["notes"]
+    assert any(
+        "analysis/twins.csv is left out" in note and "move it away" in note for note in notes
+    )
+    assert views.latents("plain", "loud=1")["total"] == 64
+    assert views.latent("plain", 3)["values"]["loud"] == 1
+    with pytest.raises(ConfigError, match=r"stable.*analysis/twins.csv is left out"):
+        saekit.query(folder / "plain", "stable>.5")
+
+
+@pytest.mark.parametrize(
+    "name, rubbish, place",
+    [
+        ("eval/core.json", '{"scores": {"fvu": 5}, "provenance": 3}', "core.json"),
+        ("eval/core.json", "[" * 5000, "core.json"),
+        ("eval/verify.json", "[]", None),
+        ("log.jsonl", "1\n", "log.jsonl"),
+        ("locality/events/manifest.json", '{"features": 3}', None),
+        ("layers/survey.json", '{"sites": 3}', None),
+        ("study/result.json", "{", "result.json"),
+    ],
+)
+def test_no_file_beside_an_sae_ends_its_pages(folder, name, rubbish, place):
+    path = folder / "plain" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(rubbish)
+    views = views_of(folder)
+    library, sae, run = views.all(), views.sae("plain"), views.run("plain")
+    latent = views.latent("plain", 3)
+    for panel in latent["panels"]:
+        views.panel("plain", 3, panel)
+    said = [*library["notes"], *sae["notes"], *run["notes"]]
+    assert place is None or any(place in note for note in said), said
+    assert views.latents("plain", "sort -max")["total"] == 64
+
+
+def test_an_sae_whose_card_is_damaged_is_named_and_the_others_stay(folder):
+    write_json(folder / "plain" / "sae" / "card.json", {"provenance": 3, "pair": 5, "model": 1})
+    said = views_of(folder).all()
+    assert [one["id"] for one in said["saes"]] == [L0]
+    assert any("card.json" in note for note in said["notes"])
+
+
+def test_a_file_of_labels_that_is_none_leaves_the_pages_without_labels(folder):
+    place = folder / ".saekit" / "explorer.db"
+    place.parent.mkdir()
+    place.write_bytes(b"rubbish")
+    views = Views(Library(folder), Labels.opened(place))
+    assert any("explorer.db is no file of labels" in note for note in views.all()["notes"])
+    assert views.latent("plain", 3)["label"] is None
+    with pytest.raises(Problem, match="no file of labels"):
+        views.labels.put("w", 1, "x")
+    assert place.read_bytes() == b"rubbish"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are text there")
+def test_a_folder_whose_name_is_no_utf8_is_served_and_exported(folder, tmp_path):
+    root = Path(os.fsdecode(bytes(folder) + b"-\xff"))
+    folder.rename(root)
+    (root / "plain").rename(root / os.fsdecode(b"pl\xe9in"))
+    views = views_of(root)
+    assert to_json(views.all())
+    (name,) = [one for one in views.library.scan().saes if "folded" not in one]
+    assert views.latents(name)["total"] == 64 and to_json(views.sae(name))
+    made = export_site(root, tmp_path / "site", shown=False)
+    assert made.saes[name] == 64
 
 
 def test_an_index_that_goes_away_between_two_looks_is_told(folder, monkeypatch):
@@ -251,6 +330,21 @@ def test_answers_have_a_tag_and_are_not_sent_twice(client):
         assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
+def test_a_latent_whose_record_is_held_is_the_same(folder, monkeypatch):
+    views = views_of(folder)
+    monkeypatch.setattr("saekit.explorer.views.RECORD_BYTES", 20_000)  # of a few latents
+    for latent in [0, 1, 0, 63, *range(20), 0]:
+        _, body = views.latent_answer("plain", latent)
+        assert body() == to_json(views.latent("plain", latent))
+    assert 1 <= len(views._records) < 20
+    assert views._held == sum(map(len, views._records.values())) <= 20_000
+    before, _ = views.latent_answer("plain", 3)
+    table(folder / "plain" / "analysis" / "loud.csv", "loud", 1)
+    after, body = views.latent_answer("plain", 3)
+    assert after != before and json.loads(body())["values"]["loud"] == 1
+    views.labels.close()
+
+
 def test_a_tag_changes_with_what_it_is_of(client):
     path = "/saes/plain/latents/9"
     before = client.get(path).headers["etag"]
@@ -339,12 +433,14 @@ def test_labels_are_exported_imported_and_move_with_the_weights(folder, tmp_path
     key = views.label_key(entry)
     views.labels.put(key, 3, "three", note="more", by="me")
     views.labels.make_list("l", "", [{"weights": key, "latent": 3, "note": ""}])
+    views.labels.save_view("rare", "#/sae/plain?where=density%3C1e-3")
     exported = json.loads(json.dumps(views.labels.export()))
     other = Labels(tmp_path / "other.db")
-    assert other.restore(exported) == {"labels": 1, "kept": 0, "lists": 1}
+    assert other.restore(exported) == {"labels": 1, "kept": 0, "lists": 1, "views": 1}
     assert other.get(key, 3).text == "three" and other.get(key, 3).note == "more"
     other.put(key, 3, "mine", match="*")
-    assert other.restore({"labels": exported["labels"]}) == {"labels": 0, "kept": 1, "lists": 0}
+    again = {"labels": 0, "kept": 1, "lists": 0, "views": 0}  # nothing comes in twice
+    assert other.restore(exported) == again and len(other.lists()) == len(other.views()) == 1
     assert other.get(key, 3).text == "mine"
     other.restore({"labels": exported["labels"]}, replace=True)
     assert other.get(key, 3).text == "three" and other.get(key, 3).version == 3
@@ -378,6 +474,40 @@ def test_read_only_changes_nothing(folder):
     with pytest.raises(Problem, match="read-only"):
         labels.make_list("x")
     labels.close()
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed in the middle"])
+def test_labels_of_a_folder_that_cannot_be_written_are_read(folder, monkeypatch, closed):
+    place = folder / ".saekit" / "explorer.db"
+    writer = Labels(place)
+    writer.put("w", 1, "one")
+    if closed:
+        writer.close()
+    else:  # what was written last stands beside the file
+        assert place.with_name("explorer.db-wal").stat().st_size
+    before = {path.name: path.read_bytes() for path in place.parent.iterdir()}
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: mode != os.W_OK and access(p, mode))
+    labels = Labels(place_for(folder))
+    assert labels.read_only and labels.get("w", 1).text == "one" and labels.views() == []
+    with pytest.raises(Problem, match=r"read-only.*explorer.db cannot be written"):
+        labels.put("w", 2, "two")
+    labels.close()
+    assert before == {path.name: path.read_bytes() for path in place.parent.iterdir()}
+
+
+def test_views_are_saved_renamed_and_removed(client):
+    made = client.post("/views", json={"name": "v", "address": "#/sae/plain?where=max%3E1"})
+    number = made.json()["id"]
+    assert made.status_code == 201
+    renamed = client.patch(f"/views/{number}", json={"name": "</script>"}).json()
+    assert renamed["address"] == "#/sae/plain?where=max%3E1"
+    assert renamed in client.get("/views").json()["views"]
+    for address in ("javascript:alert(1)", "http://x/#/", "/#/", "#/" + "x" * 60_000):
+        problem(client.post("/views", json={"name": "v", "address": address}), 422)
+    assert client.delete(f"/views/{number}").status_code == 204
+    problem(client.patch(f"/views/{number}", json={"name": "x"}), 404)
+    problem(client.delete(f"/views/{number}"), 404)
 
 
 def test_an_index_that_is_missing_old_damaged_or_of_other_weights(folder):
@@ -458,6 +588,20 @@ def test_saes_of_other_libraries_and_what_is_none(tmp_path, made):
     assert found.saes["lens"].d_sae == 128 and found.saes["lens"].model == "gpt2-small"
     assert found.saes["lens"].state().state == "missing"
     assert not found.saes["alone"].usable and found.saes["alone"].state().state == "ok"
+
+
+def test_a_study_in_the_folder_of_an_sae_is_no_run_and_names_the_sae(folder):
+    for run, sae in (("plain", "plain"), ("sub/folded", L0)):
+        place = folder / run / "locality" / "events"
+        place.mkdir(parents=True)
+        for name in ("run.json", "manifest.json"):
+            write_json(place / name, {})
+        (place / "ctx16.csv").write_text("feature_id\n")
+        views = views_of(folder)
+        name = f"{run.replace('/', '.')}.locality.events"
+        assert name not in [one["id"] for one in views.all()["runs"]]
+        assert views.study(name)["sae"] == sae
+        views.labels.close()
 
 
 def test_a_run_shows_its_curves_and_checkpoints(client, made):

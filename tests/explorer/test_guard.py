@@ -345,7 +345,7 @@ def test_bodies_have_limits_however_they_are_sent(site):
     said += f"Cookie: {site.explorer.gate.cookie}={cookie(site)}\r\nConnection: close\r\n\r\n"
     assert status_of(raw(site, said.encode())) == 413
     big = json.dumps(
-        {"format": "saekit.labels", "version": 1, "labels": [], "pad": "x" * 1_100_000}
+        {"format": "saekit.labels", "version": 1, "labels": [], "pad": "x" * 8_500_000}
     )
     answer = asked(site, "/api/v1/labels", "POST", JSON, content=big)
     assert answer.status_code == 413

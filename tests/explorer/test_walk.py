@@ -3,6 +3,7 @@
 `SAEKIT_DEMO=FOLDER pytest -m slow tests/explorer/test_walk.py` walks what `saekit demo` made.
 """
 
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,7 @@ def test_a_reader_walks_through_a_library(browser, folder):
         _overview(walker, "plain", latent)
         _latent(walker, "plain", folder / "plain", latent, text)
         _label(walker, "plain", latent)
+        _marked(walker, "plain", latent)
         _neighbour_and_back(walker, latent)
         _folded_prompt(walker, folder / "sub" / "folded", "sub.folded", text)
         _compare(walker, "plain", "sub.folded~L1.resid_post", latent)
@@ -127,6 +129,7 @@ def test_a_reader_walks_through_the_demo(browser, tmp_path):
         _overview(walker, "demo", latent)
         _latent(walker, "demo", run, latent, "The president of the United States said on Monday")
         _label(walker, "demo", latent)
+        _marked(walker, "demo", latent)
         _neighbour_and_back(walker, latent)
         _run_and_jobs(walker, "demo")
         _dark(walker, "demo", latent)
@@ -233,6 +236,44 @@ def _label(walker: Walker, name: str, latent: int):
     page.wait_for_selector(".example-panel .tok")
 
 
+def _marked(walker: Walker, name: str, latent: int):
+    """Put the latent into a list, save the view, and find both on the page of what is marked."""
+    page = walker.page
+    page.locator("main h1").click()
+    page.keyboard.press("m")
+    page.locator("dialog.marking[open] input[type=text]").wait_for()
+    page.keyboard.type(MARKUP)
+    page.keyboard.press("Enter")
+    walker.until("now", "dialog.marking")
+    page.keyboard.press("Escape")
+    page.keyboard.press("s")
+    page.locator("dialog.marking[open] input[type=text]").fill("my view")
+    page.keyboard.press("Enter")
+    walker.until("Saved", "dialog.marking")
+    here = walker.at()
+    page.locator("dialog.marking a").click()
+    page.locator("a.row-link", has_text="my view").wait_for()
+    assert page.locator("main img").count() == 0
+    with page.expect_download() as made:
+        page.click("button:text-is('export JSON')")
+    exported = json.loads(Path(made.value.path()).read_text(encoding="utf-8"))
+    assert [one["name"] for one in exported["lists"]] == [MARKUP]
+    assert [one["address"] for one in exported["views"]] == [here]
+    assert [one["text"] for one in exported["labels"]] == [MARKUP]
+    page.locator("a.row-link", has_text=MARKUP).click()
+    page.locator("td .editable button").first.click()
+    page.keyboard.type("two\nlines")
+    page.keyboard.press("Control+Enter")
+    page.locator("td .editable .said", has_text="lines").wait_for()
+    page.keyboard.press("u")
+    page.locator("input[type=file]").wait_for(state="attached")
+    page.set_input_files("input[type=file]", made.value.path())
+    walker.until("0 labels, 1 list and 0 views came in")  # the list has a note since
+    page.locator("a.row-link", has_text="my view").click()
+    page.wait_for_selector(".example-panel .tok")
+    assert walker.at() == here
+
+
 def _neighbour_and_back(walker: Walker, latent: int):
     page = walker.page
     here = walker.at()
@@ -316,6 +357,8 @@ def _narrow(walker: Walker, one: str, folded: str | None, latent: int):
         f"#/compare?a={one}&b={one}&latent={latent}&other=1": ".examples .tok",
         f"#/run/{one}": "svg .line",
         "#/jobs": "table.jobs",
+        "#/marked": "table.marked",
+        "#/marked/1": "table.marked",
     }
     if folded is not None:
         places[f"#/sae/{folded}/prompt?text=the+cat"] = ".prompt-strip .tok"

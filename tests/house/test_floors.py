@@ -31,6 +31,8 @@ OPTIONAL = {
     "llvmlite",
     "triton",
     "scipy",
+    "sklearn",
+    "umap",
     "matplotlib",
     "wandb",
     "trackio",

@@ -182,3 +182,21 @@ def test_no_token_is_drawn_from_logits_that_are_no_numbers(lm):
         lm.generate("a", 2, replace={"L1.resid_post": lambda x: x * float("nan")})
     cold = lm.generate("a", 3, temperature=1e-300, stop=[])
     assert cold == lm.generate("a", 3, temperature=0, stop=[])
+
+
+def test_fewer_latents_are_kept_in_use_and_the_original_keeps_its_own(made, lm):
+    _, sae, both, _ = made
+    x = lm.read("the cat sat on the mat and ran", "L1.resid_post")
+    few = sae.with_k(2)
+    # Those that are kept are the largest of the four, unchanged.
+    all_on = sae.encode(x).dense()
+    largest = all_on.where(all_on >= all_on.topk(2).values[..., -1:], torch.zeros(()))
+    assert torch.equal(few.encode(x).dense(), largest)
+    assert sae.cfg.k == 4 and few.cfg.k == 2 and few.folder is None
+    assert "k=2" in few.card.provenance["notes"][-1] and sae.with_k(4) is sae
+    assert both.with_k(1).encode(x).dense().ne(0).sum(-1).max() == 1
+    with pytest.raises(ConfigError, match="`k` must"):
+        sae.with_k(0)
+    relu = saekit.ReLU(d_in=8, d_out=8, d_sae=16).build(torch.Generator())
+    with pytest.raises(ConfigError, match="no fixed number"):
+        dataclasses.replace(sae, sae=relu).with_k(2)

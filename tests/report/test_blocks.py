@@ -19,6 +19,7 @@ def made() -> dict[str, blocks.Block]:
     return {
         "facts": blocks.facts([blocks.fact("H", 0.5, unit="bits", low=0.4, high=0.6)]),
         "text": blocks.text(NASTY, title=NASTY),
+        "label": blocks.label(NASTY, by="saekit explain"),
         "missing": blocks.missing("None yet.", "saekit locality events RUN"),
         "table": blocks.table(table, links={"latent": "latent"}),
         "lines": blocks.lines(

@@ -13,7 +13,7 @@ from saekit.core.errors import ConfigError
 from saekit.report import bundle
 from saekit.report.bundle import bundled, web_file, web_files
 
-ENTRIES = ("main.js", "report.js", "prompt_page.js")
+ENTRIES = ("main.js", "report.js", "study_report.js", "prompt_page.js")
 OF_B = 'import { x } from "./b.js";\n'
 NODE = shutil.which("node")
 

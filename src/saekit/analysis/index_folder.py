@@ -159,8 +159,10 @@ class Index:
         """
         with reading(self.folder / MANIFEST, "the manifest of an index"):
             own = {name: Column(**about) for name, about in self.manifest["columns"].items()}
-        about = {n: f"From {c.file.parent.name}/{c.file.name}." for n, c in self._sides.items()}
-        sides = {n: Column(c.name, c.unit, about[n]) for n, c in self._sides.items()}
+        sides = {
+            n: Column(c.name, c.unit, f"From {c.file.parent.name}/{c.file.name}.")
+            for n, c in self._sides[0].items()
+        }
         return own | sides
 
     @functools.cached_property
@@ -207,14 +209,21 @@ class Index:
         with reading(file.path, "the columns of an index"):
             for name, column in file.read(names).items():
                 found[name] = _column(column)
-        for name, side in self._sides.items():
+        for name, side in self._sides[0].items():
             found[name] = found[f"{side.table}.{side.name}"] = side.values
         return found
 
     @functools.cached_property
-    def _sides(self) -> dict[str, SideColumn]:
+    def _sides(self) -> tuple[dict[str, SideColumn], list[str]]:
         own = ["latent", "label", *self.manifest["columns"]]  # the explorer adds labels
-        return named(side_columns(self.folder, self.d_sae), own)
+        columns, unread = side_columns(self.folder, self.d_sae)
+        found, alike = named(columns, own)
+        return found, [*unread, *alike]
+
+    @property
+    def notes(self) -> list[str]:
+        """Which tables and columns next to it are left out, and why: a sentence each."""
+        return list(self._sides[1])
 
     def record(self, latent: int) -> dict[str, Any]:
         """Return all that the index keeps of a latent, JSON-ready.
@@ -365,11 +374,15 @@ class Index:
         """
         if not windows:
             return []
-        ids, where = np.unique(np.concatenate(windows), return_inverse=True)
-        texts = [self._texts[i] for i in ids.tolist()]
+        whole, known = np.concatenate(windows), self._texts
+        number = np.zeros(len(known), np.int64)  # by token: sorting the tokens takes longer
+        number[whole] = 1
+        ids = np.flatnonzero(number)
+        texts = [known[i] for i in ids.tolist()]
         new = [t for t in dict.fromkeys(texts) if t is not None and t not in strings]
         strings.update(zip(new, range(len(strings), len(strings) + len(new)), strict=True))
-        number = np.array([strings.get(t, -1) for t in texts], np.int64)[where]  # -1 of None
+        number[ids] = [-1 if t is None else strings[t] for t in texts]
+        number = number[whole]
         found, begin = [], 0
         for window in windows:
             part = number[begin : begin + len(window)]

@@ -116,13 +116,16 @@ def select(
         ConfigError: the query is not understood, or there is no such column.
     """
     known = {**index.values, **(more or {})}
-    query = parse(text, known)
+    try:
+        query = parse(text, known)
+    except ConfigError as error:  # which may be of a column whose table cannot be read
+        raise ConfigError(" ".join([str(error), *index.notes])) from error
     rows = query.matches(known, index.d_sae)[: query.limit]
     names = [*query.names, *SHOWN] if columns is None else list(columns)
     if columns is not None and (lacking := [n for n in names if n not in known]):
         raise ConfigError(
             f"There is no column `{lacking[0]}`; there are {', '.join(known)}."
-            f"{nearest(lacking[0], known)}"
+            f"{nearest(lacking[0], known)}{''.join(f' {note}' for note in index.notes)}"
         )
     shown = [name for name in dict.fromkeys(["latent", *names]) if name in known]
     units = {n: c.unit for n, c in index.columns.items() if c.unit and n in shown}

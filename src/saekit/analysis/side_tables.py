@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from saekit.core.errors import FormatError
+from saekit.core.border import reading
+from saekit.core.errors import SaekitError
 from saekit.data import table_files
 from saekit.hub.index_manifest import INSIDE
 
@@ -37,8 +39,8 @@ def tables_folder(index: Path) -> Path:
     return index.with_name(f"{index.name}-{TABLES}")
 
 
-def side_columns(index: Path, d_sae: int) -> list[SideColumn]:
-    """Return the columns of every table with one row a latent that lies next to an index.
+def side_columns(index: Path, d_sae: int) -> tuple[list[SideColumn], list[str]]:
+    """Return the columns of every table with one row a latent, and what of them cannot be read.
 
     Tables of several rows a latent, or of none, are left alone: they answer other questions. So is
     a file that a link outside of the run's folder stands for.
@@ -47,13 +49,26 @@ def side_columns(index: Path, d_sae: int) -> list[SideColumn]:
         index: its folder.
         d_sae: latents.
 
-    Raises:
-        FormatError: a table is damaged.
+    Returns:
+        The columns, and a sentence for each table that is left out because it cannot be read.
     """
     found: list[SideColumn] = []
-    for stem in sorted({path.with_suffix("") for path in _tables(index)}):
-        found += _columns(table_files.find(stem), d_sae)
-    return found
+    notes: list[str] = []
+    try:
+        stems = sorted({path.with_suffix("") for path in _tables(index)})
+    except OSError as error:
+        return [], [f"No table of {tables_folder(index)} is read: {error.strerror}."]
+    for stem in stems:
+        try:
+            with reading(stem, "a table of latents"):
+                found += list(_columns(table_files.find(stem), d_sae))
+        except SaekitError as error:
+            made = " or ".join(sorted(p.name for p in stem.parent.glob(f"{escape(stem.name)}.*")))
+            notes.append(
+                f"The table {stem.parent.name}/{made} is left out, its columns with it: {error} "
+                f"Make it again, or move it away."
+            )
+    return found, notes
 
 
 def stamp(index: Path) -> tuple[tuple[str, int, int], ...]:
@@ -63,7 +78,7 @@ def stamp(index: Path) -> tuple[tuple[str, int, int], ...]:
         index: its folder.
     """
     found = []
-    with contextlib.suppress(FileNotFoundError):  # it went away this moment
+    with contextlib.suppress(OSError):  # it went away this moment, or may not be read
         for path in _tables(index):
             there = path.stat()
             found.append((path.name, there.st_mtime_ns, there.st_size))
@@ -105,22 +120,28 @@ def _values(cells: list[str]) -> np.ndarray | list[str | None]:
         return [cell or None for cell in cells]
 
 
-def named(columns: list[SideColumn], taken: list[str]) -> dict[str, SideColumn]:
+def named(columns: list[SideColumn], taken: list[str]) -> tuple[dict[str, SideColumn], list[str]]:
     """Return columns by the names that they go by: their own where nothing else has it.
 
     Args:
         columns: of the tables.
         taken: names that the index has.
 
-    Raises:
-        FormatError: two are called alike even with the name of their table.
+    Returns:
+        The columns, and a sentence for each that is left out because another is called so even
+        with the name of its table.
     """
     plain = [column.name for column in columns]
     found: dict[str, SideColumn] = {}
+    notes: list[str] = []
     for column in columns:
         alone = column.name not in taken and plain.count(column.name) == 1
         name = column.name if alone else f"{column.table}.{column.name}"
         if name in found or name in taken:
-            raise FormatError(f"{column.file} has a column `{name}`, which another has too.")
+            notes.append(
+                f"The column {column.name} of {column.file.parent.name}/{column.file.name} is left "
+                f"out: another is called {name}. Rename it in the table."
+            )
+            continue
         found[name] = column
-    return found
+    return found, notes

@@ -91,8 +91,9 @@ def evaluate(
         path = out or path_of(runs[0])
         found = {runs[0]: opened(runs[0])}
         result = measured(found, [path])[runs[0]]
+        notes = list(result.provenance["notes"])
         next_one = f"next     saekit index {runs[0]}{again}"
-        _say(result, path, found[runs[0]].notes, next_one, as_json=as_json)
+        _say(result, path, notes, next_one, as_json=as_json)
     else:
         shared = type(config).run_all is not Eval.run_all  # or else one after another, for memory
         each = Measured(opened, lambda f: measured(f, [path_of(p) for p in f]), shared)

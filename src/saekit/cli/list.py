@@ -22,6 +22,8 @@ class Kind(StrEnum):
     models = "models"
     families = "families"
     corpora = "corpora"
+    tasks = "tasks"
+    noises = "noises"
     truths = "truths"
     recipes = "recipes"
     studies = "studies"
@@ -38,6 +40,8 @@ REGISTRIES = {
     Kind.analyses: "saekit.analysis.base",
     Kind.columns: "saekit.analysis.columns.base",
     Kind.corpora: "saekit.data.base",
+    Kind.tasks: "saekit.data.labelled.base",
+    Kind.noises: "saekit.studies.faithful.fakes.noises.base",
     Kind.formats: "saekit.hub.formats.base",
     Kind.families: "saekit.models.family",
     Kind.generators: "saekit.generators.base",

@@ -15,6 +15,7 @@ from typer.models import ParameterInfo
 from saekit.cli.analyse import analyse
 from saekit.cli.cache import app as cache
 from saekit.cli.card import card
+from saekit.cli.compare import compare
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
@@ -93,6 +94,7 @@ app.command("train", cls=goes_on(_runs, resume=("cache", "settings", "latent_sha
 )
 app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep)
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
+app.command("compare", cls=lists("saekit.evals.compare:CompareSettings", but=("seed",)))(compare)
 app.command("index")(index)
 app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("twins")(twins)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 
 
 def query(
@@ -42,6 +42,7 @@ def query(
         "units": table.units,
         "columns": table.columns,
         "table": None if out is None else str(out),
+        "notes": index.notes,
     }
-    lines = [str(table), f"latents  {len(table):,} of {index.d_sae:,}"]
+    lines = [str(table), f"latents  {len(table):,} of {index.d_sae:,}", *note_lines(index.notes)]
     emit(record, as_json=as_json, lines=[*lines, *([] if out is None else [f"table    {out}"])])

@@ -86,14 +86,23 @@ def read_set(wheel: Path, name: str) -> Iterator[str]:
         MissingExtraError: `zstandard` is not installed.
     """
     texts = SETS[name]
+    for table in texts.tables:
+        for row in table_rows(wheel, table):
+            if not texts.positives or row["target"] == "1":
+                yield texts.clean(row["prompt"])
+
+
+def table_rows(wheel: Path, table: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table of the wheel: ``prompt``, a text, and ``target``, its class.
+
+    Raises:
+        FormatError: the wheel lacks the table.
+        MissingExtraError: `zstandard` is not installed.
+    """
     with zipfile.ZipFile(wheel) as archive:
-        for table in texts.tables:
-            try:
-                with archive.open(f"{_FOLDER}{table}.csv.zst") as file:
-                    plain = io.BytesIO(b"".join(decompressed([file.read()], table)))
-            except KeyError as error:
-                raise FormatError(f"{wheel} has no table {table}; is it another wheel?") from error
-            rows = csv.DictReader(io.TextIOWrapper(plain, encoding="utf-8", newline=""))
-            for row in rows:
-                if not texts.positives or row["target"] == "1":
-                    yield texts.clean(row["prompt"])
+        try:
+            with archive.open(f"{_FOLDER}{table}.csv.zst") as file:
+                plain = io.BytesIO(b"".join(decompressed([file.read()], table)))
+        except KeyError as error:
+            raise FormatError(f"{wheel} has no table {table}; is it another wheel?") from error
+    yield from csv.DictReader(io.TextIOWrapper(plain, encoding="utf-8", newline=""))

@@ -1,5 +1,6 @@
 """Parquet as arrays: columns of numbers, text, bytes and lists of numbers, a few rows at a time."""
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,7 +81,11 @@ def write(
         for name, array in arrays.items()
     ]
     whole = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
-    with pq.ParquetWriter(path, whole.schema, compression="zstd", compression_level=6) as writer:
+    # Bytes, here and below: no name of a folder need be UTF-8.
+    with (
+        pa.OSFile(os.fsencode(path), "wb") as file,
+        pq.ParquetWriter(file, whole.schema, compression="zstd", compression_level=6) as writer,
+    ):
         begin = 0
         for end in [n] if ends is None else ends:
             part = whole.slice(begin, end - begin)
@@ -102,12 +107,12 @@ class ParquetFile:
     """
 
     def __init__(self, path: Path):
-        _, pq = _arrow()
+        pa, pq = _arrow()
         ordinary(path)
         self.path, self._lock = path, threading.Lock()
         with reading(path, "a Parquet file"):
             # Not mapped: to read on in a map whose file was cut meanwhile ends the process.
-            self._file = pq.ParquetFile(path)
+            self._file = pq.ParquetFile(pa.OSFile(os.fsencode(path)))
             check_unpacked(self._file, path)
             schema = self._file.schema_arrow
         self.names = list(schema.names)

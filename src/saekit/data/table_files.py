@@ -6,6 +6,7 @@ A table has a STEM, a path without ending; `STEM.csv` or `STEM.parquet` is its f
 import csv
 import io
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,10 @@ def check_unpacked(file: Any, path: Path) -> None:
 
 
 def _opened(path: Path) -> Any:
-    _, pq = _parquet()
+    pa, pq = _parquet()
     ordinary(path)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)))  # bytes: no name need be UTF-8
         check_unpacked(file, path)
         return file
     except FileNotFoundError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.errors import DataError
+from saekit.core.files import digest
 from saekit.core.finite import all_finite
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
@@ -17,6 +18,7 @@ from saekit.metrics.base import Batch
 from saekit.models.base import LanguageModel, Replace
 from saekit.models.sites import Site
 
+Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
 
 
@@ -37,11 +39,20 @@ class Replacing:
         lm: the language model.
         special_ids: tokens whose prediction is not scored.
         bar: counts tokens through the whole model.
+        ablated: losses of passes in which activations are one value for all, by what they depend
+            on: several SAEs that are given the same dict share them.
     """
 
-    def __init__(self, lm: LanguageModel, special_ids: tuple[int, ...], bar: Progress):
+    def __init__(
+        self,
+        lm: LanguageModel,
+        special_ids: tuple[int, ...],
+        bar: Progress,
+        ablated: Ablated | None = None,
+    ):
         self.lm, self.bar = lm, bar
         self._special_ids = special_ids
+        self._ablated: Ablated = {} if ablated is None else ablated
 
     def clean(
         self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
@@ -63,11 +74,23 @@ class Replacing:
 
     def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
         """Measure rows with what counts at their sites replaced by one value for all."""
-        replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
-        final = self._final(rows.tokens, replace)
-        pieces = self._logits(rows.tokens, rows.scored, final)
-        found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
-        rows.ce[name] = torch.cat(found) if found else final.new_zeros(0, dtype=torch.float32)
+        same = digest(
+            [
+                repr([str(site) for site in rows.kept]).encode(),
+                *(_bytes(one) for one in (rows.tokens, rows.scored)),
+                *(_bytes(one) for s, k in rows.kept.items() for one in (k, values[s])),
+            ]
+        )
+        if same in self._ablated:
+            self.bar.add(rows.tokens.numel())
+        else:
+            replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
+            final = self._final(rows.tokens, replace)
+            pieces = self._logits(rows.tokens, rows.scored, final)
+            found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
+            nothing = final.new_zeros(0, dtype=torch.float32)
+            self._ablated[same] = torch.cat(found) if found else nothing
+        rows.ce[name] = self._ablated[same]
 
     def _final(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
         self.bar.add(tokens.numel())
@@ -93,6 +116,10 @@ def logits_in_parts(
     for first in range(0, len(targets), size):
         part = slice(first, first + size)
         yield targets[part], [lm.unembed(final[part]) for final in kept]
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().numpy().tobytes()
 
 
 def put(kept: Tensor, values: Tensor) -> Replace:

@@ -9,7 +9,7 @@ from torch import Tensor
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Predictions
-from saekit.evals._replacing import Replacing, Rows, add_sums, put
+from saekit.evals._replacing import Ablated, Replacing, Rows, add_sums, put
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
 from saekit.models.base import LanguageModel
@@ -28,12 +28,18 @@ class Splicing(Replacing):
         sites: where activations are replaced.
         special_ids: tokens whose prediction is not scored.
         bar: counts tokens through the whole model.
+        ablated: see `Replacing`.
     """
 
     def __init__(
-        self, lm: LanguageModel, sites: Sequence[Site], special_ids: tuple[int, ...], bar: Progress
+        self,
+        lm: LanguageModel,
+        sites: Sequence[Site],
+        special_ids: tuple[int, ...],
+        bar: Progress,
+        ablated: Ablated | None = None,
     ):
-        super().__init__(lm, special_ids, bar)
+        super().__init__(lm, special_ids, bar, ablated)
         self.sites = sites
         self._rows: dict[Site, list[Rows]] = {site: [] for site in sites}
 

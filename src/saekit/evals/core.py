@@ -2,8 +2,9 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from typing_extensions import override
@@ -17,13 +18,28 @@ from saekit.core.result import Result
 from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
+from saekit.evals._replacing import Ablated
 from saekit.evals._splicing import Splicing
 from saekit.evals.base import Eval, Subject, Tools, registry
-from saekit.evals.intervals import Blocks, blocks_of_documents
+from saekit.evals.intervals import Blocks, BlockSums, blocks_of_documents
 from saekit.metrics.base import in_order
-from saekit.models.base import LanguageModel
 
 ABLATIONS = 3  # spliced, zero, mean: a pass each, beside one clean
+
+
+class Measured(NamedTuple):
+    """What was measured of one SAE, in sums by block of text."""
+
+    subject: Subject
+    part: Reconstruction
+    splicing: Splicing
+    rows: Rows
+    blocks: Blocks  # of the rows that losses were measured on
+
+    @property
+    def sums(self) -> dict[str, BlockSums]:
+        """The sums of every metric, by name."""
+        return self.part.blocks | self.splicing.sums(self.blocks)
 
 
 @final
@@ -33,7 +49,7 @@ class Core(Eval):
     """Reconstruction, sparsity and what the language model loses, on held-out text.
 
     Every metric of the registry, over the tokens that the SAE's rules keep: of a transcoder
-    those that count both where it reads and where it predicts. Reconstruction
+    those kept both where it reads and where it predicts. Reconstruction
     and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
     them the next-token loss is measured with the activations at the write site left alone
     (clean), replaced by the SAE's prediction (spliced), by 0 (zero) and by the mean of kept
@@ -54,8 +70,8 @@ class Core(Eval):
     Args:
         n_tokens: tokens read, special ones included, rounded up to whole rows.
         ce_tokens: how many of them pass through the whole model; 0 leaves the losses out.
-        n_blocks: at most so many blocks of whole documents for the intervals.
-        batch_rows: at most so many rows of a forward pass; fewer where rows are long, so that a
+        n_blocks: the most blocks of whole documents for the intervals.
+        batch_rows: the most rows of a forward pass; fewer where rows are long, so that a
             pass stays within 1 GB. Changes no score beyond rounding.
 
     Raises:
@@ -97,15 +113,35 @@ class Core(Eval):
         return cls(n_tokens=1024, ce_tokens=768)
 
     @override
-    @torch.no_grad()
     def run(self, subject: Subject, tools: Tools) -> Result:
-        self.check(subject)
-        assert subject.lm is not None  # `check` refuses it
+        return self.run_all([subject], tools)[0]
+
+    @override
+    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        """Measure SAEs of one model on the same rows, whose untouched pass they share.
+
+        Passes with activations ablated are shared too where the same tokens count.
+        """
         began = time.monotonic()
+        found = self.measure(subjects, tools)
+        return [self._result(one, tools.seed, began) for one in found]
+
+    @torch.no_grad()
+    def measure(self, subjects: Sequence[Subject], tools: Tools) -> list[Measured]:
+        """Return the sums of every metric of each SAE, by block of the same text.
+
+        Raises: as `run`.
+        """
+        for subject in subjects:
+            self.check(subject)
+        if not subjects:
+            return []
         rows = self.rows_of(tools)
-        tokens = rows.tokens
-        part, splicing, blocks = self._measure(subject, subject.lm, rows, shown=tools.shown)
-        sums = part.blocks | splicing.sums(blocks)
+        return self._measure(subjects, rows, shown=tools.shown)
+
+    def _result(self, found: Measured, seed: int, began: float) -> Result:
+        part, splicing, rows = found.part, found.splicing, found.rows
+        sums, tokens = found.sums, rows.tokens
         scores = {name: sums[name].score() for name in in_order()}
         details = {
             **part.details(),
@@ -117,9 +153,9 @@ class Core(Eval):
             "mean_from": "kept tokens of this evaluation",
             "tokens_sha256": digest([tokens.numpy().tobytes()]),
         }
-        if subject.beside:
-            details["sites"] = self._by_site(part, splicing, blocks)
-        return self.result(scores, details, _made_from(subject, tools.seed, began))
+        if found.subject.beside:
+            details["sites"] = self._by_site(part, splicing, found.blocks)
+        return self.result(scores, details, _made_from(found.subject, seed, began))
 
     def _by_site(
         self, part: Reconstruction, splicing: Splicing, blocks: Blocks
@@ -155,37 +191,47 @@ class Core(Eval):
         n_rows = len(tokens) + min(missing, 0)
         return Rows(tokens[:n_rows], torch.cat([r.doc_ids.cpu() for r in found])[:n_rows], 0)
 
-    def _measure(
-        self, subject: Subject, lm: LanguageModel, text: Rows, *, shown: bool
-    ) -> tuple[Reconstruction, Splicing, Blocks]:
-        """Run every forward pass; the clean one of a loss also gives its rows' activations.
-
-        Returns:
-            The sums of reconstruction, the losses, and the blocks of the rows these are of.
-        """
-        tokens = text.tokens
+    def _measure(self, subjects: Sequence[Subject], text: Rows, *, shown: bool) -> list[Measured]:
+        """Run every forward pass; the clean one of a loss also gives its rows' activations."""
+        lm, tokens = subjects[0].lm, text.tokens
+        assert lm is not None  # `check` refuses it
         n_rows, n_ctx = tokens.shape
-        planned = plan([subject], n_ctx, n_rows, self)
+        planned = plan(subjects, n_ctx, n_rows, self)
         planned.say(shown=shown)
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
-        writes = [way.write for way in subject.ways]
-        passes = n_rows + ABLATIONS * len(writes) * n_full
+        passes = n_rows + ABLATIONS * n_full * sum(len(one.ways) for one in subjects)
         bar = Progress(self.name, passes * n_ctx, shown=shown)
-        part = Reconstruction(subject, blocks_of_documents(text.doc_ids, self.n_blocks))
-        splicing = Splicing(lm, writes, subject.rule.special_ids, bar)
-        sites = list(dict.fromkeys([*(way.read for way in subject.ways), *writes]))
+        blocks = blocks_of_documents(text.doc_ids, self.n_blocks)
+        blocks_full = blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
+        ablated: Ablated = {}  # passes that do not depend on an SAE, shared by all
+        found = [
+            Measured(
+                one,
+                Reconstruction(one, blocks),
+                Splicing(lm, [w.write for w in one.ways], one.rule.special_ids, bar, ablated),
+                text,
+                blocks_full,
+            )
+            for one in subjects
+        ]
+        ways = [way for one in subjects for way in one.ways]
+        sites = list(dict.fromkeys([*(w.read for w in ways), *(w.write for w in ways)]))
         size = planned.rows
         for first in range(0, n_full, size):
             rows = tokens[first : min(first + size, n_full)]
-            clean, acts = splicing.clean(rows, sites)
-            splicing.compare(rows, clean, part.add(first, rows, acts))
+            clean, acts = found[0].splicing.clean(rows, sites)
+            for one in found:
+                one.splicing.compare(rows, clean, one.part.add(first, rows, acts))
         for first in range(n_full, n_rows, size):
             rows = tokens[first : first + size]
-            part.add(first, rows, lm.read(rows, sites))
+            acts = lm.read(rows, sites)
+            for one in found:
+                one.part.add(first, rows, acts)
             bar.add(rows.numel())
-        splicing.ablate_mean(part.mean)
+        for one in found:
+            one.splicing.ablate_mean(one.part.mean)
         bar.close()
-        return part, splicing, blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
+        return found
 
 
 def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:

@@ -168,7 +168,9 @@ def measure_all(
         subjects = [_subject(one, _site(one, site)) for one in some]
         results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
         for i, one, result in zip(places, some, results, strict=True):
-            made = said_of(one.loaded.card) | {"bos": _bos(one)}
+            said = said_of(one.loaded.card)
+            notes = [*said["notes"], *result.provenance.get("notes", [])]
+            made = said | {"bos": _bos(one), "notes": notes}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 
@@ -186,21 +188,9 @@ def measure_together(
     Raises:
         ConfigError: they are to be read on other text, or rows of other lengths; or as `measure`.
     """
-    for one in saes[1:]:
-        if _reads(one) != _reads(saes[0]):
-            names = f"{saes[0].loaded!r} and {one.loaded!r}"
-            raise ConfigError(
-                f"`{config.name}` reads one text for all SAEs; the model, the text, the length of "
-                f"rows or BOS of {names} differ. Say which: corpus=, on a command line --corpus, "
-                f"--n-ctx and --bos."
-            )
-    names = distinct_names([one.loaded for one in saes])
-    subjects = [
-        _subject(one, _site(one, site))._replace(name=name)
-        for one, name in zip(saes, names, strict=True)
-    ]
-    result = config.run_together(subjects, _tools(saes, subjects, (seed, shown, tables)))
-    cards = {name: one.loaded.card for name, one in zip(names, saes, strict=True)}
+    subjects, tools = prepared(saes, config.name, site, (seed, shown, tables))
+    result = config.run_together(subjects, tools)
+    cards = {s.name: one.loaded.card for s, one in zip(subjects, saes, strict=True)}
     notes = list(dict.fromkeys(note for card in cards.values() for note in said_of(card)["notes"]))
     made = {
         "saes": {name: said_of(card) for name, card in cards.items()},
@@ -208,6 +198,36 @@ def measure_together(
         "notes": [*result.provenance.get("notes", []), *notes],
     }
     return replace(result, provenance=result.provenance | made)
+
+
+def prepared(
+    saes: Sequence[OpenSAE], name: str, site: str | None, said: tuple[int, bool, bool]
+) -> tuple[list[Subject], Tools]:
+    """Return SAEs of one model with the text that all of them are measured on.
+
+    Args:
+        saes: opened; a subject is called by its folder.
+        name: what measures them, for an error.
+        site: which site, where several share an SAE.
+        said: seed, shown and tables; see `evaluate`.
+
+    Raises:
+        ConfigError: they are to be read on other text, or rows of other lengths.
+    """
+    for one in saes[1:]:
+        if _reads(one) != _reads(saes[0]):
+            names = f"{saes[0].loaded!r} and {one.loaded!r}"
+            raise ConfigError(
+                f"`{name}` reads one text for all SAEs; the model, the text, the length of rows or "
+                f"BOS of {names} differ. Say which: corpus=, on a command line --corpus, --n-ctx "
+                f"and --bos."
+            )
+    names = distinct_names([one.loaded for one in saes])
+    subjects = [
+        _subject(one, _site(one, site))._replace(name=called)
+        for one, called in zip(saes, names, strict=True)
+    ]
+    return subjects, _tools(saes, subjects, said)
 
 
 def _reads(one: OpenSAE) -> str:

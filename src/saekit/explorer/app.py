@@ -83,10 +83,14 @@ def answer(request: Request, value: Any, status: int = 200, tag: str | None = No
     """
     body = to_json(value)
     own = tag or f'"{hashlib.sha256(body).hexdigest()[:24]}"'
-    known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
-    if request.method in ("GET", "HEAD") and status == 200 and own in known:
+    if request.method in ("GET", "HEAD") and status == 200 and own in _known(request):
         return Response(status_code=304, headers={"ETag": own})
     return Response(body, status, {"ETag": own}, "application/json")
+
+
+def _known(request: Request) -> list[str]:
+    """Return the states that a reader has."""
+    return [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
 
 
 def _problem(problem: Problem) -> Response:
@@ -145,6 +149,7 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
             "version": version(),
             "folder": str(views.library.folder),
             "read_only": server.labels.read_only,
+            "read_only_why": server.labels.why,
             "jobs": {"model_loaded": server.board.model},
             "kinds": schemas.kinds(),
         }
@@ -192,7 +197,10 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
     @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}")
     def latent(request: Request, sae: Name, latent: Latent) -> Response:
         """Show all that is known of a latent."""
-        return answer(request, views.latent(sae, latent))
+        tag, body = views.latent_answer(sae, latent)
+        if tag in _known(request):  # told before anything is read
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(body(), 200, {"ETag": tag}, "application/json")
 
     @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}/panels/{{panel}}")
     def panel(
@@ -256,12 +264,12 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
 
     @app.get(f"{API}/labels")
     def export(request: Request) -> Response:
-        """Give all labels, notes and lists, as the import takes them."""
+        """Give all labels, notes, lists and saved views, as the import takes them."""
         return answer(request, labels.export())
 
     @app.post(f"{API}/labels")
     def restore(request: Request, given: schemas.Exported) -> Response:
-        """Take labels and lists that were exported."""
+        """Take labels, lists and saved views that were exported."""
         return answer(request, labels.restore(given.model_dump(), replace=given.replace))
 
     @app.get(f"{API}/lists")
@@ -294,6 +302,27 @@ def _writing(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
     def delete_list(number: Number) -> Response:
         """Remove a list."""
         labels.remove_list(number)
+        return Response(status_code=204)
+
+    @app.get(f"{API}/views")
+    def saved(request: Request) -> Response:
+        """Give the saved views: addresses of the pages, each under a name."""
+        return answer(request, {"views": labels.views()})
+
+    @app.post(f"{API}/views", status_code=201)
+    def save_view(request: Request, given: schemas.NewView) -> Response:
+        """Keep an address of the pages under a name."""
+        return answer(request, labels.save_view(given.name, given.address), 201)
+
+    @app.patch(f"{API}/views/{{number}}")
+    def rename_view(request: Request, number: Number, given: schemas.ViewName) -> Response:
+        """Call a saved view something else."""
+        return answer(request, labels.rename_view(number, given.name))
+
+    @app.delete(f"{API}/views/{{number}}", status_code=204)
+    def delete_view(number: Number) -> Response:
+        """Remove a saved view."""
+        labels.remove_view(number)
         return Response(status_code=204)
 
 

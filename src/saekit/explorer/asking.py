@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from saekit.explorer.labels import ASKED
 from saekit.explorer.library import Entry
 from saekit.explorer.problems import Problem
 from saekit.explorer.views import Views
@@ -27,7 +28,7 @@ class Asking:
         found = asked | {"sae": _place(entry)}
         if kind == "match":
             found["other"] = _place(self._views.library.sae(asked["other"]))
-        if kind == "index" and self._views.labels.read_only:
+        if kind == "index" and self._views.labels.why == ASKED:
             raise Problem(403, "The server was started read-only.", entry.command())
         self._check_latent(entry, asked.get("latent"))
         if kind == "steer" and asked["scale"] is not None:

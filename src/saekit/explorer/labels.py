@@ -1,4 +1,4 @@
-"""Labels, lists and notes of latents: what a reader wrote, in one SQLite file.
+"""Labels, lists, notes and saved views: what a reader wrote, in one SQLite file.
 
 They belong to the weights of an SAE, not to its folder: a run that was moved, or that lies in two
 places, has one set of labels. Each has a version, so that of two who edit one the second is told.
@@ -6,7 +6,9 @@ places, has one set of labels. Each has a version, so that of two who edit one t
 
 import contextlib
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,8 +20,9 @@ from saekit.explorer.problems import Problem
 
 FORMAT, VERSION = "saekit.labels", 1
 FOLDER, FILE = ".saekit", "explorer.db"
-TEXT_CHARS, NOTE_CHARS, NAME_CHARS = 500, 10_000, 200
+TEXT_CHARS, NOTE_CHARS, NAME_CHARS, ADDRESS_CHARS = 500, 10_000, 200, 50_000
 MOST_ITEMS = 10_000  # of a list
+ASKED, SEALED = "--read-only", "the folder"  # why nothing may be changed
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS labels (
@@ -35,6 +38,10 @@ CREATE TABLE IF NOT EXISTS items (
     list INTEGER NOT NULL REFERENCES lists(id) ON DELETE CASCADE, place INTEGER NOT NULL,
     weights TEXT NOT NULL, latent INTEGER NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (list, place)
+);
+CREATE TABLE IF NOT EXISTS views (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, address TEXT NOT NULL,
+    time TEXT NOT NULL
 );
 """
 
@@ -77,7 +84,9 @@ def place_for(folder: Path, *, read_only: bool = False) -> Path:
 
 
 class Labels:
-    """The file of labels, lists and notes.
+    """The file of labels, lists, notes and saved views.
+
+    One that is there and cannot be written is read, and every change refused.
 
     Args:
         path: of the file; made where there is none.
@@ -89,32 +98,76 @@ class Labels:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False):
-        self.path, self.read_only = path, read_only
+        self.path, self.why = path, ASKED if read_only else ""
+        if not read_only and path.is_file() and not _writable(path):
+            self.why = SEALED
         self._lock = threading.Lock()
-        where = str(path)
-        if read_only:
-            where = f"file:{path}?mode=ro" if path.is_file() else ":memory:"
-        else:
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        if not self.read_only:
             _make(path)
         try:
-            self._db = sqlite3.connect(
-                where, check_same_thread=False, uri=where.startswith("file:"), timeout=5.0
-            )
+            self._db = self._opened()
             self._db.execute("PRAGMA foreign_keys = ON")
-            if not where.startswith("file:"):
+            if not self.read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.executescript(_TABLES)
             self._db.execute("SELECT 1 FROM labels LIMIT 1")
+            known = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'views'")
+            self._has_views = known.fetchone() is not None  # a file of before has none
         except sqlite3.DatabaseError as error:
-            raise FormatError(
-                f"{path} is no file of labels ({error}). Move it away; export it first from the "
-                f"machine where it works, if there is one."
-            ) from error
+            raise FormatError(_no_file(path, error)) from error
+
+    @staticmethod
+    def opened(path: Path, *, read_only: bool = False) -> "Labels":
+        """Return the labels in a file; where it is damaged none, read-only, and `why` tells.
+
+        Raises:
+            ResourceError: it cannot be made.
+        """
+        try:
+            return Labels(path, read_only=read_only)
+        except FormatError as error:
+            found = Labels(Path(os.devnull), read_only=True)
+            found.why = str(error)
+            return found
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every change is refused."""
+        return bool(self.why)
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a connection to the file, or where it is to be read alone and is not there, empty.
+
+        What the last writer left beside the file (its WAL) belongs to it, and cannot be taken in
+        where the folder cannot be written: then both are copied first.
+        """
+        where = str(self.path)
+        if not self.read_only:
+            return sqlite3.connect(where, check_same_thread=False, timeout=5.0)
+        if not self.path.is_file():
+            made = sqlite3.connect(":memory:", check_same_thread=False)
+            made.executescript(_TABLES)
+            return made
+        mode = "mode=ro"
+        if not os.access(self.path.parent, os.W_OK):
+            mode = "mode=ro&immutable=1"
+            wal = self.path.with_name(f"{self.path.name}-wal")
+            if wal.is_file() and wal.stat().st_size:
+                self._copy = tempfile.TemporaryDirectory(prefix="saekit-labels-")
+                place = Path(self._copy.name)
+                for one in (self.path, wal):
+                    shutil.copyfile(one, place / one.name)
+                return sqlite3.connect(str(place / self.path.name), check_same_thread=False)
+        uri = f"{self.path.absolute().as_uri()}?{mode}"
+        return sqlite3.connect(uri, check_same_thread=False, uri=True, timeout=5.0)
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -123,8 +176,13 @@ class Labels:
         Raises:
             Problem: nothing may be changed.
         """
-        if self.read_only:
+        if self.why == ASKED:
             raise Problem(403, "The server was started read-only.", "Start it without --read-only.")
+        if self.why == SEALED:
+            said = f"Labels and lists are read-only: {self.path} cannot be written."
+            raise Problem(403, said, "Make it and its folder writable, and start the server again.")
+        if self.why:
+            raise Problem(403, f"Labels and lists are read-only: {self.why}")
         with self._lock:
             try:
                 with self._db:
@@ -136,7 +194,11 @@ class Labels:
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:  # the pages stand without labels, and say why
+                self.why = _no_file(self.path, error)
+                return []
 
     def get(self, weights: str, latent: int) -> Label | None:
         """Return the label of a latent; None: it has none."""
@@ -295,8 +357,55 @@ class Labels:
             if not gone:
                 raise Problem(404, f"There is no list {number}.")
 
+    def views(self) -> list[dict[str, Any]]:
+        """Return the saved views, the first one saved first."""
+        if not self._has_views:
+            return []
+        names = ("id", "name", "address", "time")
+        rows = self._rows("SELECT id, name, address, time FROM views ORDER BY id")
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def save_view(self, name: str, address: str) -> dict[str, Any]:
+        """Keep the address of a page under a name, and return it.
+
+        Args:
+            name: what it is called.
+            address: of the page, with its state: ``#/...``.
+        """
+        with self._changing() as db:
+            made = db.execute(
+                "INSERT INTO views (name, address, time) VALUES (?, ?, ?)", (name, address, _now())
+            )
+        return self._view(int(made.lastrowid or 0))
+
+    def rename_view(self, number: int, name: str) -> dict[str, Any]:
+        """Call a saved view something else, and return it.
+
+        Raises:
+            Problem: there is no such view.
+        """
+        with self._changing() as db:
+            db.execute("UPDATE views SET name = ? WHERE id = ?", (name, number))
+        return self._view(number)
+
+    def remove_view(self, number: int) -> None:
+        """Remove a saved view.
+
+        Raises:
+            Problem: there is no such view.
+        """
+        with self._changing() as db:
+            if not db.execute("DELETE FROM views WHERE id = ?", (number,)).rowcount:
+                raise Problem(404, f"There is no saved view {number}.")
+
+    def _view(self, number: int) -> dict[str, Any]:
+        found = next((one for one in self.views() if one["id"] == number), None)
+        if found is None:
+            raise Problem(404, f"There is no saved view {number}.")
+        return found
+
     def export(self) -> dict[str, Any]:
-        """Return all labels, notes and lists, JSON-ready, as `restore` takes them."""
+        """Return all labels, notes, lists and saved views, JSON-ready, as `restore` takes them."""
         rows = self._rows(
             "SELECT weights, latent, text, note, by, time FROM labels ORDER BY weights, latent"
         )
@@ -307,15 +416,24 @@ class Labels:
             "version": VERSION,
             "labels": [dict(zip(names, row, strict=True)) for row in rows],
             "lists": [{k: one[k] for k in ("name", "note", "items")} for one in lists],
+            "views": [{k: one[k] for k in ("name", "address")} for one in self.views()],
         }
 
     def restore(self, made: Mapping[str, Any], *, replace: bool = False) -> dict[str, int]:
-        """Take labels and lists that `export` gave; return how many of them came in.
+        """Take what `export` gave; return how much of it came in.
+
+        A list or a view that is here already, the same in all its parts, is not taken twice.
 
         Args:
             made: what `export` gave, checked.
-            replace: put them in the place of labels that are here; otherwise those stay.
+            replace: put labels in the place of those that are here; otherwise those stay.
         """
+        own = [self.get_list(one["id"]) for one in self.lists()]
+        known = [{k: one[k] for k in ("name", "note", "items")} for one in own]
+        lists = [one for one in made.get("lists", []) if one not in known]
+        saved = [(one["name"], one["address"]) for one in self.views()]
+        views = [(one["name"], one["address"]) for one in made.get("views", [])]
+        views = [one for one in views if one not in saved]
         word = "INSERT OR REPLACE" if replace else "INSERT OR IGNORE"
         n = 0
         with self._changing() as db:
@@ -334,9 +452,24 @@ class Labels:
                     ),
                 )
                 n += done.rowcount
-            for one in made.get("lists", []):
+            for one in lists:
                 _new_list(db, one["name"], one.get("note", ""), one.get("items", []))
-        return {"labels": n, "kept": len(made["labels"]) - n, "lists": len(made.get("lists", []))}
+            rows = [(name, address, _now()) for name, address in views]
+            db.executemany("INSERT INTO views (name, address, time) VALUES (?, ?, ?)", rows)
+        kept = len(made["labels"]) - n
+        return {"labels": n, "kept": kept, "lists": len(lists), "views": len(views)}
+
+
+def _no_file(path: Path, error: Exception) -> str:
+    return (
+        f"{path} is no file of labels ({error}). Move it away; export it first from the machine "
+        f"where it works, if there is one."
+    )
+
+
+def _writable(path: Path) -> bool:
+    """Tell whether a file can be changed: SQLite writes others next to it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
 
 def _make(path: Path) -> None:

@@ -20,6 +20,7 @@ from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.files import read_object
 from saekit.explorer.problems import Problem
 from saekit.hub import index_manifest
+from saekit.report.pages.base import kind_of
 
 MOST_FOLDERS, MOST_DEPTH = 20_000, 8
 FRESH_SECONDS = 2.0  # a scan is as good as new for this time
@@ -127,14 +128,23 @@ class Entry:
         )
         return found if isinstance(found, int) else None
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it was trained on samples of a synthetic model, which have no text."""
+        corpus = self.card.get("corpus")
+        return isinstance(corpus, dict) and corpus.get("name") == "truth"
+
     def command(self) -> str:
         """Return the command that makes its index."""
+        if self.is_synthetic:
+            return f"saekit truth eval --truth TRUTH --sae {shlex.quote(str(self.folder))}"
         return f"saekit index {shlex.quote(str(self.folder))}"
 
     def state(self) -> IndexState:
         """Return what there is of its index; whether every byte is right, opening it finds out."""
         common = {"folder": self.index, "command": self.command()}
-        if not own(self.index / index_manifest.MANIFEST) and self.index.exists():
+        manifest_file = self.index / index_manifest.MANIFEST
+        if not own(manifest_file) and manifest_file.exists():
             why = "it is a link, and links are not followed"
             return IndexState(state="damaged", **common, reason=why)
         if not index_manifest.is_index(self.index):
@@ -251,7 +261,7 @@ def scanned(folder: Path) -> Scan:
             break
         name = _id(folder, place, folders)
         folders[name] = place
-        if {"manifest.json"} <= files and files & {"run.json", "fit.json"}:
+        if "manifest.json" in files and files & {"run.json", "fit.json"} and _is_run(place, files):
             runs[name] = place
         try:
             for entry in _saes_in(place, files, name, folder, name if name in runs else None):
@@ -267,6 +277,11 @@ def scanned(folder: Path) -> Scan:
         notes=notes,
         folders=folders,
     )
+
+
+def _is_run(place: Path, files: set[str]) -> bool:
+    """Tell the folder of a training from that of a study, which has files of the same names."""
+    return "log.jsonl" in files or own(place / "sae" / "config.json") or kind_of(place) is None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -338,6 +353,9 @@ def _native(sae: Path, place: Path, name: str, title: str, run: str | None) -> I
     settings = config.get("sae")
     if not isinstance(settings, dict):
         raise FormatError(f"{sae / 'config.json'} has no settings of an SAE.")
+    for part in ("model", "pair", "provenance", "run"):
+        if not isinstance(card.get(part) or {}, dict):
+            raise FormatError(f"{sae / 'card.json'} is damaged: `{part}` is no object.")
     yield from _of_card(
         place, name, title, {"card": card, "settings": settings}, native=True, run=run
     )

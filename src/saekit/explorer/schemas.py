@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from saekit.explorer.labels import MOST_ITEMS, NAME_CHARS, NOTE_CHARS, TEXT_CHARS
+from saekit.explorer.labels import ADDRESS_CHARS, MOST_ITEMS, NAME_CHARS, NOTE_CHARS, TEXT_CHARS
 
 MOST_TEXT = 10_000  # characters of a text that a model reads
 MOST_TEXTS, MOST_TOKENS, MOST_STRENGTHS, MOST_SEEDS = 32, 256, 16, 8
@@ -65,6 +65,19 @@ class ListChange(Given):
     items: Annotated[list[Item], Field(max_length=MOST_ITEMS)] | None = None
 
 
+class NewView(Given):
+    """An address of the pages, kept under a name."""
+
+    name: Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
+    address: Annotated[str, Field(min_length=2, max_length=ADDRESS_CHARS, pattern="^#/")]
+
+
+class ViewName(Given):
+    """What a saved view is called from now on."""
+
+    name: Annotated[str, Field(min_length=1, max_length=NAME_CHARS)]
+
+
 class LabelOf(Given):
     """A label as it is exported."""
 
@@ -83,6 +96,7 @@ class Exported(Given):
     version: Literal[1]
     labels: Annotated[list[LabelOf], Field(max_length=100_000)]
     lists: Annotated[list[NewList], Field(max_length=1000)] = []
+    views: Annotated[list[NewView], Field(max_length=1000)] = []
     replace: bool = False
 
 

@@ -31,7 +31,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 API = "/api/v1"
-BODY_BYTES, IMPORT_BYTES = 64 * 1024, 1024 * 1024
+BODY_BYTES, IMPORT_BYTES = 64 * 1024, 8 * 1024 * 1024
 PATH_BYTES, QUERY_BYTES, HEADER_BYTES, MOST_HEADERS = 1024, 8 * 1024, 16 * 1024, 64
 BODY_SECONDS, SEND_SECONDS = 10.0, 30.0
 MOST_SESSIONS = 64
@@ -334,7 +334,8 @@ class _Request:
         Raises:
             Problem: it is too large, too slow, or not JSON that can be held.
         """
-        most = IMPORT_BYTES if self.path == f"{API}/labels" else BODY_BYTES
+        long = self.path == f"{API}/labels" or self.path.startswith(f"{API}/lists/")
+        most = IMPORT_BYTES if long else BODY_BYTES
         claimed = self._header("content-length")
         if claimed is not None and claimed.isdigit() and int(claimed) > most:
             raise Problem(413, f"A body here has at most {most:,} bytes; this one {claimed[:20]}.")

@@ -79,7 +79,7 @@ class Explorer:
             )
         library = Library(folder)
         place = place_for(library.folder, read_only=options.read_only)
-        self.labels = Labels(place, read_only=options.read_only)
+        self.labels = Labels.opened(place, read_only=options.read_only)
         self.socket = bound(options.unsafe_host or LOOPBACK, options.port)
         self.port = int(self.socket.getsockname()[1])
         bearer = None if options.token_file is None else secrets.token_urlsafe(32)

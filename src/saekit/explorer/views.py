@@ -9,19 +9,21 @@ import secrets
 import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from saekit.analysis import side_tables
 from saekit.analysis.index_folder import Index
+from saekit.core.border import reading
 from saekit.core.errors import FormatError, SaekitError
 from saekit.core.files import read_object
 from saekit.core.result import Result, Score
 from saekit.explorer.definitions import definitions
-from saekit.explorer.labels import Labels
+from saekit.explorer.labels import ASKED, SEALED, Labels
 from saekit.explorer.library import (
     FRESH_SECONDS,
     Entry,
@@ -31,13 +33,14 @@ from saekit.explorer.library import (
     manifest_of,
     own,
 )
-from saekit.explorer.problems import Problem
+from saekit.explorer.problems import Problem, to_json
 from saekit.report import payload
 from saekit.report.pages import base as pages
 from saekit.report.panels import base as panels
 from saekit.training import standing
 
 MOST_OPEN = 8  # indexes that are held open
+RECORD_BYTES = 2**25  # of records of latents, as JSON
 MOST_ROWS, USUAL_ROWS = 500, 50
 MOST_NAMES = 64
 TAIL_BYTES = 2**16  # of a log, in which its last step is
@@ -56,7 +59,10 @@ class Views:
     def __init__(self, library: Library, labels: Labels):
         self.library, self.labels = library, labels
         self._open: OrderedDict[tuple[Any, ...], Index] = OrderedDict()
-        self._lock = threading.Lock()
+        self._keys: WeakKeyDictionary[Index, tuple[Any, ...]] = WeakKeyDictionary()
+        self._records: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._held = 0  # bytes of them
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._key = secrets.token_bytes(32)
 
     # ------------------------------------------------------------------------------ the library
@@ -64,7 +70,9 @@ class Views:
     def all(self) -> dict[str, Any]:
         """Return cards of every SAE, and lines on runs and studies."""
         scan = self.library.scan(older_than=FRESH_SECONDS)
-        counts = self.labels.counts()
+        counts, notes = self.labels.counts(), list(scan.notes)
+        if self.labels.why not in ("", ASKED, SEALED):
+            notes.append(f"There are no labels: {self.labels.why}")
         listed, seen = [], set()
         for entry in scan.saes.values():
             if entry.family not in seen:  # an SAE of several sites is one card
@@ -73,8 +81,8 @@ class Views:
         return {
             "saes": [self.card(entry, counts) for entry in listed],
             "runs": [run_line(name, folder) for name, folder in scan.runs.items()],
-            "studies": self.studies(),
-            "notes": scan.notes,
+            "studies": self.studies(notes),
+            "notes": notes,
         }
 
     def _shown(self, entry: Entry) -> Entry:
@@ -104,15 +112,21 @@ class Views:
             "index": state.record(),
             "verify": _verdict(entry.folder),
             "labels": counted.get(key, 0) if key else 0,
+            "weights": key,
             "run": entry.run,
+            "reads_text": not entry.is_synthetic,
             "neuronpedia": _neuronpedia(entry.card),
         }
 
-    def studies(self) -> list[dict[str, Any]]:
-        """Return the folders that a study left."""
+    def studies(self, notes: list[str] | None = None) -> list[dict[str, Any]]:
+        """Return the folders that a study left.
+
+        Args:
+            notes: gets a sentence for each file that would tell a study and cannot be read.
+        """
         found = []
         for name, folder in self.library.scan().folders.items():
-            if (kind := pages.kind_of(folder)) is not None:
+            if (kind := pages.kind_of(folder, notes)) is not None:
                 found.append({"id": name, **pages.described(kind, folder, name)})
         return found
 
@@ -126,7 +140,13 @@ class Views:
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
-        return {"id": name, **pages.payload(kind, folder, name)}
+        return {"id": name, "sae": self._around(folder), **pages.payload(kind, folder, name)}
+
+    def _around(self, folder: Path) -> str | None:
+        """Return the SAE in whose folder a study lies, so that its latents are links."""
+        saes = self.library.scan().saes.values()
+        around = [one for one in saes if one.folder != folder and one.folder in folder.parents]
+        return None if not around else self._shown(max(around, key=lambda e: e.folder.parts)).id
 
     # ----------------------------------------------------------------------------------- an SAE
 
@@ -152,7 +172,7 @@ class Views:
             "histogram": None,
             "n_alive": None,
             "settings": entry.card.get("run") or entry.settings,
-            "provenance": {"Made from": entry.card.get("provenance") or {}},
+            "provenance": {"Made from": _part(entry.card, "provenance")},
             "definitions": {
                 one["label"] or n: one["about"] for n in scores if (one := known.get(n))
             },
@@ -170,21 +190,18 @@ class Views:
         parts = ("corpus", "split", "settings", "harvest", "counts", "provenance")
         made = {part: index.manifest.get(part) for part in parts}
         return {
+            "notes": list(dict.fromkeys([*_notes(entry), *_notes_of(index), *index.notes])),
             "columns": self.columns_of(index),
             "bands": {name: band._asdict() for name, band in index.bands.items()},
             "histogram": histogram,
             "n_alive": index.d_sae - histogram["never_fired"],
-            "provenance": {"Made from": entry.card.get("provenance") or {}, "Index": made},
+            "provenance": {"Made from": _part(entry.card, "provenance"), "Index": made},
         }
 
     def columns_of(self, index: Index) -> list[dict[str, str]]:
         """Return what each column of the table of latents is, the label last."""
-        found = [
-            {"name": name, **about._asdict(), "kind": _kind(name, index)}
-            for name, about in index.columns.items()
-        ]
         label = {"name": "label", "label": "label", "unit": "", "about": "What a reader called it."}
-        return [*found, label | {"kind": "text"}]
+        return [*payload.columns_of(index), label | {"kind": "text"}]
 
     def index(self, entry: Entry, state: IndexState | None = None) -> Index:
         """Return the index of an SAE, which stays open.
@@ -213,6 +230,7 @@ class Views:
                     self._open[key] = Index(state.folder)
                 except SaekitError as error:
                     raise Problem(409, str(error), state.command) from error
+                self._keys[self._open[key]] = key
                 while len(self._open) > MOST_OPEN:
                     self._open.popitem(last=False)
             self._open.move_to_end(key)
@@ -338,6 +356,38 @@ class Views:
         Raises:
             Problem: there is no such SAE or latent.
         """
+        index, more = self._of_latent(name, latent)
+        return index.record(latent) | more
+
+    def latent_answer(self, name: str, latent: int) -> tuple[str, Callable[[], bytes]]:
+        """Return what tells the state of a latent from others, and what makes it as JSON.
+
+        A reader who has that state needs no more. The part that the index keeps is held as bytes:
+        a table shows the latents of its rows, of which some are then opened.
+
+        Raises:
+            Problem: there is no such SAE or latent.
+        """
+        index, more = self._of_latent(name, latent)
+        key = (*self._keys[index], latent)
+        said = to_json(more)
+        tag = hashlib.sha256(repr((key, version())).encode("utf-8", "replace") + said).hexdigest()
+
+        def body() -> bytes:
+            with self._turn:  # one after another: side by side all would be done at the end alone
+                record = self._records.get(key)
+                if record is None:
+                    record = self._records[key] = to_json(index.record(latent))
+                    self._held += len(record)
+                self._records.move_to_end(key)
+                while self._held > RECORD_BYTES and len(self._records) > 1:
+                    self._held -= len(self._records.popitem(last=False)[1])
+            return record[:-1] + b"," + said[1:]
+
+        return f'"{tag[:24]}"', body
+
+    def _of_latent(self, name: str, latent: int) -> tuple[Index, dict[str, Any]]:
+        """Return the index of a latent, and what is known of it beyond that."""
         entry = self.library.sae(name)
         state = entry.state()
         index = self.index(entry, state)
@@ -346,7 +396,7 @@ class Views:
         links = {}
         if page := _neuronpedia(entry.card):
             links["neuronpedia"] = f"{page}/{latent}"
-        return index.record(latent) | {
+        return index, {
             "label": None if label is None else label._asdict(),
             "previous": latent - 1 if latent else None,
             "next": latent + 1 if latent + 1 < index.d_sae else None,
@@ -381,10 +431,17 @@ class Views:
         folder = self.library.run(name)
         line = run_line(name, folder)
         command = f"saekit train --resume {folder}"
-        saes = self.library.scan().saes
+        saes, curves, notes = self.library.scan().saes, None, []
+        if own(log := folder / "log.jsonl"):
+            try:
+                with reading(log, "the log of a run"):
+                    curves = payload.curves(log)
+            except SaekitError as error:
+                notes = [str(error)]
         return line | {
             "settings": _settings(folder),
-            "curves": payload.curves(log) if own(log := folder / "log.jsonl") else None,
+            "curves": curves,
+            "notes": notes,
             "checkpoints": _checkpoints(folder),
             "command": None if line["status"] == standing.DONE else command,
             "sae": next((one.id for one in saes.values() if one.run == name), None),
@@ -393,12 +450,12 @@ class Views:
     # ----------------------------------------------------------------------------------- scores
 
     def _scores(self, entry: Entry) -> dict[str, dict[str, Any]]:
-        path = entry.folder / "eval" / "core.json"
+        path = entry.folder / "eval" / f"{_result_name(entry)}.json"
         if not own(path):
             return {}
         there = path.stat()
         made = _result(path, there.st_mtime_ns, there.st_size)
-        source = f"{path}, saekit eval {shlex.quote(str(entry.folder))}"
+        source = f"{path}, {_eval_command(entry)}"
         return {} if made is None else {n: score_record(n, s, source) for n, s in made.items()}
 
 
@@ -464,7 +521,7 @@ def _last_step(path: Path) -> dict[str, Any] | None:
     for line in reversed(lines):
         try:
             found = json.loads(line)
-        except ValueError:  # cut, by us or by a writer that was killed
+        except (ValueError, RecursionError):  # cut, by us or by a writer that was killed
             continue
         if isinstance(found, dict) and found.get("kind") == "step":
             return found
@@ -500,9 +557,10 @@ def _checkpoints(folder: Path) -> list[dict[str, Any]]:
 @functools.lru_cache(maxsize=256)
 def _result(path: Path, *stamp: int) -> dict[str, Score] | None:
     try:
-        return Result.read(path).scores
+        with reading(path, "a result"):
+            return Result.read(path).scores
     except SaekitError:
-        return None
+        return None  # which a note on the page says
 
 
 def _verdict(folder: Path) -> dict[str, Any] | None:
@@ -519,7 +577,7 @@ def _verdict(folder: Path) -> dict[str, Any] | None:
 
 def _neuronpedia(card: Mapping[str, Any]) -> str | None:
     """Return the address of the page that a published SAE has at Neuronpedia; None: it has none."""
-    published = (card.get("provenance") or {}).get("published") or {}
+    published = _part(card, "provenance", "published")
     found = published.get("neuronpedia") or published.get("neuronpedia_id")
     safe = isinstance(found, str) and all(c.isalnum() or c in "-_./" for c in found)
     return NEURONPEDIA + str(found) if found and safe else None
@@ -541,21 +599,43 @@ def _facts(entry: Entry) -> list[list[Any]]:
 
 
 def _notes(entry: Entry) -> list[str]:
-    notes = list((entry.card.get("provenance") or {}).get("notes") or [])
-    for name in ("core.json",):
-        path = entry.folder / "eval" / name
-        if own(path):
-            try:
-                notes += (read_object(path).get("provenance") or {}).get("notes") or []
-            except FormatError as error:
-                notes.append(f"{error} Make it again: saekit eval {shlex.quote(str(entry.folder))}")
+    notes = [*_said(entry.card)]
+    if own(path := entry.folder / "eval" / f"{_result_name(entry)}.json"):
+        try:
+            with reading(path, "a result"):
+                Result.read(path)
+                notes += _said(read_object(path))
+        except SaekitError as error:
+            again = f"Make it again: {_eval_command(entry)}"
+            notes.append(f"There are no scores, for a file cannot be read: {error} {again}")
     return list(dict.fromkeys(str(note) for note in notes))
 
 
-def _kind(name: str, index: Index) -> str:
-    if hasattr(index.values[name], "dtype"):
-        return "number"
-    return "token" if name in ("token", "promotes", "suppresses") else "text"
+def _result_name(entry: Entry) -> str:
+    return "ground_truth" if entry.is_synthetic else "core"
+
+
+def _eval_command(entry: Entry) -> str:
+    if entry.is_synthetic:
+        return entry.command()  # which measures and indexes
+    return f"saekit eval {shlex.quote(str(entry.folder))}"
+
+
+def _notes_of(index: Index) -> list[str]:
+    return [str(note) for note in _part(index.manifest, "said").get("notes") or []]
+
+
+def _said(made: Mapping[str, Any]) -> list[Any]:
+    """Return the notes in the provenance of a card or a result."""
+    found = _part(made, "provenance").get("notes")
+    return found if isinstance(found, list) else []
+
+
+def _part(made: Any, *names: str) -> dict[str, Any]:
+    """Return an object within others of a file; what has another shape there counts as missing."""
+    for name in names:
+        made = made.get(name) if isinstance(made, dict) else None
+    return made if isinstance(made, dict) else {}
 
 
 def _taken(values: Any, rows: Any) -> list[Any]:
@@ -576,6 +656,7 @@ def _number(value: float) -> float | int | None:
     return float(f"{value:.{SHOWN}g}")
 
 
+@functools.cache
 def version() -> str:
     """Return the version of saekit."""
     return metadata.version("saekit")

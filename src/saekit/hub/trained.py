@@ -98,6 +98,9 @@ class TrainedSAE:
     def _of(self, at: str = "") -> str:
         """Return what it was trained on, for the reader."""
         name, label = self.card.model.get("name", "unknown"), self.card.pair.label
+        if len(self.card.pair.reads) > FEW_SITES and not self.card.pair.write:
+            reads = self.card.pair.reads
+            label = f"{reads[0]} to {reads[-1]} ({len(reads)} sites)"
         return "vectors of no model" if name == NO_MODEL else f"{label}{at} of {name}"
 
     @property
@@ -137,6 +140,24 @@ class TrainedSAE:
         import copy
 
         return dataclasses.replace(self, sae=copy.deepcopy(self.sae).to(device))
+
+    def with_k(self, k: int) -> "TrainedSAE":
+        """Return a copy that keeps `k` latents on per token in use, as trained or not.
+
+        Raises:
+            ConfigError: `k` is out of range, or the architecture keeps no fixed number.
+        """
+        import copy
+
+        sae = copy.deepcopy(self.sae)
+        cfg = _with_k(sae, sae.cfg, k)
+        note = f"used with k={k}; it was trained with another"
+        said = self.card.provenance
+        said = said | {"notes": [*said.get("notes", []), note]}
+        card = dataclasses.replace(self.card, provenance=said)
+        if cfg == self.cfg:
+            return self
+        return dataclasses.replace(self, sae=sae, card=card, folder=None)  # it is on no disk
 
     @torch.no_grad()
     def encode(self, x: Any) -> Codes:
@@ -229,6 +250,31 @@ class TrainedSAE:
         from saekit.hub.native import save
 
         return dataclasses.replace(self, folder=save(self.sae, self.card, Path(folder)))
+
+
+FEW_SITES = 3  # more are not all named in a line
+FIXED_K = ("topk", "abs_topk", "multi_topk", "matching_pursuit")  # latents on per token in use
+
+
+def _with_k(sae: Any, cfg: SAEConfig, k: int) -> SAEConfig:
+    """Set the latents per token of an SAE, or of the one that it is around; return its settings."""
+    inner = getattr(cfg, "inner", None)
+    if isinstance(inner, SAEConfig):
+        changed = {"inner": _with_k(sae.inner, inner, k)}
+    elif cfg.name in FIXED_K:
+        changed = {"k": k} | {n: None for n in ("start_k",) if hasattr(cfg, n)}
+    else:
+        raise ConfigError(
+            f"`{cfg.name}` keeps no fixed number of latents per token in use; {', '.join(FIXED_K)} "
+            f"do."
+        )
+    if "anneal" in {f.name for f in dataclasses.fields(cfg)}:
+        changed["anneal"] = 0.0
+    sae.cfg = type(cfg).from_dict(cfg.to_dict() | {
+        name: value.to_dict() if isinstance(value, SAEConfig) else value
+        for name, value in changed.items()
+    })  # fmt: skip
+    return sae.cfg
 
 
 def distinct_names(saes: Sequence[TrainedSAE]) -> list[str]:

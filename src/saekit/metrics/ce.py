@@ -30,7 +30,7 @@ class CEClean(Metric):
 
     .. math:: -\frac{1}{m} \sum_i \log p(t_{i+1} \mid t_{\le i})
 
-    A property of the model and the text, not of the SAE: what the other losses stand beside.
+    A property of the model and the text, not of the SAE: what the other losses are compared with.
     A perfect reconstruction and a predicted mean leave it as it is.
 
     Source:

@@ -21,7 +21,7 @@ class FVU(Metric):
     The mean is taken per dimension over all tokens: a ratio of sums, not a mean of ratios
     per batch. 0 is perfect, predicting the mean gives exactly 1, there is no upper bound.
     Scaling or shifting y and y_hat together changes nothing. So that they add up in any
-    order, square sums are kept about 0, in float64: beside an offset of 10,000 times the
+    order, square sums are kept about 0, in float64: next to an offset of 10,000 times the
     spread, 1e-7 of the value is lost, and at a million times, where float32 activations
     hardly hold the spread at all, 1e-3.
 

@@ -24,7 +24,7 @@ class FVUPublished(Metric):
 
     Source:
         tim-lawson/mlsae, metrics/layerwise_fvu.py@ba90c51.
-        Differs: over all tokens that count, where the original takes sums of batches of 2,048
+        Differs: over all kept tokens, where the original takes sums of batches of 2,048
         tokens (and means over them in its tests) with special tokens as zeros.
     """
 

@@ -22,6 +22,7 @@ Block = dict[str, Any]
 KINDS = (
     "facts",
     "text",
+    "label",
     "missing",
     "table",
     "lines",
@@ -101,6 +102,17 @@ def scores(result: Result, names: Mapping[str, str] | None = None, **head: Unpac
 def text(words: str, **head: Unpack[Head]) -> Block:
     """Return a paragraph."""
     return _block("text", head, text=words)
+
+
+def label(words: str, by: str, **head: Unpack[Head]) -> Block:
+    """Return a line that a reader may take as the label of the latent.
+
+    Args:
+        words: the line.
+        by: who wrote it.
+        head: title, about and source.
+    """
+    return _block("label", head, text=words, by=by)
 
 
 def missing(words: str, command: str, **head: Unpack[Head]) -> Block:

@@ -17,7 +17,7 @@ from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
 from saekit.report.bare_page import assembled
 from saekit.report.bundle import bundled, web_file
-from saekit.report.payload import curves, index_place, latents, to_script
+from saekit.report.payload import columns_of, curves, index_place, latents, to_script
 
 ABOUT_INDEX = {
     "density of a latent": "Share of the indexed tokens on which it is on (not 0).",
@@ -148,16 +148,10 @@ def _overview(
             f"them: saekit serve {run}"
         )
     if index is not None:
-        found["columns"] = [
-            {"name": name, **about._asdict(), "kind": _kind(index, name)}
-            for name, about in index.columns.items()
-        ]
+        found["columns"] = columns_of(index)
+        found["notes"] += index.notes
         found["bands"] = {name: band._asdict() for name, band in index.bands.items()}
     return found
-
-
-def _kind(index: Index, name: str) -> str:
-    return "number" if hasattr(index.values[name], "dtype") else "text"
 
 
 def _verdict(run: Path) -> dict[str, Any] | None:

@@ -63,6 +63,20 @@ def index_place(folder: Path) -> Path | None:
     return folder if folder.is_dir() and any(folder.iterdir()) else None
 
 
+def columns_of(index: Index) -> list[dict[str, str]]:
+    """Return what each column of the table of latents is: name, label, unit, about and kind."""
+    return [
+        {"name": name, **about._asdict(), "kind": _kind(name, index)}
+        for name, about in index.columns.items()
+    ]
+
+
+def _kind(name: str, index: Index) -> str:
+    if hasattr(index.values[name], "dtype"):
+        return "number"
+    return "token" if name in ("token", "promotes", "suppresses") else "text"
+
+
 def latents(index: Index, contexts_per_latent: int) -> dict[str, Any]:
     """Return the latents of an index as `source.js` reads them out of a page.
 

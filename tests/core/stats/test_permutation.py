@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from saekit.core.stats.permutation import permutation_test, said
+from saekit.core.stats.permutation import permutation_test, said, sign_flips
 from saekit.core.stats.ranks import spearman
 
 X = torch.arange(12.0)
@@ -42,3 +42,13 @@ def test_orders_without_a_value_are_left_out():
     found = permutation_test(0.5, statistic, 4, 200, torch.Generator().manual_seed(0))
     assert 0 < found.n < 200 and not math.isnan(found.p)
     assert found.p == (1 + sum(abs(v) >= 0.5 for v in found.draws)) / (1 + found.n)
+
+
+def test_sign_flips_go_through_every_pattern_of_few_and_draw_of_many():
+    chance = torch.Generator().manual_seed(0)
+    few = sign_flips(torch.tensor([1.0, 2.0, 4.0]), chance)
+    assert (few.value, few.p, few.n) == (7 / 3, 2 / 8, 8)
+    assert sign_flips(torch.tensor([1.0, -1.0]), chance).p == 1
+    many = sign_flips(torch.full((20,), 0.5), chance, permutations=200)
+    assert (many.n, many.p) == (200, 1 / 201)
+    assert math.isnan(sign_flips(torch.zeros(0), chance).p)

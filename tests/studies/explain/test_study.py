@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import shutil
 import types
 
 import pytest
@@ -141,13 +142,13 @@ def test_one_budget_is_for_explaining_and_scoring(found):
     assert scored.stopped == "budget" and scored.result.details["requests_sent"] == 2
 
 
-def test_the_page_of_a_latent_shows_its_line_scores_and_texts(found):
+def test_the_page_of_a_latent_shows_its_line_scores_and_texts(found, tmp_path):
     from saekit.studies.explain.panels.explain import ExplainPanel
 
     scored = score(found, Oracle(chooses_=True), "page", embed=embed, shown=False)
     run, index = found.folder.parent, types.SimpleNamespace(d_sae=4)
     blocks = ExplainPanel().blocks(run, index, 0)
-    mine = [b for b in blocks if b["kind"] == "text" and b["title"] == "Judged by page"]
+    mine = [b for b in blocks if b["kind"] == "label" and b["title"] == "Judged by page"]
     assert mine[0]["text"] == "letters z"
     blocks = blocks[blocks.index(mine[0]) :][:3]
     facts = {label: value for label, value, *_ in blocks[1]["facts"]}
@@ -157,6 +158,11 @@ def test_the_page_of_a_latent_shows_its_line_scores_and_texts(found):
     (missing,) = ExplainPanel().blocks(run, index, 3)
     assert missing["kind"] == "missing" and "--latent 3" in missing["command"]
     assert ExplainPanel().blocks(run / "nothing", index, 0) is None
+    bare = tmp_path / "run" / found.folder.name  # explained, and not judged yet
+    shutil.copytree(found.folder, bare, ignore=shutil.ignore_patterns("scores"))
+    line, judge = ExplainPanel().blocks(bare.parent, index, 0)
+    assert line["kind"] == "label" and line["text"] == found.labels[0]
+    assert judge["command"] == f"saekit explain score {bare}"
 
 
 def test_labels_of_people_are_read_and_damage_is_told(tmp_path):

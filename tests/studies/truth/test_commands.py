@@ -1,12 +1,17 @@
 """`saekit truth`: make, train, evaluate, calibrate, and every way to be wrong."""
 
 import json
+import math
 import shutil
 
 import pytest
 
+import saekit
 from saekit.cli.main import main
 from saekit.core.result import Result
+from saekit.explorer.labels import Labels
+from saekit.explorer.library import Library
+from saekit.explorer.views import Views
 
 SMALL = ["--set", "n_features=24", "--set", "d_model=16", "--set", "firing.name=constant"]
 SMALL += ["--set", "firing.rate=0.08", "--set", "magnitudes.name=folded_normal"]
@@ -58,6 +63,23 @@ def test_from_a_truth_to_scores(world, capsys):
     assert len((world / "s.csv").read_text().splitlines()) == 1 + 24 * 24
     code, line, _ = call(capsys, "eval", "--truth", world / "truth", "--sae", world / "run", *FEW)
     assert code == 0 and line.startswith("result")
+    index = saekit.Index(world / "run" / "index")  # what the explorer and queries read
+    by_latent = result.details["by_latent"]
+    assert index.column("f1") == pytest.approx(
+        [math.nan if v is None else v for v in by_latent["f1"]], nan_ok=True
+    )
+    record = index.record(3)
+    assert record["values"]["feature"] == by_latent["feature"][3] and record["examples"] == {}
+    assert len(record["neighbours"]["decoder"]) == 8
+    best = saekit.query(world / "run", "sort -cosine limit 1").columns["latent"][0]
+    assert by_latent["cosine"][best] == max(by_latent["cosine"])
+    assert "no tokens" in index.manifest["said"]["notes"][0]
+    library = Library(world)
+    views = Views(library, Labels(world / "labels.db"))
+    shown = views.latent("run", 3)
+    assert shown["panels"] == ["truth"] and not views.sae("run")["card"]["reads_text"]
+    assert "truth eval" in library.sae("run").command()
+    views.labels.close()
 
 
 def test_evaluating_again_gives_the_same_numbers(world, capsys):

@@ -65,6 +65,11 @@ def permutation_test(
     if not math.isnan(value):
         drawn = [statistic(torch.randperm(n, generator=generator)) for _ in range(permutations)]
         drawn = [v for v in drawn if not math.isnan(v)]
+    return _null(value, drawn)
+
+
+def _null(value: float, drawn: list[float]) -> Null:
+    """Return a statistic with its values under permutation, of which there may be none."""
     if not drawn:
         nothing = dict.fromkeys((f"{q:g}" for q in QUANTILES), math.nan)
         return Null(value, math.nan, math.nan, math.nan, math.nan, nothing, 0, ())
@@ -82,6 +87,43 @@ def permutation_test(
         len(drawn),
         tuple(drawn),
     )
+
+
+MOST_PATTERNS = 2**16  # of signs that are gone through; of more some are drawn
+
+
+def sign_flips(
+    values: Tensor, generator: torch.Generator, permutations: int = MOST_PATTERNS
+) -> Null:
+    """Compare the mean of paired differences with those of the same with signs turned.
+
+    Up to 16 differences every pattern of signs is gone through, and p is exact: the share of
+    patterns whose mean is as far from 0. Of more, patterns are drawn, and what was seen counts as
+    one of them.
+
+    Args:
+        values: differences, one a pair, float64 ``[n]``.
+        generator: of the draws.
+        permutations: how many are drawn where there are too many patterns.
+
+    Source:
+        Fisher 1935, The Design of Experiments, section 21 (paired randomisation test).
+    """
+    n, values = len(values), values.double()
+    value = float(values.mean()) if n else math.nan
+    exact = 2**n <= MOST_PATTERNS
+    if not n:
+        signs = torch.zeros(0, 0, dtype=torch.float64)
+    elif exact:
+        bits = torch.arange(2**n)[:, None] >> torch.arange(n) & 1
+        signs = 1.0 - 2.0 * bits.double()
+    else:
+        bits = torch.randint(2, (permutations, n), generator=generator)
+        signs = 1.0 - 2.0 * bits.double()
+    drawn = (signs @ values / n).tolist() if n else []
+    found = _null(value, drawn)
+    far = sum(abs(v) >= abs(value) - NEAR for v in drawn)
+    return found._replace(p=far / len(drawn)) if exact and drawn else found
 
 
 def said(null: Null) -> str:

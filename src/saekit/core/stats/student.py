@@ -32,3 +32,27 @@ def t_quantile(df: float) -> float:
     before = float(below[last - 1]) if last else 0.0
     angle = (last + (SHARE - before) / (float(below[last]) - before)) * step
     return math.sqrt(df) * math.tan(angle)
+
+
+def two_sided(t: float, df: float) -> float:
+    """Return the chance that Student's T with `df` degrees of freedom is as far from 0 as `t`.
+
+    With T = sqrt(df) tan(a) it is the integral of cos(a)^(df - 1) from the angle of `t` to a right
+    angle, over that from 0; both by the same rule as in `t_quantile`.
+
+    Args:
+        t: of any sign; NaN gives NaN.
+        df: above 0.
+    """
+    if math.isnan(t):
+        return math.nan
+    if df > _NEARLY_NORMAL:
+        return math.erfc(abs(t) / math.sqrt(2))
+    angle = math.atan(abs(t) / math.sqrt(df))
+
+    def integral(start: float) -> float:
+        step = (math.pi / 2 - start) / _GRID
+        middles = start + (torch.arange(_GRID, dtype=torch.float64) + 0.5) * step
+        return step * float((middles.cos().log() * (df - 1)).exp().sum())
+
+    return min(1.0, integral(angle) / integral(0.0))

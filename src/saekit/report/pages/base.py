@@ -41,18 +41,25 @@ class Page(abc.ABC):
 registry = Registry[Page]("page", package, of_studies="pages")
 
 
-def kind_of(folder: Path) -> str | None:
+def kind_of(folder: Path, notes: list[str] | None = None) -> str | None:
     """Return which kind of page a folder has; None: none.
 
-    A folder whose files are damaged has none: whoever opens one of its kind is told why.
+    A folder in which a file that would tell is damaged has none.
+
+    Args:
+        folder: to look into.
+        notes: gets a sentence for each file that is damaged, where there is no page.
     """
+    unread = []
     for name in registry.names():
         try:
             with reading(folder, f"a folder for the page `{name}`"):
                 if registry.get(name)().find(folder):
                     return name
-        except SaekitError:
-            continue
+        except SaekitError as error:
+            unread.append(str(error))
+    if notes is not None:
+        notes += dict.fromkeys(unread)
     return None
 
 

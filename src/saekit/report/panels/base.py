@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from typing_extensions import override
+
 import saekit.report.panels as package
 from saekit.core.border import ordinary, reading
 from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.registry import Registry
 from saekit.core.text import from_cell
 from saekit.data import table_files
-from saekit.report.blocks import Block, text
+from saekit.report.blocks import Block, missing, text
 
 if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index
@@ -52,6 +54,36 @@ class Panel(abc.ABC):
         Raises:
             SaekitError: a file is damaged.
         """
+
+
+class Measured(Panel):
+    """Evidence in tables with a row a latent, each in a folder of its own next to the SAE."""
+
+    tables: ClassVar[tuple[str, ...]]  # patterns of their paths, as of `found`
+    column: ClassVar[str] = "latent"  # that holds the numbers of latents
+    lacking: ClassVar[str]  # said where there is a table, and no row of the latent
+    command: ClassVar[str]  # that measures it, with {run} and {latent}
+
+    @abc.abstractmethod
+    def of_row(self, path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
+        """Return what one table says of a latent."""
+
+    def without(self, run: Path, latent: int) -> list[Block]:
+        """Return what is known of a latent that no table has."""
+        return []
+
+    @override
+    def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
+        made: list[Block] = []
+        is_measured = False
+        for path in found(run, self.tables):
+            is_measured = True
+            if (row := row_of(path.with_suffix(""), latent, self.column)) is not None:
+                made += self.of_row(path, run, row, latent)
+        made = made or self.without(run, latent)
+        if not made and is_measured:
+            made = [missing(self.lacking, self.command.format(run=quoted(run), latent=latent))]
+        return made or None
 
 
 registry = Registry[Panel]("panel", package, of_studies="panels")

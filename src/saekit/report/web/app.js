@@ -7,9 +7,11 @@ import { parsed } from "./routes.js";
 
 const KEYS = [
   ["/", "search, or the text of the prompt"], ["j k", "next and previous latent"], ["o", "open a row of the table in place"],
-  ["[ ]", "pages of the table"], ["r", "a random latent"], ["l", "edit the label"], ["u", "up, to the SAE"], ["p", "this latent in a prompt"],
+  ["[ ]", "pages of the table"], ["m", "lists: add the latent, or take it out"], ["s", "save this view"], ["r", "a random latent"], ["l", "edit the label"], ["u", "up, to the SAE"], ["p", "this latent in a prompt"],
   ["← →", "move along tokens of a strip"], ["Enter", "hold the token"], ["Esc", "leave a field, close a tip"], ["t", "light or dark"], ["?", "this help"],
 ];
+
+const WRITES = ["m", "s", "l"]; // keys that need a server
 
 function store(key, value) {
   try {
@@ -28,18 +30,19 @@ function setTheme(theme) {
 }
 
 // pageOf(path): the function that fills a place with the page of an address, or null.
-// links: pages named in the bar. With `home` the bare address goes there.
-export async function start(source, pageOf, { home = null, links = [] } = {}) {
+// links: pages named in the bar. With `home` the bare address goes there. `save` keeps the view that is shown.
+export async function start(source, pageOf, { home = null, links = [], save = null } = {}) {
   setTheme(store("saekit-theme"));
   const isDark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const toggle = () => { const to = isDark() ? "light" : "dark"; setTheme(to); store("saekit-theme", to); };
   const help = element("dialog", { "aria-label": "Keys" }, element("h2", {}, "Keys"), element("dl", { class: "keys" },
-    KEYS.map(([key, what]) => [element("dt", {}, key.split(" ").map((k) => element("kbd", {}, k))), element("dd", {}, what)])),
+    KEYS.filter(([key]) => save || !WRITES.includes(key)).map(([key, what]) => [element("dt", {}, key.split(" ").map((k) => element("kbd", {}, k))), element("dd", {}, what)])),
   element("form", { method: "dialog" }, element("button", {}, "close")));
   const main = element("main", { id: "main", tabindex: -1 });
   const nav = element("nav", { "aria-label": "pages" }, links.map(([text, to]) => element("a", { href: to }, text)));
   const skip = element("a", { href: "#main", class: "skip", onclick: (event) => { event.preventDefault(); main.focus(); } }, "to the page");
   document.body.prepend(skip, element("div", { class: "topbar" }, element("a", { href: home ?? "#/", class: "brand" }, "saekit"), nav, element("span", { class: "grow" }),
+    save ? button("☆", save, { class: "quiet", "aria-label": "save this view", title: "save this view, key s" }) : null,
     button("◐", toggle, { class: "quiet", "aria-label": "light or dark", title: "light or dark, key t" }),
     button("?", () => help.showModal(), { class: "quiet", "aria-label": "keys", title: "keys" })), main, help);
   startTips();
@@ -78,13 +81,14 @@ export async function start(source, pageOf, { home = null, links = [] } = {}) {
   addEventListener("scroll", () => scrolls.set(location.hash, scrollY), { passive: true });
   addEventListener("hashchange", show);
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target instanceof Element && event.target.closest("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
     if (event.key === "?") { help.showModal(); return; }
     if (event.key === "t") { toggle(); return; }
+    if (event.key === "s" && save) { event.preventDefault(); save(); return; }
     current?.key?.(event);
   });
   const token = /^#token=(.+)$/.exec(location.hash)?.[1];

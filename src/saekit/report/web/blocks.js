@@ -1,11 +1,11 @@
 // Blocks: what panels and studies are made of. A kind is drawn here, and no page knows who made it.
 
-import { element, chip, command, visible } from "./dom.js";
+import { element, button, chip, command, visible } from "./dom.js";
 import { quantity, readable, tip } from "./numbers.js";
 import { lines, histogram, bars, heatmap, cloud } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
 
-const KINDS = { facts, text, missing, table, lines: lineBlock, bars: barBlock, histogram: histogramBlock,
+const KINDS = { facts, text, label, missing, table, lines: lineBlock, bars: barBlock, histogram: histogramBlock,
   scatter, heatmap: heatBlock, strip, image, texts };
 
 // place: {latent: number -> address or null, sae: id -> address or null}
@@ -38,6 +38,13 @@ function facts({ facts: list }) {
 
 function text({ text: said }) {
   return element("p", { dir: "auto", class: "said" }, said);
+}
+
+// A line that may become the label of the latent, where the page can write one.
+function label({ text: said, by }, place) {
+  const note = element("small", { role: "status" });
+  const use = place?.label ? button("use as label", async () => { note.textContent = await place.label(said, by); }, { class: "quiet" }) : null;
+  return element("p", { class: "said", dir: "auto" }, visible(said), " ", use, note);
 }
 
 export function missing({ text: said, command: line }) {

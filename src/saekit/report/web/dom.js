@@ -57,6 +57,11 @@ export function visible(token) {
     .replace(/\u00a0/g, "⍽").replace(INVISIBLE, point).replace(JOINS, point);
 }
 
+// A text of several lines as it was written.
+export function lined(text) {
+  return text.split("\n").map(visible).join("\n");
+}
+
 export const LONGEST = 48; // characters of a token that are shown at once
 
 export function clipped(text, most = LONGEST) {

@@ -26,6 +26,7 @@ export function examplePanel(record, bands, { unit } = {}) {
   const names = Object.keys(record.examples ?? {});
   const order = [...Object.keys(bands ?? {}).filter((b) => names.includes(b)), ...names.filter((b) => !(b in (bands ?? {})))];
   const full = order.filter((b) => record.examples[b].length);
+  if (!Object.keys(bands ?? {}).length && record.values?.density > 0) return element("p", { class: "empty" }, "Its index keeps no examples; the notes on the page of its SAE say why.");
   if (!full.length) return element("p", { class: "empty" }, "It never fired on the indexed text: a dead latent has no example.");
   const panel = `band-${(panels += 1)}`;
   const say = readout(), body = element("div", { role: "tabpanel", id: panel });

@@ -1,6 +1,6 @@
 // One latent: everything that is known of it.
 
-import { element, button, chip, replace, copyText, visible, edged } from "./dom.js";
+import { element, button, chip, replace, copyText, visible, lined, edged } from "./dom.js";
 import { quantity, readable, exact, tip, counted } from "./numbers.js";
 import { histogram, lines, bars } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
@@ -31,13 +31,13 @@ export function valueList(record, columns) {
 }
 
 export function histogramPanel(record) {
-  if (!record.histogram) return element("p", { class: "empty" }, "It never fired: there is no size to count.");
+  if (!record.histogram) return element("p", { class: "empty" }, record.values?.density > 0 ? "Its index keeps no sizes of activations." : "It never fired: there is no size to count.");
   return histogram({ title: "Activations by size", ...record.histogram, log: true, unit: "activation", what: "tokens" });
 }
 
 export function logitPanel(record) {
   const found = record.logits;
-  if (!found) return element("p", { class: "empty" }, "No logit lens: the SAE does not write to the residual stream.");
+  if (!found) return element("p", { class: "empty" }, "No logit lens: the SAE does not write to the residual stream of a language model.");
   const side = (name, pairs) => element("div", {}, element("h4", {}, name), chips(record.strings, pairs, "logits for one unit of the latent"));
   return [element("div", { class: "two" }, side("promotes", found.promoted ?? []), side("suppresses", found.suppressed ?? [])),
     found.histogram ? histogram({ title: "All tokens", ...found.histogram, log: true, height: 130, unit: "logit change",
@@ -69,7 +69,7 @@ export function neighbourPanel(record, id, alone = false) {
 
 function tokenPanel(record) {
   const found = record.tokens;
-  if (!found || !(found.on ?? []).length) return element("p", { class: "empty" }, "It fired on no token.");
+  if (!found || !(found.on ?? []).length) return element("p", { class: "empty" }, record.values?.density > 0 ? "Its index keeps no tokens." : "It fired on no token.");
   return [element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, ["token", "times", "of its places"].map((h) => element("th", { scope: "col" }, h)))),
     element("tbody", {}, found.on.map(([s, n, share]) => element("tr", {}, element("td", {}, chip(record.strings[s] ?? "")),
       element("td", { class: "number" }, exact(n)),
@@ -88,48 +88,74 @@ function layerPanel(layers, site) {
 
 function labelBox({ source, id, record }) {
   const shown = element("span", { class: "label-text", dir: "auto" }), note = element("small", { role: "status" });
+  const more = element("span", { class: "label-note", dir: "auto" });
   const draw = (label) => {
     replace(shown, label ? visible(label.text) : element("span", { class: "none" }, "no label"));
     shown.title = label ? [label.by, label.time].filter(Boolean).join(", ") : "";
+    replace(more, label?.note ? lined(label.note) : null);
+    more.hidden = !label?.note;
   };
   draw(record.label);
-  if (!source.setLabel) return { box: element("p", { class: "label" }, shown), edit: null };
-  const field = element("input", { type: "text", maxlength: 2000, "aria-label": "label of this latent", placeholder: "what it fires on" });
+  if (!source.setLabel) return { box: element("p", { class: "label" }, shown, more), edit: null, use: null };
+  const field = element("input", { type: "text", maxlength: 500, "aria-label": "label of this latent", placeholder: "what it fires on" });
+  const longer = element("textarea", { rows: 2, maxlength: 10000, dir: "auto", "aria-label": "note on this latent", placeholder: "a note: what speaks for it, what against" });
   const form = element("form", { class: "controls", hidden: true, onsubmit: async (event) => {
     event.preventDefault();
     note.textContent = "saving…";
     try {
-      const saved = await source.setLabel(id, record.latent, field.value, record.label);
-      record.label = field.value.trim() ? { text: field.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
+      const saved = await source.setLabel(id, record.latent, field.value, record.label, { note: longer.value.trim() });
+      record.label = field.value.trim() ? { text: field.value.trim(), note: longer.value.trim(), ...(saved?.label ?? saved ?? {}) } : null;
       draw(record.label);
       close();
       note.textContent = record.label ? "saved" : "removed";
     } catch (error) {
       replace(note, shownProblem(error));
     }
-  } }, field, element("button", { type: "submit" }, "save"), button("cancel", () => close(), { class: "quiet" }));
+  } }, field, element("button", { type: "submit" }, "save"), button("cancel", () => close(), { class: "quiet" }), longer);
   const press = button("edit label", () => edit(), { class: "quiet", title: "key l" });
   const close = () => { form.hidden = true; shown.hidden = press.hidden = false; press.focus(); };
   const edit = () => {
     field.value = record.label?.text ?? "";
+    longer.value = record.label?.note ?? "";
     form.hidden = false;
     shown.hidden = press.hidden = true;
     field.focus();
     field.select();
   };
-  field.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
-  return { box: element("div", { class: "label" }, shown, press, form, note), edit };
+  // A label that someone else wrote: one that is there is replaced when it is asked for twice.
+  let asked = null;
+  const use = async (text, by) => {
+    if (record.label?.text === text) return "It is the label.";
+    if (record.label && asked !== text) {
+      asked = text;
+      return `Press again to replace "${record.label.text}".`;
+    }
+    asked = null;
+    try {
+      const saved = await source.setLabel(id, record.latent, text.slice(0, 500), record.label, { by });
+      record.label = { ...saved };
+      draw(record.label);
+      return "It is the label now.";
+    } catch (error) {
+      return [error.title, error.message].filter(Boolean).join(": ");
+    }
+  };
+  for (const one of [field, longer]) one.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") close();
+    if (one === longer && event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  return { box: element("div", { class: "label" }, shown, press, more, form, note), edit, use };
 }
 
 // The latent's own pages of panels, each read when it comes near the screen.
-function panelSections({ source, id, record }) {
+function panelSections({ source, id, record }, use) {
   return (record.panels ?? []).map((name) => {
     const body = element("div"), title = element("h2", {}, name), about = element("p", { class: "about" });
     const box = element("section", { class: "panel wide-panel" }, title, about, body);
     const read = () => filled(body, source.panel(id, record.latent, name), (panel) => {
       title.textContent = panel.title ?? name;
       about.textContent = panel.about ?? "";
-      return blockList(panel.blocks, { latent: (i) => latentAt(id, i), sae: (s) => saeAt(s) });
+      return blockList(panel.blocks, { latent: (i) => latentAt(id, i), sae: (s) => saeAt(s), label: use });
     }, "Reading the evidence");
     const watch = new IntersectionObserver((entries) => {
       if (!entries.some((e) => e.isIntersecting)) return;
@@ -256,24 +282,27 @@ export async function latentPage(host, { source, path, state, go }) {
   const copy = button("copy link", async () => {
     copied.textContent = (await copyText(location.href)) ? "copied" : "copy it from the address bar";
   });
+  const textual = source.live && sae.reads_text !== false;
+  const mark = source.mark && sae.weights ? () => source.mark(sae.weights, [i]) : null;
   const links = Object.entries(record.links ?? {}).filter(([, to]) => /^(https:\/\/|#)/.test(String(to)));
   const jobs = { source, id, record, name }, inPrompt = () => promptAt(id, { site: sae.site, latent: i });
   replace(host,
     element("header", {}, element("div", { class: "crumbs links" }, element("a", { href: saeAt(id, keep) }, visible(sae.title ?? id)),
         source.alone ? null : siteChoice(overview, (one) => latentAt(one, i, keep)) ?? element("span", {}, sae.site)),
       element("div", { class: "title-row" }, element("h1", {}, `Latent ${i}`), label.box,
-        element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }), copy, copied,
-          source.live ? element("a", { href: inPrompt(), title: "key p" }, "prompt") : null,
+        element("div", { class: "controls steps" }, step(record.previous, "←", "k"), step(record.next, "→", "j"), button("random", random, { title: "key r" }),
+          mark ? button("list…", mark, { title: "add it to a list: key m" }) : null, copy, copied,
+          textual ? element("a", { href: inPrompt(), title: "key p" }, "prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id, b: id, latent: i }) }, "compare"),
           links.map(([text, to]) => element("a", { href: to, rel: "noreferrer noopener", target: to.startsWith("#") ? null : "_blank" }, text)))),
       valueList(record, overview.columns ?? [])),
     element("div", { class: "latent-grid" },
       element("div", { class: "main-column" }, card("Examples", null, examplePanel(record, overview.bands)),
         record.layers ? card("At every site", "The same latent at all sites of its SAE, on the indexed text, in act units of each.", layerPanel(record.layers, sae.site)) : null,
-        panelSections({ source, id, record }),
+        panelSections({ source, id, record }, label.use),
         source.live ? null : card("With the model", null, element("p", { class: "missing" }, "Your own text, steering and ablation need the model: open this SAE with ", element("code", {}, "saekit serve"),
           ", or from a terminal: ", element("code", {}, `saekit prompt ${name} "TEXT"`), " and ", element("code", {}, `saekit steer ${name} ${i} --prompt "TEXT" --scale 4`), ".")),
-        source.live ? [card("Try your text", "Where this latent fires on a text of yours.", tryPanel(jobs)),
+        textual ? [card("Try your text", "Where this latent fires on a text of yours.", tryPanel(jobs)),
           card("Steer", "The model's own continuation with the latent moved at every token, prompt and answer alike.", steerPanel(jobs)),
           card("Ablate", "How the loss of every token changes when this latent is set to 0.", ablatePanel(jobs))] : null),
       element("div", { class: "side-column" }, card("Distribution", null, histogramPanel(record)),
@@ -284,8 +313,9 @@ export async function latentPage(host, { source, path, state, go }) {
     if (to !== undefined && to !== null) { go(latentAt(id, to, keep)); return true; }
     if (event.key === "r") { random(); return true; }
     if (event.key === "l" && label.edit) { event.preventDefault(); label.edit(); return true; }
+    if (event.key === "m" && mark) { event.preventDefault(); mark(); return true; }
     if (event.key === "u") { go(saeAt(id, keep)); return true; }
-    if (event.key === "p" && source.live) { go(inPrompt()); return true; }
+    if (event.key === "p" && textual) { go(inPrompt()); return true; }
     return false;
   } };
 }

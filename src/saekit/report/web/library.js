@@ -54,7 +54,7 @@ export function saeCard(card, { live } = {}) {
     element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,
-    element("p", { class: "links" }, live ? element("a", { href: promptAt(card.id) }, "prompt") : null,
+    element("p", { class: "links" }, live && card.reads_text !== false ? element("a", { href: promptAt(card.id) }, "prompt") : null,
       element("a", { href: compareAt({ a: card.id }) }, "compare"),
       card.run ? element("a", { href: runAt(card.run) }, "run") : null,
       card.neuronpedia ? element("a", { href: card.neuronpedia, rel: "noreferrer noopener", target: "_blank" }, "Neuronpedia ↗") : null));
@@ -63,7 +63,7 @@ export function saeCard(card, { live } = {}) {
 export async function libraryPage(host, { source, state }) {
   document.title = "Library · saekit";
   const [library, meta] = await Promise.all([source.library(), source.meta().catch(() => null)]);
-  const { saes = [], runs = [], studies = [] } = library;
+  const { saes = [], runs = [], studies = [], notes = [] } = library;
   const grid = element("div", { class: "sae-grid" }), count = element("p", { class: "count", role: "status" });
   const search = element("input", { type: "search", placeholder: "filter: model, site, architecture", "aria-label": "Filter the SAEs",
     value: state.q ?? "", oninput: settled(() => { keepState({ q: search.value }); draw(); }) });
@@ -86,6 +86,7 @@ export async function libraryPage(host, { source, state }) {
     " or fetch a published one: ", command("saekit pull NAME"));
   replace(host, element("header", {}, element("h1", {}, "Library"),
     meta?.folder ? element("p", { class: "count" }, "of ", element("code", {}, meta.folder)) : null),
+  notes.map((note) => element("p", { class: "missing", dir: "auto" }, visible(note))),
   saes.length ? [element("div", { class: "controls" }, search, order), count, grid] : none,
   runs.length ? element("section", {}, element("h2", {}, "Runs"), element("div", { class: "wide" }, element("table", {},
     element("thead", {}, element("tr", {}, ["run", "state", "done", "steps"].map((h) => element("th", { scope: "col" }, h)))),

@@ -10,6 +10,8 @@ import { comparePage } from "./compare.js";
 import { runPage } from "./run.js";
 import { studyPage } from "./study.js";
 import { jobsPage } from "./jobs.js";
+import { markedPage } from "./marked.js";
+import { markLatents, saveView } from "./marking.js";
 
 function pageOf(path) {
   const [first, , third] = path;
@@ -21,10 +23,12 @@ function pageOf(path) {
   if (first === "run" && path.length === 2) return runPage;
   if (first === "study" && path.length === 2) return studyPage;
   if (first === "jobs") return jobsPage;
+  if (first === "marked" && path.length <= 2) return markedPage;
   return null;
 }
 
 const source = sourceOfPage();
+if (source.live) source.mark = (weights, latents) => markLatents(source, weights, latents); // what the one-file report has not
 const links = [["Library", "#/"], ["Compare", "#/compare"]];
-if (source.live) links.push(["Jobs", "#/jobs"]);
-start(source, pageOf, { links });
+if (source.live) links.push(["Marked", "#/marked"], ["Jobs", "#/jobs"]);
+start(source, pageOf, { links, save: source.live ? () => saveView(source) : null });

@@ -13,6 +13,7 @@ export const latentAt = (id, i, state) => address(["sae", id, "latent", i], stat
 export const promptAt = (id, state) => address(["sae", id, "prompt"], state);
 export const compareAt = (state) => address(["compare"], state);
 export const runAt = (id) => address(["run", id]);
+export const markedAt = (list) => address(["marked", ...(list === undefined ? [] : [list])]);
 export const studyAt = (id) => address(["study", id]);
 
 export function parsed(hash) {

@@ -40,6 +40,7 @@ export async function runPage(host, { source, path }) {
         ` ${Math.round(100 * run.fraction)} %`]),
     run.sae ? element("p", {}, element("a", { href: saeAt(run.sae) }, "its SAE")) : null,
     run.command && !["finished", "done"].includes(run.status) ? element("p", {}, live ? "Go on with it after a stop: " : "Go on with it: ", command(run.command)) : null),
+    (run.notes ?? []).map((note) => element("p", { class: "problem", dir: "auto" }, visible(note))),
     element("section", {}, element("h2", {}, "Training"), element("p", { class: "about" },
       "Over training batches, activations scaled as in training.", live ? " Read again every 3 seconds." : "",
       run.curves?.every > 1 ? ` One record in ${run.curves.every} is drawn.` : ""), curveCharts(run.curves)),

@@ -31,7 +31,7 @@ export async function saePage(host, { source, path, state }) {
         ? [["alive on the indexed text", `${overview.n_alive.toLocaleString("en")} of ${card.d_sae.toLocaleString("en")}`]] : [])),
       element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
-      element("p", { class: "links" }, source.live ? element("a", { href: promptAt(id) }, "try a prompt") : null,
+      element("p", { class: "links" }, source.live && card.reads_text !== false ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
         card.run && !source.alone ? element("a", { href: runAt(card.run) }, "run and checkpoints") : null,
         siteChoice(overview, saeAt),
@@ -42,7 +42,7 @@ export async function saePage(host, { source, path, state }) {
       element("div", { class: "cards" }, heads.map(scoreCard)),
       ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
       others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
-      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: `saekit eval ${runOf(card, id)}` })),
+      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: card.reads_text === false ? card.index?.command : `saekit eval ${runOf(card, id)}` })),
     source.alone ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
       : [missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" }),

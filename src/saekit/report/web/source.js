@@ -118,8 +118,22 @@ export class ServerSource {
     }
   }
 
-  // `known`: the label that the page shows, which is the one to be replaced.
-  async setLabel(id, i, text, known) {
+  lists() { return this.ask("/lists"); }
+  list(number) { return this.ask(`/lists/${escape(number)}`); }
+  makeList(list) { return this.ask("/lists", { method: "POST", body: list }); }
+  // `list` as it was read: one that was changed meanwhile is refused.
+  changeList(list, changes) {
+    return this.ask(`/lists/${escape(list.id)}`, { method: "PATCH", body: changes, headers: { "If-Match": `"${list.version}"` } });
+  }
+  removeList(number) { return this.ask(`/lists/${escape(number)}`, { method: "DELETE" }); }
+  views() { return this.ask("/views"); }
+  saveView(name, address) { return this.ask("/views", { method: "POST", body: { name, address } }); }
+  renameView(number, name) { return this.ask(`/views/${escape(number)}`, { method: "PATCH", body: { name } }); }
+  removeView(number) { return this.ask(`/views/${escape(number)}`, { method: "DELETE" }); }
+  restore(exported) { return this.ask("/labels", { method: "POST", body: exported }); }
+
+  // `known`: the label that the page shows, which is the one to be replaced. more: its note, and who wrote it.
+  async setLabel(id, i, text, known, more = {}) {
     const path = `/saes/${escape(id)}/latents/${escape(i)}/label`;
     const there = known ? await this.ask(path) : null;
     if (there && there.text !== known.text) {
@@ -127,7 +141,7 @@ export class ServerSource {
     }
     const tag = there ? tags.get(there) : null;
     if (!text.trim()) return known ? this.ask(path, { method: "DELETE", headers: tag ? { "If-Match": tag } : {} }) : null;
-    return this.ask(path, { method: "PUT", body: { text }, headers: tag ? { "If-Match": tag } : {} });
+    return this.ask(path, { method: "PUT", body: { text, ...more }, headers: tag ? { "If-Match": tag } : {} });
   }
 
   labels() { return this.ask("/labels"); }

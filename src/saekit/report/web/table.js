@@ -16,7 +16,7 @@ export class LatentTable {
   constructor(options) {
     Object.assign(this, options);
     this.known = this.overview.columns ?? [];
-    this.previews = this.source.previews;
+    this.previews = this.source.previews && Object.keys(this.overview.bands ?? {}).length > 0;
     this.cursors = [null];
     this.page = 0;
     this.picked = -1;
@@ -52,7 +52,8 @@ export class LatentTable {
       element("div", { class: "controls" },
         element("label", { class: "grow" }, element("span", {}, "query "), this.where),
         element("label", { class: "search" }, element("span", {}, "search "), this.q), this.scope,
-        this.chooser(), button("CSV", () => this.csv(), { title: "download the rows shown" })),
+        this.chooser(), button("CSV", () => this.csv(), { title: "download the rows shown" }),
+        this.markable() ? button("list…", () => this.mark(this.shownLatents()), { title: "add the rows shown to a list; key m: the row that j and k are at" }) : null),
       element("details", { class: "query-help", id: "query-help" }, element("summary", {}, "How to write a query"),
         element("p", {}, "Compare columns with numbers (", element("code", {}, "density<1e-3"), "), texts with ",
           element("code", {}, 'label has "name"'), "; join with ", element("code", {}, "and or not ( )"), "; ",
@@ -256,9 +257,14 @@ export class LatentTable {
       return true;
     }
     if (event.key === "o" && rows[this.picked]) { this.open(rows[this.picked], Number(rows[this.picked].dataset.latent)); return true; }
+    if (event.key === "m" && rows[this.picked] && this.markable()) { event.preventDefault(); this.mark([Number(rows[this.picked].dataset.latent)]); return true; }
     if (event.key === "/") { event.preventDefault(); this.q.focus(); this.q.select(); return true; }
     return false;
   }
+
+  markable() { return this.source.mark && this.overview.card?.weights; }
+  shownLatents() { return [...this.body.querySelectorAll("tr[data-latent]")].map((row) => Number(row.dataset.latent)); }
+  mark(latents) { if (latents.length) this.source.mark(this.overview.card.weights, latents); }
 
   csv() {
     if (!this.data) return;

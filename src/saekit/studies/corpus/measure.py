@@ -25,6 +25,7 @@ from saekit.studies.corpus import statistics
 
 BLOCKS = 40  # of documents, each left out in turn
 NGRAM = 13
+_REFERENCE_TOKENS = 1_000_000
 _NULL_DRAWS = 200
 _SHUFFLES = 40
 
@@ -143,7 +144,7 @@ def measure(
         corpora: by a short name.
         lm: the model; tokens are those of its tokenizer.
         how: see `Measurement`.
-        reference: text that shared 13-token runs are looked for in.
+        reference: text that shared 13-token runs are looked for in, its first million tokens.
         shown: show progress.
 
     Raises:
@@ -158,7 +159,7 @@ def measure(
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
     known = None
     if reference is not None:
-        ids, *_ = _read(reference, lm, how.split, 100 * how.tokens)
+        ids, *_ = _read(reference, lm, how.split, _REFERENCE_TOKENS)
         known = torch.cat([statistics.ngrams(one, NGRAM) for one in ids]).unique()
     first_shares = _first_shares(lm)
     scores: dict[str, Score] = {}

@@ -1,1 +1,1 @@
-"""Are dictionaries trained on a model's own text more faithful to the model?"""
+"""Faithful dictionaries: a model's own text, agreement of seeds, fake features, probing."""

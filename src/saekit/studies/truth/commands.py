@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.core.errors import ConfigError, FormatError
+from saekit.core.errors import ConfigError, FormatError, MissingExtraError
 from saekit.hub.names import results_folder
 from saekit.terminal.output import emit
 from saekit.terminal.resuming import goes_on
@@ -179,13 +179,16 @@ def evaluate(
     """
     from saekit.analysis import similarity
     from saekit.core.config import override
+    from saekit.hub.index_manifest import INSIDE
     from saekit.hub.native import load
     from saekit.studies.truth.evals.ground_truth import GroundTruth
+    from saekit.studies.truth.latents import write_index
     from saekit.studies.truth.training import Layout
 
     model = load_truth(truth)
     config = override(GroundTruth(), settings or [])
-    found = load(sae).sae
+    loaded = load(sae)
+    found = loaded.sae
     arrange = Layout.of(found.cfg, model).arrange if found.cfg.event else None
     result = config.run(found, model, arrange=arrange, seed=seed, shown=not quiet, name=str(sae))
     path = out or results_folder(sae) / "eval" / "ground_truth.json"
@@ -195,6 +198,13 @@ def evaluate(
         f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items() if name in SHOWN
     ]
     lines.sort(key=lambda line: [f"  {v}" for v in SHOWN.values()].index(line[:36].rstrip()))
+    if out is None:  # next to the SAE, where `saekit serve` and `saekit query` look
+        try:
+            table = write_index(loaded, result, results_folder(sae) / INSIDE)
+            record["index"] = str(table)
+            lines.append(f"latents  {table}")
+        except MissingExtraError as error:
+            lines.append(f"note     no table of latents was written: {error}")
     lines.append(f"result   {path}")
     if csv is not None or figure is not None:
         directions = found.directions().detach()

@@ -35,5 +35,6 @@ def draw(found: Measured, path: Path) -> None:
         axes[0][0].step(x, y, where="post", color=colour, label=name)
     axes[0][0].set(xlabel="tokens of a document", ylabel="share of documents up to it", ylim=(0, 1))
     axes[0][0].set_xscale("symlog", linthresh=10)
+    axes[0][0].set_xlim(left=0)
     axes[0][0].legend(fontsize=8)
     style.save(figure, path, drawn)

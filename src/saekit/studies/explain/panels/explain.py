@@ -1,7 +1,7 @@
 """Explanation: a line that says when the latent is on, and how it stands to its controls."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 from typing_extensions import override
 
@@ -9,12 +9,9 @@ from saekit.core.files import read_object
 from saekit.report import blocks
 from saekit.report.blocks import Block
 from saekit.report.panels import base
-from saekit.report.panels.base import Panel, number, registry
+from saekit.report.panels.base import Measured, number, registry
 
-if TYPE_CHECKING:
-    from saekit.analysis.index_folder import Index
-
-STATS = ("explain*/scores/*/explanations.csv",)
+LABELS = ("explain*/labels.json",)
 ANSWERS = "answers.json"
 ABOUT = {
     "detection": "A judge says of each text whether the latent fires on it.",
@@ -34,7 +31,7 @@ SAID = {1.0: "says it fires", 0.0: "says it does not fire"}
 
 @final
 @registry.register
-class ExplainPanel(Panel):
+class ExplainPanel(Measured):
     """A line that says when a latent is on, with its scores."""
 
     name: ClassVar[str] = "explain"
@@ -44,24 +41,24 @@ class ExplainPanel(Panel):
         "Judges then told from that line alone on which other texts it fires."
     )
 
+    tables: ClassVar[tuple[str, ...]] = ("explain*/scores/*/explanations.csv",)
+    lacking: ClassVar[str] = "This latent was not explained."
+    command: ClassVar[str] = "saekit explain run {run} --latent {latent} --out NEW"
+
     @override
-    def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
-        made: list[Block] = []
-        is_measured = False
-        for path in base.found(run, STATS):
-            is_measured = True
-            row = base.row_of(path.with_suffix(""), latent)
-            if row is not None:
-                made += _blocks(path, run, row, latent)
-        if not made and is_measured:
-            command = f"saekit explain run {base.quoted(run)} --latent {latent} --out NEW"
-            return [blocks.missing("This latent was not explained.", command)]
-        return made or None
+    def of_row(self, path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
+        return _blocks(path, run, row, latent)
+
+    @override
+    def without(self, run: Path, latent: int) -> list[Block]:
+        paths = base.found(run, LABELS)
+        return [block for path in paths for block in _unscored(path, run, latent)]
 
 
 def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
     source = f"{base.named(path, run)}; saekit explain score"
-    found = [blocks.text(row["explanation"], title=f"Judged by {path.parent.name}", source=source)]
+    title = f"Judged by {path.parent.name}"
+    found = [blocks.label(row["explanation"], by="saekit explain", title=title, source=source)]
     facts = []
     for name in (key.removesuffix("_invalid") for key in row if key.endswith("_invalid")):
         said: list[str] = [ABOUT.get(name, "")]
@@ -89,6 +86,20 @@ def _blocks(path: Path, run: Path, row: dict[str, str], latent: int) -> list[Blo
     if texts:
         found.append(blocks.texts(texts, title="Texts it was judged on", source=source))
     return found
+
+
+def _unscored(path: Path, run: Path, latent: int) -> list[Block]:
+    """Return the explanation of a latent that no judge has seen yet."""
+    one = base.kept(read_object, path).get(str(latent))
+    line = (
+        next((t["text"] for t in one["tried"] if t["verdict"] == "usable"), None) if one else None
+    )
+    if line is None:
+        return []
+    source = f"{base.named(path, run)}; saekit explain run"
+    command = f"saekit explain score {base.quoted(path.parent)}"
+    shown = blocks.label(line, by="saekit explain", title="Not judged yet", source=source)
+    return [shown, blocks.missing("How right it is has not been measured.", command)]
 
 
 def _detected(path: Path) -> dict[int, list[dict[str, Any]]]:

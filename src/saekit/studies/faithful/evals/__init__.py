@@ -1,1 +1,1 @@
-"""Evaluations of the study of faithful dictionaries."""
+"""Evaluations of faithful dictionaries."""

@@ -1,1 +1,1 @@
-"""Figures of the study of faithful dictionaries."""
+"""Figures of faithful dictionaries."""

@@ -87,9 +87,11 @@ class Locality(Panel):
 def _missing(run: Path, index: "Index", latent: int, others: bool) -> list[Block] | None:
     """Return the command that makes the events of a latent.
 
-    None of a latent that is never on, and of an SAE that codes several sites at once, whose
-    influence is not taken.
+    None of a latent that is never on, of an SAE that codes several sites at once, whose influence
+    is not taken, and of one whose index has no examples, for it reads no text.
     """
+    if not index.bands:
+        return None
     if not index.column("density")[latent] > 0 or " " in index.site:
         return None
     words = f"{COMMAND} {base.quoted(run)} --latents {latent} --site {index.site}"

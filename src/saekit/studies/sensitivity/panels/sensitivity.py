@@ -1,19 +1,15 @@
 """Sensitivity: new texts of a latent's kind, and on which of them it fires."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import ClassVar, final
 
 from typing_extensions import override
 
 from saekit.report import blocks
 from saekit.report.blocks import Block
 from saekit.report.panels import base
-from saekit.report.panels.base import Panel, number, registry
+from saekit.report.panels.base import Measured, number, registry
 
-if TYPE_CHECKING:
-    from saekit.analysis.index_folder import Index
-
-STATS = ("sensitivity*/feature_stats.csv",)
 TEXTS = "generated_samples_with_activations"
 ON = 1e-6  # act units, as the study counts
 RATES = {
@@ -30,7 +26,7 @@ RATES = {
 
 @final
 @registry.register
-class SensitivityPanel(Panel):
+class SensitivityPanel(Measured):
     """On how many newly written texts of its kind a latent fires."""
 
     name: ClassVar[str] = "sensitivity"
@@ -40,19 +36,14 @@ class SensitivityPanel(Panel):
         "latent that stands for what its examples share fires on them."
     )
 
+    tables: ClassVar[tuple[str, ...]] = ("sensitivity*/feature_stats.csv",)
+    column: ClassVar[str] = "feature_index"
+    lacking: ClassVar[str] = "This latent was not measured."
+    command: ClassVar[str] = "saekit sensitivity run {run} --latent {latent} --out NEW"
+
     @override
-    def blocks(self, run: Path, index: "Index", latent: int) -> list[Block] | None:
-        made: list[Block] = []
-        is_measured = False
-        for path in base.found(run, STATS):
-            is_measured = True
-            line = base.row_of(path.with_suffix(""), latent, "feature_index")
-            if line is not None:
-                made += _blocks(path, run, line, latent)
-        if not made and is_measured:
-            command = f"saekit sensitivity run {run.name} --latent {latent} --out NEW"
-            return [blocks.missing("This latent was not measured.", command)]
-        return made or None
+    def of_row(self, path: Path, run: Path, row: dict[str, str], latent: int) -> list[Block]:
+        return _blocks(path, run, row, latent)
 
 
 def _blocks(path: Path, run: Path, line: dict[str, str], latent: int) -> list[Block]:

@@ -1,0 +1,84 @@
+"""`saekit compare`: is one SAE better than another, and how sure is that?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saekit.cli.sweep_folder import is_sweep, trained_runs
+from saekit.terminal.output import emit
+from saekit.terminal.sae_options import SAEOptions, takes
+
+if TYPE_CHECKING:
+    from saekit.hub.opening import OpenSAE
+    from saekit.models.base import LanguageModel
+
+
+@takes(SAEOptions)
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Two or more: a run's folder, one with an SAE, a published SAE, or a sweep, whose "
+            "SAEs are one group."
+        ),
+    ],
+    corpus: Annotated[
+        str | None, typer.Option(help="Other text; its held-out part is read. [the first run's]")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Which site, where an SAE is folded over several.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens read; losses are of a quarter. [65536]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of it, as margin=0.05. Repeat.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the page.")] = Path(
+        "comparison"
+    ),
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw scores against L0: an .svg, .pdf or .png.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of resampled text, for places on the front.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Compare SAEs on the same tokens: a difference, its interval and a verdict for each two.
+
+    Example: saekit compare runs/a runs/b
+    """
+    from saekit.core.config import override
+    from saekit.core.errors import ConfigError
+    from saekit.evals.compare import CompareSettings, compare_open, lines
+    from saekit.evals.core import Core
+    from saekit.evals.evaluate import configured
+    from saekit.report.l0_figure import draw
+    from saekit.report.study_file import write_study
+
+    core = configured("core", tokens, {})
+    assert isinstance(core, Core)
+    config = override(CompareSettings(core=core, seed=seed), settings or [])
+    models: dict[str, LanguageModel] = {}
+    groups = {str(run): trained_runs(run) if is_sweep(run) else [run] for run in runs}
+    if len(groups) < len(runs):
+        raise ConfigError(f"An SAE is named twice: {', '.join(map(str, runs))}. Name others.")
+    every: list[OpenSAE] = []
+    for folder in (one for group in groups.values() for one in group):
+        found = sae.open(folder, corpus=corpus, site=site, models=models)
+        # All are measured on one text: that of the first, where none was named.
+        every.append(found._replace(text=every[0].text) if every else found)
+    sizes = {name: len(group) for name, group in groups.items()}
+    result = compare_open(every, sizes, config, site=site, shown=not quiet)
+    path = result.write(out)
+    page = write_study(out, out / "report.html")
+    drawn = [] if figure is None else [f"figure   {draw(result.saes, [*config.metrics], figure)}"]
+    record = {"comparison": str(path), "report": str(page), "pairs": result.pairs.rows()}
+    emit(
+        record,
+        as_json=as_json,
+        lines=[*lines(result), f"result   {path}", f"report   {page}", *drawn],
+    )

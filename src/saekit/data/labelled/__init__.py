@@ -1,0 +1,1 @@
+"""Labelled texts, for probes: a task a file."""

@@ -1,0 +1,444 @@
+"""`saekit.compare`: is one SAE better than another, on the same tokens, and how sure is that?
+
+A score's own interval says how far it would move with other text. Two SAEs measured on the same
+text move together, so their difference is known much better than either score: every block of
+documents is left out of both at once. Where SAEs come in several seeds, seeds are left out too.
+Sparsity buys nearly every score, so groups of SAEs are compared at the same L0.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from saekit.core import provenance
+from saekit.core.config import Config, setting
+from saekit.core.errors import ConfigError
+from saekit.core.files import write_json
+from saekit.core.result import Table
+from saekit.core.stats.multiple import holm
+from saekit.core.stats.student import t_quantile, two_sided
+from saekit.data import table_files
+from saekit.data.base import Corpus
+from saekit.evals._differences import (
+    Curve,
+    Point,
+    along,
+    common_range,
+    difference,
+    front_share,
+    log_of,
+    mean_l0,
+    members,
+    on_front,
+    said_of_range,
+    value_of,
+)
+from saekit.evals.base import Subject
+from saekit.evals.core import Core
+from saekit.evals.evaluate import configured, prepared
+from saekit.evals.intervals import BlockSums, too_few
+from saekit.hub.opening import OpenSAE, opened
+from saekit.hub.trained import TrainedSAE
+from saekit.metrics.base import Metric, registry
+from saekit.models.base import LanguageModel
+
+AnySAE = TrainedSAE | Path | str
+METRICS = ("fvu", "ce_rise", "ce_recovered_zero", "kl")
+FRONTS = ("fvu", "ce_rise")  # of these, where lower is better
+LEVEL = 0.05
+FILE, PAIRS, SAES = "comparison.json", "comparison", "saes"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSettings(Config):
+    """How SAEs are compared.
+
+    Args:
+        core: the evaluation whose sums are compared.
+        metrics: which scores decide: of those with a better end and an interval over text.
+        margin: differences within this share of the scores are "about equal".
+        seed: of the resampled text that says how sure a place on the front is.
+
+    Raises:
+        ConfigError: a metric has no better end or no interval over text, or needs losses that are
+            not measured.
+    """
+
+    name: ClassVar[str] = "compare"
+    core: Core = dataclasses.field(default_factory=Core)
+    metrics: tuple[str, ...] = METRICS
+    margin: float = setting(0.02, least=0, most=1, unit="of the scores")
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen = [_metric(name) for name in self.metrics]
+        losses = ", ".join(one.name for one in chosen if one.needs)
+        if losses and not self.core.ce_tokens:
+            raise ConfigError(f"{losses} need passes through the model; got ce_tokens=0. Raise it.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """SAEs compared on the same tokens. `print` shows the verdicts.
+
+    Args:
+        pairs: a row for each two groups and metric.
+        saes: a row an SAE, with its scores and whether any other is better at no higher L0.
+        provenance: what was read and with what.
+    """
+
+    pairs: Table
+    saes: Table
+    provenance: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join(lines(self))
+
+    def write(self, folder: Path | str) -> Path:
+        """Write ``comparison.json`` and both tables as CSV; return the first."""
+        place = Path(folder)
+        table_files.write(self.pairs, place / PAIRS)
+        table_files.write(self.saes, place / SAES)
+        record = {
+            "kind": "comparison",
+            "pairs": self.pairs.columns,
+            "saes": self.saes.columns,
+            "provenance": self.provenance,
+        }
+        write_json(place / FILE, record)
+        return place / FILE
+
+
+def compare(  # noqa: PLR0913 - the words of `saekit compare`
+    saes: Sequence[AnySAE] | Mapping[str, Sequence[AnySAE]],
+    lm: LanguageModel | None = None,
+    *,
+    corpus: Corpus | Path | str | Sequence[str] | None = None,
+    site: str | None = None,
+    metrics: Sequence[str] = METRICS,
+    margin: float = 0.02,
+    seed: int = 0,
+    out: Path | str | None = None,
+    shown: bool = True,
+    tokens: int | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Say of each two SAEs, or groups of them, which is better, with an interval and a verdict.
+
+    All are measured on the same tokens, by the core evaluation, in one pass of the model. SAEs
+    that differ in the seed alone are averaged, and the spread of seeds is part of the interval. Two
+    groups are compared at the L0 that both have: scores are interpolated over its logarithm, and
+    the mean difference over the common range is taken.
+
+    Args:
+        saes: SAEs or their folders, each a group of its own; or groups of them by name.
+        lm: their language model; None: the one that the first one's card names.
+        corpus: other text, whose held-out part is read; None: that of the first one's training.
+        site: which site, where several share an SAE.
+        metrics: which scores decide: of those with a better end and an interval over text.
+        margin: differences within this share of the scores are "about equal".
+        seed: of the resampled text that says how sure a place on the front is.
+        out: a folder for the tables.
+        shown: show progress on stderr.
+        tokens: how much text; losses are of a quarter of it.
+        settings: of the core evaluation, as ``ce_tokens=4_096``.
+
+    Raises:
+        ConfigError: there are not two groups; SAEs are of different models or sites; or a metric
+            has no better end or no interval over text.
+    """
+    core = configured("core", tokens, settings)
+    assert isinstance(core, Core)
+    config = CompareSettings(core=core, metrics=tuple(metrics), margin=margin, seed=seed)
+    groups = saes if isinstance(saes, Mapping) else _each_alone(saes)
+    models: dict[str, LanguageModel] = {}
+    every: list[OpenSAE] = []
+    for one in itertools.chain.from_iterable(groups.values()):
+        first = every[0] if every else None
+        text = corpus if first is None else first.text
+        model = lm if first is None else first.lm
+        every.append(opened(one, model, text, site, models=models))
+    sizes = {name: len(group) for name, group in groups.items()}
+    found = compare_open(every, sizes, config, site=site, shown=shown)
+    if out is not None:
+        found.write(out)
+    return found
+
+
+def compare_open(
+    saes: Sequence[OpenSAE],
+    sizes: Mapping[str, int],
+    config: CompareSettings,
+    *,
+    site: str | None = None,
+    shown: bool = True,
+) -> Comparison:
+    """Compare SAEs that are opened.
+
+    Args:
+        saes: one group after another.
+        sizes: SAEs of each group, by its name.
+        config: how.
+        site: which site, where several share an SAE.
+        shown: show progress on stderr.
+
+    Raises: as `compare`.
+    """
+    if len(sizes) < 2 or not all(sizes.values()):
+        raise ConfigError(
+            f"A comparison is of at least two SAEs, or groups of them; got {list(sizes) or 'none'}."
+            f" Name another one."
+        )
+    subjects, tools = prepared(saes, "compare", site, (config.seed, shown, False))
+    writes = dict.fromkeys("+".join(str(w.write) for w in s.ways) for s in subjects)
+    if len(writes) > 1:
+        raise ConfigError(
+            f"SAEs of {' and '.join(writes)} cannot be compared by what they keep of one site. "
+            f"Compare SAEs of one."
+        )
+    measured = config.core.measure(subjects, tools)
+    curves = _curves(sizes, saes, [s.name for s in subjects])
+    metrics = [_metric(name) for name in config.metrics]
+    each = [one.sums for one in measured]
+    sums = {name: [one[name] for one in each] for name in ("l0", *config.metrics)}
+    made = provenance.collect(config.seed) | {
+        "settings": config.to_dict(),
+        "model": saes[0].lm.provenance(),
+        "corpus": saes[0].text.provenance(),
+        "tokens": int(measured[0].rows.tokens.numel()),
+        "notes": _notes(subjects),
+    }
+    return Comparison(
+        pairs=pair_table(curves, metrics, sums, config.margin),
+        saes=_sae_table(curves, [s.name for s in subjects], sums, config.seed),
+        provenance=made,
+    )
+
+
+def _notes(subjects: Sequence[Subject]) -> list[str]:
+    """Return what a reader must know of what was compared."""
+    rules = {repr([way.rule.to_dict() for way in one.ways]) for one in subjects}
+    if len(rules) == 1:
+        return []
+    return [
+        "the SAEs leave out other outlier tokens, by the norms of the text each was trained on: "
+        "the tokens that count differ a little"
+    ]
+
+
+def pair_table(
+    curves: Sequence[Curve],
+    metrics: Sequence[Metric],
+    sums: Mapping[str, Sequence[BlockSums]],
+    margin: float = 0.02,
+) -> Table:
+    """Return the difference of each two curves in each metric, with its verdict.
+
+    p is of Student's t, two-sided; `p_holm` holds over all rows of the table. "better" needs
+    p_holm below 5 %; "about equal" an interval within `margin` of the scores; all else is
+    "inconclusive". `least` is the smallest difference that this text and these seeds could have
+    told from 0 by themselves.
+
+    Args:
+        curves: the groups.
+        metrics: those compared.
+        sums: of every SAE by block of one text, by metric; of ``l0`` too.
+        margin: a share of the mean of both scores.
+
+    Source:
+        Efron and Tibshirani 1993, section 11.4 (jackknife; blocks of text and seeds are two
+        samples, whose variances add); Satterthwaite 1946 (their degrees of freedom); Holm 1979.
+    """
+    rows: list[dict[str, Any]] = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(curves), 2):
+        for metric in metrics:
+            rows.append({"a": a.name, "b": b.name, "metric": metric.name})
+            rows[-1] |= _compared(curves[i], curves[j], metric, sums, margin)
+    known = [row for row in rows if row["p"] is not None]
+    for row, p in zip(known, holm([row["p"] for row in known]), strict=True):
+        row["p_holm"] = p
+        if p < LEVEL:
+            lower = registry.get(row["metric"]).better == "lower"
+            better = "a" if (row["difference"] < 0) == lower else "b"
+            row["verdict"] = f"{row[better]} better"
+    names = (
+        "a", "b", "metric", "l0_a", "l0_b", "at", "value_a", "value_b", "difference", "low", "high",
+        "relative", "p", "p_holm", "least", "seeds", "verdict", "reason",
+    )  # fmt: skip
+    units = {"l0_a": "latents/token", "l0_b": "latents/token"}
+    return Table(columns={n: [row[n] for row in rows] for n in names}, units=units)
+
+
+def _compared(
+    a: Curve, b: Curve, metric: Metric, sums: Mapping[str, Sequence[BlockSums]], margin: float
+) -> dict[str, Any]:
+    """Return one row of the table, but for its names and what holds over all rows."""
+    values, l0 = sums[metric.name], sums["l0"]
+    wanted = [*members(a), *members(b)]
+    at_all = {i: value_of(values[i]) for i in wanted}
+    log_l0 = {i: log_of(value_of(l0[i])) for i in wanted}
+    span = common_range(a, b, log_l0)
+    row: dict[str, Any] = {
+        "l0_a": mean_l0(a, log_l0), "l0_b": mean_l0(b, log_l0),
+        "at": said_of_range(a, b, span, log_l0), "value_a": None, "value_b": None,
+        "difference": None, "low": None, "high": None, "relative": None,
+        "p": None, "p_holm": None, "least": None, "seeds": 0,
+        "verdict": "inconclusive", "reason": "",
+    }  # fmt: skip
+    if span is None:
+        return row | {"verdict": "not comparable", "reason": "the groups have no L0 in common"}
+    if any(math.isnan(v) for v in at_all.values()):
+        return row | {"verdict": "undefined", "reason": metric.undefined}
+    row["value_a"], row["value_b"] = (
+        along(a, at_all, log_l0, span),
+        along(b, at_all, log_l0, span),
+    )
+    row["difference"] = row["value_a"] - row["value_b"]
+    scale = (abs(row["value_a"]) + abs(row["value_b"])) / 2
+    row["relative"] = row["difference"] / scale if scale else None
+    if (reason := too_few(values[wanted[0]].sizes)) is not None:
+        return row | {"reason": reason}
+    found = difference(a, b, {i: (values[i], l0[i]) for i in wanted}, span)
+    if math.isnan(found.error):
+        return row | {"reason": "no interval: undefined without some block of text"}
+    t = t_quantile(found.df)
+    row |= {
+        "low": found.value - t * found.error,
+        "high": found.value + t * found.error,
+        "p": two_sided(found.value / found.error, found.df)
+        if found.error
+        else float(not found.value),
+        "least": t * found.error,
+        "seeds": found.seeds,
+    }
+    if max(abs(row["low"]), abs(row["high"])) <= margin * scale:
+        row["verdict"] = "about equal"
+    if not found.seeds:
+        row["reason"] = "the interval is over text: other seeds may differ by more"
+    return row
+
+
+def _sae_table(
+    curves: Sequence[Curve],
+    names: Sequence[str],
+    sums: Mapping[str, Sequence[BlockSums]],
+    seed: int,
+) -> Table:
+    """Return the scores of each SAE, and in what share of texts no other one beats it."""
+    group = {i: curve.name for curve in curves for i in members(curve)}
+    points = [p for curve in curves for p in curve.points]
+    seeds = {i: s for p in points for i, s in zip(p.saes, p.seeds, strict=True)}
+    n = len(names)
+    columns: dict[str, list[Any]] = {
+        "sae": list(names),
+        "group": [group[i] for i in range(n)],
+        "seed": [seeds[i] for i in range(n)],
+    }
+    for name, each in sums.items():
+        scores = [one.score() for one in each]
+        columns[name] = [s.value for s in scores]
+        columns[f"{name}_low"] = [s.low for s in scores]
+        columns[f"{name}_high"] = [s.high for s in scores]
+    for name in (one for one in FRONTS if one in sums):
+        columns[f"front_{name}"] = on_front(
+            torch.tensor([value_of(s) for s in sums["l0"]], dtype=torch.float64),
+            torch.tensor([value_of(s) for s in sums[name]], dtype=torch.float64),
+        ).tolist()
+        columns[f"front_share_{name}"] = front_share(sums["l0"], sums[name], seed)
+    return Table(columns=columns, units={"l0": "latents/token"})
+
+
+def _metric(name: str) -> Metric:
+    found = registry.get(name)()
+    if found.better == "neither" or not found.resampled:
+        known = [
+            n
+            for n in registry.names()
+            if (m := registry.get(n)).resampled and m.better != "neither"
+        ]
+        why = "no better end" if found.better == "neither" else "no interval over text"
+        raise ConfigError(f"`{name}` has {why}, so no verdict rests on it. Use {', '.join(known)}.")
+    return found
+
+
+def _each_alone(saes: Sequence[AnySAE]) -> dict[str, list[AnySAE]]:
+    """Return each SAE as a group, called by its folder."""
+    if isinstance(saes, str):
+        raise ConfigError(f"A comparison is of a list of SAEs; got the text {saes!r}.")
+    names = [_called(one, i) for i, one in enumerate(saes)]
+    if len(set(names)) < len(names):
+        names = [
+            str(one) if isinstance(one, str | Path) else n
+            for n, one in zip(names, saes, strict=True)
+        ]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"An SAE is named twice among those to compare: {', '.join(names)}.")
+    return {name: [one] for name, one in zip(names, saes, strict=True)}
+
+
+def _called(sae: AnySAE, i: int) -> str:
+    folder = sae.folder if isinstance(sae, TrainedSAE) else Path(sae)
+    return f"SAE {i + 1}" if folder is None else folder.resolve().name
+
+
+def _curves(sizes: Mapping[str, int], saes: Sequence[OpenSAE], names: Sequence[str]) -> list[Curve]:
+    """Return the groups, SAEs that differ in the seed alone together in a point."""
+    found, first = [], 0
+    for name, n in sizes.items():
+        points: dict[str, list[tuple[int, int | None]]] = {}
+        for i in range(first, first + n):
+            run = saes[i].loaded.card.run
+            seed = run.get("seed")
+            rest = {k: v for k, v in run.items() if k not in ("seed", "order_seed")}
+            # Of an SAE without the settings of its training nothing says that it is of a seed.
+            key = repr(sorted(rest.items(), key=lambda kv: kv[0])) if seed is not None else names[i]
+            points.setdefault(key, []).append((i, seed))
+        found.append(
+            Curve(
+                name,
+                tuple(
+                    Point(tuple(i for i, _ in p), tuple(s for _, s in p)) for p in points.values()
+                ),
+            )
+        )
+        first += n
+    return found
+
+
+def lines(found: Comparison) -> list[str]:
+    """Return the comparison as aligned lines: a row each pair and metric."""
+    rows = found.pairs.rows()
+    heads = ["a", "b", "metric", "at", "a's", "b's", "difference", "verdict"]
+    shown = [
+        [
+            row["a"], row["b"], row["metric"], row["at"], _number(row["value_a"]),
+            _number(row["value_b"]), _ends(row), row["verdict"],
+        ]
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(r[k]) for r in [heads, *shown]) for k in range(len(heads))]
+    text = [
+        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
+        for r in [heads, *shown]
+    ]
+    reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
+    notes = [*reasons, *found.provenance.get("notes", [])]
+    return [*text, *(f"note     {one}" for one in notes)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    if row["low"] is None:
+        return f"{row['difference']:+.3g}"
+    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"

@@ -1,0 +1,74 @@
+"""What SAEs make of sequences: codes of the tokens that their rules keep, read once for all."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saekit.core.codes import Codes
+from saekit.core.finite import check_finite
+from saekit.core.progress import Progress
+from saekit.evals._reconstruction import float32_on
+from saekit.evals.base import Subject
+from saekit.models.base import LanguageModel
+from saekit.studies.faithful.sequences import Padded
+
+
+def model_of(subjects: Sequence[Subject]) -> LanguageModel:
+    """Return the language model that SAEs stand in."""
+    lm = subjects[0].lm
+    assert lm is not None  # `check` of the evaluation refuses it
+    return lm
+
+
+class Coded(NamedTuple):
+    """Codes of the tokens of some sequences that the rules of an SAE keep."""
+
+    codes: Codes
+    sequence: Int[Tensor, "tokens"]  # which sequence each token is of, from 0
+    x: Float[Tensor, "tokens d_in"]
+    y: Float[Tensor, "tokens d_out"]
+
+    @property
+    def l0(self) -> float:
+        """Latents on per token."""
+        return int((self.codes.values != 0).sum()) / max(self.codes.n_rows, 1)
+
+
+@torch.no_grad()
+def coded(
+    subjects: Sequence[Subject], text: Padded, batch_rows: int, bar: Progress
+) -> Iterator[tuple[int, list[Coded]]]:
+    """Yield the number of a batch's first sequence, and its codes under each SAE.
+
+    The model reads each sequence once, for all SAEs.
+
+    Args:
+        subjects: SAEs of one language model.
+        text: sequences.
+        batch_rows: sequences of a pass.
+        bar: counts their tokens.
+
+    Raises:
+        DataError: activations are not finite.
+    """
+    lm = model_of(subjects)
+    saes = [float32_on(s.sae, lm.device) for s in subjects]
+    sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
+    for first in range(0, len(text.tokens), batch_rows):
+        part = text.rows(slice(first, first + batch_rows))
+        tokens, real = part.tokens.to(lm.device), part.real.to(lm.device)
+        acts = lm.read(tokens, sites)
+        check_finite(acts, first)
+        which = torch.arange(len(tokens), device=lm.device)[:, None].expand_as(tokens)
+        found = []
+        for subject, sae in zip(subjects, saes, strict=True):
+            keep = subject.rule.keep(tokens, acts[subject.read]) & real
+            if subject.write_rule is not None:
+                keep &= subject.write_rule.keep(tokens, acts[subject.write])
+            x, y = acts[subject.read][keep].float(), acts[subject.write][keep].float()
+            found.append(Coded(sae.encode(x), which[keep], x, y))
+        yield first, found
+        bar.add(tokens.numel())

@@ -1,0 +1,309 @@
+"""Probing: how well classes of labelled texts can be told from an SAE's codes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from saekit.core import provenance
+from saekit.core.config import setting
+from saekit.core.errors import ConfigError
+from saekit.core.progress import Progress
+from saekit.core.result import Result, Score
+from saekit.core.seeds import derive
+from saekit.data.labelled.base import Labelled, Source, name_of, open_task
+from saekit.evals._plan import plan
+from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.core import Core
+from saekit.studies.faithful.coding import model_of
+from saekit.studies.faithful.lists import written
+from saekit.studies.faithful.probing import logistic, statistics
+from saekit.studies.faithful.probing.features import Features, check_memory, features_of, rows_of
+from saekit.studies.faithful.probing.logistic import Probe
+from saekit.studies.faithful.probing.statistics import LABELS, METRICS, Draws
+from saekit.studies.faithful.sequences import Shape, held_out, ordinary_ids, shape_of
+from saekit.studies.faithful.untrained import untrained
+
+UNTRAINED = "untrained"
+PAIRS = (("sae", "baseline"), ("recon", "baseline"), ("sae", UNTRAINED))
+COMPARED = ("baseline", "sae", "recon", UNTRAINED)
+SAID = {
+    "baseline": "raw activation",
+    "sae": "SAE codes",
+    "recon": "reconstruction",
+    UNTRAINED: "codes of an untrained SAE",
+    "pca": "principal components",
+}
+
+
+class _Read(NamedTuple):
+    """A task with what probes read of it."""
+
+    task: Labelled
+    train: Features
+    test: Features
+    floor_train: Tensor  # codes of an untrained SAE
+    floor_test: Tensor
+
+
+@final
+@registry.register
+@dataclass(frozen=True, kw_only=True)
+class Probing(Eval):
+    """Classes of labelled texts told from the activation, the codes and the reconstruction.
+
+    A text becomes one vector: the mean over its tokens, or its last token. Columns are
+    standardised on train; a logistic regression with an L2 penalty, chosen by cross-validation on
+    train, is fitted; accuracy and macro F1 are those on test. ``TASK/sae_K_accuracy`` is of the
+    K latents that differ most between classes (F ratio, on train). Each number stands next to what
+    it is worth: the class that is commonest in train (`majority`), the raw activation
+    (`baseline`), an untrained SAE as wide and as sparse (`untrained`), and for K latents the best
+    K principal components of the activation. Codes of random directions can be probed too, the
+    better the more there are, so that the accuracy of codes is good where it is above that of the
+    untrained SAE. A probe that never predicts a class says so.
+
+    Intervals are over test texts, the same resamples for all probes of a task. Each SAE has a
+    result of its own; `compare` there sets two next to each other text by text.
+
+    Args:
+        tasks: names (`saekit list tasks`), or files of one's own with text and label.
+        source: where named tasks are read from: "hub", "packaged", or "auto": the hub where it
+            can be reached. Which it was stands in the result.
+        pooling: mean over the tokens that the SAE's rules keep, or the last of them.
+        n_train: the most texts to train on.
+        n_test: the most to test on.
+        sparse: numbers of latents for sparse probing.
+        folds: of the cross-validation.
+        n_ctx: tokens of a text, longer ones are cut; 0: those of the SAE's rows.
+        n_draws: resamples for the intervals.
+        batch_rows: the most texts of a forward pass.
+
+    Raises:
+        ConfigError: a number is out of range, a task is named twice, or the model reads no such
+            texts.
+
+    Cost:
+        Each text to the site once; 4 probes a task, and 3 for each entry of `sparse`.
+
+    Reads:
+        Labelled texts; of the held-out rows only how they are made.
+
+    Source:
+        FaithfulSAE, arXiv:2506.17673 (SAE probing); Kantamneni et al. 2025, arXiv:2502.16681.
+        Differs: masked pooling, standardised, penalty by cross-validation, floors, intervals.
+    """
+
+    name: ClassVar[str] = "probing"
+    version: ClassVar[int] = 1
+    needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+
+    tasks: tuple[str, ...] = ("sst2", "cola", "ag_news", "yelp_polarity")
+    source: Source = "auto"
+    pooling: Literal["mean", "last"] = "mean"
+    n_train: int = setting(1000, least=10)
+    n_test: int = setting(1000, least=1)
+    sparse: tuple[int, ...] = setting((1, 2, 5, 16), least=1)
+    folds: int = setting(4, least=2)
+    n_ctx: int = setting(0, least=0)
+    n_draws: int = setting(1000, least=0)
+    batch_rows: int = setting(16, least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [name_of(word) for word in self.tasks]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(
+                f"`tasks` has at least one task, and names that differ, those of files their "
+                f"stems; got {', '.join(names) or 'none'}. Leave one out, or rename a file."
+            )
+
+    @classmethod
+    @override
+    def example(cls) -> "Probing":
+        return cls(
+            tasks=("code_or_prose",), n_train=300, n_test=300, sparse=(4,), folds=2, n_draws=20
+
+        )  # fmt: skip
+
+    @override
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        return self.run_all([subject], tools)[0]
+
+    @override
+    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        if not subjects:
+            return []
+        for subject in subjects:
+            self.check(subject)
+        logistic.check()
+        began = time.monotonic()
+        lm = model_of(subjects)
+        shape = shape_of(held_out(tools, 8), lm)
+        shape = shape._replace(n_ctx=self.n_ctx or shape.n_ctx)
+        if shape.n_ctx > lm.n_ctx_max:
+            raise ConfigError(
+                f"Texts have up to {shape.n_ctx} tokens; {lm.name} reads {lm.n_ctx_max} at most. "
+                f"Set n_ctx."
+            )
+        scores: list[dict[str, Score]] = [{} for _ in subjects]
+        details: list[dict[str, Any]] = [{} for _ in subjects]
+        shared: dict[Any, Probe] = {}
+        for word in self.tasks:
+            name = name_of(word)
+            task = open_task(word, self.source).read().first(self.n_train, self.n_test)
+            draws = statistics.drawn(len(task.test), self.n_draws, tools.seed)
+            for i, read in enumerate(self._read(subjects, task, shape, tools)):
+                seed = derive(tools.seed, "probing", name)
+                key = (name, subjects[i].read, subjects[i].rule, subjects[i].write_rule)
+                found, probes = self._probed(read, seed, (shared, key))
+                scores[i] |= self._scores(name, task, found, draws)
+                details[i][name] = _details(task, read, probes, found)
+        results = []
+        for subject, mine, tasks in zip(subjects, scores, details, strict=True):
+            notes = [n for word, task in tasks.items() for n in _notes(word, task)]
+            made_from = provenance.collect(tools.seed) | {
+                "subject": subject.name,
+                "sae": subject.sae.cfg.to_dict(),
+                "model": lm.provenance(),
+                "notes": notes,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+            rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes, "tasks": tasks}
+            results.append(self.result(mine, rest, made_from))
+        return results
+
+    def _read(
+        self, subjects: Sequence[Subject], task: Labelled, shape: Shape, tools: Tools
+    ) -> list[_Read]:
+        """Return what probes of each SAE read of a task: one pass for all SAEs and floors."""
+        lm = model_of(subjects)
+        filler = int(ordinary_ids(lm.tokenizer, lm.vocab_size)[0])
+        texts = [e.text for e in (*task.train, *task.test)]
+        rows = rows_of(texts, lm, shape, filler)
+        core = Core(ce_tokens=0, batch_rows=self.batch_rows)
+        planned = plan(subjects, rows.tokens.shape[1], len(texts), core)
+        planned.say(shown=tools.shown)
+        check_memory(subjects, len(texts))
+        bar = Progress(self.name, int(rows.real.sum()), shown=tools.shown)
+        floors = untrained(subjects, rows.rows(slice(0, planned.rows)), tools.seed)
+        every = features_of([*subjects, *floors], rows, self.pooling, planned.rows, bar)
+        bar.close()
+        n, found = len(task.train), []
+        for own, floor in zip(every[: len(subjects)], every[len(subjects) :], strict=True):
+            train, test = (Features(*(f[part] for f in own)) for part in (slice(n), slice(n, None)))
+            found.append(_Read(task, train, test, floor.sae[:n], floor.sae[n:]))
+        return found
+
+    def _probed(
+        self, read: _Read, seed: int, known: tuple[dict[Any, Probe], Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Probe]]:
+        """Return predictions and probes by name; those of the raw activation are made once."""
+        shared, key = known
+        labels = torch.tensor([e.label for e in read.task.train])
+        n_classes = len(read.task.classes)
+
+        def fit(train: Tensor, test: Tensor, k: int | None = None) -> Probe:
+            return logistic.probe(
+                train, labels, test, n_classes=n_classes, folds=self.folds, seed=seed, k=k
+            )
+
+        def once(name: str, train: Tensor, test: Tensor, k: int | None = None) -> Probe:
+            if (key, name) not in shared:
+                shared[key, name] = fit(train, test, k)
+            return shared[key, name]
+
+        raw = read.train.baseline, read.test.baseline
+        probes = {
+            "baseline": once("baseline", *raw),
+            "sae": fit(read.train.sae, read.test.sae),
+            "recon": fit(read.train.recon, read.test.recon),
+            UNTRAINED: fit(read.floor_train, read.floor_test),
+        }
+        parts = logistic.principal(*raw) if self.sparse else raw
+        for k in self.sparse:
+            probes[f"sae_{k}"] = fit(read.train.sae, read.test.sae, k)
+            probes[f"{UNTRAINED}_{k}"] = fit(read.floor_train, read.floor_test, k)
+            probes[f"pca_{k}"] = once(f"pca_{k}", *parts, k)
+        commonest = int(torch.bincount(labels).argmax())
+        majority = torch.full((len(read.task.test),), commonest)
+        return {n: p.predicted for n, p in probes.items()} | {"majority": majority}, probes
+
+    def _scores(
+        self, word: str, task: Labelled, found: dict[str, Tensor], draws: Draws
+    ) -> dict[str, Score]:
+        labels = torch.tensor([e.label for e in task.test])
+        n, out = len(labels), {}
+        for metric in METRICS:
+            of = {f: statistics.values(p, labels, metric, draws) for f, p in found.items()}
+            for feature, values in of.items():
+                if metric == "f1" and "_" in feature:
+                    continue  # of sparse probes the accuracy is enough to read
+                missing = [] if feature == "majority" else _missing(found[feature], task)
+                out[f"{word}/{feature}_{metric}"] = statistics.score(
+                    values, n, metric, f"{word}, {_said(feature)}: {LABELS[metric]}",
+                    better="higher" if feature == "recon" else "neither",
+                    reason=f"never predicts {', '.join(missing)}" if missing else "",
+                )  # fmt: skip
+        of = {f: statistics.values(found[f], labels, "accuracy", draws) for f in COMPARED}
+        for feature, floor in PAIRS:
+            label = f"{word}, {_said(feature)} less {_said(floor)}: accuracy"
+            out[f"{word}/{feature}_less_{floor}"] = statistics.score(
+                of[feature] - of[floor], n, "accuracy", label, better="neither"
+            )
+        return out
+
+
+def _said(feature: str) -> str:
+    if feature == "majority":
+        return "commonest class"
+    name, _, k = feature.partition("_")
+    return f"{SAID[name]}, best {k}" if k else SAID[name]
+
+
+def _missing(predicted: Tensor, task: Labelled) -> list[str]:
+    """Return the classes of the test texts that are never predicted."""
+    there = sorted({e.label for e in task.test} - set(predicted.tolist()))
+    return [task.classes[i] for i in there]
+
+
+def _details(
+    task: Labelled, read: _Read, probes: dict[str, Probe], found: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Return what lies behind the scores of a task, JSON-ready."""
+    return {
+        "provenance": task.provenance,
+        "sha256": task.sha256,
+        "classes": list(task.classes),
+        "n_train": len(task.train),
+        "n_test": len(task.test),
+        "labels": written(e.label for e in task.test),
+        "majority_class": task.classes[int(found["majority"][0])],
+        "without_tokens": int((torch.cat([read.train.tokens, read.test.tokens]) == 0).sum()),
+        "probes": {
+            name: {
+                "c": probe.c,
+                "converged": probe.converged,
+                "columns": probe.columns,
+                "counts": logistic.counts(probe.predicted, task.classes),
+                "degenerate": bool(_missing(probe.predicted, task)),
+                "predicted": written(probe.predicted.tolist()),
+            }
+            for name, probe in probes.items()
+        },
+    }
+
+
+def _notes(word: str, task: dict[str, Any]) -> list[str]:
+    """Return what a reader of the numbers of a task must know."""
+    found = [f"{word}: {note}" for note in task["provenance"]["notes"]]
+    if named := [_said(n) for n, probe in task["probes"].items() if probe["degenerate"]]:
+        found.append(f"{word}: a class is never predicted from: {'; '.join(named)}")
+    if named := [_said(n) for n, probe in task["probes"].items() if not probe["converged"]]:
+        found.append(f"{word}: the fit did not converge of: {'; '.join(named)}")
+    if task["without_tokens"]:
+        found.append(f"{word}: {task['without_tokens']} texts have no token that the SAE reads")
+    return found

@@ -1,0 +1,1 @@
+"""Fake features: latents that fire on noise."""

@@ -1,0 +1,146 @@
+"""Dictionary map: decoder directions of several SAEs as points of a plane."""
+
+import importlib.util
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.core.errors import ConfigError, MissingExtraError
+from saekit.core.result import Table
+from saekit.core.seeds import derive, generator
+from saekit.report import style
+
+Way = Literal["pca", "tsne", "umap"]
+WAYS: tuple[Way, ...] = get_args(Way)
+TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+LEAST = 4  # directions; of fewer there is no map
+
+
+def check(way: Way) -> None:
+    """Refuse a way whose library is not installed.
+
+    Raises:
+        MissingExtraError: scikit-learn, or umap-learn for UMAP, is missing.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingExtraError("scikit-learn", "probing")
+    if way == "umap" and importlib.util.find_spec("umap") is None:
+        raise MissingExtraError("umap-learn", "umap")
+
+
+def table(
+    dictionaries: Mapping[str, Float[Tensor, "d_sae d_out"]],
+    way: Way,
+    *,
+    most: int = 2000,
+    clusters: int = 7,
+    seed: int = 0,
+) -> Table:
+    """Return a row a direction: its SAE, latent, place in the plane and k-means cluster.
+
+    Directions of length 1 are placed together, so that those of several SAEs can be compared, and
+    clustered where they are, not in the plane. Far apart in t-SNE and UMAP means little: only what
+    is near is kept.
+
+    Args:
+        dictionaries: directions by name of the SAE; those of length 0 are left out.
+        way: how they are placed.
+        most: at most so many latents of each SAE, drawn by the seed.
+        clusters: of k-means.
+        seed: of every draw.
+
+    Raises:
+        ConfigError: widths differ, or there are too few directions.
+        MissingExtraError: scikit-learn, or umap-learn for UMAP, is missing.
+    """
+    check(way)
+    names, latents, rows = [], [], []
+    for name, directions in dictionaries.items():
+        unit = torch.nn.functional.normalize(directions.detach().float().cpu(), dim=1)
+        some = (unit.norm(dim=1) > 0).nonzero()[:, 0]
+        order = torch.randperm(len(some), generator=generator(seed, "map", name))[:most]
+        chosen = some[order].sort().values
+        names += [name] * len(chosen)
+        latents += chosen.tolist()
+        rows.append(unit[chosen])
+    if len({part.shape[1] for part in rows}) > 1 or len(names) < max(LEAST, clusters):
+        raise ConfigError(
+            f"A map needs directions of one width, at least {max(LEAST, clusters)} of them; got "
+            f"{len(names)} of widths {sorted({part.shape[1] for part in rows})}. Take SAEs of one "
+            f"site, or fewer clusters."
+        )
+    points = torch.cat(rows).numpy()
+    number = derive(seed, "map") % 2**31
+    with warnings.catch_warnings():
+        # They say that a seed keeps UMAP to one core, and what their own libraries will drop.
+        warnings.simplefilter("ignore")
+        placed = _placed(points, way, number)
+        cluster = _clusters(points, clusters, number)
+    return Table(
+        columns={
+            "sae": names,
+            "latent": latents,
+            "x": [float(v) for v in placed[:, 0]],
+            "y": [float(v) for v in placed[:, 1]],
+            "cluster": [int(c) for c in cluster],
+        }
+    )
+
+
+def draw(placed: Table, way: Way, path: Path) -> None:
+    """Draw the map twice: coloured by SAE, and by cluster.
+
+    Args:
+        placed: of `table`.
+        way: how directions were placed, for the title.
+        path: ends in a suffix of a figure.
+
+    Raises:
+        ConfigError: `path` has another suffix than those of a figure.
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure, axes = style.new(8.4, 4.2, columns=2, sharex=True, sharey=True)
+    rows = placed.rows()
+    for at, column in zip(axes[0], ("sae", "cluster"), strict=True):
+        values = list(dict.fromkeys(sorted(placed.columns[column])))
+        for i, value in enumerate(values):
+            mine = [r for r in rows if r[column] == value]
+            at.scatter(
+                [r["x"] for r in mine], [r["y"] for r in mine], s=4, alpha=0.5, linewidths=0,
+                color=style.COLOURS[i % len(style.COLOURS)], rasterized=True,
+                label=f"{value} ({len(mine):,})",
+            )  # fmt: skip
+        said = {"sae": "SAE", "cluster": "k-means cluster"}[column]
+        at.set_title(f"{TITLES[way]} of decoder directions, by {said}", fontsize=9)
+        at.set(xticks=[], yticks=[])
+        at.legend(fontsize=7, markerscale=2)
+    style.save(figure, path, placed)
+
+
+def _placed(points: Any, way: Way, seed: int) -> Any:
+    if way == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(2, random_state=seed).fit_transform(points)
+    if way == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        return TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
+    import umap
+
+    neighbours = min(15, len(points) - 1)
+    return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(
+        points
+    )
+
+
+def _clusters(points: Any, clusters: int, seed: int) -> Any:
+    from sklearn.cluster import KMeans
+
+    return KMeans(clusters, random_state=seed).fit_predict(points)

@@ -1,0 +1,1 @@
+"""Probes: classes of labelled texts, told from activations, codes and reconstructions."""
