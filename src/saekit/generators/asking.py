@@ -56,7 +56,8 @@ def ask(
     Replies in the journal, then in the cache, cost nothing and wait for nothing. Of the rest, a
     failure that may pass (408, 409, 429, 5xx, timeouts, broken replies) is tried again after a
     growing, jittered pause, or after what the other side asks for; 400, 401, 403 and 404 end the
-    whole run at once, for every other request would meet the same.
+    whole run at once, for every other request would meet the same. A failure that is of one request
+    alone, as a prompt longer than the model reads, is counted, and the others go on.
 
     Args:
         generator: who is asked.
@@ -178,7 +179,8 @@ class _Round:
                 self.journal.note(self.keys[i], what, attempt)
                 self.counted.failures[i] = what
                 if not what.again:
-                    self._stop(REFUSED, what.reason)
+                    if not what.alone:
+                        self._stop(REFUSED, what.reason)
                     continue
                 again.append(i)
                 pause = max(pause, self._pause(what, attempt))
