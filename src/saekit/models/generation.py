@@ -10,7 +10,6 @@ from torch import Tensor
 from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.seeds import generator
 
-
 FIRST_SORTED = 512  # tokens
 
 
@@ -81,9 +80,7 @@ class Sampling:
         return torch.minimum(found, last)
 
 
-def _likeliest(
-    shares: Float[Tensor, "batch vocab"], top_p: float
-) -> Float[Tensor, "batch vocab"]:
+def _likeliest(shares: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
     """Return shares with all at 0 but the fewest tokens that hold `top_p`; equals by their id."""
     vocab = shares.shape[1]
     # Sorting every token is most of a step's work; the probability is nearly always in the first.

@@ -83,6 +83,15 @@ def _ratio_end(p: float, q: float, a: float, b: float, sign: int) -> float:
     return (p * q + sign * math.sqrt(inside)) / below
 
 
+def f1(sensitivity: float, specificity: float) -> float:
+    """Return F1 of texts that are half new ones and half others: 2 TP / (2 TP + FP + FN).
+
+    Source:
+        van Rijsbergen 1979. Differs: both kinds weigh the same whatever their numbers.
+    """
+    return 2 * sensitivity / (1 + sensitivity + 1 - specificity)
+
+
 def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float | None:
     """Return the chance that a text of one kind has a larger activation than one of the other.
 
@@ -120,6 +129,10 @@ def row(
     n = len(acts.generated)
     ends = (None, None) if generated is None else wilson(generated, n)
     found["generated_low"], found["generated_high"] = ends
+    off = found["specificity"] = None if (hit := found["matched_rate"]) is None else 1 - hit
+    both = None if generated is None or off is None else (generated, off)
+    found["balanced"] = both and (both[0] + both[1]) / 2
+    found["f1"] = both and f1(*both)
     over, spread = None, None
     if generated is not None and base is not None:
         over = excess(generated, base)
@@ -152,6 +165,9 @@ UNITS = {
     "heldout_sensitivity": "share of texts",
     "random_rate": "share of texts",
     "matched_rate": "share of texts",
+    "specificity": "share of texts",
+    "balanced": "share of texts",
+    "f1": "ratio",
     "generated_low": "share of texts",
     "generated_high": "share of texts",
     "excess": "ratio",
@@ -223,12 +239,15 @@ def summary(
         reason="" if n else "no latent",
     )
     for name, label in (
+        ("specificity", "stays off on texts of the same documents"),
+        ("balanced", "mean of sensitivity and specificity"),
+        ("f1", "F1 of new texts among those of the same documents"),
         ("excess", "sensitivity beyond chance"),
         ("auroc_random", "AUROC against random texts"),
         ("auroc_matched", "AUROC against texts of the same documents"),
     ):
         values = [v for i in kept if (v := rows[i][name]) is not None]
-        unit = "ratio" if name == "excess" else "probability"
+        unit = UNITS.get(name, "probability")
         scores[name] = _drawn_mean(label, values, None, seed, unit)
     return scores
 

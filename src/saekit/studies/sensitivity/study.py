@@ -9,10 +9,6 @@ from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
 
-from saekit.activations.harvest import Harvest
-from saekit.activations.pairs import Pair
-from saekit.activations.passes import pass_rows
-from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core import provenance
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError
@@ -23,14 +19,14 @@ from saekit.core.result import Result, Table
 from saekit.core.seeds import generator as chance_of
 from saekit.data import table_files
 from saekit.data.base import Corpus, Split
-from saekit.data.tokenise import TokenStream
-from saekit.generators.asking import Answers, ask
+from saekit.generators.asking import Answers, ask, planned
 from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
 from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
+from saekit.studies.sensitivity import floors as floor_saes
 from saekit.studies.sensitivity import parsing, prompts, published_files, statistics
 from saekit.studies.sensitivity.examples import (
     Collector,
@@ -44,8 +40,8 @@ from saekit.studies.sensitivity.scoring import largest_acts
 from saekit.studies.sensitivity.statistics import TextActs
 
 SETTINGS, EXAMPLES, JOURNAL, TEXTS = "settings.json", "examples.json", "journal.jsonl", "texts.json"
-RESULT, STATS = "result.json", "feature_stats"
-SHUFFLED = "shuffled_model"
+RESULT, STATS, SUMMARY = "result.json", "feature_stats", "summary"
+FLOORS = "floors"
 DRAWN = 4  # latents drawn for each that is wanted: some are hardly ever on
 LEAST_EXAMPLES = 4
 
@@ -60,6 +56,7 @@ class Sensitivity(Config):
         texts: usable new texts wanted of each latent.
         rounds: how often a latent is asked for again while texts are lacking.
         check: original sensitivity from which a latent is in the mean.
+        floor_latents: latents of each floor, at most `n_latents`.
         examples: which texts show what a latent responds to.
         seed: decides latents, examples and prompts.
 
@@ -76,6 +73,7 @@ class Sensitivity(Config):
     texts: int = setting(10, least=1)
     rounds: int = setting(3, least=1)
     check: float = setting(statistics.CHECK, least=0, most=1)
+    floor_latents: int = setting(10, least=1)
     examples: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
     seed: int = 0
 
@@ -133,7 +131,7 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     latents: Sequence[int] | None = None,
     limits: Limits | None = None,
     cache: ReplyCache | None = None,
-    floor: bool = False,
+    floors: Mapping[str, TrainedSAE | None] | None = None,
     shown: bool = True,
 ) -> SensitivityRun:
     """Measure whether latents fire on newly written text of the same meaning.
@@ -152,8 +150,11 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         latents: which; None: some are drawn.
         limits: what may be spent, and how fast.
         cache: replies of other runs; None: none are used.
-        floor: measure the same SAE on the model with shuffled weights too, with examples and texts
-            of its own, in ``floors/shuffled_model``: what a score is worth is what it has above.
+        floors: what else is measured, in ``floors/NAME``, with examples and texts of its own: what
+            a score is worth is what it has above. ``shuffled_model``: this SAE on the model with
+            shuffled weights; ``random_encoder``: latents of random directions, made here, or a
+            trained SAE whose encoder was frozen; ``random_decoder``: an SAE that was trained on a
+            frozen random decoder. None in place of an SAE: it is made here, where that is possible.
         shown: show progress on stderr.
 
     Raises:
@@ -163,6 +164,8 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     """
     cfg = cfg or Sensitivity()
     refuse_edits(lm)
+    for name in floors or ():
+        floor_saes.known(name)
     if sae.cfg.event:
         raise ConfigError(
             f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; sensitivity is "
@@ -180,31 +183,45 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         writing = _Writing(generator, lm, cfg, collected, journal, limits, cache, shown)
         texts, answers = writing.run()
         acts = _activations(sae, lm, cfg, collected, texts, shown)
-        floors = {}
-        if floor and not (answers and answers.stopped):
-            floors[SHUFFLED] = _floor(
-                sae, lm, generator, folder, cfg, text=text, limits=limits, cache=cache, shown=shown
-            )
-        return _finish(folder, settings, cfg, writing, texts, acts, answers, floors)
+        found = {}
+        for name, other in (floors or {}).items() if not (answers and answers.stopped) else ():
+            found[name] = _floor(
+                name, other, (sae, lm), generator, folder, cfg, l0=collected.l0,
+                text=text, limits=limits, cache=cache, shown=shown,
+            )  # fmt: skip
+        return _finish(folder, settings, cfg, writing, texts, acts, answers, found)
 
 
 def _floor(  # noqa: PLR0913 - the words of `measure`
-    sae: TrainedSAE,
-    lm: LanguageModel,
+    name: str,
+    other: TrainedSAE | None,
+    trained: tuple[TrainedSAE, LanguageModel],
     generator: Generator,
     folder: Path,
     cfg: Sensitivity,
+    *,
+    l0: float,
+    text: tuple[Corpus, Split],
     **how: Any,
 ) -> dict[str, Any]:
-    """Return the scores of the same SAE on a model whose weights are shuffled."""
-    null = lm.shuffled(cfg.seed)
-    place = folder / "floors" / SHUFFLED
+    """Return the scores of a floor, or the reason why it has none."""
+    sae, lm = trained
+    if name == floor_saes.SHUFFLED:
+        lm = lm.shuffled(cfg.seed)
+        other = floor_saes.without_norms(sae, lm)
+    elif other is None and name == floor_saes.ENCODER:
+        other = floor_saes.random_encoder(sae, lm, text, l0, cfg.seed)
+    if other is None:
+        return {"reason": floor_saes.NEEDS_A_RUN}
+    place = folder / FLOORS / name
+    less = dataclasses.replace(cfg, n_latents=min(cfg.n_latents, cfg.floor_latents))
     try:
-        found = measure(without_norms(sae, null), null, generator, place, cfg, **how)
+        found = measure(other, lm, generator, place, less, text=text, **how)
     except DataError as error:  # that hardly any latent is on is a result too
         return {"reason": str(error)}
-    scores = {name: dataclasses.asdict(score) for name, score in found.result.scores.items()}
-    return {"reason": "", "latents": found.result.details["latents"], **scores}
+    scores = {key: dataclasses.asdict(score) for key, score in found.result.scores.items()}
+    details = found.result.details
+    return {"reason": "", "latents": details["latents"], "l0": details["l0"], **scores}
 
 
 def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
@@ -241,17 +258,8 @@ def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
             generator, lm, cfg, collected, Journal(folder / JOURNAL), limits, None, False
         )
         asked = [request for _, request in writing.first_round()]
-        who = generator.identity()
-        new = [r for r in asked if writing.journal.get(r.key(who)) is None]
-        read, written = sum(r.prompt_tokens for r in new), sum(r.max_tokens for r in new)
-        return {
-            "latents": len(collected.latents),
-            "requests": len(new),
-            "known": len(asked) - len(new),
-            "tokens_read": read,
-            "tokens_written": written,
-            "usd": (limits or Limits()).cost(read, written),
-        }
+        found = planned(generator, asked, writing.journal, limits or Limits())
+        return {"latents": len(collected.latents)} | found
 
 
 def settings_of(  # noqa: PLR0913 - all that decides a run
@@ -367,20 +375,7 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
     Raises:
         DataError: no latent has enough examples.
     """
-    corpus, split = text
-    card = sae.card
-    stream = TokenStream(
-        corpus,
-        split,
-        lm.tokenizer,
-        n_ctx=card.n_ctx,
-        bos_each_row=card.bos_id(lm.tokenizer) is not None,
-    )
-    pair = Pair(read=(str(sae.site),), write=(str(card.written(sae.site)),))
-    rule = next(iter(card.rules.values())).rule if card.rules else TokenRule()
-    harvest = Harvest(
-        lm, stream, pair, rule, batch_rows=pass_rows(lm, card.n_ctx), fitted=card.rules or None
-    )
+    stream, harvest = floor_saes.stream_of(sae, lm, text)
     order = list(latents) if latents is not None else _drawn(sae.d_sae, cfg)
     collector = Collector(cfg.examples, order, sae.d_sae, cfg.seed)
     anywhere = RandomTexts(cfg.examples, cfg.seed)
@@ -607,24 +602,28 @@ def _finish(  # noqa: PLR0913 - all that a run gave
     for name, one in (files | {"generation_queries_with_responses": asked}).items():
         if len(one):
             table_files.write(one, folder / name, "csv")
+    table_files.write(summary_table(result), folder / SUMMARY, "csv")
     result.write(folder / RESULT)
     return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
+
+
+def summary_table(result: Result) -> Table:
+    """Return a row for the SAE and one for each floor, with every score and its interval."""
+    arms = {"this SAE": {"reason": "", "latents": result.details["latents"]}}
+    arms["this SAE"] |= {key: dataclasses.asdict(one) for key, one in result.scores.items()}
+    arms |= {name.replace("_", " "): one for name, one in result.details["floors"].items()}
+    columns: dict[str, list[Any]] = {"of": list(arms)}
+    columns["latents"] = [one.get("latents") for one in arms.values()]
+    for key in result.scores:
+        for end, column in (("value", key), ("low", f"{key}_low"), ("high", f"{key}_high")):
+            columns[column] = [one[key][end] if key in one else None for one in arms.values()]
+    columns["reason"] = [one["reason"] for one in arms.values()]
+    return Table(columns=columns, units={k: s.unit for k, s in result.scores.items() if s.unit})
 
 
 def _verdicts(texts: Sequence[Text]) -> dict[str, int]:
     kinds = get_args(parsing.Verdict)
     return {kind: sum(t.verdict == kind for t in texts) for kind in kinds}
-
-
-def without_norms(sae: TrainedSAE, lm: LanguageModel) -> TrainedSAE:
-    """Return an SAE whose rule leaves out special tokens alone, for another model's activations.
-
-    The bound on norms was fitted on the model that the SAE was trained on.
-    """
-    special = tuple(sorted(lm.tokenizer.special_ids))
-    rule = FittedRule(TokenRule(max_norm=None), special, 0.0)
-    rules = {str(site): rule for site in sae.card.pair.sites}
-    return dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
 
 
 def record_of(found: Collected) -> dict[str, Any]:
