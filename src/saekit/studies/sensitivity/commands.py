@@ -16,8 +16,17 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
+Examples = Annotated[
+    Path | None,
+    typer.Option(help="Show these examples: an ..._eval_results.json of SAEBench. [the text's]"),
+]
 NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+
+
+def _defects(found: dict[str, int]) -> str:
+    listed = ", ".join(f"{n} {kind}" for kind, n in found.items() if n)
+    return f"published; {listed or 'nothing was lost'}"
 
 
 def _floor_line(name: str, scores: dict[str, Any]) -> str:
@@ -44,6 +53,7 @@ def plan(
     Example: saekit sensitivity plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
     """
     from saekit.hub.names import results_folder
+    from saekit.studies.sensitivity.published_examples import read_published
     from saekit.studies.sensitivity.study import Sensitivity, estimate
 
     cfg, by, limits = study.config(Sensitivity, latents), study.generator(), study.limits()
@@ -57,6 +67,7 @@ def plan(
         text=(opened.text, study.part()),
         latents=study.latent,
         limits=limits,
+        published=None if examples is None else read_published(examples),
         shown=not study.quiet,
     )
     emit(found, as_json=as_json, lines=plan_lines(found))
@@ -79,6 +90,7 @@ def run_(
     floors: Annotated[
         bool, typer.Option("--floors/--no-floors", help="Measure SAEs that learned nothing too.")
     ] = True,
+    examples: Examples = None,
     as_json: Json = False,
     *,
     study: StudyOptions,
@@ -96,11 +108,13 @@ def run_(
     from saekit.generators.cache import ReplyCache
     from saekit.hub.names import results_folder
     from saekit.studies.sensitivity import floors as floor_saes
+    from saekit.studies.sensitivity.published_examples import read_published
     from saekit.studies.sensitivity.study import Sensitivity, measure
 
     if floor and not floors:
         raise ConfigError("`--floor` names floors and `--no-floors` wants none; leave one out.")
     cfg, by, limits = study.config(Sensitivity, latents), study.generator(), study.limits()
+    given = None if examples is None else read_published(examples)
     opened = sae.open(run, corpus=study.corpus, site=study.site)
     place = results_folder(run)
     found = measure(
@@ -114,6 +128,7 @@ def run_(
         limits=limits,
         cache=ReplyCache(),
         floors=floor_saes.named(floor or None, place, opened.loaded) if floors else None,
+        published=given,
         shown=not study.quiet,
     )
     if study.out is None:  # next to the SAE, where the table of latents looks for columns
@@ -126,6 +141,7 @@ def run_(
         *(f"floor    {_floor_line(name, one)}" for name, one in details["floors"].items()),
         f"latents  {details['latents']}, {without} without a usable text",
         f"texts    {written or 'none'}",
+        *([f"examples {_defects(given.defects)}"] if given else []),
         *note_lines(opened.notes),
         f"table    {found.folder / 'feature_stats.csv'}",
     ]
@@ -161,6 +177,40 @@ def report(
     emit(record | {"latents": len(rows)}, as_json=as_json, lines=lines)
 
 
+@app.command("compare")
+@takes(SAEOptions)
+def compare_(
+    a: Annotated[Path, typer.Argument(metavar="A", help="An SAE with a run in A/sensitivity.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same language model.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result. [A/sensitivity/compare/B]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws for intervals.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Compare two SAEs on the same texts: those that were written for the latents of either.
+
+    Example: saekit sensitivity compare demo other
+    """
+    from saekit.core.result import score_lines
+    from saekit.hub.names import results_folder
+    from saekit.studies.sensitivity.compare import Side, compare
+
+    opened = [sae.open(run) for run in (a, b)]
+    sides = [
+        Side(one.loaded, results_folder(run) / "sensitivity", str(run))
+        for run, one in zip((a, b), opened, strict=True)
+    ]
+    place = out or sides[0].folder / "compare" / results_folder(b).name
+    found = compare(sides[0], sides[1], opened[0].lm, place, seed=seed, shown=not quiet)
+    record = {name: score.value for name, score in found.result.scores.items()}
+    lines = [*score_lines(found.result.scores), f"table    {place / 'compare.csv'}"]
+    emit(record | {"folder": str(place)}, as_json=as_json, lines=lines)
+
+
 @app.command("figures")
 def figures(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs' folders.")],
@@ -182,21 +232,17 @@ def figures(
 @app.command("audit")
 def audit(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    latent: Annotated[int, typer.Argument(help="Latent to show.")],
+    out: Annotated[Path | None, typer.Option(help="The page. [FOLDER/audit.html]")] = None,
+    latent: Annotated[
+        list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [all]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the examples of a latent, and every text that was written for it with its verdict.
+    """Write one page with every example, prompt, reply, verdict and hit of a run.
 
-    Example: saekit sensitivity audit demo/sensitivity 120
+    Example: saekit sensitivity audit demo/sensitivity --out audit.html
     """
-    from saekit.core.errors import UnknownNameError
-    from saekit.studies.sensitivity.study import texts_of
+    from saekit.studies.sensitivity.audit import write_audit
 
-    found = dict(texts_of(folder))
-    if latent not in found:
-        raise UnknownNameError(
-            f"Latent {latent} is not in {folder}, which has {', '.join(map(str, found))}."
-        )
-    record = {"latent": latent, "texts": [text._asdict() for text in found[latent]]}
-    lines = [f"{text.verdict:<10} {text.text!r}" for text in found[latent]]
-    emit(record, as_json=as_json, lines=lines or ["no text was written"])
+    made = write_audit(folder, out or folder / "audit.html", latent or [])
+    emit({"page": str(made)}, as_json=as_json, lines=[f"page     {made}"])

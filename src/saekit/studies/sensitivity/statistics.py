@@ -248,23 +248,30 @@ def summary(
     ):
         values = [v for i in kept if (v := rows[i][name]) is not None]
         unit = UNITS.get(name, "probability")
-        scores[name] = _drawn_mean(label, values, None, seed, unit)
+        scores[name] = drawn_mean(label, values, None, seed, unit)
     return scores
 
 
 def _mean(label: str, on: Sequence[Tensor], weights: Sequence[float] | None, seed: int) -> Score:
     """Return a mean of shares over latents."""
     shares = [float(x.double().mean()) for x in on]
-    return _drawn_mean(label, shares, weights, seed, "share of texts")
+    return drawn_mean(label, shares, weights, seed, "share of texts")
 
 
-def _drawn_mean(
+def drawn_mean(
     label: str, values: Sequence[float], weights: Sequence[float] | None, seed: int, unit: str
 ) -> Score:
     """Return a weighted mean over latents with an interval that draws latents.
 
     A latent that is drawn brings its texts with it, so the chance in both is in the interval; to
     draw texts again within latents would count theirs twice.
+
+    Args:
+        label: of the score.
+        values: of each latent.
+        weights: of each; None: all the same.
+        seed: of the draws.
+        unit: of the values.
     """
     if not values:
         return _undefined(label, unit)
