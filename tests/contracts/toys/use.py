@@ -145,6 +145,28 @@ def study() -> None:
     assert line("toy_study", "weigh", run(), "--json")["bytes"] == weigh(run()) > 1000
 
 
+def scorer() -> None:
+    listed("scorers", "toy_scorer")
+    explained = line(
+        "explain", "run", run(), "--latents", 2, "--tokens", 3000, "--by", "toy_generator",
+        "--scorer", "toy_scorer", "--scorer-set", "toy_scorer.n=4", "--out", base / "explained",
+        "--set", "steered=0", "--set", "examples.least_count=3", "--set", "examples.around=4",
+        "--quiet", "--json",
+    )  # fmt: skip
+    assert 0 <= explained["scores"]["toy_scorer"] <= 1
+
+
+def generator() -> None:
+    listed("generators", "toy_generator")
+    from saekit.generators.asking import ask
+    from saekit.generators.base import Request, registry
+    from saekit.generators.journal import Journal
+
+    by = registry.get("toy_generator")(word="no")
+    found = ask(by, [Request(messages=(("user", "well?"),))], Journal(base / "toy.jsonl"))
+    assert found.replies[0].text == "no"
+
+
 def views():
     from saekit.explorer.labels import Labels
     from saekit.explorer.library import Library
@@ -175,7 +197,19 @@ def page() -> None:
 
 
 found = {}
-uses = (architecture, metric, evaluation, analysis, columns, layout, family, study, panel, page)
+uses = (
+    architecture,
+    metric,
+    evaluation,
+    analysis,
+    columns,
+    layout,
+    family,
+    study,
+    scorer,
+    generator,
+)
+uses = (*uses, panel, page)
 for use in uses:
     try:
         use()

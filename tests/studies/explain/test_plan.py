@@ -34,3 +34,26 @@ def test_a_plan_counts_at_least_the_requests_of_the_run_that_follows(tmp_path):
     assert 0 < scored.result.details["requests_sent"] <= plan["judging"] and not found.stopped
     later = estimate(sae, lm, by, out, CFG, text=text, scorers=used, limits=prices, shown=False)
     assert later["known"] == 3 and later["requests"] == plan["judging"]
+
+
+def test_labels_are_what_the_explorer_imports(tmp_path):
+    from saekit.core.errors import DataError
+    from saekit.core.files import read_object
+    from saekit.explorer.labels import Labels
+    from saekit.explorer.schemas import Exported
+    from saekit.hub.trained import weights_digest
+    from saekit.studies.explain.labels_file import write_labels
+
+    lm = tiny("llama")
+    sae, text = letters.detector(lm), letters.documents(tmp_path)
+    by = Scripted(answers=(("", "words with an e"),))
+    found = explain(sae, lm, by, tmp_path / "e", CFG, text=text, latents=[0, 2], shown=False)
+    scored = score(found, by, scorers=[registry.get("detection")()], shown=False)
+    made = read_object(write_labels(found, scores=scored.folder))
+    store = Labels(tmp_path / "labels.db")
+    assert store.restore(Exported(**made).model_dump())["labels"] == 2
+    one = store.get(weights_digest(sae.sae), 0)
+    assert one.text == "words with an e" and "detection" in one.note and one.by == "scripted"
+    store.close()
+    with pytest.raises(DataError, match="scores 0.99"):
+        write_labels(found, scores=scored.folder, least=0.99)

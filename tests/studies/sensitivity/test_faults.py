@@ -50,10 +50,8 @@ def answer(body):
     """Half of what was asked for, so that each latent is asked for more; words by the request."""
     time.sleep(0.01)
     words = random.Random(json.dumps(body, sort_keys=True))
-    texts = [
-        " ".join(words.choices(["the", "cat", "sat", "on", "a", "mat", "today", "and", "ran"], k=7))
-        for _ in "ab"
-    ]
+    known = ["the", "cat", "sat", "on", "a", "mat", "today", "and", "ran"]
+    texts = [" ".join(words.choices(known, k=7)) for _ in "ab"]
     return f"\n{SEPARATOR}\n".join(texts)
 
 

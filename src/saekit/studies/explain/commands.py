@@ -243,6 +243,29 @@ def score_(
         raise typer.Exit(BUDGET if scored.stopped == "budget" else 1)
 
 
+@app.command("label")
+def label_(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="[FOLDER/explorer_labels.json]")] = None,
+    name: Name = "local",
+    least: Annotated[
+        float, typer.Option(help="Only lines whose detection score is at least this.", min=0, max=1)
+    ] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Write the lines as labels that the explorer imports, with their scores in the notes.
+
+    Example: saekit explain label demo/explain --least 0.7
+    """
+    from saekit.studies.explain.labels_file import write_labels
+    from saekit.studies.explain.scoring import SCORES
+    from saekit.studies.explain.study import read
+
+    scores = folder / SCORES / name
+    made = write_labels(read(folder), out, scores=scores if scores.is_dir() else None, least=least)
+    emit({"file": str(made)}, as_json=as_json, lines=[f"labels   {made}"])
+
+
 @app.command("rate")
 def rate_(
     folder: Folder,
