@@ -46,7 +46,13 @@ def _floor_line(name: str, scores: dict[str, Any]) -> str:
 @takes(StudyOptions, "study")
 @takes(SAEOptions)
 def plan(
-    run: Run, latents: NLatents = 50, as_json: Json = False, *, study: StudyOptions, sae: SAEOptions
+    run: Run,
+    latents: NLatents = 50,
+    examples: Examples = None,
+    as_json: Json = False,
+    *,
+    study: StudyOptions,
+    sae: SAEOptions,
 ) -> None:
     """Say what the first round of a run would ask and cost at most. Nothing is sent.
 
