@@ -147,13 +147,15 @@ def study() -> None:
 
 def scorer() -> None:
     listed("scorers", "toy_scorer")
-    explained = line(
-        "explain", "run", run(), "--latents", 2, "--tokens", 3000, "--by", "toy_generator",
-        "--scorer", "toy_scorer", "--scorer-set", "toy_scorer.n=4", "--out", base / "explained",
-        "--set", "steered=0", "--set", "examples.least_count=3", "--set", "examples.around=4",
-        "--quiet", "--json",
-    )  # fmt: skip
-    assert 0 <= explained["scores"]["toy_scorer"] <= 1
+    from saekit.generators.base import registry as generators
+    from saekit.studies.explain.scorers.base import Judging, registry
+    from tests.studies.explain.made import case
+
+    judge, toy = generators.get("toy_generator")(), registry.get("toy_scorer")(n=4)
+    asked = toy.questions(case(0, "z"), "letters z", Judging(judge))
+    replies = judge.replies([q.request for q in asked])
+    said = [toy.read(q, r)[0].said for q, r in zip(asked, replies, strict=True)]
+    assert said == [1.0] * 4
 
 
 def generator() -> None:
