@@ -29,6 +29,8 @@ KINDS = {
     "layout": ("hub/formats/toy_format.py", "test_formats.py"),
     "family": ("models/families/toy_family.py", "test_families.py"),
     "study": ("studies/toy_study", "test_studies.py"),
+    "scorer": ("studies/explain/scorers/toy_scorer.py", "test_scorers.py"),
+    "generator": ("generators/toy_generator.py", "test_generators.py"),
     "panel": ("report/panels/toy_panel.py", "test_panels.py"),
     "page": ("report/pages/toy_page.py", "test_pages.py"),
 }

@@ -113,6 +113,21 @@ assert json.loads(done.output)["loudest"]["latent"][0] == int(STORE.maxima.abs()
 from pathlib import Path
 assert Path("bars.svg").exists() and Path("bars.csv").exists()
 """,
+    "generator": """
+from saekit.generators.base import Request, registry
+(reply,) = registry.get("parrot")(words=3).replies([Request(messages=(("user", "a b c d"),))])
+assert reply.text == "b c d"
+""",
+    "scorer": """
+from saekit.generators.base import Reply
+from saekit.studies.explain.scorers.base import Judging, registry
+from tests.studies.explain.made import case
+from tests.studies.explain.oracle import Oracle
+scorer = registry.get("strongest")(texts=2)
+first, _ = scorer.questions(case(0, "z"), "letters z", Judging(Oracle()))
+said = [scorer.read(first, Reply(text=word))[0].said for word in ("z", "o", "it is z")]
+assert said == [1.0, 0.0, None]
+""",
     "panel": """
 from types import SimpleNamespace
 from saekit.report.panels import base
@@ -164,6 +179,7 @@ def test_there_is_a_skeleton_of_each_kind():
         "hub",
         "models",
         "studies",
+        "generators",
         "report",
     }
     assert len(FILES) == PAGE.count("```python")
@@ -201,6 +217,7 @@ def test_every_skeleton_works(copied):
 @pytest.mark.slow
 def test_skeletons_keep_the_contracts(copied):
     names = "ridge or overshoot or closeness or overlap or loudness or peakedness or counting"
+    names += " or parrot or strongest"
     contracts = [str(ROOT / "tests" / "contracts"), "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *contracts],

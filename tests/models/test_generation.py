@@ -104,3 +104,34 @@ def test_draws_have_the_shares_that_the_logits_say():
 def test_what_cannot_be_continued_is_refused(prompts, n, how, error):
     with pytest.raises(error):
         tiny("llama").generate(prompts, n, **how)
+
+
+def test_the_likeliest_are_those_of_a_full_sort_with_equals_by_their_id():
+    from saekit.models.generation import _likeliest
+
+    draw = torch.Generator().manual_seed(0)
+    flat = torch.rand(3, 900, generator=draw).double().softmax(-1)  # more than are sorted first
+    equal = torch.tensor([[0.1, 0.2, 0.2, 0.2, 0.3]]).double()
+    for shares, top_p in ((flat, 0.95), (flat, 0.1), (equal, 0.6), (equal, 1e-9), (equal, 0.999)):
+        ordered, order = shares.sort(dim=-1, descending=True, stable=True)
+        kept = torch.zeros_like(shares)
+        for row, (values, ids) in enumerate(zip(ordered, order, strict=True)):
+            before = values.cumsum(0) - values
+            for value, token, sum_before in zip(values, ids, before, strict=True):
+                if sum_before < top_p:
+                    kept[row, token] = value
+        assert _likeliest(shares, top_p).equal(kept)
+
+
+def test_prompts_that_are_the_same_are_read_once(monkeypatch):
+    lm = tiny("llama")
+    alone = [lm.continue_tokens([p], 6, seed=[s]) for p, s in (([5, 6, 7], 1), ([9, 8, 7], 2))]
+    read = []
+    forward = lm.module.forward
+    monkeypatch.setattr(
+        lm.module, "forward", lambda **k: read.append(len(k["input_ids"])) or forward(**k)
+    )
+    prompts = [[5, 6, 7], [9, 8, 7], [5, 6, 7], [5, 6, 7]]
+    found = lm.continue_tokens(prompts, 6, seed=[1, 2, 1, 3], stop=[])
+    assert read[0] == 2 and read[1:] == [4] * 5
+    assert found[:3] == [alone[0][0], alone[1][0], alone[0][0]] and found[3] != found[0]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, final
 
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.generators.base import Failure, Generator, Reply, Request
@@ -56,7 +56,8 @@ def ask(
     Replies in the journal, then in the cache, cost nothing and wait for nothing. Of the rest, a
     failure that may pass (408, 409, 429, 5xx, timeouts, broken replies) is tried again after a
     growing, jittered pause, or after what the other side asks for; 400, 401, 403 and 404 end the
-    whole run at once, for every other request would meet the same.
+    whole run at once, for every other request would meet the same. A failure that is of one request
+    alone, as a prompt longer than the model reads, is counted, and the others go on.
 
     Args:
         generator: who is asked.
@@ -75,6 +76,33 @@ def ask(
             wanted = "messages of a chat" if generator.chats else "text to go on from"
             raise ConfigError(f"`{generator.name}` takes {wanted}; got the other.")
     return _Round(generator, requests, journal, cache, limits or Limits(), told).run()
+
+
+def planned(
+    generator: Generator, requests: Sequence[Request], journal: Journal, limits: Limits
+) -> dict[str, Any]:
+    """Return what asking would send and cost at most; nothing is sent.
+
+    Args:
+        generator: who would be asked.
+        requests: what.
+        journal: what it answers costs nothing.
+        limits: with the prices.
+
+    Returns:
+        ``requests``, ``tokens_read`` and ``tokens_written`` (at most), ``usd`` (None where no
+        prices are known), ``known`` (requests that the journal answers).
+    """
+    who = generator.identity()
+    new = [r for r in requests if journal.get(r.key(who)) is None]
+    read, written = sum(r.prompt_tokens for r in new), sum(r.max_tokens for r in new)
+    return {
+        "requests": len(new),
+        "known": len(requests) - len(new),
+        "tokens_read": read,
+        "tokens_written": written,
+        "usd": limits.cost(read, written),
+    }
 
 
 @dataclass
@@ -178,7 +206,8 @@ class _Round:
                 self.journal.note(self.keys[i], what, attempt)
                 self.counted.failures[i] = what
                 if not what.again:
-                    self._stop(REFUSED, what.reason)
+                    if not what.alone:
+                        self._stop(REFUSED, what.reason)
                     continue
                 again.append(i)
                 pause = max(pause, self._pause(what, attempt))

@@ -108,12 +108,14 @@ class Failure:
     Args:
         reason: in one sentence.
         again: whether asking again can help.
+        alone: whether it says nothing of other requests, so that they are asked all the same.
         status: HTTP status, where there was one.
         wait_seconds: how long the other side asks to wait.
     """
 
     reason: str
     again: bool
+    alone: bool = False
     status: int | None = None
     wait_seconds: float | None = None
 

@@ -91,7 +91,7 @@ class Local(Generator):
             room = lm.n_ctx_max - len(prompts[i])
             if room < 1:
                 reason = f"The prompt has {len(prompts[i])} tokens; {lm.name} reads {lm.n_ctx_max}."
-                found[i] = Failure(reason=reason, again=False)
+                found[i] = Failure(reason=reason, again=False, alone=True)
                 continue
             if request.options:
                 choices.setdefault(request.options, []).append(i)
@@ -113,7 +113,7 @@ class Local(Generator):
                 )
             except ShapeError as error:
                 for i in places:
-                    found[i] = Failure(reason=str(error), again=False)
+                    found[i] = Failure(reason=str(error), again=False, alone=True)
                 continue
             for i, ids in zip(places, new, strict=True):
                 found[i] = self._reply(lm, prompts[i], ids, n, stop)
@@ -133,7 +133,7 @@ class Local(Generator):
         for i in places:
             if len(prompts[i]) + longest - 1 > lm.n_ctx_max:
                 reason = f"Prompt and answer are over the {lm.n_ctx_max} tokens {lm.name} reads."
-                found[i] = Failure(reason=reason, again=False)
+                found[i] = Failure(reason=reason, again=False, alone=True)
                 continue
             # One prompt a pass: rounding would otherwise depend on what else is asked, and a run
             # that was interrupted would end with other numbers.

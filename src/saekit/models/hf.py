@@ -380,6 +380,11 @@ class HFModel(LanguageModel):
                 if keep is not None:
                     cache.batch_select_indices(keep.to(self.device))
                     rows = rows[keep.to(rows.device)]
+                again: Tensor | None = None
+                if not start and selects and not replace and len(new) > 1:
+                    # Prompts that are the same are read once.
+                    once, again = new.unique(dim=0, return_inverse=True)
+                    new, again = (once, again) if len(once) < len(new) else (new, None)
                 rows = new if not start else torch.cat([rows, new.to(rows.device)], 1)
                 self._rows = rows
                 with self._hooked(self._changes(new, replace, start), False, new.shape):
@@ -391,7 +396,12 @@ class HFModel(LanguageModel):
                     )
                 cache = out[state]
                 start += new.shape[1]
-                return out.logits[:, -1].to(self.device)
+                logits = out.logits[:, -1].to(self.device)
+                if again is not None:
+                    again = again.to(self.device)
+                    cache.batch_select_indices(again)
+                    rows, logits = rows[again.to(rows.device)], logits[again]
+                return logits
 
             return step
 

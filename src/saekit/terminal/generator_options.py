@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from saekit.generators.base import Generator
     from saekit.generators.limits import Limits
 
@@ -50,3 +52,18 @@ def limits_of(settings: list[str] | None) -> "Limits":
     from saekit.generators.limits import Limits
 
     return override(Limits(), settings or [])
+
+
+def plan_lines(found: "Mapping[str, Any]") -> list[str]:
+    """Return what a plan says, a line each: latents, requests, tokens, cost.
+
+    Args:
+        found: as `saekit.generators.asking.planned` and the number of latents.
+    """
+    cost = "no prices given" if found["usd"] is None else f"{found['usd']:.2f} dollars at most"
+    return [
+        f"latents  {found['latents']:,}",
+        f"requests {found['requests']:,} (and {found['known']:,} answered before)",
+        f"tokens   {found['tokens_read']:,} read, {found['tokens_written']:,} written at most",
+        f"cost     {cost}",
+    ]

@@ -223,11 +223,14 @@ def relocated(
     return replace(loaded, card=replace(card, run=card.run | found))
 
 
-def takes(options: type[HintOptions]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command every option of a class; it receives them together as `sae`.
+def takes(
+    options: type[Any], name: str = "sae"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every option of a class; it receives them together as one parameter.
 
     Args:
         options: the class; its fields are the options, with the help of their annotations.
+        name: of the parameter.
     """
 
     def of(command: Callable[..., None]) -> Callable[..., None]:
@@ -240,14 +243,14 @@ def takes(options: type[HintOptions]) -> Callable[[Callable[..., None]], Callabl
             for f in fields(options)
         ]
         signature = inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.name != "sae"]
+        own = [p for p in signature.parameters.values() if p.name != name]
         order = inspect.Parameter.KEYWORD_ONLY
         every = [*(p.replace(kind=order) for p in own), *more]
 
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names if name in values}
-            command(**values, sae=options(**given))
+            given = {one: values.pop(one) for one in names if one in values}
+            command(**values, **{name: options(**given)})
 
         # typer reads both; `wraps` would show it those of the command as it is written.
         wrapped.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]

@@ -156,6 +156,30 @@ def study() -> None:
     assert line("toy_study", "weigh", run(), "--json")["bytes"] == weigh(run()) > 1000
 
 
+def scorer() -> None:
+    listed("scorers", "toy_scorer")
+    from saekit.generators.base import registry as generators
+    from saekit.studies.explain.scorers.base import Judging, registry
+    from tests.studies.explain.made import case
+
+    judge, toy = generators.get("toy_generator")(), registry.get("toy_scorer")(n=4)
+    asked = toy.questions(case(0, "z"), "letters z", Judging(judge))
+    replies = judge.replies([q.request for q in asked])
+    said = [toy.read(q, r)[0].said for q, r in zip(asked, replies, strict=True)]
+    assert said == [1.0] * 4
+
+
+def generator() -> None:
+    listed("generators", "toy_generator")
+    from saekit.generators.asking import ask
+    from saekit.generators.base import Request, registry
+    from saekit.generators.journal import Journal
+
+    by = registry.get("toy_generator")(word="no")
+    found = ask(by, [Request(messages=(("user", "well?"),))], Journal(base / "toy.jsonl"))
+    assert found.replies[0].text == "no"
+
+
 def views():
     from saekit.explorer.labels import Labels
     from saekit.explorer.library import Library
@@ -196,6 +220,8 @@ uses = (
     layout,
     family,
     study,
+    scorer,
+    generator,
     panel,
     page,
 )

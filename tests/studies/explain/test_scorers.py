@@ -69,6 +69,26 @@ def test_steering_is_named_by_a_right_label_and_by_no_other():
     assert share(RIGHT, variant="unsteered") < 1.0
 
 
+@pytest.mark.parametrize("judge", JUDGES)
+def test_steering_puts_right_half_right_and_random_in_that_order(judge):
+    """Turned up, the latent makes the model write one of its letters, so half a label fits half."""
+    written = tuple(f"I think that {letter * 4}" for letter in "zqzqzq")
+
+    def share(label):
+        found = []
+        for seed in range(6):
+            one = case(0, "zq", seed=seed)._replace(steered=written)
+            found += answers(
+                "steering", JUDGES[judge], label, one, labels=ALL | {0: label}, seed=seed
+            )[1]
+        return measured("choice", found).accuracy
+
+    right, half, wrong = map(share, (RIGHT, HALF, WRONG))
+    assert right == 1.0 and right > half + 0.1 and half > wrong + 0.1
+    # Of the texts half are of the letter that half a label names; of the others it is a guess.
+    assert 0.45 < half < 0.8 and wrong < 0.4
+
+
 @pytest.mark.parametrize("name", ["detection", "fuzzing", "intruder", "steering"])
 @pytest.mark.parametrize("small", [True, False])
 def test_nonsense_is_counted_and_is_chance(name, small):

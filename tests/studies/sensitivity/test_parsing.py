@@ -78,6 +78,19 @@ def test_what_is_of_no_use_is_named_and_only_the_wanted_number_is_used():
     assert [t.verdict for t in more] == ["duplicate", "usable"]
 
 
+def test_what_small_models_say_in_place_of_a_passage_is_no_text():
+    about = [
+        "I would write:", "The original passage:", "I'm ready to assist you with that.",
+        "You're an AI assistant for text re-writing.", "This passage is:",
+    ]  # fmt: skip
+    texts = [
+        "I am a baker and my bread is the best in town", "You are the one that we all want here",
+        "He had three things with him: a hat and a map and bread",
+    ]  # fmt: skip
+    assert {t.verdict for t in judged(about, [], 9)} == {"about it"}
+    assert {t.verdict for t in judged(texts, [], 9)} == {"usable"}
+
+
 def test_runs_of_tokens_are_marked_together_with_marks_that_no_text_holds():
     snippet = Snippet([1, 2, 3, 4], [0.0, 2.0, 1.0, 0.0], 1, 0, 0, 0)
     assert marked(snippet, ["a", "b", "c", "d"], ("{{", "}}"), 0.5) == "a{{bc}}d"

@@ -6,11 +6,12 @@ import types
 
 import pytest
 
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, FormatError, UnknownNameError
 from saekit.generators.limits import Limits
 from saekit.generators.local import Local
 from saekit.generators.scripted import Scripted
 from saekit.models.tiny import tiny
+from saekit.studies.sensitivity import floors
 from saekit.studies.sensitivity.examples import ExampleConfig
 from saekit.studies.sensitivity.prompts import SEPARATOR
 from saekit.studies.sensitivity.study import Sensitivity, estimate, measure
@@ -132,16 +133,43 @@ def test_latents_that_are_none_are_refused(lm, detector, text, tmp_path, latents
         measure(detector, lm, script("x"), tmp_path / "s", CFG, text=text, latents=latents)
 
 
-def test_the_floor_is_the_same_sae_on_a_model_that_learned_nothing(lm, detector, text, tmp_path):
-    cfg = dataclasses.replace(CFG, n_latents=2)
+def test_floors_are_saes_that_learned_nothing(lm, detector, text, tmp_path):
+    every = dict.fromkeys(floors.NAMES)
+    cfg = dataclasses.replace(CFG, n_latents=2, floor_latents=1)
     found = measure(
-        detector, lm, script(*ALL_Z), tmp_path / "s", cfg, text=text, floor=True, latents=[0, 1]
+        detector, lm, script(*ALL_Z), tmp_path / "s", cfg, text=text, floors=every, latents=[0, 1]
     )
-    floor = tmp_path / "s/floors/shuffled_model/result.json"
-    one = found.result.details["floors"]["shuffled_model"]
-    assert floor.exists() == (not one["reason"])
+    made = found.result.details["floors"]
+    assert list(made) == list(floors.NAMES)
     # A detector of a letter's embedding finds nothing of it where embeddings are shuffled.
-    assert one["reason"] or one["sensitivity_all"]["value"] < 0.5
+    shuffled = made["shuffled_model"]
+    assert shuffled["reason"] or shuffled["sensitivity_all"]["value"] < 0.5
+    assert "--arch frozen" in made["random_decoder"]["reason"]
+    # As many random directions are on at a token as latents of the detector.
+    assert made["random_encoder"]["latents"] == 1
+    assert made["random_encoder"]["l0"] == max(1, round(found.result.details["l0"]))
+    table = (tmp_path / "s/summary.csv").read_text()
+    assert [line.split(",")[0] for line in table.splitlines()[1:]] == [
+        "this SAE", *(name.replace("_", " ") for name in floors.NAMES)
+    ]  # fmt: skip
+
+
+def test_a_run_with_a_frozen_decoder_beside_it_is_found(detector, tmp_path):
+    card = dataclasses.replace(detector.card, run={"model": "m"})
+    sae = dataclasses.replace(detector, card=card)
+    for name, half, d_sae in (("a", "encoder", 4), ("b", "decoder", 8), ("c", "decoder", 4)):
+        run = {
+            "model": "m", "pair": {"read": ["embed"]},
+            "sae": {"name": "frozen", "half": half, "d_sae": d_sae},
+        }  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
+    assert floors.sibling(tmp_path / "mine", sae) == tmp_path / "c"
+    assert floors.sibling(tmp_path / "none/mine", sae) is None
+    with pytest.raises(UnknownNameError, match=r"Floors are .*random_decoder; got 'decoder'"):
+        floors.named(["decoder=x"], tmp_path / "mine", sae)
+    with pytest.raises(FormatError, match="There is no run"):
+        floors.named(["random_decoder=nowhere"], tmp_path / "mine", sae)
 
 
 def test_the_page_of_a_latent_shows_each_text_and_whether_it_fires(lm, detector, text, tmp_path):

@@ -14,15 +14,17 @@ from saekit.terminal.generator_options import (
     LimitSettings,
     generator_of,
     limits_of,
+    plan_lines,
 )
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 from saekit.terminal.settings_help import lists
+from saekit.terminal.study_options import StudyOptions
 
 if TYPE_CHECKING:
     from saekit.studies.explain.scorers.base import Scorer
     from saekit.studies.explain.scoring import Scored
-    from saekit.studies.explain.study import Explain, Explained
+    from saekit.studies.explain.study import Explained
 
 app = typer.Typer(
     help="A sentence that says when a latent is on, and how right it is.", no_args_is_help=True
@@ -30,12 +32,7 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
 Folder = Annotated[Path, typer.Argument(help="Folder that `saekit explain run` made.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the explanations. [RUN/explain]")]
-Latents = Annotated[
-    list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [drawn]")
-]
-Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")]
-Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
 By = Annotated[
     str, typer.Option("--by", help="Who is asked: local, endpoint, or another (list generators).")
 ]
@@ -54,13 +51,6 @@ Name = Annotated[str, typer.Option(help="Of the folder of scores. [the judge's]"
 Seed = Annotated[int, typer.Option(help="Decides every draw.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-
-
-def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Explain":
-    from saekit.core.config import override
-    from saekit.studies.explain.study import Explain
-
-    return override(Explain(n_latents=n, tokens=tokens, seed=seed), settings or [])
 
 
 def _scorers(names: list[str] | None, settings: list[str] | None) -> "list[Scorer]":
@@ -112,36 +102,59 @@ def _stop_lines(found: "Explained", scored: "Scored | None") -> list[str]:
     return [f"stopped  {why}. Run the same command again to go on."] if why else []
 
 
+@app.command("plan", cls=lists("saekit.studies.explain.study:Explain"))
+@takes(StudyOptions, "study")
+@takes(SAEOptions)
+def plan(
+    run: Run,
+    latents: NLatents = 20,
+    scorer: Scorers = None,
+    scorer_set: ScorerSettings = None,
+    again: Again = True,
+    as_json: Json = False,
+    *,
+    study: StudyOptions,
+    sae: SAEOptions,
+) -> None:
+    """Say what explaining and scoring would ask and cost at most. Nothing is sent.
+
+    Example: saekit explain plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
+    """
+    from saekit.hub.names import results_folder
+    from saekit.studies.explain.scoring import estimate
+    from saekit.studies.explain.study import Explain
+
+    used, cfg = _scorers(scorer, scorer_set), study.config(Explain, latents)
+    by, limits = study.generator(), study.limits()
+    opened = sae.open(run, corpus=study.corpus, site=study.site)
+    found = estimate(
+        opened.loaded, opened.lm, by, study.out or results_folder(run) / "explain", cfg,
+        text=(opened.text, study.part()), latents=study.latent, scorers=used, again=again,
+        limits=limits, shown=not study.quiet,
+    )  # fmt: skip
+    lines = [
+        f"explain  {found['explaining']:,} requests",
+        f"judge    {found['judging']:,} requests",
+        *plan_lines(found),
+    ]
+    emit(found, as_json=as_json, lines=lines)
+
+
 @app.command("run", cls=lists("saekit.studies.explain.study:Explain"))
+@takes(StudyOptions, "study")
 @takes(SAEOptions)
 def run_(
     run: Run,
-    out: Out = None,
-    latent: Latents = None,
-    latents: Annotated[int, typer.Option("--latents", help="How many are drawn.")] = 20,
-    tokens: Annotated[int, typer.Option(help="Tokens of text to look for examples in.")] = 300_000,
-    by: By = "local",
-    by_model: ByModel = None,
-    base_url: BaseURL = None,
-    by_set: BySettings = None,
-    limit: LimitSettings = None,
-    corpus: Corpus = None,
-    split: Split = "train",
-    site: Annotated[str | None, typer.Option(help="Which site, where several share it.")] = None,
+    latents: NLatents = 20,
     scores: Annotated[
         bool, typer.Option("--score/--no-score", help="Score them too; who explained judges.")
     ] = True,
     scorer: Scorers = None,
     scorer_set: ScorerSettings = None,
     again: Again = True,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting of the study, as with_negatives=false. Repeat."),
-    ] = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
     as_json: Json = False,
     *,
+    study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
     """Explain latents in a line each and score the lines. Run it again to go on.
@@ -154,28 +167,23 @@ def run_(
     from saekit.generators.cache import ReplyCache
     from saekit.hub.names import results_folder
     from saekit.studies.explain.scoring import score
-    from saekit.studies.explain.study import explain
+    from saekit.studies.explain.study import Explain, explain
 
-    used = _scorers(scorer, scorer_set)
-    opened = sae.open(run, corpus=corpus, site=site)
-    who, limits, cache = (
-        generator_of(by, by_model, base_url, by_set),
-        limits_of(limit),
-        ReplyCache(),
-    )
+    used, cfg = _scorers(scorer, scorer_set), study.config(Explain, latents)
+    who, limits, cache = study.generator(), study.limits(), ReplyCache()
+    opened = sae.open(run, corpus=study.corpus, site=study.site)
     found = explain(
-        opened.loaded, opened.lm, who, out or results_folder(run) / "explain",
-        _config(latents, tokens, seed, settings),
-        text=(opened.text, "train" if split == "train" else "test"), latents=latent,
-        limits=limits, cache=cache, shown=not quiet,
+        opened.loaded, opened.lm, who, study.out or results_folder(run) / "explain", cfg,
+        text=(opened.text, study.part()), latents=study.latent,
+        limits=limits, cache=cache, shown=not study.quiet,
     )  # fmt: skip
     scored = None
     if scores and found.labels and not found.stopped:
         scored = score(
-            found, who, scorers=used, again=again, seed=seed, limits=limits, spent=found.spent,
-            cache=cache, shown=not quiet,
+            found, who, scorers=used, again=again, seed=study.seed, limits=limits,
+            spent=found.spent, cache=cache, shown=not study.quiet,
         )  # fmt: skip
-        if out is None:  # next to the SAE, where the table of latents looks for columns
+        if study.out is None:  # next to the SAE, where the table of latents looks for columns
             table_files.write(scored.columns(), results_folder(run) / "analysis" / "explain")
     lines = [*_label_lines(found), *(_score_lines(scored) if scored else [])]
     lines += [*note_lines(opened.notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
@@ -233,6 +241,29 @@ def score_(
     emit(_record(found, scored), as_json=as_json, lines=lines)
     if scored.stopped:
         raise typer.Exit(BUDGET if scored.stopped == "budget" else 1)
+
+
+@app.command("label")
+def label_(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="[FOLDER/explorer_labels.json]")] = None,
+    name: Name = "local",
+    least: Annotated[
+        float, typer.Option(help="Only lines whose detection score is at least this.", min=0, max=1)
+    ] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Write the lines as labels that the explorer imports, with their scores in the notes.
+
+    Example: saekit explain label demo/explain --least 0.7
+    """
+    from saekit.studies.explain.labels_file import write_labels
+    from saekit.studies.explain.scoring import SCORES
+    from saekit.studies.explain.study import read
+
+    scores = folder / SCORES / name
+    made = write_labels(read(folder), out, scores=scores if scores.is_dir() else None, least=least)
+    emit({"file": str(made)}, as_json=as_json, lines=[f"labels   {made}"])
 
 
 @app.command("rate")

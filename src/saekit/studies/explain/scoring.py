@@ -17,9 +17,13 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator as chance_of
 from saekit.core.stats.ranks import pearson
 from saekit.data import table_files
+from saekit.data.base import Corpus, Split
+from saekit.generators.asking import planned
 from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
 from saekit.generators.limits import Limits, Spent
+from saekit.hub.trained import TrainedSAE
+from saekit.models.base import LanguageModel
 from saekit.studies.explain import statistics, study
 from saekit.studies.explain.asker import NOTHING as NOTHING_SPENT
 from saekit.studies.explain.asker import Asker
@@ -166,6 +170,47 @@ def score(  # noqa: PLR0913 - the words of `saekit explain score`
         return _finish(folder, settings, explained, known, used, answers, asker, seed)
 
 
+def estimate(  # noqa: PLR0913 - the words of `saekit explain plan`
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    by: Generator,
+    out: Path | str,
+    cfg: study.Explain | None = None,
+    *,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None = None,
+    scorers: Sequence[Scorer] = (),
+    again: bool = True,
+    limits: Limits | None = None,
+    shown: bool = True,
+) -> dict[str, Any]:
+    """Return what explaining latents, each once, and scoring the lines would ask, and cost at most.
+
+    Nothing is sent. Texts are collected and kept for the run. Lines that nobody wrote yet are taken
+    to be as long as they may be.
+
+    Args: as `study.explain` and `score`.
+
+    Returns:
+        ``latents``, ``explaining`` and ``judging`` (requests), and what `asking.planned` returns of
+        both together.
+    """
+    cfg = cfg or study.Explain()
+    used = list(scorers) or [registry.get(one)() for one in DEFAULT]
+    _check(used, by)
+    folder = Path(out)
+    found = study.prepared(sae, lm, by, folder, cfg, text, latents, shown)
+    labels = {one.latent: f"{one.latent} " + "word " * (cfg.most_words - 1) for one in found}
+    first = study.questions(by, found, cfg)
+    bench = _Bench(
+        Asker(by, folder / study.JOURNAL), {c.latent: c for c in found}, labels, cfg.seed, None
+    )
+    judged = {bench.asker.key(q.request): q.request for *_, q in bench.questions(used, again)}
+    every = [*first, *judged.values()]
+    numbers = planned(by, every, bench.asker.journal, limits or Limits())
+    return {"latents": len(found), "explaining": len(first), "judging": len(judged)} | numbers
+
+
 def _check(used: Sequence[Scorer], judge: Generator) -> None:
     names = [one.name for one in used]
     if len(set(names)) < len(names):
@@ -192,41 +237,56 @@ class _Bench:
         self.asker, self.cases, self.seed, self.embed = asker, cases, seed, embed
         self.labels = labels_by_maker(labels, cases, seed) | {AGAIN: dict(labels)}
 
+    def variants(self, scorer: Scorer, again: bool) -> list[str]:
+        """Return for what a scorer is asked: the explanation and its controls."""
+        twice = again and scorer.asks
+        return [v for v in VARIANTS if twice or v != AGAIN] + list(scorer.controls)
+
+    def questions(
+        self, scorers: Sequence[Scorer], again: bool
+    ) -> list[tuple[Scorer, str, int, Question]]:
+        """Return every question to the judge, with its scorer, variant and latent."""
+        return [
+            (scorer, variant, latent, question)
+            for scorer in scorers
+            if scorer.asks
+            for variant in self.variants(scorer, again)
+            for latent, case in self.cases.items()
+            if (label := self._label(variant, latent)) is not None
+            for question in scorer.questions(case, label, self._how(variant))
+        ]
+
     def answers(self, scorers: Sequence[Scorer], again: bool) -> Everything:
         """Return every answer; all questions are asked in one go, each once."""
-        asked: list[tuple[Scorer, str, int, Question]] = []
-        found: Everything = {}
+        found: Everything = {
+            scorer.name: {
+                v: {latent: [] for latent in self.cases} for v in self.variants(scorer, again)
+            }
+            for scorer in scorers
+        }
         for scorer in scorers:
-            twice = again and scorer.asks
-            variants = [v for v in VARIANTS if twice or v != AGAIN] + list(scorer.controls)
-            found[scorer.name] = {v: {latent: [] for latent in self.cases} for v in variants}
-            for variant in variants:
+            for variant, some in found[scorer.name].items() if not scorer.asks else ():
                 for latent, case in self.cases.items():
-                    label = self.labels.get(variant, self.labels[LABEL]).get(latent)
-                    if label is None:
+                    if (label := self._label(variant, latent)) is None:
                         continue
-                    how = self._how(variant)
-                    if scorer.asks:
-                        asked += [
-                            (scorer, variant, latent, question)
-                            for question in scorer.questions(case, label, how)
-                        ]
-                    else:
-                        found[scorer.name][variant][latent] = [
-                            _kept(Question(NOTHING, [a.truth], about=(s.text,)), 0, a)
-                            for s, a in zip(
-                                case.tests, scorer.directly(case, label, how), strict=False
-                            )
-                        ]
+                    said = scorer.directly(case, label, self._how(variant))
+                    some[latent] = [
+                        _kept(Question(NOTHING, [a.truth], about=(s.text,)), 0, a)
+                        for s, a in zip(case.tests, said, strict=False)
+                    ]
+        asked = self.questions(scorers, again)
         replies = self.asker.replies([q.request for *_, q in asked], "judge")
         for scorer, variant, latent, question in asked:
             reply = replies.get(self.asker.key(question.request))
             if reply is not None:
-                said = scorer.read(question, reply)
                 found[scorer.name][variant][latent] += [
-                    _kept(question, i, answer) for i, answer in enumerate(said)
+                    _kept(question, i, answer)
+                    for i, answer in enumerate(scorer.read(question, reply))
                 ]
         return found
+
+    def _label(self, variant: str, latent: int) -> str | None:
+        return self.labels.get(variant, self.labels[LABEL]).get(latent)
 
     def _how(self, variant: str) -> Judging:
         pool = self.labels[TOKENS] if variant == TOKENS else self.labels[LABEL]

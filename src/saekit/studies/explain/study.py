@@ -17,7 +17,7 @@ from saekit.core.lock import claimed
 from saekit.core.progress import Progress
 from saekit.core.seeds import derive
 from saekit.data.base import Corpus, Split
-from saekit.generators.base import Generator
+from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
 from saekit.generators.limits import Limits, Spent
 from saekit.hub.steering import steer
@@ -160,20 +160,11 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
         DataError: the text holds no example of any latent.
     """
     cfg = cfg or Explain()
-    refuse_edits(lm)
-    if sae.cfg.event:
-        raise ConfigError(
-            f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; latents are explained "
-            f"of SAEs of single tokens."
-        )
+    _refuse(sae, lm)
     folder = Path(out)
     kept = f"Run the same command again to go on with {folder}."
     with claimed(folder, "saekit explain run", kept):
-        settings = settings_of(
-            sae, lm, by, cfg, text, latents, version=cfg.version, wording=explanations.VERSION
-        )
-        same_settings(folder, settings, "folder")
-        found, left_out = _material(folder, sae, lm, cfg, text, latents, shown)
+        found, left_out = _prepared(folder, sae, lm, by, cfg, text, latents, shown)
         asker = Asker(by, folder / JOURNAL, limits, cache, shown)
         made = _explained(asker, found, cfg)
         record = {
@@ -185,6 +176,51 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
         return Explained(
             folder, by_latent, made, left_out, asker.stopped, asker.reason, asker.spent
         )
+
+
+def prepared(  # noqa: PLR0913 - the words of `explain`
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    by: Generator,
+    out: Path | str,
+    cfg: Explain,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None = None,
+    shown: bool = True,
+) -> list[Case]:
+    """Return the texts of each latent, made once and kept; nothing is asked.
+
+    Args: as `explain`.
+    """
+    _refuse(sae, lm)
+    with claimed(Path(out), "saekit explain plan"):
+        return _prepared(Path(out), sae, lm, by, cfg, text, latents, shown)[0]
+
+
+def _refuse(sae: TrainedSAE, lm: LanguageModel) -> None:
+    refuse_edits(lm)
+    if sae.cfg.event:
+        raise ConfigError(
+            f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; latents are explained "
+            f"of SAEs of single tokens."
+        )
+
+
+def _prepared(  # noqa: PLR0913 - the words of `explain`
+    folder: Path,
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    by: Generator,
+    cfg: Explain,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None,
+    shown: bool,
+) -> tuple[list[Case], dict[int, str]]:
+    settings = settings_of(
+        sae, lm, by, cfg, text, latents, version=cfg.version, wording=explanations.VERSION
+    )
+    same_settings(folder, settings, "folder")
+    return _material(folder, sae, lm, cfg, text, latents, shown)
 
 
 def read(folder: Path | str) -> Explained:
@@ -294,6 +330,28 @@ def _steered(
     return out
 
 
+def questions(by: Generator, some: Sequence[Case], cfg: Explain, tried: int = 0) -> list[Request]:
+    """Return what the generator is asked about each latent.
+
+    Args:
+        by: the generator.
+        some: latents with their texts.
+        cfg: how they are explained.
+        tried: how often it was asked before.
+    """
+    return [
+        explanations.request(
+            by,
+            case,
+            with_negatives=cfg.with_negatives,
+            most_words=cfg.most_words,
+            seed=cfg.seed,
+            tried=tried,
+        )
+        for case in some
+    ]
+
+
 def _explained(asker: Asker, found: Sequence[Case], cfg: Explain) -> dict[int, Made]:
     tried: dict[int, list[Label]] = {case.latent: [] for case in found}
     for number in range(cfg.rounds):
@@ -302,17 +360,7 @@ def _explained(asker: Asker, found: Sequence[Case], cfg: Explain) -> dict[int, M
         ]
         if not lacking or asker.stopped:
             break
-        asked = [
-            explanations.request(
-                asker.generator,
-                case,
-                with_negatives=cfg.with_negatives,
-                most_words=cfg.most_words,
-                seed=cfg.seed,
-                tried=number,
-            )
-            for case in lacking
-        ]
+        asked = questions(asker.generator, lacking, cfg, number)
         replies = asker.replies(asked, "explain")
         for case, request in zip(lacking, asked, strict=True):
             if (reply := replies.get(asker.key(request))) is not None:

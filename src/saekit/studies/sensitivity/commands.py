@@ -1,57 +1,32 @@
 """`saekit sensitivity`: does a latent fire on newly written text of the same meaning?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from saekit.terminal.generator_options import (
-    BUDGET,
-    PARTLY,
-    BaseURL,
-    ByModel,
-    BySettings,
-    LimitSettings,
-    generator_of,
-    limits_of,
-)
+from saekit.terminal.generator_options import BUDGET, PARTLY, plan_lines
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 from saekit.terminal.settings_help import lists
-
-if TYPE_CHECKING:
-    from saekit.studies.sensitivity.study import Sensitivity
+from saekit.terminal.study_options import StudyOptions
 
 app = typer.Typer(
     help="Does a latent fire on newly written text of the same meaning?", no_args_is_help=True
 )
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the run. [RUN/sensitivity]")]
-Latents = Annotated[
-    list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [drawn]")
-]
-Corpus = Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")]
-Split = Annotated[str, typer.Option(help="Part of the text: train or test.")]
-By = Annotated[
-    str, typer.Option("--by", help="Who writes: local, endpoint, or another (list generators).")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of the study, as texts=20. Repeat.")
+Examples = Annotated[
+    Path | None,
+    typer.Option(help="Show these examples: an ..._eval_results.json of SAEBench. [the text's]"),
 ]
 NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
-Tokens = Annotated[int, typer.Option(help="Tokens of text that examples are looked for in.")]
-Site = Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")]
-Seed = Annotated[int, typer.Option(help="Decides latents, examples and prompts.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
 
 
-def _config(n: int, tokens: int, seed: int, settings: list[str] | None) -> "Sensitivity":
-    from saekit.core.config import override
-    from saekit.studies.sensitivity.study import Sensitivity
-
-    return override(Sensitivity(n_latents=n, tokens=tokens, seed=seed), settings or [])
+def _defects(found: dict[str, int]) -> str:
+    listed = ", ".join(f"{n} {kind}" for kind, n in found.items() if n)
+    return f"published; {listed or 'nothing was lost'}"
 
 
 def _floor_line(name: str, scores: dict[str, Any]) -> str:
@@ -60,7 +35,7 @@ def _floor_line(name: str, scores: dict[str, Any]) -> str:
     if scores["reason"]:
         return f"{name.replace('_', ' ')}: {scores['reason']}"
     named = {
-        key: Score(**scores[key]).text() for key in ("sensitivity", "sensitivity_all", "excess")
+        key: Score(**scores[key]).text() for key in ("sensitivity", "sensitivity_all", "balanced")
     }
     return f"{name.replace('_', ' ')}: " + ", ".join(
         f"{key.replace('_', ' ')} {text}" for key, text in named.items()
@@ -68,26 +43,15 @@ def _floor_line(name: str, scores: dict[str, Any]) -> str:
 
 
 @app.command("plan", cls=lists("saekit.studies.sensitivity.study:Sensitivity"))
+@takes(StudyOptions, "study")
 @takes(SAEOptions)
 def plan(
     run: Run,
-    out: Out = None,
-    latent: Latents = None,
     latents: NLatents = 50,
-    tokens: Tokens = 300_000,
-    by: By = "local",
-    by_model: ByModel = None,
-    base_url: BaseURL = None,
-    by_set: BySettings = None,
-    limit: LimitSettings = None,
-    corpus: Corpus = None,
-    split: Split = "train",
-    site: Site = None,
-    settings: Settings = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
+    examples: Examples = None,
     as_json: Json = False,
     *,
+    study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
     """Say what the first round of a run would ask and cost at most. Nothing is sent.
@@ -95,55 +59,47 @@ def plan(
     Example: saekit sensitivity plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
     """
     from saekit.hub.names import results_folder
-    from saekit.studies.sensitivity.study import estimate
+    from saekit.studies.sensitivity.published_examples import read_published
+    from saekit.studies.sensitivity.study import Sensitivity, estimate
 
-    opened = sae.open(run, corpus=corpus, site=site)
+    cfg, by, limits = study.config(Sensitivity, latents), study.generator(), study.limits()
+    opened = sae.open(run, corpus=study.corpus, site=study.site)
     found = estimate(
         opened.loaded,
         opened.lm,
-        generator_of(by, by_model, base_url, by_set),
-        out or results_folder(run) / "sensitivity",
-        _config(latents, tokens, seed, settings),
-        text=(opened.text, "train" if split == "train" else "test"),
-        latents=latent,
-        limits=limits_of(limit),
-        shown=not quiet,
+        by,
+        study.out or results_folder(run) / "sensitivity",
+        cfg,
+        text=(opened.text, study.part()),
+        latents=study.latent,
+        limits=limits,
+        published=None if examples is None else read_published(examples),
+        shown=not study.quiet,
     )
-    cost = "no prices given" if found["usd"] is None else f"{found['usd']:.2f} dollars at most"
-    lines = [
-        f"latents  {found['latents']:,}",
-        f"requests {found['requests']:,} (and {found['known']:,} answered before)",
-        f"tokens   {found['tokens_read']:,} read, {found['tokens_written']:,} written at most",
-        f"cost     {cost}",
-    ]
-    emit(found, as_json=as_json, lines=lines)
+    emit(found, as_json=as_json, lines=plan_lines(found))
 
 
 @app.command("run", cls=lists("saekit.studies.sensitivity.study:Sensitivity"))
+@takes(StudyOptions, "study")
 @takes(SAEOptions)
 def run_(
     run: Run,
-    out: Out = None,
-    latent: Latents = None,
     latents: NLatents = 50,
-    tokens: Tokens = 300_000,
-    by: By = "local",
-    by_model: ByModel = None,
-    base_url: BaseURL = None,
-    by_set: BySettings = None,
-    limit: LimitSettings = None,
-    corpus: Corpus = None,
-    split: Split = "train",
-    site: Site = None,
     floor: Annotated[
-        bool,
-        typer.Option("--floor/--no-floor", help="Measure the model with shuffled weights too."),
+        list[str] | None,
+        typer.Option(
+            "--floor",
+            help="Only these floors: shuffled_model, random_encoder, random_decoder, with =RUN "
+            "for one that was trained. Repeat. [all]",
+        ),
+    ] = None,
+    floors: Annotated[
+        bool, typer.Option("--floors/--no-floors", help="Measure SAEs that learned nothing too.")
     ] = True,
-    settings: Settings = None,
-    seed: Seed = 0,
-    quiet: Quiet = False,
+    examples: Examples = None,
     as_json: Json = False,
     *,
+    study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
     """Measure how often latents fire on new text like their examples. Run it again to go on.
@@ -152,28 +108,37 @@ def run_(
 
     Example: saekit sensitivity run demo --latents 20
     """
+    from saekit.core.errors import ConfigError
     from saekit.core.result import score_lines
     from saekit.data import table_files
     from saekit.generators.cache import ReplyCache
     from saekit.hub.names import results_folder
-    from saekit.studies.sensitivity.study import measure
+    from saekit.studies.sensitivity import floors as floor_saes
+    from saekit.studies.sensitivity.published_examples import read_published
+    from saekit.studies.sensitivity.study import Sensitivity, measure
 
-    opened = sae.open(run, corpus=corpus, site=site)
+    if floor and not floors:
+        raise ConfigError("`--floor` names floors and `--no-floors` wants none; leave one out.")
+    cfg, by, limits = study.config(Sensitivity, latents), study.generator(), study.limits()
+    given = None if examples is None else read_published(examples)
+    opened = sae.open(run, corpus=study.corpus, site=study.site)
+    place = results_folder(run)
     found = measure(
         opened.loaded,
         opened.lm,
-        generator_of(by, by_model, base_url, by_set),
-        out or results_folder(run) / "sensitivity",
-        _config(latents, tokens, seed, settings),
-        text=(opened.text, "train" if split == "train" else "test"),
-        latents=latent,
-        limits=limits_of(limit),
+        by,
+        study.out or place / "sensitivity",
+        cfg,
+        text=(opened.text, study.part()),
+        latents=study.latent,
+        limits=limits,
         cache=ReplyCache(),
-        floor=floor,
-        shown=not quiet,
+        floors=floor_saes.named(floor or None, place, opened.loaded) if floors else None,
+        published=given,
+        shown=not study.quiet,
     )
-    if out is None:  # next to the SAE, where the table of latents looks for columns
-        table_files.write(found.columns(), results_folder(run) / "analysis" / "sensitivity")
+    if study.out is None:  # next to the SAE, where the table of latents looks for columns
+        table_files.write(found.columns(), place / "analysis" / "sensitivity")
     details = found.result.details
     without = sum(status != "ok" for status in found.latents.columns["status"])
     written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)
@@ -182,6 +147,7 @@ def run_(
         *(f"floor    {_floor_line(name, one)}" for name, one in details["floors"].items()),
         f"latents  {details['latents']}, {without} without a usable text",
         f"texts    {written or 'none'}",
+        *([f"examples {_defects(given.defects)}"] if given else []),
         *note_lines(opened.notes),
         f"table    {found.folder / 'feature_stats.csv'}",
     ]
@@ -217,6 +183,40 @@ def report(
     emit(record | {"latents": len(rows)}, as_json=as_json, lines=lines)
 
 
+@app.command("compare")
+@takes(SAEOptions)
+def compare_(
+    a: Annotated[Path, typer.Argument(metavar="A", help="An SAE with a run in A/sensitivity.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same language model.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the result. [A/sensitivity/compare/B]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws for intervals.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    as_json: Json = False,
+    *,
+    sae: SAEOptions,
+) -> None:
+    """Compare two SAEs on the same texts: those that were written for the latents of either.
+
+    Example: saekit sensitivity compare demo other
+    """
+    from saekit.core.result import score_lines
+    from saekit.hub.names import results_folder
+    from saekit.studies.sensitivity.compare import Side, compare
+
+    opened = [sae.open(run) for run in (a, b)]
+    sides = [
+        Side(one.loaded, results_folder(run) / "sensitivity", str(run))
+        for run, one in zip((a, b), opened, strict=True)
+    ]
+    place = out or sides[0].folder / "compare" / results_folder(b).name
+    found = compare(sides[0], sides[1], opened[0].lm, place, seed=seed, shown=not quiet)
+    record = {name: score.value for name, score in found.result.scores.items()}
+    lines = [*score_lines(found.result.scores), f"table    {place / 'compare.csv'}"]
+    emit(record | {"folder": str(place)}, as_json=as_json, lines=lines)
+
+
 @app.command("figures")
 def figures(
     folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs' folders.")],
@@ -238,21 +238,17 @@ def figures(
 @app.command("audit")
 def audit(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    latent: Annotated[int, typer.Argument(help="Latent to show.")],
+    out: Annotated[Path | None, typer.Option(help="The page. [FOLDER/audit.html]")] = None,
+    latent: Annotated[
+        list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [all]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the examples of a latent, and every text that was written for it with its verdict.
+    """Write one page with every example, prompt, reply, verdict and hit of a run.
 
-    Example: saekit sensitivity audit demo/sensitivity 120
+    Example: saekit sensitivity audit demo/sensitivity --out audit.html
     """
-    from saekit.core.errors import UnknownNameError
-    from saekit.studies.sensitivity.study import texts_of
+    from saekit.studies.sensitivity.audit import write_audit
 
-    found = dict(texts_of(folder))
-    if latent not in found:
-        raise UnknownNameError(
-            f"Latent {latent} is not in {folder}, which has {', '.join(map(str, found))}."
-        )
-    record = {"latent": latent, "texts": [text._asdict() for text in found[latent]]}
-    lines = [f"{text.verdict:<10} {text.text!r}" for text in found[latent]]
-    emit(record, as_json=as_json, lines=lines or ["no text was written"])
+    made = write_audit(folder, out or folder / "audit.html", latent or [])
+    emit({"page": str(made)}, as_json=as_json, lines=[f"page     {made}"])

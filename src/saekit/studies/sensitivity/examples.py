@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ class ExampleConfig(Config):
     the generator.
 
     Args:
+        way: "saekit", or "published": peaks and draws of the published pipeline, one for one, on
+            a corpus that fits in memory; none of the other settings but `top`, `weighted` and
+            `random` matter then, and there are no held-out texts and no negatives.
         around: tokens on each side of the peak.
         top: strongest texts that the generator is shown.
         weighted: drawn texts that it is shown.
@@ -45,6 +48,7 @@ class ExampleConfig(Config):
     """
 
     name: ClassVar[str] = "examples"
+    way: Literal["saekit", "published"] = "saekit"
     around: int = setting(10, least=1, unit="tokens")
     top: int = setting(10, least=1)
     weighted: int = setting(5, least=0)

@@ -25,9 +25,12 @@ REFUSAL = re.compile(
 # What small models write in place of a passage: a sentence about the passage.
 _ABOUT = re.compile(
     r"^\W*(?:here(?:'s| is| are)\b|(?:this|the (?:above|following|given|next)|"
-    r"one (?:more|additional)|another|a new|in this) passages?\b|passage \d)",
+    r"one (?:more|additional)|another|a new|in this) passages?\b|passage \d|"
+    r"(?:i am|i'm|you are|you're) (?:an?|ready|glad|happy)\b[^.!?]{0,40}"
+    r"\b(?:ai|assist|help)\b)",
     re.IGNORECASE,
 )
+_ANNOUNCED = 16  # words: a line that ends in a colon and is no longer announces a text
 
 
 class Text(NamedTuple):
@@ -113,6 +116,10 @@ def cleaned(text: str) -> str:
     return text.replace(NEWLINE, "\n").strip(" \t")
 
 
+def _announces(text: str) -> bool:
+    return text.rstrip(" \n*").endswith(":") and len(text.split()) <= _ANNOUNCED
+
+
 def words(text: str) -> frozenset[str]:
     """Return the set of words of a text, lower case, by which copies are found."""
     return frozenset(re.findall(r"\w+|[^\w\s]", text.lower()))
@@ -144,7 +151,7 @@ def judged(
         verdict: Verdict = "usable"
         if REFUSAL.search(text[:200]):
             verdict = "refusal"
-        elif _ABOUT.search(text):
+        elif _ABOUT.search(text) or _announces(text):
             verdict = "about it"
         elif len(bag) < LEAST_WORDS:
             verdict = "too short"

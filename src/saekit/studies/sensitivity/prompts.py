@@ -12,14 +12,14 @@ from saekit.core.seeds import derive
 from saekit.generators.base import Generator, Request
 from saekit.studies.sensitivity.examples import Snippet
 
-VERSION = 1  # raised with every change of wording
+VERSION = 2  # raised with every change of wording
 NEWLINE = "↵"  # stands for a line break where a list has a text a line
 SEPARATOR = "<<<NEXT>>>"
 MARKS = (("{{", "}}"), ("[[", "]]"), ("<<", ">>"), ("⟦", "⟧"), ("⦃", "⦄"))
 LIST_LENGTH = 8  # examples that a model which continues a list is shown
-LINE_TOKENS = 48
+LINE_TOKENS = 30  # about as long as an example: more tokens have more chances to fire
 SMALL_TEMPERATURE = 0.8
-SAME_WORDS = 5  # requests in a row that differ in the seed alone: a local model runs them together
+SAME_WORDS = 10  # requests in a row that differ in the seed alone: a local model runs them together
 SMALL_AROUND = 8  # tokens on each side of the peak that a small model is shown
 SMALL_LENGTH = 6  # examples it is shown
 ANSWER_TOKENS = 2048

@@ -1,10 +1,9 @@
 """The tables that the published pipeline leaves, by its names and columns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from saekit.core.result import Table
-from saekit.generators.journal import Journal
+from saekit.studies.sensitivity.audit import Asked
 from saekit.studies.sensitivity.examples import LatentExamples, Snippet
 from saekit.studies.sensitivity.parsing import Text
 from saekit.studies.sensitivity.prompts import MARKS, marked
@@ -69,32 +68,25 @@ def tables(
     return found
 
 
-def queries(
-    journal: Journal, asked: Sequence[tuple[int, Any]], identity: Mapping[str, Any], name: str
-) -> Table:
+def queries(asked: Sequence[Asked], name: str) -> Table:
     """Return every prompt and reply: generation_queries_with_responses.
 
     Args:
-        journal: of the run.
-        asked: latent and request of each.
-        identity: of the generator.
+        asked: requests with their replies.
         name: of the SAE.
     """
-    columns: dict[str, list[Any]] = {}
-    for latent, request in asked:
-        reply = journal.get(request.key(dict(identity)))
+    lines = []
+    for latent, request, reply, _ in asked:
         by_role = dict(request.messages)
-        line = {
+        lines.append({
             "sae_name": name,
             "feature_index": latent,
             "system_prompt": by_role.get("system", ""),
             "user_prompt": by_role.get("user", request.text),
             "llm_response": "" if reply is None else reply.text,
             "status": "Failed" if reply is None else f"Success with {reply.model}",
-        }
-        for key, value in line.items():
-            columns.setdefault(key, []).append(value)
-    return Table(columns=columns)
+        })  # fmt: skip
+    return Table(columns={key: [line[key] for line in lines] for key in lines[0]} if lines else {})
 
 
 def _marked(snippet: Snippet, pieces: Pieces) -> str:

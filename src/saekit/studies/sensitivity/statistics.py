@@ -83,6 +83,15 @@ def _ratio_end(p: float, q: float, a: float, b: float, sign: int) -> float:
     return (p * q + sign * math.sqrt(inside)) / below
 
 
+def f1(sensitivity: float, specificity: float) -> float:
+    """Return F1 of texts that are half new ones and half others: 2 TP / (2 TP + FP + FN).
+
+    Source:
+        van Rijsbergen 1979. Differs: both kinds weigh the same whatever their numbers.
+    """
+    return 2 * sensitivity / (1 + sensitivity + 1 - specificity)
+
+
 def auroc(positive: Float[Tensor, "n"], negative: Float[Tensor, "m"]) -> float | None:
     """Return the chance that a text of one kind has a larger activation than one of the other.
 
@@ -120,6 +129,10 @@ def row(
     n = len(acts.generated)
     ends = (None, None) if generated is None else wilson(generated, n)
     found["generated_low"], found["generated_high"] = ends
+    off = found["specificity"] = None if (hit := found["matched_rate"]) is None else 1 - hit
+    both = None if generated is None or off is None else (generated, off)
+    found["balanced"] = both and (both[0] + both[1]) / 2
+    found["f1"] = both and f1(*both)
     over, spread = None, None
     if generated is not None and base is not None:
         over = excess(generated, base)
@@ -152,6 +165,9 @@ UNITS = {
     "heldout_sensitivity": "share of texts",
     "random_rate": "share of texts",
     "matched_rate": "share of texts",
+    "specificity": "share of texts",
+    "balanced": "share of texts",
+    "f1": "ratio",
     "generated_low": "share of texts",
     "generated_high": "share of texts",
     "excess": "ratio",
@@ -223,29 +239,39 @@ def summary(
         reason="" if n else "no latent",
     )
     for name, label in (
+        ("specificity", "stays off on texts of the same documents"),
+        ("balanced", "mean of sensitivity and specificity"),
+        ("f1", "F1 of new texts among those of the same documents"),
         ("excess", "sensitivity beyond chance"),
         ("auroc_random", "AUROC against random texts"),
         ("auroc_matched", "AUROC against texts of the same documents"),
     ):
         values = [v for i in kept if (v := rows[i][name]) is not None]
-        unit = "ratio" if name == "excess" else "probability"
-        scores[name] = _drawn_mean(label, values, None, seed, unit)
+        unit = UNITS.get(name, "probability")
+        scores[name] = drawn_mean(label, values, None, seed, unit)
     return scores
 
 
 def _mean(label: str, on: Sequence[Tensor], weights: Sequence[float] | None, seed: int) -> Score:
     """Return a mean of shares over latents."""
     shares = [float(x.double().mean()) for x in on]
-    return _drawn_mean(label, shares, weights, seed, "share of texts")
+    return drawn_mean(label, shares, weights, seed, "share of texts")
 
 
-def _drawn_mean(
+def drawn_mean(
     label: str, values: Sequence[float], weights: Sequence[float] | None, seed: int, unit: str
 ) -> Score:
     """Return a weighted mean over latents with an interval that draws latents.
 
     A latent that is drawn brings its texts with it, so the chance in both is in the interval; to
     draw texts again within latents would count theirs twice.
+
+    Args:
+        label: of the score.
+        values: of each latent.
+        weights: of each; None: all the same.
+        seed: of the draws.
+        unit: of the values.
     """
     if not values:
         return _undefined(label, unit)

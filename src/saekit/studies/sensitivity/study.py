@@ -9,10 +9,6 @@ from typing import Any, ClassVar, NamedTuple, get_args
 
 import torch
 
-from saekit.activations.harvest import Harvest
-from saekit.activations.pairs import Pair
-from saekit.activations.passes import pass_rows
-from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core import provenance
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError
@@ -23,15 +19,16 @@ from saekit.core.result import Result, Table
 from saekit.core.seeds import generator as chance_of
 from saekit.data import table_files
 from saekit.data.base import Corpus, Split
-from saekit.data.tokenise import TokenStream
-from saekit.generators.asking import Answers, ask
-from saekit.generators.base import Generator, Request
+from saekit.generators.asking import Answers, ask, planned
+from saekit.generators.base import Generator, Reply, Request
 from saekit.generators.cache import ReplyCache
 from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
-from saekit.studies.sensitivity import parsing, prompts, published_files, statistics
+from saekit.studies.sensitivity import audit, legacy, parsing, prompts, published_files, statistics
+from saekit.studies.sensitivity import floors as floor_saes
+from saekit.studies.sensitivity.audit import Asked
 from saekit.studies.sensitivity.examples import (
     Collector,
     ExampleConfig,
@@ -40,12 +37,13 @@ from saekit.studies.sensitivity.examples import (
     Snippet,
 )
 from saekit.studies.sensitivity.parsing import Text
+from saekit.studies.sensitivity.published_examples import PublishedExamples, snippets
 from saekit.studies.sensitivity.scoring import largest_acts
 from saekit.studies.sensitivity.statistics import TextActs
 
 SETTINGS, EXAMPLES, JOURNAL, TEXTS = "settings.json", "examples.json", "journal.jsonl", "texts.json"
-RESULT, STATS = "result.json", "feature_stats"
-SHUFFLED = "shuffled_model"
+RESULT, STATS, SUMMARY = "result.json", "feature_stats", "summary"
+FLOORS = "floors"
 DRAWN = 4  # latents drawn for each that is wanted: some are hardly ever on
 LEAST_EXAMPLES = 4
 
@@ -60,6 +58,7 @@ class Sensitivity(Config):
         texts: usable new texts wanted of each latent.
         rounds: how often a latent is asked for again while texts are lacking.
         check: original sensitivity from which a latent is in the mean.
+        floor_latents: latents of each floor, at most `n_latents`.
         examples: which texts show what a latent responds to.
         seed: decides latents, examples and prompts.
 
@@ -76,6 +75,7 @@ class Sensitivity(Config):
     texts: int = setting(10, least=1)
     rounds: int = setting(3, least=1)
     check: float = setting(statistics.CHECK, least=0, most=1)
+    floor_latents: int = setting(10, least=1)
     examples: ExampleConfig = dataclasses.field(default_factory=ExampleConfig)
     seed: int = 0
 
@@ -133,7 +133,8 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     latents: Sequence[int] | None = None,
     limits: Limits | None = None,
     cache: ReplyCache | None = None,
-    floor: bool = False,
+    floors: Mapping[str, TrainedSAE | None] | None = None,
+    published: PublishedExamples | None = None,
     shown: bool = True,
 ) -> SensitivityRun:
     """Measure whether latents fire on newly written text of the same meaning.
@@ -152,8 +153,13 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         latents: which; None: some are drawn.
         limits: what may be spent, and how fast.
         cache: replies of other runs; None: none are used.
-        floor: measure the same SAE on the model with shuffled weights too, with examples and texts
-            of its own, in ``floors/shuffled_model``: what a score is worth is what it has above.
+        floors: what else is measured, in ``floors/NAME``, with examples and texts of its own: what
+            a score is worth is what it has above. ``shuffled_model``: this SAE on the model with
+            shuffled weights; ``random_encoder``: latents of random directions, made here, or a
+            trained SAE whose encoder was frozen; ``random_decoder``: an SAE that was trained on a
+            frozen random decoder. None in place of an SAE: it is made here, where that is possible.
+        published: examples that are shown in place of the corpus's own; see `collect`. Floors have
+            those of the corpus.
         shown: show progress on stderr.
 
     Raises:
@@ -163,6 +169,8 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
     """
     cfg = cfg or Sensitivity()
     refuse_edits(lm)
+    for name in floors or ():
+        floor_saes.known(name)
     if sae.cfg.event:
         raise ConfigError(
             f"`{sae.cfg.name}` codes {' and '.join(sae.cfg.event)} jointly; sensitivity is "
@@ -174,37 +182,53 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         settings = settings_of(
             sae, lm, generator, cfg, text, latents, version=cfg.version, wording=prompts.VERSION
         )
+        if published is not None:
+            settings["published_examples"] = published.digest
         same_settings(folder, settings)
-        collected = _examples(folder, sae, lm, cfg, text, latents, shown)
+        collected = _examples(folder, sae, lm, cfg, text, latents, shown, published)
         journal = Journal(folder / JOURNAL)
         writing = _Writing(generator, lm, cfg, collected, journal, limits, cache, shown)
         texts, answers = writing.run()
         acts = _activations(sae, lm, cfg, collected, texts, shown)
-        floors = {}
-        if floor and not (answers and answers.stopped):
-            floors[SHUFFLED] = _floor(
-                sae, lm, generator, folder, cfg, text=text, limits=limits, cache=cache, shown=shown
-            )
-        return _finish(folder, settings, cfg, writing, texts, acts, answers, floors)
+        found = {}
+        for name, other in (floors or {}).items() if not (answers and answers.stopped) else ():
+            found[name] = _floor(
+                name, other, (sae, lm), generator, folder, cfg, l0=collected.l0,
+                text=text, limits=limits, cache=cache, shown=shown,
+            )  # fmt: skip
+        return _finish(folder, settings, cfg, writing, texts, acts, answers, found)
 
 
 def _floor(  # noqa: PLR0913 - the words of `measure`
-    sae: TrainedSAE,
-    lm: LanguageModel,
+    name: str,
+    other: TrainedSAE | None,
+    trained: tuple[TrainedSAE, LanguageModel],
     generator: Generator,
     folder: Path,
     cfg: Sensitivity,
+    *,
+    l0: float,
+    text: tuple[Corpus, Split],
     **how: Any,
 ) -> dict[str, Any]:
-    """Return the scores of the same SAE on a model whose weights are shuffled."""
-    null = lm.shuffled(cfg.seed)
-    place = folder / "floors" / SHUFFLED
+    """Return the scores of a floor, or the reason why it has none."""
+    sae, lm = trained
+    if name == floor_saes.SHUFFLED:
+        lm = lm.shuffled(cfg.seed)
+        other = floor_saes.without_norms(sae, lm)
+    elif other is None and name == floor_saes.ENCODER:
+        other = floor_saes.random_encoder(sae, lm, text, l0, cfg.seed)
+    if other is None:
+        return {"reason": floor_saes.NEEDS_A_RUN}
+    place = folder / FLOORS / name
+    less = dataclasses.replace(cfg, n_latents=min(cfg.n_latents, cfg.floor_latents))
     try:
-        found = measure(without_norms(sae, null), null, generator, place, cfg, **how)
+        found = measure(other, lm, generator, place, less, text=text, **how)
     except DataError as error:  # that hardly any latent is on is a result too
         return {"reason": str(error)}
-    scores = {name: dataclasses.asdict(score) for name, score in found.result.scores.items()}
-    return {"reason": "", "latents": found.result.details["latents"], **scores}
+    scores = {key: dataclasses.asdict(score) for key, score in found.result.scores.items()}
+    details = found.result.details
+    return {"reason": "", "latents": details["latents"], "l0": details["l0"], **scores}
 
 
 def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
@@ -217,6 +241,7 @@ def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None = None,
     limits: Limits | None = None,
+    published: PublishedExamples | None = None,
     shown: bool = True,
 ) -> dict[str, Any]:
     """Return what the first round of a run would ask, and cost at most. Nothing is sent.
@@ -235,23 +260,16 @@ def estimate(  # noqa: PLR0913 - the words of `saekit sensitivity plan`
         settings = settings_of(
             sae, lm, generator, cfg, text, latents, version=cfg.version, wording=prompts.VERSION
         )
+        if published is not None:
+            settings["published_examples"] = published.digest
         same_settings(folder, settings)
-        collected = _examples(folder, sae, lm, cfg, text, latents, shown)
+        collected = _examples(folder, sae, lm, cfg, text, latents, shown, published)
         writing = _Writing(
             generator, lm, cfg, collected, Journal(folder / JOURNAL), limits, None, False
         )
         asked = [request for _, request in writing.first_round()]
-        who = generator.identity()
-        new = [r for r in asked if writing.journal.get(r.key(who)) is None]
-        read, written = sum(r.prompt_tokens for r in new), sum(r.max_tokens for r in new)
-        return {
-            "latents": len(collected.latents),
-            "requests": len(new),
-            "known": len(asked) - len(new),
-            "tokens_read": read,
-            "tokens_written": written,
-            "usd": (limits or Limits()).cost(read, written),
-        }
+        found = planned(generator, asked, writing.journal, limits or Limits())
+        return {"latents": len(collected.latents)} | found
 
 
 def settings_of(  # noqa: PLR0913 - all that decides a run
@@ -337,10 +355,12 @@ def _examples(  # noqa: PLR0913 - what a pass over a corpus needs
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None,
     shown: bool,
+    published: PublishedExamples | None,
 ) -> Collected:
     path = folder / EXAMPLES
     if not path.exists():
-        write_text(path, to_json_line(record_of(collect(sae, lm, cfg, text, latents, shown))))
+        found = collect(sae, lm, cfg, text, latents, shown, published)
+        write_text(path, to_json_line(record_of(found)))
     return collected_from(read_object(path))
 
 
@@ -352,6 +372,7 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None = None,
     shown: bool = True,
+    published: PublishedExamples | None = None,
 ) -> Collected:
     """Return examples of some latents, from one pass over a corpus.
 
@@ -363,25 +384,17 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
         latents: which; None: `n_latents` that are on often enough, drawn without regard to
             anything else.
         shown: show progress on stderr.
+        published: examples that stand in place of the corpus's own as those that are shown; latents
+            are drawn among theirs, and what the corpus gives is held out.
 
     Raises:
         DataError: no latent has enough examples.
     """
-    corpus, split = text
-    card = sae.card
-    stream = TokenStream(
-        corpus,
-        split,
-        lm.tokenizer,
-        n_ctx=card.n_ctx,
-        bos_each_row=card.bos_id(lm.tokenizer) is not None,
-    )
-    pair = Pair(read=(str(sae.site),), write=(str(card.written(sae.site)),))
-    rule = next(iter(card.rules.values())).rule if card.rules else TokenRule()
-    harvest = Harvest(
-        lm, stream, pair, rule, batch_rows=pass_rows(lm, card.n_ctx), fitted=card.rules or None
-    )
-    order = list(latents) if latents is not None else _drawn(sae.d_sae, cfg)
+    if cfg.examples.way == "published":
+        return _published_way(sae, lm, cfg, text, latents, shown)
+    stream, harvest = floor_saes.stream_of(sae, lm, text)
+    among = None if published is None else [i for i in published.latents if i < sae.d_sae]
+    order = list(latents) if latents is not None else _drawn(sae.d_sae, cfg, among)
     collector = Collector(cfg.examples, order, sae.d_sae, cfg.seed)
     anywhere = RandomTexts(cfg.examples, cfg.seed)
     bar = Progress("examples", cfg.tokens, shown=shown)
@@ -414,14 +427,102 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
             f"None of {len(order)} latents has {LEAST_EXAMPLES} examples in "
             f"{collector.n_tokens:,} tokens. Give more text: --tokens, --corpus."
         )
+    if published is not None:
+        found = _with_published(sae, lm, found, published)
     n = collector.n_tokens
     l0 = collector.n_entries / n
     return Collected(dict(sorted(found.items())), anywhere.texts(), n, l0, left_out)
 
 
-def _drawn(d_sae: int, cfg: Sensitivity) -> list[int]:
-    order = torch.randperm(d_sae, generator=chance_of(cfg.seed, "latents"))
-    return order[: DRAWN * cfg.n_latents].tolist()
+def _drawn(d_sae: int, cfg: Sensitivity, among: Sequence[int] | None = None) -> list[int]:
+    order = torch.randperm(d_sae, generator=chance_of(cfg.seed, "latents")).tolist()
+    if among is not None:
+        order = [i for i in order if i in set(among)]
+    return order[: DRAWN * cfg.n_latents]
+
+
+def _with_published(
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    found: Mapping[int, LatentExamples],
+    published: PublishedExamples,
+) -> dict[int, LatentExamples]:
+    """Return examples whose shown texts are published ones; the corpus's own are held out."""
+    if lacking := found.keys() - published.latents.keys():
+        raise DataError(
+            f"The published examples have none of latent {min(lacking)}; they are of "
+            f"{', '.join(map(str, list(published.latents)[:8]))} and so on."
+        )
+    theirs = snippets(sae, lm, {latent: published.latents[latent] for latent in found})
+    return {
+        latent: one._replace(
+            shown=sorted(theirs[latent], key=lambda s: -s.largest),
+            held_out=[*one.shown, *one.held_out],
+        )
+        for latent, one in found.items()
+    }
+
+
+def _published_way(  # noqa: PLR0913 - what a pass over a corpus needs
+    sae: TrainedSAE,
+    lm: LanguageModel,
+    cfg: Sensitivity,
+    text: tuple[Corpus, Split],
+    latents: Sequence[int] | None,
+    shown: bool,
+) -> Collected:
+    """Return examples by the draws of the published pipeline, from a corpus that fits in memory."""
+    stream, harvest = floor_saes.stream_of(sae, lm, text)
+    anywhere = RandomTexts(cfg.examples, cfg.seed)
+    tokens, docs, entries, n_kept, first = [], [], [], 0, 0
+    bar = Progress("examples", cfg.tokens, shown=shown)
+    for rows in stream.rows(harvest.batch_rows):
+        first = rows.first_row if not tokens else first
+        acts = harvest.select(rows, harvest.read(rows))
+        live = sae.encode(acts.x.float()).detach().live()
+        at = live.rows().cpu()
+        columns = (acts.row.cpu()[at] - first, acts.pos.cpu()[at], live.latents.cpu())
+        entries.append((*columns, live.values.float().cpu()))
+        tokens.append(rows.tokens)
+        docs.append(rows.doc_ids)
+        anywhere.add(rows, lm.tokenizer.special_ids)
+        n_kept += len(acts.row)
+        bar.add(len(acts.row))
+        if n_kept >= cfg.tokens:
+            break
+    bar.close()
+    row, pos, latent, value = (torch.cat(column) for column in zip(*entries, strict=True))
+    ids, doc = torch.cat(tokens), torch.cat(docs)
+    counts = torch.bincount(latent[value > 0], minlength=sae.d_sae)
+    order = legacy.drawn(counts, n_kept, cfg.tokens, cfg.n_latents)
+    order = order if latents is None else list(latents)
+    dense = torch.zeros(*ids.shape, len(order))
+    place = torch.full((sae.d_sae,), -1, dtype=torch.int64)
+    place[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
+    mine = place[latent] >= 0
+    dense[row[mine], pos[mine], place[latent[mine]]] = value[mine]
+    special = torch.isin(ids, torch.tensor(sorted(lm.tokenizer.special_ids)))
+    windows = legacy.examples(
+        dense, special, order, top=cfg.examples.top, weighted=cfg.examples.weighted
+    )
+    found = {}
+    for number, some in windows.items():
+        cut = [
+            Snippet(
+                ids[w.row, w.first : w.first + len(w.acts)].tolist(), w.acts, legacy.EDGE,
+                first + w.row, w.first, int(doc[w.row, w.first + legacy.EDGE]),
+            )
+            for w in some
+        ]  # fmt: skip
+        largest = float(dense[:, :, order.index(number)].max())
+        found[number] = LatentExamples(cut, [], [], int(counts[number]), largest)
+    if not found:
+        raise DataError(
+            f"No latent is on at over {legacy.DEAD} of {n_kept:,} tokens. Give more text: --tokens."
+        )
+    left_out = {i: "every window is without an activation" for i in order if i not in found}
+    l0 = len(value) / n_kept
+    return Collected(dict(sorted(found.items())), anywhere.texts(), n_kept, l0, left_out)
 
 
 class _Writing:
@@ -447,7 +548,7 @@ class _Writing:
             for latent, one in collected.latents.items()
         }
         self.asked = dict.fromkeys(collected.latents, 0)
-        self.everything: list[tuple[int, Request]] = []
+        self.everything: list[Asked] = []
 
     def first_round(self) -> list[tuple[int, Request]]:
         """Return the requests of the first round, with the latent of each."""
@@ -487,7 +588,6 @@ class _Writing:
             )
             if not asked:
                 break
-            self.everything += asked
             bar = Progress("texts", len(asked), "requests", shown=self.shown)
             answers = ask(
                 self.generator,
@@ -499,17 +599,21 @@ class _Writing:
             )
             bar.close()
             for i, (latent, request) in enumerate(asked):
-                if i in answers.replies:
-                    self._take(texts[latent], latent, request, answers.replies[i].text)
+                reply = answers.replies.get(i)
+                new = [] if reply is None else self._texts(texts[latent], latent, request, reply)
+                texts[latent] += new
+                self.everything.append(Asked(latent, request, reply, new))
             if answers.stopped:
                 break
         return texts, answers
 
-    def _take(self, texts: list[Text], latent: int, request: Request, reply: str) -> None:
+    def _texts(
+        self, before: Sequence[Text], latent: int, request: Request, reply: Reply
+    ) -> list[Text]:
         one = self.generator.is_small or not request.messages
-        parts = [parsing.single(reply)] if one else parsing.split(reply)
+        parts = [parsing.single(reply.text)] if one else parsing.split(reply.text)
         examples = ["".join(tokens) for tokens in self.pieces[latent]]
-        texts += parsing.judged(parts or [""], examples, self.cfg.texts, texts)
+        return parsing.judged(parts or [""], examples, self.cfg.texts, before)
 
 
 def _usable(texts: Sequence[Text]) -> int:
@@ -601,30 +705,35 @@ def _finish(  # noqa: PLR0913 - all that a run gave
     )
     table_files.write(table, folder / STATS, "csv")
     files = published_files.tables(collected.latents, texts, acts, writing.lm.tokenizer.pieces)
-    asked = published_files.queries(
-        writing.journal, writing.everything, settings["generator"], str(folder)
-    )
+    asked = published_files.queries(writing.everything, str(folder))
+    pieces = writing.lm.tokenizer.pieces
+    seen = audit.record(collected.latents, writing.everything, acts, pieces)
+    write_text(folder / audit.FILE, to_json_line(seen))
     for name, one in (files | {"generation_queries_with_responses": asked}).items():
         if len(one):
             table_files.write(one, folder / name, "csv")
+    table_files.write(summary_table(result), folder / SUMMARY, "csv")
     result.write(folder / RESULT)
     return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
+
+
+def summary_table(result: Result) -> Table:
+    """Return a row for the SAE and one for each floor, with every score and its interval."""
+    arms = {"this SAE": {"reason": "", "latents": result.details["latents"]}}
+    arms["this SAE"] |= {key: dataclasses.asdict(one) for key, one in result.scores.items()}
+    arms |= {name.replace("_", " "): one for name, one in result.details["floors"].items()}
+    columns: dict[str, list[Any]] = {"of": list(arms)}
+    columns["latents"] = [one.get("latents") for one in arms.values()]
+    for key in result.scores:
+        for end, column in (("value", key), ("low", f"{key}_low"), ("high", f"{key}_high")):
+            columns[column] = [one[key][end] if key in one else None for one in arms.values()]
+    columns["reason"] = [one["reason"] for one in arms.values()]
+    return Table(columns=columns, units={k: s.unit for k, s in result.scores.items() if s.unit})
 
 
 def _verdicts(texts: Sequence[Text]) -> dict[str, int]:
     kinds = get_args(parsing.Verdict)
     return {kind: sum(t.verdict == kind for t in texts) for kind in kinds}
-
-
-def without_norms(sae: TrainedSAE, lm: LanguageModel) -> TrainedSAE:
-    """Return an SAE whose rule leaves out special tokens alone, for another model's activations.
-
-    The bound on norms was fitted on the model that the SAE was trained on.
-    """
-    special = tuple(sorted(lm.tokenizer.special_ids))
-    rule = FittedRule(TokenRule(max_norm=None), special, 0.0)
-    rules = {str(site): rule for site in sae.card.pair.sites}
-    return dataclasses.replace(sae, card=dataclasses.replace(sae.card, rules=rules))
 
 
 def record_of(found: Collected) -> dict[str, Any]:
