@@ -43,13 +43,19 @@ def run_(
 
     Example: saekit faithful run --set tokens=100k --set d_sae=1024 --out faithful
     """
+    from dataclasses import replace
+
     from saekit.core.config import override
     from saekit.models.hf import load
     from saekit.report.study_file import write_study
     from saekit.studies.faithful.study import Faithful, lines, run
 
-    given = {"texts": text, "seeds": seed}
-    config = Faithful(**{k: tuple(v) for k, v in given.items() if v is not None})
+    default = Faithful()
+    config = replace(
+        default,
+        texts=default.texts if text is None else tuple(text),
+        seeds=default.seeds if seed is None else tuple(seed),
+    )
     lm = load(model, revision=revision, dtype=dtype, device=device)
     found = run(lm, override(config, settings or []), out=out, shown=not quiet)
     page = write_study(out, out / "report.html")
