@@ -11,6 +11,7 @@ documents are drawn from it with replacement. `--quick` leaves real text out and
 `--check`, with `--quick` too: no share lies outside 92 to 98 % by more than chance allows.
 """
 
+import itertools
 import math
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from saekit.core.stats.student import t_quantile
 from saekit.evals.core import Core
 from saekit.evals.intervals import BlockSums, score_of, too_few
 from saekit.metrics.base import registry
+from saekit.studies.faithful.stability.intervals import of_share
 from saekit.studies.truth.calibration import _rank_score
 
 WANTED = (0.92, 0.98)
@@ -360,6 +362,24 @@ def of_others(repeats):
     yield count
 
 
+def of_seeds(repeats):
+    """The share of latents that seeds have in common; each seed finds more or fewer of them."""
+    # Two seeds tell nothing of how seeds differ, so their interval is of latents alone.
+    for seeds, spread in ((2, 0.0), (3, 0.05), (5, 0.05)):
+        chance = torch.Generator().manual_seed(seeds)
+        text = "each seed alike" if not spread else "seeds find 60 % and 5 points"
+        count = Count("seed_stability, a share", f"{seeds} seeds of 1,000 latents", text)
+        truth = 0.6**2  # two seeds find a latent apart from each other
+        for _ in range(repeats):
+            finds = 0.6 + spread * torch.randn(seeds, 1, generator=chance)
+            has = torch.rand(seeds, 1000, generator=chance) < finds
+            pairs = itertools.combinations(range(seeds), 2)
+            values = {(a, b): float((has[a] & has[b]).double().mean()) for a, b in pairs}
+            ends = of_share(values, seeds, 1000)
+            count.add(ends.low, ends.high, truth)
+        yield count
+
+
 def of_ways(n, repeats):
     """Yield shares that hold the truth and median widths, by way, of n uneven documents.
 
@@ -436,7 +456,12 @@ def main():
         show_ways(asked.ways, 2000)
         return 0
     repeats = 200 if asked.quick else 500
-    parts = [on_synthetic_text(repeats), of_means(2 * repeats), of_others(repeats)]
+    parts = [
+        on_synthetic_text(repeats),
+        of_means(2 * repeats),
+        of_others(repeats),
+        of_seeds(repeats),
+    ]
     if not asked.quick:
         if not (asked.run / "run.json").exists():
             subprocess.run(["saekit", "demo", "--out", str(asked.run), "--quiet"], check=True)

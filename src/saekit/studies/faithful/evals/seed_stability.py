@@ -62,7 +62,7 @@ class _Read(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class SeedStability(JointEval):
-    """How many latents SAEs of several seeds share, beside what chance gives.
+    """How many latents SAEs of several seeds share, next to what chance gives.
 
     Latents that are on for no token that is read are dead: counted, and left out. All that is
     compared of two SAEs is averaged over pairs.
