@@ -191,10 +191,6 @@ def test_what_cannot_be_served(tmp_path):
         Explorer(tmp_path / "none", Options(port=0))
     with pytest.raises(ConfigError, match=r"0\.3 GB"):
         Explorer(tmp_path, Options(port=0, memory_gb=0.01))
-    (tmp_path / ".saekit").mkdir()
-    (tmp_path / ".saekit" / "explorer.db").write_text("this is no database, but some text" * 100)
-    with pytest.raises(FormatError, match="no file of labels"):
-        Explorer(tmp_path, Options(port=0))
 
 
 def test_an_empty_folder_is_served(tmp_path):

@@ -75,7 +75,7 @@ class Faithful(Config):
     version: ClassVar[int] = 1
 
     texts: tuple[str, ...] = (OWN, "packaged")
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = setting((0, 1, 2), least=0)
     tokens: int = setting(300_000, least=1)
     epochs: int = setting(1, least=1)
     site: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 from saekit.core.result import Result, Score, Table
 from saekit.core.stats.multiple import holm
 from saekit.core.stats.student import Z, t_quantile, two_sided
+from saekit.studies.faithful.evals.fake_features import AGAIN
 from saekit.studies.faithful.fakes import statistics as fakes
 from saekit.studies.faithful.probing import statistics as probing
 
@@ -99,11 +100,13 @@ def apart(score: str, one: Score, other: Score) -> Evidence:
 def of_fakes(ones: Sequence[Result], others: Sequence[Result]) -> list[Evidence]:
     """Return how fake features differ, a line a noise; results in the order of seeds.
 
+    Text in the place of noise is no noise, so that nothing is good or bad there.
+
     Raises:
         ConfigError: they were not measured on the same noise.
     """
     found = []
-    for noise in ones[0].details["noises"]:
+    for noise in (n for n in ones[0].details["noises"] if n != AGAIN):
         each = [
             fakes.paired_draws(a, b, noise, "excess") for a, b in zip(ones, others, strict=True)
         ]

@@ -97,12 +97,15 @@ def _cross(cells: Table, source: str) -> list[Block]:
         values = [[at.get((one, other)) for other in measured] for one in trained]
         found.append(
             blocks.heatmap(
-                [f"on {name}" for name in measured],
-                [f"trained on {name}" for name in trained],
+                measured,
+                [f"of {name}" for name in trained],
                 values,
                 unit=unit,
-                title=f"{unit}: mean over seeds, on held-out text",
+                title=f"{unit} of SAEs of each text on held-out text of each, mean over seeds",
                 source=source,
             )
         )
+    found.append(
+        blocks.table(cells, title="The same, with the least and the most of a seed", source=source)
+    )
     return found
