@@ -48,7 +48,7 @@ setup: $(VENV)/ready-dev
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install -q -c constraints.txt -e ".[lm,web]"
+	"$(BIN)/python" -m pip install -q -c constraints.txt -e ".[lm,web,native]"
 	touch "$@"
 
 $(VENV)/ready-dev: $(VENV)/ready

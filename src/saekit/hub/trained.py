@@ -259,6 +259,7 @@ FIXED_K = ("topk", "abs_topk", "multi_topk", "matching_pursuit")  # latents on p
 def _with_k(sae: Any, cfg: SAEConfig, k: int) -> SAEConfig:
     """Set the latents per token of an SAE, or of the one that it is around; return its settings."""
     inner = getattr(cfg, "inner", None)
+    changed: dict[str, Any]
     if isinstance(inner, SAEConfig):
         changed = {"inner": _with_k(sae.inner, inner, k)}
     elif cfg.name in FIXED_K:
