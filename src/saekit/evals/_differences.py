@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saekit.core.seeds import generator
 from saekit.core.stats.blocks import spread_count
+from saekit.core.stats.student import added_variances
 from saekit.evals.intervals import BlockSums, too_few, without_each
 from saekit.metrics.base import Metric
 
@@ -95,10 +96,8 @@ def difference(
                 parts.append((_variance(moved), len(curve.seeds) - 1))
         many = [len(curve.seeds) for curve in (a, b)]
         seeds = min(many) if min(many) > 1 else 0
-    total = sum(v for v, _ in parts)
-    # The degrees of freedom of a sum of variances, each weighed by how much of the sum it is.
-    df = total**2 / sum(v * v / n for v, n in parts if v) if total else 1.0
-    return Difference(value, math.sqrt(total), df, seeds)
+    error = added_variances(parts)
+    return Difference(value, error.size, error.df, seeds)
 
 
 def _variance(without: Sequence[float]) -> float:

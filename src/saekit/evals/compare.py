@@ -417,26 +417,31 @@ def lines(found: Comparison) -> list[str]:
     heads = ["a", "b", "metric", "at", "a's", "b's", "difference", "verdict"]
     shown = [
         [
-            row["a"], row["b"], row["metric"], row["at"], _number(row["value_a"]),
-            _number(row["value_b"]), _ends(row), row["verdict"],
+            row["a"], row["b"], row["metric"], row["at"], number_text(row["value_a"]),
+            number_text(row["value_b"]), difference_text(row), row["verdict"],
         ]
         for row in rows
     ]  # fmt: skip
-    widths = [max(len(r[k]) for r in [heads, *shown]) for k in range(len(heads))]
-    text = [
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
-        for r in [heads, *shown]
-    ]
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
     notes = [*reasons, *found.provenance.get("notes", [])]
-    return [*text, *(f"note     {one}" for one in notes)]
+    return [*aligned([heads, *shown]), *(f"note     {one}" for one in notes)]
 
 
-def _number(value: float | None) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def number_text(value: float | None) -> str:
+    """Return a score as a cell; nothing where it has none."""
     return "" if value is None else f"{value:.4g}"
 
 
-def _ends(row: Mapping[str, Any]) -> str:
+def difference_text(row: Mapping[str, Any]) -> str:
+    """Return the `difference` of a row, with its ends where it has them, as a cell."""
     if row["difference"] is None:
         return ""
     if row["low"] is None:

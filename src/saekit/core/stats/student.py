@@ -2,6 +2,8 @@
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -56,3 +58,25 @@ def two_sided(t: float, df: float) -> float:
         return step * float((middles.cos().log() * (df - 1)).exp().sum())
 
     return min(1.0, integral(angle) / integral(0.0))
+
+
+class Error(NamedTuple):
+    """A standard error, and the degrees of freedom it rests on."""
+
+    size: float
+    df: float
+
+
+def added_variances(parts: Sequence[tuple[float, float]]) -> Error:
+    """Return the error of a value with several sources of spread, whose variances add.
+
+    Args:
+        parts: variance and degrees of freedom of each source. Where no value varies there is one
+            degree of freedom.
+
+    Source:
+        Satterthwaite 1946, An approximate distribution of estimates of variance components.
+    """
+    total = sum(v for v, _ in parts)
+    df = total**2 / sum(v * v / n for v, n in parts if v) if total else 1.0
+    return Error(math.sqrt(total), df)

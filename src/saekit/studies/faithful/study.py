@@ -18,7 +18,13 @@ from saekit.data.corpora.generated import Generated
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.open import open_corpus
 from saekit.evals.base import Eval
-from saekit.evals.compare import CompareSettings, compare_open
+from saekit.evals.compare import (
+    CompareSettings,
+    aligned,
+    compare_open,
+    difference_text,
+    number_text,
+)
 from saekit.evals.core import Core
 from saekit.evals.evaluate import measure_all, measure_together
 from saekit.hub.opening import OpenSAE, opened
@@ -369,28 +375,11 @@ def lines(found: FaithfulRun) -> list[str]:
         (
             row["score"],
             row["other"],
-            _number(row["value"]),
-            _number(row["value_other"]),
-            _difference(row),
+            number_text(row["value"]),
+            number_text(row["value_other"]),
+            difference_text(row),
             row["verdict"],
         )
         for row in found.verdicts.rows()
     ]
-    widths = [max(len(r[k]) for r in [heads, *rows]) for k in range(len(heads))]
-    text = [
-        "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
-        for r in [heads, *rows]
-    ]
-    return [*text, "", *found.result["said"]]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    if row["difference"] is None:
-        return ""
-    if row["low"] is None:
-        return f"{row['difference']:+.3g}"
-    return f"{row['difference']:+.3g} [{row['low']:+.3g}, {row['high']:+.3g}]"
+    return [*aligned([heads, *rows]), "", *found.result["said"]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekit.core.result import Result, Score, Table
 from saekit.core.stats.multiple import holm
-from saekit.core.stats.student import Z, t_quantile, two_sided
+from saekit.core.stats.student import Z, added_variances, t_quantile, two_sided
 from saekit.studies.faithful.evals.fake_features import AGAIN
 from saekit.studies.faithful.fakes import statistics as fakes
 from saekit.studies.faithful.probing import statistics as probing
@@ -217,12 +217,10 @@ def sentences(verdicts: Table) -> list[str]:
 def _ends(
     value: float, parts: Sequence[tuple[float, float]]
 ) -> tuple[float | None, float | None, float | None]:
-    total = sum(v for v, _ in parts)
     if not parts:
         return None, None, None
-    if not total:
+    error, df = added_variances(parts)
+    if not error:
         return value, value, float(not value)
-    df = total**2 / sum(v * v / n for v, n in parts if v)
-    error = math.sqrt(total)
     t = t_quantile(df)
     return value - t * error, value + t * error, two_sided(value / error, df)
