@@ -84,6 +84,9 @@ class Eval(Config, abc.ABC):
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
     events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
+    # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy".
+    headline: ClassVar[tuple[str, ...]] = ()
+    ranks: ClassVar[bool] = True  # False: reported where asked for; no SAE is called better by it
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":
@@ -155,6 +158,13 @@ class Eval(Config, abc.ABC):
                     f"{subject.name} has width {width} at {site}, where {subject.lm.name} has "
                     f"{found}. Choose the site and the model that it was trained on."
                 )
+
+    def cautions(self, subject: Subject) -> tuple[str, ...]:
+        """Return what makes the scores of this subject mean little, as a model that is too small.
+
+        Each is a sentence; a table shows it next to the scores. They are measured all the same.
+        """
+        return ()
 
     def result(
         self, scores: dict[str, Score], details: dict[str, Any], provenance: dict[str, Any]

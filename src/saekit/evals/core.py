@@ -93,6 +93,7 @@ class Core(Eval):
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     events: ClassVar[frozenset[str]] = frozenset({"site", "seq"})
+    headline: ClassVar[tuple[str, ...]] = ("fvu", "l0", "ce_recovered_zero", "kl", "dead")
 
     n_tokens: int = setting(2**16, least=1)
     ce_tokens: int = setting(2**14, least=0)

@@ -100,6 +100,7 @@ class FakeFeatures(Eval):
     name: ClassVar[str] = "fake_features"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/above_text")
 
     definition: str = setting("relative", choices=tuple(PRESETS))
     mode: Literal["sequence", "token"] | None = None

@@ -100,6 +100,7 @@ class Probing(Eval):
     name: ClassVar[str] = "probing"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    headline: ClassVar[tuple[str, ...]] = ("*/sae_accuracy", "*/sae_5_accuracy")
 
     tasks: tuple[str, ...] = ("sst2", "cola", "ag_news", "yelp_polarity")
     source: Source = "auto"

@@ -117,6 +117,7 @@ class SeedStability(JointEval):
     name: ClassVar[str] = "seed_stability"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    headline: ClassVar[tuple[str, ...]] = ("shared_feature_ratio", "activation_match")
 
     threshold: float = setting(0.7, least=0, below=1)
     n_tokens: int = setting(2**15, least=1)
