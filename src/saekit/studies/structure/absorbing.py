@@ -50,6 +50,7 @@ class Letter(NamedTuple):
     absorbing: Int[Tensor, "m"]  # the latent that took most of it over; -1: none did
 
 
+@torch.no_grad()
 def of_letters(
     sae: SAE,
     train: Codes,

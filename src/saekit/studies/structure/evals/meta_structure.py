@@ -24,10 +24,10 @@ class MetaStructure(Eval):
     """How much of the variance of decoder directions a small dictionary of them explains.
 
     The directions, brought to length 1, are the data: a BatchTopK SAE with a quarter as many
-    latents, 4 on per direction, is fitted to nine tenths of them. `explained` is of the directions that it
-    was fitted to, as published; `explained_held_out` of the others. The same is done with as many
-    random directions (`_random`), which any meta-SAE explains in part, the more the more of them
-    there are for a dimension; and with the dictionary's own, each turned by itself
+    latents, 4 on per direction, is fitted to nine tenths of them. `explained` is of the directions
+    that it was fitted to, as published; `explained_held_out` of the others. The same is done with
+    as many random directions (`_random`), which any meta-SAE explains in part, the more the more
+    of them there are for a dimension; and with the dictionary's own, each turned by itself
     (`_rotated`): signs of its coordinates on the principal axes are drawn anew, so that the
     variance along each axis stays and what directions share goes. `above_rotated` is what is left
     of structure: held-out variance explained, less that of the turned ones.
@@ -55,8 +55,8 @@ class MetaStructure(Eval):
     Source:
         Leask et al. 2025, arXiv:2502.04878 (meta-SAEs); SAEBench meta_structure (explained variance
         of a BatchTopK meta-SAE, a quarter of the width, k = 4, 1,500 steps).
-        Differs: directions of length 1; held-out directions; coded with exactly 4 latents each; floors;
-        intervals.
+        Differs: directions of length 1; held-out directions; coded with exactly 4 latents each;
+        floors; intervals.
     """
 
     name: ClassVar[str] = "meta_structure"
