@@ -84,8 +84,8 @@ class Absorption(Eval):
     latents carry. `recon_f1` is the F1 of the same probe on what the SAE predicts.
 
     Low absorption alone is no merit: a dictionary without latents for letters has none to absorb.
-    So `absorption_fraction` and `full_absorption` are better in neither direction; read them with
-    `main_f1` and `main_share`, and to the same of an untrained SAE as wide and as sparse
+    So these scores are better in neither direction. Read them together, with `main_f1`, the F1 of
+    a letter's latents, and next to the same of an untrained SAE as wide and as sparse
     (`_untrained`) and of the SAE's codes dealt out to other words (`_shuffled`).
 
     Intervals are over letters (jackknife); `details` has each letter's, over its test words.
@@ -140,8 +140,8 @@ class Absorption(Eval):
     @classmethod
     @override
     def example(cls) -> "Absorption":
-        words = tuple(letter * n for letter in "abcdefghij" for n in range(1, 21))
-        return cls(words=words, examples=1, test_share=0.4, min_f1=0.3, n_draws=50)
+        words = tuple(letter * n for letter in "abcdef" for n in range(1, 16))
+        return cls(words=words, examples=1, test_share=0.4, least_words=3, n_draws=20)
 
     @override
     def check(self, subject: Subject) -> None:
@@ -314,10 +314,7 @@ class Absorption(Eval):
                     one.means("full"), f"{head}words absorbed in full", "share of words"
                 ),
                 f"main_share{end}": over(
-                    one.means("kept"),
-                    f"{head}letter in its own latents",
-                    "share of projection",
-                    "neither" if name else "higher",
+                    one.means("kept"), f"{head}letter in its own latents", "share of projection"
                 ),
                 f"main_f1{end}": over(
                     [letter.f1 for letter in one.letters.values()],

@@ -71,7 +71,7 @@ class MetaStructure(Eval):
     @classmethod
     @override
     def example(cls) -> "MetaStructure":
-        return cls(fit=MetaFit(steps=60, batch_rows=64))
+        return cls(fit=MetaFit(steps=15, batch_rows=64))
 
     @override
     def run(self, subject: Subject, tools: Tools) -> Result:
