@@ -103,7 +103,8 @@ def test_a_child_that_takes_half_is_a_half_and_never_full():
     world = Planted(absorbs=True, share=0.5)
     for letter, found in enumerate(world.measured()):
         assert float(found.full.sum()) == 0
-        assert float(found.fraction.mean()) == pytest.approx(0.5 * world.share(letter), rel=0.2)
+        # Above a half: what a group of words has of its own is on the side of the probe too.
+        assert 0.5 <= float(found.fraction.mean()) / world.share(letter) < 0.75
 
 
 def test_one_child_for_many_words_is_a_second_latent_of_the_letter():

@@ -13,6 +13,7 @@ from saekit.saes.base import SAE
 from saekit.studies.structure import probes
 
 OFF = 1e-8  # act units; a main latent below it is off
+LEAST_ON = 2  # train words that a latent for a letter is on at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ def of_letters(
     n_letters = len(probe.bias)
     is_train = letters[0][:, None] == torch.arange(n_letters)
     is_test = letters[1][:, None] == torch.arange(n_letters)
-    seen = torch.unique(train.live().latents)
+    latents, words = torch.unique(train.live().latents, return_counts=True)
+    seen = latents[words >= LEAST_ON]
     columns, others = train.columns(seen), test.columns(seen)
     found = probes.sparse(columns, is_train, torch.cat([columns, others]), how.most_split)
     blank = sae.decode(Codes.from_dense(torch.zeros(1, test.d_sae))).reshape(-1).double()
