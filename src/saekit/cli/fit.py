@@ -77,12 +77,13 @@ def fit(
     run = as_fit(raw, lm, found, tokens=tokens, sizes=(d_sae, k), shown=not quiet)
     folder = out or default_folder(run, found, lm)
     made = fit_run(run, found, lm, folder, shown=not quiet)
-    told = made.card.provenance["fitted"]
-    record = {"sae": str(folder), "tokens": made.card.tokens, "fitted": told}
+    told = made.card.provenance["fit_found"]
+    record = {"sae": str(folder), "tokens": made.card.tokens, "fitted": found.to_dict()}
+    record["found"] = told
     facts = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in told.items()
-        if name not in found.to_dict() and isinstance(value, int | float)
+        if isinstance(value, int | float)
     )
     lines = [
         f"SAE      {folder}, {made!r}",

@@ -196,7 +196,7 @@ def _fitted(run: Run, method: Method, lm: LanguageModel, *, shown: bool) -> Trai
     if scaling is not None:
         found.sae.rescale(scaling, scaling)
     note = f"fitted by `{method.name}`, not trained"
-    made = {"fitted": method.to_dict() | found.found, "notes": [note]}
+    made = {"fitted": method.to_dict(), "fit_found": found.found, "notes": [note]}
     card = Card(
         model=model.provenance(),
         pair=run.pair,

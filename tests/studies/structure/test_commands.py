@@ -50,8 +50,11 @@ def test_the_command_prints_a_line_a_letter_and_the_words_of_one(run, capsys):
     assert lines({}, words=True) == ["No letter was measured."]
 
 
-def test_it_says_why_there_is_nothing_to_show(run):
+def test_it_says_why_there_is_nothing_to_show(run, tmp_path, capsys):
     _, found, _ = run
+    with pytest.raises(SystemExit) as ended:
+        main(["structure", "letters", str(tmp_path)])
+    assert ended.value.code and "--eval absorption" in capsys.readouterr().err
     with pytest.raises(UnknownNameError, match="0 test words"):
         told(found, "z")
     with pytest.raises(ConfigError, match="--eval absorption"):

@@ -24,9 +24,15 @@ def letters(
 
     Example: saekit structure letters runs/mine --letter s
     """
+    from saekit.core.errors import ConfigError
     from saekit.core.result import Result
     from saekit.hub.names import results_folder
     from saekit.studies.structure.reading import lines, told
 
-    found = told(Result.read(results_folder(run) / "eval" / "absorption.json"), letter)
+    path = results_folder(run) / "eval" / "absorption.json"
+    if not path.exists():
+        raise ConfigError(
+            f"There is no {path}. Measure it first: saekit eval {run} --eval absorption"
+        )
+    found = told(Result.read(path), letter)
     emit({"letters": found}, as_json=as_json, lines=lines(found, words=letter is not None))
