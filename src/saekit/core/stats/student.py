@@ -72,9 +72,10 @@ class Error(NamedTuple):
         Banerjee 1960, Approximate confidence interval for linear functions of means of k
         populations when the population variances are not equal, Sankhya 22: with the variance of
         each source times its own squared quantile of Student's t, the interval holds the truth in
-        no less than its share of repetitions, whatever the variances are. Degrees of freedom after Satterthwaite
-        are no such bound: with three seeds that differ by more than texts do, 2.1 % of differences
-        that are none had p below 0.45 %, as Holm's method asks of eleven rows, and here 0.2 %.
+        no less than its share of repetitions, whatever the variances are. Degrees of freedom after
+        Satterthwaite are no such bound: with three seeds that differ by more than texts do, 2.1 %
+        of differences that are none had p below 0.45 %, as Holm's method asks of eleven rows.
+        Here 0.2 % have.
     """
 
     parts: tuple[tuple[float, float], ...]
