@@ -11,6 +11,7 @@ from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.seeds import generator
 from saekit.evals.core import Core
 from saekit.evals.evaluate import evaluate
+from saekit.hub.model_card import model_card
 from saekit.hub.native import load
 from saekit.models.tiny import tiny
 from saekit.training.dictionary import fit_dictionary
@@ -56,6 +57,12 @@ def test_its_card_says_how_it_was_fitted(method, tmp_path):
     assert card.tokens == (TOKENS if method.reads else 0)
     assert card.model == tiny().provenance() and card.run["seed"] == 3
     assert card.corpus["corpus"] == card.run["corpus"] and card.run["fit"] == method.to_dict()
+
+
+def test_its_page_on_a_hub_does_not_say_that_it_was_trained(method, tmp_path):
+    if method.reads:
+        page = model_card(fitted(method, tmp_path))
+        assert f"Fitted by `{method.name}` on 3,000 tokens" in page and "Trained on" not in page
 
 
 def test_the_same_seed_gives_the_same_dictionary(method, tmp_path):
