@@ -147,6 +147,44 @@ def test_the_published_cases_of_a_fraction():
     assert all(float(part.sum()) == 0 for part in below[:3])  # nothing of the letter is there
 
 
+def by_words(acts, adds, cosines, whole, main, how):
+    """The published measure, word by word as its papers say it."""
+    found = []
+    for word, projection in zip(acts.tolist(), whole.tolist(), strict=True):
+        part = [a * gain for a, gain in zip(word, adds.tolist(), strict=True)]
+        own = sum(part[i] for i in main)
+        others = [
+            p for i, p in enumerate(part) if i not in main and cosines[i] >= how.cosine and p > 0
+        ]
+        taken = sum(sorted(others)[-how.most_absorbing :])
+        if own >= projection or taken / projection < how.share:
+            fraction = 0.0
+        elif own <= 0:
+            fraction = 1.0
+        else:
+            least = min(taken, projection - own)
+            fraction = min(max(least / (least + own), 0.0), 1.0)
+        top = max(range(len(part)), key=part.__getitem__)
+        off = all(abs(word[i]) < 1e-8 for i in main)
+        full = off and cosines[top] >= how.full_cosine and part[top] / projection >= how.share
+        found.append((fraction, float(full)))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("main", [[0], [3, 7], []])
+def test_all_words_at_once_are_the_published_measure_word_by_word(main):
+    g = torch.Generator().manual_seed(len(main))
+    acts = (torch.rand(500, 12, generator=g) * (torch.rand(500, 12, generator=g) < 0.3)).double()
+    cosines = torch.rand(12, generator=g).double() * 0.6 - 0.2
+    adds = cosines * (torch.rand(12, generator=g).double() + 0.5)
+    whole = torch.rand(500, generator=g).double() * 0.5 + 0.01
+    fraction, full, _, _ = _absorbed(acts, adds, cosines, whole, main, Thresholds())
+    theirs = by_words(acts, adds, cosines, whole, main, Thresholds())
+    assert torch.allclose(fraction, theirs[:, 0], atol=1e-12)
+    assert torch.equal(full, theirs[:, 1])
+    assert 0 < float(fraction.mean()) < 1 and full.any()
+
+
 def test_shuffled_codes_tell_nothing_of_a_word():
     world = Planted(absorbs=True)
     with torch.no_grad():

@@ -1,9 +1,11 @@
 """Meta-structure: is there a smaller dictionary that a dictionary's directions are made of?"""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+from torch import Tensor
 from typing_extensions import override
 
 from saekit.core import provenance
@@ -75,21 +77,33 @@ class MetaStructure(Eval):
 
     @override
     def run(self, subject: Subject, tools: Tools) -> Result:
-        self.check(subject)
+        return self.run_all([subject], tools)[0]
+
+    @override
+    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        """Measure SAEs; those with as many directions of one width share the random ones."""
+        for subject in subjects:
+            self.check(subject)
+        shared: dict[tuple[int, ...], Explained] = {}
+        return [self._measured(subject, tools, shared) for subject in subjects]
+
+    def _measured(
+        self, subject: Subject, tools: Tools, shared: dict[tuple[int, ...], Explained]
+    ) -> Result:
         began = time.monotonic()
         every = subject.sae.directions()
         rows = meta.unit_rows(every)
         seed = derive(tools.seed, self.name)
-        made = {"": rows}
+
+        def fitted(part: Tensor) -> Explained:
+            return meta.explained(part, self.fit, seed, shown=tools.shown)
+
+        found = {"": fitted(rows)}
         if self.floors:
-            made |= {
-                "random": meta.random_rows(rows, seed),
-                "rotated": meta.rotated_rows(rows, seed),
-            }
-        found = {
-            name: meta.explained(part, self.fit, seed, shown=tools.shown)
-            for name, part in made.items()
-        }
+            key = tuple(rows.shape)
+            if key not in shared:
+                shared[key] = fitted(meta.random_rows(rows, seed))
+            found |= {"random": shared[key], "rotated": fitted(meta.rotated_rows(rows, seed))}
         scores: dict[str, Score] = {}
         for name, one in found.items():
             scores |= _of(name, one)
