@@ -96,8 +96,8 @@ def _summary(loaded: TrainedSAE) -> str:
     cfg, card = loaded.cfg, loaded.card
     what = "Predicts" if card.transcodes else "Reconstructs"
     fitted = card.provenance.get("fitted")
-    named = isinstance(fitted, dict) and "name" in fitted
-    how = f"Fitted by `{_plain(str(fitted['name']))}`" if named else "Trained"
+    name = fitted.get("name") if isinstance(fitted, dict) else None
+    how = f"Fitted by `{_plain(str(name))}`" if name else "Trained"
     trained = f" {how} on {card.tokens:,} tokens." if card.tokens else ""
     width = str(cfg.d_in) if cfg.d_in == cfg.d_out else f"{cfg.d_in} -> {cfg.d_out}"
     return (
