@@ -21,10 +21,10 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.means import mean_interval
 from saekit.core.stats.proportions import wilson
-from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import JointEval, Subject, Tools, registry
 from saekit.hub.trained import weights_digest
 from saekit.metrics.coactivation import Coactivation
+from saekit.studies.faithful.coding import saes_of
 from saekit.studies.faithful.stability import arms
 from saekit.studies.faithful.stability.clusters import Clusters, clusters
 from saekit.studies.faithful.stability.dictionaries import Dictionary, dictionary
@@ -160,12 +160,13 @@ class SeedStability(JointEval):
         scores = self._scores(found, published, read, [s.trained for s in subjects])
         scores |= self._effects(subjects, found, read, tools.seed)
         self._keep(subjects, found, read, tools)
+        weights = {s.name: weights_digest(s.sae) for s in subjects}
         made = provenance.collect(tools.seed) | {
             "saes": {s.name: s.sae.cfg.to_dict() for s in subjects},
-            "weights": {s.name: weights_digest(s.sae) for s in subjects},
+            "weights": weights,
             "model": subjects[0].lm.provenance() if subjects[0].lm else None,
             "write": str(subjects[0].write),
-            "notes": self._notes(found, [s.trained for s in subjects]),
+            "notes": [*_of_one(weights), *self._notes(found, [s.trained for s in subjects])],
             "seconds": round(time.monotonic() - began, 3),
         }
         shares = {pair: m.share(self.threshold) for pair, m in matches.items()}
@@ -177,7 +178,7 @@ class SeedStability(JointEval):
     def _read(self, subjects: Sequence[Subject], tools: Tools) -> _Read:
         lm = subjects[0].lm
         assert lm is not None  # `check` refuses it
-        saes = [float32_on(s.sae, lm.device) for s in subjects]
+        saes = saes_of(subjects)
         sizes = [s.sae.cfg.d_sae for s in subjects]
         pairs = list(combinations(range(len(saes)), 2))
         together = {(a, b): Coactivation(sizes[a], sizes[b]) for a, b in pairs}
@@ -260,7 +261,7 @@ class SeedStability(JointEval):
         core = found.clusters.core_share(every)
         inside = Ends(None, None, None, "no latent is alive")
         if core is not None:
-            low, high = wilson(core, living)
+            low, high = wilson(core, max(living, 1))
             inside = Ends(core, min(low, core), max(high, core), "interval over latents alone")
         scores["core"] = score(inside, "latents that every SAE has")
         dead = 1 - every / sum(len(d.alive) for d in found.saes)
@@ -478,6 +479,18 @@ def _check_sites(subjects: Sequence[Subject]) -> None:
             f"Latents are compared by what they write to one site; the SAEs write to "
             f"{', '.join(sorted(sites))}. Name SAEs of one site."
         )
+
+
+def _of_one(weights: Mapping[str, str]) -> list[str]:
+    """Say which SAEs are one SAE under several names, and so agree in everything."""
+    names: dict[str, list[str]] = {}
+    for name, digest in weights.items():
+        names.setdefault(digest, []).append(name)
+    return [
+        f"{' and '.join(same)} have the same weights: their agreement says nothing"
+        for same in names.values()
+        if len(same) > 1
+    ]
 
 
 def _on_cpu(codes: Codes) -> Codes:
