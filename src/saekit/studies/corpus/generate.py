@@ -408,9 +408,20 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         parts.check_empty(folder, "Choose another folder with --out, or delete it.")
         return
     there = Generated(path=str(folder)).manifest()
-    for name, value in about.items():
-        if there.get(name) != value:
+    for name, before, now in _flat(there, about):
+        if before != now:
             raise ConfigError(
-                f"{folder} holds text with another `{name}`: {there.get(name)!r:.200}, and now "
-                f"{value!r:.200}. Choose another folder with --out."
+                f"{folder} holds text with another `{name}`: {before!r:.200}, and now {now!r:.200}."
+                f" Choose another folder with --out."
             )
+
+
+def _flat(there: dict[str, Any], about: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each setting with what a folder has and what is asked; those within another by name."""
+    for name, value in about.items():
+        before = there.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            for part in dict.fromkeys([*value, *before]):
+                yield f"{name}.{part}", before.get(part), value.get(part)
+        else:
+            yield name, before, value

@@ -190,10 +190,12 @@ class SeedStability(JointEval):
         sites = list(dict.fromkeys(s.read for s in subjects))
         bar = Progress(self.name, self.n_tokens, shown=tools.shown)
         for rows in tools.rows(self.batch_rows):
-            if not len(rows.tokens) or n_read >= self.n_tokens:
+            left = -(-(self.n_tokens - n_read) // rows.tokens.shape[1])  # rows, whatever the batch
+            tokens = rows.tokens[: max(left, 0)]
+            if not len(tokens):
                 break
-            acts = lm.read(rows.tokens, sites)
-            keep = torch.stack([s.rule.keep(rows.tokens, acts[s.read]) for s in subjects]).all(0)
+            acts = lm.read(tokens, sites)
+            keep = torch.stack([s.rule.keep(tokens, acts[s.read]) for s in subjects]).all(0)
             codes = [
                 _on_cpu(sae.encode(acts[s.read][keep].float()))
                 for sae, s in zip(saes, subjects, strict=True)
@@ -206,11 +208,11 @@ class SeedStability(JointEval):
             for a, b in pairs:
                 together[a, b].add(codes[a], codes[b])
                 shifted[a, b].add(codes[a], codes[b].take(half))
-            if sum(len(tokens) for tokens, _ in first) < self.effect_rows:
-                first.append((rows.tokens, keep))
-            n_read += rows.tokens.numel()
+            if sum(len(some) for some, _ in first) < self.effect_rows:
+                first.append((tokens, keep))
+            n_read += tokens.numel()
             n_tokens += n
-            bar.add(rows.tokens.numel())
+            bar.add(tokens.numel())
         bar.close()
         if not n_tokens:
             raise DataError(
