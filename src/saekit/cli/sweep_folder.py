@@ -203,9 +203,11 @@ def _lines(found: "dict[str, Result]") -> list[str]:
     width = max(len("run"), *(len(name) for name in found))
     scored = list(dict.fromkeys(n for result in found.values() for n in result.scores))
     shown = [n for n in SHOWN if n in scored] or scored[: len(SHOWN)]
-    lines = [f"  {'run':<{width}}" + "".join(f"{n:>12}" for n in shown)]
+    each = [max(12, len(n) + 2) for n in shown]
+    lines = [f"  {'run':<{width}}" + "".join(f"{n:>{w}}" for n, w in zip(shown, each, strict=True))]
     for name, result in found.items():
         scores = [result.scores.get(n) for n in shown]
         cells = ["" if s is None or s.value is None else f"{s.value:.4g}" for s in scores]
-        lines.append(f"  {name:<{width}}" + "".join(f"{c:>12}" for c in cells))
+        drawn = "".join(f"{c:>{w}}" for c, w in zip(cells, each, strict=True))
+        lines.append(f"  {name:<{width}}{drawn}")
     return lines

@@ -136,3 +136,25 @@ def test_the_command_prints_it(capsys):
     out = capsys.readouterr().out
     assert not ended.value.code and ".7042  0.6347" in out and "FOREIGN" in out
     assert "3 have SAEs of the model's own text" in out and "p = 0.30" in out
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"data": 5}, {"model": ["m"]}, {"scores": [1]}, {"scores": None}, {"scores": {}},
+        {"scores": {"sae_acc": 10**400}}, {"written_by": 4},
+    ],
+)  # fmt: skip
+def test_cells_that_are_not_of_names_and_numbers_are_refused(tmp_path, cell):
+    whole = {"model": "m", "data": "d", "task": "t", "scores": {"sae_acc": 0.5}}
+    path = tmp_path / "cells.json"
+    path.write_text(json.dumps({"kind": "saekit faithful cells", "cells": [whole | cell]}))
+    with pytest.raises(DataError, match="cells.json"):
+        read_cells(path)
+    other = whole | {"scores": {"sae_acc": 0.4, "sae_f1": 0.1}}
+    path.write_text(json.dumps({"kind": "saekit faithful cells", "cells": [whole, other]}))
+    with pytest.raises(DataError, match="stands there twice"):
+        read_cells(path)
+    two = [Cell(**whole | {"data": d}) for d in "ab"]
+    with pytest.raises(ConfigError, match="each once"):
+        aggregate(two, ["a", "a"], metrics=["sae_acc"])

@@ -19,6 +19,7 @@ OWN = "faithful"  # data sets that a model wrote, whichever they are called
 KIND = "saekit faithful cells"
 RESAMPLES = 10_000
 NEAR = 1e-12  # means of equal numbers differ by a rounding
+MOST = 1e300  # of a score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def read_cells(path: Path) -> list[Cell]:
     "written_by"}]}``; cells of one model, data set and task, as of several seeds, are averaged.
 
     Raises:
-        DataError: the file is of neither layout, or a value is not a number.
+        DataError: the file is of neither layout, or a cell is not of names and numbers.
     """
     raw = read_object(path)
     try:
@@ -146,10 +147,20 @@ def read_cells(path: Path) -> list[Cell]:
             f"{path} has neither `downstream` of the published layout nor `cells` of ours: {error}."
         ) from error
     for cell in cells:
-        for name, value in cell.scores.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise DataError(f"{path}: {name} of {_named(cell)} is {value!r}, not a number.")
-    return _averaged(cells)
+        _check(cell, path)
+    return _averaged(cells, path)
+
+
+def _check(cell: Cell, path: Path) -> None:
+    names = (cell.model, cell.data, cell.task, cell.written_by or "")
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: model, data, task and written_by are names; got {names!r:.200}.")
+    if not isinstance(cell.scores, dict) or not cell.scores:
+        raise DataError(f"{path}: {_named(cell)} has no scores, but {cell.scores!r:.80}.")
+    for name, value in cell.scores.items():
+        # A whole number may be beyond what a float holds.
+        if type(value) not in (int, float) or not -MOST <= value <= MOST:
+            raise DataError(f"{path}: {name} of {_named(cell)} is {value!r:.80}, not a number.")
 
 
 def _published(downstream: Mapping[str, Any]) -> list[Cell]:
@@ -172,10 +183,17 @@ def _published(downstream: Mapping[str, Any]) -> list[Cell]:
     return cells
 
 
-def _averaged(cells: Sequence[Cell]) -> list[Cell]:
+def _averaged(cells: Sequence[Cell], path: Path) -> list[Cell]:
     alike: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        alike.setdefault((cell.model, cell.data, cell.task, cell.written_by), []).append(cell)
+        some = alike.setdefault((cell.model, cell.data, cell.task, cell.written_by), [])
+        some.append(cell)
+        if set(cell.scores) != set(some[0].scores):
+            both = (", ".join(sorted(one.scores)) for one in (some[0], cell))
+            raise DataError(
+                f"{path}: {_named(cell)} stands there twice, with {' and with '.join(both)}. Give "
+                f"each the same scores."
+            )
     return [
         Cell(
             model=model,
@@ -274,10 +292,11 @@ def _aggregated(
                 raise DataError(f"Two results stand for {_named(cell)} as `{cell.arm}`.")
             place[cell.arm] = cell
     known = {cell.arm for cell in cells}
-    if len(arms) < 2 or not set(arms) <= known:
+    if len(set(arms)) < max(len(arms), 2) or not set(arms) <= known:
         raise ConfigError(
-            f"Name two or more data sets to compare, of {', '.join(sorted(known))}; got "
-            f"{', '.join(arms)}."
+            f"Name two or more data sets to compare, each once, of "
+            f"{', '.join(sorted(known)) or 'none that the cells have'}; got "
+            f"{', '.join(arms) or 'none'}."
         )
     whole = [place for place in table.values() if set(place) == set(arms)]
     if not whole:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from saekit.core.border import details_of, reading
 from saekit.core.errors import FormatError, MissingExtraError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
@@ -46,11 +47,13 @@ def draw_all(folders: Sequence[Path], out: Path, maps: Sequence[Way] = ()) -> Dr
     places = dict(zip(names, folders, strict=True))
     drawn = Drawn([], {})
     if fakes := _results(places, "fake_features"):
-        _fakes(fakes, places, out, drawn)
+        with details_of("fake_features"):
+            _fakes(fakes, places, out, drawn)
     if probes := _results(places, "probing"):
         for metric in METRICS:
             drawn.made.append(out / f"probing_{metric}.svg")
-            probing_bars.draw(probes, drawn.made[-1], metric)
+            with details_of("probing"):
+                probing_bars.draw(probes, drawn.made[-1], metric)
     if cross := _results(places, "cross_data"):
         drawn.made.append(out / "cross_data.svg")
         cross_data.draw(cross, drawn.made[-1])
@@ -81,7 +84,7 @@ def _fakes(fakes: dict[str, Result], places: dict[str, Path], out: Path, drawn: 
             continue
         p = float(result.details["definition"]["p"])
         for noise in result.details["noises"]:
-            drawn.made.append(out / f"fake_{noise}_{_plain(name)}.svg")
+            drawn.made.append(out / f"fake_{_plain(noise)}_{_plain(name)}.svg")
             fake_scatter.draw(latents, noise, p, drawn.made[-1])
 
 
@@ -107,10 +110,11 @@ def latents_of(folder: Path, unit: str) -> Table | None:
     if not table_files.has(stem):
         return None
     path = table_files.find(stem)
-    rows = list(table_files.rows(path))
-    rates = [name for name in (rows[0] if rows else {}) if name.endswith("_rate")]
-    columns: dict[str, list] = {"latent": [int(row["latent"]) for row in rows]}
-    columns |= {name: [float(row[name]) for row in rows] for name in rates}
+    with reading(path, "a table of fake features"):
+        rows = list(table_files.rows(path))
+        rates = [name for name in (rows[0] if rows else {}) if name.endswith("_rate")]
+        columns: dict[str, list] = {"latent": [int(row["latent"]) for row in rows]}
+        columns |= {name: [float(row[name]) for row in rows] for name in rates}
     return Table(columns=columns, units=dict.fromkeys(rates, f"share of {unit}"))
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from saekit.core.border import details_of
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
 from saekit.report import style
@@ -40,7 +41,8 @@ def draw_all(result: Result, folder: Path, suffix: str = ".svg") -> list[Path]:
         ("cluster_sizes", draw_clusters),
     ):
         path = folder / f"{name}{suffix}"
-        draw(result, path)
+        with details_of(result.name):
+            draw(result, path)
         made.append(path)
     return made
 
