@@ -215,9 +215,11 @@ def aggregate(
         arm lacks are named, ties counted, and differences have a sign test and a bootstrap over
         cells (cells of one model are alike, so its intervals are rather too narrow).
     """
-    unknown = set(without) - {c.task for c in cells} - {c.model for c in cells}
-    if unknown:
-        raise ConfigError(f"No task or model is called {', '.join(sorted(unknown))}.")
+    there = sorted({c.task for c in cells} | {c.model for c in cells})
+    if unknown := sorted(set(without) - set(there)):
+        raise ConfigError(
+            f"No task or model is called {', '.join(unknown)}; there are {', '.join(there)}."
+        )
     used = [c for c in cells if c.task not in without and c.model not in without]
     chosen = tuple(arms) if arms is not None else _usual_arms(used)
     found = _aggregated(used, chosen, metrics, seed)
@@ -379,10 +381,10 @@ def said(found: Aggregate, metrics: Sequence[str]) -> list[str]:
         f"  {row['model']:<14} {row['data']:<{width}}  {shown(row)}"
         for row in found.by_model.rows()
     ]
-    lines += ["pairs: difference [95 %], wins, sign test, bootstrap over cells"]
+    lines += ["pairs: difference [95 %], wins, p of a sign test, p of a bootstrap over cells"]
     for one in found.pairs:
         if found.arms.index(one.first) < found.arms.index(one.second):
-            ties = f" ({one.ties} ties)" if one.ties else ""
+            ties = f" ({one.ties} {'tie' if one.ties == 1 else 'ties'})" if one.ties else ""
             lines.append(
                 f"  {one.first} - {one.second}, {one.metric}: {one.difference:+.4f} "
                 f"[{one.low:+.4f}, {one.high:+.4f}], {one.wins}/{one.n}{ties}, "
