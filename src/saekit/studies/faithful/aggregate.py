@@ -83,7 +83,7 @@ class Pairwise:
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """What the cells say together.
+    """What the cells say together. `print` shows it.
 
     Args:
         arms: that are compared.
@@ -112,6 +112,9 @@ class Aggregate:
             p for p in self.pairs if (p.first, p.second, p.metric) == (first, second, metric)
         )
 
+    def __str__(self) -> str:
+        return "\n".join(said(self, list(dict.fromkeys(pair.metric for pair in self.pairs))))
+
     def record(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
         return {
@@ -126,7 +129,7 @@ class Aggregate:
         }
 
 
-def read_cells(path: Path) -> list[Cell]:
+def read_cells(path: Path | str) -> list[Cell]:
     """Read results: the published layout (``downstream``), or a list of cells.
 
     Ours is ``{"kind": "saekit faithful cells", "cells": [{"model", "data", "task", "scores",
@@ -135,7 +138,7 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         DataError: the file is of neither layout, or a value is not a number.
     """
-    raw = read_object(path)
+    raw = read_object(Path(path))
     try:
         if raw.get("kind") == KIND:
             cells = [Cell(**cell) for cell in raw["cells"]]

@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
 
 
 def draw_all(
-    folders: Sequence[Path], out: Path, maps: Sequence[Way] = (), suffix: str = ".svg"
+    folders: Sequence[Path | str], out: Path | str, maps: Sequence[Way] = (), suffix: str = ".svg"
 ) -> Drawn:
     """Draw what `fake_features`, `probing` and `cross_data` found, and maps of the dictionaries.
 
@@ -45,6 +45,7 @@ def draw_all(
         MissingExtraError: matplotlib is not installed.
     """
     style.check()
+    folders, out = [Path(folder) for folder in folders], Path(out)
     places = dict(zip(_names(folders), folders, strict=True))
     drawn = Drawn([], {})
     if fakes := _results(places, "fake_features"):

@@ -12,7 +12,7 @@ PUBLISHED = 0.7
 SHOWN = 60  # characters of a title
 
 
-def draw_all(result: Result, folder: Path, suffix: str = ".svg") -> list[Path]:
+def draw_all(result: Result, folder: Path | str, suffix: str = ".svg") -> list[Path]:
     """Draw every figure of a result of `seed_stability`, each with its CSV.
 
     Args:
@@ -40,7 +40,7 @@ def draw_all(result: Result, folder: Path, suffix: str = ".svg") -> list[Path]:
         ("top_cosines", draw_tops),
         ("cluster_sizes", draw_clusters),
     ):
-        path = folder / f"{name}{suffix}"
+        path = Path(folder) / f"{name}{suffix}"
         draw(result, path)
         made.append(path)
     return made
