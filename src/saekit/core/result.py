@@ -179,8 +179,9 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
     labels = {name: score.label or name for name, score in scores.items()}
     width = max(map(len, labels.values()), default=0)
     lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
-    without = without_interval(scores)
-    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
+    for why, names in without_interval(scores).items():
+        lines.append(f"note     {', '.join(labels[name] for name in names)}: {why}")
+    return lines
 
 
 def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:

@@ -59,6 +59,11 @@ def test_every_printed_number(found):
             assert (round(row["sae_acc"], 4), round(row["sae_f1"], 4)) == pair
 
 
+def test_a_path_as_text_is_read_and_print_shows_the_pairs(found):
+    assert str(aggregate(read_cells(str(PUBLISHED)), without=["yelp_polarity"])) == str(found)
+    assert "10/15" in str(found) and "Pairwise" not in str(found)
+
+
 def test_the_cell_of_another_models_text_is_flagged_and_what_changes_without_it(found):
     assert len(found.foreign) == 3 and all("pythia-2.8b" in one for one in found.foreign)
     assert all("text of pythia1.4b" in one for one in found.foreign)

@@ -498,6 +498,8 @@ def _score(
     if few or not math.isfinite(value):
         return Score(value=value, n=n, unit=unit, better=better, reason=FEW)
     low, high = jackknife(value, without, strata=strata)
+    if unit.startswith("share of"):  # of few documents the ends may lie where no share is
+        low, high = max(low, 0.0), min(high, 1.0)
     return Score(value=value, low=low, high=high, n=n, unit=unit, better=better)
 
 

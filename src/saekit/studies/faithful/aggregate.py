@@ -84,7 +84,7 @@ class Pairwise:
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """What the cells say together.
+    """What the cells say together. `print` shows it.
 
     Args:
         arms: that are compared.
@@ -113,6 +113,9 @@ class Aggregate:
             p for p in self.pairs if (p.first, p.second, p.metric) == (first, second, metric)
         )
 
+    def __str__(self) -> str:
+        return "\n".join(said(self, list(dict.fromkeys(pair.metric for pair in self.pairs))))
+
     def record(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
         return {
@@ -127,7 +130,7 @@ class Aggregate:
         }
 
 
-def read_cells(path: Path) -> list[Cell]:
+def read_cells(path: Path | str) -> list[Cell]:
     """Read results: the published layout (``downstream``), or a list of cells.
 
     Ours is ``{"kind": "saekit faithful cells", "cells": [{"model", "data", "task", "scores",
@@ -136,7 +139,7 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         DataError: the file is of neither layout, or a cell is not of names and numbers.
     """
-    raw = read_object(path)
+    raw = read_object(Path(path))
     try:
         if raw.get("kind") == KIND:
             cells = [Cell(**cell) for cell in raw["cells"]]
@@ -233,9 +236,11 @@ def aggregate(
         arm lacks are named, ties counted, and differences have a sign test and a bootstrap over
         cells (cells of one model are alike, so its intervals are rather too narrow).
     """
-    unknown = set(without) - {c.task for c in cells} - {c.model for c in cells}
-    if unknown:
-        raise ConfigError(f"No task or model is called {', '.join(sorted(unknown))}.")
+    there = sorted({c.task for c in cells} | {c.model for c in cells})
+    if unknown := sorted(set(without) - set(there)):
+        raise ConfigError(
+            f"No task or model is called {', '.join(unknown)}; there are {', '.join(there)}."
+        )
     used = [c for c in cells if c.task not in without and c.model not in without]
     chosen = tuple(arms) if arms is not None else _usual_arms(used)
     found = _aggregated(used, chosen, metrics, seed)
@@ -398,10 +403,10 @@ def said(found: Aggregate, metrics: Sequence[str]) -> list[str]:
         f"  {row['model']:<14} {row['data']:<{width}}  {shown(row)}"
         for row in found.by_model.rows()
     ]
-    lines += ["pairs: difference [95 %], wins, sign test, bootstrap over cells"]
+    lines += ["pairs: difference [95 %], wins, p of a sign test, p of a bootstrap over cells"]
     for one in found.pairs:
         if found.arms.index(one.first) < found.arms.index(one.second):
-            ties = f" ({one.ties} ties)" if one.ties else ""
+            ties = f" ({one.ties} {'tie' if one.ties == 1 else 'ties'})" if one.ties else ""
             lines.append(
                 f"  {one.first} - {one.second}, {one.metric}: {one.difference:+.4f} "
                 f"[{one.low:+.4f}, {one.high:+.4f}], {one.wins}/{one.n}{ties}, "

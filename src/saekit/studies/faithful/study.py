@@ -336,6 +336,7 @@ class _Study(NamedTuple):
             "version": self.cfg.version,
             "text": first,
             "said": verdict.sentences(verdicts),
+            "notes": verdict.notes(verdicts),
             "verdicts": verdicts.columns,
             "cross_data": cross.columns,
             "saes": folders,
@@ -389,16 +390,22 @@ def cross_table(saes: Mapping[str, Table]) -> Table:
 
 def lines(found: FaithfulRun) -> list[str]:
     """Return the verdicts as aligned lines, and what they come to in words."""
-    heads = ("score", "other", "value", "of other", "difference", "verdict")
+    text = found.result["text"]
+    heads = ("score", "good is", f"of {text}", "against", "of that", "difference [95 %]",
+             "p (Holm)", "verdict")  # fmt: skip
     rows = [
         (
             row["score"],
-            row["other"],
+            row["better"],
             number_text(row["value"]),
+            row["other"],
             number_text(row["value_other"]),
             difference_text(row),
+            "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
             row["verdict"],
         )
         for row in found.verdicts.rows()
     ]
-    return [*aligned([heads, *rows]), "", *found.result["said"]]
+    holm = f"better is said where p, by Holm's method over all rows, is below {verdict.LEVEL}"
+    notes = [f"note     {note}" for note in (*found.result["notes"], holm)]
+    return [*aligned([heads, *rows]), *notes, "", *found.result["said"]]

@@ -69,9 +69,10 @@ class FakeFeatures(Eval):
     table with a row for each latent goes to RUN/analysis/fake_features.csv.
 
     Args:
-        definition: what is fake: "relative" is the above; "notes", "r1" and "r2" are the three
-            published ones, whose thresholds are 0 or 1 act unit. The settings below that are null
-            are those of the definition.
+        definition: what is fake: "relative" is over half of the latent's largest activation on
+            text, in over 5 % of sequences; "notes", "r1" and "r2" are the three published ones,
+            whose thresholds are 0 or 1 act unit. The settings below that are null are those of the
+            definition.
         mode: "sequence": fires in a share of sequences; "token": at a share of tokens.
         statistic: of the activations in a sequence: the largest, or their sum.
         tau: threshold, in what `scale` says.

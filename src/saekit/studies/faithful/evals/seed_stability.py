@@ -262,20 +262,23 @@ class SeedStability(JointEval):
 
         both, missing = _encoder_shares(found.matches, t)
         acts = self._activation_shares(found, read)
-        scores = {
-            "shared_feature_ratio": of(shares, "latents shared by two SAEs"),
-            "shared_feature_ratio_published": of(published, "the same with dead latents"),
+        scores = {"shared_feature_ratio": of(shares, "latents shared by two SAEs")}
+        for kind in ("random", "rotated"):
+            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
+            how = "random directions" if kind == "random" else "one SAE rotated"
+            by_chance = of(each, f"shared by chance ({how})", "neither")
+            scores[f"shared_feature_ratio_{kind}"] = by_chance
+        scores |= {
+            "shared_feature_ratio_published": of(published, "shared, dead latents counted"),
             "encoder_decoder": of(both, "shared by what they read, too"),
             "one_way": of(_one_way(found.matches, t), "latents with a near one in the other"),
             "activation_match": of(acts[0], "latents with alike activations in the other"),
-            "activation_match_shuffled": of(acts[1], "by chance (tokens shuffled)", "neither"),
+            "activation_match_shuffled": of(
+                acts[1], "alike by chance (tokens shuffled)", "neither"
+            ),
         }
         if missing:
             scores["encoder_decoder"] = score(Ends(None, None, None, missing), "shared by both")
-        for kind in ("random", "rotated"):
-            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
-            of_what = "random directions" if kind == "random" else "one SAE rotated"
-            scores[f"shared_feature_ratio_{kind}"] = of(each, f"by chance ({of_what})", "neither")
         every = sum(len(d.living) for d in found.saes)
         core = found.clusters.core_share(every)
         inside = Ends(None, None, None, "no latent is alive")
@@ -333,7 +336,7 @@ class SeedStability(JointEval):
                 unit=unit,
                 better="neither",
                 reason=random.reason or "exact: rank / width",
-                label="by chance (random spaces of that rank)",
+                label="space shared by chance (random spaces)",
             ),
         }
 
