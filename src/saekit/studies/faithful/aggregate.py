@@ -150,8 +150,8 @@ def read_cells(path: Path | str) -> list[Cell]:
             f"{path} has neither `downstream` of the published layout nor `cells` of ours: {error}."
         ) from error
     for cell in cells:
-        _check(cell, path)
-    return _averaged(cells, path)
+        _check(cell, Path(path))
+    return _averaged(cells, Path(path))
 
 
 def _check(cell: Cell, path: Path) -> None:

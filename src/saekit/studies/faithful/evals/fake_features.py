@@ -101,9 +101,9 @@ class FakeFeatures(Eval):
     """
 
     name: ClassVar[str] = "fake_features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
-    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/above_text")
+    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/surely_fake", "*/above_text")
 
     definition: str = setting("relative", choices=tuple(PRESETS))
     mode: Literal["sequence", "token"] | None = None

@@ -100,7 +100,7 @@ class Probing(Eval):
     """
 
     name: ClassVar[str] = "probing"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/sae_accuracy", "*/sae_5_accuracy")
 

@@ -129,7 +129,7 @@ class SeedStability(JointEval):
     """
 
     name: ClassVar[str] = "seed_stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("shared_feature_ratio", "activation_match")
 
