@@ -188,7 +188,8 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
     width = max(map(len, labels.values()), default=0)
     lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
     without = without_interval(scores)
-    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
+    said = {why: "all" if len(n) == len(scores) else ", ".join(n) for why, n in without.items()}
+    return lines + [f"note     {names}: {why}" for why, names in said.items()]
 
 
 def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:

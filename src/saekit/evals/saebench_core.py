@@ -89,8 +89,8 @@ class SAEBenchCore(Eval):
       :math:`1 - |y_i - \hat y_i|^2 / |y_i - \bar y|^2`, with the mean of the batch. A mean of
       ratios: tokens near the mean weigh most. Most papers have this one.
     - ``explained_variance_about_zero``: :math:`1 - \overline{|y - \hat y|^2} /
-      (\overline{|y|^2} - (\overline{y^2})^2)`, which 0.6 calls ``explained_variance``. What is
-      taken off is the square of a mean square, so the value changes with the scale of activations,
+      (\overline{|y|^2} - (\overline{y^2})^2)`, which 0.6 calls ``explained_variance``. It
+      subtracts the square of a mean square, so the value changes with the scale of activations,
       may exceed 1, and counts their offset as variance.
     - ``mse_over_batch``: the squared error of a token over the number of tokens of its batch, so
       that the value halves where batches are twice as large; 0.6 calls it ``mse``.
@@ -175,6 +175,8 @@ class SAEBenchCore(Eval):
             "subject": subject.name,
             "sae": subject.sae.cfg.to_dict(),
             "model": lm.provenance(),
+            "read": str(subject.read),
+            "write": str(subject.write),
             "seconds": round(time.monotonic() - began, 3),
         }
         details = {"tokens": found.n_tokens, "loss_tokens": found.n_losses, "n_ctx": n_ctx}

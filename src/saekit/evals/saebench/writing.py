@@ -16,11 +16,16 @@ from saekit.models.sites import parse_site, transformer_lens_name
 
 END = "_eval_results.json"
 OWN = "saekit"  # in the part of the file that has no schema
+CORRECTED = "core_corrected"  # folder of numbers that are in fields of other formulas
 ID = "custom_sae"  # SAEBench's of any SAE that SAELens did not load
 
 
 def write(result: Result, folder: Path | str, *, name: str | None = None) -> Path:
     """Write a result as SAEBench's JSON: ``FOLDER/EVALUATION/NAME_custom_sae_eval_results.json``.
+
+    EVALUATION is SAEBench's name, and ``core_corrected`` where fields of its `core` hold numbers of
+    saekit's `core`, which has other formulas; numbers by SAEBench's own go to ``core``
+    (`saekit eval --eval saebench_core`).
 
     Fields hold numbers alone; what is undefined, or was not measured, is left out, never -1. The
     part that has no schema holds the whole result, with intervals and reasons, which
@@ -36,7 +41,8 @@ def write(result: Result, folder: Path | str, *, name: str | None = None) -> Pat
     """
     record = to_record(result, name=name)
     called = re.sub(r"[^\w.-]+", "_", f"{record['sae_lens_release_id']}_{ID}")
-    path = Path(folder) / COUNTERPARTS[result.name].id / f"{called}{END}"
+    place = CORRECTED if result.name == "core" else COUNTERPARTS[result.name].id
+    path = Path(folder) / place / f"{called}{END}"
     write_json(path, record)
     return path
 
