@@ -117,7 +117,7 @@ class SAEBenchCore(Eval):
 
     Source:
         Karvonen et al. 2025, arXiv:2503.09532; sae-bench 0.6.0, evals/core.
-        Differs: a number that is undefined is none, where SAEBench writes -1.
+        Differs: an undefined number has no value, where SAEBench writes -1.
     """
 
     name: ClassVar[str] = "saebench_core"

@@ -111,7 +111,7 @@ CORE = {
 
 def _saebench_core(result: Result) -> Fields:
     values: Values = {
-        category: {f: _value(result, PUBLISHED.get(f, f)) for f in fields}
+        category: {f: _value(result, PUBLISHED[f] if f in PUBLISHED else f) for f in fields}
         for category, fields in CORE.items()
     }
     values["token_stats"] = {
