@@ -92,8 +92,11 @@ def _core(result: Result) -> Fields:
 
 
 # Fields of `core` whose name had several meanings, and the name of the one they have there.
-PUBLISHED = {"explained_variance": "explained_variance_about_zero", "mse": "mse_over_batch"}
-CORE = {
+PUBLISHED: dict[str, str] = {
+    "explained_variance": "explained_variance_about_zero",
+    "mse": "mse_over_batch",
+}
+CORE: dict[str, tuple[str, ...]] = {
     "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
     "model_performance_preservation": (
         "ce_loss_score", "ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae",
@@ -111,7 +114,7 @@ CORE = {
 
 def _saebench_core(result: Result) -> Fields:
     values: Values = {
-        category: {f: _value(result, PUBLISHED[f] if f in PUBLISHED else f) for f in fields}
+        category: {f: _value(result, PUBLISHED.get(f, f)) for f in fields}
         for category, fields in CORE.items()
     }
     values["token_stats"] = {
