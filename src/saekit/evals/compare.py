@@ -21,7 +21,6 @@ from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
 from saekit.core.result import Table
 from saekit.core.stats.multiple import holm
-from saekit.core.stats.student import t_quantile, two_sided
 from saekit.data import table_files
 from saekit.data.base import Corpus
 from saekit.evals._differences import (
@@ -253,7 +252,7 @@ def pair_table(
 
     Source:
         Efron and Tibshirani 1993, section 11.4 (jackknife; blocks of text and seeds are two
-        samples, whose variances add); Satterthwaite 1946 (their degrees of freedom); Holm 1979.
+        samples, whose variances add); Banerjee 1960 (each with its own quantile); Holm 1979.
     """
     rows: list[dict[str, Any]] = []
     for (i, a), (j, b) in itertools.combinations(enumerate(curves), 2):
@@ -305,16 +304,14 @@ def _compared(
     if (reason := too_few(values[wanted[0]].sizes)) is not None:
         return row | {"reason": reason}
     found = difference(a, b, {i: (values[i], l0[i]) for i in wanted}, span)
-    if math.isnan(found.error):
+    if math.isnan(found.error.size):
         return row | {"reason": "no interval: undefined without some block of text"}
-    t = t_quantile(found.df)
+    half = found.error.half
     row |= {
-        "low": found.value - t * found.error,
-        "high": found.value + t * found.error,
-        "p": two_sided(found.value / found.error, found.df)
-        if found.error
-        else float(not found.value),
-        "least": t * found.error,
+        "low": found.value - half,
+        "high": found.value + half,
+        "p": found.error.p(found.value),
+        "least": half,
         "seeds": found.seeds,
     }
     if max(abs(row["low"]), abs(row["high"])) <= margin * scale:

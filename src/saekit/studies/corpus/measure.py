@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -144,7 +144,8 @@ def measure(
         corpora: by a short name.
         lm: the model; tokens are those of its tokenizer.
         how: see `Measurement`.
-        reference: text that shared 13-token runs are looked for in, its first million tokens.
+        reference: text that shared 13-token runs are looked for in, a million tokens of it, the
+            held-out part last.
         shown: show progress.
 
     Raises:
@@ -154,12 +155,12 @@ def measure(
     how = how or Measurement()
     if wrong := [n for n in corpora if set(n) & set("/|")]:
         raise ConfigError(f"A corpus may not be called {wrong[0]!r}: no / and no |.")
-    read = {name: _read(corpus, lm, how.split, how.tokens) for name, corpus in corpora.items()}
+    read = {name: _read(corpus, lm, (how.split,), how.tokens) for name, corpus in corpora.items()}
     least = min(sum(map(len, ids)) for ids, *_ in read.values())
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
     known = None
     if reference is not None:
-        ids, *_ = _read(reference, lm, how.split, _REFERENCE_TOKENS)
+        ids, *_ = _read(reference, lm, ("train", "test"), _REFERENCE_TOKENS)
         known = torch.cat([statistics.ngrams(one, NGRAM) for one in ids]).unique()
     first_shares = _first_shares(lm)
     scores: dict[str, Score] = {}
@@ -176,7 +177,7 @@ def measure(
     made = {n: c.provenance() | {"corpus": c.to_dict()} for n, c in corpora.items()}
     result = Result(
         name="corpus",
-        version=1,
+        version=2,
         config=how.to_dict(),
         scores=scores,
         provenance=provenance.collect(how.seed) | {"model": lm.provenance(), "corpora": made},
@@ -187,7 +188,7 @@ def measure(
 _Read = tuple[list[Tensor], list[int], float | None, float | None]
 
 
-def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read:
+def _read(corpus: Corpus, lm: LanguageModel, splits: Sequence[Split], tokens: int) -> _Read:
     """Return documents as ids without special ones, first tokens, duplicates and endings."""
     tokenizer = lm.tokenizer
     begins: dict[str, int] = {}
@@ -203,7 +204,7 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in kept}
     special = torch.tensor(sorted(tokenizer.special_ids), dtype=torch.int64)
     ids, first, total = [], [], 0
-    for document in corpus.documents(split):
+    for document in itertools.chain.from_iterable(map(corpus.documents, splits)):
         if document.kind == "ids":
             whole = torch.tensor([int(word) for word in document.text.split()])
         else:
@@ -220,7 +221,9 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         if total >= tokens:
             break
     if not total:
-        raise DataError(f"The {split} part of the corpus `{corpus.name}` has no token.")
+        raise DataError(
+            f"The {' and '.join(splits)} part of the corpus `{corpus.name}` has no token."
+        )
     return ids, first, duplicates, ended
 
 
@@ -375,11 +378,16 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
         dtype=torch.float64,
     )
     chance = generator(seed, "shuffled documents")
+    every = [ids for ids in (*a.ids, *b.ids) if len(ids)]
+    sizes = torch.tensor([len(ids) for ids in every])
+    vocab = blocks.shape[1]
     null = []
     for _ in range(_SHUFFLES):
-        order = torch.randperm(len(blocks), generator=chance)
-        mine = blocks[order[: len(a.counts)]].sum(0)
-        null.append(js(mine, blocks.sum(0) - mine))
+        order = torch.randperm(len(every), generator=chance)
+        # As many tokens on a side as the first corpus has: of uneven sides the floor is higher.
+        n_mine = max(1, int((sizes[order].cumsum(0) <= a.n_tokens).sum()))
+        mine = torch.bincount(torch.cat([every[i] for i in order[:n_mine]]), minlength=vocab)
+        null.append(js(mine.to(blocks), blocks.sum(0) - mine))
     p, q = (statistics.shares(s + 0.5) for s in sums)
     return {
         "unigram_js": _score(js(*sums), others, n, "bits", strata=strata),
