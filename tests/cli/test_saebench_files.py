@@ -48,5 +48,10 @@ def test_published_scores_are_listed_next_to_those_of_a_run(tmp_path, capsys):
     with (tmp_path / "t.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2
     assert call(capsys, *words)[0] == 0
+    assert call(capsys, "export", "saebench", run, "--out", files)[0] == 0
+    code, line, err = call(capsys, "published", "--scores", files, "--scores", files, "--json")
+    assert code == 0, err
+    names = [row["sae"] for row in json.loads(line)["scores"]]
+    assert len(names) == 6 and "mine" in names  # the same files twice are told apart
     code, _, err = call(capsys, "published", "--run", run)
     assert code == 2 and "--scores" in err

@@ -263,6 +263,8 @@ def test_numbers_of_two_formulas_never_share_a_column(cores, tmp_path):
     assert table.columns["core/fvu"][0] is None and table.columns["core/fvu"][1] > 0
     legacy = table.columns["saebench_core/explained_variance_legacy"]
     assert legacy[0] == 0.7 and legacy[1] == cores[1].scores["explained_variance_legacy"].value
+    with pytest.raises(ConfigError, match="two results"):
+        side_by_side({"own": [cores[0], cores[0]]})
     newer = dataclasses.replace(cores[0], version=3)
     assert "core@3/fvu" in side_by_side({"a": [cores[0]], "b": [newer]}).columns
 
@@ -295,6 +297,10 @@ def result(name, values, **details):
                                        "a/isolation": 0.7, "a/random_cause": 0.9}),
             "ravel",
             {"disentanglement_score": 0.5, "cause_score": 0.3, "isolation_score": 0.7},
+        ),
+        (
+            result("meta_structure", {"explained": 0.4, "explained_held_out": 0.3}),
+            "meta_structure", {"decoder_fraction_variance_explained": 0.4},
         ),
         (
             result("absorption", {"absorption_fraction": 0.2, "full_absorption": 0.1,

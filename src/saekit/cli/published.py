@@ -82,12 +82,16 @@ def _scores(
     from saekit.core.result import Result
     from saekit.evals.compare import aligned, number_text
     from saekit.evals.saebench import read_all, side_by_side
+    from saekit.evals.saebench.writing import stem_of
     from saekit.hub.names import results_folder
 
     found: dict[str, list[Result]] = {}
-    for result in (one for place in places for one in read_all(place).values()):
-        name = str(result.provenance.get("subject"))
+    for file, result in (one for place in places for one in read_all(place).items()):
+        theirs = "saebench" in result.provenance  # and not a file that saekit wrote
+        name = str(result.provenance["subject"]) if theirs else stem_of(file)
         if all(word.lower() in name.lower() for word in words):
+            same = {(one.name, one.version) for one in found.get(name, [])}
+            name = f"{name} ({file})" if (result.name, result.version) in same else name
             found.setdefault(name, []).append(result)
     for folder in runs:
         paths = sorted((results_folder(folder) / "eval").glob("*.json"))

@@ -231,9 +231,10 @@ def _ends_in(result: Result, name: str) -> float | None:
 
 
 def _meta_structure(result: Result) -> Fields:
-    value = _value(result, "explained_variance")
-    values: Values = {"meta_structure": {"decoder_fraction_variance_explained": value}}
-    return Fields(values, [], {})
+    field = "decoder_fraction_variance_explained"
+    values: Values = {"meta_structure": {field: _value(result, "explained")}}
+    how = "of directions of length 1, some held out of the fit; coded with exactly 4 latents each"
+    return Fields(values, [], {field: how})
 
 
 COUNTERPARTS: dict[str, Counterpart] = {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Table
 
 
@@ -15,6 +16,9 @@ def side_by_side(results: Mapping[str, list[Result]]) -> Table:
 
     Args:
         results: by the name of the SAE.
+
+    Raises:
+        ConfigError: an SAE has two results of one evaluation.
     """
     versions: dict[str, set[int]] = {}
     for result in (one for some in results.values() for one in some):
@@ -23,6 +27,9 @@ def side_by_side(results: Mapping[str, list[Result]]) -> Table:
     units: dict[str, str] = {}
     for name, some in results.items():
         rows.append({"sae": name})
+        kinds = [(result.name, result.version) for result in some]
+        if twice := [kind for kind in kinds if kinds.count(kind) > 1]:
+            raise ConfigError(f"{name} has two results of `{twice[0][0]}`. Give them two names.")
         for result in some:
             several = len(versions[result.name]) > 1
             head = f"{result.name}@{result.version}" if several else result.name

@@ -47,6 +47,11 @@ def write(result: Result, folder: Path | str, *, name: str | None = None) -> Pat
     return path
 
 
+def stem_of(path: str) -> str:
+    """Return what a file of `write` says of its SAE's name."""
+    return Path(path).name.removesuffix(END).removesuffix(f"_{ID}")
+
+
 def to_record(result: Result, *, name: str | None = None) -> dict[str, Any]:
     """Return what `write` writes.
 
