@@ -64,8 +64,8 @@ class CompareSettings(Config):
         seed: of the resampled text that says how sure a place on the front is.
 
     Raises:
-        ConfigError: a metric has no better end or no interval over text, or needs losses that are
-            not measured.
+        ConfigError: there is no metric, or one comes twice, has no better end or no interval over
+            text, or needs losses that are not measured.
     """
 
     name: ClassVar[str] = "compare"
@@ -76,6 +76,11 @@ class CompareSettings(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(
+                f"`metrics` names at least one metric, each once; got "
+                f"{', '.join(self.metrics) or 'none'}."
+            )
         chosen = [_metric(name) for name in self.metrics]
         losses = ", ".join(one.name for one in chosen if one.needs)
         if losses and not self.core.ce_tokens:

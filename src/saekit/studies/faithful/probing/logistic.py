@@ -155,6 +155,8 @@ def _fewer(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     gram = train.double() @ train.double().t()
     values, vectors = torch.linalg.eigh(gram)
     some = values > 1e-10 * values[-1].clamp_min(1e-300)
+    if not bool(some.any()):  # no column varies, as where every latent is dead
+        return train[:, :1], test[:, :1]
     roots = values[some].sqrt()
     back = vectors[:, some] / roots  # [n, c]: the span's axes in terms of examples
     return (

@@ -185,7 +185,7 @@ class Absorption(Eval):
         split = drawn(known, self.n_words, self.examples, self.test_share, tools.seed)
         words = asked(lm, known, split, self.template, shape_of(text, lm).bos_id)
         rows = Padded(text.tokens, torch.ones_like(text.tokens, dtype=torch.bool))
-        floors = untrained(subjects, rows, tools.seed)
+        floors = untrained(subjects, rows, self.batch_rows, tools.seed)
         x, kept = self._read(subjects, words, shown=tools.shown)
         shared: dict[Any, _Words] = {}
         results = []
