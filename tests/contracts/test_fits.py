@@ -47,7 +47,12 @@ def test_it_is_saved_loaded_and_measured(method, tmp_path):
     assert all(torch.equal(v, again.sae.state_dict()[k]) for k, v in made.sae.state_dict().items())
     result = evaluate(again, tiny(), Core(n_tokens=512, ce_tokens=256), shown=False)
     fvu, l0 = result.scores["fvu"].value, result.scores["l0"].value
-    assert fvu is not None and fvu >= 0 and l0 is not None and 0 < l0 <= made.cfg.latents_per_token
+    assert (
+        fvu is not None
+        and fvu >= 0
+        and l0 is not None
+        and 0 < l0 <= (made.cfg.latents_per_token or 0)
+    )
     assert f"fitted by `{method.name}`, not trained" in result.provenance["notes"]
 
 
