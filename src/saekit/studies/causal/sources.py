@@ -76,8 +76,6 @@ def _parts(
         )
         return train[:n_train], test[:n_held], task.provenance
     corpus = open_corpus(word)
-    train, test = (
-        [d.text for d in itertools.islice(corpus.documents(split), n)]
-        for split, n in (("train", n_train), ("test", n_held))
-    )
+    train = [d.text for d in itertools.islice(corpus.documents("train"), n_train)]
+    test = [d.text for d in itertools.islice(corpus.documents("test"), n_held)]
     return train, test, {"notes": []} | corpus.provenance()

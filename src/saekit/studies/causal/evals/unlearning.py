@@ -24,6 +24,7 @@ from saekit.studies.faithful.coding import coded, model_of
 from saekit.studies.faithful.sequences import Padded
 
 UNIT = "nats/token"
+NO_FLOOR = "no multiple of random latents stays within the bound on validation"
 PARTS = ("train", "validation", "test")
 
 
@@ -245,11 +246,9 @@ class Unlearning(Eval):
         def tried(share: float, latents: Tensor) -> list[_Setting]:
             found = []
             for multiplier in self.multipliers:
-                means = {
-                    k: float(v.nanmean())
-                    for k, v in rises("validation", latents, multiplier).items()
-                }
-                found.append(_Setting(share, latents, multiplier, means["forget"], means["retain"]))
+                each = rises("validation", latents, multiplier)
+                forget, retain = (float(each[kind].nanmean()) for kind in ("forget", "retain"))
+                found.append(_Setting(share, latents, multiplier, forget, retain))
             return found
 
         settings: list[_Setting] = []
@@ -267,10 +266,10 @@ class Unlearning(Eval):
             chance = generator(seed, "unlearning", "random")
             drawn = dictionaries.alike(counts.frequency, best.latents, chance)
             floor = _best(tried(best.most_retain, drawn), self.most_harm) if len(drawn) else None
-        why = _why_none(settings, self.most_harm, self.shares)
+        why = "" if best else _why_none(settings, self.most_harm, self.shares)
         for head, one in (("", best), ("random_", floor)):
             found = None if one is None else rises("test", one.latents, one.multiplier)
-            scores |= _scores(head, found, why if not head else "no random latents stay within it")
+            scores |= _scores(head, found, why or NO_FLOOR)
         scores["reach"] = resampling.exact(
             edits.reach(placed, rows.forget["test"], self.batch_rows, bar),
             len(rows.forget["test"].tokens), unit="ratio", better="higher",
@@ -286,7 +285,7 @@ class Unlearning(Eval):
 
 
 def _rare(counts: _Counts, share: float, n: int) -> Int[Tensor, "k"]:
-    """Return latents that are rarely on in retain texts, the most frequent in forget texts first."""
+    """Return latents rarely on in retain texts, the most frequent in forget texts first."""
     order = counts.forget.sort(descending=True, stable=True).indices
     return order[(counts.retain[order] <= share) & (counts.forget[order] > 0)][:n]
 
