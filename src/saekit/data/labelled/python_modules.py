@@ -1,5 +1,6 @@
 """Python modules: pieces of four modules of Python's library, which every Python has."""
 
+import functools
 import importlib
 import inspect
 import platform
@@ -42,21 +43,26 @@ class PythonModules(Task):
 
     @override
     def read(self) -> Labelled:
-        examples = [
-            Example(piece, label)
-            for label, module in enumerate(_MODULES.values())
-            for piece in _pieces(module)
-        ]
-        parts = _splitting.split_by_text(examples, self.test_share)
-        _splitting.check(parts, self.classes, "the library of Python")
-        provenance = {
-            "source": "python",
-            "version": platform.python_version(),
-            "split": _splitting.split_rule(self.test_share),
-            "left_out": parts.left_out,
-            "notes": [],
-        }
-        return Labelled(parts.train, parts.test, self.classes, provenance)
+        return _read(self)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(task: PythonModules) -> Labelled:
+    examples = [
+        Example(piece, label)
+        for label, module in enumerate(_MODULES.values())
+        for piece in _pieces(module)
+    ]
+    parts = _splitting.split_by_text(examples, task.test_share)
+    _splitting.check(parts, task.classes, "the library of Python")
+    provenance = {
+        "source": "python",
+        "version": platform.python_version(),
+        "split": _splitting.split_rule(task.test_share),
+        "left_out": parts.left_out,
+        "notes": [],
+    }
+    return Labelled(parts.train, parts.test, task.classes, provenance)
 
 
 def _pieces(module: str) -> list[str]:

@@ -79,6 +79,28 @@ def of_units(
     )  # fmt: skip
 
 
+def near_none(n: int, n_draws: int, generator: torch.Generator) -> Float[Tensor, "n_draws"]:
+    """Return draws of a share of which none of `n` trials was a hit: Beta(1/2, n + 1/2).
+
+    Source:
+        Brown, Cai and DasGupta 2001, Interval estimation for a binomial proportion (Jeffreys).
+    """
+    normal = torch.randn(2, n_draws, dtype=torch.float64, generator=generator)
+    trials = torch.rand(n, n_draws, dtype=torch.float64, generator=generator)
+    hit, miss = normal.square() / 2  # Gamma(1/2); n exponential times more make Gamma(n + 1/2)
+    return hit / (hit + miss - (1 - trials).log().sum(0))
+
+
+def rates(
+    hits: Bool[Tensor, "n"], draws: Draws, generator: torch.Generator
+) -> Float[Tensor, "n_draws_and_one"]:
+    """Return a share of hits, as it is and in each resample; of all alike as `near_none` draws."""
+    found = draws.weights @ hits.double() / draws.weights.sum(1)
+    if found[0] in (0, 1):
+        found[1:] = (found[0] - near_none(len(hits), len(found) - 1, generator)).abs()
+    return found
+
+
 def undefined(reason: str, n: int, *, unit: str, label: str) -> Score:
     """Return a score without a value, which says why; neither way is better of it."""
     return Score(value=None, n=n, unit=unit, better="neither", reason=reason, label=label)

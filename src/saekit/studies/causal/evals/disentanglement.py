@@ -296,7 +296,7 @@ class Disentanglement(Eval):
         """Return the score of each kind as a mean over the attributes that have one."""
         found = {}
         for kind, each in drawn.items():
-            label = f"mean of cause and isolation over attributes, {SAID[kind]} swapped"
+            label = f"mean of cause and isolation (of nothing: 0.5), {SAID[kind]} swapped"
             why = f"no attribute has {LEAST_UNITS} things whose answer the model knows"
             found[f"{kind}disentanglement"] = (
                 resampling.scored(
@@ -392,7 +392,7 @@ class Disentanglement(Eval):
             "not_known": asked - known,
             "left_out": len(prompts.answer) - asked,
             "answers": len(prompts.candidates),
-            "commonest_share": float(counts.max() / asked) if asked else None,
+            "commonest_share": int(counts.max()) / asked if asked else None,
             "pairs": {part: len(world.pairs[part][name]) for part in world.parts},
         }
 
@@ -446,11 +446,20 @@ def _too_few(world: _World, name: str) -> str:
 
 
 def _over(cause: _Hits, isolation: dict[str, _Hits], world: _World) -> dict[str, Tensor]:
-    """Return cause, isolation and their mean, for the test things as they are and each resample."""
+    """Return cause, isolation and their mean, for the test things as they are and each resample.
+
+    Where all pairs come out alike every resample would too; there the share is drawn from its
+    distribution given that outcome, Beta(hits + 1/2, misses + 1/2), with a thing as one trial.
+    """
     test, weights = world.parts["test"], world.draws.weights
+    chance = generator(world.seed, "disentanglement", "alike")
 
     def share(hits: _Hits) -> Tensor:
-        return (weights @ hits.hits[test]) / (weights @ hits.n[test])
+        found = (weights @ hits.hits[test]) / (weights @ hits.n[test])
+        if found[0] in (0, 1):
+            drawn = resampling.near_none(int((hits.n > 0).sum()), len(found) - 1, chance)
+            found[1:] = (found[0] - drawn).abs()
+        return found
 
     caused = share(cause)
     each = [share(h) for h in isolation.values() if float(h.n.sum())]

@@ -122,7 +122,7 @@ class SCR(Eval):
     @override
     def example(cls) -> "SCR":
         return cls(
-            pairs=("python_modules",), latents=(2, 20), n_train=60, n_test=60, seeds=2, folds=2,
+            pairs=("python_modules",), latents=(2, 20), n_train=32, n_test=24, seeds=2, folds=2,
             n_draws=20,
         )  # fmt: skip
 

@@ -127,7 +127,7 @@ class TPP(Eval):
     @override
     def example(cls) -> "TPP":
         return cls(
-            tasks=("python_modules",), latents=(2, 20), n_train=200, n_test=200, folds=2,
+            tasks=("python_modules",), latents=(2, 20), n_train=120, n_test=80, folds=2,
             n_random=1, n_draws=20,
         )  # fmt: skip
 
