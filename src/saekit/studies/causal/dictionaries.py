@@ -69,7 +69,7 @@ def tied(
 
 def alike(
     frequency: Float[Tensor, "m"], chosen: Int[Tensor, "k"], generator: torch.Generator
-) -> Int[Tensor, "k"]:
+) -> Int[Tensor, "at_most_k"]:
     """Return as many random latents, each about as frequent as the chosen one in its place.
 
     Each is drawn among the `NEAR` latents of the nearest frequency that are neither chosen nor

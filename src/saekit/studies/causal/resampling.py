@@ -134,7 +134,7 @@ def difference(
     shares = [float(v.var(correction=1)) / len(v) for v in parts]
     freedom = [s**2 / (len(v) - 1) for s, v in zip(shares, parts, strict=True)]
     df = sum(shares) ** 2 / sum(freedom) if sum(freedom) else float(n - 1)
-    half = t_quantile(max(int(df), 1)) * math.sqrt(sum(shares))
+    half = t_quantile(df) * math.sqrt(sum(shares))
     return Score(
         value=value, low=value - half, high=value + half, n=n, unit=unit, better=better,
         label=label,
