@@ -20,7 +20,7 @@ from tests.studies.faithful.world import TableConfig
 
 SMALL = Steering(
     tasks=("code_or_prose",), strengths=(0.01, 1.0), n_prompts=8, n_new=20, folds=2, n_draws=50,
-    temperature=1.0, most_cost=20.0,
+    temperature=0.3, most_cost=20.0,
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def made():
     examples = []
     for label, added in ((0, 0.0), (1, 1.0)):
         with edits.attached(lm, Placed.of(own).change(lambda x, a=added: x + a * vector)):
-            rows = lm.continue_tokens(prompts, 20, seed=label, stop=[])
+            rows = lm.continue_tokens(prompts, 20, seed=label, stop=[], temperature=0.3)
         examples.append([Example(lm.tokenizer.decode(row), label) for row in rows])
     mixed = [e for pair in zip(*examples, strict=True) for e in pair]
     return lm, own, Labelled(mixed[:100], mixed[100:], ("plain", "moved"), {"notes": []}), vector

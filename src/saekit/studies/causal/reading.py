@@ -14,6 +14,7 @@ from saekit.evals._plan import plan
 from saekit.evals.base import Subject, Tools
 from saekit.evals.core import Core
 from saekit.models.base import LanguageModel
+from saekit.models.hf import HFModel
 from saekit.studies.causal.dictionaries import Dictionary
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.probing.features import check_memory, features_of, rows_of
@@ -100,7 +101,9 @@ def read_texts(
 
 
 def about_parameters(lm: LanguageModel) -> int:
-    """Return about how many weights a model has: 12 d² a layer, and its embedding."""
+    """Return how many weights a model has; if it does not tell, 12 d² a layer and an embedding."""
+    if isinstance(lm, HFModel):
+        return sum(p.numel() for p in lm.module.parameters())
     return 12 * lm.n_layers * lm.d_model**2 + lm.vocab_size * lm.d_model
 
 

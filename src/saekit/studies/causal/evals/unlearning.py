@@ -118,7 +118,7 @@ class Unlearning(Eval):
     shares: tuple[float, ...] = setting((0.001, 0.01), above=0, most=1)
     latents: tuple[int, ...] = setting((10, 20), least=1)
     multipliers: tuple[float, ...] = setting((1.0, 3.0, 10.0), above=0)
-    most_harm: float = setting(0.02, above=0)
+    most_harm: float = setting(0.05, above=0)
     n_train: int = setting(150, least=1)
     n_test: int = setting(30, least=1)
     n_ctx: int = setting(0, least=0)
@@ -186,11 +186,14 @@ class Unlearning(Eval):
             scores, details = self._measured(
                 subject, (rows, count, clean[special]), tools.seed, bar
             )
-            notes = [
-                f"{word}: {note}"
-                for t in texts for word, made in t.provenance.items()
-                for note in made.get("notes", [])
-            ]  # fmt: skip
+            notes = list(
+                dict.fromkeys(
+                    f"{word.partition('/')[0]}: {note}"
+                    for t in texts
+                    for word, made in t.provenance.items()
+                    for note in made.get("notes", [])
+                )
+            )
             notes += self.cautions(subject)
             made_from = reading.made_from(subject, tools.seed, notes, began)
             rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes} | details
