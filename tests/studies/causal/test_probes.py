@@ -1,5 +1,6 @@
 """TPP and SCR: planted latents give what arithmetic says, shuffled labels chance."""
 
+import dataclasses
 import json
 
 import pytest
@@ -121,6 +122,12 @@ def test_taking_out_both_signs_of_the_spurious_attribute_removes_the_whole_bias(
     # The other way round the wanted sign is so strong that there is no bias to remove.
     other = result.scores["planted/second_scr_2"]
     assert other.value is None and "no bias to remove" in other.reason
+    assert result.scores["planted/second_scr_2_reseed"].value is None
+    curves.draw({"bytes": [result]}, tmp_path / "curves.svg")  # of the first alone
+    assert "second" in (tmp_path / "curves.csv").read_text()
+    undefined = dataclasses.replace(result, scores={"planted/second_scr_2": other})
+    with pytest.raises(DataError, match="nothing to draw"):
+        curves.draw({"bytes": [undefined]}, tmp_path / "none.svg")
 
 
 def test_what_is_no_pair_or_no_autoencoder_is_refused(tmp_path):

@@ -87,6 +87,7 @@ def made():
     return lm, own, Labelled(mixed[:100], mixed[100:], ("plain", "moved"), {"notes": []}), vector
 
 
+@pytest.mark.slow  # writes some hundred texts, a token at a time
 def test_the_latent_that_made_a_class_makes_it_again(monkeypatch):
     lm, own, texts, vector = made()
     monkeypatch.setattr(steering, "open_task", lambda word, source: _Given(texts))

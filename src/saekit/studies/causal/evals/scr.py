@@ -262,7 +262,9 @@ class SCR(Eval):
                     )
                 )
                 if name == "scr":
-                    scores[f"{key}_reseed"] = _spread(ablated, biased, clean, head, k)
+                    scores[f"{key}_reseed"] = _spread(
+                        (ablated, biased, clean), f"{head}, {k} latents", why
+                    )
         of_train = slice(0, cells.n_train)
         scores[f"{cells.name}/{way}_reach"] = resampling.exact(
             dictionaries.held(read.x[of_train], read.own.of(of_train), spurious[of_train]),
@@ -293,16 +295,16 @@ def _too_close(gap: Float[Tensor, "n_draws_and_one"], n: int) -> str:
     )
 
 
-def _spread(ablated: Tensor, biased: Tensor, clean: Tensor, head: str, k: int) -> Score:
+def _spread(found: tuple[Tensor, Tensor, Tensor], head: str, why: str) -> Score:
     """Return how far the score of a single draw of the train part strays."""
-    label = f"{head}, {k} latents: standard deviation of a single draw of train"
-    gaps, n = (clean - biased)[:, 0], len(ablated)
-    if bool((gaps <= 0).any()):
-        why = (
-            f"in {int((gaps <= 0).sum())} of {n} draws the biased probe is no worse than the clean"
-        )
+    label = f"{head}: standard deviation of a single draw of train"
+    ablated, biased, clean = (accuracy[:, 0] for accuracy in found)
+    gaps, n = clean - biased, len(ablated)
+    if not why and bool((gaps <= 0).any()):
+        why = f"in {int((gaps <= 0).sum())} of {n} draws the biased probe is as good as the clean"
+    if why:
         return resampling.undefined(why, n, unit=UNIT, label=label)
-    each = ((ablated - biased)[:, 0] / gaps).tolist()
+    each = ((ablated - biased) / gaps).tolist()
     return resampling.exact(
         deviation(each, sample=True), n, unit=UNIT, label=label, better="neither"
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from saekit.core.errors import DataError
 from saekit.core.result import Result, Table
 from saekit.report import style
 
@@ -39,16 +40,22 @@ def table(results: Mapping[str, list[Result]]) -> Table:
 def draw(results: Mapping[str, list[Result]], path: Path) -> None:
     """Draw a panel for each task: a line an SAE with its interval, and floors of the first SAE.
 
-    What is undefined is not drawn.
+    What is undefined is not drawn; it stands in the CSV without a value.
 
     Raises:
+        DataError: all of it is undefined.
         ConfigError: `path` has another suffix than those of a figure.
         MissingExtraError: matplotlib is not installed.
     """
     drawn = table(results)
     rows = [r for r in drawn.rows() if r["value"] is not None]
-    panels = list(dict.fromkeys((r["evaluation"], r["task"]) for r in drawn.rows()))
-    figure, axes = style.new(3.6 * max(len(panels), 1) + 1.6, 3.2, 1, max(len(panels), 1))
+    panels = list(dict.fromkeys((r["evaluation"], r["task"]) for r in rows))
+    if not panels:
+        raise DataError(
+            "Every score of these results is undefined, so there is nothing to draw; `saekit eval` "
+            "prints why. Take other tasks, or more texts."
+        )
+    figure, axes = style.new(3.6 * len(panels) + 1.6, 3.2, 1, len(panels))
     first = next(iter(results), None)
     for at, panel in zip(axes[0], panels, strict=False):
         mine = [r for r in rows if (r["evaluation"], r["task"]) == panel]
@@ -70,6 +77,5 @@ def draw(results: Mapping[str, list[Result]], path: Path) -> None:
         unit = "fall of own probe less others'" if panel[0] == "tpp" else "share of bias removed"
         at.set(xscale="log", xlabel="latents taken out", ylabel=unit)
         at.set_title(f"{panel[0].upper()}: {panel[1]}", fontsize=8)
-    if panels:
-        axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     style.save(figure, path, drawn)
