@@ -111,7 +111,7 @@ class Disentanglement(Eval):
         Prompts about things; of the held-out rows only how they begin.
 
     Source:
-        RAVEL: Huang et al. 2024, arXiv:2402.17700; Karvonen et al. 2025, arXiv:2503.09532.
+        Huang et al. 2024, arXiv:2402.17700 (RAVEL); Karvonen et al. 2025, arXiv:2503.09532.
         Differs: latents chosen by gradients in place of a trained mask; their number chosen on
         validation; next tokens in place of generated answers; floors; intervals over things.
     """
