@@ -17,7 +17,6 @@ from saekit.core.lock import claimed
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Table
 from saekit.core.seeds import generator as chance_of
-from saekit.data import table_files
 from saekit.data.base import Corpus, Split
 from saekit.generators.asking import Answers, ask, planned
 from saekit.generators.base import Generator, Reply, Request
@@ -26,7 +25,15 @@ from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
-from saekit.studies.sensitivity import audit, legacy, parsing, prompts, published_files, statistics
+from saekit.studies.sensitivity import (
+    audit,
+    legacy,
+    manifest,
+    parsing,
+    prompts,
+    published_files,
+    statistics,
+)
 from saekit.studies.sensitivity import floors as floor_saes
 from saekit.studies.sensitivity.audit import Asked
 from saekit.studies.sensitivity.examples import (
@@ -703,17 +710,16 @@ def _finish(  # noqa: PLR0913 - all that a run gave
     write_json(
         folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}
     )
-    table_files.write(table, folder / STATS, "csv")
     files = published_files.tables(collected.latents, texts, acts, writing.lm.tokenizer.pieces)
     asked = published_files.queries(writing.everything, str(folder))
     pieces = writing.lm.tokenizer.pieces
     seen = audit.record(collected.latents, writing.everything, acts, pieces)
     write_text(folder / audit.FILE, to_json_line(seen))
-    for name, one in (files | {"generation_queries_with_responses": asked}).items():
-        if len(one):
-            table_files.write(one, folder / name, "csv")
-    table_files.write(summary_table(result), folder / SUMMARY, "csv")
+    files |= {"generation_queries_with_responses": asked, STATS: table}
+    files[SUMMARY] = summary_table(result)
+    made = manifest.write_tables(folder, {name: one for name, one in files.items() if len(one)})
     result.write(folder / RESULT)
+    manifest.write(folder, result, made, writing.everything, writing.limits)
     return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
 
 
