@@ -96,7 +96,7 @@ def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector,
     lines = [json.loads(x) for x in (cut / "journal.jsonl").read_text().splitlines()]
     keys = [x["key"] for x in lines if x["kind"] == "reply"]
     assert len(keys) == len(set(keys)) == 3
-    with pytest.raises(ConfigError, match="holds a run with another sensitivity"):
+    with pytest.raises(ConfigError, match=r"holds a run with another sensitivity \(texts\)\."):
         measure(
             detector, lm, script(*HALF), cut, dataclasses.replace(CFG, texts=5), text=text
         )  # fmt: skip
@@ -133,6 +133,18 @@ def test_without_pyarrow_the_manifest_says_that_there_is_no_parquet(tmp_path, mo
     made = manifest.write_tables(tmp_path, {"one": table})
     assert list(made["files"]) == ["one.csv"] and not (tmp_path / "parquet").exists()
     assert "pyarrow" in made["parquet"] and "pip install" in made["parquet"]
+
+
+def test_a_writer_sees_no_special_tokens_of_the_corpus(lm, detector, text, tmp_path):
+    sae = dataclasses.replace(detector, card=dataclasses.replace(detector.card, bos=True))
+    wide = dataclasses.replace(CFG, examples=dataclasses.replace(CFG.examples, around=31))
+    measure(sae, lm, script(*ALL_Z), tmp_path / "s", wide, text=text, latents=[2])
+    record = read_object(tmp_path / "s/examples.json")["latents"]["2"]
+    special = lm.tokenizer.special_ids
+    assert any(i in special for one in record["shown"] for i in one["tokens"])
+    asked = read_object(tmp_path / "s/audit.json")["2"]["asked"]
+    words = " ".join(content for one in asked for _, content in one["messages"])
+    assert not any(lm.tokenizer.pieces([i])[0] in words for i in special)
 
 
 def test_a_plan_costs_nothing_and_knows_what_is_answered(lm, detector, text, tmp_path):

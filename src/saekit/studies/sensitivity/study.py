@@ -347,11 +347,21 @@ def same_settings(folder: Path, settings: Mapping[str, Any], other: str = "--out
         write_json(path, wanted)
         return
     before = read_object(path)
-    if differ := [k for k in wanted if before.get(k) != wanted[k]]:
+    if differ := [
+        _named(k, before.get(k), wanted[k]) for k in wanted if before.get(k) != wanted[k]
+    ]:
         raise ConfigError(
             f"{folder} holds a run with another {', '.join(differ)}. Choose another {other}, or "
             f"give the settings it was begun with ({path})."
         )
+
+
+def _named(name: str, before: Any, wanted: Any) -> str:
+    """Return the name of a setting that differs, with the parts of it that do."""
+    if not (isinstance(before, dict) and isinstance(wanted, dict)):
+        return name
+    parts = [k for k in {**before, **wanted} if before.get(k) != wanted.get(k)]
+    return f"{name} ({', '.join(parts)})"
 
 
 def _examples(  # noqa: PLR0913 - what a pass over a corpus needs
@@ -549,9 +559,8 @@ class _Writing:
         self.generator, self.lm, self.cfg, self.journal = generator, lm, cfg, journal
         self.limits, self.cache, self.shown = limits, cache, shown
         self.collected = collected
-        pieces = lm.tokenizer.pieces
         self.pieces = {
-            latent: [pieces(s.tokens) for s in one.shown]
+            latent: [_words(lm, s.tokens) for s in one.shown]
             for latent, one in collected.latents.items()
         }
         self.asked = dict.fromkeys(collected.latents, 0)
@@ -621,6 +630,13 @@ class _Writing:
         parts = [parsing.single(reply.text)] if one else parsing.split(reply.text)
         examples = ["".join(tokens) for tokens in self.pieces[latent]]
         return parsing.judged(parts or [""], examples, self.cfg.texts, before)
+
+
+def _words(lm: LanguageModel, tokens: Sequence[int]) -> list[str]:
+    """Return what a writer sees of tokens: of special ones nothing, as they may end a prompt."""
+    special = lm.tokenizer.special_ids
+    pieces = lm.tokenizer.pieces(tokens)
+    return ["" if i in special else piece for i, piece in zip(tokens, pieces, strict=True)]
 
 
 def _usable(texts: Sequence[Text]) -> int:

@@ -8,8 +8,7 @@ from saekit.core.result import Result, Table
 from saekit.report import style
 
 AXES = {"l0": "L0 (latents/token)", "d_sae": "latents of the SAE"}
-MARKERS = "os^Dv<>"
-STEP = 0.04  # between points at one place, as a share
+STEP = 0.04  # between points at one place, as a part of the axis
 
 
 def table(results: Mapping[str, Result]) -> Table:
@@ -46,7 +45,10 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
         for i, (row, x) in enumerate(zip(rows, places, strict=True)):
             y = row["sensitivity"]
             spread = [[max(y - row["low"], 0.0)], [max(row["high"] - y, 0.0)]]
-            colour, marker = style.COLOURS[i % len(style.COLOURS)], MARKERS[i % len(MARKERS)]
+            colour, marker = (
+                style.COLOURS[i % len(style.COLOURS)],
+                style.MARKERS[i % len(style.MARKERS)],
+            )
             at.errorbar(x, y, yerr=spread, fmt=marker, color=colour, label=row["run"], capsize=3)
         at.set(ylim=(0, 1.03), xlabel=label)
         _logarithmic(at, [row[column] for row in rows])
@@ -60,10 +62,13 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
 
 def side_by_side(values: Sequence[float]) -> list[float]:
     """Return places on a logarithmic axis, those of equal values next to each other."""
+    if not values:
+        return []
+    step = max(max(values) / min(values), 2.0) ** STEP
     found = []
     for i, value in enumerate(values):
-        alike = [j for j, other in enumerate(values) if abs(other / value - 1) < STEP]
-        found.append(value * (1 + STEP) ** (alike.index(i) - (len(alike) - 1) / 2))
+        alike = [j for j, other in enumerate(values) if 1 / step < other / value < step]
+        found.append(value * step ** (alike.index(i) - (len(alike) - 1) / 2))
     return found
 
 
