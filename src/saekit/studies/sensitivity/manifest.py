@@ -53,7 +53,7 @@ def write(
     """Write what a run was made from, what it used and what is in its folder.
 
     Tokens are those of every reply that the run rests on, whether it was paid for in this call, an
-    earlier one or by another run; None where the generator reported none.
+    earlier one or by another run; None where a reply told of none.
 
     Args:
         folder: of the run.
@@ -63,29 +63,30 @@ def write(
         limits: with the prices.
     """
     replies = [one.reply for one in asked if one.reply is not None]
-    read, written = (
-        sum(n for n in numbers if n is not None) if any(n is not None for n in numbers) else None
-        for numbers in (
-            [r.prompt_tokens for r in replies], [r.completion_tokens for r in replies]
-        )
-    )  # fmt: skip
-    known = read is not None and written is not None
-    write_json(
-        folder / FILE,
-        {
-            "name": result.name,
-            "version": result.version,
-            "settings": result.config,
-            "prompts_sha256": digest_of([one.request for one in asked]),
-            "models": sorted({reply.model for reply in replies if reply.model}),
-            "usage": {
-                "requests": len(asked),
-                "replies": len(replies),
-                "tokens_read": read,
-                "tokens_written": written,
-                "usd": (limits or Limits()).cost(read, written) if known else None,
-            },
-            "provenance": result.provenance,
-        }
-        | tables,
-    )
+    read = _sum([reply.prompt_tokens for reply in replies])
+    written = _sum([reply.completion_tokens for reply in replies])
+    usage = {
+        "requests": len(asked),
+        "replies": len(replies),
+        "tokens_read": read,
+        "tokens_written": written,
+        "usd": None
+        if read is None or written is None
+        else (limits or Limits()).cost(read, written),
+    }
+    record = {
+        "name": result.name,
+        "version": result.version,
+        "settings": result.config,
+        "prompts_sha256": digest_of([one.request for one in asked]),
+        "models": sorted({reply.model for reply in replies if reply.model}),
+        "usage": usage,
+        "provenance": result.provenance,
+    }
+    write_json(folder / FILE, record | dict(tables))
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    """Return the sum of tokens; None where a reply told of none, for the sum would be too small."""
+    known = [n for n in numbers if n is not None]
+    return sum(known) if len(known) == len(numbers) else None
