@@ -12,6 +12,7 @@ from saekit.core.result import Table
 
 SUFFIXES = (".svg", ".pdf", ".png")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "os^Dv<>"
 _PLAIN = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
 
