@@ -16,6 +16,8 @@ class Kind(StrEnum):
     saes = "saes"
     metrics = "metrics"
     evals = "evals"
+    suites = "suites"
+    floors = "floors"
     analyses = "analyses"
     columns = "columns"
     formats = "formats"
@@ -37,6 +39,8 @@ REGISTRIES = {
     Kind.saes: "saekit.saes.base",
     Kind.metrics: "saekit.metrics.base",
     Kind.evals: "saekit.evals.base",
+    Kind.suites: "saekit.evals.suites.base",
+    Kind.floors: "saekit.evals.floors.base",
     Kind.analyses: "saekit.analysis.base",
     Kind.columns: "saekit.analysis.columns.base",
     Kind.corpora: "saekit.data.base",

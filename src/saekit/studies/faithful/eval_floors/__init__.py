@@ -1,0 +1,1 @@
+"""Floors that are trained nothing, but scaled as in training."""
