@@ -156,12 +156,12 @@ def test_what_core_reads_is_known_to_the_next_one():
 
 
 def ground(seed=0):
-    return Ground(tools(text(40, seed=3)).rows, seed, {})
+    return Ground(tools().rows, seed, {})
 
 
 def test_floors_have_their_known_places():
     one = subject(random_topk())
-    core = Core(n_tokens=1024, ce_tokens=768)
+    core = Core(n_tokens=512, ce_tokens=512)
     made = {name: floors.get(name)().make(one, ground()) for name in floors.names()}
     own = core.run(one, tools()).scores
     found = {name: core.run(made[name], tools()).scores for name in made}
@@ -393,6 +393,6 @@ def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
 
     found = pages.payload("suite", tmp_path / "out")["blocks"]
     kinds = [block["kind"] for block in found]
-    assert kinds[0] == "facts" and kinds.count("table") == 2 and kinds.count("dots") == 9
+    assert kinds[0] == "facts" and kinds.count("dots") == kinds.count("table") - 1 >= 6
     assert found[1]["marks"][0]["name"] == "raw activation"
     assert suite.FILE in found[0]["source"]

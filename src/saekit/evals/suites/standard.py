@@ -25,6 +25,6 @@ class StandardSuite(Suite):
         ),
         Part("fake_features", {"n_seqs": 100}, {"n_seqs": 1000}),
         Part("meta_structure"),
-        Part("absorption"),
+        Part("absorption", {"n_words": 1200}, {"n_words": 3000}),
         Part("seed_stability", full={"n_tokens": 2**18}),
     )  # fmt: skip

@@ -9,39 +9,19 @@ from saekit.core.files import read_object
 from saekit.core.result import Table
 from saekit.report import blocks
 from saekit.report.blocks import Block
-from saekit.report.pages.base import Page, only, registry
+from saekit.report.pages.base import Page, registry
 
 FILE = "suite.json"
-HEADS = {
-    "sae": "SAE",
-    "eval": "evaluation",
-    "score": "score",
-    "value": "value",
-    "low": "low",
-    "high": "high",
-    "best": "best",
-}
-AFTER = {
-    "detectable": "tells apart",
-    "reseed": "over seeds",
-    "validity": "validity",
-    "n": "n",
-    "unit": "unit",
-    "better": "better",
-    "seconds": "seconds",
-}
+HEADS = {"sae": "SAE", "value": "value", "interval": "95 % interval"}
+AFTER = {"detectable": "tells apart", "reseed": "over seeds", "validity": "validity"}
 SAID = {
-    "low": "lower end of the 95 % interval",
-    "high": "upper end of it",
-    "best": "whether it is better than all others here by more than the least difference told",
     "detectable": "smallest difference of two SAEs that an interval as wide as this can tell, at "
     "5 % in 80 of 100 texts; saekit compare, which is paired, tells less apart",
     "reseed": "standard deviation over SAEs here that differ in the seed alone",
     "validity": "rank correlation of this kind of score with the recovery of known features (MCC) "
-    "on synthetic models; empty: not calibrated",
-    "n": "independent units behind the score",
+    "on synthetic models",
 }
-WRONG = {"sae": "SAE", "eval": "evaluation", "status": "status", "reason": "why"}
+STAR = "*: better than all others here by more than the least difference told."
 
 
 @final
@@ -69,26 +49,15 @@ class SuitePage(Page):
         shown = [blocks.facts(_facts(rows, said), title="What was measured", source=source)]
         for eval, score in dict.fromkeys((r["eval"], r["score"]) for r in measured):
             mine = [r for r in measured if (r["eval"], r["score"]) == (eval, score)]
-            shown.append(_dots(f"{eval}: {score}", mine, floors))
-        names = {f"floor_{name}": label for name, label in floors.items()}
-        heads = only(table, HEADS | names | AFTER)
-        about = {f"floor_{name}": f"the same score of: {label}" for name, label in floors.items()}
-        kept = _only(table, measured)
-        shown.append(
-            blocks.table(
-                kept, names=heads, said=SAID | about, title="Scores and floors", source=source
-            )
-        )
-        lost = [row for row in rows if row["status"] not in ("ok", "undefined")]
-        if lost:
-            shown.append(
-                blocks.table(_only(table, lost), names=WRONG, title="Not measured", source=source)
-            )
-        undefined = [r for r in measured if r["status"] == "undefined"]
-        shown += [
-            blocks.text(f"{r['eval']}: {r['score']} of {r['sae']} is undefined: {r['reason']}.")
-            for r in undefined
-        ]
+            if any(row["value"] is not None for row in mine):
+                shown += [_dots(f"{eval}: {score}", mine, floors), _table(mine, floors)]
+            shown += [
+                blocks.text(f"{eval}: {score} of {r['sae']} is undefined: {r['reason']}.")
+                for r in mine
+                if r["status"] == "undefined"
+            ]
+        if lost := [row for row in rows if row["status"] not in ("ok", "undefined")]:
+            shown.append(_lost(lost, source))
         cautions = dict.fromkeys((r["eval"], r["cautions"]) for r in measured if r["cautions"])
         shown += [blocks.text(f"{eval}: {words}", title="Caution") for eval, words in cautions]
         lacking = dict.fromkeys(
@@ -129,5 +98,29 @@ def _dots(title: str, rows: list[dict[str, Any]], floors: dict[str, str]) -> Blo
     )
 
 
-def _only(table: Table, rows: list[dict[str, Any]]) -> Table:
-    return Table(columns={name: [row[name] for row in rows] for name in table.columns})
+def _table(rows: list[dict[str, Any]], floors: dict[str, str]) -> Block:
+    """Return the numbers of a score, without columns that nothing stands in."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns["interval"] = [
+        "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}" for row in rows
+    ]
+    names = HEADS | {f"floor_{name}": label for name, label in floors.items()} | AFTER
+    there = {n: label for n, label in names.items() if any(v not in (None, "") for v in columns[n])}
+    said = {n: words for n, words in SAID.items() if n in there}
+    about = STAR if any(row["best"] for row in rows) else ""
+    return blocks.table(Table(columns=columns), names=there, said=said, about=about)
+
+
+def _lost(rows: list[dict[str, Any]], source: str) -> Block:
+    """Return what was not measured: each reason once, with the SAEs that it is of."""
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        alike.setdefault((row["eval"], row["status"], row["reason"]), []).append(row["sae"])
+    columns = {
+        "SAEs": [", ".join(saes) for saes in alike.values()],
+        **{
+            name: [key[i] for key in alike]
+            for i, name in enumerate(("evaluation", "status", "why"))
+        },
+    }
+    return blocks.table(Table(columns=columns), title="Not measured", source=source)
