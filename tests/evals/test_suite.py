@@ -389,6 +389,9 @@ def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
     assert (tmp_path / "out.svg").exists() and (tmp_path / "out" / "suite.csv").exists()
     page = (tmp_path / "out" / "report.html").read_text()
     assert "core: fvu" in page and "raw activation" in page
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(saes[0].folder), "--floors", "raw"])
+    assert ended.value.code == 2 and "name one, --suite" in capsys.readouterr().err
     from saekit.report.pages import base as pages
 
     found = pages.payload("suite", tmp_path / "out")["blocks"]

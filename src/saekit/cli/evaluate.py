@@ -86,21 +86,19 @@ def evaluate(
     from saekit.hub.names import results_folder
 
     models: dict[str, LanguageModel] = {}
-    if suite is not None:
-        chosen = None if floors is None else [f for f in floors.split(",") if f not in ("none", "")]
-        asked = {"suite": suite, "tier": tier, "floors": chosen, "seed": seed}
-        several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
-        _evaluate_suite(
-            {one: lambda one=one: sae.open(one, corpus=corpus, site=site, models=models)
-             for one in several},
-            asked | {"changes": settings or []}, site, out or _together(several) / "suites" / suite,
-            figure, not quiet, as_json=as_json,
-        )  # fmt: skip
-        return
-    config = override(registry.get(name)(), settings or [])
+    several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
 
     def opened(folder: Path) -> "OpenSAE":
         return sae.open(folder, corpus=corpus, site=site, models=models)
+
+    _check_suite(suite, name, of_suite=tier != "small" or bool(floors or figure))
+    if suite is not None:
+        asked = {"suite": suite, "tier": tier, "floors": _words(floors), "seed": seed}
+        asked |= {"changes": settings or []}
+        place = out or _together(several) / "suites" / suite
+        _evaluate_suite(several, opened, asked, site, (place, figure), not quiet, as_json=as_json)
+        return
+    config = override(registry.get(name)(), settings or [])
 
     def path_of(folder: Path) -> Path:
         return results_folder(folder) / "eval" / f"{name}.json"
@@ -116,7 +114,6 @@ def evaluate(
                 result.write(path)
         return dict(zip(found, results, strict=True))
 
-    several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
     again = sae.typed(corpus=corpus, site=site)
     if isinstance(config, JointEval):
         every = [opened(run) for run in several]
@@ -141,12 +138,27 @@ def evaluate(
             evaluate_several(several, name, each, out, as_json)
 
 
+def _check_suite(suite: str | None, name: str, *, of_suite: bool) -> None:
+    """Refuse options of a suite without one, and an evaluation next to one."""
+    from saekit.core.errors import ConfigError
+
+    if suite is None and of_suite:
+        raise ConfigError("`--tier`, `--floors` and `--figure` are of a suite: name one, --suite.")
+    if suite is not None and name != "core":
+        raise ConfigError(f"A suite has its own evaluations; leave `--eval {name}` out.")
+
+
+def _words(names: str | None) -> list[str] | None:
+    """Return names with commas between as a list; "none" is an empty one."""
+    return None if names is None else [one for one in names.split(",") if one not in ("none", "")]
+
+
 def _evaluate_suite(
-    saes: "dict[Path, Callable[[], OpenSAE]]",
+    folders: list[Path],
+    opened: "Callable[[Path], OpenSAE]",
     asked: dict[str, Any],
     site: str | None,
-    out: Path,
-    figure: Path | None,
+    places: tuple[Path, Path | None],
     shown: bool,
     *,
     as_json: bool,
@@ -157,14 +169,14 @@ def _evaluate_suite(
     from saekit.report import suite_figure
     from saekit.report.study_file import write_study
 
-    config = SuiteSettings.from_dict(asked)
+    config, (out, figure) = SuiteSettings.from_dict(asked), places
     if figure is not None:
         suite_figure.check(figure)
     found: list[OpenSAE] = []
     broken: dict[str, SaekitError] = {}
-    for folder, opened in saes.items():
+    for folder in dict.fromkeys(folders):
         try:
-            found.append(opened())
+            found.append(opened(folder))
         except SaekitError as error:
             broken[str(folder)] = error
     result = run_suite(found, config, site=site, out=out, broken=broken, shown=shown)

@@ -227,9 +227,10 @@ def _measured(
             found |= _measured(config, {key: subject}, tools, cells)
         return found
     seconds = (time.monotonic() - began) / len(subjects)
-    for key, result in zip(subjects, results, strict=True):
-        cells.keep(key, timed(result, seconds))
-    return {key: cells.find(key) or Failed("lost") for key in subjects}
+    done = {k: _timed(result, seconds) for k, result in zip(subjects, results, strict=True)}
+    for key, result in done.items():
+        cells.keep(key, result)
+    return dict(done)
 
 
 def measure_together(
@@ -243,10 +244,11 @@ def measure_together(
         result = config.run_together(subjects, tools)
     except Exception as error:  # whatever it is, the others are measured
         return failure_of(error)
-    cells.keep(key, timed(result, time.monotonic() - began))
-    return cells.find(key) or result
+    result = _timed(result, time.monotonic() - began)
+    cells.keep(key, result)
+    return result
 
 
-def timed(result: Result, seconds: float) -> Result:
+def _timed(result: Result, seconds: float) -> Result:
     """Return a result that says how long it took, its part of what was shared."""
     return replace(result, provenance=result.provenance | {"seconds_each": round(seconds, 3)})

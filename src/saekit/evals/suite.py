@@ -398,14 +398,27 @@ class _Run:
                 row |= self._spread(i, values)
                 row |= {"ranks": config.ranks, "cautions": cautions[i], "cell": keys[i]}
                 mine.append(row)
-            best = _evidence.best_of(mine)
-            rows += [row | {"best": place in best} for place, row in enumerate(mine)]
+            rows += self._with_best(mine, sorted(values))
         rows += [
             _blank(self.names[i], config.name, one)
             for i, one in found.items()
             if isinstance(one, Failed)
         ]
         return rows
+
+    def _with_best(self, rows: Sequence[dict[str, Any]], of: Sequence[int]) -> list[dict[str, Any]]:
+        """Return rows that say which is best among SAEs of one site of one model, on one text."""
+        alike: dict[Any, list[int]] = {}
+        for place, i in enumerate(of):
+            group = next(n for n, g in enumerate(self.groups) if i in g.members)
+            writes = tuple(way.write for way in self._subject(i).ways)
+            alike.setdefault((group, writes), []).append(place)
+        best = {
+            places[k]
+            for places in alike.values()
+            for k in _evidence.best_of([rows[place] for place in places])
+        }
+        return [row | {"best": place in best} for place, row in enumerate(rows)]
 
     def _subject(self, i: int) -> Subject:
         return next(g.members[i].subject for g in self.groups if i in g.members)
