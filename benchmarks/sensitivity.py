@@ -3,9 +3,10 @@
     python benchmarks/sensitivity.py [--quick] [--check] [--json] [--parts scoring examples]
 
 scoring   The published scoring, stated again here in our words (`published`), beside saekit's, in
-          turn on the same texts with the same weights: texts go through the whole model four at a
-          time in the order of the table, the shorter padded at their end; every position is encoded
-          in full width, and one column of it is read. saekit stops at the site, puts texts of one
+          turn on the same texts with the same weights: texts go through the whole model, on
+          transformers' own modules without saekit's products, four at a time in the order of the
+          table, the shorter padded at their end; every position is encoded in full width, and one
+          column of it is read. saekit stops at the site, puts texts of one
           length together, and keeps the columns that are asked for: those of all latents on all
           texts, so it gives more.
 examples  `collect` of 1,000 latents beside `saekit.index` on the same text, with the same rows a
@@ -33,6 +34,7 @@ from explorer import random_sae, rows_of
 
 import saekit
 from saekit.core import machine
+from saekit.models.hf import copied
 from saekit.models.tiny import tiny
 from saekit.studies.sensitivity import study
 from saekit.studies.sensitivity.scoring import largest_acts
@@ -69,10 +71,10 @@ def texts_of(stream, n, special):
 
 
 @torch.no_grad()
-def published(lm, loaded, texts, latent_of):
+def published(module, lm, loaded, texts, latent_of):
     """Return the largest activation of each text's own latent, in the published way."""
     site, bos = loaded.site, loaded.card.bos_id(lm.tokenizer)
-    block = lm.module.get_decoder().layers[site.layer]
+    block = module.get_decoder().layers[site.layer]
     kept, found = {}, []
     handle = block.register_forward_hook(
         lambda _m, _a, out: kept.update(x=out[0] if isinstance(out, tuple) else out)
@@ -82,7 +84,7 @@ def published(lm, loaded, texts, latent_of):
         width = max(map(len, some))
         tokens = torch.tensor([[*ids, *([bos] * (width - len(ids)))] for ids in some])
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in some])
-        lm.module(input_ids=tokens, attention_mask=mask, use_cache=False)
+        module(input_ids=tokens, attention_mask=mask, use_cache=False)
         acts = loaded.sae.encode(kept["x"].float()).dense().cpu()
         acts = acts.view(len(some), width, -1) * (tokens != bos)[..., None]
         for i, own in enumerate(acts):
@@ -101,11 +103,12 @@ def scoring_part(lm, stream, loaded, sizes):
     column = [i // sizes["texts"] for i in range(n)]
     latent_of = [latents[i] for i in column]
     seconds, found = {"published": [], "saekit": []}, {}
+    module = copied(lm.module).eval().requires_grad_(False)
     ways = {
-        "published": lambda: published(lm, loaded, texts, latent_of),
+        "published": lambda: published(module, lm, loaded, texts, latent_of),
         "saekit": lambda: largest_acts(loaded, lm, texts, latents)[range(n), column],
     }
-    published(lm, loaded, texts[:8], latent_of)  # warms up
+    published(module, lm, loaded, texts[:8], latent_of)  # warms up
     for _ in range(sizes["rounds"]):
         for name, way in ways.items():
             began = time.perf_counter()

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     """What can be listed."""
 
     saes = "saes"
+    fits = "fits"
     metrics = "metrics"
     evals = "evals"
     suites = "suites"
@@ -37,6 +38,7 @@ class Kind(StrEnum):
 
 REGISTRIES = {
     Kind.saes: "saekit.saes.base",
+    Kind.fits: "saekit.training.fitted.base",
     Kind.metrics: "saekit.metrics.base",
     Kind.evals: "saekit.evals.base",
     Kind.suites: "saekit.evals.suites.base",

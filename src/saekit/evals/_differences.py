@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saekit.core.seeds import generator
 from saekit.core.stats.blocks import spread_count
-from saekit.core.stats.student import added_variances
+from saekit.core.stats.student import Error
 from saekit.evals.intervals import BlockSums, too_few, without_each
 from saekit.metrics.base import Metric
 
@@ -42,11 +42,10 @@ class Curve(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference of two curves: its value, standard error and degrees of freedom."""
+    """A difference of two curves, and its error."""
 
     value: float
-    error: float
-    df: float
+    error: Error
     seeds: int  # seeds whose spread is part of the error; 0: the text's alone
 
 
@@ -111,8 +110,7 @@ def difference(
                 parts.append((_variance(moved), len(curve.seeds) - 1))
         many = [len(curve.seeds) for curve in (a, b)]
         seeds = min(many) if min(many) > 1 else 0
-    error = added_variances(parts)
-    return Difference(value, error.size, error.df, seeds)
+    return Difference(value, Error(tuple(parts)), seeds)
 
 
 def _variance(without: Sequence[float]) -> float:

@@ -21,7 +21,6 @@ from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
 from saekit.core.result import Table
 from saekit.core.stats.multiple import holm
-from saekit.core.stats.student import t_quantile, two_sided
 from saekit.data import table_files
 from saekit.data.base import Corpus
 from saekit.evals._differences import (
@@ -66,8 +65,8 @@ class CompareSettings(Config):
         seed: of the resampled text that says how sure a place on the front is.
 
     Raises:
-        ConfigError: a metric has no better end or no interval over text, or needs losses that are
-            not measured.
+        ConfigError: there is no metric, or one comes twice, has no better end or no interval over
+            text, or needs losses that are not measured.
     """
 
     name: ClassVar[str] = "compare"
@@ -78,6 +77,11 @@ class CompareSettings(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(
+                f"`metrics` names at least one metric, each once; got "
+                f"{', '.join(self.metrics) or 'none'}."
+            )
         chosen = [_metric(name) for name in self.metrics]
         losses = ", ".join(one.name for one in chosen if one.needs)
         if losses and not self.core.ce_tokens:
@@ -254,7 +258,7 @@ def pair_table(
 
     Source:
         Efron and Tibshirani 1993, section 11.4 (jackknife; blocks of text and seeds are two
-        samples, whose variances add); Satterthwaite 1946 (their degrees of freedom); Holm 1979.
+        samples, whose variances add); Banerjee 1960 (each with its own quantile); Holm 1979.
     """
     rows: list[dict[str, Any]] = []
     for (i, a), (j, b) in itertools.combinations(enumerate(curves), 2):
@@ -339,16 +343,14 @@ def _compared(
     if (reason := too_few(values[wanted[0]].sizes)) is not None:
         return row | {"reason": reason}
     found = difference(a, b, {i: (values[i], l0[i]) for i in wanted}, span)
-    if math.isnan(found.error):
+    if math.isnan(found.error.size):
         return row | {"reason": "no interval: undefined without some block of text"}
-    t = t_quantile(found.df)
+    half = found.error.half
     row |= {
-        "low": found.value - t * found.error,
-        "high": found.value + t * found.error,
-        "p": two_sided(found.value / found.error, found.df)
-        if found.error
-        else float(not found.value),
-        "least": t * found.error,
+        "low": found.value - half,
+        "high": found.value + half,
+        "p": found.error.p(found.value),
+        "least": half,
         "seeds": found.seeds,
     }
     if max(abs(row["low"]), abs(row["high"])) <= margin * scale:

@@ -15,12 +15,20 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 _PLAIN = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
 
-def check() -> None:
+def check(suffix: str = SUFFIXES[0]) -> None:
     """Refuse, before any work, where figures cannot be drawn.
 
+    Args:
+        suffix: of the figures.
+
     Raises:
+        ConfigError: it is none of `SUFFIXES`.
         MissingExtraError: matplotlib is not installed.
     """
+    if suffix not in SUFFIXES:
+        raise ConfigError(
+            f"A figure is a file ending in one of {', '.join(SUFFIXES)}; got {suffix!r}."
+        )
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "figures")
 

@@ -61,6 +61,34 @@ def test_shared_runs_are_those_of_the_reference(found):
     assert score(found, "other/contamination").value == 0.0
 
 
+def test_the_floor_mixes_documents_and_the_reference_is_read_whole():
+    texts = {
+        name: ["".join(chance) for chance in _words(alphabet, 500, seed)]
+        for seed, (name, alphabet) in enumerate({"a": "abcd", "b": "wxyz"}.items())
+    }
+    how = Measurement(tokens=9000, embedded_docs=2, embedded_tokens=2)
+    corpora = {name: TextCorpus.of(some) for name, some in texts.items()}
+    reference = TextCorpus.of(
+        [f"{one} {other}" for one, other in zip(*texts.values(), strict=True)]
+    )
+    found = measure(corpora, tiny("llama"), how, reference=reference, shown=False)
+    assert score(found, "a|b/unigram_js").value == pytest.approx(1)
+    # Sides of 450 documents: a share of `a` that differs by 1 / sqrt(900), and 8 shares of 9,000.
+    assert score(found, "a|b/unigram_js_floor").value == pytest.approx(
+        1 / 900 / math.log(4), rel=0.9
+    )
+    # Held-out documents of the reference hold runs of what is measured too.
+    assert score(found, "a/contamination").value == score(found, "b/contamination").value == 1
+
+
+def _words(alphabet, n, seed):
+    chance = torch.Generator().manual_seed(seed)
+    return [
+        [alphabet[i] for i in row]
+        for row in torch.randint(len(alphabet), (n, 20), generator=chance).tolist()
+    ]
+
+
 def test_what_a_corpus_does_not_tell_is_undefined(found):
     assert score(found, "a/duplicates").value is None and score(found, "a/ended").reason
     assert "-" in str(found) and len(found.table()) == len(found.result.scores)
@@ -143,3 +171,14 @@ def test_the_command_writes_a_table_and_figures(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert not ended.value.code and "one|b.txt" in out and "unigram_js" in out
     assert (tmp_path / "m" / "embeddings.csv").exists()
+
+
+def test_one_document_has_values_without_intervals_and_a_figure(tmp_path):
+    lm, one = tiny(), TextCorpus.of(["some words of one document"])
+    made = measure({"$x$": one}, lm, HOW, shown=False)
+    entropy = score(made, "$x$/entropy")
+    assert entropy.value > 0 and entropy.low is None and entropy.reason
+    assert all(path.is_file() for path in write(made, tmp_path, lm))
+    for names in ((), ("model",), ("",), ("a/b",)):
+        with pytest.raises(ConfigError):
+            measure(dict.fromkeys(names, one), lm, HOW, shown=False)

@@ -1,5 +1,6 @@
 """Stability finds what was planted: shares, nulls, clusters, spaces, arms; intervals hold them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from saekit.studies.faithful.evals.seed_stability import SeedStability
 from saekit.studies.faithful.stability import arms
 from saekit.studies.faithful.stability.clusters import clusters
 from saekit.studies.faithful.stability.dictionaries import Dictionary, rotated
+from saekit.studies.faithful.stability.effects import Ablation
 from saekit.studies.faithful.stability.intervals import TWO, of_share, over_seeds
 from saekit.studies.faithful.stability.pairs import match_pair, null_cosines, share_of_all
 from saekit.studies.faithful.stability.subspaces import unstable_overlap
@@ -177,6 +179,8 @@ def test_the_evaluation_finds_a_permuted_twin_and_its_effects():
     assert value["activation_match_shuffled"] < 0.3
     assert value["effect_matched"] == pytest.approx(1, abs=1e-3)
     assert value["effect_unmatched"] < 0.7
+    assert value["ablation_matched"] == pytest.approx(1, abs=1e-3)
+    assert value["ablation_unmatched"] < 0.7
     assert value["unstable_subspace"] is None
     assert value["shared_feature_ratio_rotated"] < 0.3
     table, listed = kept["0", "stability"], kept["0", "stability_matches"]
@@ -188,9 +192,55 @@ def test_the_evaluation_finds_a_permuted_twin_and_its_effects():
     assert set(table.columns["stability_cluster"]) <= {3, None}
 
 
+def test_a_match_that_is_on_at_other_tokens_has_another_effect_when_it_is_taken_out():
+    rows, lm = torch.randn(128, 32, generator=torch.Generator().manual_seed(3)), tiny()
+    one, other = sae_of(rows, 0), sae_of(rows, 1)
+    other.W_enc.data.copy_(other.W_enc.data.roll(1, dims=1))  # reads what its neighbour writes
+    subjects = [subject(s, lm)._replace(name=str(i)) for i, s in enumerate((one, other))]
+    found = SeedStability(n_tokens=1280, n_effects=8).run_together(subjects, tools())
+    value = {name: score.value for name, score in found.scores.items()}
+    assert value["shared_feature_ratio"] > 0.9
+    assert value["effect_matched"] > 0.9
+    assert value["ablation_matched"] < 0.5
+
+
+def test_taking_a_latent_out_changes_logits_as_a_pass_without_it():
+    lm, site = tiny(), parse_site("L1.resid_post")
+    chance = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, lm.vocab_size, (2, 12), generator=chance)
+    acts, direction = torch.rand(12, generator=chance), torch.randn(32, generator=chance)
+    places = torch.tensor([2, 7])
+    change = Ablation(lm, site, tokens).of(1, places, acts, direction)
+    clean = lm.logits(tokens)[1, places]
+    without = lm.logits(tokens, {site: lambda x: x - (acts[:, None] * direction)})[1, places]
+    wanted = without - clean
+    wanted = wanted - wanted.mean(1, keepdim=True)
+    assert torch.allclose(change, wanted.flatten(), atol=1e-4)
+    assert wanted.abs().max() > 0.01
+
+
 def test_saes_of_two_sites_are_refused():
     lm = tiny()
     one, other = (subject(sae_of(torch.randn(64, 32), i), lm)._replace(name=str(i)) for i in (0, 1))
     there = parse_site("L1.resid_post")
     with pytest.raises(ConfigError, match="one site"):
         SeedStability().run_together([one, other._replace(read=there, write=there)], tools())
+
+
+def test_one_sae_under_two_names_is_said_and_one_that_is_dead_leaves_scores_undefined():
+    lm = tiny()
+    config = SeedStability(n_tokens=256, n_effects=0)
+    saes = [TopK(d_in=32, d_out=32, d_sae=32, k=4).build(torch.Generator().manual_seed(0))
+            for _ in "ab"]  # fmt: skip
+    both = [subject(sae, lm)._replace(name=name) for sae, name in zip(saes, "ab", strict=True)]
+    found = config.run_together(both, tools())
+    assert "a and b have the same weights" in found.provenance["notes"][0]
+    whole = dataclasses.replace(config, batch_rows=10**6).run_together(both, tools())
+    assert whole.details["tokens"] == found.details["tokens"]
+    with torch.no_grad():
+        saes[1].W_enc.zero_()
+        saes[1].b_enc.fill_(-1)
+    scores = config.run_together(both, tools()).scores
+    assert scores["encoder_decoder"].value is None
+    assert scores["encoder_decoder"].reason == "no pair of SAEs has living latents"
+    assert scores["core"].value == 0

@@ -50,6 +50,11 @@ def test_scores_estimated_apart_are_compared_by_their_intervals():
     found = verdict.apart("x", one, two)
     assert found.low == pytest.approx(0.3 - math.hypot(0.1, 0.05))
     assert found.high == pytest.approx(0.3 + math.hypot(0.2, 0.1))
+    # Ends that are uneven: p is below 5 % where the interval does not hold 0, and only there.
+    for gap, sure in ((0.12, True), (0.11, False)):
+        near = verdict.apart("x", one, Score(value=0.5 - gap, low=0, high=0.5 - gap + 0.05, n=9,
+                                             unit="share", better="higher"))  # fmt: skip
+        assert (near.low > 0) == (near.p < 0.05) == sure
     lost = Score(value=None, n=0, unit="share", better="higher", reason="no living latent")
     assert verdict.apart("x", one, lost).note == "no living latent"
     wide = Score(value=0.2, n=2, unit="share", better="higher", reason="no interval: 2 seeds")
@@ -74,7 +79,7 @@ def test_the_table_calls_better_what_holds_over_all_rows():
     assert found.columns["verdict"][2] == "not told apart"
     assert verdict.sentences(found) == [
         "SAEs of a against SAEs of b: a is better on 1 of 4 scores (up); b is better on 1 of 4 "
-        "scores (down); 2 are not told apart.",
+        "scores (down); 1 is not told apart; 1 has no interval.",
         "SAEs of a against SAEs of c: a is better on none; c is better on none; 1 is not told "
         "apart.",
     ]

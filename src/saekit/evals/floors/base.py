@@ -109,6 +109,8 @@ def kept_acts(subject: Subject, ground: Ground, n_tokens: int) -> Iterator[Float
         check_finite(acts, rows.first_row)
         x = acts[subject.read]
         kept = x[subject.rule.keep(rows.tokens, x)].float()
+        if not len(kept):
+            continue
         found += len(kept)
         yield kept
         if found >= n_tokens:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,7 @@ from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import FEW, LEAST_UNITS
 from saekit.data.base import Corpus, Split
 from saekit.data.corpora.generated import Generated
+from saekit.data.token_cache import check_tokenizer
 from saekit.models.base import LanguageModel, default_site
 from saekit.studies.corpus import statistics
 
@@ -28,6 +29,7 @@ NGRAM = 13
 _REFERENCE_TOKENS = 1_000_000
 _NULL_DRAWS = 200
 _SHUFFLES = 40
+_TAKEN = ("model", "id", "token")  # columns of the table of first tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ def measure(
         corpora: by a short name.
         lm: the model; tokens are those of its tokenizer.
         how: see `Measurement`.
-        reference: text that shared 13-token runs are looked for in, its first million tokens.
+        reference: text that shared 13-token runs are looked for in, a million tokens of it, the
+            held-out part last.
         shown: show progress.
 
     Raises:
@@ -152,14 +155,19 @@ def measure(
         DataError: a corpus has no text, or ids of another tokenizer.
     """
     how = how or Measurement()
-    if wrong := [n for n in corpora if set(n) & set("/|")]:
-        raise ConfigError(f"A corpus may not be called {wrong[0]!r}: no / and no |.")
-    read = {name: _read(corpus, lm, how.split, how.tokens) for name, corpus in corpora.items()}
+    if not corpora:
+        raise ConfigError("There is no corpus to measure. Name one or more.")
+    if wrong := [n for n in corpora if not n or set(n) & set("/|") or n in _TAKEN]:
+        raise ConfigError(
+            f"A corpus may not be called {wrong[0]!r}: no / and no |, nor {', '.join(_TAKEN)}. "
+            f"Name it: NAME=CORPUS."
+        )
+    read = {name: _read(corpus, lm, (how.split,), how.tokens) for name, corpus in corpora.items()}
     least = min(sum(map(len, ids)) for ids, *_ in read.values())
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
     known = None
     if reference is not None:
-        ids, *_ = _read(reference, lm, how.split, _REFERENCE_TOKENS)
+        ids, *_ = _read(reference, lm, ("train", "test"), _REFERENCE_TOKENS)
         known = torch.cat([statistics.ngrams(one, NGRAM) for one in ids]).unique()
     first_shares = _first_shares(lm)
     scores: dict[str, Score] = {}
@@ -176,7 +184,7 @@ def measure(
     made = {n: c.provenance() | {"corpus": c.to_dict()} for n, c in corpora.items()}
     result = Result(
         name="corpus",
-        version=1,
+        version=2,
         config=how.to_dict(),
         scores=scores,
         provenance=provenance.collect(how.seed) | {"model": lm.provenance(), "corpora": made},
@@ -187,15 +195,13 @@ def measure(
 _Read = tuple[list[Tensor], list[int], float | None, float | None]
 
 
-def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read:
+def _read(corpus: Corpus, lm: LanguageModel, splits: Sequence[Split], tokens: int) -> _Read:
     """Return documents as ids without special ones, first tokens, duplicates and endings."""
     tokenizer = lm.tokenizer
     begins: dict[str, int] = {}
     duplicates = ended = None
+    check_tokenizer(corpus, corpus.provenance(), tokenizer)
     if isinstance(corpus, Generated):
-        manifest = corpus.manifest()
-        if manifest["tokenizer"] != tokenizer.digest:
-            raise DataError(f"{corpus.path} holds ids of another tokenizer than {lm.name}'s.")
         written, kept = corpus.n_written(), list(corpus.sequences())
         duplicates = (written - len(kept)) / max(written, 1)
         ends = [bool(len(s.ids)) and s.ids[-1] == tokenizer.eos_id for s in kept]
@@ -203,7 +209,7 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         begins = {" ".join(map(str, s.ids.tolist())): s.n_prompt for s in kept}
     special = torch.tensor(sorted(tokenizer.special_ids), dtype=torch.int64)
     ids, first, total = [], [], 0
-    for document in corpus.documents(split):
+    for document in itertools.chain.from_iterable(map(corpus.documents, splits)):
         if document.kind == "ids":
             whole = torch.tensor([int(word) for word in document.text.split()])
         else:
@@ -220,7 +226,9 @@ def _read(corpus: Corpus, lm: LanguageModel, split: Split, tokens: int) -> _Read
         if total >= tokens:
             break
     if not total:
-        raise DataError(f"The {split} part of the corpus `{corpus.name}` has no token.")
+        raise DataError(
+            f"The {' and '.join(splits)} part of the corpus `{corpus.name}` has no token."
+        )
     return ids, first, duplicates, ended
 
 
@@ -243,7 +251,12 @@ def _first_shares(lm: LanguageModel) -> Tensor:
     if begin is None:
         raise DataError(f"{lm.name} has neither BOS nor EOS, behind which a text begins.")
     with torch.no_grad():
-        return lm.logits(torch.tensor([[begin]]))[0, -1].double().softmax(-1).cpu()
+        shares = lm.logits(torch.tensor([[begin]]))[0, -1].double().softmax(-1).cpu()
+    if not bool(shares.isfinite().all()):
+        raise DataError(
+            f"The logits of {lm.name} are not numbers (NaN). Use dtype float32, or another model."
+        )
+    return shares
 
 
 def _of_one(
@@ -253,7 +266,9 @@ def _of_one(
     without = total - one.counts
 
     def of_counts(statistic: Callable[[Tensor], float], unit: str, **how: Any) -> Score:
-        others = torch.tensor([statistic(row) for row in without], dtype=torch.float64)
+        # Without its only document a text has no token, and no statistic.
+        some = [statistic(row) for row in without if bool(row.any())]
+        others = torch.tensor(some, dtype=torch.float64)
         return _score(statistic(total), others, n, unit, **how)
 
     scores = {
@@ -375,11 +390,16 @@ def _of_two(a: Texts, b: Texts, seed: int) -> dict[str, Score]:
         dtype=torch.float64,
     )
     chance = generator(seed, "shuffled documents")
+    every = [ids for ids in (*a.ids, *b.ids) if len(ids)]
+    sizes = torch.tensor([len(ids) for ids in every])
+    vocab = blocks.shape[1]
     null = []
     for _ in range(_SHUFFLES):
-        order = torch.randperm(len(blocks), generator=chance)
-        mine = blocks[order[: len(a.counts)]].sum(0)
-        null.append(js(mine, blocks.sum(0) - mine))
+        order = torch.randperm(len(every), generator=chance)
+        # As many tokens on a side as the first corpus has: of uneven sides the floor is higher.
+        n_mine = max(1, int((sizes[order].cumsum(0) <= a.n_tokens).sum()))
+        mine = torch.bincount(torch.cat([every[i] for i in order[:n_mine]]), minlength=vocab)
+        null.append(js(mine.to(blocks), blocks.sum(0) - mine))
     p, q = (statistics.shares(s + 0.5) for s in sums)
     return {
         "unigram_js": _score(js(*sums), others, n, "bits", strata=strata),
@@ -478,6 +498,8 @@ def _score(
     if few or not math.isfinite(value):
         return Score(value=value, n=n, unit=unit, better=better, reason=FEW)
     low, high = jackknife(value, without, strata=strata)
+    if unit.startswith("share of"):  # of few documents the ends may lie where no share is
+        low, high = max(low, 0.0), min(high, 1.0)
     return Score(value=value, low=low, high=high, n=n, unit=unit, better=better)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saekit.core.result import Result, Score, Table
 from saekit.core.stats.multiple import holm
-from saekit.core.stats.student import Z, added_variances, t_quantile, two_sided
+from saekit.core.stats.student import Error, Z
 from saekit.studies.faithful.evals.fake_features import AGAIN
 from saekit.studies.faithful.fakes import statistics as fakes
 from saekit.studies.faithful.probing import statistics as probing
@@ -20,6 +20,12 @@ COLUMNS = (
     "score", "text", "other", "value", "value_other", "difference", "low", "high", "p", "p_holm",
     "better", "verdict", "note",
 )  # fmt: skip
+
+UNDECIDED = (  # verdicts for neither text, and how one and several are said
+    ("not told apart", "is not told apart", "are not told apart"),
+    ("no interval", "has no interval", "have no interval"),
+    ("undefined", "is undefined", "are undefined"),
+)
 
 
 class Evidence(NamedTuple):
@@ -47,7 +53,8 @@ def over_seeds(
 
     Seeds are paired: each pair shares its initialisation and was measured on the same resamples.
     The variance over resamples of the mean difference and the variance of a mean over seeds add,
-    each with its own degrees of freedom.
+    each with its own degrees of freedom (`saekit.core.stats.student.Error`). Nothing in the numbers
+    says how SAEs of other text of the same kind would differ: seeds of a group share its text.
 
     Args:
         score: its name.
@@ -57,7 +64,7 @@ def over_seeds(
         better: "lower" or "higher".
 
     Source:
-        Efron and Tibshirani 1993, section 11.4; Satterthwaite 1946.
+        Efron and Tibshirani 1993, section 11.4; Banerjee 1960.
     """
     gaps = [a - b for a, b in zip(*values, strict=True)]
     n = len(gaps)
@@ -92,7 +99,7 @@ def apart(score: str, one: Score, other: Score) -> Evidence:
     assert other.low is not None and other.high is not None
     low = gap - math.hypot(one.value - one.low, other.high - other.value)
     high = gap + math.hypot(one.high - one.value, other.value - other.low)
-    error = (high - low) / 2 / Z
+    error = (gap - low if gap > 0 else high - gap) / Z  # the side of 0: p and interval agree
     p = math.erfc(abs(gap) / error / math.sqrt(2)) if error else float(not gap)
     return Evidence(score, one.value, other.value, gap, low, high, p, one.better)
 
@@ -200,18 +207,29 @@ def sentences(verdicts: Table) -> list[str]:
         text = mine[0]["text"]
         by = {name: [r["score"] for r in mine if r["verdict"] == f"{name} better"]
               for name in (text, other)}  # fmt: skip
-        rest = len(mine) - sum(map(len, by.values()))
+        rest = [
+            f"{n} {one if n == 1 else many}"
+            for name, one, many in UNDECIDED
+            if (n := sum(row["verdict"] == name for row in mine))
+        ]
         said = [
             f"better on {len(scores)} of {len(mine)} scores ({', '.join(scores)})"
             if scores
             else "better on none"
             for scores in by.values()
         ]
-        found.append(
-            f"SAEs of {text} against SAEs of {other}: {text} is {said[0]}; {other} is {said[1]}; "
-            f"{rest} {'is' if rest == 1 else 'are'} not told apart."
-        )
+        ends = "; ".join([f"{text} is {said[0]}", f"{other} is {said[1]}", *rest])
+        found.append(f"SAEs of {text} against SAEs of {other}: {ends}.")
     return found
+
+
+def notes(verdicts: Table) -> list[str]:
+    """Return each note of the rows once, behind the scores that it is about."""
+    found: dict[str, list[str]] = {}
+    for row in verdicts.rows():
+        if row["note"]:
+            found.setdefault(row["note"], []).append(row["score"])
+    return [f"{', '.join(dict.fromkeys(scores))}: {note}" for note, scores in found.items()]
 
 
 def _ends(
@@ -219,8 +237,5 @@ def _ends(
 ) -> tuple[float | None, float | None, float | None]:
     if not parts:
         return None, None, None
-    error, df = added_variances(parts)
-    if not error:
-        return value, value, float(not value)
-    t = t_quantile(df)
-    return value - t * error, value + t * error, two_sided(value / error, df)
+    error = Error(tuple(parts))
+    return value - error.half, value + error.half, error.p(value)

@@ -1,9 +1,10 @@
 """Scoring: the largest activation of some latents on each of many texts."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saekit.core.errors import ConfigError
@@ -89,6 +90,14 @@ def _refuse_joint(sae: TrainedSAE) -> None:
         )
 
 
+class _Part(NamedTuple):
+    """Texts of one length that were read."""
+
+    places: list[int]
+    x: Float[Tensor, "n d_in"]  # activations of all their tokens
+    kept: Bool[Tensor, "part length"]
+
+
 @torch.no_grad()
 def _passes(
     sae: TrainedSAE,
@@ -110,6 +119,23 @@ def _passes(
             by_length.setdefault(len(row), []).append(i)
     site, sites = sae.site, sae.card.sites_of(sae.site)
     bar = Progress("score", len(rows), "texts", shown=shown)
+    waiting: list[_Part] = []
+
+    def encoded() -> Iterator[tuple[list[int], Tensor, int]]:
+        # Texts of one length are few: several passes are encoded at once.
+        every = torch.cat([part.x for part in waiting])
+        acts = sae.encode(every).columns(wanted)
+        each = acts.split([len(part.x) for part in waiting])
+        for part, own in zip(waiting, each, strict=True):
+            found = own.view(*part.kept.shape, len(latents))
+            yield (
+                part.places,
+                found.masked_fill(~part.kept.to(found.device)[..., None], 0.0),
+                len(head),
+            )
+            bar.add(len(part.places))
+        waiting.clear()
+
     for length, places in sorted(by_length.items()):
         step = max(1, PASS_TOKENS // length)
         for first in range(0, len(places), step):
@@ -117,8 +143,9 @@ def _passes(
             tokens = torch.tensor([rows[i] for i in part])
             acts = lm.read(tokens, sites)
             kept = sae.card.keep(site, tokens.to(acts[site].device), acts)
-            found = sae.encode(acts[site]).columns(wanted)
-            found = found.view(len(part), length, len(latents))
-            yield part, found.masked_fill(~kept.to(found.device)[..., None], 0.0), len(head)
-            bar.add(len(part))
+            waiting.append(_Part(part, acts[site].flatten(0, 1), kept))
+            if sum(len(one.x) for one in waiting) >= PASS_TOKENS:
+                yield from encoded()
+    if waiting:
+        yield from encoded()
     bar.close()

@@ -1,1 +1,1 @@
-"""Floors that are trained nothing, but scaled as in training."""
+"""Floors that are made as in training: scaled, or fitted to the training text."""

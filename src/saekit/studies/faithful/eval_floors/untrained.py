@@ -31,5 +31,5 @@ class Untrained(Floor):
         if first is None or not len(first.tokens):
             raise DataError("the training text does not fill a row")
         few = Padded(first.tokens, torch.ones_like(first.tokens, dtype=torch.bool))
-        (made,) = untrained([subject], few, ground.seed)
+        (made,) = untrained([subject], few, BATCH_ROWS, ground.seed)
         return self.stands_for(subject, made.sae)

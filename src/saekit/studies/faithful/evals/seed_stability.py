@@ -25,10 +25,18 @@ from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import JointEval, Subject, Tools, registry
 from saekit.hub.trained import weights_digest
 from saekit.metrics.coactivation import Coactivation
+from saekit.models.sites import Site
+from saekit.studies.faithful.coding import saes_of
 from saekit.studies.faithful.stability import arms
 from saekit.studies.faithful.stability.clusters import Clusters, clusters
 from saekit.studies.faithful.stability.dictionaries import Dictionary, dictionary
-from saekit.studies.faithful.stability.effects import Effects, correlations
+from saekit.studies.faithful.stability.effects import (
+    Ablation,
+    Acting,
+    Effects,
+    ablation_correlations,
+    correlations,
+)
 from saekit.studies.faithful.stability.intervals import Ends, of_share, over_seeds
 from saekit.studies.faithful.stability.pairs import (
     PairMatch,
@@ -42,6 +50,8 @@ TABLE, MATCHES = "stability", "stability_matches"  # files in RUN/analysis
 CURVE = [i / 20 for i in range(21)]
 BINS = 60  # of cosines from -0.2 to 1
 LEAST_FIRED = 10  # tokens a latent must be on for, for a correlation of activations
+ABLATED_ROWS = 16  # the most rows in which latents are looked for that are taken out
+LOOKED_AT = 16  # times as many latents as are taken out: most are off in these rows
 Better = Literal["lower", "higher", "neither"]
 Each = Mapping[tuple[int, int], float]
 
@@ -54,6 +64,7 @@ class _Read(NamedTuple):
     together: dict[tuple[int, int], Coactivation]
     shifted: dict[tuple[int, int], Coactivation]  # the other's activations at another token
     first: tuple[Tensor, Tensor]  # rows for effects, and which of their tokens count
+    acts: dict[Site, Tensor]  # of these rows, where the SAEs read
     n_tokens: int
     n_read: int
 
@@ -83,6 +94,9 @@ class SeedStability(JointEval):
       latents that found no match; `unstable_subspace_random` of random spaces of that rank.
     - `effect_matched`: correlation of the changes of logits when a latent and its match are added
       at every token, each at its mean activation; `effect_unmatched` of pairs that are no match.
+    - `ablation_matched`: the same when each is taken out where it is on, in the row where the
+      first is on most; `ablation_unmatched` with another latent's direction taken out instead, at
+      the same tokens and as strongly. Latents that are off in 16 rows are left out.
     - `instability_initialisation`, `_order`, `_data`: what each adds to the share that is not
       shared, where the SAEs tell them apart.
 
@@ -95,15 +109,15 @@ class SeedStability(JointEval):
         n_tokens: tokens read for what is dead and how activations go together; rounded up to rows.
         batch_rows: rows of a pass.
         subspace_rank: dimensions of the spaces of unstable latents.
-        n_effects: matched latents of each pair that are steered; 0 leaves effects out.
+        n_effects: matched latents of each pair that are steered, and taken out; 0 leaves both out.
         effect_rows: rows of text they are steered on.
 
     Raises:
         ConfigError: SAEs write to different sites, or a number is out of range.
 
     Cost:
-        n_tokens to the sites; for each pair of SAEs 3 matchings of d_sae, and 2 * n_effects passes
-        of effect_rows through the whole model.
+        n_tokens to the sites; for each pair of SAEs 3 matchings of d_sae, 2 * n_effects passes of
+        effect_rows through the whole model, and 3 * n_effects of one row.
 
     Reads:
         Held-out rows.
@@ -115,7 +129,7 @@ class SeedStability(JointEval):
     """
 
     name: ClassVar[str] = "seed_stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("shared_feature_ratio", "activation_match")
 
@@ -160,12 +174,13 @@ class SeedStability(JointEval):
         scores = self._scores(found, published, read, [s.trained for s in subjects])
         scores |= self._effects(subjects, found, read, tools.seed)
         self._keep(subjects, found, read, tools)
+        weights = {s.name: weights_digest(s.sae) for s in subjects}
         made = provenance.collect(tools.seed) | {
             "saes": {s.name: s.sae.cfg.to_dict() for s in subjects},
-            "weights": {s.name: weights_digest(s.sae) for s in subjects},
+            "weights": weights,
             "model": subjects[0].lm.provenance() if subjects[0].lm else None,
             "write": str(subjects[0].write),
-            "notes": self._notes(found, [s.trained for s in subjects]),
+            "notes": [*_of_one(weights), *self._notes(found, [s.trained for s in subjects])],
             "seconds": round(time.monotonic() - began, 3),
         }
         shares = {pair: m.share(self.threshold) for pair, m in matches.items()}
@@ -177,7 +192,7 @@ class SeedStability(JointEval):
     def _read(self, subjects: Sequence[Subject], tools: Tools) -> _Read:
         lm = subjects[0].lm
         assert lm is not None  # `check` refuses it
-        saes = [float32_on(s.sae, lm.device) for s in subjects]
+        saes = saes_of(subjects)
         sizes = [s.sae.cfg.d_sae for s in subjects]
         pairs = list(combinations(range(len(saes)), 2))
         together = {(a, b): Coactivation(sizes[a], sizes[b]) for a, b in pairs}
@@ -185,14 +200,17 @@ class SeedStability(JointEval):
         fired = [torch.zeros(n, dtype=torch.int64) for n in sizes]
         sums = [torch.zeros(n, dtype=torch.float64) for n in sizes]
         first: list[tuple[Tensor, Tensor]] = []
+        kept_acts: list[dict[Site, Tensor]] = []
         n_read = n_tokens = 0
         sites = list(dict.fromkeys(s.read for s in subjects))
         bar = Progress(self.name, self.n_tokens, shown=tools.shown)
         for rows in tools.rows(self.batch_rows):
-            if not len(rows.tokens) or n_read >= self.n_tokens:
+            left = -(-(self.n_tokens - n_read) // rows.tokens.shape[1])  # rows, whatever the batch
+            tokens = rows.tokens[: max(left, 0)]
+            if not len(tokens):
                 break
-            acts = lm.read(rows.tokens, sites)
-            keep = torch.stack([s.rule.keep(rows.tokens, acts[s.read]) for s in subjects]).all(0)
+            acts = lm.read(tokens, sites)
+            keep = torch.stack([s.rule.keep(tokens, acts[s.read]) for s in subjects]).all(0)
             codes = [
                 _on_cpu(sae.encode(acts[s.read][keep].float()))
                 for sae, s in zip(saes, subjects, strict=True)
@@ -205,18 +223,20 @@ class SeedStability(JointEval):
             for a, b in pairs:
                 together[a, b].add(codes[a], codes[b])
                 shifted[a, b].add(codes[a], codes[b].take(half))
-            if sum(len(tokens) for tokens, _ in first) < self.effect_rows:
-                first.append((rows.tokens, keep))
-            n_read += rows.tokens.numel()
+            if sum(len(some) for some, _ in first) < max(self.effect_rows, ABLATED_ROWS):
+                first.append((tokens, keep))
+                kept_acts.append({site: acts[site].cpu() for site in sites})
+            n_read += tokens.numel()
             n_tokens += n
-            bar.add(rows.tokens.numel())
+            bar.add(tokens.numel())
         bar.close()
         if not n_tokens:
             raise DataError(
                 "The held-out text has no row with a token that counts. Give the corpus more text."
             )
-        some = [torch.cat(part)[: self.effect_rows] for part in zip(*first, strict=True)]
-        return _Read(fired, sums, together, shifted, (some[0], some[1]), n_tokens, n_read)
+        tokens, keep = (torch.cat(part) for part in zip(*first, strict=True))
+        acts = {site: torch.cat([one[site] for one in kept_acts]) for site in sites}
+        return _Read(fired, sums, together, shifted, (tokens, keep), acts, n_tokens, n_read)
 
     def _scores(
         self, found: "_Found", published: Each, read: _Read, runs: Sequence[Mapping[str, Any]]
@@ -242,25 +262,28 @@ class SeedStability(JointEval):
 
         both, missing = _encoder_shares(found.matches, t)
         acts = self._activation_shares(found, read)
-        scores = {
-            "shared_feature_ratio": of(shares, "latents shared by two SAEs"),
-            "shared_feature_ratio_published": of(published, "the same with dead latents"),
+        scores = {"shared_feature_ratio": of(shares, "latents shared by two SAEs")}
+        for kind in ("random", "rotated"):
+            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
+            how = "random directions" if kind == "random" else "one SAE rotated"
+            by_chance = of(each, f"shared by chance ({how})", "neither")
+            scores[f"shared_feature_ratio_{kind}"] = by_chance
+        scores |= {
+            "shared_feature_ratio_published": of(published, "shared, dead latents counted"),
             "encoder_decoder": of(both, "shared by what they read, too"),
             "one_way": of(_one_way(found.matches, t), "latents with a near one in the other"),
             "activation_match": of(acts[0], "latents with alike activations in the other"),
-            "activation_match_shuffled": of(acts[1], "by chance (tokens shuffled)", "neither"),
+            "activation_match_shuffled": of(
+                acts[1], "alike by chance (tokens shuffled)", "neither"
+            ),
         }
         if missing:
             scores["encoder_decoder"] = score(Ends(None, None, None, missing), "shared by both")
-        for kind in ("random", "rotated"):
-            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
-            of_what = "random directions" if kind == "random" else "one SAE rotated"
-            scores[f"shared_feature_ratio_{kind}"] = of(each, f"by chance ({of_what})", "neither")
         every = sum(len(d.living) for d in found.saes)
         core = found.clusters.core_share(every)
         inside = Ends(None, None, None, "no latent is alive")
         if core is not None:
-            low, high = wilson(core, living)
+            low, high = wilson(core, max(living, 1))
             inside = Ends(core, min(low, core), max(high, core), "interval over latents alone")
         scores["core"] = score(inside, "latents that every SAE has")
         dead = 1 - every / sum(len(d.alive) for d in found.saes)
@@ -313,40 +336,75 @@ class SeedStability(JointEval):
                 unit=unit,
                 better="neither",
                 reason=random.reason or "exact: rank / width",
-                label="by chance (random spaces of that rank)",
+                label="space shared by chance (random spaces)",
             ),
         }
 
     def _effects(
         self, subjects: Sequence[Subject], found: "_Found", read: _Read, seed: int
     ) -> dict[str, Score]:
-        lm = subjects[0].lm
+        lm, site = subjects[0].lm, subjects[0].write
         assert lm is not None  # `check` refuses it
-        matched: list[float] = []
-        unmatched: list[float] = []
+        added: tuple[list[float], list[float]] = ([], [])
+        out: tuple[list[float], list[float]] = ([], [])
         if self.n_effects:
-            effects = Effects(lm, subjects[0].write, *read.first)
+            tokens, keep = read.first
+            effects = Effects(lm, site, tokens[: self.effect_rows], keep[: self.effect_rows])
+            ablation = Ablation(lm, site, tokens[:ABLATED_ROWS])
             for (a, b), m in found.matches.items():
-                some = m.over(self.threshold).nonzero()[:, 0]
+                shared = m.over(self.threshold).nonzero()[:, 0]
                 chance = generator(seed, "effects", a, b)
-                some = some[torch.randperm(len(some), generator=chance)][: self.n_effects]
-                if len(some) < 2:  # noqa: PLR2004 - one has no pair that is no match
-                    continue
-                sides = [
-                    _at_mean(found.saes[i], read, i, numbers[some])
-                    for i, numbers in ((a, m.one), (b, m.other))
-                ]
-                for out, new in zip(
-                    (matched, unmatched), correlations(effects, *sides), strict=True
-                ):
-                    out += [r for r in new if not math.isnan(r)]
+                shared = shared[torch.randperm(len(shared), generator=chance)]
+                some = shared[: self.n_effects]
+                if len(some) > 1:  # one has no pair that is no match
+                    sides = [
+                        _at_mean(found.saes[i], read, i, numbers[some])
+                        for i, numbers in ((a, m.one), (b, m.other))
+                    ]
+                    _extend(added, correlations(effects, *sides))
+                sides = self._acting(subjects, found, read, (a, b), m, shared)
+                if len(sides[0].directions) > 1:
+                    _extend(out, ablation_correlations(ablation, *sides))
         why = "no pair of SAEs has two shared latents" if self.n_effects else "`n_effects` is 0"
+        off = f"{why}, on in {ABLATED_ROWS} rows" if self.n_effects else why
+        changed = "change of logits"
         return {
-            "effect_matched": _correlation(matched, why, "change of logits, matched latents"),
+            "effect_matched": _correlation(added[0], why, f"{changed}, matched latents added"),
             "effect_unmatched": _correlation(
-                unmatched, why, "change of logits, latents that do not match", "neither"
+                added[1], why, f"{changed}, latents that do not match", "neither"
+            ),
+            "ablation_matched": _correlation(out[0], off, f"{changed}, matched ones taken out"),
+            "ablation_unmatched": _correlation(
+                out[1], off, f"{changed}, another's direction taken out", "neither"
             ),
         }
+
+    def _acting(
+        self,
+        subjects: Sequence[Subject],
+        found: "_Found",
+        read: _Read,
+        pair: tuple[int, int],
+        m: PairMatch,
+        shared: Tensor,
+    ) -> tuple[Acting, Acting]:
+        """Return the first `n_effects` shared latents that are on in a row, and their matches."""
+        tokens, keep = (part[:ABLATED_ROWS] for part in read.first)
+        shared = shared[: LOOKED_AT * self.n_effects]
+        acts = []
+        for i, numbers in zip(pair, (m.one, m.other), strict=True):
+            sae = float32_on(subjects[i].sae, torch.device("cpu"))
+            x = read.acts[subjects[i].read][:ABLATED_ROWS][keep.cpu()].float()
+            dense = torch.zeros(*tokens.shape, len(shared))
+            dense[keep.cpu()] = sae.encode(x).columns(numbers[shared])
+            acts.append(dense)
+        on = acts[0].abs().amax((0, 1)) > 0
+        some = on.nonzero()[:, 0][: self.n_effects]
+        one, other = (
+            Acting(each[:, :, some], found.saes[i].decoder[numbers[shared[some]]])
+            for each, i, numbers in zip(acts, pair, (m.one, m.other), strict=True)
+        )
+        return one, other
 
     def _keep(
         self, subjects: Sequence[Subject], found: "_Found", read: _Read, tools: Tools
@@ -480,6 +538,18 @@ def _check_sites(subjects: Sequence[Subject]) -> None:
         )
 
 
+def _of_one(weights: Mapping[str, str]) -> list[str]:
+    """Say which SAEs are one SAE under several names, and so agree in everything."""
+    names: dict[str, list[str]] = {}
+    for name, digest in weights.items():
+        names.setdefault(digest, []).append(name)
+    return [
+        f"{' and '.join(same)} have the same weights: their agreement says nothing"
+        for same in names.values()
+        if len(same) > 1
+    ]
+
+
 def _on_cpu(codes: Codes) -> Codes:
     live = codes.live()
     return live._replace(
@@ -536,6 +606,11 @@ def _at_mean(sae: Dictionary, read: _Read, i: int, latents: Tensor) -> Float[Ten
     """Return what latents add at their mean activation when on."""
     mean = read.sums[i][latents] / read.fired[i][latents]
     return sae.decoder[latents] * mean[:, None].float()
+
+
+def _extend(lists: tuple[list[float], list[float]], new: tuple[list[float], list[float]]) -> None:
+    for values, more in zip(lists, new, strict=True):
+        values += [r for r in more if not math.isnan(r)]
 
 
 def _correlation(

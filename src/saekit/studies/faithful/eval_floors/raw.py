@@ -2,13 +2,12 @@
 
 from typing import ClassVar, final
 
-import torch
 from typing_extensions import override
 
-from saekit.core.seeds import generator
 from saekit.evals.base import Subject
 from saekit.evals.floors.base import Floor, Ground, check_autoencoder, registry
-from saekit.saes.relu import ReLU
+from saekit.training.fitted.base import Acts
+from saekit.training.fitted.identity import Identity
 
 
 @final
@@ -26,11 +25,6 @@ class Raw(Floor):
     @override
     def make(self, subject: Subject, ground: Ground) -> Subject:
         check_autoencoder(subject)
-        d = subject.sae.cfg.d_in
-        sae = ReLU(d_in=d, d_out=d, d_sae=2 * d).build(generator(0, "raw"))
-        both = torch.cat([torch.eye(d), -torch.eye(d)])
-        sae.W_enc.data.copy_(both.T)
-        sae.W_dec.data.copy_(both)
-        sae.b_enc.data.zero_()
-        sae.b_dec.data.zero_()
-        return self.stands_for(subject, sae)
+        fit, d = Identity(), subject.sae.cfg.d_in
+        made = fit.fit(fit.sae(d, None, None), Acts(lambda: (), d, 0), ground.seed)
+        return self.stands_for(subject, made.sae)
