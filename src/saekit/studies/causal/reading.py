@@ -23,6 +23,8 @@ from saekit.studies.faithful.untrained import untrained
 
 BILLION = 10**9
 
+FEW_ROWS = 16  # that an untrained SAE is scaled by
+
 
 class Read(NamedTuple):
     """Texts as an SAE's site has them, and the SAE and an untrained one as dictionaries of it."""
@@ -90,7 +92,8 @@ def read_texts(
     planned.say(shown=tools.shown)
     check_memory(subjects, len(texts))
     bar = Progress("texts", int(rows.real.sum()), shown=tools.shown)
-    floors = untrained(subjects, rows.rows(slice(0, planned.rows)), tools.seed)
+    few = rows.rows(slice(0, FEW_ROWS))  # the same whatever the batch
+    floors = untrained(subjects, few, planned.rows, tools.seed)
     every = features_of([*subjects, *floors], rows, "mean", planned.rows, bar)
     bar.close()
     n, found = len(subjects), []
