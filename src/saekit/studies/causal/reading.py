@@ -22,7 +22,6 @@ from saekit.studies.faithful.sequences import Padded, Shape, held_out, ordinary_
 from saekit.studies.faithful.untrained import untrained
 
 BILLION = 10**9
-
 FEW_ROWS = 16  # that an untrained SAE is scaled by
 
 
