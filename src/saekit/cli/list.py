@@ -17,6 +17,8 @@ class Kind(StrEnum):
     fits = "fits"
     metrics = "metrics"
     evals = "evals"
+    suites = "suites"
+    floors = "floors"
     analyses = "analyses"
     columns = "columns"
     formats = "formats"
@@ -39,6 +41,8 @@ REGISTRIES = {
     Kind.fits: "saekit.training.fitted.base",
     Kind.metrics: "saekit.metrics.base",
     Kind.evals: "saekit.evals.base",
+    Kind.suites: "saekit.evals.suites.base",
+    Kind.floors: "saekit.evals.floors.base",
     Kind.analyses: "saekit.analysis.base",
     Kind.columns: "saekit.analysis.columns.base",
     Kind.corpora: "saekit.data.base",
