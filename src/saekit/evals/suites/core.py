@@ -12,5 +12,7 @@ class CoreSuite(Suite):
 
     name: ClassVar[str] = "core"
     parts: ClassVar[tuple[Part, ...]] = (
-        Part("core", full={"n_tokens": 2**18, "ce_tokens": 2**16}),
+        Part(
+            "core", {"n_tokens": 2**15, "ce_tokens": 2**13}, {"n_tokens": 2**18, "ce_tokens": 2**16}
+        ),
     )
