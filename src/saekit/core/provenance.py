@@ -1,5 +1,6 @@
 """Where a number came from: code, versions, machine, command and time."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -70,9 +71,10 @@ def _version(library: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """Return the commit of a source checkout, with `+changes` where it was edited."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]  # above src
     if not (root / ".git").exists():
         return None
     try:

@@ -16,7 +16,8 @@ from saekit.report.blocks import Block
 WIDTHS = {"": 3.25, "-wide": 6.75}  # inches: of one column of a page, and of both
 MARKS, DASHES = "os^Dv<>", ("-", "--", "-.", ":")
 SHADES = "cividis"
-MOST_LABELS, MOST_POINTS = 40, 5_000  # labels on an axis; points that stay vectors
+MOST_LABELS, SOME_LABELS = 40, 12  # rows that are all named; names of more than these
+MOST_POINTS = 5_000  # that stay vectors
 _PRINT: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -72,9 +73,9 @@ def _printed() -> Iterator[None]:
 def _height(block: Block, width: float) -> float:
     rows = {"bars": "labels", "dots": "labels", "heatmap": "y"}.get(block["kind"])
     usual = 0.68 * width if width < 4 else 0.42 * width
-    if rows is None:
-        return usual
-    return max(1.4, min(8.5, 0.75 + 0.16 * min(len(block[rows]), MOST_LABELS)))
+    if rows is None or len(block[rows]) > MOST_LABELS:
+        return usual if rows is None else 3.5
+    return max(1.4, 0.75 + 0.16 * len(block[rows]))
 
 
 def numbers(block: Block) -> Table:
@@ -246,8 +247,8 @@ def _heatmap(at: Any, block: Block) -> None:
 
 
 def _ticks(put: Callable[..., Any], labels: list[Any], rotation: int = 0) -> None:
-    step = -(-len(labels) // MOST_LABELS)
-    places = list(range(0, len(labels), step or 1))
+    step = 1 if len(labels) <= MOST_LABELS else -(-len(labels) // SOME_LABELS)
+    places = list(range(0, len(labels), step))
     how = {"rotation": rotation, "ha": "right"} if rotation else {}
     put(places, [_short(str(labels[i])) for i in places], **how)
 

@@ -100,7 +100,7 @@ def _signed(digits: str) -> str:
 def measured(value: Any, low: Any, high: Any) -> str:
     """Return a value with its interval, each rounded to the digits that the interval supports."""
     ends = [v for v in (low, high) if isinstance(v, int | float) and math.isfinite(v)]
-    if len(ends) < 2 or not isinstance(value, int | float):
+    if len(ends) < 2 or not isinstance(value, int | float) or not math.isfinite(value):
         return number(value)
     places = decimals(low, high)
     if places is None:

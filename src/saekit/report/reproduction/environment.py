@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core import provenance
@@ -74,7 +75,8 @@ def exact(facts: list[Fact]) -> bool:
 
 def _fact(what: str, then: Any, now: Any, decides: bool = True) -> Fact:
     same = then == now and CHANGED not in str(then)
-    return Fact(what, _said(then), _said(now), same, decides)
+    edited = " (of which nothing is recorded)" if CHANGED in str(then) else ""
+    return Fact(what, _said(then) + edited, _said(now), same, decides)
 
 
 def _said(value: Any) -> str:
@@ -89,23 +91,21 @@ def _model(origin: Origin) -> Iterator[Fact]:
         return
     name, revision = said.get("name"), said.get("revision")
     try:
-        now = _revision(str(name), revision)
+        now = _revision(str(name), revision, Path(begun(origin).get("cwd", "")))
     except (SaekitError, OSError) as error:
         now = f"cannot be read: {error}"
     yield _fact(f"model {name}", revision or UNKNOWN, now or "known when it is loaded")
 
 
-def _revision(name: str, before: Any) -> str | None:
-    """Return the revision that a model would be loaded with."""
-    from pathlib import Path
-
+def _revision(name: str, before: Any, cwd: Path) -> str | None:
+    """Return the revision that a model would be loaded with; None where only loading tells."""
     from saekit.models.embedded.unpacking import MODELS
     from saekit.models.hf import weights_revision
     from saekit.models.model_files import is_commit
 
     if name in MODELS:
         return MODELS[name].sha256
-    if (folder := Path(name).expanduser()).is_dir():
+    if (folder := cwd / Path(name).expanduser()).is_dir():
         return weights_revision(folder)
     return before if isinstance(before, str) and is_commit(before) else None
 
@@ -141,8 +141,6 @@ def located(origin: Origin, corpus: dict[str, Any]) -> dict[str, Any]:
 
 def begun(origin: Origin) -> dict[str, Any]:
     """Return where a run was begun, and where its command ran: what paths are relative to."""
-    from pathlib import Path
-
     from saekit.core.files import read_object
 
     file = origin.folder / "run.json"

@@ -16,7 +16,18 @@ READ = (".json", ".jsonl", ".csv", ".parquet", ".safetensors")
 FREE = {
     *("provenance", "environment", "made_from", "begun_with", "command", "folder", "cwd", "out"),
     *("time", "seconds", "tokens_per_second", "elapsed", "path", "sae_files", "bytes", "memory"),
-    *("peak_memory", "cache", "cache_folder", "sae", "saes", "made_at", "status", "session"),
+    *(
+        "peak_memory",
+        "memory_bytes",
+        "seal",
+        "cache",
+        "cache_folder",
+        "sae",
+        "saes",
+        "made_at",
+        "status",
+        "session",
+    ),
 }
 # Digests of files whose contents are compared themselves.
 _OF_FILES = ("weights_sha256", "sha256_of_files", "files", "sha256")
@@ -132,6 +143,8 @@ def _off(a: Any, b: Any, largest: float) -> float | None:
             return 0.0
         scale = max(largest, abs(b))
         return abs(a - b) / scale if math.isfinite(scale) and math.isfinite(a - b) else None
+    if isinstance(a, str) and isinstance(b, str) and "/" in (a[:1], b[:1]):
+        return 0.0 if Path(a).name == Path(b).name else None  # where a file lies decides nothing
     return 0.0 if type(a) is type(b) and a == b else None
 
 
