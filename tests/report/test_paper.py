@@ -3,14 +3,13 @@
 import csv
 import json
 import re
-import zlib
 
 import pytest
 
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.result import Result, Score, Table
-from saekit.report import blocks
+from saekit.report import blocks, style
 from saekit.report.pages import base as pages
 from saekit.report.paper import drawing, latex
 from saekit.report.paper.folder import paper
@@ -81,34 +80,31 @@ KINDS = [
 
 
 @pytest.mark.parametrize("block", KINDS, ids=lambda one: one["kind"])
-def test_a_figure_has_truetype_fonts_its_width_no_title_and_its_numbers(block, tmp_path):
+def test_a_figure_has_truetype_fonts_its_width_no_title_and_its_numbers(
+    block, tmp_path, monkeypatch
+):
     pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    written, save = [], style.save
+
+    def kept(figure, path):
+        written.extend(text.get_text() for text in figure.findobj(Text))
+        save(figure, path)
+
+    monkeypatch.setattr(style, "save", kept)
     assert drawing.draws(block)
     narrow, wide = drawing.draw(block, tmp_path / "f")
     for path, inches in ((narrow, 3.25), (wide, 6.75)):
         data = path.read_bytes()
         assert f"MediaBox [ 0 0 {72 * inches:g} ".encode() in data
         assert b"/FontFile2" in data and b"/Type3" not in data
-        streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.S)
-        assert not any(b"Hidden" in _unpacked(one) for one in streams)
+    assert any(written) and "Hidden title" not in written
     with (tmp_path / "f.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert (
-        len(rows)
-        == {"lines": 4, "histogram": 2, "bars": 2, "scatter": 2, "heatmap": 2}[block["kind"]]
-    )
+    assert len(rows) == (4 if block["kind"] == "lines" else 2)
     if block["kind"] == "histogram":
-        assert rows == [
-            {"from": "0", "to": "1", "count": "3"},
-            {"from": "1", "to": "2", "count": "4"},
-        ]
-
-
-def _unpacked(data):
-    try:
-        return zlib.decompress(data)
-    except zlib.error:
-        return data
+        assert [list(row.values()) for row in rows] == [["0", "1", "3"], ["1", "2", "4"]]
 
 
 def test_what_draws_nothing_is_left_out():
@@ -162,14 +158,14 @@ def test_a_study_with_a_page_has_a_paper_without_any_list(tmp_path, monkeypatch)
             return (folder / "toy.json").is_file()
 
         def blocks(self, folder):
-            return [*KINDS, blocks.text("A note."), blocks.missing("none", "saekit x")]
+            return [*KINDS[1:3], blocks.text("A note."), blocks.missing("none", "saekit x")]
 
     monkeypatch.setitem(pages.registry._entries, "toy_paper", Toy)
     (tmp_path / "toy.json").write_text("{}")
     made = paper(tmp_path)
-    assert made.folder == tmp_path / "paper" and len(made.pieces) == len(KINDS)
+    assert made.folder == tmp_path / "paper" and len(made.pieces) == 2
     assert made.left_out == {"missing": 1}
-    assert len(list((made.folder / "figures").glob("*.pdf"))) == 2 * len(KINDS)
+    assert len(list((made.folder / "figures").glob("*.pdf"))) == 4
     assert "A note." in (made.folder / "README.md").read_text()
 
 

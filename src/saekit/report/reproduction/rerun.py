@@ -126,7 +126,7 @@ class Reproduction:
 
 
 def plan_of(
-    path: Path | str,
+    source: Path | str,
     *,
     out: Path | str | None = None,
     tolerance: float | None = None,
@@ -135,7 +135,7 @@ def plan_of(
     """Return what `reproduce` would run, and what is different from then; nothing is written.
 
     Args:
-        path: what was made.
+        source: what was made.
         out: the folder to make; None: ``reproduced/NAME``.
         tolerance: see `reproduce`.
         check: only the environment, so that a record without a command will do.
@@ -146,7 +146,7 @@ def plan_of(
         raise ConfigError(
             f"`tolerance` is a share of a quantity, at least 0 and below 1; got {tolerance:g}."
         )
-    origin = origin_of(path)
+    origin = origin_of(source)
     facts = environment(origin)
     place = Path(out) if out is not None else Path("reproduced") / _name(origin)
     place = place.expanduser().absolute()
@@ -156,7 +156,7 @@ def plan_of(
 
 
 def reproduce(
-    path: Path | str,
+    source: Path | str,
     *,
     out: Path | str | None = None,
     tolerance: float | None = None,
@@ -170,7 +170,7 @@ def reproduce(
     within `tolerance` of the largest number of a quantity are called rounding.
 
     Args:
-        path: a run, a result, a comparison, an index, a written text or the folder of a study; or
+        source: a run, a result, a comparison, an index, a written text or the folder of a study; or
             the JSON file in it that says what it was made from.
         out: the folder to make, with what is made in ``made`` and the comparison in
             ``reproduction.csv`` and ``reproduction.json``; None: ``reproduced/NAME``.
@@ -183,7 +183,7 @@ def reproduce(
         ConfigError: `out` is in use, or `tolerance` is no share.
         ResourceError: the command failed.
     """
-    plan = plan_of(path, out=out, tolerance=tolerance)
+    plan = plan_of(source, out=out, tolerance=tolerance)
     return carried_out(plan, shown=shown, run=run)
 
 
