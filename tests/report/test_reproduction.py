@@ -190,6 +190,23 @@ def test_a_result_made_from_python_is_measured_again_by_its_settings(trained, tm
         plan_of(tmp_path / "away.json")
 
 
+def test_an_index_is_made_again_for_the_run_that_it_lies_in(trained, tmp_path):
+    record = {
+        "settings": {"tokens": 700},
+        "split": "train",
+        "provenance": {"saekit": "0.2.0", "command": ["saekit", "demo", "--quiet"]},
+    }
+    write_json(trained / "index" / "index.json", record)
+    found = plan_of(trained / "index", out=tmp_path / "new").command
+    assert found is not None and found.words == [
+        "index", str(trained), "--tokens", "700", "--split", "train",
+        "--out", str(tmp_path / "new" / "made"), "--quiet",
+    ]  # fmt: skip
+    write_json(tmp_path / "alone" / "index.json", record)
+    with pytest.raises(FormatError, match="SAE next to it"):
+        plan_of(tmp_path / "alone")
+
+
 def test_what_goes_wrong_is_said_and_nothing_is_written_over(trained, tmp_path):
     with pytest.raises(ResourceError, match="exit code 1"):
         reproduce(trained, out=tmp_path / "a", run=lambda *_: 1)

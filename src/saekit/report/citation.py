@@ -17,7 +17,7 @@ from saekit.evals.base import registry as evals
 from saekit.evals.compare import pair_table
 from saekit.metrics.base import registry as metrics
 from saekit.models.short_names import full_name
-from saekit.report.origin import Origin, origin_of, results_in
+from saekit.report.origin import Origin, below, origin_of, results_in
 from saekit.report.paper.latex import escaped
 from saekit.saes.base import registry as saes
 
@@ -105,14 +105,17 @@ def cite(source: Path | str) -> Citation:
     found: dict[str, Reference] = {}
     lacking = []
     _add(found, _saekit(origin))
-    for used, cls in _classes(origin, results):
+    saes_of_it = list(below(origin))
+    used_classes = [pair for one in (origin, *saes_of_it) for pair in _classes(one, results)]
+    for used, cls in dict.fromkeys(used_classes):
         refs = list(_sources(used, cls))
         if not refs:
             lacking.append(used)
         for one in refs:
             _add(found, one)
-    for one in (*_model(origin), *_data(origin)):
-        _add(found, one)
+    for made in (origin, *saes_of_it):
+        for one in (*_model(made), *_data(made)):
+            _add(found, one)
     return Citation(
         references=list(found.values()),
         methods=" ".join(_methods(origin, results)),
@@ -319,9 +322,9 @@ def _field(name: str, value: str) -> str:
 
 def _methods(origin: Origin, results: list[Result]) -> Iterator[str]:
     """Yield sentences for a methods section, of what the record says."""
-    if origin.kind == "run":
-        yield _trained(origin)
-    elif origin.kind == "comparison":
+    for one in [origin] if origin.kind == "run" else list(below(origin))[:1]:
+        yield _trained(one)
+    if origin.kind == "comparison":
         said = origin.provenance
         tokens = f"{said['tokens']:,} tokens" if isinstance(said.get("tokens"), int) else "one text"
         scores = ", ".join(map(str, origin.settings.get("metrics") or ()))
@@ -334,7 +337,7 @@ def _methods(origin: Origin, results: list[Result]) -> Iterator[str]:
         tokens = (origin.record.get("counts") or {}).get("tokens", origin.record.get("tokens"))
         said = f" over {tokens:,} tokens" if isinstance(tokens, int) else ""
         yield f"Latents were indexed at {origin.record.get('site')} of {_of_model(origin)}{said}."
-    for result in results:
+    for result in results if origin.kind != "other" else ():
         yield _measured(result, origin)
     made = origin.provenance
     commit = f" (commit {made['commit']})" if made.get("commit") else ""

@@ -18,6 +18,7 @@ FIRST = ("index.json", "manifest.json", "comparison.json", "suite.json", "result
 CARDS = ("card.json", "sae/card.json")  # of an SAE without the record of its run
 _KEYS = ("provenance", "environment", "made_from")  # looked at before the other fields
 _DEEP = 3
+MOST_CARDS = 50  # of the SAEs of a study that are read
 
 
 class Origin(NamedTuple):
@@ -47,7 +48,10 @@ class Origin(NamedTuple):
         """What the language model said of itself; empty where the record does not say."""
         places = (self.record.get("model"), self.provenance.get("model"))
         card = self.record.get("card")
-        places += ((card or {}).get("model") if isinstance(card, dict) else None,)
+        places += (card.get("model") if isinstance(card, dict) else None,)
+        wrote = self.record.get("made_by")  # of a text that a model wrote
+        if isinstance(wrote, dict) and isinstance(wrote.get("model"), str):
+            places += ({"name": wrote["model"]} | {k: wrote.get(k) for k in ("revision", "dtype")},)
         return next((one for one in places if isinstance(one, dict)), {})
 
     @property
@@ -114,11 +118,24 @@ def _kind(file: Path, record: dict[str, Any]) -> Kind:
 
 
 def results_in(origin: Origin) -> Iterator[Result]:
-    """Yield what was measured of an SAE: the result itself, or those in the folder of a run."""
+    """Yield what was measured: the result itself, or those of a run or of the SAEs of a study."""
     if origin.kind == "result":
         yield Result.read(origin.file)
-    elif origin.kind == "run":
-        for path in sorted((origin.folder / "eval").glob("*.json")):
+    elif origin.kind in ("run", "other"):
+        where = "eval/*.json" if origin.kind == "run" else "**/eval/*.json"
+        for path in sorted(origin.folder.glob(where)):
             raw = read_object(path)
             if _kind(path, raw) == "result":
                 yield Result.read(path)
+
+
+def below(origin: Origin) -> Iterator[Origin]:
+    """Yield where the SAEs came from that a result or a study is of, as far as they lie with it."""
+    if origin.kind == "run":
+        return
+    is_result = origin.kind == "result" and origin.file.parent.name == "eval"
+    folder = origin.folder.parent if is_result else origin.folder
+    for path in sorted(folder.rglob("card.json"))[:MOST_CARDS]:
+        raw = read_object(path)
+        if _kind(path, raw) == "run" and (made := _provenance(raw)) is not None:
+            yield Origin(path.parent, path, raw, made, "run")

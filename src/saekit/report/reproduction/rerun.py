@@ -14,10 +14,9 @@ from typing import Any
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, ResourceError
 from saekit.core.files import write_json
-from saekit.core.result import Table
 from saekit.core.writable import check_writable
 from saekit.report.origin import Origin, origin_of
-from saekit.report.reproduction.environment import Fact, environment, exact, threads
+from saekit.report.reproduction.environment import Fact, begun, environment, exact, threads
 from saekit.report.reproduction.numbers import VERDICTS, Compared, Quantity, compared
 from saekit.report.reproduction.words import Again, again
 
@@ -69,6 +68,8 @@ class Plan:
         if self.command is not None:
             found.append(f"command  saekit {shlex.join(self.command.words)}")
             found.append(f"in       {self.command.cwd}")
+            if "cwd" not in begun(self.origin):
+                found.append("note     `folder`, where the command ran, was not recorded")
         return [*found, f"judged   {self.judged()}"]
 
     def judged(self) -> str:
@@ -280,9 +281,3 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
         cells = [c.rjust(w) for c, w in zip(rest, widths[1:], strict=True)]
         told.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return "\n".join(told)
-
-
-def facts_table(facts: list[Fact]) -> Table:
-    """Return what of the environment was compared, a row each."""
-    rows = [one._asdict() for one in facts]
-    return Table(columns={name: [row[name] for row in rows] for name in Fact._fields})

@@ -78,7 +78,7 @@ def again(origin: Origin, out: Path, *, write: bool = True) -> Again:
         return Again(words, cwd, out / ROOM, Path("sae" if is_sae else ""))
     if origin.kind == "result" and (found := _eval(origin, out)) is not None:
         return Again([*own, *found], cwd, out / ROOM / origin.file.name)
-    if origin.kind == "index" and not _is_ours(_recorded(origin), ("index",)):
+    if origin.kind == "index" and not _names_one(_recorded(origin), origin):
         return Again([*own, *_index(origin, out)], cwd, out / ROOM)
     words = _checked(_recorded(origin), origin)
     target, part = out / ROOM, _part(words, origin)
@@ -265,18 +265,29 @@ def _flat(raw: dict[str, Any], at: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def _names_one(words: list[str], origin: Origin) -> bool:
+    """Tell whether a command indexed one SAE into a folder that it named, as nowhere else."""
+    return _is_ours(words, ("index",)) and len(named(words)) == 2 and _next_to(origin) is None
+
+
+def _next_to(origin: Origin) -> Path | None:
+    """Return the run that an index lies in, or that an index of one of its sites does."""
+    above = origin.folder.absolute().parents[:2]
+    return next((one for one in above if (one / "sae" / "card.json").is_file()), None)
+
+
 def _index(origin: Origin, out: Path) -> list[str]:
-    """Return the words that index again what another command than `saekit index` indexed."""
-    made, run = origin.record, origin.folder.absolute().parent
+    """Return the words that make an index again, which lies in the folder of its SAE."""
+    made, run, words = origin.record, _next_to(origin), _recorded(origin)
     tokens = (made.get("settings") or {}).get("tokens", made.get("tokens"))
-    there = any((one / "sae" / "card.json").is_file() for one in (run, run.parent))
-    if not isinstance(tokens, int) or not there:
-        lacks = "settings.tokens" if not isinstance(tokens, int) else "the SAE next to it"
+    if not isinstance(tokens, int) or run is None:
+        lacks = "the SAE next to it" if run is None else "settings.tokens"
         raise FormatError(
             f"{origin.file} lacks {lacks}, so that the index cannot be made again. Make it anew: "
             f"saekit index RUN"
         )
-    run = run if (run / "sae" / "card.json").is_file() else run.parent
-    words = ["index", str(run), "--tokens", str(tokens), "--split", made.get("split", "train")]
-    site = ["--site", str(made["at"])] if made.get("at") else []
-    return [*words, *site, "--out", str(out / ROOM), "--quiet"]
+    found = ["index", str(run), "--tokens", str(tokens), "--split", made.get("split", "train")]
+    found += ["--site", str(made["at"])] if made.get("at") else []
+    kept = [name for name in (*KEPT, "--codes") if name != "--site"]
+    found += _options(words[1:], kept) if _is_ours(words, ("index",)) else []
+    return [*found, "--out", str(out / ROOM), "--quiet"]
