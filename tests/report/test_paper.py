@@ -60,6 +60,8 @@ def test_ends_stand_with_their_values_and_long_tables_say_what_is_left_out():
     assert "\\begin{tabular}{lr}" in text and "sae & fvu [95 \\% interval]" in text
     assert text.count("0.50 [0.40, 0.60]") == latex.MOST_ROWS
     assert "and 3 more rows in t.csv" in text
+    none = Table(columns={"d": [0.5], "low": [None], "high": [None]})
+    assert "\nd \\\\\n\\midrule\n0.5 \\\\\n" in latex.tabular(none, csv="t.csv")
 
 
 KINDS = [

@@ -124,12 +124,12 @@ def with_intervals(names: list[str], rows: list[list[Any]]) -> tuple[list[str], 
         if stem is None or (other := name[: -len("low")] + "high") not in names:
             continue
         owner = names.index(stem[1]) if stem[1] in names else i - 1
-        known = any(row[i] is not None for row in rows)
-        if (stem[1] in names or not stem[1]) and owner >= 0 and known:
+        if (stem[1] in names or not stem[1]) and owner >= 0:
             ends[owner] = (i, names.index(other))
     gone = {place for pair in ends.values() for place in pair}
     kept = [i for i in range(len(names)) if i not in gone]
-    heads = [names[i] + (" [95 % interval]" if i in ends else "") for i in kept]
+    has = {i for i, (low, _) in ends.items() if any(row[low] is not None for row in rows)}
+    heads = [names[i] + (" [95 % interval]" if i in has else "") for i in kept]
     cells = [
         [
             measured(row[i], row[ends[i][0]], row[ends[i][1]]) if i in ends else number(row[i])
