@@ -4,7 +4,8 @@ Everything that a notebook needs is a name of this package, imported when it is 
 importing the package is instant: ``load_model``, ``train``, ``fit``, ``fit_dictionary``, ``load``,
 ``published``, ``verify``, ``evaluate``, ``evaluate_suite``, ``compare``, ``score``, ``index``,
 ``query``, ``analyse``, ``prompt``, ``splice``, ``steer``, ``attribute``, ``serve``, ``save``,
-``card``, ``push``, ``pull``, ``use``, and the architectures.
+``card``, ``push``, ``pull``, ``use``, ``paper``, ``reproduce``,
+``cite``, and the architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from saekit.hub.trained import TrainedSAE as TrainedSAE
     from saekit.models.hf import load as load_model  # noqa: F401
     from saekit.models.sites import Site as Site
+    from saekit.report.citation import cite as cite
+    from saekit.report.paper.folder import paper as paper
+    from saekit.report.reproduction.rerun import reproduce as reproduce
     from saekit.saes.abs_topk import AbsTopK as AbsTopK
     from saekit.saes.batch_topk import BatchTopK as BatchTopK
     from saekit.saes.crosscoder import Crosscoder as Crosscoder
@@ -68,6 +72,7 @@ _PLACES = {
     "analyse": "saekit.analysis.analyse",
     "attribute": "saekit.hub.attribution",
     "card": "saekit.hub.publish",
+    "cite": "saekit.report.citation",
     "compare": "saekit.evals.compare",
     "evaluate": "saekit.evals.evaluate",
     "evaluate_suite": "saekit.evals.suite",
@@ -76,11 +81,13 @@ _PLACES = {
     "index": "saekit.analysis.index_saes",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",
+    "paper": "saekit.report.paper.folder",
     "prompt": "saekit.hub.prompting",
     "published": "saekit.hub.names.listing",
     "pull": "saekit.hub.publish",
     "push": "saekit.hub.publish",
     "query": "saekit.analysis.query",
+    "reproduce": "saekit.report.reproduction.rerun",
     "save": "saekit.hub.native",
     "score": "saekit.training.vector_scores",
     "serve": "saekit.explorer.serve",

@@ -15,6 +15,7 @@ from typer.models import ParameterInfo
 from saekit.cli.analyse import analyse
 from saekit.cli.cache import app as cache
 from saekit.cli.card import card
+from saekit.cli.cite import cite
 from saekit.cli.compare import compare
 from saekit.cli.convert import convert
 from saekit.cli.demo import demo
@@ -28,6 +29,7 @@ from saekit.cli.pull import pull
 from saekit.cli.push import push
 from saekit.cli.query import query
 from saekit.cli.report import report
+from saekit.cli.reproduce import reproduce
 from saekit.cli.serve import serve
 from saekit.cli.sweep import sweep
 from saekit.cli.train import train
@@ -35,7 +37,7 @@ from saekit.cli.twins import twins
 from saekit.cli.use import attribute, prompt, steer
 from saekit.cli.verify import verify
 from saekit.cli.watch import track, watch
-from saekit.core import machine
+from saekit.core import machine, provenance
 from saekit.core.config import read_number
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.lock import newest
@@ -102,6 +104,8 @@ app.command("analyse", cls=lists("saekit.analysis.base:registry"))(analyse)
 app.command("twins")(twins)
 app.command("query")(query)
 app.command("report")(report)
+app.command("reproduce")(reproduce)
+app.command("cite")(cite)
 app.command("serve")(serve)
 app.command("watch")(watch)
 app.command("track")(track)
@@ -181,6 +185,8 @@ def _choose_threads(words: list[str]) -> None:
         "watch",
         "track",
         "report",
+        "reproduce",
+        "cite",
         "convert",
         "published",
         "pull",
@@ -204,6 +210,7 @@ def _run(words: list[str], ends: bool) -> int:
     done = _ignore_interrupts if ends else lambda: None
     try:
         check_first(_after_use(words))
+        provenance.called(words)
         code = app(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
@@ -214,6 +221,8 @@ def _run(words: list[str], ends: bool) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    finally:
+        provenance.called(None)
     if code == INTERRUPTED:  # which typer returns as well, having caught the interrupt
         done()
         claim = newest()

@@ -1,4 +1,4 @@
-"""`saekit report`: one HTML file of a run."""
+"""`saekit report`: one HTML file of a run, or a folder for a paper."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,27 @@ from saekit.terminal.output import emit, note_lines
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, a sweep or a study.")],
-    out: Annotated[Path | None, typer.Option(help="File to write. [RUN/report.html]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; of a paper, folder. [RUN/report.html, RUN/paper]"),
+    ] = None,
+    for_paper: Annotated[
+        bool,
+        typer.Option(
+            "--paper",
+            help="A folder for a paper instead: figures as PDF, CSVs, LaTeX tables. Of a result "
+            "file too.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Write one self-contained HTML page of what a run, a sweep with all its SAEs or a study gave.
 
     Example: saekit report demo
     """
+    if for_paper:
+        _write_paper(run, out, as_json)
+        return
     from saekit.hub.names import results_folder
     from saekit.report.page import notes_of_run, write_report
     from saekit.report.pages.base import kind_of
@@ -37,3 +51,14 @@ def report(
     record = {"report": str(path), "bytes": size, "notes": notes}
     lines = [*note_lines(notes), f"report   {path} ({size / 1e6:.1f} MB)"]
     emit(record, as_json=as_json, lines=lines)
+
+
+def _write_paper(source: Path, out: Path | None, as_json: bool) -> None:
+    from saekit.hub.names import results_folder
+    from saekit.report.paper.folder import paper
+
+    made = paper(source if source.is_file() else results_folder(source), out)
+    pieces = [one._asdict() for one in made.pieces]
+    record = {"paper": str(made.folder), "pieces": pieces, "left_out": made.left_out}
+    files = [f"{one.kind:<8} {one.name}: {one.caption}" for one in made.pieces]
+    emit(record, as_json=as_json, lines=[*files, str(made)])

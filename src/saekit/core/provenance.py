@@ -1,9 +1,11 @@
 """Where a number came from: code, versions, machine, command and time."""
 
+import functools
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +15,25 @@ from saekit.core import machine
 from saekit.core.registry import own_parts
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "safetensors")
+_called: list[str] | None = None  # the words of saekit's own command line, where it runs
+
+
+def called(words: Sequence[str] | None) -> None:
+    """Note the words of the command that runs, or None when it has ended.
+
+    `python -m saekit`, torchrun and a call from Python give a process other words than these.
+    """
+    global _called  # noqa: PLW0603 - of the process, as sys.argv is
+    _called = None if words is None else ["saekit", *words]
+
+
+def place(path: Path) -> str:
+    """Return a folder as a record names it: the user's own is `~`, so that no name is given away.
+
+    `Path.expanduser` takes it back.
+    """
+    home, full = Path.home(), path.absolute()
+    return str(Path("~") / full.relative_to(home)) if full.is_relative_to(home) else str(full)
 
 
 def collect(seed: int | None = None) -> dict[str, Any]:
@@ -36,7 +57,8 @@ def collect(seed: int | None = None) -> dict[str, Any]:
             **machine.describe(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _called or [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "folder": place(Path.cwd()),
         "seed": seed,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -49,9 +71,10 @@ def _version(library: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
     """Return the commit of a source checkout, with `+changes` where it was edited."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]  # above src
     if not (root / ".git").exists():
         return None
     try:

@@ -843,7 +843,7 @@ def load(  # noqa: PLR0913 - what can be asked of a model's weights
         check_weight_files(folder, name)
         tokenizer = _tokenizer_of(library, folder, config.get_text_config().vocab_size)
         module = load_weights(library, folder, config, kind, name, spread)
-    made_of = commit or (MODELS[name].sha256 if name in MODELS else _revision(folder))
+    made_of = commit or (MODELS[name].sha256 if name in MODELS else weights_revision(folder))
     module = module if spread else module.to(place)
     model = HFModel(module, tokenizer, name=name, revision=made_of)
     model.quantisation = quantisation
@@ -1008,7 +1008,8 @@ def copied(module: Any) -> Any:
     return found
 
 
-def _revision(folder: Path) -> str:
+def weights_revision(folder: Path) -> str:
+    """Return what a model in a folder has for a revision: a digest of its files of weights."""
     weights = sorted(folder.glob("*.safetensors"))
     return digest(part for file in weights for part in (file.name, sha256_of(file)))
 

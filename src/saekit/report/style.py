@@ -76,7 +76,8 @@ def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _keep_dollars(figure)
-    with matplotlib.rc_context({"svg.hashsalt": "saekit"}):
+    # Type 42: whole TrueType outlines, which editors of figures and publishers ask for.
+    with matplotlib.rc_context({"svg.hashsalt": "saekit", "pdf.fonttype": 42}):
         figure.savefig(path, metadata=_PLAIN[path.suffix], dpi=150)
     if drawn is not None:
         drawn.write_csv(path.with_suffix(".csv"))

@@ -37,6 +37,14 @@ class Page(abc.ABC):
             SaekitError: a file is damaged.
         """
 
+    def paper(self, folder: Path) -> list[Block]:
+        """Return what is for print: every figure and table of the page, unless a page says less.
+
+        Raises:
+            SaekitError: a file is damaged.
+        """
+        return self.blocks(folder)
+
 
 registry = Registry[Page]("page", package, of_studies="pages")
 

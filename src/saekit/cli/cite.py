@@ -1,0 +1,35 @@
+"""`saekit cite`: what to cite for a run or a result."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.terminal.output import emit
+
+
+def cite(
+    source: Annotated[
+        Path, typer.Argument(help="A run, an SAE, a result, a comparison or a study's folder.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also write the BibTeX to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Say what to cite, as text and as BibTeX, with a sentence for the methods section.
+
+    Example: saekit cite demo
+    """
+    from saekit.core.files import write_text
+    from saekit.report.citation import cite as cited
+
+    found = cited(source)
+    if out is not None:
+        write_text(out, found.bibtex)
+    record = {
+        "methods": found.methods,
+        "references": [one._asdict() for one in found.references],
+        "bibtex": found.bibtex,
+        "without_source": found.lacking,
+    }
+    wrote = [] if out is None else [f"bibtex   {out}"]
+    emit(record, as_json=as_json, lines=[str(found), *wrote])

@@ -1,0 +1,1 @@
+"""What a command made, made again and compared, number by number."""
