@@ -119,7 +119,8 @@ def logits_in_parts(
 
 
 def _bytes(values: Tensor) -> bytes:
-    return values.detach().cpu().contiguous().numpy().tobytes()
+    # As bytes: numpy has no bfloat16.
+    return values.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def put(kept: Tensor, values: Tensor) -> Replace:
