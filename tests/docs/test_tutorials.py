@@ -22,7 +22,7 @@ pytest.importorskip("sklearn")
 pytestmark = pytest.mark.slow  # nine lessons, two minutes of one core together
 
 FOLDER = Path(__file__).parents[2] / "docs" / "tutorials"
-PAGES = sorted(path.stem for path in FOLDER.glob("*.md"))
+PAGES = ["../index", *sorted(path.stem for path in FOLDER.glob("*.md"))]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.M | re.S)
 # In every block, in this order. MODEL is the tiny model's folder and TEXT a file of 300 lines.
 QUICK = (
@@ -132,7 +132,7 @@ def test_a_tutorial_runs_from_top_to_bottom(page, made, tmp_path, monkeypatch):
     shutil.copytree(made / "demo", "demo")
     names: dict[str, object] = {}
     blocks = BLOCK.findall((FOLDER / f"{page}.md").read_text(encoding="utf-8"))
-    assert {kind for kind, _ in blocks} == {"sh", "python"}
+    assert blocks
     for kind, code in blocks:
         code = quick(page, code.replace("\\\n", " "), made / "model", made / "text.jsonl")
         if kind == "python":
