@@ -2,9 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# SAEBench pins numpy and datasets below what the others need, and works with theirs.
+WITHOUT_PINS := sae-bench==0.6.0 tabulate==0.10.0
 # The libraries that saekit is compared with pin other versions than saekit: an environment of their
 # own, kept between clones, named by what it holds.
-PEERS ?= $(HOME)/.cache/saekit/peers-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+PEERS ?= $(HOME)/.cache/saekit/peers-$(shell { cat pyproject.toml constraints.txt; \
+  echo $(WITHOUT_PINS); } | sha256sum | cut -c1-12)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo docs test slow slow-share parity check setup clean
@@ -43,6 +46,7 @@ $(PEERS)/ready:
 	rm -rf "$(PEERS)"
 	"$(PYTHON)" -m venv "$(PEERS)"
 	"$(PEERS)/bin/python" -m pip install -q -c constraints.txt ".[dev,parity]"
+	"$(PEERS)/bin/python" -m pip install -q --no-deps $(WITHOUT_PINS)
 	# A torchvision that was built for another torch breaks every import of transformers; no test needs it.
 	"$(PEERS)/bin/python" -m pip uninstall -q -y torchvision
 	rm -rf build  # what installing from a folder leaves

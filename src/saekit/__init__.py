@@ -1,10 +1,10 @@
 """saekit: sparse autoencoders on language models.
 
 Everything that a notebook needs is a name of this package, imported when it is first used, so that
-importing the package is instant: ``load_model``, ``train``, ``fit``, ``load``, ``published``,
-``verify``, ``evaluate``, ``compare``, ``score``, ``index``, ``query``, ``analyse``, ``prompt``,
-``splice``, ``steer``, ``attribute``, ``serve``, ``save``, ``card``, ``push``, ``pull``, ``use``,
-and the architectures.
+importing the package is instant: ``load_model``, ``train``, ``fit``, ``fit_dictionary``, ``load``,
+``published``, ``verify``, ``evaluate``, ``evaluate_suite``, ``compare``, ``score``, ``index``,
+``query``, ``analyse``, ``prompt``, ``splice``, ``steer``, ``attribute``, ``serve``, ``save``,
+``card``, ``push``, ``pull``, ``use``, and the architectures.
 docs/python.md and docs/using.md show them at work.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from saekit.core.result import Result as Result
     from saekit.evals.compare import compare as compare
     from saekit.evals.evaluate import evaluate as evaluate
+    from saekit.evals.suite import evaluate_suite as evaluate_suite
     from saekit.evals.verify.verify import verify as verify
     from saekit.explorer.serve import serve as serve
     from saekit.hub.attribution import attribute as attribute
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from saekit.saes.standardised import Standardised as Standardised
     from saekit.saes.temporal import Temporal as Temporal
     from saekit.saes.topk import TopK as TopK
+    from saekit.training.dictionary import fit_dictionary as fit_dictionary
     from saekit.training.fit_vectors import fit as fit
     from saekit.training.run import Run as Run
     from saekit.training.train import train as train
@@ -68,7 +70,9 @@ _PLACES = {
     "card": "saekit.hub.publish",
     "compare": "saekit.evals.compare",
     "evaluate": "saekit.evals.evaluate",
+    "evaluate_suite": "saekit.evals.suite",
     "fit": "saekit.training.fit_vectors",
+    "fit_dictionary": "saekit.training.dictionary",
     "index": "saekit.analysis.index_saes",
     "load": "saekit.hub.native",
     "load_model": "saekit.models.hf:load",

@@ -21,6 +21,7 @@ TOYS = Path(__file__).with_name("toys")
 # What each toy is, its file or folder in the package, and the contract that holds it.
 KINDS = {
     "architecture": ("saes/toy_sae.py", "test_saes.py"),
+    "fit": ("training/fitted/toy_fit.py", "test_fits.py"),
     "metric": ("metrics/toy_metric.py", "test_metrics.py"),
     "analysis": ("analysis/toy_analysis.py", "test_analyses.py"),
     "columns": ("analysis/columns/toy_columns.py", "test_columns.py"),

@@ -30,6 +30,14 @@ for i in range(20):
     sae.after_step(out)
 assert out.total < before.total
 """,
+    "fit": """
+import torch
+from saekit.training.fitted.base import Acts, registry
+how = registry.get("farthest")(of=4)
+x = torch.cat([torch.eye(3) * 9, torch.rand(9, 3)])
+sae = how.fit(how.sae(3, None, None), Acts(lambda: iter(x.split(5)), 3, 12), 0).sae
+assert torch.allclose(sae.directions().sort(0).values, torch.eye(3).sort(0).values)
+""",
     "metric": """
 import torch
 from saekit.core.codes import Codes
@@ -172,6 +180,7 @@ def test_there_is_a_skeleton_of_each_kind():
     kinds = {path.split("/")[0] for path in FILES}
     assert kinds == {
         "saes",
+        "training",
         "metrics",
         "evals",
         "analysis",
@@ -217,7 +226,7 @@ def test_every_skeleton_works(copied):
 @pytest.mark.slow
 def test_skeletons_keep_the_contracts(copied):
     names = "ridge or overshoot or closeness or overlap or loudness or peakedness or counting"
-    names += " or parrot or strongest"
+    names += " or parrot or strongest or farthest"
     contracts = [str(ROOT / "tests" / "contracts"), "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *contracts],

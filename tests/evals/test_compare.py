@@ -15,7 +15,7 @@ from saekit.core.stats.multiple import holm
 from saekit.core.stats.student import t_quantile, two_sided
 from saekit.evals._differences import Curve, Point, along, on_front
 from saekit.evals.base import Tools
-from saekit.evals.compare import CompareSettings, pair_table
+from saekit.evals.compare import CompareSettings, pair_table, words_of
 from saekit.evals.core import Core
 from saekit.evals.intervals import BlockSums
 from saekit.metrics.base import Batch
@@ -67,6 +67,7 @@ def test_a_paired_difference_has_students_interval_of_the_documents_differences(
     assert row["high"] - row["difference"] == pytest.approx(half, rel=1e-4)
     assert row["least"] == pytest.approx(half, rel=1e-4)
     assert row["verdict"] == "a better" and row["seeds"] == 0 and "seeds" in row["reason"]
+    assert row["words"].startswith("a better, by 0.") and f"{row['least']:.3g}" in row["words"]
     # Each score by itself is known ten times worse than the difference.
     score = sums["ce_rise"][0].score()
     assert score.high - score.low > 10 * 2 * half
@@ -88,6 +89,18 @@ def test_seeds_are_left_out_too_and_widen_the_interval():
     assert row["seeds"] == seeds
     assert row["high"] - row["difference"] == pytest.approx(half, rel=0.02)
     assert row["verdict"] == "inconclusive" and row["reason"] == ""
+    # No verdict below the least difference told, and the row says so.
+    assert abs(row["difference"]) < row["least"]
+    assert "is below" in row["words"] and "these seeds can tell from 0" in row["words"]
+
+
+def test_a_difference_that_holms_correction_takes_back_is_said_to_be_one():
+    row = {"verdict": "inconclusive", "difference": -0.3, "least": 0.2, "seeds": 0, "reason": ""}
+    assert "not among the 12 of this table (Holm)" in words_of(row, 0.02, 12)
+    assert (
+        words_of(row | {"least": None, "reason": "one document"}, 0, 1)
+        == "no verdict: one document"
+    )
 
 
 def test_groups_are_compared_at_the_l0_that_both_have():

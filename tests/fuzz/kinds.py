@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shutil
 import tempfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from saekit.data import table_files
 from saekit.data.arrow import open_arrow, read_arrow
 from saekit.data.readers import read_texts
 from saekit.data.tokenise import Rows
+from saekit.evals import saebench
+from saekit.evals.saebench import writing as saebench_files
 from saekit.hub import native
 from saekit.hub.formats.base import Format, FormatHints, make_card
 from saekit.hub.formats.base import registry as layouts
@@ -53,6 +56,7 @@ from saekit.training.loop import RUN, begun_with, begun_with_of, check
 from saekit.training.parallel import checkpoint as parts
 from saekit.training.run import Run
 from tests import world
+from tests.evals.test_saebench import PUBLISHED
 from tests.fuzz.mutations import Tree
 from tests.made_index import made_index
 
@@ -565,6 +569,13 @@ def load_locality(folder: Path) -> None:
     each([folder / "t.parquet"], lambda p: (list(table_files.rows(p)), table_files.read(p)))
 
 
+def make_saebench(folder: Path) -> None:
+    make_run(folder / "run")
+    saebench.write(Result.read(folder / "run" / "eval" / "core.json"), folder)
+    shutil.rmtree(folder / "run")
+    (folder / f"theirs{saebench_files.END}").write_text(json.dumps(PUBLISHED))
+
+
 KINDS: dict[str, Kind] = {
     "saekit": Kind(make_native, load_sae, mend_native),
     **{n: sae_of(layouts.get(n)()) for n in layouts.names() if n != "saekit"},
@@ -588,6 +599,7 @@ KINDS: dict[str, Kind] = {
     "checkpoint": Kind(make_checkpoint, lambda f: checkpoint.newest(f, "run"), mend_checkpoint),
     "parts": Kind(make_parts, load_parts, mend_checkpoint),
     "result": Kind(lambda f: make_run(f), lambda f: Result.read(f / "eval" / "core.json")),
+    "saebench": Kind(make_saebench, saebench.read_all),
     "torch": Kind(make_torch, load_torch),
     "locality": Kind(make_locality, load_locality, mend_locality),
     "model": Kind(save_tiny, lambda f: load_model(str(f)), cost=30),

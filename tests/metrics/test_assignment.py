@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saekit.core.errors import ShapeError
+from saekit.core.errors import DataError, ShapeError
 from saekit.metrics import assignment
 from saekit.metrics.assignment import assign, assign_dense
 from saekit.metrics.nearest import nearest, unit
@@ -63,3 +63,12 @@ def test_nearest_is_the_order_of_the_table(monkeypatch):
         nearest(one, other[:, :5])
     with pytest.raises(ShapeError, match="8 wide"):
         assign(one, other[:, :5])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
+def test_directions_without_a_finite_length_are_refused(bad):
+    rows = torch.ones(40, 8)
+    rows[3] = bad
+    for one, other in ((rows, torch.ones(50, 8)), (torch.ones(50, 8), rows)):
+        with pytest.raises(DataError, match="Direction 3 has no finite length"):
+            assign(one, other)

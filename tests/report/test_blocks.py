@@ -28,6 +28,13 @@ def made() -> dict[str, blocks.Block]:
             y={"label": "y"},
         ),
         "bars": blocks.bars(["a", "b"], [1, 2.5], unit="share"),
+        "dots": blocks.dots(
+            ["a", NASTY],
+            [0.5, None],
+            [(0.4, 0.6), (None, None)],
+            unit="share",
+            marks={"untrained": [0.1, math.nan], "never": [None, None]},
+        ),  # fmt: skip
         "histogram": blocks.histogram([0, 1, 2], [3, 4], unit="bits", log=True),
         "scatter": blocks.scatter(
             [1.0, math.nan], [2.0, 3.0], [7, 8], axes=({"label": "x"}, {"label": "y"})
@@ -56,6 +63,8 @@ def test_numbers_that_are_not_finite_are_null():
     assert found["table"]["rows"] == [[1, 0.5], [2, None]]
     assert found["lines"]["series"][0]["y"] == [0.1, None]
     assert found["lines"]["series"][0]["low"] == [0.0, None]
+    # Marks that no row has are left out.
+    assert found["dots"]["marks"] == [{"name": "untrained", "values": [0.1, None]}]
     assert found["scatter"]["points"] == [[1.0, 2.0, 7]]
 
 

@@ -78,6 +78,13 @@ def test_what_is_listed_is_what_is_taken():
     assert not any(line.startswith("  corpus") for line in less)
 
 
+def test_a_nested_setting_has_the_default_of_the_configuration_that_holds_it():
+    found = "\n".join(lines(("saekit.studies.faithful.study:Faithful",)))
+    by_name = {line.split()[0]: line for line in re.split(r"\n(?=  \S)", found)[1:]}
+    assert "[32768]" in by_name["losses.core.n_tokens"]  # not the 65,536 of the evaluation alone
+    assert {"generation.length", "measurement.tokens"} <= set(by_name)  # they have no name
+
+
 def test_meanings_are_those_of_the_docstring_and_of_parents():
     assert meanings(Plain)["least_distinct"].startswith("least share of distinct ids")
 

@@ -1,7 +1,7 @@
 """`saekit eval`: how good an SAE is, on text it was not trained on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from saekit.core.result import Result
     from saekit.hub.opening import OpenSAE
     from saekit.models.base import LanguageModel
@@ -27,6 +29,25 @@ def evaluate(
     name: Annotated[
         str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
     ] = "core",
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Several evaluations with their floors, in one table (see: saekit list suites)."
+        ),
+    ] = None,
+    tier: Annotated[
+        str, typer.Option(help="Of a suite: small runs offline on a CPU, full reads more.")
+    ] = "small",
+    floors: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a suite: floors that are measured, as untrained,pca; or none. [the suite's] "
+            "(see: saekit list floors)"
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Of a suite: draw it (an .svg, .pdf or .png).")
+    ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
     ] = None,
@@ -34,11 +55,17 @@ def evaluate(
         str | None, typer.Option(help="Which site, where the SAE is folded over several.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of it, as ce_tokens=4096.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting of it, as ce_tokens=4096; of a suite core.ce_tokens=4096."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME]"),
+        typer.Option(
+            help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME] Of a suite "
+            "the folder that keeps what was measured. [RUN/suites/NAME]"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what an evaluation draws; core: nothing.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -58,11 +85,20 @@ def evaluate(
     from saekit.evals.evaluate import measure_all, measure_together
     from saekit.hub.names import results_folder
 
-    config = override(registry.get(name)(), settings or [])
     models: dict[str, LanguageModel] = {}
+    several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
 
     def opened(folder: Path) -> "OpenSAE":
         return sae.open(folder, corpus=corpus, site=site, models=models)
+
+    _check_suite(suite, name, of_suite=tier != "small" or bool(floors or figure))
+    if suite is not None:
+        asked = {"suite": suite, "tier": tier, "floors": _words(floors), "seed": seed}
+        asked |= {"changes": settings or []}
+        place = out or _together(several) / "suites" / suite
+        _evaluate_suite(several, opened, asked, site, (place, figure), not quiet, as_json=as_json)
+        return
+    config = override(registry.get(name)(), settings or [])
 
     def path_of(folder: Path) -> Path:
         return results_folder(folder) / "eval" / f"{name}.json"
@@ -78,7 +114,6 @@ def evaluate(
                 result.write(path)
         return dict(zip(found, results, strict=True))
 
-    several = [part for run in runs for part in (trained_runs(run) if is_sweep(run) else [run])]
     again = sae.typed(corpus=corpus, site=site)
     if isinstance(config, JointEval):
         every = [opened(run) for run in several]
@@ -101,6 +136,63 @@ def evaluate(
             evaluate_all(runs[0], name, each, out, as_json)
         else:
             evaluate_several(several, name, each, out, as_json)
+
+
+def _check_suite(suite: str | None, name: str, *, of_suite: bool) -> None:
+    """Refuse options of a suite without one, and an evaluation next to one."""
+    from saekit.core.errors import ConfigError
+
+    if suite is None and of_suite:
+        raise ConfigError("`--tier`, `--floors` and `--figure` are of a suite: name one, --suite.")
+    if suite is not None and name != "core":
+        raise ConfigError(f"A suite has its own evaluations; leave `--eval {name}` out.")
+
+
+def _words(names: str | None) -> list[str] | None:
+    """Return names with commas between as a list; "none" is an empty one."""
+    return None if names is None else [one for one in names.split(",") if one not in ("none", "")]
+
+
+def _evaluate_suite(
+    folders: list[Path],
+    opened: "Callable[[Path], OpenSAE]",
+    asked: dict[str, Any],
+    site: str | None,
+    places: tuple[Path, Path | None],
+    shown: bool,
+    *,
+    as_json: bool,
+) -> None:
+    """Run a suite and say what came of it; what cannot be opened is named, and the others go on."""
+    from saekit.core.errors import SaekitError
+    from saekit.evals.suite import SuiteSettings, lines, run_suite
+    from saekit.report import suite_figure
+    from saekit.report.study_file import write_study
+
+    config, (out, figure) = SuiteSettings.from_dict(asked), places
+    if figure is not None:
+        suite_figure.check(figure)
+    found: list[OpenSAE] = []
+    broken: dict[str, SaekitError] = {}
+    for folder in dict.fromkeys(folders):
+        try:
+            found.append(opened(folder))
+        except SaekitError as error:
+            broken[str(folder)] = error
+    result = run_suite(found, config, site=site, out=out, broken=broken, shown=shown)
+    page = write_study(out, out / "report.html")
+    drawn = [] if figure is None else [f"figure   {suite_figure.draw(result.rows, figure)}"]
+    record = {
+        "suite": str(out / "suite.json"),
+        "report": str(page),
+        "measured": result.provenance["measured"],
+        "counts": result.counts,
+        "rows": result.rows.rows(),
+    }
+    ends = [f"result   {out / 'suite.json'}", f"report   {page}", *drawn]
+    emit(record, as_json=as_json, lines=[*lines(result), *ends])
+    if result.failures:
+        raise typer.Exit(3)
 
 
 def _together(folders: list[Path]) -> Path:

@@ -1,4 +1,4 @@
-"""`saekit export`: what others read: a site of the pages, a bundle for Neuronpedia."""
+"""`saekit export`: what others read: a site, a bundle for Neuronpedia, SAEBench's result files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -86,3 +86,35 @@ def neuronpedia(
         for source, n in made["sources"].items()
     ]
     emit(made, as_json=as_json, lines=[*lines, f"bundle   {made['folder']}"])
+
+
+@app.command("saebench")
+def saebench(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of SAEs, with results.")],
+    out: Annotated[Path, typer.Option(help="Folder of results; those there are kept.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the results in RUN/eval as JSON that tools for SAEBench read.
+
+    Example: saekit export saebench runs/a runs/b --out results
+    """
+    from saekit.core.errors import ConfigError, FormatError
+    from saekit.core.result import Result
+    from saekit.evals.saebench import write
+    from saekit.hub.names import results_folder
+
+    written: list[str] = []
+    left_out: dict[str, str] = {}
+    for run in runs:
+        for path in sorted((results_folder(run) / "eval").glob("*.json")):
+            try:
+                result = Result.read(path)
+                written.append(str(write(result, out, name=run.resolve().name)))
+            except (ConfigError, FormatError) as error:
+                left_out[str(path)] = str(error)
+    if not written:
+        why = "; ".join(left_out.values()) or f"saekit eval {runs[0]} makes one"
+        raise ConfigError(f"There is no result to write: {why}")
+    lines = [f"result   {path}" for path in written]
+    lines += [f"left out {path}: {why}" for path, why in left_out.items()]
+    emit({"results": written, "left_out": left_out}, as_json=as_json, lines=lines)

@@ -14,8 +14,11 @@ class Kind(StrEnum):
     """What can be listed."""
 
     saes = "saes"
+    fits = "fits"
     metrics = "metrics"
     evals = "evals"
+    suites = "suites"
+    floors = "floors"
     analyses = "analyses"
     columns = "columns"
     formats = "formats"
@@ -35,8 +38,11 @@ class Kind(StrEnum):
 
 REGISTRIES = {
     Kind.saes: "saekit.saes.base",
+    Kind.fits: "saekit.training.fitted.base",
     Kind.metrics: "saekit.metrics.base",
     Kind.evals: "saekit.evals.base",
+    Kind.suites: "saekit.evals.suites.base",
+    Kind.floors: "saekit.evals.floors.base",
     Kind.analyses: "saekit.analysis.base",
     Kind.columns: "saekit.analysis.columns.base",
     Kind.corpora: "saekit.data.base",

@@ -20,6 +20,7 @@ from saekit.cli.convert import convert
 from saekit.cli.demo import demo
 from saekit.cli.evaluate import evaluate
 from saekit.cli.export import app as export
+from saekit.cli.fit import fit
 from saekit.cli.index import index
 from saekit.cli.list import list_names
 from saekit.cli.published import published
@@ -92,6 +93,7 @@ _runs, _said = lists("saekit.training.run:Run"), ("device", "quiet", "as_json")
 app.command("train", cls=goes_on(_runs, resume=("cache", "settings", "latent_shards", *_said)))(
     train
 )
+app.command("fit", cls=lists("saekit.training.fitted.base:registry"))(fit)
 app.command("sweep", cls=goes_on(_runs, resume=("emit_commands", *_said)))(sweep)
 app.command("eval", cls=lists("saekit.evals.core:Core"))(evaluate)
 app.command("compare", cls=lists("saekit.evals.compare:CompareSettings", but=("seed",)))(compare)

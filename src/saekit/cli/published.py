@@ -8,6 +8,7 @@ import typer
 from saekit.terminal.output import emit
 
 SHOWN = 40
+COLUMNS = 6  # of scores in a line
 
 
 def published(
@@ -21,13 +22,30 @@ def published(
     catalogue: Annotated[
         Path | None, typer.Option(help="Also those of a file of your own. [$SAEKIT_CATALOGUE]")
     ] = None,
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(help="List the scores in SAEBench's result files: a file or folder. Repeat."),
+    ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="With --scores: a run whose results are listed too.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --scores: write all columns as a CSV.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help=f"All, not the first {SHOWN}.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
 ) -> None:
-    """List published SAEs: SAELens' registry, and a catalogue of your own.
+    """List published SAEs: SAELens' registry, and a catalogue of your own; or published scores.
 
     Example: saekit published gemma-scope-2b --site L12 --width 16k
     """
+    if scores:
+        _scores(query or [], scores, run or [], out, every=every, as_json=as_json)
+        return
+    if run or out:
+        from saekit.core.errors import ConfigError
+
+        raise ConfigError("--run and --out go with --scores, which names SAEBench's files.")
     from saekit.hub.names.listing import published as look
 
     table = look(
@@ -49,3 +67,62 @@ def _line(row: dict[str, object]) -> str:
         if v is not None
     )
     return f"{row['name']}  ({words})"
+
+
+def _scores(
+    words: list[str],
+    places: list[Path],
+    runs: list[Path],
+    out: Path | None,
+    *,
+    every: bool,
+    as_json: bool,
+) -> None:
+    """List the scores in SAEBench's files, those of runs next to them."""
+    from saekit.core.result import Result
+    from saekit.evals.compare import aligned, number_text
+    from saekit.evals.saebench import read_all, side_by_side
+    from saekit.evals.saebench.writing import stem_of
+    from saekit.hub.names import results_folder
+
+    found: dict[str, list[Result]] = {}
+    for file, result in (one for place in places for one in read_all(place).items()):
+        theirs = "saebench" in result.provenance  # and not a file that saekit wrote
+        name = str(result.provenance["subject"]) if theirs else stem_of(file)
+        if all(word.lower() in name.lower() for word in words):
+            same = {(one.name, one.version) for one in found.get(name, [])}
+            name = f"{name} ({file})" if (result.name, result.version) in same else name
+            found.setdefault(name, []).append(result)
+    for folder in runs:
+        paths = sorted((results_folder(folder) / "eval").glob("*.json"))
+        found[str(folder)] = [Result.read(path) for path in paths]
+    table = side_by_side(found)
+    lines: list[str] = []
+    for evaluation in dict.fromkeys(n.partition("/")[0] for n in list(table.columns)[1:]):
+        names = [n for n in table.columns if n.startswith(f"{evaluation}/")]
+        rows = [r for r in table.rows() if any(r[n] is not None for n in names)]
+        names = _chosen(evaluation, names)
+        shown = rows if every else rows[:SHOWN]
+        heads = ["sae", *(n.partition("/")[2] for n in names)]
+        cells = [[r["sae"], *(number_text(r[n]) for n in names)] for r in shown]
+        lines += [evaluation, *(f"  {line}" for line in aligned([heads, *cells]))]
+        if len(rows) > len(shown):
+            lines.append(f"  and {len(rows) - len(shown):,} more (--all)")
+    if out is not None:
+        table.write_csv(out)
+        lines.append(f"table    {out}")
+    emit({"scores": table.rows()}, as_json=as_json, lines=lines or ["No result fits."])
+
+
+def _chosen(evaluation: str, names: list[str]) -> list[str]:
+    """Return the columns of an evaluation that a line has room for: its headline, or the first."""
+    import fnmatch
+
+    from saekit.evals.base import registry
+
+    own = evaluation.partition("@")[0]
+    if own in registry.names():
+        wanted = registry.get(own).headline
+        chosen = [n for n in names if any(fnmatch.fnmatch(n.partition("/")[2], w) for w in wanted)]
+        names = chosen or names
+    return names[:COLUMNS]

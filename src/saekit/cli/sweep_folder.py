@@ -113,11 +113,15 @@ def evaluate_several(
         out: the table; None: none is written.
         as_json: end with one line of JSON.
     """
+    from saekit.hub.names import results_folder
+
     places = {str(folder): folder for folder in folders}
     if len(places) < len(folders):
         raise ConfigError(f"An SAE is named twice: {', '.join(map(str, folders))}.")
     found, failed = measured.each(places)
-    _tell((found, {n: str(error) for n, error in failed.items()}), {}, out, [], as_json)
+    files = [results_folder(places[run]) / "eval" / f"{name}.json" for run in found]
+    more = [f"result   {file}" for file in files if file.is_file()]
+    _tell((found, {n: str(error) for n, error in failed.items()}), {}, out, more, as_json)
 
 
 def _tell(
@@ -200,12 +204,29 @@ def _none_measured(failed: dict[str, str]) -> SaekitError:
 
 
 def _lines(found: "dict[str, Result]") -> list[str]:
-    width = max(len("run"), *(len(name) for name in found))
+    """Return a line an SAE with its most important scores."""
     scored = list(dict.fromkeys(n for result in found.values() for n in result.scores))
-    shown = [n for n in SHOWN if n in scored] or scored[: len(SHOWN)]
-    lines = [f"  {'run':<{width}}" + "".join(f"{n:>12}" for n in shown)]
+    core = [n for n in SHOWN if n in scored]
+    shown = core or _headline(next(iter(found.values())).name, scored)
+    rows = [["run", *shown]]
     for name, result in found.items():
         scores = [result.scores.get(n) for n in shown]
         cells = ["" if s is None or s.value is None else f"{s.value:.4g}" for s in scores]
-        lines.append(f"  {name:<{width}}" + "".join(f"{c:>12}" for c in cells))
-    return lines
+        rows.append([name, *cells])
+    widths = [max(10, *map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"  {row[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+
+
+def _headline(name: str, scored: list[str]) -> list[str]:
+    """Return the scores that an evaluation puts first, or its first few where it says none."""
+    from fnmatch import fnmatchcase
+
+    from saekit.evals.base import registry
+
+    patterns = registry.get(name).headline if name in registry.names() else ()
+    found = [n for n in scored if any(fnmatchcase(n, pattern) for pattern in patterns)]
+    return found or scored[: len(SHOWN)]

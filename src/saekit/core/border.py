@@ -49,6 +49,27 @@ def reading(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def details_of(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a result's details are read into a `FormatError`.
+
+    Args:
+        name: of the evaluation that the result is of.
+
+    Raises:
+        FormatError: anything went wrong that was not said already.
+    """
+    try:
+        yield
+    except SaekitError:
+        raise
+    except Exception as error:  # a file that somebody changed may surprise its reader in any way
+        raise FormatError(
+            f"The result of `{name}` does not hold what it should: {type(error).__name__}: "
+            f"{_short(error)} Measure it again."
+        ) from error
+
+
 def bordered(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Put `reading` around a loader whose first argument that is a path names what it reads."""
 

@@ -288,6 +288,8 @@ def _describe(hint: Any) -> str:
             parts += [repr(v) for v in typing.get_args(option)]
         elif option is types.NoneType:
             parts.append("null")
+        elif typing.get_origin(option) is tuple:
+            parts.append('a list, as ["a", "b"]' if str in typing.get_args(option) else "a list")
         else:
             parts.append(words.get(option) or getattr(option, "__name__", str(option)))
     return " or ".join(parts)

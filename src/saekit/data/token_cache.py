@@ -2,9 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,11 +76,7 @@ class TokenCache:
         self.split: Split = split
         self.most_bytes = most_bytes
         text = corpus.provenance()
-        if text.get("tokenizer") not in (None, tokenizer.digest):
-            raise DataError(
-                f"The corpus `{corpus.name}` holds ids of another tokenizer than this model's. Use "
-                f"the model that wrote them, or one of the same tokenizer."
-            )
+        check_tokenizer(corpus, text, tokenizer)
         identity = [corpus.to_dict(), text, split, tokenizer.digest, _FORMAT]
         if corpus.holds_chats:
             identity.append(template_of(tokenizer))
@@ -219,6 +215,27 @@ class TokenCache:
                 f"by another tokenizer?"
             )
         return ids
+
+
+def check_tokenizer(corpus: Corpus, text: Mapping[str, Any], tokenizer: TextEncoder) -> None:
+    """Refuse a corpus that holds, or of which a part holds, ids of another tokenizer.
+
+    Args:
+        corpus: for the message.
+        text: its provenance.
+        tokenizer: of the model that is to read it.
+
+    Raises:
+        DataError: it does.
+    """
+    if any(
+        part.get("tokenizer") not in (None, tokenizer.digest)
+        for part in (text, *text.get("parts", ()))
+    ):
+        raise DataError(
+            f"The corpus `{corpus.name}` holds ids of another tokenizer than this model's. Use "
+            f"the model that wrote them, or one of the same tokenizer."
+        )
 
 
 def template_of(tokenizer: TextEncoder) -> str | None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -47,6 +47,21 @@ class Difference(NamedTuple):
     value: float
     error: Error
     seeds: int  # seeds whose spread is part of the error; 0: the text's alone
+
+
+def seeds_together(runs: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Return the places of SAEs that differ in the seed alone, together; all others apart.
+
+    Args:
+        runs: settings of the training of each. Of an SAE without them nothing says that it is of
+            a seed.
+    """
+    found: dict[str, list[int]] = {}
+    for i, run in enumerate(runs):
+        rest = {k: v for k, v in run.items() if k not in ("seed", "order_seed")}
+        alone = run.get("seed") is None
+        found.setdefault(str(i) if alone else repr(sorted(rest.items())), []).append(i)
+    return list(found.values())
 
 
 def difference(

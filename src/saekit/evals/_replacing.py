@@ -22,6 +22,18 @@ Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
 
 
+class Look:
+    """A replacement that leaves activations as they are, and has them afterwards."""
+
+    def __init__(self) -> None:
+        self.acts: Tensor | None = None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Keep the values and return them."""
+        self.acts = values
+        return values
+
+
 class Rows(NamedTuple):
     """What is known of some rows under one way of replacing: an entry a scored token."""
 
@@ -60,17 +72,9 @@ class Replacing:
         Float[Tensor, "batch n_ctx d_model"], dict[Site, Float[Tensor, "batch n_ctx width"]]
     ]:
         """Return what the unembedding of the untouched model reads, and activations on the way."""
-        acts: dict[Site, Tensor] = {}
-
-        def look(site: Site) -> Replace:
-            def see(values: Tensor) -> Tensor:
-                acts[site] = values
-                return values
-
-            return see
-
-        final = self._final(tokens, {site: look(site) for site in sites})
-        return final, acts
+        looks = {site: Look() for site in sites}
+        final = self._final(tokens, looks)
+        return final, {site: look.acts for site, look in looks.items() if look.acts is not None}
 
     def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
         """Measure rows with what counts at their sites replaced by one value for all."""

@@ -86,6 +86,7 @@ class Eval(Config, abc.ABC):
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
     # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy".
     headline: ClassVar[tuple[str, ...]] = ()
+    reads_text: ClassVar[bool] = True  # False: it asks for no held-out row
     ranks: ClassVar[bool] = True  # False: reported where asked for; no SAE is called better by it
 
     @classmethod

@@ -35,6 +35,7 @@ from saekit.evals._differences import (
     members,
     on_front,
     said_of_range,
+    seeds_together,
     value_of,
 )
 from saekit.evals.base import Subject
@@ -64,8 +65,8 @@ class CompareSettings(Config):
         seed: of the resampled text that says how sure a place on the front is.
 
     Raises:
-        ConfigError: a metric has no better end or no interval over text, or needs losses that are
-            not measured.
+        ConfigError: there is no metric, or one comes twice, has no better end or no interval over
+            text, or needs losses that are not measured.
     """
 
     name: ClassVar[str] = "compare"
@@ -76,6 +77,11 @@ class CompareSettings(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(
+                f"`metrics` names at least one metric, each once; got "
+                f"{', '.join(self.metrics) or 'none'}."
+            )
         chosen = [_metric(name) for name in self.metrics]
         losses = ", ".join(one.name for one in chosen if one.needs)
         if losses and not self.core.ce_tokens:
@@ -202,7 +208,7 @@ def compare_open(
             f"Compare SAEs of one."
         )
     measured = config.core.measure(subjects, tools)
-    curves = _curves(sizes, saes, [s.name for s in subjects])
+    curves = _curves(sizes, saes)
     metrics = [_metric(name) for name in config.metrics]
     each = [one.sums for one in measured]
     sums = {name: [one[name] for one in each] for name in ("l0", *config.metrics)}
@@ -266,12 +272,45 @@ def pair_table(
             lower = registry.get(row["metric"]).better == "lower"
             better = "a" if (row["difference"] < 0) == lower else "b"
             row["verdict"] = f"{row[better]} better"
+    for row in rows:
+        row["words"] = words_of(row, margin, len(known))
     names = (
         "a", "b", "metric", "l0_a", "l0_b", "at", "value_a", "value_b", "difference", "low", "high",
-        "relative", "p", "p_holm", "least", "seeds", "verdict", "reason",
+        "relative", "p", "p_holm", "least", "seeds", "verdict", "reason", "words",
     )  # fmt: skip
     units = {"l0_a": "latents/token", "l0_b": "latents/token"}
     return Table(columns={n: [row[n] for row in rows] for n in names}, units=units)
+
+
+def words_of(row: Mapping[str, Any], margin: float, n_rows: int) -> str:
+    """Return the verdict of a row as a sentence: what was told from what, or why nothing was.
+
+    No SAE is called better by a difference below `least`: p is below 5 % only above it, and
+    Holm's correction asks for more.
+
+    Args:
+        row: of the table, with its verdict.
+        margin: within which scores are about equal.
+        n_rows: that Holm's correction is over.
+    """
+    verdict, least = row["verdict"], row["least"]
+    if least is None:
+        return f"no verdict: {row['reason'] or verdict}"
+    gap = abs(row["difference"])
+    seen = "this text" + (" and these seeds" if row["seeds"] else "")
+    if verdict == "about equal":
+        return f"about equal: the whole interval lies within {margin:.3g} of the scores"
+    if verdict != "inconclusive":
+        return f"{verdict}, by {gap:.3g}; {seen} could have told {least:.3g} from 0"
+    if gap < least:
+        return (
+            f"no verdict: the difference, {gap:.3g}, is below {least:.3g}, the smallest that "
+            f"{seen} can tell from 0"
+        )
+    return (
+        f"no verdict: the difference, {gap:.3g}, could be told from 0 by itself, but not among the "
+        f"{n_rows} of this table (Holm)"
+    )
 
 
 def _compared(
@@ -384,26 +423,16 @@ def _called(sae: AnySAE, i: int) -> str:
     return f"SAE {i + 1}" if folder is None else folder.resolve().name
 
 
-def _curves(sizes: Mapping[str, int], saes: Sequence[OpenSAE], names: Sequence[str]) -> list[Curve]:
+def _curves(sizes: Mapping[str, int], saes: Sequence[OpenSAE]) -> list[Curve]:
     """Return the groups, SAEs that differ in the seed alone together in a point."""
     found, first = [], 0
     for name, n in sizes.items():
-        points: dict[str, list[tuple[int, int | None]]] = {}
-        for i in range(first, first + n):
-            run = saes[i].loaded.card.run
-            seed = run.get("seed")
-            rest = {k: v for k, v in run.items() if k not in ("seed", "order_seed")}
-            # Of an SAE without the settings of its training nothing says that it is of a seed.
-            key = repr(sorted(rest.items(), key=lambda kv: kv[0])) if seed is not None else names[i]
-            points.setdefault(key, []).append((i, seed))
-        found.append(
-            Curve(
-                name,
-                tuple(
-                    Point(tuple(i for i, _ in p), tuple(s for _, s in p)) for p in points.values()
-                ),
-            )
+        runs = [one.loaded.card.run for one in saes[first : first + n]]
+        points = tuple(
+            Point(tuple(first + i for i in alike), tuple(runs[i].get("seed") for i in alike))
+            for alike in seeds_together(runs)
         )
+        found.append(Curve(name, points))
         first += n
     return found
 
@@ -420,7 +449,12 @@ def lines(found: Comparison) -> list[str]:
         for row in rows
     ]  # fmt: skip
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
-    notes = [*reasons, *found.provenance.get("notes", [])]
+    unsaid = [
+        f"{row['metric']} of {row['a']} and {row['b']}: {row['words']}"
+        for row in rows
+        if row["verdict"] == "inconclusive" and row["least"] is not None
+    ]
+    notes = [*unsaid, *reasons, *found.provenance.get("notes", [])]
     return [*aligned([heads, *shown]), *(f"note     {one}" for one in notes)]
 
 

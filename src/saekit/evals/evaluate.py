@@ -9,7 +9,7 @@ from typing import Any, overload
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
-from saekit.data.base import Corpus
+from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
 from saekit.hub.names import results_folder
@@ -159,13 +159,10 @@ def measure_all(
 
     Raises: as `measure`.
     """
-    alike: dict[str, list[int]] = {}
-    for i, one in enumerate(saes):
-        alike.setdefault(_reads(one), []).append(i)
     found: dict[int, Result] = {}
-    for places in alike.values():
+    for places in read_alike(saes):
         some = [saes[i] for i in places]
-        subjects = [_subject(one, _site(one, site)) for one in some]
+        subjects = [subject_of(one, site) for one in some]
         results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
         for i, one, result in zip(places, some, results, strict=True):
             said = said_of(one.loaded.card)
@@ -224,10 +221,23 @@ def prepared(
             )
     names = distinct_names([one.loaded for one in saes])
     subjects = [
-        _subject(one, _site(one, site))._replace(name=called)
-        for one, called in zip(saes, names, strict=True)
+        subject_of(one, site)._replace(name=called) for one, called in zip(saes, names, strict=True)
     ]
     return subjects, _tools(saes, subjects, said)
+
+
+def read_alike(saes: Sequence[OpenSAE]) -> list[list[int]]:
+    """Return the places of SAEs that are measured on the same rows with one model, together."""
+    alike: dict[str, list[int]] = {}
+    for i, one in enumerate(saes):
+        alike.setdefault(_reads(one), []).append(i)
+    return list(alike.values())
+
+
+def stream_of(one: OpenSAE, split: Split = "test") -> TokenStream:
+    """Return the rows of a part of its text as an SAE reads them."""
+    n_ctx, tokenizer = one.loaded.card.n_ctx, one.lm.tokenizer
+    return TokenStream(one.text, split, tokenizer, n_ctx=n_ctx, bos_each_row=_bos(one))
 
 
 def _reads(one: OpenSAE) -> str:
@@ -240,10 +250,6 @@ def _bos(one: OpenSAE) -> bool:
     return one.loaded.card.bos_id(one.lm.tokenizer) is not None
 
 
-def _site(one: OpenSAE, site: str | None) -> str | None:
-    return site or one.loaded.card.at
-
-
 def _tools(
     saes: Sequence[OpenSAE], subjects: Sequence[Subject], said: tuple[int, bool, bool]
 ) -> Tools:
@@ -251,9 +257,7 @@ def _tools(
     seed, shown, tables = said
     if not saes:
         return Tools(rows=lambda _: (), seed=seed, shown=shown)
-    first = saes[0]
-    n_ctx, tokenizer = first.loaded.card.n_ctx, first.lm.tokenizer
-    stream = TokenStream(first.text, "test", tokenizer, n_ctx=n_ctx, bos_each_row=_bos(first))
+    stream = stream_of(saes[0])
     folders = [one.loaded.folder for one in saes]
 
     def keep(subject: Subject, name: str, table: Table) -> None:
@@ -264,11 +268,21 @@ def _tools(
     return Tools(rows=stream.rows, seed=seed, shown=shown, keep=keep)
 
 
-def _subject(one: OpenSAE, site: str | None) -> Subject:
-    """Return an SAE with where in its model it is measured."""
+def subject_of(one: OpenSAE, site: str | None = None) -> Subject:
+    """Return an SAE with where in its model it is measured.
+
+    Args:
+        one: the SAE.
+        site: which site, where several share it; None: the one that it was loaded for.
+
+    Raises:
+        ConfigError: no site, or another one than the SAE has, is named; or SAEs are spliced into
+            the model.
+    """
     loaded, lm = one.loaded, one.lm
     refuse_edits(lm)
     card = loaded.card
+    site = site or card.at
     ways = {
         read: SitePair(
             read,

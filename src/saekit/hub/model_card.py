@@ -95,7 +95,10 @@ def _title(loaded: TrainedSAE) -> str:
 def _summary(loaded: TrainedSAE) -> str:
     cfg, card = loaded.cfg, loaded.card
     what = "Predicts" if card.transcodes else "Reconstructs"
-    trained = f" Trained on {card.tokens:,} tokens." if card.tokens else ""
+    fitted = card.provenance.get("fitted")
+    name = fitted.get("name") if isinstance(fitted, dict) else None
+    how = f"Fitted by `{_plain(str(name))}`" if name else "Trained"
+    trained = f" {how} on {card.tokens:,} tokens." if card.tokens else ""
     width = str(cfg.d_in) if cfg.d_in == cfg.d_out else f"{cfg.d_in} -> {cfg.d_out}"
     return (
         f"{what} activations at {_plain(card.pair.label)} (width {width}) from {cfg.d_sae:,} "

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import MissingExtraError
+from saekit.core.errors import DataError, MissingExtraError
+from saekit.core.finite import all_finite
 from saekit.metrics.nearest import CHUNK, Nearest, check_widths, nearest, unit
 
 CANDIDATES = 32  # of a row at first; a row whose place is not proved gets more
@@ -35,6 +36,7 @@ def assign_dense(cosine: Float[Tensor, "n m"]) -> Assignment:
     Exact; memory 8 bytes a pair beside it, time of order min(n, m)^2 * max(n, m).
 
     Raises:
+        DataError: an entry is not finite.
         MissingExtraError: scipy is not installed.
 
     Source:
@@ -45,6 +47,8 @@ def assign_dense(cosine: Float[Tensor, "n m"]) -> Assignment:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise MissingExtraError("scipy", "truth") from error
+    if not all_finite(cosine):
+        raise DataError("A table of cosines has entries that are not finite. Mend the directions.")
     rows, columns = linear_sum_assignment(cosine.cpu().numpy(), maximize=True)
     rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
     return Assignment(rows, columns, cosine.cpu()[rows, columns])
@@ -75,6 +79,7 @@ def assign(
 
     Raises:
         ShapeError: widths differ.
+        DataError: a direction is not of finite numbers.
         MissingExtraError: scipy is not installed.
 
     Source:
@@ -83,6 +88,9 @@ def assign(
         Differs: candidates grow until the answer within them is proved to be that of all pairs.
     """
     check_widths(directions, others)
+    if not len(directions) or not len(others):
+        none = torch.zeros(0, dtype=torch.int64)
+        return Assignment(none, none, torch.zeros(0))
     if len(directions) > len(others):
         turned = assign(others, directions)
         order = turned.columns.argsort()

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import ShapeError
+from saekit.core.errors import DataError, ShapeError
+from saekit.core.finite import all_finite
 
 CHUNK = 2**25  # cosines held at once
 
@@ -24,8 +25,19 @@ class Nearest(NamedTuple):
 
 
 def unit(directions: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Return directions at length 1 in float32; one without a length stays 0."""
-    return torch.nn.functional.normalize(directions.detach().float(), dim=1)
+    """Return directions at length 1 in float32; one without a length stays 0.
+
+    Raises:
+        DataError: one is not of finite numbers, or too long for float32.
+    """
+    rows = directions.detach().float()
+    if not all_finite(lengths := torch.linalg.vector_norm(rows, dim=1)):
+        row = int((~lengths.isfinite()).nonzero()[0])
+        raise DataError(
+            f"Direction {row} has no finite length: it has NaN or infinite numbers, or numbers "
+            f"above 1e38. The SAE is damaged: load or train it again."
+        )
+    return torch.nn.functional.normalize(rows, dim=1)
 
 
 def check_widths(one: Float[Tensor, "n d"], other: Float[Tensor, "m width"]) -> None:

@@ -14,6 +14,8 @@ from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.seeds import generator
 
 _FEW_TOKENS = 1024  # of a vocabulary, that a nucleus is looked for in first
+_ANY = 80.0
+_LEAST = 1e-100  # of a temperature; below it numbers end, and draws are the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +113,16 @@ class Sampling:
         if self.temperature == 0:
             near = int((wide >= top - 2 * off).sum())
             return first, near == 1 or not off
-        wide = (wide - top) / self.temperature
-        near = 2 * off / self.temperature
+        temperature = max(self.temperature, _LEAST)
+        wide = (wide - top) / temperature
+        near = 2 * off / temperature
         inside, edge = _nucleus(wide, self.top_p, near)
         # An exponential time is at least its uniform number, so that most tokens are seen to
         # arrive later than the likeliest one without a logarithm.
         behind = float(_arrival(wide[first], uniform[first]))
-        could = wide.float().exp() * math.exp(near - behind + 1e-5) >= uniform
+        # Beyond e^80 every token could, and an exponential of much more has no number.
+        could = wide.float().exp() * math.exp(min(near, _ANY) - behind + 1e-5) >= uniform
+        could |= near > _ANY
         could[first] = True
         found = (could & (inside | edge)).nonzero()[:, 0]
         scores = _arrival(wide[found], uniform[found])

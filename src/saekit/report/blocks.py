@@ -27,6 +27,7 @@ KINDS = (
     "table",
     "lines",
     "bars",
+    "dots",
     "histogram",
     "scatter",
     "heatmap",
@@ -195,6 +196,37 @@ def bars(labels: Sequence[str], values: Sequence[Any], *, unit: str, **head: Unp
     """
     _one_length({"labels": labels, "values": values})
     return _block("bars", head, labels=list(labels), values=list(values), unit=unit)
+
+
+def dots(
+    labels: Sequence[str],
+    values: Sequence[Any],
+    ends: Sequence[tuple[Any, Any]],
+    *,
+    unit: str,
+    marks: Mapping[str, Sequence[Any]] | None = None,
+    **head: Unpack[Head],
+) -> Block:
+    """Return a dot for each label, with its interval, and marks that it is read by.
+
+    Args:
+        labels: of the rows.
+        values: None where there is none.
+        ends: of each interval; both None where there is none.
+        unit: of the values.
+        marks: by what they are, as floors, a value for each row.
+        head: title, about and source.
+
+    Raises:
+        ConfigError: lists differ in length.
+    """
+    known = {name: list(one) for name, one in (marks or {}).items()}
+    known = {name: one for name, one in known.items() if any(v is not None for v in one)}
+    _one_length({"labels": labels, "values": values, "ends": ends, **known})
+    low, high = [list(column) for column in zip(*ends, strict=True)] if ends else ([], [])
+    made = {"labels": list(labels), "values": list(values), "low": low, "high": high}
+    listed = [{"name": name, "values": one} for name, one in known.items()]
+    return _block("dots", head, **made, unit=unit, marks=listed)
 
 
 def histogram(

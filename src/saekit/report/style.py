@@ -12,15 +12,24 @@ from saekit.core.result import Table
 
 SUFFIXES = (".svg", ".pdf", ".png")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "os^Dv<>"
 _PLAIN = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
 
-def check() -> None:
+def check(suffix: str = SUFFIXES[0]) -> None:
     """Refuse, before any work, where figures cannot be drawn.
 
+    Args:
+        suffix: of the figures.
+
     Raises:
+        ConfigError: it is none of `SUFFIXES`.
         MissingExtraError: matplotlib is not installed.
     """
+    if suffix not in SUFFIXES:
+        raise ConfigError(
+            f"A figure is a file ending in one of {', '.join(SUFFIXES)}; got {suffix!r}."
+        )
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "figures")
 

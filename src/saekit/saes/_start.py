@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from saekit.core.errors import ConfigError
+from saekit.core.stats.clusters import spherical_k_means
 from saekit.core.stats.median import geometric_median
 from saekit.saes._parts import Affine
 from saekit.saes.base import Start
@@ -73,14 +74,7 @@ def _k_means(module: Affine, x: Tensor, y: Tensor, generator: torch.Generator) -
             f"`start` k_means needs at least one activation a latent, {d_sae:,}; the first rows of "
             f"the text have {len(y):,}. Give more text, fewer latents, or start=subspace."
         )
-    targets = normalize(y, dim=-1)
-    centres = targets[torch.randperm(len(y), generator=generator)[:d_sae].to(y.device)].clone()
-    nearest = torch.zeros(len(y), dtype=torch.int64, device=y.device)
-    for _ in range(ROUNDS):
-        nearest = _nearest(targets, centres)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, targets)
-        # A cluster that lost all its members keeps its direction.
-        centres = torch.where(sums.norm(dim=-1, keepdim=True) > 0, normalize(sums, dim=-1), centres)
+    centres, nearest, _ = spherical_k_means(normalize(y, dim=-1), d_sae, ROUNDS, generator)
     if x is y:
         reads = centres
     else:
@@ -119,12 +113,6 @@ def _inside(rows: Float[Tensor, "d_sae width"], acts: Float[Tensor, "n width"]) 
     rank = int((share < KEPT_VARIANCE).sum()) + 1
     basis = vectors[:, -rank:].to(rows)
     return rows @ basis @ basis.t()
-
-
-def _nearest(
-    rows: Float[Tensor, "n width"], centres: Float[Tensor, "d_sae width"]
-) -> Int[Tensor, "n"]:
-    return torch.cat([(part @ centres.t()).argmax(-1) for part in rows.split(1024)])
 
 
 def _as_drawn(_module: Affine, _x: Tensor, _y: Tensor, _generator: torch.Generator) -> None:

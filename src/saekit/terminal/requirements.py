@@ -14,6 +14,7 @@ from saekit.core.writable import check_writable
 # with the extra that brings it.
 _FOLDERS = {
     "train": "runs",
+    "fit": "runs",
     "sweep": "runs",
     "demo": "demo",
     "cache write": "caches",

@@ -63,8 +63,17 @@ def _classes(place: str) -> list[Any]:
     return [found.get(n) for n in found.names()] if isinstance(found, Registry) else [found]
 
 
-def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:
-    """Return a line a field, and under it those of a configuration that it holds."""
+def _fields(
+    cls: type, prefix: str, but: tuple[str, ...] = (), held: Any = dataclasses.MISSING
+) -> list[str]:
+    """Return a line a field, and under it those of a configuration that it holds.
+
+    Args:
+        cls: the configuration's class.
+        prefix: of the names.
+        but: fields to leave out.
+        held: the value that another configuration holds, whose fields are the defaults then.
+    """
     from saekit.core.bounds import bounds_of
     from saekit.core.config import Config, field_types
 
@@ -76,12 +85,14 @@ def _fields(cls: type, prefix: str, but: tuple[str, ...] = ()) -> list[str]:
         kind = kinds[field.name]
         inner = isinstance(kind, type) and issubclass(kind, Config)
         name = f"{prefix}{field.name}" + (".…" if inner else "")
-        default = _default(field, inner=inner)
+        usual = getattr(held, field.name, field.default)
+        default = _default(usual, inner=inner)
         limits = bounds_of(field).describe()
         limits = f" ({limits})" if limits else ""
         found += _wrapped(f"  {name:<28} ", f"{told.get(field.name, '')}{limits}{default}")
-        if inner and kind.name:  # not a family, whose fields depend on which is chosen
-            found += _fields(kind, f"{prefix}{field.name}.")
+        # A family is left out: which fields it has depends on which of it is chosen.
+        if inner and (kind.name or type(usual) is kind):
+            found += _fields(kind, f"{prefix}{field.name}.", held=usual)
     return found
 
 
@@ -101,13 +112,13 @@ def meanings(cls: type) -> dict[str, str]:
                 break
             elif name:
                 found[name] += f" {line.strip()}"
-    return found
+    return {name: words.replace("``", "`") for name, words in found.items()}
 
 
-def _default(field: Any, *, inner: bool) -> str:
-    if inner or field.default is dataclasses.MISSING:
+def _default(value: Any, *, inner: bool) -> str:
+    if inner or value is dataclasses.MISSING:
         return ""
-    return f" [{json.dumps(field.default, default=str)}]"  # as --set reads it
+    return f" [{json.dumps(value, default=str)}]"  # as --set reads it
 
 
 def _wrapped(head: str, text: str) -> list[str]:

@@ -85,6 +85,18 @@ def architecture() -> None:
     assert sae.encode(lm.read("a cat", sae.site)).values.ne(0).any()
 
 
+def fit() -> None:
+    listed("fits", "toy_fit")
+    out = base / "fitted"
+    words = ["--model", model(), "--site", "L1.resid_post", "--corpus", TEXT, "--quiet", "--json"]
+    made = line("fit", "toy_fit", *words, *sets({"times": 2, "n_ctx": 32}), "--out", out)
+    assert made["fitted"]["times"] == 2 and saekit.load(out).d_sae == 64
+    lm = saekit.load_model(str(model()))
+    one = {"site": "L1.resid_post", "corpus": TEXT, "n_ctx": 32, "shown": False}
+    sae = saekit.fit_dictionary(lm, "toy_fit", times=2, **one)
+    assert (sae.directions == saekit.load(out).directions).all()
+
+
 def metric() -> None:
     listed("metrics", "toy_metric")
     scores = line("eval", run(), *sets(EVAL), "--quiet", "--json")
@@ -212,6 +224,7 @@ def page() -> None:
 found = {}
 uses = (
     architecture,
+    fit,
     metric,
     evaluation,
     joint,

@@ -277,6 +277,16 @@ BLOCKS = [
         "unit": "x",
     },
     {
+        "kind": "dots",
+        "title": "core: fvu",
+        "labels": ["a", ATTACK, "c"],
+        "values": [0.2, 0.3, None],
+        "low": [0.1, None, None],
+        "high": [0.3, None, None],
+        "marks": [{"name": ATTACK, "values": [0.8, None, 0.7]}],
+        "unit": "ratio",
+    },
+    {
         "kind": "histogram",
         "title": "H_pos",
         "edges": [0, 1, 2, 3],

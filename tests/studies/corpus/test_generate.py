@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import shutil
 import sys
 import types
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from saekit.core.errors import ConfigError, DataError, FormatError, MissingExtraError
 from saekit.data.corpora.generated import Generated, read_shard
@@ -15,6 +18,7 @@ from saekit.data.tokenise import TokenStream
 from saekit.models.generation import Sampling
 from saekit.models.tiny import ByteTokenizer, tiny
 from saekit.studies.corpus.generate import Generation, generate
+from saekit.studies.corpus.measure import Measurement, measure
 from saekit.studies.corpus.writers import VLLM, Local
 
 HOW = Generation(length=30, seed=2, shard_sequences=8, temperature=2.0)
@@ -127,10 +131,8 @@ def test_prompts_and_what_begins_a_text_are_said(tmp_path):
 
 
 def test_other_settings_and_half_precision_are_not_mixed_in(whole, tmp_path):
-    with pytest.raises(ConfigError, match="another `how`"):
+    with pytest.raises(ConfigError, match="another `how.temperature`: 2.0, and now 1.0"):
         generate(model(), whole.folder, tokens=10, how=Generation(length=30), shown=False)
-    import torch
-
     half = tiny("llama", n_layers=1, d_model=16, dtype=torch.bfloat16)
     found = made(tmp_path / "h", tokens=50, lm=half)
     assert "not repeatable" in found.notes[1]
@@ -169,3 +171,51 @@ def test_vllm_gets_ids_and_a_seed_each(tmp_path, monkeypatch):
 def test_a_shard_holds_its_own_checksum(whole):
     shard = read_shard(whole.corpus.shards()[0])
     assert (shard.first, shard.covered) == (0, 8)
+
+
+def test_a_model_that_repeats_itself_is_refused_and_not_asked_for_ever(tmp_path):
+    class Same(Local):
+        def write(self, prompts, n, sampling, batch_rows):
+            yield from ((number, [number % 3, 97]) for number, _ in prompts)
+
+    with pytest.raises(DataError, match="9 tokens of different text .* of 700"):
+        made(tmp_path / "k", lm=Same(model()))
+    greedy = Generation(length=30, temperature=0.0)
+    with pytest.raises(ConfigError, match="2 of up to 30 tokens are fewer than 61"):
+        generate(model(), tmp_path / "l", tokens=61, how=greedy, prompts=["a", "b"], shown=False)
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-300, 5e-324])
+def test_a_draw_at_any_temperature_is_that_of_the_largest_logit(temperature):
+    logits, uniform = torch.tensor([0.0, 3.0, 2.0]), torch.full((3,), 0.5).double()
+    race = Sampling(temperature=temperature).race
+    assert race(logits, uniform, 0.0) == (1, True)
+    assert race(logits, uniform, 2.0)[1] is False  # errors of 2 could make it the other
+
+
+def test_files_that_are_missing_or_stand_in_anothers_place_are_noticed(whole, tmp_path):
+    for name, change in {
+        "gone": lambda shards: shards[1].unlink(),
+        "twice": lambda shards: shutil.copy(shards[0], shards[0].with_name("000077.safetensors")),
+        "folder": lambda shards: (shards[0].unlink(), shards[0].mkdir()),
+        "foreign": lambda shards: save_file({"sha256": torch.zeros(1).bfloat16()}, shards[0]),
+    }.items():
+        folder = shutil.copytree(whole.folder, tmp_path / name)
+        corpus = Generated(path=str(folder))
+        change(corpus.shards())
+        with pytest.raises(FormatError):
+            corpus.provenance(), corpus.n_written()
+        (folder / "shards" / "000000 (copy).safetensors").write_bytes(b"not ours")
+        assert texts_of(made(folder)) == texts_of(whole)
+
+
+def test_a_mixture_with_ids_of_another_tokenizer_is_refused(whole, tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"some words {i}"}) + "\n" for i in range(40)))
+    corpus = open_corpus(f"0.5*{whole.folder} + 0.5*{text}")
+    other = model()
+    other.tokenizer.digest = "another"
+    with pytest.raises(DataError, match="another tokenizer"):
+        TokenStream(corpus, "train", other.tokenizer, 16)
+    with pytest.raises(DataError, match="another tokenizer"):
+        measure({"a": corpus}, other, Measurement(tokens=100), shown=False)

@@ -171,3 +171,14 @@ def test_the_command_writes_a_table_and_figures(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert not ended.value.code and "one|b.txt" in out and "unigram_js" in out
     assert (tmp_path / "m" / "embeddings.csv").exists()
+
+
+def test_one_document_has_values_without_intervals_and_a_figure(tmp_path):
+    lm, one = tiny(), TextCorpus.of(["some words of one document"])
+    made = measure({"$x$": one}, lm, HOW, shown=False)
+    entropy = score(made, "$x$/entropy")
+    assert entropy.value > 0 and entropy.low is None and entropy.reason
+    assert all(path.is_file() for path in write(made, tmp_path, lm))
+    for names in ((), ("model",), ("",), ("a/b",)):
+        with pytest.raises(ConfigError):
+            measure(dict.fromkeys(names, one), lm, HOW, shown=False)

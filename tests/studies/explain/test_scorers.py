@@ -5,7 +5,7 @@ import pytest
 from saekit.core.registry import Registry
 from saekit.generators.scripted import Scripted
 from saekit.studies.explain import scoring, study
-from saekit.studies.explain.labels import Label
+from saekit.studies.explain.labels import Label, label_of, request
 from saekit.studies.explain.scorers.base import Judging, registry
 from saekit.studies.explain.scoring import score
 from saekit.studies.explain.statistics import measured
@@ -42,8 +42,11 @@ def mean(name, judge, label, graded):
     return sum(values) / len(values)
 
 
+ORDERED = ["detection", "fuzzing", "intruder", "embedding", "simulation"]
+
+
 @pytest.mark.parametrize("judge", JUDGES)
-@pytest.mark.parametrize("name", ["detection", "fuzzing", "intruder", "embedding", "simulation"])
+@pytest.mark.parametrize("name", ORDERED)
 def test_right_half_right_and_wrong_come_out_in_that_order(name, judge):
     if name == "simulation" and judge != "chooses":
         pytest.skip("needs log-probabilities")
@@ -54,6 +57,26 @@ def test_right_half_right_and_wrong_come_out_in_that_order(name, judge):
         assert right == 1.0
     chance = {"intruder": 1 / 4, "simulation": 0.0}.get(name, 0.5)
     assert wrong == pytest.approx(chance, abs=0.13)
+
+
+@pytest.mark.parametrize("with_negatives", [True, False])
+@pytest.mark.parametrize("small", [True, False])
+def test_lines_come_out_in_order_whether_the_explainer_saw_negatives_or_not(small, with_negatives):
+    """From the question to the scores: three explainers, each sure of another line."""
+    off = "- " + CASE.negatives[0].text[:6].strip()
+    means = []
+    for label in (RIGHT, HALF, WRONG):
+        explainer = Oracle(small=small, explains=(("", label),))
+        asked = request(
+            explainer, CASE, with_negatives=with_negatives, most_words=25, seed=0, tried=0
+        )
+        assert (off in asked.messages[-1][1]) == with_negatives
+        (reply,) = explainer.replies([asked])
+        found = label_of(reply.text, 25)
+        assert found == Label(label, "usable")
+        means.append([mean(name, JUDGES["chooses"], found.text, True) for name in ORDERED])
+    right, half, wrong = means
+    assert all(a > b + 0.1 > c + 0.2 for a, b, c in zip(right, half, wrong, strict=True))
 
 
 def test_steering_is_named_by_a_right_label_and_by_no_other():

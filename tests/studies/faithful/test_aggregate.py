@@ -59,6 +59,11 @@ def test_every_printed_number(found):
             assert (round(row["sae_acc"], 4), round(row["sae_f1"], 4)) == pair
 
 
+def test_a_path_as_text_is_read_and_print_shows_the_pairs(found):
+    assert str(aggregate(read_cells(str(PUBLISHED)), without=["yelp_polarity"])) == str(found)
+    assert "10/15" in str(found) and "Pairwise" not in str(found)
+
+
 def test_the_cell_of_another_models_text_is_flagged_and_what_changes_without_it(found):
     assert len(found.foreign) == 3 and all("pythia-2.8b" in one for one in found.foreign)
     assert all("text of pythia1.4b" in one for one in found.foreign)
@@ -136,3 +141,25 @@ def test_the_command_prints_it(capsys):
     out = capsys.readouterr().out
     assert not ended.value.code and ".7042  0.6347" in out and "FOREIGN" in out
     assert "3 have SAEs of the model's own text" in out and "p = 0.30" in out
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"data": 5}, {"model": ["m"]}, {"scores": [1]}, {"scores": None}, {"scores": {}},
+        {"scores": {"sae_acc": 10**400}}, {"written_by": 4},
+    ],
+)  # fmt: skip
+def test_cells_that_are_not_of_names_and_numbers_are_refused(tmp_path, cell):
+    whole = {"model": "m", "data": "d", "task": "t", "scores": {"sae_acc": 0.5}}
+    path = tmp_path / "cells.json"
+    path.write_text(json.dumps({"kind": "saekit faithful cells", "cells": [whole | cell]}))
+    with pytest.raises(DataError, match="cells.json"):
+        read_cells(path)
+    other = whole | {"scores": {"sae_acc": 0.4, "sae_f1": 0.1}}
+    path.write_text(json.dumps({"kind": "saekit faithful cells", "cells": [whole, other]}))
+    with pytest.raises(DataError, match="stands there twice"):
+        read_cells(path)
+    two = [Cell(**whole | {"data": d}) for d in "ab"]
+    with pytest.raises(ConfigError, match="each once"):
+        aggregate(two, ["a", "a"], metrics=["sae_acc"])

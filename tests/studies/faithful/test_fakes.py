@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saekit.core.codes import Codes
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, ResourceError
 from saekit.core.seeds import generator
 from saekit.models.tiny import tiny
 from saekit.studies.faithful.evals.fake_features import FakeFeatures
@@ -213,3 +213,22 @@ def test_figures_have_the_numbers_next_to_them(tmp_path):
     lines = (tmp_path / "bars.csv").read_text().splitlines()
     assert len(lines) == 9 and lines[1].startswith("a,uniform_tokens,fake,0.8")
     assert len((tmp_path / "scatter.csv").read_text().splitlines()) == 6
+
+
+def test_damaged_weights_and_what_fits_nowhere_are_refused_and_no_batch_moves_the_floor():
+    sae = table([range(OF_TEXT)] * 3)
+    config = dataclasses.replace(SMALL, n_draws=4)
+    batches = [dataclasses.replace(config, batch_rows=n) for n in (3, 8, 90)]
+    made = [one.run(ordinary(random_topk(), tiny()), real_text()) for one in batches]
+    rates = [[r.scores[f"uniform_tokens/{w}_untrained"] for w in ("fake", "excess")] for r in made]
+    assert rates[0] == rates[1] == rates[2]
+    for wrong, error in (
+        ({"seq_len": 1}, ConfigError), ({"n_seqs": 10**12}, ResourceError),
+        ({"n_draws": 10**13}, ResourceError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            dataclasses.replace(config, **wrong).run(subject(sae), tools())
+    with torch.no_grad():
+        sae.acts[0, 0] = torch.nan
+    with pytest.raises(DataError, match="`acts` of planted"):
+        config.run(subject(sae), tools())

@@ -9,6 +9,8 @@ import torch
 
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.progress import Progress
+from saekit.data.labelled.base import open_task
+from saekit.models.tiny import tiny
 from saekit.studies.faithful.evals.probing import Probing
 from saekit.studies.faithful.figures import probing_bars
 from saekit.studies.faithful.probing import logistic, statistics
@@ -172,3 +174,29 @@ def test_what_cannot_be_run(tmp_path):
     labels = torch.tensor([0] * 20 + [1])
     with pytest.raises(DataError, match="has 1 train examples"):
         logistic.probe(torch.zeros(21, 2), labels, torch.zeros(1, 2), n_classes=2, folds=2, seed=0)
+
+
+def test_a_beginning_that_lacks_a_class_is_refused_before_any_pass(tmp_path):
+    lines = [json.dumps({"text": f"one two three four {i} x{i} y{i}", "label": int(i % 25 == 0)})
+             for i in range(400)]  # fmt: skip
+    path = tmp_path / "rare.jsonl"
+    path.write_text("\n".join(lines))
+    few = dataclasses.replace(SMALL, tasks=(str(path),), n_train=10)
+    with pytest.raises(DataError, match="too few of a class"):
+        few.run(subject(table(LATENTS)), tools())
+    path.write_text('{"text": "a b c d", "label": ""}\n')
+    with pytest.raises(DataError, match="Row 1 .* has no label"):
+        open_task(str(path)).read()
+
+
+def test_codes_that_are_all_off_tell_no_class_and_damaged_weights_are_refused(tmp_path):
+    dead = torch.zeros(20, 50)
+    labels = torch.arange(20) % 2
+    found = logistic.probe(dead, labels, dead[:6], n_classes=2, folds=2, seed=0)
+    assert len(set(found.predicted.tolist())) == 1
+    config = dataclasses.replace(SMALL, tasks=(texts(tmp_path),))
+    broken = ordinary(random_topk(), tiny())
+    with torch.no_grad():
+        broken.sae.W_enc[0, 0] = math.nan
+    with pytest.raises(DataError, match="`W_enc` .* not finite"):
+        config.run(broken, tools())

@@ -1,5 +1,6 @@
 """Stability finds what was planted: shares, nulls, clusters, spaces, arms; intervals hold them."""
 
+import dataclasses
 import math
 
 import pytest
@@ -224,3 +225,22 @@ def test_saes_of_two_sites_are_refused():
     there = parse_site("L1.resid_post")
     with pytest.raises(ConfigError, match="one site"):
         SeedStability().run_together([one, other._replace(read=there, write=there)], tools())
+
+
+def test_one_sae_under_two_names_is_said_and_one_that_is_dead_leaves_scores_undefined():
+    lm = tiny()
+    config = SeedStability(n_tokens=256, n_effects=0)
+    saes = [TopK(d_in=32, d_out=32, d_sae=32, k=4).build(torch.Generator().manual_seed(0))
+            for _ in "ab"]  # fmt: skip
+    both = [subject(sae, lm)._replace(name=name) for sae, name in zip(saes, "ab", strict=True)]
+    found = config.run_together(both, tools())
+    assert "a and b have the same weights" in found.provenance["notes"][0]
+    whole = dataclasses.replace(config, batch_rows=10**6).run_together(both, tools())
+    assert whole.details["tokens"] == found.details["tokens"]
+    with torch.no_grad():
+        saes[1].W_enc.zero_()
+        saes[1].b_enc.fill_(-1)
+    scores = config.run_together(both, tools()).scores
+    assert scores["encoder_decoder"].value is None
+    assert scores["encoder_decoder"].reason == "no pair of SAEs has living latents"
+    assert scores["core"].value == 0

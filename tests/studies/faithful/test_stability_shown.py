@@ -10,7 +10,10 @@ import pytest
 from saekit.analysis.index_folder import Contexts
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
-from saekit.studies.faithful.figures.stability import draw_all
+from saekit.report import style
+from saekit.report.panels.twins import Twins
+from saekit.studies.faithful.figure_folder import _names
+from saekit.studies.faithful.figures.stability import _threshold, draw_all
 from saekit.studies.faithful.panels import stability
 from saekit.studies.faithful.panels.stability import StabilityPanel
 from tests.cli.test_cli import call
@@ -54,6 +57,23 @@ def test_each_figure_has_the_numbers_it_draws(tmp_path, capsys):
         draw_all(result("core"), out)
 
 
+def test_the_threshold_that_is_drawn_is_that_of_the_result():
+    made = Result(
+        name="seed_stability", version=1, config={"threshold": 0.5}, scores={}, details=DETAILS
+    )
+    figure, axes = style.new(2, 2)
+    _threshold(axes[0][0], made)
+    (line,) = axes[0][0].get_lines()
+    assert line.get_label() == "threshold 0.5" and set(line.get_xdata()) == {0.5}
+    assert figure is not None
+
+
+def test_folders_are_called_by_what_tells_them_apart(tmp_path):
+    one, two = tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"
+    assert _names([one, two]) == ["a/seed0", "b/seed0"]
+    assert _names([one, tmp_path / "a" / "seed1"]) == ["seed0", "seed1"]
+
+
 class Fake(SimpleNamespace):
     """An index of four latents."""
 
@@ -92,6 +112,10 @@ def test_a_latent_is_shown_beside_its_twins(tmp_path, monkeypatch):
     monkeypatch.setattr(stability, "_index", lambda _: Fake())
     found = StabilityPanel().blocks(run, Fake(), 0)  # pyright: ignore[reportArgumentType]
     assert found is not None
+    monkeypatch.setattr("saekit.report.panels.twins.siblings", lambda _: ["seed1", "seed2"])
+    assert Twins().blocks(run, Fake(), 0) is None  # pyright: ignore[reportArgumentType]
+    (asked,) = Twins().blocks(run, Fake(), 3) or []  # pyright: ignore[reportArgumentType]
+    assert asked["kind"] == "missing"
     strips = [block for block in found if block["kind"] == "strip"]
     assert [s["title"] for s in strips if "title" in s] == ["This SAE, latent 0", "seed1, latent 3"]
     assert len(strips) == 4 and "'cat'" in strips[0]["about"]

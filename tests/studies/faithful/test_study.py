@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from saekit.core.errors import ConfigError
+from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.evals.compare import CompareSettings
 from saekit.evals.core import Core
 from saekit.models.tiny import save_tiny, tiny
@@ -76,7 +76,7 @@ def test_its_page_is_found_and_shows_the_verdicts(done):
     folder, _ = done
     assert pages.kind_of(folder / "study") == "faithful"
     kinds = [b["kind"] for b in pages.payload("faithful", folder / "study")["blocks"]]
-    assert kinds.count("heatmap") == 3 and kinds.count("table") >= 2
+    assert kinds.count("table") == 5
 
 
 def test_another_call_does_nothing_again_and_other_settings_are_refused(done):
@@ -89,6 +89,28 @@ def test_another_call_does_nothing_again_and_other_settings_are_refused(done):
         run(tiny(), small(folder, tokens=1400), out=folder / "study")
     with pytest.raises(ConfigError, match="two texts or more"):
         small(folder, texts=("generated",))
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a|b.jsonl", "x" * 101])
+def test_a_text_whose_name_is_no_folder_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match="Rename the file"):
+        Faithful(texts=("generated", name))
+
+
+def test_nothing_is_begun_in_a_folder_of_others_or_with_a_text_that_is_not_there(tmp_path):
+    out = tmp_path / "used"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="in use"):
+        run(tiny(), small(tmp_path), out=out, shown=False)
+    missing = ("generated", str(tmp_path / "no.jsonl"))
+    with pytest.raises(DataError):
+        run(tiny(), small(tmp_path, texts=missing), out=tmp_path / "new", shown=False)
+    assert not (tmp_path / "new").exists() and [p.name for p in out.iterdir()] == ["mine.txt"]
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "study.json").write_text('{"faithful": []}')
+    with pytest.raises(FormatError, match="not of a study"):
+        run(tiny(), small(tmp_path), out=tmp_path / "odd", shown=False)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_the_table_calls_better_what_holds_over_all_rows():
     assert found.columns["verdict"][2] == "not told apart"
     assert verdict.sentences(found) == [
         "SAEs of a against SAEs of b: a is better on 1 of 4 scores (up); b is better on 1 of 4 "
-        "scores (down); 2 are not told apart.",
+        "scores (down); 1 is not told apart; 1 has no interval.",
         "SAEs of a against SAEs of c: a is better on none; c is better on none; 1 is not told "
         "apart.",
     ]

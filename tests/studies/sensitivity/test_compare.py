@@ -9,9 +9,12 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.models.tiny import tiny
 from saekit.studies.sensitivity.audit import write_audit
 from saekit.studies.sensitivity.compare import Side, compare, correlations
+from saekit.studies.sensitivity.statistics import means_of_groups
 from saekit.studies.sensitivity.study import measure
 from tests import letters
 from tests.studies.sensitivity.test_study import ALL_Z, CFG, HALF, script
+
+REPETITIONS = 300
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,50 @@ def test_what_cannot_be_compared_is_refused(made, tmp_path):
     other = Side(dataclasses.replace(sae, card=card), folder / "half", "b")
     with pytest.raises(ConfigError, match="one language model; these are of"):
         compare(own, other, lm, tmp_path, shown=False)
+
+
+def shares(n, m, means, chance):
+    """Shares of m texts that two SAEs fire on, by latent, and the difference.
+
+    Rates of latents are uniform within 0.25 of their mean. Half of the texts have one draw for both
+    SAEs, which does not change how often each fires.
+    """
+    rates = torch.tensor(means) + 0.5 * torch.rand(n, 2, generator=chance) - 0.25
+    draws = torch.rand(n, m, 2, generator=chance)
+    alike = torch.rand(n, m, generator=chance) < 0.5
+    draws[alike] = draws[alike][:, :1]
+    x, y = (draws < rates[:, None]).double().mean(1).T
+    return torch.stack([x, y, x - y], dim=1)
+
+
+def held(n, m, lead):
+    """How often an interval holds A's lead, 0.05, where each SAE leads by `lead` at home."""
+    chance, hits = torch.Generator().manual_seed(n), torch.zeros(REPETITIONS, dtype=torch.bool)
+    up = lead / 2
+    for seed in range(REPETITIONS):
+        homes = [
+            shares(n, m, (0.5 + up, 0.5 - up), chance),
+            shares(n, m, (0.55 - up, 0.45 + up), chance),
+        ]
+        _, ends = means_of_groups(homes, seed)
+        hits[seed] = ends[2][0] <= 0.05 <= ends[2][1]
+    return float(hits.double().mean())
+
+
+@pytest.mark.parametrize(("n", "m", "lead"), [(20, 10, 0.4), (50, 10, 0.0), (20, 3, 0.4)])
+def test_the_interval_of_a_difference_holds_it(n, m, lead):
+    assert 0.91 <= held(n, m, lead) <= 0.98
+
+
+def test_both_saes_and_their_difference_have_the_same_draws():
+    x = torch.rand(9, 2, generator=torch.Generator().manual_seed(0)).double()
+    same = torch.stack([x[:, 0], x[:, 0], torch.zeros(9).double()], dim=1)
+    _, ends = means_of_groups([same, 1 - same], 0)
+    assert ends[0] == ends[1] and ends[0][0] < ends[0][1]
+    # Homes that differ, and latents of a home that do not, leave nothing to chance.
+    apart = [torch.full((5, 1), 0.3), torch.full((9, 1), -0.3)]
+    means, ends = means_of_groups(apart, 0)
+    assert means[0] == pytest.approx(0) and ends[0] == pytest.approx((0, 0), abs=1e-7)
 
 
 def test_correlations_are_those_of_the_columns():

@@ -1,10 +1,14 @@
 """Replies of every form that generators give them."""
 
+import re
+
 import pytest
 
+from saekit.studies.sensitivity import prompts
 from saekit.studies.sensitivity.examples import Snippet
 from saekit.studies.sensitivity.parsing import judged, single, split
 from saekit.studies.sensitivity.prompts import SEPARATOR, marked, marks_for
+from tests.studies.explain.oracle import Oracle
 
 S = f"\n{SEPARATOR}\n"
 
@@ -98,3 +102,30 @@ def test_runs_of_tokens_are_marked_together_with_marks_that_no_text_holds():
     assert marked(last, ["a", "b", "c", "d"], ("{{", "}}"), 0.5) == "abc{{d}}"
     assert marks_for(["plain"]) == ("{{", "}}")
     assert marks_for(["a {{ jinja }}"]) == ("[[", "]]")
+
+
+def test_a_small_model_is_shown_a_talk_and_asked_for_the_word_of_an_example():
+    texts = [[" we", " ate", " at", " the", f" h{i}", "otel", "s", ".", "\n"] for i in range(7)]
+    shown = [Snippet([0] * 9, [0.0] * 4 + [1.0] * 2 + [0.0] * 3, 5, 0, 0, 0) for _ in texts]
+    asked = prompts.requests(Oracle(), 3, shown, texts, 7, seed=0)
+    talks = [request.messages for request in asked]
+    # Five in a row have the same words, so that a local model reads them once.
+    assert len(set(talks[:5])) == 1 and len({talks[4], talks[5]}) == 2 and talks[5] == talks[6]
+    assert len({request.seed for request in asked}) == 7
+    roles = [role for role, _ in talks[0]]
+    assert roles == ["user", "assistant"] * 5 + ["user"]
+    words = [re.search(r'the word "(h\dotels)" in it', m)[1] for r, m in talks[0] if r == "user"]
+    assert len(set(words)) == 6  # the one that is asked for is in no answer
+    answers = [m for role, m in talks[0] if role == "assistant"]
+    assert [w in a for w, a in zip(words, answers, strict=False)] == [True] * 5
+    assert not any(words[-1] in a for a in answers)
+    (api,) = prompts.requests(Oracle(small=False), 3, shown, texts, 7, seed=0)
+    assert all(f"{{{{ h{i}otel}}}}" in api.messages[1][1] for i in range(7))
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "word"),
+    [([" in", "ham", "per"], 1, "inhamper"), ([" a", "."], 1, "."), ([" a", "\n"], 1, "↵")],
+)
+def test_the_word_of_a_token(text, at, word):
+    assert prompts.word_at(text, at) == word

@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+import sys
 import types
 
 import pytest
 
 from saekit.core.errors import ConfigError, DataError, FormatError, UnknownNameError
+from saekit.core.files import read_object, sha256_of
+from saekit.core.result import Table
+from saekit.data import table_files
 from saekit.generators.limits import Limits
 from saekit.generators.local import Local
 from saekit.generators.scripted import Scripted
 from saekit.models.tiny import tiny
-from saekit.studies.sensitivity import floors
+from saekit.studies.sensitivity import floors, manifest
 from saekit.studies.sensitivity.examples import ExampleConfig
 from saekit.studies.sensitivity.prompts import SEPARATOR
 from saekit.studies.sensitivity.study import Sensitivity, estimate, measure
@@ -92,12 +96,55 @@ def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector,
     lines = [json.loads(x) for x in (cut / "journal.jsonl").read_text().splitlines()]
     keys = [x["key"] for x in lines if x["kind"] == "reply"]
     assert len(keys) == len(set(keys)) == 3
-    with pytest.raises(ConfigError, match="holds a run with another sensitivity"):
+    with pytest.raises(ConfigError, match=r"holds a run with another sensitivity \(texts\)\."):
         measure(
             detector, lm, script(*HALF), cut, dataclasses.replace(CFG, texts=5), text=text
         )  # fmt: skip
     with pytest.raises(ConfigError, match="another generator"):
         measure(detector, lm, script(*NONE), cut, CFG, text=text)
+
+
+def test_every_table_is_the_same_as_csv_and_as_parquet(lm, detector, text, tmp_path):
+    run = tmp_path / "s"
+    found = measure(
+        detector, lm, script(*HALF, "I cannot help with that"), run, CFG, text=text,
+        limits=Limits(usd_in=1.0, usd_out=2.0),
+    )  # fmt: skip
+    made = read_object(run / "manifest.json")
+    csvs = sorted(p.stem for p in run.glob("*.csv"))
+    assert len(csvs) == 7 and sorted(p.stem for p in run.glob("parquet/*")) == csvs
+    for name in csvs:
+        one, other = run / f"{name}.csv", run / "parquet" / f"{name}.parquet"
+        rows = list(table_files.rows(one))
+        assert rows == list(table_files.rows(other))
+        for path in (one, other):
+            record = made["files"][path.relative_to(run).as_posix()]
+            assert record == {"rows": len(rows), "sha256": sha256_of(path)}
+    table = table_files.read(run / "parquet/feature_stats.parquet")
+    assert table == found.latents  # with types and units
+    usage = made["usage"]
+    cost = (usage["tokens_read"] + 2 * usage["tokens_written"]) / 1e6
+    assert usage["requests"] == usage["replies"] == 3 and usage["usd"] == pytest.approx(cost)
+
+
+def test_without_pyarrow_the_manifest_says_that_there_is_no_parquet(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    table = Table(columns={"a": [1, 2]})
+    made = manifest.write_tables(tmp_path, {"one": table})
+    assert list(made["files"]) == ["one.csv"] and not (tmp_path / "parquet").exists()
+    assert "pyarrow" in made["parquet"] and "pip install" in made["parquet"]
+
+
+def test_a_writer_sees_no_special_tokens_of_the_corpus(lm, detector, text, tmp_path):
+    sae = dataclasses.replace(detector, card=dataclasses.replace(detector.card, bos=True))
+    wide = dataclasses.replace(CFG, examples=dataclasses.replace(CFG.examples, around=31))
+    measure(sae, lm, script(*ALL_Z), tmp_path / "s", wide, text=text, latents=[2])
+    record = read_object(tmp_path / "s/examples.json")["latents"]["2"]
+    special = lm.tokenizer.special_ids
+    assert any(i in special for one in record["shown"] for i in one["tokens"])
+    asked = read_object(tmp_path / "s/audit.json")["2"]["asked"]
+    words = " ".join(content for one in asked for _, content in one["messages"])
+    assert not any(lm.tokenizer.pieces([i])[0] in words for i in special)
 
 
 def test_a_plan_costs_nothing_and_knows_what_is_answered(lm, detector, text, tmp_path):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from saekit.core.border import ordinary, reading
 from saekit.core.config import setting
 from saekit.core.errors import DataError, FormatError
 from saekit.core.files import digest, read_json, read_tensors, write_tensors
@@ -63,11 +64,16 @@ class Generated(Corpus):
             raise DataError(
                 f"{self.path} has no finished text yet. Go on with `saekit corpus generate`."
             )
+        if len(shards) < (n := manifest["counts"]["shards"]):
+            raise FormatError(
+                f"{self.path} has {len(shards)} of {n} files of text. Run the same `saekit corpus "
+                f"generate` again, which writes the same text."
+            )
         return {
             "made_by": manifest["made_by"],
             "tokenizer": manifest["tokenizer"],
             "n_shards": len(shards),
-            "sha256": digest(_digest_at(p, p.stat().st_mtime_ns) for p in shards),
+            "sha256": digest(map(_digest_of, shards)),
             "split_rule": RULE,
         }
 
@@ -78,13 +84,15 @@ class Generated(Corpus):
             FormatError: the folder is of another kind, or damaged.
         """
         found = read_sealed(Path(self.path).expanduser() / MANIFEST)
-        if found.get("kind") != KIND:
+        if found.get("kind") != KIND or not {"made_by", "tokenizer", "counts"} <= set(found):
             raise FormatError(f"{self.path} is not a folder of `saekit corpus generate`.")
         return found
 
     def shards(self) -> list[Path]:
         """Return the files of text in order."""
-        return sorted((Path(self.path).expanduser() / SHARDS).glob("[0-9]*.safetensors"))
+        found = (Path(self.path).expanduser() / SHARDS).glob("[0-9]*.safetensors")
+        ours = (p for p in found if p.stem.isdecimal() and p.name == file_of(int(p.stem)))
+        return sorted(ours, key=lambda path: int(path.stem))
 
     def sequences(self) -> Iterator["Sequence"]:
         """Yield every sequence, in order.
@@ -92,17 +100,30 @@ class Generated(Corpus):
         Raises:
             FormatError: a file is damaged.
         """
-        for path in self.shards():
-            yield from read_shard(path).sequences
+        for shard in self._read():
+            yield from shard.sequences
 
     def n_written(self) -> int:
         """Return how many sequences were written, copies too."""
-        return sum(read_shard(path).covered for path in self.shards())
+        return sum(shard.covered for shard in self._read())
 
     def _every(self) -> Iterator[Document]:
-        for path in self.shards():
-            for one in read_shard(path).sequences:
+        for path, shard in zip(self.shards(), self._read(), strict=False):
+            for one in shard.sequences:
                 yield Document(" ".join(map(str, one.ids.tolist())), str(path), "ids")
+
+    def _read(self) -> Iterator["Shard"]:
+        """Yield every file; one that holds numbers of another, as a copy of it does, is refused."""
+        end = 0
+        for path in self.shards():
+            shard = read_shard(path)
+            if shard.first < end:
+                raise FormatError(
+                    f"{path} holds sequences from {shard.first:,} on, which stand before it. "
+                    f"Delete it and run the same `saekit corpus generate` again."
+                )
+            end = shard.first + shard.covered
+            yield shard
 
 
 class Sequence(NamedTuple):
@@ -124,6 +145,11 @@ class Shard(NamedTuple):
     first: int  # number of the first sequence
     covered: int  # numbers from there on that are here or were duplicates
     sequences: list[Sequence]
+
+
+def file_of(number: int) -> str:
+    """Return what the file of a shard is called."""
+    return f"{number:06d}.safetensors"
 
 
 def is_generated(folder: Path) -> bool:
@@ -148,20 +174,22 @@ def read_shard(path: Path) -> Shard:
     """
     tensors = read_tensors(path)
     said = tensors.pop("sha256", None)
-    if said is None or not torch.equal(said, _sum_of(tensors)):
-        raise FormatError(
-            f"{path} is damaged: its values do not match their checksum. Delete it and run the "
-            f"same `saekit corpus generate` again, which writes the same text."
+    with reading(path, "generated text"):
+        if said is None or not torch.equal(said, _sum_of(tensors)):
+            raise FormatError(
+                f"{path} is damaged: its values do not match their checksum. Delete it and run the "
+                f"same `saekit corpus generate` again, which writes the same text."
+            )
+        ids = tensors["ids"].numpy()
+        ends = np.cumsum(tensors["lengths"].numpy())
+        rows = zip(
+            tensors["numbers"].tolist(),
+            tensors["n_prompt"].tolist(),
+            np.split(ids, ends[:-1]) if len(ends) else [],
+            strict=True,
         )
-    ids = tensors["ids"].numpy()
-    ends = np.cumsum(tensors["lengths"].numpy())
-    rows = zip(
-        tensors["numbers"].tolist(),
-        tensors["n_prompt"].tolist(),
-        np.split(ids, ends[:-1]) if len(ends) else [],
-        strict=True,
-    )
-    return Shard(int(tensors["first"]), int(tensors["covered"]), [Sequence(*row) for row in rows])
+        sequences = [Sequence(*row) for row in rows]
+        return Shard(int(tensors["first"]), int(tensors["covered"]), sequences)
 
 
 def _tensors(first: int, covered: int, sequences: Iterable[Sequence]) -> dict[str, Tensor]:
@@ -180,6 +208,11 @@ def _tensors(first: int, covered: int, sequences: Iterable[Sequence]) -> dict[st
 def _sum_of(tensors: dict[str, Tensor]) -> Tensor:
     parts = [part for name in sorted(tensors) for part in (name, tensors[name].numpy().tobytes())]
     return torch.frombuffer(bytearray(bytes.fromhex(digest(parts))), dtype=torch.uint8)
+
+
+def _digest_of(path: Path) -> str:
+    ordinary(path)
+    return _digest_at(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -1,6 +1,7 @@
 """The contract of a task: labelled texts, of which a fixed part is test and never trained on."""
 
 import abc
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -87,7 +88,10 @@ def open_task(word: str, source: Source = "auto") -> Task:
         task = registry.get(word)()
         return replace(task, source=source) if hasattr(task, "source") else task
     path = Path(word).expanduser()
-    if path.is_file():
+    there = False
+    with contextlib.suppress(OSError):  # a word may be too long for the name of a file
+        there = path.is_file()
+    if there:
         return registry.get("labelled_file")(path=str(path.absolute()))
     names = registry.names()
     raise UnknownNameError(

@@ -1,5 +1,6 @@
 """Code or prose: lines of Python's library and of its manual, which every Python has."""
 
+import functools
 import importlib
 import inspect
 import platform
@@ -38,17 +39,22 @@ class CodeOrProse(Task):
 
     @override
     def read(self) -> Labelled:
-        examples = [*_pieces(_sources(), 0), *_pieces(_topics(), 1)]
-        parts = _splitting.split_by_text(examples, self.test_share)
-        _splitting.check(parts, self.classes, "the library of Python")
-        provenance = {
-            "source": "python",
-            "version": platform.python_version(),
-            "split": _splitting.split_rule(self.test_share),
-            "left_out": parts.left_out,
-            "notes": [],
-        }
-        return Labelled(parts.train, parts.test, self.classes, provenance)
+        return _read(self)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(task: CodeOrProse) -> Labelled:
+    examples = [*_pieces(_sources(), 0), *_pieces(_topics(), 1)]
+    parts = _splitting.split_by_text(examples, task.test_share)
+    _splitting.check(parts, task.classes, "the library of Python")
+    provenance = {
+        "source": "python",
+        "version": platform.python_version(),
+        "split": _splitting.split_rule(task.test_share),
+        "left_out": parts.left_out,
+        "notes": [],
+    }
+    return Labelled(parts.train, parts.test, task.classes, provenance)
 
 
 def _pieces(texts: Iterator[str], label: int) -> Iterator[Example]:

@@ -44,6 +44,11 @@ class LabelledFile(Task):
     def read(self) -> Labelled:
         path = Path(self.path)
         pairs = list(self._pairs(path))
+        if (blank := next((i for i, (_, label) in enumerate(pairs) if not label.strip()), -1)) >= 0:
+            raise DataError(
+                f"Row {blank + 1:,} of {path} has no label in `{self.label_column}`. Give it one, "
+                f"or leave the row out."
+            )
         counts = Counter(label for _, label in pairs)
         classes = tuple(sorted(counts))
         if len(classes) > MOST_CLASSES:

@@ -9,7 +9,7 @@ from saekit.core.files import read_object
 from saekit.core.result import Table
 from saekit.report import blocks
 from saekit.report.blocks import Block
-from saekit.report.pages.base import Page, registry
+from saekit.report.pages.base import Page, only, registry
 
 FILE = "comparison.json"
 PAIRS = {
@@ -26,6 +26,7 @@ PAIRS = {
     "p_holm": "p (Holm)",
     "least": "least difference told",
     "verdict": "verdict",
+    "words": "in words",
 }
 SAID = {
     "low": "lower end of the 95 % interval of the difference",
@@ -61,7 +62,9 @@ class ComparisonPage(Page):
         verdicts = [blocks.fact(one, row["verdict"]) for one, row in zip(told, rows, strict=True)]
         shown = [
             blocks.facts(verdicts, title="Verdicts", source=source),
-            blocks.table(pairs, names=PAIRS, said=SAID, title="Differences", source=source),
+            blocks.table(
+                pairs, names=only(pairs, PAIRS), said=SAID, title="Differences", source=source
+            ),
         ]
         shown += [blocks.text(note[0].upper() + note[1:] + ".") for note in notes]
         for metric in dict.fromkeys(pairs.columns["metric"]):

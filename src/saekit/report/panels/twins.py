@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME, MATCHES, ABOUT = "twins", "twin_matches", "twins.json"
 COMMAND = "saekit twins"
+STABILITY = "stability"  # a table that says the same and more, with a panel of its own
 
 
 @final
@@ -38,7 +39,7 @@ class Twins(Panel):
         row, made = base.row_of(folder / NAME, latent), folder / ABOUT
         if row is None or not made.is_file():
             others = siblings(run)
-            if not others:
+            if not others or base.row_of(folder / STABILITY, latent) is not None:
                 return None
             said = f"{len(others)} other SAEs of its sweep have its site and width."
             return [blocks.missing(said, f"{COMMAND} {base.quoted(run)}")]

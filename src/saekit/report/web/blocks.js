@@ -2,10 +2,10 @@
 
 import { element, button, chip, command, visible } from "./dom.js";
 import { quantity, readable, tip } from "./numbers.js";
-import { lines, histogram, bars, heatmap, cloud } from "./charts.js";
+import { lines, histogram, bars, dots, heatmap, cloud } from "./charts.js";
 import { tokenStrip, readout } from "./strip.js";
 
-const KINDS = { facts, text, label, missing, table, lines: lineBlock, bars: barBlock, histogram: histogramBlock,
+const KINDS = { facts, text, label, missing, table, lines: lineBlock, bars: barBlock, dots, histogram: histogramBlock,
   scatter, heatmap: heatBlock, strip, image, texts };
 
 // place: {latent: number -> address or null, sae: id -> address or null}
@@ -15,7 +15,7 @@ export function blockList(blocks, place) {
 
 export function block(one, place) {
   const draw = Object.hasOwn(KINDS, one?.kind) ? KINDS[one.kind] : null;
-  const figured = ["lines", "bars", "histogram", "heatmap", "scatter"].includes(one?.kind);
+  const figured = ["lines", "bars", "dots", "histogram", "heatmap", "scatter"].includes(one?.kind);
   const body = draw ? draw(one, place)
     : element("p", { class: "missing" }, `This page cannot draw a block of the kind "${one?.kind}".`);
   const title = one?.title && !figured ? element("h4", {}, one.title) : null;

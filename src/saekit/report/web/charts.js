@@ -229,6 +229,51 @@ export function bars({ title, labels, values, unit = "" }) {
   return box;
 }
 
+// A dot and its interval for each label, and ticks at what it is read by, as floors: one colour a kind of mark.
+// Where a label is too long for its column it stands above its row.
+export function dots({ title, labels, values, low, high, marks = [], unit = "" }) {
+  const { box, plot, readout } = figure(title);
+  const rest = () => readout.replaceChildren(unit, ...marks.flatMap((m, k) =>
+    [k ? " " : unit ? "; " : "", element("span", { class: `ink-${(k + 1) % LINES}` }, `| ${m.name}`)]));
+  rest();
+  const [from, to] = extent([...values, ...low, ...high, ...marks.flatMap((m) => m.values)]);
+  if (!Number.isFinite(from)) { plot.append(element("p", { class: "empty" }, "No value was measured.")); return box; }
+  const longest = Math.max(...labels.map((l) => String(l).length)) * 6.6 + 12;
+  responsive(plot, (width) => {
+    const over = longest > width * 0.3, left = over ? 10 : longest, row = over ? 38 : 24;
+    const bottom = row * labels.length + 4, height = bottom + 22;
+    const reach = (to - from || Math.abs(to) / 10 || 1) * 0.03;
+    const x = scale([from - reach, to + reach], [left, width - 16], false, Math.max(3, Math.floor((width - left) / 110)));
+    const svg = shape("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": `${title ?? "Scores"}: ${labels.map((l, i) => `${l} ${readable(values[i])}`).join(", ")}` });
+    tickLabels(x.ticks).forEach((word, i) => {
+      shape("line", { x1: x(x.ticks[i]), x2: x(x.ticks[i]), y1: 0, y2: bottom, class: "grid" }, svg);
+      shape("text", { x: x(x.ticks[i]), y: bottom + 15, "text-anchor": "middle" }, svg, word);
+    });
+    const letters = Math.floor(((over ? width : left) - 12) / 6.6);
+    labels.forEach((label, i) => {
+      const text = String(label), y = row * i + (over ? 27 : 14);
+      shape("text", over ? { x: left, y: y - 12 } : { x: left - 8, y: y + 4, "text-anchor": "end" }, svg,
+        text.length > letters ? text.slice(0, letters - 1) + "…" : text);
+      marks.forEach((m, k) => {
+        if (m.values[i] === null) return;
+        shape("line", { x1: x(m.values[i]), x2: x(m.values[i]), y1: y - 7, y2: y + 7, class: `line line-${(k + 1) % LINES}` }, svg);
+      });
+      if (low[i] !== null && high[i] !== null) shape("line", { x1: x(low[i]), x2: x(high[i]), y1: y, y2: y, class: "line line-0" }, svg);
+      if (values[i] !== null) shape("circle", { cx: x(values[i]), cy: y, r: 4, class: "dot-0" }, svg);
+      const area = shape("rect", { x: 0, y: row * i, width, height: row, fill: "transparent" }, svg);
+      area.addEventListener("pointerenter", () => {
+        const ends = low[i] !== null && high[i] !== null ? ` [${readable(low[i])}, ${readable(high[i])}]` : "";
+        readout.replaceChildren(`${label}: ${values[i] === null ? "undefined" : readable(values[i])}${ends}`, ...marks.map((m, k) =>
+          element("span", { class: `ink-${(k + 1) % LINES}` }, ` | ${m.name} ${m.values[i] === null ? "–" : readable(m.values[i])}`)));
+      });
+    });
+    svg.addEventListener("pointerleave", rest);
+    plot.replaceChildren(svg);
+  });
+  return box;
+}
+
 // What a colour of the style is on this ground, for canvas.
 export function inks(node, ...names) {
   const probe = element("span", { hidden: true });

@@ -59,7 +59,11 @@ def generate_(
     texts = list(prompt or [])
     if prompts is not None:
         corpus = open_corpus(prompts)
-        texts += [d.text for part in ("train", "test") for d in corpus.documents(part)]
+        read = [d for part in ("train", "test") for d in corpus.documents(part)]
+        if not read or (other := {d.kind for d in read} - {"text"}):
+            what = " and ".join(sorted(other)) if read else "no document"
+            raise ConfigError(f"`--prompts` takes a corpus of texts; {prompts} holds {what}.")
+        texts += [d.text for d in read]
     found = generate(
         VLLM(model, revision, dtype, how.length or 1024)
         if writer == VLLM.name
@@ -110,12 +114,16 @@ def measure_(
     from saekit.core.errors import ConfigError
     from saekit.data.open import open_corpus
     from saekit.models.hf import load
+    from saekit.report import style
     from saekit.studies.corpus.measure import Measurement, measure, write
 
+    if figures not in (None, "none"):
+        style.check(f".{figures}")
     named: dict[str, str] = {}
     for word in corpora:
         head, mark, rest = word.partition("=")
-        name, text = (head, rest) if mark else (Path(word.rstrip("/")).name, word)
+        named_so = mark and not Path(word).exists()  # a path may have such a sign
+        name, text = (head, rest) if named_so else (Path(word.rstrip("/")).name, word)
         if name in named:
             raise ConfigError(f"Two corpora are called {name}. Name them: a={text} b=...")
         named[name] = text

@@ -1,6 +1,7 @@
 """Generate: a language model's own text to a folder of shards that any run can train on."""
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from saekit.core import parts, provenance
+from saekit.core.border import ordinary
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError, FormatError
 from saekit.core.files import write_text
@@ -25,6 +27,7 @@ from saekit.studies.corpus.writers import Local, Writer
 PENDING = "pending.safetensors"
 _USUAL_LENGTH = 1024
 _KEEP_TOKENS = 5_000  # finished ones are written to disk so often
+_MOST_COPIES = 256  # one after another; then there is hardly anything new to write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,8 @@ def generate(
 
     Raises:
         ConfigError: the folder holds text of other settings, or a number is out of range.
-        DataError: there is neither BOS, EOS nor a prompt, or a prompt has no token.
+        DataError: there is neither BOS, EOS nor a prompt, a prompt has no token, or the model
+            writes the same texts over and over.
         ShapeError: a prompt leaves no room in `length`.
     """
     writer = lm if isinstance(lm, Writer) else Local(lm)
@@ -105,6 +109,12 @@ def generate(
         raise ConfigError(
             f"Sequences of {length} tokens leave {n_new} for new ones behind the longest prompt, "
             f"and the model reads {writer.n_ctx_max}. Set another `length`."
+        )
+    n_apart = len(set(map(tuple, begins)))
+    if how.temperature == 0 and n_apart * length < tokens:
+        raise ConfigError(
+            f"At temperature 0 a prompt has one text: {n_apart} of up to {length} tokens are fewer "
+            f"than {tokens:,}. Set a temperature above 0, or give more prompts."
         )
     about = {
         "kind": files.KIND,
@@ -209,8 +219,8 @@ class _Shelf:
         self._open: dict[int, files.Sequence] = {}
         for path in Generated(path=str(folder)).shards():
             shard = _whole_or_none(path)
-            if shard is None:  # a damaged file: its numbers are written again, the same
-                path.unlink()
+            if shard is None or shard.first != int(path.stem) * size or shard.covered > size:
+                parts.remove(path)  # damaged, or another's copy: its numbers are written again
             elif shard.covered < size:  # the last one of an earlier, smaller goal
                 self._reopen(shard)
             else:
@@ -277,7 +287,7 @@ class _Shelf:
         return _counts(shards, eos)
 
     def _path(self, shard: int) -> Path:
-        return self.folder / files.SHARDS / f"{shard:06d}.safetensors"
+        return self.folder / files.SHARDS / files.file_of(shard)
 
     def _enter(self, shard: Shard) -> None:
         for one in shard.sequences:
@@ -313,9 +323,10 @@ class _Shelf:
 
     def _last(self, goal: int) -> int | None:
         """Return the number of the sequence that reaches a goal; None: one is missing before."""
-        total, shard = 0, 0
+        total, shard, copies = 0, 0, 0
         while total + self._whole.get(shard, goal) < goal:
             total += self._whole[shard]
+            copies = 0 if self._whole[shard] else copies + self._size
             shard += 1
         rows: dict[int, files.Sequence] = self._open
         if shard in self._whole:
@@ -328,10 +339,19 @@ class _Shelf:
             if one is None:
                 return None
             if not self._is_copy(one) and one.digest not in seen:
-                total += len(one.ids)
+                total, copies = total + len(one.ids), 0
                 seen.add(one.digest)
+            else:
+                copies += 1
             if total >= goal:
                 return number
+            if copies >= _MOST_COPIES:
+                raise DataError(
+                    f"The last {copies} of {number + 1:,} sequences are copies of earlier ones: "
+                    f"the model has {total:,} tokens of different text to write from these "
+                    f"prompts, of {goal:,}. Raise temperature or top_p, give more prompts, or ask "
+                    f"for fewer tokens."
+                )
         raise AssertionError("numbers have no end")
 
 
@@ -340,6 +360,8 @@ def _copy(number: int) -> files.Sequence:
 
 
 def _whole_or_none(path: Path) -> Shard | None:
+    if path.is_file() and not os.access(path, os.R_OK):
+        ordinary(path)  # says so: what may not be read is not damaged
     try:
         return files.read_shard(path)
     except FormatError:
@@ -386,9 +408,20 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
         parts.check_empty(folder, "Choose another folder with --out, or delete it.")
         return
     there = Generated(path=str(folder)).manifest()
-    for name, value in about.items():
-        if there.get(name) != value:
+    for name, before, now in _flat(there, about):
+        if before != now:
             raise ConfigError(
-                f"{folder} holds text with another `{name}`: {there.get(name)!r:.200}, and now "
-                f"{value!r:.200}. Choose another folder with --out."
+                f"{folder} holds text with another `{name}`: {before!r:.200}, and now {now!r:.200}."
+                f" Choose another folder with --out."
             )
+
+
+def _flat(there: dict[str, Any], about: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each setting with what a folder has and what is asked; those within another by name."""
+    for name, value in about.items():
+        before = there.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            for part in dict.fromkeys([*value, *before]):
+                yield f"{name}.{part}", before.get(part), value.get(part)
+        else:
+            yield name, before, value

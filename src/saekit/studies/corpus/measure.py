@@ -20,6 +20,7 @@ from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import FEW, LEAST_UNITS
 from saekit.data.base import Corpus, Split
 from saekit.data.corpora.generated import Generated
+from saekit.data.token_cache import check_tokenizer
 from saekit.models.base import LanguageModel, default_site
 from saekit.studies.corpus import statistics
 
@@ -28,6 +29,7 @@ NGRAM = 13
 _REFERENCE_TOKENS = 1_000_000
 _NULL_DRAWS = 200
 _SHUFFLES = 40
+_TAKEN = ("model", "id", "token")  # columns of the table of first tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +155,13 @@ def measure(
         DataError: a corpus has no text, or ids of another tokenizer.
     """
     how = how or Measurement()
-    if wrong := [n for n in corpora if set(n) & set("/|")]:
-        raise ConfigError(f"A corpus may not be called {wrong[0]!r}: no / and no |.")
+    if not corpora:
+        raise ConfigError("There is no corpus to measure. Name one or more.")
+    if wrong := [n for n in corpora if not n or set(n) & set("/|") or n in _TAKEN]:
+        raise ConfigError(
+            f"A corpus may not be called {wrong[0]!r}: no / and no |, nor {', '.join(_TAKEN)}. "
+            f"Name it: NAME=CORPUS."
+        )
     read = {name: _read(corpus, lm, (how.split,), how.tokens) for name, corpus in corpora.items()}
     least = min(sum(map(len, ids)) for ids, *_ in read.values())
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
@@ -193,10 +200,8 @@ def _read(corpus: Corpus, lm: LanguageModel, splits: Sequence[Split], tokens: in
     tokenizer = lm.tokenizer
     begins: dict[str, int] = {}
     duplicates = ended = None
+    check_tokenizer(corpus, corpus.provenance(), tokenizer)
     if isinstance(corpus, Generated):
-        manifest = corpus.manifest()
-        if manifest["tokenizer"] != tokenizer.digest:
-            raise DataError(f"{corpus.path} holds ids of another tokenizer than {lm.name}'s.")
         written, kept = corpus.n_written(), list(corpus.sequences())
         duplicates = (written - len(kept)) / max(written, 1)
         ends = [bool(len(s.ids)) and s.ids[-1] == tokenizer.eos_id for s in kept]
@@ -246,7 +251,12 @@ def _first_shares(lm: LanguageModel) -> Tensor:
     if begin is None:
         raise DataError(f"{lm.name} has neither BOS nor EOS, behind which a text begins.")
     with torch.no_grad():
-        return lm.logits(torch.tensor([[begin]]))[0, -1].double().softmax(-1).cpu()
+        shares = lm.logits(torch.tensor([[begin]]))[0, -1].double().softmax(-1).cpu()
+    if not bool(shares.isfinite().all()):
+        raise DataError(
+            f"The logits of {lm.name} are not numbers (NaN). Use dtype float32, or another model."
+        )
+    return shares
 
 
 def _of_one(
@@ -256,7 +266,9 @@ def _of_one(
     without = total - one.counts
 
     def of_counts(statistic: Callable[[Tensor], float], unit: str, **how: Any) -> Score:
-        others = torch.tensor([statistic(row) for row in without], dtype=torch.float64)
+        # Without its only document a text has no token, and no statistic.
+        some = [statistic(row) for row in without if bool(row.any())]
+        others = torch.tensor(some, dtype=torch.float64)
         return _score(statistic(total), others, n, unit, **how)
 
     scores = {
@@ -486,6 +498,8 @@ def _score(
     if few or not math.isfinite(value):
         return Score(value=value, n=n, unit=unit, better=better, reason=FEW)
     low, high = jackknife(value, without, strata=strata)
+    if unit.startswith("share of"):  # of few documents the ends may lie where no share is
+        low, high = max(low, 0.0), min(high, 1.0)
     return Score(value=value, low=low, high=high, n=n, unit=unit, better=better)
 
 

@@ -19,6 +19,7 @@ OWN = "faithful"  # data sets that a model wrote, whichever they are called
 KIND = "saekit faithful cells"
 RESAMPLES = 10_000
 NEAR = 1e-12  # means of equal numbers differ by a rounding
+MOST = 1e300  # of a score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class Pairwise:
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """What the cells say together.
+    """What the cells say together. `print` shows it.
 
     Args:
         arms: that are compared.
@@ -112,6 +113,9 @@ class Aggregate:
             p for p in self.pairs if (p.first, p.second, p.metric) == (first, second, metric)
         )
 
+    def __str__(self) -> str:
+        return "\n".join(said(self, list(dict.fromkeys(pair.metric for pair in self.pairs))))
+
     def record(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
         return {
@@ -126,16 +130,16 @@ class Aggregate:
         }
 
 
-def read_cells(path: Path) -> list[Cell]:
+def read_cells(path: Path | str) -> list[Cell]:
     """Read results: the published layout (``downstream``), or a list of cells.
 
     Ours is ``{"kind": "saekit faithful cells", "cells": [{"model", "data", "task", "scores",
     "written_by"}]}``; cells of one model, data set and task, as of several seeds, are averaged.
 
     Raises:
-        DataError: the file is of neither layout, or a value is not a number.
+        DataError: the file is of neither layout, or a cell is not of names and numbers.
     """
-    raw = read_object(path)
+    raw = read_object(Path(path))
     try:
         if raw.get("kind") == KIND:
             cells = [Cell(**cell) for cell in raw["cells"]]
@@ -146,10 +150,20 @@ def read_cells(path: Path) -> list[Cell]:
             f"{path} has neither `downstream` of the published layout nor `cells` of ours: {error}."
         ) from error
     for cell in cells:
-        for name, value in cell.scores.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise DataError(f"{path}: {name} of {_named(cell)} is {value!r}, not a number.")
-    return _averaged(cells)
+        _check(cell, Path(path))
+    return _averaged(cells, Path(path))
+
+
+def _check(cell: Cell, path: Path) -> None:
+    names = (cell.model, cell.data, cell.task, cell.written_by or "")
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: model, data, task and written_by are names; got {names!r:.200}.")
+    if not isinstance(cell.scores, dict) or not cell.scores:
+        raise DataError(f"{path}: {_named(cell)} has no scores, but {cell.scores!r:.80}.")
+    for name, value in cell.scores.items():
+        # A whole number may be beyond what a float holds.
+        if type(value) not in (int, float) or not -MOST <= value <= MOST:
+            raise DataError(f"{path}: {name} of {_named(cell)} is {value!r:.80}, not a number.")
 
 
 def _published(downstream: Mapping[str, Any]) -> list[Cell]:
@@ -172,10 +186,17 @@ def _published(downstream: Mapping[str, Any]) -> list[Cell]:
     return cells
 
 
-def _averaged(cells: Sequence[Cell]) -> list[Cell]:
+def _averaged(cells: Sequence[Cell], path: Path) -> list[Cell]:
     alike: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        alike.setdefault((cell.model, cell.data, cell.task, cell.written_by), []).append(cell)
+        some = alike.setdefault((cell.model, cell.data, cell.task, cell.written_by), [])
+        some.append(cell)
+        if set(cell.scores) != set(some[0].scores):
+            both = (", ".join(sorted(one.scores)) for one in (some[0], cell))
+            raise DataError(
+                f"{path}: {_named(cell)} stands there twice, with {' and with '.join(both)}. Give "
+                f"each the same scores."
+            )
     return [
         Cell(
             model=model,
@@ -215,9 +236,11 @@ def aggregate(
         arm lacks are named, ties counted, and differences have a sign test and a bootstrap over
         cells (cells of one model are alike, so its intervals are rather too narrow).
     """
-    unknown = set(without) - {c.task for c in cells} - {c.model for c in cells}
-    if unknown:
-        raise ConfigError(f"No task or model is called {', '.join(sorted(unknown))}.")
+    there = sorted({c.task for c in cells} | {c.model for c in cells})
+    if unknown := sorted(set(without) - set(there)):
+        raise ConfigError(
+            f"No task or model is called {', '.join(unknown)}; there are {', '.join(there)}."
+        )
     used = [c for c in cells if c.task not in without and c.model not in without]
     chosen = tuple(arms) if arms is not None else _usual_arms(used)
     found = _aggregated(used, chosen, metrics, seed)
@@ -274,10 +297,11 @@ def _aggregated(
                 raise DataError(f"Two results stand for {_named(cell)} as `{cell.arm}`.")
             place[cell.arm] = cell
     known = {cell.arm for cell in cells}
-    if len(arms) < 2 or not set(arms) <= known:
+    if len(set(arms)) < max(len(arms), 2) or not set(arms) <= known:
         raise ConfigError(
-            f"Name two or more data sets to compare, of {', '.join(sorted(known))}; got "
-            f"{', '.join(arms)}."
+            f"Name two or more data sets to compare, each once, of "
+            f"{', '.join(sorted(known)) or 'none that the cells have'}; got "
+            f"{', '.join(arms) or 'none'}."
         )
     whole = [place for place in table.values() if set(place) == set(arms)]
     if not whole:
@@ -379,10 +403,10 @@ def said(found: Aggregate, metrics: Sequence[str]) -> list[str]:
         f"  {row['model']:<14} {row['data']:<{width}}  {shown(row)}"
         for row in found.by_model.rows()
     ]
-    lines += ["pairs: difference [95 %], wins, sign test, bootstrap over cells"]
+    lines += ["pairs: difference [95 %], wins, p of a sign test, p of a bootstrap over cells"]
     for one in found.pairs:
         if found.arms.index(one.first) < found.arms.index(one.second):
-            ties = f" ({one.ties} ties)" if one.ties else ""
+            ties = f" ({one.ties} {'tie' if one.ties == 1 else 'ties'})" if one.ties else ""
             lines.append(
                 f"  {one.first} - {one.second}, {one.metric}: {one.difference:+.4f} "
                 f"[{one.low:+.4f}, {one.high:+.4f}], {one.wins}/{one.n}{ties}, "

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.codes import Codes
-from saekit.core.finite import check_finite
+from saekit.core.errors import DataError
+from saekit.core.finite import all_finite, check_finite
 from saekit.core.progress import Progress
 from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import Subject
 from saekit.models.base import LanguageModel
+from saekit.saes.base import SAE
 from saekit.studies.faithful.sequences import Padded
 
 
@@ -21,6 +23,22 @@ def model_of(subjects: Sequence[Subject]) -> LanguageModel:
     lm = subjects[0].lm
     assert lm is not None  # `check` of the evaluation refuses it
     return lm
+
+
+def saes_of(subjects: Sequence[Subject]) -> list[SAE]:
+    """Return SAEs in single precision on the device of their language model.
+
+    Raises:
+        DataError: a weight is not finite. Codes of such an SAE may look like codes of dead latents.
+    """
+    for subject in subjects:
+        for name, weight in subject.sae.state_dict().items():
+            if not all_finite(weight):
+                raise DataError(
+                    f"`{name}` of {subject.name} has values that are not finite. Its training "
+                    f"diverged, or its file is damaged: train or load it again."
+                )
+    return [float32_on(s.sae, model_of(subjects).device) for s in subjects]
 
 
 class Coded(NamedTuple):
@@ -55,7 +73,7 @@ def coded(
         DataError: activations are not finite.
     """
     lm = model_of(subjects)
-    saes = [float32_on(s.sae, lm.device) for s in subjects]
+    saes = saes_of(subjects)
     sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
     for first in range(0, len(text.tokens), batch_rows):
         part = text.rows(slice(first, first + batch_rows))

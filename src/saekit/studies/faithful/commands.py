@@ -86,8 +86,9 @@ def figures(
     out: Annotated[Path, typer.Option(help="Folder of the figures; each has a CSV.")],
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="Dictionaries as points too: pca, tsne or umap; repeatable."),
+        typer.Option("--map", help="Dictionaries as points too: pca, tsne or umap. Repeat."),
     ] = None,
+    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
     as_json: Json = False,
 ) -> None:
     """Draw fake features, probes and cross-data tables of SAEs side by side.
@@ -103,7 +104,8 @@ def figures(
             raise UnknownNameError(
                 f"A map is one of {', '.join(WAYS)}; got {word!r}.{nearest(word, WAYS)}"
             )
-    drawn = draw_all(runs, out, [way for way in WAYS if way in (maps or [])])
+    ending = f".{suffix.lstrip('.')}"
+    drawn = draw_all(runs, out, [way for way in WAYS if way in (maps or [])], ending)
     lines = [f"figure   {path}" for path in drawn.made]
     lines += [f"left out {name}: {why}" for name, why in drawn.left_out.items()]
     record = {"figures": [str(p) for p in drawn.made], "left_out": drawn.left_out}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from saekit.core.border import details_of, reading
 from saekit.core.errors import FormatError, MissingExtraError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
@@ -28,31 +29,36 @@ class Drawn(NamedTuple):
     left_out: dict[str, str]
 
 
-def draw_all(folders: Sequence[Path], out: Path, maps: Sequence[Way] = ()) -> Drawn:
+def draw_all(
+    folders: Sequence[Path | str], out: Path | str, maps: Sequence[Way] = (), suffix: str = ".svg"
+) -> Drawn:
     """Draw what `fake_features`, `probing` and `cross_data` found, and maps of the dictionaries.
 
     Args:
         folders: of SAEs, with the results in ``eval``.
         out: folder of the figures.
         maps: how the dictionaries are drawn as points; none where empty.
+        suffix: what kind of figures: .svg, .pdf or .png.
 
     Raises:
+        ConfigError: `suffix` is not one of a figure, or a map has too few directions.
         FormatError: there is nothing to draw.
         MissingExtraError: matplotlib is not installed.
     """
     style.check()
-    short = [folder.resolve().name for folder in folders]
-    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    places = dict(zip(names, folders, strict=True))
+    folders, out = [Path(folder) for folder in folders], Path(out)
+    places = dict(zip(_names(folders), folders, strict=True))
     drawn = Drawn([], {})
     if fakes := _results(places, "fake_features"):
-        _fakes(fakes, places, out, drawn)
+        with details_of("fake_features"):
+            _fakes(fakes, places, (out, suffix), drawn)
     if probes := _results(places, "probing"):
         for metric in METRICS:
-            drawn.made.append(out / f"probing_{metric}.svg")
-            probing_bars.draw(probes, drawn.made[-1], metric)
+            drawn.made.append(out / f"probing_{metric}{suffix}")
+            with details_of("probing"):
+                probing_bars.draw(probes, drawn.made[-1], metric)
     if cross := _results(places, "cross_data"):
-        drawn.made.append(out / "cross_data.svg")
+        drawn.made.append(out / f"cross_data{suffix}")
         cross_data.draw(cross, drawn.made[-1])
     for way in maps:
         try:
@@ -60,7 +66,7 @@ def draw_all(folders: Sequence[Path], out: Path, maps: Sequence[Way] = ()) -> Dr
         except MissingExtraError as error:
             drawn.left_out[f"map {way}"] = str(error)
             continue
-        drawn.made.append(out / f"map_{way}.svg")
+        drawn.made.append(out / f"map_{way}{suffix}")
         dictionary_map.draw(dictionary_map.table(_dictionaries(places), way), way, drawn.made[-1])
     if not drawn.made:
         raise FormatError(
@@ -70,8 +76,11 @@ def draw_all(folders: Sequence[Path], out: Path, maps: Sequence[Way] = ()) -> Dr
     return drawn
 
 
-def _fakes(fakes: dict[str, Result], places: dict[str, Path], out: Path, drawn: Drawn) -> None:
-    drawn.made.append(out / "fake_features.svg")
+def _fakes(
+    fakes: dict[str, Result], places: dict[str, Path], where: tuple[Path, str], drawn: Drawn
+) -> None:
+    out, suffix = where
+    drawn.made.append(out / f"fake_features{suffix}")
     fake_bars.draw(fakes, drawn.made[-1])
     for name, result in fakes.items():
         by_token = result.details["definition"]["mode"] == "token"
@@ -81,8 +90,8 @@ def _fakes(fakes: dict[str, Result], places: dict[str, Path], out: Path, drawn: 
             continue
         p = float(result.details["definition"]["p"])
         for noise in result.details["noises"]:
-            drawn.made.append(out / f"fake_{noise}_{_plain(name)}.svg")
-            fake_scatter.draw(latents, noise, p, drawn.made[-1])
+            drawn.made.append(out / f"fake_{_plain(noise)}_{_plain(name)}{suffix}")
+            fake_scatter.draw(latents, noise, p, drawn.made[-1], name)
 
 
 def _results(places: dict[str, Path], name: str) -> dict[str, Result]:
@@ -107,11 +116,25 @@ def latents_of(folder: Path, unit: str) -> Table | None:
     if not table_files.has(stem):
         return None
     path = table_files.find(stem)
-    rows = list(table_files.rows(path))
-    rates = [name for name in (rows[0] if rows else {}) if name.endswith("_rate")]
-    columns: dict[str, list] = {"latent": [int(row["latent"]) for row in rows]}
-    columns |= {name: [float(row[name]) for row in rows] for name in rates}
+    with reading(path, "a table of fake features"):
+        rows = list(table_files.rows(path))
+        rates = [name for name in (rows[0] if rows else {}) if name.endswith("_rate")]
+        sure = [name for name in (rows[0] if rows else {}) if name.endswith("_surely_fake")]
+        columns: dict[str, list] = {"latent": [int(row["latent"]) for row in rows]}
+        columns |= {name: [float(row[name]) for row in rows] for name in rates}
+        columns |= {name: [str(row[name]) == "True" for row in rows] for name in sure}
     return Table(columns=columns, units=dict.fromkeys(rates, f"share of {unit}"))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return what folders are called: as many last parts of their paths as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    names: list[str] = []
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _plain(name: str) -> str:

@@ -61,13 +61,13 @@ class RunName:
                 f"LATENTS_KIND_K_LR_SEED_DATA_CONTEXT_LASTSTEP."
             )
         whole = {"block", "d_sae", "k", "seed", "n_ctx", "last_step"}
-        values: dict[str, Any] = {
-            n: int(v) if n in whole else v for n, v in match.groupdict().items()
-        }
         try:
+            values: dict[str, Any] = {
+                n: int(v) if n in whole else v for n, v in match.groupdict().items()
+            }
             values["lr"] = float(match["lr"])
-        except ValueError as error:
-            raise DataError(f"The learning rate {match['lr']!r} in {text!r} is wrong.") from error
+        except ValueError as error:  # of a rate such as 1e, or a number of over 4,300 digits
+            raise DataError(f"A number in {text!r:.200} is wrong: {error}.") from error
         found = cls(**values)
         if str(found) != text:
             raise DataError(f"{text!r} would be written {str(found)!r}. Mend its numbers.")

@@ -1,16 +1,19 @@
 """The study: a model's own text against others, SAEs over seeds on each, and which are better."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from saekit.core import provenance
+from saekit.core.border import reading
 from saekit.core.config import Config, setting
-from saekit.core.errors import ConfigError, TrainingError
+from saekit.core.errors import ConfigError, FormatError, TrainingError
 from saekit.core.files import read_object, write_json
 from saekit.core.lock import claimed
+from saekit.core.parts import check_empty
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.data.base import Corpus
@@ -30,6 +33,7 @@ from saekit.evals.evaluate import measure_all, measure_together
 from saekit.hub.opening import OpenSAE, opened
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
+from saekit.report import style
 from saekit.studies.corpus.generate import Generation, generate
 from saekit.studies.corpus.measure import Measurement, measure
 from saekit.studies.corpus.measure import write as write_measures
@@ -37,6 +41,7 @@ from saekit.studies.faithful import verdict
 from saekit.studies.faithful.evals.fake_features import FakeFeatures
 from saekit.studies.faithful.evals.probing import Probing
 from saekit.studies.faithful.evals.seed_stability import SeedStability
+from saekit.studies.faithful.probing import logistic
 from saekit.studies.faithful.verdict import Evidence
 from saekit.training import building
 from saekit.training.record import is_done
@@ -47,6 +52,7 @@ OWN = "generated"  # the text that the model writes itself
 STUDY, RESULT, VERDICTS = "study.json", "faithful.json", "verdicts"
 MEASURES, COMPARISON = "measures.json", "comparison.json"  # what says that a part is done
 LOSSES = {"fvu": "FVU", "ce_rise": "CE rise"}
+PLAIN = re.compile(r"[^./\\|\x00-\x1f\x7f][^/\\|\x00-\x1f\x7f]{0,99}")  # name of a text
 SPARE = 1.15  # of own text, over what training reads: rows are cut, and outliers do not count
 
 
@@ -106,6 +112,13 @@ class Faithful(Config):
                 f"The study compares two texts or more, each of a name of its own; got "
                 f"{', '.join(names) or 'none'}."
             )
+        for name in names:
+            if PLAIN.fullmatch(name) is None:
+                raise ConfigError(
+                    f"A text is called by its name or the stem of its file, which become folders "
+                    f"and parts of scores; got {name!r:.200}. Rename the file: no / \\ | in it, no "
+                    f"point in front, at most 100 characters."
+                )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"`seeds` are different numbers, at least one; got {self.seeds}.")
 
@@ -155,19 +168,23 @@ def run(
     Raises:
         ConfigError: the folder holds a study with other settings, or a setting is wrong.
         TrainingError: an SAE could not be trained.
+        MissingExtraError: matplotlib or scikit-learn is not installed.
     """
+    style.check()
+    logistic.check()
     model = load_model(lm) if isinstance(lm, str) else lm
     study = _Study(config or Faithful(), model, Path(out), shown)
     kept = f"Run the same command again: {study.folder}."
     with claimed(study.folder, "saekit faithful run", kept):
-        asked = {"faithful": study.cfg.to_dict(), "model": model.provenance()}
-        _same(study.folder / STUDY, asked)
-        texts = study.texts()
-        study.measure_texts(texts)
-        saes = {name: study.trained(name, text) for name, text in texts.items()}
+        texts = study.texts()  # refused before anything is written
         common = Mixture(
             parts=tuple(texts.values()), weights=(1.0,) * len(texts), when_short="go_on"
         )
+        asked = {"faithful": study.cfg.to_dict(), "model": model.provenance()}
+        _same(study.folder / STUDY, asked)
+        study.write_own(texts)
+        study.measure_texts(texts)
+        saes = {name: study.trained(name, text) for name, text in texts.items()}
         every = [one for some in saes.values() for one in some]
         found = _Found(
             fakes=study.of_each(study.cfg.fakes, every, common),
@@ -182,10 +199,13 @@ def _same(path: Path, wanted: Mapping[str, Any]) -> None:
     """Write what a new study is, or refuse to go on with another one."""
     wanted = json.loads(json.dumps(wanted))
     if not path.exists():
+        check_empty(path.parent)
         write_json(path, wanted)
         return
     before = read_object(path)
-    old, new = before.get("faithful", {}), wanted["faithful"]
+    old, new = before.get("faithful"), wanted["faithful"]
+    if not isinstance(old, dict):
+        raise FormatError(f"{path} is not of a study of `saekit faithful run`.")
     differ = [k for k in new if old.get(k) != new[k]]
     differ += ["the model"] if before.get("model") != wanted["model"] else []
     if differ:
@@ -213,22 +233,20 @@ class _Study(NamedTuple):
     shown: bool
 
     def texts(self) -> dict[str, Corpus]:
-        """Return every text; the model's own is written first."""
-        found: dict[str, Corpus] = {}
-        for word in self.cfg.texts:
-            found[name_of(word)] = self._own() if word == OWN else open_corpus(word)
-        return found
+        """Return every text; the model's own need not be written yet."""
+        own = Generated(path=str((self.folder / "text" / OWN).absolute()))
+        return {name_of(w): own if w == OWN else open_corpus(w) for w in self.cfg.texts}
 
-    def _own(self) -> Corpus:
-        place = self.folder / "text" / OWN
-        own = Generated(path=str(place.absolute()))
-        held_out = max(self.cfg.losses.core.n_tokens, self.cfg.stability.n_tokens)
-        needed = max(
-            self.cfg.tokens * SPARE / (1 - own.test_share), held_out * SPARE / own.test_share
-        )
-        how = self.cfg.generation
-        generate(self.lm, place, tokens=round(needed), how=how, shown=self.shown)
-        return own
+    def write_own(self, texts: Mapping[str, Corpus]) -> None:
+        """Write the model's own text, if it is among these."""
+        own = texts.get(OWN)
+        if OWN in self.cfg.texts and isinstance(own, Generated):
+            held_out = max(self.cfg.losses.core.n_tokens, self.cfg.stability.n_tokens)
+            needed = max(
+                self.cfg.tokens * SPARE / (1 - own.test_share), held_out * SPARE / own.test_share
+            )
+            how = self.cfg.generation
+            generate(self.lm, Path(own.path), tokens=round(needed), how=how, shown=self.shown)
 
     def measure_texts(self, texts: Mapping[str, Corpus]) -> None:
         """Write what the texts are like, and figures of it."""
@@ -300,8 +318,9 @@ class _Study(NamedTuple):
             every = self._opened([one for some in saes.values() for one in some], text)
             sizes = {group: len(some) for group, some in saes.items()}
             compare_open(every, sizes, self.cfg.losses, shown=self.shown).write(out)
-        made = read_object(out / COMPARISON)
-        return Table(columns=made["pairs"]), Table(columns=made["saes"])
+        with reading(out / COMPARISON, "a comparison of SAEs"):
+            made = read_object(out / COMPARISON)
+            return Table(columns=made["pairs"]), Table(columns=made["saes"])
 
     def finish(self, saes: Mapping[str, Sequence[Path]], found: _Found) -> FaithfulRun:
         """Write the verdicts, and everything that the page shows."""
@@ -317,6 +336,7 @@ class _Study(NamedTuple):
             "version": self.cfg.version,
             "text": first,
             "said": verdict.sentences(verdicts),
+            "notes": verdict.notes(verdicts),
             "verdicts": verdicts.columns,
             "cross_data": cross.columns,
             "saes": folders,
@@ -358,7 +378,7 @@ def cross_table(saes: Mapping[str, Table]) -> Table:
     for measured_on, table in saes.items():
         for group in dict.fromkeys(table.columns["group"]):
             rows = [row for row in table.rows() if row["group"] == group]
-            for metric in ("l0", *LOSSES):
+            for metric in (one for one in ("l0", *LOSSES) if one in table.columns):
                 values = [row[metric] for row in rows if row[metric] is not None]
                 mean = sum(values) / len(values) if values else None
                 ends = (min(values), max(values)) if values else (None, None)
@@ -370,16 +390,22 @@ def cross_table(saes: Mapping[str, Table]) -> Table:
 
 def lines(found: FaithfulRun) -> list[str]:
     """Return the verdicts as aligned lines, and what they come to in words."""
-    heads = ("score", "other", "value", "of other", "difference", "verdict")
+    text = found.result["text"]
+    heads = ("score", "good is", f"of {text}", "against", "of that", "difference [95 %]",
+             "p (Holm)", "verdict")  # fmt: skip
     rows = [
         (
             row["score"],
-            row["other"],
+            row["better"],
             number_text(row["value"]),
+            row["other"],
             number_text(row["value_other"]),
             difference_text(row),
+            "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
             row["verdict"],
         )
         for row in found.verdicts.rows()
     ]
-    return [*aligned([heads, *rows]), "", *found.result["said"]]
+    holm = f"better is said where p, by Holm's method over all rows, is below {verdict.LEVEL}"
+    notes = [f"note     {note}" for note in (*found.result["notes"], holm)]
+    return [*aligned([heads, *rows]), *notes, "", *found.result["said"]]

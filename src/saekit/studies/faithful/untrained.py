@@ -12,33 +12,39 @@ from saekit.studies.faithful.sequences import Padded
 from saekit.training.scaling import ScalingSums
 
 
-def untrained(subjects: Sequence[Subject], few: Padded, seed: int) -> list[Subject]:
+def untrained(
+    subjects: Sequence[Subject], few: Padded, batch_rows: int, seed: int
+) -> list[Subject]:
     """Return an untrained TopK in the place of each SAE: as wide, as many latents on per token.
 
     Inputs are brought to the mean and size that training brings them to.
 
     Args:
         subjects: SAEs of one language model.
-        few: some rows of text, read in one pass.
+        few: some rows of text, the same whatever the batch, which a floor must not depend on.
+        batch_rows: rows of a pass.
         seed: of the weights.
 
     Raises:
         DataError: the SAE's rules leave no token of these rows.
     """
     silent = Progress("", None, shown=False)
-    [(_, each)] = coded(subjects, few, len(few.tokens), silent)
-    return [_untrained(subject, found, seed) for subject, found in zip(subjects, each, strict=True)]
+    batches = [each for _, each in coded(subjects, few, batch_rows, silent)]
+    return [_untrained(s, parts, seed) for s, *parts in zip(subjects, *batches, strict=True)]
 
 
-def _untrained(subject: Subject, found: Coded, seed: int) -> Subject:
-    if not len(found.x):
+def _untrained(subject: Subject, parts: Sequence[Coded], seed: int) -> Subject:
+    n = sum(len(part.x) for part in parts)
+    if not n:
         raise DataError("The SAE's rules leave no token of the first rows. Give other text.")
     cfg = subject.sae.cfg
-    k = min(max(round(found.l0), 1), cfg.d_sae)
+    l0 = sum(part.l0 * len(part.x) for part in parts) / n
+    k = min(max(round(l0), 1), cfg.d_sae)
     plain = TopK(d_in=cfg.d_in, d_out=cfg.d_out, d_sae=cfg.d_sae, k=k)
     sae = plain.build(generator(seed, "untrained"))
     sums = ScalingSums(subject.read == subject.write, plain, "scale", "mean")
-    sums.add(found.x.cpu(), found.y.cpu())
+    for part in parts:
+        sums.add(part.x.cpu(), part.y.cpu())
     scalings = sums.scalings()
     sae.rescale(scalings.x, scalings.y)
     return subject._replace(sae=sae, name=f"{subject.name}, untrained")

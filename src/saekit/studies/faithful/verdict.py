@@ -21,6 +21,12 @@ COLUMNS = (
     "better", "verdict", "note",
 )  # fmt: skip
 
+UNDECIDED = (  # verdicts for neither text, and how one and several are said
+    ("not told apart", "is not told apart", "are not told apart"),
+    ("no interval", "has no interval", "have no interval"),
+    ("undefined", "is undefined", "are undefined"),
+)
+
 
 class Evidence(NamedTuple):
     """A difference of two groups of SAEs in one score, and how sure it is."""
@@ -201,18 +207,29 @@ def sentences(verdicts: Table) -> list[str]:
         text = mine[0]["text"]
         by = {name: [r["score"] for r in mine if r["verdict"] == f"{name} better"]
               for name in (text, other)}  # fmt: skip
-        rest = len(mine) - sum(map(len, by.values()))
+        rest = [
+            f"{n} {one if n == 1 else many}"
+            for name, one, many in UNDECIDED
+            if (n := sum(row["verdict"] == name for row in mine))
+        ]
         said = [
             f"better on {len(scores)} of {len(mine)} scores ({', '.join(scores)})"
             if scores
             else "better on none"
             for scores in by.values()
         ]
-        found.append(
-            f"SAEs of {text} against SAEs of {other}: {text} is {said[0]}; {other} is {said[1]}; "
-            f"{rest} {'is' if rest == 1 else 'are'} not told apart."
-        )
+        ends = "; ".join([f"{text} is {said[0]}", f"{other} is {said[1]}", *rest])
+        found.append(f"SAEs of {text} against SAEs of {other}: {ends}.")
     return found
+
+
+def notes(verdicts: Table) -> list[str]:
+    """Return each note of the rows once, behind the scores that it is about."""
+    found: dict[str, list[str]] = {}
+    for row in verdicts.rows():
+        if row["note"]:
+            found.setdefault(row["note"], []).append(row["score"])
+    return [f"{', '.join(dict.fromkeys(scores))}: {note}" for note, scores in found.items()]
 
 
 def _ends(

@@ -30,7 +30,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#1b1b1b;background:#fff}
 table{border-collapse:collapse;font-size:.9em}td,th{padding:.2rem .7rem;text-align:left;
-border-bottom:1px solid #ddd;vertical-align:top}td.n{text-align:right;white-space:nowrap}
+border-bottom:1px solid #ddd;vertical-align:top}.n{white-space:nowrap}
 .wide{overflow-x:auto}details{margin:.5rem 0}summary{cursor:pointer}
 .text,pre{white-space:pre-wrap;overflow-wrap:anywhere}pre{background:#f5f5f5;padding:.6rem;
 font-size:.85em}.hit{color:#00633f}.miss{color:#a33b00}.out{color:#5c5c5c}
@@ -140,17 +140,21 @@ def _writer(result: Result) -> str:
 
 def _scores(result: Result) -> str:
     arms = {"this SAE": {k: s.text() for k, s in result.scores.items()}}
+    unmeasured = []
     for name, one in result.details["floors"].items():
-        arms[name.replace("_", " ")] = (
-            {"sensitivity": one["reason"]}
-            if one["reason"]
-            else {k: Score(**one[k]).text() for k in result.scores if k in one}
-        )
+        said = name.replace("_", " ")
+        if one["reason"]:
+            unmeasured.append(f"<p>Floor {_e(said)}: {_e(one['reason'])}</p>")
+            continue
+        arms[said] = {k: Score(**one[k]).text() for k in result.scores if k in one}
     lines = [
-        [_e(score.label or key), *(_e(arm.get(key, "–")) for arm in arms.values())]
+        [
+            _e(score.label or key),
+            *(f'<span class="n">{_e(arm.get(key, "–"))}</span>' for arm in arms.values()),
+        ]
         for key, score in result.scores.items()
     ]
-    return _table(["score", *(_e(name) for name in arms)], lines)
+    return _table(["score", *(_e(name) for name in arms)], lines) + "".join(unmeasured)
 
 
 def _listed(shown: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> str:

@@ -170,11 +170,12 @@ def report(
 
     Example: saekit sensitivity report demo/sensitivity
     """
-    from saekit.core.result import Result, score_lines
+    from saekit.core.result import score_lines
     from saekit.data import table_files
-    from saekit.studies.sensitivity.study import RESULT, STATS
+    from saekit.studies.sensitivity.figure_folder import result_of
+    from saekit.studies.sensitivity.study import STATS
 
-    result = Result.read(folder / RESULT)
+    result = result_of(folder)
     rows = list(table_files.rows(folder / f"{STATS}.csv"))
     record = {name: score.value for name, score in result.scores.items()}
     shown = ("feature_index", "generated_sensitivity", "original_sensitivity", "random_rate")

@@ -5,21 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saekit.core import provenance
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import read_object
-from saekit.core.result import Result, Table
+from saekit.core.result import Result, Score, Table
 from saekit.data import table_files
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.studies.sensitivity.scoring import largest_acts
-from saekit.studies.sensitivity.statistics import drawn_mean, share_on
+from saekit.studies.sensitivity.statistics import means_of_groups, share_on
 from saekit.studies.sensitivity.study import EXAMPLES, TEXTS, collected_from, texts_of
 
-VERSION = 1
+VERSION = 2
 RESULT, TABLE = "compare.json", "compare"
 SCORES = {"sensitivity": "sensitivity", "specificity": "specificity", "balanced": "mean of both"}
 
@@ -68,14 +69,18 @@ def compare(
     texts. Both are then scored on the new texts, and on the texts of the same documents, neither
     of which chose the counterpart. A latent is at home on texts that were written for it, and the
     counterpart is not, so each SAE's lead at home says little; the difference is the mean of both
-    homes, which is 0 for two SAEs that are equally good.
+    homes, which is 0 for two SAEs that are equally good. Undefined where a home has no latent with
+    the texts that a score needs.
+
+    Intervals draw the latents of each home again, and a latent brings its texts along, so that the
+    chance in both is in the interval. Both SAEs have the same draws.
 
     Args:
         a: one SAE.
         b: the other.
         lm: their language model.
         out: folder of the result.
-        seed: of the draws for intervals, which draw latents with their texts.
+        seed: of the draws for intervals.
         shown: show progress on stderr.
 
     Raises:
@@ -94,23 +99,7 @@ def compare(
     rows = [*_home(a, b, lm, "a", shown), *_home(b, a, lm, "b", shown)]
     scores = {}
     for key, label in SCORES.items():
-        both = [r for r in rows if r[f"{key}_a"] is not None and r[f"{key}_b"] is not None]
-        n = {home: sum(r["home"] == home for r in both) for home in "ab"}
-        weights = [1 / n[r["home"]] for r in both]  # both homes weigh the same
-        for name in "ab":
-            values = [r[f"{key}_{name}"] for r in both]
-            scores[f"{key}_{name}"] = drawn_mean(
-                f"{label} of {name.upper()}", values, weights, seed, "share of texts"
-            )
-        gaps = [r[f"{key}_a"] - r[f"{key}_b"] for r in both]
-        scores[f"{key}_difference"] = drawn_mean(
-            f"{label}, A less B", gaps, weights, seed, "share of texts"
-        )
-        for home in "ab":
-            own = [gap for gap, r in zip(gaps, both, strict=True) if r["home"] == home]
-            scores[f"{key}_difference_home_{home}"] = drawn_mean(
-                f"{label}, A less B, on texts of {home.upper()}", own, None, seed, "share of texts"
-            )
+        scores |= _scores(rows, key, label, seed)
     table = Table(columns={name: [r[name] for r in rows] for name in rows[0]} if rows else {})
     result = Result(
         name="sensitivity_compare",
@@ -126,6 +115,51 @@ def compare(
     table_files.write(table, out / TABLE, "csv")
     result.write(out / RESULT)
     return Comparison(result, table)
+
+
+def _scores(rows: Sequence[Mapping[str, Any]], key: str, label: str, seed: int) -> dict[str, Score]:
+    """Return a score of both SAEs and its difference, over both homes and at each."""
+    names = {
+        f"{key}_a": f"{label} of A",
+        f"{key}_b": f"{label} of B",
+        f"{key}_difference": f"{label}, A less B",
+    }
+    values: dict[str, list[list[float]]] = {"a": [], "b": []}
+    for row in rows:
+        x, y = row[f"{key}_a"], row[f"{key}_b"]
+        if x is not None and y is not None:
+            values[row["home"]].append([x, y, x - y])
+    homes = {home: torch.tensor(some).double() for home, some in values.items() if some}
+    lacking = [home.upper() for home in values if home not in homes]
+    scores = {}
+    if not lacking:
+        means, ends = means_of_groups(list(homes.values()), seed, key)
+        n = sum(map(len, homes.values()))
+        for (name, words), value, spread in zip(names.items(), means, ends, strict=True):
+            scores[name] = _score(words, n, value, spread)
+    else:
+        why = f"no latent of {' or '.join(lacking)} has the texts that it needs"
+        scores = {name: _score(words, 0, None, None, why) for name, words in names.items()}
+    for home in values:
+        words = f"{label}, A less B, on texts of {home.upper()}"
+        name = f"{key}_difference_home_{home}"
+        if home in homes:
+            means, ends = means_of_groups([homes[home]], seed, key, home)
+            scores[name] = _score(words, len(homes[home]), means[-1], ends[-1])
+        else:
+            why = f"no latent of {home.upper()} has the texts that it needs"
+            scores[name] = _score(words, 0, None, None, why)
+    return scores
+
+
+def _score(
+    label: str, n: int, value: float | None, ends: tuple[float, float] | None, reason: str = ""
+) -> Score:
+    low, high = ends or (None, None)
+    return Score(
+        value=value, low=low, high=high, n=n, unit="share of texts", better="higher",
+        reason=reason, label=label,
+    )  # fmt: skip
 
 
 def _home(

@@ -30,12 +30,7 @@ def draw_all(folders: Sequence[Path], out: Path) -> list[Path]:
     names = _names(folders)
     results, tables = {}, {}
     for name, folder in zip(names, folders, strict=True):
-        if not (folder / RESULT).exists():
-            raise FormatError(
-                f"{folder} holds no finished run: it has no {RESULT}. Make one with "
-                f"`saekit sensitivity run`."
-            )
-        results[name] = Result.read(folder / RESULT)
+        results[name] = result_of(folder)
         tables[name] = latents_of(folder)
     made = [
         out / f"{name}.svg"
@@ -45,6 +40,20 @@ def draw_all(folders: Sequence[Path], out: Path) -> list[Path]:
     thresholds.draw(tables, made[1])
     against_sparsity.draw(results, made[2])
     return made
+
+
+def result_of(folder: Path) -> Result:
+    """Return the result of a run.
+
+    Raises:
+        FormatError: the folder holds no finished one.
+    """
+    if not (folder / RESULT).exists():
+        raise FormatError(
+            f"{folder} holds no finished run: it has no {RESULT}. Make one with "
+            f"`saekit sensitivity run`."
+        )
+    return Result.read(folder / RESULT)
 
 
 def latents_of(folder: Path) -> Table:

@@ -12,16 +12,16 @@ from saekit.core.seeds import derive
 from saekit.generators.base import Generator, Request
 from saekit.studies.sensitivity.examples import Snippet
 
-VERSION = 2  # raised with every change of wording
+VERSION = 3  # raised with every change of wording
 NEWLINE = "↵"  # stands for a line break where a list has a text a line
 SEPARATOR = "<<<NEXT>>>"
 MARKS = (("{{", "}}"), ("[[", "]]"), ("<<", ">>"), ("⟦", "⟧"), ("⦃", "⦄"))
 LIST_LENGTH = 8  # examples that a model which continues a list is shown
 LINE_TOKENS = 30  # about as long as an example: more tokens have more chances to fire
 SMALL_TEMPERATURE = 0.8
-SAME_WORDS = 10  # requests in a row that differ in the seed alone: a local model runs them together
+SAME_WORDS = 5  # requests in a row that differ in the seed alone: a local model runs them together
 SMALL_AROUND = 8  # tokens on each side of the peak that a small model is shown
-SMALL_LENGTH = 6  # examples it is shown
+SMALL_LENGTH = 5  # examples it is shown, as answers that it gave before
 ANSWER_TOKENS = 2048
 
 _SYSTEM = (
@@ -41,10 +41,7 @@ _TASK = (
     "line of its own between passages.\n\nThe passages:\n\n{passages}"
 )
 
-_ONE = (
-    "Here are some passages:\n{passages}\n\nWrite one more passage of the same kind, about the "
-    "same thing. Write only the passage."
-)
+_ONE = "Write a sentence that has {what} in it."
 _LIST = "Passages that are all of the same kind:\n\n{passages}\n-"
 
 
@@ -86,8 +83,10 @@ def requests(  # noqa: PLR0913 - the parts that a prompt is made of
 ) -> list[Request]:
     """Return what to ask for `n` new texts of a latent.
 
-    A generator that chats is asked once for all of them and one more; a small one once for each,
-    with some of the examples, drawn. One that continues text goes on with a list of them.
+    A generator that chats is asked once for all of them and one more. A small one is asked once for
+    each: it is told a word on which an example peaks, after a talk in which it seems to have
+    answered the same about other examples with these; told what to write, it talks about that. One
+    that continues text goes on with a list of examples.
 
     Args:
         generator: who will be asked.
@@ -114,8 +113,16 @@ def requests(  # noqa: PLR0913 - the parts that a prompt is made of
         order: list[int] = torch.randperm(len(texts), generator=chance).tolist()
         asked: dict[str, Any]
         if generator.chats:
-            some = [_near(shown[i], texts[i]) for i in order[:SMALL_LENGTH]]
-            asked = {"messages": (("user", _ONE.format(passages=_lines(some))),)}
+            first, *others = order[: SMALL_LENGTH + 1]
+            talk = [
+                turn
+                for i in others
+                for turn in (
+                    ("user", _asked(shown[i], texts[i])),
+                    ("assistant", _line(_near(shown[i], texts[i]))),
+                )
+            ]
+            asked = {"messages": (*talk, ("user", _asked(shown[first], texts[first])))}
         else:
             some = ["".join(texts[i]) for i in order[:LIST_LENGTH]]
             # No space at the end: a token begins with its own, and a bare one calls for a digit.
@@ -137,8 +144,32 @@ def _near(snippet: Snippet, text: Sequence[str]) -> str:
     return "".join(text[first : snippet.peak + SMALL_AROUND + 1])
 
 
+def _asked(snippet: Snippet, text: Sequence[str]) -> str:
+    word = word_at(text, snippet.peak)
+    return _ONE.format(what=f'the word "{word}"' if word.isalnum() else f'"{word}"')
+
+
+def word_at(text: Sequence[str], at: int) -> str:
+    """Return the word that a token is part of; the token itself where it is no letter or digit.
+
+    Args:
+        text: tokens as strings.
+        at: which of them.
+    """
+    first, end = at, at + 1
+    while first and text[first][:1].isalnum() and text[first - 1][-1:].isalnum():
+        first -= 1
+    while end < len(text) and text[end][:1].isalnum() and text[end - 1][-1:].isalnum():
+        end += 1
+    return _line("".join(text[first:end])) or NEWLINE
+
+
+def _line(text: str) -> str:
+    return text.strip().replace("\n", NEWLINE)
+
+
 def _lines(texts: Sequence[str]) -> str:
-    return "\n".join(f"- {text.strip().replace(chr(10), NEWLINE)}" for text in texts)
+    return "\n".join(f"- {_line(text)}" for text in texts)
 
 
 def _chat(shown: Sequence[Snippet], texts: Sequence[Sequence[str]], n: int) -> str:

@@ -293,6 +293,35 @@ def drawn_mean(
     )
 
 
+def means_of_groups(
+    groups: Sequence[Float[Tensor, "_ columns"]], seed: int, *names: str
+) -> tuple[list[float], list[tuple[float, float]]]:
+    """Return means in which groups weigh the same, with intervals that draw latents in each group.
+
+    All columns have the same draws. How many latents a group has is no chance, so each is drawn
+    from by itself; to draw from all together would count how groups differ as if it were.
+
+    Args:
+        groups: a row a latent in each, at least one.
+        seed: of the draws.
+        names: what else decides them.
+
+    Returns:
+        The mean of each column, and the ends of its 95 % interval.
+
+    Source:
+        Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.2 (several
+        samples).
+    """
+    value, drawn = torch.zeros(groups[0].shape[1]).double(), torch.zeros(()).double()
+    chance = generator(seed, "sensitivity", *names)
+    for x in groups:
+        at = torch.randint(len(x), (DRAWS, len(x)), generator=chance)
+        value = value + x.double().mean(0) / len(groups)
+        drawn = drawn + x.double()[at].mean(1) / len(groups)
+    return value.tolist(), [_ends(column) for column in drawn.T]
+
+
 def _ends(draws: Tensor) -> tuple[float, float]:
     ends = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype))
     return float(ends[0]), float(ends[1])

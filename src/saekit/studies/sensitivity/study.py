@@ -17,7 +17,6 @@ from saekit.core.lock import claimed
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Table
 from saekit.core.seeds import generator as chance_of
-from saekit.data import table_files
 from saekit.data.base import Corpus, Split
 from saekit.generators.asking import Answers, ask, planned
 from saekit.generators.base import Generator, Reply, Request
@@ -26,7 +25,15 @@ from saekit.generators.journal import Journal
 from saekit.generators.limits import Limits
 from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, refuse_edits
-from saekit.studies.sensitivity import audit, legacy, parsing, prompts, published_files, statistics
+from saekit.studies.sensitivity import (
+    audit,
+    legacy,
+    manifest,
+    parsing,
+    prompts,
+    published_files,
+    statistics,
+)
 from saekit.studies.sensitivity import floors as floor_saes
 from saekit.studies.sensitivity.audit import Asked
 from saekit.studies.sensitivity.examples import (
@@ -340,11 +347,21 @@ def same_settings(folder: Path, settings: Mapping[str, Any], other: str = "--out
         write_json(path, wanted)
         return
     before = read_object(path)
-    if differ := [k for k in wanted if before.get(k) != wanted[k]]:
+    if differ := [
+        _named(k, before.get(k), wanted[k]) for k in wanted if before.get(k) != wanted[k]
+    ]:
         raise ConfigError(
             f"{folder} holds a run with another {', '.join(differ)}. Choose another {other}, or "
             f"give the settings it was begun with ({path})."
         )
+
+
+def _named(name: str, before: Any, wanted: Any) -> str:
+    """Return the name of a setting that differs, with the parts of it that do."""
+    if not (isinstance(before, dict) and isinstance(wanted, dict)):
+        return name
+    parts = [k for k in {**before, **wanted} if before.get(k) != wanted.get(k)]
+    return f"{name} ({', '.join(parts)})"
 
 
 def _examples(  # noqa: PLR0913 - what a pass over a corpus needs
@@ -542,9 +559,8 @@ class _Writing:
         self.generator, self.lm, self.cfg, self.journal = generator, lm, cfg, journal
         self.limits, self.cache, self.shown = limits, cache, shown
         self.collected = collected
-        pieces = lm.tokenizer.pieces
         self.pieces = {
-            latent: [pieces(s.tokens) for s in one.shown]
+            latent: [_words(lm, s.tokens) for s in one.shown]
             for latent, one in collected.latents.items()
         }
         self.asked = dict.fromkeys(collected.latents, 0)
@@ -614,6 +630,13 @@ class _Writing:
         parts = [parsing.single(reply.text)] if one else parsing.split(reply.text)
         examples = ["".join(tokens) for tokens in self.pieces[latent]]
         return parsing.judged(parts or [""], examples, self.cfg.texts, before)
+
+
+def _words(lm: LanguageModel, tokens: Sequence[int]) -> list[str]:
+    """Return what a writer sees of tokens: of special ones nothing, as they may end a prompt."""
+    special = lm.tokenizer.special_ids
+    pieces = lm.tokenizer.pieces(tokens)
+    return ["" if i in special else piece for i, piece in zip(tokens, pieces, strict=True)]
 
 
 def _usable(texts: Sequence[Text]) -> int:
@@ -703,17 +726,16 @@ def _finish(  # noqa: PLR0913 - all that a run gave
     write_json(
         folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}
     )
-    table_files.write(table, folder / STATS, "csv")
     files = published_files.tables(collected.latents, texts, acts, writing.lm.tokenizer.pieces)
     asked = published_files.queries(writing.everything, str(folder))
     pieces = writing.lm.tokenizer.pieces
     seen = audit.record(collected.latents, writing.everything, acts, pieces)
     write_text(folder / audit.FILE, to_json_line(seen))
-    for name, one in (files | {"generation_queries_with_responses": asked}).items():
-        if len(one):
-            table_files.write(one, folder / name, "csv")
-    table_files.write(summary_table(result), folder / SUMMARY, "csv")
+    files |= {"generation_queries_with_responses": asked, STATS: table}
+    files[SUMMARY] = summary_table(result)
+    made = manifest.write_tables(folder, {name: one for name, one in files.items() if len(one)})
     result.write(folder / RESULT)
+    manifest.write(folder, result, made, writing.everything, writing.limits)
     return SensitivityRun(folder, result, table, texts, answers.stopped if answers else "")
 
 

@@ -246,7 +246,8 @@ def calibrate(
     """Ask which scores that need no truth rank SAEs as recovery of the truth does.
 
     Trains every architecture at every sparsity twice, from two seeds, on each truth, and
-    writes calibration.json, saes.csv and ranks.csv.
+    writes calibration.json, saes.csv, ranks.csv, and validity.json: the ranks with the settings
+    of each truth, as saekit has them packaged for `saekit eval --suite`.
 
     Example: saekit truth calibrate --truth truths/a --truth truths/b --arch topk --arch relu
     """
@@ -259,9 +260,10 @@ def calibrate(
     if eval_tokens < 1:
         raise ConfigError(f"`--eval-tokens` must be at least 1; got {eval_tokens}.")
     with made_whole(out, "saekit truth calibrate") as part:
-        jobs = []
+        jobs, truths = [], {}
         for folder in dict.fromkeys(truth):
             model = load_truth(folder)
+            truths[folder.name] = model.cfg.to_dict()
             grid = _grid(model, arch or ["topk", "batch_topk", "relu"], k, l1)
             for label, raw, kept in grid:
                 raw["sae"] |= {"d_sae": d_sae} if d_sae is not None else {}
@@ -281,15 +283,15 @@ def calibrate(
             measured.append(_measured((folder, label), model, fits, eval_tokens, seed))
             bar.add(1, label)
         bar.close()
-        scores = calibration.rank_scores(measured)
+        scores, made_from = calibration.rank_scores(measured), collect(seed)
+        ranks = {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()}
         write_json(
             part / "calibration.json",
-            {
-                "saes": [m._asdict() for m in measured],
-                "ranks": {n: {t: vars(s) for t, s in by.items()} for n, by in scores.items()},
-                "provenance": collect(seed),
-            },
+            {"saes": [m._asdict() for m in measured], "ranks": ranks, "provenance": made_from},
         )
+        said = {key: made_from[key] for key in ("saekit", "command", "time")}
+        validity = said | {"truths": truths, "saes": len(measured), "ranks": ranks}
+        write_json(part / "validity.json", validity)
         calibration.as_table(measured).write_csv(part / "saes.csv")
         _rank_table(scores).write_csv(part / "ranks.csv")
     record = {n: {t: s.value for t, s in by.items()} for n, by in scores.items()}

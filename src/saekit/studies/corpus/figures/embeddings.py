@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from saekit.core.errors import MissingExtraError
@@ -26,9 +27,11 @@ def table(found: Measured) -> Table:
     rows = torch.cat(list(found.embeddings.values()))
     unit = (rows / rows.norm(dim=-1, keepdim=True)).numpy()
     k, seed = found.result.config["clusters"], found.result.config["seed"]
-    places = PCA(2, svd_solver="full").fit_transform(unit)
+    places = np.zeros((len(unit), 2))
+    if len(unit) > 1:  # one document has no variance
+        places = PCA(2, svd_solver="full").fit_transform(unit)
     k = min(k, len(rows.unique(dim=0)))  # documents that are alike are one point
-    kinds = KMeans(k, n_init="auto", random_state=seed).fit_predict(unit)
+    kinds = KMeans(k, n_init="auto", random_state=seed % 2**32).fit_predict(unit)
     return Table(
         columns={
             "corpus": [name for name, some in found.embeddings.items() for _ in some],

@@ -67,6 +67,7 @@ class CrossData(Eval):
     name: ClassVar[str] = "cross_data"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    headline: ClassVar[tuple[str, ...]] = ("*/ce_rise", "*/fvu")
 
     corpora: tuple[str, ...] = ()
     n_tokens: int = setting(2**15, least=1)

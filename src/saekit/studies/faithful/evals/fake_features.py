@@ -10,9 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import provenance
+from saekit.core import machine, provenance
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import ConfigError, DataError, ResourceError
 from saekit.core.files import digest
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score, Table
@@ -33,6 +33,8 @@ from saekit.studies.faithful.sequences import Padded, held_out, shape_of
 from saekit.studies.faithful.untrained import untrained
 
 FLOOR = "untrained"
+FEW_ROWS = 8  # that an untrained SAE is scaled by
+RESAMPLED = 16  # bytes of a sequence in a resample: how often it comes, and copies of that
 AGAIN = "other_text"  # text in the place of noise: what `excess` is by chance
 
 
@@ -67,9 +69,10 @@ class FakeFeatures(Eval):
     table with a row for each latent goes to RUN/analysis/fake_features.csv.
 
     Args:
-        definition: what is fake: "relative" is the above; "notes", "r1" and "r2" are the three
-            published ones, whose thresholds are 0 or 1 act unit. The settings below that are null
-            are those of the definition.
+        definition: what is fake: "relative" is over half of the latent's largest activation on
+            text, in over 5 % of sequences; "notes", "r1" and "r2" are the three published ones,
+            whose thresholds are 0 or 1 act unit. The settings below that are null are those of the
+            definition.
         mode: "sequence": fires in a share of sequences; "token": at a share of tokens.
         statistic: of the activations in a sequence: the largest, or their sum.
         tau: threshold, in what `scale` says.
@@ -98,9 +101,9 @@ class FakeFeatures(Eval):
     """
 
     name: ClassVar[str] = "fake_features"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
-    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/above_text")
+    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/surely_fake", "*/above_text")
 
     definition: str = setting("relative", choices=tuple(PRESETS))
     mode: Literal["sequence", "token"] | None = None
@@ -170,8 +173,13 @@ class FakeFeatures(Eval):
                 f"Sequences have {definition.seq_len} tokens; {lm.name} reads {lm.n_ctx_max} at "
                 f"most. Set seq_len."
             )
+        if definition.seq_len < 1 + (shape_of(text, lm).bos_id is not None):
+            raise ConfigError(
+                f"Sequences of {definition.seq_len} tokens have none beside BOS. Raise seq_len."
+            )
         calibration, held, again = _thirds(text, definition)
         names = self.noises or tuple(dict.fromkeys((definition.noise, "unigram")))
+        self._check_memory(definition, subjects, len(names))
         shape = shape_of(text, lm)._replace(n_ctx=definition.seq_len)
         place = Place(lm.tokenizer, lm.vocab_size, shape, text)
         drawn = {
@@ -187,8 +195,8 @@ class FakeFeatures(Eval):
         size.say(shown=tools.shown)
         every = [calibration.text, held.text, *drawn.values()]
         bar = Progress(self.name, sum(p.tokens.numel() for p in every), shown=tools.shown)
-        few = calibration.text.rows(slice(0, size.rows))
-        floors = untrained(subjects, few, tools.seed)
+        few = calibration.text.rows(slice(0, FEW_ROWS))
+        floors = untrained(subjects, few, size.rows, tools.seed)
         both = [*subjects, *floors]
         sizes = firing.sizes_on(both, calibration.text, size.rows, bar)
         thresholds = [s.thresholds(definition.tau, definition.scale) for s in sizes]
@@ -211,6 +219,22 @@ class FakeFeatures(Eval):
             "groups": {"": held.groups, AGAIN: again.groups},
         }
         return found, said
+
+    def _check_memory(
+        self, definition: Definition, subjects: Sequence[Subject], n_noises: int
+    ) -> None:
+        """Refuse more sequences or resamples than there is memory for."""
+        hits = 2 if definition.mode == "token" else 1
+        widths = 2 * sum(s.sae.cfg.d_sae for s in subjects)
+        n = definition.n_seqs
+        drawn = n * n_noises * (8 * definition.seq_len + hits * widths)
+        wanted = drawn + RESAMPLED * n * self.n_draws
+        free = machine.free_memory(torch.device("cpu"))
+        if free is not None and wanted > free:
+            raise ResourceError(
+                f"{n:,} sequences of {n_noises} noises and {self.n_draws:,} resamples need "
+                f"{wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Lower n_seqs or n_draws."
+            )
 
     def _scored(
         self, own: _Found, floor: _Found, said: dict[str, Any], seed: int

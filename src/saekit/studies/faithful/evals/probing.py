@@ -1,6 +1,7 @@
 """Probing: how well classes of labelled texts can be told from an SAE's codes."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, final
@@ -11,7 +12,7 @@ from typing_extensions import override
 
 from saekit.core import provenance
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError
+from saekit.core.errors import ConfigError, DataError
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
@@ -29,6 +30,7 @@ from saekit.studies.faithful.sequences import Shape, held_out, ordinary_ids, sha
 from saekit.studies.faithful.untrained import untrained
 
 UNTRAINED = "untrained"
+FEW_ROWS = 16  # that an untrained SAE is scaled by
 PAIRS = (("sae", "baseline"), ("recon", "baseline"), ("sae", UNTRAINED))
 COMPARED = ("baseline", "sae", "recon", UNTRAINED)
 SAID = {
@@ -98,7 +100,7 @@ class Probing(Eval):
     """
 
     name: ClassVar[str] = "probing"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/sae_accuracy", "*/sae_5_accuracy")
 
@@ -156,6 +158,8 @@ class Probing(Eval):
         for word in self.tasks:
             name = name_of(word)
             task = open_task(word, self.source).read().first(self.n_train, self.n_test)
+            _check_cut(word, task, self.folds)
+            check_memory(subjects, len(task.train) + len(task.test), len(task.test) * self.n_draws)
             draws = statistics.drawn(len(task.test), self.n_draws, tools.seed)
             for i, read in enumerate(self._read(subjects, task, shape, tools)):
                 seed = derive(tools.seed, "probing", name)
@@ -188,9 +192,9 @@ class Probing(Eval):
         core = Core(ce_tokens=0, batch_rows=self.batch_rows)
         planned = plan(subjects, rows.tokens.shape[1], len(texts), core)
         planned.say(shown=tools.shown)
-        check_memory(subjects, len(texts))
         bar = Progress(self.name, int(rows.real.sum()), shown=tools.shown)
-        floors = untrained(subjects, rows.rows(slice(0, planned.rows)), tools.seed)
+        few = rows.rows(slice(0, FEW_ROWS))
+        floors = untrained(subjects, few, planned.rows, tools.seed)
         every = features_of([*subjects, *floors], rows, self.pooling, planned.rows, bar)
         bar.close()
         n, found = len(task.train), []
@@ -256,6 +260,19 @@ class Probing(Eval):
                 of[feature] - of[floor], n, "accuracy", label, better="neither"
             )
         return out
+
+
+def _check_cut(word: str, task: Labelled, folds: int) -> None:
+    """Refuse, before any pass, a beginning of the examples that no probe can learn from."""
+    train = Counter(e.label for e in task.train)
+    few = [i for i in sorted(set(train) | {e.label for e in task.test}) if train[i] < folds]
+    if few or len(train) < 2:  # noqa: PLR2004 - of one class there is nothing to tell
+        named = ", ".join(f"{task.classes[i]} {train[i]}" for i in few or train)
+        raise DataError(
+            f"The {len(task.train)} train texts of {word} that are used have too few of a class "
+            f"({named}): at least {folds} of each are needed, for as many folds. Raise n_train, "
+            f"give more labelled text, or lower folds."
+        )
 
 
 def _said(feature: str) -> str:

@@ -26,6 +26,7 @@ from saekit.evals.base import JointEval, Subject, Tools, registry
 from saekit.hub.trained import weights_digest
 from saekit.metrics.coactivation import Coactivation
 from saekit.models.sites import Site
+from saekit.studies.faithful.coding import saes_of
 from saekit.studies.faithful.stability import arms
 from saekit.studies.faithful.stability.clusters import Clusters, clusters
 from saekit.studies.faithful.stability.dictionaries import Dictionary, dictionary
@@ -128,7 +129,7 @@ class SeedStability(JointEval):
     """
 
     name: ClassVar[str] = "seed_stability"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("shared_feature_ratio", "activation_match")
 
@@ -173,12 +174,13 @@ class SeedStability(JointEval):
         scores = self._scores(found, published, read, [s.trained for s in subjects])
         scores |= self._effects(subjects, found, read, tools.seed)
         self._keep(subjects, found, read, tools)
+        weights = {s.name: weights_digest(s.sae) for s in subjects}
         made = provenance.collect(tools.seed) | {
             "saes": {s.name: s.sae.cfg.to_dict() for s in subjects},
-            "weights": {s.name: weights_digest(s.sae) for s in subjects},
+            "weights": weights,
             "model": subjects[0].lm.provenance() if subjects[0].lm else None,
             "write": str(subjects[0].write),
-            "notes": self._notes(found, [s.trained for s in subjects]),
+            "notes": [*_of_one(weights), *self._notes(found, [s.trained for s in subjects])],
             "seconds": round(time.monotonic() - began, 3),
         }
         shares = {pair: m.share(self.threshold) for pair, m in matches.items()}
@@ -190,7 +192,7 @@ class SeedStability(JointEval):
     def _read(self, subjects: Sequence[Subject], tools: Tools) -> _Read:
         lm = subjects[0].lm
         assert lm is not None  # `check` refuses it
-        saes = [float32_on(s.sae, lm.device) for s in subjects]
+        saes = saes_of(subjects)
         sizes = [s.sae.cfg.d_sae for s in subjects]
         pairs = list(combinations(range(len(saes)), 2))
         together = {(a, b): Coactivation(sizes[a], sizes[b]) for a, b in pairs}
@@ -203,10 +205,12 @@ class SeedStability(JointEval):
         sites = list(dict.fromkeys(s.read for s in subjects))
         bar = Progress(self.name, self.n_tokens, shown=tools.shown)
         for rows in tools.rows(self.batch_rows):
-            if not len(rows.tokens) or n_read >= self.n_tokens:
+            left = -(-(self.n_tokens - n_read) // rows.tokens.shape[1])  # rows, whatever the batch
+            tokens = rows.tokens[: max(left, 0)]
+            if not len(tokens):
                 break
-            acts = lm.read(rows.tokens, sites)
-            keep = torch.stack([s.rule.keep(rows.tokens, acts[s.read]) for s in subjects]).all(0)
+            acts = lm.read(tokens, sites)
+            keep = torch.stack([s.rule.keep(tokens, acts[s.read]) for s in subjects]).all(0)
             codes = [
                 _on_cpu(sae.encode(acts[s.read][keep].float()))
                 for sae, s in zip(saes, subjects, strict=True)
@@ -219,12 +223,12 @@ class SeedStability(JointEval):
             for a, b in pairs:
                 together[a, b].add(codes[a], codes[b])
                 shifted[a, b].add(codes[a], codes[b].take(half))
-            if sum(len(tokens) for tokens, _ in first) < max(self.effect_rows, ABLATED_ROWS):
-                first.append((rows.tokens, keep))
+            if sum(len(some) for some, _ in first) < max(self.effect_rows, ABLATED_ROWS):
+                first.append((tokens, keep))
                 kept_acts.append({site: acts[site].cpu() for site in sites})
-            n_read += rows.tokens.numel()
+            n_read += tokens.numel()
             n_tokens += n
-            bar.add(rows.tokens.numel())
+            bar.add(tokens.numel())
         bar.close()
         if not n_tokens:
             raise DataError(
@@ -258,25 +262,28 @@ class SeedStability(JointEval):
 
         both, missing = _encoder_shares(found.matches, t)
         acts = self._activation_shares(found, read)
-        scores = {
-            "shared_feature_ratio": of(shares, "latents shared by two SAEs"),
-            "shared_feature_ratio_published": of(published, "the same with dead latents"),
+        scores = {"shared_feature_ratio": of(shares, "latents shared by two SAEs")}
+        for kind in ("random", "rotated"):
+            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
+            how = "random directions" if kind == "random" else "one SAE rotated"
+            by_chance = of(each, f"shared by chance ({how})", "neither")
+            scores[f"shared_feature_ratio_{kind}"] = by_chance
+        scores |= {
+            "shared_feature_ratio_published": of(published, "shared, dead latents counted"),
             "encoder_decoder": of(both, "shared by what they read, too"),
             "one_way": of(_one_way(found.matches, t), "latents with a near one in the other"),
             "activation_match": of(acts[0], "latents with alike activations in the other"),
-            "activation_match_shuffled": of(acts[1], "by chance (tokens shuffled)", "neither"),
+            "activation_match_shuffled": of(
+                acts[1], "alike by chance (tokens shuffled)", "neither"
+            ),
         }
         if missing:
             scores["encoder_decoder"] = score(Ends(None, None, None, missing), "shared by both")
-        for kind in ("random", "rotated"):
-            each = {p: _share(n[kind], t) for p, n in found.nulls.items()}
-            of_what = "random directions" if kind == "random" else "one SAE rotated"
-            scores[f"shared_feature_ratio_{kind}"] = of(each, f"by chance ({of_what})", "neither")
         every = sum(len(d.living) for d in found.saes)
         core = found.clusters.core_share(every)
         inside = Ends(None, None, None, "no latent is alive")
         if core is not None:
-            low, high = wilson(core, living)
+            low, high = wilson(core, max(living, 1))
             inside = Ends(core, min(low, core), max(high, core), "interval over latents alone")
         scores["core"] = score(inside, "latents that every SAE has")
         dead = 1 - every / sum(len(d.alive) for d in found.saes)
@@ -329,7 +336,7 @@ class SeedStability(JointEval):
                 unit=unit,
                 better="neither",
                 reason=random.reason or "exact: rank / width",
-                label="by chance (random spaces of that rank)",
+                label="space shared by chance (random spaces)",
             ),
         }
 
@@ -529,6 +536,18 @@ def _check_sites(subjects: Sequence[Subject]) -> None:
             f"Latents are compared by what they write to one site; the SAEs write to "
             f"{', '.join(sorted(sites))}. Name SAEs of one site."
         )
+
+
+def _of_one(weights: Mapping[str, str]) -> list[str]:
+    """Say which SAEs are one SAE under several names, and so agree in everything."""
+    names: dict[str, list[str]] = {}
+    for name, digest in weights.items():
+        names.setdefault(digest, []).append(name)
+    return [
+        f"{' and '.join(same)} have the same weights: their agreement says nothing"
+        for same in names.values()
+        if len(same) > 1
+    ]
 
 
 def _on_cpu(codes: Codes) -> Codes:

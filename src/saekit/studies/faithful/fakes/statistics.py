@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saekit.core.border import details_of
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
@@ -241,7 +242,8 @@ def paired_draws(one: Result, other: Result, noise: str, what: str = "excess") -
 
     Raises: as `difference`.
     """
-    a, b = (_of(result, noise, what) for result in (one, other))
+    with details_of("fake_features"):
+        a, b = (_of(result, noise, what) for result in (one, other))
     if a["alike"] != b["alike"]:
         raise ConfigError(
             f"The two results are not of one noise: {a['alike']} against {b['alike']}. Measure "
@@ -257,10 +259,13 @@ def differences(one: Result, other: Result) -> Table:
     """
     names = ("noise", "what", "first", "second", *Difference._fields)
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for noise in one.details.get("noises", {"uniform_tokens": None}):
+    with details_of("fake_features"):
+        noises = list(one.details.get("noises", {"uniform_tokens": None}))
+    for noise in noises:
         for what in ("fake", "excess"):
             found = difference(one, other, noise, what)
-            both = (r.scores[f"{noise}/{what}"].value for r in (one, other))
+            with details_of("fake_features"):
+                both = [r.scores[f"{noise}/{what}"].value for r in (one, other)]
             for name, value in zip(names, (noise, what, *both, *found), strict=True):
                 columns[name].append(value)
     shares = ["first", "second", "value", "low", "high"]

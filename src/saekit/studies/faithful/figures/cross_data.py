@@ -54,8 +54,9 @@ def draw(
                     colour = "white" if v > middle else "black"
                     at.text(j, i, f"{v:.3g}", ha="center", va="center", color=colour, fontsize=8)
         at.set_title(METRICS.get(metric, metric), fontsize=9)
-        at.set_xticks(range(len(texts)), texts, rotation=30, ha="right", fontsize=8)
+        said = ["own held-out" if text == "own" else text for text in texts]
+        at.set_xticks(range(len(texts)), said, rotation=30, ha="right", fontsize=8)
         at.set_yticks(range(len(rows)), rows if at is axes[0][0] else [""] * len(rows), fontsize=8)
         at.set_xlabel("measured on")
-    axes[0][0].set_ylabel("trained on")
+    axes[0][0].set_ylabel("SAE")
     style.save(figure, path, drawn)

@@ -93,7 +93,7 @@ def table(
 
 
 def draw(placed: Table, way: Way, path: Path) -> None:
-    """Draw the map twice: coloured by SAE, and by cluster.
+    """Draw the map twice: coloured by SAE, and by cluster; what is drawn last is left to chance.
 
     Args:
         placed: of `table`.
@@ -104,21 +104,24 @@ def draw(placed: Table, way: Way, path: Path) -> None:
         ConfigError: `path` has another suffix than those of a figure.
         MissingExtraError: matplotlib is not installed.
     """
-    figure, axes = style.new(8.4, 4.2, columns=2, sharex=True, sharey=True)
-    rows = placed.rows()
+    figure, axes = style.new(8.4, 4.8, columns=2, sharex=True, sharey=True)
+    # In a drawn order: points of the last SAE would hide those of the others.
+    order = torch.randperm(len(placed), generator=generator(0, "order of points")).tolist()
+    x, y = ([placed.columns[name][i] for i in order] for name in ("x", "y"))
     for at, column in zip(axes[0], ("sae", "cluster"), strict=True):
-        values = list(dict.fromkeys(sorted(placed.columns[column])))
-        for i, value in enumerate(values):
-            mine = [r for r in rows if r[column] == value]
-            at.scatter(
-                [r["x"] for r in mine], [r["y"] for r in mine], s=4, alpha=0.5, linewidths=0,
-                color=style.COLOURS[i % len(style.COLOURS)], rasterized=True,
-                label=f"{value} ({len(mine):,})",
-            )  # fmt: skip
+        there = placed.columns[column]
+        values = list(dict.fromkeys(there if column == "sae" else sorted(there)))
+        shades = {v: style.COLOURS[i % len(style.COLOURS)] for i, v in enumerate(values)}
+        colours = [shades[there[i]] for i in order]
+        at.scatter(x, y, s=5, alpha=0.7, linewidths=0, c=colours, rasterized=True)
+        for value in values:
+            n = there.count(value)
+            at.scatter([], [], s=20, color=shades[value], label=f"{value} ({n:,})")
         said = {"sae": "SAE", "cluster": "k-means cluster"}[column]
         at.set_title(f"{TITLES[way]} of decoder directions, by {said}", fontsize=9)
         at.set(xticks=[], yticks=[])
-        at.legend(fontsize=7, markerscale=2)
+        columns = 2 if column == "sae" else 4
+        at.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns)
     style.save(figure, path, placed)
 
 

@@ -61,5 +61,5 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
         at.set_xticklabels([name.replace("_", " ") for name in noises])
         at.set_title(f"{title} (line: untrained SAE)", fontsize=9)
         at.set_ylim(bottom=0)
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     style.save(figure, path, drawn)

@@ -34,7 +34,7 @@ def table(results: Mapping[str, Result], metric: Metric = "accuracy") -> Table:
 
 
 def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy") -> None:
-    """Draw codes and reconstruction of each SAE as bars, floors and ceiling of a task as lines.
+    """Draw codes and, lighter, reconstruction of each SAE as bars; floors and ceiling as lines.
 
     The lines are those of the first SAE: the raw activation, the commonest class, and an untrained
     SAE. A hatched bar is of a probe that never predicts some class.
@@ -53,10 +53,11 @@ def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy")
     for i, (sae, probe) in enumerate(bars):
         mine = [r for r in rows if r["sae"] == sae and r["probe"] == probe]
         x = [tasks.index(r["task"]) + (i - (len(bars) - 1) / 2) * width for r in mine]
-        said = "codes" if probe == "sae" else "reconstruction"
+        said, alpha = ("codes", 1.0) if probe == "sae" else ("reconstruction", 0.45)
+        colour = style.COLOURS[list(results).index(sae) % len(style.COLOURS)]
         drawn_bars = at.bar(
             x, [r["value"] for r in mine], 0.9 * width, label=f"{sae}, {said}",
-            color=style.COLOURS[i % len(style.COLOURS)],
+            color=colour, alpha=alpha,
         )  # fmt: skip
         for bar, r in zip(drawn_bars, mine, strict=True):
             bar.set_hatch("//" if r["degenerate"] else "")
@@ -69,7 +70,11 @@ def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy")
                 ecolor="black", capsize=2, linewidth=0.8,
             )  # fmt: skip
     first = next(iter(results), None)
-    said = {"baseline": "raw activation", "majority": "commonest class", "untrained": "untrained"}
+    said = {
+        "baseline": "raw activation",
+        "majority": "commonest class",
+        "untrained": "untrained SAE",
+    }
     for name, line in LINES.items():
         mine = [r for r in rows if r["sae"] == first and r["probe"] == name]
         x = [tasks.index(r["task"]) for r in mine]

@@ -61,51 +61,80 @@ class FaithfulStudy(Page):
         shown.append(
             blocks.table(verdicts, names=VERDICTS, said=SAID, title="Every score", source=source)
         )
-        notes = dict.fromkeys(row["note"] for row in verdicts.rows() if row["note"])
-        shown += [blocks.text(note[0].upper() + note[1:] + ".") for note in notes]
-        for name in made["saes"]:
-            path = folder / "saes" / name / STABILITY
-            if path.is_file():
-                title = f"Agreement of seeds: {name}"
-                where = f"saes/{name}/{STABILITY}; saekit eval --eval seed_stability"
-                shown.append(blocks.scores(Result.read(path), title=title, source=where))
-        shown += _cross(Table(columns=made["cross_data"]), source)
+        shown += [blocks.text(f"{note}.") for note in made.get("notes", ())]
+        shown += _stability(folder, list(made["saes"]))
+        shown.append(_cross(Table(columns=made["cross_data"]), source))
         measures = folder / "text" / "measures" / "measures"
         if measures.with_suffix(".csv").is_file():
-            shown.append(
-                blocks.table(
-                    read(measures),
-                    title="The texts",
-                    about="Of each text, and A|B of two.",
-                    source="text/measures/measures.csv; saekit corpus measure",
-                )
-            )
+            shown += _texts(read(measures))
         return shown
 
 
-def _cross(cells: Table, source: str) -> list[Block]:
-    """Return a heatmap for each metric: text of training against text of measuring."""
+def _stability(folder: Path, names: list[str]) -> list[Block]:
+    """Return what the seeds of each text agree on, a column a text."""
+    results = {
+        name: Result.read(folder / "saes" / name / STABILITY)
+        for name in names
+        if (folder / "saes" / name / STABILITY).is_file()
+    }
+    if not results:
+        return []
+    scores = {name: result.scores for name, result in results.items()}
+    of_one = next(iter(scores.values()))
+    known = [key for key in of_one if any(s[key].value is not None for s in scores.values())]
+    columns = {
+        "score": [of_one[key].label or key for key in known],
+        "unit": [of_one[key].unit for key in known],
+    }
+    columns |= {f"of {n}": [some[key].text() for key in known] for n, some in scores.items()}
+    source = f"saes/NAME/{STABILITY}; saekit eval --eval seed_stability"
+    title = "Agreement of seeds, with 95 % intervals"
+    return [blocks.table(Table(columns=columns), title=title, source=source)]
+
+
+def _texts(measures: Table) -> list[Block]:
+    """Return the measures of texts, and of two texts, a column each."""
+    rows = measures.rows()
     found = []
-    rows = cells.rows()
-    trained, measured = (
-        list(dict.fromkeys(cells.columns[key])) for key in ("trained_on", "measured_on")
-    )
-    for metric, unit in CELLS.items():
-        at: dict[tuple[str, str], Any] = {
-            (r["trained_on"], r["measured_on"]): r["value"] for r in rows if r["metric"] == metric
-        }
-        values = [[at.get((one, other)) for other in measured] for one in trained]
-        found.append(
-            blocks.heatmap(
-                measured,
-                [f"of {name}" for name in trained],
-                values,
-                unit=unit,
-                title=f"{unit} of SAEs of each text on held-out text of each, mean over seeds",
-                source=source,
-            )
-        )
-    found.append(
-        blocks.table(cells, title="The same, with the least and the most of a seed", source=source)
-    )
+    for title, two in (("The texts", False), ("The texts, two by two", True)):
+        some = [row for row in rows if ("|" in row["corpus"]) == two]
+        units = {row["measure"]: row["unit"] for row in some}
+        columns = {"measure": list(units), "unit": list(units.values())}
+        for corpus in dict.fromkeys(row["corpus"] for row in some):
+            cells = {row["measure"]: _ends(row) for row in some if row["corpus"] == corpus}
+            columns[corpus] = [cells.get(name, "-") for name in units]
+        if units:
+            source = "text/measures/measures.csv; saekit corpus measure"
+            found.append(blocks.table(Table(columns=columns), title=title, source=source))
     return found
+
+
+def _ends(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return "-"
+    if row["low"] is None or row["high"] is None:
+        return f"{row['value']:.4g}"
+    return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+
+
+def _cross(cells: Table, source: str) -> Block:
+    """Return a row for each metric and text of training, a column for each text of measuring."""
+    rows = cells.rows()
+    at = {(r["metric"], r["trained_on"], r["measured_on"]): r for r in rows}
+    lines = [(m, t) for m in CELLS for t in dict.fromkeys(cells.columns["trained_on"])]
+    columns = {"score": [CELLS[m] for m, _ in lines], "trained on": [t for _, t in lines]}
+    for measured in dict.fromkeys(cells.columns["measured_on"]):
+        columns[f"measured on {measured}"] = [_spread(at.get((m, t, measured))) for m, t in lines]
+    return blocks.table(
+        Table(columns=columns),
+        title="SAEs of each text on held-out text of each: mean (least to most of a seed)",
+        source=source,
+    )
+
+
+def _spread(row: dict[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    if row["least"] == row["most"]:
+        return f"{row['value']:.4g}"
+    return f"{row['value']:.4g} ({row['least']:.4g} to {row['most']:.4g})"

@@ -40,8 +40,8 @@ class StabilityPanel(Panel):
         row = base.row_of(folder / NAME, latent)
         if row is None:
             others = siblings(run)
-            if not others:
-                return None
+            if not others or base.row_of(folder / "twins", latent) is not None:
+                return None  # twins, where they are known, have a panel of their own
             said = f"{len(others)} other SAEs of its sweep have its site and width."
             return [blocks.missing(said, COMMAND.format(base.quoted(run.parent)))]
         rows = base.rows_of(folder / MATCHES, latent)

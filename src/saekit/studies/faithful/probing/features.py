@@ -9,14 +9,13 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.core.errors import DataError, ResourceError
-from saekit.core.finite import check_finite
+from saekit.core.finite import all_finite, check_finite
 from saekit.core.progress import Progress
-from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import Subject
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
-from saekit.studies.faithful.coding import model_of
+from saekit.studies.faithful.coding import model_of, saes_of
 from saekit.studies.faithful.sequences import Padded, Shape, pad
 
 Pooling = Literal["mean", "last"]
@@ -41,18 +40,25 @@ def rows_of(texts: Sequence[str], lm: LanguageModel, shape: Shape, filler: int) 
     return pad(rows, filler)
 
 
-def check_memory(subjects: Sequence[Subject], n_texts: int) -> None:
+def check_memory(subjects: Sequence[Subject], n_texts: int, n_drawn: int = 0) -> None:
     """Refuse more texts than there is memory for: codes are kept with an entry a latent.
+
+    Args:
+        subjects: the SAEs.
+        n_texts: to train and to test on.
+        n_drawn: test texts in all resamples together.
 
     Raises:
         ResourceError: the codes of the SAEs, and of an untrained one for each, do not fit.
     """
     width = sum(2 * s.sae.cfg.d_sae + s.sae.cfg.d_in + s.sae.cfg.d_out for s in subjects)
-    wanted, free = COPIES * 4 * n_texts * width, machine.free_memory(torch.device("cpu"))
+    wanted = COPIES * (4 * n_texts * width + 8 * n_drawn)
+    free = machine.free_memory(torch.device("cpu"))
     if free is not None and wanted > free:
         raise ResourceError(
-            f"The codes of {n_texts:,} texts need {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            f"are free. Lower n_train and n_test, or measure fewer SAEs at once."
+            f"The codes of {n_texts:,} texts, and the resamples, need {wanted / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free. Lower n_train, n_test or n_draws, or measure fewer "
+            f"SAEs at once."
         )
 
 
@@ -95,10 +101,10 @@ def features_of(
         bar: counts tokens.
 
     Raises:
-        DataError: activations are not finite.
+        DataError: activations, weights or predictions are not finite.
     """
     lm = model_of(subjects)
-    saes = [float32_on(s.sae, lm.device) for s in subjects]
+    saes = saes_of(subjects)
     sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
     found: list[dict[str, list[Tensor]]] = [{f: [] for f in Features._fields} for _ in subjects]
     order = text.real.sum(1).argsort(stable=True)
@@ -132,6 +138,11 @@ def _pooled(
     x = acts[subject.read][kept].float()
     codes = sae.encode(x)
     recon = sae.decode(codes)
+    if not all_finite(recon):
+        raise DataError(
+            f"{subject.name} predicts values that are not finite. Its training diverged, or it was "
+            f"trained on activations of another scale."
+        )
     n = kept.sum(1)
     # Codes are summed where they are on: a dense code of every token would be large.
     weight = (1 / n.clamp_min(1).float())[which]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.core.errors import DataError, MissingExtraError
@@ -116,6 +116,59 @@ def probe(
     return Probe(predicted, best, converged, columns)
 
 
+class Linear(NamedTuple):
+    """A probe of one class against the rest, on columns as they come: logit = x @ weight + bias."""
+
+    weight: Float[Tensor, "columns"]
+    bias: float
+    c: float
+    converged: bool
+
+    def logits(self, x: Float[Tensor, "n columns"]) -> Float[Tensor, "n"]:
+        """Return the logit of the class, float64."""
+        return x.double() @ self.weight + self.bias
+
+
+def linear(
+    x: Float[Tensor, "n columns"], is_class: Bool[Tensor, "n"], *, folds: int, seed: int
+) -> Linear:
+    """Fit one class against the rest, both sides weighing the same however many examples they have.
+
+    The penalty is chosen as of `probe`. Standardisation is folded into the weights, so that they
+    can be held against directions of the activation.
+
+    Args:
+        x: a row an example.
+        is_class: which are of the class.
+        folds: of the cross-validation, at least 2; stratified.
+        seed: of the folds.
+
+    Raises:
+        DataError: one side has fewer examples than there are folds.
+        MissingExtraError: scikit-learn is not installed.
+    """
+    sklearn, labels = _library(), is_class.long()
+    least = int(torch.bincount(labels, minlength=2).min())
+    if least < folds:
+        raise DataError(
+            f"One side of a probe has {least} train examples, and cross-validation has {folds} "
+            f"folds. Give more texts of each class, or fewer folds."
+        )
+    cut = sklearn.StratifiedKFold(n_splits=folds, shuffle=True, random_state=seed % 2**32)
+    losses = torch.zeros(len(PENALTIES), dtype=torch.float64)
+    for inside, outside in cut.split(torch.zeros(len(labels)).numpy(), labels.numpy()):
+        there, held = torch.from_numpy(inside), torch.from_numpy(outside)
+        inner, outer, _ = _prepared(x[there], labels[there], x[held], 2, None)
+        for i, c in enumerate(PENALTIES):
+            model, _ = _fitted(inner, labels[there], c, balanced=True)
+            losses[i] += _log_loss(model, outer, labels[held])
+    best = PENALTIES[int(losses.argmin())]
+    mean, scale = _standard(x)
+    model, converged = _fitted(((x.double() - mean) * scale).float(), labels, best, balanced=True)
+    weight = torch.from_numpy(model.coef_[0]).double() * scale
+    return Linear(weight, float(model.intercept_[0]) - float(weight @ mean), best, converged)
+
+
 def principal(
     train: Float[Tensor, "n d"], test: Float[Tensor, "m d"]
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "m c"]]:
@@ -137,11 +190,16 @@ def _prepared(
         chosen = best_columns(train, labels, n_classes, k)
         columns = chosen.tolist()
         train, test = train[:, chosen], test[:, chosen]
-    mean, std = train.double().mean(0), train.double().std(0, correction=0)
-    varies = std > 1e-12 * mean.abs().clamp_min(1e-12)
-    scale = torch.where(varies, 1 / std.clamp_min(1e-300), 0.0)
+    mean, scale = _standard(train)
     x, y = (((part.double() - mean) * scale).float() for part in (train, test))
     return *_fewer(x, y), columns
+
+
+def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of each column, and 1 over its deviation; 0 of one that is constant."""
+    mean, std = x.double().mean(0), x.double().std(0, correction=0)
+    varies = std > 1e-12 * mean.abs().clamp_min(1e-12)
+    return mean, torch.where(varies, 1 / std.clamp_min(1e-300), 0.0)
 
 
 def _fewer(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +213,8 @@ def _fewer(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     gram = train.double() @ train.double().t()
     values, vectors = torch.linalg.eigh(gram)
     some = values > 1e-10 * values[-1].clamp_min(1e-300)
+    if not bool(some.any()):  # no column varies, as where every latent is dead
+        return train[:, :1], test[:, :1]
     roots = values[some].sqrt()
     back = vectors[:, some] / roots  # [n, c]: the span's axes in terms of examples
     return (
@@ -163,9 +223,10 @@ def _fewer(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _fitted(x: Tensor, labels: Tensor, c: float) -> tuple[Any, bool]:
+def _fitted(x: Tensor, labels: Tensor, c: float, *, balanced: bool = False) -> tuple[Any, bool]:
     sklearn = _library()
-    model = sklearn.LogisticRegression(C=c, max_iter=MOST_STEPS, tol=1e-4)
+    weights = "balanced" if balanced else None
+    model = sklearn.LogisticRegression(C=c, max_iter=MOST_STEPS, tol=1e-4, class_weight=weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", sklearn.ConvergenceWarning)
         model.fit(x.numpy(), labels.numpy())

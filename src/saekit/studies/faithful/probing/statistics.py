@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saekit.core.errors import ConfigError
+from saekit.core.border import details_of
+from saekit.core.errors import ConfigError, FormatError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
 from saekit.core.stats.means import LEAST_UNITS
@@ -144,7 +145,8 @@ def paired_draws(
 
     Raises: as `compare`.
     """
-    a, b = (_of(result, task, feature) for result in (one, other))
+    with details_of("probing"):
+        a, b = (_of(result, task, feature) for result in (one, other))
     if a["sha256"] != b["sha256"]:
         raise ConfigError(
             f"The two results are of other examples of {task}: {a['sha256'][:12]} and "
@@ -170,9 +172,17 @@ def _of(result: Result, task: str, feature: str) -> dict[str, Any]:
         raise ConfigError(
             f"{task} has the probes {', '.join(mine['probes'])}; got {feature!r}. Name one of them."
         )
+    labels, predicted = (
+        lists.read(text) for text in (mine["labels"], mine["probes"][feature]["predicted"])
+    )
+    if len(labels) != len(predicted) or not len(labels):
+        raise FormatError(
+            f"The result of `probing` has {len(predicted)} predictions of {len(labels)} test texts "
+            f"of {task}. Measure it again."
+        )
     return {
-        "labels": lists.read(mine["labels"]),
-        "predicted": lists.read(mine["probes"][feature]["predicted"]),
+        "labels": labels,
+        "predicted": predicted,
         "sha256": mine["sha256"],
         "n_draws": result.config["n_draws"],
         "seed": result.details["seed"],

@@ -45,7 +45,8 @@ def match_pair(one: Dictionary, other: Dictionary) -> PairMatch:
     mine, theirs = one.living, other.living
     if not len(mine) or not len(theirs):
         none, no = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-        return PairMatch(none, none, no, None, none.bool(), no, no, torch.zeros(0, TOP), 0.0)
+        read = None if one.encoder is None or other.encoder is None else no
+        return PairMatch(none, none, no, read, none.bool(), no, no, torch.zeros(0, TOP), 0.0)
     a, b = one.decoder[mine], other.decoder[theirs]
     found = nearest(a, b, CANDIDATES)
     matched = assign(a, b, found if len(a) <= len(b) else None)

@@ -1,5 +1,6 @@
 """Generated against original: does a latent that knows its own examples know new text too?"""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from saekit.core.result import Table
 from saekit.report import style
 
 COLUMNS = ("original_sensitivity", "generated_sensitivity", "generated_low", "generated_high")
+BESIDE = 0.012  # between runs, of the axis
+AREA = 14.0  # of the mark of one latent, points squared
 
 
 def table(runs: Mapping[str, Table]) -> Table:
@@ -28,7 +31,9 @@ def table(runs: Mapping[str, Table]) -> Table:
 
 
 def draw(runs: Mapping[str, Table], path: Path) -> None:
-    """Draw a point a latent with its 95 % interval; the dashed line is equal shares.
+    """Draw latents with their 95 % intervals; the dashed line is equal shares.
+
+    A mark is as large as there are latents at its place; runs are a little beside each other.
 
     Raises:
         ConfigError: `path` has another suffix than those of a figure.
@@ -40,14 +45,18 @@ def draw(runs: Mapping[str, Table], path: Path) -> None:
     rows = drawn.rows()
     for i, name in enumerate(runs):
         mine = [row for row in rows if row["run"] == name]
-        x, y, low, high = ([row[column] for row in mine] for column in COLUMNS)
-        down = [max(a - b, 0.0) for a, b in zip(y, low, strict=True)]
-        up = [max(b - a, 0.0) for a, b in zip(y, high, strict=True)]
-        colour = style.COLOURS[i % len(style.COLOURS)]
-        at.errorbar(
-            x, y, yerr=[down, up], fmt="o", markersize=4, linewidth=0.7, color=colour,
-            ecolor=(*_rgb(colour), 0.35), label=name,
-        )  # fmt: skip
+        beside = BESIDE * (i - (len(runs) - 1) / 2)
+        places = Counter(tuple(row[column] for column in COLUMNS) for row in mine)
+        colour, marker = (
+            style.COLOURS[i % len(style.COLOURS)],
+            style.MARKERS[i % len(style.MARKERS)],
+        )
+        at.scatter([], [], s=AREA, color=colour, marker=marker, label=name)  # for the legend
+        for (x, y, low, high), n in places.items():
+            at.vlines(x + beside, low, high, color=colour, alpha=0.35, linewidth=0.9)
+            at.scatter(
+                x + beside, y, s=AREA * n, color=colour, marker=marker, alpha=0.75, linewidth=0
+            )
     at.plot([0, 1], [0, 1], color=style.COLOURS[6], linestyle="--", linewidth=1)
     at.set(
         xlim=(-0.03, 1.03),
@@ -55,10 +64,5 @@ def draw(runs: Mapping[str, Table], path: Path) -> None:
         xlabel="fires on its own examples (share of texts)",
         ylabel="fires on new texts (share of texts)",
     )
-    at.legend(fontsize=8, loc="upper left")
+    figure.legend(*at.get_legend_handles_labels(), fontsize=8, loc="outside upper left")
     style.save(figure, path, drawn)
-
-
-def _rgb(colour: str) -> tuple[float, float, float]:
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return red, green, blue

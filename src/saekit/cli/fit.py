@@ -1,0 +1,93 @@
+"""`saekit fit`: a dictionary that is fitted to activations, not trained by gradients."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saekit.cli.train import CorpusWord, Device, Dtype, Json, Model, Quiet, Revision
+from saekit.terminal.output import emit
+
+
+def fit(
+    method: Annotated[str, typer.Argument(help="How (see: saekit list fits).")],
+    model: Model = None,
+    revision: Revision = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            help="Where to read, as L3.resid_post. [the layer a third of the way up, resid_post]"
+        ),
+    ] = None,
+    corpus: CorpusWord = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of text that count. [1,000,000, or all that the text has]"),
+    ] = None,
+    d_sae: Annotated[int | None, typer.Option(help="Latents. [what suits the method]")] = None,
+    k: Annotated[
+        int | None, typer.Option(help="Latents on per token at most. [what suits the method]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting of the method, as rounds=50, or of reading, as n_ctx=64. Repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to make. [runs/MODEL-SITE-METHOD-WIDTH-kK-seedSEED-DIGEST]"),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a dictionary by PCA, k-means, k-SVD and the like, as a subject of every evaluation.
+
+    Example: saekit fit pca --site L10.resid_post --tokens 100k --k 32
+    """
+    from saekit.core.config import read_setting
+    from saekit.data.open import open_corpus
+    from saekit.models.base import default_site
+    from saekit.models.hf import load
+    from saekit.training.building import DEFAULT_MODEL
+    from saekit.training.dictionary import (
+        as_fit,
+        default_folder,
+        fit_run,
+        split_settings,
+        with_settings,
+    )
+
+    reading, own = split_settings([read_setting(s) for s in settings or []])
+    found = with_settings(method, own)
+    text = open_corpus(corpus or "packaged").to_dict()
+    lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
+    raw = {
+        "model": model or DEFAULT_MODEL,
+        "revision": revision,
+        "corpus": text,
+        "pair": {"read": [str(lm.site(site or default_site(lm)))]},
+        "seed": seed,
+        **reading,
+    }
+    run = as_fit(raw, lm, found, tokens=tokens, sizes=(d_sae, k), shown=not quiet)
+    folder = out or default_folder(run, found, lm)
+    made = fit_run(run, found, lm, folder, shown=not quiet)
+    told = made.card.provenance["fit_found"]
+    record = {"sae": str(folder), "tokens": made.card.tokens, "fitted": found.to_dict()}
+    record["found"] = told
+    facts = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in told.items()
+        if isinstance(value, int | float)
+    )
+    lines = [
+        f"SAE      {folder}, {made!r}",
+        *([f"found    {facts}"] if facts else []),
+        f"next     saekit eval {folder}",
+    ]
+    emit(record, as_json=as_json, lines=lines)

@@ -1,0 +1,254 @@
+"""Cells of a suite: one evaluation of one SAE, kept by a hash of all that it is made of."""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError
+from saekit.core.files import digest, read_object, write_json
+from saekit.core.registry import own_parts
+from saekit.core.result import Result
+from saekit.evals.base import Eval, JointEval, Subject, Tools
+from saekit.hub.trained import weights_digest
+from saekit.metrics.base import registry as metrics
+
+FORMAT = 1  # of a key: raised where the same words stand for something else
+FOLDER = "cells"
+AT_ONCE = 16  # SAEs and floors that one call of an evaluation measures, for memory
+KEY = 32  # characters of a hash
+
+
+class Failed(NamedTuple):
+    """Why there is no result."""
+
+    reason: str
+    trace: str = ""  # of an error that no user can mend
+    skipped: bool = False  # the evaluation measures no such SAE, so nothing went wrong
+
+
+Outcome = Result | Failed
+
+
+def failure_of(error: Exception) -> Failed:
+    """Return what a table says of an error; one that ends the command is raised again."""
+    if isinstance(error, Interrupted):
+        raise error
+    if isinstance(error, SaekitError):
+        return Failed(str(error))
+    return Failed(
+        f"{type(error).__name__}: {error}",
+        "".join(traceback.format_exception(type(error), error, error.__traceback__)),
+    )
+
+
+def identity(subject: Subject) -> str:
+    """Return a hash of all that a subject brings to a number; not of its name."""
+    made_of = {
+        "weights": weights_digest(subject.sae),
+        "sae": subject.sae.cfg.to_dict(),
+        "model": subject.lm.provenance() if subject.lm else None,
+        "ways": [
+            [str(way.read), str(way.write), way.rule.to_dict(),
+             way.write_rule and way.write_rule.to_dict()]
+            for way in subject.ways
+        ],
+        "window": subject.window,
+        "trained": dict(subject.trained),
+    }  # fmt: skip
+    return digest([_json(made_of)])
+
+
+class Member:
+    """What is measured: an SAE, or a floor that is made when it is first needed.
+
+    Args:
+        name: what it is called.
+        identity: see `identity`.
+        make: returns it.
+    """
+
+    def __init__(self, name: str, identity: str, make: Callable[[], Subject]):
+        self.name, self.identity = name, identity
+        self._make, self._made = make, None
+
+    @property
+    def subject(self) -> Subject:
+        """It, made once."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+class Cells:
+    """Results by key, in a folder, or in memory alone.
+
+    Args:
+        folder: of the suite; None: nothing outlives this object.
+    """
+
+    def __init__(self, folder: Path | None):
+        self._folder = None if folder is None else folder / FOLDER
+        self._held: dict[str, Result] = {}
+        self.n_measured = 0  # since this object was made; all others were there
+
+    def find(self, key: str) -> Result | None:
+        """Return the result of a key; None where there is none, or its file is damaged."""
+        if key not in self._held and self._folder is not None:
+            path = self._folder / f"{key}.json"
+            if path.exists():
+                try:
+                    self._held[key] = Result.read(path)
+                except FormatError:  # measured anew, and written over
+                    return None
+        return self._held.get(key)
+
+    def keep(self, key: str, result: Result) -> None:
+        """Keep the result of a key."""
+        self._held[key] = result
+        self.n_measured += 1
+        if self._folder is not None:
+            result.write(self._folder / f"{key}.json")
+
+    def floor(self, key: str) -> str | None:
+        """Return the identity of a floor that was made before, so that it need not be made."""
+        path = None if self._folder is None else self._folder / f"floor-{key}.json"
+        if path is None or not path.exists():
+            return None
+        try:
+            found = read_object(path).get("identity")
+        except FormatError:
+            return None
+        return found if isinstance(found, str) else None
+
+    def keep_floor(self, key: str, identity: str) -> None:
+        """Keep the identity of a floor."""
+        if self._folder is not None:
+            write_json(self._folder / f"floor-{key}.json", {"identity": identity})
+
+
+def key_of(config: Eval, text: str, seed: int, *members: str) -> str:
+    """Return the key of a cell.
+
+    Args:
+        config: the evaluation.
+        text: hash of the rows that are read.
+        seed: of what it draws.
+        members: identities of what is measured: one, or several together.
+    """
+    parts = {
+        "format": FORMAT,
+        "members": list(members),
+        "text": text,
+        "seed": seed,
+        "eval": config.name,
+        "version": config.version,
+        "config": config.to_dict(),
+        "metrics": {name: metrics.get(name).version for name in metrics.names()},
+        "own": own_parts(),
+    }
+    return digest([_json(parts)])[:KEY]
+
+
+def floor_key(name: str, version: int, text: str, seed: int, base: str) -> str:
+    """Return the key of a floor of an SAE, whose identity is `base`."""
+    return digest([str(FORMAT), name, str(version), text, str(seed), base])[:KEY]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def measure_each(
+    config: Eval, members: Mapping[str, Member], tools: Tools, cells: Cells
+) -> dict[str, Outcome]:
+    """Measure all for which there is no result yet; an error is a cell's and stops no other.
+
+    Args:
+        config: the evaluation.
+        members: what is measured, by key.
+        tools: of the evaluation.
+        cells: where results are, and go.
+
+    Returns:
+        an outcome by key.
+    """
+    found: dict[str, Outcome] = {}
+    wanted: dict[str, Member] = {}
+    for key, member in members.items():
+        if (known := cells.find(key)) is not None:
+            found[key] = known
+        else:
+            wanted[key] = member
+    by_model: dict[int, dict[str, Subject]] = {}
+    for key, member in wanted.items():
+        try:
+            subject = member.subject
+            if why := _not_measured(config, subject):
+                found[key] = Failed(why, skipped=True)
+            else:
+                by_model.setdefault(id(subject.lm), {})[key] = subject
+        except Exception as error:  # of a floor that cannot be made, whatever it is
+            found[key] = failure_of(error)
+    for subjects in by_model.values():
+        keys = list(subjects)
+        for first in range(0, len(keys), AT_ONCE):
+            some = {key: subjects[key] for key in keys[first : first + AT_ONCE]}
+            found |= _measured(config, some, tools, cells)
+    return found
+
+
+def _not_measured(config: Eval, subject: Subject) -> str:
+    """Return why an evaluation does not measure SAEs of this kind; nothing where it does."""
+    if config.events.issuperset(subject.sae.cfg.event):
+        return ""
+    try:
+        config.check(subject)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _measured(
+    config: Eval, subjects: Mapping[str, Subject], tools: Tools, cells: Cells
+) -> dict[str, Outcome]:
+    """Measure in one call; where that fails, each by itself tells which it was."""
+    began = time.monotonic()
+    try:
+        results = config.run_all(list(subjects.values()), tools)
+    except Exception as error:  # whatever it is, the others are measured
+        if len(subjects) == 1:
+            return dict.fromkeys(subjects, failure_of(error))
+        found: dict[str, Outcome] = {}
+        for key, subject in subjects.items():
+            found |= _measured(config, {key: subject}, tools, cells)
+        return found
+    seconds = (time.monotonic() - began) / len(subjects)
+    done = {k: _timed(result, seconds) for k, result in zip(subjects, results, strict=True)}
+    for key, result in done.items():
+        cells.keep(key, result)
+    return dict(done)
+
+
+def measure_together(
+    config: JointEval, key: str, subjects: Sequence[Subject], tools: Tools, cells: Cells
+) -> Outcome:
+    """Measure SAEs together, where there is no result of them yet."""
+    if (known := cells.find(key)) is not None:
+        return known
+    began = time.monotonic()
+    try:
+        result = config.run_together(subjects, tools)
+    except Exception as error:  # whatever it is, the others are measured
+        return failure_of(error)
+    result = _timed(result, time.monotonic() - began)
+    cells.keep(key, result)
+    return result
+
+
+def _timed(result: Result, seconds: float) -> Result:
+    """Return a result that says how long it took, its part of what was shared."""
+    return replace(result, provenance=result.provenance | {"seconds_each": round(seconds, 3)})

@@ -1,0 +1,1 @@
+"""Floors: SAEs that learned nothing, by which a score is read."""

@@ -1,0 +1,18 @@
+"""Core: reconstruction, sparsity and losses."""
+
+from typing import ClassVar, final
+
+from saekit.evals.suites.base import Part, Suite, registry
+
+
+@final
+@registry.register
+class CoreSuite(Suite):
+    """What an SAE keeps of activations and of the model's predictions: the core evaluation."""
+
+    name: ClassVar[str] = "core"
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part(
+            "core", {"n_tokens": 2**15, "ce_tokens": 2**13}, {"n_tokens": 2**18, "ce_tokens": 2**16}
+        ),
+    )

@@ -1,0 +1,32 @@
+"""Full: standard, and what latents do when they are changed inside the model."""
+
+from typing import ClassVar, final
+
+from saekit.evals.suites.base import Lying, Part, Suite, registry
+from saekit.evals.suites.standard import StandardSuite
+
+PACKAGED, HUB = {"source": "packaged"}, {"source": "auto"}
+LATENTS = (2, 5, 10, 20, 50, 100, 500)
+ALL = {**HUB, "latents": LATENTS, "n_train": 1000, "n_test": 1000}
+
+
+@final
+@registry.register
+class FullSuite(Suite):
+    """All of standard, interventions on latents, other texts, and studies that lie in the run."""
+
+    name: ClassVar[str] = "full"
+    parts: ClassVar[tuple[Part, ...]] = (
+        *StandardSuite.parts,
+        Part("tpp", {**PACKAGED, "latents": (20,), "n_train": 400, "n_test": 400}, ALL),
+        Part("scr", {**PACKAGED, "latents": (20,)}, {**HUB, "latents": LATENTS}),
+        Part("disentanglement", {"n_pairs": 24}, {"n_pairs": 96}),
+        Part("unlearning", PACKAGED, HUB),
+        Part("steering", PACKAGED, HUB),
+        Part("cross_data", {"corpora": ("stdlib",)}, {"n_tokens": 2**17, "ce_tokens": 2**16}),
+    )
+    floors: ClassVar[tuple[str, ...]] = ("untrained", "pca", "raw", "shuffled")
+    lying: ClassVar[tuple[Lying, ...]] = (
+        Lying("sensitivity", "sensitivity/result.json", ("sensitivity", "balanced")),
+        Lying("explain", "explain/scores/*/result.json", ("detection", "fuzzing", "simulation")),
+    )

@@ -1,0 +1,1 @@
+"""What latents do: evaluations that change them inside the model and look at what follows."""

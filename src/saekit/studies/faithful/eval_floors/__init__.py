@@ -1,0 +1,1 @@
+"""Floors that are made as in training: scaled, or fitted to the training text."""

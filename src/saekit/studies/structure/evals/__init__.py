@@ -1,0 +1,1 @@
+"""Evaluations of structure, one file each."""

@@ -1,0 +1,1 @@
+"""Dictionaries fitted to activations by a procedure of its own, with no gradient: a file each."""

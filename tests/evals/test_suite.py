@@ -1,0 +1,401 @@
+"""Suites: arithmetic of what makes a score believable, and what becomes of cells."""
+
+import dataclasses
+import json
+import math
+import statistics
+from typing import ClassVar
+
+import pytest
+import torch
+
+import saekit
+from saekit.activations.pairs import Pair
+from saekit.activations.rules import TokenRule, fit
+from saekit.cli.main import main
+from saekit.core.errors import ConfigError, DataError
+from saekit.core.result import Score
+from saekit.data.corpora.files import Files
+from saekit.evals import _evidence, suite
+from saekit.evals._cells import identity, key_of
+from saekit.evals._memo import Memo
+from saekit.evals.base import Eval, registry
+from saekit.evals.core import Core
+from saekit.evals.floors.base import Ground
+from saekit.evals.floors.base import registry as floors
+from saekit.evals.suites.base import Part, Suite
+from saekit.evals.suites.base import registry as suites
+from saekit.hub.card import Card
+from saekit.hub.trained import TrainedSAE
+from saekit.models.sites import parse_site
+from saekit.models.tiny import save_tiny, tiny
+from saekit.saes.topk import TopK
+from tests import world as small
+from tests.evals.world import SITE, mirror, random_topk, subject, text, tools
+
+SMALL = {"core.n_tokens": 1024, "core.ce_tokens": 512}
+
+
+def score(value, low=None, high=None, better="lower"):
+    return Score(value=value, low=low, high=high, n=30, unit="u", better=better)
+
+
+def test_the_least_difference_told_is_found_in_80_of_100_texts():
+    error = 0.013
+    told = _evidence.detectable(score(0.5, 0.5 - 1.959964 * error, 0.5 + 1.959964 * error))
+    # Two scores with that error differ by a normal number of error sqrt(2) about the true gap.
+    off = 1.959964 - told / (error * math.sqrt(2))
+    power = 0.5 * math.erfc(off / math.sqrt(2))
+    assert power == pytest.approx(0.8, abs=1e-5)
+    assert _evidence.detectable(score(0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("better", "value", "floor", "above"),
+    [
+        ("lower", 0.2, 0.5, 0.3),
+        ("lower", 0.5, 0.2, -0.3),
+        ("higher", 0.2, 0.5, -0.3),
+        ("higher", 0.5, 0.2, 0.3),
+        ("neither", 0.5, 0.2, 0.3),
+        ("higher", None, 0.2, None),
+        ("higher", 0.5, None, None),
+    ],
+)
+def test_above_a_floor_is_the_good_side_of_it(better, value, floor, above):
+    found = _evidence.above(score(value, better=better), floor)
+    assert found is None if above is None else found == pytest.approx(above)
+
+
+def test_the_spread_of_seeds_is_their_standard_deviation():
+    values = [0.1, 0.4, 0.35, None]
+    assert _evidence.spread(values) == (pytest.approx(statistics.stdev(values[:3])), 3)
+    assert _evidence.spread([0.1, None]) == (None, 1)
+
+
+def test_none_is_best_by_less_than_can_be_told():
+    def rows(*values, told=0.1, reseed=None, ranks=True, better="lower"):
+        shared = {"unit": "u", "detectable": told, "reseed": reseed, "ranks": ranks}
+        return [{"value": v, "better": better} | shared for v in values]
+
+    assert _evidence.best_of(rows(0.5, 0.2, 0.9)) == {1}
+    assert _evidence.best_of(rows(0.5, 0.2, 0.9, better="higher")) == {2}
+    assert _evidence.best_of(rows(0.5, 0.41, None)) == set()
+    assert _evidence.best_of(rows(0.5, 0.2, told=None)) == set()
+    assert _evidence.best_of(rows(0.5, 0.2, reseed=0.1)) == set()  # seeds alone move it by 0.4
+    assert _evidence.best_of(rows(0.5, 0.2, ranks=False)) == set()
+    assert _evidence.best_of(rows(0.5, 0.2, better="neither")) == set()
+    assert _evidence.best_of(rows(0.5)) == set()
+
+
+def test_validity_points_where_better_scores_mean_more_recovery():
+    made = _evidence.calibration()
+    mcc = made["ranks"]["fvu"]["mcc"]
+    found = _evidence.validity("core", "fvu", "lower")
+    assert (found.value, found.low, found.high) == (-mcc["value"], -mcc["high"], -mcc["low"])
+    assert found.low < found.value < found.high and f"{made['saes']} SAEs" in found.said
+    stable = _evidence.validity("seed_stability", "shared_feature_ratio", "higher")
+    assert stable.value == made["ranks"]["stability"]["mcc"]["value"]
+    for none in (("core", "kl", "lower"), ("core", "fvu", "neither"), ("x", "fvu", "lower")):
+        assert _evidence.validity(*none)[:] == (None, None, None, "not calibrated")
+    assert made["command"][:3] == ["saekit", "truth", "calibrate"] and made["time"]
+
+
+def test_a_key_is_of_all_that_a_number_is_made_of_and_of_no_name():
+    one = subject(random_topk())
+    others = [
+        one._replace(sae=random_topk(seed=1)),
+        one._replace(rule=one.rule._replace(median_norm=9.0)),
+        one._replace(rule=one.rule._replace(special_ids=(1,))),
+        one._replace(lm=tiny(seed=1)),
+        one._replace(read=parse_site("L1.resid_post")),
+        one._replace(trained={"seed": 3}),
+    ]
+    assert identity(one._replace(name="other")) == identity(one)
+    assert len({identity(s) for s in (one, *others)}) == 1 + len(others)
+    who, core = identity(one), Core(n_tokens=64, ce_tokens=0)
+    keys = [key_of(core, "text", 0, who), key_of(core, "text", 1, who)]
+    keys += [key_of(core, "other", 0, who), key_of(Core(n_tokens=65, ce_tokens=0), "text", 0, who)]
+    keys += [key_of(core, "text", 0, identity(others[0])), key_of(core, "text", 0, who, who)]
+    assert len(set(keys)) == len(keys) and keys[0] == key_of(core, "text", 0, who)
+
+
+def test_rows_are_read_once_and_give_the_same_activations():
+    lm, memo = tiny(), Memo(10**7)
+    watched, rows = memo.model(lm), memo.rows(tools().rows)
+    first, second = list(rows(8))[:2]
+    sites = [SITE, parse_site("L1.resid_post")]
+    plain = lm.read(first.tokens, sites)
+    for _ in range(2):
+        again = watched.read(first.tokens, sites)
+        assert all(torch.equal(again[site], plain[site]) for site in sites)
+    assert (memo.n_read, memo.n_known) == (8, 8)
+    mixed = torch.cat([first.tokens[:3], second.tokens[:3]])
+    assert torch.allclose(watched.read(mixed, SITE), lm.read(mixed, SITE), atol=1e-6)
+    assert (memo.n_read, memo.n_known) == (11, 11)
+    strange = torch.randint(0, 256, (2, 32))
+    watched.read(strange, SITE), watched.read(strange, SITE)
+    assert memo.n_read == 15  # no row of the text: read each time
+    changed = watched.read(first.tokens, SITE, replace={SITE: torch.zeros_like})
+    assert not changed.any() and memo.n_read == 15
+    assert watched.separated().read(first.tokens, SITE).shape == plain[SITE].shape
+    full = Memo(0)
+    full.rows(tools().rows), full.model(lm).read(first.tokens, SITE)
+    assert not full.n_known
+
+
+def test_what_core_reads_is_known_to_the_next_one():
+    one, memo = subject(random_topk()), Memo(10**7)
+    watched = one._replace(lm=memo.model(one.lm))
+    read = tools()._replace(rows=memo.rows(tools().rows))
+    found = Core.example().run(watched, read)
+    assert found.scores == Core.example().run(one, tools()).scores
+    assert memo.n_read == 8  # 24 of 32 rows went through the whole model, which shows them too
+    Core.example().run(watched, read)
+    assert memo.n_read == 8 and memo.n_known == 8
+
+
+def ground(seed=0):
+    return Ground(tools().rows, seed, {})
+
+
+def test_floors_have_their_known_places():
+    one = subject(random_topk())
+    core = Core(n_tokens=512, ce_tokens=512)
+    made = {name: floors.get(name)().make(one, ground()) for name in floors.names()}
+    own = core.run(one, tools()).scores
+    found = {name: core.run(made[name], tools()).scores for name in made}
+    raw = found["raw"]
+    assert raw["fvu"].value == pytest.approx(0, abs=1e-6)
+    assert raw["ce_recovered_zero"].value == pytest.approx(1, abs=1e-3)
+    assert raw["l0"].value == pytest.approx(32, abs=0.1)
+    assert found["pca"]["l0"].value <= own["l0"].value == 2
+    assert raw["fvu"].value < found["pca"]["fvu"].value < found["untrained"]["fvu"].value
+    assert made["untrained"].sae.cfg.d_sae == 1024 and made["untrained"].sae.cfg.k == 2
+    assert made["shuffled"].lm.name.endswith("shuffled")
+    assert found["shuffled"]["fvu"].value != own["fvu"].value
+    again = {name: floors.get(name)().make(one, ground()) for name in made}
+    assert {n: identity(s) for n, s in made.items()} == {n: identity(s) for n, s in again.items()}
+    # As many components as dimensions are the activation again, whatever they were fitted on.
+    every = floors.get("pca")().make(one._replace(sae=mirror()), ground())
+    every.sae.cfg = dataclasses.replace(every.sae.cfg, k=32)
+    assert core.run(every, tools()).scores["fvu"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_a_floor_that_cannot_be_made_says_why():
+    other = subject(random_topk())._replace(write=parse_site("L1.resid_post"))
+    for name in ("pca", "raw"):
+        with pytest.raises(ConfigError, match="a transcoder of L0.resid_post predicts L1"):
+            floors.get(name)().make(other, ground())
+    with pytest.raises(DataError, match="training text"):
+        floors.get("pca")().make(other._replace(write=SITE), ground()._replace(rows=lambda _: ()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picky(Eval):
+    """Not registered: fails of some SAEs, and is stopped where the test wants it."""
+
+    name: ClassVar[str] = "picky"
+    version: ClassVar[int] = 1
+    ranks: ClassVar[bool] = False
+    stop: ClassVar[bool] = False
+    ran: ClassVar[list[str]] = []
+    worse: float = 0.0
+
+    @classmethod
+    def example(cls):
+        return cls()
+
+    def cautions(self, subject):
+        return ("the model is tiny",)
+
+    def run(self, subject, tools):
+        if Picky.stop:
+            raise KeyboardInterrupt
+        if "b" in subject.name:
+            raise RuntimeError("a bug")
+        if "untrained" in subject.name:
+            raise DataError("no such text")
+        Picky.ran.append(subject.name)
+        value = score(0.5 + self.worse, 0.4, 0.6, "higher")
+        return self.result({"good": value, "none": score(None), "aside": value}, {}, {})
+
+    headline: ClassVar[tuple[str, ...]] = ("good", "no*")
+
+
+class Toy(Suite):
+    """Three evaluations, one of which there is not."""
+
+    name = "toy"
+    parts = (Part("core"), Part("picky"), Part("nothing"), Part("seed_stability"))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    registry.names(), suites.names()
+    monkeypatch.setitem(registry._entries, "picky", Picky)
+    monkeypatch.setitem(suites._entries, "toy", Toy)
+    Picky.ran.clear()
+    yield
+    Picky.stop = False
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return Files(paths=(str(small.text_file(tmp_path_factory.mktemp("text"), 600)),))
+
+
+def made(folder, texts, seed=0, weights=None, model="tiny", lm=None):
+    """An SAE of random weights in a folder, with the card of a run of that seed."""
+    lm = lm or tiny()
+    sae = TopK(d_in=32, d_out=32, d_sae=64, k=4)
+    sae = sae.build(torch.Generator().manual_seed(seed if weights is None else weights))
+    tokens = text(16, seed=9)
+    rule = fit(TokenRule(), lm.tokenizer.special_ids, tokens, lm.read(tokens, SITE))
+    card = Card(
+        model=lm.provenance(), pair=Pair(read=(str(SITE),)), rules={str(SITE): rule}, corpus={},
+        n_ctx=32, bos=True, tokens=0,
+        run={"model": model, "corpus": texts.to_dict(), "seed": seed},
+    )  # fmt: skip
+    return TrainedSAE(sae, card).save(folder)
+
+
+def run(saes, out, **changes):
+    settings = SMALL | {"seed_stability.n_tokens": 512, "seed_stability.n_effects": 0}
+    given = {"floors": ["untrained", "raw"], "settings": settings, "shown": False} | changes
+    return saekit.evaluate_suite(saes, tiny(), "toy", out=out, **given)
+
+
+def of(found, **wanted):
+    return [r for r in found.rows.rows() if all(r[k] == v for k, v in wanted.items())]
+
+
+def test_a_cell_that_fails_stops_no_other_and_says_why(toy, texts, tmp_path):
+    saes = [made(tmp_path / name, texts, seed) for seed, name in enumerate("ab")]
+    found = run(saes, None)
+    assert {r["status"] for r in of(found, eval="core")} <= {"ok", "undefined"}
+    assert len(of(found, eval="core", sae="b")) == len(Core.headline)
+    (bug,) = of(found, eval="picky", sae="b")
+    assert bug["status"] == "failed" and bug["reason"] == "RuntimeError: a bug"
+    assert any("raise RuntimeError" in one["trace"] for one in found.failures)
+    good, none = of(found, eval="picky", sae="a")
+    assert (good["score"], none["score"]) == ("good", "none")
+    assert (good["status"], none["status"]) == ("ok", "undefined")
+    assert good["floors_lacking"] == "untrained: no such text" and good["above_raw"] == 0
+    assert good["cautions"] == "the model is tiny" and good["ranks"] is False
+    assert len(of(found, eval="nothing", status="failed")) == 2
+    assert "no evaluation `nothing`" in of(found, eval="nothing")[0]["reason"]
+    (shared,) = of(found, score="shared_feature_ratio")
+    assert shared["sae"] == "a, b" and shared["status"] == "ok"
+    fvu = of(found, score="fvu")
+    spread = statistics.stdev([row["value"] for row in fvu])
+    assert [row["reseed"] for row in fvu] == [pytest.approx(spread)] * 2
+    assert fvu[0]["above_untrained"] == pytest.approx(fvu[0]["floor_untrained"] - fvu[0]["value"])
+    for words in ("failed   picky of b: RuntimeError: a bug", "caution  picky: the model is tiny"):
+        assert words in str(found)
+
+
+def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path):
+    sae = made(tmp_path / "a", texts)
+    found = run(sae, None, floors=[], settings={"core.n_tokens": 512})
+    (row,) = of(found, eval="seed_stability")
+    assert row["status"] == "skipped" and "seed alone" in row["reason"]
+    assert "floor_untrained" not in row
+    with pytest.raises(ConfigError, match="of core, picky, nothing, seed_stability"):
+        run(sae, None, settings={"n_tokens": 3})
+    with pytest.raises(ConfigError, match="no field"):
+        run(sae, None, settings={"core.n_token": 3})
+
+
+def test_a_suite_goes_on_where_it_was_killed_and_measures_nothing_twice(toy, texts, tmp_path):
+    sae, out = made(tmp_path / "a", texts), tmp_path / "suite"
+    Picky.stop = True
+    with pytest.raises(KeyboardInterrupt):
+        run(sae, out)
+    cells = [p for p in (out / "cells").iterdir() if not p.name.startswith("floor-")]
+    assert len(cells) == 3 and not (out / "suite.json").exists()  # the SAE and two floors
+    before = {path: path.stat().st_mtime_ns for path in cells}
+    Picky.stop = False
+    found = run(sae, out)
+    assert found.provenance["measured"] == 2  # picky, of the SAE and of the raw activation
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+    again = run(sae, out)
+    assert again.provenance["measured"] == 0 and again.rows == found.rows
+    changed = run(sae, out, settings=SMALL | {"picky.worse": 0.25})
+    assert changed.provenance["measured"] == 2
+    assert of(changed, score="good")[0]["value"] == 0.75
+    assert run(sae, out).rows == found.rows  # the older cells are still there
+    sorted(before)[0].write_text("{")  # damaged: measured anew
+    assert run(sae, out).provenance["measured"] == 1
+
+
+def test_other_weights_under_the_same_name_are_measured_anew(toy, texts, tmp_path):
+    out, quick = tmp_path / "suite", {"settings": SMALL, "floors": []}
+    first = run(made(tmp_path / "a", texts), out, **quick)
+    import shutil
+
+    shutil.rmtree(tmp_path / "a")
+    other = run(made(tmp_path / "a", texts, weights=7), out, **quick)
+    assert other.provenance["measured"] == 2
+    one, two = (of(found, score="fvu")[0] for found in (first, other))
+    assert one["value"] != two["value"] and one["cell"] != two["cell"]
+    text = Files(paths=(str(small.text_file(tmp_path, 600, seed=5)),))
+    assert run(tmp_path / "a", out, corpus=text, **quick).provenance["measured"] == 2
+
+
+def test_a_study_that_lies_in_the_run_is_read_in_if_it_is_of_these_weights(
+    toy, texts, tmp_path, monkeypatch
+):
+    from saekit.core.result import Result
+    from saekit.evals.suites.base import Lying
+    from saekit.hub.trained import weights_digest
+
+    sae = made(tmp_path / "a", texts)
+    scores = {"sensitivity": score(0.7, 0.6, 0.8, "higher"), "kept": score(1.0)}
+    settings = {"weights": weights_digest(sae.sae)}
+    result = Result(name="sensitivity", version=1, config=settings, scores=scores)
+    result.write(tmp_path / "a" / "sensitivity" / "result.json")
+    monkeypatch.setattr(Toy, "parts", (Part("picky"),))
+    monkeypatch.setattr(
+        Toy, "lying", (Lying("sensitivity", "sensitivity/result.json", ("sens*",)),)
+    )
+    (row,) = of(run(sae, None, settings={}), eval="sensitivity")
+    assert (row["value"], row["status"]) == (0.7, "ok") and "no floor" in row["floors_lacking"]
+    dataclasses.replace(result, config={"weights": "other"}).write(
+        tmp_path / "a" / "sensitivity" / "result.json"
+    )
+    (row,) = of(run(sae, None, settings={}), eval="sensitivity")
+    assert row["status"] == "skipped" and "other weights" in row["reason"]
+
+
+def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
+    model = str(save_tiny(tmp_path / "llama"))
+    lm = saekit.load_model(model)
+    saes = [made(tmp_path / n, texts, i, model=model, lm=lm) for i, n in enumerate("ab")]
+    sets = [w for k, v in SMALL.items() for w in ("--set", f"{k}={v}")]
+    capsys.readouterr()
+    words = ["eval", *(str(s.folder) for s in saes), str(tmp_path / "gone"), "--suite", "toy",
+             "--floors", "raw", *sets, "--quiet", "--out", str(tmp_path / "out"),
+             "--figure", str(tmp_path / "out.svg")]  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().out
+    assert ended.value.code == 3, said
+    assert "failed   " in said and str(tmp_path / "gone") in said and "validity" in said
+    with pytest.raises(SystemExit):
+        main([*words, "--json"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["measured"] == 0 and record["counts"]["failed"] == 4
+    assert (tmp_path / "out.svg").exists() and (tmp_path / "out" / "suite.csv").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "core: fvu" in page and "raw activation" in page
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(saes[0].folder), "--floors", "raw"])
+    assert ended.value.code == 2 and "name one, --suite" in capsys.readouterr().err
+    from saekit.report.pages import base as pages
+
+    found = pages.payload("suite", tmp_path / "out")["blocks"]
+    kinds = [block["kind"] for block in found]
+    assert kinds[0] == "facts" and kinds.count("dots") == kinds.count("table") - 1 >= 6
+    assert found[1]["marks"][0]["name"] == "raw activation"
+    assert suite.FILE in found[0]["source"]

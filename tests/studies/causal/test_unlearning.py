@@ -1,0 +1,93 @@
+"""Unlearning: a latent of the texts to forget costs them what arithmetic says, and no other."""
+
+import pytest
+import torch
+
+from saekit.core.errors import ConfigError, UnknownNameError
+from saekit.studies.causal import resampling
+from saekit.studies.causal.evals.unlearning import Unlearning
+from saekit.studies.causal.sources import texts_of
+from tests.studies.causal.world import SITE, labelled, subject
+from tests.studies.faithful.world import tools
+
+MARK = ord("#")
+
+
+def files(folder):
+    (folder / "forget").mkdir()
+    (folder / "retain").mkdir()
+    return [labelled(folder / name, [mark], n=60) for name, mark in
+            (("forget", "####"), ("retain", ""))]  # fmt: skip
+
+
+def run(forget, retain, **changes):
+    settings = {
+        "forget": (forget,), "retain": (retain,), "latents": (1,), "multipliers": (3.0,),
+        "shares": (0.01,), "n_train": 20, "n_test": 3, "most_harm": 0.1,
+    }  # fmt: skip
+    return Unlearning(**(settings | changes)).run(subject(), tools())
+
+
+def test_the_loss_is_that_with_the_latent_below_zero_and_other_texts_keep_theirs(tmp_path):
+    forget, retain = files(tmp_path)
+    result = run(forget, retain)
+    assert result.details["chosen"]["latents"] == [MARK]
+    assert result.scores["retain_rise"].value == 0
+    lm, texts = subject().lm, texts_of([forget], "auto", 20, 3).test
+    rises = []
+    for text in texts:
+        row = torch.tensor([[256, *text.encode()]])[:, :32]
+        losses = []
+        for below in (1.0, -3.0):
+            at = (row == MARK)[..., None]
+            logits = lm.logits(row, {SITE: lambda x, a=at, b=below: torch.where(a, b * x, x)})
+            losses.append(torch.nn.functional.cross_entropy(logits[0, :-1], row[0, 1:]))
+        rises.append(float(losses[1] - losses[0]))
+    assert result.scores["forget_rise"].value == pytest.approx(sum(rises) / len(rises), abs=1e-4)
+    assert result.scores["reach"].value == pytest.approx(1, abs=1e-5)
+    assert result.scores["unlearning"].low is None  # of 3 texts
+
+
+def test_without_a_latent_of_their_own_it_is_undefined(tmp_path):
+    forget, retain = files(tmp_path)
+    again = tmp_path / "again.jsonl"
+    again.write_text((tmp_path / "forget" / "planted.jsonl").read_text())
+    result = run(forget, str(again))
+    assert result.scores["unlearning"].value is None
+    assert "no latent is on" in result.scores["unlearning"].reason
+    result = run(forget, str(again), shares=(1.0,), most_harm=1e-6)
+    score = result.scores["forget_rise"]
+    best = result.details["validation"][0]
+    if best["retain_rise"] > 1e-6:
+        assert score.value is None and "every setting costs" in score.reason
+    else:
+        assert score.value == result.scores["retain_rise"].value
+
+
+def test_words_for_texts():
+    found = texts_of(["code_or_prose/code", "python_modules/typing"], "auto", 5, 2)
+    assert [len(part) for part in found[:3]] == [10, 4, 4]
+    assert not {*found.train} & {*found.validation, *found.test}
+    with pytest.raises(UnknownNameError, match="no class `cod`.*code, prose"):
+        texts_of(["code_or_prose/cod"], "auto", 5, 2)
+    with pytest.raises(ConfigError, match="is both"):
+        Unlearning(forget=("stdlib",), retain=("stdlib",))
+
+
+def test_the_difference_of_two_means_is_welch_s():
+    from scipy import stats
+
+    one, other = torch.arange(12.0).sqrt().double(), torch.arange(9.0).double()
+    found = resampling.difference(one, other, unit="", label="", better="neither")
+    wanted = stats.ttest_ind(one.numpy(), other.numpy(), equal_var=False).confidence_interval()
+    assert found.value == pytest.approx(float(one.mean() - other.mean()))
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-3)
+
+
+def test_a_share_of_none_has_an_interval():
+    draws = resampling.near_none(16, 20_000, torch.Generator().manual_seed(0))
+    from scipy import stats
+
+    wanted = stats.beta(0.5, 16.5).ppf([0.025, 0.5, 0.975])
+    at = torch.tensor([0.025, 0.5, 0.975], dtype=torch.float64)
+    assert torch.quantile(draws, at).tolist() == pytest.approx(wanted.tolist(), rel=0.1, abs=1e-4)
