@@ -59,7 +59,7 @@ def navigation() -> list[dict[str, Any]]:
                 below = [f for _, f in links(file) if f.parent == file.parent]
                 entries += [str(f.relative_to(DOCS)) for f in dict.fromkeys(below)]
         made.append({title: entries})
-    made[-1:-1] = [{"Reference": [{words: name} for words, name, _ in reference()]}]
+    made[-2:-2] = [{"Reference": [{words: name} for words, name, _ in reference()]}]
     return made
 
 
@@ -82,7 +82,8 @@ def python_names() -> str:
         kept = functions if inspect.isfunction(found) else classes
         if found.__module__.startswith("saekit.saes."):
             kept = architectures
-        kept.append(f"::: {found.__module__}.{found.__qualname__}\n")
+        directive = f"::: {found.__module__}.{found.__qualname__}\n    options:\n"
+        kept.append(f"{directive}      heading: {name}\n      toc_label: {name}\n")
     parts = ["# Python", "Every name of the package `saekit`.", "## Functions", *functions]
     parts += ["## Classes", *classes, "## Architectures", *architectures]
     return "\n\n".join(parts)
