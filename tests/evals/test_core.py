@@ -228,3 +228,12 @@ def test_few_documents_have_scores_and_no_interval():
     assert score.value is not None and score.low is None
     assert "6 documents" in score.reason and "tokens of this text" in score.reason
     assert result.details["documents"] == 6
+
+
+def test_ablated_values_are_told_apart_in_every_dtype():
+    from saekit.evals._replacing import _bytes
+
+    for dtype in (torch.bfloat16, torch.float32, torch.int64, torch.bool):
+        zero, one = torch.zeros((), dtype=dtype), torch.ones((2, 3), dtype=dtype).T
+        assert _bytes(zero) == bytes(dtype.itemsize)
+        assert _bytes(one) == 6 * _bytes(one[:1, :1]) != _bytes(torch.zeros_like(one))

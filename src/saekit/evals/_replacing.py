@@ -123,7 +123,9 @@ def logits_in_parts(
 
 
 def _bytes(values: Tensor) -> bytes:
-    return values.detach().cpu().contiguous().numpy().tobytes()
+    # Viewed as bytes, for numpy has no bfloat16; a view needs the strides that a copy has.
+    copied = values.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return copied.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def put(kept: Tensor, values: Tensor) -> Replace:
