@@ -34,7 +34,7 @@ def corpus(request, tmp_path) -> Corpus:
     here = {"name": "files", "paths": [str(tmp_path / "a.jsonl")]}
     made = [Sequence(i, 1, np.array([256, i, i + 1, 257], np.int32)) for i in range(200)]
     write_shard(tmp_path / "own" / "shards" / "000000.safetensors", Shard(0, 200, made))
-    about = {"kind": KIND, "made_by": {"model": "tiny"}, "tokenizer": "b"}
+    about = {"kind": KIND, "made_by": {"model": "tiny"}, "tokenizer": "b", "counts": {"shards": 1}}
     write_sealed(tmp_path / "own" / "manifest.json", about)
     fields = {
         "generated": {"path": str(tmp_path / "own")},
