@@ -15,7 +15,7 @@ from saekit.core.result import score_lines
 from saekit.terminal.output import emit
 
 # Enough for pages and scores of a first look, and below five minutes on two cores in all.
-INDEX_TOKENS, LOSS_TOKENS = 100_000, 2**13
+INDEX_TOKENS = 100_000
 RECORD = "demo.json"
 WRITTEN = (
     "sae",
@@ -80,8 +80,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     if worked or not (out / "eval" / "core.json").exists():
         from saekit.evals.evaluate import measure
 
-        core = Core(ce_tokens=LOSS_TOKENS)
-        measure(loaded, lm, core, seed=run.seed, shown=not quiet).write(out / "eval/core.json")
+        measure(loaded, lm, Core(), seed=run.seed, shown=not quiet).write(out / "eval/core.json")
         worked = True
     if worked or not (out / "index" / "latents.parquet").exists():
         from saekit.analysis.indexing import make_index

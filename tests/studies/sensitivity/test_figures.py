@@ -18,7 +18,7 @@ def test_each_figure_has_its_numbers_next_to_it(lm, detector, text, tmp_path):  
     found = measure(detector, lm, script(*HALF), tmp_path / "a/sensitivity", CFG, text=text)
     out = tmp_path / "figures"
     made = draw_all([tmp_path / "a/sensitivity"], out)
-    assert [p.suffix for p in made] == [".svg"] * 3 and all(p.stat().st_size > 2000 for p in made)
+    assert [p.suffix for p in made] == [".svg"] * 4 and all(p.stat().st_size > 2000 for p in made)
     rows = list(table_files.rows(out / "generated_against_original.csv"))
     shares = {int(r["latent"]): float(r["generated_sensitivity"]) for r in rows}
     assert shares == dict(
@@ -28,6 +28,11 @@ def test_each_figure_has_its_numbers_next_to_it(lm, detector, text, tmp_path):  
             strict=True,
         )
     )
+    rows = list(table_files.rows(out / "distribution.csv"))
+    for row in rows:  # ends of the bins and shares lie on no common number
+        inside = [s for s in shares.values() if float(row["low"]) <= s < float(row["high"])]
+        assert float(row["a, latents"]) == pytest.approx(len(inside) / len(shares))
+    assert sum(float(row["a, latents"]) for row in rows) == pytest.approx(1)
     rows = list(table_files.rows(out / "thresholds.csv"))
     means = [float(r["mean"]) for r in rows]
     assert means == sorted(means, reverse=True) and means[0] == pytest.approx(

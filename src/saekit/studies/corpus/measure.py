@@ -23,6 +23,7 @@ from saekit.data.corpora.generated import Generated
 from saekit.data.token_cache import check_tokenizer
 from saekit.models.base import LanguageModel, default_site
 from saekit.studies.corpus import statistics
+from saekit.studies.corpus.planes import Way
 
 BLOCKS = 40  # of documents, each left out in turn
 NGRAM = 13
@@ -43,6 +44,7 @@ class Measurement(Config):
         embedded_docs: documents of each whose embedding is read.
         embedded_tokens: of each of these, the first ones.
         site: where embeddings are read; null: a third of the way up.
+        plane: how the figure places documents: "pca", "tsne" or "umap" (extra `umap`).
         clusters: of k-means in the figure.
         seed: of shuffles and clusters.
 
@@ -57,6 +59,7 @@ class Measurement(Config):
     embedded_docs: int = setting(200, least=2)
     embedded_tokens: int = setting(128, least=1)
     site: str | None = None
+    plane: Way = "pca"
     clusters: int = setting(5, least=2)
     seed: int = 0
 

@@ -96,8 +96,8 @@ def figures(
     Example: saekit faithful figures runs/a runs/b --out figures
     """
     from saekit.core.errors import UnknownNameError, nearest
+    from saekit.studies.corpus.planes import WAYS
     from saekit.studies.faithful.figure_folder import draw_all
-    from saekit.studies.faithful.figures.dictionary_map import WAYS
 
     for word in maps or []:
         if word not in WAYS:

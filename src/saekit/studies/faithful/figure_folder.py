@@ -11,6 +11,8 @@ from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.hub.names import results_folder
 from saekit.report import style
+from saekit.studies.corpus import planes
+from saekit.studies.corpus.planes import Way
 from saekit.studies.faithful.figures import (
     cross_data,
     dictionary_map,
@@ -18,7 +20,6 @@ from saekit.studies.faithful.figures import (
     fake_scatter,
     probing_bars,
 )
-from saekit.studies.faithful.figures.dictionary_map import Way
 from saekit.studies.faithful.probing.statistics import METRICS
 
 
@@ -62,7 +63,7 @@ def draw_all(
         cross_data.draw(cross, drawn.made[-1])
     for way in maps:
         try:
-            dictionary_map.check(way)
+            planes.check(way)
         except MissingExtraError as error:
             drawn.left_out[f"map {way}"] = str(error)
             continue

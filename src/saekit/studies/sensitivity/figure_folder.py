@@ -9,6 +9,7 @@ from saekit.data import table_files
 from saekit.report import style
 from saekit.studies.sensitivity.figures import (
     against_sparsity,
+    distribution,
     generated_against_original,
     thresholds,
 )
@@ -32,13 +33,12 @@ def draw_all(folders: Sequence[Path], out: Path) -> list[Path]:
     for name, folder in zip(names, folders, strict=True):
         results[name] = result_of(folder)
         tables[name] = latents_of(folder)
-    made = [
-        out / f"{name}.svg"
-        for name in ("generated_against_original", "thresholds", "against_sparsity")
-    ]
+    kinds = ("generated_against_original", "thresholds", "against_sparsity", "distribution")
+    made = [out / f"{name}.svg" for name in kinds]
     generated_against_original.draw(tables, made[0])
     thresholds.draw(tables, made[1])
     against_sparsity.draw(results, made[2])
+    distribution.draw(tables, made[3])
     return made
 
 

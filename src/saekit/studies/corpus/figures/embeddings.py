@@ -1,14 +1,14 @@
-"""Embeddings: documents in the plane of most variance, with the clusters of k-means."""
+"""Embeddings: documents as points of a plane, with the clusters of k-means."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from saekit.core.errors import MissingExtraError
 from saekit.core.result import Table
 from saekit.report import style
 from saekit.studies.corpus.measure import Measured
+from saekit.studies.corpus.planes import TITLES, place
 
 _MARKS = "osv^D"
 
@@ -17,19 +17,17 @@ def table(found: Measured) -> Table:
     """Return a row a document: its corpus, place and cluster.
 
     Raises:
-        MissingExtraError: scikit-learn is not installed.
+        MissingExtraError: scikit-learn, or umap-learn for UMAP, is not installed.
     """
     try:
         from sklearn.cluster import KMeans
-        from sklearn.decomposition import PCA
     except ImportError as error:
         raise MissingExtraError("scikit-learn", "probing") from error
     rows = torch.cat(list(found.embeddings.values()))
     unit = (rows / rows.norm(dim=-1, keepdim=True)).numpy()
-    k, seed = found.result.config["clusters"], found.result.config["seed"]
-    places = np.zeros((len(unit), 2))
-    if len(unit) > 1:  # one document has no variance
-        places = PCA(2, svd_solver="full").fit_transform(unit)
+    settings = found.result.config
+    k, seed = settings["clusters"], settings["seed"]
+    places = place(unit, settings["plane"], seed % 2**31)
     k = min(k, len(rows.unique(dim=0)))  # documents that are alike are one point
     kinds = KMeans(k, n_init="auto", random_state=seed % 2**32).fit_predict(unit)
     return Table(
@@ -60,6 +58,8 @@ def draw(found: Measured, path: Path) -> None:
             mark = _MARKS[kind % len(_MARKS)]
             axes[0][0].scatter(x, y, s=14, color=colour, marker=mark, alpha=0.6, linewidths=0)
         axes[0][0].scatter([], [], s=20, color=colour, label=name)
-    axes[0][0].set(xlabel="first principal component", ylabel="second (shapes: k-means clusters)")
+    way = found.result.config["plane"]
+    names = ("first principal component", "second") if way == "pca" else (TITLES[way], "")
+    axes[0][0].set(xlabel=names[0], ylabel=f"{names[1]} (shapes: k-means clusters)".strip())
     axes[0][0].legend(fontsize=8)
     style.save(figure, path, drawn)

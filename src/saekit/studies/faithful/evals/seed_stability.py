@@ -498,7 +498,6 @@ class SeedStability(JointEval):
         for kind in ("random", "rotated"):
             kinds[kind] = [n[kind] for n in found.nulls.values()]
         edges = torch.linspace(-0.2, 1, BINS + 1)
-        first = next(iter(found.matches.values()))
         return {
             "tokens": {"read": read.n_read, "counted": read.n_tokens},
             "latents": {d.name: {"all": len(d.alive), "living": len(d.living)} for d in found.saes},
@@ -513,7 +512,8 @@ class SeedStability(JointEval):
             },
             "top_cosines": {
                 "edges": [round(e, 4) for e in edges.tolist()],
-                "decoder": [_counts(column, edges) for column in first.top.T],
+                "pairs": len(found.matches),
+                "decoder": _tops([m.top for m in found.matches.values()], edges),
                 "encoder": _encoder_tops(found.saes, edges),
             },
             "clusters": {str(k): v for k, v in found.clusters.histogram().items()},
@@ -595,11 +595,20 @@ def _encoder_tops(saes: Sequence[Dictionary], edges: Tensor) -> list[list[int]] 
     from saekit.metrics.nearest import nearest
     from saekit.studies.faithful.stability.pairs import TOP
 
-    one, other = saes[:2]
-    if one.encoder is None or other.encoder is None or not len(one.living) * len(other.living):
-        return None
-    tops = nearest(one.encoder[one.living], other.encoder[other.living], TOP).cosines
-    return [_counts(column, edges) for column in tops.T]
+    tops = []
+    for one, other in combinations(saes, 2):
+        if one.encoder is None or other.encoder is None:
+            return None
+        if len(one.living) and len(other.living):
+            near = nearest(one.encoder[one.living], other.encoder[other.living], TOP)
+            tops.append(near.cosines)
+    return _tops(tops, edges) if tops else None
+
+
+def _tops(each: Sequence[Tensor], edges: Tensor) -> list[list[int]]:
+    """Return how many cosines of each rank lie between edges, of all pairs of SAEs together."""
+    ranks = min(top.shape[1] for top in each)
+    return [_counts(torch.cat([top[:, rank] for top in each]), edges) for rank in range(ranks)]
 
 
 def _at_mean(sae: Dictionary, read: _Read, i: int, latents: Tensor) -> Float[Tensor, "latents d"]:

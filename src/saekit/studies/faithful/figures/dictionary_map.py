@@ -1,36 +1,21 @@
 """Dictionary map: decoder directions of several SAEs as points of a plane."""
 
-import importlib.util
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saekit.core.errors import ConfigError, MissingExtraError
+from saekit.core.errors import ConfigError
 from saekit.core.result import Table
 from saekit.core.seeds import derive, generator
 from saekit.report import style
+from saekit.studies.corpus.planes import TITLES, Way, check, place
 
-Way = Literal["pca", "tsne", "umap"]
-WAYS: tuple[Way, ...] = get_args(Way)
-TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 LEAST = 4  # directions; of fewer there is no map
-
-
-def check(way: Way) -> None:
-    """Refuse a way whose library is not installed.
-
-    Raises:
-        MissingExtraError: scikit-learn, or umap-learn for UMAP, is missing.
-    """
-    if importlib.util.find_spec("sklearn") is None:
-        raise MissingExtraError("scikit-learn", "probing")
-    if way == "umap" and importlib.util.find_spec("umap") is None:
-        raise MissingExtraError("umap-learn", "umap")
 
 
 def table(
@@ -77,9 +62,8 @@ def table(
     points = torch.cat(rows).numpy()
     number = derive(seed, "map") % 2**31
     with warnings.catch_warnings():
-        # They say that a seed keeps UMAP to one core, and what their own libraries will drop.
-        warnings.simplefilter("ignore")
-        placed = _placed(points, way, number)
+        warnings.simplefilter("ignore")  # of what libraries below k-means will drop
+        placed = place(points, way, number)
         cluster = _clusters(points, clusters, number)
     return Table(
         columns={
@@ -123,24 +107,6 @@ def draw(placed: Table, way: Way, path: Path) -> None:
         columns = 2 if column == "sae" else 4
         at.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns)
     style.save(figure, path, placed)
-
-
-def _placed(points: Any, way: Way, seed: int) -> Any:
-    if way == "pca":
-        from sklearn.decomposition import PCA
-
-        return PCA(2, random_state=seed).fit_transform(points)
-    if way == "tsne":
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, (len(points) - 1) / 3)
-        return TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
-    import umap
-
-    neighbours = min(15, len(points) - 1)
-    return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(
-        points
-    )
 
 
 def _clusters(points: Any, clusters: int, seed: int) -> Any:

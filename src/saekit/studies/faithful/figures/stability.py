@@ -84,7 +84,7 @@ def draw_histogram(result: Result, path: Path) -> None:
 
 
 def draw_tops(result: Result, path: Path) -> None:
-    """Draw the cosines of the first SAE's latents with their four nearest in the second."""
+    """Draw the cosines of latents with their four nearest in the other SAE of each pair."""
     found = result.details["top_cosines"]
     sides = [s for s in ("decoder", "encoder") if found[s] is not None]
     figure, axes = style.new(4.6 * len(sides), 3.4, columns=len(sides), sharey=True)
@@ -96,10 +96,16 @@ def draw_tops(result: Result, path: Path) -> None:
             at.stairs(counts, edges, color=style.COLOURS[rank], label=label)
             columns[f"{side}_{rank + 1}"] = counts
         at.set(xlabel=f"cosine of {side} directions")
-        at.set_title(next(iter(result.details.get("pairs", ())), ""), fontsize=9)
+        at.set_title(_pairs(result), fontsize=9)
         at.legend(fontsize=8, frameon=False)
     axes[0][0].set(ylabel="latents")
     style.save(figure, path, Table(columns=columns, units={"low": "cosine", "high": "cosine"}))
+
+
+def _pairs(result: Result) -> str:
+    """Return which pairs of SAEs the nearest are of; early results have those of the first."""
+    n = result.details["top_cosines"].get("pairs", 1)
+    return next(iter(result.details.get("pairs", ())), "") if n == 1 else f"all {n} pairs of SAEs"
 
 
 def draw_clusters(result: Result, path: Path) -> None:
