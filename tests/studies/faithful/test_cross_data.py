@@ -11,6 +11,7 @@ from saekit.data.corpora.files import Files
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.tokenise import TokenStream
 from saekit.studies.faithful.evals.cross_data import CrossData, kept_from, label_of
+from saekit.studies.corpus import planes
 from saekit.studies.faithful.figures import cross_data, dictionary_map
 from tests.evals.world import random_topk, subject, text
 from tests.evals.world import tools as real_text
@@ -108,6 +109,6 @@ def test_a_map_keeps_groups_apart_and_says_what_is_missing(tmp_path, monkeypatch
     assert (tmp_path / "map.csv").read_text().startswith("sae,latent,x,y,cluster")
     with pytest.raises(ConfigError, match="at least 7"):
         dictionary_map.table({"a": near[:3]}, "pca")
-    monkeypatch.setattr(dictionary_map.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(planes.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="probing"):
         dictionary_map.table({"a": near}, "pca")
