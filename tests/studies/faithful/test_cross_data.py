@@ -10,8 +10,8 @@ from saekit.core.errors import ConfigError, MissingExtraError
 from saekit.data.corpora.files import Files
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.tokenise import TokenStream
-from saekit.studies.faithful.evals.cross_data import CrossData, kept_from, label_of
 from saekit.studies.corpus import planes
+from saekit.studies.faithful.evals.cross_data import CrossData, kept_from, label_of
 from saekit.studies.faithful.figures import cross_data, dictionary_map
 from tests.evals.world import random_topk, subject, text
 from tests.evals.world import tools as real_text
