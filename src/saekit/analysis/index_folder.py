@@ -40,7 +40,7 @@ SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
 DIGITS = 4  # significant digits of numbers in records
 _NEEDED = ("d_sae", "n_ctx", "n_tokens", "site", "weights", "model", "columns", "bands", "counts")
-GROUPS_HELD = 8  # groups of rows in memory, of the file of examples and that of details each
+GROUPS_HELD = 32  # groups of rows in memory, of the file of examples and that of details each
 
 
 class Band(NamedTuple):
