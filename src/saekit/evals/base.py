@@ -1,6 +1,7 @@
 """The contract every evaluation keeps: a subject and tools go in, a Result comes out."""
 
 import abc
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +10,7 @@ from typing_extensions import override
 
 import saekit.evals as package
 from saekit.activations.rules import FittedRule
+from saekit.core import provenance
 from saekit.core.config import Config
 from saekit.core.errors import ConfigError, ShapeError
 from saekit.core.registry import Registry
@@ -181,6 +183,27 @@ class Eval(Config, abc.ABC):
         )
 
 
+class SharedEval(Eval):
+    """An evaluation that measures several SAEs at once; of one alone it does the same."""
+
+    @abc.abstractmethod
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        """Evaluate one or more SAEs that `check` has let pass: a result for each, in their order.
+
+        Raises: as `run`.
+        """
+
+    @override
+    def run(self, subject: Subject, tools: Tools) -> Result:
+        return self.run_all([subject], tools)[0]
+
+    @override
+    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+        for subject in subjects:
+            self.check(subject)
+        return self.run_checked(subjects, tools) if subjects else []
+
+
 class JointEval(Eval):
     """An evaluation whose scores are of several SAEs together, as the agreement of seeds."""
 
@@ -228,6 +251,22 @@ class JointEval(Eval):
                 f"SAEs that are measured together need names that differ; {', '.join(twice)} comes "
                 f"twice."
             )
+
+
+def made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
+    """Return what the numbers of a subject came from, and how long they took.
+
+    Args:
+        subject: what was evaluated.
+        seed: of what was drawn.
+        began: of `time.monotonic`, when the evaluation did.
+    """
+    return provenance.collect(seed) | {
+        "subject": subject.name,
+        "sae": subject.sae.cfg.to_dict(),
+        "model": None if subject.lm is None else subject.lm.provenance(),
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 registry = Registry[Eval]("evaluation", package, of_studies="evals")

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple, final
 import torch
 from typing_extensions import override
 
-from saekit.core import provenance
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest
@@ -20,7 +19,7 @@ from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
 from saekit.evals._replacing import Ablated
 from saekit.evals._splicing import Splicing
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.evals.intervals import Blocks, BlockSums, blocks_of_documents
 from saekit.metrics.base import in_order
 
@@ -237,10 +236,7 @@ class Core(Eval):
 
 def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
     """Return what the numbers came from, and how long they took."""
-    return provenance.collect(seed) | {
-        "subject": subject.name,
-        "sae": subject.sae.cfg.to_dict(),
-        "model": subject.lm.provenance() if subject.lm else None,
+    return made_from(subject, seed, began) | {
         "read": [str(way.read) for way in subject.ways] if subject.beside else str(subject.read),
         "write": [str(way.write) for way in subject.ways] if subject.beside else str(subject.write),
         "rules": {
@@ -250,5 +246,4 @@ def _made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
             if rule is not None
         },
         "window": subject.window,
-        "seconds": round(time.monotonic() - began, 3),
     }

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import provenance
 from saekit.core.codes import Codes
 from saekit.core.config import setting
 from saekit.core.errors import DataError
@@ -21,7 +20,7 @@ from saekit.evals import _predictions
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import float32_on
 from saekit.evals._replacing import logits_in_parts, put
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.evals.core import Core
 from saekit.metrics.nearest import nearest
 from saekit.models.base import LanguageModel
@@ -171,16 +170,9 @@ class SAEBenchCore(Eval):
                 here = slice(part, min(part + planned.rows, n_full - first))
                 found.add_losses(losses.of(subject, rows[here], ordinary[here], y_hat[here]))
         bar.close()
-        made_from = provenance.collect(tools.seed) | {
-            "subject": subject.name,
-            "sae": subject.sae.cfg.to_dict(),
-            "model": lm.provenance(),
-            "read": str(subject.read),
-            "write": str(subject.write),
-            "seconds": round(time.monotonic() - began, 3),
-        }
+        sites = {"read": str(subject.read), "write": str(subject.write)}
         details = {"tokens": found.n_tokens, "loss_tokens": found.n_losses, "n_ctx": n_ctx}
-        return self.result(found.scores(), details, made_from)
+        return self.result(found.scores(), details, made_from(subject, tools.seed, began) | sites)
 
 
 def _left_out(lm: LanguageModel) -> Int[Tensor, "n"]:

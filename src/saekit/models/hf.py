@@ -1065,3 +1065,10 @@ def _transformers() -> Any:
     except ImportError as error:
         raise MissingExtraError("transformers", "lm") from error
     return transformers
+
+
+def about_parameters(lm: LanguageModel) -> int:
+    """Return how many weights a model has; if it does not tell, 12 d² a layer and an embedding."""
+    if isinstance(lm, HFModel):
+        return sum(p.numel() for p in lm.module.parameters())
+    return 12 * lm.n_layers * lm.d_model**2 + lm.vocab_size * lm.d_model

@@ -8,6 +8,7 @@ import torch
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.seeds import generator
+from saekit.models.tiny import tiny
 from saekit.saes.relu import ReLU
 from saekit.studies.structure import probes
 from saekit.studies.structure.absorbing import (
@@ -17,7 +18,9 @@ from saekit.studies.structure.absorbing import (
     of_letters,
     shuffled,
 )
+from saekit.studies.structure.evals.absorption import Absorption
 from saekit.studies.structure.words import asked, drawn, own_words
+from tests.evals.world import random_topk, subject
 
 N_LETTERS, GROUPS, PER_LETTER = 4, 6, 250
 D = N_LETTERS + N_LETTERS * GROUPS + 30
@@ -237,7 +240,6 @@ def test_f1_and_bootstrap_by_hand():
 
 
 def test_words_are_read_up_to_their_last_token_after_the_same_examples():
-    from saekit.models.tiny import tiny
 
     lm = tiny()
     known = own_words(["apple", "Bee", "cat", "dog", "eel", "fox"], lm)
@@ -260,3 +262,9 @@ def test_words_are_read_up_to_their_last_token_after_the_same_examples():
 def test_codes_of_no_row_are_read():
     empty = Codes.from_dense(torch.zeros(0, 3))
     assert shuffled(empty, generator(0)).n_rows == 0
+
+
+def test_a_small_model_and_a_narrow_sae_are_said():
+    said = Absorption().cautions(subject(random_topk(), tiny()))
+    assert len(said) == 2
+    assert "million parameters" in said[0] and "latents; below 16,384" in said[1]

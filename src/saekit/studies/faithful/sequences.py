@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saekit.core.errors import DataError
+from saekit.core.errors import ConfigError, DataError
 from saekit.data.tokenise import Rows
 from saekit.evals.base import Tools
 from saekit.evals.core import Core
@@ -81,3 +81,20 @@ def shape_of(text: Rows, lm: LanguageModel) -> Shape:
     bos = lm.tokenizer.bos_id
     begins = bos is not None and bool((text.tokens[:, 0] == bos).all())
     return Shape(text.tokens.shape[1], bos if begins else None)
+
+
+def shape_for(lm: LanguageModel, tools: Tools, n_ctx: int) -> Shape:
+    """Return how texts become rows: as the SAE's own text does, `n_ctx` tokens if it is not 0.
+
+    Raises:
+        ConfigError: the model reads no such rows.
+        DataError: there is no row of held-out text.
+    """
+    shape = shape_of(held_out(tools, 8), lm)
+    shape = shape._replace(n_ctx=n_ctx or shape.n_ctx)
+    if shape.n_ctx > lm.n_ctx_max:
+        raise ConfigError(
+            f"Texts have up to {shape.n_ctx} tokens; {lm.name} reads {lm.n_ctx_max} at most. "
+            f"Set n_ctx."
+        )
+    return shape

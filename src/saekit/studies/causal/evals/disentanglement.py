@@ -15,7 +15,7 @@ from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
 from saekit.core.stats.means import LEAST_UNITS
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.models.sites import Site
 from saekit.studies.causal import dictionaries, reading, resampling
 from saekit.studies.causal.asking import NONE, Asked, Clean, Prompts, prompts_of
@@ -25,6 +25,7 @@ from saekit.studies.causal.facts import Facts, facts_of
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.probing import statistics
 from saekit.studies.faithful.probing.statistics import Draws
+from saekit.studies.faithful.sequences import shape_for
 
 SHARES = {"train": 0.4, "validation": 0.2, "test": 0.4}  # of the things
 UNIT = "share of pairs"
@@ -68,7 +69,7 @@ class _Hits(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Disentanglement(Eval):
+class Disentanglement(SharedEval):
     """Latents of an attribute are swapped between two things: that answer shall change, no other.
 
     Each thing, as a country, has attributes, as its capital and its currency, and a prompt for
@@ -142,15 +143,7 @@ class Disentanglement(Eval):
         return reading.too_small(subject, "answer such questions")
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         began = time.monotonic()
         world = self._world(subjects, tools)
         slopes: dict[Site, dict[str, Float[Tensor, "k d"]]] = {}
@@ -173,7 +166,7 @@ class Disentanglement(Eval):
         """Return things and pairs, and what the untouched model answers: once for all SAEs."""
         lm = model_of(subjects)
         facts = facts_of(self.facts)
-        prompts = prompts_of(facts, lm, reading.shape_for(lm, tools, 0))
+        prompts = prompts_of(facts, lm, shape_for(lm, tools, 0))
         n, chance = len(facts.entities), generator(tools.seed, "disentanglement", "parts")
         order, first, parts = torch.randperm(n, generator=chance), 0, {}
         for name, share in SHARES.items():

@@ -16,13 +16,14 @@ from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
 from saekit.core.stats.plain import deviation
 from saekit.data.labelled.base import Source
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, reading, resampling
 from saekit.studies.causal.cells import N_CELLS, Cells, cells_of, name_of_cells
 from saekit.studies.causal.reading import Read
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.probing import logistic, statistics
 from saekit.studies.faithful.probing.logistic import Linear
+from saekit.studies.faithful.sequences import shape_for
 
 WAYS = ("first", "second")  # which attribute is wanted; the other one is spurious
 SAID = {
@@ -46,7 +47,7 @@ class _Probes(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class SCR(Eval):
+class SCR(SharedEval):
     """A probe that learned two attributes as one is mended by taking out latents of the spurious.
 
     Texts have two attributes, as many in each of the four cells. A probe of the wanted attribute is
@@ -136,18 +137,10 @@ class SCR(Eval):
         return reading.too_narrow(subject, max(self.latents))
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         logistic.check()
         began = time.monotonic()
-        shape = reading.shape_for(model_of(subjects), tools, self.n_ctx)
+        shape = shape_for(model_of(subjects), tools, self.n_ctx)
         scores: list[dict[str, Score]] = [{} for _ in subjects]
         details: list[dict[str, Any]] = [{} for _ in subjects]
         for word in self.pairs:

@@ -19,14 +19,15 @@ from saekit.core.seeds import derive, generator
 from saekit.core.stats.plain import mean
 from saekit.core.stats.proportions import wilson
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, edits, reading, resampling, writing
 from saekit.studies.causal.edits import Change, Placed
 from saekit.studies.causal.reading import Read
 from saekit.studies.causal.writing import Judge, Said
 from saekit.studies.faithful.coding import coded, model_of
 from saekit.studies.faithful.probing import logistic, statistics
-from saekit.studies.faithful.sequences import held_out
+from saekit.studies.faithful.probing.features import padded
+from saekit.studies.faithful.sequences import Shape, held_out, shape_for
 
 LARGE = 0.99  # quantile of a latent's activations where it is on: its own large activation
 MOST_TEXTS = 64  # of a class, on which that is taken; and on which the model's loss is
@@ -62,7 +63,7 @@ class _Arm(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Steering(Eval):
+class Steering(SharedEval):
     """The latent of a class is added while the model writes: how often is the text of that class?
 
     Of each class of labelled texts the latent most tied to it (as in `tpp`) is added at every token
@@ -161,19 +162,11 @@ class Steering(Eval):
         return reading.too_small(subject, "keep to a subject while it writes")
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         """Measure SAEs with the same prompts; what is written without a change is written once."""
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
         logistic.check()
         began = time.monotonic()
-        shape = reading.shape_for(model_of(subjects), tools, 0)
+        shape = shape_for(model_of(subjects), tools, 0)
         bar = Progress(self.name, None, shown=tools.shown)
         shared: dict[Any, Any] = {}
         each: list[dict[str, tuple[_Task, Read]]] = [{} for _ in subjects]
@@ -184,7 +177,7 @@ class Steering(Eval):
             for subject, read, mine in zip(subjects, reads, each, strict=True):
                 key = name_of(word), writing.judge_site(model_of([subject]), subject.read)
                 if key not in shared:
-                    shared[key] = self._task(key[0], texts, subject, tools, bar)
+                    shared[key] = self._task(key[0], texts, subject, tools, bar, shape)
                 mine[key[0]] = shared[key], read
         results = []
         for subject, mine in zip(subjects, each, strict=True):
@@ -201,10 +194,15 @@ class Steering(Eval):
         return results
 
     def _task(
-        self, name: str, texts: Labelled, subject: Subject, tools: Tools, bar: Progress
+        self,
+        name: str,
+        texts: Labelled,
+        subject: Subject,
+        tools: Tools,
+        bar: Progress,
+        shape: Shape,
     ) -> _Task:
         lm = model_of([subject])
-        shape = reading.shape_for(lm, tools, 0)
         shape = shape._replace(n_ctx=min(self.n_new + (shape.bos_id is not None), lm.n_ctx_max))
         site = writing.judge_site(lm, subject.read)
         blank = Judge(lm, site, shape, [], self.batch_rows, bar)
@@ -229,7 +227,7 @@ class Steering(Eval):
         """Return why the model cannot be steered or its text not be judged; "" where both can."""
         lm = model_of([subject])
         some = [e.text for e in texts.test[:MOST_TEXTS]]
-        rows = reading.padded(some, lm, reading.Shape(min(64, lm.n_ctx_max), lm.tokenizer.bos_id))
+        rows = padded(some, lm, Shape(min(64, lm.n_ctx_max), lm.tokenizer.bos_id))
         special = subject.rule.special_ids
         loss = float(edits.losses(lm, rows, None, special, self.batch_rows, bar).nanmean())
         if not loss < math.log(lm.vocab_size):
@@ -367,8 +365,8 @@ class Steering(Eval):
     ) -> list[float]:
         """Return the own large activation of some latents; of one that is never on there 0."""
         lm = model_of([placed.subject])
-        shape = reading.Shape(min(64, lm.n_ctx_max), lm.tokenizer.bos_id)
-        rows = reading.padded(texts, lm, shape)
+        shape = Shape(min(64, lm.n_ctx_max), lm.tokenizer.bos_id)
+        rows = padded(texts, lm, shape)
         acts = [
             one.codes.columns(latents.to(one.codes.latents.device)).cpu()
             for _, (one,) in coded([placed.subject], rows, self.batch_rows, bar)

@@ -15,7 +15,7 @@ from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, reading, resampling
 from saekit.studies.causal.dictionaries import Dictionary
 from saekit.studies.causal.reading import Read
@@ -23,6 +23,7 @@ from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.probing import logistic, statistics
 from saekit.studies.faithful.probing.logistic import Linear
 from saekit.studies.faithful.probing.statistics import Draws
+from saekit.studies.faithful.sequences import shape_for
 
 LEAST_CLASSES = 3  # of two the probes are one probe and its opposite: both fall alike
 SAID = {
@@ -55,7 +56,7 @@ class _Task(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class TPP(Eval):
+class TPP(SharedEval):
     """Latents tied to a class are set to 0: how far its own probe falls, less how far others do.
 
     A text is the mean activation over its tokens; each class has a linear probe of it against the
@@ -141,19 +142,11 @@ class TPP(Eval):
         return reading.too_narrow(subject, max(self.latents))
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         logistic.check()
         began = time.monotonic()
         lm = model_of(subjects)
-        shape = reading.shape_for(lm, tools, self.n_ctx)
+        shape = shape_for(lm, tools, self.n_ctx)
         scores: list[dict[str, Score]] = [{} for _ in subjects]
         details: list[dict[str, Any]] = [{} for _ in subjects]
         for word in self.tasks:

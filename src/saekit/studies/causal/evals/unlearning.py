@@ -16,12 +16,13 @@ from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
 from saekit.data.labelled.base import Source
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, edits, reading, resampling
 from saekit.studies.causal.edits import Change, Placed
 from saekit.studies.causal.sources import Texts, texts_of
 from saekit.studies.faithful.coding import coded, model_of
-from saekit.studies.faithful.sequences import Padded
+from saekit.studies.faithful.probing.features import padded
+from saekit.studies.faithful.sequences import Padded, shape_for
 
 UNIT = "nats/token"
 NO_FLOOR = "no multiple of random latents stays within the bound on validation"
@@ -61,7 +62,7 @@ class _Setting(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Unlearning(Eval):
+class Unlearning(SharedEval):
     """Latents that are on in texts to forget and rarely in others are held at a negative value.
 
     Wherever such a latent is on it is set to a negative multiple of its own mean activation, with
@@ -155,24 +156,16 @@ class Unlearning(Eval):
         )
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         """Measure SAEs on the same texts; the model's untouched losses are taken once."""
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
         began = time.monotonic()
         lm = model_of(subjects)
-        shape = reading.shape_for(lm, tools, self.n_ctx)
+        shape = shape_for(lm, tools, self.n_ctx)
         texts = [
             texts_of(words, self.source, self.n_train, self.n_test)
             for words in (self.forget, self.retain)
         ]
-        rows = _Rows(*({p: reading.padded(getattr(t, p), lm, shape) for p in PARTS} for t in texts))
+        rows = _Rows(*({p: padded(getattr(t, p), lm, shape) for p in PARTS} for t in texts))
         bar = Progress(self.name, None, shown=tools.shown)
         counts = self._counts(subjects, rows, bar)
         clean: dict[Any, dict[str, dict[str, Tensor]]] = {}

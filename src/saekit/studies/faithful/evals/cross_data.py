@@ -9,7 +9,6 @@ from typing import Any, ClassVar, final
 from typing_extensions import override
 
 from saekit.activations.rules import TokenRule
-from saekit.core import provenance
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score
@@ -17,7 +16,7 @@ from saekit.data.base import Corpus
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.evals.core import Core
 from saekit.studies.faithful.sequences import held_out, shape_of
 
@@ -127,14 +126,7 @@ class CrossData(Eval):
             if self.published:
                 every = subject._replace(rule=_every_token(subject), write_rule=None)
                 scores |= _named(name, self.core.run(every, own), PUBLISHED)
-        lm = subject.lm
-        made_from = provenance.collect(tools.seed) | {
-            "subject": subject.name,
-            "sae": subject.sae.cfg.to_dict(),
-            "model": lm.provenance(),
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        return self.result(scores, {"texts": said}, made_from)
+        return self.result(scores, {"texts": said}, made_from(subject, tools.seed, began))
 
 
 def label_of(word: str) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import machine, provenance
+from saekit.core import machine
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError, ResourceError
 from saekit.core.files import digest
@@ -19,7 +19,7 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.evals.core import Core
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.fakes import firing, statistics
@@ -50,7 +50,7 @@ class _Found(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class FakeFeatures(Eval):
+class FakeFeatures(SharedEval):
     """Latents that fire on noise: in more than a share of random sequences.
 
     A latent fires in a sequence where its largest activation there is over its threshold, half
@@ -134,15 +134,7 @@ class FakeFeatures(Eval):
         return sized(base._replace(**{k: v for k, v in own.items() if v is not None}), n_ctx)
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         began = time.monotonic()
         n_ctx = held_out(tools, 1).tokens.shape[1]
         text = held_out(tools, 3 * self.defined(n_ctx).n_seqs, self.batch_rows)
@@ -152,14 +144,7 @@ class FakeFeatures(Eval):
         for subject, own, floor in zip(subjects, found[:n], found[n:], strict=True):
             scores, details, table = self._scored(own, floor, said, tools.seed)
             tools.keep(subject, self.name, table)
-            lm = model_of(subjects)
-            made_from = provenance.collect(tools.seed) | {
-                "subject": subject.name,
-                "sae": subject.sae.cfg.to_dict(),
-                "model": lm.provenance(),
-                "seconds": round(time.monotonic() - began, 3),
-            }
-            results.append(self.result(scores, details, made_from))
+            results.append(self.result(scores, details, made_from(subject, tools.seed, began)))
         return results
 
     def _measured(

@@ -10,27 +10,21 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import provenance
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
-from saekit.evals._plan import plan
-from saekit.evals.base import Eval, Subject, Tools, registry
-from saekit.evals.core import Core
+from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.probing import logistic, statistics
-from saekit.studies.faithful.probing.features import Features, check_memory, features_of, rows_of
+from saekit.studies.faithful.probing.features import Features, check_memory, padded, with_floors
 from saekit.studies.faithful.probing.logistic import Probe
 from saekit.studies.faithful.probing.statistics import LABELS, METRICS, Draws
-from saekit.studies.faithful.sequences import Shape, held_out, ordinary_ids, shape_of
-from saekit.studies.faithful.untrained import untrained
+from saekit.studies.faithful.sequences import Shape, shape_for
 
 UNTRAINED = "untrained"
-FEW_ROWS = 16  # that an untrained SAE is scaled by
 PAIRS = (("sae", "baseline"), ("recon", "baseline"), ("sae", UNTRAINED))
 COMPARED = ("baseline", "sae", "recon", UNTRAINED)
 SAID = {
@@ -55,7 +49,7 @@ class _Read(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Probing(Eval):
+class Probing(SharedEval):
     """Classes of labelled texts told from the activation, the codes and the reconstruction.
 
     A text becomes one vector: the mean over its tokens, or its last token. Columns are
@@ -133,25 +127,10 @@ class Probing(Eval):
         )  # fmt: skip
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         logistic.check()
         began = time.monotonic()
-        lm = model_of(subjects)
-        shape = shape_of(held_out(tools, 8), lm)
-        shape = shape._replace(n_ctx=self.n_ctx or shape.n_ctx)
-        if shape.n_ctx > lm.n_ctx_max:
-            raise ConfigError(
-                f"Texts have up to {shape.n_ctx} tokens; {lm.name} reads {lm.n_ctx_max} at most. "
-                f"Set n_ctx."
-            )
+        shape = shape_for(model_of(subjects), tools, self.n_ctx)
         scores: list[dict[str, Score]] = [{} for _ in subjects]
         details: list[dict[str, Any]] = [{} for _ in subjects]
         shared: dict[Any, Probe] = {}
@@ -170,35 +149,22 @@ class Probing(Eval):
         results = []
         for subject, mine, tasks in zip(subjects, scores, details, strict=True):
             notes = [n for word, task in tasks.items() for n in _notes(word, task)]
-            made_from = provenance.collect(tools.seed) | {
-                "subject": subject.name,
-                "sae": subject.sae.cfg.to_dict(),
-                "model": lm.provenance(),
-                "notes": notes,
-                "seconds": round(time.monotonic() - began, 3),
-            }
+            made = made_from(subject, tools.seed, began) | {"notes": notes}
             rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes, "tasks": tasks}
-            results.append(self.result(mine, rest, made_from))
+            results.append(self.result(mine, rest, made))
         return results
 
     def _read(
         self, subjects: Sequence[Subject], task: Labelled, shape: Shape, tools: Tools
     ) -> list[_Read]:
         """Return what probes of each SAE read of a task: one pass for all SAEs and floors."""
-        lm = model_of(subjects)
-        filler = int(ordinary_ids(lm.tokenizer, lm.vocab_size)[0])
         texts = [e.text for e in (*task.train, *task.test)]
-        rows = rows_of(texts, lm, shape, filler)
-        core = Core(ce_tokens=0, batch_rows=self.batch_rows)
-        planned = plan(subjects, rows.tokens.shape[1], len(texts), core)
-        planned.say(shown=tools.shown)
-        bar = Progress(self.name, int(rows.real.sum()), shown=tools.shown)
-        few = rows.rows(slice(0, FEW_ROWS))
-        floors = untrained(subjects, few, planned.rows, tools.seed)
-        every = features_of([*subjects, *floors], rows, self.pooling, planned.rows, bar)
-        bar.close()
+        rows = padded(texts, model_of(subjects), shape)
+        each = with_floors(
+            subjects, rows, self.pooling, tools, batch_rows=self.batch_rows, name=self.name
+        )
         n, found = len(task.train), []
-        for own, floor in zip(every[: len(subjects)], every[len(subjects) :], strict=True):
+        for own, _, floor in each:
             train, test = (Features(*(f[part] for f in own)) for part in (slice(n), slice(n, None)))
             found.append(_Read(task, train, test, floor.sae[:n], floor.sae[n:]))
         return found

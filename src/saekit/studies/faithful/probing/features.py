@@ -11,14 +11,18 @@ from saekit.core import machine
 from saekit.core.errors import DataError, ResourceError
 from saekit.core.finite import all_finite, check_finite
 from saekit.core.progress import Progress
-from saekit.evals.base import Subject
+from saekit.evals._plan import plan
+from saekit.evals.base import Subject, Tools
+from saekit.evals.core import Core
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
 from saekit.studies.faithful.coding import model_of, saes_of
-from saekit.studies.faithful.sequences import Padded, Shape, pad
+from saekit.studies.faithful.sequences import Padded, Shape, ordinary_ids, pad
+from saekit.studies.faithful.untrained import untrained
 
 Pooling = Literal["mean", "last"]
+FEW_ROWS = 16  # that an untrained SAE is scaled by
 COPIES = 2  # of all features: as they come batch by batch, and put together
 
 
@@ -38,6 +42,12 @@ def rows_of(texts: Sequence[str], lm: LanguageModel, shape: Shape, filler: int) 
     if empty := [i for i, row in enumerate(rows) if not row]:
         raise DataError(f"Text {empty[0]} has no token: {texts[empty[0]]!r:.60}. Leave it out.")
     return pad(rows, filler)
+
+
+def padded(texts: Sequence[str], lm: LanguageModel, shape: Shape) -> Padded:
+    """Return texts as rows of tokens."""
+    filler = int(ordinary_ids(lm.tokenizer, lm.vocab_size)[0])
+    return rows_of(texts, lm, shape, filler)
 
 
 def check_memory(subjects: Sequence[Subject], n_texts: int, n_drawn: int = 0) -> None:
@@ -159,3 +169,39 @@ def _pooled(
         pool(recon, which, kept, pooling),
         n,
     )
+
+
+def with_floors(
+    subjects: Sequence[Subject],
+    text: Padded,
+    pooling: Pooling,
+    tools: Tools,
+    *,
+    batch_rows: int,
+    name: str,
+) -> list[tuple[Features, Subject, Features]]:
+    """Return what probes read of each text for each SAE, an untrained one in its place, and of it.
+
+    The model reads each text once for all.
+
+    Args:
+        subjects: SAEs of one language model.
+        text: rows of tokens.
+        pooling: how tokens become one vector.
+        tools: of the evaluation.
+        batch_rows: the most rows of a pass.
+        name: what the progress is called.
+
+    Raises:
+        DataError: activations are not finite, or the rules leave no token of the first texts.
+    """
+    core = Core(ce_tokens=0, batch_rows=batch_rows)
+    planned = plan(subjects, text.tokens.shape[1], len(text.tokens), core)
+    planned.say(shown=tools.shown)
+    bar = Progress(name, int(text.real.sum()), shown=tools.shown)
+    few = text.rows(slice(0, FEW_ROWS))  # whatever the batch is
+    floors = untrained(subjects, few, planned.rows, tools.seed)
+    every = features_of([*subjects, *floors], text, pooling, planned.rows, bar)
+    bar.close()
+    n = len(subjects)
+    return list(zip(every[:n], floors, every[n:], strict=True))

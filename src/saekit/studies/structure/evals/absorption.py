@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import provenance
 from saekit.core.codes import Codes
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
@@ -22,9 +21,9 @@ from saekit.core.seeds import generator
 from saekit.core.stats.means import FEW, mean_interval
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import float32_on
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.evals.core import Core
-from saekit.models.base import LanguageModel
+from saekit.models.hf import about_parameters
 from saekit.models.sites import Site
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.sequences import Padded, held_out, shape_of
@@ -70,7 +69,7 @@ class _Found(NamedTuple):
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class Absorption(Eval):
+class Absorption(SharedEval):
     """First letters of words: how many latents share one, and in which words others take it over.
 
     The model reads lines such as " apple has the first letter: A" and then a word; activations are
@@ -155,8 +154,8 @@ class Absorption(Eval):
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
         found = []
-        n = None if subject.lm is None else _parameters(subject.lm)
-        if n is not None and n < LEAST_PARAMETERS:
+        n = LEAST_PARAMETERS if subject.lm is None else about_parameters(subject.lm)
+        if n < LEAST_PARAMETERS:
             found.append(
                 f"the model has {n / 1e6:,.0f} million parameters; absorption means little below "
                 f"1,000 million, where models hardly know how words are spelled"
@@ -169,16 +168,8 @@ class Absorption(Eval):
         return tuple(found)
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         """Measure SAEs of one model, which reads each word once for all of them."""
-        if not subjects:
-            return []
-        for subject in subjects:
-            self.check(subject)
         began, lm = time.monotonic(), model_of(subjects)
         text = held_out(tools, FLOOR_ROWS)
         known = own_words(self.words, lm) if self.words else vocabulary(lm)
@@ -350,15 +341,8 @@ class Absorption(Eval):
             "seed": tools.seed,
             "notes": notes,
         }  # fmt: skip
-        made_from = provenance.collect(tools.seed) | {
-            "subject": subject.name,
-            "sae": subject.sae.cfg.to_dict(),
-            "model": model_of([subject]).provenance(),
-            "read": str(subject.read),
-            "notes": notes,
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        return self.result(scores, details, made_from)
+        made = made_from(subject, tools.seed, began) | {"read": str(subject.read), "notes": notes}
+        return self.result(scores, details, made)
 
     def _told(self, q: int, one: Letter, read: _Words, seed: int) -> dict[str, Any]:
         """Return what became of a letter, JSON-ready."""
@@ -411,9 +395,3 @@ def _table(found: _Found, d_sae: int) -> Table:
                 words[latent] += 1
     columns = {"latent": list(range(d_sae)), "letter": letter, "absorbed_words": words}
     return Table(columns=columns, units={"absorbed_words": "words"})
-
-
-def _parameters(lm: LanguageModel) -> int | None:
-    """Return how many numbers a model's weights have; None where that is not known."""
-    module = getattr(lm, "hf", None)
-    return None if module is None else sum(p.numel() for p in module.parameters())
