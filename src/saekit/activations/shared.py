@@ -111,6 +111,10 @@ class SharedPasses(LanguageModel):
         return self.model.unembed(final)
 
     @override
+    def stream_decides(self, site: Site) -> bool:
+        return self.model.stream_decides(site)
+
+    @override
     def attention_bytes(self, n_ctx: int) -> int:
         return self.model.attention_bytes(n_ctx)
 

@@ -15,10 +15,11 @@ from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch
-from saekit.models.base import LanguageModel, Replace
+from saekit.models.base import LanguageModel, Replace, Whole
 from saekit.models.sites import Site
 
 Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
+ROWS_KNOWN = 8  # ablated rows whose pass is remembered: mostly all rows are the same one
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
 
 
@@ -40,6 +41,7 @@ class Rows(NamedTuple):
     tokens: Int[Tensor, "batch n_ctx"]
     scored: Bool[Tensor, "batch n_ctx"]
     kept: Mapping[Site, Bool[Tensor, "batch n_ctx"]]  # of the sites that are replaced
+    rest: Mapping[Site, Float[Tensor, "n width"]]  # activations there that are not replaced
     ce: dict[str, Float[Tensor, "m"]]
     kl: dict[str, Float[Tensor, "m"]]
 
@@ -65,6 +67,7 @@ class Replacing:
         self.lm, self.bar = lm, bar
         self._special_ids = special_ids
         self._ablated: Ablated = {} if ablated is None else ablated
+        self._known: dict[str, Tensor] = {}
 
     def clean(
         self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
@@ -88,13 +91,68 @@ class Replacing:
         if same in self._ablated:
             self.bar.add(rows.tokens.numel())
         else:
-            replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
-            final = self._final(rows.tokens, replace)
-            pieces = self._logits(rows.tokens, rows.scored, final)
-            found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
-            nothing = final.new_zeros(0, dtype=torch.float32)
-            self._ablated[same] = torch.cat(found) if found else nothing
+            self._ablated[same] = self._losses(rows, values)
         rows.ce[name] = self._ablated[same]
+
+    def _losses(self, rows: Rows, values: Mapping[Site, Tensor]) -> Float[Tensor, "m"]:
+        """Return the loss of each scored token with what counts replaced by one value for all.
+
+        Where the stream decides all that follows, rows with the same stream are one row. Ablated
+        rows mostly are: only special tokens, alike in all of them, keep what they had.
+        """
+        sites = list(rows.kept)
+        if len(sites) > 1:  # what does not count keeps what the model makes there, not what it had
+            replace: dict[Site, Replace] = {s: put(k, values[s]) for s, k in rows.kept.items()}
+            finals = list(self._final(rows.tokens, replace))
+            return self._losses_of(rows, finals, range(len(finals)))
+        site = sites[0]
+        acts = filled(rows.kept[site], rows.rest[site], values[site])
+        if not self.lm.stream_decides(site):
+            finals = list(self._final(rows.tokens, {site: Whole(acts)}))
+            return self._losses_of(rows, finals, range(len(finals)))
+        keys = [digest([repr(str(site)).encode(), _bytes(row)]) for row in acts]
+        once = list(dict.fromkeys(keys))
+        if new := [key for key in once if key not in self._known]:
+            at = torch.tensor([keys.index(key) for key in new], device=acts.device)
+            found = self.lm.final(rows.tokens[at], {site: Whole(acts[at])})
+            self._known |= dict(zip(new, found, strict=True))
+        self.bar.add(rows.tokens.numel())
+        finals = [self._known[key] for key in once]
+        for key in list(self._known)[:-ROWS_KNOWN]:
+            del self._known[key]
+        return self._losses_of(rows, finals, [once.index(key) for key in keys])
+
+    def _losses_of(
+        self, rows: Rows, finals: Sequence[Tensor], of: Sequence[int]
+    ) -> Float[Tensor, "m"]:
+        """Return the loss of each scored token, where rows share what the unembedding reads.
+
+        Args:
+            rows: the rows.
+            finals: what it reads, ``[n_ctx, d_model]`` each.
+            of: which of them each row has.
+        """
+        targets = rows.tokens.roll(-1, 1)
+        out = torch.zeros(rows.tokens.shape, dtype=torch.float32, device=rows.tokens.device)
+        for i, final in enumerate(finals):
+            mine = torch.tensor([one == i for one in of], device=out.device)
+            at = rows.scored[mine].any(0)  # positions that some of the rows score
+            found = [
+                _predictions.losses_of_rows(self.lm.unembed(part), goals)
+                for part, goals in zip(
+                    final[at].split(self._piece),
+                    targets[mine][:, at].split(self._piece, 1),
+                    strict=True,
+                )
+            ]
+            if found:
+                place = mine[:, None] & at[None]
+                out[place] = torch.cat(found, 1).flatten()
+        return out[rows.scored]
+
+    @property
+    def _piece(self) -> int:
+        return max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
 
     def _final(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
         self.bar.add(tokens.numel())
@@ -128,12 +186,28 @@ def _bytes(values: Tensor) -> bytes:
     return copied.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def filled(
+    kept: Bool[Tensor, "batch n_ctx"], rest: Float[Tensor, "n width"], values: Tensor
+) -> Float[Tensor, "batch n_ctx width"]:
+    """Return activations of all tokens: of kept ones one value each, or one for all.
+
+    Args:
+        kept: tokens that are replaced.
+        rest: what the others have, in their order.
+        values: of the kept tokens.
+    """
+    out = rest.new_empty(*kept.shape, rest.shape[-1])
+    out[~kept] = rest
+    out[kept] = values.to(rest)
+    return out
+
+
 def put(kept: Tensor, values: Tensor) -> Replace:
     """Return a replacement of kept tokens by one value each, or by one for all."""
 
     def replace(acts: Tensor) -> Tensor:
         out = acts.clone()
-        out[kept] = values.to(acts.dtype)
+        out[kept] = values.to(acts)
         return out
 
     return replace

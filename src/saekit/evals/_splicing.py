@@ -1,6 +1,6 @@
 """The part of an evaluation that replaces activations and watches the predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -9,10 +9,10 @@ from torch import Tensor
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Predictions
-from saekit.evals._replacing import Ablated, Replacing, Rows, add_sums, put
+from saekit.evals._replacing import Ablated, Replacing, Rows, add_sums, filled
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, Whole
 from saekit.models.sites import Site
 
 
@@ -47,23 +47,31 @@ class Splicing(Replacing):
         self,
         tokens: Int[Tensor, "batch n_ctx"],
         clean: Float[Tensor, "batch n_ctx d_model"],
+        acts: Mapping[Site, Float[Tensor, "batch n_ctx width"]],
         placed: Predictions,
     ) -> None:
         """Measure predictions with kept activations replaced by the SAE's, and by 0.
 
-        `clean` is what the unembedding of the untouched model reads.
+        Args:
+            tokens: the rows.
+            clean: what the unembedding of the untouched model reads.
+            acts: activations of the untouched model at the sites.
+            placed: what the SAE makes of them.
         """
         tokens = tokens.to(clean.device)
         scored = _predictions.scored(tokens, self._special_ids)
         for i, site in enumerate(self.sites):
-            spliced = self._final(tokens, {site: put(placed.kept, placed.y_hat[:, i])})
+            rest = acts[site][~placed.kept]
+            whole = filled(placed.kept, rest, placed.y_hat[:, i])
+            spliced = self._final(tokens, {site: Whole(whole)})
             found = [
                 tuple(_predictions.against(p, q, targets))
                 for targets, (p, q) in self._logits(tokens, scored, clean, spliced)
             ]
             both = _predictions.Against(*_predictions.joined(found, 3, clean))
             ce = {"clean": both.clean, "spliced": both.other}
-            rows = Rows(tokens, scored, {site: placed.kept}, ce, {"spliced": both.kl})
+            kept, kl = {site: placed.kept}, {"spliced": both.kl}
+            rows = Rows(tokens, scored, kept, {site: rest}, ce, kl)
             self._ablate("zero", rows, {site: placed.y_hat.new_zeros(())})
             self._rows[site].append(rows)
 

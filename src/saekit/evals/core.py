@@ -221,7 +221,7 @@ class Core(Eval):
             rows = tokens[first : min(first + size, n_full)]
             clean, acts = found[0].splicing.clean(rows, sites)
             for one in found:
-                one.splicing.compare(rows, clean, one.part.add(first, rows, acts))
+                one.splicing.compare(rows, clean, acts, one.part.add(first, rows, acts))
         for first in range(n_full, n_rows, size):
             rows = tokens[first : first + size]
             acts = lm.read(rows, sites)

@@ -22,6 +22,24 @@ Text: TypeAlias = (
 )
 
 
+class Whole:
+    """A replacement that writes the same activations whatever was there.
+
+    What the model computes before a residual stream that is replaced so changes nothing, and
+    need not run.
+
+    Args:
+        acts: ``[batch, n_ctx, width]``.
+    """
+
+    def __init__(self, acts: Float[Tensor, "batch n_ctx width"]):
+        self.acts = acts
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the activations."""
+        return self.acts
+
+
 @runtime_checkable
 class Edits(Protocol):
     """What changes activations in every pass of a model while it is attached to it."""
@@ -508,6 +526,13 @@ class LanguageModel(abc.ABC):
 
         All that the model does after the final norm is done: bias, scaling, soft cap.
         """
+
+    def stream_decides(self, site: Site) -> bool:
+        """Return whether all that follows a site depends on nothing but the activations there.
+
+        Rows that are given the same there are then the same ever after, whatever their tokens.
+        """
+        return False
 
     def attention_bytes(self, n_ctx: int) -> int:
         """Return bytes of attention scores that a pass holds for a row; 0 if it holds none."""

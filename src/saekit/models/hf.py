@@ -27,7 +27,7 @@ from saekit.core.errors import (
 )
 from saekit.core.files import digest, sha256_of
 from saekit.core.seeds import generator
-from saekit.models import norms, structure, together
+from saekit.models import norms, resuming, structure, together
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded.unpacking import DEFAULT, MODELS, embedded
 from saekit.models.family import SiteMap, Tap, family_of
@@ -111,6 +111,7 @@ class HFModel(LanguageModel):
         self._lock = threading.Lock()
         self._holder: int | None = None
         self._shape = (0, 0)  # of the tokens of the pass that runs
+        self._forms: dict[Site, resuming.Form | None] = {}
         self._rows: Tensor | None = torch.zeros(1, 0)  # ids of the pass that is about to run, from
         # the beginning of their rows; None: not known
 
@@ -148,6 +149,7 @@ class HFModel(LanguageModel):
         self._norms.clear()
         self._use_norms()
         vars(self).pop("_logit_scale", None)
+        self._forms.clear()
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -213,8 +215,44 @@ class HFModel(LanguageModel):
     def final(
         self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
-        with self._hooked(self._changes(tokens, replace), False, tokens.shape):
+        begin = resuming.given(replace)
+        form = None if begin is None else self._form(begin)
+        return self._final(tokens, replace, begin, form)
+
+    def _final(
+        self,
+        tokens: Tensor,
+        replace: Mapping[Site, Replace] | None,
+        begin: Site | None = None,
+        form: resuming.Form | None = None,
+    ) -> Tensor:
+        """Do what `final` does, after the blocks before a site where a form of them is given."""
+        shorter: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if begin is not None and form is not None:
+            shorter = resuming.standing_in(self._blocks_before(begin), form)
+        with self._hooked(self._changes(tokens, replace), False, tokens.shape), shorter:
             return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
+
+    @override
+    def stream_decides(self, site: Site) -> bool:
+        return self.separator_id is None and self._form(site) is not None
+
+    def _form(self, site: Site) -> resuming.Form | None:
+        """Return how the blocks before a site are stood in for, None where they must run."""
+        if self.edits or not resuming.blocks_before(site) or _is_spread(self.module):
+            return None
+        taps = [self.tap(Site(i, "resid_post")) for i in range(resuming.blocks_before(site))]
+        if any(tap != Tap(tap.module, "output") or tap.module != taps[0].module for tap in taps):
+            return None
+        if site not in self._forms:
+            self._forms[site] = resuming.form_of(
+                self, site, lambda tokens, replace, form: self._final(tokens, replace, site, form)
+            )
+        return self._forms[site]
+
+    def _blocks_before(self, site: Site) -> list[nn.Module]:
+        sites = [Site(i, "resid_post") for i in range(resuming.blocks_before(site))]
+        return [self.module_at(one) for one in sites]
 
     @override
     @torch.no_grad()
