@@ -154,7 +154,7 @@ class Replacing:
     def _piece(self) -> int:
         return max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
 
-    def _final(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
+    def _final(self, tokens: Tensor, replace: Mapping[Site, Replace]) -> Tensor:
         self.bar.add(tokens.numel())
         return self.lm.final(tokens, replace)
 
