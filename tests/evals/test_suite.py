@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import saekit
+from saekit.activations.memo import Memo
 from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule, fit
 from saekit.cli.main import main
@@ -18,7 +19,6 @@ from saekit.core.result import Score
 from saekit.data.corpora.files import Files
 from saekit.evals import _evidence, suite
 from saekit.evals._cells import identity, key_of
-from saekit.evals._memo import Memo
 from saekit.evals.base import Eval, registry
 from saekit.evals.core import Core
 from saekit.evals.floors.base import Ground
@@ -142,6 +142,10 @@ def test_rows_are_read_once_and_give_the_same_activations():
     full = Memo(0)
     full.rows(tools().rows), full.model(lm).read(first.tokens, SITE)
     assert not full.n_known
+    greedy = Memo(10**7, every=True)
+    seen = greedy.model(lm)
+    assert torch.equal(seen.read(strange, SITE), seen.read(strange, SITE))
+    assert (greedy.n_read, greedy.n_known) == (2, 2)
 
 
 def test_what_core_reads_is_known_to_the_next_one():

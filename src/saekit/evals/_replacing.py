@@ -15,24 +15,12 @@ from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch
-from saekit.models.base import LanguageModel, Replace, Whole
+from saekit.models.base import LanguageModel, Look, Replace, Whole
 from saekit.models.sites import Site
 
 Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
 ROWS_KNOWN = 8  # ablated rows whose pass is remembered: mostly all rows are the same one
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
-
-
-class Look:
-    """A replacement that leaves activations as they are, and has them afterwards."""
-
-    def __init__(self) -> None:
-        self.acts: Tensor | None = None
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Keep the values and return them."""
-        self.acts = values
-        return values
 
 
 class Rows(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from saekit.activations.memo import Memo
 from saekit.core import provenance
 from saekit.core.config import Config, read_setting
 from saekit.core.errors import ConfigError, FormatError, SaekitError
@@ -29,7 +30,6 @@ from saekit.evals._cells import (
     measure_together,
 )
 from saekit.evals._differences import seeds_together
-from saekit.evals._memo import Memo
 from saekit.evals.base import Eval, JointEval, Subject, Tools
 from saekit.evals.compare import aligned, number_text
 from saekit.evals.evaluate import configured, read_alike, stream_of, subject_of

@@ -22,6 +22,18 @@ Text: TypeAlias = (
 )
 
 
+class Look:
+    """A replacement that leaves activations as they are, and has them afterwards."""
+
+    def __init__(self) -> None:
+        self.acts: Tensor | None = None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Keep the values and return them."""
+        self.acts = values
+        return values
+
+
 class Whole:
     """A replacement that writes the same activations whatever was there.
 

@@ -1,8 +1,9 @@
-"""Rows of held-out text whose activations were read once are not read again, within bounds.
+"""Rows of text whose activations were read once are not read again, within bounds.
 
-Evaluations of a suite read the same first rows at the same sites. What the model gave of a row is
-kept, and given to the next one; rows that are not of the text, as noise and labelled texts, pass
-by. A row that is read again in another batch may differ by the rounding of a batch.
+Evaluations of a suite read the same first rows at the same sites, and an index those that an SAE
+was trained on. What the model gave of a row is kept, and given to the next one; rows that are not
+of the text, as noise and labelled texts, pass by. A row that is read again in another batch may
+differ by the rounding of a batch.
 """
 
 import copy
@@ -14,8 +15,7 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.data.tokenise import Rows
-from saekit.evals._replacing import Look
-from saekit.models.base import LanguageModel, Replace
+from saekit.models.base import LanguageModel, Look, Replace
 from saekit.models.sites import Site
 
 MOST_BYTES, SHARE = 2**30, 4  # kept at most, and not more than one part in so many of what is free
@@ -26,13 +26,14 @@ class Memo:
 
     Args:
         most_bytes: kept at most; None: 1 GiB, or a quarter of the free memory where that is less.
+        every: keep all rows that are read, not those of `rows` alone.
     """
 
-    def __init__(self, most_bytes: int | None = None):
+    def __init__(self, most_bytes: int | None = None, *, every: bool = False):
         if most_bytes is None:
             free = machine.free_memory("cpu")
             most_bytes = MOST_BYTES if free is None else min(MOST_BYTES, free // SHARE)
-        self._left = most_bytes
+        self._left, self._every = most_bytes, every
         self._of: dict[bytes, dict[Site, Tensor]] = {}
         self.n_read = self.n_known = 0  # rows that the model read, and that it did not have to
 
@@ -101,8 +102,10 @@ class Memo:
 
     def _keep(self, tokens: Tensor, acts: Mapping[Site, Tensor]) -> None:
         for i, row in enumerate(tokens):
-            of = self._of.get(_key(row))
-            if of is None:
+            key = _key(row)
+            if self._every:
+                self._of.setdefault(key, {})
+            if (of := self._of.get(key)) is None:
                 continue
             for site, values in acts.items():
                 size = values[i].numel() * values.element_size()
