@@ -229,5 +229,5 @@ def test_what_cannot_be_compared_is_refused_before_a_pass(sweep):
         saekit.compare([a, b], lm, metrics=("dead",))
     with pytest.raises(ConfigError, match="ce_tokens=0"):
         CompareSettings(core=Core(ce_tokens=0))
-    with pytest.raises(ConfigError, match="list of SAEs"):
+    with pytest.raises(ConfigError, match="at least two SAEs"):
         saekit.compare(str(a), lm)

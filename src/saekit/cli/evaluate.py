@@ -165,13 +165,15 @@ def _evaluate_suite(
 ) -> None:
     """Run a suite and say what came of it; what cannot be opened is named, and the others go on."""
     from saekit.core.errors import SaekitError
+    from saekit.core.writable import check_writable
     from saekit.evals.suite import SuiteSettings, lines, run_suite
-    from saekit.report import suite_figure
+    from saekit.report import style, suite_figure
     from saekit.report.study_file import write_study
 
     config, (out, figure) = SuiteSettings.from_dict(asked), places
     if figure is not None:
-        suite_figure.check(figure)
+        style.check(figure.suffix)
+        check_writable(figure)
     found: list[OpenSAE] = []
     broken: dict[str, SaekitError] = {}
     for folder in dict.fromkeys(folders):

@@ -13,12 +13,10 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
 from saekit.hub.names import results_folder
-from saekit.hub.opening import OpenSAE, opened, said_of, text_of
+from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of, text_of
 from saekit.hub.trained import TrainedSAE, distinct_names
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
-
-AnySAE = TrainedSAE | Path | str
 
 
 @overload
@@ -97,7 +95,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     if isinstance(sae, AnySAE):
         found = measure_all([opened(sae, lm, corpus, site)], config, site, seed, shown, tables)[0]
     else:
-        every = [opened(one, lm, corpus, site, models=models) for one in sae]
+        every = [opened(one, lm, corpus, site, models=models) for one in each_of(sae)]
         if not isinstance(config, JointEval):
             if out is not None:
                 raise ConfigError(

@@ -1,6 +1,6 @@
 """Opening an SAE for use: its weights, its language model, a text, and what each of these was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ from saekit.models.model_files import pinned
 from saekit.models.short_names import full_name
 from saekit.models.sites import UNKNOWN
 
+AnySAE = TrainedSAE | Path | str
+WHAT = "An SAE is one that saekit.load or saekit.train returned, or the folder it is in"
 N_CTX = 128  # tokens of a row where the files do not say
 
 
@@ -183,6 +185,7 @@ def opened(
 
     Raises: as `open_sae`.
     """
+    (sae,) = each_of([sae])
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     loaded.card.check_model()
     model = lm or model_of(loaded, "auto", models=models)
@@ -220,6 +223,20 @@ def _no_site(card: Card) -> str:
         f"The SAE's files do not say which site it is of ({card.pair.label}). Name it: site=, on a "
         f"command line --site; of a transcoder both: read= and write=, --read and --write."
     )
+
+
+def each_of(saes: AnySAE | Iterable[AnySAE]) -> list[AnySAE]:
+    """Return SAEs, or one, as a list.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    several = not isinstance(saes, AnySAE) and isinstance(saes, Iterable)
+    found: list[Any] = list(saes) if several else [saes]
+    for one in found:
+        if not isinstance(one, AnySAE):
+            raise ConfigError(f"{WHAT}; got {one!r:.80} ({type(one).__name__}).")
+    return found
 
 
 def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:

@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saekit.core import provenance
+from saekit.core import parts, provenance
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.files import read_object, write_json, write_text
 from saekit.core.result import Table
@@ -105,8 +104,7 @@ def _cleared(place: Path) -> None:
             f"{place} holds something else than a paper folder. Choose another: --out."
         )
     for name in there & ours:
-        one = place / name
-        shutil.rmtree(one) if one.is_dir() else one.unlink()
+        parts.remove(place / name)
 
 
 def _written(source: Source, place: Path, suffix: str) -> tuple[list[Piece], dict[str, int]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core import provenance
+from saekit.core.border import reading
 from saekit.core.errors import ConfigError, ResourceError
 from saekit.core.files import write_json
 from saekit.core.writable import check_writable
@@ -148,11 +149,12 @@ def plan_of(
             f"`tolerance` is a share of a quantity, at least 0 and below 1; got {tolerance:g}."
         )
     origin = origin_of(source)
-    facts = environment(origin)
     place = Path(out) if out is not None else Path("reproduced") / _name(origin)
     place = place.expanduser().absolute()
+    with reading(origin.file, "a record of what was made"):
+        facts = environment(origin)
+        command = None if check else again(origin, place, write=False)
     allowed = (0.0 if exact(facts) else TOLERANCE) if tolerance is None else tolerance
-    command = None if check else again(origin, place, write=False)
     return Plan(origin=origin, facts=facts, command=command, out=place, tolerance=allowed)
 
 
