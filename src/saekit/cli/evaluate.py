@@ -99,6 +99,8 @@ def evaluate(
         _evaluate_suite(several, opened, asked, site, (place, figure), not quiet, as_json=as_json)
         return
     config = override(registry.get(name)(), settings or [])
+    one = isinstance(config, JointEval) or (len(runs) == 1 and not is_sweep(runs[0]))
+    _check_out(out, is_table=not one)
 
     def path_of(folder: Path) -> Path:
         return results_folder(folder) / "eval" / f"{name}.json"
@@ -122,7 +124,7 @@ def evaluate(
             result = measure_together(every, config, site, seed, not quiet, tables=True)
             result.write(path)
         _say(result, path, list(result.provenance["notes"]), "", as_json=as_json)
-    elif len(runs) == 1 and not is_sweep(runs[0]):
+    elif one:
         path = out or path_of(runs[0])
         found = {runs[0]: opened(runs[0])}
         result = measured(found, [path])[runs[0]]
@@ -146,6 +148,22 @@ def _check_suite(suite: str | None, name: str, *, of_suite: bool) -> None:
         raise ConfigError("`--tier`, `--floors` and `--figure` are of a suite: name one, --suite.")
     if suite is not None and name != "core":
         raise ConfigError(f"A suite has its own evaluations; leave `--eval {name}` out.")
+
+
+def _check_out(out: Path | None, *, is_table: bool) -> None:
+    """Refuse a file to write that is there and is something else, as the settings of an SAE."""
+    from saekit.core.errors import ConfigError, FormatError
+    from saekit.core.result import Result
+    from saekit.core.writable import check_ending
+
+    if out is None:
+        return
+    check_ending(out, (".csv",) if is_table else (".json",), "A table" if is_table else "A result")
+    try:
+        if out.exists() and not is_table:
+            Result.read(out)
+    except FormatError as error:
+        raise ConfigError(f"{out} is there and is no result. Choose another: --out.") from error
 
 
 def _words(names: str | None) -> list[str] | None:

@@ -79,6 +79,7 @@ def _scores(
     as_json: bool,
 ) -> None:
     """List the scores in SAEBench's files, those of runs next to them."""
+    from saekit.core.errors import FormatError
     from saekit.core.result import Result
     from saekit.data import table_files
     from saekit.evals.compare import aligned, number_text
@@ -98,6 +99,8 @@ def _scores(
             found.setdefault(name, []).append(result)
     for folder in runs:
         paths = sorted((results_folder(folder) / "eval").glob("*.json"))
+        if not paths:
+            raise FormatError(f"{folder} has no result in eval. Make one: saekit eval {folder}")
         found[str(folder)] = [Result.read(path) for path in paths]
     table = side_by_side(found)
     lines: list[str] = []

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+from saekit.core.config import read_number
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
@@ -115,8 +116,11 @@ def configured(eval: Eval | str, tokens: int | None, settings: dict[str, Any]) -
     if tokens is not None:
         settings = {"n_tokens": tokens} | settings
     if "n_tokens" in settings and hasattr(config, "ce_tokens") and "ce_tokens" not in settings:
-        most = min(int(config.ce_tokens), int(settings["n_tokens"]))  # type: ignore[attr-defined]
-        settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
+        given = settings["n_tokens"]
+        n = read_number(given) if isinstance(given, str) else given
+        if isinstance(n, int):  # else it is refused below
+            most = min(int(config.ce_tokens), n)  # type: ignore[attr-defined]
+            settings = settings | {"ce_tokens": most if tokens is None else max(n // 4, 1)}
     return type(config).from_dict(config.to_dict() | settings)
 
 

@@ -15,7 +15,7 @@ from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints
 from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, check_model
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
 from saekit.models.short_names import full_name
@@ -186,6 +186,8 @@ def opened(
     Raises: as `open_sae`.
     """
     (sae,) = each_of([sae])
+    if lm is not None:
+        check_model(lm)
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     loaded.card.check_model()
     model = lm or model_of(loaded, "auto", models=models)

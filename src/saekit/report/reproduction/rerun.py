@@ -205,10 +205,9 @@ def carried_out(plan: Plan, *, shown: bool = True, run: Run | None = None) -> Re
     code = start(command, environ, said)
     if code not in DONE or not command.made.exists():
         last = said.read_text(encoding="utf-8", errors="replace").strip() if said.exists() else ""
-        raise ResourceError(
-            f"`saekit {shlex.join(command.words)}` in {command.cwd} ended with exit code {code}"
-            f"{': ' if last else '. '}{last[-400:]} All it said is in {said}."
-        )
+        told = f": {last[-400:]} All it said is in {said}." if last else "; why is said above."
+        words = f"`saekit {shlex.join(command.words)}` in {command.cwd}"
+        raise ResourceError(f"{words} ended with exit code {code}{told}")
     then = origin.file if command.made.is_file() else origin.folder
     now = command.made / command.part
     if not now.exists():
@@ -224,7 +223,7 @@ def carried_out(plan: Plan, *, shown: bool = True, run: Run | None = None) -> Re
 
 def _name(origin: Origin) -> str:
     """Return a name of what is made again, for a folder."""
-    place = origin.path.absolute()
+    place = Path(os.path.normpath(origin.path.absolute()))
     parts = place.parts[-3:] if place.is_file() else place.parts[-1:]
     return "-".join(part.removesuffix(".json") for part in parts if part not in ("/", "eval"))
 

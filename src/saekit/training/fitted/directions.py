@@ -80,7 +80,8 @@ class Directions(Method):
     @override
     def fit(self, cfg: SAEConfig, acts: Acts, seed: int) -> Fitted:
         found = self._open()
-        rows = normalize(self._rows(found), dim=-1)
+        # In float64: lengths of rows as large or as small as float32 holds are no such number.
+        rows = normalize(self._rows(found), dim=-1, eps=0.0).float()
         rows = both_signs(rows) if self.both_signs else rows
         told = {"sha256": found.provenance()["sha256"], "rows": found.n}
         if self.coding == "topk":
@@ -95,7 +96,7 @@ class Directions(Method):
         return open_vectors(Path(self.path), self.key)
 
     def _rows(self, found: Vectors) -> Tensor:
-        rows = found.take(torch.arange(found.n))
+        rows = found.take(torch.arange(found.n)).double()
         if bool((empty := rows.norm(dim=-1) == 0).any()):
             raise DataError(
                 f"Row {int(empty.nonzero()[0])} of {self.path} is 0, which is no direction. Leave "
