@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core import parts, provenance
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.files import read_object, write_json, write_text
 from saekit.core.result import Table
@@ -56,6 +57,7 @@ class Paper(NamedTuple):
         return f"paper    {self.folder}: {made}, main.tex, README.md"
 
 
+@bordered("what a paper is made of")
 def paper(source: Path | str, out: Path | str | None = None, *, suffix: str = ".pdf") -> Paper:
     r"""Write a folder for a paper: what the page of a run or a study shows, for print.
 

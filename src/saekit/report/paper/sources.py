@@ -6,7 +6,6 @@ A study has what its page shows (`Page.paper`), so that a new one needs no list 
 from pathlib import Path
 from typing import NamedTuple
 
-from saekit.core.border import bordered
 from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
 from saekit.report import blocks
@@ -38,7 +37,6 @@ class Source(NamedTuple):
     blocks: list[Block]
 
 
-@bordered("what a paper is made of")
 def source_of(path: Path) -> Source:
     """Return what a file or folder has for a paper.
 
