@@ -128,6 +128,8 @@ def sparse(
     chosen = torch.full((questions, most), -1, dtype=torch.int64)
     answers = torch.zeros(most, len(test), questions, dtype=torch.bool)
     p = torch.full((n, questions), 0.5, dtype=torch.float64)
+    if not x.shape[1]:  # no latent is on
+        return Sparse(chosen, answers)
     for k in range(most):
         left = weight * (yes - p)
         spread = weight.square() * (yes - p).square()

@@ -80,8 +80,7 @@ class Directions(Method):
     @override
     def fit(self, cfg: SAEConfig, acts: Acts, seed: int) -> Fitted:
         found = self._open()
-        # In float64: lengths of rows as large or as small as float32 holds are no such number.
-        rows = normalize(self._rows(found), dim=-1, eps=0.0).float()
+        rows = normalize(self._rows(found), dim=-1)
         rows = both_signs(rows) if self.both_signs else rows
         told = {"sha256": found.provenance()["sha256"], "rows": found.n}
         if self.coding == "topk":
@@ -96,8 +95,12 @@ class Directions(Method):
         return open_vectors(Path(self.path), self.key)
 
     def _rows(self, found: Vectors) -> Tensor:
-        rows = found.take(torch.arange(found.n)).double()
-        if bool((empty := rows.norm(dim=-1) == 0).any()):
+        rows = found.take(torch.arange(found.n))
+        lengths = rows.double().norm(dim=-1)
+        # float32 holds numbers whose squares it does not hold.
+        far = (lengths > 1e18) | (lengths < 1e-18)
+        rows[far] = normalize(rows[far].double(), dim=-1, eps=0.0).float()
+        if bool((empty := lengths == 0).any()):
             raise DataError(
                 f"Row {int(empty.nonzero()[0])} of {self.path} is 0, which is no direction. Leave "
                 f"it out."
