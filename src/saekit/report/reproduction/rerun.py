@@ -205,7 +205,9 @@ def carried_out(plan: Plan, *, shown: bool = True, run: Run | None = None) -> Re
     code = start(command, environ, said)
     if code not in DONE or not command.made.exists():
         last = said.read_text(encoding="utf-8", errors="replace").strip() if said.exists() else ""
-        told = f": {last[-400:]} All it said is in {said}." if last else "; why is said above."
+        told = (
+            f": {last[-400:]} All it said is in {said}." if last else ", and the reason is above."
+        )
         words = f"`saekit {shlex.join(command.words)}` in {command.cwd}"
         raise ResourceError(f"{words} ended with exit code {code}{told}")
     then = origin.file if command.made.is_file() else origin.folder
