@@ -186,6 +186,7 @@ def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
 
 
 def _runs(folder: Path) -> dict[str, dict[str, Any]]:
+    from saekit.core.border import inside
     from saekit.core.files import read_json
     from saekit.report.sweep_page import SWEEP
 
@@ -193,6 +194,8 @@ def _runs(folder: Path) -> dict[str, dict[str, Any]]:
     runs = raw.get("runs") if isinstance(raw, dict) else None
     if not isinstance(runs, dict) or not runs:
         raise FormatError(f"{folder / SWEEP} names no runs. Sweep again into another folder.")
+    for name in runs:
+        inside(folder, name)
     return runs
 
 
