@@ -433,7 +433,7 @@ def test_no_cell_is_believed_that_was_not_written_for_its_key(kind, toy, texts, 
     assert values[0] == values[1]
 
 
-def test_wrong_sorts_of_saes_settings_and_floors_are_named(texts, tmp_path):
+def test_wrong_sorts_of_saes_settings_and_floors_are_named(toy, texts, tmp_path):
     sae = made(tmp_path / "a", texts)
     with pytest.raises(ConfigError, match="named twice"):
         run([tmp_path / "a", tmp_path / "b" / ".." / "a"], None)
