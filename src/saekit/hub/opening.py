@@ -233,8 +233,9 @@ def each_of(saes: AnySAE | Iterable[AnySAE]) -> list[AnySAE]:
     Raises:
         ConfigError: one is none.
     """
-    several = not isinstance(saes, AnySAE) and isinstance(saes, Iterable)
-    found: list[Any] = list(saes) if several else [saes]
+    found: list[Any] = [saes]
+    if not isinstance(saes, AnySAE) and isinstance(saes, Iterable):
+        found = list(saes)
     for one in found:
         if not isinstance(one, AnySAE):
             raise ConfigError(f"{WHAT}; got {one!r:.80} ({type(one).__name__}).")
