@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 from tests.cli.test_cli import call
 from tests.evals.test_saebench import PUBLISHED, laid, result
@@ -55,3 +56,19 @@ def test_published_scores_are_listed_next_to_those_of_a_run(tmp_path, capsys):
     assert len(names) == 6 and "mine" in names  # the same files twice are told apart
     code, _, err = call(capsys, "published", "--run", run)
     assert code == 2 and "--scores" in err
+
+
+def test_runs_of_one_name_do_not_write_over_each_other(tmp_path, capsys):
+    runs = [a_run(tmp_path / x / "mine", fvu) for x, fvu in (("a", 0.25), ("b", 0.5))]
+    twice = tmp_path / "a" / ".." / "a" / "mine"
+    code, line, _ = call(
+        capsys, "export", "saebench", *runs, twice, "--out", tmp_path / "out", "--json"
+    )
+    assert code == 0
+    files = map(Path, json.loads(line)["results"])
+    kept = {file.name: json.loads(file.read_text())["eval_result_metrics"] for file in files}
+    found = {name: fields["reconstruction_quality"] for name, fields in kept.items()}
+    assert found == {
+        "mine_custom_sae_eval_results.json": {"explained_variance": 0.75},
+        "b_mine_custom_sae_eval_results.json": {"explained_variance": 0.5},
+    }

@@ -7,9 +7,10 @@ import pytest
 
 import saekit
 from saekit.core.errors import ConfigError, DataError
-from saekit.data.base import Corpus
+from saekit.data.base import Corpus, Document
 from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files
+from saekit.data.corpora.generated import Generated
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.corpora.texts import Texts, _held
 from saekit.data.corpora.token_ids import TokenIds
@@ -253,3 +254,36 @@ def test_a_model_in_a_folder_trains_on_chats_by_its_own_template(tmp_path):
     path = rows_of(tmp_path / "chats.jsonl", [{"messages": chat(i)} for i in range(90)])
     sae = saekit.train(lm, site="L1.resid_post", sae=KIND, corpus=path, out=tmp_path / "a", **SHORT)
     assert sae.card.corpus["chat_template"] and sae.card.corpus["corpus"]["name"] == "chats"
+
+
+def test_in_a_mixture_an_end_is_marked_behind_each_document_that_does_not_do_it_itself(tmp_path):
+    class Own(Corpus):
+        """Two kinds of documents, as a mixture of text and of generated text has."""
+
+        name, mixes_ends = "own", True
+
+        def documents(self, split):
+            yield Document("12 13", "ids", "ids", marks_end=True)
+            yield Document("ab", "text")
+            yield Document("", "empty")
+            yield Document("14 1", "ids", "ids", marks_end=True)
+            yield Document("15", "ids", "ids", marks_end=True)
+            yield Document("cd", "text")
+            yield Document("ef", "text")
+
+        def provenance(self):
+            return {"sha256": str(tmp_path)}
+
+    words = tokenizer()
+    ab, cd, ef = words.encode(["ab", "cd", "ef"])
+    run = [12, 13, *ab, 1, 14, 1, 15, *cd, 1, *ef]
+    owners = [0, 0, 1, 1, 1, 3, 3, 4, 5, 5, 5, 6, 6]
+    for _ in range(2):  # made, then as it was kept
+        stream = TokenStream(Own(), "train", words, n_ctx=len(run), bos_each_row=False)
+        (rows,) = stream.rows(4)
+        assert rows.tokens.tolist() == [run] and rows.doc_ids.tolist() == [owners]
+    files = Files(paths=(str(world.text_file(tmp_path)),))
+    pair = Mixture(parts=(files, Generated(path=str(tmp_path))), weights=(1, 1))
+    both = Mixture(parts=(Generated(path="a"), Generated(path="b")), weights=(1, 1))
+    assert (pair.mixes_ends, pair.marks_ends) == (True, False)
+    assert (both.mixes_ends, both.marks_ends) == (False, True)

@@ -90,3 +90,16 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path, monkeypatch):
     table_files.check("csv")
     with pytest.raises(MissingExtraError, match=r"saekit\[parquet\]"):
         table_files.check("parquet")
+
+
+def test_a_column_has_one_kind_and_names_stay_names(tmp_path):
+    text = "n,name,ok,mixed,none,big\n1,1_000,True,1,,-inf\n-2.5e-07,007,,nan,,1e+300\n"
+    (tmp_path / "t.csv").write_text(text)
+    assert table_files.columns(tmp_path / "t.csv") == {
+        "n": [1, -2.5e-07],
+        "name": ["1_000", "007"],
+        "ok": [True, None],
+        "mixed": ["1", "nan"],
+        "none": [None, None],
+        "big": [-math.inf, 1e300],
+    }

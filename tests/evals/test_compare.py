@@ -1,6 +1,7 @@
 """Comparing SAEs: differences on planted sums, then the whole of it on a tiny model."""
 
 import dataclasses
+import inspect
 import json
 import math
 
@@ -229,5 +230,36 @@ def test_what_cannot_be_compared_is_refused_before_a_pass(sweep):
         saekit.compare([a, b], lm, metrics=("dead",))
     with pytest.raises(ConfigError, match="ce_tokens=0"):
         CompareSettings(core=Core(ce_tokens=0))
-    with pytest.raises(ConfigError, match="list of SAEs"):
+    with pytest.raises(ConfigError, match="at least two SAEs"):
         saekit.compare(str(a), lm)
+
+
+def test_an_sae_without_a_place_on_a_curve_leaves_no_number():
+    """Points without an L0 were sorted as they came, and what came between them was no score."""
+    a = Curve("a", (Point((0,), ()), Point((1,), ()), Point((2,), ())))
+    b = Curve("b", (Point((1,), ()), Point((2,), ())))
+    sums = {
+        "ce_rise": [rises(0.1 * normal(30, 8, seed=i)) for i in range(3)],
+        "l0": [sparsity(k, 30) for k in (0, 4, 16)],
+    }
+    (row,) = pair_table([a, b], [CERise()], sums).rows()
+    assert row["verdict"] == "undefined" and row["difference"] is None
+    assert "all off" in row["reason"]
+    values = torch.tensor([math.nan, 0.5, 0.4], dtype=torch.float64)
+    at = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert on_front(at, values).tolist() == [False, True, True]
+
+
+def test_a_folder_as_text_is_one_sae_and_not_its_letters(sweep, tmp_path):
+    groups = {"a": str(sweep / "k2-seed0"), "b": sweep / "k4-seed0"}
+    asked = {"metrics": ["fvu"], "ce_tokens": 0, "tokens": 2000, "shown": False}
+    found = inspect.unwrap(saekit.compare)(groups, small.model(), **asked)
+    assert found.saes.columns["group"] == ["a", "b"]
+    with pytest.raises(ConfigError, match="must be a list"):
+        inspect.unwrap(saekit.compare)(groups, small.model(), metrics="fvu")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="it is a file"):
+        saekit.compare(
+            [sweep / "k2-seed0", sweep / "k4-seed0"], small.model(), out=tmp_path / "file"
+        )
+    assert (tmp_path / "file").read_text() == "mine"

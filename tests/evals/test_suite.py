@@ -1,6 +1,7 @@
 """Suites: arithmetic of what makes a score believable, and what becomes of cells."""
 
 import dataclasses
+import inspect
 import json
 import math
 import statistics
@@ -26,7 +27,9 @@ from saekit.evals.floors.base import registry as floors
 from saekit.evals.suites.base import Part, Suite
 from saekit.evals.suites.base import registry as suites
 from saekit.hub.card import Card
+from saekit.hub.opening import each_of
 from saekit.hub.trained import TrainedSAE
+from saekit.models.base import check_model
 from saekit.models.sites import parse_site
 from saekit.models.tiny import save_tiny, tiny
 from saekit.saes.topk import TopK
@@ -404,3 +407,58 @@ def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
     assert kinds[0] == "facts" and kinds.count("dots") == kinds.count("table") - 1 >= 6
     assert found[1]["marks"][0]["name"] == "raw activation"
     assert suite.FILE in found[0]["source"]
+
+
+def spoiled(kind, cells):
+    if kind == "a number edited":
+        kept = [(path, json.loads(path.read_text())) for path in cells]
+        for path, record in kept:
+            for score in record["holds"]["scores"].values():
+                score["value"] = 7.0
+            path.write_text(json.dumps(record))
+    elif kind == "a copy of another":
+        for path in cells[1:]:
+            path.write_bytes(cells[0].read_bytes())
+    else:  # as earlier versions wrote it
+        for path in cells:
+            path.write_text(json.dumps(json.loads(path.read_text())["holds"]))
+
+
+@pytest.mark.parametrize("kind", ["a number edited", "a copy of another", "without a checksum"])
+def test_no_cell_is_believed_that_was_not_written_for_its_key(kind, toy, texts, tmp_path):
+    saes = [made(tmp_path / name, texts, seed) for seed, name in enumerate("ac")]
+    core = {"suite": "core", "floors": [], "settings": {"core.n_tokens": 512, "core.ce_tokens": 0}}
+    found = saekit.evaluate_suite(saes, tiny(), out=tmp_path / "s", shown=False, **core)
+    spoiled(kind, sorted((tmp_path / "s" / "cells").iterdir()))
+    again = saekit.evaluate_suite(saes, tiny(), out=tmp_path / "s", shown=False, **core)
+    assert again.provenance["measured"] == (1 if kind == "a copy of another" else 2)
+    values = [
+        [(r["sae"], r["score"], r["value"]) for r in one.rows.rows()] for one in (found, again)
+    ]
+    assert values[0] == values[1]
+
+
+def test_wrong_sorts_of_saes_settings_and_floors_are_named(toy, texts, tmp_path):
+    sae = made(tmp_path / "a", texts)
+    with pytest.raises(ConfigError, match="named twice"):
+        run([tmp_path / "a", tmp_path / "b" / ".." / "a"], None)
+    with pytest.raises(ConfigError, match="whole number; got nan"):
+        saekit.evaluate_suite(sae, tiny(), "core", settings={"core.n_tokens": math.nan})
+    with pytest.raises(ConfigError, match='as ..a", "b"..'):
+        saekit.evaluate_suite(sae, tiny(), "core", floors="pca")
+    with pytest.raises(ConfigError, match="a list of these; got"):
+        saekit.evaluate_suite(sae, tiny(), "core", settings={"core.n_tokens": object()})
+    for given in (3, [3], None):
+        with pytest.raises(ConfigError, match="An SAE is one that saekit.load"):
+            inspect.unwrap(each_of)(given)
+    with pytest.raises(ConfigError, match="what saekit.load_model returned; got 'tiny'"):
+        check_model("tiny")
+
+
+def test_weights_that_are_not_finite_are_refused_by_every_evaluation():
+    sae = random_topk()
+    with torch.no_grad():
+        sae.W_dec[3, 4] = math.nan
+    for name in ("core", "disentanglement", "meta_structure"):
+        with pytest.raises(DataError, match="`W_dec` of subject has values that are not finite"):
+            registry.get(name).example().check(subject(sae))

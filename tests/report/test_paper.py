@@ -175,3 +175,19 @@ def test_a_study_with_a_page_has_a_paper_without_any_list(tmp_path, monkeypatch)
 def test_what_is_nothing_of_the_kind_is_refused(name, tmp_path):
     with pytest.raises(FormatError, match=r"pages of|no file"):
         paper(tmp_path / name)
+
+
+def test_a_row_that_begins_with_a_bracket_or_a_star_is_no_length_of_latex():
+    table = Table(columns={"[sae]": ["[1em] a", "* b", "c"], "n": [1, 2, 3]})
+    lines = latex.tabular(table, csv="t.csv").splitlines()
+    assert lines[2].startswith("{}[sae]") and lines[4].startswith("{}[1em] a")
+    assert lines[5].startswith("{}* b") and lines[6].startswith("c")
+
+
+def test_a_damaged_record_is_named_whatever_is_made_of_it(result, tmp_path):
+    record = json.loads(result.read_text())
+    for key in ("libraries", "command"):
+        spoiled = record | {"provenance": record["provenance"] | {key: 3}}
+        result.write_text(json.dumps(spoiled))
+        with pytest.raises(FormatError, match="core.json is damaged"):
+            paper(result, tmp_path / key)

@@ -215,3 +215,15 @@ def test_what_goes_wrong_is_said_and_nothing_is_written_over(trained, tmp_path):
     with pytest.raises(ConfigError, match="at least 0"):
         reproduce(trained, out=tmp_path / "b", tolerance=-1)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"parts": [1]}, {"command": ["saekit", "truth", "push", "x"]},
+            {"command": ["saekit", "eval", "--", "x", "--out", "y"]}],
+)  # fmt: skip
+def test_a_manifest_that_somebody_edited_is_refused_and_sends_nothing(odd, tmp_path):
+    place = made_by(tmp_path, ["saekit", "compare", "a", "b"], **{"parts": {}})
+    record = read_json(place / "comparison.json")
+    write_json(place / "comparison.json", record | {"provenance": record["provenance"] | odd})
+    with pytest.raises(FormatError, match="comparison.json"):
+        plan_of(place)

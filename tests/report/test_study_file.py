@@ -27,3 +27,13 @@ def test_it_holds_the_page_of_its_study_and_asks_for_nothing(tmp_path, capsys):
 def test_a_folder_without_a_study_is_refused_with_the_kinds_there_are(tmp_path):
     with pytest.raises(FormatError, match="locality_depth"):
         write_study(tmp_path, tmp_path / "out.html")
+
+
+def test_a_page_is_never_written_over_what_it_is_made_of(tmp_path, capsys):
+    write_json(tmp_path / "result.json", {"name": "locality_depth", "details": {}})
+    before = (tmp_path / "result.json").read_bytes()
+    for words in (["report"], ["cite"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, str(tmp_path), "--out", str(tmp_path / "result.json")])
+        assert ended.value.code == 2 and "is a file ending in ." in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_bytes() == before

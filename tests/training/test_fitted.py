@@ -142,3 +142,10 @@ def test_text_and_tokens_are_asked_for_rightly(tmp_path):
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ConfigError, match="delete it"):
         fit_dictionary(tiny(), "random", out=tmp_path / "used", **text)
+
+
+def test_rows_of_any_size_are_brought_to_length_1(tmp_path):
+    """Squares of 1e30 and of 1e-30 are no numbers of float32: such rows came out as 0."""
+    np.save(tmp_path / "far.npy", np.eye(3, 32, dtype=np.float32) * [[1e30], [1.0], [1e-30]])
+    how = Directions(path=str(tmp_path / "far.npy"))
+    assert torch.equal(how._rows(how._open()).norm(dim=-1), torch.ones(3))

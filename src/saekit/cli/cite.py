@@ -20,8 +20,11 @@ def cite(
     Example: saekit cite demo
     """
     from saekit.core.files import write_text
+    from saekit.core.writable import check_ending
     from saekit.report.citation import cite as cited
 
+    if out is not None:
+        check_ending(out, (".bib",), "BibTeX")
     found = cited(source)
     if out is not None:
         write_text(out, found.bibtex)

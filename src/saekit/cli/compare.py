@@ -53,15 +53,21 @@ def compare(
     """
     from saekit.core.config import override
     from saekit.core.errors import ConfigError
+    from saekit.core.lock import claimed
+    from saekit.core.writable import check_writable
     from saekit.evals.compare import CompareSettings, compare_open, lines
     from saekit.evals.core import Core
     from saekit.evals.evaluate import configured
+    from saekit.report import style
     from saekit.report.l0_figure import draw
     from saekit.report.study_file import write_study
 
     core = configured("core", tokens, {})
     assert isinstance(core, Core)
     config = override(CompareSettings(core=core, seed=seed), settings or [])
+    if figure is not None:
+        style.check(figure.suffix)
+        check_writable(figure)
     models: dict[str, LanguageModel] = {}
     groups = {str(run): trained_runs(run) if is_sweep(run) else [run] for run in runs}
     if len(groups) < len(runs):
@@ -72,9 +78,10 @@ def compare(
         # All are measured on one text: that of the first, where none was named.
         every.append(found._replace(text=every[0].text) if every else found)
     sizes = {name: len(group) for name, group in groups.items()}
-    result = compare_open(every, sizes, config, site=site, shown=not quiet)
-    path = result.write(out)
-    page = write_study(out, out / "report.html")
+    with claimed(out, "saekit compare", "Nothing was compared to its end."):
+        result = compare_open(every, sizes, config, site=site, shown=not quiet)
+        path = result.write(out)
+        page = write_study(out, out / "report.html")
     drawn = [] if figure is None else [f"figure   {draw(result.saes, [*config.metrics], figure)}"]
     record = {"comparison": str(path), "report": str(page), "pairs": result.pairs.rows()}
     emit(

@@ -99,6 +99,8 @@ def evaluate(
         _evaluate_suite(several, opened, asked, site, (place, figure), not quiet, as_json=as_json)
         return
     config = override(registry.get(name)(), settings or [])
+    one = isinstance(config, JointEval) or (len(runs) == 1 and not is_sweep(runs[0]))
+    _check_out(out, is_table=not one)
 
     def path_of(folder: Path) -> Path:
         return results_folder(folder) / "eval" / f"{name}.json"
@@ -122,7 +124,7 @@ def evaluate(
             result = measure_together(every, config, site, seed, not quiet, tables=True)
             result.write(path)
         _say(result, path, list(result.provenance["notes"]), "", as_json=as_json)
-    elif len(runs) == 1 and not is_sweep(runs[0]):
+    elif one:
         path = out or path_of(runs[0])
         found = {runs[0]: opened(runs[0])}
         result = measured(found, [path])[runs[0]]
@@ -148,6 +150,22 @@ def _check_suite(suite: str | None, name: str, *, of_suite: bool) -> None:
         raise ConfigError(f"A suite has its own evaluations; leave `--eval {name}` out.")
 
 
+def _check_out(out: Path | None, *, is_table: bool) -> None:
+    """Refuse a file to write that is there and is something else, as the settings of an SAE."""
+    from saekit.core.errors import ConfigError, FormatError
+    from saekit.core.result import Result
+    from saekit.core.writable import check_ending
+
+    if out is None:
+        return
+    check_ending(out, (".csv",) if is_table else (".json",), "A table" if is_table else "A result")
+    try:
+        if out.exists() and not is_table:
+            Result.read(out)
+    except FormatError as error:
+        raise ConfigError(f"{out} is there and is no result. Choose another: --out.") from error
+
+
 def _words(names: str | None) -> list[str] | None:
     """Return names with commas between as a list; "none" is an empty one."""
     return None if names is None else [one for one in names.split(",") if one not in ("none", "")]
@@ -165,13 +183,15 @@ def _evaluate_suite(
 ) -> None:
     """Run a suite and say what came of it; what cannot be opened is named, and the others go on."""
     from saekit.core.errors import SaekitError
+    from saekit.core.writable import check_writable
     from saekit.evals.suite import SuiteSettings, lines, run_suite
-    from saekit.report import suite_figure
+    from saekit.report import style, suite_figure
     from saekit.report.study_file import write_study
 
     config, (out, figure) = SuiteSettings.from_dict(asked), places
     if figure is not None:
-        suite_figure.check(figure)
+        style.check(figure.suffix)
+        check_writable(figure)
     found: list[OpenSAE] = []
     broken: dict[str, SaekitError] = {}
     for folder in dict.fromkeys(folders):

@@ -100,16 +100,19 @@ def saebench(
     """
     from saekit.core.errors import ConfigError, FormatError
     from saekit.core.result import Result
-    from saekit.evals.saebench import write
+    from saekit.evals.saebench.writing import path_of, write
     from saekit.hub.names import results_folder
 
-    written: list[str] = []
+    written: dict[str, Path] = {}
     left_out: dict[str, str] = {}
-    for run in runs:
+    for name, run in _names(runs).items():
         for path in sorted((results_folder(run) / "eval").glob("*.json")):
             try:
                 result = Result.read(path)
-                written.append(str(write(result, out, name=run.resolve().name)))
+                made = str(path_of(result, out, name=name))
+                if made in written:
+                    raise ConfigError(f"{made} has {written[made]}. Write this one elsewhere.")
+                written[str(write(result, out, name=name))] = path
             except (ConfigError, FormatError) as error:
                 left_out[str(path)] = str(error)
     if not written:
@@ -117,4 +120,14 @@ def saebench(
         raise ConfigError(f"There is no result to write: {why}")
     lines = [f"result   {path}" for path in written]
     lines += [f"left out {path}: {why}" for path, why in left_out.items()]
-    emit({"results": written, "left_out": left_out}, as_json=as_json, lines=lines)
+    emit({"results": list(written), "left_out": left_out}, as_json=as_json, lines=lines)
+
+
+def _names(runs: list[Path]) -> dict[str, Path]:
+    """Return runs by names that differ: those of their folders, with more of the path at need."""
+    found: dict[str, Path] = {}
+    for place, run in {run.resolve(): run for run in runs}.items():
+        parts = [one for one in place.parts if one != place.anchor]
+        tails = ("_".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        found[next((name for name in tails if name not in found), str(run))] = run
+    return found

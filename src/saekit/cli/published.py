@@ -79,22 +79,28 @@ def _scores(
     as_json: bool,
 ) -> None:
     """List the scores in SAEBench's files, those of runs next to them."""
+    from saekit.core.errors import FormatError
     from saekit.core.result import Result
+    from saekit.data import table_files
     from saekit.evals.compare import aligned, number_text
     from saekit.evals.saebench import read_all, side_by_side
     from saekit.evals.saebench.writing import stem_of
     from saekit.hub.names import results_folder
 
+    if out is not None:
+        table_files.check_file(out)
     found: dict[str, list[Result]] = {}
     for file, result in (one for place in places for one in read_all(place).items()):
         theirs = "saebench" in result.provenance  # and not a file that saekit wrote
-        name = str(result.provenance["subject"]) if theirs else stem_of(file)
+        name = str(result.provenance.get("subject") or file) if theirs else stem_of(file)
         if all(word.lower() in name.lower() for word in words):
             same = {(one.name, one.version) for one in found.get(name, [])}
             name = f"{name} ({file})" if (result.name, result.version) in same else name
             found.setdefault(name, []).append(result)
     for folder in runs:
         paths = sorted((results_folder(folder) / "eval").glob("*.json"))
+        if not paths:
+            raise FormatError(f"{folder} has no result in eval. Make one: saekit eval {folder}")
         found[str(folder)] = [Result.read(path) for path in paths]
     table = side_by_side(found)
     lines: list[str] = []
@@ -109,7 +115,7 @@ def _scores(
         if len(rows) > len(shown):
             lines.append(f"  and {len(rows) - len(shown):,} more (--all)")
     if out is not None:
-        table.write_csv(out)
+        table_files.write_file(table, out)
         lines.append(f"table    {out}")
     emit({"scores": table.rows()}, as_json=as_json, lines=lines or ["No result fits."])
 

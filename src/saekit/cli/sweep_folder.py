@@ -161,18 +161,21 @@ def _tell(
 def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
     """Write a page of every SAE of a sweep that was trained, and one page of them all."""
     from saekit.core.result import Result
+    from saekit.report.bare_page import check
     from saekit.report.page import write_report
     from saekit.report.sweep_page import write_sweep_page
 
+    place = out or folder / "report.html"
+    check(place)  # before the page of every SAE
     results: dict[str, Result | None] = {}
     pages: dict[str, Path] = {}
     for run in _runs(folder):
-        place = folder / run
-        core = place / "eval" / "core.json"
+        one = folder / run
+        core = one / "eval" / "core.json"
         results[run] = Result.read(core) if core.exists() else None
-        if (place / "run.json").exists():
-            pages[run] = write_report(place, place / "report.html")
-    path = write_sweep_page(folder, out or folder / "report.html", results, pages)
+        if (one / "run.json").exists():
+            pages[run] = write_report(one, one / "report.html")
+    path = write_sweep_page(folder, place, results, pages)
     record = {
         "report": str(path),
         "bytes": path.stat().st_size,
@@ -183,6 +186,7 @@ def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
 
 
 def _runs(folder: Path) -> dict[str, dict[str, Any]]:
+    from saekit.core.border import inside
     from saekit.core.files import read_json
     from saekit.report.sweep_page import SWEEP
 
@@ -190,6 +194,8 @@ def _runs(folder: Path) -> dict[str, dict[str, Any]]:
     runs = raw.get("runs") if isinstance(raw, dict) else None
     if not isinstance(runs, dict) or not runs:
         raise FormatError(f"{folder / SWEEP} names no runs. Sweep again into another folder.")
+    for name in runs:
+        inside(folder, name)
     return runs
 
 

@@ -20,9 +20,14 @@ def beyond_embedding(tokenizer: Any, token_id: int, n_rows: int, where: str) -> 
         # Not every tokenizer has text for it, and they raise what they like.
         with contextlib.suppress(Exception):
             named = f"Token {tokenizer.decode([token_id])!r} (id {token_id})"
+    bos, eos = (getattr(tokenizer, name, None) for name in ("bos_id", "eos_id"))
+    instead = "or take the token out of the text"
+    if token_id == bos:
+        instead = "or have rows begin without BOS: bos=False, on a command line --no-bos"
+    elif token_id == eos:
+        instead = "or give the tokenizer an EOS that the model has"
     return DataError(
         f"{named} {where} has no row in the embedding: ids go from 0 to {n_rows - 1}. Tokens were "
         f"added to the tokenizer and the model was not resized. Resize and save it "
-        f"(model.resize_token_embeddings(len(tokenizer)) of transformers), or take the token out "
-        f"of the text."
+        f"(model.resize_token_embeddings(len(tokenizer)) of transformers), {instead}."
     )

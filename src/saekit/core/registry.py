@@ -75,9 +75,10 @@ class Registry(Generic[T]):
         Raises:
             UnknownNameError: no file defines it.
         """
-        if name not in self._entries:
+        is_name = isinstance(name, str)
+        if is_name and name not in self._entries:
             self._load()
-        if name not in self._entries:
+        if not is_name or name not in self._entries:
             raise UnknownNameError(
                 f"There is no {self.kind} `{name}`; there are {', '.join(self.names())}."
                 f"{nearest(str(name), self._entries)} One of your own is found in a file that is "

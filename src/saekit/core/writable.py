@@ -2,9 +2,25 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from saekit.core.errors import ConfigError, ResourceError
+
+
+def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
+    """Refuse a file of a wrong ending, which may be another thing that is there already.
+
+    Args:
+        path: of the file that is to be written, over what is there.
+        endings: that it may have, as ".html".
+        what: it is, as "A page".
+
+    Raises:
+        ConfigError: it ends in something else.
+    """
+    if path.suffix.lower() not in endings:
+        raise ConfigError(f"{what} is a file ending in {' or '.join(endings)}; got {path}.")
 
 
 def check_writable(path: Path, *, as_folder: bool = False) -> None:

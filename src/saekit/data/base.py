@@ -24,6 +24,7 @@ class Document(NamedTuple):
     text: str
     source: str  # file or data set, for the reader
     kind: Kind = "text"  # "chat": messages as JSON; "ids": token ids, with spaces between
+    marks_end: bool = False  # it says itself where it ends, so that no mark goes behind it
 
 
 class Corpus(Config, abc.ABC):
@@ -51,6 +52,11 @@ class Corpus(Config, abc.ABC):
     @property
     def marks_ends(self) -> bool:
         """Whether documents are token ids that say where they begin and end, so need no mark."""
+        return False
+
+    @property
+    def mixes_ends(self) -> bool:
+        """Whether some documents mark their end themselves and others do not."""
         return False
 
     @abc.abstractmethod

@@ -2,11 +2,11 @@
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from saekit.core.errors import ConfigError, UnknownNameError, nearest
+from saekit.core.errors import ConfigError, DataError, UnknownNameError, nearest
 from saekit.data.base import Corpus
 from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files, matches
@@ -77,6 +77,11 @@ def as_corpus(given: Corpus | Path | str | Sequence[Any]) -> Corpus:
     """
     if isinstance(given, Corpus):
         return given
+    if not isinstance(given, Iterable):
+        raise DataError(
+            f"A corpus is one of saekit.data, a name or file of text, or a list of texts; got "
+            f"{given!r:.60} ({type(given).__name__})."
+        )
     return open_corpus(str(given)) if isinstance(given, str | Path) else Texts.of(given)
 
 

@@ -7,7 +7,8 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from saekit.core.result import Table
 from saekit.core.text import from_cell
 
 FORMATS = ("csv", "parquet")
+_WORDS = {"True": True, "False": False}
+_NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]{0,307})(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?|inf)")
 BATCH_ROWS = 4096  # of a Parquet file in memory at once
 # What is unpacked of a Parquet file: this many times its size, or so many bytes.
 MOST_RATIO, LEAST_UNPACKED = 1000, 2**28
@@ -134,6 +137,33 @@ def rows(path: Path) -> Iterator[dict[str, str]]:
             yield {name: "" if v is None else str(v) for name, v in record.items()}
     else:
         raise FormatError(f"A table ends in .csv or .parquet; got {path.name}.")
+
+
+def columns(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a table's file, in either format, with their numbers as numbers.
+
+    Raises: as `rows`.
+    """
+    found = list(rows(path))
+    return {name: typed([row[name] for row in found]) for name in (found[0] if found else ())}
+
+
+def typed(cells: Sequence[str]) -> list[Any]:
+    """Return the cells of a column as what was written there; None where one is empty.
+
+    They are numbers, or true and false, where all of them are, as saekit writes them; else they are
+    text, each as it stands: a column of names may have 1_000, 007 or nan among them.
+    """
+    there = [cell for cell in cells if cell]
+    if all(cell in _WORDS for cell in there):
+        return [_WORDS[cell] if cell else None for cell in cells]
+    if all(map(_NUMBER.fullmatch, there)):
+        return [_number(cell) if cell else None for cell in cells]
+    return [cell or None for cell in cells]
+
+
+def _number(cell: str) -> int | float:
+    return int(cell) if cell.lstrip("-").isdigit() else float(cell)
 
 
 def read(path: Path) -> Table:

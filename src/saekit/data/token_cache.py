@@ -51,6 +51,7 @@ class Shard(NamedTuple):
     first_doc: int  # index in the split
     lengths: np.ndarray  # [n_docs] int64, tokens a document; 0 where it is empty
     tokens: np.ndarray  # [sum of lengths] int32
+    ended: np.ndarray  # [n_docs] bool, documents that mark their end themselves
 
 
 class TokenCache:
@@ -78,6 +79,8 @@ class TokenCache:
         text = corpus.provenance()
         check_tokenizer(corpus, text, tokenizer)
         identity = [corpus.to_dict(), text, split, tokenizer.digest, _FORMAT]
+        if corpus.mixes_ends:
+            identity.append("ends are marked by document")
         if corpus.holds_chats:
             identity.append(template_of(tokenizer))
         self.key = digest(json.dumps(part, sort_keys=True) for part in identity)
@@ -141,7 +144,9 @@ class TokenCache:
         except FormatError:  # damaged since it was written, or half kept: made again, the same
             path.unlink(missing_ok=True)
             return None
-        return Shard(int(found["first_doc"]), found["lengths"].numpy(), found["tokens"].numpy())
+        lengths = found["lengths"].numpy()
+        ended = found["ended"].numpy() if "ended" in found else np.zeros(len(lengths), dtype=bool)
+        return Shard(int(found["first_doc"]), lengths, found["tokens"].numpy(), ended)
 
     def _keep(self, index: int, shard: Shard) -> None:
         tensors = {
@@ -149,6 +154,8 @@ class TokenCache:
             "lengths": torch.from_numpy(shard.lengths),
             "tokens": torch.from_numpy(shard.tokens),
         }
+        if self.corpus.mixes_ends:  # else all documents are alike in it
+            tensors["ended"] = torch.from_numpy(shard.ended)
         path = self._path(index)
         write_tensors(path, tensors)
         write_sealed(_sums(path), {"first_doc": shard.first_doc}, [path])
@@ -157,27 +164,29 @@ class TokenCache:
         documents = itertools.islice(self.corpus.documents(self.split), first_doc, None)
         lengths: list[int] = []
         ids: list[int] = []
-        for encoded in self._encoded(documents):
+        ended: list[bool] = []
+        for document, encoded in self._encoded(documents):
             lengths.append(len(encoded))
             ids += encoded
+            ended.append(document.marks_end)
             if len(ids) >= SHARD_TOKENS:
-                yield _shard(first_doc, lengths, ids)
+                yield _shard(first_doc, lengths, ids, ended)
                 first_doc += len(lengths)
-                lengths, ids = [], []
+                lengths, ids, ended = [], [], []
         if lengths:
-            yield _shard(first_doc, lengths, ids)
+            yield _shard(first_doc, lengths, ids, ended)
 
-    def _encoded(self, documents: Iterator[Document]) -> Iterator[list[int]]:
+    def _encoded(self, documents: Iterator[Document]) -> Iterator[tuple[Document, list[int]]]:
         batch: list[Document] = []
         n_chars = 0
         for document in documents:
             batch.append(document)
             n_chars += len(document.text)
             if len(batch) == _BATCH_DOCS or n_chars >= _BATCH_CHARS:
-                yield from self._ids(batch)
+                yield from zip(batch, self._ids(batch), strict=True)
                 batch, n_chars = [], 0
         if batch:
-            yield from self._ids(batch)
+            yield from zip(batch, self._ids(batch), strict=True)
 
     def _ids(self, batch: list[Document]) -> list[list[int]]:
         """Return the token ids of some documents, of whichever kind they are."""
@@ -249,5 +258,6 @@ def _sums(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _shard(first_doc: int, lengths: list[int], ids: list[int]) -> Shard:
-    return Shard(first_doc, np.array(lengths, dtype=np.int64), np.array(ids, dtype=np.int32))
+def _shard(first_doc: int, lengths: list[int], ids: list[int], ended: list[bool]) -> Shard:
+    tokens = np.array(ids, dtype=np.int32)
+    return Shard(first_doc, np.array(lengths, dtype=np.int64), tokens, np.array(ended, dtype=bool))

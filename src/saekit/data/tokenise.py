@@ -42,8 +42,8 @@ class TokenStream:
         tokenizer: anything with `encode`, `bos_id`, `eos_id` and `digest`.
         n_ctx: tokens a row, BOS included.
         bos_each_row: begin every row with BOS, if the tokenizer has one.
-        separator: "eos" joins documents with EOS, if the tokenizer has one; those of generated
-            text have their own.
+        separator: "eos" joins documents with EOS, if the tokenizer has one; behind those of
+            generated text, which have their own, there is none.
         cache: keep token ids on disk.
 
     Raises:
@@ -221,17 +221,16 @@ class TokenStream:
         return total
 
     def _parts(self) -> Iterator["_Part"]:
-        last_doc: int | None = None
+        part: _Part | None = None
         n_docs = n_empty = n_text = 0
         for shard in self._cache.shards():
-            part = _Part(shard, last_doc, self.separator_id is not None)
+            part = _Part(shard, part, self.separator_id is not None)
             n_docs += len(shard.lengths)
             n_empty += int((shard.lengths == 0).sum())
             n_text += len(shard.tokens)
             if n_docs > self._seen["n_docs"]:
                 self._seen |= {"n_docs": n_docs, "n_empty_docs": n_empty, "n_text_tokens": n_text}
             yield part
-            last_doc = part.last_doc
         self._seen["complete"] = True
 
     def _too_short(self, available: int, n_rows: int) -> DataError:
@@ -244,29 +243,35 @@ class TokenStream:
 
 
 class _Part:
-    """A shard as a stretch of the run: separators go before every document but the first."""
+    """A shard as a stretch of the run.
 
-    def __init__(self, shard: Shard, last_doc: int | None, separated: bool):
-        self.shard, self.before = shard, last_doc
-        self.filled = np.flatnonzero(shard.lengths)  # [m] documents that have tokens
-        joints = len(self.filled) - (last_doc is None and len(self.filled) > 0)
-        self.size = len(shard.tokens) + (joints if separated else 0)
-        self.last_doc = shard.first_doc + int(self.filled[-1]) if len(self.filled) else last_doc
+    A separator goes before each document but the first, and but those behind a document that marks
+    its end itself.
+    """
+
+    def __init__(self, shard: Shard, before: "_Part | None", separated: bool):
+        self.shard = shard
+        filled = np.flatnonzero(shard.lengths)  # [m] documents that have tokens
+        self.docs, self.lengths = shard.first_doc + filled, shard.lengths[filled]
+        last = None if before is None else before.last
+        doc, ended = (-1, True) if last is None else last
+        self.behind = np.append(doc, self.docs)[:-1]  # [m] the document before each
+        joined = np.append(ended, shard.ended[filled])[:-1]
+        self.gaps = (~joined & separated).astype(np.int64)
+        self.size = len(shard.tokens) + int(self.gaps.sum())
+        # The last document so far that has tokens, and whether it marks its end.
+        self.last = (int(self.docs[-1]), bool(shard.ended[filled[-1]])) if len(filled) else last
 
     def laid_out(self, separator_id: int | None) -> tuple[np.ndarray, np.ndarray]:
-        lengths = self.shard.lengths[self.filled]
-        docs = self.shard.first_doc + self.filled
-        if separator_id is None:
-            return self.shard.tokens, np.repeat(docs, lengths)
-        # One place before each document; the owner of that place is the document before.
-        starts = np.cumsum(lengths + 1) - (lengths + 1)
-        tokens = np.full(len(self.shard.tokens) + len(lengths), separator_id, dtype=np.int32)
-        owners = np.repeat(docs, lengths + 1)
-        text = np.ones(len(tokens), dtype=bool)
-        text[starts] = False
+        whole = self.lengths + self.gaps
+        owners = np.repeat(self.docs, whole)
+        if separator_id is None or not self.gaps.any():
+            return self.shard.tokens, owners
+        # The owner of a separator is the document before it.
+        places = (np.cumsum(whole) - whole)[self.gaps > 0]
+        owners[places] = self.behind[self.gaps > 0]
+        tokens = np.full(self.size, separator_id, dtype=np.int32)
+        text = np.ones(self.size, dtype=bool)
+        text[places] = False
         tokens[text] = self.shard.tokens
-        owners[starts[1:]] = docs[:-1]
-        if self.before is None:
-            return tokens[1:], owners[1:]
-        owners[starts[:1]] = self.before
         return tokens, owners

@@ -1,5 +1,6 @@
 """Cells of a suite: one evaluation of one SAE, kept by a hash of all that it is made of."""
 
+import dataclasses
 import json
 import time
 import traceback
@@ -8,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from saekit.core.border import reading
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError
-from saekit.core.files import digest, read_object, write_json
+from saekit.core.files import digest
 from saekit.core.registry import own_parts
 from saekit.core.result import Result
+from saekit.core.sealed import read_sealed, write_sealed
 from saekit.evals.base import Eval, JointEval, Subject, Tools
 from saekit.hub.trained import weights_digest
 from saekit.metrics.base import registry as metrics
@@ -86,6 +89,10 @@ class Member:
 class Cells:
     """Results by key, in a folder, or in memory alone.
 
+    A file has its key in it and a checksum. One that was damaged or edited, that is a copy of
+    another, or that an earlier version wrote without them, is no result: it is measured anew, and
+    written over.
+
     Args:
         folder: of the suite; None: nothing outlives this object.
     """
@@ -97,37 +104,41 @@ class Cells:
 
     def find(self, key: str) -> Result | None:
         """Return the result of a key; None where there is none, or its file is damaged."""
-        if key not in self._held and self._folder is not None:
-            path = self._folder / f"{key}.json"
-            if path.exists():
-                try:
-                    self._held[key] = Result.read(path)
-                except FormatError:  # measured anew, and written over
-                    return None
+        if key not in self._held and isinstance(found := self._read(key, key), Result):
+            self._held[key] = found
         return self._held.get(key)
 
     def keep(self, key: str, result: Result) -> None:
         """Keep the result of a key."""
         self._held[key] = result
         self.n_measured += 1
-        if self._folder is not None:
-            result.write(self._folder / f"{key}.json")
+        self._write(key, key, dataclasses.asdict(result))
 
     def floor(self, key: str) -> str | None:
         """Return the identity of a floor that was made before, so that it need not be made."""
-        path = None if self._folder is None else self._folder / f"floor-{key}.json"
-        if path is None or not path.exists():
-            return None
-        try:
-            found = read_object(path).get("identity")
-        except FormatError:
-            return None
+        found = self._read(f"floor-{key}", key)
         return found if isinstance(found, str) else None
 
     def keep_floor(self, key: str, identity: str) -> None:
         """Keep the identity of a floor."""
+        self._write(f"floor-{key}", key, identity)
+
+    def _read(self, name: str, key: str) -> Any:
+        """Return what a file holds for a key; None where it holds nothing that can be believed."""
+        path = None if self._folder is None else self._folder / f"{name}.json"
+        if path is None or not path.exists():
+            return None
+        try:
+            with reading(path, "a cell"):
+                found = read_sealed(path)
+                held = found["holds"] if found["key"] == key else None
+                return Result.from_dict(held) if isinstance(held, dict) else held
+        except FormatError:
+            return None
+
+    def _write(self, name: str, key: str, holds: Any) -> None:
         if self._folder is not None:
-            write_json(self._folder / f"floor-{key}.json", {"identity": identity})
+            write_sealed(self._folder / f"{name}.json", {"key": key, "holds": holds})
 
 
 def key_of(config: Eval, text: str, seed: int, *members: str) -> str:
@@ -220,8 +231,9 @@ def _measured(
     try:
         results = config.run_all(list(subjects.values()), tools)
     except Exception as error:  # whatever it is, the others are measured
+        failed = failure_of(error)
         if len(subjects) == 1:
-            return dict.fromkeys(subjects, failure_of(error))
+            return dict.fromkeys(subjects, failed)
         found: dict[str, Outcome] = {}
         for key, subject in subjects.items():
             found |= _measured(config, {key: subject}, tools, cells)

@@ -215,13 +215,15 @@ def log_of(value: float) -> float:
 def on_front(l0: Float[Tensor, "n"], score: Float[Tensor, "n"]) -> Bool[Tensor, "n"]:
     """Tell which SAEs no other one beats: none with no higher L0 and score, and one of them lower.
 
+    One without a value is not among them, and beats none.
+
     Args:
         l0: latents per token.
         score: lower is better.
     """
     no_worse = (l0[:, None] <= l0) & (score[:, None] <= score)
     lower = (l0[:, None] < l0) | (score[:, None] < score)
-    return ~(no_worse & lower).any(0)
+    return ~(no_worse & lower).any(0) & ~(l0 + score).isnan()
 
 
 def front_share(

@@ -12,7 +12,8 @@ import saekit.evals as package
 from saekit.activations.rules import FittedRule
 from saekit.core import provenance
 from saekit.core.config import Config
-from saekit.core.errors import ConfigError, ShapeError
+from saekit.core.errors import ConfigError, DataError, ShapeError
+from saekit.core.finite import all_finite
 from saekit.core.registry import Registry
 from saekit.core.result import Result, Score, Table
 from saekit.data.tokenise import Rows
@@ -129,7 +130,9 @@ class Eval(Config, abc.ABC):
                 subject names none of them.
             UnknownNameError: the language model has no such site.
             ShapeError: the widths of the sites are not those of the SAE.
+            DataError: a weight of the SAE is not finite.
         """
+        check_weights(subject)
         cfg = subject.sae.cfg
         if not self.events.issuperset(cfg.event):
             raise ConfigError(
@@ -250,6 +253,20 @@ class JointEval(Eval):
             raise ConfigError(
                 f"SAEs that are measured together need names that differ; {', '.join(twice)} comes "
                 f"twice."
+            )
+
+
+def check_weights(subject: Subject) -> None:
+    """Refuse an SAE with weights that are not finite, whose codes may look like those of dead ones.
+
+    Raises:
+        DataError: it has some.
+    """
+    for name, weight in subject.sae.state_dict().items():
+        if not all_finite(weight):
+            raise DataError(
+                f"`{name}` of {subject.name} has values that are not finite. Its training "
+                f"diverged, or its file is damaged: train or load it again."
             )
 
 

@@ -6,6 +6,7 @@ documents is left out of both at once. Where SAEs come in several seeds, seeds a
 Sparsity buys nearly every score, so groups of SAEs are compared at the same L0.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -19,6 +20,7 @@ from saekit.core import provenance
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
+from saekit.core.lock import claimed
 from saekit.core.result import Table
 from saekit.core.stats.multiple import holm
 from saekit.data import table_files
@@ -42,12 +44,11 @@ from saekit.evals.base import Subject
 from saekit.evals.core import Core
 from saekit.evals.evaluate import configured, prepared
 from saekit.evals.intervals import BlockSums, too_few
-from saekit.hub.opening import OpenSAE, opened
+from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened
 from saekit.hub.trained import TrainedSAE
 from saekit.metrics.base import Metric, registry
 from saekit.models.base import LanguageModel
 
-AnySAE = TrainedSAE | Path | str
 METRICS = ("fvu", "ce_rise", "ce_recovered_zero", "kl")
 FRONTS = ("fvu", "ce_rise")  # of these, where lower is better
 LEVEL = 0.05
@@ -160,8 +161,14 @@ def compare(  # noqa: PLR0913 - the words of `saekit compare`
     """
     core = configured("core", tokens, settings)
     assert isinstance(core, Core)
-    config = CompareSettings(core=core, metrics=tuple(metrics), margin=margin, seed=seed)
-    groups = saes if isinstance(saes, Mapping) else _each_alone(saes)
+    asked = {"core": core, "metrics": metrics, "margin": margin, "seed": seed}
+    config = CompareSettings.from_dict(asked)
+    if isinstance(saes, Mapping):
+        groups = {str(name): each_of(group) for name, group in saes.items()}
+    else:
+        groups = _each_alone(each_of(saes))
+    sizes = {name: len(group) for name, group in groups.items()}
+    _check_sizes(sizes)
     models: dict[str, LanguageModel] = {}
     every: list[OpenSAE] = []
     for one in itertools.chain.from_iterable(groups.values()):
@@ -169,10 +176,11 @@ def compare(  # noqa: PLR0913 - the words of `saekit compare`
         text = corpus if first is None else first.text
         model = lm if first is None else first.lm
         every.append(opened(one, model, text, site, models=models))
-    sizes = {name: len(group) for name, group in groups.items()}
-    found = compare_open(every, sizes, config, site=site, shown=shown)
-    if out is not None:
-        found.write(out)
+    hold = contextlib.nullcontext() if out is None else claimed(Path(out), "saekit compare")
+    with hold:
+        found = compare_open(every, sizes, config, site=site, shown=shown)
+        if out is not None:
+            found.write(out)
     return found
 
 
@@ -195,11 +203,7 @@ def compare_open(
 
     Raises: as `compare`.
     """
-    if len(sizes) < 2 or not all(sizes.values()):
-        raise ConfigError(
-            f"A comparison is of at least two SAEs, or groups of them; got {list(sizes) or 'none'}."
-            f" Name another one."
-        )
+    _check_sizes(sizes)
     subjects, tools = prepared(saes, "compare", site, (config.seed, shown, False))
     writes = dict.fromkeys("+".join(str(w.write) for w in s.ways) for s in subjects)
     if len(writes) > 1:
@@ -224,6 +228,15 @@ def compare_open(
         saes=_sae_table(curves, [s.name for s in subjects], sums, config.seed),
         provenance=made,
     )
+
+
+def _check_sizes(sizes: Mapping[str, int]) -> None:
+    if len(sizes) < 2 or not all(sizes.values()):  # noqa: PLR2004 - of one there is nothing to say
+        found = ", ".join(f"{name} ({n} SAEs)" for name, n in sizes.items())
+        raise ConfigError(
+            f"A comparison is of at least two SAEs, or groups of them, each of one at least; got "
+            f"{found or 'none'}. Name another one."
+        )
 
 
 def _notes(subjects: Sequence[Subject]) -> list[str]:
@@ -321,7 +334,9 @@ def _compared(
     wanted = [*members(a), *members(b)]
     at_all = {i: value_of(values[i]) for i in wanted}
     log_l0 = {i: log_of(value_of(l0[i])) for i in wanted}
-    span = common_range(a, b, log_l0)
+    alone = len(a.points) == len(b.points) == 1
+    placed = alone or not any(math.isnan(at) for at in log_l0.values())
+    span = common_range(a, b, log_l0) if placed else None
     row: dict[str, Any] = {
         "l0_a": mean_l0(a, log_l0), "l0_b": mean_l0(b, log_l0),
         "at": said_of_range(a, b, span, log_l0), "value_a": None, "value_b": None,
@@ -329,6 +344,9 @@ def _compared(
         "p": None, "p_holm": None, "least": None, "seeds": 0,
         "verdict": "inconclusive", "reason": "",
     }  # fmt: skip
+    if not placed:
+        why = "an SAE whose latents are all off at every token has no place on a curve over L0"
+        return row | {"verdict": "undefined", "reason": why}
     if span is None:
         return row | {"verdict": "not comparable", "reason": "the groups have no L0 in common"}
     if any(math.isnan(v) for v in at_all.values()):
@@ -382,11 +400,12 @@ def _sae_table(
         columns[f"{name}_low"] = [s.low for s in scores]
         columns[f"{name}_high"] = [s.high for s in scores]
     for name in (one for one in FRONTS if one in sums):
-        columns[f"front_{name}"] = on_front(
-            torch.tensor([value_of(s) for s in sums["l0"]], dtype=torch.float64),
-            torch.tensor([value_of(s) for s in sums[name]], dtype=torch.float64),
-        ).tolist()
-        columns[f"front_share_{name}"] = front_share(sums["l0"], sums[name], seed)
+        at, values = ([value_of(s) for s in sums[key]] for key in ("l0", name))
+        front = on_front(*(torch.tensor(each, dtype=torch.float64) for each in (at, values)))
+        known = [not math.isnan(x + y) for x, y in zip(at, values, strict=True)]
+        shares = front_share(sums["l0"], sums[name], seed)
+        for head, each in (("front_", front.tolist()), ("front_share_", shares)):
+            columns[head + name] = [v if k else None for v, k in zip(each, known, strict=True)]
     return Table(columns=columns, units={"l0": "latents/token"})
 
 
@@ -405,8 +424,6 @@ def _metric(name: str) -> Metric:
 
 def _each_alone(saes: Sequence[AnySAE]) -> dict[str, list[AnySAE]]:
     """Return each SAE as a group, called by its folder."""
-    if isinstance(saes, str):
-        raise ConfigError(f"A comparison is of a list of SAEs; got the text {saes!r}.")
     names = [_called(one, i) for i, one in enumerate(saes)]
     if len(set(names)) < len(names):
         names = [

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+from saekit.core.config import read_number
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
@@ -13,12 +14,10 @@ from saekit.data.base import Corpus, Split
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
 from saekit.hub.names import results_folder
-from saekit.hub.opening import OpenSAE, opened, said_of, text_of
+from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of, text_of
 from saekit.hub.trained import TrainedSAE, distinct_names
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
-
-AnySAE = TrainedSAE | Path | str
 
 
 @overload
@@ -97,7 +96,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     if isinstance(sae, AnySAE):
         found = measure_all([opened(sae, lm, corpus, site)], config, site, seed, shown, tables)[0]
     else:
-        every = [opened(one, lm, corpus, site, models=models) for one in sae]
+        every = [opened(one, lm, corpus, site, models=models) for one in each_of(sae)]
         if not isinstance(config, JointEval):
             if out is not None:
                 raise ConfigError(
@@ -117,8 +116,11 @@ def configured(eval: Eval | str, tokens: int | None, settings: dict[str, Any]) -
     if tokens is not None:
         settings = {"n_tokens": tokens} | settings
     if "n_tokens" in settings and hasattr(config, "ce_tokens") and "ce_tokens" not in settings:
-        most = min(int(config.ce_tokens), int(settings["n_tokens"]))  # type: ignore[attr-defined]
-        settings["ce_tokens"] = most if tokens is None else max(tokens // 4, 1)
+        given = settings["n_tokens"]
+        n = read_number(given) if isinstance(given, str) else given
+        if isinstance(n, int):  # else it is refused below
+            most = min(int(config.ce_tokens), n)  # type: ignore[attr-defined]
+            settings = settings | {"ce_tokens": most if tokens is None else max(n // 4, 1)}
     return type(config).from_dict(config.to_dict() | settings)
 
 

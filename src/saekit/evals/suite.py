@@ -37,11 +37,10 @@ from saekit.evals.floors.base import Ground
 from saekit.evals.floors.base import registry as floors
 from saekit.evals.suites.base import Lying, Part, Suite, registry
 from saekit.hub.names import results_folder
-from saekit.hub.opening import OpenSAE, opened, said_of
+from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of
 from saekit.hub.trained import TrainedSAE, distinct_names, weights_digest
 from saekit.models.base import LanguageModel
 
-AnySAE = TrainedSAE | Path | str
 FILE, TABLE = "suite.json", "suite.csv"
 PAIRED = (
     "two SAEs that are measured on the same text are told apart from a smaller difference: saekit "
@@ -185,17 +184,12 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         ConfigError: a setting is refused, or no SAE can be opened.
         UnknownNameError: there is no such suite or floor.
     """
-    config = SuiteSettings(
-        suite=suite,
-        tier=tier,
-        floors=None if floors is None else tuple(floors),
-        seed=seed,
-        changes=tuple(f"{k}={_typed(v)}" for k, v in (settings or {}).items()),
-    )
+    asked = {"suite": suite, "tier": tier, "floors": floors, "seed": seed}
+    config = SuiteSettings.from_dict(asked | {"changes": _changes(settings or {})})
     models: dict[str, LanguageModel] = {}
     found: list[OpenSAE] = []
     broken: dict[str, SaekitError] = {}
-    for i, one in enumerate([saes] if isinstance(saes, AnySAE) else saes):
+    for i, one in enumerate(each_of(saes)):
         try:
             found.append(opened(one, lm, corpus, site, models=models))
         except SaekitError as error:
@@ -204,11 +198,22 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
     return run_suite(found, config, site=site, out=place, broken=broken, shown=shown)
 
 
-def _typed(value: Any) -> str:
-    """Return a value as a setting is typed."""
+def _changes(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as they are typed on a command line.
+
+    Raises:
+        ConfigError: they are no settings by name, or JSON has no word for a value.
+    """
     import json
 
-    return value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f'Settings of a suite read {{"core.n_tokens": 4096}}; got {settings!r}.')
+    try:
+        return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
+    except TypeError as error:
+        raise ConfigError(
+            f"A setting is a number, text, true or false, or a list of these; got {settings!r:.200}"
+        ) from error
 
 
 def run_suite(

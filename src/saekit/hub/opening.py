@@ -1,6 +1,6 @@
 """Opening an SAE for use: its weights, its language model, a text, and what each of these was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,14 @@ from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints
 from saekit.hub.native import load
 from saekit.hub.trained import TrainedSAE
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, check_model
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
 from saekit.models.short_names import full_name
 from saekit.models.sites import UNKNOWN
 
+AnySAE = TrainedSAE | Path | str
+WHAT = "An SAE is one that saekit.load or saekit.train returned, or the folder it is in"
 N_CTX = 128  # tokens of a row where the files do not say
 
 
@@ -183,6 +185,9 @@ def opened(
 
     Raises: as `open_sae`.
     """
+    (sae,) = each_of([sae])
+    if lm is not None:
+        check_model(lm)
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     loaded.card.check_model()
     model = lm or model_of(loaded, "auto", models=models)
@@ -220,6 +225,21 @@ def _no_site(card: Card) -> str:
         f"The SAE's files do not say which site it is of ({card.pair.label}). Name it: site=, on a "
         f"command line --site; of a transcoder both: read= and write=, --read and --write."
     )
+
+
+def each_of(saes: AnySAE | Iterable[AnySAE]) -> list[AnySAE]:
+    """Return SAEs, or one, as a list.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    found: list[Any] = [saes]
+    if not isinstance(saes, AnySAE) and isinstance(saes, Iterable):
+        found = list(saes)
+    for one in found:
+        if not isinstance(one, AnySAE):
+            raise ConfigError(f"{WHAT}; got {one!r:.80} ({type(one).__name__}).")
+    return found
 
 
 def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:

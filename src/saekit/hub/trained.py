@@ -285,9 +285,12 @@ def distinct_names(saes: Sequence[TrainedSAE]) -> list[str]:
         ConfigError: two SAEs are of one folder.
     """
     folders = [one.folder for one in saes]
+    places = [f.resolve() for f in folders if f is not None]
+    if len(set(places)) < len(places):
+        raise ConfigError(
+            f"An SAE is named twice among those to compare: {', '.join(map(str, places))}."
+        )
     names = [f"SAE {i + 1}" if f is None else f.resolve().name for i, f in enumerate(folders)]
     if len(set(names)) < len(names):
         names = [n if f is None else str(f) for n, f in zip(names, folders, strict=True)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"An SAE is named twice among those to compare: {', '.join(names)}.")
     return names

@@ -183,12 +183,26 @@ def default_site(model: "LanguageModel") -> str:
     return str(model.sites()[0]._replace(layer=model.n_layers // 3, point="resid_post"))
 
 
+def check_model(model: object) -> None:
+    """Refuse what is no language model.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(model, LanguageModel):
+        raise ConfigError(
+            f"A language model is what saekit.load_model returned; got {model!r:.80} "
+            f"({type(model).__name__})."
+        )
+
+
 def refuse_edits(model: "LanguageModel") -> None:
     """Refuse a model inside a splice, whose activations would be recorded as the model's own.
 
     Raises:
-        ConfigError: SAEs are spliced into it.
+        ConfigError: SAEs are spliced into it, or it is none.
     """
+    check_model(model)
     if model.edits:
         raise ConfigError(
             "SAEs are spliced into this model, so what is measured now would not be the model's "
@@ -289,6 +303,10 @@ class LanguageModel(abc.ABC):
         Raises:
             UnknownNameError: it has no such layer or point.
         """
+        if not isinstance(name, str | Site):
+            raise UnknownNameError(
+                f"A site is named as L3.resid_post; got {name!r:.80} ({type(name).__name__})."
+            )
         return self.check_site(parse_site(name) if isinstance(name, str) else name)
 
     def replacing(

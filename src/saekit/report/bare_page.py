@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.files import replace_with
+from saekit.core.writable import check_ending
 from saekit.report.payload import to_script
 
 
@@ -19,6 +20,15 @@ def escaped(value: object) -> str:
 def own_file(name: str) -> str:
     """Return a script or a style of this package."""
     return resources.files("saekit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def check(path: Path) -> None:
+    """Refuse a file that a page is not written to: it might be what the page is made of.
+
+    Raises:
+        ConfigError: it does not end in .html.
+    """
+    check_ending(path, (".html", ".htm"), "A page")
 
 
 def assembled(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from saekit.core.border import bordered
 from saekit.core.registry import Registry
 from saekit.core.result import Result
 from saekit.data.base import registry as corpora
@@ -86,6 +87,7 @@ class Citation:
         return "\n\n".join([self.methods, self.text, self.bibtex.rstrip(), *lacking])
 
 
+@bordered("a record of what was made")
 def cite(source: Path | str) -> Citation:
     """Return what to cite for a run, a result or a comparison, and a sentence on methods.
 

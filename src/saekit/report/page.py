@@ -15,7 +15,7 @@ from saekit.core.stats.plain import share
 from saekit.hub.index_manifest import read_manifest, sites_in
 from saekit.metrics.base import in_order
 from saekit.metrics.base import registry as metrics
-from saekit.report.bare_page import assembled
+from saekit.report.bare_page import assembled, check
 from saekit.report.bundle import bundled, web_file
 from saekit.report.payload import columns_of, curves, index_place, latents, to_script
 
@@ -45,7 +45,9 @@ def write_report(run: Path, out: Path, *, contexts_per_latent: int = 8) -> Path:
 
     Raises:
         FormatError: the folder holds nothing of a run, or a file in it is damaged.
+        ConfigError: `out` does not end in .html.
     """
+    check(out)
     config = _json(run / "run.json")
     manifest = _json(run / "manifest.json")
     core_path = run / "eval" / "core.json"

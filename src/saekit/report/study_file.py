@@ -4,6 +4,7 @@ from pathlib import Path
 
 from saekit.core.errors import FormatError
 from saekit.core.files import replace_with
+from saekit.report.bare_page import check
 from saekit.report.page import document
 from saekit.report.pages import base as pages
 from saekit.report.payload import to_script
@@ -20,7 +21,9 @@ def write_study(folder: Path, out: Path) -> Path:
 
     Raises:
         FormatError: the folder holds no such study.
+        ConfigError: `out` does not end in .html.
     """
+    check(out)
     kind = pages.kind_of(folder)
     if kind is None:
         known = ", ".join(pages.registry.names())

@@ -4,10 +4,12 @@ Only this file knows matplotlib. A figure is the same file when it is drawn agai
 """
 
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
 from saekit.core.errors import ConfigError, MissingExtraError
+from saekit.core.files import replace_with
 from saekit.core.result import Table
 
 SUFFIXES = (".svg", ".pdf", ".png")
@@ -67,6 +69,7 @@ def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
 
     Raises:
         ConfigError: `path` ends in something else.
+        ResourceError: the disk is full or refuses the file; what was there before is as it was.
     """
     import matplotlib
 
@@ -74,11 +77,12 @@ def save(figure: Any, path: Path, drawn: Table | None = None) -> None:
         raise ConfigError(
             f"A figure is a file ending in one of {', '.join(SUFFIXES)}; got {path.name!r}."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     _keep_dollars(figure)
+    drawing = io.BytesIO()
     # Type 42: whole TrueType outlines, which editors of figures and publishers ask for.
     with matplotlib.rc_context({"svg.hashsalt": "saekit", "pdf.fonttype": 42}):
-        figure.savefig(path, metadata=_PLAIN[path.suffix], dpi=150)
+        figure.savefig(drawing, format=path.suffix[1:], metadata=_PLAIN[path.suffix], dpi=150)
+    replace_with(path, drawing.getvalue())
     if drawn is not None:
         drawn.write_csv(path.with_suffix(".csv"))
 

@@ -10,20 +10,6 @@ from saekit.report import style
 COLUMNS, WIDTH = 3, 3.4  # panels in a row, inches of each
 
 
-def check(path: Path) -> None:
-    """Refuse, before any work, a figure that cannot be drawn.
-
-    Raises:
-        ConfigError: it is of no kind that is known.
-        MissingExtraError: matplotlib is not installed.
-    """
-    if path.suffix not in style.SUFFIXES:
-        raise ConfigError(
-            f"A figure is a file ending in one of {', '.join(style.SUFFIXES)}; got {path.name!r}."
-        )
-    style.check()
-
-
 def draw(rows: Table, path: Path) -> Path:
     """Draw a panel for each score and write the numbers next to it as CSV.
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from saekit.core.border import bordered
 from saekit.core.files import read_json, replace_with
 from saekit.core.result import Result, Score
-from saekit.report.bare_page import assembled
+from saekit.report.bare_page import assembled, check
 from saekit.report.bare_page import escaped as _e
 from saekit.report.bundle import web_file
 
@@ -26,6 +27,7 @@ SETTINGS = 6  # settings shown as columns at most
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 280, 56, 40, 12  # of the drawing, pixels
 
 
+@bordered("a sweep")
 def write_sweep_page(
     folder: Path, out: Path, results: Mapping[str, Result | None], pages: Mapping[str, Path]
 ) -> Path:
@@ -39,7 +41,9 @@ def write_sweep_page(
 
     Raises:
         FormatError: the folder's sweep.json is damaged.
+        ConfigError: `out` does not end in .html.
     """
+    check(out)
     runs = read_json(folder / SWEEP)["runs"]
     varied = varied_settings(runs)
     body = "\n".join(

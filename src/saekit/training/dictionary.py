@@ -147,15 +147,14 @@ def as_fit(
     """
     if tokens is not None and not method.reads:
         raise ConfigError(
-            f"`{method.name}` is found from no activations; got tokens={tokens:,}. Leave it out."
+            f"`{method.name}` is found from no activations; got tokens={tokens}. Leave it out."
         )
-    if tokens is not None and tokens < 1:
-        raise ConfigError(f"`tokens` must be at least 1; got {tokens}.")
     width = lm.width(lm.site(raw["pair"]["read"][0]))
     d_sae, k = sizes
-    for name, value in (("d_sae", d_sae), ("k", k)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+    for name, value in (("tokens", tokens), ("d_sae", d_sae), ("k", k)):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise ConfigError(f"`{name}` must be a whole number, at least 1; got {value!r}.")
     sae = method.sae(width, d_sae, k).to_dict()
     wanted = (tokens or DEFAULT_TOKENS) if method.reads else 1
     run = as_run({**raw, "sae": sae, "tokens": wanted}, lm, [])

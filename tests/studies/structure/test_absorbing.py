@@ -268,3 +268,8 @@ def test_a_small_model_and_a_narrow_sae_are_said():
     said = Absorption().cautions(subject(random_topk(), tiny()))
     assert len(said) == 2
     assert "million parameters" in said[0] and "latents; below 16,384" in said[1]
+
+
+def test_an_sae_whose_latents_are_all_off_has_no_latent_for_a_letter():
+    found = probes.sparse(torch.zeros(6, 0), torch.eye(2).bool().repeat(3, 1), torch.zeros(4, 0), 2)
+    assert (found.latents == -1).all() and not found.yes.any()

@@ -61,3 +61,8 @@ def test_directions_of_length_0_are_left_out():
     assert torch.allclose(unit_rows(rows), torch.full((9, 4), 0.5))
     with pytest.raises(DataError, match="8 directions"):
         unit_rows(rows[:8])
+
+
+def test_directions_too_long_for_their_numbers_are_refused():
+    with pytest.raises(DataError, match="Direction 2 has no finite length"):
+        unit_rows(torch.ones(9, 4) * torch.tensor([1, 1, 1e30, *[1.0] * 6])[:, None])

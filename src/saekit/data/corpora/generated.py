@@ -110,7 +110,8 @@ class Generated(Corpus):
     def _every(self) -> Iterator[Document]:
         for path, shard in zip(self.shards(), self._read(), strict=False):
             for one in shard.sequences:
-                yield Document(" ".join(map(str, one.ids.tolist())), str(path), "ids")
+                ids = " ".join(map(str, one.ids.tolist()))
+                yield Document(ids, str(path), "ids", marks_end=True)
 
     def _read(self) -> Iterator["Shard"]:
         """Yield every file; one that holds numbers of another, as a copy of it does, is refused."""

@@ -68,6 +68,16 @@ class Mixture(Corpus):
     def holds_chats(self) -> bool:
         return any(part.holds_chats for part in self.parts)
 
+    @property
+    @override
+    def marks_ends(self) -> bool:
+        return all(part.marks_ends for part in self.parts)
+
+    @property
+    @override
+    def mixes_ends(self) -> bool:
+        return any(part.marks_ends for part in self.parts) and not self.marks_ends
+
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         going = {i: part.documents(split) for i, part in enumerate(self.parts)}

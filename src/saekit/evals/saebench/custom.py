@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saekit.core.errors import ConfigError
+from saekit.core.errors import ConfigError, ShapeError
 from saekit.evals._reconstruction import float32_on
 from saekit.hub.trained import TrainedSAE
 from saekit.models.sites import UNKNOWN, Site, transformer_lens_name
@@ -97,12 +97,14 @@ class CustomSAE(nn.Module):
     def encode(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the activations of all latents, those that are off as 0."""
         sae, norm = self._exact
+        _check(x, self.cfg.d_in, "Activations")
         acts = sae.encode(x.to(self.device, torch.float32)).dense() * norm
         return acts.to(self.dtype)
 
     @torch.no_grad()
     def decode(self, feature_acts: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return what activations of latents predict."""
+        _check(feature_acts, self.cfg.d_sae, "Activations of latents")
         acts = feature_acts.to(self.device)
         return acts @ self.W_dec.to(acts.dtype) + self.b_dec.to(acts.dtype)
 
@@ -138,6 +140,11 @@ def custom_sae(trained: TrainedSAE, *, model_name: str | None = None) -> CustomS
             weights take scaled activations.
         UnknownNameError: TransformerLens has no name for its site.
     """
+    if not isinstance(trained, TrainedSAE):
+        raise ConfigError(
+            f"What is given to SAEBench is an SAE that saekit.load or saekit.train returned; got "
+            f"{type(trained).__name__}."
+        )
     sae, card = float32_on(trained.sae, None), trained.card
     if not isinstance(sae, AffineSAE) or trained.cfg.event:
         raise ConfigError(
@@ -171,6 +178,17 @@ def custom_sae(trained: TrainedSAE, *, model_name: str | None = None) -> CustomS
         training_tokens=card.tokens,
     )
     return CustomSAE(sae, cfg).to(device=trained.device)
+
+
+def _check(x: Any, width: int, what: str) -> None:
+    """Refuse what is no tensor of that width.
+
+    Raises:
+        ShapeError: it is none.
+    """
+    if not isinstance(x, Tensor) or x.shape[-1:] != (width,):
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{what} must be a tensor of shape [..., {width}]; got {got}.")
 
 
 def _hook(site: Site) -> tuple[int, str]:

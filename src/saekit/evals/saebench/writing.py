@@ -39,12 +39,20 @@ def write(result: Result, folder: Path | str, *, name: str | None = None) -> Pat
     Raises:
         ConfigError: SAEBench has no such evaluation, or means another quantity by the name.
     """
-    record = to_record(result, name=name)
-    called = re.sub(r"[^\w.-]+", "_", f"{record['sae_lens_release_id']}_{ID}")
-    place = CORRECTED if result.name == "core" else COUNTERPARTS[result.name].id
-    path = Path(folder) / place / f"{called}{END}"
+    record, path = to_record(result, name=name), path_of(result, folder, name=name)
     write_json(path, record)
     return path
+
+
+def path_of(result: Result, folder: Path | str, *, name: str | None = None) -> Path:
+    """Return the file that `write` writes.
+
+    Raises: as `write`.
+    """
+    check_written(result)
+    called = re.sub(r"[^\w.-]+", "_", f"{name or _subject(result)}_{ID}")
+    place = CORRECTED if result.name == "core" else COUNTERPARTS[result.name].id
+    return Path(folder) / place / f"{called}{END}"
 
 
 def stem_of(path: str) -> str:
@@ -57,12 +65,7 @@ def to_record(result: Result, *, name: str | None = None) -> dict[str, Any]:
 
     Raises: as `write`.
     """
-    if result.name not in COUNTERPARTS:
-        why = OTHER_THINGS.get(result.name, "SAEBench has nothing like it")
-        raise ConfigError(
-            f"`{result.name}` is not written as SAEBench's: {why}. Written are "
-            f"{', '.join(COUNTERPARTS)}."
-        )
+    check_written(result)
     counterpart, made = COUNTERPARTS[result.name], result.provenance
     found = counterpart.fields(result)
     known = {c: {f: v for f, v in of.items() if v is not None} for c, of in found.values.items()}
@@ -80,7 +83,7 @@ def to_record(result: Result, *, name: str | None = None) -> dict[str, Any]:
         ],
         "sae_bench_commit_hash": f"saekit {metadata.version('saekit')}",
         "sae_lens_id": ID,
-        "sae_lens_release_id": name or str(made.get("subject", "")),
+        "sae_lens_release_id": name or _subject(result),
         "sae_lens_version": None,
         "sae_cfg_dict": _config(made, model),
         "eval_result_unstructured": {
@@ -91,6 +94,23 @@ def to_record(result: Result, *, name: str | None = None) -> dict[str, Any]:
             }
         },
     }
+
+
+def check_written(result: Result) -> None:
+    """Refuse a result that is not written.
+
+    Raises: as `write`.
+    """
+    if result.name not in COUNTERPARTS:
+        why = OTHER_THINGS.get(result.name, "SAEBench has nothing like it")
+        raise ConfigError(
+            f"`{result.name}` is not written as SAEBench's: {why}. Written are "
+            f"{', '.join(COUNTERPARTS)}."
+        )
+
+
+def _subject(result: Result) -> str:
+    return str(result.provenance.get("subject", ""))
 
 
 def _millis(time: str | None) -> int:

@@ -118,9 +118,7 @@ def read(stem: Path, units: Mapping[str, str] | None = None) -> Table:
     Raises:
         FormatError: there is none, or it is damaged.
     """
-    rows = list(table_files.rows(table_files.find(stem)))
-    names = list(rows[0]) if rows else []
-    columns = {name: [_typed(row[name]) for row in rows] for name in names}
+    columns = table_files.columns(table_files.find(stem))
     return Table(columns=columns, units={k: v for k, v in (units or {}).items() if k in columns})
 
 
@@ -132,17 +130,3 @@ def only(table: Table, names: Mapping[str, str]) -> dict[str, str]:
 def numbers(values: list[Any]) -> list[float]:
     """Return the numbers among some cells."""
     return [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-
-
-def _typed(cell: str) -> Any:
-    if cell == "":
-        return None
-    if cell in ("True", "False"):
-        return cell == "True"
-    try:
-        return int(cell)
-    except ValueError:
-        try:
-            return float(cell)
-        except ValueError:
-            return cell

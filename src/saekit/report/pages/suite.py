@@ -108,7 +108,8 @@ def _table(rows: list[dict[str, Any]], floors: dict[str, str]) -> Block:
     there = {n: label for n, label in names.items() if any(v not in (None, "") for v in columns[n])}
     said = {n: words for n, words in SAID.items() if n in there}
     about = STAR if any(row["best"] for row in rows) else ""
-    return blocks.table(Table(columns=columns), names=there, said=said, about=about)
+    title = f"{rows[0]['eval']}: {rows[0]['score']}, in numbers"
+    return blocks.table(Table(columns=columns), names=there, said=said, about=about, title=title)
 
 
 def _lost(rows: list[dict[str, Any]], source: str) -> Block:

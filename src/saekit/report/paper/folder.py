@@ -2,11 +2,11 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saekit.core import provenance
+from saekit.core import parts, provenance
+from saekit.core.border import bordered
 from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.files import read_object, write_json, write_text
 from saekit.core.result import Table
@@ -57,6 +57,7 @@ class Paper(NamedTuple):
         return f"paper    {self.folder}: {made}, main.tex, README.md"
 
 
+@bordered("what a paper is made of")
 def paper(source: Path | str, out: Path | str | None = None, *, suffix: str = ".pdf") -> Paper:
     r"""Write a folder for a paper: what the page of a run or a study shows, for print.
 
@@ -105,8 +106,7 @@ def _cleared(place: Path) -> None:
             f"{place} holds something else than a paper folder. Choose another: --out."
         )
     for name in there & ours:
-        one = place / name
-        shutil.rmtree(one) if one.is_dir() else one.unlink()
+        parts.remove(place / name)
 
 
 def _written(source: Source, place: Path, suffix: str) -> tuple[list[Piece], dict[str, int]]:

@@ -159,14 +159,19 @@ def tabular(table: Table, *, csv: str, plain: tuple[str, ...] = ()) -> str:
     places = [next((j for j, n in enumerate(names) if h.startswith(escaped(n))), 0) for h in heads]
     sides = "".join("r" if _is_numeric(table, names[j]) else "l" for j in places)
     units = [table.units.get(names[j], "") for j in places]
-    lines = [f"\\begin{{tabular}}{{{sides}}}", "\\toprule", " & ".join(heads) + r" \\"]
+    lines = [f"\\begin{{tabular}}{{{sides}}}", "\\toprule", _begun(" & ".join(heads)) + r" \\"]
     if any(units):
         lines.append(" & ".join(f"({escaped(u)})" if u else "" for u in units) + r" \\")
-    lines += ["\\midrule", *(" & ".join(row) + r" \\" for row in cells)]
+    lines += ["\\midrule", *(_begun(" & ".join(row)) + r" \\" for row in cells)]
     if (rest := len(rows) - MOST_ROWS) > 0:
         said = f"and {rest:,} more rows in {csv}"
         lines += ["\\midrule", f"\\multicolumn{{{len(heads)}}}{{l}}{{{escaped(said)}}} \\\\"]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _begun(row: str) -> str:
+    r"""Return a row that the ``\\`` before it does not take for a space to leave, or a star."""
+    return f"{{}}{row}" if row.lstrip().startswith(("[", "*")) else row
 
 
 def _is_numeric(table: Table, name: str) -> bool:

@@ -164,8 +164,8 @@ def _values(path: Path) -> dict[str, list[Any]]:
     elif path.suffix == ".jsonl":
         leaves = (leaf for one in read_json_lines(path) for leaf in _leaves(one))
     else:
-        rows = table_files.rows(path)
-        leaves = ((k, _typed(v)) for row in rows for k, v in row.items() if k not in FREE)
+        columns = table_files.columns(path)
+        return {name: cells for name, cells in columns.items() if name not in FREE}
     for name, value in leaves:
         found.setdefault(name, []).append(value)
     return found
@@ -183,15 +183,10 @@ def _leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
         yield at, value
 
 
-def _typed(cell: str) -> Any:
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
-
-
 def _of_tensors(then: Path, now: Path, name: str, tolerance: float) -> Iterator[Quantity]:
     """Yield each tensor: the number that differs most, without a list of all of them."""
+    import torch
+
     before, after = read_tensors(then), read_tensors(now)
     for key in dict.fromkeys([*before, *after]):
         if key not in before or key not in after or before[key].shape != after[key].shape:
@@ -199,10 +194,12 @@ def _of_tensors(then: Path, now: Path, name: str, tolerance: float) -> Iterator[
             yield Quantity(name, key, 0, said[0], said[1], None, "differs")
             continue
         a, b = before[key].double().flatten(), after[key].double().flatten()
-        if not len(a) or bool((a == b).all()):
+        apart = (a - b).abs().nan_to_num(torch.inf, torch.inf)
+        apart[(a == b) | (a.isnan() & b.isnan())] = 0.0
+        if not apart.any():
             yield Quantity(name, key, len(a), None, None, 0.0, "same")
             continue
-        at = int((a - b).abs().argmax())
+        at = int(apart.argmax())
         off = _off(float(a[at]), float(b[at]), float(a.abs().max()))
         verdict: Verdict = "differs" if off is None or off > tolerance else "within rounding"
         yield Quantity(name, key, len(a), float(a[at]), float(b[at]), off, verdict)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core import provenance
+from saekit.core.border import reading
 from saekit.core.errors import ConfigError, ResourceError
 from saekit.core.files import write_json
 from saekit.core.writable import check_writable
@@ -148,11 +149,12 @@ def plan_of(
             f"`tolerance` is a share of a quantity, at least 0 and below 1; got {tolerance:g}."
         )
     origin = origin_of(source)
-    facts = environment(origin)
     place = Path(out) if out is not None else Path("reproduced") / _name(origin)
     place = place.expanduser().absolute()
+    with reading(origin.file, "a record of what was made"):
+        facts = environment(origin)
+        command = None if check else again(origin, place, write=False)
     allowed = (0.0 if exact(facts) else TOLERANCE) if tolerance is None else tolerance
-    command = None if check else again(origin, place, write=False)
     return Plan(origin=origin, facts=facts, command=command, out=place, tolerance=allowed)
 
 
@@ -203,10 +205,11 @@ def carried_out(plan: Plan, *, shown: bool = True, run: Run | None = None) -> Re
     code = start(command, environ, said)
     if code not in DONE or not command.made.exists():
         last = said.read_text(encoding="utf-8", errors="replace").strip() if said.exists() else ""
-        raise ResourceError(
-            f"`saekit {shlex.join(command.words)}` in {command.cwd} ended with exit code {code}"
-            f"{': ' if last else '. '}{last[-400:]} All it said is in {said}."
+        told = (
+            f": {last[-400:]} All it said is in {said}." if last else ", and the reason is above."
         )
+        words = f"`saekit {shlex.join(command.words)}` in {command.cwd}"
+        raise ResourceError(f"{words} ended with exit code {code}{told}")
     then = origin.file if command.made.is_file() else origin.folder
     now = command.made / command.part
     if not now.exists():
@@ -222,7 +225,7 @@ def carried_out(plan: Plan, *, shown: bool = True, run: Run | None = None) -> Re
 
 def _name(origin: Origin) -> str:
     """Return a name of what is made again, for a folder."""
-    place = origin.path.absolute()
+    place = Path(os.path.normpath(origin.path.absolute()))
     parts = place.parts[-3:] if place.is_file() else place.parts[-1:]
     return "-".join(part.removesuffix(".json") for part in parts if part not in ("/", "eval"))
 

@@ -28,7 +28,8 @@ MAKES = (
     "twins",
 )
 GO_ON = ("--resume", "--repair")  # of a command that writes into what is there
-ELSEWHERE = ("--out", "--figure", "--csv")  # what else a command would write
+# What else a command would write.
+ELSEWHERE = ("--out", "--figure", "--csv", "--payloads", "--export")
 FLAGS = ("--quiet", "--json", "--bos", "--no-bos", "--fold", "--codes", "--fresh")
 # Of `saekit eval`: what its settings do not hold.
 KEPT = (
@@ -161,6 +162,11 @@ def _checked(words: list[str], origin: Origin) -> list[str]:
         raise FormatError(
             f"{origin.file} was made by `saekit {words[0]}`, which is not run again; those that "
             f"are: {', '.join(makes)}. Name a run or a result in it."
+        )
+    if "push" in words[:2] or "--" in words:
+        raise FormatError(
+            f"{origin.file} was made by `{_short(said)}`, which is not run again: it sends, or its "
+            f"words do not say what is an option. Name a run or a result in it."
         )
     if going := [word for word in words if word.partition("=")[0] in GO_ON]:
         raise FormatError(

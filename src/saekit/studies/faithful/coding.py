@@ -8,11 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saekit.core.codes import Codes
-from saekit.core.errors import DataError
-from saekit.core.finite import all_finite, check_finite
+from saekit.core.finite import check_finite
 from saekit.core.progress import Progress
 from saekit.evals._reconstruction import float32_on
-from saekit.evals.base import Subject
+from saekit.evals.base import Subject, check_weights
 from saekit.models.base import LanguageModel
 from saekit.saes.base import SAE
 from saekit.studies.faithful.sequences import Padded
@@ -32,12 +31,7 @@ def saes_of(subjects: Sequence[Subject]) -> list[SAE]:
         DataError: a weight is not finite. Codes of such an SAE may look like codes of dead latents.
     """
     for subject in subjects:
-        for name, weight in subject.sae.state_dict().items():
-            if not all_finite(weight):
-                raise DataError(
-                    f"`{name}` of {subject.name} has values that are not finite. Its training "
-                    f"diverged, or its file is damaged: train or load it again."
-                )
+        check_weights(subject)
     return [float32_on(s.sae, model_of(subjects).device) for s in subjects]
 
 

@@ -58,19 +58,7 @@ def result_of(folder: Path) -> Result:
 
 def latents_of(folder: Path) -> Table:
     """Return the table of latents of a run, numbers as numbers and empty cells as None."""
-    rows = list(table_files.rows(folder / f"{STATS}.csv"))
-    names = list(rows[0]) if rows else []
-    return Table(columns={name: [_value(row[name]) for row in rows] for name in names})
-
-
-def _value(cell: str) -> float | int | str | None:
-    if not cell:
-        return None
-    try:
-        number = float(cell)
-    except ValueError:
-        return cell
-    return int(number) if number.is_integer() and "." not in cell else number
+    return Table(columns=table_files.columns(folder / f"{STATS}.csv"))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -79,10 +79,17 @@ def unit_rows(directions: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
     """Return directions brought to length 1, without those of length 0.
 
     Raises:
-        DataError: too few are left.
+        DataError: too few are left, or one has no finite length.
     """
     rows = directions.detach().float().cpu()
-    rows = rows[rows.norm(dim=-1) > 0]
+    lengths = rows.norm(dim=-1)
+    if not bool(lengths.isfinite().all()):
+        at = int((~lengths.isfinite()).nonzero()[0])
+        raise DataError(
+            f"Direction {at} has no finite length: it has NaN or infinite numbers, or numbers "
+            f"above 1e19. The SAE is damaged: load or train it again."
+        )
+    rows = rows[lengths > 0]
     if len(rows) < LEAST_ROWS:
         raise DataError(
             f"Structure is looked for in {LEAST_ROWS} directions or more; the SAE has {len(rows)} "

@@ -116,6 +116,10 @@ def sparse(
         most: latents of a probe.
     """
     n, questions = y.shape
+    chosen = torch.full((questions, most), -1, dtype=torch.int64)
+    answers = torch.zeros(most, len(test), questions, dtype=torch.bool)
+    if not train.shape[1]:  # no latent is on
+        return Sparse(chosen, answers)
     yes = y.double()
     share = yes.mean(0)
     # As scikit-learn's class_weight="balanced"; a question that one class answers weighs nothing.
@@ -125,8 +129,6 @@ def sparse(
     varies = std > 0
     x = torch.where(varies, x / std.clamp_min(1e-300), 0.0)
     other = torch.where(varies, other / std.clamp_min(1e-300), 0.0)
-    chosen = torch.full((questions, most), -1, dtype=torch.int64)
-    answers = torch.zeros(most, len(test), questions, dtype=torch.bool)
     p = torch.full((n, questions), 0.5, dtype=torch.float64)
     for k in range(most):
         left = weight * (yes - p)

@@ -96,7 +96,11 @@ class Directions(Method):
 
     def _rows(self, found: Vectors) -> Tensor:
         rows = found.take(torch.arange(found.n))
-        if bool((empty := rows.norm(dim=-1) == 0).any()):
+        lengths = rows.double().norm(dim=-1)
+        # float32 holds numbers whose squares it does not hold.
+        far = (lengths > 1e18) | (lengths < 1e-18)
+        rows[far] = normalize(rows[far].double(), dim=-1, eps=0.0).float()
+        if bool((empty := lengths == 0).any()):
             raise DataError(
                 f"Row {int(empty.nonzero()[0])} of {self.path} is 0, which is no direction. Leave "
                 f"it out."
