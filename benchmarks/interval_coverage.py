@@ -424,7 +424,7 @@ def main():
         of_means(2 * repeats),
         of_others(repeats),
         of_seeds(repeats),
-        *_evaluation_coverage.parts(repeats),
+        *_evaluation_coverage.parts(60 if asked.quick else repeats),
     ]
     if asked.evaluations:
         parts = parts[4:]
