@@ -1,6 +1,7 @@
 """How often do the package's 95 % intervals hold the truth? All kinds, in one table.
 
     python benchmarks/interval_coverage.py [--quick] [--check] [--json] [--run RUN]
+    python benchmarks/interval_coverage.py --evaluations  # probes, interventions, letters, verdicts
     python benchmarks/interval_coverage.py --ways 60    # compared with a bootstrap, on 60 documents
 
 Each line draws a text, a set of windows or a set of SAEs many times, takes the interval as the
@@ -19,7 +20,9 @@ from pathlib import Path
 from statistics import median
 
 import _command
+import _evaluation_coverage
 import torch
+from _coverage import WANTED, Count
 
 from saekit.core.files import read_tensors, write_tensors
 from saekit.core.stats.blocks import whole_blocks
@@ -33,7 +36,6 @@ from saekit.metrics.base import registry
 from saekit.studies.faithful.stability.intervals import of_share
 from saekit.studies.truth.calibration import _rank_score
 
-WANTED = (0.92, 0.98)
 N_CTX = 128
 POOL_TOKENS = {"reconstruction": 3 * 2**15, "losses": 2**14}  # some 300 and 50 documents
 PART_TOKENS = 2**12
@@ -56,46 +58,6 @@ DRAWS = 1000
 N_BLOCKS = Core().n_blocks
 MEAN_LENGTH = 325  # tokens of a synthetic document, beside 8
 KINDS = ("even", "skewed", "long ones differ")
-
-
-class Count:
-    """Repetitions, how many had an interval, and how many of these held the truth."""
-
-    def __init__(self, kind, setting, text):
-        self.kind, self.setting, self.text = kind, setting, text
-        self.n = self.had = self.held = 0
-        self.reason = ""
-
-    def add(self, low, high, truth, reason=""):
-        self.n += 1
-        self.reason = reason or self.reason
-        if low is None or math.isnan(low):
-            return
-        self.had += 1
-        self.held += low <= truth <= high
-
-    @property
-    def share(self):
-        return self.held / self.had if self.had else None
-
-    @property
-    def fine(self):
-        """Inside what is wanted, or below by two, above by three standard errors of chance."""
-        if self.share is None:
-            return True
-        low, high = WANTED
-        below = 2 * math.sqrt(low * (1 - low) / self.had)
-        return low - below <= self.share <= high + max(0.005, 3 * math.sqrt(0.0475 / self.had))
-
-    def record(self):
-        return {
-            "kind": self.kind,
-            "setting": self.setting,
-            "text": self.text,
-            "repetitions": self.n,
-            "with_interval": self.had,
-            "coverage": self.share,
-        }
 
 
 def drawn(chance, tokens, size_of, n_documents):
@@ -451,6 +413,7 @@ def main():
     parser.add_argument("--run", type=Path, default=Path("demo"), help="a run of `saekit demo`")
     parser.add_argument("--pool-tokens", type=int, help=f"at most so many [{POOL_TOKENS}]")
     parser.add_argument("--ways", type=int, metavar="N", help="other ways, N documents; only that")
+    parser.add_argument("--evaluations", action="store_true", help="those of evaluations alone")
     asked = parser.parse_args()
     if asked.ways:
         show_ways(asked.ways, 2000)
@@ -461,8 +424,11 @@ def main():
         of_means(2 * repeats),
         of_others(repeats),
         of_seeds(repeats),
+        *_evaluation_coverage.parts(60 if asked.quick else repeats),
     ]
-    if not asked.quick:
+    if asked.evaluations:
+        parts = parts[4:]
+    elif not asked.quick:
         if not (asked.run / "run.json").exists():
             subprocess.run(["saekit", "demo", "--out", str(asked.run), "--quiet"], check=True)
         real = [

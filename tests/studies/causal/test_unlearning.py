@@ -74,20 +74,21 @@ def test_words_for_texts():
         Unlearning(forget=("stdlib",), retain=("stdlib",))
 
 
-def test_the_difference_of_two_means_is_welch_s():
+def test_the_difference_of_two_means_is_welch_s_and_follows_skew():
     from scipy import stats
 
-    one, other = torch.arange(12.0).sqrt().double(), torch.arange(9.0).double()
+    one, other = torch.arange(12.0).double(), 3 * torch.arange(9.0).double()
     found = resampling.difference(one, other, unit="", label="", better="neither")
     wanted = stats.ttest_ind(one.numpy(), other.numpy(), equal_var=False).confidence_interval()
     assert found.value == pytest.approx(float(one.mean() - other.mean()))
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), rel=1e-3)
+    # A mean of a few large values and many of 0 is more often too low than too high.
+    skewed = resampling.difference(0.1 * (one == 11), other * 0, unit="", label="", better="higher")
+    assert skewed.high - skewed.value > 1.5 * (skewed.value - skewed.low)
+    alike = resampling.difference(0 * one, 0 * other, unit="", label="", better="neither")
+    assert alike.low is None and "come out alike" in alike.reason
 
 
-def test_a_share_of_none_has_an_interval():
-    draws = resampling.near_none(16, 20_000, torch.Generator().manual_seed(0))
-    from scipy import stats
-
-    wanted = stats.beta(0.5, 16.5).ppf([0.025, 0.5, 0.975])
-    at = torch.tensor([0.025, 0.5, 0.975], dtype=torch.float64)
-    assert torch.quantile(draws, at).tolist() == pytest.approx(wanted.tolist(), rel=0.1, abs=1e-4)
+def test_units_that_are_all_alike_have_no_interval():
+    found = resampling.of_units(torch.zeros(12).double(), unit="", label="")
+    assert found.value == 0 and found.low is None and "all 12 come out alike" in found.reason

@@ -52,8 +52,8 @@ def jackknife(
             inverse hyperbolic tangent (-1 to 1). Where the value or one of `without` has no such
             logarithm the plain value is taken.
         strata: which sample each unit is of, where a value is made of several samples.
-        skewed: the ends follow the skew of the units; of fewer than about 20 that is hardly known,
-            and ends that follow it hold the truth less often.
+        skewed: the ends follow the skew of the units. Of a ratio of sums over fewer than about 20
+            that is hardly known, and ends that follow it hold the truth less often.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.4 (delete-one
@@ -77,12 +77,12 @@ def jackknife(
         df += spread_count(sizes[strata == one]) - 1
     error, t = math.sqrt(spread), t_quantile(max(df, 1.0))
     skew = cubes / error**3 if skewed and error else 0.0
-    low, high = sorted(back(moved - error * _turned(x, skew)) for x in (t, -t))
+    low, high = sorted(back(moved - error * turned(x, skew)) for x in (t, -t))
     # Back from another scale the ends may miss a value by a rounding.
     return Ends(min(low, value), max(high, value))
 
 
-def _turned(x: float, skew: float) -> float:
+def turned(x: float, skew: float) -> float:
     """Return the studentised value that Hall's cubic transformation takes to `x`.
 
     With g(T) = T + skew T^2 / 3 + skew^2 T^3 / 27 + skew / 6, where `skew` is the third cumulant

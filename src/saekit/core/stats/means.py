@@ -27,6 +27,7 @@ def mean_interval(
     groups: Int[Tensor, "m"] | None = None,
     *,
     positive: bool = False,
+    skewed: bool = False,
 ) -> Mean:
     """Return the mean over events and the ends of its 95 % interval, in each column.
 
@@ -40,6 +41,7 @@ def mean_interval(
         positive: the values cannot be below 0, as entropies: the interval is taken on the scale
             of logarithms, which holds the truth more often where they are skewed. In a column
             where a mean is 0 the plain scale is taken.
+        skewed: the ends follow the skew of the units, as where most are 0 and a few are large.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 11.4.
@@ -58,15 +60,17 @@ def mean_interval(
         some = counts[:, column] > 0
         if int(some.sum()) < LEAST_UNITS:
             continue
-        low[column], high[column] = _ends(sums[some, column], counts[some, column], positive)
+        low[column], high[column] = _ends(
+            sums[some, column], counts[some, column], positive, skewed
+        )
     return Mean(mean.reshape(shape), low.reshape(shape), high.reshape(shape))
 
 
-def _ends(sums: Tensor, counts: Tensor, positive: bool) -> tuple[float, float]:
+def _ends(sums: Tensor, counts: Tensor, positive: bool, skewed: bool) -> tuple[float, float]:
     # The jackknife in closed form: without a group its sum and its count are gone.
     without = (sums.sum() - sums) / (counts.sum() - counts)
     value = float(sums.sum() / counts.sum())
-    return jackknife(value, without, counts, "log" if positive else "plain")
+    return jackknife(value, without, counts, "log" if positive else "plain", skewed=skewed)
 
 
 def half_width(std: float, n: int) -> float:

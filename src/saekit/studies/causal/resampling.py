@@ -4,11 +4,13 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from saekit.core.result import Score
+from saekit.core.stats.jackknife import turned
 from saekit.core.stats.means import FEW, LEAST_UNITS, mean_interval
+from saekit.core.stats.resampling import interval
 from saekit.core.stats.student import t_quantile
 from saekit.studies.faithful.probing.statistics import Draws
 
@@ -39,8 +41,10 @@ def scored(  # noqa: PLR0913 - what a score says
     label: str,
     better: Better = "neither",
     reason: str = "",
+    span: tuple[float, float] | None = None,
+    trials: int | None = None,
 ) -> Score:
-    """Return a value with its 95 % interval, the percentiles of its resamples.
+    """Return a value with its 95 % interval over resamples; see `interval`.
 
     Args:
         found: the value, then that of each resample.
@@ -49,56 +53,40 @@ def scored(  # noqa: PLR0913 - what a score says
         label: in words.
         better: which way is good.
         reason: what the reader must know.
+        span: the least and the most that the value can be.
+        trials: outcomes that it is made of; None: one a unit.
     """
-    value, rest = float(found[0]), found[1:][found[1:].isfinite()]
-    low = high = None
-    if n < LEAST_UNITS or not len(rest):
-        few = FEW if n < LEAST_UNITS else "no interval: n_draws=0"
-        reason = "; ".join(filter(None, (reason, few)))
-    else:
-        at = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(rest, at).tolist()
-        low, high = min(low, value), max(high, value)
+    ends = interval(found, n, span, trials)
+    low, high = (None, None) if isinstance(ends, str) else ends
+    if isinstance(ends, str):
+        reason = "; ".join(filter(None, (reason, ends)))
     return Score(
-        value=value, low=low, high=high, n=n, unit=unit, better=better, reason=reason, label=label
-    )
+        value=float(found[0]), low=low, high=high, n=n, unit=unit, better=better, reason=reason,
+        label=label,
+    )  # fmt: skip
 
 
 def of_units(
     values: Float[Tensor, "n"], *, unit: str, label: str, better: Better = "neither"
 ) -> Score:
-    """Return a mean over independent units with its 95 % interval (jackknife, Student's t)."""
+    """Return a mean over independent units with its 95 % interval (jackknife, Student's t, skew).
+
+    Where all units are alike there is none: nothing tells how far others would be apart.
+    """
     n = len(values)
     if not n:
         return undefined("nothing was measured", 0, unit=unit, label=label)
-    mean, low, high = (float(v) for v in mean_interval(values))
-    known = low == low  # noqa: PLR0124 - not NaN
+    mean, low, high = (float(v) for v in mean_interval(values, skewed=True))
+    why = FEW if math.isnan(low) else f"no interval: all {n} come out alike" if low == high else ""
     return Score(
-        value=mean, low=low if known else None, high=high if known else None, n=n, unit=unit,
-        better=better, reason="" if known else FEW, label=label,
+        value=mean, low=None if why else low, high=None if why else high, n=n, unit=unit,
+        better=better, reason=why, label=label,
     )  # fmt: skip
 
 
-def near_none(n: int, n_draws: int, generator: torch.Generator) -> Float[Tensor, "n_draws"]:
-    """Return draws of a share of which none of `n` trials was a hit: Beta(1/2, n + 1/2).
-
-    Source:
-        Brown, Cai and DasGupta 2001, Interval estimation for a binomial proportion (Jeffreys).
-    """
-    normal = torch.randn(2, n_draws, dtype=torch.float64, generator=generator)
-    trials = torch.rand(n, n_draws, dtype=torch.float64, generator=generator)
-    hit, miss = normal.square() / 2  # Gamma(1/2); n exponential times more make Gamma(n + 1/2)
-    return hit / (hit + miss - (1 - trials).log().sum(0))
-
-
-def rates(
-    hits: Bool[Tensor, "n"], draws: Draws, generator: torch.Generator
-) -> Float[Tensor, "n_draws_and_one"]:
-    """Return a share of hits, as it is and in each resample; of all alike as `near_none` draws."""
-    found = draws.weights @ hits.double() / draws.weights.sum(1)
-    if found[0] in (0, 1):
-        found[1:] = (found[0] - near_none(len(hits), len(found) - 1, generator)).abs()
-    return found
+def means(values: Shaped[Tensor, "n"], draws: Draws) -> Float[Tensor, "n_draws_and_one"]:
+    """Return the mean of what units are, as they are and in each resample."""
+    return draws.weights @ values.double() / draws.weights.sum(1)
 
 
 def undefined(reason: str, n: int, *, unit: str, label: str) -> Score:
@@ -119,10 +107,12 @@ def difference(
 ) -> Score:
     """Return the mean of some units less that of others, all independent, with its 95 % interval.
 
-    Units that are NaN are left out. The interval is Welch's.
+    Units that are NaN are left out. The interval is Welch's, whose ends follow the skew of the
+    units.
 
     Source:
-        Welch 1947, The generalization of Student's problem, Biometrika 34.
+        Welch 1947, The generalization of Student's problem, Biometrika 34; Hall 1992, see
+        `saekit.core.stats.jackknife`.
     """
     parts = [values[values.isfinite()].double() for values in (one, other)]
     n = min(map(len, parts))
@@ -132,10 +122,15 @@ def difference(
     if n < LEAST_UNITS:
         return Score(value=value, n=n, unit=unit, better=better, reason=FEW, label=label)
     shares = [float(v.var(correction=1)) / len(v) for v in parts]
+    if not sum(shares):
+        why = f"no interval: all {n} come out alike"
+        return Score(value=value, n=n, unit=unit, better=better, reason=why, label=label)
     freedom = [s**2 / (len(v) - 1) for s, v in zip(shares, parts, strict=True)]
-    df = sum(shares) ** 2 / sum(freedom) if sum(freedom) else float(n - 1)
-    half = t_quantile(df) * math.sqrt(sum(shares))
+    t, error = t_quantile(sum(shares) ** 2 / sum(freedom)), math.sqrt(sum(shares))
+    cubes = [float(((v - v.mean()) / len(v)).pow(3).sum()) for v in parts]
+    skew = (cubes[0] - cubes[1]) / error**3
+    low, high = sorted(value - error * turned(x, skew) for x in (t, -t))
     return Score(
-        value=value, low=value - half, high=value + half, n=n, unit=unit, better=better,
+        value=value, low=min(low, value), high=max(high, value), n=n, unit=unit, better=better,
         label=label,
     )  # fmt: skip

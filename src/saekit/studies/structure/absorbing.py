@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.config import Config, setting
+from saekit.core.stats.resampling import interval
 from saekit.saes.base import SAE
 from saekit.studies.structure import probes
 
@@ -170,11 +171,9 @@ def shuffled(codes: Codes, chance: torch.Generator) -> Codes:
 
 
 def bootstrap(values: Float[Tensor, "m"], n_draws: int, chance: torch.Generator) -> dict[str, Any]:
-    """Return a mean over words with its 95 % interval, the percentiles of resampled words."""
-    found: dict[str, Any] = {"value": float(values.mean()), "low": None, "high": None}
-    if n_draws and len(values) > 1:
-        which = torch.randint(len(values), (n_draws, len(values)), generator=chance)
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(values[which].mean(1), ends).tolist()
-        found |= {"low": min(low, found["value"]), "high": max(high, found["value"])}
-    return found
+    """Return a mean over words, each of them 0 to 1, with its 95 % interval over resamples."""
+    which = torch.randint(len(values), (n_draws, len(values)), generator=chance)
+    every = torch.cat([values.mean()[None], values[which].mean(1)])
+    ends = interval(every, len(values), (0.0, 1.0))
+    low, high = (None, None) if isinstance(ends, str) else ends
+    return {"value": float(every[0]), "low": low, "high": high}

@@ -60,6 +60,14 @@ class _Hits(NamedTuple):
     hits: Float[Tensor, "n"]
     n: Float[Tensor, "n"]
 
+    @staticmethod
+    def of(pairs: Pairs, hit: Float[Tensor, "k"], n: int) -> "_Hits":
+        """Return the hits of pairs by base, of n things."""
+        hits, counts = torch.zeros(2, n, dtype=torch.float64)
+        hits.index_add_(0, pairs[:, 0], hit)
+        counts.index_add_(0, pairs[:, 0], torch.ones_like(hit))
+        return _Hits(hits, counts)
+
     @property
     def share(self) -> float:
         """Of all pairs; NaN of none."""
@@ -118,7 +126,7 @@ class Disentanglement(SharedEval):
     """
 
     name: ClassVar[str] = "disentanglement"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("disentanglement", "pca_disentanglement", "reach")
 
@@ -246,7 +254,9 @@ class Disentanglement(SharedEval):
             }  # fmt: skip
             for kind, swap in swaps.items():
                 cause, isolation = self._asked(world, name, site, swap, "test")
-                values = _over(cause, isolation, world)
+                values = _over(cause, isolation, world.parts["test"], world.draws)
+                asked = [int(cause.n.sum()), sum(int(h.n.sum()) for h in isolation.values())]
+                trials = {"cause": asked[0], "isolation": asked[1], "score": sum(asked)}
                 if not why:
                     drawn[kind].append(values["score"])
                 for what, found in values.items():
@@ -256,7 +266,7 @@ class Disentanglement(SharedEval):
                         resampling.undefined(why, n, unit=UNIT, label=label)
                         if why
                         else resampling.scored(
-                            found, n, unit=UNIT, label=label,
+                            found, n, unit=UNIT, label=label, span=(0.0, 1.0), trials=trials[what],
                             better="higher" if (kind, what) == ("", "score") else "neither",
                         )
                     )  # fmt: skip
@@ -271,7 +281,7 @@ class Disentanglement(SharedEval):
                     f"{name}: swapping the whole activation changes {at_most:.0%} of the answers, "
                     f"so latents cannot change more; take an SAE of an earlier site"
                 )
-        scores |= self._means(drawn, len(world.parts["test"]))
+        scores |= self._means(drawn, world)
         scores["reach"] = resampling.exact(
             sum(reached) / len(reached) if reached else None, len(world.every), unit="ratio",
             better="higher",
@@ -285,16 +295,18 @@ class Disentanglement(SharedEval):
         }
         return scores, said, notes
 
-    def _means(self, drawn: dict[str, list[Tensor]], n: int) -> dict[str, Score]:
+    def _means(self, drawn: dict[str, list[Tensor]], world: _World) -> dict[str, Score]:
         """Return the score of each kind as a mean over the attributes that have one."""
-        found = {}
+        found, n = {}, len(world.parts["test"])
+        # A pair is asked of every attribute that has a score.
+        pairs = sum(len(p) for p in world.pairs["test"].values())
         for kind, each in drawn.items():
             label = f"mean of cause and isolation (of nothing: 0.5), {SAID[kind]} swapped"
             why = f"no attribute has {LEAST_UNITS} things whose answer the model knows"
             found[f"{kind}disentanglement"] = (
                 resampling.scored(
-                    torch.stack(each).mean(0), n, unit=UNIT, label=label,
-                    better="neither" if kind else "higher",
+                    torch.stack(each).mean(0), n, unit=UNIT, label=label, span=(0.0, 1.0),
+                    trials=pairs * len(each), better="neither" if kind else "higher",
                     reason=f"over {len(each)} attributes",
                 )
                 if each
@@ -349,14 +361,11 @@ class Disentanglement(SharedEval):
             logits = world.asked.swapped(prompts, pairs[:, 0], site, swap(other, pairs))
             said = logits.argmax(1) if logits.shape[1] else torch.zeros(0, dtype=torch.int64)
             wanted = pairs[:, 1] if other == name else pairs[:, 0]
-            hit = (said == prompts.answer[wanted]).double()
-            hits, counts = torch.zeros(2, n, dtype=torch.float64)
-            hits.index_add_(0, pairs[:, 0], hit)
-            counts.index_add_(0, pairs[:, 0], torch.ones_like(hit))
+            hits = _Hits.of(pairs, (said == prompts.answer[wanted]).double(), n)
             if other == name:
-                cause = _Hits(hits, counts)
+                cause = hits
             else:
-                isolation[other] = _Hits(hits, counts)
+                isolation[other] = hits
         assert cause is not None  # `name` is one of them
         return cause, isolation
 
@@ -438,21 +447,13 @@ def _too_few(world: _World, name: str) -> str:
     return ""
 
 
-def _over(cause: _Hits, isolation: dict[str, _Hits], world: _World) -> dict[str, Tensor]:
-    """Return cause, isolation and their mean, for the test things as they are and each resample.
-
-    Where all pairs come out alike every resample would too; there the share is drawn from its
-    distribution given that outcome, Beta(hits + 1/2, misses + 1/2), with a thing as one trial.
-    """
-    test, weights = world.parts["test"], world.draws.weights
-    chance = generator(world.seed, "disentanglement", "alike")
+def _over(
+    cause: _Hits, isolation: dict[str, _Hits], test: Int[Tensor, "m"], draws: Draws
+) -> dict[str, Tensor]:
+    """Return cause, isolation and their mean, for the test things as they are and each resample."""
 
     def share(hits: _Hits) -> Tensor:
-        found = (weights @ hits.hits[test]) / (weights @ hits.n[test])
-        if found[0] in (0, 1):
-            drawn = resampling.near_none(int((hits.n > 0).sum()), len(found) - 1, chance)
-            found[1:] = (found[0] - drawn).abs()
-        return found
+        return (draws.weights @ hits.hits[test]) / (draws.weights @ hits.n[test])
 
     caused = share(cause)
     each = [share(h) for h in isolation.values() if float(h.n.sum())]

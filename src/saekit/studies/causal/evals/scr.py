@@ -94,7 +94,7 @@ class SCR(SharedEval):
     """
 
     name: ClassVar[str] = "scr"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/first_scr_20", "*/second_scr_20", "*_reach")
     ranks: ClassVar[bool] = False
@@ -250,9 +250,7 @@ class SCR(SharedEval):
                 scores[key] = (
                     resampling.undefined(why, n, unit=UNIT, label=label)
                     if why
-                    else resampling.scored(
-                        (ablated - biased).mean(0) / gap, n, unit=UNIT, label=label
-                    )
+                    else _removed(ablated, biased, gap, n, label)
                 )
                 if name == "scr":
                     scores[f"{key}_reseed"] = _spread(
@@ -286,6 +284,21 @@ def _too_close(gap: Float[Tensor, "n_draws_and_one"], n: int) -> str:
         f"the biased probe is {float(gap[0]):.3f} less accurate than the clean one, within the "
         f"noise of {n} test texts: there is no bias to remove"
     )
+
+
+def _removed(
+    ablated: Float[Tensor, "draws n_draws_and_one"],
+    biased: Float[Tensor, "draws n_draws_and_one"],
+    gap: Float[Tensor, "n_draws_and_one"],
+    n: int,
+    label: str,
+) -> Score:
+    """Return which share of the gap to a clean probe is closed, by probes of several draws."""
+    before, whole = float(biased[:, 0].mean()), float(gap[0])
+    return resampling.scored(
+        (ablated - biased).mean(0) / gap, n, unit=UNIT, label=label,
+        span=(-before / whole, (1 - before) / whole),
+    )  # fmt: skip
 
 
 def _spread(found: tuple[Tensor, Tensor, Tensor], head: str, why: str) -> Score:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -117,7 +117,7 @@ class Steering(SharedEval):
     """
 
     name: ClassVar[str] = "steering"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("steering", "random_steering", "direction_steering")
 
@@ -282,20 +282,27 @@ class Steering(SharedEval):
                         if key not in shared:
                             shared[key] = self._arm(task, c, add, seed)
                         arms[kind] = shared[key]
-                chance = generator(seed, "steering", "alike", name, c)
-                plain = resampling.rates(task.plain["test"].judged == c, draws, chance)
+                plain = resampling.means(task.plain["test"].judged == c, draws)
                 head = f"{name}, {said}"
                 scores[f"{name}/{said}/unsteered"] = resampling.scored(
-                    plain, self.n_prompts, unit=UNIT, label=f"{head}: judged so, nothing added"
+                    plain,
+                    self.n_prompts,
+                    unit=UNIT,
+                    label=f"{head}: judged so, nothing added",
+                    span=(0.0, 1.0),
                 )
                 for kind, arm in arms.items():
-                    rate = resampling.rates(arm.said.judged == c, draws, chance)
+                    rate = resampling.means(arm.said.judged == c, draws)
                     scores[f"{name}/{said}/{kind}success"] = resampling.scored(
-                        rate, self.n_prompts, unit=UNIT, label=f"{head}: judged so, {SAID[kind]}"
+                        rate,
+                        self.n_prompts,
+                        unit=UNIT,
+                        label=f"{head}: judged so, {SAID[kind]}",
+                        span=(0.0, 1.0),
                     )
                     drawn[kind].append(rate - plain)
                     rise = arm.said.loss - task.plain["test"].loss
-                    costs[kind].append(draws.weights @ rise / draws.weights.sum(1))
+                    costs[kind].append(rise)
                 classes[said] = {
                     kind.rstrip("_") or "latent": {
                         "strength": arm.strength, "validation": arm.tried, "texts": arm.said.texts,
@@ -327,11 +334,15 @@ class Steering(SharedEval):
             why = why or "no latent is tied to a class"
             return {name: resampling.undefined(why, 0, unit=unit, label=label)}
         found = torch.stack(each).mean(0)
+        if unit != UNIT:
+            score = resampling.of_units(found, unit=unit, label=label, better=better)
+            return {name: replace(score, reason="; ".join(filter(None, (why, score.reason))))}
         return {
             name: resampling.scored(
-                found, self.n_prompts, unit=unit, label=label, better=better, reason=why
+                found, self.n_prompts, unit=unit, label=label, better=better, reason=why,
+                span=(-1.0, 1.0), trials=self.n_prompts * len(each),
             )
-        }
+        }  # fmt: skip
 
     def _adds(
         self, placed: Placed, on: tuple[_Task, int, Read, Tensor], seed: int, bar: Progress

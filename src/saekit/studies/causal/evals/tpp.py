@@ -99,7 +99,7 @@ class TPP(SharedEval):
     """
 
     name: ClassVar[str] = "tpp"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/tpp_20", "*/reach")
     ranks: ClassVar[bool] = False
@@ -281,4 +281,8 @@ class TPP(SharedEval):
         fell = before[:, None, :] - after
         own = fell.diagonal(dim1=1, dim2=2)
         others = (fell.sum(2) - own) / (k - 1)
-        return resampling.scored((own - others).mean(1), n, unit=unit, label=label)
+        # A text of a class is one of 2 n such outcomes: it moves the mean by 1 / (2 n), if all
+        # classes have as many texts.
+        return resampling.scored(
+            (own - others).mean(1), n, unit=unit, label=label, span=(-1.0, 1.0), trials=2 * n
+        )

@@ -109,7 +109,7 @@ class Unlearning(SharedEval):
     """
 
     name: ClassVar[str] = "unlearning"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("unlearning", "random_unlearning", "retain_rise")
 

@@ -94,7 +94,7 @@ class Probing(SharedEval):
     """
 
     name: ClassVar[str] = "probing"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/sae_accuracy", "*/sae_5_accuracy")
 
@@ -223,7 +223,7 @@ class Probing(SharedEval):
         for feature, floor in PAIRS:
             label = f"{word}, {_said(feature)} less {_said(floor)}: accuracy"
             out[f"{word}/{feature}_less_{floor}"] = statistics.score(
-                of[feature] - of[floor], n, "accuracy", label, better="neither"
+                of[feature] - of[floor], n, "accuracy", label, better="neither", apart=True
             )
         return out
 

@@ -15,7 +15,7 @@ from saekit.core.border import details_of
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
-from saekit.core.stats.means import LEAST_UNITS
+from saekit.core.stats.resampling import interval
 from saekit.studies.faithful import lists
 
 Metric = Literal["accuracy", "f1"]
@@ -67,8 +67,9 @@ def score(
     *,
     better: Any = "higher",
     reason: str = "",
+    apart: bool = False,
 ) -> Score:
-    """Return a value with its 95 % interval, the percentiles of its resamples.
+    """Return a value with its 95 % interval over resamples.
 
     Args:
         found: of `values`, or a difference of two.
@@ -77,19 +78,15 @@ def score(
         label: in words.
         better: which way is good.
         reason: what the reader must know.
+        apart: it is a difference.
     """
-    value, draws = float(found[0]), found[1:]
-    low = high = None
-    if n < LEAST_UNITS or not len(draws):
-        few = f"no interval: {n} test texts" if n < LEAST_UNITS else "no interval: n_draws=0"
-        reason = "; ".join(filter(None, (reason, few)))
-    else:
-        at = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(draws, at).tolist()
-        low, high = min(low, value), max(high, value)
+    ends = interval(found, n, (-1.0 if apart else 0.0, 1.0))
+    low, high = (None, None) if isinstance(ends, str) else ends
+    if isinstance(ends, str):
+        reason = "; ".join(filter(None, (reason, ends)))
     return Score(
-        value=value, low=low, high=high, n=n, unit=UNITS[metric], better=better, reason=reason,
-        label=label,
+        value=float(found[0]), low=low, high=high, n=n, unit=UNITS[metric], better=better,
+        reason=reason, label=label,
     )  # fmt: skip
 
 
@@ -120,13 +117,17 @@ def compare(
     """
     first, second, apart_draws, n_test = paired_draws(one, other, task, feature, metric)
     apart = torch.cat([torch.tensor([first - second], dtype=torch.float64), apart_draws])
-    whole = score(apart, n_test, metric, "")
+    whole = score(apart, n_test, metric, "", apart=True)
     value = float(apart[0])
     if whole.low is None:
         return Compared(value, None, None, None, n_test)
-    n = len(apart) - 1
+    return Compared(value, whole.low, whole.high, p_of(apart), n_test)
+
+
+def p_of(apart: Float[Tensor, "n_draws_and_one"]) -> float:
+    """Return a two-sided p of a difference: twice the smaller share of draws on one side of 0."""
     side = min(int((apart[1:] <= 0).sum()), int((apart[1:] >= 0).sum()))
-    return Compared(value, whole.low, whole.high, min(2 * (1 + side) / (1 + n), 1.0), n_test)
+    return min(2 * (1 + side) / len(apart), 1.0)
 
 
 class PairedDraws(NamedTuple):

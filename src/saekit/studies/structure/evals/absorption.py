@@ -19,6 +19,7 @@ from saekit.core.progress import Progress
 from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.means import FEW, mean_interval
+from saekit.core.stats.resampling import UNSEEN
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
@@ -119,7 +120,7 @@ class Absorption(SharedEval):
     """
 
     name: ClassVar[str] = "absorption"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = (
         "absorption_fraction", "full_absorption", "split_latents", "main_share",
@@ -373,14 +374,16 @@ class Absorption(SharedEval):
 def _over_letters(values: list[float], label: str, unit: str, better: Any, none: str) -> Score:
     if not values:
         return Score(value=None, n=0, unit=unit, better=better, reason=none, label=label)
-    found = mean_interval(torch.tensor(values, dtype=torch.float64)[:, None])
+    found, n = mean_interval(torch.tensor(values, dtype=torch.float64), skewed=True), len(values)
+    value, low, high = (float(v) for v in found)
     most = 1.0 if unit != "latents" else math.inf  # no share or F1 is above it
-    low, high = max(float(found.low), 0.0), min(float(found.high), most)
-    ends = {} if math.isnan(low) else {"low": low, "high": high}
-    return Score(
-        value=float(found.mean), n=len(values), unit=unit, better=better,
-        reason="" if ends else FEW, label=label, **ends,
-    )  # fmt: skip
+    why = FEW if math.isnan(low) else ""
+    if low == high and most == 1.0:  # of letters that are all alike as of trials (Hanley)
+        low, high = value - UNSEEN / n * value, value + UNSEEN / n * (1 - value)
+    elif low == high:
+        why = f"no interval: all {n} letters come out alike"
+    ends = {} if why else {"low": max(low, 0.0), "high": min(high, most)}
+    return Score(value=value, n=n, unit=unit, better=better, reason=why, label=label, **ends)
 
 
 def _table(found: _Found, d_sae: int) -> Table:

@@ -62,7 +62,7 @@ class MetaStructure(Eval):
     """
 
     name: ClassVar[str] = "meta_structure"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # axes of turned directions
     headline: ClassVar[tuple[str, ...]] = ("explained_held_out", "above_rotated")
     ranks: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
@@ -103,7 +103,10 @@ class MetaStructure(Eval):
             key = tuple(rows.shape)
             if key not in shared:
                 shared[key] = fitted(meta.random_rows(rows, seed))
-            found |= {"random": shared[key], "rotated": fitted(meta.rotated_rows(rows, seed))}
+            found |= {
+                "random": shared[key],
+                "rotated": fitted(meta.rotated_rows(rows, self.fit, seed)),
+            }
         scores: dict[str, Score] = {}
         for name, one in found.items():
             scores |= _of(name, one)

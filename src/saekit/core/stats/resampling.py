@@ -1,0 +1,58 @@
+"""Intervals from resamples: units drawn anew with replacement, the value computed again."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saekit.core.stats.jackknife import Ends
+from saekit.core.stats.means import FEW, LEAST_UNITS
+from saekit.core.stats.student import t_quantile
+
+UNSEEN = 3.0  # over the number of trials: how often what never happened may happen
+
+
+def interval(
+    values: Float[Tensor, "n_draws_and_one"],
+    n: int,
+    span: tuple[float, float] | None = None,
+    trials: int | None = None,
+) -> Ends | str:
+    """Return the 95 % interval of a value over n units, or why there is none.
+
+    The ends are percentiles of the resamples, as much farther out as Student's t is than the normal
+    distribution. Where hardly any trial comes out otherwise than the rest, resamples are as alike
+    as the trials are, and percentiles would be all too certain: of 300 texts that are all right,
+    every resample is all right. So neither end is nearer to the value than 3 / trials of the way
+    to the end of its range.
+
+    Args:
+        values: the value, then that of each resample; those that are not finite are left out.
+        n: units that are drawn anew.
+        span: the least and the most that the value can be; None: it has no such ends.
+        trials: how many outcomes of about one weight the value is made of; None: one a unit.
+
+    Source:
+        Hesterberg 2015, What teachers should know about the bootstrap, Am. Stat. 69 (expanded
+        percentiles); Hanley and Lippman-Hand 1983, If nothing goes wrong, is everything all right?
+        JAMA 249 (3 / n).
+        Differs: the second holds at every value, not only where nothing goes wrong.
+    """
+    value, draws = float(values[0]), values[1:][values[1:].isfinite()].double()
+    if n < LEAST_UNITS:
+        return FEW
+    if len(draws) < 2:  # noqa: PLR2004 - a spread needs two
+        return "no interval: n_draws=0"
+    if span is None and bool((draws == value).all()):
+        return f"no interval: all {n} come out alike"
+    level = math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2)) / 2
+    at = torch.tensor([level, 1 - level], dtype=torch.float64)
+    low, high = (float(end) for end in torch.quantile(draws, at))
+    low, high = min(low, value), max(high, value)  # of skewed resamples one may lie beyond it
+    if span is not None:
+        least, most = span
+        share = min(UNSEEN / (trials or n), 1.0)
+        low = max(min(low, value - share * (value - least)), least)
+        high = min(max(high, value + share * (most - value)), most)
+    return Ends(min(low, value), max(high, value))
