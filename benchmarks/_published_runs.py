@@ -41,29 +41,28 @@ def model(options):
     return load("smollm2-135m"), "packaged"
 
 
-def folded(options, lm, corpus, expansion):
-    """Return one SAE over every layer, `expansion` times as wide as the model."""
+def folded(options, lm, corpus):
+    """Return one SAE over every layer, trained as in docs/tutorials/layers.md."""
     from saekit.hub.native import load
     from saekit.hub.shared import SharedSAE
     from saekit.saes.standardised import Standardised
     from saekit.saes.topk import TopK
     from saekit.training.train import train
 
-    folder = options.out / f"{'quick' if options.quick else 'layers'}-x{expansion}"
+    folder = options.out / ("layers-quick" if options.quick else "layers")
     if not (folder / "sae").exists():
-        d, n = lm.d_model, lm.d_model * expansion
-        inner = TopK(d_in=d, d_out=d, d_sae=n, k=8 if options.quick else 32)
+        sizes = {"d_in": lm.d_model, "d_out": lm.d_model, "d_sae": 32 if options.quick else 2048}
+        inner = TopK(**sizes, k=8 if options.quick else 32)
         train(
             lm,
             site="L*.resid_post",
             fold=True,
-            sae=Standardised(d_in=d, d_out=d, d_sae=n, inner=inner),
+            sae=Standardised(**sizes, inner=inner),
             corpus=corpus,
-            tokens=options.rows or (12_000 if options.quick else 600_000),
+            tokens=12_000 if options.quick else 900_000,
             out=folder,
+            resume=folder.exists(),
             shown=False,
-            batch_tokens=256 if options.quick else 1024,
-            buffer_tokens=6_000 if options.quick else 300_000,
         )
     found = load(folder, scaled=True)
     return folder, SharedSAE(found.sae, found.card)
@@ -75,70 +74,53 @@ def layers(options):
     from saekit.data.tokenise import TokenStream
     from saekit.studies.layers.distributions import distribution, even_spread, single_layer_share
     from saekit.studies.layers.stream import adjacent_cosines
-    from saekit.studies.layers.sums import LayerSums
     from saekit.studies.layers.survey import SurveyConfig, survey
     from saekit.studies.layers.variances import decomposition, legacy_variances
 
     lm, corpus = model(options)
-    expansions = (1, 2) if options.quick else (1, 4, 16)
-    rows_a_block = 2 if options.quick else 10
-    figures = {
-        "latents on at one layer, of a token's": single_layer_share,
-        "variance over layers, all tokens over one, published formula": (
-            lambda sums: 1 / legacy_variances(sums).rel_var_t
-        ),
-        "the same, weighted by activity": lambda sums: decomposition(sums).tokens_over_within,
-        "deviation over layers, of an even spread's": (
-            lambda sums: (
-                float(distribution(sums.totals, sums.numbers).std.nanmean())
-                / even_spread(sums.numbers)
-            )
-        ),
-    }
-    theirs = ("often", "about 100", "", "")
-    cells = {name: [] for name in figures}
-    shares = []
-    stream = None
-    for expansion in expansions:
-        _, shared = folded(options, lm, corpus, expansion)
-        stream = TokenStream(open_corpus(corpus), "test", lm.tokenizer, n_ctx=shared.card.n_ctx)
-        parts = []
-        for block in range(BLOCKS):
-            config = SurveyConfig(
-                tokens=rows_a_block * stream.n_ctx,
-                first_row=block * rows_a_block,
-                examples=0,
-                batch_rows=rows_a_block,
-            )
-            parts.append(survey(shared, lm, stream, config, shown=False).sums)
-        for name, figure in figures.items():
-            whole, *without = (
-                figure(added(parts, left_out, LayerSums)) for left_out in (None, *range(BLOCKS))
-            )
-            ends = jackknife(whole, torch.tensor(without, dtype=torch.float64))
-            cells[name].append(shown(whole, ends.low, ends.high))
-            if figure is single_layer_share:
-                shares.append(whole)
-    alike = []
-    for block in range(BLOCKS):
-        first = block * rows_a_block
+    _, shared = folded(options, lm, corpus)
+    n_ctx, rows_a_block = shared.card.n_ctx, 2 if options.quick else 8
+    stream = TokenStream(open_corpus(corpus), "test", lm.tokenizer, n_ctx=n_ctx)
+    rules = {str(s): shared.rule(s) for s in shared.sites}
+    parts, alike = [], []
+    for first in range(0, BLOCKS * rows_a_block, rows_a_block):
+        config = SurveyConfig(
+            tokens=rows_a_block * n_ctx, first_row=first, examples=0, batch_rows=rows_a_block
+        )
+        parts.append(survey(shared, lm, stream, config, shown=False).sums)
         part = _Rows(stream, first)
-        rules = {str(s): shared.rule(s) for s in shared.sites}
         found = adjacent_cosines(lm, part, rules, shared.sites, n_rows=rows_a_block, shown=False)
         alike.append(found.pairs.columns["cosine_mean"])
-    by_block = torch.tensor(alike, dtype=torch.float64)
-    mean, low, high = (float(v) for v in mean_interval(by_block.mean(1)))
-    rows = [(n, t, *c) for (n, c), t in zip(cells.items(), theirs, strict=True)]
-    one = shown(mean, low, high)
-    rows.append(("cosine of a token's streams at neighbouring layers", "", one, "same", "same"))
-    rows = [row[: 2 + len(expansions)] for row in rows]
-    columns = ("", "published", *(f"{lm.d_model * x:,} latents" for x in expansions))
-    floors = [
-        Floor(f"layers: single-layer share, x{x}", s, least=0.01, most=0.99)
-        for x, s in zip(expansions, shares, strict=True)
+
+    def row(what, theirs, figure):
+        whole, *without = (figure(added(parts, left_out)) for left_out in (None, *range(BLOCKS)))
+        ends = jackknife(whole, torch.tensor(without, dtype=torch.float64))
+        return what, theirs, shown(whole, ends.low, ends.high)
+
+    def spread(sums):
+        found = distribution(sums.totals, sums.numbers)
+        return float(found.std.nanmean()) / even_spread(sums.numbers)
+
+    by_block = torch.tensor(alike, dtype=torch.float64).mean(1)
+    cosine = [float(v) for v in mean_interval(by_block)]
+    rows = [
+        row("tokens of a latent at one layer only, share", "often", single_layer_share),
+        row(
+            "variance over layers, of a text over that of a token, published formula",
+            "about 100",
+            lambda sums: 1 / legacy_variances(sums).rel_var_t,
+        ),
+        row("the same, weighted by activity", "", lambda s: decomposition(s).tokens_over_within),
+        row("deviation over layers, in an even spread's", "", spread),
+        ("cosine of a token's streams at neighbouring layers", "high", shown(*cosine)),
     ]
-    floors.append(Floor("layers: cosine of neighbouring layers", mean, least=0.1, most=1))
-    return Found(columns, rows, floors, {"model": lm.name, "tokens": BLOCKS * rows_a_block * 128})
+    single = single_layer_share(added(parts, None))
+    floors = [
+        Floor("layers: single-layer share", single, least=0.01, most=0.99),
+        Floor("layers: cosine of neighbouring layers", cosine[0], least=0.1, most=1),
+    ]
+    settings = {"model": lm.name, "tokens": BLOCKS * rows_a_block * n_ctx, "d_sae": shared.d_sae}
+    return Found(("", "published", f"{lm.name}, {shared.d_sae:,} latents"), rows, floors, settings)
 
 
 class _Rows:
@@ -151,9 +133,9 @@ class _Rows:
         return self._stream.rows(batch_rows, first_row=self._first, n_rows=n_rows)
 
 
-def added(parts, left_out, kind):
+def added(parts, left_out):
     """Return the sums of all parts but one."""
-    total = kind(parts[0].numbers, parts[0].d_sae)
+    total = type(parts[0])(parts[0].numbers, parts[0].d_sae)
     for i, part in enumerate(parts):
         if i != left_out:
             total.merge(part)
@@ -172,12 +154,12 @@ def locality(options):
 
     lm, corpus = model(options)
     text = open_corpus(corpus)
-    folder, shared = folded(options, lm, corpus, 1 if options.quick else 4)
+    folder, shared = folded(options, lm, corpus)
     n = len(shared.sites)
     chosen = [round(i * (n - 1) / (len(PYTHIA_BITS) - 1)) for i in range(len(PYTHIA_BITS))]
     subjects, _ = of_folders([folder], layers=chosen)
-    windows = 8 if options.quick else 16
-    how = Measure(most_latents=4 if options.quick else 8, probes=4 if options.quick else 8)
+    windows = 8 if options.quick else 10
+    how = Measure(most_latents=6, probes=6)
     n_ctx = 16 if options.quick else 64
     go_on = RunOptions(resume=True, shown=False)
     config = depth.Depth(corpus=text, n_ctx=n_ctx, windows=windows, measure=how)
@@ -241,8 +223,15 @@ SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
 def synth(options):
     """SynthSAEBench-16k: what a share of the published training finds, along the way."""
-    curve = [json.loads(line) for seed in options.seeds for line in synth_run(options, seed).open()]
-    curve.sort(key=lambda r: (r["samples"], r["seed"]))
+    return synth_table([synth_run(options, seed) for seed in options.seeds], options.quick)
+
+
+def synth_table(files, quick):
+    """Return the table of measurements along the way, of one file a seed."""
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    # A run that was stopped between a measurement and a checkpoint measures once more.
+    once = {(r["samples"], r["seed"]): r for r in lines}
+    curve = [once[key] for key in sorted(once)]
     f1, mcc, unique, r2 = SYNTH["BatchTopK"]
     rows = [("published", "200 M", "25", f"{mcc}", f"{f1}", "", f"{unique}", f"{r2}", "")]
     for r in curve:
@@ -262,8 +251,8 @@ def synth(options):
     columns = ("", "samples", "L0", "MCC", "F1, all", "F1, living", "uniqueness", "R2", "dead")
     last = curve[-1]
     over = last["mcc"][0] - last["mcc_chance"]
-    floors = [Floor("synth: MCC over chance", over, least=0.05 if options.quick else 0.3)]
-    keys = ("tokens", "batch_tokens", "lr", "samples_per_second")
+    floors = [Floor("synth: MCC over chance", over, least=0.05 if quick else 0.3)]
+    keys = ("tokens", "batch_tokens", "lr")
     return Found(columns, rows, floors, {key: last[key] for key in keys})
 
 
@@ -294,31 +283,22 @@ def synth_run(options, seed):
         record = synth_scores(part, truth, options.quick)
         record |= {"seed": seed, "samples": round(share * tokens), "tokens": tokens}
         record |= {"batch_tokens": 1024, "lr": fit.peak_lr}
-        record["samples_per_second"] = record["samples"] / watch()
         with file.open("a") as f:
             f.write(json.dumps(record) + "\n")
         print(json.dumps({k: record[k] for k in ("seed", "samples", "mcc", "r2")}), flush=True)
 
-    watch = stopwatch()
     shares = SHARES[-2:] if options.quick else SHARES
     there = folder.exists()
     fit_truth(fit, truth, out=folder, resume=there, snapshots=Snapshots(shares, take), shown=False)
     return file
 
 
-def stopwatch():
-    """Return a function that gives the seconds since it was made."""
-    import time
-
-    began = time.monotonic()
-    return lambda: time.monotonic() - began
-
-
 def synth_scores(sae, truth, quick):
     """Return recovery with intervals: over samples, and over features for what has no samples."""
     from saekit.studies.truth.evals.ground_truth import GroundTruth
 
-    result = GroundTruth(n_tokens=2**12 if quick else 2**14).run(sae, truth)
+    n_tokens = 2**12 if quick else 2**14
+    result = GroundTruth(n_tokens=n_tokens, batch_tokens=n_tokens // 64).run(sae, truth)
     by_latent = result.details["by_latent"]
     feature = torch.tensor(by_latent["matched_feature"])
     rows, features = sae.directions().detach().float(), truth.features.float()
