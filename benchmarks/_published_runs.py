@@ -31,17 +31,17 @@ def shown(value, low=None, high=None, digits=2):
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def model(options):
+def model(options, dtype="auto"):
     """Return the language model and the corpus of a recipe."""
     from saekit.models.hf import load
     from saekit.models.tiny import tiny
 
     if options.quick:
         return tiny(n_layers=6, d_model=32), "stdlib"
-    return load("smollm2-135m"), "packaged"
+    return load("smollm2-135m", dtype=dtype), "packaged"
 
 
-def folded(options, lm, corpus):
+def folded(options):
     """Return one SAE over every layer, trained as in docs/tutorials/layers.md."""
     from saekit.hub.native import load
     from saekit.hub.shared import SharedSAE
@@ -51,6 +51,7 @@ def folded(options, lm, corpus):
 
     folder = options.out / ("layers-quick" if options.quick else "layers")
     if not (folder / "sae").exists():
+        lm, corpus = model(options)
         sizes = {"d_in": lm.d_model, "d_out": lm.d_model, "d_sae": 32 if options.quick else 2048}
         inner = TopK(**sizes, k=8 if options.quick else 32)
         train(
@@ -78,7 +79,7 @@ def layers(options):
     from saekit.studies.layers.variances import decomposition, legacy_variances
 
     lm, corpus = model(options)
-    _, shared = folded(options, lm, corpus)
+    _, shared = folded(options)
     n_ctx, rows_a_block = shared.card.n_ctx, 2 if options.quick else 8
     stream = TokenStream(open_corpus(corpus), "test", lm.tokenizer, n_ctx=n_ctx)
     rules = {str(s): shared.rule(s) for s in shared.sites}
@@ -152,18 +153,19 @@ def locality(options):
     from saekit.studies.locality.runs.subjects import of_folders
     from saekit.studies.locality.windows import drawing
 
-    lm, corpus = model(options)
+    lm, corpus = model(options, "float32")  # gradients of rounded numbers are none
     text = open_corpus(corpus)
-    folder, shared = folded(options, lm, corpus)
+    folder, shared = folded(options)
     n = len(shared.sites)
     chosen = [round(i * (n - 1) / (len(PYTHIA_BITS) - 1)) for i in range(len(PYTHIA_BITS))]
     subjects, _ = of_folders([folder], layers=chosen)
     windows = 8 if options.quick else 10
-    how = Measure(most_latents=6, probes=6)
+    how = Measure(most_latents=6, probes=6, matmul="float32" if options.quick else "bfloat16")
     n_ctx = 16 if options.quick else 64
     go_on = RunOptions(resume=True, shown=False)
     config = depth.Depth(corpus=text, n_ctx=n_ctx, windows=windows, measure=how)
     done = depth.run(lm, subjects, config, folder / "depth", go_on)
+    assert not done.failures, done.failures[0]
     rows, values = [], []
     for i, (subject, bits) in enumerate(zip(subjects, PYTHIA_BITS, strict=True)):
         by_name = {

@@ -38,6 +38,14 @@ RECIPES = {
 }
 
 
+def write(path, name, found):
+    """Put one table into the file of tables."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    made = {"made": provenance.collect(0)["time"], "settings": found.settings}
+    kept[name] = made | {"columns": found.columns, "rows": found.rows}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
 def main():
     parser = _command.parser_of(__doc__, "small SAEs: a minute")
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"[{' '.join(RECIPES)}]")
@@ -57,15 +65,9 @@ def main():
             found[name] = RECIPES[name](options)
             print(f"\n{RECIPES[name].__doc__.strip()}\n")
             print("\n".join(_published.markdown(found[name])), flush=True)
-    record = {
-        name: {"columns": one.columns, "rows": one.rows, "settings": one.settings}
-        for name, one in found.items()
-    }
-    if options.rows:
-        kept = json.loads(options.rows.read_text()) if options.rows.exists() else {}
-        made = {"made": provenance.collect(0)["time"], "machine": machine.describe()}
-        kept |= {name: one | made for name, one in record.items()}
-        options.rows.write_text(json.dumps(kept, indent=1) + "\n")
+            if options.rows:
+                write(options.rows, name, found[name])
+    record = {name: one._asdict() | {"floors": len(one.floors)} for name, one in found.items()}
     floors = [floor for one in found.values() for floor in one.floors]
     return _command.finish("published", options, record, floors)
 
