@@ -485,7 +485,7 @@ def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
         assert code == 2 and "csv or parquet" in err
 
 
-@pytest.mark.parametrize("kind", table_files.FORMATS)
+@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kind):
     pytest.importorskip("pyarrow")
     jobs = {

@@ -62,7 +62,7 @@ def alone(lm, tmp_path_factory):
     return folder / "whole"
 
 
-@pytest.mark.parametrize("latent_shards", [1, 2])
+@pytest.mark.parametrize("latent_shards", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_of_two_goes_on_on_one(lm, alone, tmp_path, latent_shards):
     how = {"folder": str(tmp_path), "latent_shards": latent_shards, **SETTINGS}
     result(2, "run", tmp_path, out="cut", stop=STOP, **how)
@@ -93,6 +93,7 @@ def flip(file):
     file.write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_goes_on_on_two(lm, tmp_path, monkeypatch):
     from tests.training.parallel import worker
 
