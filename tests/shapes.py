@@ -1,8 +1,8 @@
 """Checks of shapes while tests run: every function of saekit that names the shape of an array.
 
 jaxtyping's own hook checks every function, plain types as well, which doubles the time of the
-tests and takes 15 s at the start of each process; `make shapes` and `make slow-share` use it. This
-one leaves a function alone that names no shape, and builds a check at its first call.
+tests and takes 15 s at the start of each process; `make slow` uses it. This one leaves a function
+alone that names no shape, and builds a check at its first call.
 """
 
 import ast

@@ -62,7 +62,8 @@ def alone(lm, tmp_path_factory):
     return folder / "whole"
 
 
-@pytest.mark.parametrize("latent_shards", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("latent_shards", [1, 2])
 def test_a_run_of_two_goes_on_on_one(lm, alone, tmp_path, latent_shards):
     how = {"folder": str(tmp_path), "latent_shards": latent_shards, **SETTINGS}
     result(2, "run", tmp_path, out="cut", stop=STOP, **how)
