@@ -42,7 +42,7 @@ slow: $(VENV)/ready-dev
 # A fixed tenth of the long tables of kills and hurt inputs, and every other slow test: minutes.
 slow-share: $(VENV)/ready-dev
 	SAEKIT_SLOW_EVERY=10 $(PYTEST) --shapes -m slow -k "not of_four and not bit_for_bit_past \
-	  and not killed_outright and not to_the_agent" --ignore=tests/training/test_kill.py \
+	  and not killed_outright and not to_the_agent and not twenty_kills" \
 	  --ignore=tests/docs/test_python.py --ignore=tests/docs/test_adding.py
 
 # docs/ as a site in site/: its links, its navigation and the reference are checked on the way.
