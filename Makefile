@@ -20,7 +20,7 @@ SHAPED := $(addprefix tests/,saes metrics kernels activations analysis core mode
   $(addprefix tests/studies/,truth structure causal faithful)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo docs test shapes slow slow-share parity check setup clean
+.PHONY: demo docs test types fast shapes slow slow-share parity check setup clean
 
 demo: $(VENV)/ready
 	"$(BIN)/saekit" demo
@@ -28,7 +28,13 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check --quiet .
+	$(MAKE) --no-print-directory -j2 types fast
+
+# One process for a minute and a half, which the tests need not wait for.
+types: $(VENV)/ready-dev
 	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
+
+fast: $(VENV)/ready-dev
 	$(PYTEST) $(BY_FILE) --durations=20
 
 # Functions that name the shape of an array are checked at each call, where arrays are computed.
