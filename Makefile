@@ -8,9 +8,19 @@ WITHOUT_PINS := sae-bench==0.6.0 tabulate==0.10.0
 # own, kept between clones, named by what it holds.
 PEERS ?= $(HOME)/.cache/saekit/peers-$(shell { cat pyproject.toml constraints.txt; \
   echo $(WITHOUT_PINS); } | sha256sum | cut -c1-12)
+# Tests start hundreds of processes: what they import is compiled once, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto
+# A file of tests stays in one process, which makes once what its tests share.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+# Every function of saekit is checked at each call, plain types as well: twice the time.
+TYPED := "--jaxtyping-packages=saekit,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+CONTRACTS := saes metrics fits evals joint_evals analyses columns families
+SHAPED := $(addprefix tests/,saes metrics kernels activations analysis core models golden) \
+  $(patsubst %,tests/contracts/test_%.py,$(CONTRACTS)) \
+  $(addprefix tests/studies/,truth structure causal faithful)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo docs test slow slow-share parity check setup clean
+.PHONY: demo docs test types fast shapes slow slow-share parity check setup clean
 
 demo: $(VENV)/ready
 	"$(BIN)/saekit" demo
@@ -18,17 +28,27 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check --quiet .
+	$(MAKE) --no-print-directory -j2 types fast
+
+# One process for a minute and a half, which the tests need not wait for.
+types: $(VENV)/ready-dev
 	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto
+
+fast: $(VENV)/ready-dev
+	$(PYTEST) $(BY_FILE) --durations=20
+
+# Functions that name the shape of an array are checked at each call, where arrays are computed.
+shapes: $(VENV)/ready-dev
+	$(PYTEST) $(BY_FILE) --shapes $(SHAPED)
 
 # What takes more than a few seconds a test: the embedded model, kills at every file operation, fuzzing.
 slow: $(VENV)/ready-dev
-	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto -m slow
+	$(PYTEST) $(TYPED) -m slow
 
 # A fixed tenth of the long tables of kills and hurt inputs, and every other slow test: minutes.
 slow-share: $(VENV)/ready-dev
-	SAEKIT_SLOW_EVERY=10 OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q -n auto -m slow \
-	  --ignore=tests/training/parallel/test_runs.py --ignore=tests/training/test_kill.py \
+	SAEKIT_SLOW_EVERY=10 $(PYTEST) --shapes -m slow -k "not of_four and not bit_for_bit_past \
+	  and not killed_outright and not to_the_agent and not twenty_kills" \
 	  --ignore=tests/docs/test_python.py --ignore=tests/docs/test_adding.py
 
 # docs/ as a site in site/: its links, its navigation and the reference are checked on the way.

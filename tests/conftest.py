@@ -5,9 +5,20 @@ import os
 import pytest
 import torch
 
+from tests import shapes
+
 # Triton decides at its first import, whoever imports it, whether kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shapes", action="store_true", help="check the shapes of arrays")
+
+
+def pytest_configure(config):
+    if config.getoption("--shapes"):
+        shapes.install()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ import pytest
 
 from tests import world
 
+pytestmark = pytest.mark.slow  # every contract once more, for the toys
 ROOT = Path(__file__).parents[2]
 TOYS = Path(__file__).with_name("toys")
 # What each toy is, its file or folder in the package, and the contract that holds it.

@@ -185,7 +185,7 @@ def equal_at(server, case, folder, points, name):
     assert not unlike
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["train", "sweep", "cache write", "index"])
 def test_a_few_kills(server, case_of, tmp_path, name):
     equal_at(server, case_of[name], tmp_path, spread, name)
 
@@ -196,27 +196,19 @@ def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
     equal_at(server, case_of[name], tmp_path, share.points(NAMES.index(name)), name)
 
 
-def earlier_index_stays(server, case, trained, folder, points):
+@pytest.mark.slow
+def test_an_earlier_index_stays_until_the_new_one_is_whole(server, case_of, trained, tmp_path):
     """Kill an index over an earlier one: one of the two is there, whole."""
-    old = folder / "old" / "out"
+    old = tmp_path / "old" / "out"
     words = ["index", trained / "one", "--split", "test", "--quiet", "--out", old]
     assert server.run(words).code == 0
-    counted = shutil.copytree(old.parent, folder / "counted")
-    names = server.run(filled(case.start, counted / "out"), counted).names
+    counted = shutil.copytree(old.parent, tmp_path / "counted")
+    names = server.run(filled(case_of["index"].start, counted / "out"), counted).names
     assert any(name.startswith("exchange") for name in names)
     tokens = {read_json(f / "out/index.json")["n_tokens"] for f in (old.parent, counted)}
     assert len(tokens) == 2
-    for at in points(len(names)):
-        out = killed_at(server, case, folder, at, before=old)
+    for at in share.points(0)(len(names)):
+        out = killed_at(server, case_of["index"], tmp_path, at, before=old)
         assert Index(out).record(3) and Index(out).n_tokens in tokens
-        gone_on(server, case, out)
+        gone_on(server, case_of["index"], out)
         assert not differences(counted / "out", out)
-
-
-def test_an_earlier_index_stays_until_the_new_one_is_whole(server, case_of, trained, tmp_path):
-    earlier_index_stays(server, case_of["index"], trained, tmp_path, spread)
-
-
-@pytest.mark.slow
-def test_an_earlier_index_stays_at_every_operation(server, case_of, trained, tmp_path):
-    earlier_index_stays(server, case_of["index"], trained, tmp_path, share.points(0))

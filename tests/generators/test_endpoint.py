@@ -122,7 +122,8 @@ def run_all(url, journal, n):
     ask(Endpoint(model="m", base_url=url), wanted(n), Journal(journal), limits=limits)
 
 
-@pytest.mark.parametrize("n_kills", [1, pytest.param(share.part(10, 3), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [share.part(10, 3)])
 def test_killed_at_random_moments_it_ends_the_same_and_pays_for_nothing_twice(tmp_path, n_kills):
     chance = random.Random(3)
     faults = lambda n, body: chance.choice(["", "", "", *FAULTS])  # noqa: E731

@@ -1,5 +1,6 @@
 """What the pages name exists: links, files, tests, Python names, commands and their options."""
 
+import functools
 import importlib
 import re
 import shlex
@@ -127,14 +128,19 @@ def command_lines(page: Path) -> list[list[str]]:
     return lines
 
 
-@page_names
-def test_commands_and_their_options_exist(page):
+@functools.cache
+def whole_command():
     from typer.main import get_command
 
     from saekit.cli.main import app
 
+    return get_command(app)
+
+
+@page_names
+def test_commands_and_their_options_exist(page):
     for words in command_lines(page):
-        command = get_command(app)
+        command = whole_command()
         rest = list(words)
         if rest and rest[0] == "--use":  # the one option in front of a command that takes a word
             rest = rest[2:]

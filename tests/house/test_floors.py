@@ -60,8 +60,13 @@ FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT)
 
 
 @functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imported(path: Path, top_only: bool = False) -> list[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     nodes = tree.body if top_only else list(ast.walk(tree))
     names = []
     for node in nodes:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.report.web import mock
 
+pytestmark = pytest.mark.slow  # a browser takes half a minute of one core
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

@@ -28,12 +28,13 @@ def weights(out):
     return hashlib.sha256((out / "sae" / "weights.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffer_tokens", [2048, 100_000])
 def test_kill_and_resume_ends_with_the_same_weights(tmp_path, buffer_tokens):
     model = save_tiny(tmp_path / "model")
     text = world.text_file(tmp_path, n_docs=1500)
     start = ["train", "--model", model, "--corpus", text, *SMALL]
-    start += ["--set", f"buffer_tokens={buffer_tokens}", "--out"]
+    start += ["--epochs", "4", "--set", f"buffer_tokens={buffer_tokens}", "--out"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run(command(*start, whole), check=True, capture_output=True)
     running = subprocess.Popen(command(*start, cut), stderr=subprocess.DEVNULL)

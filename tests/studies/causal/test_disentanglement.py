@@ -57,6 +57,7 @@ def world():
     return _World(facts, prompts, clean, parts, pairs, every, asked, draws, 0)
 
 
+@pytest.mark.slow
 def test_latents_that_are_the_attributes_swap_one_and_leave_the_other():
     made = world()
     slopes = {

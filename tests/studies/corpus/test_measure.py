@@ -94,6 +94,7 @@ def test_what_a_corpus_does_not_tell_is_undefined(found):
     assert "-" in str(found) and len(found.table()) == len(found.result.scores)
 
 
+@pytest.mark.slow
 def test_own_text_begins_as_the_model_does_and_other_text_not(tmp_path):
     lm = tiny("llama")
     own = generate(

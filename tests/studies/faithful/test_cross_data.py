@@ -31,6 +31,7 @@ def other(folder):
     return str(path)
 
 
+@pytest.mark.slow
 def test_each_cell_is_core_of_that_text(tmp_path):
     subj, path = subject(random_topk()), other(tmp_path)
     result = dataclasses.replace(SMALL, corpora=(path,)).run(subj, real_text())

@@ -318,6 +318,7 @@ def test_cosines_of_the_stream_without_an_sae(place, capsys, tmp_path):
     assert len(rows(tmp_path / "adjacent_cosine_norms.csv")) == LAYERS
 
 
+@pytest.mark.slow
 def test_heatmaps(place, capsys):
     """figures/dists_heatmaps.py and figures/prompt_heatmaps.py, of several MLSAEs."""
     pytest.importorskip("matplotlib")

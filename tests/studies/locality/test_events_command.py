@@ -362,6 +362,7 @@ def test_autocorrelation_with_what_neuronpedia_knows(run, tmp_path, capsys):
     assert code == 1 and "MODEL/SAE" in err
 
 
+@pytest.mark.slow
 def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch):
     from saekit.core.errors import DataError
     from saekit.studies.locality.events import event_entropy
@@ -425,6 +426,7 @@ def test_autocorrelation_goes_on_where_it_was(run, tmp_path, capsys, monkeypatch
     assert told["dataset"]["paths"] == [str(text)]
 
 
+@pytest.mark.slow
 def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     jobs = {
@@ -485,7 +487,7 @@ def test_parquet_has_the_numbers_of_csv(run, events, tmp_path, capsys):
         assert code == 2 and "csv or parquet" in err
 
 
-@pytest.mark.parametrize("kind", table_files.FORMATS)
+@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_folders_are_released_in_the_published_layout(run, tmp_path, capsys, kind):
     pytest.importorskip("pyarrow")
     jobs = {

@@ -34,6 +34,7 @@ def test_a_permutation_p_is_never_zero_and_counts_what_was_seen():
     assert null.p == 1.0
 
 
+@pytest.mark.slow
 def test_the_null_is_calibrated_where_nothing_depends():
     # Clustered directions and entropies in heavy ties: pairs are far from independent.
     n, worlds, counts = 24, 100, {"signed": 0, "size": 0, "neighbours": 0}

@@ -237,7 +237,10 @@ def test_a_stack_of_identities_has_no_entropy():
     assert (found.entropy_bits() < 1e-8).all()
 
 
-@pytest.mark.parametrize("method", ["vjp", "jacobian", "integrated_gradients", "occlusion"])
+@pytest.mark.parametrize(
+    "method",
+    ["vjp", "jacobian", "occlusion", pytest.param("integrated_gradients", marks=pytest.mark.slow)],
+)
 def test_planted_widths_come_back(method):
     """Features that depend on the last w tokens: 2^H is w, by gradients; ranks by every way."""
     widths = [1, 2, 4, 8, 16, 32]

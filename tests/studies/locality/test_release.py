@@ -143,6 +143,7 @@ def test_sweeps_of_several_models_share_a_folder(runs, tmp_path):
         release(runs / "two", tmp_path, label="x")
 
 
+@pytest.mark.slow
 def test_figures_lie_where_the_data_set_has_them(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for run in ("d", "c"):

@@ -527,6 +527,7 @@ def test_a_failing_layer_ends_with_exit_code_3(trained, capsys, monkeypatch):
     assert len(details["failures"]) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_ends_equal(trained):
     """SIGKILL while it works; --resume; the same bytes as a run that nobody stopped."""
     words = [sys.executable, "-c", "from saekit.cli.main import main; main()"]

@@ -102,6 +102,7 @@ def test_latents_weigh_by_how_often_they_are_on():
     assert summary(rows, some)["sensitivity_by_density"].value == pytest.approx(0.9)
 
 
+@pytest.mark.slow  # thousands of bootstraps
 def test_the_interval_of_the_mean_covers():
     chance = torch.Generator().manual_seed(3)
     hits, draws, n = 0, 300, 40

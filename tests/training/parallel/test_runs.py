@@ -62,6 +62,7 @@ def alone(lm, tmp_path_factory):
     return folder / "whole"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_shards", [1, 2])
 def test_a_run_of_two_goes_on_on_one(lm, alone, tmp_path, latent_shards):
     how = {"folder": str(tmp_path), "latent_shards": latent_shards, **SETTINGS}
@@ -93,6 +94,7 @@ def flip(file):
     file.write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_goes_on_on_two(lm, tmp_path, monkeypatch):
     from tests.training.parallel import worker
 
