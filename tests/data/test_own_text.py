@@ -164,7 +164,7 @@ def test_chats_of_a_model_without_a_template_are_refused(tmp_path):
 )
 def test_chats_that_are_none_are_named(tmp_path, row, said):
     path = rows_of(tmp_path / "chats.jsonl", [*({"messages": chat(i)} for i in range(40)), row])
-    corpus = Chats(paths=(str(path),), test_share=0.0)
+    corpus = Chats(paths=(str(path),), test_share=0.0, validation_share=0.0)
     with pytest.raises(DataError, match=said):
         list(TokenStream(corpus, "train", tokenizer(), n_ctx=16).rows(4))
 
@@ -208,7 +208,10 @@ def test_the_same_text_as_ids_gives_the_same_sae(tmp_path):
     lines = [json.loads(line)["text"] for line in path.read_text().splitlines()]
     ids = rows_of(tmp_path / "ids.jsonl", [{"input_ids": lm.tokenizer.encode(t)[0]} for t in lines])
     assert open_corpus(str(ids)) == TokenIds(paths=(str(ids),))
-    kinds = [TokenIds(paths=(str(ids),), test_share=0.0), Files(paths=(str(path),), test_share=0.0)]
+    kinds = [
+        TokenIds(paths=(str(ids),), test_share=0.0, validation_share=0.0),
+        Files(paths=(str(path),), test_share=0.0, validation_share=0.0),
+    ]
     rows = [next(TokenStream(c, "train", lm.tokenizer, n_ctx=32).rows(50)).tokens for c in kinds]
     assert rows[0].equal(rows[1])
 
@@ -225,7 +228,7 @@ def test_the_same_text_as_ids_gives_the_same_sae(tmp_path):
 )
 def test_ids_of_another_tokenizer_are_refused(tmp_path, row, said):
     path = rows_of(tmp_path / "ids.jsonl", [{"input_ids": [3, 4, i]} for i in range(9)] + [row])
-    corpus = TokenIds(paths=(str(path),), test_share=0.0)
+    corpus = TokenIds(paths=(str(path),), test_share=0.0, validation_share=0.0)
     with pytest.raises(DataError, match=said):
         list(TokenStream(corpus, "train", tokenizer(), n_ctx=16).rows(4))
 

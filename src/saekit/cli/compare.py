@@ -29,6 +29,9 @@ def compare(
     site: Annotated[
         str | None, typer.Option(help="Which site, where an SAE is folded over several.")
     ] = None,
+    split: Annotated[
+        str, typer.Option(help="Part of the text: test, or validation, to choose between settings.")
+    ] = "test",
     tokens: Annotated[
         int | None, typer.Option(help="Tokens read; losses are of a quarter. [65536]")
     ] = None,
@@ -53,6 +56,7 @@ def compare(
     """
     from saekit.core.config import override
     from saekit.core.errors import ConfigError
+    from saekit.data.base import as_held_out
     from saekit.evals.compare import CompareSettings, compare_open, lines
     from saekit.evals.core import Core
     from saekit.evals.evaluate import configured
@@ -61,7 +65,8 @@ def compare(
 
     core = configured("core", tokens, {})
     assert isinstance(core, Core)
-    config = override(CompareSettings(core=core, seed=seed), settings or [])
+    part = as_held_out(split)
+    config = override(CompareSettings(core=core, seed=seed, split=part), settings or [])
     models: dict[str, LanguageModel] = {}
     groups = {str(run): trained_runs(run) if is_sweep(run) else [run] for run in runs}
     if len(groups) < len(runs):

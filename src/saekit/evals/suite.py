@@ -13,8 +13,8 @@ from saekit.core.config import Config, read_setting
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import write_json
 from saekit.core.lock import claimed
-from saekit.core.result import Result, Score, Table
-from saekit.data.base import Corpus
+from saekit.core.result import Result, Score, Table, split_lines
+from saekit.data.base import Corpus, HeldOut
 from saekit.evals import _evidence
 from saekit.evals._cells import (
     Cells,
@@ -61,6 +61,7 @@ class SuiteSettings(Config):
         floors: which (`saekit list floors`); null: those of the suite; empty: none.
         seed: of all that is drawn.
         changes: settings of evaluations, as ``core.n_tokens=4096``.
+        split: "test", for what is reported, or "validation", to choose between settings.
 
     Raises:
         UnknownNameError: there is no such suite or floor.
@@ -73,6 +74,7 @@ class SuiteSettings(Config):
     floors: tuple[str, ...] | None = None
     seed: int = 0
     changes: tuple[str, ...] = ()
+    split: HeldOut = "test"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,6 +162,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
     site: str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    split: HeldOut = "test",
     shown: bool = True,
 ) -> SuiteResult:
     """Measure SAEs by several evaluations, each score next to its floors and its noise.
@@ -179,6 +182,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         site: which site, where several share an SAE.
         seed: of all that is drawn.
         settings: of evaluations, as ``{"core.n_tokens": 4096}``.
+        split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
 
     Raises:
@@ -191,6 +195,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         floors=None if floors is None else tuple(floors),
         seed=seed,
         changes=tuple(f"{k}={_typed(v)}" for k, v in (settings or {}).items()),
+        split=split,
     )
     models: dict[str, LanguageModel] = {}
     found: list[OpenSAE] = []
@@ -308,10 +313,11 @@ class _Run:
 
     def _group(self, places: Sequence[int]) -> _Group:
         first = self.saes[places[0]]
-        held_out, train = stream_of(first), stream_of(first, "train")
+        held_out, train = stream_of(first, self.config.split), stream_of(first, "train")
         memo, seed = Memo(), self.config.seed
         lm = memo.model(first.lm)
-        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown)
+        rows = memo.rows(held_out.rows)
+        tools = Tools(rows=rows, seed=seed, shown=self._shown, split=self.config.split)
         group = _Group({}, {}, tools, held_out.digest)
         ground = Ground(memo.rows(train.rows), seed, {})
         known: dict[str, Member] = {}  # floors of the same content are one
@@ -586,6 +592,7 @@ def lines(found: SuiteResult) -> list[str]:
         ]
     cautions = dict.fromkeys((row["eval"], row["cautions"]) for row in rows if row["cautions"])
     out += [f"caution  {eval}: {words}" for eval, words in cautions]
+    out += split_lines(found.provenance["settings"])
     return [*out, *(f"note     {one}" for one in [*lacking(rows), *found.provenance["notes"]])]
 
 
