@@ -7,7 +7,7 @@ import pytest
 
 import saekit
 from saekit.core.errors import ConfigError, DataError
-from saekit.data.base import Corpus
+from saekit.data.base import SPLITS, Corpus
 from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files
 from saekit.data.corpora.mixture import Mixture
@@ -60,7 +60,7 @@ def test_a_list_of_texts_is_a_corpus_that_settings_hold_the_digest_of():
     corpus = as_corpus(texts())
     assert isinstance(corpus, Texts) and corpus.n_texts == 120
     again = Corpus.from_dict(json.loads(json.dumps(corpus.to_dict())))
-    both = [d.text for split in ("train", "test") for d in again.documents(split)]
+    both = [d.text for split in SPLITS for d in again.documents(split)]
     assert sorted(both) == sorted(texts())
     assert as_corpus(texts()[1:]).sha256 != corpus.sha256
     assert len(json.dumps(corpus.to_dict())) < 200
@@ -124,7 +124,7 @@ def test_so_do_those_of_parquet(tmp_path):
     path = tmp_path / "chats.parquet"
     table = arrow.table({"id": [0, 1], "messages": [chat(0), chat(1)]})
     pyarrow.parquet.write_table(table, path)
-    found = [d for split in ("train", "test") for d in open_corpus(str(path)).documents(split)]
+    found = [d for split in SPLITS for d in open_corpus(str(path)).documents(split)]
     assert sorted(json.loads(d.text) == chat(0) for d in found) == [False, True]
 
 
@@ -190,7 +190,7 @@ def test_token_ids_are_taken_as_they_are(tmp_path, kind):
         np.save(path, array if kind == "rows" else array.flatten())
     corpus = open_corpus(str(path))
     assert isinstance(corpus, TokenIds) and Corpus.from_dict(corpus.to_dict()) == corpus
-    found = [d.text for split in ("train", "test") for d in corpus.documents(split)]
+    found = [d.text for split in SPLITS for d in corpus.documents(split)]
     if kind == "npy":
         flat = [i for ids in lists for i in ids]
         lists = [flat[i : i + 1024] for i in range(0, len(flat), 1024)]

@@ -117,7 +117,7 @@ def test_from_files_to_windows(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         "".join(f'{{"text": "{PROSE} {i}"}}\n' for i in range(40)), encoding="utf-8"
     )
-    corpus = Files(paths=(str(tmp_path),), test_share=0.5)
+    corpus = Files(paths=(str(tmp_path),), test_share=0.5, validation_share=0.0)
     found = from_corpus(corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6)
     assert len(found.tokens) == 6 and found.refused and found.source[0].endswith("a.jsonl")
     rule = registry.get("wikitext")()
