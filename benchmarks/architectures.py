@@ -5,7 +5,7 @@
 
 Harvests the middle layer of the embedded model once, trains each architecture on the same
 batches at several settings of its sparsity and otherwise with its defaults, and measures
-each with `saekit eval`'s core evaluation on held-out text. Prints a Markdown table;
+each with `saekit eval`'s core evaluation on validation text. Prints a Markdown table;
 `--figure` draws it (needs matplotlib). `--quick` trains a few steps of each, to see that all
 still work.
 
@@ -25,7 +25,7 @@ from saekit.activations.pairs import Pair
 from saekit.activations.shuffle import Resident
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
-from saekit.evals.evaluate import measure as evaluated
+from saekit.evals.evaluate import evaluate
 from saekit.hub.trained import TrainedSAE
 from saekit.models.hf import load
 from saekit.saes.base import SAEConfig
@@ -115,7 +115,7 @@ def measure(lm, corpus, names, args):
             loaded = trained(run, harvest, stream)
             seconds = time.perf_counter() - began
             core = Core(n_tokens=args.eval_tokens, ce_tokens=args.ce_tokens)
-            scores = evaluated(loaded, lm, core, shown=False).scores
+            scores = evaluate(loaded, lm, core, split="validation", shown=False).scores
             rows.append(
                 {
                     "name": name,

@@ -4,7 +4,7 @@
 
 Activations of the embedded model's middle layer are harvested once. Every trainer then sees the
 same batches in the same order (see quality_trainers.py), and what it trained is written as plain
-weights, rebuilt as a saekit SAE and measured here by one path: FVU and L0 on held-out text, and
+weights, rebuilt as a saekit SAE and measured here by one path: FVU and L0 on validation text, and
 the share of the cross-entropy recovered, against zero and mean ablation. A peer's own forward
 pass must agree with the rebuilt one to 1e-4 of the spread, root mean square, or the run stops.
 
@@ -149,7 +149,7 @@ class Bench:
             chance = generator(seed, "order", 0)  # as saekit's own trainer draws it
             tensors[f"order.{seed}"] = torch.randperm(options.tokens, generator=chance)
         rule = train.rules[str(self.site)]
-        held = Harvest(self.lm, self._stream("test"), pair, TokenRule(), fitted=train.rules)
+        held = Harvest(self.lm, self._stream("validation"), pair, TokenRule(), fitted=train.rules)
         n_rows = math.ceil(options.eval_tokens / options.n_ctx)
         x = torch.cat([acts.x for acts in held.batches(0, n_rows)])
         rows = torch.cat([r.tokens for r in held.stream.rows(8, n_rows=n_rows)])
@@ -215,7 +215,7 @@ class Bench:
         subject = Subject(
             sae=sae, lm=self.lm, read=self.site, write=self.site, rule=self.held.rule, name="x"
         )
-        tools = Tools(rows=self._stream("test").rows)
+        tools = Tools(rows=self._stream("validation").rows, split="validation")
         scores = core.run(subject, tools).scores
         names = {"fvu": "fvu", "l0": "l0", "ce_zero": "ce_recovered_zero"}
         names |= {"ce_mean": "ce_recovered_mean"}

@@ -5,7 +5,7 @@
 
 Harvests the middle layer of the embedded model once, trains the architecture with saekit's
 defaults and with each change of `VARIANTS`, and measures each with the core evaluation on
-held-out text. Prints a Markdown table. `--widths` trains the defaults at several widths instead,
+validation text. Prints a Markdown table. `--widths` trains the defaults at several widths instead,
 and with half and twice the rate up to 16,384 latents. `--quick` trains a few steps, to see that all
 work.
 
@@ -24,7 +24,7 @@ from architectures import MODEL, pair_of, sae_config, trained
 from saekit.activations.shuffle import Resident
 from saekit.data.open import open_corpus
 from saekit.evals.core import Core
-from saekit.evals.evaluate import measure as evaluated
+from saekit.evals.evaluate import evaluate
 from saekit.models.hf import load
 from saekit.training.loop import open_harvest
 from saekit.training.run import Run
@@ -122,7 +122,7 @@ def main():
             loaded = trained(run, harvest, stream)
             seconds = time.perf_counter() - began
             core = Core(n_tokens=args.eval_tokens, ce_tokens=0)
-            scores = evaluated(loaded, lm, core, shown=False).scores
+            scores = evaluate(loaded, lm, core, split="validation", shown=False).scores
             found.append(
                 {
                     "seed": seed,

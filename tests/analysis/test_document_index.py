@@ -34,7 +34,7 @@ def world(tmp_path):
     lines = ["ab" * 3, "the first text is of some length " * 2, "a short one", "x y z " * 30]
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
-    corpus = Files(paths=(str(path),), test_share=0.0)
+    corpus = Files(paths=(str(path),), test_share=0.0, validation_share=0.0)
     return lm, TrainedSAE(sae, card), (corpus, "train")
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -65,17 +67,32 @@ def test_every_sae_is_evaluated_and_all_are_one_table(copied, capsys):
     found = json.loads(line)
     names = ["k2-seed0", "k2-seed1", "k4-seed0", "k4-seed1"]
     assert list(found["runs"]) == names and found["left_out"] == {}
-    with (copied / "eval" / "core.csv").open() as file:
+    assert found["split"] == "validation"  # which one is chosen is no matter of the test text
+    results = Path("eval") / "validation"
+    with (copied / results / "core.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["run"], r["sae.k"], r["seed"]) for r in rows] == [
         (name, name[1], name[-1]) for name in names
     ]
     alone = copied / "k4-seed1"
-    kept = json.loads((alone / "eval" / "core.json").read_text())["scores"]["fvu"]
+    kept = json.loads((alone / results / "core.json").read_text())["scores"]["fvu"]
     assert float(rows[3]["fvu"]) == pytest.approx(kept["value"])
     assert rows[3]["fvu_low"] == ("" if kept["low"] is None else str(kept["low"]))
-    code, line, _ = call(capsys, "eval", alone, *QUICK, "--json")
+    code, line, _ = call(capsys, "eval", alone, *QUICK, "--split", "validation", "--json")
     assert json.loads(line)["fvu"] == pytest.approx(kept["value"])
+    assert not list(copied.glob("**/eval/core.*"))
+
+
+def test_runs_that_keep_no_validation_text_are_told_apart_on_test_text(copied, capsys):
+    """As those of an earlier version, whose files name no such share."""
+    runs = [*copied.glob("*/sae/card.json"), *copied.glob("*/run.json")]
+    for path in (copied / "sweep.json", *runs):
+        text = path.read_text()
+        assert '"validation_share": 0.1' in text
+        path.write_text(re.sub(r',\s*"validation_share": 0.1', "", text))
+    code, line, err = call(capsys, "eval", copied, *QUICK, "--json")
+    assert code == 0 and json.loads(line)["split"] == "test", err
+    assert (copied / "eval" / "core.csv").exists()
 
 
 def test_one_page_links_to_a_page_each(copied, capsys):
@@ -88,7 +105,7 @@ def test_one_page_links_to_a_page_each(copied, capsys):
         assert (copied / name / "report.html").exists()
     assert page.count("<circle") == 4 and "<th>FVU</th>" in page and "<th>k</th>" in page
     assert "style=" not in page.split("</style>")[1]  # the policy refuses such attributes
-    assert len(json.loads(line)["pages"]) == 4
+    assert len(json.loads(line)["pages"]) == 4 and "<b>text</b> validation" in page
 
 
 def test_a_page_before_evaluation_says_what_to_do(copied, capsys):

@@ -7,10 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from saekit.core.errors import ConfigError
 from saekit.core.files import cache_folder
 from saekit.core.sealed import write_sealed
 from saekit.core.wheels import SAE_PROBES
-from saekit.data.base import SPLITS, Corpus, Document, registry
+from saekit.data.base import SPLITS, Corpus, Document, Shares, registry
 from saekit.data.corpora.generated import KIND, Sequence, Shard, write_shard
 from saekit.data.corpora.texts import Texts
 
@@ -79,17 +80,35 @@ def test_docstring_has_one_line_and_a_source(corpus):
 
 
 def test_splits_are_in_one_order_disjoint_and_of_the_share_asked_for(offline):
-    found = {}
     for split in SPLITS:
         documents = first(offline, split)
         assert documents == first(offline, split)
         assert all(isinstance(d, Document) and d.text.strip() and d.source for d in documents)
-        found[split] = {d.text for d in documents}
-        assert len(found[split]) == len(documents) > 0
-    train, test = found["train"], found["test"]
-    assert not train & test
-    if max(len(train), len(test)) < MOST_DOCS:
-        assert 0.04 < len(test) / (len(train) + len(test)) < 0.16
+        assert len({d.text for d in documents}) == len(documents) > 0
+
+
+def test_splits_are_disjoint_and_of_the_share_asked_for(offline):
+    parts = {split: {d.text for d in first(offline, split)} for split in SPLITS}
+    together = set.union(*parts.values())
+    assert all(parts.values()) and len(together) == sum(map(len, parts.values()))
+    if max(map(len, parts.values())) < MOST_DOCS:
+        for split in ("validation", "test"):
+            assert 0.04 < len(parts[split]) / len(together) < 0.16
+
+
+def test_text_stored_before_there_was_a_validation_split_is_split_as_it_was(corpus):
+    raw = corpus.to_dict()
+    for part in (raw, *raw.get("parts", ())):
+        part.pop("validation_share", None)
+    old = Corpus.from_dict(raw)
+    assert old.shares == (0.0, 0.1) and old.to_dict() == raw
+    assert Corpus.from_dict(json.loads(json.dumps(raw))) == old != corpus
+    assert old.with_shares(corpus.shares) == corpus and corpus.with_shares(old.shares) == old
+
+
+def test_shares_leave_something_to_train_on(corpus):
+    with pytest.raises(ConfigError, match="validation_share"):
+        corpus.with_shares(Shares(0.5, 0.5))
 
 
 def test_provenance_is_json_and_stable(offline):

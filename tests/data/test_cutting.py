@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from saekit.data.base import SPLITS
 from saekit.data.corpora.files import Files
 from saekit.data.open import open_corpus
 from saekit.data.readers import cut_text, read_texts
@@ -78,20 +79,21 @@ def test_a_file_of_a_sentence_a_line_is_many_documents_that_split_stably(tmp_pat
     path = tmp_path / "lines.txt"
     path.write_text(sentences(4000))
     corpus = open_corpus(str(path))
-    train, test = ([d.text for d in corpus.documents(s)] for s in ("train", "test"))
-    assert all(len(text) <= 16_000 for text in train + test)
-    assert len(train) > 20 and test and not set(train) & set(test)
+    parts = [[d.text for d in corpus.documents(s)] for s in SPLITS]
+    texts = sum(parts, [])
+    assert all(len(text) <= 16_000 for text in texts) and len(set(texts)) == len(texts)
+    assert len(parts[0]) > 20 and all(parts)
     path.write_text(sentences(4000) + sentences(50, seed=1))
     # Text put after moves no document but the one that the file ended in.
-    assert set(train + test) - {d.text for s in ("train", "test") for d in corpus.documents(s)} <= {
-        max(train + test, key=sentences(4000).find)
+    assert set(texts) - {d.text for s in SPLITS for d in corpus.documents(s)} <= {
+        max(texts, key=sentences(4000).find)
     }
 
 
 def test_a_file_that_is_one_document_stays_one_up_to_the_bound(tmp_path):
     (tmp_path / "book.txt").write_text("line\n\nline\n" * 60_000)  # 660,000 characters
     (tmp_path / "long.txt").write_text("a line\n" * 200_000)  # 1,400,000
-    found = [d for s in ("train", "test") for d in Files(paths=(str(tmp_path),)).documents(s)]
+    found = [d for s in SPLITS for d in Files(paths=(str(tmp_path),)).documents(s)]
     of = {name: [d.text for d in found if d.source.endswith(name)] for name in ("book.txt",)}
     assert len(of["book.txt"]) == 1
     texts = list(read_texts(tmp_path / "long.txt", "text", None))

@@ -4,14 +4,14 @@ import json
 import pytest
 
 from saekit.core.errors import ConfigError, DataError, SaekitError
-from saekit.data.base import Corpus
+from saekit.data.base import SPLITS, Corpus
 from saekit.data.corpora.files import Files
 
 TEXTS = ["first text", "zweiter Text: äöü €", "третий\nв две строки", '四 🙂, "quoted"']
 
 
 def read(*paths, split="train", **settings):
-    settings = {"test_share": 0.0} | settings
+    settings = {"test_share": 0.0, "validation_share": 0.0} | settings
     return [d.text for d in Files(paths=tuple(map(str, paths)), **settings).documents(split)]
 
 
@@ -106,8 +106,9 @@ def test_several_paths_keep_their_order_and_count_once(tmp_path):
 
 def test_splits_share_nothing(tmp_path):
     path = write(tmp_path / "a.jsonl", "jsonl", [f"text {i}" for i in range(100)] * 2)
-    train, test = (read(path, split=s, test_share=0.3) for s in ("train", "test"))
-    assert len(train) + len(test) == 100 and not set(train) & set(test) and test
+    shares = {"test_share": 0.3, "validation_share": 0.2}
+    parts = [read(path, split=s, **shares) for s in SPLITS]
+    assert sorted(sum(parts, [])) == sorted(f"text {i}" for i in range(100)) and all(parts)
 
 
 def test_null_text_is_no_document(tmp_path):

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from saekit.core.errors import ConfigError, DataError, MissingExtraError, ResourceError
+from saekit.data.base import SPLITS
 from saekit.data.corpora import hub
 from saekit.data.corpora.hub import Hub
 
@@ -42,9 +43,9 @@ def asked(monkeypatch):
 
 def test_reads_the_resolved_commit_and_splits_by_text(asked):
     corpus = Hub(repo="owner/name", config="en", test_share=0.3)
-    train, test = ([d.text for d in corpus.documents(s)] for s in ("train", "test"))
-    assert sorted(train + test) == sorted(f"text {i}" for i in range(50)) and test
-    assert asked == [("owner/name", "en", "train", COMMIT, True)] * 2
+    parts = [[d.text for d in corpus.documents(s)] for s in SPLITS]
+    assert sorted(sum(parts, [])) == sorted(f"text {i}" for i in range(50)) and all(parts)
+    assert asked == [("owner/name", "en", "train", COMMIT, True)] * 3
     assert corpus.provenance()["commit"] == COMMIT
 
 
@@ -89,7 +90,7 @@ def test_the_real_library_streams_a_folder(tmp_path, monkeypatch):
     (tmp_path / "train.jsonl").write_text(
         "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20))
     )
-    found = Hub(repo=str(tmp_path), test_share=0.0).documents("train")
+    found = Hub(repo=str(tmp_path), test_share=0.0, validation_share=0.0).documents("train")
     assert [d.text for d in found] == [f"text {i}" for i in range(20)]
     with pytest.raises(ResourceError, match="split dev"):
         list(Hub(repo=str(tmp_path), split="dev").documents("train"))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from saekit.core.errors import ConfigError
+from saekit.data.base import SPLITS
 from saekit.data.corpora.files import Files
 from saekit.data.corpora.mixture import Mixture
 from saekit.data.open import open_corpus
@@ -50,9 +51,8 @@ def test_a_text_of_both_comes_once_and_splits_share_nothing(tmp_path):
     texts = [f"text number {i}" for i in range(300)]
     one, other = part(tmp_path, "one", texts), part(tmp_path, "two", texts[100:])
     mixed = Mixture(parts=(one, other), weights=(1, 1), when_short="go_on")
-    train, test = ([d.text for d in mixed.documents(s)] for s in ("train", "test"))
-    assert len(set(train)) == len(train) and not set(train) & set(test)
-    assert set(train) | set(test) == set(texts)
+    parts = [[d.text for d in mixed.documents(s)] for s in SPLITS]
+    assert sorted(sum(parts, [])) == sorted(texts) and all(parts)
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path, two):
@@ -62,7 +62,11 @@ def test_what_cannot_be_mixed_is_refused(tmp_path, two):
         ({"weights": (1, 0)}, "above 0"),
         ({"weights": (1, float("nan"))}, "above 0"),
         ({"parts": (good, two[0])}, "mixture"),
-        ({"parts": (two[0], part(tmp_path, "c", ["a"], test_share=0.2))}, "test_share"),
+        (
+            {"parts": (two[0], part(tmp_path, "c", ["a"], test_share=0.2))},
+            "0.1 and 0.1; 0.1 and 0.2",
+        ),
+        ({"parts": (two[0], part(tmp_path, "d", ["a"], validation_share=0.0))}, "validation_share"),
         ({"parts": (), "weights": ()}, "weight for each"),
     ):
         with pytest.raises(ConfigError, match=said):

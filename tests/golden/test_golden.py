@@ -16,6 +16,7 @@ import pytest
 
 import saekit
 from saekit.core.files import read_json_lines
+from saekit.data.corpora.files import Files
 from saekit.training.loop import train
 from tests import world
 
@@ -28,7 +29,8 @@ SCORES = ("fvu", "l0", "cosine", "ce_rise", "kl", "dead")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, float]:
     folder, lm = tmp_path_factory.mktemp("golden"), world.model()
-    run = world.run(folder, tokens=12_800, epochs=2, log_steps=10)
+    text = Files(paths=(str(world.text_file(folder)),), validation_share=0.0)  # as it ever was
+    run = world.run(folder, corpus=text, tokens=12_800, epochs=2, log_steps=10)
     assert run.total_steps == STEPS[-1]
     train(run, lm, folder / "out", shown=False)
     log = {r["step"]: r for r in read_json_lines(folder / "out" / "log.jsonl") if "fvu" in r}

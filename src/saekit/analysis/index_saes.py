@@ -11,7 +11,7 @@ from saekit.analysis.index_folder import Index
 from saekit.analysis.indexing import Subject, make_indexes
 from saekit.core.errors import ConfigError
 from saekit.core.files import read_object
-from saekit.data.base import SPLITS, Corpus
+from saekit.data.base import Corpus, as_split
 from saekit.hub.index_manifest import INSIDE, is_index, sites_in
 from saekit.hub.names import is_name, results_folder
 from saekit.hub.native import load
@@ -90,8 +90,7 @@ def index_ready(ready: Sequence[Ready], *, shown: bool, split: str, **how: Any) 
 
     Raises: as `make_indexes`.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"`split` must be one of {', '.join(SPLITS)}; got {split!r}.")
+    part = as_split(split, "split")
     outs = [one.out for one in ready]
     if twice := [out for out in outs if outs.count(out) > 1]:
         raise ConfigError(f"Two indexes would go to {twice[0]}. Index the SAEs one by one.")
@@ -106,7 +105,6 @@ def index_ready(ready: Sequence[Ready], *, shown: bool, split: str, **how: Any) 
     for group in groups.values():
         lm, text = group[0].opened.lm, group[0].opened.text
         subjects = [subject for one in group for subject in subjects_of(one)]
-        part = "train" if split == "train" else "test"
         make_indexes(subjects, lm, text=(text, part), shown=shown, **how)
         found |= {subject.out: Index(subject.out) for subject in subjects}
     return list(found.values())
@@ -168,7 +166,7 @@ def index(  # noqa: PLR0913 - the words of `saekit index`
         lm: its language model; None: the one that its card names.
         tokens: tokens of text that count, at least 1; fewer where the text is shorter.
         corpus: other text, by name or file, or a list of texts; None: that of training.
-        split: part of the text: "train" or "test".
+        split: part of the text: "train", "validation" or "test".
         site: which site, where several share the SAE; None: all.
         out: the folder to make; None: ``index`` in the folder of the SAE.
         codes: keep every code too, for analyses; without them an analysis makes them.

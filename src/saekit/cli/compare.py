@@ -29,6 +29,9 @@ def compare(
     site: Annotated[
         str | None, typer.Option(help="Which site, where an SAE is folded over several.")
     ] = None,
+    split: Annotated[
+        str, typer.Option(help="Part of the text: test, or validation, to choose between settings.")
+    ] = "test",
     tokens: Annotated[
         int | None, typer.Option(help="Tokens read; losses are of a quarter. [65536]")
     ] = None,
@@ -55,6 +58,7 @@ def compare(
     from saekit.core.errors import ConfigError
     from saekit.core.lock import claimed
     from saekit.core.writable import check_writable
+    from saekit.data.base import as_held_out
     from saekit.evals.compare import CompareSettings, compare_open, lines
     from saekit.evals.core import Core
     from saekit.evals.evaluate import configured
@@ -64,7 +68,8 @@ def compare(
 
     core = configured("core", tokens, {})
     assert isinstance(core, Core)
-    config = override(CompareSettings(core=core, seed=seed), settings or [])
+    part = as_held_out(split)
+    config = override(CompareSettings(core=core, seed=seed, split=part), settings or [])
     if figure is not None:
         style.check(figure.suffix)
         check_writable(figure)

@@ -134,8 +134,16 @@ def _is_demo(out: Path, run: "Run") -> bool:
     except SaekitError:
         return False
     # The demo's model, sites and text, however its other settings were at the time.
-    wanted = run.to_dict()
-    return all(found.get(key) == wanted[key] for key in ("model", "pair", "corpus"))
+    mine, wanted = _without_shares(found), _without_shares(run.to_dict())
+    return all(mine.get(key) == wanted[key] for key in ("model", "pair", "corpus"))
+
+
+def _without_shares(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a run whose text is named without how it is split."""
+    text, shares = settings.get("corpus"), ("test_share", "validation_share")
+    if not isinstance(text, dict):
+        return settings
+    return settings | {"corpus": {k: v for k, v in text.items() if k not in shares}}
 
 
 def _check_is_demo(out: Path, run: "Run") -> None:

@@ -5,8 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.cli.sweep_folder import Measured, evaluate_all, evaluate_several, is_sweep, trained_runs
-from saekit.core.result import score_lines
+from saekit.cli.sweep_folder import (
+    Measured,
+    evaluate_all,
+    evaluate_several,
+    is_sweep,
+    kept_as,
+    split_for,
+    trained_runs,
+)
+from saekit.core.result import score_lines, split_lines
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -51,6 +59,13 @@ def evaluate(
     corpus: Annotated[
         str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the text: test, or validation, to choose between settings. [test; of a "
+            "sweep validation, where its runs keep some]"
+        ),
+    ] = None,
     site: Annotated[
         str | None, typer.Option(help="Which site, where the SAE is folded over several.")
     ] = None,
@@ -63,8 +78,9 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME] Of a suite "
-            "the folder that keeps what was measured. [RUN/suites/NAME]"
+            help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME, of "
+            "validation text RUN/eval/validation/NAME] Of a suite the folder that keeps what was "
+            "measured. [RUN/suites/NAME]"
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what an evaluation draws; core: nothing.")] = 0,
@@ -92,18 +108,21 @@ def evaluate(
         return sae.open(folder, corpus=corpus, site=site, models=models)
 
     _check_suite(suite, name, of_suite=tier != "small" or bool(floors or figure))
+    alone = suite is None and not registry.get(name).joint
+    part = split_for(runs, split, alone=alone)
     if suite is not None:
         asked = {"suite": suite, "tier": tier, "floors": _words(floors), "seed": seed}
-        asked |= {"changes": settings or []}
-        place = out or _together(several) / "suites" / suite
+        asked |= {"changes": settings or [], "split": part}
+        place = out or _together(several) / "suites" / kept_as(suite, part)
         _evaluate_suite(several, opened, asked, site, (place, figure), not quiet, as_json=as_json)
         return
     config = override(registry.get(name)(), settings or [])
     one = isinstance(config, JointEval) or (len(runs) == 1 and not is_sweep(runs[0]))
     _check_out(out, is_table=not one)
+    kept = kept_as(name, part)
 
     def path_of(folder: Path) -> Path:
-        return results_folder(folder) / "eval" / f"{name}.json"
+        return results_folder(folder) / "eval" / f"{kept}.json"
 
     def measured(found: "dict[Path, OpenSAE]", paths: list[Path]) -> "dict[Path, Result]":
         with contextlib.ExitStack() as held:
@@ -111,7 +130,7 @@ def evaluate(
                 lost = "Nothing was measured to its end."
                 held.enter_context(claimed_file(path, "saekit eval", lost))
             every = list(found.values())
-            results = measure_all(every, config, site, seed, not quiet, tables=True)
+            results = measure_all(every, config, site, seed, not quiet, part == "test", part)
             for result, path in zip(results, paths, strict=True):
                 result.write(path)
         return dict(zip(found, results, strict=True))
@@ -119,9 +138,10 @@ def evaluate(
     again = sae.typed(corpus=corpus, site=site)
     if isinstance(config, JointEval):
         every = [opened(run) for run in several]
-        path = out or _together(several) / "eval" / f"{name}.json"
+        path = out or _together(several) / "eval" / f"{kept}.json"
         with claimed_file(path, "saekit eval", "Nothing was measured to its end."):
-            result = measure_together(every, config, site, seed, not quiet, tables=True)
+            tables = part == "test"
+            result = measure_together(every, config, site, seed, not quiet, tables, part)
             result.write(path)
         _say(result, path, list(result.provenance["notes"]), "", as_json=as_json)
     elif one:
@@ -135,9 +155,9 @@ def evaluate(
         shared = type(config).run_all is not Eval.run_all  # or else one after another, for memory
         each = Measured(opened, lambda f: measured(f, [path_of(p) for p in f]), shared)
         if len(runs) == 1:
-            evaluate_all(runs[0], name, each, out, as_json)
+            evaluate_all(runs[0], kept, each, out, as_json)
         else:
-            evaluate_several(several, name, each, out, as_json)
+            evaluate_several(several, kept, each, out, as_json)
 
 
 def _check_suite(suite: str | None, name: str, *, of_suite: bool) -> None:
@@ -226,6 +246,7 @@ def _together(folders: list[Path]) -> Path:
 
 def _say(result: "Result", path: Path, notes: list[str], more: str, *, as_json: bool) -> None:
     record = {k: s.value for k, s in result.scores.items()} | {"result": str(path)}
-    record |= {"notes": notes}
-    lines = [*score_lines(result.scores), *note_lines(notes), f"result   {path}"]
+    record |= {"split": result.provenance["split"], "notes": notes}
+    said = [*split_lines(result.provenance), *note_lines(notes)]
+    lines = [*score_lines(result.scores), *said, f"result   {path}"]
     emit(record, as_json=as_json, lines=[*lines, *([more] if more else [])])

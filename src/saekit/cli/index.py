@@ -27,7 +27,9 @@ def index(
     site: Annotated[
         str | None, typer.Option(help="Which site, where several share the SAE. [all]")
     ] = None,
-    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Part of the text: train, validation or test.")
+    ] = "train",
     codes: Annotated[
         bool, typer.Option("--codes", help="Keep every code, for analyses, which else make them.")
     ] = False,

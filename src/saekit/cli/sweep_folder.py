@@ -12,6 +12,7 @@ from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
     from saekit.core.result import Result
+    from saekit.data.base import HeldOut
     from saekit.hub.opening import OpenSAE
 
 SHOWN = ("fvu", "l0", "ce_rise", "kl", "dead")
@@ -22,6 +23,40 @@ def is_sweep(folder: Path) -> bool:
     from saekit.report.sweep_page import SWEEP
 
     return (folder / SWEEP).exists()
+
+
+def kept_as(name: str, split: "HeldOut") -> str:
+    """Return where a result goes below the folder of results: those to choose by lie apart."""
+    return name if split == "test" else f"{split}/{name}"
+
+
+def split_for(runs: list[Path], asked: str | None, *, alone: bool) -> "HeldOut":
+    """Return which part of the text is read.
+
+    The SAEs of a sweep are told apart by validation text, where its runs keep any: the test text
+    then stays for the one that is chosen.
+
+    Args:
+        runs: what is measured.
+        asked: what the user says; None: nothing.
+        alone: each SAE has a result of its own.
+
+    Raises:
+        ConfigError: there is no such part, or it is trained on.
+    """
+    from saekit.data.base import as_held_out
+
+    if asked is not None:
+        return as_held_out(asked)
+    of_sweep = alone and len(runs) == 1 and is_sweep(runs[0])
+    return "validation" if of_sweep and _keep_validation(runs[0]) else "test"
+
+
+def _keep_validation(sweep: Path) -> bool:
+    from saekit.data.held_out import shares_of
+
+    shares = (shares_of(run.get("corpus")) for run in _runs(sweep).values())
+    return all(one is not None and one.validation for one in shares)
 
 
 class Measured(NamedTuple):
@@ -79,7 +114,7 @@ def evaluate_all(
 
     Args:
         folder: the sweep's.
-        name: of the evaluation.
+        name: of the evaluation, or of where its results go (see `kept_as`).
         measured: opens and evaluates runs.
         out: the table; SWEEP/eval/NAME.csv where None.
         as_json: end with one line of JSON.
@@ -98,6 +133,9 @@ def evaluate_all(
     lost |= {n: str(error) for n, error in failed.items()}
     path = out or folder / "eval" / f"{name}.csv"
     more = [f"next     saekit report {shlex.quote(str(folder))}"]
+    if not _keep_validation(folder):
+        note = "its runs keep no text for validation, so that what is chosen by these scores is"
+        more.insert(0, f"note     {note} chosen on test text")
     _tell((found, lost), columns, path, more, as_json)
 
 
@@ -108,7 +146,7 @@ def evaluate_several(
 
     Args:
         folders: of the SAEs.
-        name: of the evaluation.
+        name: of the evaluation, or of where its results go (see `kept_as`).
         measured: opens and evaluates them.
         out: the table; None: none is written.
         as_json: end with one line of JSON.
@@ -132,7 +170,7 @@ def _tell(
     as_json: bool,
 ) -> None:
     """Write the table of several SAEs' scores and say what became of each."""
-    from saekit.core.result import Table
+    from saekit.core.result import Table, split_lines
 
     found, failed = found_and_failed
     if not found:
@@ -143,13 +181,16 @@ def _tell(
         each = [result.scores.get(score) for result in found.values()]
         for end, part in (("", "value"), ("_low", "low"), ("_high", "high")):
             columns[score + end] = [getattr(one, part, None) for one in each]
-    lines = [*_lines(found), *(f"left out {n}: {why}" for n, why in failed.items())]
+    made = next(iter(found.values())).provenance
+    lines = [*_lines(found), *split_lines(made)]
+    lines += [f"left out {n}: {why}" for n, why in failed.items()]
     if path is not None:
         Table(columns=columns).write_csv(path)
         lines.append(f"table    {path}")
     lines += more
     record = {
         "table": None if path is None else str(path),
+        "split": made.get("split"),
         "left_out": failed,
         "runs": {n: {k: s.value for k, s in r.scores.items()} for n, r in found.items()},
     }
@@ -159,7 +200,10 @@ def _tell(
 
 
 def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
-    """Write a page of every SAE of a sweep that was trained, and one page of them all."""
+    """Write a page of every SAE of a sweep that was trained, and one page of them all.
+
+    The page of all has the scores of validation text, by which one is chosen, where there are any.
+    """
     from saekit.core.result import Result
     from saekit.report.bare_page import check
     from saekit.report.page import write_report
@@ -169,9 +213,11 @@ def report_all(folder: Path, out: Path | None, as_json: bool) -> None:
     check(place)  # before the page of every SAE
     results: dict[str, Result | None] = {}
     pages: dict[str, Path] = {}
+    files = [f"eval/{kept_as('core', split)}.json" for split in ("validation", "test")]
+    file = next((f for f in files if any((folder / run / f).exists() for run in _runs(folder))), "")
     for run in _runs(folder):
         one = folder / run
-        core = one / "eval" / "core.json"
+        core = one / (file or files[-1])
         results[run] = Result.read(core) if core.exists() else None
         if (one / "run.json").exists():
             pages[run] = write_report(one, one / "report.html")

@@ -159,13 +159,21 @@ def override(config: C, settings: Sequence[str]) -> C:
                     f"{', '.join(k for k, v in place.items() if isinstance(v, dict)) or 'none'}."
                 )
             place = place[parent]
-        if last not in place:
+        if last not in place and not _has(config, parents, last):
             raise ConfigError(
                 f"`{path}`: there is no setting `{last}`; there are "
                 f"{', '.join(sorted(place))}.{nearest(last, place)}"
             )
         place[last] = value
     return type(config).from_dict(raw)
+
+
+def _has(config: Config, parents: Sequence[str], name: str) -> bool:
+    """Tell whether a group has a setting that its dict leaves out, as one that is not used."""
+    found: Any = config
+    for parent in parents:
+        found = getattr(found, parent, None)
+    return isinstance(found, Config) and name in {f.name for f in dataclasses.fields(found)}
 
 
 def read_setting(setting: str) -> tuple[str, Any]:

@@ -152,7 +152,7 @@ class Result:
 
     def __str__(self) -> str:
         notes = [f"note     {note}" for note in self.provenance.get("notes", [])]
-        return "\n".join([*score_lines(self.scores), *notes])
+        return "\n".join([*score_lines(self.scores), *split_lines(self.provenance), *notes])
 
     def write(self, path: Path | str) -> None:
         """Write as one JSON file, atomically."""
@@ -191,6 +191,13 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
         said = "all" if len(names) == len(scores) else ", ".join(labels[name] for name in names)
         lines.append(f"note     {said}: {why}")
     return lines
+
+
+def split_lines(provenance: dict[str, Any]) -> list[str]:
+    """Return a line on which part of the text was read; none where nothing says it."""
+    split = provenance.get("split")
+    told = {"validation": ", by which settings are chosen: report the test text"}
+    return [] if split is None else [f"text     {split} text{told.get(split, '')}"]
 
 
 def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:

@@ -9,7 +9,15 @@ import numpy as np
 from saekit.core.errors import DataError
 from saekit.data.base import Document, Split
 
-RULE = "sha256 of NFC, case-folded, whitespace-collapsed text; first 64 bits below share are test"
+_NUMBER = "sha256 of NFC, case-folded, whitespace-collapsed text; first 64 bits"
+RULE = f"{_NUMBER} below share are test"  # where no text is kept for validation
+
+
+def rule_of(validation_share: float) -> str:
+    """Return how documents are dealt, in words."""
+    if not validation_share:
+        return RULE
+    return f"{_NUMBER} below validation_share are validation, below that plus test_share test"
 
 
 def normalise(text: str) -> str:
@@ -26,14 +34,18 @@ def fingerprint(text: str) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
-def split_of(text: str, test_share: float) -> Split:
+def split_of(text: str, test_share: float, validation_share: float = 0.0) -> Split:
     """Return the split of a text: a function of the text alone, so nothing else moves it.
 
     Args:
         text: a document, or the passage several documents were made from.
         test_share: expected share of texts that are test, 0 to below 1.
+        validation_share: expected share of texts that are for validation; both below 1 together.
     """
-    return "test" if fingerprint(text) < test_share * 2**64 else "train"
+    number = fingerprint(text)
+    if number < validation_share * 2**64:
+        return "validation"
+    return "test" if number < (validation_share + test_share) * 2**64 else "train"
 
 
 class Deduper:
@@ -78,11 +90,12 @@ class Deduper:
 
 
 def documents_of(
-    split: Split, documents: Iterable[Document], test_share: float
+    split: Split, documents: Iterable[Document], test_share: float, validation_share: float = 0.0
 ) -> Iterator[Document]:
     """Yield the documents of one split, each text once, leaving out those without text."""
     seen = Deduper()
     for document in documents:
         text = document.text
-        if text.strip() and split_of(text, test_share) == split and seen.is_new(text):
+        mine = text.strip() and split_of(text, test_share, validation_share) == split
+        if mine and seen.is_new(text):
             yield document

@@ -234,6 +234,14 @@ class TokenStream:
         self._seen["complete"] = True
 
     def _too_short(self, available: int, n_rows: int) -> DataError:
+        shares = self.corpus.shares
+        if shares is not None and len(set(shares.region(self.split))) == 1:
+            return DataError(
+                f"`{self.corpus.name}` keeps no {self.split} text: `{self.split}_share` is 0. Text "
+                f"for an SAE is dealt as that of its run, and runs from before there was a "
+                f"validation split keep none for it. Read another split, or train with a share "
+                f"above 0."
+            )
         return DataError(
             f"The {self.split} split of `{self.corpus.name}` has {available:,} tokens, with "
             f"separators; {n_rows:,} rows of {self.text_per_row:,} need "

@@ -16,6 +16,7 @@ from saekit.core.errors import ConfigError, DataError, ShapeError
 from saekit.core.finite import all_finite
 from saekit.core.registry import Registry
 from saekit.core.result import Result, Score, Table
+from saekit.data.base import HeldOut
 from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
@@ -68,6 +69,7 @@ class Tools(NamedTuple):
             from its beginning and in the same order.
         seed: decides every draw.
         shown: show progress on stderr.
+        split: which part of the text the rows are of, for who reads other text too.
         keep: given a subject, a name and a table with a row for each latent, writes the table to
             RUN/analysis of that SAE, where `saekit query` and the pages find its columns; or does
             nothing.
@@ -77,6 +79,7 @@ class Tools(NamedTuple):
     seed: int = 0
     shown: bool = False
     keep: Callable[[Subject, str, Table], None] = _keep_nothing
+    split: HeldOut = "test"
 
 
 @dataclass(frozen=True, kw_only=True)

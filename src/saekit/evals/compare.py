@@ -21,10 +21,10 @@ from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
 from saekit.core.lock import claimed
-from saekit.core.result import Table
+from saekit.core.result import Table, split_lines
 from saekit.core.stats.multiple import holm
 from saekit.data import table_files
-from saekit.data.base import Corpus
+from saekit.data.base import Corpus, HeldOut
 from saekit.evals._differences import (
     Curve,
     Point,
@@ -42,7 +42,7 @@ from saekit.evals._differences import (
 )
 from saekit.evals.base import Subject
 from saekit.evals.core import Core
-from saekit.evals.evaluate import configured, prepared
+from saekit.evals.evaluate import configured, on_one_text, prepared
 from saekit.evals.intervals import BlockSums, too_few
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened
 from saekit.hub.trained import TrainedSAE
@@ -64,6 +64,7 @@ class CompareSettings(Config):
         metrics: which scores decide: of those with a better end and an interval over text.
         margin: differences within this share of the scores are "about equal".
         seed: of the resampled text that says how sure a place on the front is.
+        split: "test", for what is reported, or "validation", to choose between settings.
 
     Raises:
         ConfigError: there is no metric, or one comes twice, has no better end or no interval over
@@ -75,6 +76,7 @@ class CompareSettings(Config):
     metrics: tuple[str, ...] = METRICS
     margin: float = setting(0.02, least=0, most=1, unit="of the scores")
     seed: int = 0
+    split: HeldOut = "test"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,6 +133,7 @@ def compare(  # noqa: PLR0913 - the words of `saekit compare`
     margin: float = 0.02,
     seed: int = 0,
     out: Path | str | None = None,
+    split: HeldOut = "test",
     shown: bool = True,
     tokens: int | None = None,
     **settings: Any,
@@ -151,17 +154,19 @@ def compare(  # noqa: PLR0913 - the words of `saekit compare`
         margin: differences within this share of the scores are "about equal".
         seed: of the resampled text that says how sure a place on the front is.
         out: a folder for the tables.
+        split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
         tokens: how much text; losses are of a quarter of it.
         settings: of the core evaluation, as ``ce_tokens=4_096``.
 
     Raises:
-        ConfigError: there are not two groups; SAEs are of different models or sites; or a metric
-            has no better end or no interval over text.
+        ConfigError: there are not two groups; SAEs are of different models or sites; their
+            trainings kept no text in common for `split`; or a metric has no better end or no
+            interval over text.
     """
     core = configured("core", tokens, settings)
     assert isinstance(core, Core)
-    asked = {"core": core, "metrics": metrics, "margin": margin, "seed": seed}
+    asked = {"core": core, "metrics": metrics, "margin": margin, "seed": seed, "split": split}
     config = CompareSettings.from_dict(asked)
     if isinstance(saes, Mapping):
         groups = {str(name): each_of(group) for name, group in saes.items()}
@@ -204,7 +209,9 @@ def compare_open(
     Raises: as `compare`.
     """
     _check_sizes(sizes)
-    subjects, tools = prepared(saes, "compare", site, (config.seed, shown, False))
+    saes = on_one_text(saes, config.split)
+    said = config.seed, shown, False
+    subjects, tools = prepared(saes, "compare", site, said, config.split)
     writes = dict.fromkeys("+".join(str(w.write) for w in s.ways) for s in subjects)
     if len(writes) > 1:
         raise ConfigError(
@@ -472,7 +479,8 @@ def lines(found: Comparison) -> list[str]:
         if row["verdict"] == "inconclusive" and row["least"] is not None
     ]
     notes = [*unsaid, *reasons, *found.provenance.get("notes", [])]
-    return [*aligned([heads, *shown]), *(f"note     {one}" for one in notes)]
+    read = split_lines(found.provenance.get("settings", {}))
+    return [*aligned([heads, *shown]), *read, *(f"note     {one}" for one in notes)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

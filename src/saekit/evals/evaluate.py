@@ -10,7 +10,8 @@ from saekit.core.config import read_number
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Table
 from saekit.data import table_files
-from saekit.data.base import Corpus, Split
+from saekit.data.base import Corpus, HeldOut, Split, as_held_out
+from saekit.data.held_out import kept_from_all
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
 from saekit.hub.names import results_folder
@@ -31,6 +32,7 @@ def evaluate(
     seed: int = 0,
     out: Path | str | None = None,
     tables: bool = False,
+    split: HeldOut = "test",
     shown: bool = True,
     tokens: int | None = None,
     **settings: Any,
@@ -48,6 +50,7 @@ def evaluate(
     seed: int = 0,
     out: Path | str | None = None,
     tables: bool = False,
+    split: HeldOut = "test",
     shown: bool = True,
     tokens: int | None = None,
     **settings: Any,
@@ -64,11 +67,15 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     seed: int = 0,
     out: Path | str | None = None,
     tables: bool = False,
+    split: HeldOut = "test",
     shown: bool = True,
     tokens: int | None = None,
     **settings: Any,
 ) -> Result | list[Result]:
     """Measure an SAE on the held-out part of its text, or of another; or several.
+
+    Another text is dealt into parts as that of training was, so that no document the SAE was
+    trained on is read.
 
     Args:
         sae: the SAE, or the folder it is in; or a list of these.
@@ -79,6 +86,7 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         seed: of what an evaluation draws; core draws nothing.
         out: a file to write the result to; of a list only where it has one result.
         tables: write what the evaluation finds of every latent to RUN/analysis.
+        split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
         tokens: how much text, `n_tokens` of the evaluation; losses are of a quarter of it.
         settings: settings of the evaluation, as ``ce_tokens=4_096``.
@@ -91,10 +99,11 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         ConfigError: a setting is unknown, or the SAE's files leave out its text or model.
         DataError: the held-out text is shorter than a row.
     """
-    config = configured(eval, tokens, settings)
+    config, split = configured(eval, tokens, settings), as_held_out(split)
     models: dict[str, LanguageModel] = {}
     if isinstance(sae, AnySAE):
-        found = measure_all([opened(sae, lm, corpus, site)], config, site, seed, shown, tables)[0]
+        one = opened(sae, lm, corpus, site)
+        found = measure_all([one], config, site, seed, shown, tables, split)[0]
     else:
         every = [opened(one, lm, corpus, site, models=models) for one in each_of(sae)]
         if not isinstance(config, JointEval):
@@ -103,8 +112,8 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
                     f"`{config.name}` gives a result for each of {len(every)} SAEs, and `out` is "
                     f"one file: {out}. Leave it out, and write each result: result.write(path)."
                 )
-            return measure_all(every, config, site, seed, shown, tables)
-        found = measure_together(every, config, site, seed, shown, tables)
+            return measure_all(every, config, site, seed, shown, tables, split)
+        found = measure_together(every, config, site, seed, shown, tables, split)
     if out is not None:
         found.write(Path(out))
     return found
@@ -142,7 +151,7 @@ def measure(
         ConfigError: the SAE is folded over several sites and none, or another one, was
             named; or it codes them jointly and one was.
     """
-    text = corpus if isinstance(corpus, Corpus) else text_of(loaded, corpus)
+    text = text_of(loaded, corpus)
     return measure_all([OpenSAE(loaded, lm, text)], config, site, seed, shown)[0]
 
 
@@ -153,6 +162,7 @@ def measure_all(
     seed: int = 0,
     shown: bool = True,
     tables: bool = False,
+    split: HeldOut = "test",
 ) -> list[Result]:
     """Run an evaluation of several SAEs: a result for each, in their order.
 
@@ -165,11 +175,11 @@ def measure_all(
     for places in read_alike(saes):
         some = [saes[i] for i in places]
         subjects = [subject_of(one, site) for one in some]
-        results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables)))
+        results = config.run_all(subjects, _tools(some, subjects, (seed, shown, tables), split))
         for i, one, result in zip(places, some, results, strict=True):
             said = said_of(one.loaded.card)
             notes = [*said["notes"], *result.provenance.get("notes", [])]
-            made = said | {"bos": _bos(one), "notes": notes}
+            made = said | {"bos": _bos(one), "split": split, "notes": notes}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 
@@ -181,26 +191,33 @@ def measure_together(
     seed: int = 0,
     shown: bool = True,
     tables: bool = False,
+    split: HeldOut = "test",
 ) -> Result:
     """Run an evaluation of several SAEs of one model together, on one text: one result.
 
     Raises:
-        ConfigError: they are to be read on other text, or rows of other lengths; or as `measure`.
+        ConfigError: they are to be read on other text, or rows of other lengths; their trainings
+            kept no text in common; or as `measure`.
     """
-    subjects, tools = prepared(saes, config.name, site, (seed, shown, tables))
+    subjects, tools = prepared(saes, config.name, site, (seed, shown, tables), split)
     result = config.run_together(subjects, tools)
     cards = {s.name: one.loaded.card for s, one in zip(subjects, saes, strict=True)}
     notes = list(dict.fromkeys(note for card in cards.values() for note in said_of(card)["notes"]))
     made = {
         "saes": {name: said_of(card) for name, card in cards.items()},
         "bos": _bos(saes[0]) if saes else None,
+        "split": split,
         "notes": [*result.provenance.get("notes", []), *notes],
     }
     return replace(result, provenance=result.provenance | made)
 
 
 def prepared(
-    saes: Sequence[OpenSAE], name: str, site: str | None, said: tuple[int, bool, bool]
+    saes: Sequence[OpenSAE],
+    name: str,
+    site: str | None,
+    said: tuple[int, bool, bool],
+    split: HeldOut = "test",
 ) -> tuple[list[Subject], Tools]:
     """Return SAEs of one model with the text that all of them are measured on.
 
@@ -209,10 +226,13 @@ def prepared(
         name: what measures them, for an error.
         site: which site, where several share an SAE.
         said: seed, shown and tables; see `evaluate`.
+        split: see `evaluate`.
 
     Raises:
-        ConfigError: they are to be read on other text, or rows of other lengths.
+        ConfigError: they are to be read on other text, or rows of other lengths; or their trainings
+            kept no text in common.
     """
+    saes = on_one_text(saes, split)
     for one in saes[1:]:
         if _reads(one) != _reads(saes[0]):
             names = f"{saes[0].loaded!r} and {one.loaded!r}"
@@ -225,7 +245,19 @@ def prepared(
     subjects = [
         subject_of(one, site)._replace(name=called) for one, called in zip(saes, names, strict=True)
     ]
-    return subjects, _tools(saes, subjects, said)
+    return subjects, _tools(saes, subjects, said, split)
+
+
+def on_one_text(saes: Sequence[OpenSAE], split: HeldOut) -> list[OpenSAE]:
+    """Return SAEs whose texts are dealt alike, so that none reads what any was trained on.
+
+    Raises:
+        ConfigError: their trainings kept no text in common for this split.
+    """
+    names = distinct_names([one.loaded for one in saes])
+    texts = (one.loaded.card.run.get("corpus") for one in saes)
+    trained = list(zip(names, texts, strict=True))
+    return [one._replace(text=kept_from_all(one.text, trained, split)) for one in saes]
 
 
 def read_alike(saes: Sequence[OpenSAE]) -> list[list[int]]:
@@ -253,13 +285,16 @@ def _bos(one: OpenSAE) -> bool:
 
 
 def _tools(
-    saes: Sequence[OpenSAE], subjects: Sequence[Subject], said: tuple[int, bool, bool]
+    saes: Sequence[OpenSAE],
+    subjects: Sequence[Subject],
+    said: tuple[int, bool, bool],
+    split: HeldOut,
 ) -> Tools:
     """Return what an evaluation works with; `said` are seed, shown and tables."""
     seed, shown, tables = said
     if not saes:
         return Tools(rows=lambda _: (), seed=seed, shown=shown)
-    stream = stream_of(saes[0])
+    stream = stream_of(saes[0], split)
     folders = [one.loaded.folder for one in saes]
 
     def keep(subject: Subject, name: str, table: Table) -> None:
@@ -267,7 +302,7 @@ def _tools(
         if tables and place is not None:
             table_files.write(table, results_folder(place) / "analysis" / name)
 
-    return Tools(rows=stream.rows, seed=seed, shown=shown, keep=keep)
+    return Tools(rows=stream.rows, seed=seed, shown=shown, keep=keep, split=split)
 
 
 def subject_of(one: OpenSAE, site: str | None = None) -> Subject:

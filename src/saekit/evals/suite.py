@@ -14,8 +14,8 @@ from saekit.core.config import Config, read_setting
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import write_json
 from saekit.core.lock import claimed
-from saekit.core.result import Result, Score, Table
-from saekit.data.base import Corpus
+from saekit.core.result import Result, Score, Table, split_lines
+from saekit.data.base import Corpus, HeldOut
 from saekit.evals import _evidence
 from saekit.evals._cells import (
     Cells,
@@ -60,6 +60,7 @@ class SuiteSettings(Config):
         floors: which (`saekit list floors`); null: those of the suite; empty: none.
         seed: of all that is drawn.
         changes: settings of evaluations, as ``core.n_tokens=4096``.
+        split: "test", for what is reported, or "validation", to choose between settings.
 
     Raises:
         UnknownNameError: there is no such suite or floor.
@@ -72,6 +73,7 @@ class SuiteSettings(Config):
     floors: tuple[str, ...] | None = None
     seed: int = 0
     changes: tuple[str, ...] = ()
+    split: HeldOut = "test"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,6 +161,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
     site: str | None = None,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
+    split: HeldOut = "test",
     shown: bool = True,
 ) -> SuiteResult:
     """Measure SAEs by several evaluations, each score next to its floors and its noise.
@@ -178,13 +181,14 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         site: which site, where several share an SAE.
         seed: of all that is drawn.
         settings: of evaluations, as ``{"core.n_tokens": 4096}``.
+        split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
 
     Raises:
         ConfigError: a setting is refused, or no SAE can be opened.
         UnknownNameError: there is no such suite or floor.
     """
-    asked = {"suite": suite, "tier": tier, "floors": floors, "seed": seed}
+    asked = {"suite": suite, "tier": tier, "floors": floors, "seed": seed, "split": split}
     config = SuiteSettings.from_dict(asked | {"changes": _changes(settings or {})})
     models: dict[str, LanguageModel] = {}
     found: list[OpenSAE] = []
@@ -313,10 +317,11 @@ class _Run:
 
     def _group(self, places: Sequence[int]) -> _Group:
         first = self.saes[places[0]]
-        held_out, train = stream_of(first), stream_of(first, "train")
+        held_out, train = stream_of(first, self.config.split), stream_of(first, "train")
         memo, seed = Memo(), self.config.seed
         lm = memo.model(first.lm)
-        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown)
+        rows = memo.rows(held_out.rows)
+        tools = Tools(rows=rows, seed=seed, shown=self._shown, split=self.config.split)
         group = _Group({}, {}, tools, held_out.digest)
         ground = Ground(memo.rows(train.rows), seed, {})
         known: dict[str, Member] = {}  # floors of the same content are one
@@ -591,6 +596,7 @@ def lines(found: SuiteResult) -> list[str]:
         ]
     cautions = dict.fromkeys((row["eval"], row["cautions"]) for row in rows if row["cautions"])
     out += [f"caution  {eval}: {words}" for eval, words in cautions]
+    out += split_lines(found.provenance["settings"])
     return [*out, *(f"note     {one}" for one in [*lacking(rows), *found.provenance["notes"]])]
 
 

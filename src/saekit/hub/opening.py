@@ -9,7 +9,8 @@ from saekit.activations.harvest import Harvest
 from saekit.activations.rules import FittedRule, TokenRule
 from saekit.core.errors import ConfigError, FormatError, ResourceError, UnknownNameError
 from saekit.data.base import Corpus
-from saekit.data.open import as_corpus, open_corpus
+from saekit.data.held_out import kept_from
+from saekit.data.open import as_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.hub.card import Card
 from saekit.hub.formats.base import FormatHints
@@ -179,7 +180,7 @@ def opened(
     Args:
         sae: the SAE, or the folder it is in.
         lm: its language model; None: the one that its card names.
-        corpus: text, by name or file, or a list of texts; None: that of training.
+        corpus: text (see `text_of`); None: that of training.
         site: which site, where several share the SAE in a folder.
         models: see `model_of`.
 
@@ -191,7 +192,7 @@ def opened(
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, site=site)
     loaded.card.check_model()
     model = lm or model_of(loaded, "auto", models=models)
-    text = text_of(loaded, None) if corpus is None else as_corpus(corpus)
+    text = text_of(loaded, corpus)
     return OpenSAE(complete(loaded, model, text), model, text)
 
 
@@ -242,17 +243,28 @@ def each_of(saes: AnySAE | Iterable[AnySAE]) -> list[AnySAE]:
     return found
 
 
-def text_of(loaded: TrainedSAE, corpus: str | None) -> Corpus:
-    """Return a corpus by its name, or the one the SAE was trained on.
+def text_of(
+    loaded: TrainedSAE, corpus: Corpus | Path | str | Sequence[str] | None = None
+) -> Corpus:
+    """Return a text for an SAE: one that is named, or the one that it was trained on.
+
+    Another text is dealt as that of training was, whatever its own shares are, so that nothing
+    the SAE was trained on is in its validation and test parts. Of an SAE whose files name no text
+    nothing is known to be kept from it.
+
+    Args:
+        loaded: the SAE.
+        corpus: text, by name or file, or a list of texts; None: that of training.
 
     Raises:
-        ConfigError: no corpus was named, and the SAE has no run with one.
+        ConfigError: no corpus was named, and the SAE has no run with one; or see `kept_from`.
     """
-    if corpus:
-        return open_corpus(corpus)
-    if "corpus" not in loaded.card.run:
+    trained_on = loaded.card.run.get("corpus")
+    if corpus is not None and corpus != "":
+        return kept_from(as_corpus(corpus), trained_on)
+    if trained_on is None:
         raise ConfigError("The SAE's files hold no text to use. Name some with --corpus.")
-    return Corpus.from_dict(loaded.card.run["corpus"])
+    return Corpus.from_dict(trained_on)
 
 
 def complete(

@@ -77,6 +77,7 @@ def _head(folder: Path, runs: Mapping[str, Any], results: Mapping[str, Result | 
     first = next(iter(runs.values()))
     facts = {"model": first.get("model"), "SAEs": len(runs)}
     facts |= {"evaluated": sum(r is not None for r in results.values())}
+    facts |= {"text": " and ".join(splits)} if (splits := _splits(results)) else {}
     listed = "".join(f"<span><b>{_e(k)}</b> {_e(v)}</span>" for k, v in facts.items())
     missing = [name for name, r in results.items() if r is None]
     note = ""
@@ -87,6 +88,12 @@ def _head(folder: Path, runs: Mapping[str, Any], results: Mapping[str, Result | 
         )
     name = _e(folder.resolve().name)
     return f'<header><h1>Sweep {name}</h1><p class="facts">{listed}</p>{note}</header>'
+
+
+def _splits(results: Mapping[str, Result | None]) -> list[str]:
+    """Return the parts of the text that scores are of, where they say it."""
+    said = (r.provenance.get("split") for r in results.values() if r is not None)
+    return sorted({str(one) for one in said if one is not None})
 
 
 def _table(

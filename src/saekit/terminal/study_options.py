@@ -42,7 +42,9 @@ class StudyOptions:
     by_set: BySettings = None
     limit: LimitSettings = None
     corpus: Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")] = None
-    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "train"
+    split: Annotated[str, typer.Option(help="Part of the text: train, validation or test.")] = (
+        "train"
+    )
     site: Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")] = (
         None
     )
@@ -85,5 +87,11 @@ class StudyOptions:
         return override(study(**given), self.settings or [])
 
     def part(self) -> "Split":
-        """Return which part of the text."""
-        return "train" if self.split == "train" else "test"
+        """Return which part of the text.
+
+        Raises:
+            ConfigError: there is no such part.
+        """
+        from saekit.data.base import as_split
+
+        return as_split(self.split)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from saekit.core.errors import ConfigError, DataError, FormatError, MissingExtraError
+from saekit.data.base import SPLITS
 from saekit.data.corpora.generated import Generated, read_shard
 from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
@@ -107,7 +108,7 @@ def test_it_opens_by_path_and_rows_hold_the_ids_as_drawn(whole):
     corpus = open_corpus(str(whole.folder))
     assert isinstance(corpus, Generated)
     drawn = {" ".join(map(str, one.ids.tolist())) for one in corpus.sequences()}
-    assert {d.text for s in ("train", "test") for d in corpus.documents(s)} == drawn
+    assert {d.text for s in SPLITS for d in corpus.documents(s)} == drawn
     stream = TokenStream(corpus, "train", Ends(), 16, bos_each_row=False, cache=False)
     rows = np.concatenate([r.tokens.flatten().numpy() for r in stream.rows(4)])
     train = [list(map(int, d.text.split())) for d in corpus.documents("train")]

@@ -8,10 +8,9 @@ import torch
 
 from saekit.core.errors import ConfigError, MissingExtraError
 from saekit.data.corpora.files import Files
-from saekit.data.corpora.mixture import Mixture
 from saekit.data.tokenise import TokenStream
 from saekit.studies.corpus import planes
-from saekit.studies.faithful.evals.cross_data import CrossData, kept_from, label_of
+from saekit.studies.faithful.evals.cross_data import CrossData, label_of
 from saekit.studies.faithful.figures import cross_data, dictionary_map
 from tests.evals.world import random_topk, subject, text
 from tests.evals.world import tools as real_text
@@ -66,20 +65,6 @@ def test_published_recovery_replaces_every_token():
         wanted = (spliced - loss(blank)) / (clean - loss(blank))
         got = result.scores[f"own/recovery_from_{name}"].value
         assert got == pytest.approx(wanted, rel=1e-3), name
-
-
-def test_held_out_of_every_text_is_held_out_of_training(tmp_path):
-    path = other(tmp_path)
-    trained_on = Files(paths=(path,), test_share=0.05)
-    seen = {d.text for d in trained_on.documents("train")}
-    plain = Files(paths=(path,))
-    assert seen & {d.text for d in plain.documents("test")}  # which would leak
-    kept = kept_from(plain, trained_on.to_dict())
-    assert not seen & {d.text for d in kept.documents("test")}
-    mixed = Mixture(parts=(plain,), weights=(1.0,))
-    assert not seen & {d.text for d in kept_from(mixed, trained_on.to_dict()).documents("test")}
-    wider = kept_from(plain, Files(paths=(path,), test_share=0.5).to_dict())
-    assert wider == plain == kept_from(plain, None)
 
 
 def test_texts_have_one_name_each():

@@ -22,7 +22,7 @@ from tests.studies.locality.world import Mixing, sae_of
 
 
 def config(folder: Path, **changes):
-    corpus = Files(paths=(str(world.text_file(folder)),), test_share=0.5)
+    corpus = Files(paths=(str(world.text_file(folder)),), test_share=0.5, validation_share=0.0)
     return MethodCheck(corpus=corpus, **({"n_ctx": 10, "windows": 8, "latents": 4} | changes))
 
 

@@ -15,7 +15,7 @@ def corpus(tmp_path):
     texts = [c * n for c, n in zip("abcdefgh", (5, 40, 7, 60, 9, 30, 3, 2), strict=True)]
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    return Files(paths=(str(path),), test_share=0.0), texts
+    return Files(paths=(str(path),), test_share=0.0, validation_share=0.0), texts
 
 
 def test_one_document_where_any_is_long_enough(corpus):
@@ -49,7 +49,7 @@ def test_a_prompt_is_of_the_whole_corpus(tmp_path):
     texts = [f"{i} a" for i in range(11_500)]
     texts[11_000] = "long " * 20
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    found = draw(Files(paths=(str(path),), test_share=0.0), "train", chars=60)
+    found = draw(Files(paths=(str(path),), test_share=0.0, validation_share=0.0), "train", chars=60)
     assert found.text == texts[11_000] and found.told["documents"] == 11_500
 
 

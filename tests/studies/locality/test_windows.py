@@ -117,7 +117,7 @@ def test_from_files_to_windows(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         "".join(f'{{"text": "{PROSE} {i}"}}\n' for i in range(40)), encoding="utf-8"
     )
-    corpus = Files(paths=(str(tmp_path),), test_share=0.5)
+    corpus = Files(paths=(str(tmp_path),), test_share=0.5, validation_share=0.0)
     found = from_corpus(corpus, "test", TOKENIZER, registry.get("plain")(), n_ctx=16, windows=6)
     assert len(found.tokens) == 6 and found.refused and found.source[0].endswith("a.jsonl")
     rule = registry.get("wikitext")()
@@ -133,7 +133,7 @@ def many(folder, n):
     path = folder / "many.jsonl"
     texts = [f"{chr(97 + i % 26)}{i:05d} quick brown fox " * 2 for i in range(n)]
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    return Files(paths=(str(path),), test_share=0.0)
+    return Files(paths=(str(path),), test_share=0.0, validation_share=0.0)
 
 
 def test_windows_are_of_the_whole_corpus(tmp_path):
@@ -166,7 +166,10 @@ def test_more_text_is_read_where_too_few_windows_pass(tmp_path):
     texts = [f"{i} short" for i in range(3000)]
     texts[2345] = "".join(chr(33 + i % 90) for i in range(400))
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    corpus, plain = Files(paths=(str(path),), test_share=0.0), registry.get("plain")()
+    corpus, plain = (
+        Files(paths=(str(path),), test_share=0.0, validation_share=0.0),
+        registry.get("plain")(),
+    )
     for seed in range(3):
         found = from_corpus(corpus, "train", TOKENIZER, plain, n_ctx=64, windows=1, seed=seed)
         assert len(found.tokens) == 1 and found.source[0].endswith("rare.jsonl")
@@ -195,7 +198,7 @@ def test_joined_rows_of_distant_pieces_are_not_one_window(tmp_path):
     path = tmp_path / "rows.jsonl"
     texts = [f"<{i:04d}>{chr(65 + i % 26)}{chr(97 + i % 23)}" for i in range(3000)]
     path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    corpus = Files(paths=(str(path),), test_share=0.0)
+    corpus = Files(paths=(str(path),), test_share=0.0, validation_share=0.0)
     rule = registry.get("wikitext")(least_distinct=0.0)
     found = from_corpus(corpus, "train", TOKENIZER, rule, n_ctx=24, windows=2, seed=1)
     assert not found.sample.whole
@@ -207,7 +210,9 @@ def test_joined_rows_of_distant_pieces_are_not_one_window(tmp_path):
 def test_gsm8k_joins_question_and_answer_and_drops_calculations(tmp_path):
     row = '{"question": "Two and two?", "answer": "2+2=<<2+2=4>>4\\n#### 4"}\n'
     (tmp_path / "g.jsonl").write_text(row, encoding="utf-8")
-    corpus = QuestionAnswer(paths=(str(tmp_path / "g.jsonl"),), test_share=0.0)
+    corpus = QuestionAnswer(
+        paths=(str(tmp_path / "g.jsonl"),), test_share=0.0, validation_share=0.0
+    )
     (document,) = corpus.documents("train")
     kept, plain = registry.get("gsm8k")(keep_calculations=True), registry.get("gsm8k")()
     assert plain.prepare(document.text) == "Two and two?\n2+2=4\n#### 4"

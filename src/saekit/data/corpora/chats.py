@@ -27,9 +27,10 @@ class Chats(Corpus):
         paths: files, folders or glob patterns; at least one.
         messages_column: where the list is.
         test_share: share of chats that are test.
+        validation_share: share of chats that are for validation.
 
     Raises:
-        ConfigError: no path, or the share is out of range.
+        ConfigError: no path, or a share is out of range.
 
     Source:
         None: local text.
@@ -40,6 +41,7 @@ class Chats(Corpus):
     paths: tuple[str, ...]
     messages_column: str = "messages"
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +58,7 @@ class Chats(Corpus):
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from saekit.core.errors import ConfigError, DataError, nearest
 from saekit.core.files import digest, sha256_of
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.readers import MOST_CHARS, SUFFIXES, TEXT_SUFFIXES, kind_of, read_texts
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 _HIDDEN = (".", "__pycache__")
 
@@ -40,6 +40,7 @@ class Files(Corpus):
         join_chars: with a separator, neighbouring pieces are joined into documents of at
             least this many characters. 0 keeps every piece a document.
         test_share: share of documents that are test.
+        validation_share: share of documents that are for validation.
 
     Raises:
         ConfigError: no path, an empty separator, a negative length, or a wrong share.
@@ -55,6 +56,7 @@ class Files(Corpus):
     separator: str | None = None
     join_chars: int = setting(0, least=0)
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +73,7 @@ class Files(Corpus):
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         empty = True
-        for document in documents_of(split, self._every(), self.test_share):
+        for document in documents_of(split, self._every(), self.test_share, self.validation_share):
             empty = False
             yield document
         if empty and not any(d.text.strip() for d in self._every()):
@@ -92,7 +94,7 @@ class Files(Corpus):
             "n_files": len(files),
             "n_bytes": sum(path.stat().st_size for path in files),
             "sha256": digest(hashes),
-            "split_rule": RULE,
+            "split_rule": rule_of(self.validation_share),
         }
 
     @property

@@ -18,7 +18,7 @@ from saekit.core.errors import DataError, FormatError
 from saekit.core.files import digest, read_json, read_tensors, write_tensors
 from saekit.core.sealed import read_sealed
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 MANIFEST, SHARDS, KIND = "manifest.json", "shards", "saekit generated text"
 
@@ -34,9 +34,10 @@ class Generated(Corpus):
     Args:
         path: the folder.
         test_share: share of sequences that are test.
+        validation_share: share of sequences that are for validation.
 
     Raises:
-        ConfigError: the share is out of range.
+        ConfigError: a share is out of range.
 
     Source:
         None: the language model that the manifest names.
@@ -46,6 +47,7 @@ class Generated(Corpus):
 
     path: str
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     @property
     @override
@@ -54,7 +56,7 @@ class Generated(Corpus):
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class Generated(Corpus):
             "tokenizer": manifest["tokenizer"],
             "n_shards": len(shards),
             "sha256": digest(map(_digest_of, shards)),
-            "split_rule": RULE,
+            "split_rule": rule_of(self.validation_share),
         }
 
     def manifest(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from saekit.core.config import setting
 from saekit.core.errors import DataError, MissingExtraError, ResourceError, nearest
 from saekit.core.hub_access import hub_border, hub_library
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 
 @registry.register
@@ -19,8 +19,8 @@ from saekit.data.split import RULE, documents_of
 class Hub(Corpus):
     """A data set of the Hugging Face hub, streamed at a pinned commit.
 
-    Train and test are both taken from the one `split` of the data set, by text hash, so
-    that they never share a text. A branch name as `revision` is resolved to its commit, and
+    Train, validation and test are all taken from the one `split` of the data set, by text hash,
+    so that they never share a text. A branch name as `revision` is resolved to its commit, and
     the commit is what provenance records: give the commit to pin the corpus for good.
 
     Args:
@@ -30,9 +30,10 @@ class Hub(Corpus):
         split: the data set's own split to read.
         text_column: the column that holds the text.
         test_share: share of documents that are test.
+        validation_share: share of documents that are for validation.
 
     Raises:
-        ConfigError: the share is out of range.
+        ConfigError: a share is out of range.
 
     Source:
         huggingface.co; the licence is the data set's own.
@@ -46,6 +47,7 @@ class Hub(Corpus):
     split: str = "train"
     text_column: str = "text"
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     @property
     @override
@@ -54,11 +56,12 @@ class Hub(Corpus):
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:
-        return {"commit": _commit(self.repo, self.revision), "split_rule": RULE}
+        rule = rule_of(self.validation_share)
+        return {"commit": _commit(self.repo, self.revision), "split_rule": rule}
 
     def _every(self) -> Iterator[Document]:
         commit = _commit(self.repo, self.revision)

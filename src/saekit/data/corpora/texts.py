@@ -10,7 +10,7 @@ from saekit.core.config import setting
 from saekit.core.errors import DataError
 from saekit.core.files import digest
 from saekit.data.base import Corpus, Document, Split, registry
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 # Texts by their SHA-256: a corpus is a value that goes through JSON, and they do not.
 _held: dict[str, tuple[str, ...]] = {}
@@ -25,9 +25,10 @@ class Texts(Corpus):
         sha256: of the texts.
         n_texts: how many there are.
         test_share: share of texts that are test.
+        validation_share: share of texts that are for validation.
 
     Raises:
-        ConfigError: the share is out of range.
+        ConfigError: a share is out of range.
 
     Source:
         None: text of the caller.
@@ -38,9 +39,12 @@ class Texts(Corpus):
     sha256: str
     n_texts: int = setting(least=1)
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     @classmethod
-    def of(cls, texts: Sequence[Any], test_share: float = 0.1) -> "Texts":
+    def of(
+        cls, texts: Sequence[Any], test_share: float = 0.1, validation_share: float = 0.1
+    ) -> "Texts":
         """Return the corpus of a list of texts.
 
         Raises:
@@ -57,15 +61,21 @@ class Texts(Corpus):
             raise DataError("The list of texts is empty. Give some text.")
         sha256 = digest(text.encode("utf-8", "surrogatepass") for text in found)
         _held[sha256] = found
-        return cls(sha256=sha256, n_texts=len(found), test_share=test_share)
+        return cls(
+            sha256=sha256,
+            n_texts=len(found),
+            test_share=test_share,
+            validation_share=validation_share,
+        )
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:
-        return {"n_texts": self.n_texts, "sha256": self.sha256, "split_rule": RULE}
+        rule = rule_of(self.validation_share)
+        return {"n_texts": self.n_texts, "sha256": self.sha256, "split_rule": rule}
 
     def _every(self) -> Iterator[Document]:
         if self.sha256 not in _held:

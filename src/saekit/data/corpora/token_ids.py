@@ -16,7 +16,7 @@ from saekit.core.npz import npy_header
 from saekit.data.base import Corpus, Document, Split, registry
 from saekit.data.corpora.files import Files
 from saekit.data.readers import no_column, read_column
-from saekit.data.split import RULE, documents_of
+from saekit.data.split import documents_of, rule_of
 
 COLUMNS = ("input_ids", "tokens")
 _ROW_IDS = 1024  # of a document, where a file is one run of ids
@@ -35,9 +35,10 @@ class TokenIds(Corpus):
         paths: files, folders or glob patterns; at least one.
         ids_column: where the list is in JSON lines and Parquet.
         test_share: share of documents that are test.
+        validation_share: share of documents that are for validation.
 
     Raises:
-        ConfigError: no path, or the share is out of range.
+        ConfigError: no path, or a share is out of range.
 
     Source:
         None: local text.
@@ -48,6 +49,7 @@ class TokenIds(Corpus):
     paths: tuple[str, ...]
     ids_column: str = "input_ids"
     test_share: float = setting(0.1, least=0, below=1)
+    validation_share: float = setting(0.1, least=0, below=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +58,7 @@ class TokenIds(Corpus):
 
     @override
     def documents(self, split: Split) -> Iterator[Document]:
-        return documents_of(split, self._every(), self.test_share)
+        return documents_of(split, self._every(), self.test_share, self.validation_share)
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class TokenIds(Corpus):
             "n_files": len(files),
             "n_bytes": sum(path.stat().st_size for path in files),
             "sha256": digest(map(sha256_of, files)),
-            "split_rule": RULE,
+            "split_rule": rule_of(self.validation_share),
         }
 
     def _found(self) -> list[Path]:

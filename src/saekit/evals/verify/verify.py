@@ -18,7 +18,6 @@ from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError, UnknownNameError
 from saekit.core.progress import Progress
 from saekit.data.base import Corpus
-from saekit.data.open import as_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.evals._replacing import LOGIT_BYTES
 from saekit.evals.verify import weights
@@ -146,9 +145,9 @@ def _plan(loaded: TrainedSAE) -> str:
 
 def _text(loaded: TrainedSAE, corpus: Any) -> Corpus:
     """Return the text to measure on: the one asked for, that of training, or the packaged one."""
-    if corpus is not None:
-        return as_corpus(corpus)
-    return text_of(loaded, None if "corpus" in loaded.card.run else "packaged")
+    if corpus is None and "corpus" not in loaded.card.run:
+        corpus = "packaged"
+    return text_of(loaded, corpus)
 
 
 def published_l0(loaded: TrainedSAE) -> float | None:

@@ -241,6 +241,7 @@ def _eval(origin: Origin, out: Path) -> list[str] | None:
     target = out / ROOM / origin.file.name
     found = ["eval", str(run), "--eval", result.name, "--out", str(target), "--quiet"]
     found += ["--seed", str(said.get("seed") or 0)]
+    found += ["--split", str(said["split"])] if said.get("split") else []
     for key, value in _flat({k: v for k, v in result.config.items() if k != "name"}):
         found += ["--set", f"{key}={json.dumps(value)}"]
     kept = _options(words[1:], KEPT) if is_eval else []

@@ -48,6 +48,7 @@ def generate_(
     """
     from saekit.core.config import override
     from saekit.core.errors import ConfigError
+    from saekit.data.base import SPLITS
     from saekit.data.open import open_corpus
     from saekit.models.hf import load
     from saekit.studies.corpus.generate import Generation, generate
@@ -59,7 +60,7 @@ def generate_(
     texts = list(prompt or [])
     if prompts is not None:
         corpus = open_corpus(prompts)
-        read = [d for part in ("train", "test") for d in corpus.documents(part)]
+        read = [d for part in SPLITS for d in corpus.documents(part)]
         if not read or (other := {d.kind for d in read} - {"text"}):
             what = " and ".join(sorted(other)) if read else "no document"
             raise ConfigError(f"`--prompts` takes a corpus of texts; {prompts} holds {what}.")

@@ -18,7 +18,7 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import FEW, LEAST_UNITS
-from saekit.data.base import Corpus, Split
+from saekit.data.base import SPLITS, Corpus, Split
 from saekit.data.corpora.generated import Generated
 from saekit.data.token_cache import check_tokenizer
 from saekit.models.base import LanguageModel, default_site
@@ -170,7 +170,7 @@ def measure(
     texts = {name: _texts(found, least, lm.vocab_size) for name, found in read.items()}
     known = None
     if reference is not None:
-        ids, *_ = _read(reference, lm, ("train", "test"), _REFERENCE_TOKENS)
+        ids, *_ = _read(reference, lm, SPLITS, _REFERENCE_TOKENS)
         known = torch.cat([statistics.ngrams(one, NGRAM) for one in ids]).unique()
     first_shares = _first_shares(lm)
     scores: dict[str, Score] = {}

@@ -44,7 +44,7 @@ from saekit.studies.faithful.evals.seed_stability import SeedStability
 from saekit.studies.faithful.probing import logistic
 from saekit.studies.faithful.verdict import Evidence
 from saekit.training import building
-from saekit.training.record import is_done
+from saekit.training.record import completed, is_done
 from saekit.training.run import Run
 from saekit.training.sweep import SWEEP, sweep
 
@@ -206,6 +206,7 @@ def _same(path: Path, wanted: Mapping[str, Any]) -> None:
     old, new = before.get("faithful"), wanted["faithful"]
     if not isinstance(old, dict):
         raise FormatError(f"{path} is not of a study of `saekit faithful run`.")
+    old = completed(old, Faithful)  # an earlier version has fewer settings
     differ = [k for k in new if old.get(k) != new[k]]
     differ += ["the model"] if before.get("model") != wanted["model"] else []
     if differ:
@@ -242,9 +243,8 @@ class _Study(NamedTuple):
         own = texts.get(OWN)
         if OWN in self.cfg.texts and isinstance(own, Generated):
             held_out = max(self.cfg.losses.core.n_tokens, self.cfg.stability.n_tokens)
-            needed = max(
-                self.cfg.tokens * SPARE / (1 - own.test_share), held_out * SPARE / own.test_share
-            )
+            trained_on = 1 - own.test_share - own.validation_share
+            needed = max(self.cfg.tokens / trained_on, held_out / own.test_share) * SPARE
             how = self.cfg.generation
             generate(self.lm, Path(own.path), tokens=round(needed), how=how, shown=self.shown)
 

@@ -28,7 +28,7 @@ Sites = Annotated[
     ),
 ]
 Corpus = Annotated[str | None, typer.Option(help="Other text. [the run's]")]
-SplitName = Annotated[str, typer.Option(help="Part of the text: train or test.")]
+SplitName = Annotated[str, typer.Option(help="Part of the text: train, validation or test.")]
 LensFile = Annotated[
     Path | None,
     typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
@@ -74,13 +74,12 @@ def opened(run: Path, how: OpenOptions) -> OpenLayers:
             do not say a text, a model or the layers and the user did not either.
         FormatError: there is no SAE, or its model is another one now.
     """
-    from saekit.data.base import SPLITS
+    from saekit.data.base import as_split
     from saekit.data.tokenise import TokenStream
     from saekit.hub.shared import SharedSAE
     from saekit.models.site_patterns import expand_sites
 
-    if how.split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {how.split}.")
+    split = as_split(how.split)
     if how.options.n_ctx is not None and how.options.n_ctx < 2:  # a token and its next
         raise ConfigError(f"`--n-ctx` must be at least 2; got {how.options.n_ctx}.")
 
@@ -98,7 +97,6 @@ def opened(run: Path, how: OpenOptions) -> OpenLayers:
     for line in note_lines(found.notes):
         typer.echo(line, err=True)
     shared = SharedSAE(sae.to(lm.device), card, expanded(lm))
-    split = "train" if how.split == "train" else "test"
     bos = card.bos_id(lm.tokenizer) is not None
     stream = TokenStream(found.text, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     return OpenLayers(shared, lm, stream)

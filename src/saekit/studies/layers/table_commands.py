@@ -8,7 +8,7 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
 from saekit.hub.names import results_folder
-from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, lens_of
+from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, SplitName, lens_of
 from saekit.terminal.output import emit
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def stream_(
         list[str] | None, typer.Option("--site", help="Layers, at least two. [L*.resid_post]")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of text, read twice.")] = 2**14,
-    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "test",
+    split: SplitName = "test",
     n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens of a row.")] = 128,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Rows begin with BOS.")] = True,
     max_norm: Annotated[
@@ -274,15 +274,13 @@ def _text(
     from saekit.activations.harvest import Harvest
     from saekit.activations.pairs import Pair
     from saekit.activations.rules import TokenRule
-    from saekit.data.base import SPLITS
+    from saekit.data.base import as_split
     from saekit.data.open import open_corpus
     from saekit.data.tokenise import TokenStream
 
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
+    part = as_split(split)
     text = open_corpus(corpus)
     pair = Pair(read=tuple(sites), fold=len(sites) > 1)
     first = TokenStream(text, "train", lm.tokenizer, n_ctx=n_ctx, bos_each_row=bos)
     rules = Harvest(lm, first, pair, TokenRule(max_norm=max_norm)).rules
-    part = "train" if split == "train" else "test"
     return TokenStream(text, part, lm.tokenizer, n_ctx=n_ctx, bos_each_row=bos), rules

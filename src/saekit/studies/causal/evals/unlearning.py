@@ -161,8 +161,9 @@ class Unlearning(SharedEval):
         began = time.monotonic()
         lm = model_of(subjects)
         shape = shape_for(lm, tools, self.n_ctx)
+        trained = [(s.name, s.trained.get("corpus")) for s in subjects]
         texts = [
-            texts_of(words, self.source, self.n_train, self.n_test)
+            texts_of(words, self.source, self.n_train, self.n_test, trained)
             for words in (self.forget, self.retain)
         ]
         rows = _Rows(*({p: padded(getattr(t, p), lm, shape) for p in PARTS} for t in texts))

@@ -12,8 +12,7 @@ from saekit.activations.rules import TokenRule
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score
-from saekit.data.base import Corpus
-from saekit.data.corpora.mixture import Mixture
+from saekit.data.held_out import kept_from
 from saekit.data.open import open_corpus
 from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, Subject, Tools, made_from, registry
@@ -34,10 +33,9 @@ class CrossData(Eval):
 
     Scores are named ``TEXT/fvu``; ``own`` is the held-out part of the text that the SAE was
     trained on, or of the one it is measured on. Of every text the held-out part is read. Whether a
-    document is held out depends on its own words alone, so that with one share of test documents
-    no text of training is in any of them: where an SAE's training held out a smaller share, that
-    share is taken everywhere. A loss on a text says little alone: set several SAEs next to each
-    other (`saekit.studies.faithful.figures.cross_data`).
+    document is held out depends on its own words alone, and every text is dealt as that of training
+    was, so that no text of training is in any of them. A loss on a text says little alone: set
+    several SAEs next to each other (`saekit.studies.faithful.figures.cross_data`).
 
     Args:
         corpora: texts, by name or file, as for ``--corpus``; a file is named by its stem.
@@ -64,7 +62,7 @@ class CrossData(Eval):
     """
 
     name: ClassVar[str] = "cross_data"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     headline: ClassVar[tuple[str, ...]] = ("*/ce_rise", "*/fvu")
 
@@ -111,7 +109,7 @@ class CrossData(Eval):
             corpus = kept_from(open_corpus(word), subject.trained.get("corpus"))
             stream = TokenStream(
                 corpus,
-                "test",
+                tools.split,
                 subject.lm.tokenizer,
                 n_ctx=shape.n_ctx,
                 bos_each_row=shape.bos_id is not None,
@@ -133,35 +131,6 @@ def label_of(word: str) -> str:
     """Return what a text is called in scores: its name, or the stem of its file."""
     path = Path(word)
     return path.stem if path.suffix else word.rstrip("/").rpartition("/")[2]
-
-
-def kept_from(corpus: Corpus, trained_on: Mapping[str, Any] | None) -> Corpus:
-    """Return a text whose held-out part has no document that an SAE was trained on.
-
-    A document is held out where the hash of its words is below the share of test documents: below
-    the smaller of two shares it is held out under both.
-
-    Args:
-        corpus: the text to measure on.
-        trained_on: the text of training, as its `to_dict`; None: not known.
-    """
-    if trained_on is None:
-        return corpus
-    shares = _shares(Corpus.from_dict(dict(trained_on)))
-    return _with_share(corpus, min(shares)) if shares else corpus
-
-
-def _shares(corpus: Corpus) -> list[float]:
-    parts = corpus.parts if isinstance(corpus, Mixture) else (corpus,)
-    return [part.test_share for part in parts if hasattr(part, "test_share")]  # type: ignore[attr-defined]
-
-
-def _with_share(corpus: Corpus, share: float) -> Corpus:
-    if isinstance(corpus, Mixture):
-        return replace(corpus, parts=tuple(_with_share(part, share) for part in corpus.parts))
-    own = getattr(corpus, "test_share", None)
-    changes: dict[str, Any] = {"test_share": share}
-    return corpus if own is None or own <= share else replace(corpus, **changes)
 
 
 def _every_token(subject: Subject) -> Any:

@@ -27,9 +27,9 @@ from saekit.studies.locality.commands.options import (
     Threshold,
     WindowOptions,
     bytes_of,
+    held_out_text,
     model_of,
     subjects_of,
-    text_of,
     threshold_of,
 )
 from saekit.terminal.output import emit
@@ -80,7 +80,7 @@ def check(
 
     every = [*(folders or []), *(saes or [])]
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
-    text, rule = text_of(corpus, dataset)
+    text, rule = held_out_text(corpus, dataset, subjects)
     config = MethodCheck(
         corpus=text,
         filter=rule,

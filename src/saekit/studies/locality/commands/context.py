@@ -33,18 +33,21 @@ from saekit.studies.locality.commands.options import (
     WindowOptions,
     bytes_of,
     end,
+    held_out_text,
     model_of,
     subjects_of,
-    text_of,
     threshold_of,
 )
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from saekit.models.base import LanguageModel
     from saekit.studies.locality.runs.context_length import ContextLength
     from saekit.studies.locality.runs.run_folder import FinishedRun
+    from saekit.studies.locality.runs.subjects import Subject
 
 
 @app.command("context", cls=lists("saekit.studies.locality.runs.context_length:ContextLength"))
@@ -116,7 +119,7 @@ def context(
     text = SweepText(
         prompt=prompt, corpus=corpus, dataset=dataset, documents=documents, windows=windows
     )
-    tokens, source = _windows_of(lm, config, text)
+    tokens, source = _windows_of(lm, config, text, subjects)
     runs = run_sites(lm, subjects, tokens, config, out, options, source=source)
     if prompt is not None:
         for home in runs:
@@ -165,7 +168,7 @@ class SweepText:
 
 
 def _windows_of(
-    lm: "LanguageModel", config: "ContextLength", text: SweepText
+    lm: "LanguageModel", config: "ContextLength", text: SweepText, subjects: "Sequence[Subject]"
 ) -> tuple[Any, dict[str, Any]]:
     """Return the longest windows, and where they are from."""
     from saekit.core.files import digest
@@ -187,7 +190,7 @@ def _windows_of(
             "trim": config.trim,
         }
         return prompt_tokens(lm.tokenizer, words, config), source
-    corpus, rule = text_of(text.corpus, text.dataset)
+    corpus, rule = held_out_text(text.corpus, text.dataset, subjects)
     drawn = drawing.from_corpus(
         corpus,
         "test",

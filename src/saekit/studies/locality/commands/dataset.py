@@ -363,11 +363,17 @@ def _context(plan: Plan, subject: Subject, prompt: Path) -> Unit:
 def _draw_prompt(plan: Plan, prompt: Path, longest: int) -> None:
     """Draw the text that all models' sweeps read, from the first corpus."""
     from saekit.core.files import write_json, write_text
+    from saekit.data.held_out import kept_from_all
+    from saekit.hub.native import load
     from saekit.studies.locality.commands.options import text_of
     from saekit.studies.locality.windows.drawing import part
     from saekit.studies.locality.windows.prompts import draw
 
     corpus, _ = text_of(plan.texts[0].corpus, plan.texts[0].filter)
+    if part(corpus, "test") == "test":  # one that is read whole stays whole
+        own = [s for s in plan.subjects if s.own]
+        runs = ((s.name, load(s.folder, scaled=True).card.run.get("corpus")) for s in own)
+        corpus = kept_from_all(corpus, runs, "test")
     found = draw(corpus, part(corpus, "test"), chars=6 * longest, seed=plan.seed)
     write_text(prompt, found.text)
     write_json(prompt.with_name(f"{prompt.name}.meta.json"), found.told)

@@ -33,9 +33,9 @@ from saekit.studies.locality.commands.options import (
     WindowOptions,
     bytes_of,
     end,
+    held_out_text,
     model_of,
     subjects_of,
-    text_of,
     threshold_of,
 )
 from saekit.terminal.output import emit
@@ -93,7 +93,7 @@ def depth(
     )
     every = [*(folders or []), *(saes or [])]
     subjects, named = subjects_of(every, site, layers, (preset, sae_root), sae)
-    text, rule = text_of(corpus, dataset)
+    text, rule = held_out_text(corpus, dataset, subjects)
     at = threshold_of(threshold, preset)
     how = Measure(
         threshold=at,

@@ -22,6 +22,7 @@ from saekit.studies.locality.commands.options import (
     Quiet,
     Resume,
     Sites,
+    Split,
     bytes_of,
     codes_of,
     float32_model,
@@ -55,7 +56,7 @@ def events(
     preset: PresetName = None,
     index: Index = None,
     corpus: Corpus = None,
-    split: Annotated[str, typer.Option(help="Part of that text: train or test.")] = "train",
+    split: Split = "train",
     tokens: Annotated[
         int, typer.Option(help="Read whole documents of --corpus, so many tokens; 0: an index.")
     ] = 0,

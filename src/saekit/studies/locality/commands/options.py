@@ -18,6 +18,8 @@ from saekit.terminal.output import emit
 from saekit.terminal.sae_options import HintOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from saekit.activations.latents import LatentStore
     from saekit.data.base import Corpus
     from saekit.hub.trained import TrainedSAE
@@ -83,6 +85,7 @@ Legacy = Annotated[bool, typer.Option("--legacy-encode", help="Encode as the pub
 Text = Annotated[
     str | None, typer.Option("--corpus", help="packaged, stdlib, a path, or a hub data set.")
 ]
+Split = Annotated[str, typer.Option("--split", help="Part of the text: train, validation or test.")]
 Dataset = Annotated[
     str | None,
     typer.Option(
@@ -258,17 +261,11 @@ def codes_of(
         ConfigError: there is no such split, or no text.
     """
     from saekit.analysis.document_index import DocumentIndex
-    from saekit.data.base import SPLITS, Corpus
-    from saekit.data.open import open_corpus
-    from saekit.hub.opening import complete
+    from saekit.data.base import as_split
+    from saekit.hub.opening import complete, text_of
 
-    corpus, split = text
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    if not corpus and "corpus" not in loaded.card.run:
-        raise ConfigError("The SAE's files name no text. Name some with --corpus.")
-    chosen = open_corpus(corpus) if isinstance(corpus, str) else corpus
-    chosen = chosen or Corpus.from_dict(loaded.card.run["corpus"])
+    split = as_split(text[1])
+    chosen = text_of(loaded, text[0])
     cfg = DocumentIndex(n_ctx=sizes[0], overlap=sizes[1])
     loaded = complete(loaded, lm, chosen)  # SAEs of other libraries come without a token rule
     return cfg.write(loaded, lm, (chosen, split), folder, tokens=tokens, shown=shown)
@@ -316,6 +313,25 @@ def model_of(named: "ModelName", device: str) -> "LanguageModel":
     return lm
 
 
+def held_out_text(
+    corpus: str | None, dataset: str | None, subjects: "Sequence[Subject]"
+) -> tuple[Any, Any]:
+    """Return the corpus, of which no test document was in a training of these SAEs, and the filter.
+
+    One that is read whole, as the published runs read theirs, stays whole.
+
+    Raises:
+        ConfigError: the trainings kept no text in common; or as `text_of`.
+    """
+    from saekit.data.held_out import kept_from_all
+
+    text, rule = text_of(corpus, dataset)
+    if text.shares is not None and not text.shares.held_out:
+        return text, rule
+    trained = [(f"{s.source} at {s.site}", s.trained_on) for s in subjects]
+    return kept_from_all(text, trained, "test"), rule
+
+
 def text_of(corpus: str | None, dataset: str | None) -> tuple[Any, Any]:
     """Return the corpus and the window filter.
 
@@ -337,7 +353,9 @@ def text_of(corpus: str | None, dataset: str | None) -> tuple[Any, Any]:
     if name == "gsm8k":
         raise ConfigError("Give the rows of GSM8K (question, answer) with --corpus FILE.jsonl.")
     if name == "wikitext":
-        return Hub(repo="Salesforce/wikitext", config="wikitext-2-raw-v1", test_share=0.0), rule
+        repo, config = "Salesforce/wikitext", "wikitext-2-raw-v1"
+        # As the published runs read it: whole.
+        return Hub(repo=repo, config=config, test_share=0.0, validation_share=0.0), rule
     return open_corpus("stdlib" if name == "code-python" else "packaged"), rule
 
 

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from saekit.core.errors import ConfigError
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Json
+from saekit.studies.locality.commands.options import Json, Split
 from saekit.terminal.output import emit
 
 
@@ -17,7 +16,7 @@ def prompt(
     corpus: Annotated[
         str, typer.Option(help="packaged, stdlib, a path, or a hub data set.")
     ] = "packaged",
-    split: Annotated[str, typer.Option(help="Part of the text: train or test.")] = "test",
+    split: Split = "test",
     chars: Annotated[
         int, typer.Option(help="Least characters; some five a token of the longest context.")
     ] = 12_000,
@@ -30,19 +29,12 @@ def prompt(
     Example: saekit locality prompt --out prompt.txt --corpus packaged --chars 3000
     """
     from saekit.core.files import write_json, write_text
-    from saekit.data.base import SPLITS
+    from saekit.data.base import as_split
     from saekit.data.open import open_corpus
     from saekit.studies.locality.windows.prompts import draw
 
-    if split not in SPLITS:
-        raise ConfigError(f"`--split` must be one of {', '.join(SPLITS)}; got {split}.")
-    found = draw(
-        open_corpus(corpus),
-        "train" if split == "train" else "test",
-        chars=chars,
-        seed=seed,
-        most_docs=docs,
-    )
+    part = as_split(split)
+    found = draw(open_corpus(corpus), part, chars=chars, seed=seed, most_docs=docs)
     write_text(out, found.text)
     write_json(out.with_name(f"{out.name}.meta.json"), found.told)
     record = {"prompt": str(out), **found.told}

@@ -63,7 +63,7 @@ class Depth(Config):
     n_ctx: int = setting(64, least=2, unit="tokens")
     windows: int = setting(50, least=1)
     bos: bool = False
-    split: str = setting("test", choices=("train", "test"))
+    split: Split = "test"
     documents: int = setting(0, least=0)
     min_active_latents: int = setting(0, least=0)
     measure: Measure = field(default_factory=Measure)
@@ -93,10 +93,9 @@ def run(
     """
     check_subjects(lm, subjects)
     drawing.check_length(lm, config.n_ctx, "n_ctx")
-    split: Split = "train" if config.split == "train" else "test"
     drawn = drawing.from_corpus(
         config.corpus,
-        split,
+        config.split,
         lm.tokenizer,
         config.filter,
         n_ctx=config.n_ctx,

@@ -30,6 +30,7 @@ class Subject(NamedTuple):
     site: Site
     source: str  # where it is from
     load: Callable[[], LoadedSAE]
+    trained_on: dict[str, Any] | None = None  # the text of its training, as a dict; None: not known
 
 
 class ModelName(NamedTuple):
@@ -114,7 +115,8 @@ def of_folders(
             for one in card.pair.reads
             if (not wanted or one in wanted) and (not layers or one.layer in layers)
         ]
-        found += [Subject(one, source, _opens(folder, one, read)) for one in reads]
+        text = card.run.get("corpus")
+        found += [Subject(one, source, _opens(folder, one, read), text) for one in reads]
     missing = [str(s) for s in wanted if s not in {f.site for f in found}]
     missing += [f"layer {i}" for i in layers if i not in {f.site.layer for f in found}]
     if missing or named is None or not found:

@@ -132,11 +132,11 @@ def sample_documents(
 
 
 def part(corpus: Corpus, split: Split) -> Split:
-    """Return the split to read: train where a corpus keeps no text for tests.
+    """Return the split to read: train where a corpus keeps no text from it.
 
     The corpora of the published runs are read whole, which is such a corpus.
     """
-    return "train" if getattr(corpus, "test_share", None) == 0 else split
+    return "train" if corpus.shares is not None and not corpus.shares.held_out else split
 
 
 def _keys(seed: int) -> Iterator[float]:
