@@ -86,7 +86,11 @@ def sweep(
             named = (pinned(first.revision, begun["model"]), begun["model"]["dtype"])
         lm = load(first.model, revision=named[0], dtype=named[1], device=device)
     else:
-        points = combinations(vary or [])
+        if not vary:
+            raise ConfigError(
+                "A sweep needs something that differs: --vary k=16,32. For one SAE: saekit train."
+            )
+        points = combinations(vary)
         building.check_flags(arch or "topk", tokens, epochs)
         if config is not None or recipe is not None:
             asked = given(

@@ -197,8 +197,8 @@ def compare_open(
     """
     if len(sizes) < 2 or not all(sizes.values()):
         raise ConfigError(
-            f"A comparison is of at least two SAEs, or groups of them; got {list(sizes) or 'none'}."
-            f" Name another one."
+            f"A comparison is of at least two SAEs, or groups of them; got "
+            f"{', '.join(sizes) or 'none'}. Name another one."
         )
     subjects, tools = prepared(saes, "compare", site, (config.seed, shown, False))
     writes = dict.fromkeys("+".join(str(w.write) for w in s.ways) for s in subjects)
