@@ -86,11 +86,7 @@ def sweep(
             named = (pinned(first.revision, begun["model"]), begun["model"]["dtype"])
         lm = load(first.model, revision=named[0], dtype=named[1], device=device)
     else:
-        if not vary:
-            raise ConfigError(
-                "A sweep needs something that differs: --vary k=16,32. For one SAE: saekit train."
-            )
-        points = combinations(vary)
+        points = combinations(vary or [])
         building.check_flags(arch or "topk", tokens, epochs)
         if config is not None or recipe is not None:
             asked = given(
@@ -110,6 +106,10 @@ def sweep(
             named = (raw["model"], raw.get("revision"))
             lm = load(named[0], revision=named[1], dtype=dtype, device=device)
             building.fit_width(raw, lm)
+        elif not vary:
+            raise ConfigError(
+                "A sweep needs something that differs: --vary k=16,32. For one SAE: saekit train."
+            )
         else:
             named = (model or building.DEFAULT_MODEL, revision)
             lm = load(named[0], revision=revision, dtype=dtype, device=device)

@@ -81,7 +81,7 @@ def parse_site(text: str) -> Site:
     layer = next((m[1] for m in (match, lens, re.fullmatch(r"L?(\d+)", text)) if m), None)
     if layer and not (match or lens):
         raise UnknownNameError(
-            f"`{text}` names a layer and not what of it. Give the point too, as "
+            f"`{text}` is not a site: it names a layer, and not what of it. Give the point too, as "
             f"L{layer}.resid_post; there are {', '.join(POINTS)}."
         )
     names = [f"L{layer or 0}.{p}" for p in POINTS] + ["embed"]
