@@ -102,14 +102,16 @@ def saebench(
     from saekit.core.result import Result
     from saekit.evals.saebench import write
     from saekit.hub.names import results_folder
+    from saekit.report.origin import is_result
 
     written: list[str] = []
     left_out: dict[str, str] = {}
     for run in runs:
         for path in sorted((results_folder(run) / "eval").glob("*.json")):
             try:
-                result = Result.read(path)
-                written.append(str(write(result, out, name=run.resolve().name)))
+                if is_result(path):
+                    result = Result.read(path)
+                    written.append(str(write(result, out, name=run.resolve().name)))
             except (ConfigError, FormatError) as error:
                 left_out[str(path)] = str(error)
     if not written:

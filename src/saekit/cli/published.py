@@ -84,6 +84,7 @@ def _scores(
     from saekit.evals.saebench import read_all, side_by_side
     from saekit.evals.saebench.writing import stem_of
     from saekit.hub.names import results_folder
+    from saekit.report.origin import results_of
 
     found: dict[str, list[Result]] = {}
     for file, result in (one for place in places for one in read_all(place).items()):
@@ -94,8 +95,7 @@ def _scores(
             name = f"{name} ({file})" if (result.name, result.version) in same else name
             found.setdefault(name, []).append(result)
     for folder in runs:
-        paths = sorted((results_folder(folder) / "eval").glob("*.json"))
-        found[str(folder)] = [Result.read(path) for path in paths]
+        found[str(folder)] = results_of(results_folder(folder))
     table = side_by_side(found)
     lines: list[str] = []
     for evaluation in dict.fromkeys(n.partition("/")[0] for n in list(table.columns)[1:]):
