@@ -59,7 +59,7 @@ def navigation() -> list[dict[str, Any]]:
                 below = [f for _, f in links(file) if f.parent == file.parent]
                 entries += [str(f.relative_to(DOCS)) for f in dict.fromkeys(below)]
         made.append({title: entries})
-    made[-2:-2] = [{"Reference": [{words: name} for words, name, _ in reference()]}]
+    made[-1:-1] = [{"Reference": [{words: name} for words, name, _ in reference()]}]
     return made
 
 

@@ -36,6 +36,7 @@ def test_a_run_without_results_says_how_to_make_one(tmp_path, capsys):
 
 def test_published_scores_are_listed_next_to_those_of_a_run(tmp_path, capsys):
     run, files = a_run(tmp_path / "mine"), tmp_path / "results"
+    (run / "eval" / "verify.json").write_text("{}")  # of `saekit verify`: no result
     files.mkdir()
     laid(files, PUBLISHED)
     laid(files, PUBLISHED | {"sae_lens_release_id": "other"}, "c_eval_results.json")

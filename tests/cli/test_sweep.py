@@ -81,6 +81,7 @@ def test_commands_for_a_scheduler(base, capsys, tmp_path):
         (["--vary", "n_ctx=16,32"], "share"),
         (["--vary", "lr=[1"], "JSON"),
         (["--config", "nowhere.json"], "no file"),
+        ([], "--vary k=16,32"),
     ],
 )
 def test_refusals_say_what_to_do(base, capsys, tmp_path, more, said):

@@ -68,3 +68,8 @@ def test_dollar_signs_of_tokens_are_drawn_as_they_are(tmp_path):
     style.save(figure, tmp_path / "f.svg")
     assert (tmp_path / "f.svg").exists()
     assert not at.get_yticklabels()[0].get_parse_math() and at.get_xticklabels()[0].get_parse_math()
+
+
+def test_a_row_of_a_table_is_one_line_whatever_its_text():
+    said = str(Table(columns={"token": ["\n", "a\tb"], "latent": [316, 5]})).splitlines()
+    assert len(said) == 3 and "↵" in said[1] and "a⇥b" in said[2]

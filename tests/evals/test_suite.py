@@ -407,6 +407,9 @@ def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
     assert kinds[0] == "facts" and kinds.count("dots") == kinds.count("table") - 1 >= 6
     assert found[1]["marks"][0]["name"] == "raw activation"
     assert suite.FILE in found[0]["source"]
+    printed = pages.registry.get("suite")().paper(tmp_path / "out")
+    assert [b["kind"] for b in printed] == ["table"] + ["dots"] * kinds.count("dots")
+    assert len(printed[0]["rows"]) > kinds.count("dots") and all(b["title"] for b in printed)
 
 
 def spoiled(kind, cells):

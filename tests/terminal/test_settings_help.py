@@ -45,8 +45,8 @@ def test_help_ends_with_the_settings(name, capsys):
     with pytest.raises((SystemExit, typer.Exit)):
         command.main(["--help"], standalone_mode=True)
     out = capsys.readouterr().out
-    _, sign, listed = out.partition("Settings of --set")
-    listed = listed.partition("\nOptions:")[0]
+    usage, sign, listed = out.partition("Settings of --set")
+    assert usage.lstrip().startswith("Usage:") and "\nOptions:" in usage
     # Where a command takes the settings of one of several classes, each has a heading.
     of, names = "", []
     for line in listed.splitlines():

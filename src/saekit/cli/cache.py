@@ -52,7 +52,7 @@ def write(
         str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
     ] = "packaged",
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens that count at every site. [1,000,000]")
+        int | None, typer.Option(help="Tokens that the token rule keeps at every site. [1,000,000]")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")

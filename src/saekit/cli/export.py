@@ -102,12 +102,15 @@ def saebench(
     from saekit.core.result import Result
     from saekit.evals.saebench.writing import path_of, write
     from saekit.hub.names import results_folder
+    from saekit.report.origin import is_result
 
     written: dict[str, Path] = {}
     left_out: dict[str, str] = {}
     for name, run in _names(runs).items():
         for path in sorted((results_folder(run) / "eval").glob("*.json")):
             try:
+                if not is_result(path):
+                    continue
                 result = Result.read(path)
                 made = str(path_of(result, out, name=name))
                 if made in written:

@@ -22,7 +22,10 @@ def fit(
     corpus: CorpusWord = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of text that count. [1,000,000, or all that the text has]"),
+        typer.Option(
+            help="Tokens to fit to, without those that the token rule leaves out. [1,000,000, or "
+            "all that the text has]"
+        ),
     ] = None,
     d_sae: Annotated[int | None, typer.Option(help="Latents. [what suits the method]")] = None,
     k: Annotated[

@@ -22,7 +22,9 @@ def index(
             "one model are indexed in one pass of it."
         ),
     ],
-    tokens: Annotated[int, typer.Option(help="Tokens of text that count.")] = 300_000,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens to read, without those that the token rule leaves out.")
+    ] = 300_000,
     corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
     site: Annotated[
         str | None, typer.Option(help="Which site, where several share the SAE. [all]")

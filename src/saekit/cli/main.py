@@ -1,6 +1,7 @@
 """`saekit`: the command line. Commands import what they need when they run, not before."""
 
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -158,6 +159,19 @@ def count(text: str | int) -> int:
 
 
 _read_counts(app)
+
+
+def _say_in_full(group: typer.Typer) -> None:
+    """Let the list of commands have the first paragraph of each, which the parser would cut."""
+    for command in group.registered_commands:
+        command.short_help = (inspect.getdoc(command.callback) or "").partition("\n\n")[0]
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            below.short_help = str(below.typer_instance.info.help)
+            _say_in_full(below.typer_instance)
+
+
+_say_in_full(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -86,6 +86,7 @@ def _scores(
     from saekit.evals.saebench import read_all, side_by_side
     from saekit.evals.saebench.writing import stem_of
     from saekit.hub.names import results_folder
+    from saekit.report.origin import results_of
 
     if out is not None:
         table_files.check_file(out)
@@ -98,10 +99,9 @@ def _scores(
             name = f"{name} ({file})" if (result.name, result.version) in same else name
             found.setdefault(name, []).append(result)
     for folder in runs:
-        paths = sorted((results_folder(folder) / "eval").glob("*.json"))
-        if not paths:
+        if not (results := results_of(results_folder(folder))):
             raise FormatError(f"{folder} has no result in eval. Make one: saekit eval {folder}")
-        found[str(folder)] = [Result.read(path) for path in paths]
+        found[str(folder)] = results
     table = side_by_side(found)
     lines: list[str] = []
     for evaluation in dict.fromkeys(n.partition("/")[0] for n in list(table.columns)[1:]):

@@ -106,6 +106,10 @@ def sweep(
             named = (raw["model"], raw.get("revision"))
             lm = load(named[0], revision=named[1], dtype=dtype, device=device)
             building.fit_width(raw, lm)
+        elif not vary:
+            raise ConfigError(
+                "A sweep needs something that differs: --vary k=16,32. For one SAE: saekit train."
+            )
         else:
             named = (model or building.DEFAULT_MODEL, revision)
             lm = load(named[0], revision=revision, dtype=dtype, device=device)

@@ -69,8 +69,9 @@ Kept = Annotated[
 Tokens = Annotated[
     int | None,
     typer.Option(
-        help="Tokens of text that count; with --fold, each site of one. [10,000,000, or all that "
-        "the text has where that is less; all that a cache has]"
+        help="Tokens to train on, without those that the token rule leaves out; with --fold, each "
+        "site of one. [10,000,000, or all that the text has where that is less; all that a cache "
+        "has]"
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over them. [1]")]

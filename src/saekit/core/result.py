@@ -103,10 +103,14 @@ class Table:
         write_text(path, "".join(lines.parts))
 
 
+# In a cell, as the pages show them: a token may be nothing else, and a row is one line.
+_BREAKS = str.maketrans({"\n": "↵", "\r": "↵", "\t": "⇥"})
+
+
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
-    text = "" if value is None else str(value)
+    text = "" if value is None else str(value).translate(_BREAKS)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 

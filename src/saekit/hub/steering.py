@@ -137,8 +137,8 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     if (scale is None) == (add is None):
         which = "got neither" if add is None else "got both"
         raise ConfigError(
-            f"Say how far to steer, with one of scale= (times its largest activation) and add=; "
-            f"{which}."
+            f"Say how far to steer, by `scale` (times its largest activation) or `add` (act "
+            f"units); {which}. On a command line: --scale 2 or --add 8."
         )
     if seeds < 1 or (seeds > 1 and not temperature):
         why = "with temperature 0 all would be the same" if seeds > 1 else "at least 1"

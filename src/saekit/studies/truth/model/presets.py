@@ -13,7 +13,7 @@ from saekit.studies.truth.model.spread import Spread
 
 
 def synth_sae_bench_16k() -> TruthConfig:
-    """Return the configuration of SynthSAEBench-16k: 16,384 features in 768 dimensions.
+    """SynthSAEBench-16k: 16,384 features in 768 dimensions.
 
     About 34 features are on at a token. It is the published distribution, drawn by us: the
     same laws and numbers, not the same directions. Rates of children are compensated as
