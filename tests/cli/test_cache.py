@@ -37,6 +37,7 @@ def store(base):
     return out
 
 
+@pytest.mark.slow
 def test_the_whole_job(base, capsys, tmp_path):
     out = tmp_path / "cache"
     code, line, err = call(capsys, *write(base, out))

@@ -79,8 +79,8 @@ def test_scores_lie_in_their_intervals(example, results):
 def test_together_each_has_the_numbers_that_it_has_alone(example, results):
     lm = tiny()
     saes = [subject(mirror(), lm), subject(random_topk(), lm)]
-    found = example.run_all([*saes, saes[0]], tools())
-    for result, label in zip(found, ("oracle", "random", "oracle"), strict=True):
+    found = example.run_all(saes, tools())
+    for result, label in zip(found, ("oracle", "random"), strict=True):
         assert result.scores == results[example.name, label].scores
         assert result.details == results[example.name, label].details
 

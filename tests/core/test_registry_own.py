@@ -141,6 +141,7 @@ def test_provenance_says_nothing_where_there_are_none(monkeypatch):
     assert "parts" not in provenance.collect()
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_file_or_a_variable(tmp_path):
     path = part(tmp_path)
     code, listed, _ = saekit_command("--use", path, "list", "saes", cwd=tmp_path)

@@ -106,6 +106,7 @@ def own(made, tmp_path_factory):
         client.close()
 
 
+@pytest.mark.slow
 def test_no_request_that_the_file_allows_or_not_makes_the_server_fail(own):
     pytest.importorskip("schemathesis")
     sent = fuzzed(own, EXAMPLES, seed=1)

@@ -97,6 +97,7 @@ def browser():
         made.close()
 
 
+@pytest.mark.slow
 def test_a_reader_walks_through_a_library(browser, folder):
     text = "the cat sat on the mat"
     with serving(folder) as link:

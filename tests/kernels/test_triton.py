@@ -21,7 +21,13 @@ maps = importlib.import_module("saekit.kernels.triton.maps")
 choose = importlib.import_module("saekit.kernels.triton.choose")
 
 
-@pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
+# Interpreting takes up to six seconds a test. -m gpu runs the compiled half.
+@pytest.fixture(
+    params=[
+        pytest.param("interpreter", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
 def device(request, monkeypatch):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")

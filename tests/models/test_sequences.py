@@ -39,7 +39,10 @@ def test_a_sequence_is_what_it_is_alone_at_any_batch(family):
     assert len({len(new) for new in right.values()}) > 2
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt_neo", "gemma3_text"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "gemma3_text")]
+
+
+@pytest.mark.parametrize("family", ["gpt_neo", *SLOW])
 def test_windows_shorter_than_the_rows(family):
     lm, sampling = tiny(family), Sampling(seed=1)
     prompts = [[1], [1] * 70, [2], [5] * 20]

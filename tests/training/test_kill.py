@@ -52,6 +52,7 @@ def test_kill_and_resume_ends_with_the_same_weights(tmp_path, buffer_tokens):
     assert weights(whole) == weights(cut)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_command_exits_130(tmp_path):
     model, text = save_tiny(tmp_path / "model"), world.text_file(tmp_path, n_docs=1500)
     out = tmp_path / "out"

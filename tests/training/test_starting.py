@@ -161,6 +161,7 @@ def test_what_does_not_go_together_is_refused(first, tmp_path, changes, said):
 
 
 def test_settings_that_name_weights_need_them(first, tmp_path):
+    given = {"corpus": first[1], **STILL}
     run = world.run(tmp_path, start_from="0" * 64)
     with pytest.raises(ConfigError, match="--start-from SAE"):
         saekit.train(world.model(), run=run, out=tmp_path / "on", shown=False)
@@ -170,7 +171,7 @@ def test_settings_that_name_weights_need_them(first, tmp_path):
             site="L0.resid_post",
             start_from=_own(tmp_path, width=16),
             out=tmp_path / "x",
-            **STILL,
+            **given,
         )
     with pytest.raises(ConfigError, match="do not say its site"):
-        saekit.train(world.model(), start_from=_own(tmp_path), out=tmp_path / "x", **STILL)
+        saekit.train(world.model(), start_from=_own(tmp_path), out=tmp_path / "x", **given)

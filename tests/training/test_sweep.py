@@ -97,7 +97,7 @@ def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
     [MEMORY, {}, MEMORY | CLOCK, CLOCK],
     ids=["in memory", "rolling", "in memory, by the clock", "rolling, by the clock"],
 )
-@pytest.mark.parametrize("at", [3, 130])
+@pytest.mark.parametrize("at", [130, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
     runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide", "early")}
     sweep(runs, lm, tmp_path / "whole", shown=False)

@@ -5,6 +5,7 @@ import pytest
 from saekit.saes.base import registry
 from tests.training.parallel.spawn import result, spawn
 
+pytestmark = pytest.mark.slow  # processes that import torch and wait for each other
 SHARED = ("topk", "batch_topk", "jumprelu")
 MORE = ("jumprelu step", "jumprelu tanh", "topk wide")
 CLOSE = 1e-5
@@ -46,7 +47,6 @@ def test_dead_latents_learnt_in_the_comparison(two):
     assert two["equal"]["1x2 topk"]["dead"] > 0 and two["equal"]["2x1 topk"]["dead"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["1x4", "2x2", "4x1"])
 @pytest.mark.parametrize("name", SHARED)
 def test_four_processes(four, mesh, name):
