@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, TypeVar, Self
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from typing_extensions import override
 
