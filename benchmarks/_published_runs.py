@@ -15,6 +15,7 @@ from _published import Found
 from saekit.core.result import Score
 from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import mean_interval
+from saekit.data.tokenise import TokenStream
 
 # Pythia 70M, layers 0 to 5, windows of 64 tokens: bits of latents' influence, and of the stream's.
 PYTHIA_BITS = (0.898, 1.859, 2.484, 3.163, 3.705, 4.054)
@@ -72,7 +73,6 @@ def folded(options):
 def layers(options):
     """MLSAE: at how many layers a latent is active, by width."""
     from saekit.data.open import open_corpus
-    from saekit.data.tokenise import TokenStream
     from saekit.studies.layers.distributions import distribution, even_spread, single_layer_share
     from saekit.studies.layers.stream import adjacent_cosines
     from saekit.studies.layers.survey import SurveyConfig, survey
@@ -89,7 +89,7 @@ def layers(options):
             tokens=rows_a_block * n_ctx, first_row=first, examples=0, batch_rows=rows_a_block
         )
         parts.append(survey(shared, lm, stream, config, shown=False).sums)
-        part = _Rows(stream, first)
+        part = _Part(stream, first)
         found = adjacent_cosines(lm, part, rules, shared.sites, n_rows=rows_a_block, shown=False)
         alike.append(found.pairs.columns["cosine_mean"])
 
@@ -124,14 +124,15 @@ def layers(options):
     return Found(("", "published", f"{lm.name}, {shared.d_sae:,} latents"), rows, floors, settings)
 
 
-class _Rows:
-    """A part of a stream of text that begins at a row."""
+class _Part(TokenStream):
+    """A stream of text from one of its rows on."""
 
     def __init__(self, stream, first):
-        self.n_ctx, self._stream, self._first = stream.n_ctx, stream, first
+        vars(self).update(vars(stream))
+        self._first = first
 
-    def rows(self, batch_rows, *, n_rows):
-        return self._stream.rows(batch_rows, first_row=self._first, n_rows=n_rows)
+    def rows(self, batch_rows, first_row=0, n_rows=None):
+        return super().rows(batch_rows, self._first + first_row, n_rows)
 
 
 def added(parts, left_out):
