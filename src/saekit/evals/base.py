@@ -85,6 +85,7 @@ class Eval(Config, abc.ABC):
     version: ClassVar[int]  # raised when the same input gives another number
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
     events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
+    one_site: ClassVar[bool] = False  # it measures no SAE that predicts another site than it reads
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
     # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy".
     headline: ClassVar[tuple[str, ...]] = ()
@@ -125,8 +126,8 @@ class Eval(Config, abc.ABC):
 
         Raises:
             ConfigError: it has no language model and one is needed; its SAE codes several
-                sites or positions jointly, and this evaluation measures none such, or the
-                subject names none of them.
+                sites or positions jointly, or predicts another site than it reads, and this
+                evaluation measures none such; or the subject names none of the sites.
             UnknownNameError: the language model has no such site.
             ShapeError: the widths of the sites are not those of the SAE.
         """
@@ -145,6 +146,11 @@ class Eval(Config, abc.ABC):
                 f"n_sites={n_sites}; the subject has {len(subject.ways)} sites and "
                 f"window={subject.window}. Give it the sites (`beside`) and the window that the "
                 f"SAE was trained with."
+            )
+        if self.one_site and subject.read != subject.write:
+            raise ConfigError(
+                f"`{self.name}` measures SAEs that predict the activation that they read; "
+                f"{subject.name} reads {subject.read} and predicts {subject.write}. Use core."
             )
         if subject.lm is None:
             if "lm" in self.needs:

@@ -1,7 +1,6 @@
 """Scores whose intervals draw texts anew, and what every score of an intervention says."""
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,10 +8,9 @@ from torch import Tensor
 
 from saekit.core.result import Score
 from saekit.core.stats.means import FEW, LEAST_UNITS, mean_interval
+from saekit.core.stats.resamples import Better
 from saekit.core.stats.student import t_quantile
 from saekit.studies.faithful.probing.statistics import Draws
-
-Better = Literal["lower", "higher", "neither"]
 
 
 def right(
@@ -29,39 +27,6 @@ def right(
         share = weights @ (correct * side.double()) / n.clamp_min(1e-300)
         sides.append(torch.where(n > 0, share, torch.nan))
     return torch.stack(sides).nanmean(0)
-
-
-def scored(  # noqa: PLR0913 - what a score says
-    found: Float[Tensor, "n_draws_and_one"],
-    n: int,
-    *,
-    unit: str,
-    label: str,
-    better: Better = "neither",
-    reason: str = "",
-) -> Score:
-    """Return a value with its 95 % interval, the percentiles of its resamples.
-
-    Args:
-        found: the value, then that of each resample.
-        n: units that were drawn anew.
-        unit: of the value.
-        label: in words.
-        better: which way is good.
-        reason: what the reader must know.
-    """
-    value, rest = float(found[0]), found[1:][found[1:].isfinite()]
-    low = high = None
-    if n < LEAST_UNITS or not len(rest):
-        few = FEW if n < LEAST_UNITS else "no interval: n_draws=0"
-        reason = "; ".join(filter(None, (reason, few)))
-    else:
-        at = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(rest, at).tolist()
-        low, high = min(low, value), max(high, value)
-    return Score(
-        value=value, low=low, high=high, n=n, unit=unit, better=better, reason=reason, label=label
-    )
 
 
 def of_units(

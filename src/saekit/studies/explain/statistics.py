@@ -10,6 +10,7 @@ from saekit.core.result import Score
 from saekit.core.seeds import generator
 from saekit.core.stats.proportions import wilson
 from saekit.core.stats.ranks import pearson
+from saekit.core.stats.resamples import percentiles
 from saekit.core.stats.student import Z
 from saekit.studies.sensitivity.statistics import auroc
 
@@ -154,8 +155,7 @@ def mean_over_latents(
         )
     x = torch.tensor(have, dtype=torch.float64)
     drawn = torch.randint(len(x), (DRAWS, len(x)), generator=generator(seed, "explain", label))
-    ends = x[drawn].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    low, high = (float(v) for v in ends)
+    low, high = percentiles(x[drawn].mean(1))
     lacking = len(values) - len(have)
     return Score(
         value=float(x.mean()), low=low, high=high, n=len(x), unit=unit, better=sign, label=label,

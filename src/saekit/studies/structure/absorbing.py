@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.config import Config, setting
+from saekit.core.stats.resamples import percentiles
 from saekit.saes.base import SAE
 from saekit.studies.structure import probes
 
@@ -174,7 +175,6 @@ def bootstrap(values: Float[Tensor, "m"], n_draws: int, chance: torch.Generator)
     found: dict[str, Any] = {"value": float(values.mean()), "low": None, "high": None}
     if n_draws and len(values) > 1:
         which = torch.randint(len(values), (n_draws, len(values)), generator=chance)
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(values[which].mean(1), ends).tolist()
+        low, high = percentiles(values[which].mean(1))
         found |= {"low": min(low, found["value"]), "high": max(high, found["value"])}
     return found

@@ -12,12 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
 from saekit.core.stats.plain import mean
 from saekit.core.stats.proportions import wilson
+from saekit.core.stats.resamples import Better, scored
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, edits, reading, resampling, writing
@@ -119,6 +120,7 @@ class Steering(SharedEval):
     name: ClassVar[str] = "steering"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("steering", "random_steering", "direction_steering")
 
     tasks: tuple[str, ...] = ("ag_news",)
@@ -138,11 +140,7 @@ class Steering(SharedEval):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [name_of(word) for word in self.tasks]
-        if not names or len(set(names)) < len(names) or not self.strengths:
-            raise ConfigError(
-                f"`tasks` has at least one task, and names that differ, and `strengths` a number; "
-                f"got {', '.join(names) or 'no task'} and {list(self.strengths)}."
-            )
+        reading.check_named("tasks", names, "strengths", self.strengths)
 
     @classmethod
     @override
@@ -151,11 +149,6 @@ class Steering(SharedEval):
             tasks=("code_or_prose",), strengths=(1.0,), n_train=60, n_test=40, n_prompts=8, n_new=8,
             folds=2, n_draws=20,
         )  # fmt: skip
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -182,14 +175,12 @@ class Steering(SharedEval):
         results = []
         for subject, mine in zip(subjects, each, strict=True):
             scores, details = self._measured(subject, mine, tools.seed, (shared, bar))
+            found = scores, {"tasks": details}
             notes = [
                 f"{name}: {note}"
                 for name, (task, _) in mine.items() for note in task.texts.provenance["notes"]
             ]  # fmt: skip
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "notes": notes, "tasks": details}
-            results.append(self.result(scores, rest, made_from))
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         bar.close()
         return results
 
@@ -285,12 +276,12 @@ class Steering(SharedEval):
                 chance = generator(seed, "steering", "alike", name, c)
                 plain = resampling.rates(task.plain["test"].judged == c, draws, chance)
                 head = f"{name}, {said}"
-                scores[f"{name}/{said}/unsteered"] = resampling.scored(
+                scores[f"{name}/{said}/unsteered"] = scored(
                     plain, self.n_prompts, unit=UNIT, label=f"{head}: judged so, nothing added"
                 )
                 for kind, arm in arms.items():
                     rate = resampling.rates(arm.said.judged == c, draws, chance)
-                    scores[f"{name}/{said}/{kind}success"] = resampling.scored(
+                    scores[f"{name}/{said}/{kind}success"] = scored(
                         rate, self.n_prompts, unit=UNIT, label=f"{head}: judged so, {SAID[kind]}"
                     )
                     drawn[kind].append(rate - plain)
@@ -316,7 +307,7 @@ class Steering(SharedEval):
         return scores, details
 
     def _mean(
-        self, name: str, each: list[Tensor], unit: str, why: str, better: resampling.Better
+        self, name: str, each: list[Tensor], unit: str, why: str, better: Better
     ) -> dict[str, Score]:
         kind = name.removesuffix("steering").removesuffix("cost")
         what = "rise of the share judged of the class" if "steering" in name else (
@@ -328,9 +319,7 @@ class Steering(SharedEval):
             return {name: resampling.undefined(why, 0, unit=unit, label=label)}
         found = torch.stack(each).mean(0)
         return {
-            name: resampling.scored(
-                found, self.n_prompts, unit=unit, label=label, better=better, reason=why
-            )
+            name: scored(found, self.n_prompts, unit=unit, label=label, better=better, reason=why)
         }
 
     def _adds(

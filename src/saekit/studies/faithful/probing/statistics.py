@@ -13,9 +13,9 @@ from torch import Tensor
 
 from saekit.core.border import details_of
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.result import Result, Score
+from saekit.core.result import Result
 from saekit.core.seeds import generator
-from saekit.core.stats.means import LEAST_UNITS
+from saekit.core.stats.resamples import PairedDraws, scored
 from saekit.studies.faithful import lists
 
 Metric = Literal["accuracy", "f1"]
@@ -59,40 +59,6 @@ def values(
     return torch.stack(scores).mean(0)
 
 
-def score(
-    found: Float[Tensor, "n_draws_and_one"],
-    n: int,
-    metric: Metric,
-    label: str,
-    *,
-    better: Any = "higher",
-    reason: str = "",
-) -> Score:
-    """Return a value with its 95 % interval, the percentiles of its resamples.
-
-    Args:
-        found: of `values`, or a difference of two.
-        n: test examples.
-        metric: which.
-        label: in words.
-        better: which way is good.
-        reason: what the reader must know.
-    """
-    value, draws = float(found[0]), found[1:]
-    low = high = None
-    if n < LEAST_UNITS or not len(draws):
-        few = f"no interval: {n} test texts" if n < LEAST_UNITS else "no interval: n_draws=0"
-        reason = "; ".join(filter(None, (reason, few)))
-    else:
-        at = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(draws, at).tolist()
-        low, high = min(low, value), max(high, value)
-    return Score(
-        value=value, low=low, high=high, n=n, unit=UNITS[metric], better=better, reason=reason,
-        label=label,
-    )  # fmt: skip
-
-
 class Compared(NamedTuple):
     """A metric of one SAE's probe less that of another's, on the same test examples."""
 
@@ -120,22 +86,13 @@ def compare(
     """
     first, second, apart_draws, n_test = paired_draws(one, other, task, feature, metric)
     apart = torch.cat([torch.tensor([first - second], dtype=torch.float64), apart_draws])
-    whole = score(apart, n_test, metric, "")
+    whole = scored(apart, n_test, unit=UNITS[metric], label="")
     value = float(apart[0])
     if whole.low is None:
         return Compared(value, None, None, None, n_test)
     n = len(apart) - 1
     side = min(int((apart[1:] <= 0).sum()), int((apart[1:] >= 0).sum()))
     return Compared(value, whole.low, whole.high, min(2 * (1 + side) / (1 + n), 1.0), n_test)
-
-
-class PairedDraws(NamedTuple):
-    """A metric of two SAEs' probes, and their difference in every resample."""
-
-    first: float
-    second: float
-    draws: Float[Tensor, "n_draws"]  # of the difference
-    n: int  # test examples that were resampled
 
 
 def paired_draws(

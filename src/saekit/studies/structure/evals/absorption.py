@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.core.finite import check_finite
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score, Table
@@ -121,6 +121,7 @@ class Absorption(SharedEval):
     name: ClassVar[str] = "absorption"
     version: ClassVar[int] = 1
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = (
         "absorption_fraction", "full_absorption", "split_latents", "main_share",
     )  # fmt: skip
@@ -141,15 +142,6 @@ class Absorption(SharedEval):
     def example(cls) -> "Absorption":
         words = tuple(letter * n for letter in "abcdef" for n in range(1, 16))
         return cls(words=words, examples=1, test_share=0.4, least_words=3, n_draws=20)
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        if subject.read != subject.write:
-            raise ConfigError(
-                f"`{self.name}` sets directions next to activations of one site; {subject.name} "
-                f"reads {subject.read} and predicts {subject.write}. Measure an SAE of one site."
-            )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
