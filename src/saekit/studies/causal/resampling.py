@@ -57,12 +57,15 @@ def near_none(n: int, n_draws: int, generator: torch.Generator) -> Float[Tensor,
 
 
 def rates(
-    hits: Bool[Tensor, "n"], draws: Draws, generator: torch.Generator
+    marks: Float[Tensor, "n"], draws: Draws, generator: torch.Generator
 ) -> Float[Tensor, "n_draws_and_one"]:
-    """Return a share of hits, as it is and in each resample; of all alike as `near_none` draws."""
-    found = draws.weights @ hits.double() / draws.weights.sum(1)
-    if found[0] in (0, 1):
-        found[1:] = (found[0] - near_none(len(hits), len(found) - 1, generator)).abs()
+    """Return a mean of marks from 0 to 1, as it is and in each resample.
+
+    Where all marks are alike every resample would be too: those differ as `near_none` draws.
+    """
+    found = draws.weights @ marks / draws.weights.sum(1)
+    if bool((marks == marks[0]).all()):
+        found[1:] = (found[0] - near_none(len(marks), len(found) - 1, generator)).abs()
     return found
 
 
