@@ -135,10 +135,18 @@ def test_rows_are_read_once_and_give_the_same_activations():
     assert (memo.n_read, memo.n_known) == (11, 11)
     strange = torch.randint(0, 256, (2, 32))
     watched.read(strange, SITE), watched.read(strange, SITE)
-    assert memo.n_read == 15  # no row of the text: read each time
+    assert (memo.n_read, memo.n_known) == (13, 13)
     changed = watched.read(first.tokens, SITE, replace={SITE: torch.zeros_like})
-    assert not changed.any() and memo.n_read == 15
+    assert not changed.any() and memo.n_read == 13
     assert watched.separated().read(first.tokens, SITE).shape == plain[SITE].shape
+    # What is not of the text has half of the room: the third of these rows finds none.
+    row = plain[SITE][0].numel() * 4
+    tight = Memo(4 * row + 1)
+    small = tight.model(lm)
+    tight.rows(tools().rows)
+    for _ in range(2):
+        small.read(torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(1)), SITE)
+    assert (tight.n_read, tight.n_known) == (4, 2)
     full = Memo(0)
     full.rows(tools().rows), full.model(lm).read(first.tokens, SITE)
     assert not full.n_known
@@ -152,7 +160,46 @@ def test_what_core_reads_is_known_to_the_next_one():
     assert found.scores == Core.example().run(one, tools()).scores
     assert memo.n_read == 8  # 24 of 32 rows went through the whole model, which shows them too
     Core.example().run(watched, read)
-    assert memo.n_read == 8 and memo.n_known == 8
+    assert memo.n_read == 8 and memo.n_known == 32  # predictions of the 24 too
+
+
+def test_a_second_call_runs_no_pass_that_depends_on_no_sae():
+    one, memo = subject(random_topk()), Memo(10**7)
+    watched = one._replace(lm=memo.model(one.lm))
+    shared = tools()._replace(rows=memo.rows(tools().rows), ablated={})
+    other = watched._replace(sae=random_topk(seed=1))
+    ran = counted(one.lm, 1)
+    core = Core(n_tokens=256, ce_tokens=256)
+    first = core.run(watched, shared)
+    n = len(ran)
+    assert n == 4 + 1  # clean, spliced, zero, mean; and the spliced one again, as a proof
+    second = core.run(other, shared)
+    assert len(ran) == n + 1
+    assert second.scores == core.run(one._replace(sae=random_topk(seed=1)), tools()).scores
+    assert first.scores == core.run(one, tools()).scores
+
+
+def counted(lm, layer):
+    """Return a list that grows with each pass through the attention of a layer."""
+    ran = []
+    lm.module_at(SITE._replace(layer=layer, point="attn_out")).register_forward_hook(
+        lambda *_: ran.append(1)
+    )
+    return ran
+
+
+def test_saes_and_floors_share_what_no_sae_changes():
+    lm, middle = tiny(n_layers=4), parse_site("L1.resid_post")
+    one = subject(random_topk(), lm, middle, middle)
+    made = [floors.get(n)().make(one, ground()) for n in ("untrained", "pca", "raw")]
+    every, core = [one, *made], Core(n_tokens=512, ce_tokens=512)
+    alone = [core.run(each, tools()).scores for each in every]  # and passes may begin at the site
+    below, above = counted(lm, 1), counted(lm, 2)
+    together = core.run_all(every, tools())
+    assert [r.scores for r in together] == alone
+    # Two batches: clean; three spliced, for the raw activation is the activation; zero and mean.
+    assert (len(below), len(above)) == (2, 2 * (1 + 3 + 1 + 1))
+    assert alone[3]["kl"].value == 0 and alone[3]["ce_rise"].value == 0
 
 
 def ground(seed=0):

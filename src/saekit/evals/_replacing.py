@@ -20,6 +20,7 @@ from saekit.models.sites import Site
 
 Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
+HELD_BYTES = 2**28  # of predictions of several SAEs, and what the unembedding reads with them
 
 
 class Look:
@@ -42,6 +43,20 @@ class Rows(NamedTuple):
     kept: Mapping[Site, Bool[Tensor, "batch n_ctx"]]  # of the sites that are replaced
     ce: dict[str, Float[Tensor, "m"]]
     kl: dict[str, Float[Tensor, "m"]]
+    # Of one site: what the untouched model has there at tokens that are not replaced.
+    others: Float[Tensor, "k width"] | None = None
+
+    def begin(self) -> tuple[Site, Float[Tensor, "batch n_ctx width"]] | None:
+        """Return a site from which a pass with all kept tokens replaced may begin, if it is known.
+
+        Kept tokens are 0 there, and are replaced.
+        """
+        if self.others is None:
+            return None
+        ((site, kept),) = self.kept.items()
+        acts = self.others.new_zeros(*kept.shape, self.others.shape[-1])
+        acts[~kept] = self.others
+        return site, acts
 
 
 class Replacing:
@@ -63,7 +78,7 @@ class Replacing:
         ablated: Ablated | None = None,
     ):
         self.lm, self.bar = lm, bar
-        self._special_ids = special_ids
+        self.special_ids = special_ids
         self._ablated: Ablated = {} if ablated is None else ablated
 
     def clean(
@@ -73,14 +88,14 @@ class Replacing:
     ]:
         """Return what the unembedding of the untouched model reads, and activations on the way."""
         looks = {site: Look() for site in sites}
-        final = self._final(tokens, looks)
+        final = self.final(tokens, looks)
         return final, {site: look.acts for site, look in looks.items() if look.acts is not None}
 
     def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
         """Measure rows with what counts at their sites replaced by one value for all."""
         same = digest(
             [
-                repr([str(site) for site in rows.kept]).encode(),
+                repr([id(self.lm), *map(str, rows.kept)]).encode(),
                 *(_bytes(one) for one in (rows.tokens, rows.scored)),
                 *(_bytes(one) for s, k in rows.kept.items() for one in (k, values[s])),
             ]
@@ -89,16 +104,21 @@ class Replacing:
             self.bar.add(rows.tokens.numel())
         else:
             replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
-            final = self._final(rows.tokens, replace)
+            final = self.final(rows.tokens, replace, rows.begin())
             pieces = self._logits(rows.tokens, rows.scored, final)
             found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
             nothing = final.new_zeros(0, dtype=torch.float32)
             self._ablated[same] = torch.cat(found) if found else nothing
         rows.ce[name] = self._ablated[same]
 
-    def _final(self, tokens: Tensor, replace: dict[Site, Replace]) -> Tensor:
+    def final(
+        self, tokens: Tensor, replace: dict[Site, Replace], begin: tuple[Site, Tensor] | None = None
+    ) -> Tensor:
+        """Return what the unembedding reads; a pass may begin where activations are known."""
         self.bar.add(tokens.numel())
-        return self.lm.final(tokens, replace)
+        if begin is None:
+            return self.lm.final(tokens, replace)
+        return self.lm.final_from(tokens, replace, *begin)
 
     def _logits(
         self, tokens: Tensor, scored: Tensor, *finals: Tensor
@@ -115,11 +135,15 @@ def logits_in_parts(
     Only a piece of the logits is there at a time, whatever context and vocabulary are.
     """
     targets = _predictions.next_tokens(tokens, scored)
-    size = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
     kept = [final[scored] for final in finals]
-    for first in range(0, len(targets), size):
-        part = slice(first, first + size)
+    for part in pieces(lm, len(targets)):
         yield targets[part], [lm.unembed(final[part]) for final in kept]
+
+
+def pieces(lm: LanguageModel, n: int) -> Iterator[slice]:
+    """Yield parts of positions whose logits are made at a time."""
+    size = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
+    return (slice(first, first + size) for first in range(0, n, size))
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -1,19 +1,22 @@
 """The part of an evaluation that replaces activations and watches the predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Predictions
-from saekit.evals._replacing import Ablated, Replacing, Rows, add_sums, put
+from saekit.evals._replacing import HELD_BYTES, Ablated, Replacing, Rows, add_sums, pieces, put
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
+
+FEW = 1 / 16  # share of tokens not replaced up to which their activations are kept for later
 
 
 class Splicing(Replacing):
@@ -43,29 +46,10 @@ class Splicing(Replacing):
         self.sites = sites
         self._rows: dict[Site, list[Rows]] = {site: [] for site in sites}
 
-    def compare(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        clean: Float[Tensor, "batch n_ctx d_model"],
-        placed: Predictions,
-    ) -> None:
-        """Measure predictions with kept activations replaced by the SAE's, and by 0.
-
-        `clean` is what the unembedding of the untouched model reads.
-        """
-        tokens = tokens.to(clean.device)
-        scored = _predictions.scored(tokens, self._special_ids)
-        for i, site in enumerate(self.sites):
-            spliced = self._final(tokens, {site: put(placed.kept, placed.y_hat[:, i])})
-            found = [
-                tuple(_predictions.against(p, q, targets))
-                for targets, (p, q) in self._logits(tokens, scored, clean, spliced)
-            ]
-            both = _predictions.Against(*_predictions.joined(found, 3, clean))
-            ce = {"clean": both.clean, "spliced": both.other}
-            rows = Rows(tokens, scored, {site: placed.kept}, ce, {"spliced": both.kl})
-            self._ablate("zero", rows, {site: placed.y_hat.new_zeros(())})
-            self._rows[site].append(rows)
+    def add(self, site: Site, rows: Rows, nothing: Float[Tensor, ""]) -> None:
+        """Take in rows that were measured with a site replaced; measure them with 0 there."""
+        self._ablate("zero", rows, {site: nothing})
+        self._rows[site].append(rows)
 
     def ablate_mean(self, mean: Float[Tensor, "n_sites d_out"]) -> None:
         """Measure predictions of all rows so far with kept activations replaced by `mean`."""
@@ -102,3 +86,88 @@ class Splicing(Replacing):
     def n_scored(self) -> int:
         """Tokens whose prediction was scored."""
         return sum(int(rows.scored.sum()) for rows in self._rows[self.sites[0]])
+
+
+class _Spliced(NamedTuple):
+    """What the unembedding reads of scored positions, with one site replaced by an SAE."""
+
+    by: Splicing
+    site: Site
+    kept: Bool[Tensor, "batch n_ctx"]
+    y_hat: Float[Tensor, "m d_out"]
+    final: Float[Tensor, "scored d_model"] | None  # None: nothing was changed
+
+
+def abreast(clean: Float[Tensor, "batch n_ctx d_model"], n_sites: int) -> int:
+    """Return how many SAEs of as many sites `compare` is given at once, for memory."""
+    each = 4 * clean.numel() * 2 * n_sites
+    return max(1, HELD_BYTES // max(each, 1))
+
+
+def compare(
+    every: Sequence[tuple[Splicing, Predictions]],
+    tokens: Int[Tensor, "batch n_ctx"],
+    clean: Float[Tensor, "batch n_ctx d_model"],
+    acts: Mapping[Site, Float[Tensor, "batch n_ctx width"]],
+) -> None:
+    """Measure predictions with kept activations replaced by each SAE's, and by 0.
+
+    Logits of the untouched model are made once for all. Where an SAE gives every activation back to
+    the bit, as the raw activation as a code does, the model has nothing to run: nothing is changed.
+
+    Args:
+        every: of one language model, each with what its SAE predicts of the rows; see `abreast`.
+        tokens: the rows.
+        clean: what the unembedding of the untouched model reads.
+        acts: of the untouched model, at the sites that are replaced.
+    """
+    tokens = tokens.to(clean.device)
+    alike: dict[tuple[int, ...], list[tuple[Splicing, Predictions, int]]] = {}
+    for one, placed in every:
+        for i in range(len(one.sites)):
+            alike.setdefault(one.special_ids, []).append((one, placed, i))
+    for special_ids, some in alike.items():
+        scored = _predictions.scored(tokens, special_ids)
+        part = [_spliced(*one, tokens, scored, acts) for one in some]
+        _measure(part, (tokens, scored), clean, acts)
+
+
+def _spliced(
+    one: Splicing,
+    placed: Predictions,
+    i: int,
+    tokens: Tensor,
+    scored: Tensor,
+    acts: Mapping[Site, Tensor],
+) -> _Spliced:
+    site, y_hat = one.sites[i], placed.y_hat[:, i]
+    before = acts[site]
+    if torch.equal(y_hat.to(before.dtype), before[placed.kept]):
+        one.bar.add(tokens.numel())
+        return _Spliced(one, site, placed.kept, y_hat, None)
+    final = one.final(tokens, {site: put(placed.kept, y_hat)}, (site, before))
+    return _Spliced(one, site, placed.kept, y_hat, final[scored])
+
+
+def _measure(
+    some: Sequence[_Spliced],
+    rows: tuple[Tensor, Tensor],
+    clean: Tensor,
+    acts: Mapping[Site, Tensor],
+) -> None:
+    """Keep losses and divergences of some ways of replacing, and the losses with 0 in place."""
+    (tokens, scored), lm = rows, some[0].by.lm
+    targets, before = _predictions.next_tokens(tokens, scored), clean[scored]
+    found: list[list[tuple[Tensor, ...]]] = [[] for _ in some]
+    for part in pieces(lm, len(targets)):
+        p = lm.unembed(before[part])
+        for one, kept in zip(some, found, strict=True):
+            q = p if one.final is None else lm.unembed(one.final[part])
+            kept.append(tuple(_predictions.against(p, q, targets[part])))
+    for one, kept in zip(some, found, strict=True):
+        both = _predictions.Against(*_predictions.joined(kept, 3, clean))
+        ce = {"clean": both.clean, "spliced": both.other}
+        rest = ~one.kept
+        others = acts[one.site][rest] if float(rest.float().mean()) <= FEW else None
+        measured = Rows(tokens, scored, {one.site: one.kept}, ce, {"spliced": both.kl}, others)
+        one.by.add(one.site, measured, one.y_hat.new_zeros(()))

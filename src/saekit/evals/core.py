@@ -18,7 +18,7 @@ from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
 from saekit.evals._replacing import Ablated
-from saekit.evals._splicing import Splicing
+from saekit.evals._splicing import Splicing, abreast, compare
 from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.evals.intervals import Blocks, BlockSums, blocks_of_documents
 from saekit.metrics.base import in_order
@@ -137,7 +137,7 @@ class Core(Eval):
         if not subjects:
             return []
         rows = self.rows_of(tools)
-        return self._measure(subjects, rows, shown=tools.shown)
+        return self._measure(subjects, rows, tools)
 
     def _result(self, found: Measured, seed: int, began: float) -> Result:
         part, splicing, rows = found.part, found.splicing, found.rows
@@ -191,19 +191,20 @@ class Core(Eval):
         n_rows = len(tokens) + min(missing, 0)
         return Rows(tokens[:n_rows], torch.cat([r.doc_ids.cpu() for r in found])[:n_rows], 0)
 
-    def _measure(self, subjects: Sequence[Subject], text: Rows, *, shown: bool) -> list[Measured]:
+    def _measure(self, subjects: Sequence[Subject], text: Rows, tools: Tools) -> list[Measured]:
         """Run every forward pass; the clean one of a loss also gives its rows' activations."""
         lm, tokens = subjects[0].lm, text.tokens
         assert lm is not None  # `check` refuses it
         n_rows, n_ctx = tokens.shape
         planned = plan(subjects, n_ctx, n_rows, self)
-        planned.say(shown=shown)
+        planned.say(shown=tools.shown)
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
         passes = n_rows + ABLATIONS * n_full * sum(len(one.ways) for one in subjects)
-        bar = Progress(self.name, passes * n_ctx, shown=shown)
+        bar = Progress(self.name, passes * n_ctx, shown=tools.shown)
         blocks = blocks_of_documents(text.doc_ids, self.n_blocks)
         blocks_full = blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
-        ablated: Ablated = {}  # passes that do not depend on an SAE, shared by all
+        # Passes that do not depend on an SAE, shared by all, and by other calls of a suite.
+        ablated: Ablated = {} if tools.ablated is None else tools.ablated
         found = [
             Measured(
                 one,
@@ -220,8 +221,11 @@ class Core(Eval):
         for first in range(0, n_full, size):
             rows = tokens[first : min(first + size, n_full)]
             clean, acts = found[0].splicing.clean(rows, sites)
-            for one in found:
-                one.splicing.compare(rows, clean, one.part.add(first, rows, acts))
+            some = abreast(clean, max(len(one.ways) for one in subjects))
+            for at in range(0, len(found), some):
+                part = found[at : at + some]
+                placed = [(one.splicing, one.part.add(first, rows, acts)) for one in part]
+                compare(placed, rows, clean, acts)
         for first in range(n_full, n_rows, size):
             rows = tokens[first : first + size]
             acts = lm.read(rows, sites)

@@ -317,7 +317,7 @@ class _Run:
         held_out, train = stream_of(first), stream_of(first, "train")
         memo, seed = Memo(), self.config.seed
         lm = memo.model(first.lm)
-        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown)
+        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown, ablated={})
         group = _Group({}, {}, tools, held_out.digest)
         ground = Ground(memo.rows(train.rows), seed, {})
         known: dict[str, Member] = {}  # floors of the same content are one

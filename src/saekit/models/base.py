@@ -502,6 +502,26 @@ class LanguageModel(abc.ABC):
         With `unembed` it gives logits of some positions without those of all others.
         """
 
+    def final_from(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace],
+        site: Site,
+        acts: Float[Tensor, "batch n_ctx d_model"],
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        """Return `final` of a pass whose activations at a site are known, from where it can begin.
+
+        A model that cannot begin there runs the whole pass; what comes out is the same.
+
+        Args:
+            tokens: ids of the pass.
+            replace: what is written, at that site and after it.
+            site: where activations are known.
+            acts: what the untouched model has there; where all of it is replaced, anything.
+        """
+        del site, acts
+        return self.final(tokens, replace)
+
     @abc.abstractmethod
     def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         """Return the logits of some positions from `final`: the same as `logits` has there.

@@ -110,6 +110,7 @@ class HFModel(LanguageModel):
         self._sites = [EMBED, *listed]
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._begins: dict[Site, bool] = {}  # whether a pass can begin there, as tried
         self._shape = (0, 0)  # of the tokens of the pass that runs
         self._rows: Tensor | None = torch.zeros(1, 0)  # ids of the pass that is about to run, from
         # the beginning of their rows; None: not known
@@ -215,6 +216,50 @@ class HFModel(LanguageModel):
     ) -> Float[Tensor, "batch n_ctx d_model"]:
         with self._hooked(self._changes(tokens, replace), False, tokens.shape):
             return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
+
+    @override
+    def final_from(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        replace: Mapping[Site, Replace],
+        site: Site,
+        acts: Float[Tensor, "batch n_ctx d_model"],
+    ) -> Float[Tensor, "batch n_ctx d_model"]:
+        before = any(self._place(other) < self._place(site) for other in replace)
+        if before or self.edits or not self._begins.get(site, self._might_begin(site)):
+            return self.final(tokens, replace)
+        if site in self._begins:
+            return self._begun(tokens, replace, site, acts)
+        # Whether a block can be left out depends on the model, so it is tried: once, to the bit.
+        self._begins[site] = False
+        whole = self.final(tokens, replace)
+        with contextlib.suppress(Exception):  # whatever another kind of block makes of it
+            self._begins[site] = torch.equal(self._begun(tokens, replace, site, acts), whole)
+        return whole
+
+    def _might_begin(self, site: Site) -> bool:
+        """Return whether a site is all that the blocks before it leave to those after it."""
+        tap = self.tap(site)
+        alone = tap.side == "output" and tap.stream is None and not (tap.norm or tap.overwritten)
+        return site.point == "resid_post" and alone and not _is_spread(self.module)
+
+    def _begun(
+        self, tokens: Tensor, replace: Mapping[Site, Replace], site: Site, acts: Tensor
+    ) -> Tensor:
+        """Return `final` with the blocks up to a site left out; `acts` stand for what they give."""
+        assert site.layer is not None  # it is one of a block
+        blocks = [self.module_at(site._replace(layer=i)) for i in range(site.layer + 1)]
+        with self._hooked(self._changes(tokens, replace), False, tokens.shape):
+            own = [block.__dict__.get("forward") for block in blocks]
+            try:
+                for block in blocks:
+                    block.forward = _left_out(acts if block is blocks[-1] else None)
+                return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
+            finally:
+                for block, forward in zip(blocks, own, strict=True):
+                    block.__dict__.pop("forward", None)
+                    if forward is not None:
+                        block.forward = forward
 
     @override
     @torch.no_grad()
@@ -733,6 +778,15 @@ class HFModel(LanguageModel):
         if tap.side == "output":
             return module.register_forward_hook(_after(visit))
         return module.register_forward_pre_hook(_before(visit, tap.shared), with_kwargs=True)
+
+
+def _left_out(acts: Tensor | None) -> Callable[..., Tensor]:
+    """Return what a block is that gives what it takes, or what is known."""
+
+    def forward(*args: Any, **kwargs: Any) -> Tensor:
+        return structure.taken(args, kwargs) if acts is None else acts
+
+    return forward
 
 
 def _require_grad(x: Tensor) -> None:

@@ -484,7 +484,7 @@ class Steering(SharedEval):
         on = [column[column != 0] for column in every.T]
         return [float(torch.quantile(v.abs(), LARGE)) if len(v) else 0.0 for v in on]
 
-    def _arm(self, task: _Task, c: int, add: Add, seed: int, lm_judge: LMJudge | None) -> _Arm:
+    def _arm(self, task: _Task, c: int, add: Add, seed: int, asked: LMJudge | None) -> _Arm:
         """Choose a strength on validation prompts and write with it after the test prompts."""
         tried, best, success = [], 0.0, -1.0
         for strength in sorted(self.strengths):

@@ -68,7 +68,7 @@ class LayerLosses(Replacing):
     ) -> None:
         """Measure some rows: each site replaced, all replaced, and the same with 0."""
         tokens = tokens.to(clean.device)
-        scored = _predictions.scored(tokens, self._special_ids)
+        scored = _predictions.scored(tokens, self.special_ids)
         kept = {one.write: p.kept for one, p in zip(self.subjects, placed, strict=True)}
         for one, p in zip(self.subjects, placed, strict=True):
             replace = {one.write: put(p.kept, p.y_hat[:, 0])}
@@ -110,7 +110,7 @@ class LayerLosses(Replacing):
         clean: Tensor,
         replace: dict[Site, Replace],
     ) -> Rows:
-        spliced = self._final(tokens, replace)
+        spliced = self.final(tokens, replace)
         found = [
             (*_predictions.against(p, q, targets), *_predictions.gaps(p, q))
             for targets, (p, q) in self._logits(tokens, scored, clean, spliced)
