@@ -95,7 +95,7 @@ def check_named(field: str, names: Sequence[str], other: str, numbers: Sequence[
     """
     if not names or len(set(names)) < len(names) or not numbers:
         raise ConfigError(
-            f"`{field}` has at least one name, all of them different, and `{other}` a number; got "
+            f"`{field}` has at least one name, and names that differ, and `{other}` a number; got "
             f"{', '.join(names) or 'no name'} and {list(numbers)}."
         )
 
