@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from saekit.evals import _predictions
 
@@ -63,3 +64,12 @@ def test_large_logits_do_not_overflow(case):
     clean, _, tokens, where = case
     targets = _predictions.next_tokens(tokens, where)
     assert _predictions.losses(1e4 + clean[where], targets).isfinite().all()
+
+
+def test_rows_that_were_predicted_the_same_have_the_losses_of_each():
+    chance = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 11, generator=chance)
+    targets = torch.randint(0, 11, (3, 5), generator=chance)
+    found = _predictions.losses_of_rows(logits, targets)
+    own = torch.stack([F.cross_entropy(logits, row, reduction="none") for row in targets])
+    torch.testing.assert_close(found, own)

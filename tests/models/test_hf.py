@@ -63,25 +63,6 @@ def test_logits_of_some_positions_are_those_of_the_whole(family: str) -> None:
         assert 20 < whole.abs().max() <= 30  # the cap was there to be felt
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_pass_that_begins_in_the_middle_is_the_whole_pass(family: str) -> None:
-    model = tiny(family, n_layers=3)
-    site, ran = Site(1, "resid_post"), []
-    acts = model.read(TOKENS, site)
-    replace = {site: lambda x: x * 0.5 + 1, Site(2, "resid_post"): lambda x: x + 0.1}
-    whole = model.final(TOKENS, replace)
-    model.module_at(Site(0, "attn_out")).register_forward_hook(lambda *_: ran.append(1))
-    for _ in range(3):
-        assert torch.equal(model.final_from(TOKENS, replace, site, acts), whole)
-    assert len(ran) == 1  # the first time, for the proof
-    assert "forward" not in vars(model.module_at(site))
-    early = {Site(0, "resid_post"): torch.zeros_like}
-    assert torch.equal(model.final_from(TOKENS, early, site, acts), model.final(TOKENS, early))
-    other = Site(1, "mlp_out")
-    zero = {other: torch.zeros_like}
-    assert torch.equal(model.final_from(TOKENS, zero, other, acts), model.final(TOKENS, zero))
-
-
 def test_read_gives_sites_in_the_order_asked_and_no_copies() -> None:
     model = tiny()
     sites = [Site(1, "resid_pre"), EMBED, Site(0, "resid_post")]

@@ -107,18 +107,12 @@ class SharedPasses(LanguageModel):
         return self.model.final(tokens, replace)
 
     @override
-    def final_from(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace],
-        site: Site,
-        acts: Float[Tensor, "batch n_ctx d_model"],
-    ) -> Float[Tensor, "batch n_ctx d_model"]:
-        return self.model.final_from(tokens, replace, site, acts)
-
-    @override
     def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         return self.model.unembed(final)
+
+    @override
+    def stream_decides(self, site: Site) -> bool:
+        return self.model.stream_decides(site)
 
     @override
     def attention_bytes(self, n_ctx: int) -> int:

@@ -63,6 +63,7 @@ def demo(
 
 def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -> None:
     """Do the stages that are not done yet, in a folder that this process has claimed."""
+    from saekit.activations.memo import Memo
     from saekit.core.files import read_json, write_json
     from saekit.core.result import Result
     from saekit.evals.core import Core
@@ -74,7 +75,8 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     began = time.monotonic()
     earlier = out / RECORD
     before = read_json(earlier)["seconds"] if earlier.exists() else 0.0
-    lm = load(run.model, device=device)
+    # The index reads text that training has read.
+    lm = Memo(every=True).model(load(run.model, device=device))
     trained = worked = _train(run, lm, out, shown=not quiet)
     loaded = load_sae(out)
     if worked or not (out / "eval" / "core.json").exists():

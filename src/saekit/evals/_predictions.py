@@ -48,6 +48,17 @@ def losses(logits: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]) -> Float
     return torch.cat(found) if found else logits.new_zeros(0, dtype=torch.float32)
 
 
+def losses_of_rows(
+    logits: Float[Tensor, "m vocab"], targets: Int[Tensor, "rows m"]
+) -> Float[Tensor, "rows m"]:
+    """Return losses of rows that were predicted the same, in nats, float32."""
+    found = []
+    for part in _parts(logits):
+        values = logits[part].float()
+        found.append(_shifted_exp(values)[1] - values.gather(1, targets[:, part].T).T)
+    return torch.cat(found, 1)
+
+
 def against(
     clean: Float[Tensor, "m vocab"], other: Float[Tensor, "m vocab"], targets: Int[Tensor, "m"]
 ) -> Against:

@@ -15,24 +15,13 @@ from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch
-from saekit.models.base import LanguageModel, Replace
+from saekit.models.base import LanguageModel, Look, Replace, Whole
 from saekit.models.sites import Site
 
 Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
+ROWS_KNOWN = 8  # ablated rows whose pass is remembered: mostly all rows are the same one
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
 HELD_BYTES = 2**28  # of predictions of several SAEs, and what the unembedding reads with them
-
-
-class Look:
-    """A replacement that leaves activations as they are, and has them afterwards."""
-
-    def __init__(self) -> None:
-        self.acts: Tensor | None = None
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """Keep the values and return them."""
-        self.acts = values
-        return values
 
 
 class Rows(NamedTuple):
@@ -41,22 +30,9 @@ class Rows(NamedTuple):
     tokens: Int[Tensor, "batch n_ctx"]
     scored: Bool[Tensor, "batch n_ctx"]
     kept: Mapping[Site, Bool[Tensor, "batch n_ctx"]]  # of the sites that are replaced
+    rest: Mapping[Site, Float[Tensor, "n width"]]  # activations there that are not replaced
     ce: dict[str, Float[Tensor, "m"]]
     kl: dict[str, Float[Tensor, "m"]]
-    # Of one site: what the untouched model has there at tokens that are not replaced.
-    others: Float[Tensor, "k width"] | None = None
-
-    def begin(self) -> tuple[Site, Float[Tensor, "batch n_ctx width"]] | None:
-        """Return a site from which a pass with all kept tokens replaced may begin, if it is known.
-
-        Kept tokens are 0 there, and are replaced.
-        """
-        if self.others is None:
-            return None
-        ((site, kept),) = self.kept.items()
-        acts = self.others.new_zeros(*kept.shape, self.others.shape[-1])
-        acts[~kept] = self.others
-        return site, acts
 
 
 class Replacing:
@@ -80,6 +56,7 @@ class Replacing:
         self.lm, self.bar = lm, bar
         self.special_ids = special_ids
         self._ablated: Ablated = {} if ablated is None else ablated
+        self._known: dict[str, Tensor] = {}
 
     def clean(
         self, tokens: Int[Tensor, "batch n_ctx"], sites: Iterable[Site]
@@ -95,7 +72,7 @@ class Replacing:
         """Measure rows with what counts at their sites replaced by one value for all."""
         same = digest(
             [
-                repr([id(self.lm), *map(str, rows.kept)]).encode(),
+                repr([str(site) for site in rows.kept]).encode(),
                 *(_bytes(one) for one in (rows.tokens, rows.scored)),
                 *(_bytes(one) for s, k in rows.kept.items() for one in (k, values[s])),
             ]
@@ -103,22 +80,73 @@ class Replacing:
         if same in self._ablated:
             self.bar.add(rows.tokens.numel())
         else:
-            replace = {s: put(k, values[s].to(k.device)) for s, k in rows.kept.items()}
-            final = self.final(rows.tokens, replace, rows.begin())
-            pieces = self._logits(rows.tokens, rows.scored, final)
-            found = [_predictions.losses(logits, targets) for targets, (logits,) in pieces]
-            nothing = final.new_zeros(0, dtype=torch.float32)
-            self._ablated[same] = torch.cat(found) if found else nothing
+            self._ablated[same] = self._losses(rows, values)
         rows.ce[name] = self._ablated[same]
 
-    def final(
-        self, tokens: Tensor, replace: dict[Site, Replace], begin: tuple[Site, Tensor] | None = None
-    ) -> Tensor:
-        """Return what the unembedding reads; a pass may begin where activations are known."""
+    def _losses(self, rows: Rows, values: Mapping[Site, Tensor]) -> Float[Tensor, "m"]:
+        """Return the loss of each scored token with what counts replaced by one value for all.
+
+        Where the stream decides all that follows, rows with the same stream are one row. Ablated
+        rows mostly are: only special tokens, alike in all of them, keep what they had.
+        """
+        sites = list(rows.kept)
+        if len(sites) > 1:  # what does not count keeps what the model makes there, not what it had
+            replace: dict[Site, Replace] = {s: put(k, values[s]) for s, k in rows.kept.items()}
+            finals = list(self.final(rows.tokens, replace))
+            return self._losses_of(rows, finals, range(len(finals)))
+        site = sites[0]
+        acts = filled(rows.kept[site], rows.rest[site], values[site])
+        if not self.lm.stream_decides(site):
+            finals = list(self.final(rows.tokens, {site: Whole(acts)}))
+            return self._losses_of(rows, finals, range(len(finals)))
+        keys = [digest([repr(str(site)).encode(), _bytes(row)]) for row in acts]
+        once = list(dict.fromkeys(keys))
+        if new := [key for key in once if key not in self._known]:
+            at = torch.tensor([keys.index(key) for key in new], device=acts.device)
+            found = self.lm.final(rows.tokens[at], {site: Whole(acts[at])})
+            self._known |= dict(zip(new, found, strict=True))
+        self.bar.add(rows.tokens.numel())
+        finals = [self._known[key] for key in once]
+        for key in list(self._known)[:-ROWS_KNOWN]:
+            del self._known[key]
+        return self._losses_of(rows, finals, [once.index(key) for key in keys])
+
+    def _losses_of(
+        self, rows: Rows, finals: Sequence[Tensor], of: Sequence[int]
+    ) -> Float[Tensor, "m"]:
+        """Return the loss of each scored token, where rows share what the unembedding reads.
+
+        Args:
+            rows: the rows.
+            finals: what it reads, ``[n_ctx, d_model]`` each.
+            of: which of them each row has.
+        """
+        targets = rows.tokens.roll(-1, 1)
+        out = torch.zeros(rows.tokens.shape, dtype=torch.float32, device=rows.tokens.device)
+        for i, final in enumerate(finals):
+            mine = torch.tensor([one == i for one in of], device=out.device)
+            at = rows.scored[mine].any(0)  # positions that some of the rows score
+            found = [
+                _predictions.losses_of_rows(self.lm.unembed(part), goals)
+                for part, goals in zip(
+                    final[at].split(self._piece),
+                    targets[mine][:, at].split(self._piece, 1),
+                    strict=True,
+                )
+            ]
+            if found:
+                place = mine[:, None] & at[None]
+                out[place] = torch.cat(found, 1).flatten()
+        return out[rows.scored]
+
+    @property
+    def _piece(self) -> int:
+        return max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
+
+    def final(self, tokens: Tensor, replace: Mapping[Site, Replace]) -> Tensor:
+        """Return what the unembedding reads of a pass with some sites replaced."""
         self.bar.add(tokens.numel())
-        if begin is None:
-            return self.lm.final(tokens, replace)
-        return self.lm.final_from(tokens, replace, *begin)
+        return self.lm.final(tokens, replace)
 
     def _logits(
         self, tokens: Tensor, scored: Tensor, *finals: Tensor
@@ -152,12 +180,28 @@ def _bytes(values: Tensor) -> bytes:
     return copied.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def filled(
+    kept: Bool[Tensor, "batch n_ctx"], rest: Float[Tensor, "n width"], values: Tensor
+) -> Float[Tensor, "batch n_ctx width"]:
+    """Return activations of all tokens: of kept ones one value each, or one for all.
+
+    Args:
+        kept: tokens that are replaced.
+        rest: what the others have, in their order.
+        values: of the kept tokens.
+    """
+    out = rest.new_empty(*kept.shape, rest.shape[-1])
+    out[~kept] = rest
+    out[kept] = values.to(rest)
+    return out
+
+
 def put(kept: Tensor, values: Tensor) -> Replace:
     """Return a replacement of kept tokens by one value each, or by one for all."""
 
     def replace(acts: Tensor) -> Tensor:
         out = acts.clone()
-        out[kept] = values.to(acts.dtype)
+        out[kept] = values.to(acts)
         return out
 
     return replace

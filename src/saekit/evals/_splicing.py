@@ -10,13 +10,11 @@ from torch import Tensor
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Predictions
-from saekit.evals._replacing import HELD_BYTES, Ablated, Replacing, Rows, add_sums, pieces, put
+from saekit.evals._replacing import HELD_BYTES, Ablated, Replacing, Rows, add_sums, filled, pieces
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import registry
-from saekit.models.base import LanguageModel
+from saekit.models.base import LanguageModel, Whole
 from saekit.models.sites import Site
-
-FEW = 1 / 16  # share of tokens not replaced up to which their activations are kept for later
 
 
 class Splicing(Replacing):
@@ -46,9 +44,26 @@ class Splicing(Replacing):
         self.sites = sites
         self._rows: dict[Site, list[Rows]] = {site: [] for site in sites}
 
-    def add(self, site: Site, rows: Rows, nothing: Float[Tensor, ""]) -> None:
+    def compare(
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        clean: Float[Tensor, "batch n_ctx d_model"],
+        acts: Mapping[Site, Float[Tensor, "batch n_ctx width"]],
+        placed: Predictions,
+    ) -> None:
+        """Measure predictions with kept activations replaced by the SAE's, and by 0.
+
+        Args:
+            tokens: the rows.
+            clean: what the unembedding of the untouched model reads.
+            acts: activations of the untouched model at the sites.
+            placed: what the SAE makes of them.
+        """
+        compare([(self, placed)], tokens, clean, acts)
+
+    def add(self, site: Site, rows: Rows) -> None:
         """Take in rows that were measured with a site replaced; measure them with 0 there."""
-        self._ablate("zero", rows, {site: nothing})
+        self._ablate("zero", rows, {site: rows.rest[site].new_zeros(())})
         self._rows[site].append(rows)
 
     def ablate_mean(self, mean: Float[Tensor, "n_sites d_out"]) -> None:
@@ -94,7 +109,7 @@ class _Spliced(NamedTuple):
     by: Splicing
     site: Site
     kept: Bool[Tensor, "batch n_ctx"]
-    y_hat: Float[Tensor, "m d_out"]
+    rest: Float[Tensor, "n width"]  # activations that are not replaced
     final: Float[Tensor, "scored d_model"] | None  # None: nothing was changed
 
 
@@ -119,7 +134,7 @@ def compare(
         every: of one language model, each with what its SAE predicts of the rows; see `abreast`.
         tokens: the rows.
         clean: what the unembedding of the untouched model reads.
-        acts: of the untouched model, at the sites that are replaced.
+        acts: activations of the untouched model at the sites.
     """
     tokens = tokens.to(clean.device)
     alike: dict[tuple[int, ...], list[tuple[Splicing, Predictions, int]]] = {}
@@ -128,8 +143,7 @@ def compare(
             alike.setdefault(one.special_ids, []).append((one, placed, i))
     for special_ids, some in alike.items():
         scored = _predictions.scored(tokens, special_ids)
-        part = [_spliced(*one, tokens, scored, acts) for one in some]
-        _measure(part, (tokens, scored), clean, acts)
+        _measure([_spliced(*one, tokens, scored, acts) for one in some], (tokens, scored), clean)
 
 
 def _spliced(
@@ -140,34 +154,28 @@ def _spliced(
     scored: Tensor,
     acts: Mapping[Site, Tensor],
 ) -> _Spliced:
-    site, y_hat = one.sites[i], placed.y_hat[:, i]
+    site, y_hat, kept = one.sites[i], placed.y_hat[:, i], placed.kept
     before = acts[site]
-    if torch.equal(y_hat.to(before.dtype), before[placed.kept]):
+    rest = before[~kept]
+    if torch.equal(y_hat.to(before), before[kept]):
         one.bar.add(tokens.numel())
-        return _Spliced(one, site, placed.kept, y_hat, None)
-    final = one.final(tokens, {site: put(placed.kept, y_hat)}, (site, before))
-    return _Spliced(one, site, placed.kept, y_hat, final[scored])
+        return _Spliced(one, site, kept, rest, None)
+    final = one.final(tokens, {site: Whole(filled(kept, rest, y_hat))})
+    return _Spliced(one, site, kept, rest, final[scored])
 
 
-def _measure(
-    some: Sequence[_Spliced],
-    rows: tuple[Tensor, Tensor],
-    clean: Tensor,
-    acts: Mapping[Site, Tensor],
-) -> None:
+def _measure(some: Sequence[_Spliced], rows: tuple[Tensor, Tensor], clean: Tensor) -> None:
     """Keep losses and divergences of some ways of replacing, and the losses with 0 in place."""
     (tokens, scored), lm = rows, some[0].by.lm
     targets, before = _predictions.next_tokens(tokens, scored), clean[scored]
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in some]
     for part in pieces(lm, len(targets)):
         p = lm.unembed(before[part])
-        for one, kept in zip(some, found, strict=True):
+        for one, pairs in zip(some, found, strict=True):
             q = p if one.final is None else lm.unembed(one.final[part])
-            kept.append(tuple(_predictions.against(p, q, targets[part])))
-    for one, kept in zip(some, found, strict=True):
-        both = _predictions.Against(*_predictions.joined(kept, 3, clean))
-        ce = {"clean": both.clean, "spliced": both.other}
-        rest = ~one.kept
-        others = acts[one.site][rest] if float(rest.float().mean()) <= FEW else None
-        measured = Rows(tokens, scored, {one.site: one.kept}, ce, {"spliced": both.kl}, others)
-        one.by.add(one.site, measured, one.y_hat.new_zeros(()))
+            pairs.append(tuple(_predictions.against(p, q, targets[part])))
+    for one, pairs in zip(some, found, strict=True):
+        both = _predictions.Against(*_predictions.joined(pairs, 3, clean))
+        ce, kl = {"clean": both.clean, "spliced": both.other}, {"spliced": both.kl}
+        measured = Rows(tokens, scored, {one.site: one.kept}, {one.site: one.rest}, ce, kl)
+        one.by.add(one.site, measured)

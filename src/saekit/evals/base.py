@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from torch import Tensor
 from typing_extensions import override
 
 import saekit.evals as package
@@ -71,15 +70,12 @@ class Tools(NamedTuple):
         keep: given a subject, a name and a table with a row for each latent, writes the table to
             RUN/analysis of that SAE, where `saekit query` and the pages find its columns; or does
             nothing.
-        ablated: losses of passes in which activations are one value for all, which evaluations of a
-            suite share; None: nothing is shared.
     """
 
     rows: Callable[[int], Iterable[Rows]]
     seed: int = 0
     shown: bool = False
     keep: Callable[[Subject, str, Table], None] = _keep_nothing
-    ablated: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

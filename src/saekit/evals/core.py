@@ -137,7 +137,7 @@ class Core(Eval):
         if not subjects:
             return []
         rows = self.rows_of(tools)
-        return self._measure(subjects, rows, tools)
+        return self._measure(subjects, rows, shown=tools.shown)
 
     def _result(self, found: Measured, seed: int, began: float) -> Result:
         part, splicing, rows = found.part, found.splicing, found.rows
@@ -191,20 +191,19 @@ class Core(Eval):
         n_rows = len(tokens) + min(missing, 0)
         return Rows(tokens[:n_rows], torch.cat([r.doc_ids.cpu() for r in found])[:n_rows], 0)
 
-    def _measure(self, subjects: Sequence[Subject], text: Rows, tools: Tools) -> list[Measured]:
+    def _measure(self, subjects: Sequence[Subject], text: Rows, *, shown: bool) -> list[Measured]:
         """Run every forward pass; the clean one of a loss also gives its rows' activations."""
         lm, tokens = subjects[0].lm, text.tokens
         assert lm is not None  # `check` refuses it
         n_rows, n_ctx = tokens.shape
         planned = plan(subjects, n_ctx, n_rows, self)
-        planned.say(shown=tools.shown)
+        planned.say(shown=shown)
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
         passes = n_rows + ABLATIONS * n_full * sum(len(one.ways) for one in subjects)
-        bar = Progress(self.name, passes * n_ctx, shown=tools.shown)
+        bar = Progress(self.name, passes * n_ctx, shown=shown)
         blocks = blocks_of_documents(text.doc_ids, self.n_blocks)
         blocks_full = blocks_of_documents(text.doc_ids[:n_full], self.n_blocks)
-        # Passes that do not depend on an SAE, shared by all, and by other calls of a suite.
-        ablated: Ablated = {} if tools.ablated is None else tools.ablated
+        ablated: Ablated = {}  # passes that do not depend on an SAE, shared by all
         found = [
             Measured(
                 one,

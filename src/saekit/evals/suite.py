@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from saekit.activations.memo import Memo
 from saekit.core import provenance
 from saekit.core.config import Config, read_setting
 from saekit.core.errors import ConfigError, FormatError, SaekitError
@@ -30,7 +31,6 @@ from saekit.evals._cells import (
     measure_together,
 )
 from saekit.evals._differences import seeds_together
-from saekit.evals._memo import Memo
 from saekit.evals.base import Eval, JointEval, Subject, Tools
 from saekit.evals.compare import aligned, number_text
 from saekit.evals.evaluate import configured, read_alike, stream_of, subject_of
@@ -315,9 +315,9 @@ class _Run:
     def _group(self, places: Sequence[int]) -> _Group:
         first = self.saes[places[0]]
         held_out, train = stream_of(first), stream_of(first, "train")
-        memo, seed = Memo(), self.config.seed
+        memo, seed = Memo(every=True), self.config.seed
         lm = memo.model(first.lm)
-        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown, ablated={})
+        tools = Tools(rows=memo.rows(held_out.rows), seed=seed, shown=self._shown)
         group = _Group({}, {}, tools, held_out.digest)
         ground = Ground(memo.rows(train.rows), seed, {})
         known: dict[str, Member] = {}  # floors of the same content are one

@@ -22,6 +22,36 @@ Text: TypeAlias = (
 )
 
 
+class Look:
+    """A replacement that leaves activations as they are, and has them afterwards."""
+
+    def __init__(self) -> None:
+        self.acts: Tensor | None = None
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Keep the values and return them."""
+        self.acts = values
+        return values
+
+
+class Whole:
+    """A replacement that writes the same activations whatever was there.
+
+    What the model computes before a residual stream that is replaced so changes nothing, and
+    need not run.
+
+    Args:
+        acts: ``[batch, n_ctx, width]``.
+    """
+
+    def __init__(self, acts: Float[Tensor, "batch n_ctx width"]):
+        self.acts = acts
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Return the activations."""
+        return self.acts
+
+
 @runtime_checkable
 class Edits(Protocol):
     """What changes activations in every pass of a model while it is attached to it."""
@@ -502,32 +532,19 @@ class LanguageModel(abc.ABC):
         With `unembed` it gives logits of some positions without those of all others.
         """
 
-    def final_from(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace],
-        site: Site,
-        acts: Float[Tensor, "batch n_ctx d_model"],
-    ) -> Float[Tensor, "batch n_ctx d_model"]:
-        """Return `final` of a pass whose activations at a site are known, from where it can begin.
-
-        A model that cannot begin there runs the whole pass; what comes out is the same.
-
-        Args:
-            tokens: ids of the pass.
-            replace: what is written, at that site and after it.
-            site: where activations are known.
-            acts: what the untouched model has there; where all of it is replaced, anything.
-        """
-        del site, acts
-        return self.final(tokens, replace)
-
     @abc.abstractmethod
     def unembed(self, final: Float[Tensor, "m d_model"]) -> Float[Tensor, "m vocab"]:
         """Return the logits of some positions from `final`: the same as `logits` has there.
 
         All that the model does after the final norm is done: bias, scaling, soft cap.
         """
+
+    def stream_decides(self, site: Site) -> bool:
+        """Return whether all that follows a site depends on nothing but the activations there.
+
+        Rows that are given the same there are then the same ever after, whatever their tokens.
+        """
+        return False
 
     def attention_bytes(self, n_ctx: int) -> int:
         """Return bytes of attention scores that a pass holds for a row; 0 if it holds none."""

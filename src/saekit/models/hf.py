@@ -27,7 +27,7 @@ from saekit.core.errors import (
 )
 from saekit.core.files import digest, sha256_of
 from saekit.core.seeds import generator
-from saekit.models import norms, structure, together
+from saekit.models import norms, resuming, structure, together
 from saekit.models.base import LanguageModel, Replace, Tokenizer
 from saekit.models.embedded.unpacking import DEFAULT, MODELS, embedded
 from saekit.models.family import SiteMap, Tap, family_of
@@ -110,8 +110,8 @@ class HFModel(LanguageModel):
         self._sites = [EMBED, *listed]
         self._lock = threading.Lock()
         self._holder: int | None = None
-        self._begins: dict[Site, bool] = {}  # whether a pass can begin there, as tried
         self._shape = (0, 0)  # of the tokens of the pass that runs
+        self._forms: dict[Site, resuming.Form | None] = {}
         self._rows: Tensor | None = torch.zeros(1, 0)  # ids of the pass that is about to run, from
         # the beginning of their rows; None: not known
 
@@ -149,6 +149,7 @@ class HFModel(LanguageModel):
         self._norms.clear()
         self._use_norms()
         vars(self).pop("_logit_scale", None)
+        self._forms.clear()
 
     @override
     def provenance(self) -> dict[str, Any]:
@@ -214,52 +215,44 @@ class HFModel(LanguageModel):
     def final(
         self, tokens: Int[Tensor, "batch n_ctx"], replace: Mapping[Site, Replace] | None = None
     ) -> Float[Tensor, "batch n_ctx d_model"]:
-        with self._hooked(self._changes(tokens, replace), False, tokens.shape):
+        begin = resuming.given(replace)
+        form = None if begin is None else self._form(begin)
+        return self._final(tokens, replace, begin, form)
+
+    def _final(
+        self,
+        tokens: Tensor,
+        replace: Mapping[Site, Replace] | None,
+        begin: Site | None = None,
+        form: resuming.Form | None = None,
+    ) -> Tensor:
+        """Do what `final` does, after the blocks before a site where a form of them is given."""
+        shorter: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if begin is not None and form is not None:
+            shorter = resuming.standing_in(self._blocks_before(begin), form)
+        with self._hooked(self._changes(tokens, replace), False, tokens.shape), shorter:
             return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
 
     @override
-    def final_from(
-        self,
-        tokens: Int[Tensor, "batch n_ctx"],
-        replace: Mapping[Site, Replace],
-        site: Site,
-        acts: Float[Tensor, "batch n_ctx d_model"],
-    ) -> Float[Tensor, "batch n_ctx d_model"]:
-        before = any(self._place(other) < self._place(site) for other in replace)
-        if before or self.edits or not self._begins.get(site, self._might_begin(site)):
-            return self.final(tokens, replace)
-        if site in self._begins:
-            return self._begun(tokens, replace, site, acts)
-        # Whether a block can be left out depends on the model, so it is tried: once, to the bit.
-        self._begins[site] = False
-        whole = self.final(tokens, replace)
-        with contextlib.suppress(Exception):  # whatever another kind of block makes of it
-            self._begins[site] = torch.equal(self._begun(tokens, replace, site, acts), whole)
-        return whole
+    def stream_decides(self, site: Site) -> bool:
+        return self.separator_id is None and self._form(site) is not None
 
-    def _might_begin(self, site: Site) -> bool:
-        """Return whether a site is all that the blocks before it leave to those after it."""
-        tap = self.tap(site)
-        alone = tap.side == "output" and tap.stream is None and not (tap.norm or tap.overwritten)
-        return site.point == "resid_post" and alone and not _is_spread(self.module)
+    def _form(self, site: Site) -> resuming.Form | None:
+        """Return how the blocks before a site are stood in for, None where they must run."""
+        if self.edits or not resuming.blocks_before(site) or _is_spread(self.module):
+            return None
+        taps = [self.tap(Site(i, "resid_post")) for i in range(resuming.blocks_before(site))]
+        if any(tap != Tap(tap.module, "output") or tap.module != taps[0].module for tap in taps):
+            return None
+        if site not in self._forms:
+            self._forms[site] = resuming.form_of(
+                self, site, lambda tokens, replace, form: self._final(tokens, replace, site, form)
+            )
+        return self._forms[site]
 
-    def _begun(
-        self, tokens: Tensor, replace: Mapping[Site, Replace], site: Site, acts: Tensor
-    ) -> Tensor:
-        """Return `final` with the blocks up to a site left out; `acts` stand for what they give."""
-        assert site.layer is not None  # it is one of a block
-        blocks = [self.module_at(site._replace(layer=i)) for i in range(site.layer + 1)]
-        with self._hooked(self._changes(tokens, replace), False, tokens.shape):
-            own = [block.__dict__.get("forward") for block in blocks]
-            try:
-                for block in blocks:
-                    block.forward = _left_out(acts if block is blocks[-1] else None)
-                return self._decoder(**self._inputs(tokens)).last_hidden_state.to(self.device)
-            finally:
-                for block, forward in zip(blocks, own, strict=True):
-                    block.__dict__.pop("forward", None)
-                    if forward is not None:
-                        block.forward = forward
+    def _blocks_before(self, site: Site) -> list[nn.Module]:
+        sites = [Site(i, "resid_post") for i in range(resuming.blocks_before(site))]
+        return [self.module_at(one) for one in sites]
 
     @override
     @torch.no_grad()
@@ -778,15 +771,6 @@ class HFModel(LanguageModel):
         if tap.side == "output":
             return module.register_forward_hook(_after(visit))
         return module.register_forward_pre_hook(_before(visit, tap.shared), with_kwargs=True)
-
-
-def _left_out(acts: Tensor | None) -> Callable[..., Tensor]:
-    """Return what a block is that gives what it takes, or what is known."""
-
-    def forward(*args: Any, **kwargs: Any) -> Tensor:
-        return structure.taken(args, kwargs) if acts is None else acts
-
-    return forward
 
 
 def _require_grad(x: Tensor) -> None:

@@ -11,11 +11,11 @@ from typing_extensions import override
 from saekit.core.progress import Progress
 from saekit.evals import _predictions
 from saekit.evals._reconstruction import Predictions
-from saekit.evals._replacing import Replacing, Rows, add_sums, put
+from saekit.evals._replacing import Replacing, Rows, add_sums, filled
 from saekit.evals.base import Subject
 from saekit.evals.intervals import Blocks, BlockSums
 from saekit.metrics.base import Batch, Metric, Sums, registry, total
-from saekit.models.base import Replace
+from saekit.models.base import Replace, Whole
 from saekit.models.sites import Site
 
 ALL = "all"  # every layer replaced in one pass
@@ -64,19 +64,28 @@ class LayerLosses(Replacing):
         self._rows: dict[str, list[Rows]] = {way: [] for way in self.ways}
 
     def compare(
-        self, tokens: Int[Tensor, "batch n_ctx"], clean: Tensor, placed: Sequence[Predictions]
+        self,
+        tokens: Int[Tensor, "batch n_ctx"],
+        clean: Tensor,
+        acts: Mapping[Site, Tensor],
+        placed: Sequence[Predictions],
     ) -> None:
-        """Measure some rows: each site replaced, all replaced, and the same with 0."""
+        """Measure some rows: each site replaced, all replaced, and the same with 0.
+
+        `clean` is what the unembedding of the untouched model reads, `acts` what it has on the way.
+        """
         tokens = tokens.to(clean.device)
         scored = _predictions.scored(tokens, self.special_ids)
         kept = {one.write: p.kept for one, p in zip(self.subjects, placed, strict=True)}
+        rest = {site: acts[site][~k] for site, k in kept.items()}
         for one, p in zip(self.subjects, placed, strict=True):
-            replace = {one.write: put(p.kept, p.y_hat[:, 0])}
-            rows = self._rows_of(tokens, scored, {one.write: p.kept}, clean, replace)
-            self._rows[str(one.read)].append(rows)
+            site = one.write
+            replace = {site: Whole(filled(p.kept, rest[site], p.y_hat[:, 0]))}
+            only = {site: p.kept}, {site: rest[site]}
+            self._rows[str(one.read)].append(self._rows_of(tokens, scored, only, clean, replace))
         if all(one.read == one.write for one in self.subjects):
             every = {one.read: _reread(one, kept[one.read]) for one in self.subjects}
-            self._rows[ALL].append(self._rows_of(tokens, scored, kept, clean, every))
+            self._rows[ALL].append(self._rows_of(tokens, scored, (kept, rest), clean, every))
 
     def ablate_mean(self, means: Mapping[Site, Float[Tensor, "d_out"]]) -> None:
         """Measure all rows so far with what counts replaced by the mean of each site."""
@@ -106,10 +115,11 @@ class LayerLosses(Replacing):
         self,
         tokens: Tensor,
         scored: Tensor,
-        kept: Mapping[Site, Tensor],
+        places: tuple[Mapping[Site, Tensor], Mapping[Site, Tensor]],
         clean: Tensor,
-        replace: dict[Site, Replace],
+        replace: Mapping[Site, Replace],
     ) -> Rows:
+        """Measure rows under a way of replacing; `places` are `kept` and `rest` of `Rows`."""
         spliced = self.final(tokens, replace)
         found = [
             (*_predictions.against(p, q, targets), *_predictions.gaps(p, q))
@@ -118,8 +128,9 @@ class LayerLosses(Replacing):
         values = _predictions.joined(found, 5, clean)
         both, more = _predictions.Against(*values[:3]), _predictions.Gaps(*values[3:])
         kl = {"spliced": both.kl, "back": more.kl_back, "logit_mse": more.logit_mse}
-        rows = Rows(tokens, scored, kept, {"clean": both.clean, "spliced": both.other}, kl)
-        self._ablate("zero", rows, {site: clean.new_zeros(()) for site in kept})
+        ce = {"clean": both.clean, "spliced": both.other}
+        rows = Rows(tokens, scored, *places, ce, kl)
+        self._ablate("zero", rows, {site: clean.new_zeros(()) for site in rows.kept})
         return rows
 
 

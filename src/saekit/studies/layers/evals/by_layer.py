@@ -121,7 +121,7 @@ def _measured(
         rows = tokens[first : min(first + size, n_full)]
         clean, acts = losses.clean(rows, sites)
         placed = [part.add(first, rows, _of(part.subject, acts)) for part in parts]
-        losses.compare(rows, clean, placed)
+        losses.compare(rows, clean, acts, placed)
     for first in range(n_full, n_rows, size):
         rows = tokens[first : first + size]
         acts = lm.read(rows.to(lm.device), sites)

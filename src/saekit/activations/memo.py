@@ -1,9 +1,9 @@
-"""Rows whose activations were read once are not read again, within bounds.
+"""Rows of text whose activations were read once are not read again, within bounds.
 
-Evaluations of a suite read the same first rows of held-out text at the same sites, and several of
-them the same labelled texts. What the model gave of a row is kept, and given to the next one; text
-that is not held-out rows, as noise, labelled texts and words, may fill half of the room. A row that
-is read again in another batch may differ by the rounding of a batch.
+Evaluations of a suite read the same first rows at the same sites, and an index those that an SAE
+was trained on. What the model gave of a row is kept, and given to the next one; rows that are not
+of the text, as noise and labelled texts, pass by. A row that is read again in another batch may
+differ by the rounding of a batch.
 """
 
 import copy
@@ -15,12 +15,10 @@ from torch import Tensor
 
 from saekit.core import machine
 from saekit.data.tokenise import Rows
-from saekit.evals._replacing import Look
-from saekit.models.base import LanguageModel, Replace
+from saekit.models.base import LanguageModel, Look, Replace
 from saekit.models.sites import Site
 
 MOST_BYTES, SHARE = 2**30, 4  # kept at most, and not more than one part in so many of what is free
-FINAL = "final"  # of a row: what the unembedding reads
 
 
 class Memo:
@@ -28,15 +26,15 @@ class Memo:
 
     Args:
         most_bytes: kept at most; None: 1 GiB, or a quarter of the free memory where that is less.
+        every: keep all rows that are read, not those of `rows` alone.
     """
 
-    def __init__(self, most_bytes: int | None = None):
+    def __init__(self, most_bytes: int | None = None, *, every: bool = False):
         if most_bytes is None:
             free = machine.free_memory("cpu")
             most_bytes = MOST_BYTES if free is None else min(MOST_BYTES, free // SHARE)
-        self._left, self._left_others = most_bytes, most_bytes // 2
-        self._of: dict[bytes, dict[Site | str, Tensor]] = {}
-        self._others: dict[bytes, dict[Site | str, Tensor]] = {}  # of rows that are not of the text
+        self._left, self._every = most_bytes, every
+        self._of: dict[bytes, dict[Site, Tensor]] = {}
         self.n_read = self.n_known = 0  # rows that the model read, and that it did not have to
 
     def rows(self, every: Callable[[int], Iterable[Rows]]) -> Callable[[int], Iterator[Rows]]:
@@ -67,20 +65,10 @@ class Memo:
             return self._read(lm, tokens, list(dict.fromkeys(sites)))
 
         def final(tokens: Tensor, replace: Mapping[Site, Replace] | None = None) -> Tensor:
-            looks = {s: r for s, r in (replace or {}).items() if isinstance(r, Look)}
-            if found.edits or not looks or len(looks) < len(replace or {}):
-                return type(lm).final(found, tokens, replace)
-            known = [self._known(row) for row in tokens]
-            if all(of.keys() >= {FINAL, *looks} for of in known):
-                self.n_known += len(tokens)
-                for site, look in looks.items():
-                    look.acts = torch.stack([of[site] for of in known]).to(lm.device)
-                return torch.stack([of[FINAL] for of in known]).to(lm.device)
             out = type(lm).final(found, tokens, replace)
-            acts: dict[Site | str, Tensor] = {
-                s: r.acts for s, r in looks.items() if r.acts is not None
-            }
-            self._keep(tokens, acts | {FINAL: out})
+            looks = {s: r for s, r in (replace or {}).items() if isinstance(r, Look)}
+            if not found.edits and looks and len(looks) == len(replace or {}):
+                self._keep(tokens, {s: r.acts for s, r in looks.items() if r.acts is not None})
             return out
 
         # What makes another model of it makes it of the one that is not watched.
@@ -89,7 +77,7 @@ class Memo:
         return found
 
     def _read(self, lm: LanguageModel, tokens: Tensor, sites: list[Site]) -> dict[Site, Tensor]:
-        known = [self._known(row) for row in tokens]
+        known = [self._of.get(_key(row), {}) for row in tokens]
         lacking = [i for i, of in enumerate(known) if any(site not in of for site in sites)]
         self.n_read += len(lacking)
         self.n_known += len(tokens) - len(lacking)
@@ -97,7 +85,7 @@ class Memo:
         if lacking:
             some = tokens if len(lacking) == len(tokens) else tokens[lacking]
             fresh = lm._read(some, sites)
-            self._keep(some, dict(fresh))
+            self._keep(some, fresh)
         if len(lacking) == len(tokens):
             return fresh
         found = {}
@@ -112,22 +100,19 @@ class Memo:
             found[site] = out
         return found
 
-    def _known(self, row: Tensor) -> dict[Site | str, Tensor]:
-        key = _key(row)
-        return self._of[key] if key in self._of else self._others.get(key, {})
-
-    def _keep(self, tokens: Tensor, acts: Mapping[Site | str, Tensor]) -> None:
+    def _keep(self, tokens: Tensor, acts: Mapping[Site, Tensor]) -> None:
         for i, row in enumerate(tokens):
             key = _key(row)
-            other = key not in self._of
-            of = self._others.setdefault(key, {}) if other else self._of[key]
+            if self._every:
+                self._of.setdefault(key, {})
+            if (of := self._of.get(key)) is None:
+                continue
             for site, values in acts.items():
                 size = values[i].numel() * values.element_size()
-                if site not in of and size <= (self._left_others if other else self._left):
+                if site not in of and size <= self._left:
                     # A copy: the batch that it is a part of is not held by it.
                     of[site] = values[i].detach().to("cpu", copy=True)
                     self._left -= size
-                    self._left_others = min(self._left_others - size * other, self._left)
 
 
 def _key(row: Tensor) -> bytes:
