@@ -192,7 +192,7 @@ def of_things(repeats):
             for count, found, many in (
                 (own, each[0], 1), (mean, torch.stack(each).mean(0), 3)
             ):  # fmt: skip
-                score = resampling.scored(
+                score = scored(
                     found, things, unit="", label="", span=(0.0, 1.0), trials=3 * pairs * many
                 )
                 count.score(score, truth)
@@ -228,9 +228,7 @@ def of_steering(repeats):
                 found = [resampling.means(b, draws) for b in both]
                 each.append(found[1] - found[0])
                 costs.append(normal(n, chance=chance).exp())
-            share.score(
-                resampling.scored(found[1], n, unit=UNIT, label="", span=(0.0, 1.0)), plain + moved
-            )
+            share.score(scored(found[1], n, unit=UNIT, label="", span=(0.0, 1.0)), plain + moved)
             rise.score(how._mean("steering", each, UNIT, "", "higher")["steering"], moved)
             made = how._mean("cost", costs, "nats/token", "", "neither")["cost"]
             cost.score(made, math.exp(0.5))

@@ -16,10 +16,10 @@ from saekit.activations.pairs import Pair
 from saekit.activations.rules import TokenRule, fit
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, DataError
-from saekit.core.result import Score
+from saekit.core.result import Score, Table
 from saekit.data.corpora.files import Files
 from saekit.evals import _evidence, suite
-from saekit.evals._cells import identity, key_of
+from saekit.evals._cells import Cells, Member, identity, key_of, measure_each
 from saekit.evals.base import Eval, registry
 from saekit.evals.core import Core
 from saekit.evals.floors.base import Ground
@@ -163,6 +163,30 @@ def test_what_core_reads_is_known_to_the_next_one():
     assert memo.n_read == 8 and memo.n_known == 8
 
 
+def counted(lm, layer):
+    """Return a list that grows with each pass through the attention of a layer."""
+    ran = []
+    lm.module_at(SITE._replace(layer=layer, point="attn_out")).register_forward_hook(
+        lambda *_: ran.append(1)
+    )
+    return ran
+
+
+def test_saes_and_floors_share_what_no_sae_changes():
+    lm, middle = tiny(n_layers=4), parse_site("L1.resid_post")
+    one = subject(random_topk(), lm, middle, middle)
+    made = [floors.get(n)().make(one, ground()) for n in ("untrained", "pca", "raw")]
+    every, core = [one, *made], Core(n_tokens=512, ce_tokens=512)
+    alone = [core.run(each, tools()).scores for each in every]  # and passes may begin at the site
+    assert lm.stream_decides(middle)  # tried now, with passes of its own
+    below, above = counted(lm, 1), counted(lm, 2)
+    together = core.run_all(every, tools())
+    assert [r.scores for r in together] == alone
+    # Two batches: clean; three spliced, for the raw activation is the activation; zero and mean.
+    assert (len(below), len(above)) == (2, 2 * (1 + 3 + 1 + 1))
+    assert alone[3]["kl"].value == 0 and alone[3]["ce_rise"].value == 0
+
+
 def ground(seed=0):
     return Ground(tools().rows, seed, {})
 
@@ -225,6 +249,8 @@ class Picky(Eval):
         if "untrained" in subject.name:
             raise DataError("no such text")
         Picky.ran.append(subject.name)
+        latents = list(range(subject.sae.cfg.d_sae))
+        tools.keep(subject, "picky", Table(columns={"latent": latents, "picked": latents}))
         value = score(0.5 + self.worse, 0.4, 0.6, "higher")
         return self.result({"good": value, "none": score(None), "aside": value}, {}, {})
 
@@ -335,6 +361,47 @@ def test_a_suite_goes_on_where_it_was_killed_and_measures_nothing_twice(toy, tex
     assert run(sae, out).rows == found.rows  # the older cells are still there
     sorted(before)[0].write_text("{")  # damaged: measured anew
     assert run(sae, out).provenance["measured"] == 1
+
+
+def test_tables_go_where_the_evaluation_alone_puts_them(toy, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "parts", (Part("picky"), Part("seed_stability")))
+    names, out = ("a", "c"), tmp_path / "suite"
+    saes = [made(tmp_path / name, texts, seed) for seed, name in enumerate(names)]
+    one = {"n_tokens": 512, "n_effects": 0}
+    for sae in saes:
+        saekit.evaluate(sae, tiny(), Picky(), tables=True, shown=False)
+    saekit.evaluate(saes, tiny(), "seed_stability", tables=True, shown=False, **one)
+
+    def tables():
+        every = sorted(tmp_path.glob("[ac]/analysis/*.csv"))
+        return {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in every}
+
+    alone = tables()
+    assert [name for name in alone if name.startswith("a")] == [
+        f"a/analysis/{name}.csv" for name in ("picky", "stability", "stability_matches")
+    ]
+    changes = {"settings": {f"seed_stability.{k}": v for k, v in one.items()}}
+    run(saes, out, **changes)
+    kept = [path for path in (out / "cells").glob("*.csv")]
+    assert len(kept) == 6  # none of a floor
+    for again in (False, True):  # measured, and then known
+        for path in tmp_path.glob("[ac]/analysis/*.csv"):
+            path.unlink()
+        assert not tables()
+        found = run(saes, out if again else None, tables=True, **changes)
+        assert tables() == alone and bool(found.provenance["measured"]) is not again
+
+
+def test_an_evaluation_of_one_site_leaves_a_transcoder_out():
+    class Single(Picky):
+        one_site = True
+
+    own = subject(random_topk())._replace(name="own")
+    other = own._replace(write=parse_site("L1.resid_post"))
+    members = {s: Member(s, s, lambda one=one: one) for s, one in (("x", own), ("y", other))}
+    found = measure_each(Single(), members, (), tools(), Cells(None))
+    assert found["x"].scores["good"].value == 0.5
+    assert found["y"].skipped and "predicts L1.resid_post. Use core." in found["y"].reason
 
 
 def test_other_weights_under_the_same_name_are_measured_anew(toy, texts, tmp_path):

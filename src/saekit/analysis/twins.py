@@ -12,10 +12,11 @@ from torch import Tensor
 from saekit.analysis.siblings import siblings
 from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
+from saekit.core.folder_names import distinct_names
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.hub.native import load
-from saekit.hub.trained import TrainedSAE, distinct_names, weights_digest
+from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.metrics.matching import expected_best_cosine
 from saekit.metrics.nearest import nearest
 
@@ -140,7 +141,7 @@ def twins(sae: TrainedSAE | Path | str, others: Sequence[TrainedSAE | Path | str
             f"site and width. Name others: saekit twins RUN OTHER ..."
         )
     opened = [_opened(one) for one in chosen]
-    names = distinct_names(opened)
+    names = distinct_names([one.folder for one in opened])
     directions = _directions(mine)
     matches = {
         name: best_matches(directions, _directions(one))

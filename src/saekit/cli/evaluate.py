@@ -219,7 +219,7 @@ def _evaluate_suite(
             found.append(opened(folder))
         except SaekitError as error:
             broken[str(folder)] = error
-    result = run_suite(found, config, site=site, out=out, broken=broken, shown=shown)
+    result = run_suite(found, config, site=site, out=out, broken=broken, tables=True, shown=shown)
     page = write_study(out, out / "report.html")
     drawn = [] if figure is None else [f"figure   {suite_figure.draw(result.rows, figure)}"]
     record = {

@@ -38,6 +38,12 @@ class ResourceError(SaekitError, RuntimeError):
     """The machine lacks what was asked for: device, disk space, memory, network."""
 
 
+class BudgetError(ResourceError):
+    """A limit of what may be spent was reached; what was paid for is kept."""
+
+    exit_code = 4
+
+
 class TrainingError(SaekitError, RuntimeError):
     """Training cannot go on; the last good checkpoint is kept."""
 

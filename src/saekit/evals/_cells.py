@@ -4,17 +4,18 @@ import dataclasses
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from saekit.core.border import reading
 from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError
-from saekit.core.files import digest
+from saekit.core.files import digest, replace_with
 from saekit.core.registry import own_parts
-from saekit.core.result import Result
+from saekit.core.result import Result, Table
 from saekit.core.sealed import read_sealed, write_sealed
+from saekit.data import table_files
 from saekit.evals.base import Eval, JointEval, Subject, Tools
 from saekit.hub.trained import weights_digest
 from saekit.metrics.base import registry as metrics
@@ -100,6 +101,7 @@ class Cells:
     def __init__(self, folder: Path | None):
         self._folder = None if folder is None else folder / FOLDER
         self._held: dict[str, Result] = {}
+        self._tables: dict[tuple[str, int], dict[str, Table]] = {}  # by key and place
         self.n_measured = 0  # since this object was made; all others were there
 
     def find(self, key: str) -> Result | None:
@@ -108,11 +110,38 @@ class Cells:
             self._held[key] = found
         return self._held.get(key)
 
-    def keep(self, key: str, result: Result) -> None:
-        """Keep the result of a key."""
+    def keep(self, key: str, result: Result, tables: Sequence[Mapping[str, Table]] = ()) -> None:
+        """Keep the result of a key.
+
+        Args:
+            key: of the cell.
+            result: what was measured.
+            tables: a row a latent, by name, of each SAE that was measured.
+        """
         self._held[key] = result
         self.n_measured += 1
+        for place, some in enumerate(tables):
+            self._tables[key, place] = dict(some)
+            if self._folder is not None:
+                for name, table in some.items():
+                    table_files.write(table, self._folder / f"{key}.{place}.{name}")
         self._write(key, key, dataclasses.asdict(result))
+
+    def put_tables(self, key: str, place: int, to: Path) -> None:
+        """Write the tables of latents of a cell to a folder, as the evaluation alone does.
+
+        Args:
+            key: of the cell.
+            place: which of several SAEs that were measured together; of one alone 0.
+            to: the folder.
+        """
+        for name, table in self._tables.get((key, place), {}).items():
+            table_files.write(table, to / name)
+        if (key, place) not in self._tables and self._folder is not None:
+            for path in sorted(self._folder.glob(f"{key}.{place}.*.csv")):
+                name = path.name.split(".")[2]
+                replace_with(to / f"{name}.csv", path.read_bytes())
+                (to / f"{name}.parquet").unlink(missing_ok=True)  # never two of a name
 
     def floor(self, key: str) -> str | None:
         """Return the identity of a floor that was made before, so that it need not be made."""
@@ -174,13 +203,14 @@ def _json(value: Any) -> str:
 
 
 def measure_each(
-    config: Eval, members: Mapping[str, Member], tools: Tools, cells: Cells
+    config: Eval, members: Mapping[str, Member], own: Container[str], tools: Tools, cells: Cells
 ) -> dict[str, Outcome]:
     """Measure all for which there is no result yet; an error is a cell's and stops no other.
 
     Args:
         config: the evaluation.
         members: what is measured, by key.
+        own: keys of which tables of latents are kept; nobody looks at those of floors.
         tools: of the evaluation.
         cells: where results are, and go.
 
@@ -208,13 +238,14 @@ def measure_each(
         keys = list(subjects)
         for first in range(0, len(keys), AT_ONCE):
             some = {key: subjects[key] for key in keys[first : first + AT_ONCE]}
-            found |= _measured(config, some, tools, cells)
+            found |= _measured(config, some, own, tools, cells)
     return found
 
 
 def _not_measured(config: Eval, subject: Subject) -> str:
     """Return why an evaluation does not measure SAEs of this kind; nothing where it does."""
-    if config.events.issuperset(subject.sae.cfg.event):
+    site_fits = not config.one_site or subject.read == subject.write
+    if config.events.issuperset(subject.sae.cfg.event) and site_fits:
         return ""
     try:
         config.check(subject)
@@ -224,10 +255,11 @@ def _not_measured(config: Eval, subject: Subject) -> str:
 
 
 def _measured(
-    config: Eval, subjects: Mapping[str, Subject], tools: Tools, cells: Cells
+    config: Eval, subjects: Mapping[str, Subject], own: Container[str], tools: Tools, cells: Cells
 ) -> dict[str, Outcome]:
     """Measure in one call; where that fails, each by itself tells which it was."""
     began = time.monotonic()
+    tools, tables = _collecting(tools, list(subjects.values()))
     try:
         results = config.run_all(list(subjects.values()), tools)
     except Exception as error:  # whatever it is, the others are measured
@@ -236,12 +268,12 @@ def _measured(
             return dict.fromkeys(subjects, failed)
         found: dict[str, Outcome] = {}
         for key, subject in subjects.items():
-            found |= _measured(config, {key: subject}, tools, cells)
+            found |= _measured(config, {key: subject}, own, tools, cells)
         return found
     seconds = (time.monotonic() - began) / len(subjects)
     done = {k: _timed(result, seconds) for k, result in zip(subjects, results, strict=True)}
-    for key, result in done.items():
-        cells.keep(key, result)
+    for (key, result), mine in zip(done.items(), tables, strict=True):
+        cells.keep(key, result, [mine] if key in own else ())
     return dict(done)
 
 
@@ -252,13 +284,25 @@ def measure_together(
     if (known := cells.find(key)) is not None:
         return known
     began = time.monotonic()
+    tools, tables = _collecting(tools, subjects)
     try:
         result = config.run_together(subjects, tools)
     except Exception as error:  # whatever it is, the others are measured
         return failure_of(error)
     result = _timed(result, time.monotonic() - began)
-    cells.keep(key, result)
+    cells.keep(key, result, tables)
     return result
+
+
+def _collecting(tools: Tools, subjects: Sequence[Subject]) -> tuple[Tools, list[dict[str, Table]]]:
+    """Return tools that keep tables of latents in what is returned with them, one a subject."""
+    found: list[dict[str, Table]] = [{} for _ in subjects]
+
+    def keep(subject: Subject, name: str, table: Table) -> None:
+        place = next(i for i, one in enumerate(subjects) if one is subject)
+        found[place][name] = table
+
+    return tools._replace(keep=keep), found
 
 
 def _timed(result: Result, seconds: float) -> Result:

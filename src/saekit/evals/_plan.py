@@ -9,7 +9,7 @@ import torch
 from saekit.activations.passes import HELD
 from saekit.core import machine
 from saekit.core.errors import ResourceError
-from saekit.evals._replacing import LOGIT_BYTES
+from saekit.evals._replacing import HELD_BYTES, LOGIT_BYTES
 from saekit.evals.base import Subject
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def plan(subjects: Sequence[Subject], n_ctx: int, n_rows: int, core: "Core") -> 
         "model pass": rows * of_pass,
         "batch": rows * of_sae,
         "logits": min(logits, LOGIT_COPIES * FLOAT * lm.vocab_size * rows * n_ctx),
+        "predictions": min(HELD_BYTES, FLOAT * rows * n_ctx * 2 * widths) if core.ce_tokens else 0,
         "sums": 2 * 3 * DOUBLE * widths * core.n_blocks,
     }
     return Passes(rows, Memory(parts, machine.free_memory(lm.device)))

@@ -21,6 +21,7 @@ from saekit.models.sites import Site
 Ablated = dict[str, Float[Tensor, "m"]]  # losses by a digest of all they depend on
 ROWS_KNOWN = 8  # ablated rows whose pass is remembered: mostly all rows are the same one
 LOGIT_BYTES = 2**27  # of float32 logits made at a time, so that the unembedding is read seldom
+HELD_BYTES = 2**28  # of predictions of several SAEs, and what the unembedding reads with them
 
 
 class Rows(NamedTuple):
@@ -53,7 +54,7 @@ class Replacing:
         ablated: Ablated | None = None,
     ):
         self.lm, self.bar = lm, bar
-        self._special_ids = special_ids
+        self.special_ids = special_ids
         self._ablated: Ablated = {} if ablated is None else ablated
         self._known: dict[str, Tensor] = {}
 
@@ -64,7 +65,7 @@ class Replacing:
     ]:
         """Return what the unembedding of the untouched model reads, and activations on the way."""
         looks = {site: Look() for site in sites}
-        final = self._final(tokens, looks)
+        final = self.final(tokens, looks)
         return final, {site: look.acts for site, look in looks.items() if look.acts is not None}
 
     def _ablate(self, name: str, rows: Rows, values: Mapping[Site, Tensor]) -> None:
@@ -91,12 +92,12 @@ class Replacing:
         sites = list(rows.kept)
         if len(sites) > 1:  # what does not count keeps what the model makes there, not what it had
             replace: dict[Site, Replace] = {s: put(k, values[s]) for s, k in rows.kept.items()}
-            finals = list(self._final(rows.tokens, replace))
+            finals = list(self.final(rows.tokens, replace))
             return self._losses_of(rows, finals, range(len(finals)))
         site = sites[0]
         acts = filled(rows.kept[site], rows.rest[site], values[site])
         if not self.lm.stream_decides(site):
-            finals = list(self._final(rows.tokens, {site: Whole(acts)}))
+            finals = list(self.final(rows.tokens, {site: Whole(acts)}))
             return self._losses_of(rows, finals, range(len(finals)))
         keys = [digest([repr(str(site)).encode(), _bytes(row)]) for row in acts]
         once = list(dict.fromkeys(keys))
@@ -142,7 +143,8 @@ class Replacing:
     def _piece(self) -> int:
         return max(1, LOGIT_BYTES // (4 * self.lm.vocab_size))
 
-    def _final(self, tokens: Tensor, replace: Mapping[Site, Replace]) -> Tensor:
+    def final(self, tokens: Tensor, replace: Mapping[Site, Replace]) -> Tensor:
+        """Return what the unembedding reads of a pass with some sites replaced."""
         self.bar.add(tokens.numel())
         return self.lm.final(tokens, replace)
 
@@ -161,11 +163,15 @@ def logits_in_parts(
     Only a piece of the logits is there at a time, whatever context and vocabulary are.
     """
     targets = _predictions.next_tokens(tokens, scored)
-    size = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
     kept = [final[scored] for final in finals]
-    for first in range(0, len(targets), size):
-        part = slice(first, first + size)
+    for part in pieces(lm, len(targets)):
         yield targets[part], [lm.unembed(final[part]) for final in kept]
+
+
+def pieces(lm: LanguageModel, n: int) -> Iterator[slice]:
+    """Yield parts of positions whose logits are made at a time."""
+    size = max(1, LOGIT_BYTES // (4 * lm.vocab_size))
+    return (slice(first, first + size) for first in range(0, n, size))
 
 
 def _bytes(values: Tensor) -> bytes:

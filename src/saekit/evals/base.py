@@ -89,6 +89,7 @@ class Eval(Config, abc.ABC):
     version: ClassVar[int]  # raised when the same input gives another number
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
     events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
+    one_site: ClassVar[bool] = False  # it measures no SAE that predicts another site than it reads
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
     # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy".
     headline: ClassVar[tuple[str, ...]] = ()
@@ -129,8 +130,8 @@ class Eval(Config, abc.ABC):
 
         Raises:
             ConfigError: it has no language model and one is needed; its SAE codes several
-                sites or positions jointly, and this evaluation measures none such, or the
-                subject names none of them.
+                sites or positions jointly, or predicts another site than it reads, and this
+                evaluation measures none such; or the subject names none of the sites.
             UnknownNameError: the language model has no such site.
             ShapeError: the widths of the sites are not those of the SAE.
             DataError: a weight of the SAE is not finite.
@@ -152,21 +153,18 @@ class Eval(Config, abc.ABC):
                 f"window={subject.window}. Give it the sites (`beside`) and the window that the "
                 f"SAE was trained with."
             )
-        if subject.lm is None:
-            if "lm" in self.needs:
-                raise ConfigError(
-                    f"`{self.name}` needs the language model of {subject.name}; got none. "
-                    f"Load it with saekit.models.hf.load and give it to the subject."
-                )
-            return
-        reads = [(way.read, cfg.d_in) for way in subject.ways]
-        for site, width in [*reads, *((way.write, cfg.d_out) for way in subject.ways)]:
-            found = subject.lm.width(subject.lm.check_site(site))
-            if found != width:
-                raise ShapeError(
-                    f"{subject.name} has width {width} at {site}, where {subject.lm.name} has "
-                    f"{found}. Choose the site and the model that it was trained on."
-                )
+        if subject.lm is not None:
+            _check_sites(subject, subject.lm)
+        elif "lm" in self.needs:
+            raise ConfigError(
+                f"`{self.name}` needs the language model of {subject.name}; got none. "
+                f"Load it with saekit.models.hf.load and give it to the subject."
+            )
+        if self.one_site and subject.read != subject.write:
+            raise ConfigError(
+                f"`{self.name}` measures SAEs that predict the activation that they read; "
+                f"{subject.name} reads {subject.read} and predicts {subject.write}. Use core."
+            )
 
     def cautions(self, subject: Subject) -> tuple[str, ...]:
         """Return what makes the scores of this subject mean little, as a model that is too small.
@@ -187,6 +185,19 @@ class Eval(Config, abc.ABC):
             details=details,
             provenance=provenance,
         )
+
+
+def _check_sites(subject: Subject, lm: LanguageModel) -> None:
+    """Refuse sites that the model lacks, or that are of another width than the SAE."""
+    cfg = subject.sae.cfg
+    reads = [(way.read, cfg.d_in) for way in subject.ways]
+    for site, width in [*reads, *((way.write, cfg.d_out) for way in subject.ways)]:
+        found = lm.width(lm.check_site(site))
+        if found != width:
+            raise ShapeError(
+                f"{subject.name} has width {width} at {site}, where {lm.name} has {found}. Choose "
+                f"the site and the model that it was trained on."
+            )
 
 
 class SharedEval(Eval):

@@ -20,6 +20,7 @@ from saekit.core import provenance
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError
 from saekit.core.files import write_json
+from saekit.core.folder_names import distinct_names
 from saekit.core.lock import claimed
 from saekit.core.result import Table, split_lines
 from saekit.core.stats.multiple import holm
@@ -431,20 +432,9 @@ def _metric(name: str) -> Metric:
 
 def _each_alone(saes: Sequence[AnySAE]) -> dict[str, list[AnySAE]]:
     """Return each SAE as a group, called by its folder."""
-    names = [_called(one, i) for i, one in enumerate(saes)]
-    if len(set(names)) < len(names):
-        names = [
-            str(one) if isinstance(one, str | Path) else n
-            for n, one in zip(names, saes, strict=True)
-        ]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"An SAE is named twice among those to compare: {', '.join(names)}.")
+    folders = [one.folder if isinstance(one, TrainedSAE) else Path(one) for one in saes]
+    names = distinct_names(folders)
     return {name: [one] for name, one in zip(names, saes, strict=True)}
-
-
-def _called(sae: AnySAE, i: int) -> str:
-    folder = sae.folder if isinstance(sae, TrainedSAE) else Path(sae)
-    return f"SAE {i + 1}" if folder is None else folder.resolve().name
 
 
 def _curves(sizes: Mapping[str, int], saes: Sequence[OpenSAE]) -> list[Curve]:

@@ -18,7 +18,7 @@ from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
 from saekit.evals._replacing import Ablated
-from saekit.evals._splicing import Splicing
+from saekit.evals._splicing import Splicing, abreast, compare
 from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.evals.intervals import Blocks, BlockSums, blocks_of_documents
 from saekit.metrics.base import in_order
@@ -220,8 +220,11 @@ class Core(Eval):
         for first in range(0, n_full, size):
             rows = tokens[first : min(first + size, n_full)]
             clean, acts = found[0].splicing.clean(rows, sites)
-            for one in found:
-                one.splicing.compare(rows, clean, acts, one.part.add(first, rows, acts))
+            some = abreast(clean, max(len(one.ways) for one in subjects))
+            for at in range(0, len(found), some):
+                part = found[at : at + some]
+                placed = [(one.splicing, one.part.add(first, rows, acts)) for one in part]
+                compare(placed, rows, clean, acts)
         for first in range(n_full, n_rows, size):
             rows = tokens[first : first + size]
             acts = lm.read(rows, sites)

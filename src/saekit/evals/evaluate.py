@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from saekit.core.config import read_number
 from saekit.core.errors import ConfigError
+from saekit.core.folder_names import distinct_names
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.data.base import Corpus, HeldOut, Split, as_held_out
@@ -16,7 +17,7 @@ from saekit.data.tokenise import TokenStream
 from saekit.evals.base import Eval, JointEval, SitePair, Subject, Tools, registry
 from saekit.hub.names import results_folder
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of, text_of
-from saekit.hub.trained import TrainedSAE, distinct_names
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.models.sites import parse_site
 
@@ -241,7 +242,7 @@ def prepared(
                 f"BOS of {names} differ. Say which: corpus=, on a command line --corpus, --n-ctx "
                 f"and --bos."
             )
-    names = distinct_names([one.loaded for one in saes])
+    names = distinct_names([one.loaded.folder for one in saes])
     subjects = [
         subject_of(one, site)._replace(name=called) for one, called in zip(saes, names, strict=True)
     ]

@@ -13,6 +13,7 @@ from saekit.core import provenance
 from saekit.core.config import Config, read_setting
 from saekit.core.errors import ConfigError, FormatError, SaekitError
 from saekit.core.files import write_json
+from saekit.core.folder_names import distinct_names
 from saekit.core.lock import claimed
 from saekit.core.result import Result, Score, Table, split_lines
 from saekit.data.base import Corpus, HeldOut
@@ -38,7 +39,7 @@ from saekit.evals.floors.base import registry as floors
 from saekit.evals.suites.base import Lying, Part, Suite, registry
 from saekit.hub.names import results_folder
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of
-from saekit.hub.trained import TrainedSAE, distinct_names, weights_digest
+from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel
 
 FILE, TABLE = "suite.json", "suite.csv"
@@ -162,6 +163,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     split: HeldOut = "test",
+    tables: bool = False,
     shown: bool = True,
 ) -> SuiteResult:
     """Measure SAEs by several evaluations, each score next to its floors and its noise.
@@ -182,6 +184,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         seed: of all that is drawn.
         settings: of evaluations, as ``{"core.n_tokens": 4096}``.
         split: "test", for what is reported, or "validation", to choose between settings.
+        tables: write what evaluations find of every latent to RUN/analysis of each SAE.
         shown: show progress on stderr.
 
     Raises:
@@ -199,7 +202,7 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         except SaekitError as error:
             broken[f"SAE {i + 1}" if isinstance(one, TrainedSAE) else str(one)] = error
     place = None if out is None else Path(out)
-    return run_suite(found, config, site=site, out=place, broken=broken, shown=shown)
+    return run_suite(found, config, site=site, out=place, broken=broken, tables=tables, shown=shown)
 
 
 def _changes(settings: Mapping[str, Any]) -> list[str]:
@@ -227,6 +230,7 @@ def run_suite(
     site: str | None = None,
     out: Path | None = None,
     broken: Mapping[str, SaekitError] | None = None,
+    tables: bool = False,
     shown: bool = True,
 ) -> SuiteResult:
     """Measure SAEs that are opened.
@@ -237,6 +241,7 @@ def run_suite(
         site: which site, where several share an SAE.
         out: a folder for the table and the cells; None: nothing is kept.
         broken: SAEs that could not be opened, by name: they have a row that says why.
+        tables: write what evaluations find of every latent to RUN/analysis of each SAE.
         shown: show progress on stderr.
 
     Raises: as `evaluate_suite`.
@@ -248,7 +253,7 @@ def run_suite(
     kept = "What was measured is kept; run the same command again to go on."
     hold = contextlib.nullcontext() if out is None else claimed(out, "saekit eval", kept)
     with hold:
-        run = _Run(saes, config, site, Cells(out), shown)
+        run = _Run(saes, config, site, (Cells(out), tables), shown)
         rows = [row for part, one in parts for row in run.rows(part.eval, one)]
         rows += [row for study in config.of.lying for row in run.lying(study)]
         for name, error in {**lost, **run.lost}.items():
@@ -275,7 +280,7 @@ class _Run:
         saes: the SAEs.
         config: how they are measured.
         site: which site, where several share an SAE.
-        cells: where results are, and go.
+        kept: where results are, and go; and whether tables of latents go to the SAEs.
         shown: show progress on stderr.
     """
 
@@ -284,11 +289,12 @@ class _Run:
         saes: Sequence[OpenSAE],
         config: SuiteSettings,
         site: str | None,
-        cells: Cells,
+        kept: tuple[Cells, bool],
         shown: bool,
     ):
-        self.saes, self.config, self.cells = saes, config, cells
-        self.names = distinct_names([one.loaded for one in saes])
+        self.saes, self.config = saes, config
+        self.cells, self._tables = kept
+        self.names = distinct_names([one.loaded.folder for one in saes])
         self.lost: dict[str, SaekitError] = {}
         self.notes: dict[str, list[str]] = {}  # with the SAEs that each is of
         self._site, self._shown = site, shown
@@ -318,7 +324,7 @@ class _Run:
     def _group(self, places: Sequence[int]) -> _Group:
         first = self.saes[places[0]]
         held_out, train = stream_of(first, self.config.split), stream_of(first, "train")
-        memo, seed = Memo(), self.config.seed
+        memo, seed = Memo(every=True), self.config.seed
         lm = memo.model(first.lm)
         rows = memo.rows(held_out.rows)
         tools = Tools(rows=rows, seed=seed, shown=self._shown, split=self.config.split)
@@ -372,14 +378,22 @@ class _Run:
             for member in (*group.members.values(), *group.floors.values()):
                 if isinstance(member, Member):
                     wanted.setdefault(key(member.identity), member)
-            outcomes = measure_each(config, wanted, group.tools, self.cells)
+            own = {key(member.identity) for member in group.members.values()}
+            outcomes = measure_each(config, wanted, own, group.tools, self.cells)
             for i, member in group.members.items():
                 keys[i] = key(member.identity)
                 found[i] = outcomes[keys[i]]
+                self._put_tables(i, keys[i])
             for place, floor in group.floors.items():
                 made = isinstance(floor, Member)
                 below[place] = outcomes[key(floor.identity)] if made else floor
         return self._rows_of(config, found, below, keys)
+
+    def _put_tables(self, i: int, key: str, place: int = 0) -> None:
+        """Write the tables of latents of a cell to where the evaluation alone writes them."""
+        folder = self.saes[i].loaded.folder
+        if self._tables and folder is not None:
+            self.cells.put_tables(key, place, results_folder(folder) / "analysis")
 
     def _all_names(self) -> list[str]:
         return [self.names[i] for group in self.groups for i in group.members]
@@ -457,13 +471,16 @@ class _Run:
         """Return the rows of an evaluation of several SAEs: of those that differ in the seed."""
         rows = []
         for group, alike in itertools.product(self.groups, self.seeds):
-            some = [group.members[i] for i in alike if i in group.members]
+            here = [i for i in alike if i in group.members]
+            some = [group.members[i] for i in here]
             if len(some) < 2:  # noqa: PLR2004 - of one there is nothing to compare
                 continue
             members = [one.identity for one in some]
             key = key_of(config, group.text, self.config.seed, *members)
             subjects = [one.subject for one in some]
             result = measure_together(config, key, subjects, group.tools, self.cells)
+            for place, i in enumerate(here):
+                self._put_tables(i, key, place)
             name = ", ".join(one.name for one in some)
             if isinstance(result, Failed):
                 rows.append(_blank(name, config.name, result))

@@ -14,6 +14,7 @@ from saekit.core.registry import Registry
 
 Finish = Literal["stop", "length", "filter", "other"]
 CHARACTERS_A_TOKEN = 3  # of an estimate before anything is sent: on the safe side for English
+WORD_TOKENS = 8  # of an answer of one word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,43 @@ class Generator(Config, abc.ABC):
     @abc.abstractmethod
     def replies(self, requests: Sequence[Request]) -> Iterator[Reply | Failure]:
         """Yield what came of each request, in order; `batch` of them at most."""
+
+
+def question(  # noqa: PLR0913 - what a request says
+    by: Generator,
+    words: str,
+    *,
+    system: str,
+    options: Sequence[str] = (),
+    max_tokens: int = WORD_TOKENS,
+    seed: int = 0,
+    sample: int = 0,
+) -> Request:
+    """Return a short question to a judge: a chat, or a text that its answer follows.
+
+    A judge that chooses is given the options, and its reply has the probability of each. The same
+    words make the same request, so that nothing is asked twice.
+
+    Args:
+        by: who is asked.
+        words: the question.
+        system: what it is told first, where it is not small.
+        options: the answers; () leaves them free.
+        max_tokens: length of the answer at most.
+        seed: decides the draws, where the judge honours one.
+        sample: which of several answers to the same words this is.
+    """
+    if by.chats:
+        messages = (("user", words),) if by.is_small else (("system", system), ("user", words))
+        return Request(
+            messages=messages, max_tokens=max_tokens, temperature=0.0, seed=seed, sample=sample,
+            options=tuple(options) if by.chooses else (),
+        )  # fmt: skip
+    return Request(
+        text=f"{words}\nAnswer:", max_tokens=max_tokens, temperature=0.0, seed=seed,
+        sample=sample, stop=("\n",),
+        options=tuple(f" {option}" for option in options) if by.chooses else (),
+    )  # fmt: skip
 
 
 registry = Registry[Generator]("generator", package)

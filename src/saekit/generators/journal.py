@@ -23,16 +23,16 @@ class Journal:
     unfinished is cut away when the journal is opened.
 
     Args:
-        path: the file; made where there is none.
+        path: the file; made where there is none. None: nothing outlives this object.
 
     Raises:
         FormatError: it holds something else.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
         self.path, self._lock = path, threading.Lock()
         self._replies: dict[str, Reply] = {}
-        if path.exists() or path.is_symlink():
+        if path is not None and (path.exists() or path.is_symlink()):
             ordinary(path)
             _mend(path)
             for line in read_json_lines(path):
@@ -71,6 +71,8 @@ class Journal:
         self._add({"kind": "failure", "key": key, "attempt": attempt} | dataclasses.asdict(failure))
 
     def _add(self, record: dict[str, Any]) -> None:
+        if self.path is None:
+            return
         data = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         with self._lock:
             try:

@@ -1,7 +1,7 @@
 """TrainedSAE: an SAE with the card of what it was made from, ready to use."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -276,21 +276,3 @@ def _with_k(sae: Any, cfg: SAEConfig, k: int) -> SAEConfig:
         for name, value in changed.items()
     })  # fmt: skip
     return sae.cfg
-
-
-def distinct_names(saes: Sequence[TrainedSAE]) -> list[str]:
-    """Return a name for each of several SAEs: that of its folder, or where two agree its path.
-
-    Raises:
-        ConfigError: two SAEs are of one folder.
-    """
-    folders = [one.folder for one in saes]
-    places = [f.resolve() for f in folders if f is not None]
-    if len(set(places)) < len(places):
-        raise ConfigError(
-            f"An SAE is named twice among those to compare: {', '.join(map(str, places))}."
-        )
-    names = [f"SAE {i + 1}" if f is None else f.resolve().name for i, f in enumerate(folders)]
-    if len(set(names)) < len(names):
-        names = [n if f is None else str(f) for n, f in zip(names, folders, strict=True)]
-    return names

@@ -140,7 +140,7 @@ def test_what_is_no_pair_or_no_autoencoder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="names that differ"):
         TPP(tasks=("ag_news", "ag_news"))
     one = ordinary(random_topk())
-    with pytest.raises(ConfigError, match="predict the activation they read"):
+    with pytest.raises(ConfigError, match="predict the activation that they read"):
         TPP.example().run(one._replace(write=one.read._replace(layer=1)), tools())
     assert TPP().cautions(one) and not TPP(latents=(2,)).cautions(one)
 

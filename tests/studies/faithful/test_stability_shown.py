@@ -12,7 +12,6 @@ from saekit.core.errors import FormatError
 from saekit.core.result import Result, Table
 from saekit.report import style
 from saekit.report.panels.twins import Twins
-from saekit.studies.faithful.figure_folder import _names
 from saekit.studies.faithful.figures.stability import _threshold, draw_all
 from saekit.studies.faithful.panels import stability
 from saekit.studies.faithful.panels.stability import StabilityPanel
@@ -66,12 +65,6 @@ def test_the_threshold_that_is_drawn_is_that_of_the_result():
     (line,) = axes[0][0].get_lines()
     assert line.get_label() == "threshold 0.5" and set(line.get_xdata()) == {0.5}
     assert figure is not None
-
-
-def test_folders_are_called_by_what_tells_them_apart(tmp_path):
-    one, two = tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"
-    assert _names([one, two]) == ["a/seed0", "b/seed0"]
-    assert _names([one, tmp_path / "a" / "seed1"]) == ["seed0", "seed1"]
 
 
 class Fake(SimpleNamespace):

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saekit.core.errors import ConfigError
-from saekit.evals import base
-from saekit.evals.base import Subject, Tools
+from saekit.core.result import Result, Score
+from saekit.evals.base import Eval, Subject, Tools, made_from
 from saekit.models.hf import about_parameters
 from saekit.studies.causal.dictionaries import Dictionary
 from saekit.studies.faithful.coding import model_of
@@ -24,19 +24,6 @@ class Read(NamedTuple):
     x: Float[Tensor, "n d"]  # mean activation of each text
     own: Dictionary
     untrained: Dictionary
-
-
-def one_site(subject: Subject) -> None:
-    """Refuse an SAE that predicts another site than it reads: it adds nothing to what is probed.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if subject.read != subject.write:
-        raise ConfigError(
-            f"{subject.name} reads {subject.read} and predicts {subject.write}; an intervention "
-            f"on latents is measured of SAEs that predict the activation they read. Use core."
-        )
 
 
 def read_texts(
@@ -94,7 +81,35 @@ def too_narrow(subject: Subject, latents: int, share: float = 0.05) -> tuple[str
     )
 
 
-def made_from(subject: Subject, seed: int, notes: Sequence[str], began: float) -> dict[str, Any]:
-    """Return what the numbers of a subject came from, and how long they took."""
-    here = {"site": str(subject.read), "notes": list(notes)}
-    return base.made_from(subject, seed, began) | here
+def check_named(field: str, names: Sequence[str], other: str, numbers: Sequence[float]) -> None:
+    """Refuse settings that name nothing, or a thing twice, or have no number to try.
+
+    Args:
+        field: of an evaluation, which names things.
+        names: what they are called in scores.
+        other: the field of numbers.
+        numbers: what it has.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    if not names or len(set(names)) < len(names) or not numbers:
+        raise ConfigError(
+            f"`{field}` has at least one name, and names that differ, and `{other}` a number; got "
+            f"{', '.join(names) or 'no name'} and {list(numbers)}."
+        )
+
+
+def result_of(  # noqa: PLR0913 - all that a result says
+    config: Eval,
+    subject: Subject,
+    found: tuple[dict[str, Score], dict[str, Any]],
+    notes: Sequence[str],
+    seed: int,
+    began: float,
+) -> Result:
+    """Return scores and details of a subject as a result, with the cautions among its notes."""
+    scores, details = found
+    said = [*notes, *config.cautions(subject)]
+    made = made_from(subject, seed, began) | {"site": str(subject.read), "notes": said}
+    return config.result(scores, {"seed": seed, "notes": said} | details, made)

@@ -1,7 +1,6 @@
 """Scores whose intervals draw texts anew, and what every score of an intervention says."""
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -10,11 +9,9 @@ from torch import Tensor
 from saekit.core.result import Score
 from saekit.core.stats.jackknife import turned
 from saekit.core.stats.means import FEW, LEAST_UNITS, mean_interval
-from saekit.core.stats.resampling import interval
+from saekit.core.stats.resamples import Better
 from saekit.core.stats.student import t_quantile
 from saekit.studies.faithful.probing.statistics import Draws
-
-Better = Literal["lower", "higher", "neither"]
 
 
 def right(
@@ -31,39 +28,6 @@ def right(
         share = weights @ (correct * side.double()) / n.clamp_min(1e-300)
         sides.append(torch.where(n > 0, share, torch.nan))
     return torch.stack(sides).nanmean(0)
-
-
-def scored(  # noqa: PLR0913 - what a score says
-    found: Float[Tensor, "n_draws_and_one"],
-    n: int,
-    *,
-    unit: str,
-    label: str,
-    better: Better = "neither",
-    reason: str = "",
-    span: tuple[float, float] | None = None,
-    trials: int | None = None,
-) -> Score:
-    """Return a value with its 95 % interval over resamples; see `interval`.
-
-    Args:
-        found: the value, then that of each resample.
-        n: units that were drawn anew.
-        unit: of the value.
-        label: in words.
-        better: which way is good.
-        reason: what the reader must know.
-        span: the least and the most that the value can be.
-        trials: outcomes that it is made of; None: one a unit.
-    """
-    ends = interval(found, n, span, trials)
-    low, high = (None, None) if isinstance(ends, str) else ends
-    if isinstance(ends, str):
-        reason = "; ".join(filter(None, (reason, ends)))
-    return Score(
-        value=float(found[0]), low=low, high=high, n=n, unit=unit, better=better, reason=reason,
-        label=label,
-    )  # fmt: skip
 
 
 def of_units(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saekit.core.errors import FormatError
+from saekit.core.folder_names import distinct_names
 from saekit.core.result import Result
 from saekit.hub.names import results_folder
 
@@ -16,8 +17,7 @@ def results_of(folders: Sequence[Path]) -> dict[str, list[Result]]:
     Raises:
         FormatError: there is none.
     """
-    short = [folder.resolve().name for folder in folders]
-    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+    names = distinct_names(folders)
     found: dict[str, list[Result]] = {}
     for name, folder in zip(names, folders, strict=True):
         files = [results_folder(folder) / "eval" / f"{one}.json" for one in CURVES]

@@ -19,8 +19,6 @@ from saekit.studies.faithful.probing import logistic
 from saekit.studies.faithful.probing.logistic import Linear
 from saekit.studies.faithful.sequences import Padded, Shape
 
-SHOWN = 2  # continuations that stand in the details
-
 
 class Judge(NamedTuple):
     """A classifier of texts by the mean activation at a site of the untouched model."""
@@ -42,7 +40,7 @@ class Said(NamedTuple):
 
     judged: Int[Tensor, "n"]  # its class
     loss: Float[Tensor, "n"]  # of the untouched model on it, nats/token
-    texts: list[str]  # the first few
+    texts: list[str]
 
 
 def judge_site(lm: LanguageModel, read: Site) -> Site:
@@ -115,7 +113,7 @@ def written(
     return Said(
         judged,
         _losses(judge, torch.cat([prompts, new], dim=1), prompts.shape[1]),
-        [lm.tokenizer.decode(ids) for ids in new[:SHOWN].tolist()],
+        [lm.tokenizer.decode(ids) for ids in new.tolist()],
     )
 
 

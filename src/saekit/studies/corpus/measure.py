@@ -18,6 +18,7 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.jackknife import jackknife
 from saekit.core.stats.means import FEW, LEAST_UNITS
+from saekit.core.stats.resamples import percentiles
 from saekit.data.base import SPLITS, Corpus, Split
 from saekit.data.corpora.generated import Generated
 from saekit.data.token_cache import check_tokenizer
@@ -346,7 +347,7 @@ def _first_token(one: Texts, model: Tensor, seed: int) -> dict[str, Score]:
         return _score(statistic(statistics.shares(total)), others.double(), n, unit)
 
     js = score(lambda q: float(statistics.jensen_shannon(model, q)), "bits")
-    low, high = null.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = percentiles(null)
     p = (1 + float((null >= (js.value or 0) - 1e-12).sum())) / (1 + _NULL_DRAWS)
     return {
         "first_token_unique": Score(

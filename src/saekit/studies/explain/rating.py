@@ -15,11 +15,11 @@ import torch
 from saekit.core.errors import ConfigError, FormatError
 from saekit.core.files import digest, read_object, write_json
 from saekit.core.seeds import generator as chance_of
+from saekit.core.stats.agreement import Kappa, kappa
 from saekit.core.text import printable
 from saekit.studies.explain import study
 from saekit.studies.explain.material import Case, Sample
 from saekit.studies.explain.scoring import LABEL, RANDOM, TOKENS, Everything, labels_by_maker
-from saekit.studies.explain.statistics import Kappa, kappa
 from saekit.studies.sensitivity.examples import Snippet
 from saekit.studies.sensitivity.prompts import marked, marks_for
 

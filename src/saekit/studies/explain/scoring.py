@@ -15,9 +15,12 @@ from saekit.core.files import read_object, to_json_line, write_text
 from saekit.core.lock import claimed
 from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator as chance_of
+from saekit.core.stats.agreement import kappa
 from saekit.core.stats.ranks import pearson
 from saekit.data import table_files
 from saekit.data.base import Corpus, Split
+from saekit.generators.asker import NOTHING as NOTHING_SPENT
+from saekit.generators.asker import Asker
 from saekit.generators.asking import planned
 from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
@@ -25,8 +28,6 @@ from saekit.generators.limits import Limits, Spent
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.studies.explain import statistics, study
-from saekit.studies.explain.asker import NOTHING as NOTHING_SPENT
-from saekit.studies.explain.asker import Asker
 from saekit.studies.explain.material import Case
 from saekit.studies.explain.scorers.base import Embed, Judging, Question, Scorer, registry
 from saekit.studies.explain.statistics import Answer, measured
@@ -546,7 +547,7 @@ def _agreement(scorer: Scorer, by_variant: Mapping[str, Mapping[int, Sequence[Sa
             value=share, low=low, high=high, n=n, unit="share of answers", better="higher",
             label=label, reason="" if n else "nothing was asked twice",
         )  # fmt: skip
-    found = statistics.kappa([a for a, _ in pairs], [b for _, b in pairs])
+    found = kappa([a for a, _ in pairs], [b for _, b in pairs])
     return Score(
         value=found.value, low=found.low, high=found.high, n=found.n, unit="kappa",
         better="higher", label=label, reason=found.reason,

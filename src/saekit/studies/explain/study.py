@@ -17,6 +17,7 @@ from saekit.core.lock import claimed
 from saekit.core.progress import Progress
 from saekit.core.seeds import derive
 from saekit.data.base import Corpus, Split
+from saekit.generators.asker import NOTHING, Asker
 from saekit.generators.base import Generator, Request
 from saekit.generators.cache import ReplyCache
 from saekit.generators.limits import Limits, Spent
@@ -24,7 +25,6 @@ from saekit.hub.steering import steer
 from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel, refuse_edits
 from saekit.studies.explain import labels as explanations
-from saekit.studies.explain.asker import NOTHING, Asker
 from saekit.studies.explain.labels import VERDICTS, Label, label_of, without_model
 from saekit.studies.explain.material import Case, case_from, cases
 from saekit.studies.sensitivity.examples import ExampleConfig

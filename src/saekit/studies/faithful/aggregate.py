@@ -13,6 +13,7 @@ from saekit.core.files import read_object
 from saekit.core.result import Table
 from saekit.core.seeds import generator
 from saekit.core.stats.plain import mean
+from saekit.core.stats.resamples import percentiles
 from saekit.studies.faithful.names import parse_pair, same_model
 
 OWN = "faithful"  # data sets that a model wrote, whichever they are called
@@ -376,9 +377,8 @@ def bootstrap(gaps: Sequence[float], seed: int) -> tuple[float, float, float]:
     chance = generator(seed, "bootstrap over cells")
     draws = torch.randint(len(values), (RESAMPLES, len(values)), generator=chance)
     means = values[draws].mean(1)
-    ends = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     beyond = min(int((means <= NEAR).sum()), int((means >= -NEAR).sum()))
-    return float(ends[0]), float(ends[1]), min(1.0, 2 * (1 + beyond) / (RESAMPLES + 1))
+    return *percentiles(means), min(1.0, 2 * (1 + beyond) / (RESAMPLES + 1))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from saekit.core.border import details_of, reading
 from saekit.core.errors import FormatError, MissingExtraError
+from saekit.core.folder_names import distinct_names
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.hub.names import results_folder
@@ -48,7 +49,7 @@ def draw_all(
     """
     style.check()
     folders, out = [Path(folder) for folder in folders], Path(out)
-    places = dict(zip(_names(folders), folders, strict=True))
+    places = dict(zip(distinct_names(folders), folders, strict=True))
     drawn = Drawn([], {})
     if fakes := _results(places, "fake_features"):
         with details_of("fake_features"):
@@ -125,17 +126,6 @@ def latents_of(folder: Path, unit: str) -> Table | None:
         columns |= {name: [float(row[name]) for row in rows] for name in rates}
         columns |= {name: [str(row[name]) == "True" for row in rows] for name in sure}
     return Table(columns=columns, units=dict.fromkeys(rates, f"share of {unit}"))
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return what folders are called: as many last parts of their paths as tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    names: list[str] = []
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(one[-depth:]) for one in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _plain(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
+from saekit.core.folder_names import distinct_names
 from saekit.hub.names import results_folder
 from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, SplitName, lens_of
 from saekit.terminal.output import emit
@@ -37,7 +38,7 @@ def tables(
     from saekit.studies.layers.geometry import legacy_mmcs, mmcs
     from saekit.studies.layers.survey import Survey
 
-    names = _names(runs)
+    names = dict(zip(runs, distinct_names(runs), strict=True))
     sums, about, rows, missing = {}, {}, [], []
     for run, name in names.items():
         loaded = load(run, scaled=True)
@@ -72,15 +73,6 @@ def tables(
         "not_analysed": [str(p) for p in missing],
     }
     emit(record, as_json=as_json, lines=lines)
-
-
-def _names(runs: list[Path]) -> dict[Path, str]:
-    """Return a name for each folder that no other has: its last part, or all of it."""
-    last = [run.resolve().name for run in runs]
-    names = dict(zip(runs, last, strict=True))
-    if len(names) < len(runs):
-        raise ConfigError("A folder is named twice. Name each SAE once.")
-    return names if len(set(last)) == len(last) else {run: str(run) for run in runs}
 
 
 def _lines(rows: list[dict[str, Any]], spread: list[dict[str, Any]] | None) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saekit.core.errors import FormatError
+from saekit.core.folder_names import distinct_names
 from saekit.core.result import Result, Table
 from saekit.data import table_files
 from saekit.report import style
@@ -28,7 +29,8 @@ def draw_all(folders: Sequence[Path], out: Path) -> list[Path]:
         MissingExtraError: matplotlib is not installed.
     """
     style.check()
-    names = _names(folders)
+    homes = [folder.resolve().parent for folder in folders]  # of the SAEs, mostly one run of each
+    names = distinct_names(homes if len({*homes}) == len(homes) else folders)
     results, tables = {}, {}
     for name, folder in zip(names, folders, strict=True):
         results[name] = result_of(folder)
@@ -59,9 +61,3 @@ def result_of(folder: Path) -> Result:
 def latents_of(folder: Path) -> Table:
     """Return the table of latents of a run, numbers as numbers and empty cells as None."""
     return Table(columns=table_files.columns(folder / f"{STATS}.csv"))
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Return a short name for each run: its SAE's folder, or its path where these are alike."""
-    short = [folder.resolve().parent.name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]

@@ -13,6 +13,7 @@ from saekit.core.result import Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.proportions import wilson
 from saekit.core.stats.ranks import ranks
+from saekit.core.stats.resamples import percentiles
 
 ON = 1e-6  # act units; an activation has to be larger, as published
 FRACTIONS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the largest activation in the corpus
@@ -281,7 +282,7 @@ def drawn_mean(
         return _undefined(label, unit)
     drawn = torch.randint(len(x), (DRAWS, len(x)), generator=generator(seed, "sensitivity", label))
     means = (weight[drawn] * x[drawn]).sum(1) / weight[drawn].sum(1).clamp(min=1e-300)
-    low, high = _ends(means)
+    low, high = percentiles(means)
     return Score(
         value=float((weight * x).sum() / weight.sum()),
         low=low,
@@ -319,12 +320,7 @@ def means_of_groups(
         at = torch.randint(len(x), (DRAWS, len(x)), generator=chance)
         value = value + x.double().mean(0) / len(groups)
         drawn = drawn + x.double()[at].mean(1) / len(groups)
-    return value.tolist(), [_ends(column) for column in drawn.T]
-
-
-def _ends(draws: Tensor) -> tuple[float, float]:
-    ends = draws.quantile(torch.tensor([0.025, 0.975], dtype=draws.dtype))
-    return float(ends[0]), float(ends[1])
+    return value.tolist(), [percentiles(column) for column in drawn.T]
 
 
 def _undefined(label: str, unit: str) -> Score:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saekit.core.codes import Codes
 from saekit.core.config import Config, setting
-from saekit.core.stats.resampling import interval
+from saekit.core.stats.resamples import interval
 from saekit.saes.base import SAE
 from saekit.studies.structure import probes
 

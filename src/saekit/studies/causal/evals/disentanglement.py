@@ -15,6 +15,7 @@ from saekit.core.progress import Progress
 from saekit.core.result import Result, Score
 from saekit.core.seeds import generator
 from saekit.core.stats.means import LEAST_UNITS
+from saekit.core.stats.resamples import scored
 from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.models.sites import Site
 from saekit.studies.causal import dictionaries, reading, resampling
@@ -128,6 +129,7 @@ class Disentanglement(SharedEval):
     name: ClassVar[str] = "disentanglement"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("disentanglement", "pca_disentanglement", "reach")
 
     facts: str = "countries"
@@ -140,11 +142,6 @@ class Disentanglement(SharedEval):
     @override
     def example(cls) -> "Disentanglement":
         return cls(facts="letters", latents=(2, 8), n_pairs=8, n_draws=20)
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -163,10 +160,8 @@ class Disentanglement(SharedEval):
                     for name, p in world.prompts.items()
                 }
             scores, details, notes = self._measured(subject, world, slopes[subject.read])
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "notes": notes} | details
-            results.append(self.result(scores, rest, made_from))
+            found = scores, details
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         world.asked.bar.close()
         return results
 
@@ -265,7 +260,7 @@ class Disentanglement(SharedEval):
                     scores[f"{name}/{kind}{what}"] = (
                         resampling.undefined(why, n, unit=UNIT, label=label)
                         if why
-                        else resampling.scored(
+                        else scored(
                             found, n, unit=UNIT, label=label, span=(0.0, 1.0), trials=trials[what],
                             better="higher" if (kind, what) == ("", "score") else "neither",
                         )
@@ -304,7 +299,7 @@ class Disentanglement(SharedEval):
             label = f"mean of cause and isolation (of nothing: 0.5), {SAID[kind]} swapped"
             why = f"no attribute has {LEAST_UNITS} things whose answer the model knows"
             found[f"{kind}disentanglement"] = (
-                resampling.scored(
+                scored(
                     torch.stack(each).mean(0), n, unit=UNIT, label=label, span=(0.0, 1.0),
                     trials=pairs * len(each), better="neither" if kind else "higher",
                     reason=f"over {len(each)} attributes",

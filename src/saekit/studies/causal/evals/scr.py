@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
 from saekit.core.stats.plain import deviation
+from saekit.core.stats.resamples import scored
 from saekit.data.labelled.base import Source
 from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, reading, resampling
@@ -96,6 +97,7 @@ class SCR(SharedEval):
     name: ClassVar[str] = "scr"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("*/first_scr_20", "*/second_scr_20", "*_reach")
     ranks: ClassVar[bool] = False
 
@@ -113,11 +115,7 @@ class SCR(SharedEval):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [name_of_cells(word) for word in self.pairs]
-        if not names or len(set(names)) < len(names) or not self.latents:
-            raise ConfigError(
-                f"`pairs` has at least one pair, and names that differ, and `latents` a number; "
-                f"got {', '.join(names) or 'no pair'} and {list(self.latents)}."
-            )
+        reading.check_named("pairs", names, "latents", self.latents)
 
     @classmethod
     @override
@@ -126,11 +124,6 @@ class SCR(SharedEval):
             pairs=("python_modules",), latents=(2, 20), n_train=32, n_test=24, seeds=2, folds=2,
             n_draws=20,
         )  # fmt: skip
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -167,10 +160,8 @@ class SCR(SharedEval):
                 for word, made in pair["provenance"].items()
                 for note in made["notes"]
             ]
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes, "pairs": pairs}
-            results.append(self.result(mine, rest, made_from))
+            found = mine, {"n_ctx": shape.n_ctx, "pairs": pairs}
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         return results
 
     def _probes(self, cells: Cells, way: str, x: Tensor, seed: int) -> list[_Probes]:
@@ -295,7 +286,7 @@ def _removed(
 ) -> Score:
     """Return which share of the gap to a clean probe is closed, by probes of several draws."""
     before, whole = float(biased[:, 0].mean()), float(gap[0])
-    return resampling.scored(
+    return scored(
         (ablated - biased).mean(0) / gap, n, unit=UNIT, label=label,
         span=(-before / whole, (1 - before) / whole),
     )  # fmt: skip

@@ -18,10 +18,13 @@ from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
 from saekit.core.stats.plain import mean
 from saekit.core.stats.proportions import wilson
+from saekit.core.stats.resamples import Better, scored
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals.base import SharedEval, Subject, Tools, registry
-from saekit.studies.causal import dictionaries, edits, reading, resampling, writing
+from saekit.models.base import LanguageModel
+from saekit.studies.causal import dictionaries, edits, lm_judge, reading, resampling, writing
 from saekit.studies.causal.edits import Change, Placed
+from saekit.studies.causal.lm_judge import MOST, RATING, LMJudge, Rated
 from saekit.studies.causal.reading import Read
 from saekit.studies.causal.writing import Judge, Said
 from saekit.studies.faithful.coding import coded, model_of
@@ -32,6 +35,8 @@ from saekit.studies.faithful.sequences import Shape, held_out, shape_for
 LARGE = 0.99  # quantile of a latent's activations where it is on: its own large activation
 MOST_TEXTS = 64  # of a class, on which that is taken; and on which the model's loss is
 UNIT = "share of prompts"
+CLASSIFIER, PLAIN = "classifier", "unsteered"
+SHOWN = 2  # texts of each kind in the details; of a language model that judges, all
 SAID = {
     "": "the class's best latent added",
     "random_": "a random latent of like frequency added",
@@ -50,6 +55,15 @@ class _Task(NamedTuple):
     prompts: dict[str, Int[Tensor, "n p"]]
     plain: dict[str, Said]
     why: str  # why nothing can be steered; "" where it can
+    blind: str  # why what the classifier says counts for nothing; "" where it counts
+    right: Float[Tensor, "k"] | None  # of labelled texts, whether a model tells their class
+
+
+class _Marks(NamedTuple):
+    """What the judge makes of texts that were written for a class."""
+
+    values: Float[Tensor, "n"]  # 0 to 1
+    rated: list[Rated]  # of a language model; of the classifier none
 
 
 class _Arm(NamedTuple):
@@ -58,6 +72,16 @@ class _Arm(NamedTuple):
     strength: float
     tried: list[dict[str, float]]
     said: Said
+
+
+class _Class(NamedTuple):
+    """What steering towards a class gave, by what is added."""
+
+    scores: dict[str, Score]
+    shown: dict[str, Any]
+    rises: dict[str, Float[Tensor, "n_draws_and_one"]]
+    costs: dict[str, Float[Tensor, "n_draws_and_one"]]
+    pairs: list[tuple[Rated, bool | None]]  # ratings, and whether the classifier says so
 
 
 @final
@@ -81,7 +105,11 @@ class Steering(SharedEval):
     frequency, and, as what a linear direction can do, the difference of class means.
 
     It is undefined where the model's loss on the labelled texts is no better than guessing any
-    token, or the judge no better than the commonest class. `reach` is how much of the difference of
+    token, or the judge no better than the commonest class. A language model as judge says how much
+    a text is about the class, and how fluent it is; scores are then the harmonic mean of both, 0 to
+    2. It is undefined where the judge does not tell labelled texts, and where over a fifth of the
+    texts has no usable rating; others without one count as 0. `judge_agreement` is how far it
+    agrees with the classifier. `reach` is how much of the difference of
     class means the latents hold.
 
     Args:
@@ -98,27 +126,38 @@ class Steering(SharedEval):
         folds: of the cross-validation of probes.
         n_draws: resamples of prompts for the intervals.
         batch_rows: the most texts of a forward pass.
+        judge: who says of which class a text is: `classifier`, or a language model that rates texts
+            from 0 to 2, by the name of a generator (`saekit list generators`), as local.
+        judge_model: its language model; empty: the generator's own.
+        judge_url: address of an endpoint.
+        judge_set: further settings of the generator, as ``small=false``.
+        limits: what it may cost, as ``usd=2``; see `saekit explain`.
 
     Raises:
         ConfigError: a number is out of range, a task is named twice, or the SAE predicts another
             site than it reads.
+        UnknownNameError: there is no such generator.
         DataError: there are fewer held-out rows than prompts.
+        BudgetError: a limit was reached; what was asked is kept.
 
     Cost:
         `n_new` tokens after each prompt: 3 things a class, at each strength on validation and at
-        one on test; the labelled texts to the site and to the judge's layer.
+        one on test; the labelled texts to the site and to the classifier's layer. A language model
+        that judges is asked two questions a text.
 
     Reads:
         Labelled texts; the beginnings of held-out rows.
 
     Source:
         Ours; as concept sets with a judge: Wu et al. 2025, arXiv:2501.17148 (AxBench).
-        Differs: a classifier in place of a language model that judges; costs bounded; floors.
+        Differs: a classifier in place of a language model unless one is named, and then two ratings
+        and no instruction; costs bounded; floors.
     """
 
     name: ClassVar[str] = "steering"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("steering", "random_steering", "direction_steering")
 
     tasks: tuple[str, ...] = ("ag_news",)
@@ -134,15 +173,34 @@ class Steering(SharedEval):
     folds: int = setting(4, least=2)
     n_draws: int = setting(1000, least=0)
     batch_rows: int = setting(16, least=1)
+    judge: str = CLASSIFIER
+    judge_model: str = ""
+    judge_url: str = ""
+    judge_set: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [name_of(word) for word in self.tasks]
-        if not names or len(set(names)) < len(names) or not self.strengths:
+        reading.check_named("tasks", names, "strengths", self.strengths)
+        of_model = (self.judge_model, self.judge_url, self.judge_set, self.limits)
+        if self.judge != CLASSIFIER:
+            self._lm_judge()
+        elif any(of_model):
             raise ConfigError(
-                f"`tasks` has at least one task, and names that differ, and `strengths` a number; "
-                f"got {', '.join(names) or 'no task'} and {list(self.strengths)}."
+                "`judge_model`, `judge_url`, `judge_set` and `limits` are of a language model that "
+                "judges; got no such judge. Name one, as judge=local or judge=endpoint."
             )
+
+    def _lm_judge(self) -> LMJudge | None:
+        """Return the language model that judges; None where the classifier does."""
+        if self.judge == CLASSIFIER:
+            return None
+        from saekit.terminal.generator_options import generator_of, limits_of
+
+        model, url = self.judge_model or None, self.judge_url or None
+        by = generator_of(self.judge, model, url, list(self.judge_set))
+        return LMJudge(by, limits_of(list(self.limits)))
 
     @classmethod
     @override
@@ -151,11 +209,6 @@ class Steering(SharedEval):
             tasks=("code_or_prose",), strengths=(1.0,), n_train=60, n_test=40, n_prompts=8, n_new=8,
             folds=2, n_draws=20,
         )  # fmt: skip
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -169,6 +222,7 @@ class Steering(SharedEval):
         shape = shape_for(model_of(subjects), tools, 0)
         bar = Progress(self.name, None, shown=tools.shown)
         shared: dict[Any, Any] = {}
+        asked = self._lm_judge()
         each: list[dict[str, tuple[_Task, Read]]] = [{} for _ in subjects]
         for word in self.tasks:
             texts = open_task(word, self.source).read().first(self.n_train, self.n_test)
@@ -177,19 +231,19 @@ class Steering(SharedEval):
             for subject, read, mine in zip(subjects, reads, each, strict=True):
                 key = name_of(word), writing.judge_site(model_of([subject]), subject.read)
                 if key not in shared:
-                    shared[key] = self._task(key[0], texts, subject, tools, bar, shape)
+                    shared[key] = self._task(key[0], texts, subject, tools, (bar, shape, asked))
                 mine[key[0]] = shared[key], read
         results = []
         for subject, mine in zip(subjects, each, strict=True):
-            scores, details = self._measured(subject, mine, tools.seed, (shared, bar))
+            scores, details = self._measured(subject, mine, tools.seed, (shared, bar, asked))
+            found = scores, {"tasks": details}
+            if asked is not None:
+                found[1]["judge"] = asked.record()
             notes = [
                 f"{name}: {note}"
                 for name, (task, _) in mine.items() for note in task.texts.provenance["notes"]
             ]  # fmt: skip
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "notes": notes, "tasks": details}
-            results.append(self.result(scores, rest, made_from))
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         bar.close()
         return results
 
@@ -199,10 +253,10 @@ class Steering(SharedEval):
         texts: Labelled,
         subject: Subject,
         tools: Tools,
-        bar: Progress,
-        shape: Shape,
+        more: tuple[Progress, Shape, LMJudge | None],
     ) -> _Task:
         lm = model_of([subject])
+        bar, shape, asked = more
         shape = shape._replace(n_ctx=min(self.n_new + (shape.bos_id is not None), lm.n_ctx_max))
         site = writing.judge_site(lm, subject.read)
         blank = Judge(lm, site, shape, [], self.batch_rows, bar)
@@ -216,34 +270,55 @@ class Steering(SharedEval):
                 f"are wanted. Give more text, or set n_prompts."
             )
         prompts = {"validation": held[: self.n_prompts], "test": held[self.n_prompts :]}
-        why = self._why_not(texts, judged, subject, bar)
+        why, blind, right = self._no_text(texts, subject, bar), _blind(texts, judged), None
+        if asked is None:
+            why = why or blind
+        elif not why:
+            right = self._told(asked, texts, lm, tools.seed)
+            why = lm_judge.why_none(right)
         plain = {} if why else {
             part: writing.written(judge, p, None, self._how(tools.seed, part))
             for part, p in prompts.items()
         }  # fmt: skip
-        return _Task(name, texts, judge, judged, prompts, plain, why)
+        return _Task(name, texts, judge, judged, prompts, plain, why, blind, right)
 
-    def _why_not(self, texts: Labelled, judged: Tensor, subject: Subject, bar: Progress) -> str:
-        """Return why the model cannot be steered or its text not be judged; "" where both can."""
+    def _no_text(self, texts: Labelled, subject: Subject, bar: Progress) -> str:
+        """Return why the model cannot be steered; "" where it writes text."""
         lm = model_of([subject])
         some = [e.text for e in texts.test[:MOST_TEXTS]]
         rows = padded(some, lm, Shape(min(64, lm.n_ctx_max), lm.tokenizer.bos_id))
         special = subject.rule.special_ids
         loss = float(edits.losses(lm, rows, None, special, self.batch_rows, bar).nanmean())
-        if not loss < math.log(lm.vocab_size):
-            return (
-                f"the model writes no text: its loss on labelled texts is {loss:.2f} nats/token, "
-                f"that of guessing among {lm.vocab_size:,} tokens {math.log(lm.vocab_size):.2f}"
-            )
-        labels = torch.tensor([e.label for e in texts.test])
-        right, n = float((judged == labels).double().mean()), len(labels)
-        commonest = float(torch.bincount(labels).max()) / n
-        if wilson(right, n)[0] <= commonest:
-            return (
-                f"the judge is right on {right:.0%} of {n} held-out texts, and the commonest class "
-                f"is {commonest:.0%} of them"
-            )
-        return ""
+        if loss < math.log(lm.vocab_size):
+            return ""
+        return (
+            f"the model writes no text: its loss on labelled texts is {loss:.2f} nats/token, "
+            f"that of guessing among {lm.vocab_size:,} tokens {math.log(lm.vocab_size):.2f}"
+        )
+
+    def _told(
+        self, asked: LMJudge, texts: Labelled, lm: LanguageModel, seed: int
+    ) -> Float[Tensor, "k"]:
+        """Return of labelled texts, cut to what is written, whether a model tells their class.
+
+        1 where it rates the text to be more about its own class than about another, which is drawn;
+        a half where it rates both alike or gives no rating.
+        """
+        some, n = texts.test[: lm_judge.CHECKED], len(texts.classes)
+        cut = [lm.tokenizer.decode(lm.tokenizer.encode(e.text)[0][: self.n_new]) for e in some]
+        turn = torch.randint(1, n, (len(some),), generator=generator(seed, "steering", "told"))
+        others = [(e.label + int(t)) % n for e, t in zip(some, turn, strict=True)]
+        own = asked.about(cut, [lm_judge.concept(texts, e.label) for e in some])
+        other = asked.about(cut, [lm_judge.concept(texts, c) for c in others])
+        return torch.tensor(
+            [lm_judge.nearer(a, b) for a, b in zip(own, other, strict=True)], dtype=torch.float64
+        )
+
+    def _marks(self, task: _Task, c: int, said: Said, asked: LMJudge | None) -> _Marks:
+        if asked is None:
+            return _Marks((said.judged == c).double(), [])
+        rated = asked.rate(said.texts, lm_judge.concept(task.texts, c))
+        return _Marks(torch.tensor([r.value / MOST for r in rated]).double(), rated)
 
     def _how(self, seed: int, part: str) -> tuple[int, float, int]:
         return self.n_new, self.temperature, derive(seed, "steering", part)
@@ -253,94 +328,127 @@ class Steering(SharedEval):
         subject: Subject,
         mine: dict[str, tuple[_Task, Read]],
         seed: int,
-        more: tuple[dict[Any, Any], Progress],
+        more: tuple[dict[Any, Any], Progress, LMJudge | None],
     ) -> tuple[dict[str, Score], dict[str, Any]]:
-        shared, bar = more
-        placed = Placed.of(subject)
+        placed, asked = Placed.of(subject), more[2]
         draws = statistics.drawn(self.n_prompts, self.n_draws, seed)
         scores: dict[str, Score] = {}
         details: dict[str, Any] = {}
-        drawn: dict[str, list[Tensor]] = {kind: [] for kind in SAID}
-        costs: dict[str, list[Tensor]] = {kind: [] for kind in SAID}
+        each: list[_Class] = []
         reached: list[float] = []
         for name, (task, read) in mine.items():
-            scores[f"{name}/judge_accuracy"] = _accuracy(task)
+            scores |= _accuracies(task, self.judge)
             classes: dict[str, Any] = {}
             for c, said in enumerate(task.texts.classes):
                 labels = torch.tensor([e.label for e in task.texts.train]) == c
                 held = dictionaries.held(read.x, read.own, labels)
                 reached += [] if held is None else [held]
-                if task.why:
-                    continue
-                adds = self._adds(placed, (task, c, read, labels), seed, bar)
-                arms: dict[str, _Arm] = {}
-                for kind, (known, add) in adds.items():
-                    key = (name, c, known)
-                    if known is None:
-                        arms[kind] = self._arm(task, c, add, seed)
-                    else:
-                        if key not in shared:
-                            shared[key] = self._arm(task, c, add, seed)
-                        arms[kind] = shared[key]
-                plain = resampling.means(task.plain["test"].judged == c, draws)
-                head = f"{name}, {said}"
-                scores[f"{name}/{said}/unsteered"] = resampling.scored(
-                    plain,
-                    self.n_prompts,
-                    unit=UNIT,
-                    label=f"{head}: judged so, nothing added",
-                    span=(0.0, 1.0),
-                )
-                for kind, arm in arms.items():
-                    rate = resampling.means(arm.said.judged == c, draws)
-                    scores[f"{name}/{said}/{kind}success"] = resampling.scored(
-                        rate,
-                        self.n_prompts,
-                        unit=UNIT,
-                        label=f"{head}: judged so, {SAID[kind]}",
-                        span=(0.0, 1.0),
-                    )
-                    drawn[kind].append(rate - plain)
-                    rise = arm.said.loss - task.plain["test"].loss
-                    costs[kind].append(rise)
-                classes[said] = {
-                    kind.rstrip("_") or "latent": {
-                        "strength": arm.strength, "validation": arm.tried, "texts": arm.said.texts,
-                    }
-                    for kind, arm in arms.items()
-                }  # fmt: skip
+                if not task.why:
+                    each.append(self._class(placed, (task, c, read, labels), draws, seed, more))
+                    scores |= each[-1].scores
+                    classes[said] = each[-1].shown
             details[name] = _said(task) | {"classes": classes}
         why = "; ".join(f"{name}: {task.why}" for name, (task, _) in mine.items() if task.why)
+        unit = UNIT if asked is None else RATING
         for kind in SAID:
             better = "neither" if kind else "higher"
-            scores |= self._mean(f"{kind}steering", drawn[kind], UNIT, why, better)
-            scores |= self._mean(f"{kind}cost", costs[kind], "nats/token", why, "neither")
+            rises, costs = (
+                [of[kind] for of in part if kind in of]
+                for part in ([one.rises for one in each], [one.costs for one in each])
+            )
+            scores |= self._mean(f"{kind}steering", rises, unit, why, better)
+            scores |= self._mean(f"{kind}cost", costs, "nats/token", why, "neither")
         scores["reach"] = resampling.exact(
             mean(reached) if reached else None, sum(len(t.texts.train) for t, _ in mine.values()),
             unit="ratio", better="higher",
             label="share of the difference of class means that latents hold",
         )  # fmt: skip
+        if asked is not None:
+            scores = lm_judge.with_judge(scores, [pair for one in each for pair in one.pairs])
         return scores, details
 
+    def _class(
+        self,
+        placed: Placed,
+        on: tuple[_Task, int, Read, Tensor],
+        draws: statistics.Draws,
+        seed: int,
+        more: tuple[dict[Any, Any], Progress, LMJudge | None],
+    ) -> _Class:
+        """Steer towards a class, and judge what is written with each thing added and without."""
+        (task, c, _, _), (shared, bar, asked) = on, more
+        arms: dict[str, _Arm] = {}
+        for kind, (known, add) in self._adds(placed, on, seed, bar).items():
+            key = (task.name, c, known)
+            if known is None:
+                arms[kind] = self._arm(task, c, add, seed, asked)
+            else:
+                if key not in shared:
+                    shared[key] = self._arm(task, c, add, seed, asked)
+                arms[kind] = shared[key]
+        head, nothing = f"{task.name}/{task.texts.classes[c]}", task.plain["test"]
+        written = {PLAIN: nothing} | {kind: arm.said for kind, arm in arms.items()}
+        marks = {kind: self._marks(task, c, one, asked) for kind, one in written.items()}
+        unit, most = (UNIT, 1) if asked is None else (RATING, MOST)
+        rates = {kind: most * resampling.means(m.values, draws) for kind, m in marks.items()}
+        verb = "judged so" if asked is None else "rated by the judge"
+        words = f"{task.name}, {task.texts.classes[c]}: {verb}"
+        scores = {
+            f"{head}/{PLAIN}": scored(
+                rates[PLAIN],
+                self.n_prompts,
+                unit=unit,
+                label=f"{words}, nothing added",
+                span=(0.0, most),
+            )
+        } | {
+            f"{head}/{kind}success": scored(
+                rates[kind],
+                self.n_prompts,
+                unit=unit,
+                label=f"{words}, {SAID[kind]}",
+                span=(0.0, most),
+            )
+            for kind in arms
+        }
+        rises = {kind: rates[kind] - rates[PLAIN] for kind in arms}
+        costs = {kind: arm.said.loss - nothing.loss for kind, arm in arms.items()}
+        shown: dict[str, Any] = {
+            kind.rstrip("_") or "latent": {
+                "strength": arm.strength, "validation": arm.tried, **_shown(arm.said, marks[kind])
+            }
+            for kind, arm in arms.items()
+        }  # fmt: skip
+        if asked is not None:
+            shown[PLAIN] = _shown(nothing, marks[PLAIN])
+        pairs = [
+            (rated, None if task.blind else bool(hit))
+            for kind, one in written.items()
+            for rated, hit in zip(marks[kind].rated, one.judged == c, strict=asked is not None)
+        ]
+        return _Class(scores, shown, rises, costs, pairs)
+
     def _mean(
-        self, name: str, each: list[Tensor], unit: str, why: str, better: resampling.Better
+        self, name: str, each: list[Tensor], unit: str, why: str, better: Better
     ) -> dict[str, Score]:
         kind = name.removesuffix("steering").removesuffix("cost")
-        what = "rise of the share judged of the class" if "steering" in name else (
-            "rise of the loss on what is written"
-        )  # fmt: skip
+        what = "rise of the loss on what is written"
+        if "steering" in name:
+            what = "rise of the share judged of the class"
+            what = "rise of the judge's rating" if unit == RATING else what
         label = f"{SAID[kind]}: {what}"
         if not each:
             why = why or "no latent is tied to a class"
             return {name: resampling.undefined(why, 0, unit=unit, label=label)}
         found = torch.stack(each).mean(0)
-        if unit != UNIT:
+        if "cost" in name:
             score = resampling.of_units(found, unit=unit, label=label, better=better)
             return {name: replace(score, reason="; ".join(filter(None, (why, score.reason))))}
+        most = 1.0 if unit == UNIT else MOST
         return {
-            name: resampling.scored(
+            name: scored(
                 found, self.n_prompts, unit=unit, label=label, better=better, reason=why,
-                span=(-1.0, 1.0), trials=self.n_prompts * len(each),
+                span=(-most, most), trials=self.n_prompts * len(each),
             )
         }  # fmt: skip
 
@@ -386,14 +494,15 @@ class Steering(SharedEval):
         on = [column[column != 0] for column in every.T]
         return [float(torch.quantile(v.abs(), LARGE)) if len(v) else 0.0 for v in on]
 
-    def _arm(self, task: _Task, c: int, add: Add, seed: int) -> _Arm:
+    def _arm(self, task: _Task, c: int, add: Add, seed: int, asked: LMJudge | None) -> _Arm:
         """Choose a strength on validation prompts and write with it after the test prompts."""
         tried, best, success = [], 0.0, -1.0
         for strength in sorted(self.strengths):
             said = writing.written(
                 task.judge, task.prompts["validation"], add(strength), self._how(seed, "validation")
             )
-            rate = float((said.judged == c).double().mean())
+            rate = float(self._marks(task, c, said, asked).values.mean())
+            rate *= 1 if asked is None else MOST
             cost = float((said.loss - task.plain["validation"].loss).mean())
             tried.append({"strength": strength, "success": rate, "cost": cost})
             if cost <= self.most_cost and rate > success:
@@ -408,14 +517,43 @@ def _adding(placed: Placed, vector: Float[Tensor, "d"]) -> Add:
     return lambda strength: placed.change(lambda x: x + strength * vector)
 
 
-def _accuracy(task: _Task) -> Score:
+def _blind(texts: Labelled, judged: Tensor) -> str:
+    """Return why what the classifier says counts for nothing; "" where it counts."""
+    labels = torch.tensor([e.label for e in texts.test])
+    right, n = float((judged == labels).double().mean()), len(labels)
+    commonest = float(torch.bincount(labels).max()) / n
+    if wilson(right, n)[0] > commonest:
+        return ""
+    return (
+        f"the judge is right on {right:.0%} of {n} held-out texts, and the commonest class is "
+        f"{commonest:.0%} of them"
+    )
+
+
+def _accuracies(task: _Task, judge: str) -> dict[str, Score]:
     labels = torch.tensor([e.label for e in task.texts.test])
     hits, n = (task.judged == labels).double(), len(labels)
     low, high = wilson(float(hits.mean()), n)
-    return Score(
-        value=float(hits.mean()), low=low, high=high, n=n, unit="share of texts", better="neither",
-        label=f"{task.name}: accuracy of the judge on held-out labelled texts",
-    )  # fmt: skip
+    who = "judge" if judge == CLASSIFIER else CLASSIFIER
+    found = {
+        f"{task.name}/{who}_accuracy": Score(
+            value=float(hits.mean()), low=low, high=high, n=n, unit="share of texts",
+            better="neither",
+            label=f"{task.name}: accuracy of the {who} on held-out labelled texts",
+        )
+    }  # fmt: skip
+    if task.right is not None:
+        found[f"{task.name}/judge_accuracy"] = resampling.of_units(
+            task.right, unit="share of texts",
+            label=f"{task.name}: labelled texts that the judge rates nearer to their class",
+        )  # fmt: skip
+    return found
+
+
+def _shown(said: Said, marks: _Marks) -> dict[str, Any]:
+    if not marks.rated:
+        return {"texts": said.texts[:SHOWN]}
+    return {"texts": said.texts, "about_and_fluent": [list(one) for one in marks.rated]}
 
 
 def _said(task: _Task) -> dict[str, Any]:
@@ -425,7 +563,7 @@ def _said(task: _Task) -> dict[str, Any]:
         "sha256": task.texts.sha256,
         "judge_site": str(task.judge.site),
         "commonest_share": int(torch.bincount(labels).max()) / len(labels),
-        "unsteered": task.plain["test"].texts if task.plain else [],
+        "unsteered": task.plain["test"].texts[:SHOWN] if task.plain else [],
         "unsteered_loss": float(task.plain["test"].loss.mean()) if task.plain else None,
         "why_not": task.why,
     }

@@ -11,9 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive, generator
+from saekit.core.stats.resamples import scored
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, reading, resampling
@@ -101,6 +101,7 @@ class TPP(SharedEval):
     name: ClassVar[str] = "tpp"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("*/tpp_20", "*/reach")
     ranks: ClassVar[bool] = False
 
@@ -118,11 +119,7 @@ class TPP(SharedEval):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = [name_of(word) for word in self.tasks]
-        if not names or len(set(names)) < len(names) or not self.latents:
-            raise ConfigError(
-                f"`tasks` has at least one task, and names that differ, and `latents` a number; "
-                f"got {', '.join(names) or 'no task'} and {list(self.latents)}."
-            )
+        reading.check_named("tasks", names, "latents", self.latents)
 
     @classmethod
     @override
@@ -131,11 +128,6 @@ class TPP(SharedEval):
             tasks=("python_modules",), latents=(2, 20), n_train=120, n_test=80, folds=2,
             n_random=1, n_draws=20,
         )  # fmt: skip
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -164,10 +156,8 @@ class TPP(SharedEval):
         results = []
         for subject, mine, tasks in zip(subjects, scores, details, strict=True):
             notes = [f"{word}: {n}" for word, t in tasks.items() for n in t["provenance"]["notes"]]
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes, "tasks": tasks}
-            results.append(self.result(mine, rest, made_from))
+            found = mine, {"n_ctx": shape.n_ctx, "tasks": tasks}
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         return results
 
     def _task(self, name: str, texts: Labelled, read: Read, seed: int) -> _Task:
@@ -283,6 +273,6 @@ class TPP(SharedEval):
         others = (fell.sum(2) - own) / (k - 1)
         # A text of a class is one of 2 n such outcomes: it moves the mean by 1 / (2 n), if all
         # classes have as many texts.
-        return resampling.scored(
+        return scored(
             (own - others).mean(1), n, unit=unit, label=label, span=(-1.0, 1.0), trials=2 * n
         )

@@ -111,6 +111,7 @@ class Unlearning(SharedEval):
     name: ClassVar[str] = "unlearning"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("unlearning", "random_unlearning", "retain_rise")
 
     forget: tuple[str, ...] = ("ag_news/Sports",)
@@ -142,11 +143,6 @@ class Unlearning(SharedEval):
             forget=("code_or_prose/code",), retain=("code_or_prose/prose",), latents=(4,),
             multipliers=(1.0,), n_train=16, n_test=8,
         )  # fmt: skip
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        reading.one_site(subject)
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -188,11 +184,9 @@ class Unlearning(SharedEval):
                     for note in made.get("notes", [])
                 )
             )
-            notes += self.cautions(subject)
-            made_from = reading.made_from(subject, tools.seed, notes, began)
-            rest = {"seed": tools.seed, "n_ctx": shape.n_ctx, "notes": notes} | details
-            rest |= {k: _said(t) for k, t in zip(("forget", "retain"), texts, strict=True)}
-            results.append(self.result(scores, rest, made_from))
+            details |= {k: _said(t) for k, t in zip(("forget", "retain"), texts, strict=True)}
+            found = scores, {"n_ctx": shape.n_ctx} | details
+            results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         bar.close()
         return results
 

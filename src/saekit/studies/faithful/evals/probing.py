@@ -14,6 +14,7 @@ from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
+from saekit.core.stats.resamples import scored
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.studies.faithful.coding import model_of
@@ -21,7 +22,7 @@ from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.probing import logistic, statistics
 from saekit.studies.faithful.probing.features import Features, check_memory, padded, with_floors
 from saekit.studies.faithful.probing.logistic import Probe
-from saekit.studies.faithful.probing.statistics import LABELS, METRICS, Draws
+from saekit.studies.faithful.probing.statistics import LABELS, METRICS, UNITS, Draws
 from saekit.studies.faithful.sequences import Shape, shape_for
 
 UNTRAINED = "untrained"
@@ -214,16 +215,17 @@ class Probing(SharedEval):
                 if metric == "f1" and "_" in feature:
                     continue  # of sparse probes the accuracy is enough to read
                 missing = [] if feature == "majority" else _missing(found[feature], task)
-                out[f"{word}/{feature}_{metric}"] = statistics.score(
-                    values, n, metric, f"{word}, {_said(feature)}: {LABELS[metric]}",
+                out[f"{word}/{feature}_{metric}"] = scored(
+                    values, n, unit=UNITS[metric],
+                    label=f"{word}, {_said(feature)}: {LABELS[metric]}", span=(0.0, 1.0),
                     better="higher" if feature == "recon" else "neither",
                     reason=f"never predicts {', '.join(missing)}" if missing else "",
                 )  # fmt: skip
         of = {f: statistics.values(found[f], labels, "accuracy", draws) for f in COMPARED}
         for feature, floor in PAIRS:
             label = f"{word}, {_said(feature)} less {_said(floor)}: accuracy"
-            out[f"{word}/{feature}_less_{floor}"] = statistics.score(
-                of[feature] - of[floor], n, "accuracy", label, better="neither", apart=True
+            out[f"{word}/{feature}_less_{floor}"] = scored(
+                of[feature] - of[floor], n, unit=UNITS["accuracy"], label=label, span=(-1.0, 1.0)
             )
         return out
 

@@ -22,6 +22,7 @@ from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.permutation import Null, sign_flips
 from saekit.core.stats.proportions import wilson
+from saekit.core.stats.resamples import PairedDraws
 from saekit.core.stats.student import Z, t_quantile
 from saekit.evals.intervals import LEAST_BLOCKS
 from saekit.studies.faithful import lists
@@ -226,15 +227,6 @@ def difference(one: Result, other: Result, noise: str, what: str = "excess") -> 
     below = int((draws <= 0).sum())
     n = len(draws)
     return Difference(value, low, high, (1 + far) / (1 + n), (1 + below) / (1 + n), n)
-
-
-class PairedDraws(NamedTuple):
-    """Shares of fake latents of two SAEs, and their difference in every resample."""
-
-    first: float
-    second: float
-    draws: Float[Tensor, "n_draws"]  # of the difference
-    n: int  # sequences that were resampled
 
 
 def paired_draws(one: Result, other: Result, noise: str, what: str = "excess") -> PairedDraws:

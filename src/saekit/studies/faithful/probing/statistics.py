@@ -13,9 +13,9 @@ from torch import Tensor
 
 from saekit.core.border import details_of
 from saekit.core.errors import ConfigError, FormatError
-from saekit.core.result import Result, Score
+from saekit.core.result import Result
 from saekit.core.seeds import generator
-from saekit.core.stats.resampling import interval
+from saekit.core.stats.resamples import PairedDraws, scored
 from saekit.studies.faithful import lists
 
 Metric = Literal["accuracy", "f1"]
@@ -59,37 +59,6 @@ def values(
     return torch.stack(scores).mean(0)
 
 
-def score(
-    found: Float[Tensor, "n_draws_and_one"],
-    n: int,
-    metric: Metric,
-    label: str,
-    *,
-    better: Any = "higher",
-    reason: str = "",
-    apart: bool = False,
-) -> Score:
-    """Return a value with its 95 % interval over resamples.
-
-    Args:
-        found: of `values`, or a difference of two.
-        n: test examples.
-        metric: which.
-        label: in words.
-        better: which way is good.
-        reason: what the reader must know.
-        apart: it is a difference.
-    """
-    ends = interval(found, n, (-1.0 if apart else 0.0, 1.0))
-    low, high = (None, None) if isinstance(ends, str) else ends
-    if isinstance(ends, str):
-        reason = "; ".join(filter(None, (reason, ends)))
-    return Score(
-        value=float(found[0]), low=low, high=high, n=n, unit=UNITS[metric], better=better,
-        reason=reason, label=label,
-    )  # fmt: skip
-
-
 class Compared(NamedTuple):
     """A metric of one SAE's probe less that of another's, on the same test examples."""
 
@@ -117,7 +86,7 @@ def compare(
     """
     first, second, apart_draws, n_test = paired_draws(one, other, task, feature, metric)
     apart = torch.cat([torch.tensor([first - second], dtype=torch.float64), apart_draws])
-    whole = score(apart, n_test, metric, "", apart=True)
+    whole = scored(apart, n_test, unit=UNITS[metric], label="", span=(-1.0, 1.0))
     value = float(apart[0])
     if whole.low is None:
         return Compared(value, None, None, None, n_test)
@@ -128,15 +97,6 @@ def p_of(apart: Float[Tensor, "n_draws_and_one"]) -> float:
     """Return a two-sided p of a difference: twice the smaller share of draws on one side of 0."""
     side = min(int((apart[1:] <= 0).sum()), int((apart[1:] >= 0).sum()))
     return min(2 * (1 + side) / len(apart), 1.0)
-
-
-class PairedDraws(NamedTuple):
-    """A metric of two SAEs' probes, and their difference in every resample."""
-
-    first: float
-    second: float
-    draws: Float[Tensor, "n_draws"]  # of the difference
-    n: int  # test examples that were resampled
 
 
 def paired_draws(

@@ -75,7 +75,7 @@ class LayerLosses(Replacing):
         `clean` is what the unembedding of the untouched model reads, `acts` what it has on the way.
         """
         tokens = tokens.to(clean.device)
-        scored = _predictions.scored(tokens, self._special_ids)
+        scored = _predictions.scored(tokens, self.special_ids)
         kept = {one.write: p.kept for one, p in zip(self.subjects, placed, strict=True)}
         rest = {site: acts[site][~k] for site, k in kept.items()}
         for one, p in zip(self.subjects, placed, strict=True):
@@ -120,7 +120,7 @@ class LayerLosses(Replacing):
         replace: Mapping[Site, Replace],
     ) -> Rows:
         """Measure rows under a way of replacing; `places` are `kept` and `rest` of `Rows`."""
-        spliced = self._final(tokens, replace)
+        spliced = self.final(tokens, replace)
         found = [
             (*_predictions.against(p, q, targets), *_predictions.gaps(p, q))
             for targets, (p, q) in self._logits(tokens, scored, clean, spliced)

@@ -13,13 +13,13 @@ from typing_extensions import override
 
 from saekit.core.codes import Codes
 from saekit.core.config import setting
-from saekit.core.errors import ConfigError, DataError
+from saekit.core.errors import DataError
 from saekit.core.finite import check_finite
 from saekit.core.progress import Progress
 from saekit.core.result import Result, Score, Table
 from saekit.core.seeds import generator
 from saekit.core.stats.means import FEW, mean_interval
-from saekit.core.stats.resampling import UNSEEN
+from saekit.core.stats.resamples import UNSEEN
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import float32_on
 from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
@@ -122,6 +122,7 @@ class Absorption(SharedEval):
     name: ClassVar[str] = "absorption"
     version: ClassVar[int] = 2  # intervals
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
+    one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = (
         "absorption_fraction", "full_absorption", "split_latents", "main_share",
     )  # fmt: skip
@@ -142,15 +143,6 @@ class Absorption(SharedEval):
     def example(cls) -> "Absorption":
         words = tuple(letter * n for letter in "abcdef" for n in range(1, 16))
         return cls(words=words, examples=1, test_share=0.4, least_words=3, n_draws=20)
-
-    @override
-    def check(self, subject: Subject) -> None:
-        super().check(subject)
-        if subject.read != subject.write:
-            raise ConfigError(
-                f"`{self.name}` sets directions next to activations of one site; {subject.name} "
-                f"reads {subject.read} and predicts {subject.write}. Measure an SAE of one site."
-            )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:

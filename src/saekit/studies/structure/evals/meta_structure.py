@@ -8,10 +8,9 @@ from typing import Any, ClassVar, final
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import provenance
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
-from saekit.evals.base import Eval, Subject, Tools, registry
+from saekit.evals.base import Eval, Subject, Tools, made_from, registry
 from saekit.studies.structure import meta
 from saekit.studies.structure.meta import Explained, MetaFit
 
@@ -122,13 +121,8 @@ class MetaStructure(Eval):
             "seed": tools.seed,
             "notes": notes,
         }
-        made_from = provenance.collect(tools.seed) | {
-            "subject": subject.name,
-            "sae": subject.sae.cfg.to_dict(),
-            "notes": notes,
-            "seconds": round(time.monotonic() - began, 3),
-        }
-        return self.result(scores, details, made_from)
+        made = made_from(subject, tools.seed, began) | {"notes": notes}
+        return self.result(scores, details, made)
 
 
 SAID = {"": "", "random": "random directions: ", "rotated": "directions turned one by one: "}

@@ -23,7 +23,7 @@ class Asker:
 
     Args:
         generator: who is asked.
-        journal: file of the replies.
+        journal: file of the replies; None: they are kept in memory, and in the cache.
         limits: what may be spent, and how fast; None: the defaults.
         cache: replies of other runs; None: none are used.
         shown: show progress on stderr.
@@ -33,7 +33,7 @@ class Asker:
     def __init__(  # noqa: PLR0913 - the words of `ask`
         self,
         generator: Generator,
-        journal: Path,
+        journal: Path | None,
         limits: Limits | None = None,
         cache: ReplyCache | None = None,
         shown: bool = False,

@@ -1,16 +1,35 @@
-"""Intervals from resamples: units drawn anew with replacement, the value computed again."""
+"""Scores whose interval is made of resamples: units drawn anew, the value computed again."""
 
 import math
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saekit.core.result import Score
 from saekit.core.stats.jackknife import Ends
 from saekit.core.stats.means import FEW, LEAST_UNITS
 from saekit.core.stats.student import t_quantile
 
+Better = Literal["lower", "higher", "neither"]
+_ENDS = (0.025, 0.975)
 UNSEEN = 3.0  # over the number of trials: how often what never happened may happen
+
+
+class PairedDraws(NamedTuple):
+    """A number of two SAEs, and their difference in every resample."""
+
+    first: float
+    second: float
+    draws: Float[Tensor, "n_draws"]  # of the difference
+    n: int  # units that were resampled
+
+
+def percentiles(draws: Float[Tensor, "n_draws"]) -> tuple[float, float]:
+    """Return the ends of the middle 95 % of some resamples."""
+    low, high = draws.quantile(torch.tensor(_ENDS, dtype=draws.dtype)).tolist()
+    return low, high
 
 
 def interval(
@@ -56,3 +75,36 @@ def interval(
         low = max(min(low, value - share * (value - least)), least)
         high = min(max(high, value + share * (most - value)), most)
     return Ends(min(low, value), max(high, value))
+
+
+def scored(  # noqa: PLR0913 - what a score says
+    found: Float[Tensor, "n_draws_and_one"],
+    n: int,
+    *,
+    unit: str,
+    label: str,
+    better: Better = "neither",
+    reason: str = "",
+    span: tuple[float, float] | None = None,
+    trials: int | None = None,
+) -> Score:
+    """Return a value with its 95 % interval over resamples; see `interval`.
+
+    Args:
+        found: the value, then that of each resample.
+        n: units that were drawn anew.
+        unit: of the value.
+        label: in words.
+        better: which way is good.
+        reason: what the reader must know.
+        span: the least and the most that the value can be.
+        trials: outcomes that it is made of; None: one a unit.
+    """
+    ends = interval(found, n, span, trials)
+    low, high = (None, None) if isinstance(ends, str) else ends
+    if isinstance(ends, str):
+        reason = "; ".join(filter(None, (reason, ends)))
+    return Score(
+        value=float(found[0]), low=low, high=high, n=n, unit=unit, better=better, reason=reason,
+        label=label,
+    )  # fmt: skip

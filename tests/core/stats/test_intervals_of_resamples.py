@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from saekit.core.stats.resampling import interval
+from saekit.core.stats.resamples import interval
 
 
 def resampled(values, n_draws=20_000):
