@@ -79,8 +79,10 @@ function training(source, card, gone) {
 // The index from here: a job of the server, which goes on when the page is closed.
 function indexForm(source, id) {
   const tokens = element("input", { type: "number", value: "200000", min: 1000, step: 1000, "aria-label": "tokens to read" });
-  return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens)),
-    read: () => ({ sae: id, tokens: Number(tokens.value) }), draw: () => element("p", {}, "Indexed. ",
+  const fresh = element("input", { type: "checkbox" });
+  return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens),
+      element("label", { title: "Else one that was broken off goes on, with the tokens that it was asked for." }, fresh, " begin anew")),
+    read: () => ({ sae: id, tokens: Number(tokens.value), fresh: fresh.checked }), draw: () => element("p", {}, "Indexed. ",
       element("button", { type: "button", onclick: () => location.reload() }, "show its latents")) });
 }
 
