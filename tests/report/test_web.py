@@ -212,6 +212,44 @@ def test_the_table_takes_queries_and_says_what_is_wrong(opened, site, tmp_path):
     page.wait_for_selector(".detail .tok")
 
 
+def test_the_way_back_leads_to_the_page_of_the_table(opened, site):
+    seen = opened()
+    page, where = seen.page, "document.querySelector('.pages span').innerText"
+    seen.go(f"{site}/#/sae/large?where=density%3C0.5", "tr[data-latent]")
+    page.locator('th[data-key="max"] button').click()
+    until(page, "document.querySelector('.query').value.endsWith('sort -max')")
+    for number in (2, 3):
+        page.wait_for_selector(".latent-table:not([aria-busy])")
+        page.keyboard.press("]")
+        page.keyboard.press("]")  # before the page is there: goes nowhere by itself
+        until(
+            page,
+            f"{where}.startsWith('page {number} ') || {where}.startsWith('page {number + 1} ')",
+        )
+    page.wait_for_selector(".latent-table:not([aria-busy])")
+    shown, at = (
+        page.locator("tr[data-latent]").first.get_attribute("data-latent"),
+        page.evaluate(where),
+    )
+    page.locator("tr[data-latent] a").nth(40).scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    assert page.evaluate("scrollY") > 500
+    page.locator("tr[data-latent] a").nth(40).click()
+    page.wait_for_selector("h1:text-matches('Latent|found')")
+    page.go_back()
+    until(page, f"document.querySelector('.pages span')?.innerText === '{at}'")
+    assert page.locator("tr[data-latent]").first.get_attribute("data-latent") == shown
+    assert page.locator(".query").input_value() == "density<0.5 sort -max"
+    page.wait_for_selector("main:not([aria-busy])")
+    row = "document.querySelectorAll('tr[data-latent]')[40].getBoundingClientRect().top"
+    until(page, f"{row} > 0 && {row} < innerHeight")  # rows above it may have grown
+    assert page.locator("tr[data-latent]").count() == 50
+    page.keyboard.press("[")
+    until(page, f"{where} !== '{at}'")
+    page.locator('th[data-key="max"] button').click()  # another order begins at its first page
+    until(page, f"{where}.startsWith('page 1 ')")
+
+
 def test_a_box_in_the_cloud_becomes_a_query(opened, site):
     seen = opened()
     page = seen.page
