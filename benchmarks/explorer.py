@@ -347,7 +347,7 @@ class Client:
 
 
 def latent_times(served, names, sizes, n_clients, look=0.0):
-    """Return seconds of each page of a latent, record and panels, and the bytes of a record."""
+    """Return seconds of each page of a latent, its panels in it, and its bytes."""
     until, lock = time.perf_counter() + sizes["seconds"], threading.Lock()
     times, failed, n_bytes = [], [], []
 
@@ -356,11 +356,8 @@ def latent_times(served, names, sizes, n_clients, look=0.0):
         try:
             while time.perf_counter() < until:
                 name, latent = quote(chance.choice(names)), chance.randrange(sizes["d_sae"])
-                path = f"/saes/{name}/latents/{latent}"
                 began = time.perf_counter()
-                data = client.get(path)
-                for panel in json.loads(data)["panels"]:
-                    client.get(f"{path}/panels/{panel}")
+                data = client.get(f"/saes/{name}/latents/{latent}")
                 with lock:
                     times.append(time.perf_counter() - began)
                     n_bytes.append(len(data))

@@ -8,7 +8,7 @@ import numpy as np
 
 from saekit.analysis.columns.base import registry
 from saekit.analysis.examples import BANDS, ORDER
-from saekit.analysis.index_files import GROUP
+from saekit.analysis.index_words import ends_of
 from saekit.analysis.token_sets import SETS
 from saekit.core.files import sha256_of
 from saekit.core.sealed import write_sealed
@@ -86,7 +86,7 @@ def made_index(
             "at": Lists.of([r[3] if r[4] else [] for r in rows], np.uint16),
             "acts": Lists.of([[9.87654, 1.5] if r[4] else [] for r in rows], np.float32),
         },
-        ends=[sum(r[0] < end for r in rows) for end in range(GROUP, d_sae + GROUP, GROUP)],
+        ends=[sum(r[0] < end for r in rows) for end in ends_of(d_sae)],
     )
     n = min(8, len(words))
     ids = np.array([chance.sample(range(len(words)), n) for _ in range(d_sae)], np.int32)
@@ -113,9 +113,7 @@ def made_index(
         details[f"{side}_values"] = Lists.equal(np.full((d_sae, n), 0.25, np.float32))
     for name, value in (("mean", 0.0), ("std", 1.0), ("low", -2.0), ("high", 2.0)):
         details[f"logit_{name}"] = np.full(d_sae, value, np.float32)
-    parquet.write(
-        folder / DETAILS, details, ends=[min(e, d_sae) for e in range(GROUP, d_sae + GROUP, GROUP)]
-    )
+    parquet.write(folder / DETAILS, details, ends=ends_of(d_sae))
     parquet.write(
         folder / CONTEXTS,
         {

@@ -87,8 +87,7 @@ def test_no_file_beside_an_sae_ends_its_pages(folder, name, rubbish, place):
     views = views_of(folder)
     library, sae, run = views.all(), views.sae("plain"), views.run("plain")
     latent = views.latent("plain", 3)
-    for panel in latent["panels"]:
-        views.panel("plain", 3, panel)
+    assert all(panel["blocks"] for panel in latent["panels"].values())
     said = [*library["notes"], *sae["notes"], *run["notes"]]
     assert place is None or any(place in note for note in said), said
     assert views.latents("plain", "sort -max")["total"] == 64
@@ -256,7 +255,6 @@ def test_what_there_is_not(client):
     problem(client.get("/saes/plain/latents/-1"), 422)
     problem(client.get("/saes/plain/latents/x"), 422)
     problem(client.get("/saes/plain/latents/99999999999999999999"), 422)
-    problem(client.get("/saes/plain/latents/0/panels/none"), 404)
     problem(client.get("/saes/plain/latents/0/label"), 404)
     problem(client.get("/none"), 404)
     problem(client.get("/saes/plain/columns?names=none"), 404)
@@ -331,18 +329,57 @@ def test_answers_have_a_tag_and_are_not_sent_twice(client):
 
 
 def test_a_latent_whose_record_is_held_is_the_same(folder, monkeypatch):
-    views = views_of(folder)
     monkeypatch.setattr("saekit.explorer.views.RECORD_BYTES", 20_000)  # of a few latents
+    views = views_of(folder)
     for latent in [0, 1, 0, 63, *range(20), 0]:
         _, body = views.latent_answer("plain", latent)
         assert body() == to_json(views.latent("plain", latent))
-    assert 1 <= len(views._records) < 20
-    assert views._held == sum(map(len, views._records.values())) <= 20_000
+    assert 1 <= len(views._records) < 20 and views._records.n_bytes <= 20_000
     before, _ = views.latent_answer("plain", 3)
     table(folder / "plain" / "analysis" / "loud.csv", "loud", 1)
     after, body = views.latent_answer("plain", 3)
     assert after != before and json.loads(body())["values"]["loud"] == 1
     views.labels.close()
+
+
+def test_indexes_stay_open_within_their_bytes(folder, monkeypatch):
+    views = views_of(folder)
+    names = ["plain", L0, L1]
+    opened = [views.index(views.library.sae(name)) for name in names]
+    for name in names:
+        views.latent(name, 3)
+    assert [views.index(views.library.sae(name)) for name in names] == opened
+    columns = len(opened[0].columns) + 1
+    assert opened[0].n_bytes >= 64 * (columns - 3) * 8 + 2 * opened[0]._contexts[0].size
+    assert opened[0]._tokens is opened[2]._tokens  # the model's, once
+    monkeypatch.setattr("saekit.explorer.views.OPEN_BYTES", 1)
+    views.latent("plain", 3)
+    (folder / "plain" / "index" / "index.json").touch()  # opened again
+    views.latent("plain", 3)
+    assert list(views._open.values()) == [views.index(views.library.sae("plain"))] != opened[:1]
+    views.labels.close()
+
+
+def test_a_tag_changes_when_the_index_grows_and_when_a_panel_does(folder):
+    views = views_of(folder)
+    tags = [views.latent_answer("plain", 3)[0]]
+    saekit.index(folder / "plain", tokens=4000, shown=False)
+    tags.append(views.latent_answer("plain", 3)[0])
+    table(folder / "plain" / "analysis" / "twins.csv", "stable", 0.5)
+    tags.append(views.latent_answer("plain", 3)[0])
+    views.labels.put(views.label_key(views.library.sae("plain")), 3, "three")
+    tags.append(views.latent_answer("plain", 3)[0])
+    assert len(set(tags)) == 4 and views.latent_answer("plain", 3)[0] == tags[3]
+    views.labels.close()
+
+
+def test_json_is_that_of_python_quick_or_not():
+    for value in ("NaN", {"a": [1e-7, -0.0, 1e22, 5, None, True]}, "\x00é\u2028</script>"):
+        assert json.loads(to_json(value)) == value
+    assert to_json("a\ud800b") == b'"a\\ud800b"'
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError):
+            to_json({"a": [value]})
 
 
 def test_a_tag_changes_with_what_it_is_of(client):

@@ -256,7 +256,7 @@ def test_old_sessions_make_room():
         "/api/v1/runs/..%2fplain",
         "/api/v1/runs/%2e%2e%2f%2e%2e",
         "/api/v1/studies/..",
-        "/api/v1/saes/plain/latents/0/panels/..%2f..%2fx",
+        "/api/v1/saes/plain/latents/..%2f..%2fx",
         "/api/v1/jobs/..%2f..%2fx",
         "/openapi.json",
         "/docs",

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,10 +33,17 @@ HOME = "http://127.0.0.1"
 
 
 @contextmanager
-def serving(folder: Path, *words: str):
+def serving(folder: Path):
     """Serve a folder by the command, and give the link that it prints."""
+    with started(folder, "0") as (_, link):
+        yield link
+
+
+@contextmanager
+def started(folder: Path, port: str):
+    """Serve a folder by the command, and give its process and the link that it prints."""
     code = "from saekit.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", str(folder), "--port", "0", *words]
+    command = [sys.executable, "-c", code, "serve", str(folder), "--port", port]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             said = []
@@ -43,7 +52,7 @@ def serving(folder: Path, *words: str):
                 line = process.stderr.readline()
                 assert line, f"saekit serve ended: {said}"
                 said.append(line)
-            yield said[-1].split()[-1]
+            yield process, said[-1].split()[-1]
         finally:
             process.terminate()
 
@@ -116,6 +125,81 @@ def test_a_reader_walks_through_a_library(browser, folder):
         _dark(walker, "plain", latent)
         _narrow(walker, "plain", "sub.folded", latent)
         assert walker.wrong == []
+
+
+@pytest.mark.slow  # two servers, each with a process that loads PyTorch and a model
+def test_a_server_that_is_killed_in_the_middle_of_a_job(browser, folder):
+    """The page says so, the old index stays, and the next server makes the new one whole."""
+    before = saekit.Index(folder / "plain" / "index")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with started(folder, port) as (server, link):
+        walker = Walker(browser, link)
+        walker.page.wait_for_selector(".sae-card")
+        api = f"{HOME}:{port}/api/v1"
+        asked = {"kind": "index", "sae": "plain", "tokens": 400_000}
+        said = {"X-Saekit": "1", "Origin": f"{HOME}:{port}"}
+        answer = walker.context.request.post(f"{api}/jobs", data=asked, headers=said)
+        job = answer.json()["id"]
+        walker.page.locator("nav a", has_text="Jobs").click()
+        walker.until("running")
+        parts = folder / "plain"
+        while not any("index" in p.name and p.name != "index" for p in parts.iterdir()):
+            assert walker.context.request.get(f"{api}/jobs/{job}").json()["state"] == "running"
+            walker.page.wait_for_timeout(50)
+        (worker,) = children(server.pid)
+        server.kill()  # which asks nothing
+        server.wait()
+        walker.until("The server does not answer")
+    gone(worker)
+    with started(folder, port) as (server, link):
+        walker.until("Not signed in")
+        walker.until("Open the newest address")
+        walker.wrong.clear()  # the browser says that it could not reach the server
+        again = Walker(browser, link)
+        again.page.wait_for_selector(".sae-card")
+        again.page.locator("nav a", has_text="Jobs").click()
+        again.until("No job since the server was started")
+        lost = again.context.request.get(f"{api}/jobs/{job}")
+        assert lost.status == 404 and "since it was started" in lost.json()["detail"]
+        assert saekit.Index(folder / "plain" / "index").record(3) == before.record(3)
+        again.go("#/sae/plain/latent/3", "main h1")
+        asked["tokens"] = 5000
+        refused = again.context.request.post(f"{api}/jobs", data=asked, headers=said).json()["id"]
+        asked["fresh"] = True
+        job = again.context.request.post(f"{api}/jobs", data=asked, headers=said).json()["id"]
+        again.go("#/jobs", "table.jobs")
+        for _ in range(20 * SECONDS):
+            found = again.context.request.get(f"{api}/jobs/{job}").json()
+            if found["state"] not in ("waiting", "running"):
+                break
+            again.page.wait_for_timeout(100)
+        assert found["state"] == "done", found["error"]
+        again.page.locator("table.jobs .state-ok").wait_for()
+        why = again.context.request.get(f"{api}/jobs/{refused}").json()["error"]["detail"]
+        assert "broken off" in why and "tokens (then 400000, now 5000)" in why, why
+        assert again.wrong == []
+    whole = saekit.Index(folder / "plain" / "index")
+    assert 5000 <= whole.n_tokens < 6000 and whole.weights == before.weights
+    assert all(whole.record(i)["latent"] == i for i in range(whole.d_sae))
+    assert [p.name for p in parts.iterdir() if "index" in p.name] == ["index"]
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(one) for t in threads for one in (t / "children").read_text().split()]
+
+
+def gone(pid: int) -> None:
+    """Wait until a process is no more."""
+    for _ in range(10 * SECONDS):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.exists() or ") Z " in state.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} lives on")
 
 
 @pytest.mark.slow

@@ -134,7 +134,8 @@ def test_a_damaged_file_is_told_in_its_panel_and_the_others_are_shown(copy):
     shown = of("truth", copy)
     assert kinds(shown) == ["text"] and "ground_truth.json" in shown["blocks"][0]["text"]
     assert kinds(of("twins", copy)) == ["facts", "table"]
-    assert "truth" in base.names(copy, opened(copy), 0)
+    every = base.every(copy, opened(copy), 0)
+    assert every["truth"] == base.payload("truth", copy, opened(copy), 0) and "twins" in every
 
 
 def test_a_file_of_another_shape_is_told_too(copy):

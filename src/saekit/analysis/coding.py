@@ -79,7 +79,11 @@ class Coder:
         path, settings = self.work / SETTINGS, self._settings()
         if path.is_file():
             found = read_sealed(path)
-            differ = [k for k, v in settings.items() if _plain(found.get(k)) != _plain(v)]
+            differ = [
+                f"{k} (then {found.get(k)}, now {v})" if isinstance(v, int) else k
+                for k, v in settings.items()
+                if _plain(found.get(k)) != _plain(v)
+            ]
             if differ:
                 raise ConfigError(
                     f"{self.work} holds an indexing that was broken off, of other settings: "

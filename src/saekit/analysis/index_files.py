@@ -13,7 +13,7 @@ from saekit.analysis.act_histogram import ActHistogram
 from saekit.analysis.columns.base import Made, registry
 from saekit.analysis.examples import BANDS, Examples
 from saekit.analysis.firing import Firing
-from saekit.analysis.index_words import GROUP
+from saekit.analysis.index_words import ends_of, group_of
 from saekit.analysis.neighbours import alike, together
 from saekit.analysis.token_sets import SETS
 from saekit.core.errors import DataError
@@ -44,10 +44,10 @@ def write_files(
     parquet.write(out / LATENTS, values, units=units)
     _write_examples(made, out)
     details, said = _details(made, profile)
-    parquet.write(out / DETAILS, details, ends=_ends(made.store.d_sae))
+    parquet.write(out / DETAILS, details, ends=ends_of(made.store.d_sae))
     parquet.write(out / VOCAB, {"token": made.vocab})
     bands = {name: {"title": title, "about": about} for name, (title, about) in BANDS.items()}
-    return {"columns": columns, "bands": bands, "group": GROUP, **said}
+    return {"columns": columns, "bands": bands, "group": group_of(made.store.d_sae), **said}
 
 
 def _columns(made: Made) -> tuple[dict[str, dict[str, str]], dict[str, Values]]:
@@ -81,10 +81,6 @@ def _checked(name: str, values: Tensor | list[Any], n: int) -> Values:
     return np.array([np.nan if v is None else v for v in values])
 
 
-def _ends(d_sae: int) -> list[int]:
-    return [min(end, d_sae) for end in range(GROUP, d_sae + GROUP, GROUP)]
-
-
 def _write_examples(made: Made, out: Path) -> None:
     """Write the examples, and once each the rows of text that they are from."""
     e = made.examples
@@ -99,7 +95,7 @@ def _write_examples(made: Made, out: Path) -> None:
             "docs": Lists.equal(docs.numpy()),
         },
     )
-    ends = np.searchsorted(e.latent, _ends(made.store.d_sae)).tolist()
+    ends = np.searchsorted(e.latent, ends_of(made.store.d_sae)).tolist()
     short = np.uint16 if made.store.n_ctx < 2**16 else np.int32
     columns: dict[str, Values] = {
         "latent": e.latent.astype(np.int32),

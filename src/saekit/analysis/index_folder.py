@@ -2,11 +2,10 @@
 
 import functools
 import math
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from saekit.analysis.side_tables import SideColumn, named, side_columns
 from saekit.core import notebook
 from saekit.core.border import bordered, reading
 from saekit.core.errors import FormatError, UnknownNameError, nearest
+from saekit.core.held import Held
 from saekit.core.result import Table
 from saekit.core.text import split_text
 from saekit.data.parquet import Lists, ParquetFile, Values
@@ -40,7 +40,8 @@ SHOWN_CONTEXTS = 8
 SHOWN_ACT = 0.5  # share of a context's peak from which a token is marked
 DIGITS = 4  # significant digits of numbers in records
 _NEEDED = ("d_sae", "n_ctx", "n_tokens", "site", "weights", "model", "columns", "bands", "counts")
-GROUPS_HELD = 32  # groups of rows in memory, of the file of examples and that of details each
+GROUP_BYTES = 2**26  # of groups of rows in memory, of all indexes together
+TEXT_BYTES = 64  # of a short text in a list, about
 
 
 class Band(NamedTuple):
@@ -82,26 +83,50 @@ def _marked(context: dict[str, Any]) -> str:
 
 
 class _Groups:
-    """Groups of rows of a file, the last used held in memory."""
+    """Groups of rows of a file, of which those last used are held in memory."""
 
     def __init__(self, file: ParquetFile):
-        self.file, self._held, self._lock = (
-            file,
-            OrderedDict[int, dict[str, Values]](),
-            (threading.Lock()),
-        )
+        self.file = file
 
     def __getitem__(self, number: int) -> dict[str, Values]:
-        with self._lock:
-            if number in self._held:
-                self._held.move_to_end(number)
-                return self._held[number]
-        found = self.file.group(number)
-        with self._lock:
-            self._held[number] = found
-            while len(self._held) > GROUPS_HELD:
-                self._held.popitem(last=False)
+        if (found := _groups.get((self, number))) is None:
+            found = self.file.group(number)
+            n_bytes = sum(_bytes_of(values) for values in found.values())
+            _groups.put((self, number), found, n_bytes)
         return found
+
+
+_groups = Held(GROUP_BYTES)
+
+
+def _bytes_of(values: Values) -> int:
+    """Return the bytes of a column in memory; of texts about."""
+    if isinstance(values, Lists):
+        return values.values.nbytes + values.starts.nbytes
+    return values.nbytes if isinstance(values, np.ndarray) else TEXT_BYTES * len(values)
+
+
+class _Vocabulary:
+    """The tokens of a model: ``raw`` as bytes, ``texts`` (None of one that is no whole character).
+
+    Indexes of the same tokens have one.
+    """
+
+    def __init__(self, raw: list[bytes]):
+        self.raw = raw
+
+    @functools.cached_property
+    def texts(self) -> list[str | None]:
+        found: list[str | None] = []
+        for raw in self.raw:
+            try:
+                found.append(raw.decode())
+            except UnicodeDecodeError:
+                found.append(None)
+        return found
+
+
+_vocabularies: WeakValueDictionary[str, _Vocabulary] = WeakValueDictionary()  # by SHA-256
 
 
 @final
@@ -144,6 +169,14 @@ class Index:
 
     def __repr__(self) -> str:
         return f"Index({self.folder}: {self.d_sae:,} latents over {self.n_tokens:,} tokens)"
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of what was read of it and stays in memory, without the tokens and the examples."""
+        read = vars(self)
+        columns = {id(v): v for v in read.get("values", {}).values()}.values()
+        contexts = read.get("_contexts", ())
+        return sum(map(_bytes_of, columns)) + sum(part.nbytes for part in contexts)
 
     @property
     def made(self) -> dict[str, Any]:
@@ -374,7 +407,7 @@ class Index:
         """
         if not windows:
             return []
-        whole, known = np.concatenate(windows), self._texts
+        whole, known = np.concatenate(windows), self._tokens.texts
         number = np.zeros(len(known), np.int64)  # by token: sorting the tokens takes longer
         number[whole] = 1
         ids = np.flatnonzero(number)
@@ -392,17 +425,6 @@ class Index:
                 found.append([strings.setdefault(p, len(strings)) for p in pieces])
             else:
                 found.append(part.tolist())
-        return found
-
-    @functools.cached_property
-    def _texts(self) -> list[str | None]:
-        """The text of every token; None of one that is no whole character."""
-        found: list[str | None] = []
-        for raw in self._vocab:
-            try:
-                found.append(raw.decode())
-            except UnicodeDecodeError:
-                found.append(None)
         return found
 
     def contexts(self, latent: int, band: str = "top") -> Contexts:
@@ -508,13 +530,20 @@ class Index:
             raise FormatError(f"{file.path} has rows of other than {self.n_ctx} tokens: damaged.")
         return tokens.values.reshape(file.n_rows, self.n_ctx), found["row"]  # type: ignore[return-value]
 
-    @functools.cached_property
+    @property
     def _vocab(self) -> list[bytes]:
+        return self._tokens.raw
+
+    @functools.cached_property
+    def _tokens(self) -> _Vocabulary:
         file = self._open(VOCAB)
+        key = str(self.manifest["files"][VOCAB]["sha256"])  # which the file was found to have
+        if (known := _vocabularies.get(key)) is not None:
+            return known
         found = file.read(["token"])["token"]
         if not isinstance(found, list) or not all(isinstance(token, bytes) for token in found):
             raise FormatError(f"{file.path} holds other things than bytes: it is damaged.")
-        return found
+        return _vocabularies.setdefault(key, _Vocabulary(found))
 
 
 @bordered("an index")

@@ -2,8 +2,20 @@
 
 from typing import NamedTuple
 
-# Latents of a group of rows, which is read at once; of an index that does not say it, 128.
-GROUP, FORMER_GROUP = 32, 128
+# Latents of a group of rows, which is read at once; of an index that does not say it, 128. What a
+# file says of its groups is in memory whole, 16 kB of each, so that there are not too many.
+GROUP, FORMER_GROUP, MOST_GROUPS = 32, 128, 1024
+
+
+def group_of(d_sae: int) -> int:
+    """Return how many latents a group of rows has in an index that is made now."""
+    return GROUP * max(1, -(-d_sae // (GROUP * MOST_GROUPS)))
+
+
+def ends_of(d_sae: int) -> list[int]:
+    """Return the latent before which each group of rows ends."""
+    group = group_of(d_sae)
+    return [min(end, d_sae) for end in range(group, d_sae + group, group)]
 
 
 class Column(NamedTuple):

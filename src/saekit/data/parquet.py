@@ -63,6 +63,9 @@ def write(
 ) -> None:
     """Write columns as Parquet, zstd, to a file that is new.
 
+    Of a file in groups the columns have no dictionaries, and statistics of the first column alone:
+    in small groups they take a third of the file, and half the time of reading one.
+
     Args:
         path: the file.
         columns: by name; arrays, `Lists`, or lists of text or bytes (None where there is none).
@@ -81,15 +84,16 @@ def write(
         for name, array in arrays.items()
     ]
     whole = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
+    how = {} if ends is None else {"use_dictionary": False, "write_statistics": [*arrays][:1]}
     # Bytes, here and below: no name of a folder need be UTF-8.
     with (
         pa.OSFile(os.fsencode(path), "wb") as file,
-        pq.ParquetWriter(file, whole.schema, compression="zstd", compression_level=6) as writer,
+        pq.ParquetWriter(file, whole.schema, compression="zstd", compression_level=6, **how) as to,
     ):
         begin = 0
         for end in [n] if ends is None else ends:
             part = whole.slice(begin, end - begin)
-            writer.write_table(part, row_group_size=max(end - begin, 1))
+            to.write_table(part, row_group_size=max(end - begin, 1))
             begin = end
     parts.sync(path)
 
@@ -140,7 +144,9 @@ class ParquetFile:
             FormatError: the file is damaged, or lacks one of the columns.
         """
         with self._lock, reading(self.path, "a Parquet file"):
-            return self._values(self._file.read(self._known(names)))
+            found = self._values(self._file.read(self._known(names)))
+        _arrow()[0].default_memory_pool().release_unused()  # as much again as what was read
+        return found
 
     def _known(self, names: Sequence[str] | None) -> list[str]:
         if lacking := [name for name in names or () if name not in self.names]:

@@ -196,21 +196,11 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
 
     @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}")
     def latent(request: Request, sae: Name, latent: Latent) -> Response:
-        """Show all that is known of a latent."""
+        """Show all that is known of a latent, its panels among it."""
         tag, body = views.latent_answer(sae, latent)
         if tag in _known(request):  # told before anything is read
             return Response(status_code=304, headers={"ETag": tag})
         return Response(body(), 200, {"ETag": tag}, "application/json")
-
-    @app.get(f"{API}/saes/{{sae}}/latents/{{latent}}/panels/{{panel}}")
-    def panel(
-        request: Request,
-        sae: Name,
-        latent: Latent,
-        panel: Annotated[str, InPath(min_length=1, max_length=100)],
-    ) -> Response:
-        """Show one kind of evidence about a latent."""
-        return answer(request, views.panel(sae, latent, panel))
 
     @app.get(f"{API}/runs/{{run}}")
     def run(request: Request, run: Name) -> Response:

@@ -257,25 +257,24 @@ def _columns(views: Views, name: str, names: list[str]) -> dict[str, Any]:
 def _latents(site: _Site, views: Views, name: str, bar: Progress) -> dict[str, Any]:
     """Write every latent of an SAE packed, with its index; return them for data.js."""
     d_sae = views.index(views.library.sae(name)).d_sae
-    offsets, records, panels = [0], {}, {}
+    offsets, records = [0], {}
     path, folder = site.folder / "data" / name / "latents.bin", views.library.folder
     with path.open("xb") as file:
         for latent in range(d_sae):
             record = cut(views.latent(name, latent))
-            found = {n: _shown(views.panel(name, latent, n), folder) for n in record["panels"]}
-            kept = {n: panel for n, panel in found.items() if panel["blocks"]}
-            data = _json(record | {"panels": kept})
+            found = {n: _shown(panel, folder) for n, panel in record["panels"].items()}
+            record |= {"panels": {n: panel for n, panel in found.items() if panel["blocks"]}}
+            data = _json(record)
             packed = _deflated(data)
             file.write(packed)
             offsets.append(offsets[-1] + len(packed))
             if site.hold(record, len(data)) is not None:
-                records[str(latent)] = record | {"panels": list(kept)}
-                panels[str(latent)] = kept
+                records[str(latent)] = record
             bar.add(1)
     site.parts["latents"] = site.parts.get("latents", 0) + offsets[-1]
     head = {"format": "saekit.latents", "version": VERSION, "encoding": "deflate-raw"}
     site.json(f"data/{name}/latents.idx.json", head | {"offsets": offsets}, "latents")
-    return {"records": records, "panels": panels}
+    return {"records": records}
 
 
 def cut(record: dict[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,12 @@ class Board:
         """
         with self._changed:
             if name not in self._jobs:
-                raise Problem(404, f"There is no job {name[:40]!r}: the server keeps the last.")
+                raise Problem(
+                    404,
+                    f"There is no job {name[:40]!r}: the server keeps the last {MOST_KEPT} since "
+                    f"it was started.",
+                    "Ask again.",
+                )
             return self._jobs[name]
 
     def all(self) -> list[Job]:

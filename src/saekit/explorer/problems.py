@@ -1,5 +1,6 @@
 """Problem: an answer that is an error, as problem+json: what came, what may come, what to do."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -96,6 +97,18 @@ def command_in(text: str) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """Return compact JSON; half a surrogate pair, which UTF-8 cannot hold, as an escape."""
+    """Return compact JSON; half a surrogate pair, which UTF-8 cannot hold, as an escape.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    # In the way of FastAPI's own library, three times as fast. It writes NaN where Python refuses
+    # to, and refuses half a pair where Python escapes it: both are left to Python.
+    with contextlib.suppress(ImportError, ValueError):
+        from pydantic_core import to_json as quick
+
+        made = quick(value, inf_nan_mode="constants")
+        if b"NaN" not in made and b"Infinity" not in made:
+            return made
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "backslashreplace")

@@ -177,6 +177,7 @@ class MakeIndex(Given):
     kind: Literal["index"]
     sae: Id
     tokens: Annotated[int, Field(ge=1, le=MOST_INDEXED)] = 300_000
+    fresh: bool = False
 
 
 JOBS = (Prompt, Logits, Activate, Steer, Ablate, Match, MakeIndex)

@@ -176,7 +176,8 @@ class _Begun:
                 headers = [(k, v) for k, v in headers if k.lower() != b"cache-control"]
                 headers.append((b"cache-control", b"no-store"))
             message = {**message, "headers": headers}
-        await asyncio.wait_for(self._send(message), SEND_SECONDS)
+        async with asyncio.timeout(SEND_SECONDS):
+            await self._send(message)
 
 
 async def _answer(send: Send, problem: Problem) -> None:
@@ -340,7 +341,8 @@ class _Request:
         if claimed is not None and claimed.isdigit() and int(claimed) > most:
             raise Problem(413, f"A body here has at most {most:,} bytes; this one {claimed[:20]}.")
         try:
-            data = await asyncio.wait_for(_read(receive, most), BODY_SECONDS)
+            async with asyncio.timeout(BODY_SECONDS):
+                data = await _read(receive, most)
         except TimeoutError as error:
             raise Problem(408, f"The body did not come within {BODY_SECONDS:g} s.") from error
         if data:

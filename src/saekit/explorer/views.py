@@ -21,6 +21,7 @@ from saekit.analysis.index_folder import Index
 from saekit.core.border import reading
 from saekit.core.errors import FormatError, SaekitError
 from saekit.core.files import read_object
+from saekit.core.held import Held
 from saekit.core.result import Result, Score
 from saekit.explorer.definitions import definitions
 from saekit.explorer.labels import ASKED, SEALED, Labels
@@ -39,7 +40,7 @@ from saekit.report.pages import base as pages
 from saekit.report.panels import base as panels
 from saekit.training import standing
 
-MOST_OPEN = 8  # indexes that are held open
+OPEN_BYTES = 2**27  # of indexes that are held open
 RECORD_BYTES = 2**25  # of records of latents, as JSON
 MOST_ROWS, USUAL_ROWS = 500, 50
 MOST_NAMES = 64
@@ -60,8 +61,7 @@ class Views:
         self.library, self.labels = library, labels
         self._open: OrderedDict[tuple[Any, ...], Index] = OrderedDict()
         self._keys: WeakKeyDictionary[Index, tuple[Any, ...]] = WeakKeyDictionary()
-        self._records: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._held = 0  # bytes of them
+        self._records = Held(RECORD_BYTES)
         self._lock, self._turn = threading.Lock(), threading.Lock()
         self._key = secrets.token_bytes(32)
 
@@ -231,8 +231,11 @@ class Views:
                 except SaekitError as error:
                     raise Problem(409, str(error), state.command) from error
                 self._keys[self._open[key]] = key
-                while len(self._open) > MOST_OPEN:
-                    self._open.popitem(last=False)
+                # What the others have read is known now; they grew since they were opened.
+                sizes = {one: index.n_bytes for one, index in self._open.items()}
+                n_bytes = sum(sizes.values())
+                while n_bytes > OPEN_BYTES and len(self._open) > 1:
+                    n_bytes -= sizes[self._open.popitem(last=False)[0]]
             self._open.move_to_end(key)
             return self._open[key]
 
@@ -375,13 +378,9 @@ class Views:
 
         def body() -> bytes:
             with self._turn:  # one after another: side by side all would be done at the end alone
-                record = self._records.get(key)
-                if record is None:
-                    record = self._records[key] = to_json(index.record(latent))
-                    self._held += len(record)
-                self._records.move_to_end(key)
-                while self._held > RECORD_BYTES and len(self._records) > 1:
-                    self._held -= len(self._records.popitem(last=False)[1])
+                if (record := self._records.get(key)) is None:
+                    record = to_json(index.record(latent))
+                    self._records.put(key, record, len(record))
             return record[:-1] + b"," + said[1:]
 
         return f'"{tag[:24]}"', body
@@ -401,24 +400,8 @@ class Views:
             "previous": latent - 1 if latent else None,
             "next": latent + 1 if latent + 1 < index.d_sae else None,
             "links": links,
-            "panels": panels.names(entry.folder, index, latent),
+            "panels": panels.every(entry.folder, index, latent),
         }
-
-    def panel(self, name: str, latent: int, panel: str) -> dict[str, Any]:
-        """Return a panel of a latent.
-
-        Raises:
-            Problem: there is no such SAE, latent or panel, or it has nothing to say of the latent.
-        """
-        entry = self.library.sae(name)
-        index = self.index(entry)
-        check_latent(index, latent)
-        if panel not in panels.registry.names():
-            raise Problem(404, f"There is no panel {panel[:40]!r}.")
-        found = panels.payload(panel, entry.folder, index, latent)
-        if found is None:
-            raise Problem(404, f"The panel {panel} has nothing to say of latent {latent}.")
-        return found
 
     # ------------------------------------------------------------------------------------- runs
 

@@ -306,7 +306,7 @@ def index(bench: Bench, args: Args) -> Args:
 
     lm = bench.model(bench.sae(args["sae"], scaled=True))
     with heard(hear):
-        make(args["sae"]["folder"], lm, tokens=args["tokens"], shown=False)
+        make(args["sae"]["folder"], lm, tokens=args["tokens"], fresh=args["fresh"], shown=False)
     return {"tokens": args["tokens"]}
 
 

@@ -504,12 +504,8 @@ class Mock(BaseHTTPRequestHandler):
             self.latents(name, query)
         elif len(rest) == 2:
             self.latent(name, rest[1])
-        elif rest[2] == "label":
-            self.label(f"{name}/{rest[1]}")
-        elif rest[3] == "broken":
-            self.problem(500, "The evidence is damaged.", "saekit locality run demo")
         else:
-            self.json({"name": rest[3], "title": "Locality", "about": "Of J.", "blocks": BLOCKS})
+            self.label(f"{name}/{rest[1]}")
 
     def latent(self, name: str, given: str) -> None:
         if not given.isdigit() or int(given) >= D_SAE:
@@ -519,7 +515,8 @@ class Mock(BaseHTTPRequestHandler):
         text = Mock.labels.get(f"{name}/{at}")
         label = {"text": text, "by": "me", "time": "now"} if text else None
         more = {"label": label, "previous": at - 1 if at else None, "next": at + 1}
-        self.json(record(at) | more | {"links": {}, "panels": ["locality", "broken"]})
+        panel = {"name": "locality", "title": "Locality", "about": "Of J.", "blocks": BLOCKS}
+        self.json(record(at) | more | {"links": {}, "panels": {"locality": panel}})
 
     def label(self, key: str) -> None:
         if key not in Mock.labels:

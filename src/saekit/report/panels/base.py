@@ -6,11 +6,12 @@ weights, and answers within 100 ms.
 """
 
 import abc
+import functools
 import os
 import shlex
-import threading
-from collections import OrderedDict
+import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -19,6 +20,7 @@ from typing_extensions import override
 import saekit.report.panels as package
 from saekit.core.border import ordinary, reading
 from saekit.core.errors import FormatError, SaekitError, UnknownNameError
+from saekit.core.held import Held
 from saekit.core.registry import Registry
 from saekit.core.text import from_cell
 from saekit.data import table_files
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index
 
 EVIDENCE = "SAEKIT_EVIDENCE"  # folders of results that are not next to their SAE
-KEPT_BYTES = 2**26  # of files that are held as they were read
+KEPT_BYTES = 2**25  # of files that are held as they were read
 T = TypeVar("T")
 
 
@@ -89,9 +91,10 @@ class Measured(Panel):
 registry = Registry[Panel]("panel", package, of_studies="panels")
 
 
-def names(run: Path, index: "Index", latent: int) -> list[str]:
+def every(run: Path, index: "Index", latent: int) -> dict[str, dict[str, Any]]:
     """Return the panels that have something to say of a latent, in the order of their names."""
-    return [name for name in registry.names() if payload(name, run, index, latent) is not None]
+    made = {name: payload(name, run, index, latent) for name in registry.names()}
+    return {name: panel for name, panel in made.items() if panel is not None}
 
 
 def payload(name: str, run: Path, index: "Index", latent: int) -> dict[str, Any] | None:
@@ -132,11 +135,37 @@ def found(run: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     """
     seen: set[Path] = set()
     for folder in folders(run):
-        for path in sorted({p for pattern in patterns for p in folder.glob(pattern)}):
+        for path in sorted({p for pattern in patterns for p in _matching(folder, pattern)}):
             if path.is_file() and (real := path.resolve()) not in seen:
                 seen.add(real)
                 if real.is_relative_to(folder.resolve()):  # no link leads out of the folder
                     yield path
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths below a folder that match, as `Path.glob` does.
+
+    A folder is read again only when it was changed: each latent asks for a dozen patterns.
+    """
+    first, _, rest = pattern.partition("/")
+    there = [path for path in _inside(folder) if fnmatchcase(path.name, first)]
+    return [p for one in there for p in _matching(one, rest)] if rest else there
+
+
+def _inside(folder: Path) -> tuple[Path, ...]:
+    """Return what is in a folder; nothing, where there is none."""
+    try:
+        changed = folder.stat().st_mtime_ns
+        # A change in the tick of the clock in which it was read would not be seen.
+        is_settled = abs(time.time_ns() - changed) > 2 * 10**9
+        return _listed(folder, changed) if is_settled else tuple(folder.iterdir())
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _listed(folder: Path, *stamp: int) -> tuple[Path, ...]:
+    return tuple(folder.iterdir())
 
 
 def named(path: Path, run: Path) -> str:
@@ -156,24 +185,15 @@ def kept(read: Callable[[Path], T], path: Path) -> T:
     """
     there = path.stat()
     state = (there.st_mtime_ns, there.st_size, there.st_ino)
-    key = (read, path)
-    with _lock:
-        before = _kept.get(key)
-        if before is not None and before[0] == state:
-            _kept.move_to_end(key)
-            return before[1]
+    before = _kept.get((read, path))
+    if before is not None and before[0] == state:
+        return before[1]
     found = read(path)
-    with _lock:
-        _kept[key] = (state, found)
-        _kept.move_to_end(key)
-        held = sum(one[0][1] for one in _kept.values())
-        while held > KEPT_BYTES and len(_kept) > 1:
-            held -= _kept.popitem(last=False)[1][0][1]
+    _kept.put((read, path), (state, found), there.st_size)
     return found
 
 
-_lock = threading.Lock()
-_kept: OrderedDict[tuple[Any, Path], tuple[tuple[int, int, int], Any]] = OrderedDict()
+_kept = Held(KEPT_BYTES)
 
 
 def row_of(stem: Path, latent: int, column: str = "latent") -> dict[str, str] | None:

@@ -46,11 +46,13 @@ export async function start(source, pageOf, { home = null, links = [], save = nu
     button("◐", toggle, { class: "quiet", "aria-label": "light or dark", title: "light or dark, key t" }),
     button("?", () => help.showModal(), { class: "quiet", "aria-label": "keys", title: "keys" })), main, help);
   startTips();
-  let turn = 0, current = null, shown = null;
+  let turn = 0, current = null, shown = null, moving = false;
   const go = (to) => { location.hash = to; };
   const show = async () => {
     const { path, state } = parsed(location.hash);
     if (home && !path.length) { location.replace(home); return; }
+    const top = scrolls.get(location.hash);
+    moving = true;
     const mine = ++turn, page = pageOf(path), host = element("div", { class: "page" });
     current?.close?.();
     current = null;
@@ -64,21 +66,29 @@ export async function start(source, pageOf, { home = null, links = [], save = nu
       const made = await page(host, { source, path, state, go });
       if (mine !== turn) { made?.close?.(); return; }
       current = made ?? null;
+      clearTimeout(wait);
       replace(main, host);
       const same = shown === path.join("/");
       shown = path.join("/");
-      if (!same) scrollTo(0, scrolls.get(location.hash) ?? 0);
+      if (!same || top) scrollTo(0, top ?? 0);
+      if (top) { // where what comes later is as high as it was
+        await made?.ready;
+        if (mine === turn && scrollY < top) scrollTo(0, top);
+      }
     } catch (error) {
       if (mine !== turn) return;
       if (!error.title) console.error(error);
       replace(main, element("h1", {}, error.title ?? "This page has a fault"), shownProblem(error, { titled: false }), element("p", {}, element("a", { href: home ?? "#/" }, "back to the start")));
     } finally {
       clearTimeout(wait);
-      if (mine === turn) main.removeAttribute("aria-busy");
+      if (mine === turn) { main.removeAttribute("aria-busy"); moving = false; }
     }
   };
   const scrolls = new Map(); // where each address was left, for the way back
-  addEventListener("scroll", () => scrolls.set(location.hash, scrollY), { passive: true });
+  history.scrollRestoration = "manual"; // the browser scrolls before the page is there
+  addEventListener("scroll", () => { // an address that was just left or entered is not the page that is shown
+    if (!moving && parsed(location.hash).path.join("/") === shown) scrolls.set(location.hash, scrollY);
+  }, { passive: true });
   addEventListener("hashchange", show);
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;

@@ -130,3 +130,8 @@ export function download(name, text, type) {
   anchor.remove();
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
+
+// What is said within a sentence, as one of its own.
+export function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}

@@ -43,7 +43,7 @@ export async function jobsPage(host, { source }) {
     const now = JSON.stringify(list);
     if (now === drawn) return; // what the keyboard is on stays
     drawn = now;
-    if (!list.length) { replace(body, element("p", { class: "empty" }, "No job was started yet. Try a prompt, or steer a latent.")); return; }
+    if (!list.length) { replace(body, element("p", { class: "empty" }, "No job since the server was started. Try a prompt, or steer a latent.")); return; }
     replace(body, element("div", { class: "wide" }, element("table", { class: "jobs" }, element("thead", {}, element("tr", {},
       ["job", "of", "state", "asked", ""].map((h) => element("th", { scope: "col" }, h)))), element("tbody", {}, list.map((job) => {
       const open = ["waiting", "running"].includes(job.state), why = typeof job.error === "object" ? job.error?.detail : job.error, to = placeOf(job);

@@ -147,20 +147,15 @@ function labelBox({ source, id, record }) {
   return { box: element("div", { class: "label" }, shown, press, more, form, note), edit, use };
 }
 
-// The latent's own pages of panels, each read when it comes near the screen.
-function panelSections({ source, id, record }, use) {
-  return (record.panels ?? []).map((name) => {
-    const body = element("div"), title = element("h2", {}, name), about = element("p", { class: "about" });
-    const box = element("section", { class: "panel wide-panel" }, title, about, body);
-    const read = () => filled(body, source.panel(id, record.latent, name), (panel) => {
-      title.textContent = panel.title ?? name;
-      about.textContent = panel.about ?? "";
-      return blockList(panel.blocks, { latent: (i) => latentAt(id, i), sae: (s) => saeAt(s), label: use });
-    }, "Reading the evidence");
+// What else is known of it, each kind as its panel says it; drawn when it comes near the screen.
+function panelSections({ id, record }, use) {
+  return Object.entries(record.panels ?? {}).map(([name, panel]) => {
+    const body = element("div"), box = element("section", { class: "panel wide-panel" }, element("h2", {}, panel.title ?? name),
+      element("p", { class: "about" }, panel.about ?? ""), body);
     const watch = new IntersectionObserver((entries) => {
       if (!entries.some((e) => e.isIntersecting)) return;
       watch.disconnect();
-      read();
+      filled(body, panel, (whole) => blockList(whole.blocks, { latent: (i) => latentAt(id, i), sae: (s) => saeAt(s), label: use }));
     }, { rootMargin: "600px" });
     watch.observe(box);
     return box;
@@ -299,7 +294,7 @@ export async function latentPage(host, { source, path, state, go }) {
     element("div", { class: "latent-grid" },
       element("div", { class: "main-column" }, card("Examples", null, examplePanel(record, overview.bands)),
         record.layers ? card("At every site", "The same latent at all sites of its SAE, on the indexed text, in act units of each.", layerPanel(record.layers, sae.site)) : null,
-        panelSections({ source, id, record }, label.use),
+        panelSections({ id, record }, label.use),
         source.live ? null : card("With the model", null, element("p", { class: "missing" }, "Your own text, steering and ablation need the model: open this SAE with ", element("code", {}, "saekit serve"),
           ", or from a terminal: ", element("code", {}, `saekit prompt ${name} "TEXT"`), " and ", element("code", {}, `saekit steer ${name} ${i} --prompt "TEXT" --scale 4`), ".")),
         textual ? [card("Try your text", "Where this latent fires on a text of yours.", tryPanel(jobs)),

@@ -1,6 +1,6 @@
 // The library: SAEs, runs and studies found in a folder.
 
-import { element, command, settled, replace, visible } from "./dom.js";
+import { element, command, sentence, settled, replace, visible } from "./dom.js";
 import { counted, readable } from "./numbers.js";
 import { saeAt, runAt, studyAt, compareAt, promptAt } from "./routes.js";
 import { leading, scoreMini } from "./scores.js";
@@ -53,7 +53,7 @@ export function saeCard(card, { live } = {}) {
     Object.keys(scores).length ? element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))) : null,
     element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
-    !ready && card.index?.command ? element("p", { class: "missing" }, card.index.reason || "Its latents have no index yet.", " ", command(card.index.command)) : null,
+    !ready && card.index?.command ? element("p", { class: "missing" }, sentence(card.index.reason || "Its latents have no index yet."), " ", command(card.index.command)) : null,
     element("p", { class: "links" }, live && card.reads_text !== false ? element("a", { href: promptAt(card.id) }, "prompt") : null,
       element("a", { href: compareAt({ a: card.id }) }, "compare"),
       card.run ? element("a", { href: runAt(card.run) }, "run") : null,

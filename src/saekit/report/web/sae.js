@@ -1,6 +1,6 @@
 // One SAE: what it is, its scores, where its latents lie, and the table of latents.
 
-import { element, replace, visible } from "./dom.js";
+import { element, replace, sentence, visible } from "./dom.js";
 import { counted, flat, readable } from "./numbers.js";
 import { histogram, cloud } from "./charts.js";
 import { narrowed, quoted } from "./query.js";
@@ -45,7 +45,7 @@ export async function saePage(host, { source, path, state }) {
       : missing(gone.scores ?? { text: "There is no evaluation yet.", command: card.reads_text === false ? card.index?.command : `saekit eval ${runOf(card, id)}` })),
     source.alone ? section("training", "Training", training(source, card, gone)) : null,
     section("latents", "Latents", ready && !gone.latents ? [plots, table]
-      : [missing(gone.latents ?? { text: card.index?.reason || "There is no index of latents yet.", command: card.index?.command ?? "saekit index" }),
+      : [missing(gone.latents ?? { text: sentence(card.index?.reason || "There is no index of latents yet."), command: card.index?.command ?? "saekit index" }),
         source.live ? indexForm(source, id) : null]),
     blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),
     overview.definitions && Object.keys(overview.definitions).length ? section("definitions", "Definitions",
@@ -63,7 +63,7 @@ export async function saePage(host, { source, path, state }) {
       replace(table, shownProblem(error));
     }
   }
-  return { key: (event) => made?.key(event) ?? false };
+  return { key: (event) => made?.key(event) ?? false, ready: made?.ready };
 }
 
 function training(source, card, gone) {
@@ -79,8 +79,10 @@ function training(source, card, gone) {
 // The index from here: a job of the server, which goes on when the page is closed.
 function indexForm(source, id) {
   const tokens = element("input", { type: "number", value: "200000", min: 1000, step: 1000, "aria-label": "tokens to read" });
-  return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens)),
-    read: () => ({ sae: id, tokens: Number(tokens.value) }), draw: () => element("p", {}, "Indexed. ",
+  const fresh = element("input", { type: "checkbox" });
+  return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens),
+      element("label", { title: "Else one that was broken off goes on, with the tokens that it was asked for." }, fresh, " begin anew")),
+    read: () => ({ sae: id, tokens: Number(tokens.value), fresh: fresh.checked }), draw: () => element("p", {}, "Indexed. ",
       element("button", { type: "button", onclick: () => location.reload() }, "show its latents")) });
 }
 

@@ -1,8 +1,8 @@
 // Where the pages get their data: a server, files of a static host, or an object in the page itself.
 //
 // The object (window.SAEKIT_DATA, or JSON in the element "data"):
-//   {library, saes: {ID: {overview, columns: {names, values}, strings?, records: {LATENT: RECORD},
-//    panels?: {LATENT: {NAME: PANEL}}}}, runs: {ID: RUN}, studies: {ID: STUDY}}
+//   {library, saes: {ID: {overview, columns: {names, values}, strings?, records: {LATENT: RECORD}}},
+//    runs: {ID: RUN}, studies: {ID: STUDY}}
 // Records may leave out their `strings` and number those of the SAE instead; `packed` in place of strings and
 // records is both as JSON, raw deflate, base64.
 //
@@ -90,7 +90,6 @@ export class ServerSource {
   }
 
   latent(id, i, { signal } = {}) { return this.ask(`/saes/${escape(id)}/latents/${escape(i)}`, { signal }); }
-  panel(id, i, name) { return this.ask(`/saes/${escape(id)}/latents/${escape(i)}/panels/${escape(name)}`); }
   run(id) { return this.ask(`/runs/${escape(id)}`); }
   study(id) { return this.ask(`/studies/${escape(id)}`); }
   jobs() { return this.ask("/jobs"); }
@@ -304,14 +303,8 @@ export class EmbeddedSource extends LocalSource {
     const record = unpacked(sae.records[i], columns), at = columns.latent.indexOf(Number(i));
     return {
       previous: columns.latent[at - 1] ?? null, next: columns.latent[at + 1] ?? null, label: null, links: {},
-      panels: Object.keys(sae.panels?.[i] ?? {}), ...record, strings: record.strings ?? sae.strings,
+      panels: {}, ...record, strings: record.strings ?? sae.strings,
     };
-  }
-
-  async panel(id, i, name) {
-    const found = this.of("saes", id, "SAE").panels?.[i]?.[name];
-    if (!found) throw missing(`There is no panel "${name}" of latent ${i} in this page.`);
-    return found;
   }
 
   async each(id, visit) {
@@ -398,14 +391,7 @@ export class StaticSource extends LocalSource {
       }
     }
     const record = JSON.parse(await inflated(bytes));
-    return { label: null, links: {}, previous: at > 0 ? at - 1 : null, next: at + 2 < offsets.length ? at + 1 : null,
-      ...record, panels: Object.keys(record.panels ?? {}), panelData: record.panels ?? {} };
-  }
-
-  async panel(id, i, name) {
-    const { panelData } = await this.latent(id, i);
-    if (!panelData[name]) throw missing(`There is no panel "${name}" of latent ${i} in this site.`);
-    return panelData[name];
+    return { label: null, links: {}, previous: at > 0 ? at - 1 : null, next: at + 2 < offsets.length ? at + 1 : null, ...record };
   }
 
   async each(id, visit, signal) {

@@ -17,8 +17,9 @@ export class LatentTable {
     Object.assign(this, options);
     this.known = this.overview.columns ?? [];
     this.previews = this.source.previews && Object.keys(this.overview.bands ?? {}).length > 0;
-    this.cursors = [null];
-    this.page = 0;
+    const before = history.state?.table; // the page that this entry of the history was left at
+    this.cursors = before?.cursors ?? [null];
+    this.page = before?.page ?? 0;
     this.picked = -1;
     this.build();
   }
@@ -64,7 +65,7 @@ export class LatentTable {
       this.wrong, this.status,
       element("div", { class: "wide" }, element("table", { class: "latents" }, element("thead", {}, this.head), this.body)),
       element("div", { class: "pages" }, this.back, this.at, this.forth));
-    this.load();
+    this.ready = this.load();
   }
 
   chooser() {
@@ -86,10 +87,19 @@ export class LatentTable {
     Object.assign(this.state, change);
     this.where.value = this.state.where ?? "";
     this.q.value = this.state.q ?? "";
-    this.cursors = [null];
-    this.page = 0;
+    this.first();
     this.onstate(change);
     this.load();
+  }
+
+  first() {
+    this.cursors = [null];
+    this.leave(0);
+  }
+
+  leave(page) {
+    this.page = page;
+    history.replaceState({ ...history.state, table: { page, cursors: this.cursors } }, "");
   }
 
   async load() {
@@ -111,6 +121,7 @@ export class LatentTable {
       this.draw();
     } catch (error) {
       if (error.name === "AbortError" || asked.signal.aborted) return;
+      if (this.page && !this.data) { this.first(); await this.load(); return; } // the index is another by now
       this.where.setAttribute("aria-invalid", "true");
       this.wrong.replaceChildren(shownProblem(error));
       this.box.classList.add("stale");
@@ -143,9 +154,8 @@ export class LatentTable {
   }
 
   turn(by) {
-    if (by > 0 && !this.data?.cursor) return;
-    if (this.page + by < 0) return;
-    this.page += by;
+    if (this.cursors[this.page + by] === undefined) return; // before the first, after the last, or not known yet
+    this.leave(this.page + by);
     this.picked = -1;
     this.load();
     this.box.scrollIntoView({ block: "nearest" });

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from saekit.analysis.index_words import GROUP
+from saekit.analysis.index_words import ends_of, group_of
 from saekit.analysis.indexing import is_replaced
 from saekit.analysis.neighbours import alike
 from saekit.core import provenance
@@ -76,7 +76,7 @@ def write_index(loaded: TrainedSAE, result: Result, out: Path) -> Path:
     if near is not None:
         details["decoder"] = Lists.equal(near.latents.numpy().astype(np.int32))
         details["decoder_cosines"] = Lists.equal(near.values.numpy().astype(np.float32))
-    ends = [min(e, loaded.sae.cfg.d_sae) for e in range(GROUP, loaded.sae.cfg.d_sae + GROUP, GROUP)]
+    ends = ends_of(loaded.sae.cfg.d_sae)
     with made_whole(out, "saekit truth eval", replaces=is_replaced) as part:
         parquet.write(part / LATENTS, values, units=units)
         parquet.write(part / DETAILS, details, ends=ends)
@@ -124,7 +124,7 @@ def _manifest(loaded: TrainedSAE, result: Result, part: Path) -> dict[str, Any]:
             for name, (label, unit, about) in COLUMNS.items()
         },
         "bands": {},
-        "group": GROUP,
+        "group": group_of(loaded.sae.cfg.d_sae),
         "left_out": {},
         "layers": None,
         "sets": None,
