@@ -34,7 +34,7 @@ def run(folder: Path, **changes) -> Run:
     settings = {
         "model": "tiny",
         "pair": Pair(read=("L1.resid_post",)),
-        "corpus": Files(paths=(str(text_file(folder)),)),
+        "corpus": Files(paths=(str(text_file(folder)),), validation_share=0.0),
         "sae": TopK(d_in=32, d_out=32, d_sae=64, k=4),
         "tokens": 6000,
         "n_ctx": 32,

@@ -448,7 +448,10 @@ def test_a_sweep_is_all_its_runs(base, lm, capsys):
 
 
 def test_what_cannot_be_indexed_is_refused(one, lm, tmp_path):
-    for wrong, words in (({"tokens": 0}, "at least 1"), ({"split": "all"}, "one of train, test")):
+    for wrong, words in (
+        ({"tokens": 0}, "at least 1"),
+        ({"split": "all"}, "one of train, validation, test"),
+    ):
         with pytest.raises(ConfigError, match=words):
             saekit.index(one, lm, out=tmp_path / "x", shown=False, **wrong)
     with pytest.raises(ConfigError, match="no SAE to index"):

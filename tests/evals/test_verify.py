@@ -10,7 +10,8 @@ import torch
 import saekit
 from saekit.activations.pairs import Pair
 from saekit.core.errors import ConfigError, DataError
-from saekit.data.open import open_corpus
+from saekit.data.base import Corpus
+from saekit.data.corpora.files import Files
 from saekit.data.tokenise import TokenStream
 from saekit.evals.verify.measures import recovered_of
 from saekit.models.tiny import tiny
@@ -37,7 +38,7 @@ def trained(lm, text, folder, kind=None, **sites):
     return saekit.train(
         lm,
         sae=kind or saekit.TopK(k=K, expansion=4),
-        corpus=text,
+        corpus=Files(paths=(str(text),), validation_share=0.0),
         tokens=20_000,
         n_ctx=32,
         lr=5e-3,
@@ -275,7 +276,11 @@ def test_an_evaluation_puts_in_place_what_a_splice_does(right, lm, text):
     found = saekit.evaluate(right, lm, corpus=text, n_tokens=640, ce_tokens=640, shown=False)
     card = right.card
     stream = TokenStream(
-        open_corpus(str(text)), "test", lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bool(card.bos)
+        Corpus.from_dict(card.run["corpus"]),
+        "test",
+        lm.tokenizer,
+        n_ctx=card.n_ctx,
+        bos_each_row=bool(card.bos),
     )
     tokens = torch.cat([rows.tokens for rows in stream.rows(8)])[: 640 // card.n_ctx]
     with saekit.splice(lm, right, error=False):

@@ -77,7 +77,7 @@ def as_corpus(given: Corpus | Path | str | Sequence[Any]) -> Corpus:
     """
     if isinstance(given, Corpus):
         return given
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Path | Iterable):
         raise DataError(
             f"A corpus is one of saekit.data, a name or file of text, or a list of texts; got "
             f"{given!r:.60} ({type(given).__name__})."

@@ -255,7 +255,7 @@ def on_one_text(saes: Sequence[OpenSAE], split: HeldOut) -> list[OpenSAE]:
     Raises:
         ConfigError: their trainings kept no text in common for this split.
     """
-    names = distinct_names([one.loaded for one in saes])
+    names = distinct_names([one.loaded.folder for one in saes])
     texts = (one.loaded.card.run.get("corpus") for one in saes)
     trained = list(zip(names, texts, strict=True))
     return [one._replace(text=kept_from_all(one.text, trained, split)) for one in saes]

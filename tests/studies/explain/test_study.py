@@ -58,7 +58,7 @@ def text(tmp_path_factory):
         lines.append(json.dumps({"text": " ".join(some) + f" {i}"}))
     path = tmp_path_factory.mktemp("text") / "t.jsonl"
     path.write_text("\n".join(lines) + "\n")
-    return Files(paths=(str(path),)), "train"
+    return Files(paths=(str(path),), validation_share=0.0), "train"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.studies.locality.world import QUIET, Mixing, sae_of, tokens_of
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     base = tmp_path_factory.mktemp("runs")
-    corpus = Files(paths=(str(world.text_file(base)),))
+    corpus = Files(paths=(str(world.text_file(base)),), validation_share=0.0)
     lm = Mixing([[1.0], [1.0] * 4])
     saes = [Subject(Site(i, "resid_post"), "", lambda: LoadedSAE(sae_of("relu"))) for i in range(2)]
     settings = Depth(

@@ -41,7 +41,7 @@ def subjects(n, sae=sae_of):
 
 def config(folder, **changes):
     how = Measure(**({"token_vector": "exact"} | changes.pop("measure", {})))
-    corpus = Files(paths=(str(world.text_file(folder)),))
+    corpus = Files(paths=(str(world.text_file(folder)),), validation_share=0.0)
     return Depth(corpus=corpus, measure=how, **(LOCAL | changes))
 
 

@@ -77,7 +77,7 @@ def test_from_a_truth_to_scores(world, capsys):
     library = Library(world)
     views = Views(library, Labels(world / "labels.db"))
     shown = views.latent("run", 3)
-    assert shown["panels"] == ["truth"] and not views.sae("run")["card"]["reads_text"]
+    assert list(shown["panels"]) == ["truth"] and not views.sae("run")["card"]["reads_text"]
     assert "truth eval" in library.sae("run").command()
     views.labels.close()
 

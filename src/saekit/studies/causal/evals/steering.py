@@ -106,9 +106,9 @@ class Steering(SharedEval):
 
     It is undefined where the model's loss on the labelled texts is no better than guessing any
     token, or the judge no better than the commonest class. A language model as judge says how much
-    a text is about the class, and how fluent it is; scores are then the harmonic mean of both, 0 to
-    2. It is undefined where the judge does not tell labelled texts, and where over a fifth of the
-    texts has no usable rating; others without one count as 0. `judge_agreement` is how far it
+    a text is about the class, and how fluent it is; scores then go from 0 to 2, the harmonic mean
+    of both. It is undefined where the judge does not tell labelled texts, and where over a fifth of
+    the texts has no usable rating; others without one count as 0. `judge_agreement` is how far it
     agrees with the classifier. `reach` is how much of the difference of
     class means the latents hold.
 
