@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from weakref import WeakValueDictionary
@@ -258,8 +259,12 @@ class Index:
         """Which tables and columns next to it are left out, and why: a sentence each."""
         return list(self._sides[1])
 
-    def record(self, latent: int) -> dict[str, Any]:
+    def record(self, latent: int, most: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Return all that the index keeps of a latent, JSON-ready.
+
+        Args:
+            latent: 0 to d_sae - 1.
+            most: examples of each band, its first; None, or a band that is not in it: all.
 
         Raises:
             UnknownNameError: there is no such latent.
@@ -267,9 +272,9 @@ class Index:
         """
         self._check(latent)
         with reading(self.folder, "an index"):
-            return self._record(latent)
+            return self._record(latent, most or {})
 
-    def _record(self, latent: int) -> dict[str, Any]:
+    def _record(self, latent: int, most: Mapping[str, int]) -> dict[str, Any]:
         strings: dict[str, int] = {}
         details = self._details[latent // self._group]
         at = latent % self._group
@@ -281,7 +286,7 @@ class Index:
         def of(name: str) -> list[Any]:
             return details[name][at].tolist() if name in details else []
 
-        examples = self._examples_of(latent, strings)
+        examples = self._examples_of(latent, strings, most)
         near = zip(of("decoder"), map(_plain, of("decoder_cosines")), strict=True)
         both = zip(
             of("cofiring"), map(_plain, of("cofiring_phi")), of("cofiring_both"), strict=True
@@ -340,26 +345,34 @@ class Index:
         names = ("density", "mean", "max")
         return {"sites": sites} | {n: [_plain(v) for v in of(f"layer_{n}")] for n in names}
 
-    def _examples_of(self, latent: int, strings: dict[str, int]) -> dict[str, list[Any]]:
+    def _examples_of(
+        self, latent: int, strings: dict[str, int], most: Mapping[str, int]
+    ) -> dict[str, list[Any]]:
         group = self._examples[latent // self._group]
         first, last = np.searchsorted(group["latent"], [latent, latent + 1])  # type: ignore[arg-type]
         found: dict[str, list[Any]] = {name: [] for name in self.manifest["bands"]}
+        bands = [ORDER[band] for band in group["band"][first:last].tolist()]  # type: ignore[union-attr]
+        seen: Counter[str] = Counter()
+        places: list[int] = []
+        for place, band in enumerate(bands, int(first)):
+            seen[band] += 1
+            if seen[band] <= most.get(band, len(bands)):
+                places.append(place)
         tokens, rows = self._contexts
-        plain = ("band", "context", "start", "end", "peak", "doc")
-        columns = [group[name][first:last].tolist() for name in plain]  # type: ignore[union-attr]
-        values = group["value"][first:last].tolist()  # type: ignore[union-attr]
-        windows = [tokens[c, a:b] for c, a, b in zip(*columns[1:4], strict=True)]
+        plain = ("context", "start", "end", "peak", "doc", "value")
+        columns = [group[name][places].tolist() for name in plain]  # type: ignore[index,union-attr]
+        windows = [tokens[c, a:b] for c, a, b in zip(*columns[:3], strict=True)]
         shown = self._numbered(windows, strings)
-        for i, (band, context, start, _, peak, doc) in enumerate(zip(*columns, strict=True)):
-            off = ORDER[band] == "negative"
-            found[ORDER[band]].append(
+        for i, (context, start, _, peak, doc, value) in enumerate(zip(*columns, strict=True)):
+            band = bands[places[i] - int(first)]
+            found[band].append(
                 {
                     "tokens": shown[i],
-                    "at": group["at"][int(first) + i].tolist(),
-                    "acts": [_short(a) for a in group["acts"][int(first) + i].tolist()],
-                    "peak": None if off else peak,
+                    "at": group["at"][places[i]].tolist(),
+                    "acts": [_short(a) for a in group["acts"][places[i]].tolist()],
+                    "peak": None if band == "negative" else peak,
                     "token": peak,
-                    "value": _short(values[i]),
+                    "value": _short(value),
                     "row": int(rows[context]),
                     "start": start,
                     "doc": doc,

@@ -88,7 +88,8 @@ def latents(index: Index, contexts_per_latent: int) -> dict[str, Any]:
     """
     names = ["latent", *index.columns]
     columns = [[_cell(v) for v in _listed(index.values[name])] for name in names]
-    records = [index.record(latent) for latent in range(index.d_sae)]
+    most = {band: _kept(band, contexts_per_latent) for band in index.manifest["bands"]}
+    records = [index.record(latent, most) for latent in range(index.d_sae)]
     table = {"names": names, "values": columns}
     return {"columns": table, "packed": deflated(packed(records, contexts_per_latent))}
 
