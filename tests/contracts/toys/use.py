@@ -207,7 +207,8 @@ def panel() -> None:
     assert "toy_panel" not in seen.latent("run", 3)["panels"]
     (run() / "toy_panel.json").write_text(json.dumps({"toy": list(range(64))}))
     assert "toy_panel" in seen.latent("run", 3)["panels"]
-    assert seen.panel("run", 3, "toy_panel")["blocks"][0]["facts"] == [["toy", 3, {"unit": "u"}]]
+    shown = seen.latent("run", 3)["panels"]["toy_panel"]
+    assert shown["blocks"][0]["facts"] == [["toy", 3, {"unit": "u"}]]
     line("export", "site", run(), "--out", base / "site", "--quiet", "--json")
     assert '"toy_panel"' in (base / "site" / "data.js").read_text(encoding="utf-8")
 

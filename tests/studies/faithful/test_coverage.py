@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saekit.core.stats.resamples import scored
 from saekit.studies.faithful.fakes import statistics as fakes
 from saekit.studies.faithful.fakes.statistics import Units
 from saekit.studies.faithful.probing import statistics as probes
@@ -87,9 +88,8 @@ def held_by_probes(n, right):
         for repetition in range(REPETITIONS):
             some, answers = examples(n)
             draws = probes.drawn(n, 300, repetition)
-            score = probes.score(
-                probes.values(answers, some, metric, draws), n, metric, "accuracy of a probe"
-            )
+            values = probes.values(answers, some, metric, draws)
+            score = scored(values, n, unit="ratio", label="accuracy of a probe", span=(0.0, 1.0))
             assert score.low is not None and score.high is not None
             held += score.low <= truth <= score.high
         found[metric] = held / REPETITIONS

@@ -12,7 +12,7 @@ from torch import Tensor
 from saekit.core.errors import BudgetError, ResourceError
 from saekit.core.result import Score
 from saekit.core.stats.agreement import kappa
-from saekit.core.stats.means import mean_interval
+from saekit.core.stats.proportions import wilson
 from saekit.data.labelled.base import Labelled
 from saekit.generators.asker import Asker
 from saekit.generators.asking import BUDGET
@@ -182,11 +182,11 @@ def why_none(right: Float[Tensor, "n"]) -> str:
     Args:
         right: of labelled texts, whether it rates them `nearer` to their class.
     """
-    found = mean_interval(right)
-    if float(found.low) > 0.5:  # noqa: PLR2004 - what a guess has; no interval is not above it
+    share, n = float(right.mean()), len(right)
+    if n and wilson(share, n)[0] > 0.5:  # noqa: PLR2004 - what a guess has
         return ""
     return (
-        f"the judge rates {float(found.mean):.0%} of {len(right)} held-out texts nearer to their "
+        f"the judge rates {share:.0%} of {n} held-out texts nearer to their "
         f"own class than to another, where a guess has 50 %"
     )
 

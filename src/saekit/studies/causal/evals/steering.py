@@ -532,20 +532,21 @@ def _blind(texts: Labelled, judged: Tensor) -> str:
 
 def _accuracies(task: _Task, judge: str) -> dict[str, Score]:
     labels = torch.tensor([e.label for e in task.texts.test])
-    hits, n = (task.judged == labels).double(), len(labels)
-    low, high = wilson(float(hits.mean()), n)
     who = "judge" if judge == CLASSIFIER else CLASSIFIER
-    found = {
-        f"{task.name}/{who}_accuracy": Score(
-            value=float(hits.mean()), low=low, high=high, n=n, unit="share of texts",
-            better="neither",
-            label=f"{task.name}: accuracy of the {who} on held-out labelled texts",
-        )
-    }  # fmt: skip
+    label = f"accuracy of the {who} on held-out labelled texts"
+    of = {f"{who}_accuracy": ((task.judged == labels).double(), label)}
     if task.right is not None:
-        found[f"{task.name}/judge_accuracy"] = resampling.of_units(
-            task.right, unit="share of texts",
-            label=f"{task.name}: labelled texts that the judge rates nearer to their class",
+        of["judge_accuracy"] = (
+            task.right,
+            "labelled texts that the judge rates nearer to their class",
+        )
+    found = {}
+    for name, (hits, said) in of.items():
+        share = float(hits.mean())
+        low, high = wilson(share, len(hits))
+        found[f"{task.name}/{name}"] = Score(
+            value=share, low=low, high=high, n=len(hits), unit="share of texts", better="neither",
+            label=f"{task.name}: {said}",
         )  # fmt: skip
     return found
 
