@@ -353,6 +353,7 @@ def latent_times(served, names, sizes, n_clients, look=0.0):
 
     def reader(seed):
         chance, client = random.Random(seed), served.client()
+        time.sleep(look * chance.random())  # readers do not all come in the same instant
         try:
             while time.perf_counter() < until:
                 name, latent = quote(chance.choice(names)), chance.randrange(sizes["d_sae"])
