@@ -10,6 +10,7 @@ import math
 import torch
 from _coverage import Count
 
+from saekit.core.stats.resamples import scored
 from saekit.evals._differences import Curve, Point
 from saekit.evals._evidence import best_of, detectable
 from saekit.evals.compare import pair_table
@@ -69,7 +70,7 @@ def of_probes(repeats):
             for i in range(repeats):
                 some, answers = texts(n)
                 found = probing.values(answers, some, metric, probing.drawn(n, 1000, i))
-                count.score(probing.score(found, n, metric, ""), truth)
+                count.score(scored(found, n, unit=UNIT, label="", span=(0.0, 1.0)), truth)
             yield count
     for n, only in (
         (300, (0.15, 0.10)),
@@ -90,7 +91,8 @@ def of_probes(repeats):
                 for one in (first, second)
             ]
             apart = of[0] - of[1]
-            count.score(probing.score(apart, n, "accuracy", "", apart=True), only[0] - only[1])
+            score = scored(apart, n, unit=UNIT, label="", span=(-1.0, 1.0))
+            count.score(score, only[0] - only[1])
             told.add(0.0, 0.0, float(probing.p_of(apart) < 0.05))
         yield count
         if only[0] == only[1] > 0:
