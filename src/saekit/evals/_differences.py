@@ -82,9 +82,9 @@ def difference(
     # Losses are measured on fewer rows, whose blocks are others: L0 is then held where it is.
     places = {
         i: without_each(n.metric, n.stacked()).log()
-        if n.n_used == n_blocks
+        if torch.equal(n.sizes, v.sizes)
         else torch.full((n_blocks,), log_l0[i], dtype=torch.float64)
-        for i, (_, n) in sums.items()
+        for i, (v, n) in sums.items()
     }
     moved = [
         between(
@@ -235,16 +235,16 @@ def front_share(
         return [None] * len(values)
     chance = generator(seed, "front")
     stacks = [
-        (v.metric, v.stacked(), m.metric, m.stacked()) for v, m in zip(values, l0, strict=True)
+        (v.metric, v.stacked(), m.metric, m.stacked(), torch.equal(v.sizes, m.sizes))
+        for v, m in zip(values, l0, strict=True)
     ]
     times = torch.zeros(len(values))
     for _ in range(RESAMPLES):
         weights = torch.bincount(torch.randint(n, (n,), generator=chance), minlength=n).double()
         # Losses are measured on fewer rows than L0, so their blocks are others.
         scores, sparsity = [], []
-        for metric, stack, l0_metric, l0_stack in stacks:
+        for metric, stack, l0_metric, l0_stack, same in stacks:
             scores.append(_weighed(metric, stack, weights))
-            same = len(next(iter(l0_stack.values()))) == n
             sparsity.append(_weighed(l0_metric, l0_stack, weights if same else None))
         score = torch.tensor(scores, dtype=torch.float64)
         times += on_front(torch.tensor(sparsity, dtype=torch.float64), score)
