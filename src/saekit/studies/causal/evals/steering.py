@@ -393,24 +393,15 @@ class Steering(SharedEval):
         rates = {kind: most * resampling.means(m.values, draws) for kind, m in marks.items()}
         verb = "judged so" if asked is None else "rated by the judge"
         words = f"{task.name}, {task.texts.classes[c]}: {verb}"
+        names = {PLAIN: PLAIN} | {kind: f"{kind}success" for kind in arms}
+        added = {PLAIN: "nothing added"} | {kind: SAID[kind] for kind in arms}
         scores = {
-            f"{head}/{PLAIN}": scored(
-                rates[PLAIN],
-                self.n_prompts,
-                unit=unit,
-                label=f"{words}, nothing added",
+            f"{head}/{name}": scored(
+                rates[kind], self.n_prompts, unit=unit, label=f"{words}, {added[kind]}",
                 span=(0.0, most),
             )
-        } | {
-            f"{head}/{kind}success": scored(
-                rates[kind],
-                self.n_prompts,
-                unit=unit,
-                label=f"{words}, {SAID[kind]}",
-                span=(0.0, most),
-            )
-            for kind in arms
-        }
+            for kind, name in names.items()
+        }  # fmt: skip
         rises = {kind: rates[kind] - rates[PLAIN] for kind in arms}
         costs = {kind: arm.said.loss - nothing.loss for kind, arm in arms.items()}
         shown: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from saekit.core.result import Result, Score
 from saekit.core.seeds import derive
-from saekit.evals.base import Eval, Subject, Tools, made_from, registry
+from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.studies.structure import meta
 from saekit.studies.structure.meta import Explained, MetaFit
 
@@ -21,7 +21,7 @@ FITTED = "no interval: the meta-SAE was fitted to these rows"
 @final
 @registry.register
 @dataclass(frozen=True, kw_only=True)
-class MetaStructure(Eval):
+class MetaStructure(SharedEval):
     """How much of the variance of decoder directions a small dictionary of them explains.
 
     The directions, brought to length 1, are the data: a BatchTopK SAE with a quarter as many
@@ -75,14 +75,8 @@ class MetaStructure(Eval):
         return cls(fit=MetaFit(steps=15, batch_rows=64))
 
     @override
-    def run(self, subject: Subject, tools: Tools) -> Result:
-        return self.run_all([subject], tools)[0]
-
-    @override
-    def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
+    def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         """Measure SAEs; those with as many directions of one width share the random ones."""
-        for subject in subjects:
-            self.check(subject)
         shared: dict[tuple[int, ...], Explained] = {}
         return [self._measured(subject, tools, shared) for subject in subjects]
 
