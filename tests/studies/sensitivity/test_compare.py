@@ -112,9 +112,8 @@ def test_correlations_are_those_of_the_columns():
     x, y = torch.randn(9, 2), torch.randn(9, 3)
     y[:, 2] = 5.0
     found = correlations(x, y)
-    assert found[1, 0] == pytest.approx(
-        float(torch.corrcoef(torch.stack([x[:, 1], y[:, 0]]))[0, 1])
-    )
+    pair = torch.stack([x[:, 1], y[:, 0]]).double()
+    assert found[1, 0] == pytest.approx(float(torch.corrcoef(pair)[0, 1]))
     assert found[:, 2].tolist() == [-1.0, -1.0]
 
 
