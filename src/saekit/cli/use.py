@@ -59,7 +59,7 @@ def prompt(
 @takes(SAEOptions)
 def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is drawn
     run: Run,
-    latent: Annotated[int, typer.Argument(help="Number of the latent.")],
+    latent: Annotated[int, typer.Argument(metavar="latent", help="Number of the latent.")],
     text: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "I think",
     add: Annotated[
         list[float] | None,

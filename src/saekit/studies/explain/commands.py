@@ -272,7 +272,9 @@ def score_(
 @app.command("label")
 def label_(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="[FOLDER/explorer_labels.json]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the labels. [FOLDER/explorer_labels.json]")
+    ] = None,
     name: Name = "local",
     least: Annotated[
         float,
