@@ -39,8 +39,8 @@ class Measurement(Config):
     """How corpora are measured.
 
     Args:
-        tokens: read of each corpus at most; all are cut to the size of the smallest, for unseen
-            tokens and n-grams depend on it.
+        tokens: most tokens to read of each corpus; all are cut to the size of the smallest, because
+            tokens and n-grams that were not seen depend on it.
         split: part of each corpus.
         embedded_docs: documents of each whose embedding is read.
         embedded_tokens: of each of these, the first ones.

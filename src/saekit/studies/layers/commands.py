@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from saekit.training.run import Run
 
 app = typer.Typer(
-    help="SAEs that several layers share: where latents live, figures, prompts.",
+    help="One SAE over many layers: at which layers each latent is on, figures, prompts.",
     no_args_is_help=True,
 )
 # Commands that make a folder, and where when none is named; libraries needed at the end.
@@ -45,19 +45,24 @@ NEEDS = {"figures": ("matplotlib", "figures")}
 def analyse(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
-    first_row: Annotated[int, typer.Option(help="Row of the text to begin at.")] = 0,
-    examples: Annotated[int, typer.Option(help="Contexts kept per latent and layer.")] = 4,
+    first_row: Annotated[
+        int,
+        typer.Option(help="Row of the text to begin at, to divide a text between several runs."),
+    ] = 0,
+    examples: Annotated[
+        int, typer.Option(help="Strongest contexts to keep for each latent and layer.")
+    ] = 4,
     site: Sites = None,
     corpus: Corpus = None,
     split: SplitName = "test",
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [RUN/layers]")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Read text once: counts, strengths and examples of every latent at every layer.
+    """Read a text and count how often and how strongly each latent is on at each layer.
 
     Example: saekit layers analyse runs/mine --tokens 1000000
     """
@@ -77,11 +82,11 @@ def analyse(
 
 @app.command("merge")
 def merge(
-    parts: Annotated[list[Path], typer.Argument(help="Folders that `layers analyse` made.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    parts: Annotated[list[Path], typer.Argument(help="Folders that saekit layers analyse wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     as_json: AsJson = False,
 ) -> None:
-    """Add up analyses of other rows of the same text.
+    """Add up analyses of different rows of the same text.
 
     Example: saekit layers merge part0 part1 --out both
     """
@@ -102,20 +107,26 @@ def merge(
 @takes(SAEOptions)
 def evaluate(
     run: RunFolder,
-    tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
+    tokens: Annotated[int, typer.Option(help="Tokens to measure reconstruction on.")] = 2**15,
     ce_tokens: Annotated[
-        int, typer.Option(help="Of them through the whole model, 4 + 3 x layers times; 0: none.")
+        int,
+        typer.Option(
+            help="Tokens of these that pass through the whole model, 4 + 3 x layers times; "
+            "0 leaves out cross-entropy and KL."
+        ),
     ] = 2**10,
     site: Sites = None,
     corpus: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
+    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn at random.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the result. [RUN/eval/by_layer.json]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Measure an SAE at every layer, their mean, and with all layers replaced at once.
+    """Measure an SAE at every layer, on average, and with all layers replaced at once.
 
     Example: saekit layers eval runs/mine
     """
@@ -171,15 +182,20 @@ def baselines(
     corpus: Corpus = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of each layer, of an SAE from elsewhere. [as many as it saw]"),
+        typer.Option(
+            help="Tokens to train on at each layer; only for an SAE that saekit did not "
+            "train. [as many as the shared SAE saw]"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the SAEs to. [RUN/single]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
+    """Train an SAE for each single layer, on the same text, to compare with the shared one.
 
     Example: saekit layers baselines runs/mine --site L0,15,29.resid_post
     """
@@ -247,18 +263,20 @@ def _trained(
 def compare_(
     run: RunFolder,
     singles: Annotated[
-        Path | None, typer.Option(help="Folder with a run for each layer. [RUN/single]")
+        Path | None, typer.Option(help="Folder with the SAEs of single layers. [RUN/single]")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of held-out text.")] = 2**14,
+    tokens: Annotated[int, typer.Option(help="Tokens of held-out text to measure on.")] = 2**14,
     site: Sites = None,
     corpus: Corpus = None,
-    out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the table. [RUN/layers/compare.csv]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
+    """Compare a shared SAE with SAEs of single layers: FVU and directions, on the same tokens.
 
     Example: saekit layers compare runs/mine --site L0,15,29.resid_post
     """
@@ -284,26 +302,29 @@ def compare_(
 @app.command("figures")
 @takes(SAEOptions)
 def figures(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or SAEs.", metavar="RUN")],
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made of one run. [RUN/layers]")
+        Path | None,
+        typer.Option(help="Folder that saekit layers analyse wrote, for one run. [RUN/layers]"),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(help="For the prompt heatmap.")
+        str, typer.Option(help="Text for the heatmap of a prompt.")
     ] = "When Mary and John went to the store, John gave a drink to",
-    tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
-    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    tokens: Annotated[
+        int, typer.Option(help="Tokens to measure the cosines between layers of the stream on.")
+    ] = 2**14,
+    suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
     corpus: Corpus = None,
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the figures to. [RUN/layers/figures]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Draw every figure, each with the CSV of what it shows.
+    """Draw every figure of an analysis, each with its numbers as CSV.
 
     Example: saekit layers figures runs/mine --suffix png
     """
@@ -338,31 +359,39 @@ def figures(
 @takes(SAEOptions)
 def prompt_(
     run: RunFolder,
-    prompt: Annotated[str, typer.Argument(help="The text to look at.")],
+    prompt: Annotated[str, typer.Argument(help="Text to look at.")],
     steer: Annotated[
         list[str] | None,
         typer.Option(
-            help="LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5: add the latent's direction, "
-            "FACTOR in units of the mean norm there. Repeatable. [the strongest latents]"
+            help="Also show the logits with a latent's direction added: "
+            "SITE:LATENT:FACTOR, as L3.resid_post:120:0.5, where FACTOR is in units "
+            "of the mean norm at the site. Repeatable. [the strongest latents]"
         ),
     ] = None,
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made, for examples. [RUN/layers]")
+        Path | None,
+        typer.Option(
+            help="Folder that saekit layers analyse wrote, to show examples. [RUN/layers]"
+        ),
     ] = None,
     payloads: Annotated[
         Path | None,
-        typer.Option(help="Also write what an application asks for, as one file of JSON."),
+        typer.Option(
+            help="Also write what MLSAE's web application would request, as one JSON file."
+        ),
     ] = None,
     site: Sites = None,
     corpus: Corpus = None,
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the page. [RUN/layers/prompt.html]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
+    """Write one HTML page about a prompt: tokens, latents by layer, next tokens.
 
     Example: saekit layers prompt runs/mine "The capital of France is"
     """

@@ -60,8 +60,8 @@ class Sensitivity(Config):
     """What a run of the study measures.
 
     Args:
-        n_latents: latents, drawn from those that are on often enough.
-        tokens: tokens of the corpus that examples are looked for in.
+        n_latents: number of latents to draw, from those that are on often enough.
+        tokens: tokens of the text in which examples are looked for.
         texts: usable new texts wanted of each latent.
         rounds: how often a latent is asked for again while texts are lacking.
         check: original sensitivity from which a latent is in the mean.

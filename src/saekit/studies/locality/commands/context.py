@@ -60,18 +60,22 @@ def context(
     sae_root: Root = None,
     layers: Layers = None,
     prompt: Annotated[
-        Path | None, typer.Option(help="A text file: the same text for every model.")
+        Path | None, typer.Option(help="File with the text to read, the same for every model.")
     ] = None,
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
-    windows: Annotated[int, typer.Option(help="Windows, where there is no --prompt.")] = 1,
-    least: Annotated[int, typer.Option(help="Shortest context, tokens.")] = 8,
+    windows: Annotated[int, typer.Option(help="Windows of text, without --prompt.")] = 1,
+    least: Annotated[int, typer.Option(help="Shortest context, in tokens.")] = 8,
     n_ctx: Annotated[
         int | None,
-        typer.Option("--n-ctx", "--most", help="Longest context, tokens. [2048, or the preset's]"),
+        typer.Option(
+            "--n-ctx", "--most", help="Longest context, in tokens. [2048, or the preset's]"
+        ),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Between lengths. [128]")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Tokens from one length to the next. [128, or the preset's]")
+    ] = None,
     threshold: Threshold = None,
     token_vector: Vector = "hutchinson",
     legacy_encode: Legacy = False,
@@ -79,7 +83,7 @@ def context(
     settings: Settings = None,
     memory: Memory = None,
     device: Device = "auto",
-    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw figures, or not.")] = True,
     resume: Resume = False,
     tables: Format = "csv",
     out: Out = Path("runs/locality-context"),
@@ -88,7 +92,7 @@ def context(
     *,
     sae: WindowOptions,
 ) -> None:
-    """Measure entropy against context length: one last token, more and more before it.
+    """Measure on how many tokens latents depend as the text before one token grows.
 
     SAEs of several sites are measured on the same text, each in a folder below --out. Several
     models: once for each, with the same --prompt.
