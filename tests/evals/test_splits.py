@@ -7,6 +7,7 @@ import pytest
 import saekit
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.result import split_lines
 from saekit.data.base import Shares
 from saekit.data.corpora.files import Files
 from saekit.evals.evaluate import stream_of
@@ -47,6 +48,7 @@ def test_a_result_is_of_the_part_that_was_asked_for_and_says_so(pair, text):
         assert result.provenance["split"] == split
         assert f"read     the {split} split of text.jsonl" in str(result)
         assert lm.tokenizer.decode(rows[0].tolist()[1:20]) in "".join(seen(text, split))
+    assert split_lines({"split": "test", "text": None}) == []  # of an evaluation that reads none
     assert found["test"].details["tokens_sha256"] != found["validation"].details["tokens_sha256"]
     assert saekit.evaluate(pair[0], lm, **SMALL).scores == found["test"].scores
     with pytest.raises(DataError, match="keeps no validation text"):

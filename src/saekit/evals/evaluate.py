@@ -181,7 +181,7 @@ def measure_all(
             said = said_of(one.loaded.card)
             notes = [*said["notes"], *result.provenance.get("notes", [])]
             made = said | {"bos": _bos(one), "split": split, "notes": notes}
-            made |= {"text": one.text.label}
+            made |= {"text": one.text.label if config.reads_text else None}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 
