@@ -80,7 +80,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     earlier = out / RECORD
     before = read_json(earlier)["seconds"] if earlier.exists() else 0.0
     # The index reads text that training has read.
-    lm = Memo(every=True).model(load(run.model, device=device))
+    lm = Memo().model(load(run.model, device=device))
     trained = worked = _train(run, lm, out, shown=not quiet)
     loaded = load_sae(out)
     if worked or not (out / "eval" / "core.json").exists():

@@ -109,6 +109,9 @@ def saebench(
     out: Annotated[
         Path, typer.Option(help="Folder to write the results to; results that are there are kept.")
     ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there that hold other results.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the results in RUN/eval as JSON that tools for SAEBench read.
@@ -117,11 +120,11 @@ def saebench(
     """
     from saekit.core.errors import ConfigError, FormatError
     from saekit.core.result import Result
-    from saekit.evals.saebench.writing import path_of, write
+    from saekit.evals.saebench.writing import holds_another, path_of, write
     from saekit.hub.names import results_folder
     from saekit.report.origin import is_result
 
-    written: dict[str, Path] = {}
+    found: dict[Path, tuple[Result, str, Path]] = {}
     left_out: dict[str, str] = {}
     for name, run in _names(runs).items():
         for path in sorted((results_folder(run) / "eval").glob("*.json")):
@@ -129,18 +132,25 @@ def saebench(
                 if not is_result(path):
                     continue
                 result = Result.read(path)
-                made = str(path_of(result, out, name=name))
-                if made in written:
-                    raise ConfigError(f"{made} has {written[made]}. Write this one elsewhere.")
-                written[str(write(result, out, name=name))] = path
+                made = path_of(result, out, name=name)
+                if made in found:
+                    raise ConfigError(f"{made} has {found[made][2]}. Write this one elsewhere.")
+                found[made] = result, name, path
             except (ConfigError, FormatError) as error:
                 left_out[str(path)] = str(error)
-    if not written:
+    if not found:
         why = "; ".join(left_out.values()) or f"saekit eval {runs[0]} makes one"
         raise ConfigError(f"There is no result to write: {why}")
+    there = [p for p, (result, name, _) in found.items() if holds_another(p, result, name=name)]
+    if there and not overwrite:
+        raise ConfigError(
+            f"{there[0]} is there and holds another result. Name another folder, or add "
+            f"--overwrite to replace {len(there)} of {len(found)} files. Nothing was written."
+        )
+    written = [str(write(result, out, name=name)) for result, name, _ in found.values()]
     lines = [f"result   {path}" for path in written]
     lines += [f"left out {path}: {why}" for path, why in left_out.items()]
-    emit({"results": list(written), "left_out": left_out}, as_json=as_json, lines=lines)
+    emit({"results": written, "left_out": left_out}, as_json=as_json, lines=lines)
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:

@@ -77,7 +77,8 @@ def index(
     ]
     how: dict[str, Any] = {"tokens": tokens, "codes": codes, "fresh": fresh}
     made = index_ready(ready, shown=not quiet, split=split, **how)
-    notes = list(dict.fromkeys(note for one in ready for note in one.opened.notes))
+    said = [one.opened.notes for one in ready] + [one.manifest["said"]["notes"] for one in made]
+    notes = list(dict.fromkeys(note for some in said for note in some))
     lines = [
         *(_line(one) for one in made),
         *note_lines(notes),

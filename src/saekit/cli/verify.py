@@ -69,6 +69,6 @@ def verify(
         out=out or results_folder(run) / "eval" / "verify.json",
         shown=not quiet,
     )
-    notes = note_lines(notes_of(loaded.card))
+    notes = note_lines([*notes_of(loaded.card), *verdict.made_from.get("notes", [])])
     emit(verdict.to_dict(), as_json=as_json, lines=[str(verdict), *notes])
     raise typer.Exit(verdict.exit_code)

@@ -190,7 +190,7 @@ def _fill(
         found = int(keep_everywhere(harvest.rules, rows.tokens, acts).sum())
         writer.add(rows, acts, found)
         kept += found
-        progress.add(found)
+        progress.reach(kept)
         if (why := stopped()) is not None and kept < tokens:
             writer.flush()
             raise Interrupted(

@@ -184,7 +184,7 @@ def measure_(
         files = write(found, out, lm, f".{figures}")
     record = {name: score.value for name, score in found.result.scores.items()}
     emit(
-        record | {"files": [str(p) for p in files]},
+        record | {"files": [str(p) for p in files], "notes": found.result.provenance["notes"]},
         as_json=as_json,
         lines=[*str(found).splitlines(), *(f"file     {p}" for p in files)],
     )

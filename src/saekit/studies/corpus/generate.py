@@ -192,7 +192,7 @@ def _write(
                 ids = np.array([*begin, *new], dtype=np.int32)
                 shelf.add(files.Sequence(number, len(begin), ids))
                 sizes.append(len(ids))
-                progress.add(min(len(ids), max(goal.tokens - progress.done, 0)))
+                progress.reach(progress.done + len(ids))
                 fresh += len(ids)
                 if fresh >= _KEEP_TOKENS:
                     shelf.keep()

@@ -209,8 +209,9 @@ def run_(
         if study.out is None:  # next to the SAE, where the table of latents looks for columns
             table_files.write(scored.columns(), results_folder(run) / "analysis" / "explain")
     lines = [*_label_lines(found), *(_score_lines(scored) if scored else [])]
-    lines += [*note_lines(opened.notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
-    record = _record(found, scored) | {"notes": opened.notes}
+    notes = [*opened.notes, *found.notes]
+    lines += [*note_lines(notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
+    record = _record(found, scored) | {"notes": notes}
     emit(record, as_json=as_json, lines=lines)
     _end(found, scored)
 

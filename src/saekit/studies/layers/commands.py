@@ -19,10 +19,11 @@ from saekit.studies.layers.opening import (
     Sites,
     SplitName,
     lens_of,
+    notes_on,
     opened,
 )
 from saekit.studies.layers.table_commands import examples_, stream_, tables
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def analyse(
         found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
         where = "" if out is None else f" --survey {shlex.quote(str(out))}"
         more = how._replace(sites=None).typed() + where  # an analysis says its layers
-        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
+        notes = notes_on(stream, tokens, first_row)
+        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", notes, as_json)
 
 
 @app.command("merge")
@@ -100,7 +102,7 @@ def merge(
         found.merge(Survey.load(part))
     where = f"{shlex.quote(str(parts[0].parent))} --survey {shlex.quote(str(out))}"
     with claimed(out, "saekit layers merge"):
-        _emit_survey(found, out, where, as_json)
+        _emit_survey(found, out, where, [], as_json)
 
 
 @app.command("eval")
@@ -152,7 +154,9 @@ def evaluate(
         for s in shared.sites
     ]
     result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
-    result = replace(result, provenance=result.provenance | said_of(shared.card))
+    said, notes = said_of(shared.card), result.provenance["notes"]
+    said["notes"] = [*said["notes"], *notes]
+    result = replace(result, provenance=result.provenance | said)
     path = out or results_folder(run) / "eval" / "by_layer.json"
     result.write(path)
     metrics = sorted({name.split("/")[1] for name in result.scores})
@@ -171,7 +175,8 @@ def evaluate(
         text = "".join(f"{'' if c is None else f'{c:.4g}':>14}" for c in cells)
         lines.append(f"  {way:>14}{text}")
     record = {"result": str(path), **{k: v.value for k, v in result.scores.items()}}
-    emit(record, as_json=as_json, lines=[*lines, f"result   {path}"])
+    lines += [*note_lines(notes), f"result   {path}"]
+    emit(record | {"notes": notes}, as_json=as_json, lines=lines)
 
 
 @app.command("baselines")
@@ -296,7 +301,9 @@ def compare_(
         cells = [table.columns[n][i] for n in names]
         text = [c if isinstance(c, bool) or c is None else f"{c:.4g}" for c in cells]
         lines.append(f"  {one:>17}" + "".join(f"{t!s:>17}" for t in text))
-    emit({"table": str(path), **table.columns}, as_json=as_json, lines=[*lines, f"table    {path}"])
+    notes = notes_on(stream, tokens)
+    lines += [*note_lines(notes), f"table    {path}"]
+    emit({"table": str(path), "notes": notes, **table.columns}, as_json=as_json, lines=lines)
 
 
 @app.command("figures")
@@ -334,6 +341,7 @@ def figures(
     if len(runs) > 1 and (survey or out):
         raise ConfigError("`--survey` and `--out` are for one run; several have their own folders.")
     made: list[Path] = []
+    notes: dict[str, None] = {}
     for run in runs:
         found = Survey.load(_analysed(survey or results_folder(run) / "layers", run))
         how = OpenOptions(found.sites, corpus, "test", sae)
@@ -350,9 +358,10 @@ def figures(
             lens=lens_of(lens, lm),
             shown=not quiet,
         )
-    emit(
-        {"figures": [str(p) for p in made]}, as_json=as_json, lines=[f"figure   {p}" for p in made]
-    )
+        notes |= dict.fromkeys(notes_on(stream, tokens))
+    record = {"figures": [str(p) for p in made], "notes": list(notes)}
+    lines = [*(f"figure   {p}" for p in made), *note_lines(list(notes))]
+    emit(record, as_json=as_json, lines=lines)
 
 
 @app.command("prompt")
@@ -443,13 +452,16 @@ def _steer(text: str) -> tuple[str, int, float]:
         ) from error
 
 
-def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> None:
+def _emit_survey(
+    found: "Survey", folder: Path, drawn: str, notes: list[str], as_json: bool
+) -> None:
     """Write an analysis with its tables, and say what it found.
 
     Args:
         found: the analysis.
         folder: where it goes.
         drawn: what to type after `saekit layers figures` to draw it.
+        notes: what a reader of it must know.
         as_json: end with one line of JSON.
     """
     from saekit.core.files import write_json
@@ -481,6 +493,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         "legacy_variances": legacy_variances(sums)._asdict(),
         "single_layer_share": single,
         "seconds": found.counts["seconds"],
+        "notes": notes,
     }
     write_json(folder / "summary.json", record)
     half = half_width(std.std, std.n)
@@ -494,6 +507,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         f"  {'  between tokens of a latent':<38} {split.between_tokens:.4g}",
         f"  {'  within a token':<38} {split.within_token:.4g}",
         f"  {'tokens of a latent at one layer only':<38} {100 * single:.3g} %",
+        *note_lines(notes),
         f"tables   {folder / 'latents.csv'}, {folder / 'layers.csv'}",
         f"next     saekit layers figures {drawn}",
     ]

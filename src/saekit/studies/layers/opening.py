@@ -1,5 +1,6 @@
 """What every command of `saekit layers` opens, and the options that say how."""
 
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,21 @@ def opened(run: Path, how: OpenOptions) -> OpenLayers:
     bos = card.bos_id(lm.tokenizer) is not None
     stream = TokenStream(found.text, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     return OpenLayers(shared, lm, stream)
+
+
+def notes_on(stream: "TokenStream", tokens: int, first_row: int = 0) -> list[str]:
+    """Return a note where a text has fewer tokens than were asked for.
+
+    Args:
+        stream: the text.
+        tokens: asked for.
+        first_row: from which row on.
+    """
+    from saekit.core.provenance import shortfall
+
+    n_rows = math.ceil(tokens / stream.n_ctx)
+    there = max(stream.count(at_most=first_row + n_rows) - first_row, 0)
+    return shortfall(tokens, there * stream.n_ctx, f"{stream.split} text")
 
 
 def _check_shared(loaded: "TrainedSAE") -> None:

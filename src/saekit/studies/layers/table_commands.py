@@ -9,8 +9,17 @@ import typer
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
 from saekit.core.folder_names import distinct_names
 from saekit.hub.names import results_folder
-from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, SplitName, lens_of
-from saekit.terminal.output import emit
+from saekit.studies.layers.opening import (
+    AsJson,
+    Device,
+    Dtype,
+    LensFile,
+    Quiet,
+    SplitName,
+    lens_of,
+    notes_on,
+)
+from saekit.terminal.output import emit, note_lines
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -255,11 +264,14 @@ def stream_(
     for i, first in enumerate(pairs["site"]):
         centred, raw = pairs["cosine_mean"][i], pairs["uncentred_cosine_mean"][i]
         lines.append(f"  {first + ' ' + pairs['next'][i]:<32} {centred:>18.4f} {raw:>12.4f}")
-    lines += [f"  {found.n_tokens:,} tokens", *(f"written  {path}" for path in written)]
+    notes = notes_on(rows, tokens)
+    lines += [f"  {found.n_tokens:,} tokens", *note_lines(notes)]
+    lines += [f"written  {path}" for path in written]
     record = {
         "tokens": found.n_tokens,
         "pairs": found.pairs.rows(),
         "norms": found.norms.rows(),
+        "notes": notes,
         "files": [str(p) for p in written],
     }
     emit(record, as_json=as_json, lines=lines)

@@ -151,7 +151,7 @@ def run_(
     )
     if study.out is None:  # next to the SAE, where the table of latents looks for columns
         table_files.write(found.columns(), place / "analysis" / "sensitivity")
-    details = found.result.details
+    details, notes = found.result.details, [*opened.notes, *found.result.provenance["notes"]]
     without = sum(status != "ok" for status in found.latents.columns["status"])
     written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)
     lines = [
@@ -160,13 +160,13 @@ def run_(
         f"latents  {details['latents']}, {without} without a usable text",
         f"texts    {written or 'none'}",
         *([f"examples {_defects(given.defects)}"] if given else []),
-        *note_lines(opened.notes),
+        *note_lines(notes),
         f"table    {found.folder / 'feature_stats.csv'}",
     ]
     if details["stopped"]:
         lines.append(f"stopped  {details['reason']}. Run the same command again to go on.")
     record = {name: score.value for name, score in found.result.scores.items()}
-    record |= {"folder": str(found.folder), "stopped": details["stopped"], "notes": opened.notes}
+    record |= {"folder": str(found.folder), "stopped": details["stopped"], "notes": notes}
     emit(record, as_json=as_json, lines=lines)
     if details["stopped"]:
         raise typer.Exit(BUDGET if details["stopped"] == "budget" else 1)

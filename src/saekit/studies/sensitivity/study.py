@@ -96,6 +96,10 @@ class Collected(NamedTuple):
     l0: float  # latents on at a token, on average
     left_out: dict[int, str]  # latents that were drawn and not measured: why
 
+    def notes_on(self, tokens: int) -> list[str]:
+        """Return a note where the text has fewer tokens than were asked for."""
+        return provenance.shortfall(tokens, self.n_tokens, "text", "tokens that count")
+
 
 @dataclass(frozen=True)
 class SensitivityRun:
@@ -419,7 +423,7 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
         acts = harvest.select(rows, harvest.read(rows))
         collector.add(rows, acts.row, acts.pos, sae.encode(acts.x.float()))
         anywhere.add(rows, lm.tokenizer.special_ids)
-        bar.add(len(acts.row))
+        bar.reach(collector.n_tokens)
         if collector.n_tokens >= cfg.tokens:
             break
     bar.close()
@@ -504,7 +508,7 @@ def _published_way(  # noqa: PLR0913 - what a pass over a corpus needs
         docs.append(rows.doc_ids)
         anywhere.add(rows, lm.tokenizer.special_ids)
         n_kept += len(acts.row)
-        bar.add(len(acts.row))
+        bar.reach(n_kept)
         if n_kept >= cfg.tokens:
             break
     bar.close()
@@ -721,7 +725,7 @@ def _finish(  # noqa: PLR0913 - all that a run gave
         config=dict(settings),
         scores=scores,
         details=details,
-        provenance=provenance.collect(cfg.seed),
+        provenance=provenance.collect(cfg.seed) | {"notes": collected.notes_on(cfg.tokens)},
     )
     write_json(
         folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}

@@ -30,7 +30,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def autocorr(
         "failed": failed,
         "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in made],
+        "notes": store.meta.get("notes", []),
     }
     bos = BOS_DOMINATED if request.latents is None and explained else None
     filters = request.filters | {"frac_bos": bos}  # largest share of Neuronpedia's peaks at BOS
@@ -244,6 +245,7 @@ def _end(record: dict[str, Any], as_json: bool) -> None:
         f"autocorr {record['autocorr']}: {record['tokens']:,} tokens, {record['latents']} latents",
         *([f"corners  {record['corners']}"] if record["corners"] else []),
         *(f"figure   {path}" for path in record["figures"]),
+        *note_lines(record["notes"]),
     ]
     emit(record, as_json=as_json, lines=lines)
     if record["failed"]:

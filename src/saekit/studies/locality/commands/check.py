@@ -32,7 +32,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
@@ -117,9 +117,12 @@ def check(
         "encodes": encodes,
         "disagree": done.disagree,
         "tolerance": config.tolerance,
+        "notes": done.result.provenance["notes"],
         "out": None if out is None else str(out),
     }
-    emit(record, as_json=as_json, lines=[*_table(rows), *map(_encode_line, encodes.items())])
+    notes = note_lines(done.result.provenance["notes"])
+    lines = [*_table(rows), *map(_encode_line, encodes.items()), *notes]
+    emit(record, as_json=as_json, lines=lines)
     if done.disagree:
         raise typer.Exit(3)
 

@@ -38,6 +38,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
+from saekit.terminal.output import note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
@@ -129,10 +130,12 @@ def context(
         for home in runs:
             keep_prompt(prompt, home, config.trim)
     drawn = [path for home in runs for path in (_drawn_context(home) if figures else [])]
-    _end(out, runs, drawn, as_json)
+    _end(out, runs, drawn, source.get("notes", []), as_json)
 
 
-def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: bool) -> None:
+def _end(
+    out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], notes: list[str], as_json: bool
+) -> None:
     """Print the scores; leave with 3 where a length or a site failed."""
     wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(runs) > 1
     lines, scores = [], {}
@@ -147,6 +150,7 @@ def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: 
         ]
         scores |= {prefix + k: s for k, s in done.result.scores.items()}
     failures = [failure for done in runs.values() for failure in done.failures]
+    lines += note_lines(notes)
     results = [home / "result.json" for home in runs]
     end(out, lines, (scores, results), failures, drawn, as_json=as_json)
 
@@ -210,6 +214,7 @@ def _windows_of(
         "filter": rule.to_dict(),
         "start": drawn.start.tolist(),
         "sample": None if drawn.sample is None else drawn.sample.record(),
+        "notes": drawing.notes_on(drawn, text.windows),
     }
     return drawn.tokens, source
 

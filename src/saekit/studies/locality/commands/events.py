@@ -29,7 +29,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def events(
         sae_id=sae_id or home.resolve().name,
     )
     counts = run.write(loaded, lm, found, folder, known, options)
-    finish(folder, counts, figures, as_json)
+    finish(folder, counts | {"notes": store.meta.get("notes", [])}, figures, as_json)
 
 
 def _check_source(index: Path | None, corpus: str | None, tokens: int) -> None:
@@ -337,6 +337,7 @@ def finish(folder: Path, counts: dict[str, Any], figures: bool, as_json: bool) -
         f"scored   {ok}",
         *(f"figure   {path}" for path in drawn),
         *(f"left out {m}" for m in missing),
+        *note_lines(counts.get("notes", [])),
     ]
     if counts["failed"]:
         lines.append(f"failed   {counts['failed']} events; see {folder / 'manifest.json'}")

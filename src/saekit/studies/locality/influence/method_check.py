@@ -135,13 +135,14 @@ def run(
         "sample": None if drawn.sample is None else drawn.sample.record(),
     }
     scores = {f"{r['site']}/{r['method']}/{name}": r[name] for r in rows for name in COLUMNS}
+    notes = drawing.notes_on(drawn, config.windows)
     result = Result(
         name=config.name,
         version=VERSION,
         config=config.to_dict(),
         scores=scores,
         details=details,
-        provenance=collect(config.seed),
+        provenance=collect(config.seed) | {"notes": notes},
     )
     return CheckResult(result, methods, disagree)
 
