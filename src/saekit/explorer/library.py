@@ -20,6 +20,7 @@ from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.files import read_object
 from saekit.explorer.problems import Problem
 from saekit.hub import index_manifest
+from saekit.report.overview import architecture_of, latents_of, model_of, part, site_of
 from saekit.report.pages.base import kind_of
 
 MOST_FOLDERS, MOST_DEPTH = 20_000, 8
@@ -109,24 +110,17 @@ class Entry:
     @property
     def model(self) -> str:
         """The language model as its files name it, for a reader: of a folder its last part."""
-        name = str(self.card.get("model", {}).get("name") or "unknown")
-        return Path(name).name if name.startswith(("/", "~", ".")) else name
+        return model_of(self.card) or "unknown"
 
     @property
     def architecture(self) -> str:
         """The architecture, with the one around which it stands."""
-        inner = self.settings.get("inner")
-        name = str(self.settings.get("name") or self.settings.get("architecture") or "unknown")
-        return f"{name}, {inner['name']}" if isinstance(inner, dict) and "name" in inner else name
+        return architecture_of(self.settings) or "unknown"
 
     @property
     def d_sae(self) -> int | None:
         """Number of latents, as far as its files say it."""
-        inner = self.settings.get("inner")
-        found = self.settings.get("d_sae") or (inner if isinstance(inner, dict) else {}).get(
-            "d_sae"
-        )
-        return found if isinstance(found, int) else None
+        return latents_of(self.settings)
 
     @property
     def is_synthetic(self) -> bool:
@@ -365,7 +359,7 @@ def _of_card(
     place: Path, name: str, title: str, found: dict[str, Any], *, native: bool, run: str | None
 ) -> Iterator[Entry]:
     card, settings, index = found["card"], found["settings"], place / index_manifest.INSIDE
-    pair = card.get("pair") if isinstance(card.get("pair"), dict) else {}
+    pair = part(card, "pair")
     reads = [str(site) for site in pair.get("read") or []]
     common: dict[str, Any] = {
         "folder": place,
@@ -388,11 +382,14 @@ def _of_card(
                 **common,
             )
         return
-    label = " + ".join(reads)
-    if written := [str(site) for site in pair.get("write") or []]:
-        label += " to " + " + ".join(written)
     yield Entry(
-        id=name, title=title, index=index, site=label, sites=tuple(reads), family=(name,), **common
+        id=name,
+        title=title,
+        index=index,
+        site=site_of(card),
+        sites=tuple(reads),
+        family=(name,),
+        **common,
     )
 
 

@@ -6,7 +6,7 @@ import { histogram } from "./charts.js";
 import { exampleLines } from "./examples.js";
 import { missing } from "./blocks.js";
 import { siteIds, siteOf } from "./library.js";
-import { valueList, histogramPanel, logitPanel, runOf } from "./latent.js";
+import { valueList, histogramPanel, logitPanel } from "./latent.js";
 import { filled, jobForm } from "./states.js";
 import { interval } from "./scores.js";
 import { saeAt, latentAt, compareAt, keepState } from "./routes.js";
@@ -68,7 +68,7 @@ function scores(a, b, at) {
     element("tbody", {}, [...facts.keys()].map((k) => element("tr", { class: fact(a, k) === fact(b, k) ? "same" : null }, element("th", { scope: "row" }, k), element("td", {}, fact(a, k)), element("td", {}, fact(b, k)), element("td"))),
       labels.map((label) => element("tr", {}, element("th", { scope: "row" }, label), cell(first.get(label)), cell(second.get(label)),
         element("td", {}, verdict(first.get(label), second.get(label))))))),
-  ), lacking.map(([o, id]) => missing({ text: `${o.card?.title ?? id} has no evaluation yet.`, command: `saekit eval ${runOf(o.card ?? {}, id)}` })));
+  ), lacking.map(([o, id]) => missing({ ...o.missing?.scores, text: `${visible(o.card?.title ?? id)} has no evaluation yet.` })));
 }
 
 function one(source, id, i, overview) {

@@ -1,7 +1,7 @@
 // The library: SAEs, runs and studies found in a folder.
 
 import { element, command, sentence, settled, replace, visible } from "./dom.js";
-import { counted, readable } from "./numbers.js";
+import { counted, readable, tip } from "./numbers.js";
 import { saeAt, runAt, studyAt, compareAt, promptAt } from "./routes.js";
 import { leading, scoreMini } from "./scores.js";
 import { keepState } from "./routes.js";
@@ -16,8 +16,9 @@ export function indexBadge(index) {
 
 export function verdictBadge(verify) {
   if (!verify) return element("span", { class: "badge" }, "not verified");
-  const good = /^(ok|pass|sound|good)/i.test(verify.verdict);
-  return element("span", { class: `badge ${good ? "state-ok" : "state-stale"}`, title: verify.at ? `verified ${verify.at}` : "" }, `verify: ${verify.verdict}`);
+  const state = { fits: "state-ok", doubt: "state-stale", unknown: "" }[verify.verdict] ?? "state-damaged";
+  const badge = element("span", { class: `badge ${state}`, tabindex: 0 }, `verify: ${verify.verdict}`);
+  return tip(badge, [verify.at ? `verified ${verify.at}` : "", ...(verify.against ?? [])].filter(Boolean));
 }
 
 // The ids of the sites that share an SAE, in the order of the model.

@@ -22,7 +22,8 @@ export function scoreCard(score) {
 
 export function scoreTable(scores) {
   return element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {},
-    ["score", "value", "95 % interval", "unit", "blocks"].map((h) => element("th", { scope: "col" }, h)))),
+    ["score", "value", "95 % interval", "unit"].map((h) => element("th", { scope: "col" }, h)),
+    element("th", { scope: "col" }, tip(element("span", { tabindex: 0 }, "n"), ["Independent units behind it: blocks of text, documents or latents."])))),
   element("tbody", {}, scores.map((s) => element("tr", {},
     element("td", {}, s.about ? tip(element("span", { tabindex: 0 }, s.label ?? ""), [s.about, s.source ? `from ${s.source}` : ""].filter(Boolean)) : s.label),
     element("td", { class: "number", title: exact(s.value) }, s.value === null ? `undefined: ${s.reason ?? ""}` : near(s.value)),

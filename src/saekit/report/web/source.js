@@ -37,8 +37,7 @@ export class ServerSource {
   constructor(base = "/api/v1") {
     this.base = base;
     this.kind = "server";
-    this.live = true;
-    this.previews = true;
+    this.live = this.quick = true; // quick: previews of many rows cost little
   }
 
   async ask(path, { method = "GET", body, signal, headers = {} } = {}) {
@@ -48,17 +47,16 @@ export class ServerSource {
       options.headers["Content-Type"] = "application/json";
       options.body = JSON.stringify(body);
     }
-    let reply;
+    let reply, said;
     try {
       reply = await fetch(this.base + path, options);
-    } catch (error) {
+      said = (reply.headers.get("Content-Type") ?? "").includes("json") ? await reply.json() : null;
+    } catch (error) { // in the middle of an answer too
       if (error.name === "AbortError") throw error;
       throw new Problem({ title: "The server does not answer", detail: "saekit serve has ended, or cannot be reached.",
         remedy: "saekit serve" });
     }
     if (reply.status === 204) return null;
-    const type = reply.headers.get("Content-Type") ?? "";
-    const said = type.includes("json") ? await reply.json() : null;
     if (reply.ok) {
       if (said && reply.headers.get("ETag") && typeof said === "object") tags.set(said, reply.headers.get("ETag"));
       return said;
@@ -90,6 +88,7 @@ export class ServerSource {
   }
 
   latent(id, i, { signal } = {}) { return this.ask(`/saes/${escape(id)}/latents/${escape(i)}`, { signal }); }
+  previews(id, latents) { return this.ask(`/saes/${escape(id)}/previews?latents=${latents.join(",")}`); }
   run(id) { return this.ask(`/runs/${escape(id)}`); }
   study(id) { return this.ask(`/studies/${escape(id)}`); }
   jobs() { return this.ask("/jobs"); }
@@ -156,6 +155,13 @@ function rowsOf(columns, n) {
   return named;
 }
 
+// Where the pages beside one of n rows begin.
+export function turns(from, limit, n) {
+  const more = from + limit < n;
+  return { cursor: more ? String(from + limit) : null, before: from > limit ? String(from - limit) : null,
+    last: more ? String(Math.floor((n - 1) / limit) * limit) : null };
+}
+
 function localPage(columns, n, { where = "", limit = PAGE, cursor = null }) {
   let order;
   try {
@@ -172,7 +178,7 @@ function localPage(columns, n, { where = "", limit = PAGE, cursor = null }) {
       const v = columns[name][i];
       return v === undefined || Number.isNaN(v) ? null : v;
     })]),
-    cursor: from + limit < order.length ? String(from + limit) : null,
+    ...turns(from, limit, order.length),
   };
 }
 
@@ -231,6 +237,16 @@ class LocalSource {
     return localPage(columns, columns.latent.length, options);
   }
 
+  // The tokens that latents are strongest on, and those that they promote most.
+  async previews(id, latents) {
+    const records = await Promise.all(latents.map((i) => this.latent(id, i)));
+    const texts = (record, numbers, n) => [...new Set(numbers)].slice(0, n).map((t) => record.strings[t] ?? "");
+    return {
+      peaks: records.map((r) => texts(r, (r.examples?.top ?? []).filter((e) => e.peak !== null).map((e) => e.tokens[e.peak]), 5)),
+      promotes: records.map((r) => texts(r, (r.logits?.promoted ?? []).map(([t]) => t), 4)),
+    };
+  }
+
   async columns(id, names) {
     const columns = await this.table(id);
     return { names, values: names.map((name) => columns[name] ?? []) };
@@ -259,7 +275,7 @@ export class EmbeddedSource extends LocalSource {
     super();
     this.data = data;
     this.kind = "embedded";
-    this.previews = true;
+    this.quick = true;
     this.lower = new Map();
     this.opened = new Map();
   }
@@ -327,7 +343,7 @@ export class StaticSource extends LocalSource {
     super();
     this.base = base;
     this.kind = "static";
-    this.previews = false;
+    this.quick = false;
     this.read = new Map();
   }
 
