@@ -331,7 +331,9 @@ def test_pages_of_a_query_are_the_query(client, made):
     assert [row[at] for row in shown["rows"]] == whole[(len(whole) - 1) // 7 * 7 :]
     assert shown["last"] is shown["cursor"] is None
     back = client.get("/saes/plain/latents", params=end | {"cursor": shown["before"]}).json()
-    assert back["cursor"] and [row[at] for row in back["rows"]] == got[-len(shown["rows"]) - 7 :][:7]
+    assert (
+        back["cursor"] and [row[at] for row in back["rows"]] == got[-len(shown["rows"]) - 7 :][:7]
+    )
     limited = client.get("/saes/plain/latents", params={"where": f"{where} limit 3"}).json()
     assert [row[0] for row in limited["rows"]] == whole[:3] and limited["cursor"] is None
 

@@ -167,7 +167,7 @@ def test_numbers_tell_more_by_tab(opened, site):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Tab")
     said = page.locator("#tip").inner_text()
-    for words in ("95 % interval", "ratio", "48 blocks", "lower is better", "saekit eval demo"):
+    for words in ("95 % interval", "ratio", "n = 48", "lower is better", "saekit eval demo"):
         assert words in said
     assert page.locator(".card").first.get_attribute("aria-describedby") == "tip"
     page.keyboard.press("Escape")

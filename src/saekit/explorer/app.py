@@ -205,9 +205,11 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
 
     @app.get(f"{API}/saes/{{sae}}/previews")
     def previews(
-        request: Request, sae: Name, latents: Annotated[str, Query(pattern=NUMBERS, max_length=4000)]
+        request: Request,
+        sae: Name,
+        latents: Annotated[str, Query(pattern=NUMBERS, max_length=4000)],
     ) -> Response:
-        """Give what latents are strongest on and promote; their numbers with commas between them."""
+        """Give what latents fire on and promote; their numbers with commas between them."""
         return answer(request, views.previews(sae, [int(n) for n in latents.split(",")]))
 
     @app.get(f"{API}/runs/{{run}}")

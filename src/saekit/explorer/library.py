@@ -347,9 +347,9 @@ def _native(sae: Path, place: Path, name: str, title: str, run: str | None) -> I
     settings = config.get("sae")
     if not isinstance(settings, dict):
         raise FormatError(f"{sae / 'config.json'} has no settings of an SAE.")
-    for part in ("model", "pair", "provenance", "run"):
-        if not isinstance(card.get(part) or {}, dict):
-            raise FormatError(f"{sae / 'card.json'} is damaged: `{part}` is no object.")
+    for kind in ("model", "pair", "provenance", "run"):
+        if not isinstance(card.get(kind) or {}, dict):
+            raise FormatError(f"{sae / 'card.json'} is damaged: `{kind}` is no object.")
     yield from _of_card(
         place, name, title, {"card": card, "settings": settings}, native=True, run=run
     )
@@ -432,8 +432,8 @@ def _foreign(place: Path, files: set[str]) -> dict[str, Any] | None:
 
 
 def _part(raw: dict[str, Any], name: str) -> list[tuple[str, Any]]:
-    part = raw.get(name)
-    return list(part.items()) if isinstance(part, dict) else []
+    found = raw.get(name)
+    return list(found.items()) if isinstance(found, dict) else []
 
 
 def _is_ours(place: Path) -> bool:

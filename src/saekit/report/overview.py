@@ -74,7 +74,7 @@ def overview(
         found["missing"]["scores"] = {"text": "There is no evaluation yet.", "command": evaluate}
     else:
         records = score_records(result, evaluate)
-        known, counts["evaluation"] = definitions(), result.details.get("tokens")
+        counts["evaluation"] = result.details.get("tokens")
         found["scores"] = list(records.values())
         found["about"] = _about(result)
         found["without"] = [
@@ -91,15 +91,14 @@ def overview(
     if index is not None:
         counts["index"] = index.manifest.get("harvest")
         notes += [*notes_in(part(index.manifest, "said")), *index.notes]
-        histogram = densities(index) | {"on": "the indexed text"}
-        alive = index.d_sae - histogram["never_fired"]
+        drawn = densities(index)
+        alive = index.d_sae - drawn["never_fired"]
         shown["alive on the indexed text"] = f"{alive:,} of {index.d_sae:,} latents"
-        found |= {"histogram": histogram, "columns": columns_of(index)}
+        found["histogram"] = drawn | {"on": "the indexed text"}
+        found["columns"] = columns_of(index)
         found["bands"] = {name: band._asdict() for name, band in index.bands.items()}
         found["definitions"] |= ABOUT_INDEX
-        found["provenance"]["Index"] = {
-            k: v for k, v in index.manifest.items() if k not in _LISTS
-        }
+        found["provenance"]["Index"] = {k: v for k, v in index.manifest.items() if k not in _LISTS}
     found["provenance"] = {title: one for title, one in found["provenance"].items() if one}
     found["blocks"] = _left_out(counts, notes)
     found["facts"] = [[label, value] for label, value in shown.items()]
