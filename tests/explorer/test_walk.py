@@ -244,6 +244,7 @@ def _asked(walker: Walker, kind: str, *, many: bool):
         panel.locator("[aria-label='unit']").select_option("add")
         panel.locator("[aria-label='how far']").fill("1, 2, 3, 4, 5, 6, 7, 8" if many else "1")
         panel.locator("[aria-label='tokens to write']").fill("200" if many else "4")
+        panel.locator("[aria-label='temperature']").fill("1")
         panel.locator("[aria-label='texts at each strength']").fill("8" if many else "1")
     panel.locator("button[type=submit]").click()
     return panel
