@@ -80,7 +80,10 @@ class Views:
                 listed.append(self._shown(entry))
         return {
             "saes": [self.card(entry, counts) for entry in listed],
-            "runs": [run_line(name, folder) for name, folder in scan.runs.items()],
+            "runs": [
+                run_line(name, folder) | {"title": self._path(folder)}
+                for name, folder in scan.runs.items()
+            ],
             "studies": self.studies(notes),
             "notes": notes,
         }
@@ -124,7 +127,7 @@ class Views:
         found = []
         for name, folder in self.library.scan().folders.items():
             if (kind := pages.kind_of(folder, notes)) is not None:
-                found.append({"id": name, **pages.described(kind, folder, name)})
+                found.append({"id": name, **pages.described(kind, folder, self._path(folder))})
         return found
 
     def study(self, name: str) -> dict[str, Any]:
@@ -137,7 +140,16 @@ class Views:
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
-        return {"id": name, "sae": self._around(folder), **pages.payload(kind, folder, name)}
+        return {
+            "id": name,
+            "sae": self._around(folder),
+            **pages.payload(kind, folder, self._path(folder)),
+        }
+
+    def _path(self, folder: Path) -> str:
+        """Return what a reader calls a folder: its path below the one that is served."""
+        root = self.library.folder
+        return root.name if folder == root else str(folder.relative_to(root))
 
     def _around(self, folder: Path) -> str | None:
         """Return the SAE in whose folder a study lies, so that its latents are links."""
@@ -415,7 +427,7 @@ class Views:
             Problem: there is none of this id.
         """
         folder = self.library.run(name)
-        line = run_line(name, folder)
+        line = run_line(name, folder) | {"title": self._path(folder)}
         command = f"saekit train --resume {folder}"
         saes, curves, notes = self.library.scan().saes, None, []
         if own(log := folder / "log.jsonl"):

@@ -26,7 +26,12 @@ READ = {
     "core": ("held-out text", "documents or blocks of them (dead and density: over latents)"),
     "ground_truth": ("samples of its synthetic model", "blocks of samples"),
 }
-KINDS = ("special", "high_norm", "high_norm_predicted", "kept")  # of tokens
+OF_TRUTH = ("mcc", "found", "precision", "recall", "f1", "r2", "l0", "dead")  # lead there
+LEFT_OUT = {  # tokens, by the name of their count
+    "special": "special",
+    "high_norm": "high norm",
+    "high_norm_predicted": "high norm at the site predicted alone",
+}
 _LISTS = ("columns", "bands", "files", "sets", "card")  # of an index; no provenance
 
 
@@ -113,7 +118,9 @@ def facts_of(card: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
         settings: of the architecture.
     """
     run = part(card, "run")
-    n_ctx = card.get("n_ctx") or run.get("n_ctx")
+    tokens, epochs = run.get("tokens") or card.get("tokens"), run.get("epochs")
+    if isinstance(tokens, int) and isinstance(epochs, int) and epochs > 1:
+        tokens = f"{tokens:,}, {epochs} passes"
     said = {
         "model": model_of(card),
         "site": site_of(card),
@@ -121,9 +128,8 @@ def facts_of(card: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, 
         "latents": latents_of(settings),
         "width": settings.get("d_in"),
         "k": settings.get("k"),
-        "training tokens": run.get("tokens") or card.get("tokens"),
-        "epochs of these": None if run.get("epochs") == 1 else run.get("epochs"),
-        "rows": f"{n_ctx} tokens" if n_ctx else None,
+        "training tokens": tokens,
+        "tokens of a row": card.get("n_ctx") or run.get("n_ctx"),
     }
     return {
         label: value if isinstance(value, int) else str(value)
@@ -165,7 +171,9 @@ def score_records(result: Result, evaluate: str) -> dict[str, dict[str, Any]]:
         evaluate: the command that makes it.
     """
     known = definitions()
-    first = [n for n, said in known.items() if n in result.scores and said.get("place")]
+    placed = [n for n, said in known.items() if said.get("place")]
+    leading = OF_TRUTH if result.name == "ground_truth" else placed
+    first = [n for n in leading if n in result.scores]
     found = {}
     for name in dict.fromkeys([*first, *result.scores]):
         score, said = result.scores[name], known.get(name, {})
@@ -231,20 +239,25 @@ def _about(result: Result) -> str:
 
 def _left_out(counts: Mapping[str, Any], notes: list[str]) -> list[dict[str, Any]]:
     """Return the table of tokens that were left out; `notes` gets what cannot be read."""
-    rows = []
+    known = {}
     for name, found in counts.items():
         if not isinstance(found, Mapping) or not found.get("seen"):
             continue
-        if not all(isinstance(n, int) for n in found.values()):
+        if all(isinstance(n, int) for n in found.values()):
+            known[name] = found
+        else:
             notes.append(f"Counts of tokens of the {name} are left out, for some are no numbers.")
-            continue
-        shares = [100 * share(found.get(kind, 0), found["seen"]) for kind in KINDS]
-        rows.append([name, found["seen"], *(float(f"{one:.3g}") for one in shares)])
-    if not rows:
+    if not known:
         return []
-    heads = ("special", "high norm at the site read", "high norm at the site predicted alone")
-    columns = [{"name": "pass"}, {"name": "tokens seen", "unit": "tokens"}]
-    columns += [{"name": f"left out: {head}", "unit": "%"} for head in heads]
+    # Only an SAE that predicts another site than it reads leaves tokens out there.
+    other = any(found.get("high_norm_predicted") for found in known.values())
+    kinds = list(LEFT_OUT)[: None if other else -1]
+    rows = []
+    for name, found in known.items():
+        shares = [100 * share(found.get(kind, 0), found["seen"]) for kind in [*kinds, "kept"]]
+        rows.append([name, found["seen"], *(float(f"{one:.3g}") for one in shares)])
+    columns = [{"name": "pass"}, {"name": "seen", "unit": "tokens"}]
+    columns += [{"name": f"left out: {LEFT_OUT[kind]}", "unit": "%"} for kind in kinds]
     columns.append({"name": "kept", "unit": "%"})
     about = "Special tokens, and tokens whose activation is far longer than the median, are left "
     about += "out of training, scores and index alike."

@@ -398,7 +398,7 @@ export function cloud({ title, xs, ys, ids, x, y, onbrush, onpick, height = 320,
   }
   const left = xs.length - kept.length;
   const rest = () => {
-    readout.textContent = counted(kept.length, "latent") + (left ? `; ${left.toLocaleString("en")} have no place here` : "");
+    readout.textContent = counted(kept.length, "latent") + (left ? `; ${left.toLocaleString("en")} without a value left out` : "");
   };
   rest();
   if (!kept.length) {

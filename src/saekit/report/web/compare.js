@@ -8,7 +8,7 @@ import { missing } from "./blocks.js";
 import { siteIds, siteOf } from "./library.js";
 import { valueList, histogramPanel, logitPanel } from "./latent.js";
 import { filled, jobForm } from "./states.js";
-import { interval } from "./scores.js";
+import { interval, near } from "./scores.js";
 import { saeAt, latentAt, compareAt, keepState } from "./routes.js";
 
 export async function comparePage(host, { source, state }) {
@@ -46,7 +46,7 @@ function scores(a, b, at) {
   const byLabel = (o) => new Map((o.scores ?? []).map((s) => [s.label, s]));
   const [first, second] = [byLabel(a), byLabel(b)], labels = [...new Set([...first.keys(), ...second.keys()])];
   const cell = (s) => !s || s.value === null ? element("td", {}, "–")
-    : tip(element("td", { class: "number", tabindex: 0 }, readable(s.value), element("br"), element("small", {}, interval(s))), () => about(s.value, s));
+    : tip(element("td", { class: "number", tabindex: 0 }, near(s.value), element("br"), element("small", {}, interval(s))), () => about(s.value, s));
   // Intervals that do not touch are said; where they do, nothing follows.
   const verdict = (x, y) => {
     if (!x || !y || x.value === null || y.value === null) return "–";

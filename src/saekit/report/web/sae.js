@@ -4,7 +4,7 @@ import { element, replace, sentence, visible } from "./dom.js";
 import { counted, flat, readable } from "./numbers.js";
 import { histogram, cloud } from "./charts.js";
 import { narrowed, quoted } from "./query.js";
-import { blockList, factList, missing } from "./blocks.js";
+import { block, factList, missing } from "./blocks.js";
 import { scoreCard, scoreTable } from "./scores.js";
 import { shownProblem, filled, jobForm } from "./states.js";
 import { indexBadge, verdictBadge, siteChoice } from "./library.js";
@@ -45,7 +45,7 @@ export async function saePage(host, { source, path, state }) {
     section("latents", "Latents", plots, ready ? table
       : [missing({ ...gone.latents, text: sentence(gone.latents?.text || "There is no index of latents yet.") }),
         source.live ? indexForm(source, id) : null]),
-    blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),
+    (overview.blocks ?? []).map(({ title, ...one }) => section("left-out", title, block(one))),
     overview.definitions && Object.keys(overview.definitions).length ? section("definitions", "Definitions",
       element("dl", {}, Object.entries(overview.definitions).map(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]))) : null,
     provenance(overview));
@@ -88,7 +88,7 @@ function densities(plots, found) {
   if (!found) return;
   const edges = found.log10_edges ?? found.edges, counts = found.latents ?? found.counts;
   const never = found.never_fired;
-  plots.append(histogram({ title: "Latents by density", edges, counts, height: 240,
+  plots.append(histogram({ title: "Latents by density", edges, counts, height: 270,
     unit: "log10 of the share of tokens the latent is on for",
     note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} latents that fire` + (found.on ? ` on ${found.on}` : "") +
       (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never did`) }));
@@ -97,7 +97,8 @@ function densities(plots, found) {
 function scatterPanel(plots, { source, id, overview, onbrush }) {
   const numeric = (overview.columns ?? []).filter((c) => c.name !== "latent" && !["text", "token"].includes(c.kind)).map((c) => c.name);
   if (numeric.length < 2) return;
-  const pick = { x: numeric.includes("density") ? "density" : numeric[0], y: numeric.includes("max") ? "max" : numeric[1], logX: true, logY: false };
+  const first = (...names) => names.find((name) => numeric.includes(name));
+  const pick = { x: first("density") ?? numeric[0], y: first("max", "cosine") ?? numeric[1], logX: true, logY: false };
   const host = element("div", {}), about = (name) => overview.columns.find((c) => c.name === name) ?? { name };
   const choice = (key, label) => element("label", {}, `${label} `, element("select", { onchange: (event) => { pick[key] = event.target.value; draw(); } },
     numeric.map((name) => element("option", { value: name, selected: name === pick[key] }, about(name).label ?? name))));
@@ -112,8 +113,8 @@ function scatterPanel(plots, { source, id, overview, onbrush }) {
     onpick: (i) => { location.hash = latentAt(id, i); },
     say: (i) => `latent ${i}: ${pick.x} ${readable(values[0][i])}, ${pick.y} ${readable(values[1][i])}`,
   }), "Reading the columns");
-  plots.append(element("div", { class: "scatter-panel" }, element("div", { class: "controls small" }, choice("x", "x"), log("logX", "log"),
-    choice("y", "y"), log("logY", "log"), element("small", {}, "draw a box to keep its latents in the table; click a point to open it")), host));
+  plots.append(element("div", { class: "scatter-panel" }, element("div", { class: "controls small" }, element("span", {}, choice("x", "x"), " ", log("logX", "log")),
+    element("span", {}, choice("y", "y"), " ", log("logY", "log"))), host, element("small", {}, "Draw a box to keep its latents in the table; click a point to open it.")));
   draw();
 }
 
