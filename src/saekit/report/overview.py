@@ -96,13 +96,13 @@ def overview(
     if index is not None:
         counts["index"] = index.manifest.get("harvest")
         notes += [*notes_in(part(index.manifest, "said")), *index.notes]
-        drawn = densities(index)
+        drawn, read = densities(index), "text" if index.bands else "samples"
         alive = index.d_sae - drawn["never_fired"]
-        shown["alive on the indexed text"] = f"{alive:,} of {index.d_sae:,} latents"
-        found["histogram"] = drawn | {"on": "the indexed text"}
+        shown[f"alive on the indexed {read}"] = f"{alive:,} of {index.d_sae:,} latents"
+        found["histogram"] = drawn | {"on": f"the indexed {read}"}
         found["columns"] = columns_of(index)
         found["bands"] = {name: band._asdict() for name, band in index.bands.items()}
-        found["definitions"] |= ABOUT_INDEX
+        found["definitions"] |= ABOUT_INDEX if index.bands else {}
         found["provenance"]["Index"] = {k: v for k, v in index.manifest.items() if k not in _LISTS}
     found["provenance"] = {title: one for title, one in found["provenance"].items() if one}
     found["blocks"] = _left_out(counts, notes)

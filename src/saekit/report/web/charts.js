@@ -103,7 +103,7 @@ function axes(plot, width, height, x, y, labels, alt) {
 }
 
 const spans = (width) => [[PAD.left, width - PAD.right], Math.max(3, Math.floor(width / 110))];
-const withUnit = (axis) => [axis?.label, axis?.unit ? `(${axis.unit})` : ""].filter(Boolean).join(" ");
+const withUnit = (axis) => [axis?.label, axis?.unit && axis.unit !== axis.label ? `(${axis.unit})` : ""].filter(Boolean).join(" ");
 
 export function lines({ title, x, y, series, height = 200 }) {
   const { box, plot, readout } = figure(title);
@@ -175,7 +175,7 @@ export function lines({ title, x, y, series, height = 200 }) {
 export function histogram({ title, edges, counts, log = false, unit = "", what = "", note = "", height = 180 }) {
   const { box, plot, readout } = figure(title);
   const total = counts.reduce((a, b) => a + b, 0);
-  const rest = () => { readout.textContent = note || `${total.toLocaleString("en")} ${what}`.trim(); };
+  const rest = () => { readout.textContent = note || (what ? `${total.toLocaleString("en")} ${what}` : `n = ${total.toLocaleString("en")}`); };
   rest();
   if (!total) { plot.append(element("p", { class: "empty" }, "There is nothing to count.")); return box; }
   const first = Math.max(0, counts.findIndex((c) => c > 0));

@@ -74,7 +74,7 @@ function scores(a, b, at) {
 function one(source, id, i, overview) {
   const host = element("div", { class: "panel" });
   if (i === "") { host.append(element("p", { class: "empty" }, "Choose a latent above.")); return host; }
-  filled(host, source.latent(id, i), (record) => [element("h3", {}, element("a", { href: latentAt(id, i) }, `Latent ${i}`), record.label ? ` · ${visible(record.label.text)}` : ""),
+  filled(host, source.latent(id, i), (record) => [element("h3", {}, element("a", { href: latentAt(id, i) }, `Latent ${i}`), ` of ${visible(overview.card?.title ?? id)}`, record.label ? ` · ${visible(record.label.text)}` : ""),
     valueList(record, overview.columns ?? []), exampleLines(record, "top", { most: 6 }), histogramPanel(record), logitPanel(record)]);
   return host;
 }

@@ -8,10 +8,10 @@ import { keepState } from "./routes.js";
 
 const STATES = { ok: "indexed", missing: "no index", stale: "index of other weights", damaged: "damaged index" };
 
-export function indexBadge(index) {
+export function indexBadge({ index, reads_text: reads }) {
   if (!index) return null;
   return element("span", { class: `badge state-${index.state}`, title: index.reason ?? "" }, STATES[index.state] ?? index.state,
-    index.state === "ok" && index.tokens ? ` · ${readable(index.tokens)} tokens` : "");
+    index.state === "ok" && index.tokens ? ` · ${readable(index.tokens)} ${reads === false ? "samples" : "tokens"}` : "");
 }
 
 export function verdictBadge(verify) {
@@ -52,7 +52,7 @@ export function saeCard(card, { live } = {}) {
       ["architecture", card.architecture], ["latents", card.d_sae?.toLocaleString("en")]]
       .filter(([, v]) => v).map(([k, v]) => element("span", {}, element("b", {}, k), " ", visible(String(v))))),
     Object.keys(scores).length ? element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))) : null,
-    element("p", { class: "badges" }, indexBadge(card.index), Object.keys(scores).length ? null : element("span", { class: "badge" }, "not measured"), verdictBadge(card.verify),
+    element("p", { class: "badges" }, indexBadge(card), Object.keys(scores).length ? null : element("span", { class: "badge" }, "not measured"), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, sentence(card.index.reason || "Its latents have no index yet."), " ", command(card.index.command)) : null,
     element("p", { class: "links" }, live && card.reads_text !== false ? element("a", { href: promptAt(card.id) }, "prompt") : null,

@@ -27,7 +27,7 @@ export async function saePage(host, { source, path, state }) {
   replace(host,
     element("header", {}, element("h1", {}, visible(card.title ?? id)),
       factList(overview.facts ?? []),
-      element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
+      element("p", { class: "badges" }, indexBadge(card), "verify" in card ? verdictBadge(card.verify) : null,
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
       element("p", { class: "links" }, source.live && card.reads_text !== false ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
@@ -90,8 +90,8 @@ function densities(plots, found) {
   const never = found.never_fired;
   plots.append(histogram({ title: "Latents by density", edges, counts, height: 270,
     unit: "log10 of the share of tokens the latent is on for",
-    note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} latents that fire` + (found.on ? ` on ${found.on}` : "") +
-      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never did`) }));
+    note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} fire` + (found.on ? ` on ${found.on}` : "") +
+      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never`) }));
 }
 
 function scatterPanel(plots, { source, id, overview, onbrush }) {
