@@ -305,7 +305,8 @@ export function heatmap({ title, x, y, values, unit = "", signed = false, xLabel
   const draw = (width) => {
     const longest = Math.max(...y.map((l) => String(l).length), 1);
     const left = Math.min(width * 0.3, 14 + 6.5 * longest), bottom = 34;
-    const cell = Math.min(WIDEST, (width - left - 4) / x.length);
+    const label = 8 + 6.5 * Math.max(...x.map((l) => String(l).length), 1); // of a column, where there is room
+    const cell = Math.min(Math.max(WIDEST, Math.min(140, label)), (width - left - 4) / x.length);
     const tall = Math.max(7, Math.min(24, cell, 460 / y.length));
     const height = Math.ceil(tall * y.length) + bottom;
     const ratio = devicePixelRatio || 1;
