@@ -27,13 +27,13 @@ export class ServerSource {
     let reply, said;
     try {
       reply = await fetch(this.base + path, options);
+      if (reply.status === 204) return null;
       said = (reply.headers.get("Content-Type") ?? "").includes("json") ? await reply.json() : null;
     } catch (error) { // in the middle of an answer too
       if (error.name === "AbortError") throw error;
       throw new Problem({ title: "The server does not answer", detail: "saekit serve has ended, or cannot be reached.",
         remedy: "saekit serve" });
     }
-    if (reply.status === 204) return null;
     if (reply.ok) {
       if (said && reply.headers.get("ETag") && typeof said === "object") tags.set(said, reply.headers.get("ETag"));
       return said;
