@@ -252,7 +252,7 @@ def host(site):
     handler = type("Host", (Ranges,), {"asked": []})
     served = functools.partial(handler, directory=str(out))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     server.server_close()

@@ -593,7 +593,7 @@ def mock_server(port: int = 0):
     """Serve the mock on the loopback and give its address."""
     Mock.labels, Mock.polls, Mock.jobs, Mock.asked = {}, 0, [], []
     server = ThreadingHTTPServer(("127.0.0.1", port), Mock)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
