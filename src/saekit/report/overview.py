@@ -3,6 +3,7 @@
 The one-file report, the explorer and its static site make it here.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -171,22 +172,15 @@ def score_records(result: Result, evaluate: str) -> dict[str, dict[str, Any]]:
         evaluate: the command that makes it.
     """
     known = definitions()
-    placed = [n for n, said in known.items() if said.get("place")]
-    leading = OF_TRUTH if result.name == "ground_truth" else placed
-    first = [n for n in leading if n in result.scores]
+    placed = [name for name, said in known.items() if said.get("place")]
+    first = OF_TRUTH if result.name == "ground_truth" else placed
+    first = [name for name in first if name in result.scores]
     found = {}
     for name in dict.fromkeys([*first, *result.scores]):
         score, said = result.scores[name], known.get(name, {})
-        found[name] = {
+        found[name] = dataclasses.asdict(score) | {
             "name": name,
             "label": score.label or said.get("label") or name,
-            "value": score.value,
-            "low": score.low,
-            "high": score.high,
-            "n": score.n,
-            "unit": score.unit,
-            "better": score.better,
-            "reason": score.reason,
             "about": said.get("about", ""),
             "source": f"eval/{result.name}.json ({evaluate})",
             "headline": name in first,
