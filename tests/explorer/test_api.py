@@ -234,7 +234,7 @@ def test_counts_that_are_none_are_left_out_of_the_overview_and_said(folder):
     path = folder / "plain" / "eval" / "core.json"
     raw = read_json(path)
     tokens = {"seen": 10, "kept": "ten"}
-    write_json(path, raw | {"details": {"tokens": tokens, "density_histogram": [1]}})
+    write_json(path, raw | {"details": {"tokens": tokens, "density_histogram": {"latents": 3}}})
     shutil.rmtree(folder / "plain" / "index")
     said = views_of(folder).sae("plain")
     assert any("tokens of the evaluation are left out" in note for note in said["notes"])

@@ -90,7 +90,8 @@ def overview(
         found["definitions"] = {r["label"]: r["about"] for r in records.values() if r["about"]}
         found["provenance"] |= {"Evaluation": result.config}
         found["provenance"] |= {"Evaluation, made from": result.provenance}
-        if isinstance(histogram := result.details.get("density_histogram"), dict):
+        histogram = part(result.details, "density_histogram")
+        if all(isinstance(histogram.get(one), list) for one in ("log10_edges", "latents")):
             found["histogram"] = histogram | {"on": "the text of the evaluation"}
         if when := moment(result.provenance.get("time")):
             shown["measured"] = when
