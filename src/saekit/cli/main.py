@@ -50,7 +50,8 @@ from saekit.terminal.requirements import check_first
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
 
-EPILOG = "Exit codes: 0 done, 1 error, 2 usage, 3 done in part, 4 budget reached, 130 interrupted."
+EPILOG = "Exit codes: 0 done, 1 error, 2 wrong option or value, 3 done in part, 4 "
+"limit reached, 130 interrupted."
 
 INTERRUPTED = 130
 
@@ -85,7 +86,8 @@ def _root(
         typer.Option(
             "--use",
             metavar="FILE",
-            help="A file with parts of your own (docs/adding.md). Repeatable.",
+            help="Use the parts (architectures, metrics, ...) in this file of yours "
+            "(docs/adding.md). Repeatable.",
         ),
     ] = None,
 ) -> None:
