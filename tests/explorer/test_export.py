@@ -387,3 +387,17 @@ def test_an_sae_without_an_index_gets_its_command(folder, tmp_path, capsys):
         main(["export", "neuronpedia", str(folder / "seed1"), "--out", str(tmp_path / "np")])
     assert ended.value.code == 2
     assert f"saekit index {folder / 'seed1'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, public",
+    [
+        ("/a/served", "served"),
+        ("see /a/served/run.", "see served/run."),
+        ("saekit eval /a/served", "saekit eval served"),
+        ("It is in /a/served.", "It is in served."),
+        ("/a/served2 and /b/a/served", "/a/served2 and /b/a/served"),
+    ],
+)
+def test_no_text_of_a_site_names_a_folder_above(text, public):
+    assert module._public({"x": [text]}, Path("/a/served")) == {"x": [public]}
