@@ -361,9 +361,11 @@ def test_a_prompt_shows_by_pointer_and_holds_by_click(opened, site):
     until(page, f"document.body.innerText.includes({held!r})")
     page.locator(".prompt-strip .tok").nth(3).click()
     until(page, "location.hash.includes('pos=')")
-    first = page.locator(".grid-table .cell").first
-    latent, layer = first.get_attribute("data-latent"), first.get_attribute("data-site")
-    first.click()
+    # Read and clicked at once: the grid is drawn anew when the answer of the held token comes.
+    latent, layer = page.evaluate(
+        "() => { const first = document.querySelector('.grid-table .cell'); first.click();"
+        " return [first.dataset.latent, first.dataset.site]; }"
+    )
     until(page, f"location.hash.includes('latent={latent}&')")
     assert f"site={layer}" in page.url
     kept = page.url
