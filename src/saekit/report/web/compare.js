@@ -1,12 +1,12 @@
 // Two SAEs, or two latents, side by side.
 
-import { element, replace, visible } from "./dom.js";
+import { command, element, replace, visible } from "./dom.js";
 import { readable, exact, about, tip } from "./numbers.js";
 import { histogram } from "./charts.js";
 import { exampleLines } from "./examples.js";
 import { missing } from "./blocks.js";
 import { siteIds, siteOf } from "./library.js";
-import { valueList, histogramPanel, logitPanel } from "./latent.js";
+import { valueList, histogramPanel, logitPanel, runOf } from "./latent.js";
 import { filled, jobForm } from "./states.js";
 import { interval, near } from "./scores.js";
 import { saeAt, latentAt, compareAt, keepState } from "./routes.js";
@@ -63,7 +63,10 @@ function scores(a, b, at) {
   const said = (v) => typeof v === "number" ? exact(v) : visible(String(v ?? "–"));
   const fact = (o, k) => said((o.facts ?? []).find(([label]) => label === k)?.[1]);
   const lacking = [[a, at.a], [b, at.b]].filter(([o]) => !(o.scores ?? []).length);
-  return element("section", {}, element("h2", {}, "Scores"), element("div", { class: "wide" }, element("table", { class: "side-by-side" },
+  const both = [[a, at.a], [b, at.b]].map(([o, id]) => runOf(o.card ?? {}, id)).join(" ");
+  return element("section", {}, element("h2", {}, "Scores"), element("p", { class: "about" },
+    "Each interval is of one SAE alone, so intervals that overlap say nothing. Measure both on the same text for a verdict: ", command(`saekit compare ${both}`)),
+  element("div", { class: "wide" }, element("table", { class: "side-by-side" },
     element("thead", {}, element("tr", {}, element("th", {}, ""), element("th", { scope: "col" }, name(a, at.a)), element("th", { scope: "col" }, name(b, at.b)), element("th", { scope: "col" }, "second − first"))),
     element("tbody", {}, [...facts.keys()].map((k) => element("tr", { class: fact(a, k) === fact(b, k) ? "same" : null }, element("th", { scope: "row" }, k), element("td", {}, fact(a, k)), element("td", {}, fact(b, k)), element("td"))),
       labels.map((label) => element("tr", {}, element("th", { scope: "row" }, label), cell(first.get(label)), cell(second.get(label)),
