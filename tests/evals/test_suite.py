@@ -252,9 +252,10 @@ class Picky(Eval):
         latents = list(range(subject.sae.cfg.d_sae))
         tools.keep(subject, "picky", Table(columns={"latent": latents, "picked": latents}))
         value = score(0.5 + self.worse, 0.4, 0.6, "higher")
-        return self.result({"good": value, "none": score(None), "aside": value}, {}, {})
+        found = {"good": value, "none": score(None), "aside": value}
+        return self.result(found, {}, {"notes": ["the model is tiny", "said once"]})
 
-    headline: ClassVar[tuple[str, ...]] = ("good", "no*")
+    headline: ClassVar[tuple[str, ...]] = ("good", "no*", "a*", "-as*")
 
 
 class Toy(Suite):
@@ -327,6 +328,15 @@ def test_a_cell_that_fails_stops_no_other_and_says_why(toy, texts, tmp_path):
     assert fvu[0]["above_untrained"] == pytest.approx(fvu[0]["floor_untrained"] - fvu[0]["value"])
     for words in ("failed   picky of b: RuntimeError: a bug", "caution  picky: the model is tiny"):
         assert words in str(found)
+    assert str(found).count("the model is tiny") == 1 and "a: said once" in str(found)
+
+
+def test_a_table_says_once_why_values_and_intervals_are_lacking():
+    few = {"eval": "e", "status": "ok", "value": 1.0, "low": None, "reason": "no interval: few"}
+    rows = [few | {"score": "a"}, few | {"score": "b"}, few | {"score": "a"}]
+    rows += [few | {"score": "c", "low": 0.5, "reason": "over latents"}]
+    rows += [few | {"score": "d", "status": "undefined", "value": None, "reason": "no word"}]
+    assert suite.bare(rows) == ["a, b of e: no interval: few", "d of e: undefined: no word"]
 
 
 def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path):

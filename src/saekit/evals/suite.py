@@ -411,8 +411,10 @@ class _Run:
             if isinstance(result, Result):
                 for score, value in _evidence.headline_of(config.headline, result).items():
                     by_score.setdefault(score, {})[i] = value
-                self._note(self.names[i], result.provenance.get("notes", []))
-                cautions[i] = "; ".join(config.cautions(self._subject(i)))
+                said = config.cautions(self._subject(i))
+                notes = result.provenance.get("notes", [])
+                self._note(self.names[i], [note for note in notes if note not in said])
+                cautions[i] = "; ".join(said)
         rows = []
         for score, values in by_score.items():
             mine = []
@@ -614,7 +616,21 @@ def lines(found: SuiteResult) -> list[str]:
     cautions = dict.fromkeys((row["eval"], row["cautions"]) for row in rows if row["cautions"])
     out += [f"caution  {eval}: {words}" for eval, words in cautions]
     out += split_lines(found.provenance["settings"])
-    return [*out, *(f"note     {one}" for one in [*lacking(rows), *found.provenance["notes"]])]
+    notes = [*bare(rows), *lacking(rows), *found.provenance["notes"]]
+    return [*out, *(f"note     {one}" for one in notes)]
+
+
+def bare(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why values or intervals are lacking: each reason once, with the scores it is of."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] in ("ok", "undefined") and row["low"] is None and row["reason"]:
+            head = "undefined: " if row["value"] is None else ""
+            alike.setdefault((row["eval"], head + row["reason"]), []).append(row["score"])
+    return [
+        f"{', '.join(dict.fromkeys(scores))} of {eval}: {why}"
+        for (eval, why), scores in alike.items()
+    ]
 
 
 def lacking(rows: Sequence[Mapping[str, Any]]) -> list[str]:
