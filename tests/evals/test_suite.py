@@ -351,6 +351,15 @@ def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path)
         run(sae, None, settings={"core.n_token": 3})
 
 
+def test_the_same_weights_are_no_floor_of_a_score_of_weights(toy, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Picky, "reads_text", False)
+    found = run(made(tmp_path / "a", texts), None, floors=["shuffled", "raw"])
+    (good,) = of(found, eval="picky", score="good")
+    assert good["floor_shuffled"] is None and "weights of the SAE" in good["floors_lacking"]
+    assert good["floor_raw"] == 0.5 and Picky.ran == ["a", "a, raw activation"]
+    assert of(found, score="fvu")[0]["floor_shuffled"] > 0
+
+
 def test_a_suite_goes_on_where_it_was_killed_and_measures_nothing_twice(toy, texts, tmp_path):
     sae, out = made(tmp_path / "a", texts), tmp_path / "suite"
     Picky.stop = True

@@ -49,6 +49,7 @@ PAIRED = (
 )
 OWN_NULLS = "its scores are of several SAEs together; what chance gives is in its result"
 AS_IT_LIES = "read where it lies; no floor was measured here"
+OF_WEIGHTS = Failed("it has the weights of the SAE, and this evaluation reads nothing else")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -374,8 +375,14 @@ class _Run:
         keys: dict[int, str] = {}
         for group in self.groups:
             key = functools.partial(key_of, config, group.text, self.config.seed)
+            below_it = {
+                place: OF_WEIGHTS
+                if floors.get(place[1]).of_model and not config.reads_text
+                else one
+                for place, one in group.floors.items()
+            }
             wanted: dict[str, Member] = {}
-            for member in (*group.members.values(), *group.floors.values()):
+            for member in (*group.members.values(), *below_it.values()):
                 if isinstance(member, Member):
                     wanted.setdefault(key(member.identity), member)
             own = {key(member.identity) for member in group.members.values()}
@@ -384,7 +391,7 @@ class _Run:
                 keys[i] = key(member.identity)
                 found[i] = outcomes[keys[i]]
                 self._put_tables(i, keys[i])
-            for place, floor in group.floors.items():
+            for place, floor in below_it.items():
                 made = isinstance(floor, Member)
                 below[place] = outcomes[key(floor.identity)] if made else floor
         return self._rows_of(config, found, below, keys)

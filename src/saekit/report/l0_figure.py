@@ -9,6 +9,7 @@ from saekit.metrics.base import registry
 from saekit.report import style
 
 MOST_TICKS = 5
+LEAST_SPAN = 0.05  # of the scores, that an axis shows at least: what is nearly equal looks so
 Point = tuple[float, float, tuple[float, float] | None]  # L0, score, interval
 
 
@@ -73,6 +74,10 @@ def draw(saes: Table, metrics: list[str], path: Path) -> Path:
         at.set_title(label(metric), fontsize=9)
         at.set_ylabel(unit(metric), fontsize=8)
         at.set(xscale="log", xlabel="L0 (latents/token)")
+        low, high = at.get_ylim()
+        middle, reach = (low + high) / 2, (high - low) / 2
+        reach = max(reach, LEAST_SPAN / 2 * abs(middle))
+        at.set_ylim(middle - reach, middle + reach)
         _plain_ticks(at, [v for v in saes.columns["l0"] if v])
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
