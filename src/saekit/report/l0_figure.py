@@ -9,6 +9,7 @@ from saekit.metrics.base import registry
 from saekit.report import style
 
 MOST_TICKS = 5
+ASIDE = 1.02  # times the L0 of the group before: groups of one L0 are drawn next to each other
 LEAST_SPAN = 0.05  # of the scores, that an axis shows at least: what is nearly equal looks so
 Point = tuple[float, float, tuple[float, float] | None]  # L0, score, interval
 
@@ -67,7 +68,8 @@ def draw(saes: Table, metrics: list[str], path: Path) -> Path:
     groups = list(dict.fromkeys(saes.columns["group"]))
     for at, metric in zip(axes[0], metrics, strict=True):
         for i, group in enumerate(groups):
-            _group(at, saes, (group, metric), i)
+            aside = ASIDE ** (i - (len(groups) - 1) / 2)
+            _group(at, saes, (group, metric), (i, aside))
         if not any(v is not None for v in saes.columns[metric]):
             at.text(0.5, 0.5, "undefined", transform=at.transAxes, ha="center")
             at.set_yticks([])
@@ -85,18 +87,25 @@ def draw(saes: Table, metrics: list[str], path: Path) -> Path:
     return path
 
 
-def _group(at: Any, saes: Table, of: tuple[str, str], number: int) -> None:
-    """Draw the SAEs of a group with their intervals, and a line through the means of seeds."""
-    group, metric = of
+def _group(at: Any, saes: Table, of: tuple[str, str], place: tuple[int, float]) -> None:
+    """Draw the SAEs of a group with their intervals, and a line through the means of seeds.
+
+    Args:
+        at: the axes.
+        saes: as of `curve`.
+        of: the group and the score.
+        place: the number of the group, and what its L0 is multiplied by.
+    """
+    (group, metric), (number, aside) = of, place
     colour = style.COLOURS[number % len(style.COLOURS)]
     mark = style.MARKERS[number % len(style.MARKERS)]
     rows = [r for r in saes.rows() if r["group"] == group and None not in (r["l0"], r[metric])]
     points = curve(saes, group, metric)
-    at.plot([p[0] for p in points], [p[1] for p in points], color=colour, linewidth=1)
-    at.plot([r["l0"] for r in rows], [r[metric] for r in rows], mark, markersize=4, color=colour,
+    at.plot([aside * p[0] for p in points], [p[1] for p in points], color=colour, linewidth=1)
+    at.plot([aside * r["l0"] for r in rows], [r[metric] for r in rows], mark, markersize=4, color=colour,
             label=group)  # fmt: skip
     known = [r for r in rows if r[f"{metric}_low"] is not None]
-    at.vlines([r["l0"] for r in known], [r[f"{metric}_low"] for r in known],
+    at.vlines([aside * r["l0"] for r in known], [r[f"{metric}_low"] for r in known],
               [r[f"{metric}_high"] for r in known], color=colour, linewidth=1)  # fmt: skip
 
 
