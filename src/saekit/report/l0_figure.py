@@ -9,7 +9,7 @@ from saekit.metrics.base import registry
 from saekit.report import style
 
 MOST_TICKS = 5
-ASIDE = 1.02  # times the L0 of the group before: groups of one L0 are drawn next to each other
+ASIDE = 1.03  # times the L0 of the group before: groups of one L0 are drawn next to each other
 LEAST_SPAN = 0.05  # of the scores, that an axis shows at least: what is nearly equal looks so
 Point = tuple[float, float, tuple[float, float] | None]  # L0, score, interval
 
@@ -102,8 +102,8 @@ def _group(at: Any, saes: Table, of: tuple[str, str], place: tuple[int, float]) 
     rows = [r for r in saes.rows() if r["group"] == group and None not in (r["l0"], r[metric])]
     points = curve(saes, group, metric)
     at.plot([aside * p[0] for p in points], [p[1] for p in points], color=colour, linewidth=1)
-    at.plot([aside * r["l0"] for r in rows], [r[metric] for r in rows], mark, markersize=4, color=colour,
-            label=group)  # fmt: skip
+    at.plot([aside * r["l0"] for r in rows], [r[metric] for r in rows], mark, markersize=4,
+            color=colour, label=group)  # fmt: skip
     known = [r for r in rows if r[f"{metric}_low"] is not None]
     at.vlines([aside * r["l0"] for r in known], [r[f"{metric}_low"] for r in known],
               [r[f"{metric}_high"] for r in known], color=colour, linewidth=1)  # fmt: skip

@@ -26,7 +26,6 @@ PAIRS = {
     "p_holm": "p (Holm)",
     "least": "least difference told",
     "verdict": "verdict",
-    "words": "in words",
 }
 SAID = {
     "interval": "of the difference",
@@ -63,8 +62,11 @@ class ComparisonPage(Page):
         notes = [*reasons, *made["provenance"].get("notes", [])]
         metrics = list(dict.fromkeys(pairs.columns["metric"]))
         verdicts = [
-            blocks.fact(f"{l0_figure.label(r['metric'])}: {r['a']} against {r['b']}", r["verdict"])
-            for r in rows
+            blocks.fact(
+                f"{l0_figure.label(row['metric'])}: {row['a']} against {row['b']}",
+                row.get("words") or row["verdict"],
+            )
+            for row in rows
         ]
         columns = pairs.columns | {"interval": _intervals(rows, "low", "high")}
         columns["said"] = [l0_figure.label(name) for name in pairs.columns["metric"]]
