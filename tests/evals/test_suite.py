@@ -358,6 +358,8 @@ def test_the_same_weights_are_no_floor_of_a_score_of_weights(toy, texts, tmp_pat
     assert good["floor_shuffled"] is None and "weights of the SAE" in good["floors_lacking"]
     assert good["floor_raw"] == 0.5 and Picky.ran == ["a", "a, raw activation"]
     assert of(found, score="fvu")[0]["floor_shuffled"] > 0
+    (kl,) = of(found, score="kl")
+    assert kl["floor_shuffled"] is None and "losses tell nothing" in kl["floors_lacking"]
 
 
 def test_a_suite_goes_on_where_it_was_killed_and_measures_nothing_twice(toy, texts, tmp_path):

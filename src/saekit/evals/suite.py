@@ -40,6 +40,7 @@ from saekit.evals.suites.base import Lying, Part, Suite, registry
 from saekit.hub.names import results_folder
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of
 from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.metrics.base import registry as metrics
 from saekit.models.base import LanguageModel
 
 FILE, TABLE = "suite.json", "suite.csv"
@@ -49,6 +50,7 @@ PAIRED = (
 )
 OWN_NULLS = "its scores are of several SAEs together; what chance gives is in its result"
 AS_IT_LIES = "read where it lies; no floor was measured here"
+NO_LANGUAGE = Failed("that model predicts no better than guessing, so its losses tell nothing")
 OF_WEIGHTS = Failed("it has the weights of the SAE, and this evaluation reads nothing else")
 
 
@@ -463,6 +465,8 @@ class _Run:
         lacking = []
         for name in self.config.floor_names:
             floor = below[i, name]
+            if floors.get(name).of_model and _is_of_losses(score):
+                floor = NO_LANGUAGE
             of = floor.scores.get(score) if isinstance(floor, Result) else None
             known = None if of is None else of.value
             row |= {f"floor_{name}": known, f"above_{name}": _evidence.above(value, known)}
@@ -528,6 +532,12 @@ class _Run:
             _row(name, (study.study, score), value, result) | {"floors_lacking": AS_IT_LIES}
             for score, value in _evidence.headline_of(study.headline, result).items()
         ]
+
+
+def _is_of_losses(score: str) -> bool:
+    """Tell whether a score is read from what a model predicts, as `kl` or ``stdlib/ce_rise``."""
+    name = score.rpartition("/")[2]
+    return name in metrics.names() and bool(metrics.get(name).needs)
 
 
 def _same(subject: Subject) -> Subject:
