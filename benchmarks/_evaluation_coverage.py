@@ -195,7 +195,13 @@ def of_things(repeats):
                 (own, each[0], 1), (mean, torch.stack(each).mean(0), 3)
             ):  # fmt: skip
                 score = scored(
-                    found, things, unit="", label="", span=(0.0, 1.0), trials=3 * pairs * many
+                    found,
+                    things,
+                    unit="",
+                    label="",
+                    span=(0.0, 1.0),
+                    trials=3 * pairs * many,
+                    freedom=disentanglement._freedom(things),
                 )
                 count.score(score, truth)
         yield own

@@ -1,11 +1,15 @@
 """saekit: sparse autoencoders on language models.
 
-Everything that a notebook needs is a name of this package, imported when it is first used, so that
-importing the package is instant: ``load_model``, ``train``, ``fit``, ``fit_dictionary``, ``load``,
-``published``, ``verify``, ``evaluate``, ``evaluate_suite``, ``compare``, ``score``, ``index``,
-``query``, ``analyse``, ``prompt``, ``splice``, ``steer``, ``attribute``, ``serve``, ``save``,
-``card``, ``push``, ``pull``, ``use``, ``paper``, ``reproduce``,
-``cite``, and the architectures.
+Everything that a notebook needs is a name of this package. A name is imported when it is first
+used, so ``import saekit`` takes no time:
+
+- make: ``load_model``, ``train``, ``fit``, ``fit_dictionary``, and the architectures;
+- open: ``load``, ``published``, ``pull``, ``use``;
+- measure: ``verify``, ``evaluate``, ``evaluate_suite``, ``compare``, ``score``;
+- look: ``index``, ``query``, ``analyse``, ``prompt``, ``serve``;
+- inside the model: ``splice``, ``steer``, ``attribute``;
+- keep and share: ``save``, ``card``, ``push``, ``paper``, ``cite``, ``reproduce``.
+
 docs/python.md and docs/using.md show them at work.
 """
 

@@ -13,6 +13,7 @@ from saekit.analysis import coding, indexing
 from saekit.analysis.index_folder import Index
 from saekit.core.errors import ConfigError, DataError, FormatError, UnknownNameError
 from saekit.core.files import read_json, write_json
+from saekit.core.progress import heard
 from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.hub.index_manifest import FILES, MANIFEST
@@ -67,6 +68,18 @@ def numbers_in(value):
     if isinstance(value, list):
         return [n for v in value for n in numbers_in(v)]
     return [value]
+
+
+def test_progress_ends_at_what_was_asked_and_a_shorter_text_is_noted(one, lm, tmp_path):
+    told = []
+    with heard(lambda *state: told.append(state)):
+        found = saekit.index(one, lm, tokens=501, out=tmp_path / "a", shown=False)
+    assert told[-1][1:] == (501, 501) and found.manifest["said"]["notes"] == []
+    few = [f"text {i} of a few words" for i in range(40)]
+    found = saekit.index(one, lm, corpus=few, tokens=5000, out=tmp_path / "b", shown=False)
+    (note,) = found.manifest["said"]["notes"]
+    there = f"the train text has {found.n_tokens}, and all of them were read"
+    assert note == f"asked for 5,000 tokens that count; {there}"
 
 
 def test_a_record_is_what_the_codes_say(made, lm):

@@ -73,3 +73,17 @@ def test_runs_of_one_name_do_not_write_over_each_other(tmp_path, capsys):
         "mine_custom_sae_eval_results.json": {"explained_variance": 0.75},
         "b_mine_custom_sae_eval_results.json": {"explained_variance": 0.5},
     }
+
+
+def test_a_file_with_another_result_is_replaced_only_where_asked(tmp_path, capsys):
+    out, words = tmp_path / "out", ["export", "saebench"]
+    mine, other = a_run(tmp_path / "a" / "sae"), a_run(tmp_path / "b" / "sae", fvu=0.5)
+    assert call(capsys, *words, mine, "--out", out)[0] == 0
+    (path,) = out.glob("*/*.json")
+    before = path.read_bytes()
+    assert call(capsys, *words, mine, "--out", out)[0] == 0  # the same result again
+    code, _, err = call(capsys, *words, other, "--out", out)
+    assert code == 2 and "holds another result" in err and "--overwrite" in err
+    assert path.read_bytes() == before
+    assert call(capsys, *words, other, "--out", out, "--overwrite")[0] == 0
+    assert path.read_bytes() != before

@@ -1,11 +1,13 @@
 """Every evaluation: a perfect SAE beats a random one, the same seed gives the same numbers."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from saekit.core.errors import ConfigError, ShapeError, UnknownNameError
+from saekit.core.progress import heard
 from saekit.core.result import Result
 from saekit.evals.base import Eval, registry
 from saekit.models.sites import parse_site
@@ -23,9 +25,13 @@ def example(request: pytest.FixtureRequest) -> Eval:
 class _Results(dict[tuple[str, str], Result]):
     """What each evaluation found of each SAE, measured when it is first asked for."""
 
+    def __init__(self) -> None:
+        self.progress: list[tuple[str, int, int | None]] = []  # of all: title, done, total
+
     def __missing__(self, key: tuple[str, str]) -> Result:
         sae = {"oracle": mirror, "random": random_topk}[key[1]]()
-        self[key] = registry.get(key[0]).example().run(subject(sae), tools())
+        with heard(lambda *told: self.progress.append(told)):
+            self[key] = registry.get(key[0]).example().run(subject(sae), tools())
         return self[key]
 
 
@@ -58,6 +64,20 @@ def test_same_seed_same_numbers(example, results):
     first = results[example.name, "random"]
     assert again.scores == first.scores
     assert again.details == first.details
+
+
+def test_progress_never_passes_its_total(example, results):
+    assert results[example.name, "random"]
+    assert [told for told in results.progress if told[2] is not None and told[1] > told[2]] == []
+
+
+def test_a_text_that_is_shorter_than_asked_is_noted(example, results):
+    if not hasattr(example, "n_tokens"):
+        return
+    long = dataclasses.replace(example, n_tokens=10**12)
+    notes = long.run(subject(random_topk()), tools()).provenance["notes"]
+    assert [n for n in notes if "asked for 1,000,000,000,000 tokens; the test text has 1,280" in n]
+    assert not any("asked for" in n for n in results[example.name, "random"].provenance["notes"])
 
 
 def test_the_result_survives_json(example, results, tmp_path):

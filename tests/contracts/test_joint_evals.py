@@ -1,11 +1,13 @@
 """Every evaluation of several SAEs together: it agrees of an SAE with itself, and refuses one."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.progress import heard
 from saekit.core.result import Result, Table
 from saekit.evals.base import Eval, JointEval, registry
 from saekit.models.tiny import tiny
@@ -49,6 +51,15 @@ def test_config_round_trips(example):
 def test_it_documents_itself(example):
     for word in ("Source:", "Cost:", "Reads:"):
         assert word in (type(example).__doc__ or "")
+
+
+def test_progress_ends_at_its_total_and_a_shorter_text_is_noted(example):
+    odd, told = dataclasses.replace(example, n_tokens=1001), []
+    with heard(lambda *one: told.append(one)):
+        assert not any("asked for" in note for note in run(odd, 0, 1)[0].provenance["notes"])
+    assert max(done for _, done, total in told if total == 1001) == 1001
+    result, _ = run(dataclasses.replace(example, n_tokens=10**12), 0, 1)
+    assert "asked for 1,000,000,000,000 tokens" in result.provenance["notes"][0]
 
 
 def test_an_sae_agrees_with_itself_more_than_with_another(example, results):

@@ -6,7 +6,7 @@ from saekit.data.corpora.files import Files
 from saekit.data.corpora.hub import Hub
 from saekit.data.corpora.packaged import Packaged
 from saekit.data.corpora.stdlib import Stdlib
-from saekit.data.open import open_corpus
+from saekit.data.open import as_corpus, open_corpus
 
 
 def test_names():
@@ -25,6 +25,18 @@ def test_paths(tmp_path, monkeypatch):
     (tmp_path / "d" / "a.jsonl").write_text('{"text": "x"}\n')
     for text in ("d", "d/a.jsonl", "d/*.jsonl", str(tmp_path / "d")):
         assert open_corpus(text) == Files(paths=(str(tmp_path / text),))
+
+
+def test_what_a_text_is_called_in_a_line(tmp_path):
+    (tmp_path / "notes.jsonl").write_text('{"text": "x"}\n')
+    assert open_corpus("packaged").label == "packaged"
+    assert open_corpus("owner/some-name").label == "owner/some-name"
+    assert open_corpus(f"0.7*packaged + 0.3*{tmp_path}/notes.jsonl").label == (
+        "packaged + notes.jsonl"
+    )
+    many = Files(paths=tuple(f"/data/{name}.txt" for name in "abcde"))
+    assert many.label == "a.txt, b.txt, c.txt and 2 more"
+    assert as_corpus(["one", "two"]).label == "a list of 2 texts"
 
 
 def test_one_text_file_is_divided_so_that_it_has_every_split(tmp_path):

@@ -239,7 +239,7 @@ def test_what_cannot_be_compared_is_refused_before_a_pass(sweep):
         saekit.compare([a], lm)
     with pytest.raises(ConfigError, match="named twice"):
         saekit.compare([a, a], lm)
-    with pytest.raises(ConfigError, match="no better end"):
+    with pytest.raises(ConfigError, match="neither way"):
         saekit.compare([a, b], lm, metrics=("l0",))
     with pytest.raises(ConfigError, match="no interval over text"):
         saekit.compare([a, b], lm, metrics=("dead",))

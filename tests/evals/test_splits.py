@@ -7,6 +7,7 @@ import pytest
 import saekit
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError, DataError
+from saekit.core.result import split_lines
 from saekit.data.base import Shares
 from saekit.data.corpora.files import Files
 from saekit.evals.evaluate import stream_of
@@ -44,8 +45,10 @@ def test_a_result_is_of_the_part_that_was_asked_for_and_says_so(pair, text):
         result = saekit.evaluate(pair[0], lm, split=split, **SMALL)
         rows = next(iter(stream_of(opened(pair[0], lm), split).rows(8))).tokens
         found[split] = result
-        assert result.provenance["split"] == split and f"text     {split} text" in str(result)
+        assert result.provenance["split"] == split
+        assert f"read     the {split} split of text.jsonl" in str(result)
         assert lm.tokenizer.decode(rows[0].tolist()[1:20]) in "".join(seen(text, split))
+    assert split_lines({"split": "test", "text": None}) == []  # of an evaluation that reads none
     assert found["test"].details["tokens_sha256"] != found["validation"].details["tokens_sha256"]
     assert saekit.evaluate(pair[0], lm, **SMALL).scores == found["test"].scores
     with pytest.raises(DataError, match="keeps no validation text"):
@@ -89,7 +92,7 @@ def test_on_the_command_line_results_to_choose_by_lie_apart(text, tmp_path, caps
         return ended.value.code, *capsys.readouterr()
 
     code, out, err = call("--split", "validation")
-    assert code == 0 and "text     validation text" in out, err
+    assert code == 0 and "read     the validation split of " in out, err
     made_of = json.loads((tmp_path / "run/eval/validation/core.json").read_text())["provenance"]
     assert made_of["split"] == "validation" and not (tmp_path / "run/eval/core.json").exists()
     code, _, err = call("--split", "train")

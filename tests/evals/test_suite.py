@@ -125,8 +125,8 @@ def test_a_key_is_of_all_that_a_number_is_made_of_and_of_no_name():
 
 def test_rows_are_read_once_and_give_the_same_activations():
     lm, memo = tiny(), Memo(10**7)
-    watched, rows = memo.model(lm), memo.rows(tools().rows)
-    first, second = list(rows(8))[:2]
+    watched = memo.model(lm)
+    first, second = list(tools().rows(8))[:2]
     sites = [SITE, parse_site("L1.resid_post")]
     plain = lm.read(first.tokens, sites)
     for _ in range(2):
@@ -137,29 +137,25 @@ def test_rows_are_read_once_and_give_the_same_activations():
     assert torch.allclose(watched.read(mixed, SITE), lm.read(mixed, SITE), atol=1e-6)
     assert (memo.n_read, memo.n_known) == (11, 11)
     strange = torch.randint(0, 256, (2, 32))
-    watched.read(strange, SITE), watched.read(strange, SITE)
-    assert memo.n_read == 15  # no row of the text: read each time
+    assert torch.equal(watched.read(strange, SITE), watched.read(strange, SITE))
+    assert (memo.n_read, memo.n_known) == (13, 13)  # noise is known too
     changed = watched.read(first.tokens, SITE, replace={SITE: torch.zeros_like})
-    assert not changed.any() and memo.n_read == 15
+    assert not changed.any() and memo.n_read == 13
     assert watched.separated().read(first.tokens, SITE).shape == plain[SITE].shape
     full = Memo(0)
-    full.rows(tools().rows), full.model(lm).read(first.tokens, SITE)
-    assert not full.n_known
-    greedy = Memo(10**7, every=True)
-    seen = greedy.model(lm)
-    assert torch.equal(seen.read(strange, SITE), seen.read(strange, SITE))
-    assert (greedy.n_read, greedy.n_known) == (2, 2)
+    for _ in range(2):
+        full.model(lm).read(first.tokens, SITE)
+    assert (full.n_read, full.n_known) == (16, 0)
 
 
 def test_what_core_reads_is_known_to_the_next_one():
     one, memo = subject(random_topk()), Memo(10**7)
     one.lm.stream_decides(one.write)  # tried now, by reading two rows that are not counted here
     watched = one._replace(lm=memo.model(one.lm))
-    read = tools()._replace(rows=memo.rows(tools().rows))
-    found = Core.example().run(watched, read)
+    found = Core.example().run(watched, tools())
     assert found.scores == Core.example().run(one, tools()).scores
     assert memo.n_read == 8  # 24 of 32 rows went through the whole model, which shows them too
-    Core.example().run(watched, read)
+    Core.example().run(watched, tools())
     assert memo.n_read == 8 and memo.n_known == 8
 
 
@@ -443,7 +439,7 @@ def test_a_study_that_lies_in_the_run_is_read_in_if_it_is_of_these_weights(
     toy, texts, tmp_path, monkeypatch
 ):
     from saekit.core.result import Result
-    from saekit.evals.suites.base import Lying
+    from saekit.evals.suites.base import StudyResults
     from saekit.hub.trained import weights_digest
 
     sae = made(tmp_path / "a", texts)
@@ -453,7 +449,7 @@ def test_a_study_that_lies_in_the_run_is_read_in_if_it_is_of_these_weights(
     result.write(tmp_path / "a" / "sensitivity" / "result.json")
     monkeypatch.setattr(Toy, "parts", (Part("picky"),))
     monkeypatch.setattr(
-        Toy, "lying", (Lying("sensitivity", "sensitivity/result.json", ("sens*",)),)
+        Toy, "studies", (StudyResults("sensitivity", "sensitivity/result.json", ("sens*",)),)
     )
     (row,) = of(run(sae, None, settings={}), eval="sensitivity")
     assert (row["value"], row["status"]) == (0.7, "ok") and "no floor" in row["floors_lacking"]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import time
@@ -21,6 +22,7 @@ from saekit.explorer.labels import Labels, place_for
 from saekit.explorer.library import MISS_SECONDS, Library, scanned
 from saekit.explorer.problems import Problem, to_json
 from saekit.explorer.views import Views
+from saekit.report.page import write_report
 
 L0, L1 = "sub.folded~L0.resid_post", "sub.folded~L1.resid_post"
 
@@ -206,12 +208,43 @@ def test_scores_say_all_that_a_reader_needs(client, made):
         assert "saekit eval" in score["source"]
     overview = client.get("/saes/plain").json()
     assert {one["name"] for one in overview["scores"]} == set(core["scores"])
-    assert set(overview["definitions"].values()) <= {one["about"] for one in overview["scores"]}
+    told = {one["about"] for one in overview["scores"]} - {""}
+    assert told <= set(overview["definitions"].values())
+
+
+PARTS = ("scores", "about", "without", "histogram", "bands", "blocks", "definitions", "provenance")
+
+
+def test_the_report_and_the_served_page_tell_the_same(folder):
+    views = views_of(folder)
+    served = views.sae("plain")
+    page = write_report(folder / "plain", folder / "report.html").read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])
+    (told,) = (one["overview"] for one in data["saes"].values())
+    assert {part: served[part] for part in PARTS} == {part: told[part] for part in PARTS}
+    assert served["columns"][:-1] == told["columns"] and served["missing"] == told["missing"] == {}
+    facts, others = dict(served["facts"]), dict(told["facts"])
+    assert facts.pop("folder") == str(folder / "plain") and facts == others
+    assert "evaluation core version" in served["about"] and facts["measured"].endswith(" UTC")
+    assert [row[0] for row in served["blocks"][0]["rows"]] == ["training", "evaluation", "index"]
+    views.labels.close()
+
+
+def test_counts_that_are_none_are_left_out_of_the_overview_and_said(folder):
+    path = folder / "plain" / "eval" / "core.json"
+    raw = read_json(path)
+    tokens = {"seen": 10, "kept": "ten"}
+    write_json(path, raw | {"details": {"tokens": tokens, "density_histogram": {"latents": 3}}})
+    shutil.rmtree(folder / "plain" / "index")
+    said = views_of(folder).sae("plain")
+    assert any("tokens of the evaluation are left out" in note for note in said["notes"])
+    assert [row[0] for row in said["blocks"][0]["rows"]] == ["training"]
+    assert said["histogram"] is None and said["scores"]
 
 
 def test_the_words_about_scores_are_those_of_the_metrics():
-    from saekit.explorer.definitions import definitions
     from saekit.metrics.base import registry
+    from saekit.report.definitions import definitions
 
     found = definitions()
     assert set(registry.names()) <= set(found)
@@ -231,7 +264,8 @@ def test_the_overview_of_a_site(client):
     assert list(said["bands"]) == ["top", "q4", "q3", "q2", "q1", "random", "boundary", "negative"]
     histogram = said["histogram"]
     assert sum(histogram["latents"]) + histogram["never_fired"] == 64
-    assert said["n_alive"] == sum(histogram["latents"])
+    alive = f"{sum(histogram['latents'])} of 64 latents"
+    assert ["alive on the indexed text", alive] in said["facts"]
 
 
 @pytest.mark.parametrize("name", ["plain", L0])
@@ -290,8 +324,34 @@ def test_pages_of_a_query_are_the_query(client, made):
         if cursor is None:
             break
     assert got == whole
+    shown = client.get("/saes/plain/latents", params={"where": where, "limit": 7}).json()
+    assert shown["before"] is None
+    end = {"where": where, "limit": 7, "cursor": shown["last"]}
+    shown = client.get("/saes/plain/latents", params=end).json()
+    assert [row[at] for row in shown["rows"]] == whole[(len(whole) - 1) // 7 * 7 :]
+    assert shown["last"] is shown["cursor"] is None
+    back = client.get("/saes/plain/latents", params=end | {"cursor": shown["before"]}).json()
+    assert (
+        back["cursor"] and [row[at] for row in back["rows"]] == got[-len(shown["rows"]) - 7 :][:7]
+    )
     limited = client.get("/saes/plain/latents", params={"where": f"{where} limit 3"}).json()
     assert [row[0] for row in limited["rows"]] == whole[:3] and limited["cursor"] is None
+
+
+def test_previews_are_the_heads_of_the_records(client, made):
+    index = saekit.Index(made / "plain" / "index")
+    said = client.get("/saes/plain/previews?latents=5,0,63").json()
+    for latent, peaks, promotes in zip((5, 0, 63), said["peaks"], said["promotes"], strict=True):
+        record = index.record(latent)
+        top = [e["tokens"][e["peak"]] for e in record["examples"]["top"]]
+        strings = record["strings"]
+        assert peaks == [strings[t] for t in dict.fromkeys(top)][:5]
+        promoted = dict.fromkeys(t for t, _ in record["logits"]["promoted"])
+        assert promotes == [strings[t] for t in promoted][:4]
+    assert any(said["peaks"])
+    for wrong in ("", "x", "1,,2", "-1", "9" * 10):
+        problem(client.get("/saes/plain/previews", params={"latents": wrong}), 422)
+    assert "0..63" in problem(client.get("/saes/plain/previews?latents=64"), 404)["detail"]
 
 
 def test_a_cursor_is_of_its_query_alone(client):
@@ -624,6 +684,11 @@ def test_saes_of_other_libraries_and_what_is_none(tmp_path, made):
     assert list(found.saes) == ["alone", "lens"]
     assert found.saes["lens"].d_sae == 128 and found.saes["lens"].model == "gpt2-small"
     assert found.saes["lens"].state().state == "missing"
+    said = views_of(tmp_path).sae("lens")
+    facts = {"model": "gpt2-small", "site": "blocks.3.hook_resid_post", "latents": 128}
+    assert facts.items() <= dict(said["facts"]).items() and said["scores"] == said["blocks"] == []
+    assert said["missing"]["scores"]["command"] == f"saekit eval {tmp_path.resolve() / 'lens'}"
+    assert said["missing"]["latents"]["text"] == "there is no index yet"
     assert not found.saes["alone"].usable and found.saes["alone"].state().state == "ok"
 
 

@@ -252,7 +252,7 @@ def host(site):
     handler = type("Host", (Ranges,), {"asked": []})
     served = functools.partial(handler, directory=str(out))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     server.server_close()
@@ -387,3 +387,17 @@ def test_an_sae_without_an_index_gets_its_command(folder, tmp_path, capsys):
         main(["export", "neuronpedia", str(folder / "seed1"), "--out", str(tmp_path / "np")])
     assert ended.value.code == 2
     assert f"saekit index {folder / 'seed1'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, public",
+    [
+        ("/a/served", "served"),
+        ("see /a/served/run.", "see served/run."),
+        ("saekit eval /a/served", "saekit eval served"),
+        ("It is in /a/served.", "It is in served."),
+        ("/a/served2 and /b/a/served", "/a/served2 and /b/a/served"),
+    ],
+)
+def test_no_text_of_a_site_names_a_folder_above(text, public):
+    assert module._public({"x": [text]}, Path("/a/served")) == {"x": [public]}

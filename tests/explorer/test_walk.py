@@ -3,11 +3,14 @@
 `SAEKIT_DEMO=FOLDER pytest -m slow tests/explorer/test_walk.py` walks what `saekit demo` made.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -131,9 +134,7 @@ def test_a_reader_walks_through_a_library(browser, folder):
 def test_a_server_that_is_killed_in_the_middle_of_a_job(browser, folder):
     """The page says so, the old index stays, and the next server makes the new one whole."""
     before = saekit.Index(folder / "plain" / "index")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = _free_port()
     with started(folder, port) as (server, link):
         walker = Walker(browser, link)
         walker.page.wait_for_selector(".sae-card")
@@ -184,6 +185,94 @@ def test_a_server_that_is_killed_in_the_middle_of_a_job(browser, folder):
     assert 5000 <= whole.n_tokens < 6000 and whole.weights == before.weights
     assert all(whole.record(i)["latent"] == i for i in range(whole.d_sae))
     assert [p.name for p in parts.iterdir() if "index" in p.name] == ["index"]
+
+
+SAID = {"worker": "The worker process was killed", "server": "The server does not answer"}
+
+
+@pytest.mark.slow  # each starts two or three servers, and four processes that load PyTorch
+@pytest.mark.parametrize("which", ["worker", "server"])
+def test_kills_while_a_text_is_tried_and_a_latent_is_steered(browser, folder, which):
+    """The page says what happened, a later job works, and what was written stays whole."""
+    port, before = _free_port(), _files(folder)
+    latent = _strongest(folder / "plain")
+    for kind in ("activate", "steer"):
+        with started(folder, port) as (server, link):
+            walker = _at_latent(browser, link, latent)
+            if kind == "activate":
+                _label(walker, "plain", latent)
+            assert walker.page.locator(".label-text").inner_text() == MARKUP
+            panel = _asked(walker, kind, many=True)
+            worker = _at_work(walker, server.pid, kind, port)
+            os.kill({"worker": worker, "server": server.pid}[which], signal.SIGKILL)
+            panel.locator(".problem", has_text=SAID[which]).wait_for()
+            gone(worker)
+            if which == "worker":
+                assert _files(folder) == before
+                _asked(walker, kind, many=False).locator(RESULT[kind]).first.wait_for()
+        assert not [one for one in walker.wrong if "fault" in one or "in the page" in one]
+        assert _files(folder) == before
+        with contextlib.closing(sqlite3.connect(folder / ".saekit" / "explorer.db")) as labels:
+            assert labels.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert labels.execute("SELECT text FROM labels").fetchall() == [(MARKUP,)]
+    with started(folder, port) as (server, link):
+        walker = _at_latent(browser, link, latent)
+        assert walker.page.locator(".label-text").inner_text() == MARKUP
+        _asked(walker, "steer", many=False).locator(RESULT["steer"]).first.wait_for()
+        assert walker.wrong == []
+
+
+RESULT = {"activate": ".job-result .strip", "steer": ".dose"}
+TITLE = {"activate": "Try your text", "steer": "Steer"}
+
+
+def _at_latent(browser, link: str, latent: int) -> Walker:
+    walker = Walker(browser, link)
+    walker.page.wait_for_selector(".sae-card")
+    walker.go(f"#/sae/plain/latent/{latent}", ".example-panel .tok")
+    return walker
+
+
+def _asked(walker: Walker, kind: str, *, many: bool):
+    """Start a job of a panel, of much work or of little, and return the panel."""
+    title = walker.page.locator("h2", has_text=re.compile(f"^{TITLE[kind]}$"))
+    panel = walker.page.locator("section.panel", has=title)
+    line = "the cat sat on the mat"
+    text = "\n".join([line] * 32) if many and kind == "activate" else line
+    panel.locator("textarea").fill(text)
+    if kind == "steer":
+        panel.locator("[aria-label='unit']").select_option("add")
+        panel.locator("[aria-label='how far']").fill("1, 2, 3, 4, 5, 6, 7, 8" if many else "1")
+        panel.locator("[aria-label='tokens to write']").fill("200" if many else "4")
+        panel.locator("[aria-label='temperature']").fill("1")
+        panel.locator("[aria-label='texts at each strength']").fill("8" if many else "1")
+    panel.locator("button[type=submit]").click()
+    return panel
+
+
+def _at_work(walker: Walker, server: int, kind: str, port: str) -> int:
+    """Wait until the worker of a server works on a job, and return the worker."""
+    for _ in range(100 * SECONDS):
+        said = walker.context.request.get(f"{HOME}:{port}/api/v1/jobs").json()["jobs"]
+        text = said[0]["progress"]["text"] if said and said[0]["kind"] == kind else "waiting"
+        if text == "writing" or (kind == "activate" and text not in ("waiting", "starting")):
+            (worker,) = children(server)
+            return worker
+        assert text != "done", said[0]
+        walker.page.wait_for_timeout(10)
+    raise AssertionError("the job does not begin")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder by its path, without those of the labels."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and ".saekit" not in p.parts)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:

@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(answer, faults=lambda n, body: ""):
     server = Server(answer, faults)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server

@@ -191,7 +191,12 @@ def test_numbers_have_a_minus_and_not_a_hyphen():
 def test_a_number_tells_unit_interval_and_source():
     facts = {"unit": "nats", "low": 0.1, "high": 0.3, "n": 48, "source": "eval/core.json"}
     shown = ran("numbers.js", f"module_numbers.about(0.2, {json.dumps(facts)})")
-    expected = ["0.2 nats", "95 % interval 0.1 to 0.3", "over 48 blocks", "from eval/core.json"]
+    expected = [
+        "0.2 nats",
+        "95 % interval 0.1 to 0.3",
+        "n = 48 (blocks of text, documents or latents)",
+        "from eval/core.json",
+    ]
     assert shown == expected
 
 

@@ -143,23 +143,27 @@ def test_everything_is_there(run):
     assert curves["tokens"] == [128, 256, 384, 512, 640]
     assert curves["terms"]["aux"][0] == 0.1
     assert "dead" not in curves  # never measured in this log
-    assert overview["histogram"]["latents"] == [3, 4]
-    assert overview["histogram"]["never_fired"] == 1
+    densities = saekit.Index(run / "index").column("density")
+    assert overview["histogram"]["never_fired"] == sum(d == 0 for d in densities)
+    shutil.rmtree(run / "index")
+    histogram = page_of(run)[2]["overview"]["histogram"]
+    assert (histogram["latents"], histogram["never_fired"]) == ([3, 4], 1)
+    assert histogram["on"] == "the text of the evaluation"
 
 
 def test_text_that_is_read_more_than_once_is_said(run):
-    said = "epochs of these"
+    said = "passes"
     assert said not in texts(page_of(run)[2]["overview"])
     raw = json.loads((run / "run.json").read_text())
     write_json(run / "run.json", raw | {"epochs": 3})
-    assert f"training tokens 4,000 {said} 3" in texts(page_of(run)[2]["overview"])
+    assert "training tokens 4,000, 3 passes" in texts(page_of(run)[2]["overview"])
 
 
 def test_shares_left_out(run):
     (block,) = page_of(run)[2]["overview"]["blocks"]
     rows = {row[0]: row[1:] for row in block["rows"]}
-    assert rows["training"] == [1000, 5, 1, 0, 94]
-    assert rows["evaluation"] == [500, 5, 0, 0, 95]
+    assert rows["training"] == [1000, 5, 1, 94]
+    assert rows["evaluation"] == [500, 5, 0, 95]
 
 
 def unpacked(example, strings):

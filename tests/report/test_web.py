@@ -167,7 +167,7 @@ def test_numbers_tell_more_by_tab(opened, site):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Tab")
     said = page.locator("#tip").inner_text()
-    for words in ("95 % interval", "ratio", "48 blocks", "lower is better", "saekit eval demo"):
+    for words in ("95 % interval", "ratio", "n = 48", "lower is better", "saekit eval demo"):
         assert words in said
     assert page.locator(".card").first.get_attribute("aria-describedby") == "tip"
     page.keyboard.press("Escape")
@@ -178,6 +178,10 @@ def test_the_table_takes_queries_and_says_what_is_wrong(opened, site, tmp_path):
     seen = opened(accept_downloads=True)
     page = seen.page
     seen.go(f"{site}/#/sae/demo", "tr[data-latent]")
+    page.wait_for_selector(".peaks .chip")
+    asked = [one.partition("/saes/demo/")[2] for one in seen.asked]
+    assert [one.startswith("previews?latents=0,1,2,") for one in asked].count(True) == 1
+    assert not any(one.startswith("latents/") for one in asked)
     query = page.locator(".query")
     query.fill("density<0.0005")
     query.press("Enter")
@@ -206,6 +210,10 @@ def test_the_table_takes_queries_and_says_what_is_wrong(opened, site, tmp_path):
     assert lines[0].startswith("latent,density,max,mean") and len(lines) == 51
     page.keyboard.press("]")
     until(page, "document.querySelector('.pages span').innerText === 'page 2 of 2'")
+    for key, at in (("{", 1), ("}", 2)):
+        page.wait_for_selector(".latent-table:not([aria-busy])")
+        page.keyboard.press(key)
+        until(page, f"document.querySelector('.pages span').innerText === 'page {at} of 2'")
     page.keyboard.press("j")
     page.keyboard.press("j")
     assert page.locator("tr.picked").get_attribute("data-latent") == "51"
@@ -353,9 +361,11 @@ def test_a_prompt_shows_by_pointer_and_holds_by_click(opened, site):
     until(page, f"document.body.innerText.includes({held!r})")
     page.locator(".prompt-strip .tok").nth(3).click()
     until(page, "location.hash.includes('pos=')")
-    first = page.locator(".grid-table .cell").first
-    latent, layer = first.get_attribute("data-latent"), first.get_attribute("data-site")
-    first.click()
+    # Read and clicked at once: the grid is drawn anew when the answer of the held token comes.
+    latent, layer = page.evaluate(
+        "() => { const first = document.querySelector('.grid-table .cell'); first.click();"
+        " return [first.dataset.latent, first.dataset.site]; }"
+    )
     until(page, f"location.hash.includes('latent={latent}&')")
     assert f"site={layer}" in page.url
     kept = page.url
@@ -524,7 +534,7 @@ def static(folder):
 
     export_site(folder / "run", folder / "site", shown=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(folder / "site")))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/index.html"
     server.shutdown()
     server.server_close()

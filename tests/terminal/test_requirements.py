@@ -5,6 +5,9 @@ import importlib.util
 import pytest
 
 from saekit.cli.main import main
+from saekit.core.errors import ConfigError
+from saekit.terminal.requirements import check_first
+from tests.terminal.test_settings_help import ALL
 
 
 @pytest.fixture
@@ -38,6 +41,22 @@ def refused(capsys, monkeypatch):
 def test_an_out_that_cannot_be_written_is_refused_first(command, refused):
     assert "/proc/none/run cannot be written" in refused(*command, "--out", "/proc/none/run")
     assert "cannot be written" in refused(*command, "--out=/proc/none/run")
+
+
+def test_a_file_that_would_be_written_over_is_refused_or_named(tmp_path, capsys):
+    file = tmp_path / "mine.txt"
+    file.write_text("mine")
+    with_out = [name for name, one in ALL.items() if any("--out" in p.opts for p in one.params)]
+    assert {"export saebench", "query", "report", "train", "layers eval"} <= set(with_out)
+    for command in with_out:
+        try:
+            check_first([*command.split(), "--out", str(file)])
+        except ConfigError as error:
+            assert "a folder is to be made there" in str(error)
+        else:
+            assert f"{file} is there and will be replaced" in capsys.readouterr().err, command
+    check_first(["query", "--out", str(tmp_path / "new.csv")])
+    assert not capsys.readouterr().err and file.read_text() == "mine"
 
 
 def test_a_file_in_the_way_is_refused_first(tmp_path, refused, monkeypatch):

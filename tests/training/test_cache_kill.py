@@ -13,10 +13,14 @@ from tests.activations.cached import assert_same
 from tests.training.in_a_process import done, killed
 from tests.training.test_kill import weights
 
-pytestmark = pytest.mark.skipif(
-    "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork"
-)
-FEW_OR_MANY = [2, pytest.param(share.part(20, 4), marks=pytest.mark.slow)]
+pytestmark = [
+    # Every kill starts a process anew.
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        "forkserver" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+    ),
+]
+N_KILLS = share.part(20, 4)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,7 @@ def written(tmp_path_factory):
     return words, Store.open(base / "whole")
 
 
-@pytest.mark.parametrize("n_kills", FEW_OR_MANY)
-def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path, n_kills):
+def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path):
     words, whole = written
     folder, n = tmp_path / "cut", 0
 
@@ -41,7 +44,7 @@ def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path,
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     # A writer may end before it is killed: what it wrote is looked at, and the next begins anew.
-    for _ in range(4 * n_kills):
+    for _ in range(4 * N_KILLS):
         if killed([*words, folder], lines):
             n += 1
             if (folder / "manifest.json").exists():
@@ -49,9 +52,9 @@ def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path,
         else:
             assert_same(Store.open(folder), whole)
             shutil.rmtree(folder)
-        if n == n_kills:
+        if n == N_KILLS:
             break
-    assert n == n_kills
+    assert n == N_KILLS
     assert done([*words, folder]) == 0
     cut = Store.open(folder)
     assert_same(cut, whole)
@@ -59,11 +62,8 @@ def test_a_writer_killed_at_random_loses_and_doubles_no_token(written, tmp_path,
     assert (cut.n_rows, cut.n_kept) == (whole.n_rows, whole.n_kept)
 
 
-@pytest.mark.parametrize("n_kills", FEW_OR_MANY)
-def test_training_on_a_cache_killed_at_random_ends_with_the_same_weights(
-    written, tmp_path, n_kills
-):
-    epochs = 3 * n_kills
+def test_training_on_a_cache_killed_at_random_ends_with_the_same_weights(written, tmp_path):
+    epochs = 3 * N_KILLS
     start = ["train", "--cache", written[1].folder, "--d-sae", 128, "--k", 8, "--tokens", 20_000]
     start += ["--epochs", epochs, "--quiet", "--set", "batch_tokens=256", "--set", "shuffle=full"]
     start += ["--set", "buffer_tokens=4096", "--set", "checkpoint_tokens=5000", "--out"]
@@ -74,16 +74,16 @@ def test_training_on_a_cache_killed_at_random_ends_with_the_same_weights(
         return max((p.name for p in (cut / "checkpoints").glob("step-*")), default="")
 
     n, begun = 0, False
-    for _ in range(4 * n_kills):
+    for _ in range(4 * N_KILLS):
         words = ["train", "--resume", cut, "--quiet"] if begun else [*start, cut]
         begun = killed(words, newest)
         n += begun
-        if n == n_kills:
+        if n == N_KILLS:
             break
         if not begun:  # it ended before it was killed, and the next begins anew
             assert weights(whole) == weights(cut)
             shutil.rmtree(cut)
-    assert n == n_kills
+    assert n == N_KILLS
     assert done(["train", "--resume", cut, "--quiet"]) == 0
     assert weights(whole) == weights(cut)
     log = (cut / "log.jsonl").read_text().splitlines()

@@ -94,7 +94,7 @@ def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [MEMORY, {}, MEMORY | CLOCK, CLOCK],
+    [MEMORY, pytest.param({}, marks=pytest.mark.slow), MEMORY | CLOCK, CLOCK],
     ids=["in memory", "rolling", "in memory, by the clock", "rolling, by the clock"],
 )
 @pytest.mark.parametrize("at", [130, pytest.param(3, marks=pytest.mark.slow)])

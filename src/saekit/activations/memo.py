@@ -1,20 +1,19 @@
 """Rows of text whose activations were read once are not read again, within bounds.
 
-Evaluations of a suite read the same first rows at the same sites, and an index those that an SAE
-was trained on. What the model gave of a row is kept, and given to the next one; rows that are not
-of the text, as noise and labelled texts, pass by. A row that is read again in another batch may
-differ by the rounding of a batch.
+Evaluations of a suite read the same first rows, labelled texts and noise at the same sites, and an
+index the rows that its SAE was trained on. What the model gives for a row is kept, and is given to
+whoever reads that row next. A row that is read again in another batch may differ by the rounding of
+a batch.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from saekit.core import machine
-from saekit.data.tokenise import Rows
 from saekit.models.base import LanguageModel, Look, Replace
 from saekit.models.sites import Site
 
@@ -25,28 +24,17 @@ class Memo:
     """Activations of rows, by site.
 
     Args:
-        most_bytes: kept at most; None: 1 GiB, or a quarter of the free memory where that is less.
-        every: keep all rows that are read, not those of `rows` alone.
+        most_bytes: what is kept, at most; None: 1 GiB, or a quarter of the free memory where that
+            is less.
     """
 
-    def __init__(self, most_bytes: int | None = None, *, every: bool = False):
+    def __init__(self, most_bytes: int | None = None):
         if most_bytes is None:
             free = machine.free_memory("cpu")
             most_bytes = MOST_BYTES if free is None else min(MOST_BYTES, free // SHARE)
-        self._left, self._every = most_bytes, every
+        self._left = most_bytes
         self._of: dict[bytes, dict[Site, Tensor]] = {}
         self.n_read = self.n_known = 0  # rows that the model read, and that it did not have to
-
-    def rows(self, every: Callable[[int], Iterable[Rows]]) -> Callable[[int], Iterator[Rows]]:
-        """Return a source of rows, whose rows are those that are kept."""
-
-        def watched(batch_rows: int) -> Iterator[Rows]:
-            for rows in every(batch_rows):
-                for row in rows.tokens:
-                    self._of.setdefault(_key(row), {})
-                yield rows
-
-        return watched
 
     def model(self, lm: LanguageModel) -> LanguageModel:
         """Return a model, with the same weights, that looks here before it reads."""
@@ -103,15 +91,11 @@ class Memo:
     def _keep(self, tokens: Tensor, acts: Mapping[Site, Tensor]) -> None:
         for i, row in enumerate(tokens):
             key = _key(row)
-            if self._every:
-                self._of.setdefault(key, {})
-            if (of := self._of.get(key)) is None:
-                continue
             for site, values in acts.items():
                 size = values[i].numel() * values.element_size()
-                if site not in of and size <= self._left:
+                if site not in self._of.get(key, {}) and size <= self._left:
                     # A copy: the batch that it is a part of is not held by it.
-                    of[site] = values[i].detach().to("cpu", copy=True)
+                    self._of.setdefault(key, {})[site] = values[i].detach().to("cpu", copy=True)
                     self._left -= size
 
 

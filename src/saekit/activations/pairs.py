@@ -24,12 +24,12 @@ class Pair(Config):
     a window, consecutive tokens of a row are one event, as for a temporal SAE.
 
     Args:
-        read: sites read, as ``("L10.resid_post",)``.
-        write: sites predicted; empty: those read.
-        fold: each site of a token is a row of its own.
-        window: consecutive tokens of a row that are coded jointly; 0: single tokens. A window
-            holds only tokens that count, so that it never reaches over a special token or a
-            massive norm; a run of tokens that count is cut from its beginning, and a rest
+        read: sites that are read, as ``["L10.resid_post"]``.
+        write: sites that are predicted; empty: those that are read.
+        fold: each site of a token is an example of its own, for one SAE that they share.
+        window: consecutive tokens of a row that are encoded together; 0: single tokens. A window
+            holds only tokens that the token rule keeps, so it never reaches over a special token or
+            one of very large norm; a run of kept tokens is cut from its beginning, and a rest
             shorter than a window is left out.
 
     Raises:

@@ -181,7 +181,7 @@ class Resident(Shuffle):
             for one in filling:
                 n = next(one, None)
                 if n is not None:
-                    progress.add(n)
+                    progress.reach(progress.done + n)
                     still.append(one)
             filling = still
         progress.close()

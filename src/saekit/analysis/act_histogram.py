@@ -22,7 +22,7 @@ class ActHistogram(Analysis):
     Bin i of n holds sizes |a| in (i m / n, (i + 1) m / n], m the largest size of the latent.
 
     Args:
-        bins: of a latent.
+        bins: number of bins of each latent's histogram.
 
     Raises:
         ConfigError: `bins` is out of range.

@@ -137,11 +137,11 @@ class Coder:
         self._harvest.counts = self.counts
 
     @torch.no_grad()
-    def take(self, rows: Rows) -> int:
-        """Code some rows, and return how many tokens that was."""
+    def take(self, rows: Rows) -> None:
+        """Code some rows that were not coded before."""
         writer, harvest = self._writer, self._harvest
         if writer is None or harvest is None or rows.first_row < writer.next_row:
-            return 0
+            return
         acts = harvest.select(rows, harvest.read(rows))
         codes = self.loaded.sae.encode(acts.x.float())
         row, pos = acts.row, acts.pos
@@ -156,7 +156,6 @@ class Coder:
         self.n_tokens += len(pos)
         if self.n_tokens >= self.tokens:
             self._close()
-        return len(pos)
 
     def end(self) -> None:
         """Close what the text was too short for.
@@ -204,8 +203,9 @@ def code(coders: Sequence[Coder], lm: LanguageModel, *, shown: bool) -> None:
     progress.start_at(slowest.n_tokens)
     stream, batch_rows = slowest.stream, slowest.batch_rows
     for rows in stream.rows(batch_rows, first_row=slowest.next_row or 0):
-        taken = [coder.take(rows) for coder in left]
-        progress.add(taken[left.index(slowest)])
+        for coder in left:
+            coder.take(rows)
+        progress.reach(slowest.n_tokens)
         if all(coder.next_row is None for coder in left):
             break
     for coder in left:

@@ -52,7 +52,7 @@ class Cofiring(Analysis):
 
     Args:
         threshold: activations of this size or less are off, act units.
-        most: latents looked at: the commonest.
+        most: number of latents whose pairs are counted, those that are on most often.
         pairs: pairs reported.
         by: what orders pairs: the size of phi, or of the covariance.
 

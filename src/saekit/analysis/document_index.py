@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saekit.activations.latents import LatentStore, LatentStoreWriter, is_store
+from saekit.core import provenance
 from saekit.core.config import Config, setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.finite import all_finite
@@ -116,13 +117,15 @@ class DocumentIndex(Config):
                     break
                 rows.add(document, *stream.read(document.tokens))
                 n += len(document.tokens)
-                progress.add(len(document.tokens))
+                progress.reach(n)
             progress.close()
             if not rows.written:
                 raise DataError(
                     f"{n} tokens of documents of {self.least_doc_tokens} or more do not fill a "
                     f"row of {self.n_ctx}. Give more text, or lower `n_ctx` or `least_doc_tokens`."
                 )
+            short = provenance.shortfall(tokens, n, f"{text[1]} text", "tokens of whole documents")
+            writer.meta |= {"notes": short}
             writer.close()
         return LatentStore.open(out)
 

@@ -46,7 +46,7 @@ class DocumentPeaks(Analysis):
     sign. Among equal sizes the earlier place wins. Memory: a shard, and `n` events per latent.
 
     Args:
-        n: events per latent; fewer where a latent is on in fewer documents.
+        n: most events for each latent, one per document.
         threshold: activations of this size or less are no events, act units.
 
     Raises:

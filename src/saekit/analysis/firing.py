@@ -55,7 +55,7 @@ class Firing(Analysis):
 
     Args:
         threshold: activations of this size or less are off, act units.
-        top: trigger tokens listed.
+        top: number of tokens to list for each latent, those at which it is on most often.
         min_count: occurrences needed for an entropy.
 
     Raises:

@@ -178,6 +178,10 @@ def _make(
         entries = int(store.counts.sum())
         counts = {"tokens": store.n_tokens, "rows": store.n_rows, "entries": entries}
         counts |= {"seconds": round(time.monotonic() - began, 3)}
+        asked, split = said["tokens_asked"], coder.stream.split
+        short = provenance.shortfall(asked, store.n_tokens, f"{split} text", "tokens that count")
+        about_sae = said_of(card)
+        notes = [*about_sae["notes"], *short]
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -192,13 +196,13 @@ def _make(
             "at": card.at,
             "logits_of": str(coder.written),
             "window": coder.pair.window,
-            "split": coder.stream.split,
-            "settings": {"tokens": said["tokens_asked"]},
+            "split": split,
+            "settings": {"tokens": asked},
             "harvest": coder.counts._asdict(),
             "counts": counts,
             "corpus": store.meta["corpus"],
             "card": card.to_dict(),
-            "said": said_of(card) | {"bos": said["bos"]},
+            "said": about_sae | {"bos": said["bos"], "notes": notes},
             "provenance": provenance.collect(),
             "files": files,
             **about,

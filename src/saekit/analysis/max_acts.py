@@ -52,7 +52,7 @@ class MaxActs(Analysis):
     per latent.
 
     Args:
-        n: events per latent; fewer where a latent has fewer.
+        n: most events for each latent.
         before: tokens of context to show before the peak.
         after: tokens of context to show after it.
         examples: which peaks to keep.

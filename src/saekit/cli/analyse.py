@@ -9,17 +9,24 @@ from saekit.terminal.output import emit
 
 
 def analyse(
-    name: Annotated[str, typer.Argument(help="Which analysis (see: saekit list analyses).")],
-    run: Annotated[Path, typer.Argument(help="A run's folder, or that of its index.")],
+    name: Annotated[str, typer.Argument(help="Which analysis to run (see: saekit list analyses).")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run that has an index, or of the index itself.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of it, as threshold=0.5.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting of the analysis, as threshold=0.5, of those listed below. Repeatable.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Table, .csv or .parquet. [RUN/analysis/NAME.csv]")
+        Path | None,
+        typer.Option(help="File for the table, .csv or .parquet. [RUN/analysis/NAME.csv]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Run an analysis on every latent of an index, show its first rows and write the table.
+    """Run an analysis of all latents in an index and write the table that it gives.
 
     Example: saekit analyse cofiring runs/mine --set pairs=100
     """

@@ -18,14 +18,18 @@ app = typer.Typer(
     help="Activations on disk: write them once, train on them many times.", no_args_is_help=True
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other setting, as n_ctx=256 or rule.max_norm=6. Repeatable."),
+    typer.Option(
+        "--set",
+        help="Any other setting, as n_ctx=256 or rule.max_norm=6, of those listed below. "
+        "Repeatable.",
+    ),
 ]
-Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of a cache.")]
 
 
 @app.command(
@@ -38,50 +42,70 @@ Folder = Annotated[Path, typer.Argument(help="The folder of a cache.")]
 )
 def write(
     model: Annotated[
-        str, typer.Option(help="Hub name, folder, or an embedded model (see: saekit list models).")
+        str,
+        typer.Option(
+            help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
+            "(see: saekit list models)."
+        ),
     ] = "smollm2-135m",
-    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
+    ] = None,
     site: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to store, as L3.resid_post. Repeat for several. [the layer a third of the "
-            "way up, resid_post]"
+            help="Place in the model to store, as L3.resid_post. Repeatable. [resid_post of the "
+            "layer a third of the way up]"
         ),
     ] = None,
     corpus: Annotated[
-        str, typer.Option(help="packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+        str,
+        typer.Option(help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."),
     ] = "packaged",
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens that the token rule keeps at every site. [1,000,000]")
+        int | None,
+        typer.Option(
+            help="Tokens to write, counting those that the token rule keeps at every site. "
+            "[1,000,000]"
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
+        str,
+        typer.Option(
+            help="Number format to store in: float32, bfloat16, float16, float8 or int8w."
+        ),
     ] = "bfloat16",
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. [caches/MODEL-SITE-DIGEST]")
+        Path | None, typer.Option(help="Folder to write the cache to. [caches/MODEL-SITE-DIGEST]")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="CACHE",
-            help="Go on with the cache in this folder, as it was begun, to --tokens.",
+            help="Continue the cache in this folder up to --tokens, with the settings it was begun "
+            "with.",
         ),
     ] = None,
     repair: Annotated[
         Path | None,
         typer.Option(
-            metavar="CACHE", help="Write again what is damaged in this folder, only that."
+            metavar="CACHE",
+            help="Write the damaged shards of the cache in this folder again, and nothing else.",
         ),
     ] = None,
     device: Device = "auto",
     dtype: Annotated[
-        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
+        str,
+        typer.Option(
+            help="Number format of the language model: float32, bfloat16, or auto, which is "
+            "bfloat16 if the hardware is fast at it."
+        ),
     ] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write the activations of a text.
+    """Run a language model over a text and write its activations to disk.
 
     Example: saekit cache write --site L10.resid_post --tokens 2000000 --out caches/l10
     """
@@ -126,7 +150,7 @@ def write(
 
 @app.command("info")
 def info(folder: Folder, as_json: Json = False) -> None:
-    """Say what a cache holds.
+    """Say what a cache was made from, how large it is and how much rounding lost.
 
     Example: saekit cache info caches/l10
     """
@@ -158,16 +182,21 @@ def check(folder: Folder, as_json: Json = False) -> None:
 @app.command("export")
 def export(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    site: Annotated[str | None, typer.Option(help="Which site. [the only one]")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    site: Annotated[str | None, typer.Option(help="Which site to export. [the only one]")] = None,
     column: Annotated[
-        str | None, typer.Option(help="Name of the activations. [the hook's in TransformerLens]")
+        str | None,
+        typer.Option(
+            help="Name of the column with the activations. [TransformerLens' name of the site]"
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Number format to write in: float32 or float16.")
+    ] = "float32",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write a site of a cache as SAELens caches activations (Arrow, for its trainer).
+    """Write one site of a cache in SAELens' layout (Arrow), for its trainer.
 
     Example: saekit cache export caches/l10 --out arrow/l10
     """
@@ -188,29 +217,48 @@ def export(
 
 @app.command("import", cls=lists("saekit.activations.cache.caching:Caching"))
 def import_(
-    source: Annotated[Path, typer.Argument(help="A folder of activations that SAELens cached.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    site: Annotated[str, typer.Option(help="Where they are from, as L3.resid_post.")],
-    corpus: Annotated[str, typer.Option(help="The text they are of, as for train.")],
-    model: Annotated[str, typer.Option(help="The language model they are of.")] = "smollm2-135m",
-    revision: Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")] = None,
+    source: Annotated[Path, typer.Argument(help="Folder of activations that SAELens cached.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    site: Annotated[
+        str, typer.Option(help="Site that the activations are from, as L3.resid_post.")
+    ],
+    corpus: Annotated[
+        str, typer.Option(help="Text that they were made from, named as for saekit train --corpus.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="Language model that they were made with.")
+    ] = "smollm2-135m",
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
+    ] = None,
     column: Annotated[
-        str | None, typer.Option(help="Name of the activations. [the only one]")
+        str | None, typer.Option(help="Name of the column with the activations. [the only one]")
     ] = None,
     compare: Annotated[
-        bool, typer.Option(help="Refuse what the model does not have at the site.")
+        bool,
+        typer.Option(
+            help="Compare the first rows with the model's own activations, and refuse if they "
+            "differ."
+        ),
     ] = True,
     precision: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16, float8 or int8w.")
+        str,
+        typer.Option(
+            help="Number format to store in: float32, bfloat16, float16, float8 or int8w."
+        ),
     ] = "float32",
     settings: Settings = None,
     dtype: Annotated[
-        str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")
+        str,
+        typer.Option(
+            help="Number format of the language model: float32, bfloat16, or auto, which is "
+            "bfloat16 if the hardware is fast at it."
+        ),
     ] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a cache of activations that SAELens cached.
+    """Make a cache from activations that SAELens cached.
 
     Example: saekit cache import activations/gpt2 --model gpt2 --site L8.resid_pre
     --corpus my_text.jsonl --out caches/gpt2

@@ -9,9 +9,11 @@ from saekit.terminal.output import emit
 
 
 def card(
-    sae: Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a name.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    sae: Annotated[
+        Path, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write it to. [it is printed]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Write the README.md of an SAE: what it was made from, its results, its limits.
 

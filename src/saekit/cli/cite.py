@@ -10,10 +10,10 @@ from saekit.terminal.output import emit
 
 def cite(
     source: Annotated[
-        Path, typer.Argument(help="A run, an SAE, a result, a comparison or a study's folder.")
+        Path, typer.Argument(help="Folder of a run, SAE, comparison or study, or a result file.")
     ],
     out: Annotated[Path | None, typer.Option(help="Also write the BibTeX to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Say what to cite, as text and as BibTeX, with a sentence for the methods section.
 

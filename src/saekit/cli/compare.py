@@ -19,38 +19,59 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Two or more: a run's folder, one with an SAE, a published SAE, or a sweep, whose "
-            "SAEs are one group."
+            help="Two or more SAEs: folders of runs or SAEs, or published SAEs' names. A sweep's "
+            "folder is a group of SAEs."
         ),
     ],
     corpus: Annotated[
-        str | None, typer.Option(help="Other text; its held-out part is read. [the first run's]")
+        str | None,
+        typer.Option(
+            help="Text to measure on, named as for saekit train --corpus; its held-out part is "
+            "read. [the one the first was trained on]"
+        ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where an SAE is folded over several.")
+        str | None,
+        typer.Option(help="Which site to use, if several share an SAE, as L3.resid_post."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Part of the text: test, or validation, to choose between settings.")
+        str,
+        typer.Option(
+            help="Part of the text to measure on: test, or validation to choose between settings."
+        ),
     ] = "test",
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens read; losses are of a quarter. [65536]")
+        int | None,
+        typer.Option(
+            help="Tokens to read; cross-entropy and KL are measured on a quarter of them. [65536]"
+        ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of it, as margin=0.05. Repeat.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting of the comparison, as margin=0.05, of those listed below. Repeatable.",
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the tables and the page.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder to write the tables and the page to.")] = Path(
         "comparison"
     ),
     figure: Annotated[
-        Path | None, typer.Option(help="Draw scores against L0: an .svg, .pdf or .png.")
+        Path | None, typer.Option(help="Also draw scores against L0 into this .svg, .pdf or .png.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of resampled text, for places on the front.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Seed of the resampled text that says how certain a place on the front of "
+            "scores against L0 is."
+        ),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Compare SAEs on the same tokens: a difference, its interval and a verdict for each two.
+    """Say which of two or more SAEs is better, by differences on the same tokens.
 
     Example: saekit compare runs/a runs/b
     """

@@ -11,18 +11,22 @@ from saekit.terminal.sae_options import HintOptions, takes
 
 @takes(HintOptions)
 def convert(
-    source: Annotated[Path, typer.Argument(help="Folder with the SAE, or a published one's name.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of the SAE to read, or a published SAE's name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     to: Annotated[
-        str, typer.Option("--format", help="Format to write (see: saekit list formats).")
+        str, typer.Option("--format", help="Format to write in (see: saekit list formats).")
     ] = "saekit",
-    overwrite: Annotated[bool, typer.Option(help="Write into a folder that is there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Write into --out although it is not empty.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
     *,
     sae: HintOptions,
 ) -> None:
-    """Read an SAE of any known format and write it in another, so that it does the same.
+    """Convert an SAE to another format, in which it gives the same results.
 
     Example: saekit convert gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out sae
     """

@@ -36,15 +36,19 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to make, or to go on with.")] = Path("demo"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away an earlier demo.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder to write to; a demo that is there is continued.")
+    ] = Path("demo"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete an earlier demo in --out and begin again.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Train, measure, index and report an SAE of SmolLM2-135M-Instruct, in minutes on two cores.
 
-    Stages that are done are not done again; a demo that was interrupted goes on.
+    If it was interrupted, the same command continues; stages that are done are not done again.
 
     Example: saekit demo
     """
@@ -76,7 +80,7 @@ def _staged(run: "Run", out: Path, *, device: str, quiet: bool, as_json: bool) -
     earlier = out / RECORD
     before = read_json(earlier)["seconds"] if earlier.exists() else 0.0
     # The index reads text that training has read.
-    lm = Memo(every=True).model(load(run.model, device=device))
+    lm = Memo().model(load(run.model, device=device))
     trained = worked = _train(run, lm, out, shown=not quiet)
     loaded = load_sae(out)
     if worked or not (out / "eval" / "core.json").exists():

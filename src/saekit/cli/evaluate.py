@@ -31,65 +31,80 @@ def evaluate(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="A run's folder, one with an SAE, a published SAE, or a sweep; or several."
+            help="What to measure, one or several: folder of a run, of an SAE or of a sweep, or a "
+            "published SAE's name."
         ),
     ],
     name: Annotated[
-        str, typer.Option("--eval", help="Which evaluation (see: saekit list evals).")
+        str, typer.Option("--eval", help="Which evaluation to run (see: saekit list evals).")
     ] = "core",
     suite: Annotated[
         str | None,
         typer.Option(
-            help="Several evaluations with their floors, in one table (see: saekit list suites)."
+            help="Run several evaluations with their floors and print one table (see: "
+            "saekit list suites)."
         ),
     ] = None,
     tier: Annotated[
-        str, typer.Option(help="Of a suite: small runs offline on a CPU, full reads more.")
+        str,
+        typer.Option(
+            help="With --suite: small, which runs offline on a CPU, or full, which reads more text."
+        ),
     ] = "small",
     floors: Annotated[
         str | None,
         typer.Option(
-            help="Of a suite: floors that are measured, as untrained,pca; or none. [the suite's] "
-            "(see: saekit list floors)"
+            help="With --suite: which floors to measure, as untrained,pca, or none (see: saekit "
+            "list floors). [the suite's]"
         ),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Of a suite: draw it (an .svg, .pdf or .png).")
+        Path | None,
+        typer.Option(help="With --suite: also draw the scores into this .svg, .pdf or .png."),
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Other text; its held-out part is used. [the run's]")
+        str | None,
+        typer.Option(
+            help="Text to measure on, named as for saekit train --corpus; its held-out part is "
+            "read. [the one it was trained on]"
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
-            help="Part of the text: test, or validation, to choose between settings. [test; of a "
-            "sweep validation, where its runs keep some]"
+            help="Part of the text to measure on: test, or validation to choose between settings. "
+            "[test; for a sweep validation, if its runs held some out]"
         ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where the SAE is folded over several.")
+        str | None,
+        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A setting of it, as ce_tokens=4096; of a suite core.ce_tokens=4096."
+            "--set",
+            help="A setting of the evaluation, as ce_tokens=4096; with --suite as "
+            "core.ce_tokens=4096. Repeatable.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Result file; of a sweep, or of several SAEs, table. [RUN/eval/NAME, of "
-            "validation text RUN/eval/validation/NAME] Of a suite the folder that keeps what was "
-            "measured. [RUN/suites/NAME]"
+            help="File for the result (.json); for a sweep or several SAEs, file for a table of "
+            "scores (.csv); with --suite, a folder. [RUN/eval/NAME.json, for validation text "
+            "RUN/eval/validation/NAME.json; RUN/suites/NAME]"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of what an evaluation draws; core: nothing.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    seed: Annotated[
+        int, typer.Option(help="Seed of what the evaluation draws at random; core draws nothing.")
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Measure an SAE on held-out text, or every SAE of a sweep, or several together.
+    """Measure how good SAEs are on held-out text: one, several, or all of a sweep.
 
     Example: saekit eval runs/mine
     """

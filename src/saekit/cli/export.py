@@ -7,9 +7,12 @@ import typer
 
 from saekit.terminal.output import emit
 
-app = typer.Typer(help="Write pages or bundles for others to read.", no_args_is_help=True)
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+app = typer.Typer(
+    help="Write an SAE's pages as files for a web server, or files for Neuronpedia and SAEBench.",
+    no_args_is_help=True,
+)
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.callback()
@@ -19,8 +22,10 @@ def _root() -> None:
 
 @app.command("site")
 def site(
-    place: Annotated[Path, typer.Argument(help="An SAE's folder, or one with SAEs below it.")],
-    out: Annotated[Path, typer.Option(help="Folder to make; one that holds a site is replaced.")],
+    place: Annotated[Path, typer.Argument(help="Folder of an SAE, or one with SAEs below it.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write the site to; a site that is there is replaced.")
+    ],
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -43,21 +48,31 @@ def site(
 
 @app.command("neuronpedia")
 def neuronpedia(
-    run: Annotated[Path, typer.Argument(help="The folder of an SAE with an index.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    run: Annotated[Path, typer.Argument(help="Folder of an SAE that has an index.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     name: Annotated[
-        str, typer.Option("--source-set", help="Name of the set of sources.")
+        str, typer.Option("--source-set", help="Name of the source set on Neuronpedia.")
     ] = "saekit",
-    model_id: Annotated[str, typer.Option(help="Their name of the model. [its own]")] = "",
-    release: Annotated[str, typer.Option(help="Name of the release. [that of the set]")] = "",
-    title: Annotated[str, typer.Option(help="Of the release, for a reader.")] = "",
+    model_id: Annotated[
+        str,
+        typer.Option(help="Neuronpedia's name for the model. [the last part of the model's name]"),
+    ] = "",
+    release: Annotated[str, typer.Option(help="Name of the release. [the source set's]")] = "",
+    title: Annotated[str, typer.Option(help="Title of the release, for readers.")] = "",
     creator: Annotated[str, typer.Option(help="Who made the SAE.")] = "",
     creator_id: Annotated[str, typer.Option(help="Account on the server that imports it.")] = "",
-    url: Annotated[str, typer.Option(help="Of a paper or a page about it.")] = "",
-    weights: Annotated[str, typer.Option(help="Repository of the weights on the hub.")] = "",
-    weights_path: Annotated[str, typer.Option(help="Their folder in it.")] = "",
+    url: Annotated[str, typer.Option(help="Address of a paper or a page about the SAE.")] = "",
+    weights: Annotated[
+        str, typer.Option(help="Repository on the Hugging Face hub that has the weights.")
+    ] = "",
+    weights_path: Annotated[
+        str, typer.Option(help="Folder of the weights in that repository.")
+    ] = "",
     vectors: Annotated[
-        bool, typer.Option("--vectors", help="Write directions too, for steering.")
+        bool,
+        typer.Option(
+            "--vectors", help="Also write the latents' directions, for steering on Neuronpedia."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -90,8 +105,13 @@ def neuronpedia(
 
 @app.command("saebench")
 def saebench(
-    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of SAEs, with results.")],
-    out: Annotated[Path, typer.Option(help="Folder of results; those there are kept.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or SAEs that have results.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write the results to; results that are there are kept.")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files there that hold other results.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the results in RUN/eval as JSON that tools for SAEBench read.
@@ -100,11 +120,11 @@ def saebench(
     """
     from saekit.core.errors import ConfigError, FormatError
     from saekit.core.result import Result
-    from saekit.evals.saebench.writing import path_of, write
+    from saekit.evals.saebench.writing import holds_another, path_of, write
     from saekit.hub.names import results_folder
     from saekit.report.origin import is_result
 
-    written: dict[str, Path] = {}
+    found: dict[Path, tuple[Result, str, Path]] = {}
     left_out: dict[str, str] = {}
     for name, run in _names(runs).items():
         for path in sorted((results_folder(run) / "eval").glob("*.json")):
@@ -112,18 +132,25 @@ def saebench(
                 if not is_result(path):
                     continue
                 result = Result.read(path)
-                made = str(path_of(result, out, name=name))
-                if made in written:
-                    raise ConfigError(f"{made} has {written[made]}. Write this one elsewhere.")
-                written[str(write(result, out, name=name))] = path
+                made = path_of(result, out, name=name)
+                if made in found:
+                    raise ConfigError(f"{made} has {found[made][2]}. Write this one elsewhere.")
+                found[made] = result, name, path
             except (ConfigError, FormatError) as error:
                 left_out[str(path)] = str(error)
-    if not written:
+    if not found:
         why = "; ".join(left_out.values()) or f"saekit eval {runs[0]} makes one"
         raise ConfigError(f"There is no result to write: {why}")
+    there = [p for p, (result, name, _) in found.items() if holds_another(p, result, name=name)]
+    if there and not overwrite:
+        raise ConfigError(
+            f"{there[0]} is there and holds another result. Name another folder, or add "
+            f"--overwrite to replace {len(there)} of {len(found)} files. Nothing was written."
+        )
+    written = [str(write(result, out, name=name)) for result, name, _ in found.values()]
     lines = [f"result   {path}" for path in written]
     lines += [f"left out {path}: {why}" for path, why in left_out.items()]
-    emit({"results": list(written), "left_out": left_out}, as_json=as_json, lines=lines)
+    emit({"results": written, "left_out": left_out}, as_json=as_json, lines=lines)
 
 
 def _names(runs: list[Path]) -> dict[str, Path]:

@@ -10,45 +10,53 @@ from saekit.terminal.output import emit
 
 
 def fit(
-    method: Annotated[str, typer.Argument(help="How (see: saekit list fits).")],
+    method: Annotated[
+        str, typer.Argument(help="Method to find the dictionary with (see: saekit list fits).")
+    ],
     model: Model = None,
     revision: Revision = None,
     site: Annotated[
         str | None,
         typer.Option(
-            help="Where to read, as L3.resid_post. [the layer a third of the way up, resid_post]"
+            help="Place in the model to read, as L3.resid_post. [resid_post of the layer a third "
+            "of the way up]"
         ),
     ] = None,
     corpus: CorpusWord = None,
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Tokens to fit to, without those that the token rule leaves out. [1,000,000, or "
-            "all that the text has]"
+            help="Tokens to fit to, not counting those that the token rule leaves out. [1,000,000, "
+            "or all that the text has]"
         ),
     ] = None,
-    d_sae: Annotated[int | None, typer.Option(help="Latents. [what suits the method]")] = None,
-    k: Annotated[
-        int | None, typer.Option(help="Latents on per token at most. [what suits the method]")
+    d_sae: Annotated[
+        int | None, typer.Option(help="Number of latents. [depends on the method]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    k: Annotated[
+        int | None, typer.Option(help="Most latents on per token. [depends on the method]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="A setting of the method, as rounds=50, or of reading, as n_ctx=64. Repeatable.",
+            help="A setting of the method, as rounds=50, or of how text is read, as n_ctx=64. "
+            "Repeatable.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to make. [runs/MODEL-SITE-METHOD-WIDTH-kK-seedSEED-DIGEST]"),
+        typer.Option(
+            help="Folder to write the SAE to. [runs/MODEL-SITE-METHOD-WIDTH-kK-seedSEED-DIGEST]"
+        ),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Fit a dictionary by PCA, k-means, k-SVD and the like, as a subject of every evaluation.
+    """Find a dictionary without training, such as PCA or k-means, and write it as an SAE.
 
     Example: saekit fit pca --site L10.resid_post --tokens 100k --k 32
     """

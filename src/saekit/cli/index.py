@@ -18,35 +18,50 @@ def index(
     run: Annotated[
         list[Path],
         typer.Argument(
-            help="A run's folder, one with an SAE, a published SAE, or a sweep. Several SAEs of "
-            "one model are indexed in one pass of it."
+            help="Folders of runs, SAEs or sweeps, or published SAEs' names. Several SAEs of one "
+            "model are indexed in one pass of it."
         ),
     ],
     tokens: Annotated[
-        int, typer.Option(help="Tokens to read, without those that the token rule leaves out.")
+        int, typer.Option(help="Tokens to read, not counting those that the token rule leaves out.")
     ] = 300_000,
-    corpus: Annotated[str | None, typer.Option(help="Other text. [the run's]")] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Text to read, named as for saekit train --corpus. [the one it was trained on]"
+        ),
+    ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where several share the SAE. [all]")
+        str | None,
+        typer.Option(help="Which site to index, if several share the SAE, as L3.resid_post. [all]"),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Part of the text: train, validation or test.")
+        str, typer.Option(help="Part of the text to read: train, validation or test.")
     ] = "train",
     codes: Annotated[
-        bool, typer.Option("--codes", help="Keep every code, for analyses, which else make them.")
+        bool,
+        typer.Option(
+            "--codes",
+            help="Keep every code; otherwise an analysis that needs them makes them again.",
+        ),
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew what was broken off with other settings.")
+        bool,
+        typer.Option(
+            "--fresh", help="Begin again instead of continuing an index that was interrupted."
+        ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/index]")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the index to. [RUN/index]")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Encode a text and find where each latent is on, with examples, tokens and logits.
+    """Read a text and record where each latent is on: examples, tokens, what it promotes.
 
-    What was broken off goes on where it was.
+    If it was interrupted, the same command continues.
 
     Example: saekit index demo --tokens 1000000
     """
@@ -62,7 +77,8 @@ def index(
     ]
     how: dict[str, Any] = {"tokens": tokens, "codes": codes, "fresh": fresh}
     made = index_ready(ready, shown=not quiet, split=split, **how)
-    notes = list(dict.fromkeys(note for one in ready for note in one.opened.notes))
+    said = [one.opened.notes for one in ready] + [one.manifest["said"]["notes"] for one in made]
+    notes = list(dict.fromkeys(note for some in said for note in some))
     lines = [
         *(_line(one) for one in made),
         *note_lines(notes),

@@ -58,8 +58,14 @@ REGISTRIES = {
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    kind: Annotated[
+        Kind,
+        typer.Argument(
+            help="What to list: architectures are saes, directions without training fits, "
+            "and so on."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """List architectures, metrics, evaluations, corpora, models and so on.
 

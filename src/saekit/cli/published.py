@@ -13,29 +13,50 @@ COLUMNS = 6  # of scores in a line
 
 def published(
     query: Annotated[
-        list[str] | None, typer.Argument(help="Words that name or model must have.")
+        list[str] | None,
+        typer.Argument(
+            help="Words that must occur in the name or the model, or in the name of a score."
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
-    site: Annotated[str | None, typer.Option(help="Layer or site: L12, L12.resid_post.")] = None,
-    width: Annotated[str | None, typer.Option(help="Latents: 16384 or 16k.")] = None,
-    l0: Annotated[str | None, typer.Option("--l0", help="Largest L0, or a range: 20-60.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only SAEs of models whose name contains this.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Only SAEs of this layer or site, as L12 or L12.resid_post.")
+    ] = None,
+    width: Annotated[
+        str | None, typer.Option(help="Only SAEs with this many latents, as 16384 or 16k.")
+    ] = None,
+    l0: Annotated[
+        str | None,
+        typer.Option("--l0", help="Only SAEs with at most this L0, or in a range, as 20-60."),
+    ] = None,
     catalogue: Annotated[
-        Path | None, typer.Option(help="Also those of a file of your own. [$SAEKIT_CATALOGUE]")
+        Path | None,
+        typer.Option(help="Also list the SAEs in this catalogue of your own. [$SAEKIT_CATALOGUE]"),
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(help="List the scores in SAEBench's result files: a file or folder. Repeat."),
+        typer.Option(
+            help="Instead of SAEs, list the scores in SAEBench's result files: a file or folder. "
+            "Repeatable."
+        ),
     ] = None,
     run: Annotated[
-        list[Path] | None, typer.Option(help="With --scores: a run whose results are listed too.")
+        list[Path] | None,
+        typer.Option(
+            help="With --scores: a run of yours whose results are listed too. Repeatable."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="With --scores: write all columns as a CSV.")
+        Path | None, typer.Option(help="With --scores: write all columns to this CSV.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help=f"All, not the first {SHOWN}.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"List all, not only the first {SHOWN}.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """List published SAEs: SAELens' registry, and a catalogue of your own; or published scores.
+    """List published SAEs, from SAELens' registry or your own catalogue, or published scores.
 
     Example: saekit published gemma-scope-2b --site L12 --width 16k
     """

@@ -9,14 +9,15 @@ from saekit.terminal.output import emit, note_lines
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="Name of the SAE (see: saekit published).")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    name: Annotated[str, typer.Argument(help="Name of the published SAE (see: saekit published).")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     catalogue: Annotated[
-        Path | None, typer.Option(help="Published SAEs of your own. [$SAEKIT_CATALOGUE]")
+        Path | None,
+        typer.Option(help="Catalogue of your own to look the name up in. [$SAEKIT_CATALOGUE]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Fetch a published SAE, with all that its registry says, into a folder of your own.
+    """Download a published SAE into a folder, with all that its registry says about it.
 
     Example: saekit pull saelens:gpt2-small-res-jb/blocks.8.hook_resid_pre --out sae
     """

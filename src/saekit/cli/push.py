@@ -9,20 +9,23 @@ from saekit.terminal.output import emit, note_lines
 
 
 def push(
-    sae: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
-    repo: Annotated[str, typer.Argument(help="Where to: OWNER/REPO.")],
+    sae: Annotated[Path, typer.Argument(help="Folder of a run or an SAE.")],
+    repo: Annotated[str, typer.Argument(help="Repository to upload to, as OWNER/REPO.")],
     path: Annotated[
-        str | None, typer.Option(help="Folder in the repository. [the name of the site]")
+        str | None, typer.Option(help="Folder in the repository. [the site's name]")
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Others can see a repository that is made.")
+        bool, typer.Option("--public", help="Make a new repository public. [private]")
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, made if needed. [main]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to upload to, made if needed. [main]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Upload an SAE so that saekit and sae-lens load it; repeat it to go on after a break.
+    """Upload an SAE to the Hugging Face hub, where saekit and sae-lens can load it.
 
-    Log in first: hf auth login. See the page with `saekit card` before.
+    Log in first (hf auth login), and look at the page with `saekit card`. If the upload breaks
+    off, the same command continues.
 
     Example: saekit push runs/mine me/my-saes
     """

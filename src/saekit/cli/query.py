@@ -9,17 +9,32 @@ from saekit.terminal.output import emit, note_lines
 
 
 def query(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or that of its index.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run that has an index, or of the index itself.")
+    ],
     text: Annotated[
-        str, typer.Argument(metavar="QUERY", help="As 'density<1e-3 sort -max limit 20'.")
+        str,
+        typer.Argument(
+            metavar="QUERY",
+            help="What to look for, as 'density<1e-3 sort -max limit 20' (docs/explorer.md).",
+        ),
     ],
     columns: Annotated[
-        list[str] | None, typer.Option("--column", help="Columns to show. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="Column to show (see: saekit list columns). Repeatable. [those that the query "
+            "names, and the usual ones]",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Table of all, .csv or .parquet.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, all rows.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write all rows to this .csv or .parquet.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON with all rows instead of text.")
+    ] = False,
 ) -> None:
-    """Show the latents of an index that match a query, in its order.
+    """List the latents of an index that match a query.
 
     Example: saekit query demo 'density<1e-3 and token has "the" sort -max limit 20'
     """

@@ -10,22 +10,25 @@ from saekit.terminal.output import emit, note_lines
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, a sweep or a study.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run, of a sweep, or of what a study's command wrote."),
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; of a paper, folder. [RUN/report.html, RUN/paper]"),
+        typer.Option(help="File for the page; with --paper, folder. [RUN/report.html, RUN/paper]"),
     ] = None,
     for_paper: Annotated[
         bool,
         typer.Option(
             "--paper",
-            help="A folder for a paper instead: figures as PDF, CSVs, LaTeX tables. Of a result "
-            "file too.",
+            help="Instead of a page, write a folder for a paper: figures as PDF, CSVs, LaTeX "
+            "tables. Takes a result file too.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Write one self-contained HTML page of what a run, a sweep with all its SAEs or a study gave.
+    """Write one HTML page with the results of a run, a sweep or a study.
 
     Example: saekit report demo
     """

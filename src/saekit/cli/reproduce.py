@@ -13,27 +13,35 @@ def reproduce(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A run, a result, a comparison, an index, a written text or a study's folder; or "
-            "the JSON file that says what one was made from."
+            help="What is made again: folder of a run, comparison, index, written text or "
+            "study, a result file, or the JSON file that says how it was made."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [reproduced/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the new one to. [reproduced/NAME]")
+    ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what of the environment is different.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Run nothing; only say how this environment differs from the one it was made in.",
+        ),
     ] = False,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Share of a quantity within which a difference is rounding. [0 where the same "
-            "bits are expected, else 0.001]"
+            help="Largest relative difference that is taken for rounding. [0 if the same bits are "
+            "expected, otherwise 0.001]"
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress of the command.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Do not show the output of the command.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Run the command that made something again, and compare the numbers.
 
-    Exit code 3 where one differs; with --check, where the environment does.
+    Exit code 3 if a number differs; with --check, if the environment does.
 
     Example: saekit reproduce demo/eval/core.json
     """

@@ -7,29 +7,43 @@ import typer
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="Folder with runs or SAEs.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to look for runs, SAEs and studies in.")
+    ] = Path(),
     port: Annotated[
-        int | None, typer.Option(help="Where; 0: any that is free. [8765, or the next]")
+        int | None,
+        typer.Option(
+            help="Port to serve on; 0 takes any that is free. [8765, or the next that is free]"
+        ),
     ] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the pages.")] = False,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the pages in a browser.")
+    ] = False,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Write neither labels nor indexes.")
+        bool, typer.Option("--read-only", help="Only show: write no labels and make no indexes.")
     ] = False,
     memory: Annotated[
         float | None,
-        typer.Option(help="Most GB of the process with the model. [4/5 of the machine's]"),
+        typer.Option(
+            help="Most memory, in GB, for the process that runs the model. [80 % of the machine's]"
+        ),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Write a token for scripts there: Authorization: Bearer.")
+        Path | None,
+        typer.Option(
+            help="Write to this file the token that scripts send as Authorization: Bearer TOKEN."
+        ),
     ] = None,
     unsafe_host: Annotated[
-        str | None, typer.Option(help="Address to serve under beyond this machine.")
+        str | None,
+        typer.Option(help="Serve to other machines under this address too, without encryption."),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Begin with one line of JSON: address, token file.")
+        bool,
+        typer.Option("--json", help="Print one line of JSON with the address and the token file."),
     ] = False,
 ) -> None:
-    """Show the latents of the SAEs in a folder in a browser, until Ctrl-C.
+    """Show what the latents of SAEs mean, as pages in a browser, until Ctrl-C.
 
     Example: saekit serve runs --open
     """

@@ -27,8 +27,9 @@ def sweep(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            help="A setting and its values, as k=16,32,64 or seed=0,1 or arch=topk,batch_topk or "
-            "site=L5.resid_post,L10.resid_post or lr=1e-3,3e-3. Repeat for all combinations."
+            help="A setting and the values to train with, as k=16,32,64 or seed=0,1 or "
+            "arch=topk,batch_topk or site=L5.resid_post,L10.resid_post or lr=1e-3,3e-3. If "
+            "repeated, all combinations are trained."
         ),
     ] = None,
     model: one.Model = None,
@@ -48,15 +49,20 @@ def sweep(
     recipe: one.Recipe = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="SWEEP", help="Go on with the sweep in this folder, as it was begun."),
+        typer.Option(
+            metavar="SWEEP",
+            help="Continue the sweep in this folder, with the settings it was begun with.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. [runs/sweep-MODEL-DIGEST]")
+        Path | None, typer.Option(help="Folder to write the runs to. [runs/sweep-MODEL-DIGEST]")
     ] = None,
     emit_commands: Annotated[
         bool,
         typer.Option(
-            "--emit", help="Train nothing: write a run.json each and print a command each."
+            "--emit",
+            help="Do not train, but write a run.json for each SAE and print the command "
+            "that trains it.",
         ),
     ] = False,
     device: one.Device = "auto",
@@ -64,7 +70,7 @@ def sweep(
     quiet: one.Quiet = False,
     as_json: one.Json = False,
 ) -> None:
-    """Train several SAEs on one pass of the language model over the text.
+    """Train several SAEs that differ in some settings, with one pass of the language model.
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """

@@ -32,80 +32,123 @@ if TYPE_CHECKING:
 Model = Annotated[
     str | None,
     typer.Option(
-        help=f"Hub name, folder, or an embedded model (see: saekit list models). [{DEFAULT_MODEL}]"
+        help="Language model: a name on the Hugging Face hub, a folder, or an embedded model (see: "
+        f"saekit list models). [{DEFAULT_MODEL}]"
     ),
 ]
-Revision = Annotated[str | None, typer.Option(help="Hub commit, tag or branch.")]
+Revision = Annotated[
+    str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
+]
 Site = Annotated[
     list[str] | None,
     typer.Option(
-        help="Where to read, as L3.resid_post; L*.resid_post or L0-5.resid_post for several "
-        "layers, or repeat. [the layer a third of the way up, resid_post]"
+        help="Place in the model to read, as L3.resid_post. For several: L*.resid_post, "
+        "L0-5.resid_post, or repeat. [resid_post of the layer a third of the way up]"
     ),
 ]
 Target = Annotated[
     list[str] | None,
     typer.Option(
-        help="What to predict, for a transcoder: sites, or with --activations files of vectors, "
-        "row by row. [what is read]"
+        help="Site to predict, for a transcoder; with --activations, files with the vector to "
+        "predict for each row. [what is read]"
     ),
 ]
 Fold = Annotated[
-    bool, typer.Option("--fold", help="One SAE over all sites: each site of a token is a row.")
+    bool,
+    typer.Option(
+        "--fold",
+        help="Train one SAE that all sites share: each site of a token is an example of its own.",
+    ),
 ]
 CorpusWord = Annotated[
     str | None,
     typer.Option(
-        help="packaged, stdlib, a file or glob, a hub dataset OWNER/NAME, or shares of several: "
-        "'0.7*packaged + 0.3*notes.jsonl'. One text file is cut at blank lines, paragraphs above "
-        "16,000 characters at line ends too. [packaged]"
+        help="Text: packaged, stdlib, a file or glob, a hub dataset OWNER/NAME, or shares of "
+        "several: '0.7*packaged + 0.3*notes.jsonl'. A single text file is cut at blank "
+        "lines, and paragraphs above 16,000 characters also at line ends. [packaged]"
     ),
 ]
-Arch = Annotated[str | None, typer.Option(help="Architecture (see: saekit list saes). [topk]")]
-Latents = Annotated[int | None, typer.Option(help="Latents. [8 x the width read]")]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture of the SAE (see: saekit list saes). [topk]")
+]
+Latents = Annotated[
+    int | None, typer.Option(help="Number of latents. [8 for each dimension of what is read]")
+]
 Kept = Annotated[
-    float | None, typer.Option(help="Latents kept per token, where the architecture has k.")
+    float | None,
+    typer.Option(
+        help="Latents kept per token, for architectures that have k. [the architecture's]"
+    ),
 ]
 Tokens = Annotated[
     int | None,
     typer.Option(
-        help="Tokens to train on, without those that the token rule leaves out; with --fold, each "
-        "site of one. [10,000,000, or all that the text has where that is less; all that a cache "
-        "has]"
+        help="Tokens to train on, not counting those that the token rule leaves out; with "
+        "--fold, each site of a token counts. [10,000,000, or nearly all that the text "
+        "has if that is less; all of a cache]"
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Passes over them. [1]")]
-Seed = Annotated[int | None, typer.Option(help="Decides initialisation and order. [0]")]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        help="Passes over these tokens. [1; with --activations, enough for a million rows, at "
+        "most 50]"
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of the first weights and of the order of the text. [0]")
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other setting, as lr=3e-4 or sae.aux_k=64. Repeatable."),
+    typer.Option(
+        "--set",
+        help="Any other setting, as lr=3e-4 or sae.aux_k=64, of those listed below. Repeatable.",
+    ),
 ]
 Activations = Annotated[
     str | None,
     typer.Option(
-        help="Vectors of any kind instead of a model's: a folder, a file or a pattern of .npy, "
-        ".safetensors, .npz, .parquet or .tar."
+        help="Train on vectors from files instead of a language model: a folder, a file or a "
+        "pattern of .npy, .safetensors, .npz, .parquet or .tar."
     ),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(help="With --activations: the tensor, array or column, of files with several."),
+    typer.Option(
+        help="With --activations: which tensor, array or column to read, if the files have several."
+    ),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option(help="Read activations from this folder (see: saekit cache), not a model."),
+    typer.Option(
+        help="Read activations from this folder (see: saekit cache write) instead of running a "
+        "model."
+    ),
 ]
 ConfigFile = Annotated[
-    Path | None, typer.Option(help="A run.json (or YAML) to start from instead of the flags.")
+    Path | None,
+    typer.Option(
+        help="Take the settings from this run.json (or YAML); other options replace "
+        "single settings."
+    ),
 ]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="A named run to start from (saekit list recipes); flags go over it."),
+    typer.Option(
+        help="Take the settings of a named run (see: saekit list recipes); other "
+        "options replace single settings."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Dtype = Annotated[str, typer.Option(help="Of the language model: auto, float32 or bfloat16.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Number format of the language model: float32, bfloat16, or auto, which is "
+        "bfloat16 if the hardware is fast at it."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def train(
@@ -130,26 +173,34 @@ def train(
     from_sae: Annotated[
         Path | None,
         typer.Option(
-            "--start-from", metavar="SAE", help="Go on from the weights of this SAE, as a new run."
+            "--start-from",
+            metavar="SAE",
+            help="Begin a new run from the weights of this SAE: folder, run or published name.",
         ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
+        typer.Option(
+            metavar="RUN",
+            help="Continue the run in this folder, with the settings it was begun with.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to make. [runs/MODEL-SITE-ARCH-WIDTH-kK-seedSEED-DIGEST]"),
+        typer.Option(
+            help="Folder to write the run to. [runs/MODEL-SITE-ARCH-WIDTH-kK-seedSEED-DIGEST]"
+        ),
     ] = None,
     latent_shards: Annotated[
-        int, typer.Option(help="Under torchrun: processes over which latents are dealt.")
+        int,
+        typer.Option(help="Under torchrun: number of processes that share the latents of the SAE."),
     ] = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a sparse autoencoder.
+    """Train a sparse autoencoder (SAE) on activations of a language model, or on vectors.
 
     Example: saekit train --model EleutherAI/pythia-70m-deduped --site L3.resid_post
     --corpus my_text.jsonl --d-sae 8192 --k 32

@@ -9,15 +9,20 @@ from saekit.terminal.output import emit
 
 
 def twins(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or one with an SAE.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run or an SAE.")],
     others: Annotated[
         list[Path] | None,
-        typer.Argument(help="SAEs to compare with. [those of its sweep, of its site and width]"),
+        typer.Argument(
+            help="Folders of SAEs to compare it with. [those of its sweep with the same site "
+            "and width]"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables. [RUN/analysis]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the tables to. [RUN/analysis]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Find the best match of every latent in other SAEs, by the directions they write.
+    """Find for each latent the one in other SAEs whose direction is most like its own.
 
     Example: saekit twins runs/seeds/seed0
     """

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
 
-Run = Annotated[str, typer.Argument(help="A run's folder, a folder with an SAE, or a name.")]
-Site = Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Run = Annotated[str, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")]
+Site = Annotated[
+    str | None, typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _opened(run: str, sae: SAEOptions, site: str | None) -> "tuple[TrainedSAE, LanguageModel]":
@@ -36,8 +38,8 @@ def _emit(record: dict[str, Any], loaded: "TrainedSAE", text: str, *, as_json: b
 @takes(SAEOptions)
 def prompt(
     run: Run,
-    text: Annotated[str, typer.Argument(help="Text to read.")],
-    top: Annotated[int, typer.Option(help="Latents shown of each token.")] = 5,
+    text: Annotated[str, typer.Argument(help="Text for the model to read.")],
+    top: Annotated[int, typer.Option(help="Most latents to show at each token.")] = 5,
     site: Site = None,
     as_json: AsJson = False,
     *,
@@ -57,26 +59,39 @@ def prompt(
 @takes(SAEOptions)
 def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is drawn
     run: Run,
-    latent: Annotated[int, typer.Argument(help="Number of the latent.")],
+    latent: Annotated[int, typer.Argument(metavar="latent", help="Number of the latent.")],
     text: Annotated[str, typer.Option("--prompt", help="Text to continue.")] = "I think",
     add: Annotated[
-        list[float] | None, typer.Option(help="How far, in act units of its code. Repeatable.")
+        list[float] | None,
+        typer.Option(
+            help="How much to add to the latent's activation at every token, in its own units. "
+            "Repeatable."
+        ),
     ] = None,
     scale: Annotated[
         list[float] | None,
-        typer.Option(help="How far, times its largest activation in the index. Repeatable."),
+        typer.Option(
+            help="How much to add, as a multiple of the latent's largest activation in the index. "
+            "Repeatable."
+        ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Tokens to write.")] = 40,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Texts at each strength.")] = 1,
-    index: Annotated[Path | None, typer.Option(help="Index of the SAE. [RUN/index]")] = None,
+    n: Annotated[int, typer.Option("-n", help="Most tokens to write.")] = 40,
+    temperature: Annotated[
+        float, typer.Option(help="Temperature of sampling; 0 always takes the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(help="Number of texts at each strength, from as many seeds.")
+    ] = 1,
+    index: Annotated[
+        Path | None, typer.Option(help="Folder of the SAE's index, for --scale. [RUN/index]")
+    ] = None,
     site: Site = None,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Continue a text with one latent moved, at several strengths: what the model then writes.
+    """Show what the model writes with one latent turned up or down, at several strengths.
 
     Example: saekit steer runs/mine 1234 --prompt "I think" --add -4 --add 4 --add 8
     """
@@ -102,12 +117,23 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
 @takes(SAEOptions)
 def attribute(
     run: Run,
-    text: Annotated[str, typer.Argument(help="Text; its next token is what is asked about.")],
-    of: Annotated[str, typer.Option(help="Token whose logit is meant, as ' Paris'.")] = "",
-    against: Annotated[str | None, typer.Option(help="Token whose logit is taken off it.")] = None,
-    method: Annotated[str, typer.Option(help="gradient or integrated.")] = "gradient",
-    steps: Annotated[int, typer.Option(help="Passes of `integrated`.")] = 10,
-    top: Annotated[int, typer.Option(help="Effects shown.")] = 10,
+    text: Annotated[str, typer.Argument(help="Text whose next token is asked about.")],
+    of: Annotated[
+        str, typer.Option(help="Next token whose logit to explain, as ' Paris'. Required.")
+    ] = "",
+    against: Annotated[
+        str | None, typer.Option(help="Token whose logit is subtracted from it, as ' Rome'. [none]")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How effects are computed: gradient, or integrated, whose effects add up better."
+        ),
+    ] = "gradient",
+    steps: Annotated[
+        int, typer.Option(help="Number of gradients that --method integrated averages.")
+    ] = 10,
+    top: Annotated[int, typer.Option(help="Number of effects to show.")] = 10,
     site: Site = None,
     as_json: AsJson = False,
     *,

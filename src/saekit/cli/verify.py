@@ -11,29 +11,44 @@ from saekit.terminal.sae_options import SAEOptions, takes
 
 @takes(SAEOptions)
 def verify(
-    run: Annotated[str, typer.Argument(help="A run's folder, a folder with an SAE, or a name.")],
+    run: Annotated[
+        str, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")
+    ],
     corpus: Annotated[
-        str | None, typer.Option(help="Text to measure on. [the run's, else the packaged one]")
+        str | None,
+        typer.Option(
+            help="Text to measure on, named as for saekit train --corpus. [the one it was trained "
+            "on, or the packaged one]"
+        ),
     ] = None,
     site: Annotated[
-        str | None, typer.Option(help="Which site, where several share the SAE.")
+        str | None,
+        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens that every way is measured on.")] = 2048,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens to measure the SAE on, for each way of using it.")
+    ] = 2048,
     ce_tokens: Annotated[
-        int, typer.Option(help="Tokens through the whole model; 0 leaves losses out.")
+        int,
+        typer.Option(
+            help="Tokens that pass through the whole model; 0 leaves out cross-entropy and KL."
+        ),
     ] = 1024,
     l0: Annotated[
-        float | None, typer.Option(help="Latents on per token as published. [as the files say]")
+        float | None,
+        typer.Option(help="L0 that the SAE should have, as published. [as the files say]"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for the verdict, JSON. [RUN/eval/verify.json]")
+        Path | None, typer.Option(help="File for the verdict, as JSON. [RUN/eval/verify.json]")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Check that an SAE is used as it was meant to be: exit 0 fits, 3 doubts, 1 wrong.
+    """Check that an SAE is loaded right and belongs to this site of this model.
+
+    Exit codes: 0 it fits, 3 there are doubts, 1 something is wrong.
 
     Example: saekit verify runs/mine
     """
@@ -54,6 +69,6 @@ def verify(
         out=out or results_folder(run) / "eval" / "verify.json",
         shown=not quiet,
     )
-    notes = note_lines(notes_of(loaded.card))
+    notes = note_lines([*notes_of(loaded.card), *verdict.made_from.get("notes", [])])
     emit(verdict.to_dict(), as_json=as_json, lines=[str(verdict), *notes])
     raise typer.Exit(verdict.exit_code)

@@ -11,12 +11,16 @@ from saekit.terminal.output import emit
 
 
 def watch(
-    folder: Annotated[Path, typer.Argument(help="A run's folder, or a sweep's.")],
-    once: Annotated[bool, typer.Option("--once", help="Print what stands, and end.")] = False,
-    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last steps, and end.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder of a run or a sweep.")],
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the current state once and end.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Seconds between updates.")] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the last records as one line of JSON and end.")
+    ] = False,
 ) -> None:
-    """Show how training goes: loss, FVU, L0, dead latents, speed, memory, time left.
+    """Show how training is going: loss, FVU, L0, dead latents, speed, memory, time left.
 
     Example: saekit watch runs/mine
     """
@@ -42,15 +46,20 @@ def watch(
 
 
 def track(
-    run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    to: Annotated[str, typer.Option(help="tensorboard, wandb or trackio.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    to: Annotated[str, typer.Option(help="Tracker to copy to: tensorboard, wandb or trackio.")],
     place: Annotated[
-        str | None, typer.Option(help="Project, or folder. [saekit, or RUN/tensorboard]")
+        str | None,
+        typer.Option(
+            help="Project of the tracker; for tensorboard, a folder. [saekit, or RUN/tensorboard]"
+        ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--follow", help="Go on until the run is over.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--follow", help="Keep copying until the run is over.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Copy a training log to another tool, once or while the run goes on.
+    """Copy a training log to TensorBoard, wandb or Trackio, once or while the run goes on.
 
     Example: saekit track runs/mine --to wandb --follow
     """

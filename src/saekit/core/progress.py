@@ -67,6 +67,15 @@ class Progress:
             self._drawn = now
             self._draw(now, last=False)
 
+    def reach(self, done: int, note: str = "") -> None:
+        """Count up to `done` units in all, but none beyond the total, which a last batch may pass.
+
+        Args:
+            done: units so far, from the beginning.
+            note: see `add`.
+        """
+        self.add((done if self.total is None else min(done, self.total)) - self.done, note)
+
     def close(self) -> None:
         """Draw the last state and end the line."""
         self._draw(time.monotonic(), last=True)

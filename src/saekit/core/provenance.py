@@ -64,6 +64,20 @@ def collect(seed: int | None = None) -> dict[str, Any]:
     }
 
 
+def shortfall(asked: int, read: int, of: str, unit: str = "tokens") -> list[str]:
+    """Return a note that a text has less than was asked for; none where it has enough.
+
+    Args:
+        asked: how much was asked for.
+        read: how much was read.
+        of: the text, as "test text".
+        unit: what is counted.
+    """
+    if read >= asked:
+        return []
+    return [f"asked for {asked:,} {unit}; the {of} has {read:,}, and all of them were read"]
+
+
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)

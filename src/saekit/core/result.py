@@ -206,10 +206,13 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
 
 
 def split_lines(provenance: dict[str, Any]) -> list[str]:
-    """Return a line on which part of the text was read; none where nothing says it."""
-    split = provenance.get("split")
-    told = {"validation": ", by which settings are chosen: report the test text"}
-    return [] if split is None else [f"text     {split} text{told.get(split, '')}"]
+    """Return a line on which part of which text was read; none where no text was."""
+    split, text = provenance.get("split"), provenance.get("text", "")
+    if split is None or text is None:
+        return []
+    of = f" of {text}" if text else ""
+    told = {"validation": ", which is for choosing: report scores of the test split"}
+    return [f"read     the {split} split{of}{told.get(split, '')}"]
 
 
 def without_interval(scores: dict[str, Score]) -> dict[str, list[str]]:

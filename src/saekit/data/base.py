@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from typing_extensions import override
@@ -17,6 +18,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 HeldOut = Literal["validation", "test"]  # of these, what is measured on
 VALIDATION = "validation_share"
+SHOWN_FILES = 3  # of a text of many, in a line
 
 
 def as_held_out(text: str) -> HeldOut:
@@ -153,6 +155,14 @@ class Corpus(Config, abc.ABC):
                 )
             del changes[VALIDATION]
         return dataclasses.replace(self, **changes)
+
+    @property
+    def label(self) -> str:
+        """What the text is called in a line: its files, or else its name."""
+        files = getattr(self, "paths", None) or [getattr(self, "path", self.name)]
+        names = [Path(one).name for one in files]
+        more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+        return ", ".join(names[:SHOWN_FILES]) + more
 
     @classmethod
     def variant(cls, name: str) -> "type[Config]":

@@ -1,1 +1,1 @@
-"""Evaluations: one file each."""
+"""Evaluations of SAEs on text they were not trained on, one file each."""

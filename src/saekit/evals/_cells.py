@@ -1,4 +1,4 @@
-"""Cells of a suite: one evaluation of one SAE, kept by a hash of all that it is made of."""
+"""Cells of a suite: one evaluation of one SAE, kept under a hash of all that it depends on."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def failure_of(error: Exception) -> Failed:
 
 
 def identity(subject: Subject) -> str:
-    """Return a hash of all that a subject brings to a number; not of its name."""
+    """Return a hash of all that numbers of a subject depend on; its name is not part of it."""
     made_of = {
         "weights": weights_digest(subject.sae),
         "sae": subject.sae.cfg.to_dict(),
@@ -81,7 +81,7 @@ class Member:
 
     @property
     def subject(self) -> Subject:
-        """It, made once."""
+        """The SAE or floor, made once."""
         if self._made is None:
             self._made = self._make()
         return self._made
@@ -90,9 +90,9 @@ class Member:
 class Cells:
     """Results by key, in a folder, or in memory alone.
 
-    A file has its key in it and a checksum. One that was damaged or edited, that is a copy of
-    another, or that an earlier version wrote without them, is no result: it is measured anew, and
-    written over.
+    A file holds its key and a checksum. One that was damaged or edited, that is a copy of another,
+    or that an earlier version wrote without them, does not count: its cell is measured again, and
+    the file replaced.
 
     Args:
         folder: of the suite; None: nothing outlives this object.
@@ -153,7 +153,7 @@ class Cells:
         self._write(f"floor-{key}", key, identity)
 
     def _read(self, name: str, key: str) -> Any:
-        """Return what a file holds for a key; None where it holds nothing that can be believed."""
+        """Return what a file holds for a key; None where it cannot be relied on."""
         path = None if self._folder is None else self._folder / f"{name}.json"
         if path is None or not path.exists():
             return None
@@ -205,12 +205,12 @@ def _json(value: Any) -> str:
 def measure_each(
     config: Eval, members: Mapping[str, Member], own: Container[str], tools: Tools, cells: Cells
 ) -> dict[str, Outcome]:
-    """Measure all for which there is no result yet; an error is a cell's and stops no other.
+    """Measure what has no result yet; an error belongs to its own cell and stops no other.
 
     Args:
         config: the evaluation.
         members: what is measured, by key.
-        own: keys of which tables of latents are kept; nobody looks at those of floors.
+        own: keys whose tables of latents are kept; nobody looks at those of floors.
         tools: of the evaluation.
         cells: where results are, and go.
 

@@ -16,7 +16,7 @@ from saekit.evals.intervals import BlockSums, too_few, without_each
 from saekit.metrics.base import Metric
 
 RESAMPLES = 200  # of the text, for how sure a place on the front is
-OWN_L0 = 0.05  # single SAEs whose L0 differ by a larger share are said to
+OWN_L0 = 0.05  # where the L0 of single SAEs differ by a larger share, the table says so
 
 
 class Point(NamedTuple):
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that every point has; none where points have other ones, or do not say."""
+        """The seeds that every point has; none where points differ in them, or do not say."""
         first = self.points[0].seeds
         alike = all(sorted(map(str, p.seeds)) == sorted(map(str, first)) for p in self.points)
         known = tuple(s for s in first if s is not None)

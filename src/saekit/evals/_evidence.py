@@ -28,8 +28,8 @@ def headline_of(patterns: Sequence[str], result: Result) -> dict[str, Score]:
     """Return the scores of a result that a table of several evaluations shows.
 
     Args:
-        patterns: as of `Eval.headline`; none: the scores that have a better end, or where no
-            score has one, all.
+        patterns: as of `Eval.headline`; none: the scores of which one way is better, or all where
+            there is no such score.
         result: of the evaluation.
     """
     scores = result.scores
@@ -64,7 +64,7 @@ def detectable(score: Score) -> float | None:
 def above(score: Score, floor: float | None) -> float | None:
     """Return how far a score is above a floor: below 0 where it is worse than it.
 
-    Where no end is better, it is the value less the floor.
+    Where neither way is better, it is the value less the floor.
     """
     if score.value is None or floor is None:
         return None
@@ -89,7 +89,7 @@ class Validity(NamedTuple):
         value: rank correlation with the MCC; above 0 where better scores go with more recovery.
         low: of its 95 % interval.
         high: likewise.
-        said: what it is of, or that it is not calibrated.
+        said: what it was measured on, or that it is not calibrated.
     """
 
     value: float | None

@@ -1,4 +1,4 @@
-"""What an evaluation will hold in memory beside the model, said before it starts."""
+"""How much memory an evaluation needs beside the model, said before it starts."""
 
 import sys
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ class Passes(NamedTuple):
         if free is not None and self.memory.total > free:
             raise ResourceError(
                 f"The evaluation does not fit in memory: it needs {self.memory}. Close other "
-                f"programs, use an SAE that was trained with a shorter context, or another device."
+                f"programs, use an SAE that was trained with a shorter context, or use another "
+                f"device."
             )
         if shown:
             sys.stderr.write(f"memory    {self.memory}; {self.rows} rows a pass\n")
@@ -90,7 +91,7 @@ def plan(subjects: Sequence[Subject], n_ctx: int, n_rows: int, core: "Core") -> 
 
 
 def _token_bytes(subject: Subject) -> int:
-    """Return bytes that an SAE's work on one token takes."""
+    """Return how many bytes an SAE's work on one token takes."""
     cfg = subject.sae.cfg
     width = len(subject.ways) * (cfg.d_in + cfg.d_out)
     chosen = getattr(cfg, "k", None) is not None  # scores are made and ranked in pieces

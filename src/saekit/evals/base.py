@@ -66,11 +66,11 @@ class Tools(NamedTuple):
     """What an evaluation works with, beside its subject.
 
     Args:
-        rows: given a number of rows, yields held-out text in batches of so many, always
-            from its beginning and in the same order.
+        rows: a function of a batch size: it yields held-out text in batches of that many rows,
+            always from the beginning and in the same order.
         seed: decides every draw.
         shown: show progress on stderr.
-        split: which part of the text the rows are of, for who reads other text too.
+        split: which split the rows are of, for an evaluation that reads other text as well.
         keep: given a subject, a name and a table with a row for each latent, writes the table to
             RUN/analysis of that SAE, where `saekit query` and the pages find its columns; or does
             nothing.
@@ -89,8 +89,8 @@ class Eval(Config, abc.ABC):
 
     version: ClassVar[int]  # raised when the same input gives another number
     needs: ClassVar[frozenset[str]] = frozenset()  # of a subject: "lm"
-    events: ClassVar[frozenset[str]] = frozenset()  # axes coded jointly that it can measure
-    one_site: ClassVar[bool] = False  # it measures no SAE that predicts another site than it reads
+    events: ClassVar[frozenset[str]] = frozenset()  # axes that an SAE may code jointly
+    one_site: ClassVar[bool] = False  # True: only SAEs that predict the site they read
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
     # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy";
     # what a pattern after a "-" names is left out again.
@@ -120,8 +120,8 @@ class Eval(Config, abc.ABC):
     def run_all(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         """Evaluate several SAEs of one model on the same text: a result for each, in their order.
 
-        One that can share the model's pass over the text among them does it here; the numbers are
-        those of `run` of each alone.
+        An evaluation that can share the model's pass over the text among the SAEs does so here; the
+        numbers are those that `run` gives for each alone.
 
         Raises: as `run`.
         """
@@ -133,7 +133,7 @@ class Eval(Config, abc.ABC):
         Raises:
             ConfigError: it has no language model and one is needed; its SAE codes several
                 sites or positions jointly, or predicts another site than it reads, and this
-                evaluation measures none such; or the subject names none of the sites.
+                evaluation cannot measure that; or its sites are not those of the SAE.
             UnknownNameError: the language model has no such site.
             ShapeError: the widths of the sites are not those of the SAE.
             DataError: a weight of the SAE is not finite.
@@ -145,7 +145,7 @@ class Eval(Config, abc.ABC):
                 f"`{self.name}` cannot measure {subject.name}, which codes "
                 f"{' and '.join(cfg.event)} jointly; it measures SAEs of single activations"
                 f"{''.join(f' or of joint {axis}' for axis in sorted(self.events))}. Use another "
-                f"evaluation, as core."
+                f"evaluation, such as core."
             )
         n_sites = getattr(cfg, "n_sites", 1)
         if cfg.event != subject.event or len(subject.ways) != n_sites:
@@ -160,7 +160,7 @@ class Eval(Config, abc.ABC):
         elif "lm" in self.needs:
             raise ConfigError(
                 f"`{self.name}` needs the language model of {subject.name}; got none. "
-                f"Load it with saekit.models.hf.load and give it to the subject."
+                f"Load it with saekit.load_model and pass it on."
             )
         if self.one_site and subject.read != subject.write:
             raise ConfigError(
@@ -169,9 +169,10 @@ class Eval(Config, abc.ABC):
             )
 
     def cautions(self, subject: Subject) -> tuple[str, ...]:
-        """Return what makes the scores of this subject mean little, as a model that is too small.
+        """Return why the scores of this subject may mean little, such as a model that is too small.
 
-        Each is a sentence; a table shows it next to the scores. They are measured all the same.
+        Each reason is a sentence that tables show next to the scores. The subject is measured all
+        the same.
         """
         return ()
 
@@ -224,7 +225,7 @@ class SharedEval(Eval):
 
 
 class JointEval(Eval):
-    """An evaluation whose scores are of several SAEs together, as the agreement of seeds."""
+    """An evaluation whose scores are of several SAEs together, such as how far seeds agree."""
 
     joint: ClassVar[bool] = True
 
@@ -284,7 +285,7 @@ def picked(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
 
 
 def check_weights(subject: Subject) -> None:
-    """Refuse an SAE with weights that are not finite, whose codes may look like those of dead ones.
+    """Refuse an SAE with weights that are not finite: its latents might merely look dead.
 
     Raises:
         DataError: it has some.
@@ -303,7 +304,7 @@ def made_from(subject: Subject, seed: int, began: float) -> dict[str, Any]:
     Args:
         subject: what was evaluated.
         seed: of what was drawn.
-        began: of `time.monotonic`, when the evaluation did.
+        began: when the evaluation began, by `time.monotonic`.
     """
     return provenance.collect(seed) | {
         "subject": subject.name,

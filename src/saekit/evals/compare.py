@@ -43,7 +43,7 @@ from saekit.evals._differences import (
 )
 from saekit.evals.base import Subject
 from saekit.evals.core import Core
-from saekit.evals.evaluate import configured, on_one_text, prepared
+from saekit.evals.evaluate import configured, prepared
 from saekit.evals.intervals import BlockSums, too_few
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened
 from saekit.hub.trained import TrainedSAE
@@ -62,14 +62,15 @@ class CompareSettings(Config):
 
     Args:
         core: the evaluation whose sums are compared.
-        metrics: which scores decide: of those with a better end and an interval over text.
+        metrics: which scores decide; of each it must be known which way is better, and it must have
+            an interval over text.
         margin: differences within this share of the scores are "about equal".
         seed: of the resampled text that says how sure a place on the front is.
         split: "test", for what is reported, or "validation", to choose between settings.
 
     Raises:
-        ConfigError: there is no metric, or one comes twice, has no better end or no interval over
-            text, or needs losses that are not measured.
+        ConfigError: there is no metric, or one comes twice, says of neither way that it is better,
+            has no interval over text, or needs losses that are not measured.
     """
 
     name: ClassVar[str] = "compare"
@@ -98,8 +99,8 @@ class Comparison:
 
     Args:
         pairs: a row for each two groups and metric.
-        saes: a row an SAE, with its scores and whether any other is better at no higher L0.
-        provenance: what was read and with what.
+        saes: a row for each SAE, with its scores and whether another is better at no higher L0.
+        provenance: what was read, and with which code and settings.
     """
 
     pairs: Table
@@ -151,19 +152,18 @@ def compare(  # noqa: PLR0913 - the words of `saekit compare`
         lm: their language model; None: the one that the first one's card names.
         corpus: other text, whose held-out part is read; None: that of the first one's training.
         site: which site, where several share an SAE.
-        metrics: which scores decide: of those with a better end and an interval over text.
+        metrics: which scores decide; see `CompareSettings`.
         margin: differences within this share of the scores are "about equal".
         seed: of the resampled text that says how sure a place on the front is.
         out: a folder for the tables.
         split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
-        tokens: how much text; losses are of a quarter of it.
-        settings: of the core evaluation, as ``ce_tokens=4_096``.
+        tokens: how much text; losses are measured on a quarter of it.
+        settings: of the core evaluation, such as ``ce_tokens=4_096``.
 
     Raises:
         ConfigError: there are not two groups; SAEs are of different models or sites; their
-            trainings kept no text in common for `split`; or a metric has no better end or no
-            interval over text.
+            trainings kept no text in common for `split`; or a metric can decide nothing.
     """
     core = configured("core", tokens, settings)
     assert isinstance(core, Core)
@@ -198,11 +198,11 @@ def compare_open(
     site: str | None = None,
     shown: bool = True,
 ) -> Comparison:
-    """Compare SAEs that are opened.
+    """Compare SAEs that are open already.
 
     Args:
         saes: one group after another.
-        sizes: SAEs of each group, by its name.
+        sizes: how many SAEs each group has, by its name.
         config: how.
         site: which site, where several share an SAE.
         shown: show progress on stderr.
@@ -210,14 +210,13 @@ def compare_open(
     Raises: as `compare`.
     """
     _check_sizes(sizes)
-    saes = on_one_text(saes, config.split)
     said = config.seed, shown, False
-    subjects, tools = prepared(saes, "compare", site, said, config.split)
+    saes, subjects, tools = prepared(saes, "compare", site, said, config.split)
     writes = dict.fromkeys("+".join(str(w.write) for w in s.ways) for s in subjects)
     if len(writes) > 1:
         raise ConfigError(
-            f"SAEs of {' and '.join(writes)} cannot be compared by what they keep of one site. "
-            f"Compare SAEs of one."
+            f"SAEs are compared by what they keep of one site; these predict "
+            f"{' and '.join(writes)}. Compare SAEs of one site."
         )
     measured = config.core.measure(subjects, tools)
     curves = _curves(sizes, saes)
@@ -228,8 +227,10 @@ def compare_open(
         "settings": config.to_dict(),
         "model": saes[0].lm.provenance(),
         "corpus": saes[0].text.provenance(),
+        "split": config.split,
+        "text": saes[0].text.label,
         "tokens": int(measured[0].rows.tokens.numel()),
-        "notes": _notes(subjects),
+        "notes": [*config.core.notes_on(measured[0].rows, config.split), *_notes(subjects)],
     }
     return Comparison(
         pairs=pair_table(curves, metrics, sums, config.margin),
@@ -242,19 +243,19 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
     if len(sizes) < 2 or not all(sizes.values()):  # noqa: PLR2004 - of one there is nothing to say
         found = ", ".join(f"{name} ({n} SAEs)" for name, n in sizes.items())
         raise ConfigError(
-            f"A comparison is of at least two SAEs, or groups of them, each of one at least; got "
+            f"A comparison needs at least two SAEs, or two groups with an SAE in each; got "
             f"{found or 'none'}. Name another one."
         )
 
 
 def _notes(subjects: Sequence[Subject]) -> list[str]:
-    """Return what a reader must know of what was compared."""
+    """Return what a reader of the comparison must know."""
     rules = {repr([way.rule.to_dict() for way in one.ways]) for one in subjects}
     if len(rules) == 1:
         return []
     return [
-        "the SAEs leave out other outlier tokens, by the norms of the text each was trained on: "
-        "the tokens that count differ a little"
+        "each SAE leaves out outlier tokens by the norms of its own training text, so the tokens "
+        "that count differ a little from one to another"
     ]
 
 
@@ -266,10 +267,10 @@ def pair_table(
 ) -> Table:
     """Return the difference of each two curves in each metric, with its verdict.
 
-    p is of Student's t, two-sided; `p_holm` holds over all rows of the table. "better" needs
-    p_holm below 5 %; "about equal" an interval within `margin` of the scores; all else is
-    "inconclusive". `least` is the smallest difference that this text and these seeds could have
-    told from 0 by themselves.
+    p is that of Student's t, two-sided; `p_holm` is corrected for all rows of the table. A verdict
+    of "better" needs p_holm below 5 %, one of "about equal" an interval within `margin` of the
+    scores; all else is "inconclusive". `least` is the smallest difference that this text and these
+    seeds could have told from 0.
 
     Args:
         curves: the groups.
@@ -427,8 +428,9 @@ def _metric(name: str) -> Metric:
             for n in registry.names()
             if (m := registry.get(n)).resampled and m.better != "neither"
         ]
-        why = "no better end" if found.better == "neither" else "no interval over text"
-        raise ConfigError(f"`{name}` has {why}, so no verdict rests on it. Use {', '.join(known)}.")
+        which = "says of neither way that it is better"
+        why = which if found.better == "neither" else "has no interval over text"
+        raise ConfigError(f"`{name}` {why}, so no verdict rests on it. Use {', '.join(known)}.")
     return found
 
 
@@ -454,7 +456,7 @@ def _curves(sizes: Mapping[str, int], saes: Sequence[OpenSAE]) -> list[Curve]:
 
 
 def lines(found: Comparison) -> list[str]:
-    """Return the comparison as aligned lines: a row each pair and metric."""
+    """Return the comparison as aligned lines: a row for each pair and metric."""
     rows = found.pairs.rows()
     heads = ["a", "b", "metric", "at", "a's", "b's", "difference", "verdict"]
     shown = [
@@ -471,7 +473,7 @@ def lines(found: Comparison) -> list[str]:
         if row["verdict"] == "inconclusive" and row["least"] is not None
     ]
     notes = [*unsaid, *reasons, *found.provenance.get("notes", [])]
-    read = split_lines(found.provenance.get("settings", {}))
+    read = split_lines(found.provenance.get("settings", {}) | found.provenance)
     return [*aligned([heads, *shown]), *read, *(f"note     {one}" for one in notes)]
 
 

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, NamedTuple, final
 import torch
 from typing_extensions import override
 
+from saekit.core import provenance
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.files import digest
 from saekit.core.progress import Progress
 from saekit.core.result import Result
+from saekit.data.base import HeldOut
 from saekit.data.tokenise import Rows
 from saekit.evals._plan import plan
 from saekit.evals._reconstruction import Reconstruction
@@ -47,7 +49,7 @@ class Measured(NamedTuple):
 class Core(Eval):
     """Reconstruction, sparsity and what the language model loses, on held-out text.
 
-    Every metric of the registry, over the tokens that the SAE's rules keep: of a transcoder
+    Every metric of the registry, over the tokens that the SAE's rules keep; for a transcoder,
     those kept both where it reads and where it predicts. Reconstruction
     and sparsity take one partial forward pass over `n_tokens`. For the first `ce_tokens` of
     them the next-token loss is measured with the activations at the write site left alone
@@ -57,13 +59,13 @@ class Core(Eval):
     next token exists in the row and is not special. The SAE computes in float32, the model
     in its own precision; losses are float32, sums float64.
 
-    Scores come with 95 % intervals over documents, neighbouring ones together where there are
-    many; `n` is the number of such blocks. Too few documents give no interval.
+    Scores come with 95 % intervals over documents. Where there are many, neighbouring documents
+    form blocks, and `n` is the number of blocks. Too few documents give no interval.
 
-    Of an SAE that codes several sites jointly a token counts where it does at all of them, and
-    is measured as the vector of all of them, in act units: sites of large activations weigh
+    If an SAE codes several sites jointly, a token counts only where it counts at all of them. It
+    is measured as one vector of all sites, in act units, so sites with large activations weigh
     most. Each site is replaced alone and losses are means over sites; `details` has the FVU
-    and the losses of each. Of an SAE of windows only tokens in a window are measured and
+    and the losses of each. If an SAE codes windows, only tokens in a window are measured and
     replaced, and windows are cut as in training; `details` counts tokens left over ("cut").
 
     Args:
@@ -124,7 +126,7 @@ class Core(Eval):
         """
         began = time.monotonic()
         found = self.measure(subjects, tools)
-        return [self._result(one, tools.seed, began) for one in found]
+        return [self._result(one, tools, began) for one in found]
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], tools: Tools) -> list[Measured]:
@@ -139,7 +141,7 @@ class Core(Eval):
         rows = self.rows_of(tools)
         return self._measure(subjects, rows, shown=tools.shown)
 
-    def _result(self, found: Measured, seed: int, began: float) -> Result:
+    def _result(self, found: Measured, tools: Tools, began: float) -> Result:
         part, splicing, rows = found.part, found.splicing, found.rows
         sums, tokens = found.sums, rows.tokens
         scores = {name: sums[name].score() for name in in_order()}
@@ -155,7 +157,9 @@ class Core(Eval):
         }
         if found.subject.beside:
             details["sites"] = self._by_site(part, splicing, found.blocks)
-        return self.result(scores, details, _made_from(found.subject, seed, began))
+        notes = self.notes_on(rows, tools.split)
+        made = _made_from(found.subject, tools.seed, began) | {"notes": notes}
+        return self.result(scores, details, made)
 
     def _by_site(
         self, part: Reconstruction, splicing: Splicing, blocks: Blocks
@@ -168,8 +172,12 @@ class Core(Eval):
             found[str(site)] = {"scores": scores, "losses": splicing.mean_losses(site)}
         return found
 
+    def notes_on(self, text: Rows, split: HeldOut) -> list[str]:
+        """Return a note where the text that was read is shorter than `n_tokens`."""
+        return provenance.shortfall(self.n_tokens, text.tokens.numel(), f"{split} text")
+
     def rows_of(self, tools: Tools) -> Rows:
-        """Return the rows to measure; fewer than wanted where the text is shorter.
+        """Return the rows to measure; fewer than wanted where the text is shorter (`notes_on`).
 
         Raises:
             DataError: there is no row of text.

@@ -73,10 +73,10 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
     tokens: int | None = None,
     **settings: Any,
 ) -> Result | list[Result]:
-    """Measure an SAE on the held-out part of its text, or of another; or several.
+    """Measure one SAE or several on held-out text: that of its training corpus, or another.
 
-    Another text is dealt into parts as that of training was, so that no document the SAE was
-    trained on is read.
+    Another text is split as that of training was, so that no document the SAE was trained on is
+    read.
 
     Args:
         sae: the SAE, or the folder it is in; or a list of these.
@@ -84,17 +84,17 @@ def evaluate(  # noqa: PLR0913 - the words of `saekit eval`
         eval: which evaluation (`saekit list evals`), or one with its settings.
         corpus: other text, by name or file, or a list of texts; None: that of training.
         site: which site, where several share the SAE.
-        seed: of what an evaluation draws; core draws nothing.
-        out: a file to write the result to; of a list only where it has one result.
-        tables: write what the evaluation finds of every latent to RUN/analysis.
+        seed: of what an evaluation draws at random; core draws nothing.
+        out: a file to write the result to; for a list only where there is one result of all.
+        tables: write what the evaluation finds about every latent to RUN/analysis.
         split: "test", for what is reported, or "validation", to choose between settings.
         shown: show progress on stderr.
-        tokens: how much text, `n_tokens` of the evaluation; losses are of a quarter of it.
-        settings: settings of the evaluation, as ``ce_tokens=4_096``.
+        tokens: how much text, `n_tokens` of the evaluation; losses are measured on a quarter of it.
+        settings: settings of the evaluation, such as ``ce_tokens=4_096``.
 
     Returns:
-        scores with 95 % intervals; `print` shows them. Of a list a result for each SAE, in their
-        order; where the evaluation measures SAEs together (`seed_stability`) one of them all.
+        scores with 95 % intervals; `print` shows them. For a list, a result for each SAE, in their
+        order; where the evaluation measures SAEs together (`seed_stability`), one result for all.
 
     Raises:
         ConfigError: a setting is unknown, or the SAE's files leave out its text or model.
@@ -167,8 +167,8 @@ def measure_all(
 ) -> list[Result]:
     """Run an evaluation of several SAEs: a result for each, in their order.
 
-    Those of one model that are measured on the same rows of the same text may share the model's
-    pass over it (see `Eval.run_all`); no number depends on which others there are.
+    SAEs of one model that read the same rows of the same text may share the model's pass over it
+    (see `Eval.run_all`); no number depends on which other SAEs are measured.
 
     Raises: as `measure`.
     """
@@ -181,6 +181,7 @@ def measure_all(
             said = said_of(one.loaded.card)
             notes = [*said["notes"], *result.provenance.get("notes", [])]
             made = said | {"bos": _bos(one), "split": split, "notes": notes}
+            made |= {"text": one.text.label if config.reads_text else None}
             found[i] = replace(result, provenance=result.provenance | made)
     return [found[i] for i in range(len(saes))]
 
@@ -200,7 +201,7 @@ def measure_together(
         ConfigError: they are to be read on other text, or rows of other lengths; their trainings
             kept no text in common; or as `measure`.
     """
-    subjects, tools = prepared(saes, config.name, site, (seed, shown, tables), split)
+    saes, subjects, tools = prepared(saes, config.name, site, (seed, shown, tables), split)
     result = config.run_together(subjects, tools)
     cards = {s.name: one.loaded.card for s, one in zip(subjects, saes, strict=True)}
     notes = list(dict.fromkeys(note for card in cards.values() for note in said_of(card)["notes"]))
@@ -208,6 +209,7 @@ def measure_together(
         "saes": {name: said_of(card) for name, card in cards.items()},
         "bos": _bos(saes[0]) if saes else None,
         "split": split,
+        "text": saes[0].text.label if saes else None,
         "notes": [*result.provenance.get("notes", []), *notes],
     }
     return replace(result, provenance=result.provenance | made)
@@ -219,12 +221,15 @@ def prepared(
     site: str | None,
     said: tuple[int, bool, bool],
     split: HeldOut = "test",
-) -> tuple[list[Subject], Tools]:
+) -> tuple[list[OpenSAE], list[Subject], Tools]:
     """Return SAEs of one model with the text that all of them are measured on.
+
+    The texts of the SAEs that are returned are dealt alike, so that none reads what any was trained
+    on.
 
     Args:
         saes: opened; a subject is called by its folder.
-        name: what measures them, for an error.
+        name: of what measures them, for errors.
         site: which site, where several share an SAE.
         said: seed, shown and tables; see `evaluate`.
         split: see `evaluate`.
@@ -233,7 +238,7 @@ def prepared(
         ConfigError: they are to be read on other text, or rows of other lengths; or their trainings
             kept no text in common.
     """
-    saes = on_one_text(saes, split)
+    saes = _on_one_text(saes, split)
     for one in saes[1:]:
         if _reads(one) != _reads(saes[0]):
             names = f"{saes[0].loaded!r} and {one.loaded!r}"
@@ -246,15 +251,11 @@ def prepared(
     subjects = [
         subject_of(one, site)._replace(name=called) for one, called in zip(saes, names, strict=True)
     ]
-    return subjects, _tools(saes, subjects, said, split)
+    return saes, subjects, _tools(saes, subjects, said, split)
 
 
-def on_one_text(saes: Sequence[OpenSAE], split: HeldOut) -> list[OpenSAE]:
-    """Return SAEs whose texts are dealt alike, so that none reads what any was trained on.
-
-    Raises:
-        ConfigError: their trainings kept no text in common for this split.
-    """
+def _on_one_text(saes: Sequence[OpenSAE], split: HeldOut) -> list[OpenSAE]:
+    """Return SAEs whose texts are dealt alike."""
     names = distinct_names([one.loaded.folder for one in saes])
     texts = (one.loaded.card.run.get("corpus") for one in saes)
     trained = list(zip(names, texts, strict=True))
@@ -262,7 +263,7 @@ def on_one_text(saes: Sequence[OpenSAE], split: HeldOut) -> list[OpenSAE]:
 
 
 def read_alike(saes: Sequence[OpenSAE]) -> list[list[int]]:
-    """Return the places of SAEs that are measured on the same rows with one model, together."""
+    """Group SAEs that read the same rows with one model; return their places in `saes`."""
     alike: dict[str, list[int]] = {}
     for i, one in enumerate(saes):
         alike.setdefault(_reads(one), []).append(i)
@@ -276,7 +277,7 @@ def stream_of(one: OpenSAE, split: Split = "test") -> TokenStream:
 
 
 def _reads(one: OpenSAE) -> str:
-    """Return what tells apart the rows, and the model, that SAEs are measured on."""
+    """Return a text that is the same for SAEs that read the same rows with the same model."""
     text = json.dumps(one.text.to_dict(), sort_keys=True)
     return repr((id(one.lm), one.loaded.card.n_ctx, _bos(one), text))
 
@@ -307,7 +308,7 @@ def _tools(
 
 
 def subject_of(one: OpenSAE, site: str | None = None) -> Subject:
-    """Return an SAE with where in its model it is measured.
+    """Return an SAE together with the place in its model where it is measured.
 
     Args:
         one: the SAE.

@@ -52,7 +52,7 @@ def blocks_of_documents(doc_ids: Int[Tensor, "n_rows n_ctx"], n_blocks: int) -> 
 
 
 class BlockSums:
-    """The sums of one metric, by block of text; in one where the metric never leaves text out.
+    """The sums of one metric, by block of text; in a single block where text is never left out.
 
     Args:
         metric: what the sums are of.
@@ -98,9 +98,9 @@ class BlockSums:
 def score_of(each: Sequence[BlockSums]) -> Score:
     """Return the mean value of some sums of one metric over the same text, with its interval.
 
-    Usually it is one; several are the layers of a model. A block is left out of all at once.
-    Where the value is undefined, or would be without some block, there is no interval; nor where
-    the text has too few documents. The reason says so, and about how much text is needed.
+    Usually there is one; several are the layers of a model, and a block is left out of all of them
+    at once. There is no interval where the value is undefined, or would be without some block, or
+    where the text has too few documents. The reason says so, and about how much text is needed.
 
     Returns:
         A score whose `n` is the number of blocks, or of latents for an interval over these.
@@ -157,9 +157,9 @@ def _ends(each: Sequence[BlockSums], value: float) -> tuple[float | None, float 
 
 
 def too_few(sizes: Float[Tensor, "blocks"]) -> str | None:
-    """Return why there is no interval of so few documents, and how much text is needed.
+    """Return why the documents are too few for an interval, and how much text is needed.
 
-    Blocks of uneven size count for less than as many even ones, and there must be more of them.
+    Blocks of uneven size count for less than even ones, so there must be more of them.
     """
     n, even = len(sizes), effective_count(sizes)
     least = LEAST_BLOCKS if even >= EVEN * n else LEAST_UNEVEN

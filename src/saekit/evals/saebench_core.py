@@ -79,10 +79,10 @@ SAYS = {
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class SAEBenchCore(Eval):
-    r"""The core numbers of SAEBench 0.6 by its own formulas, so that published ones compare.
+    r"""The core numbers of SAEBench 0.6 by its own formulas, to stand next to published ones.
 
-    Use `core` to judge an SAE. This is for papers: the same number of the same text is what
-    SAEBench would have written, faults included, and under a name that says which formula it is.
+    Use `core` to judge an SAE. This is for papers: on the same text each number is what SAEBench
+    would have written, faults included, under a name that says which formula it is.
 
     - ``explained_variance_legacy``: the mean over tokens of
       :math:`1 - |y_i - \hat y_i|^2 / |y_i - \bar y|^2`, with the mean of the batch. A mean of
@@ -97,8 +97,8 @@ class SAEBenchCore(Eval):
       while special ones are never replaced by the SAE.
 
     A batch is 16 rows, as published; BOS, EOS and padding are left out, and no other token.
-    Published numbers are of rows of 128 tokens of OpenWebText; other text gives others. Nothing has
-    an interval, and no SAE is called better by these.
+    Published numbers are of rows of 128 tokens of OpenWebText; other text gives other numbers.
+    None has an interval, and no SAE is called better by them.
 
     Args:
         n_tokens: tokens read, rounded up to whole rows.
@@ -147,7 +147,8 @@ class SAEBenchCore(Eval):
         self.check(subject)
         began, lm, core = time.monotonic(), subject.lm, self._core()
         assert lm is not None  # `check` refuses it
-        tokens = core.rows_of(tools).tokens
+        text = core.rows_of(tools)
+        tokens = text.tokens
         n_rows, n_ctx = tokens.shape
         n_full = min(math.ceil(self.ce_tokens / n_ctx), n_rows)
         planned = plan([subject], n_ctx, n_rows, core)
@@ -172,7 +173,9 @@ class SAEBenchCore(Eval):
         bar.close()
         sites = {"read": str(subject.read), "write": str(subject.write)}
         details = {"tokens": found.n_tokens, "loss_tokens": found.n_losses, "n_ctx": n_ctx}
-        return self.result(found.scores(), details, made_from(subject, tools.seed, began) | sites)
+        made = made_from(subject, tools.seed, began) | sites
+        made |= {"notes": core.notes_on(text, tools.split)}
+        return self.result(found.scores(), details, made)
 
 
 def _left_out(lm: LanguageModel) -> Int[Tensor, "n"]:

@@ -36,7 +36,7 @@ from saekit.evals.compare import aligned, number_text
 from saekit.evals.evaluate import configured, read_alike, stream_of, subject_of
 from saekit.evals.floors.base import Ground
 from saekit.evals.floors.base import registry as floors
-from saekit.evals.suites.base import Lying, Part, Suite, registry
+from saekit.evals.suites.base import Part, StudyResults, Suite, registry
 from saekit.hub.names import results_folder
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of
 from saekit.hub.trained import TrainedSAE, weights_digest
@@ -63,7 +63,7 @@ class SuiteSettings(Config):
         tier: "small" runs offline in minutes on a CPU; "full" reads more, and data of the hub.
         floors: which (`saekit list floors`); null: those of the suite; empty: none.
         seed: of all that is drawn.
-        changes: settings of evaluations, as ``core.n_tokens=4096``.
+        changes: settings of evaluations, such as ``core.n_tokens=4096``.
         split: "test", for what is reported, or "validation", to choose between settings.
 
     Raises:
@@ -87,8 +87,8 @@ class SuiteSettings(Config):
         for change in self.changes:
             if read_setting(change)[0].partition(".")[0] not in parts:
                 raise ConfigError(
-                    f"A setting of a suite reads EVALUATION.SETTING=VALUE, as core.n_tokens=4096, "
-                    f"of {', '.join(parts)}; got `{change}`."
+                    f"A setting of a suite reads EVALUATION.SETTING=VALUE, such as "
+                    f"core.n_tokens=4096; EVALUATION is one of {', '.join(parts)}. Got `{change}`."
                 )
 
     @property
@@ -118,12 +118,12 @@ class SuiteSettings(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteResult:
-    """SAEs under a suite of evaluations. `print` shows them.
+    """What a suite of evaluations gave. `print` shows it.
 
     Args:
         rows: a row for each SAE, evaluation and headline score.
-        failures: what failed, with the traceback where nobody foresaw it.
-        provenance: what was measured, and with what.
+        failures: what failed, with the traceback where the error was unexpected.
+        provenance: what was measured, and with which code and settings.
     """
 
     rows: Table
@@ -171,9 +171,9 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
 ) -> SuiteResult:
     """Measure SAEs by several evaluations, each score next to its floors and its noise.
 
-    An evaluation that fails is a row of its own and stops no other. With `out`, what was measured
-    is kept there by a hash of all that the number is made of: the same call measures nothing again,
-    and a change of the weights, the text, the model or a setting measures anew what it changes.
+    An evaluation that fails gets a row that says why, and stops no other. With `out`, every result
+    is kept there under a hash of all that it depends on: the same call again measures nothing, and
+    after a change of weights, text, model or a setting only what depends on it is measured again.
 
     Args:
         saes: an SAE, or the folder it is in; or several.
@@ -185,9 +185,9 @@ def evaluate_suite(  # noqa: PLR0913 - the words of `saekit eval --suite`
         corpus: other text, whose held-out part is read; None: that of training.
         site: which site, where several share an SAE.
         seed: of all that is drawn.
-        settings: of evaluations, as ``{"core.n_tokens": 4096}``.
+        settings: of evaluations, such as ``{"core.n_tokens": 4096}``.
         split: "test", for what is reported, or "validation", to choose between settings.
-        tables: write what evaluations find of every latent to RUN/analysis of each SAE.
+        tables: write what evaluations find about every latent to RUN/analysis of each SAE.
         shown: show progress on stderr.
 
     Raises:
@@ -222,7 +222,8 @@ def _changes(settings: Mapping[str, Any]) -> list[str]:
         return [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
     except TypeError as error:
         raise ConfigError(
-            f"A setting is a number, text, true or false, or a list of these; got {settings!r:.200}"
+            "A setting is a number, text, true or false, or a list of these; got "
+            f"{settings!r:.200}."
         ) from error
 
 
@@ -236,7 +237,7 @@ def run_suite(
     tables: bool = False,
     shown: bool = True,
 ) -> SuiteResult:
-    """Measure SAEs that are opened.
+    """Measure SAEs that are open already.
 
     Args:
         saes: the SAEs.
@@ -251,14 +252,14 @@ def run_suite(
     """
     lost = dict(broken or {})
     if not saes:
-        raise next(iter(lost.values()), ConfigError("A suite measures an SAE at least; got none."))
+        raise next(iter(lost.values()), ConfigError("A suite needs at least one SAE; got none."))
     parts = [(part, config.config(part)) for part in config.of.parts]
     kept = "What was measured is kept; run the same command again to go on."
     hold = contextlib.nullcontext() if out is None else claimed(out, "saekit eval", kept)
     with hold:
         run = _Run(saes, config, site, (Cells(out), tables), shown)
         rows = [row for part, one in parts for row in run.rows(part.eval, one)]
-        rows += [row for study in config.of.lying for row in run.lying(study)]
+        rows += [row for study in config.of.studies for row in run.of_study(study)]
         for name, error in {**lost, **run.lost}.items():
             rows.append(_blank(name, "", failure_of(error)))
         found = _result(run, rows)
@@ -277,7 +278,7 @@ class _Group(NamedTuple):
 
 
 class _Run:
-    """SAEs, their floors, and what is known of them.
+    """SAEs and their floors while they are measured.
 
     Args:
         saes: the SAEs.
@@ -327,12 +328,11 @@ class _Run:
     def _group(self, places: Sequence[int]) -> _Group:
         first = self.saes[places[0]]
         held_out, train = stream_of(first, self.config.split), stream_of(first, "train")
-        memo, seed = Memo(every=True), self.config.seed
+        memo, seed = Memo(), self.config.seed
         lm = memo.model(first.lm)
-        rows = memo.rows(held_out.rows)
-        tools = Tools(rows=rows, seed=seed, shown=self._shown, split=self.config.split)
+        tools = Tools(rows=held_out.rows, seed=seed, shown=self._shown, split=self.config.split)
         group = _Group({}, {}, tools, held_out.digest)
-        ground = Ground(memo.rows(train.rows), seed, {})
+        ground = Ground(train.rows, seed, {})
         known: dict[str, Member] = {}  # floors of the same content are one
         for i in places:
             try:
@@ -508,7 +508,7 @@ class _Run:
         why = Failed("no two SAEs here differ in the seed alone", skipped=True)
         return rows or [_blank(", ".join(self._all_names()), config.name, why)]
 
-    def lying(self, study: Lying) -> list[dict[str, Any]]:
+    def of_study(self, study: StudyResults) -> list[dict[str, Any]]:
         """Return rows of results of a study that lie in the folder of an SAE; none are made."""
         rows = []
         for i, one in enumerate(self.saes):
@@ -516,10 +516,12 @@ class _Run:
             if folder is None or self.names[i] in self.lost:
                 continue
             for path in sorted(results_folder(folder).glob(study.files)):
-                rows += self._lying(self.names[i], path, study, weights_digest(one.loaded.sae))
+                rows += self._study_rows(self.names[i], path, study, weights_digest(one.loaded.sae))
         return rows
 
-    def _lying(self, name: str, path: Path, study: Lying, weights: str) -> list[dict[str, Any]]:
+    def _study_rows(
+        self, name: str, path: Path, study: StudyResults, weights: str
+    ) -> list[dict[str, Any]]:
         try:
             result = Result.read(path)
         except FormatError as error:
@@ -586,6 +588,8 @@ def _result(run: _Run, rows: Sequence[Mapping[str, Any]]) -> SuiteResult:
         "floors": {name: floors.get(name).label for name in config.floor_names},
         "models": list(models.values()),
         "corpora": list({group.text: None for group in run.groups}),
+        "split": config.split,
+        "text": "; ".join(dict.fromkeys(one.text.label for one in run.saes)),
         "saes": dict(zip(run.names, [said_of(one.loaded.card) for one in run.saes], strict=True)),
         "measured": run.cells.n_measured,
         "notes": _notes(run),
@@ -594,7 +598,7 @@ def _result(run: _Run, rows: Sequence[Mapping[str, Any]]) -> SuiteResult:
 
 
 def _notes(run: _Run) -> list[str]:
-    """Return what a reader of the table must know, each with the SAEs it is of."""
+    """Return what a reader of the table must know, each note with the SAEs it is about."""
     every = len(run.names)
     said = [
         note if len(names) >= every else f"{', '.join(names)}: {note}"
@@ -632,7 +636,7 @@ def lines(found: SuiteResult) -> list[str]:
         ]
     cautions = dict.fromkeys((row["eval"], row["cautions"]) for row in rows if row["cautions"])
     out += [f"caution  {eval}: {words}" for eval, words in cautions]
-    out += split_lines(found.provenance["settings"])
+    out += split_lines(found.provenance["settings"] | found.provenance)
     notes = [*bare(rows), *lacking(rows), *found.provenance["notes"]]
     return [*out, *(f"note     {one}" for one in notes)]
 

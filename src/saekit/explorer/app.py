@@ -25,6 +25,7 @@ Name = Annotated[str, InPath(min_length=1, max_length=500)]
 Latent = Annotated[int, InPath(ge=0, le=schemas.LARGEST)]
 Number = Annotated[int, InPath(ge=1, le=2**53 - 1)]
 Match = Annotated[str | None, Header(max_length=100)]
+NUMBERS = r"^[0-9]{1,9}(,[0-9]{1,9})*$"
 PROBLEM = {"model": schemas.ProblemBody, "content": {MEDIA: {}}, "description": "A problem."}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: PROBLEM for code in (400, 401, 403, 404, 405, 409, 412, 413, 415, 421, 422, 429, 503)
@@ -201,6 +202,15 @@ def _reading(app: FastAPI, server: Server) -> None:  # noqa: C901 - one function
         if tag in _known(request):  # told before anything is read
             return Response(status_code=304, headers={"ETag": tag})
         return Response(body(), 200, {"ETag": tag}, "application/json")
+
+    @app.get(f"{API}/saes/{{sae}}/previews")
+    def previews(
+        request: Request,
+        sae: Name,
+        latents: Annotated[str, Query(pattern=NUMBERS, max_length=4000)],
+    ) -> Response:
+        """Give what latents fire on and promote; their numbers with commas between them."""
+        return answer(request, views.previews(sae, [int(n) for n in latents.split(",")]))
 
     @app.get(f"{API}/runs/{{run}}")
     def run(request: Request, run: Name) -> Response:

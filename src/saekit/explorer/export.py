@@ -22,6 +22,7 @@ the whole file comes, and is used.
 import contextlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ def _is_site(folder: Path) -> bool:
 def _public(value: Any, folder: Path) -> Any:
     """Return a value without the places of this machine.
 
-    A path below the folder that is exported begins with its name, one in the user's folder with
+    The folder that is exported is its name, alone and in paths, one in the user's folder with
     `~`, and a whole text that is another path of this machine is its last part.
     """
     if isinstance(value, dict):
@@ -204,10 +205,9 @@ def _public(value: Any, folder: Path) -> Any:
         return [_public(one, folder) for one in value]
     if not isinstance(value, str):
         return value
-    text = value.replace(f"{folder}{os.sep}", f"{folder.name}{os.sep}")
+    own = rf"(?<![\w.-]){re.escape(str(folder))}(?![\w-]|[.]\w)"
+    text = re.sub(own, lambda _: folder.name, value)
     text = text.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
-    if text == str(folder):
-        return folder.name
     with contextlib.suppress(OSError, ValueError):  # of a text that is no path
         if text.startswith(os.sep) and Path(text).exists():
             return Path(text).name

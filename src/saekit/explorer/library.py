@@ -20,6 +20,7 @@ from saekit.core.errors import FormatError, SaekitError, UnknownNameError
 from saekit.core.files import read_object
 from saekit.explorer.problems import Problem
 from saekit.hub import index_manifest
+from saekit.report.overview import architecture_of, latents_of, model_of, part, site_of
 from saekit.report.pages.base import kind_of
 
 MOST_FOLDERS, MOST_DEPTH = 20_000, 8
@@ -109,24 +110,17 @@ class Entry:
     @property
     def model(self) -> str:
         """The language model as its files name it, for a reader: of a folder its last part."""
-        name = str(self.card.get("model", {}).get("name") or "unknown")
-        return Path(name).name if name.startswith(("/", "~", ".")) else name
+        return model_of(self.card) or "unknown"
 
     @property
     def architecture(self) -> str:
         """The architecture, with the one around which it stands."""
-        inner = self.settings.get("inner")
-        name = str(self.settings.get("name") or self.settings.get("architecture") or "unknown")
-        return f"{name}, {inner['name']}" if isinstance(inner, dict) and "name" in inner else name
+        return architecture_of(self.settings) or "unknown"
 
     @property
     def d_sae(self) -> int | None:
         """Number of latents, as far as its files say it."""
-        inner = self.settings.get("inner")
-        found = self.settings.get("d_sae") or (inner if isinstance(inner, dict) else {}).get(
-            "d_sae"
-        )
-        return found if isinstance(found, int) else None
+        return latents_of(self.settings)
 
     @property
     def is_synthetic(self) -> bool:
@@ -353,9 +347,9 @@ def _native(sae: Path, place: Path, name: str, title: str, run: str | None) -> I
     settings = config.get("sae")
     if not isinstance(settings, dict):
         raise FormatError(f"{sae / 'config.json'} has no settings of an SAE.")
-    for part in ("model", "pair", "provenance", "run"):
-        if not isinstance(card.get(part) or {}, dict):
-            raise FormatError(f"{sae / 'card.json'} is damaged: `{part}` is no object.")
+    for kind in ("model", "pair", "provenance", "run"):
+        if not isinstance(card.get(kind) or {}, dict):
+            raise FormatError(f"{sae / 'card.json'} is damaged: `{kind}` is no object.")
     yield from _of_card(
         place, name, title, {"card": card, "settings": settings}, native=True, run=run
     )
@@ -365,7 +359,7 @@ def _of_card(
     place: Path, name: str, title: str, found: dict[str, Any], *, native: bool, run: str | None
 ) -> Iterator[Entry]:
     card, settings, index = found["card"], found["settings"], place / index_manifest.INSIDE
-    pair = card.get("pair") if isinstance(card.get("pair"), dict) else {}
+    pair = part(card, "pair")
     reads = [str(site) for site in pair.get("read") or []]
     common: dict[str, Any] = {
         "folder": place,
@@ -388,11 +382,14 @@ def _of_card(
                 **common,
             )
         return
-    label = " + ".join(reads)
-    if written := [str(site) for site in pair.get("write") or []]:
-        label += " to " + " + ".join(written)
     yield Entry(
-        id=name, title=title, index=index, site=label, sites=tuple(reads), family=(name,), **common
+        id=name,
+        title=title,
+        index=index,
+        site=site_of(card),
+        sites=tuple(reads),
+        family=(name,),
+        **common,
     )
 
 
@@ -435,8 +432,8 @@ def _foreign(place: Path, files: set[str]) -> dict[str, Any] | None:
 
 
 def _part(raw: dict[str, Any], name: str) -> list[tuple[str, Any]]:
-    part = raw.get(name)
-    return list(part.items()) if isinstance(part, dict) else []
+    found = raw.get(name)
+    return list(found.items()) if isinstance(found, dict) else []
 
 
 def _is_ours(place: Path) -> bool:

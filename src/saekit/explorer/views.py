@@ -1,6 +1,7 @@
 """Views: what the pages are told, read from files, the same for the server and a static folder."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import hmac
@@ -10,7 +11,6 @@ import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from saekit.core.border import reading
 from saekit.core.errors import FormatError, SaekitError
 from saekit.core.files import read_object
 from saekit.core.held import Held
-from saekit.core.result import Result, Score
-from saekit.explorer.definitions import definitions
+from saekit.core.result import Result
 from saekit.explorer.labels import ASKED, SEALED, Labels
 from saekit.explorer.library import (
     FRESH_SECONDS,
@@ -36,6 +35,7 @@ from saekit.explorer.library import (
 )
 from saekit.explorer.problems import Problem, to_json
 from saekit.report import payload
+from saekit.report.overview import facts_of, notes_in, overview, part, score_records, verdict
 from saekit.report.pages import base as pages
 from saekit.report.panels import base as panels
 from saekit.training import standing
@@ -80,7 +80,10 @@ class Views:
                 listed.append(self._shown(entry))
         return {
             "saes": [self.card(entry, counts) for entry in listed],
-            "runs": [run_line(name, folder) for name, folder in scan.runs.items()],
+            "runs": [
+                run_line(name, folder) | {"title": self._path(folder)}
+                for name, folder in scan.runs.items()
+            ],
             "studies": self.studies(notes),
             "notes": notes,
         }
@@ -94,10 +97,7 @@ class Views:
     def card(self, entry: Entry, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Return what a list of SAEs says of one."""
         state = entry.state()
-        scores = {}
-        for name, score in self._scores(entry).items():
-            if definitions().get(name, {}).get("place"):
-                scores[name] = score
+        scores = {n: score for n, score in self._scores(entry).items() if score["headline"]}
         key = self.label_key(entry, state)
         counted = self.labels.counts() if counts is None else counts
         return {
@@ -127,7 +127,7 @@ class Views:
         found = []
         for name, folder in self.library.scan().folders.items():
             if (kind := pages.kind_of(folder, notes)) is not None:
-                found.append({"id": name, **pages.described(kind, folder, name)})
+                found.append({"id": name, **pages.described(kind, folder, self._path(folder))})
         return found
 
     def study(self, name: str) -> dict[str, Any]:
@@ -140,7 +140,16 @@ class Views:
         kind = None if folder is None else pages.kind_of(folder)
         if folder is None or kind is None:
             raise Problem(404, f"There is no study {name[:80]!r} in {self.library.folder}.")
-        return {"id": name, "sae": self._around(folder), **pages.payload(kind, folder, name)}
+        return {
+            "id": name,
+            "sae": self._around(folder),
+            **pages.payload(kind, folder, self._path(folder)),
+        }
+
+    def _path(self, folder: Path) -> str:
+        """Return what a reader calls a folder: its path below the one that is served."""
+        root = self.library.folder
+        return root.name if folder == root else str(folder.relative_to(root))
 
     def _around(self, folder: Path) -> str | None:
         """Return the SAE in whose folder a study lies, so that its latents are links."""
@@ -158,45 +167,27 @@ class Views:
         """
         entry = self.library.sae(name)
         state = entry.state()
-        scores, known = self._scores(entry), definitions()
-        found: dict[str, Any] = {
-            "card": self.card(entry),
-            "facts": _facts(entry),
-            "scores": [
-                one | {"name": n, "headline": bool(known.get(n, {}).get("place"))}
-                for n, one in scores.items()
-            ],
-            "notes": _notes(entry),
-            "columns": [],
-            "bands": {},
-            "histogram": None,
-            "n_alive": None,
-            "settings": entry.card.get("run") or entry.settings,
-            "provenance": {"Made from": _part(entry.card, "provenance")},
-            "definitions": {
-                one["label"] or n: one["about"] for n in scores if (one := known.get(n))
-            },
-            "siblings": [one for one in entry.family if one != entry.id],
-        }
-        if state.state == "ok":
-            found |= self._of_index(entry)
-        return found
-
-    def _of_index(self, entry: Entry) -> dict[str, Any]:
-        from saekit.analysis.searching import densities
-
-        index = self.index(entry)
-        histogram = densities(index)
-        parts = ("corpus", "split", "settings", "harvest", "counts", "provenance")
-        made = {part: index.manifest.get(part) for part in parts}
-        return {
-            "notes": list(dict.fromkeys([*_notes(entry), *_notes_of(index), *index.notes])),
-            "columns": self.columns_of(index),
-            "bands": {name: band._asdict() for name, band in index.bands.items()},
-            "histogram": histogram,
-            "n_alive": index.d_sae - histogram["never_fired"],
-            "provenance": {"Made from": _part(entry.card, "provenance"), "Index": made},
-        }
+        index = self.index(entry, state) if state.state == "ok" else None
+        result, why = _measured(_result_file(entry), _eval_command(entry))
+        card = entry.card
+        here = {"model": entry.model, "site": entry.site, "folder": str(entry.folder)}
+        facts = facts_of(card, entry.settings) | here
+        found = overview(
+            {label: value for label, value in facts.items() if value},
+            settings=part(card, "run") or entry.settings,
+            made=(_read(entry.folder / "manifest.json") if entry.run else {}) or card,
+            result=result,
+            index=index,
+            evaluate=_eval_command(entry),
+        )
+        if index is None:
+            found["missing"]["latents"] = {"text": state.reason, "command": state.command}
+        else:
+            found["columns"] = self.columns_of(index)
+        notes = [*notes_in(part(card, "provenance")), *why, *found["notes"]]
+        siblings = [one for one in entry.family if one != entry.id]
+        more = {"card": self.card(entry), "siblings": siblings}
+        return found | more | {"notes": list(dict.fromkeys(notes))}
 
     def columns_of(self, index: Index) -> list[dict[str, str]]:
         """Return what each column of the table of latents is, the label last."""
@@ -279,7 +270,7 @@ class Views:
     def latents(
         self, name: str, where: str = "", limit: int = USUAL_ROWS, cursor: str | None = None
     ) -> dict[str, Any]:
-        """Return a page of the table of latents.
+        """Return a page of the table of latents, with cursors of the pages beside it.
 
         Args:
             name: id of the SAE.
@@ -305,12 +296,15 @@ class Views:
         shown = found[first : first + limit]
         names = ["latent", *(n for n in known if n != "latent")]
         columns = [shown.tolist() if n == "latent" else _taken(known[n], shown) for n in names]
-        last = first + len(shown)
+        after = first + len(shown)
+        end = max(0, len(found) - 1) // limit * limit
         return {
             "total": len(found),
             "columns": names,
             "rows": [list(row) for row in zip(*columns, strict=True)],
-            "cursor": self._cursor(last, of) if last < len(found) else None,
+            "cursor": self._cursor(after, of) if after < len(found) else None,
+            "before": self._cursor(first - limit, of) if first > limit else None,
+            "last": self._cursor(end, of) if after < len(found) else None,
         }
 
     def _cursor(self, place: int, of: str) -> str:
@@ -350,6 +344,27 @@ class Views:
             wanted = []
         rows = list(dict.fromkeys([*wanted, *search(index, text, scope).latents]))
         return {"total": len(rows), "rows": rows[:limit]}
+
+    def previews(self, name: str, latents: Sequence[int]) -> dict[str, Any]:
+        """Return the tokens that latents are strongest on, and those that they promote most.
+
+        Raises:
+            Problem: there is no such SAE or latent, or they are too many.
+        """
+        if len(latents) > MOST_ROWS:
+            raise Problem(400, f"At most {MOST_ROWS} latents are previewed at once.")
+        index = self.index(self.library.sae(name))
+        others = {band: 0 for band in index.bands if band != "top"}
+        found: dict[str, Any] = {"peaks": [], "promotes": []}
+        for latent in latents:
+            check_latent(index, latent)
+            record = index.record(latent, others)
+            peaks = [one["tokens"][one["peak"]] for one in record["examples"].get("top", [])]
+            promoted = [token for token, _ in (record["logits"] or {}).get("promoted", [])]
+            for key, tokens, most in (("peaks", peaks, 5), ("promotes", promoted, 4)):
+                kept = list(dict.fromkeys(tokens))[:most]
+                found[key].append([record["strings"][token] for token in kept])
+        return found
 
     # --------------------------------------------------------------------------------- a latent
 
@@ -412,7 +427,7 @@ class Views:
             Problem: there is none of this id.
         """
         folder = self.library.run(name)
-        line = run_line(name, folder)
+        line = run_line(name, folder) | {"title": self._path(folder)}
         command = f"saekit train --resume {folder}"
         saes, curves, notes = self.library.scan().saes, None, []
         if own(log := folder / "log.jsonl"):
@@ -433,13 +448,11 @@ class Views:
     # ----------------------------------------------------------------------------------- scores
 
     def _scores(self, entry: Entry) -> dict[str, dict[str, Any]]:
-        path = entry.folder / "eval" / f"{_result_name(entry)}.json"
+        path = _result_file(entry)
         if not own(path):
             return {}
         there = path.stat()
-        made = _result(path, there.st_mtime_ns, there.st_size)
-        source = f"{path}, {_eval_command(entry)}"
-        return {} if made is None else {n: score_record(n, s, source) for n, s in made.items()}
+        return _scores_in(path, _eval_command(entry), there.st_mtime_ns, there.st_size)
 
 
 def check_latent(index: Index, latent: int) -> None:
@@ -452,23 +465,6 @@ def check_latent(index: Index, latent: int) -> None:
         raise Problem(
             404, f"There is no latent {latent}; this SAE has latents 0..{index.d_sae - 1}."
         )
-
-
-def score_record(name: str, score: Score, source: str) -> dict[str, Any]:
-    """Return a score JSON-ready, with what it is and where it came from."""
-    known = definitions().get(name, {})
-    return {
-        "value": score.value,
-        "low": score.low,
-        "high": score.high,
-        "n": score.n,
-        "unit": score.unit,
-        "better": score.better,
-        "label": score.label or known.get("label") or name,
-        "reason": score.reason,
-        "about": known.get("about", ""),
-        "source": source,
-    }
 
 
 def run_line(name: str, folder: Path) -> dict[str, Any]:
@@ -512,13 +508,7 @@ def _last_step(path: Path) -> dict[str, Any] | None:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    for name in ("run.json", "fit.json"):
-        if own(folder / name):
-            try:
-                return read_object(folder / name)
-            except FormatError:
-                return {}
-    return {}
+    return _read(folder / ("run.json" if own(folder / "run.json") else "fit.json"))
 
 
 def _checkpoints(folder: Path) -> list[dict[str, Any]]:
@@ -537,88 +527,59 @@ def _checkpoints(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _result(path: Path, *stamp: int) -> dict[str, Score] | None:
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a file of a folder; empty where there is none that can be read."""
+    with contextlib.suppress(FormatError):
+        return read_object(path) if own(path) else {}
+    return {}
+
+
+def _measured(path: Path, command: str) -> tuple[Result | None, list[str]]:
+    """Return a result, and why there is none where a file cannot be read.
+
+    Args:
+        path: of the result.
+        command: that makes it.
+    """
+    if not own(path):
+        return None, []
     try:
         with reading(path, "a result"):
-            return Result.read(path).scores
-    except SaekitError:
-        return None  # which a note on the page says
+            return Result.read(path), []
+    except SaekitError as error:
+        said = f"There are no scores, for a file cannot be read: {error} Make it again: {command}"
+        return None, [said]
+
+
+@functools.lru_cache(maxsize=256)
+def _scores_in(path: Path, command: str, *stamp: int) -> dict[str, dict[str, Any]]:
+    result, _ = _measured(path, command)  # a note on the page says why there is none
+    return {} if result is None else score_records(result, command)
 
 
 def _verdict(folder: Path) -> dict[str, Any] | None:
-    path = folder / "eval" / "verify.json"
-    if not own(path):
+    if not own(path := folder / "eval" / "verify.json"):
         return None
-    try:
-        made = read_object(path)
-    except FormatError:
-        return {"verdict": "damaged", "at": None}
-    when = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    return {"verdict": str(made.get("status")), "at": when, "lines": made.get("lines")}
+    return verdict(_read(path) or {"status": "damaged"})
 
 
 def _neuronpedia(card: Mapping[str, Any]) -> str | None:
     """Return the address of the page that a published SAE has at Neuronpedia; None: it has none."""
-    published = _part(card, "provenance", "published")
+    published = part(card, "provenance", "published")
     found = published.get("neuronpedia") or published.get("neuronpedia_id")
     safe = isinstance(found, str) and all(c.isalnum() or c in "-_./" for c in found)
     return NEURONPEDIA + str(found) if found and safe else None
 
 
-def _facts(entry: Entry) -> list[list[Any]]:
-    said = {
-        "model": entry.model,
-        "site": entry.site,
-        "architecture": entry.architecture,
-        "latents": entry.d_sae,
-        "width": entry.settings.get("d_in"),
-        "k": entry.settings.get("k"),
-        "training tokens": entry.card.get("tokens"),
-        "rows": f"{entry.card['n_ctx']} tokens" if entry.card.get("n_ctx") else None,
-        "folder": str(entry.folder),
-    }
-    return [[label, value] for label, value in said.items() if value not in (None, "")]
-
-
-def _notes(entry: Entry) -> list[str]:
-    notes = [*_said(entry.card)]
-    if own(path := entry.folder / "eval" / f"{_result_name(entry)}.json"):
-        try:
-            with reading(path, "a result"):
-                Result.read(path)
-                notes += _said(read_object(path))
-        except SaekitError as error:
-            again = f"Make it again: {_eval_command(entry)}"
-            notes.append(f"There are no scores, for a file cannot be read: {error} {again}")
-    return list(dict.fromkeys(str(note) for note in notes))
-
-
-def _result_name(entry: Entry) -> str:
-    return "ground_truth" if entry.is_synthetic else "core"
+def _result_file(entry: Entry) -> Path:
+    name = "ground_truth" if entry.is_synthetic else "core"
+    return entry.folder / "eval" / f"{name}.json"
 
 
 def _eval_command(entry: Entry) -> str:
     if entry.is_synthetic:
         return entry.command()  # which measures and indexes
     return f"saekit eval {shlex.quote(str(entry.folder))}"
-
-
-def _notes_of(index: Index) -> list[str]:
-    return [str(note) for note in _part(index.manifest, "said").get("notes") or []]
-
-
-def _said(made: Mapping[str, Any]) -> list[Any]:
-    """Return the notes in the provenance of a card or a result."""
-    found = _part(made, "provenance").get("notes")
-    return found if isinstance(found, list) else []
-
-
-def _part(made: Any, *names: str) -> dict[str, Any]:
-    """Return an object within others of a file; what has another shape there counts as missing."""
-    for name in names:
-        made = made.get(name) if isinstance(made, dict) else None
-    return made if isinstance(made, dict) else {}
 
 
 def _taken(values: Any, rows: Any) -> list[Any]:

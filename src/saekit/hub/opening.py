@@ -1,4 +1,4 @@
-"""Opening an SAE for use: its weights, its language model, a text, and what each of these was."""
+"""Open an SAE for use: its weights, its language model, a text, and a record of what each is."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ N_CTX = 128  # tokens of a row where the files do not say
 
 @dataclass(frozen=True, kw_only=True)
 class OpenOptions:
-    """How the user wants an SAE read and run; what is left out is as its files say.
+    """How the user wants an SAE read and run; what is not set is as its files say.
 
     Args:
         hints: what the files leave out.
@@ -38,8 +38,8 @@ class OpenOptions:
             trained on and what it was measured on are both recorded.
         dtype: of the language model: auto, float32 or bfloat16; None: that of training.
         n_ctx: tokens of a row; 0: that of training.
-        bos: whether rows begin with BOS; None: as in training, and where that is not known as
-            the model's tokenizer does when it is left alone.
+        bos: whether rows begin with BOS; None: as in training, or where that is not known as the
+            model's tokenizer does by default.
         corpus: text; None: that of training.
         device: where the model goes: auto, cpu or cuda.
         processing: what is done to the model's weights, "transformer_lens" or nothing; None: as in
@@ -58,7 +58,7 @@ class OpenOptions:
 
 
 class OpenSAE(NamedTuple):
-    """An SAE and all that running it needs."""
+    """An SAE and all that is needed to run it."""
 
     loaded: TrainedSAE  # the card says all: rules, n_ctx, bos
     lm: LanguageModel
@@ -66,7 +66,7 @@ class OpenSAE(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of any number of it must know."""
+        """What a reader of its numbers must know."""
         return notes_of(self.loaded.card)
 
 
@@ -175,7 +175,7 @@ def opened(
     *,
     models: dict[str, LanguageModel] | None = None,
 ) -> OpenSAE:
-    """Return an SAE in memory, or in a folder, with what running it needs filled in.
+    """Return an SAE from memory or a folder, with all that is needed to run it filled in.
 
     Args:
         sae: the SAE, or the folder it is in.
@@ -232,7 +232,7 @@ def each_of(saes: AnySAE | Iterable[AnySAE]) -> list[AnySAE]:
     """Return SAEs, or one, as a list.
 
     Raises:
-        ConfigError: one is none.
+        ConfigError: one of them is no SAE.
     """
     found: list[Any] = [saes]
     if not isinstance(saes, AnySAE) and isinstance(saes, Iterable):
@@ -248,9 +248,9 @@ def text_of(
 ) -> Corpus:
     """Return a text for an SAE: one that is named, or the one that it was trained on.
 
-    Another text is dealt as that of training was, whatever its own shares are, so that nothing
-    the SAE was trained on is in its validation and test parts. Of an SAE whose files name no text
-    nothing is known to be kept from it.
+    Another text is split as that of training was, whatever its own shares are, so that nothing
+    the SAE was trained on is in its validation and test parts. Where the SAE's files name no text,
+    nobody knows what it was trained on, and the text keeps its own shares.
 
     Args:
         loaded: the SAE.
@@ -263,22 +263,22 @@ def text_of(
     if corpus is not None and corpus != "":
         return kept_from(as_corpus(corpus), trained_on)
     if trained_on is None:
-        raise ConfigError("The SAE's files hold no text to use. Name some with --corpus.")
+        raise ConfigError("The SAE's files do not name a text to use. Name one with --corpus.")
     return Corpus.from_dict(trained_on)
 
 
 def complete(
     loaded: TrainedSAE, lm: LanguageModel, corpus: Corpus, use: OpenOptions | None = None
 ) -> TrainedSAE:
-    """Return an SAE whose card has all that running it needs; one that has it is left alone.
+    """Return an SAE whose card has all that is needed to run it; one without gaps is unchanged.
 
     Which tokens count is decided by saekit's usual rule, with the median norm of the first rows
-    of the text's training part. What was filled in, or decided by the user against the files,
-    stands in ``provenance["filled"]``, and what a reader must know of it in the notes.
+    of the text's training part. What was filled in, or what the user decided against the files,
+    is in ``provenance["filled"]``, and what a reader must know about it in the notes.
 
     Raises:
-        ConfigError: the files do not say the site, and nobody did; or the model reads no such
-            rows as `use` asks for.
+        ConfigError: the files do not say the site, and nobody did; or the model cannot read rows
+            as `use` asks for.
         UnknownNameError: the model has no such site.
     """
     card, use = loaded.card, use or OpenOptions()
@@ -321,12 +321,12 @@ def complete(
 
 
 def notes_of(card: Card) -> list[str]:
-    """Return what a reader of any number of an SAE must know."""
+    """Return what a reader of an SAE's numbers must know."""
     return list(card.provenance.get("notes", []))
 
 
 def said_of(card: Card) -> dict[str, Any]:
-    """Return what a result says of the SAE that it was measured on, JSON-ready."""
+    """Return what a result says about the SAE that was measured, JSON-ready."""
     return {
         "bos": card.bos,
         "n_ctx": card.n_ctx,
@@ -355,7 +355,7 @@ def _about_rows(card: Card, use: OpenOptions, filled: dict[str, Any]) -> list[st
 
 
 def _about_model(card: Card, lm: LanguageModel) -> list[str]:
-    """Say where the model is another than that of training, and in what it computes."""
+    """Say where the model is not that of training, and in which precision it computes."""
     published = (card.provenance.get("published") or {}).get("model")
     name, revision = published or card.model["name"], card.model.get("revision")
     other = name not in ("unknown", lm.name) and full_name(name) != lm.name

@@ -1,4 +1,4 @@
-"""Runs worth a name: one function a file, called as its file, returning a `Run`."""
+"""Runs that have a name: each file has a function, called like the file, that returns a `Run`."""
 
 import importlib
 import pkgutil

@@ -19,7 +19,7 @@ DEAD_AFTER_TOKENS = 10_000_000  # of text
 
 
 def mlsae() -> Run:
-    """Return the published run; a site of a token counts as a token, so counts are times 6.
+    """Return the published run. A token counts once at each of 6 sites, so counts are times 6.
 
     Source:
         Lawson et al. 2024, arXiv:2409.04185, section 3 and appendix; tim-lawson/mlsae@ba90c51,
@@ -53,10 +53,10 @@ def mlsae() -> Run:
 
 
 def single_layer(run: Run, site: str) -> Run:
-    """Return a run of one layer beside a shared one: the same text, steps, width and settings.
+    """Return a run of one layer to set beside a shared one: the same text, steps and settings.
 
-    It sees the tokens of that layer that the shared run saw, in as many optimiser steps of as
-    many tokens of that layer.
+    It sees the tokens of that layer that the shared run saw, in as many optimiser steps, each with
+    as many tokens of that layer.
 
     Raises:
         ConfigError: the run is not one of several folded layers, or does not read this one.
@@ -64,8 +64,8 @@ def single_layer(run: Run, site: str) -> Run:
     n_sites = len(run.pair.read)
     if not run.pair.fold or site not in run.pair.read or run.pair.write:
         raise ConfigError(
-            f"The run must be an autoencoder that folds {site} with other layers; it is "
-            f"{run.pair.label}, {'folded' if run.pair.fold else 'not folded'}."
+            f"The run must be an autoencoder that shares one SAE among {site} and other layers "
+            f"(fold=True); it is {run.pair.label}, {'folded' if run.pair.fold else 'not folded'}."
         )
     tokens = run.tokens // n_sites
     batch = max(1, run.step_tokens // n_sites)

@@ -197,6 +197,8 @@ def _listed(values: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # a count is not rounded
     return short(value) if isinstance(value, float) else value
 
 

@@ -13,16 +13,25 @@ if TYPE_CHECKING:
 PARTLY, BUDGET = 3, 4  # exit codes: done in part, a limit reached
 
 ByModel = Annotated[
-    str | None, typer.Option("--by-model", help="Its language model. [the generator's default]")
+    str | None,
+    typer.Option(
+        "--by-model",
+        help="Language model that answers, by name or folder. [the generator's default]",
+    ),
 ]
 BaseURL = Annotated[
-    str | None, typer.Option("--base-url", help="Address of an endpoint, up to /v1.")
+    str | None,
+    typer.Option("--base-url", help="Address of the server for --by endpoint, up to and with /v1."),
 ]
 BySettings = Annotated[
-    list[str] | None, typer.Option("--by-set", help="A setting of the generator, as small=false.")
+    list[str] | None,
+    typer.Option("--by-set", help="A setting of what answers, as small=false. Repeatable."),
 ]
 LimitSettings = Annotated[
-    list[str] | None, typer.Option("--limit", help="A limit, as usd=2 or concurrency=4. Repeat.")
+    list[str] | None,
+    typer.Option(
+        "--limit", help="A limit on requests, as usd=2, requests=500 or concurrency=4. Repeatable."
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ _BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}
 
 
 def check_first(words: Sequence[str]) -> None:
-    """Refuse a command that would fail at its end.
+    """Refuse a command that would fail at its end; name a file that it will write over.
 
     Args:
         words: of the command line, without the program's name.
@@ -50,6 +51,8 @@ def check_first(words: Sequence[str]) -> None:
     out = _value(words, "--out")
     if out is not None:
         check_writable(Path(out), as_folder=makes_folder)
+        if Path(out).is_file():
+            sys.stderr.write(f"warning   {out} is there and will be replaced\n")
     elif (there := _value(words, "--resume")) is not None and Path(there).is_dir():
         check_writable(Path(there))
     elif (at := _BESIDE_RUN.get(command)) and len(words) > at and Path(words[at]).is_dir():

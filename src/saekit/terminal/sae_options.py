@@ -22,33 +22,57 @@ class HintOptions:
     """What the user says of an SAE whose files leave it out."""
 
     from_: Annotated[
-        str | None, typer.Option("--from", help="Format of the files, where they fit several.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Format of the SAE's files, if they fit several (see: saekit list formats).",
+        ),
     ] = None
     model: Annotated[
         str | None,
-        typer.Option(help="Language model, where the files do not say, or another is wanted."),
+        typer.Option(
+            help="Language model, if the SAE's files do not name it or you want another: hub name "
+            "or folder."
+        ),
     ] = None
     read: Annotated[
         list[str] | None,
-        typer.Option("--read", help="Site read, where the files do not say. Repeatable."),
+        typer.Option(
+            "--read",
+            help="Site that the SAE reads, as L3.mlp_in, if its files do not say. Repeatable.",
+        ),
     ] = None
     write: Annotated[
         list[str] | None,
-        typer.Option("--write", help="Site a transcoder predicts, where they do not. Repeatable."),
+        typer.Option(
+            "--write",
+            help="Site that a transcoder predicts, as L3.mlp_out, if its files do not say. "
+            "Repeatable.",
+        ),
     ] = None
     architecture: Annotated[
-        str | None, typer.Option(help="Architecture, where the files fit several.")
+        str | None,
+        typer.Option(
+            help="Architecture of the SAE, if its files fit several (see: saekit list saes)."
+        ),
     ] = None
     k: Annotated[
-        float | None, typer.Option(help="Latents kept per token, where the files do not say.")
+        float | None, typer.Option(help="Latents kept per token, if the SAE's files do not say.")
     ] = None
     input_scale: Annotated[
         float | None,
-        typer.Option(help="What multiplied activations in training, where the files do not say."),
+        typer.Option(
+            help="Number that activations were multiplied by in training, if the SAE's files do "
+            "not say."
+        ),
     ] = None
     bos: Annotated[
         bool | None,
-        typer.Option("--bos/--no-bos", help="Rows begin with BOS. [as in training, if known]"),
+        typer.Option(
+            "--bos/--no-bos",
+            help="Begin each row of text with BOS, or not. [as in training; if that is unknown, as "
+            "the tokenizer does]",
+        ),
     ] = None
 
     def hints(self) -> "FormatHints":
@@ -100,18 +124,24 @@ class SAEOptions(HintOptions):
     """How the user wants an SAE read and run."""
 
     n_ctx: Annotated[
-        int | None, typer.Option("--n-ctx", help="Tokens of a row. [as in training; 128]")
+        int | None,
+        typer.Option(
+            "--n-ctx", help="Tokens in a row of text. [as in training; if that is unknown, 128]"
+        ),
     ] = None
     dtype: Annotated[
         str | None,
-        typer.Option(help="Of the language model: auto, float32 or bfloat16. [as in training]"),
+        typer.Option(
+            help="Number format of the language model: float32, bfloat16, or auto, which is "
+            "bfloat16 if the hardware is fast at it. [as in training]"
+        ),
     ] = None
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto"
     processing: Annotated[
         str | None,
         typer.Option(
-            help="Of the language model's weights: transformer_lens, for SAEs trained on its "
-            "processed models. [as in training, if known]"
+            help="transformer_lens changes the language model's weights as TransformerLens does by "
+            "default, for SAEs trained on such a model. [as in training, if known]"
         ),
     ] = None
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from typing_extensions import override
 
 WIDTH = 80  # as the help above it
-NOTE = "Values read as JSON, and as text where they are none: --set name=value."
+NOTE = "Values are read as JSON, or as text if they are not JSON: --set name=value."
 _ENTRY = re.compile(r" {4}(\w+): (.*)")
 
 

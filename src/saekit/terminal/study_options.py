@@ -28,31 +28,50 @@ C = TypeVar("C", bound="Config")
 class StudyOptions:
     """Which latents, from which text, and who is asked."""
 
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. [RUN/the study]")] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to; a run that is there is continued. [RUN/sensitivity "
+            "or RUN/explain]"
+        ),
+    ] = None
     latent: Annotated[
-        list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [drawn]")
+        list[int] | None,
+        typer.Option("--latent", help="Number of a latent to take. Repeatable. [drawn at random]"),
     ] = None
     tokens: Annotated[int, typer.Option(help="Tokens of text to look for examples in.")] = 300_000
     by: Annotated[
         str,
-        typer.Option("--by", help="Who is asked: local, endpoint, or another (list generators)."),
+        typer.Option(
+            "--by",
+            help="What answers the requests: local (a model on this machine), endpoint (a "
+            "server), or another (see: saekit list generators).",
+        ),
     ] = "local"
     by_model: ByModel = None
     base_url: BaseURL = None
     by_set: BySettings = None
     limit: LimitSettings = None
-    corpus: Annotated[str | None, typer.Option(help="Other text for examples. [the run's]")] = None
-    split: Annotated[str, typer.Option(help="Part of the text: train, validation or test.")] = (
-        "train"
-    )
-    site: Annotated[str | None, typer.Option(help="Which site, where several share the SAE.")] = (
-        None
-    )
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the study. Repeat.")
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            help="Text to take examples from, named as for saekit train --corpus. [the one it was "
+            "trained on]"
+        ),
     ] = None
-    seed: Annotated[int, typer.Option(help="Decides latents, examples and prompts.")] = 0
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False
+    split: Annotated[
+        str, typer.Option(help="Part of the text to read: train, validation or test.")
+    ] = "train"
+    site: Annotated[
+        str | None,
+        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, of those listed below. Repeatable."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed that decides latents, examples and prompts.")] = 0
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
 
     def generator(self) -> "Generator":
         """Return who is asked.

@@ -24,48 +24,51 @@ class Fit(Config):
 
     Args:
         sae: architecture and sizes.
-        tokens: tokens that count, once each per epoch.
-        epochs: passes over them.
-        normalise: sizes that training sees, estimated on the first rows; the finished SAE
-            takes raw activations all the same. "scale": mean square 1 a dimension, for sites
-            coded jointly at each; "whiten": covariance 1, which not every architecture can
-            fold into its weights; "none": as they are.
-        centre: what is subtracted before: "mean", "geometric_median" (which a few far
-            activations hardly move) or "none".
-        start: where weights begin: "random" directions, "geometric_median" of activations as what
-            is predicted where no latent is on, "k_means" directions of clusters of activations, or
-            random directions in the "subspace" that activations vary in.
+        tokens: tokens to train on, not counting those that the token rule leaves out; each is read
+            once per epoch.
+        epochs: passes over these tokens.
+        normalise: how activations are scaled for training, estimated on the first rows; the
+            finished SAE takes raw activations all the same. "scale": to a mean square of 1 on
+            average over dimensions, at each site where several are coded jointly; "whiten": to
+            covariance 1, which not every architecture can fold into its weights; "none": not at
+            all.
+        centre: what is subtracted from activations first: "mean", "geometric_median" (which a few
+            far activations hardly move) or "none".
+        start: where weights begin: "random" directions; "geometric_median", the same with the
+            geometric median of activations as what is predicted where no latent is on; "k_means",
+            directions of clusters of activations; or "subspace", random directions in the subspace
+            that activations vary in.
         start_from: SHA-256 of the weights that training begins from, which `--start-from`, or
             `start_from=` in Python, sets; null: new weights.
-        batch_tokens: tokens of an optimiser step; null: the power of two from 256 to 4096
-            that gives about 2,000 steps or more.
-        lr: peak learning rate; null: 6e-4 at 16,384 latents and 2,000 steps, and inversely
-            with the square root of both, at most 1e-2.
-        warm_up_steps: optimiser steps over which the rate grows linearly from 0; null: a
-            twentieth of all, at most 1,000.
-        schedule: how the rate falls at the end: "linear", "cosine", or "constant", not at
-            all, where `decay` has no effect.
-        decay: share of training, at its end, over which the rate falls.
-        final_lr_share: where it ends, as a share of the peak.
+        batch_tokens: tokens in an optimiser step; null: the power of two from 256 to 4096 that
+            gives about 2,000 steps or more.
+        lr: peak learning rate; null: 6e-4 x sqrt(16,384 / latents) x sqrt(2,000 / steps), at most
+            1e-2.
+        warm_up_steps: optimiser steps over which the learning rate grows linearly from 0; null: a
+            twentieth of all steps, at most 1,000.
+        schedule: how the learning rate falls at the end: "linear", "cosine", or "constant", which
+            does not fall and ignores `decay`.
+        decay: share of training, at its end, over which the learning rate falls.
+        final_lr_share: learning rate at the end, as a share of the peak.
         optimiser: how gradients move weights.
         clip_norm: gradients longer than this are shortened to it; null: never.
         ema: weight of the past in a running mean of the weights, which becomes the finished SAE,
-            decoder rows put back to their length and running thresholds taken anew; the log is that
-            of the weights themselves; null: none.
+            with decoder rows put back to their length and running thresholds computed again; the
+            log is about the weights themselves; null: no mean.
         resample: gives dead latents new weights at intervals; null: never. On a command
             line: --set 'resample={"every_tokens": 1000000}'.
-        spike: a loss above so many times the median of the last 50 steps is taken for a failure;
-            null: only one that is not finite.
-        rollbacks: times that training goes back to its last checkpoint and goes on at half
-            the rate when a step fails; 0: it ends there.
-        dead_after_tokens: a latent silent for so many training tokens is dead; null: a tenth
-            of all, at least 100,000 and at most 10 million.
+        spike: a step fails if its loss is above this many times the median of the last 50 steps;
+            null: only if it is not finite.
+        rollbacks: how often training may return to its last checkpoint and continue at half the
+            learning rate when a step fails; 0: a failed step ends training.
+        dead_after_tokens: a latent that was off for this many training tokens counts as dead; null:
+            a tenth of all, at least 100,000 and at most 10 million.
         checkpoint_tokens: training tokens between checkpoints; null: a quarter of all where
             `rollbacks` may go back to them, otherwise only `checkpoint_minutes` decides.
-        checkpoint_minutes: minutes between checkpoints; more where writing one takes above a
-            fiftieth of that. Null: only `checkpoint_tokens` decides.
+        checkpoint_minutes: minutes between checkpoints; more if writing one takes over a fiftieth
+            of that. Null: only `checkpoint_tokens` decides.
         log_steps: optimiser steps between records of the log.
-        seed: decides initialisation and order.
+        seed: decides the first weights and the order of activations.
 
     Raises:
         ConfigError: a value is out of range, or two settings exclude each other.

@@ -104,8 +104,8 @@ def in_step(
     clock = checkpoint.Clock(minutes)
     try:
         while group.served_tokens < group.total_tokens and len(group.broken) < len(runs):
-            n = group.step()
-            progress.add(n, f"{len(runs) - len(group.broken)} SAEs")
+            group.step()
+            progress.reach(group.served_tokens, f"{len(runs) - len(group.broken)} SAEs")
             if group.served_tokens >= group.total_tokens:
                 break
             if group.served_tokens >= next_save or clock.due or stop.asked:
@@ -188,9 +188,8 @@ class _Group:
         """Tokens of all epochs; where the text ends early at a site, they end for all."""
         return min(shuffle.total_tokens for shuffle in self._shuffles.values())
 
-    def step(self) -> int:
-        """Give every training a block, and return its tokens."""
-        before = self.served_tokens
+    def step(self) -> None:
+        """Give every training a block."""
         blocks = {id(s.harvest): s.batch() for s in self._shuffles.values()}
         for name, session in self.sessions.items():
             if name in self.broken:
@@ -204,7 +203,6 @@ class _Group:
                 self.broken[name] = str(error)
                 record.note_end(self.out / name, error)
         self._blocks += 1
-        return self.served_tokens - before
 
     def save(self) -> None:
         """Write a checkpoint of all."""

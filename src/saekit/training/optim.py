@@ -43,7 +43,7 @@ class Optimiser(Config):
     stay where they are.
 
     Args:
-        kind: which of these.
+        kind: which optimiser: "adam", "adamw", "muon", "signum" or "schedule_free".
         beta1: weight of the past in the mean gradient; for "schedule_free", where y lies, above 0;
             null: 0.95 for the matrices of "muon", else 0.9.
         beta2: weight of the past in the mean squared gradient; not read by "signum".

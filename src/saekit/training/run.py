@@ -18,24 +18,24 @@ class Run(Fit):
     Args:
         model: hub name, folder, or name of an embedded model.
         revision: hub commit, tag or branch; null: the newest, whose commit is recorded.
-        pair: sites read and predicted.
+        pair: sites that are read and predicted.
         corpus: the text.
-        n_ctx: tokens of a row, special ones included.
+        n_ctx: tokens in a row of text, special ones included.
         bos: begin each row with the tokenizer's BOS, where it has one.
-        separate_documents: tokens attend to their own document alone, whose positions begin
-            at 0, also where a row holds several.
-        rule: which tokens count.
-        buffer_tokens: tokens among which order is mixed. Where an epoch fits in, its
-            activations stay in memory and later epochs need no forward pass.
-        order_seed: decides the order of activations; null: `seed` does. Runs of a sweep that
-            share one buffer share it.
-        shuffle: order where an epoch does not fit in: "rolling" serves a buffer of the text
-            in random order and refills it in place; "full" permutes the whole epoch, which
+        separate_documents: let tokens attend only to their own document, whose positions begin at
+            0, even if a row holds several.
+        rule: which tokens are kept.
+        buffer_tokens: tokens among which order is mixed. If an epoch fits in, its activations stay
+            in memory and later epochs need no forward pass.
+        order_seed: decides the order of activations; null: `seed` does. Runs of a sweep that share
+            a buffer must have the same.
+        shuffle: order if an epoch does not fit into the buffer: "rolling" serves a buffer of the
+            text in random order and refills it in place; "full" permutes the whole epoch, which
             needs a cache of activations.
-        block_tokens: of a full shuffle: tokens that are read together.
+        block_tokens: with a full shuffle: tokens that are read together.
         mixing: share of the buffer that is kept back each time it is shuffled and served, as
-            `activations_mixing_fraction` of SAELens, in place of the above and also where an epoch
-            fits in; null: not this way.
+            `activations_mixing_fraction` of SAELens; takes the place of `shuffle`, also if an epoch
+            fits into the buffer; null: not used.
         streams: parts of equal size into which the text is dealt row by row, each shuffled
             apart; every batch has as much of each. Several processes take them between
             them: as many streams as processes read each row once. null: one for each

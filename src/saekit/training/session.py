@@ -126,7 +126,7 @@ class Session:
             record = self.meter.record(training)
             self.log.write("step", **record)
             self.progress.note = f"FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}"
-        self.progress.add(loss.acts.n_rows * training.mesh.data.size)
+        self.progress.reach(training.stream.served_tokens)
         if self.done:
             self.note_text_ended()
         return loss

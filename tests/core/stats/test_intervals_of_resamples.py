@@ -20,6 +20,10 @@ def test_of_normal_units_it_is_student_s_interval():
     low, high = interval(resampled(values), 16)
     half = float(stats.t.ppf(0.975, 15) * values.std() / 4)
     assert (low, high) == pytest.approx((-half, half), rel=0.05)
+    fewer = interval(resampled(values), 16, freedom=7)
+    assert fewer is not None and fewer[1] / half == pytest.approx(
+        float(stats.t.ppf(0.975, 7) / stats.t.ppf(0.975, 15)), rel=0.05
+    )
 
 
 def test_what_never_happened_may_happen_in_3_of_n():

@@ -112,7 +112,7 @@ def card(name: str, state: str = "ok", **more: Any) -> dict[str, Any]:
             "command": f"saekit index {name}",
             "reason": reasons[state],
         },
-        "verify": {"verdict": "ok", "at": "2026-11-29"} if state == "ok" else None,
+        "verify": {"verdict": "fits", "at": "2026-11-29", "against": []} if state == "ok" else None,
         "labels": 2,
         "run": name,
         "neuronpedia": None,
@@ -131,9 +131,11 @@ CARDS = [
 
 def overview(name: str) -> dict[str, Any]:
     found = next(c for c in CARDS if c["id"] == name)
+    index = found["index"]
+    gone = {"text": index["reason"], "command": index["command"]}
     return {
         "card": found,
-        "facts": [["model", found["model"]], ["site", found["site"]], ["latents", "96"]],
+        "facts": [["model", found["model"]], ["site", found["site"]], ["latents", 96]],
         "scores": SCORES,
         "notes": [f"A note of the card: {ATTACK}", "The decoder is not normalised."],
         "columns": COLUMNS,
@@ -142,7 +144,7 @@ def overview(name: str) -> dict[str, Any]:
             "edges": [-5 + 0.25 * i for i in range(21)],
             "counts": [int(40 * math.exp(-((i - 9) ** 2) / 14)) for i in range(20)],
         },
-        "n_alive": found["d_sae"] - 1,
+        "missing": {} if index["state"] == "ok" else {"latents": gone},
         "settings": {"sae": {"name": "topk", "k": 32}, "tokens": 200_000, "note": ATTACK},
         "provenance": {"Index": {"commit": "c0ffee", "corpus": {"name": "english"}}},
         "definitions": {"density": "Share of the indexed tokens on which a latent is on."},
@@ -502,6 +504,13 @@ class Mock(BaseHTTPRequestHandler):
             self.json({"total": 2, "rows": [3, 5]})
         elif rest == ["latents"]:
             self.latents(name, query)
+        elif rest == ["previews"]:
+            found = [record(int(i)) for i in query["latents"].split(",")]
+            peaks = [
+                [one["strings"][e["tokens"][e["peak"]]] for e in one["examples"].get("top", [])][:5]
+                for one in found
+            ]
+            self.json({"peaks": peaks, "promotes": [[] for _ in found]})
         elif len(rest) == 2:
             self.latent(name, rest[1])
         else:
@@ -543,8 +552,11 @@ class Mock(BaseHTTPRequestHandler):
         start, limit = int(query.get("cursor", 0)), int(query.get("limit", 50))
         names = list(columns)
         rows = [[columns[n][i] for n in names] for i in keep[start : start + limit]]
-        cursor = str(start + limit) if start + limit < len(keep) else None
-        self.json({"total": len(keep), "columns": names, "rows": rows, "cursor": cursor})
+        more = start + limit < len(keep)
+        found = {"total": len(keep), "columns": names, "rows": rows}
+        found |= {"cursor": str(start + limit) if more else None}
+        found |= {"before": str(start - limit) if start > limit else None}
+        self.json(found | {"last": str((len(keep) - 1) // limit * limit) if more else None})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -581,7 +593,7 @@ def mock_server(port: int = 0):
     """Serve the mock on the loopback and give its address."""
     Mock.labels, Mock.polls, Mock.jobs, Mock.asked = {}, 0, [], []
     server = ThreadingHTTPServer(("127.0.0.1", port), Mock)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from saekit.core.errors import ConfigError, UnknownNameError
+from saekit.data.base import Shares
+from saekit.data.labelled.base import open_task
+from saekit.data.open import open_corpus
 from saekit.studies.causal import resampling
 from saekit.studies.causal.evals.unlearning import Unlearning
 from saekit.studies.causal.sources import texts_of
@@ -33,7 +36,7 @@ def test_the_loss_is_that_with_the_latent_below_zero_and_other_texts_keep_theirs
     result = run(forget, retain)
     assert result.details["chosen"]["latents"] == [MARK]
     assert result.scores["retain_rise"].value == 0
-    lm, texts = subject().lm, texts_of([forget], "auto", 20, 3).test
+    lm, texts = subject().lm, texts_of([forget], "auto", (20, 3)).test
     rises = []
     for text in texts:
         row = torch.tensor([[256, *text.encode()]])[:, :32]
@@ -65,13 +68,45 @@ def test_without_a_latent_of_their_own_it_is_undefined(tmp_path):
 
 
 def test_words_for_texts():
-    found = texts_of(["code_or_prose/code", "python_modules/typing"], "auto", 5, 2)
+    found = texts_of(["code_or_prose/code", "python_modules/typing"], "auto", (5, 2))
     assert [len(part) for part in found[:3]] == [10, 4, 4]
     assert not {*found.train} & {*found.validation, *found.test}
     with pytest.raises(UnknownNameError, match="no class `cod`.*code, prose"):
-        texts_of(["code_or_prose/cod"], "auto", 5, 2)
+        texts_of(["code_or_prose/cod"], "auto", (5, 2))
     with pytest.raises(ConfigError, match="is both"):
         Unlearning(forget=("stdlib",), retain=("stdlib",))
+
+
+def seen(corpus, split):
+    return {document.text for document in corpus.documents(split)}
+
+
+def test_settings_are_chosen_on_validation_text_and_scores_are_of_test_text(tmp_path):
+    path, most = files(tmp_path)[0], (20, 3)
+    corpus = open_corpus(path)
+    found = texts_of([path], "auto", most)
+    for part in ("train", "validation", "test"):
+        assert {*getattr(found, part)} <= seen(corpus, part)
+    assert not found.provenance[path]["notes"]
+    chosen = texts_of([path], "auto", most, split="validation")
+    assert {*chosen.validation, *chosen.test} <= seen(corpus, "validation")
+    assert chosen.validation and chosen.test and not {*chosen.validation} & {*chosen.test}
+    old = corpus.with_shares(Shares(0.0, 0.2))  # as of a run that kept no validation text
+    halves = texts_of([path], "auto", most, [("old", old.to_dict())])
+    assert {*halves.validation, *halves.test} <= seen(old, "test")
+    assert not {*halves.validation} & {*halves.test}
+    assert "half of the test text" in halves.provenance[path]["notes"][0]
+
+
+def test_of_labelled_texts_the_test_part_is_for_the_score_alone():
+    task = open_task("code_or_prose").read()
+    found = texts_of(["code_or_prose/code"], "auto", (5, 2))
+    assert {*found.train, *found.validation} <= {e.text for e in task.train}
+    assert {*found.test} <= {e.text for e in task.test}
+    n = sum(e.label == 0 for e in task.train)
+    all_of_it = texts_of(["code_or_prose/code"], "auto", (9 * n, 3 * n))
+    assert len(all_of_it.train) + len(all_of_it.validation) == n
+    assert len(all_of_it.validation) == n // 4
 
 
 def test_the_difference_of_two_means_is_welch_s_and_follows_skew():

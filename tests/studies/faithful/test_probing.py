@@ -87,7 +87,9 @@ def test_a_vector_is_the_mean_over_the_tokens_of_its_text_alone():
     words = ["a much longer text than the other one", "tiny", "of middle length"]
     for pooling in ("mean", "last"):
         rows = rows_of(words, subj.lm, Shape(32, 256), 0)
-        [found] = features_of([subj], rows, pooling, 2, Progress("", None, shown=False))
+        bar = Progress("", None, shown=False)
+        [found] = features_of([subj], rows, pooling, 2, bar)
+        assert bar.done == int(rows.real.sum())  # padding does not count
         for i, text in enumerate(words):
             ids = torch.tensor([[256, *text.encode()]])[:, :32]
             acts = subj.lm.read(ids, [subj.read])[subj.read]

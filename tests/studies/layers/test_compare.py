@@ -53,7 +53,7 @@ def test_a_single_layer_run_sees_the_tokens_of_its_layer():
     one = single_layer(run, SITES[1])
     assert one.tokens == run.tokens // 3 and one.pair.read == (SITES[1],) and not one.pair.fold
     assert abs(one.total_steps - run.total_steps) <= 1 and one.peak_lr == run.peak_lr
-    with pytest.raises(ConfigError, match="must be an autoencoder that folds L1.mlp_out"):
+    with pytest.raises(ConfigError, match="shares one SAE among L1.mlp_out"):
         single_layer(run, "L1.mlp_out")
 
 

@@ -41,8 +41,8 @@ class Caching(Config):
         split: which part of it; training reads "train".
         n_ctx: tokens of a row, special ones included.
         bos: begin each row with the tokenizer's BOS, where it has one.
-        rule: by which tokens are counted while it is written; everything is stored, and who
-            reads may count by another.
+        rule: which tokens count towards the number asked for; all are stored, and a reader may use
+            another rule.
         precision: of stored activations; see `precision.encode`.
         shard_bytes: size of a file, about; it is held in memory while it is written.
 
@@ -190,7 +190,7 @@ def _fill(
         found = int(keep_everywhere(harvest.rules, rows.tokens, acts).sum())
         writer.add(rows, acts, found)
         kept += found
-        progress.add(found)
+        progress.reach(kept)
         if (why := stopped()) is not None and kept < tokens:
             writer.flush()
             raise Interrupted(

@@ -37,6 +37,7 @@ def interval(
     n: int,
     span: tuple[float, float] | None = None,
     trials: int | None = None,
+    freedom: float | None = None,
 ) -> Ends | str:
     """Return the 95 % interval of a value over n units, or why there is none.
 
@@ -51,6 +52,7 @@ def interval(
         n: units that are drawn anew.
         span: the least and the most that the value can be; None: it has no such ends.
         trials: how many outcomes of about one weight the value is made of; None: one a unit.
+        freedom: degrees of freedom of Student's t; None: n - 1.
 
     Source:
         Hesterberg 2015, What teachers should know about the bootstrap, Am. Stat. 69 (expanded
@@ -65,7 +67,8 @@ def interval(
         return "no interval: n_draws=0"
     if span is None and bool((draws == value).all()):
         return f"no interval: all {n} come out alike"
-    level = math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2)) / 2
+    t = t_quantile(n - 1 if freedom is None else freedom)
+    level = math.erfc(math.sqrt(n / (n - 1)) * t / math.sqrt(2)) / 2
     at = torch.tensor([level, 1 - level], dtype=torch.float64)
     low, high = (float(end) for end in torch.quantile(draws, at))
     low, high = min(low, value), max(high, value)  # of skewed resamples one may lie beyond it
@@ -87,6 +90,7 @@ def scored(  # noqa: PLR0913 - what a score says
     reason: str = "",
     span: tuple[float, float] | None = None,
     trials: int | None = None,
+    freedom: float | None = None,
 ) -> Score:
     """Return a value with its 95 % interval over resamples; see `interval`.
 
@@ -99,8 +103,9 @@ def scored(  # noqa: PLR0913 - what a score says
         reason: what the reader must know.
         span: the least and the most that the value can be.
         trials: outcomes that it is made of; None: one a unit.
+        freedom: degrees of freedom of Student's t; None: n - 1.
     """
-    ends = interval(found, n, span, trials)
+    ends = interval(found, n, span, trials, freedom)
     low, high = (None, None) if isinstance(ends, str) else ends
     if isinstance(ends, str):
         reason = "; ".join(filter(None, (reason, ends)))

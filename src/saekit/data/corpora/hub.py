@@ -51,6 +51,11 @@ class Hub(Corpus):
 
     @property
     @override
+    def label(self) -> str:
+        return self.repo
+
+    @property
+    @override
     def streamed(self) -> bool:
         return True
 

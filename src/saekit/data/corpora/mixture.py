@@ -62,6 +62,11 @@ class Mixture(Corpus):
 
     @property
     @override
+    def label(self) -> str:
+        return " + ".join(part.label for part in self.parts)
+
+    @property
+    @override
     def streamed(self) -> bool:
         return any(part.streamed for part in self.parts)
 

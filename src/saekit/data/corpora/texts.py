@@ -41,6 +41,11 @@ class Texts(Corpus):
     test_share: float = setting(0.1, least=0, below=1)
     validation_share: float = setting(0.1, least=0, below=1)
 
+    @property
+    @override
+    def label(self) -> str:
+        return f"a list of {self.n_texts:,} texts"
+
     @classmethod
     def of(
         cls, texts: Sequence[Any], test_share: float = 0.1, validation_share: float = 0.1

@@ -1,1 +1,1 @@
-"""Floors: SAEs that learned nothing, by which a score is read."""
+"""Floors: SAEs that learned nothing, next to which a score is read."""

@@ -38,7 +38,7 @@ class Ground(NamedTuple):
 
 
 class Floor(abc.ABC):
-    """One kind of SAE that a score is read by."""
+    """One kind of SAE that learned less, next to which a score is read."""
 
     name: ClassVar[str]
     label: ClassVar[str]
@@ -47,7 +47,7 @@ class Floor(abc.ABC):
 
     @abc.abstractmethod
     def make(self, subject: Subject, ground: Ground) -> Subject:
-        """Return the floor of an SAE, at its place.
+        """Return the floor that stands in the place of an SAE.
 
         Raises:
             ConfigError: SAEs of this kind have no such floor.
@@ -57,8 +57,8 @@ class Floor(abc.ABC):
     def stands_for(self, subject: Subject, sae: SAE) -> Subject:
         """Return a floor in the place of an SAE.
 
-        Of the settings of its training it has the text alone, which says what is held out: SAEs
-        that differ in nothing that the floor is made from have one floor.
+        Of the settings of training it keeps the text alone, which says what is held out. So SAEs
+        that differ in nothing that the floor is made from share one floor.
         """
         known = {"corpus": subject.trained["corpus"]} if "corpus" in subject.trained else {}
         name = f"{subject.name}, {self.label}"

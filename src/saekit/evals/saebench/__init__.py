@@ -1,4 +1,4 @@
-"""SAEBench: its files of results, in and out, and an SAE as it takes one."""
+"""SAEBench: its result files, read and written, and an SAE in the form that it takes."""
 
 from saekit.evals.saebench.custom import custom_sae as custom_sae
 from saekit.evals.saebench.reading import read as read

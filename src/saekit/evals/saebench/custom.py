@@ -1,4 +1,4 @@
-"""An SAE as SAEBench takes one: dense codes, unit rows, and a config with the fields it reads."""
+"""An SAE in the form SAEBench takes: dense codes, unit rows, a config with the fields it reads."""
 
 import copy
 import dataclasses
@@ -142,8 +142,7 @@ def custom_sae(trained: TrainedSAE, *, model_name: str | None = None) -> CustomS
     """
     if not isinstance(trained, TrainedSAE):
         raise ConfigError(
-            f"What is given to SAEBench is an SAE that saekit.load or saekit.train returned; got "
-            f"{type(trained).__name__}."
+            f"Give an SAE that saekit.load or saekit.train returned; got {type(trained).__name__}."
         )
     sae, card = float32_on(trained.sae, None), trained.card
     if not isinstance(sae, AffineSAE) or trained.cfg.event:
@@ -181,10 +180,10 @@ def custom_sae(trained: TrainedSAE, *, model_name: str | None = None) -> CustomS
 
 
 def _check(x: Any, width: int, what: str) -> None:
-    """Refuse what is no tensor of that width.
+    """Refuse anything but a tensor of that width.
 
     Raises:
-        ShapeError: it is none.
+        ShapeError: it is something else.
     """
     if not isinstance(x, Tensor) or x.shape[-1:] != (width,):
         got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
@@ -199,11 +198,11 @@ def _hook(site: Site) -> tuple[int, str]:
     """
     if site == UNKNOWN:
         raise ConfigError(
-            "Nobody said at which site this SAE reads. Say it: saekit.load(..., site=...)."
+            "It is not known at which site this SAE reads. Say it: saekit.load(..., site=...)."
         )
     if site.point == "z":
         raise ConfigError(
-            f"SAEBench asks an SAE of {site} to reshape heads as those of SAELens do. Write it in "
-            f"their layout and load that: saekit convert RUN --format sae_lens --out FOLDER"
+            f"SAEBench asks an SAE at {site} to reshape heads as an SAE of SAELens does. Write it "
+            f"in that layout and load that: saekit convert RUN --format sae_lens --out FOLDER"
         )
     return site.layer or 0, transformer_lens_name(site)

@@ -1,4 +1,4 @@
-"""Which of saekit's scores SAEBench has a field for, and what each differs in."""
+"""Which of saekit's scores SAEBench has a field for, and in what each differs."""
 
 import re
 import statistics

@@ -1,4 +1,4 @@
-"""A result as a file that tools for SAEBench's read."""
+"""A result as a file that tools for SAEBench read."""
 
 import dataclasses
 import re
@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from saekit.core.errors import ConfigError
-from saekit.core.files import to_json_line, write_json
+from saekit.core.errors import ConfigError, FormatError
+from saekit.core.files import read_object, to_json_line, write_json
 from saekit.core.result import Result
 from saekit.evals.saebench.fields import COUNTERPARTS, OTHER_THINGS
 from saekit.models.sites import parse_site, transformer_lens_name
@@ -29,7 +29,7 @@ def write(result: Result, folder: Path | str, *, name: str | None = None) -> Pat
 
     Fields hold numbers alone; what is undefined, or was not measured, is left out, never -1. The
     part that has no schema holds the whole result, with intervals and reasons, which
-    `saekit.evals.saebench.read` gives back, and says of each field what its number differs in.
+    `saekit.evals.saebench.read` gives back, and says in what each field's number differs.
 
     Args:
         result: of an evaluation that SAEBench has something like.
@@ -53,6 +53,24 @@ def path_of(result: Result, folder: Path | str, *, name: str | None = None) -> P
     called = re.sub(r"[^\w.-]+", "_", f"{name or _subject(result)}_{ID}")
     place = CORRECTED if result.name == "core" else COUNTERPARTS[result.name].id
     return Path(folder) / place / f"{called}{END}"
+
+
+def holds_another(path: Path, result: Result, *, name: str | None = None) -> bool:
+    """Tell whether a file is there that is not what `write` makes of this result.
+
+    Args:
+        path: of the file.
+        result: the result.
+        name: of the SAE; see `write`.
+    """
+    if not path.exists():
+        return False
+    try:
+        there = read_object(path)
+    except FormatError:
+        return True
+    same = ("eval_id", "sae_lens_release_id")
+    return any(there.get(key) != to_record(result, name=name)[key] for key in same)
 
 
 def stem_of(path: str) -> str:

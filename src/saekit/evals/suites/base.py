@@ -35,8 +35,8 @@ class Part(NamedTuple):
         return evals.get(self.eval).from_dict(own)
 
 
-class Lying(NamedTuple):
-    """A study that no suite runs, whose results are read where they lie in the folder of an SAE.
+class StudyResults(NamedTuple):
+    """Results of a study that no suite runs: they are read where they lie in the folder of an SAE.
 
     Args:
         study: its name.
@@ -55,7 +55,7 @@ class Suite:
     name: ClassVar[str]
     parts: ClassVar[tuple[Part, ...]]
     floors: ClassVar[tuple[str, ...]] = ("untrained", "pca", "raw")
-    lying: ClassVar[tuple[Lying, ...]] = ()
+    studies: ClassVar[tuple[StudyResults, ...]] = ()
 
 
 registry = Registry[Suite]("suite", package)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, final
 
-from saekit.evals.suites.base import Lying, Part, Suite, registry
+from saekit.evals.suites.base import Part, StudyResults, Suite, registry
 from saekit.evals.suites.standard import StandardSuite
 
 PACKAGED, HUB = {"source": "packaged"}, {"source": "auto"}
@@ -27,7 +27,9 @@ class FullSuite(Suite):
         Part("cross_data", {"corpora": ("stdlib",)}, {"n_tokens": 2**17, "ce_tokens": 2**16}),
     )
     floors: ClassVar[tuple[str, ...]] = ("untrained", "pca", "raw", "shuffled")
-    lying: ClassVar[tuple[Lying, ...]] = (
-        Lying("sensitivity", "sensitivity/result.json", ("sensitivity", "balanced")),
-        Lying("explain", "explain/scores/*/result.json", ("detection", "fuzzing", "simulation")),
+    studies: ClassVar[tuple[StudyResults, ...]] = (
+        StudyResults("sensitivity", "sensitivity/result.json", ("sensitivity", "balanced")),
+        StudyResults(
+            "explain", "explain/scores/*/result.json", ("detection", "fuzzing", "simulation")
+        ),
     )

@@ -68,7 +68,7 @@ class Recovered(NamedTuple):
 
 
 def recovered_of(losses: Mapping[str, Float[Tensor, "rows"]], scored: int) -> Recovered:
-    """Return it from the summed losses of each row."""
+    """Return the recovered share from the summed losses of each row."""
     clean, spliced, zero = losses["clean"], losses["spliced"], losses["zero"]
     n = len(clean)
     gap, kept = zero - clean, zero - spliced

@@ -1,4 +1,4 @@
-"""Verdict: what was checked of an SAE, line by line, each with the number it rests on."""
+"""Verdict: what was checked about an SAE, line by line, each with the number it rests on."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ class Line:
     """One check.
 
     Args:
-        name: what was checked, as "site".
+        name: what was checked, such as "site".
         status: fits, doubt or wrong; unknown where the files say nothing to compare with.
         says: what was seen, with its number.
         fix: what to do; "" where nothing is to be done.
@@ -37,7 +37,7 @@ class Verdict:
 
     Args:
         subject: the SAE, in words.
-        lines: one a check.
+        lines: one for each check.
         made_from: model, text and code that the numbers came from.
     """
 
@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def status(self) -> Literal["fits", "doubt", "wrong"]:
-        """The worst of all lines; what is unknown is no doubt."""
+        """The worst of all lines; an unknown line counts as no doubt."""
         found = {line.status for line in self.lines}
         return "wrong" if "wrong" in found else "doubt" if "doubt" in found else "fits"
 
@@ -65,7 +65,7 @@ class Verdict:
         """Return the line of a check.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no line of that name.
         """
         found = [line for line in self.lines if line.name == name]
         if not found:

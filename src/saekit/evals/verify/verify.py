@@ -1,8 +1,8 @@
 """`saekit.verify`: a plain verdict on whether an SAE is used as it was meant to be.
 
-The SAE is measured as its files tell, beside every way that one slip would have made of it (see
-`ways`). Where another way leaves much less of the variance unexplained, that is what it was made
-for: the change is named, made, and the rest is looked at again with it.
+The SAE is measured as its files tell, and in every way that one mistake would have turned that into
+(see `ways`). Where another way leaves much less of the variance unexplained, the SAE was made for
+that way: the change is named and made, and the rest is looked at again with it.
 """
 
 import dataclasses
@@ -62,10 +62,10 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
 ) -> Verdict:
     """Check that an SAE is the right one at the right site of the right model, loaded right.
 
-    Width and site, the model's identity, error and sparsity as its files tell to use it and in
-    every way that one slip would make of it: neighbouring layers and other points, with and without
-    BOS, another input scale, processed activations, biases, a turned encoder, another rule of which
-    latents are on.
+    Looked at are width and site, the identity of the model, and error and sparsity: as the files
+    say, and with one mistake in how the SAE is used, such as a neighbouring layer or another point,
+    BOS or none, another input scale, processed activations, biases, a turned encoder, or another
+    rule of which latents are on.
 
     Args:
         sae: the SAE, or where it is.
@@ -81,7 +81,7 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
         shown: show progress on stderr.
 
     Returns:
-        a line a check; `fits`, `exit_code`, and `print` shows it.
+        a verdict with a line for each check; it has `fits` and `exit_code`, and `print` shows it.
 
     Raises:
         ConfigError: the files leave out site, model or text, and nobody said it; the SAE codes
@@ -125,10 +125,13 @@ def verify(  # noqa: PLR0913 - what is verified, on what, and how much of it
             bos_each_row=False,
             n_ctx=max(2, min(loaded.card.n_ctx, model.n_ctx_max) - 1),
         )
-        bench = Bench(model, _rows(stream, tokens), loaded.card.rules)
+        rows = _rows(stream, tokens)
+        bench = Bench(model, rows, loaded.card.rules)
         stated = l0 if l0 is not None else published_l0(loaded)
         lines += _Search(loaded, bench, stated, tokens, ce_tokens, shown=shown).lines()
-        made |= {"corpus": text.to_dict(), "tokens": tokens, "ce_tokens": ce_tokens}
+        whole = tokens - tokens % rows.shape[1]
+        short = provenance.shortfall(whole, rows.numel(), "test text")
+        made |= {"corpus": text.to_dict(), "tokens": tokens, "ce_tokens": ce_tokens, "notes": short}
     verdict = Verdict(subject=f"{loaded!r}", lines=lines, made_from=made)
     if out is not None:
         verdict.write(out)
@@ -375,7 +378,7 @@ class _Search:
     def _fitting(
         self, found: Measured, seen: dict[str, _Seen], slips: Sequence[_Seen]
     ) -> Iterator[Line]:
-        """Say of each kind of slip that was not made how near another way comes."""
+        """Say for each kind of mistake that was not made how near another way comes."""
         for kind in KINDS:
             if (other := seen.get(kind)) is None:
                 continue
@@ -392,7 +395,7 @@ class _Search:
         status = "wrong" if fvu >= BAD_FVU else "doubt" if fvu >= POOR_FVU else "fits"
         says = f"FVU {_number(found.fvu)} over {found.n:,} tokens"
         says += {
-            "wrong": ": no better than the mean, in no way that was tried",
+            "wrong": ": no better than the mean in any way that was tried",
             "doubt": ": little is explained",
         }.get(status, "")
         fix = {
@@ -507,7 +510,7 @@ class _Search:
             numbers=numbers,
             fix=""
             if status == "fits"
-            else "the model does not run on what it puts in the place of activations",
+            else "the model predicts worse with what the SAE puts in place of the activations",
         )
 
 
@@ -523,7 +526,7 @@ def _much_better(new: _Seen, old: Measured) -> bool:
 
 
 def _some_better(new: _Seen, old: Measured) -> bool:
-    """Tell whether another way is near enough to being right to be doubted for."""
+    """Tell whether another way comes near enough to cast doubt on this one."""
     if old.error >= POOR_FVU:  # nothing is right here, which the line of the error says
         return False
     share = BOS_BETTER if new.change.kind == "BOS" else (1 + MUCH_BETTER) / 2

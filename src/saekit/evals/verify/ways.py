@@ -1,4 +1,4 @@
-"""Ways of using an SAE: the one its files tell, and those that a slip would make of it.
+"""Ways of using an SAE: the one its files tell, and those that one mistake would turn it into.
 
 A published SAE goes wrong in few ways, each of which is one change of how it is used: another
 site, BOS or none, activations of another size or not centred, a bias forgotten, an encoder laid
@@ -89,7 +89,7 @@ class Change:
 def changes(
     way: Way, lm: LanguageModel, l0: float | None, *, far: bool = False
 ) -> Iterator[Change]:
-    """Return every change of a way that a slip could have made.
+    """Return every change of a way that one mistake could have made.
 
     Args:
         way: how the SAE is used now.

@@ -1,4 +1,4 @@
-"""What the weights alone say of an SAE, before any text is read."""
+"""What the weights alone say about an SAE, before any text is read."""
 
 from torch import Tensor
 
@@ -52,7 +52,7 @@ def _thresholds(sae: SAE) -> Line:
         return Line(
             name="thresholds",
             status="wrong",
-            says=f"{negative:.0%} of the thresholds are below 0, which none of JumpReLU is",
+            says=f"{negative:.0%} of the thresholds are below 0, where JumpReLU has none",
             fix="they look like logarithms (log_threshold): exponentiate them",
             numbers={"negative": negative},
         )

@@ -7,7 +7,7 @@ import { parsed } from "./routes.js";
 
 const KEYS = [
   ["/", "search, or the text of the prompt"], ["j k", "next and previous latent"], ["o", "open a row of the table in place"],
-  ["[ ]", "pages of the table"], ["m", "lists: add the latent, or take it out"], ["s", "save this view"], ["r", "a random latent"], ["l", "edit the label"], ["u", "up, to the SAE"], ["p", "this latent in a prompt"],
+  ["[ ]", "pages of the table"], ["{ }", "its first and last page"], ["m", "lists: add the latent, or take it out"], ["s", "save this view"], ["r", "a random latent"], ["l", "edit the label"], ["u", "up, to the SAE"], ["p", "this latent in a prompt"],
   ["← →", "move along tokens of a strip"], ["Enter", "hold the token"], ["Esc", "leave a field, close a tip"], ["t", "light or dark"], ["?", "this help"],
 ];
 
@@ -91,7 +91,8 @@ export async function start(source, pageOf, { home = null, links = [], save = nu
   }, { passive: true });
   addEventListener("hashchange", show);
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const typed = event.getModifierState("AltGraph"); // as brackets are on many keyboards
+    if ((!typed && (event.ctrlKey || event.altKey)) || event.metaKey || document.querySelector("dialog[open]")) return;
     if (event.target instanceof Element && event.target.closest("input, select, textarea")) {
       if (event.key === "Escape") event.target.blur();
       return;

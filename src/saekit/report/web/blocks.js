@@ -62,8 +62,7 @@ function table({ columns, rows, links = {}, title }, place) {
       if (href) return element("td", { class: "number" }, element("a", { href }, String(value)));
     }
     if (typeof value === "number") return element("td", { class: "number", title: String(value) }, readable(value));
-    const words = String(value ?? "–"); // words of a usual length stay whole, paths may break anywhere
-    return element("td", { dir: "auto", class: /\S{25}/.test(words) ? "" : "whole" }, visible(words));
+    return element("td", { dir: "auto" }, visible(String(value ?? "–")));
   };
   const fill = () => {
     let shown = rows;

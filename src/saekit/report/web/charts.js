@@ -103,7 +103,7 @@ function axes(plot, width, height, x, y, labels, alt) {
 }
 
 const spans = (width) => [[PAD.left, width - PAD.right], Math.max(3, Math.floor(width / 110))];
-const withUnit = (axis) => [axis?.label, axis?.unit ? `(${axis.unit})` : ""].filter(Boolean).join(" ");
+const withUnit = (axis) => [axis?.label, axis?.unit && axis.unit !== axis.label ? `(${axis.unit})` : ""].filter(Boolean).join(" ");
 
 export function lines({ title, x, y, series, height = 200 }) {
   const { box, plot, readout } = figure(title);
@@ -175,7 +175,7 @@ export function lines({ title, x, y, series, height = 200 }) {
 export function histogram({ title, edges, counts, log = false, unit = "", what = "", note = "", height = 180 }) {
   const { box, plot, readout } = figure(title);
   const total = counts.reduce((a, b) => a + b, 0);
-  const rest = () => { readout.textContent = note || `${total.toLocaleString("en")} ${what}`.trim(); };
+  const rest = () => { readout.textContent = note || (what ? `${total.toLocaleString("en")} ${what}` : `n = ${total.toLocaleString("en")}`); };
   rest();
   if (!total) { plot.append(element("p", { class: "empty" }, "There is nothing to count.")); return box; }
   const first = Math.max(0, counts.findIndex((c) => c > 0));
@@ -305,7 +305,8 @@ export function heatmap({ title, x, y, values, unit = "", signed = false, xLabel
   const draw = (width) => {
     const longest = Math.max(...y.map((l) => String(l).length), 1);
     const left = Math.min(width * 0.3, 14 + 6.5 * longest), bottom = 34;
-    const cell = Math.min(WIDEST, (width - left - 4) / x.length);
+    const label = 8 + 6.5 * Math.max(...x.map((l) => String(l).length), 1); // of a column, where there is room
+    const cell = Math.min(Math.max(WIDEST, Math.min(140, label)), (width - left - 4) / x.length);
     const tall = Math.max(7, Math.min(24, cell, 460 / y.length));
     const height = Math.ceil(tall * y.length) + bottom;
     const ratio = devicePixelRatio || 1;
@@ -398,7 +399,7 @@ export function cloud({ title, xs, ys, ids, x, y, onbrush, onpick, height = 320,
   }
   const left = xs.length - kept.length;
   const rest = () => {
-    readout.textContent = counted(kept.length, "latent") + (left ? `; ${left.toLocaleString("en")} have no place here` : "");
+    readout.textContent = counted(kept.length, "latent") + (left ? `; ${left.toLocaleString("en")} without a value left out` : "");
   };
   rest();
   if (!kept.length) {

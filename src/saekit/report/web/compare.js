@@ -6,9 +6,9 @@ import { histogram } from "./charts.js";
 import { exampleLines } from "./examples.js";
 import { missing } from "./blocks.js";
 import { siteIds, siteOf } from "./library.js";
-import { valueList, histogramPanel, logitPanel, runOf } from "./latent.js";
+import { valueList, histogramPanel, logitPanel } from "./latent.js";
 import { filled, jobForm } from "./states.js";
-import { interval } from "./scores.js";
+import { interval, near } from "./scores.js";
 import { saeAt, latentAt, compareAt, keepState } from "./routes.js";
 
 export async function comparePage(host, { source, state }) {
@@ -46,7 +46,7 @@ function scores(a, b, at) {
   const byLabel = (o) => new Map((o.scores ?? []).map((s) => [s.label, s]));
   const [first, second] = [byLabel(a), byLabel(b)], labels = [...new Set([...first.keys(), ...second.keys()])];
   const cell = (s) => !s || s.value === null ? element("td", {}, "–")
-    : tip(element("td", { class: "number", tabindex: 0 }, readable(s.value), element("br"), element("small", {}, interval(s))), () => about(s.value, s));
+    : tip(element("td", { class: "number", tabindex: 0 }, near(s.value), element("br"), element("small", {}, interval(s))), () => about(s.value, s));
   // Intervals that do not touch are said; where they do, nothing follows.
   const verdict = (x, y) => {
     if (!x || !y || x.value === null || y.value === null) return "–";
@@ -68,13 +68,13 @@ function scores(a, b, at) {
     element("tbody", {}, [...facts.keys()].map((k) => element("tr", { class: fact(a, k) === fact(b, k) ? "same" : null }, element("th", { scope: "row" }, k), element("td", {}, fact(a, k)), element("td", {}, fact(b, k)), element("td"))),
       labels.map((label) => element("tr", {}, element("th", { scope: "row" }, label), cell(first.get(label)), cell(second.get(label)),
         element("td", {}, verdict(first.get(label), second.get(label))))))),
-  ), lacking.map(([o, id]) => missing({ text: `${o.card?.title ?? id} has no evaluation yet.`, command: `saekit eval ${runOf(o.card ?? {}, id)}` })));
+  ), lacking.map(([o, id]) => missing({ ...o.missing?.scores, text: `${visible(o.card?.title ?? id)} has no evaluation yet.` })));
 }
 
 function one(source, id, i, overview) {
   const host = element("div", { class: "panel" });
   if (i === "") { host.append(element("p", { class: "empty" }, "Choose a latent above.")); return host; }
-  filled(host, source.latent(id, i), (record) => [element("h3", {}, element("a", { href: latentAt(id, i) }, `Latent ${i}`), record.label ? ` · ${visible(record.label.text)}` : ""),
+  filled(host, source.latent(id, i), (record) => [element("h3", {}, element("a", { href: latentAt(id, i) }, `Latent ${i}`), ` of ${visible(overview.card?.title ?? id)}`, record.label ? ` · ${visible(record.label.text)}` : ""),
     valueList(record, overview.columns ?? []), exampleLines(record, "top", { most: 6 }), histogramPanel(record), logitPanel(record)]);
   return host;
 }

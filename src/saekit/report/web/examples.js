@@ -1,7 +1,7 @@
 // Examples of a latent: rows of tokens, strongest colour where it is strongest.
 
 import { element, button, replace } from "./dom.js";
-import { quantity, counted } from "./numbers.js";
+import { quantity } from "./numbers.js";
 import { tokenStrip, around, readout } from "./strip.js";
 
 export function exampleLines(record, band, { most = Infinity, short = true, onsay, unit = "activation" } = {}) {
@@ -64,12 +64,3 @@ export function examplePanel(record, bands, { unit } = {}) {
     element("div", { class: "controls" }, list, element("label", {}, context, " whole rows"), element("label", {}, breaks, " line breaks")),
     say.box, body);
 }
-
-export function bandCount(record) {
-  return counted(Object.values(record.examples ?? {}).reduce((n, list) => n + list.length, 0), "example");
-}
-
-export function peakWords(record, n = 4) {
-  return [...new Set((record.examples?.top ?? []).filter((e) => e.peak !== null).map((e) => record.strings[e.tokens[e.peak]] ?? ""))].slice(0, n);
-}
-

@@ -163,10 +163,10 @@ function panelSections({ id, record }, use) {
 }
 
 export function activated(result) {
-  const say = readout();
+  const say = readout(), scale = Math.max(...result.texts.map((one) => Math.abs(one.max ?? 0))) || undefined; // one scale for all
   return [say.box, result.texts.map((one) => element("div", { class: "row" },
     element("span", { class: "value" }, quantity(one.max ?? Math.max(0, ...one.acts), { unit: "activation" })),
-    tokenStrip({ ...one, channels: [{ name: "activation", unit: "", at: one.at, values: one.acts }] }, { onsay: say.say, className: "text", label: "your text" })))];
+    tokenStrip({ ...one, channels: [{ name: "activation", unit: "", at: one.at, values: one.acts, scale }] }, { onsay: say.say, className: "text", label: "your text" })))];
 }
 
 // What the model writes at each strength; what it writes anyway is faint.

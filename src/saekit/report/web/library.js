@@ -1,23 +1,24 @@
 // The library: SAEs, runs and studies found in a folder.
 
 import { element, command, sentence, settled, replace, visible } from "./dom.js";
-import { counted, readable } from "./numbers.js";
+import { counted, readable, tip } from "./numbers.js";
 import { saeAt, runAt, studyAt, compareAt, promptAt } from "./routes.js";
 import { leading, scoreMini } from "./scores.js";
 import { keepState } from "./routes.js";
 
 const STATES = { ok: "indexed", missing: "no index", stale: "index of other weights", damaged: "damaged index" };
 
-export function indexBadge(index) {
+export function indexBadge({ index, reads_text: reads }) {
   if (!index) return null;
   return element("span", { class: `badge state-${index.state}`, title: index.reason ?? "" }, STATES[index.state] ?? index.state,
-    index.state === "ok" && index.tokens ? ` · ${readable(index.tokens)} tokens` : "");
+    index.state === "ok" && index.tokens ? ` · ${readable(index.tokens)} ${reads === false ? "samples" : "tokens"}` : "");
 }
 
 export function verdictBadge(verify) {
   if (!verify) return element("span", { class: "badge" }, "not verified");
-  const good = /^(ok|pass|sound|good)/i.test(verify.verdict);
-  return element("span", { class: `badge ${good ? "state-ok" : "state-stale"}`, title: verify.at ? `verified ${verify.at}` : "" }, `verify: ${verify.verdict}`);
+  const state = { fits: "state-ok", doubt: "state-stale", unknown: "" }[verify.verdict] ?? "state-damaged";
+  const badge = element("span", { class: `badge ${state}`, tabindex: 0 }, `verify: ${verify.verdict}`);
+  return tip(badge, [verify.at ? `verified ${verify.at}` : "", ...(verify.against ?? [])].filter(Boolean));
 }
 
 // The ids of the sites that share an SAE, in the order of the model.
@@ -51,7 +52,7 @@ export function saeCard(card, { live } = {}) {
       ["architecture", card.architecture], ["latents", card.d_sae?.toLocaleString("en")]]
       .filter(([, v]) => v).map(([k, v]) => element("span", {}, element("b", {}, k), " ", visible(String(v))))),
     Object.keys(scores).length ? element("p", { class: "minis" }, leading(scores).map(([name, s]) => scoreMini(name, s))) : null,
-    element("p", { class: "badges" }, indexBadge(card.index), verdictBadge(card.verify),
+    element("p", { class: "badges" }, indexBadge(card), Object.keys(scores).length ? null : element("span", { class: "badge" }, "not measured"), verdictBadge(card.verify),
       card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
     !ready && card.index?.command ? element("p", { class: "missing" }, sentence(card.index.reason || "Its latents have no index yet."), " ", command(card.index.command)) : null,
     element("p", { class: "links" }, live && card.reads_text !== false ? element("a", { href: promptAt(card.id) }, "prompt") : null,

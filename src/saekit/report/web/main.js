@@ -1,7 +1,7 @@
 // Entry of the explorer: the server's page, and a folder of files.
 
 import { start } from "./app.js";
-import { sourceOfPage } from "./source.js";
+import { sourceOfPage } from "./sources.js";
 import { libraryPage } from "./library.js";
 import { saePage } from "./sae.js";
 import { latentPage } from "./latent.js";

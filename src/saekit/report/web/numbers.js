@@ -31,7 +31,7 @@ export function about(value, { unit, low, high, n, about: what, source, reason, 
   const lines = [`${exact(value)}${unit ? " " + unit : ""}`];
   const known = (x) => x !== null && x !== undefined;
   if (known(low) && known(high)) lines.push(`95 % interval ${exact(low)} to ${exact(high)}`);
-  if (known(n)) lines.push(`over ${exact(n)} blocks`);
+  if (known(n)) lines.push(`n = ${exact(n)} (blocks of text, documents or latents)`);
   if (reason) lines.push(reason);
   if (better === "lower" || better === "higher") lines.push(`${better} is better`);
   if (what) lines.push(what);

@@ -150,6 +150,8 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
       onpick: (i, j) => choose({ pos: i, site: sites[j] }) }));
   };
 
+  // At one site there is room for what each latent is strongest on.
+  const one = sites.length === 1 && source?.quick && id, known = new Map();
   const drawLatents = () => {
     const { pos } = now(), rows = new Map();
     for (const [l, latent, v] of at[pos]) {
@@ -164,7 +166,8 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
     if (sites.length > 1) shown.sort((a, b) => a.mean - b.mean || b.mass - a.mass);
     else shown.sort((a, b) => b.mass - a.mass);
     const table = element("table", { class: "grid-table" }, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "latent"),
-      sites.length > 1 ? element("th", { scope: "col" }, "mean layer") : null, sites.map((s) => element("th", { scope: "col", title: s }, sites.length > 1 ? shortSite(s) : "activation")))));
+      sites.length > 1 ? element("th", { scope: "col" }, "mean layer") : null, sites.map((s) => element("th", { scope: "col", title: s }, sites.length > 1 ? shortSite(s) : "activation")),
+      one ? element("th", { scope: "col", class: "words" }, "strongest on") : null)));
     const body = element("tbody");
     for (const row of shown.slice(0, pos === held.pos ? ROWS : GLANCE)) {
       const line = element("tr", { class: row.latent === held.latent ? "on" : null }, element("th", { scope: "row", "data-latent": row.latent }, String(row.latent)),
@@ -182,6 +185,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
         if (row.latent === held.latent && site === held.site) cell.classList.add("held");
         line.append(cell);
       }
+      if (one) line.append(element("td", { class: "words" }, (known.get(row.latent) ?? []).map((text) => chip(text))));
       body.append(line);
     }
     table.append(body);
@@ -189,6 +193,11 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
       shown.length > ROWS ? ` The first ${ROWS} are listed; raise the threshold for fewer.` : "",
       partial && !read.pos.has(pos) ? " Only the strongest are read yet; a click reads the others." : "");
     replace(latentHost, table);
+    const asked = one && pos === held.pos ? shown.slice(0, ROWS).map((row) => row.latent).filter((i) => !known.has(i)) : [];
+    if (asked.length) {
+      for (const i of asked) known.set(i, []);
+      source.previews(id, asked).then(({ peaks }) => { asked.forEach((i, k) => known.set(i, peaks[k])); drawLatents(); }, () => {}); // without an index there are none
+    }
     const line = pos === held.pos ? table.querySelector("tr.on") : null; // the held latent stays in sight
     if (line && (line.offsetTop < latentHost.scrollTop || line.offsetTop + line.offsetHeight > latentHost.scrollTop + latentHost.clientHeight)) {
       latentHost.scrollTop = line.offsetTop - latentHost.clientHeight / 2;
@@ -212,7 +221,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
   const drawSizes = () => {
     const found = reading.histograms;
     if (!found) { replace(parts.sizes); return; }
-    replace(parts.sizes, element("h2", {}, "Activations at every site"), element("p", { class: "about" },
+    replace(parts.sizes, element("h2", {}, sites.length > 1 ? "Activations at every site" : "Activations by size"), element("p", { class: "about" },
       `How many latents are how strong, over all tokens; from 0 to ${readable(found.edges.at(-1))}, heights by log(1 + count).`),
     element("div", { class: "small-charts" }, sites.map((site) => element("button", { type: "button", "aria-pressed": String(site === held.site), onclick: () => choose({ site }) },
       site, spark(found.counts[site] ?? [], { label: `${site}: ${(found.counts[site] ?? []).join(", ")}`, title: (i) => `${readable(found.edges[i])} to ${readable(found.edges[i + 1])}: ${found.counts[site][i]}` })))));
@@ -275,7 +284,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
   };
 
   const metrics = (reading.metrics ?? []).length ? element("section", {}, element("h2", {}, "Reconstruction of this text"), element("p", { class: "about" }, "Over the tokens that count at each site; of one text FVU says little."),
-    element("details", { open: reading.metrics.length <= 6 }, element("summary", {}, "FVU and L0 at every site"), element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
+    element("details", { open: reading.metrics.length <= 6 }, element("summary", {}, sites.length > 1 ? "FVU and L0 at every site" : "FVU and L0"), element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, Object.keys(reading.metrics[0]).map((k) => element("th", { scope: "col" }, { fvu: "FVU", l0: "L0", mse: "MSE", l1: "L1" }[k] ?? k)))),
       element("tbody", {}, reading.metrics.map((row) => element("tr", {}, Object.values(row).map((v) => element("td", { class: typeof v === "number" ? "number" : null }, typeof v === "number" ? quantity(v) : v ?? "–")))))))) ) : null;
 
   const drawAll = () => { drawControls(); drawStrip(); drawLayers(); drawLatents(); drawSizes(); drawExamples(); drawLogits(); complete(); };

@@ -1,7 +1,7 @@
 // Entry of the one-file report: one SAE and its latents.
 
 import { start } from "./app.js";
-import { sourceOfPage } from "./source.js";
+import { sourceInPage } from "./source.js";
 import { saePage } from "./sae.js";
 import { latentPage } from "./latent.js";
 import { saeAt } from "./routes.js";
@@ -12,6 +12,6 @@ function pageOf(path) {
   return null;
 }
 
-const source = sourceOfPage(), [id] = Object.keys(source.data.saes);
+const source = sourceInPage(), [id] = Object.keys(source.data.saes);
 source.alone = true; // no page beside it to link to
 start(source, pageOf, { home: saeAt(id) });

@@ -4,13 +4,12 @@ import { element, replace, sentence, visible } from "./dom.js";
 import { counted, flat, readable } from "./numbers.js";
 import { histogram, cloud } from "./charts.js";
 import { narrowed, quoted } from "./query.js";
-import { blockList, factList, missing } from "./blocks.js";
+import { block, factList, missing } from "./blocks.js";
 import { scoreCard, scoreTable } from "./scores.js";
 import { shownProblem, filled, jobForm } from "./states.js";
 import { indexBadge, verdictBadge, siteChoice } from "./library.js";
 import { curveCharts } from "./run.js";
 import { LatentTable } from "./table.js";
-import { runOf } from "./latent.js";
 import { keepState, latentAt, promptAt, compareAt, runAt, saeAt } from "./routes.js";
 
 const HEADLINE = 8;
@@ -18,7 +17,7 @@ const HEADLINE = 8;
 export async function saePage(host, { source, path, state }) {
   const overview = await source.sae(path[1]), card = overview.card ?? {}, id = card.id ?? path[1];
   document.title = `${card.title ?? id} · saekit`;
-  const ready = !card.index || card.index.state === "ok", gone = overview.missing ?? {};
+  const gone = overview.missing ?? {}, ready = !gone.latents && (card.index?.state ?? "ok") === "ok";
   const table = element("div", {}), plots = element("div", { class: "charts" });
   let made = null;
   const scores = overview.scores ?? [], first = scores.slice(0, HEADLINE), more = scores.slice(HEADLINE);
@@ -27,9 +26,8 @@ export async function saePage(host, { source, path, state }) {
   const section = (name, title, ...body) => element("section", { id: name }, element("h2", {}, title), body);
   replace(host,
     element("header", {}, element("h1", {}, visible(card.title ?? id)),
-      factList((overview.facts ?? []).concat(overview.n_alive !== undefined && overview.n_alive !== null && card.d_sae
-        ? [["alive on the indexed text", `${overview.n_alive.toLocaleString("en")} of ${card.d_sae.toLocaleString("en")}`]] : [])),
-      element("p", { class: "badges" }, indexBadge(card.index), "verify" in card ? verdictBadge(card.verify) : null,
+      factList(overview.facts ?? []),
+      element("p", { class: "badges" }, indexBadge(card), "verify" in card ? verdictBadge(card.verify) : null,
         card.labels ? element("span", { class: "badge" }, counted(card.labels, "label")) : null),
       element("p", { class: "links" }, source.live && card.reads_text !== false ? element("a", { href: promptAt(id) }, "try a prompt") : null,
         source.alone ? null : element("a", { href: compareAt({ a: id }) }, "compare"),
@@ -42,17 +40,17 @@ export async function saePage(host, { source, path, state }) {
       element("div", { class: "cards" }, heads.map(scoreCard)),
       ...(overview.without ?? []).map((line) => element("p", {}, element("small", {}, line))),
       others.length ? element("details", {}, element("summary", {}, "More scores"), scoreTable(others)) : null]
-      : missing(gone.scores ?? { text: "There is no evaluation yet.", command: card.reads_text === false ? card.index?.command : `saekit eval ${runOf(card, id)}` })),
+      : missing(gone.scores ?? { text: "There is no evaluation yet." })),
     source.alone ? section("training", "Training", training(source, card, gone)) : null,
-    section("latents", "Latents", ready && !gone.latents ? [plots, table]
-      : [missing(gone.latents ?? { text: sentence(card.index?.reason || "There is no index of latents yet."), command: card.index?.command ?? "saekit index" }),
+    section("latents", "Latents", plots, ready ? table
+      : [missing({ ...gone.latents, text: sentence(gone.latents?.text || "There is no index of latents yet.") }),
         source.live ? indexForm(source, id) : null]),
-    blockList(overview.blocks, { latent: (i) => latentAt(id, i) }),
+    (overview.blocks ?? []).map(({ title, ...one }) => section("left-out", title, block(one))),
     overview.definitions && Object.keys(overview.definitions).length ? section("definitions", "Definitions",
       element("dl", {}, Object.entries(overview.definitions).map(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]))) : null,
     provenance(overview));
-  densities(plots, overview, gone);
-  if (ready && !gone.latents) {
+  densities(plots, overview.histogram);
+  if (ready) {
     try {
       made = new LatentTable({ source, id, overview, state: { where: state.where ?? "", q: state.q ?? "", in: state.in ?? "", cols: state.cols ?? "" },
         onstate: keepState, href: (i) => latentAt(id, i, { where: made?.state.where }) });
@@ -86,22 +84,21 @@ function indexForm(source, id) {
       element("button", { type: "button", onclick: () => location.reload() }, "show its latents")) });
 }
 
-function densities(plots, overview, gone) {
-  const found = overview.histogram;
-  if (gone.densities) { plots.append(missing(gone.densities)); return; }
+function densities(plots, found) {
   if (!found) return;
   const edges = found.log10_edges ?? found.edges, counts = found.latents ?? found.counts;
   const never = found.never_fired;
-  plots.append(histogram({ title: "Latents by density", edges, counts, height: 240,
+  plots.append(histogram({ title: "Latents by density", edges, counts, height: 270,
     unit: "log10 of the share of tokens the latent is on for",
-    note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} latents that fire` +
-      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never did`) }));
+    note: `${counts.reduce((a, b) => a + b, 0).toLocaleString("en")} fire` + (found.on ? ` on ${found.on}` : "") +
+      (never === undefined || never === null ? "" : `; ${never.toLocaleString("en")} never`) }));
 }
 
 function scatterPanel(plots, { source, id, overview, onbrush }) {
   const numeric = (overview.columns ?? []).filter((c) => c.name !== "latent" && !["text", "token"].includes(c.kind)).map((c) => c.name);
   if (numeric.length < 2) return;
-  const pick = { x: numeric.includes("density") ? "density" : numeric[0], y: numeric.includes("max") ? "max" : numeric[1], logX: true, logY: false };
+  const first = (...names) => names.find((name) => numeric.includes(name));
+  const pick = { x: first("density") ?? numeric[0], y: first("max", "cosine") ?? numeric[1], logX: true, logY: false };
   const host = element("div", {}), about = (name) => overview.columns.find((c) => c.name === name) ?? { name };
   const choice = (key, label) => element("label", {}, `${label} `, element("select", { onchange: (event) => { pick[key] = event.target.value; draw(); } },
     numeric.map((name) => element("option", { value: name, selected: name === pick[key] }, about(name).label ?? name))));
@@ -116,8 +113,8 @@ function scatterPanel(plots, { source, id, overview, onbrush }) {
     onpick: (i) => { location.hash = latentAt(id, i); },
     say: (i) => `latent ${i}: ${pick.x} ${readable(values[0][i])}, ${pick.y} ${readable(values[1][i])}`,
   }), "Reading the columns");
-  plots.append(element("div", { class: "scatter-panel" }, element("div", { class: "controls small" }, choice("x", "x"), log("logX", "log"),
-    choice("y", "y"), log("logY", "log"), element("small", {}, "draw a box to keep its latents in the table; click a point to open it")), host));
+  plots.append(element("div", { class: "scatter-panel" }, element("div", { class: "controls small" }, element("span", {}, choice("x", "x"), " ", log("logX", "log")),
+    element("span", {}, choice("y", "y"), " ", log("logY", "log"))), host, element("small", {}, "Draw a box to keep its latents in the table; click a point to open it.")));
   draw();
 }
 

@@ -3,7 +3,7 @@
 import { element } from "./dom.js";
 import { readable, exact, tip, about } from "./numbers.js";
 
-const near = (v) => (typeof v === "number" ? String(+v.toPrecision(4)).replace(/-/g, "−") : readable(v));
+export const near = (v) => (typeof v === "number" ? String(+v.toPrecision(4)).replace(/-/g, "−") : readable(v));
 
 export function interval(score) {
   if (score.low === null || score.low === undefined || score.high === null || score.high === undefined) return "no interval";
@@ -22,7 +22,8 @@ export function scoreCard(score) {
 
 export function scoreTable(scores) {
   return element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {},
-    ["score", "value", "95 % interval", "unit", "blocks"].map((h) => element("th", { scope: "col" }, h)))),
+    ["score", "value", "95 % interval", "unit"].map((h) => element("th", { scope: "col" }, h)),
+    element("th", { scope: "col" }, tip(element("span", { tabindex: 0 }, "n"), ["Independent units behind it: blocks of text, documents or latents."])))),
   element("tbody", {}, scores.map((s) => element("tr", {},
     element("td", {}, s.about ? tip(element("span", { tabindex: 0 }, s.label ?? ""), [s.about, s.source ? `from ${s.source}` : ""].filter(Boolean)) : s.label),
     element("td", { class: "number", title: exact(s.value) }, s.value === null ? `undefined: ${s.reason ?? ""}` : near(s.value)),
@@ -34,8 +35,8 @@ const SHORT = { fvu: "FVU", l0: "L0", ce_rise: "CE rise", ce_recovered_zero: "CE
 
 // The scores that tell SAEs apart at a glance, in this order, or what there is of others.
 export function leading(scores, most = 4) {
-  const known = Object.keys(SHORT).filter((name) => scores[name] && scores[name].value !== null);
-  return (known.length ? known : Object.keys(scores)).slice(0, most).map((name) => [name, scores[name]]);
+  const known = "fvu" in scores ? Object.keys(SHORT) : Object.keys(scores);
+  return known.filter((name) => scores[name]?.value !== null && scores[name]).slice(0, most).map((name) => [name, scores[name]]);
 }
 
 export function scoreMini(name, score) {

@@ -5,12 +5,12 @@ import { readable, exact } from "./numbers.js";
 
 const LONG = 2000; // tokens drawn at once
 
-// strip: {strings, tokens, channels: [{name, unit, at, values, signed?, most?}], peak?, from?, to?}
+// strip: {strings, tokens, channels: [{name, unit, at, values, signed?, most?, scale?}], peak?, from?, to?}
 // onsay(text, held): what is under the pointer or held; onpick(j): a click or Enter on a token.
 export function tokenStrip({ strings, tokens, channels, peak = null, from = 0, to = tokens.length },
   { onsay, onpick, onhover, held = null, label = "Tokens", out, className = "" } = {}) {
   const values = channels.map((c) => new Map(c.at.map((j, k) => [j, c.values[k]])));
-  const most = channels.map((c) => c.most ?? Math.max(1e-30, ...c.values.map((v) => Math.abs(v ?? 0))));
+  const most = channels.map((c) => c.most ?? c.scale ?? Math.max(1e-30, ...c.values.map((v) => Math.abs(v ?? 0))));
   const line = element("div", { class: `strip ${className}`, dir: "auto", tabindex: 0, role: "group",
     "aria-label": `${label}, ${to - from} tokens. Arrow keys move, Enter holds.` });
   let cursor = null, holds = held;

@@ -3,12 +3,14 @@
 import { element, button, chip, replace, settled, download, visible } from "./dom.js";
 import { readable, exact, tip, counted } from "./numbers.js";
 import { sortOf, sorted } from "./query.js";
+import { turns } from "./source.js";
 import { shownProblem } from "./states.js";
 import { exampleLines } from "./examples.js";
 
 const LIMIT = 50;
 const FIRST = ["density", "max", "mean", "count", "token", "documents"]; // shown where nothing was chosen, filled with the next few
 const N_FIRST = 6;
+const PATIENCE = 300; // ms that rows wait for their previews
 const SCOPES = { any: "everything", on: "tokens it fires on", text: "its examples", logits: "its logits" };
 
 export class LatentTable {
@@ -16,10 +18,11 @@ export class LatentTable {
   constructor(options) {
     Object.assign(this, options);
     this.known = this.overview.columns ?? [];
-    this.previews = this.source.previews && Object.keys(this.overview.bands ?? {}).length > 0;
+    this.previews = this.source.quick && Object.keys(this.overview.bands ?? {}).length > 0;
+    this.seen = new Map(); // previews by latent
     const before = history.state?.table; // the page that this entry of the history was left at
-    this.cursors = before?.cursors ?? [null];
     this.page = before?.page ?? 0;
+    this.cursor = before?.cursor ?? null;
     this.picked = -1;
     this.build();
   }
@@ -46,8 +49,9 @@ export class LatentTable {
     this.wrong = element("div", { role: "alert" });
     this.head = element("tr");
     this.body = element("tbody");
-    this.back = button("← previous", () => this.turn(-1), { title: "key [" });
-    this.forth = button("next →", () => this.turn(1), { title: "key ]" });
+    const turn = (text, to, title) => button(text, () => this.turn(to), { title });
+    this.back = [turn("« first", "first", "key {"), turn("‹ previous", "before", "key [")];
+    this.forth = [turn("next ›", "next", "key ]"), turn("last »", "last", "key }")];
     this.at = element("span");
     this.box = element("div", { class: "latent-table" },
       element("div", { class: "controls" },
@@ -93,13 +97,12 @@ export class LatentTable {
   }
 
   first() {
-    this.cursors = [null];
-    this.leave(0);
+    this.leave(0, null);
   }
 
-  leave(page) {
-    this.page = page;
-    history.replaceState({ ...history.state, table: { page, cursors: this.cursors } }, "");
+  leave(page, cursor) {
+    Object.assign(this, { page, cursor });
+    history.replaceState({ ...history.state, table: { page, cursor } }, "");
   }
 
   async load() {
@@ -111,13 +114,15 @@ export class LatentTable {
       const { q, where = "" } = this.state;
       let data;
       if (q) data = await this.searched(q, where, asked.signal);
-      else data = await this.source.latents(this.id, { where, limit: LIMIT, cursor: this.cursors[this.page], signal: asked.signal });
+      else data = await this.source.latents(this.id, { where, limit: LIMIT, cursor: this.cursor, signal: asked.signal });
+      if (asked.signal.aborted) return;
+      // Rows that come with their previews do not change under the reader; one that waits for long comes without.
+      if (this.previews) await Promise.race([this.peek(data).catch(() => {}), new Promise((done) => setTimeout(done, PATIENCE))]);
       if (asked.signal.aborted) return;
       this.data = data;
       this.wrong.replaceChildren();
       this.box.classList.remove("stale");
       this.where.setAttribute("aria-invalid", "false");
-      if (data.cursor) this.cursors[this.page + 1] = data.cursor;
       this.draw();
     } catch (error) {
       if (error.name === "AbortError" || asked.signal.aborted) return;
@@ -147,15 +152,20 @@ export class LatentTable {
     const from = this.page * LIMIT, shown = keep.slice(from, from + LIMIT);
     const { values } = await this.source.columns(this.id, numeric);
     return {
-      total: where ? keep.length : found.total, columns: ["latent", ...numeric], ranked: true,
+      total: where ? keep.length : found.total, reach: keep.length, columns: ["latent", ...numeric], ranked: true,
       rows: shown.map((i) => [i, ...values.map((column) => column[i] ?? null)]),
-      cursor: from + LIMIT < keep.length ? String(from + LIMIT) : null,
+      ...turns(from, LIMIT, keep.length),
     };
   }
 
-  turn(by) {
-    if (this.cursors[this.page + by] === undefined) return; // before the first, after the last, or not known yet
-    this.leave(this.page + by);
+  pages() { return Math.max(1, Math.ceil((this.data?.reach ?? this.data?.total ?? 0) / LIMIT)); }
+
+  turn(to) {
+    const { cursor, before, last } = this.data ?? {}, end = this.pages() - 1;
+    const place = { first: [0, null], before: [this.page - 1, before], next: [this.page + 1, cursor], last: [end, last] }[to];
+    const up = to === "first" || to === "before";
+    if (this.box.hasAttribute("aria-busy") || (up ? !this.page : !place[1])) return; // nowhere to go, or still on the way
+    this.leave(...place);
     this.picked = -1;
     this.load();
     this.box.scrollIntoView({ block: "nearest" });
@@ -197,9 +207,9 @@ export class LatentTable {
       const cells = [element("td", {}, open), element("td", { class: "number" }, element("a", { href: this.href(i) }, String(i))),
         [...label, ...names].map((name) => cell(row[place[name]], name))];
       if (this.previews) {
-        const [peaks, promotes] = [element("div", { class: "one-line" }), element("div", { class: "one-line" })];
-        cells.push(element("td", { class: "peaks" }, peaks), element("td", { class: "roomy" }, promotes));
-        this.waiting.push([i, peaks, promotes]);
+        const places = [element("div", { class: "one-line" }), element("div", { class: "one-line" })];
+        cells.push(element("td", { class: "peaks" }, places[0]), element("td", { class: "roomy" }, places[1]));
+        this.waiting.push([i, places]);
       }
       return fillRow(line, cells);
     }));
@@ -209,34 +219,29 @@ export class LatentTable {
     }
     const all = this.overview.card?.d_sae ?? total;
     this.status.textContent = `${total.toLocaleString("en")} of ${counted(all, "latent")}` +
-      (this.data.ranked && !order && rows.length > 1 ? ", those that answer best first" : "");
-    const pages = Math.max(1, Math.ceil(total / LIMIT));
-    this.at.textContent = `page ${this.page + 1} of ${pages.toLocaleString("en")}`;
-    this.back.disabled = this.page === 0;
-    this.forth.disabled = !cursor;
+      (this.data.ranked && !order && rows.length > 1 ? `, those that answer best first${this.data.reach < total ? `; the first ${this.data.reach} are listed` : ""}` : "");
+    this.at.textContent = `page ${this.page + 1} of ${this.pages().toLocaleString("en")}`;
+    for (const one of this.back) one.disabled = this.page === 0;
+    for (const one of this.forth) one.disabled = !cursor;
     this.preview();
   }
 
-  // Peaks and promoted tokens of the rows shown, a few at a time.
+  // Reads the peaks and promoted tokens of rows, in one request; those that were read before are not asked for again.
+  async peek(data) {
+    const at = data.columns.indexOf("latent"), asked = data.rows.map((row) => row[at]).filter((i) => !this.seen.has(i));
+    if (!asked.length) return;
+    if (this.asking?.data !== data) this.asking = { data, reply: this.source.previews(this.id, asked) };
+    const { peaks, promotes } = await this.asking.reply;
+    asked.forEach((i, k) => this.seen.set(i, [peaks[k], promotes[k]]));
+  }
+
   async preview() {
-    const mine = (this.previewing = {}), queue = [...this.waiting];
-    const work = async () => {
-      while (queue.length && this.previewing === mine) {
-        const [i, peaks, promotes] = queue.shift();
-        let record;
-        try {
-          record = await this.source.latent(this.id, i);
-        } catch {
-          peaks.textContent = "–"; // the row's own page says why
-          continue;
-        }
-        if (this.previewing !== mine) return;
-        const tokens = [...new Set((record.examples?.top ?? []).filter((e) => e.peak !== null).map((e) => e.tokens[e.peak]))];
-        replace(peaks, tokens.slice(0, 5).map((t) => chip(record.strings[t] ?? "")));
-        replace(promotes, (record.logits?.promoted ?? []).slice(0, 4).map(([t]) => chip(record.strings[t] ?? "")));
-      }
-    };
-    await Promise.all(Array.from({ length: 4 }, work));
+    const { data, waiting } = this;
+    const fill = () => waiting.forEach(([i, places]) => places.forEach((place, k) => replace(place, (this.seen.get(i)?.[k] ?? []).map((text) => chip(text)))));
+    fill();
+    if (waiting.every(([i]) => this.seen.has(i))) return;
+    await this.peek(data).catch(() => {}); // the page of a row says why there is none
+    fill();
   }
 
   async open(line, i) {
@@ -254,10 +259,11 @@ export class LatentTable {
     }
   }
 
-  // j and k walk through the rows, o opens one in place, Enter goes to its page, [ and ] turn pages.
+  // j and k walk through the rows, o opens one in place, Enter goes to its page, [ ] { } turn pages.
   key(event) {
     const rows = [...this.body.querySelectorAll("tr[data-latent]")];
-    if (event.key === "[" || event.key === "]") { this.turn(event.key === "[" ? -1 : 1); return true; }
+    const turned = { "[": "before", "]": "next", "{": "first", "}": "last" }[event.key];
+    if (turned) { this.turn(turned); return true; }
     if (event.key === "j" || event.key === "k") {
       rows[this.picked]?.classList.remove("picked");
       this.picked = Math.max(0, Math.min(rows.length - 1, this.picked + (event.key === "j" ? 1 : -1)));

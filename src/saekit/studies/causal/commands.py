@@ -8,7 +8,7 @@ import typer
 from saekit.terminal.output import emit
 
 app = typer.Typer(
-    help="What latents do: figures of evaluations by intervention.", no_args_is_help=True
+    help="Figures of evaluations that change latents and see what follows.", no_args_is_help=True
 )
 NEEDS = {"curves": ("matplotlib", "figures")}
 
@@ -20,11 +20,19 @@ def _root() -> None:
 
 @app.command("curves")
 def curves_(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of SAEs with results in eval.")],
-    out: Annotated[Path, typer.Option(help="Figure to draw; its CSV lies next to it.")],
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of SAEs that saekit eval --eval tpp or scr measured."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File for the figure (.svg, .pdf or .png); its numbers go next to it as CSV."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Draw TPP and SCR by the number of latents taken out, with their floors.
+    """Draw TPP and SCR against the number of latents set to 0, with their floors.
 
     Example: saekit causal curves runs/mine --out curves.svg
     """

@@ -8,41 +8,69 @@ import typer
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.settings_help import lists
 
-app = typer.Typer(help="A model's own text, and measures of any text.", no_args_is_help=True)
+app = typer.Typer(
+    help="Have a model write text of its own; measure and compare texts.", no_args_is_help=True
+)
 
 MAKES = {"generate": None, "measure": "measures"}
 
-Model = Annotated[str, typer.Option(help="Language model: embedded name, folder or hub name.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
+        "(see: saekit list models)."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.command("generate", cls=lists("saekit.studies.corpus.generate:Generation"))
 def generate_(
-    out: Annotated[Path, typer.Option(help="Folder; one of the same settings goes on.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write to; if it was begun with the same settings, it is continued."
+        ),
+    ],
     model: Model = "smollm2-135m",
-    tokens: Annotated[int, typer.Option(help="Token ids to write at least.")] = 1_000_000,
+    tokens: Annotated[int, typer.Option(help="Least number of tokens to write.")] = 1_000_000,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Text that sequences begin with. Repeat. [BOS alone]")
+        list[str] | None,
+        typer.Option(
+            help="Text that sequences begin with. Repeatable: they are taken in turn. [BOS alone]"
+        ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="A corpus whose documents are prompts, as FILE.jsonl.")
+        str | None,
+        typer.Option(help="Texts that sequences begin with, one per document, as FILE.jsonl."),
     ] = None,
-    batch_rows: Annotated[int, typer.Option(help="Sequences run together.")] = 32,
-    writer: Annotated[str, typer.Option(help="local, or vllm on GPUs.")] = "local",
-    revision: Annotated[str | None, typer.Option(help="Commit, of a model on the hub.")] = None,
+    batch_rows: Annotated[int, typer.Option(help="Most sequences to write at the same time.")] = 32,
+    writer: Annotated[str, typer.Option(help="What writes: local, or vllm on GPUs.")] = "local",
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
+    ] = None,
     dtype: Annotated[
-        str, typer.Option(help="float32: the same text at any batch; auto: faster.")
+        str,
+        typer.Option(
+            help="Number format of the language model: float32, which writes the same text at any "
+            "batch size, or auto, which is faster."
+        ),
     ] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda if there is one.")
+    ] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, as temperature=0.8. Repeat.")
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting, as temperature=0.8, of those listed below. Repeatable."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model's own text. Run it again to go on where it stopped.
+    """Have a language model write text; after a stop, the same command continues.
 
     Example: saekit corpus generate --model smollm2-135m --tokens 100k --out own
     """
@@ -90,24 +118,36 @@ def generate_(
 def measure_(
     corpora: Annotated[
         list[str],
-        typer.Argument(metavar="CORPUS...", help="As --corpus of train; NAME=CORPUS names one."),
+        typer.Argument(
+            metavar="CORPUS...",
+            help="Texts to measure, named as for saekit train --corpus; NAME=CORPUS gives one a "
+            "name.",
+        ),
     ],
     model: Model = "smollm2-135m",
-    out: Annotated[Path, typer.Option(help="Folder of scores and figures.")] = Path("measures"),
+    out: Annotated[Path, typer.Option(help="Folder to write scores and figures to.")] = Path(
+        "measures"
+    ),
     reference: Annotated[
-        str | None, typer.Option(help="Text that shared 13-token runs are looked for in.")
+        str | None,
+        typer.Option(
+            help="Text in which runs of 13 tokens are looked up, to find contamination. [none]"
+        ),
     ] = None,
     figures: Annotated[
-        str | None, typer.Option(help="Suffix of figures: svg, png or pdf; none draws none.")
+        str | None, typer.Option(help="File type of figures: svg, png or pdf; none draws none.")
     ] = "svg",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda if there is one.")
+    ] = "auto",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, as tokens=500k. Repeat.")
+        list[str] | None,
+        typer.Option("--set", help="A setting, as tokens=500k, of those listed below. Repeatable."),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure corpora side by side: coverage, first tokens, entropy, n-grams, embeddings.
+    """Measure texts side by side: coverage, first tokens, entropy, n-grams, embeddings.
 
     Example: saekit corpus measure own packaged --model smollm2-135m --out measures
     """
@@ -144,7 +184,7 @@ def measure_(
         files = write(found, out, lm, f".{figures}")
     record = {name: score.value for name, score in found.result.scores.items()}
     emit(
-        record | {"files": [str(p) for p in files]},
+        record | {"files": [str(p) for p in files], "notes": found.result.provenance["notes"]},
         as_json=as_json,
         lines=[*str(found).splitlines(), *(f"file     {p}" for p in files)],
     )

@@ -35,7 +35,7 @@ class Generation(Config):
     """How a model's own text is written.
 
     Args:
-        length: tokens of a sequence at most, prompt included; null: 1,024, or what the model reads.
+        length: most tokens in a sequence, prompt included; null: 1,024, or what the model reads.
         temperature: logits are divided by it.
         top_p: draw from the fewest tokens that hold this probability together.
         repetition_penalty: on logits of tokens that the sequence has; 1 is none.
@@ -192,7 +192,7 @@ def _write(
                 ids = np.array([*begin, *new], dtype=np.int32)
                 shelf.add(files.Sequence(number, len(begin), ids))
                 sizes.append(len(ids))
-                progress.add(min(len(ids), max(goal.tokens - progress.done, 0)))
+                progress.reach(progress.done + len(ids))
                 fresh += len(ids)
                 if fresh >= _KEEP_TOKENS:
                     shelf.keep()

@@ -39,8 +39,8 @@ class Measurement(Config):
     """How corpora are measured.
 
     Args:
-        tokens: read of each corpus at most; all are cut to the size of the smallest, for unseen
-            tokens and n-grams depend on it.
+        tokens: most tokens to read of each corpus; all are cut to the size of the smallest, because
+            tokens and n-grams that were not seen depend on it.
         split: part of each corpus.
         embedded_docs: documents of each whose embedding is read.
         embedded_tokens: of each of these, the first ones.
@@ -121,6 +121,7 @@ class Measured:
             for what in dict.fromkeys(found):
                 cells = [_cell(self.result.scores.get(f"{head}/{what}")) for head in heads]
                 lines.append(f"{what:<22}" + "".join(f"{cell:>26}" for cell in cells))
+        lines += [f"note     {note}" for note in self.result.provenance["notes"]]
         return "\n".join(lines)
 
 
@@ -186,12 +187,17 @@ def measure(
             scores[f"{a}|{b}/{what}"] = score
         scores[f"{a}|{b}/mean_embedding_cosine"] = _cosine(embeddings[a], embeddings[b])
     made = {n: c.provenance() | {"corpus": c.to_dict()} for n, c in corpora.items()}
+    notes = []
+    for name, (ids, *_) in read.items():
+        of = f"{how.split} text of {name}"
+        notes += provenance.shortfall(how.tokens, sum(map(len, ids)), of)
     result = Result(
         name="corpus",
         version=2,
         config=how.to_dict(),
         scores=scores,
-        provenance=provenance.collect(how.seed) | {"model": lm.provenance(), "corpora": made},
+        provenance=provenance.collect(how.seed)
+        | {"model": lm.provenance(), "corpora": made, "notes": notes},
     )
     return Measured(result=result, texts=texts, first_shares=first_shares, embeddings=embeddings)
 

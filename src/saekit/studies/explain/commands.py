@@ -27,30 +27,49 @@ if TYPE_CHECKING:
     from saekit.studies.explain.study import Explained
 
 app = typer.Typer(
-    help="A sentence that says when a latent is on, and how right it is.", no_args_is_help=True
+    help="Have a language model explain latents in a line each, and score how right the lines are.",
+    no_args_is_help=True,
 )
 
-Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
-Folder = Annotated[Path, typer.Argument(help="Folder that `saekit explain run` made.")]
-NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")]
+Folder = Annotated[Path, typer.Argument(help="Folder that saekit explain run wrote.")]
+NLatents = Annotated[
+    int,
+    typer.Option(
+        "--latents",
+        help="Number of latents to draw at random, from those that are on often enough.",
+    ),
+]
 By = Annotated[
-    str, typer.Option("--by", help="Who is asked: local, endpoint, or another (list generators).")
+    str,
+    typer.Option(
+        "--by",
+        help="What answers the requests: local (a model on this machine), endpoint (a "
+        "server), or another (see: saekit list generators).",
+    ),
 ]
 Scorers = Annotated[
     list[str] | None,
-    typer.Option("--scorer", help="Only these scorers. Repeat. [all but simulation]"),
+    typer.Option(
+        "--scorer",
+        help="Scorer to use (see: saekit list scorers). Repeatable. [all but simulation]",
+    ),
 ]
 ScorerSettings = Annotated[
     list[str] | None,
-    typer.Option("--scorer-set", help="A setting of a scorer, as detection.each=1. Repeat."),
+    typer.Option("--scorer-set", help="A setting of a scorer, as detection.each=1. Repeatable."),
 ]
 Again = Annotated[
-    bool, typer.Option("--again/--no-again", help="Ask the judge twice, to see how far it agrees.")
+    bool,
+    typer.Option(
+        "--again/--no-again",
+        help="Ask the judge everything twice, to see how far it agrees with itself.",
+    ),
 ]
-Name = Annotated[str, typer.Option(help="Of the folder of scores. [the judge's]")]
-Seed = Annotated[int, typer.Option(help="Decides every draw.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Name = Annotated[str, typer.Option(help="Name for these scores. [the judge's name]")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _scorers(names: list[str] | None, settings: list[str] | None) -> "list[Scorer]":
@@ -116,7 +135,7 @@ def plan(
     study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
-    """Say what explaining and scoring would ask and cost at most. Nothing is sent.
+    """Say how many requests a run would make and what they cost at most; nothing is sent.
 
     Example: saekit explain plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
     """
@@ -147,7 +166,11 @@ def run_(
     run: Run,
     latents: NLatents = 20,
     scores: Annotated[
-        bool, typer.Option("--score/--no-score", help="Score them too; who explained judges.")
+        bool,
+        typer.Option(
+            "--score/--no-score",
+            help="Also score the explanations, with the same language model as judge.",
+        ),
     ] = True,
     scorer: Scorers = None,
     scorer_set: ScorerSettings = None,
@@ -157,7 +180,7 @@ def run_(
     study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
-    """Explain latents in a line each and score the lines. Run it again to go on.
+    """Explain latents in a line each and score the lines; a run that was stopped continues.
 
     Exit codes: 0 done, 3 some latents without a usable explanation, 4 a limit reached.
 
@@ -186,8 +209,9 @@ def run_(
         if study.out is None:  # next to the SAE, where the table of latents looks for columns
             table_files.write(scored.columns(), results_folder(run) / "analysis" / "explain")
     lines = [*_label_lines(found), *(_score_lines(scored) if scored else [])]
-    lines += [*note_lines(opened.notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
-    record = _record(found, scored) | {"notes": opened.notes}
+    notes = [*opened.notes, *found.notes]
+    lines += [*note_lines(notes), f"folder   {found.folder}", *_stop_lines(found, scored)]
+    record = _record(found, scored) | {"notes": notes}
     emit(record, as_json=as_json, lines=lines)
     _end(found, scored)
 
@@ -212,7 +236,10 @@ def score_(
     by_set: BySettings = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="Other explanations: JSON with the latent's number and its text."),
+        typer.Option(
+            help="Score these explanations instead: JSON with the number of each latent "
+            "and its text."
+        ),
     ] = None,
     name: Name = "",
     scorer: Scorers = None,
@@ -223,7 +250,7 @@ def score_(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Score explanations by another judge, or other explanations on the same texts.
+    """Score explanations with another judge, or other explanations on the same texts.
 
     Example: saekit explain score demo/explain --scorer simulation --name simulated
     """
@@ -246,14 +273,19 @@ def score_(
 @app.command("label")
 def label_(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="[FOLDER/explorer_labels.json]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the labels. [FOLDER/explorer_labels.json]")
+    ] = None,
     name: Name = "local",
     least: Annotated[
-        float, typer.Option(help="Only lines whose detection score is at least this.", min=0, max=1)
+        float,
+        typer.Option(
+            help="Only explanations whose detection score is at least this.", min=0, max=1
+        ),
     ] = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Write the lines as labels that the explorer imports, with their scores in the notes.
+    """Write explanations as labels that the explorer imports, with their scores in the notes.
 
     Example: saekit explain label demo/explain --least 0.7
     """
@@ -269,19 +301,31 @@ def label_(
 @app.command("rate")
 def rate_(
     folder: Folder,
-    rater: Annotated[str, typer.Option("--by", help="Your name: letters, digits, - and _.")] = "me",
+    rater: Annotated[
+        str,
+        typer.Option(
+            "--by", help="Your name, under which verdicts are kept: letters, digits, - and _."
+        ),
+    ] = "me",
     task: Annotated[
-        str, typer.Option(help="labels: is the explanation right? texts: does it fire on this?")
+        str,
+        typer.Option(
+            help="What you are asked: labels (is the explanation right?) or texts (does "
+            "the latent fire on this?)."
+        ),
     ] = "labels",
-    latents: Annotated[int, typer.Option(help="How many latents at most, drawn.")] = 20,
-    export: Annotated[Path | None, typer.Option(help="Write your verdicts to this file.")] = None,
+    latents: Annotated[int, typer.Option(help="Most latents to rate, drawn at random.")] = 20,
+    export: Annotated[
+        Path | None, typer.Option(help="Write your verdicts to this file, and ask nothing.")
+    ] = None,
     import_: Annotated[
-        Path | None, typer.Option("--import", help="Add the verdicts of this file; ask nothing.")
+        Path | None,
+        typer.Option("--import", help="Add the verdicts in this file, and ask nothing."),
     ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rate explanations by keys, without seeing who made them. Run it again to go on.
+    """Rate explanations yourself, without seeing who made them; run it again to continue.
 
     Example: saekit explain rate demo/explain --by ana
     """
@@ -314,7 +358,10 @@ def rate_(
 def report(
     folder: Folder,
     name: Name = "",
-    latents: Annotated[int, typer.Option(help="Latents that people rated, as in rate.")] = 20,
+    latents: Annotated[
+        int,
+        typer.Option(help="Number of latents that people rated, as given to saekit explain rate."),
+    ] = 20,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

@@ -395,7 +395,7 @@ def _finish(  # noqa: PLR0913 - all that scoring gave
         config={"scoring": made, "explaining": explaining},
         scores=scores,
         details=details,
-        provenance=provenance.collect(seed),
+        provenance=provenance.collect(seed) | {"notes": list(explained.notes)},
     )
     record = {
         scorer: {

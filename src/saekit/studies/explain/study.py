@@ -102,6 +102,7 @@ class Explained:
         cases: by latent.
         made: explanations by latent.
         left_out: latents that were drawn and are not explained, and why.
+        notes: what a reader must know of the texts.
         stopped: "budget" or "refused" where not all was asked; "" otherwise.
         reason: why, in words.
         spent: on the requests that were sent.
@@ -114,6 +115,7 @@ class Explained:
     stopped: str = ""
     reason: str = ""
     spent: Spent = NOTHING
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> dict[int, str]:
@@ -164,7 +166,7 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
     folder = Path(out)
     kept = f"Run the same command again to go on with {folder}."
     with claimed(folder, "saekit explain run", kept):
-        found, left_out = _prepared(folder, sae, lm, by, cfg, text, latents, shown)
+        found, left_out, notes = _prepared(folder, sae, lm, by, cfg, text, latents, shown)
         asker = Asker(by, folder / JOURNAL, limits, cache, shown)
         made = _explained(asker, found, cfg)
         record = {
@@ -174,7 +176,7 @@ def explain(  # noqa: PLR0913 - the words of `saekit explain run`
         write_json(folder / LABELS, record)
         by_latent = {case.latent: case for case in found}
         return Explained(
-            folder, by_latent, made, left_out, asker.stopped, asker.reason, asker.spent
+            folder, by_latent, made, left_out, asker.stopped, asker.reason, asker.spent, notes
         )
 
 
@@ -215,7 +217,7 @@ def _prepared(  # noqa: PLR0913 - the words of `explain`
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None,
     shown: bool,
-) -> tuple[list[Case], dict[int, str]]:
+) -> tuple[list[Case], dict[int, str], tuple[str, ...]]:
     settings = settings_of(
         sae, lm, by, cfg, text, latents, version=cfg.version, wording=explanations.VERSION
     )
@@ -240,7 +242,8 @@ def read(folder: Path | str) -> Explained:
         int(latent): Made([Label(**t) for t in one["tried"]], one["tokens"])
         for latent, one in read_object(folder / LABELS).items()
     }
-    return Explained(folder, found, made, {int(k): v for k, v in raw["left_out"].items()})
+    left_out = {int(k): v for k, v in raw["left_out"].items()}
+    return Explained(folder, found, made, left_out, notes=tuple(raw.get("notes", ())))
 
 
 def read_labels(path: Path) -> dict[int, str]:
@@ -269,8 +272,8 @@ def _material(  # noqa: PLR0913 - what a pass over a corpus needs
     text: tuple[Corpus, Split],
     latents: Sequence[int] | None,
     shown: bool,
-) -> tuple[list[Case], dict[int, str]]:
-    """Return the cases, made once and kept."""
+) -> tuple[list[Case], dict[int, str], tuple[str, ...]]:
+    """Return the cases, made once and kept; which latents were left out; and notes."""
     path = folder / EXAMPLES
     if not path.exists():
         how = Sensitivity(
@@ -284,11 +287,13 @@ def _material(  # noqa: PLR0913 - what a pass over a corpus needs
         record = {
             "cases": {str(case.latent): case.record() for case in found},
             "left_out": {str(k): v for k, v in collected.left_out.items()},
+            "notes": collected.notes_on(cfg.tokens),
         }
         write_text(folder / CASES, to_json_line(record))
     raw = read_object(folder / CASES)
     found = [case_from(one) for one in raw["cases"].values()]
-    return found, {int(k): v for k, v in raw["left_out"].items()}
+    left_out = {int(k): v for k, v in raw["left_out"].items()}
+    return found, left_out, tuple(raw.get("notes", ()))
 
 
 def _with_logits(sae: TrainedSAE, lm: LanguageModel, found: list[Case]) -> list[Case]:

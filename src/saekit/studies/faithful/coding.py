@@ -61,7 +61,7 @@ def coded(
         subjects: SAEs of one language model.
         text: sequences.
         batch_rows: sequences of a pass.
-        bar: counts their tokens.
+        bar: counts their tokens, without padding.
 
     Raises:
         DataError: activations are not finite.
@@ -83,4 +83,4 @@ def coded(
             x, y = acts[subject.read][keep].float(), acts[subject.write][keep].float()
             found.append(Coded(sae.encode(x), which[keep], x, y))
         yield first, found
-        bar.add(tokens.numel())
+        bar.add(int(real.sum()))

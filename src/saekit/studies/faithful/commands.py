@@ -9,37 +9,61 @@ from saekit.terminal.output import emit
 from saekit.terminal.settings_help import lists
 
 app = typer.Typer(
-    help="Are dictionaries of a model's own text more faithful to it?", no_args_is_help=True
+    help="Are SAEs that were trained on a model's own text truer to the model?",
+    no_args_is_help=True,
 )
 
 # See `saekit.terminal.requirements`.
 MAKES: dict[str, str | None] = {"figures": None}
 NEEDS = {"figures": ("matplotlib", "figures")}
 
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.command("run", cls=lists("saekit.studies.faithful.study:Faithful", but=("texts", "seeds")))
 def run_(
-    out: Annotated[Path, typer.Option(help="Folder; one of the same settings goes on.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder to write to; if it was begun with the same settings, it is continued."
+        ),
+    ],
     model: Annotated[
-        str, typer.Option(help="Language model: embedded name, folder or hub name.")
+        str,
+        typer.Option(
+            help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
+            "(see: saekit list models)."
+        ),
     ] = "smollm2-135m",
     text: Annotated[
         list[str] | None,
-        typer.Option(help="A corpus; generated is the model's own. Repeat. [generated, packaged]"),
+        typer.Option(
+            help="Text to train SAEs on, named as for saekit train --corpus; generated is "
+            "the model's own. Repeatable. [generated, packaged]"
+        ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="A seed. Repeat. [0, 1, 2]")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed to train with. Repeatable. [0, 1, 2]")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, as tokens=100k. Repeat.")
+        list[str] | None,
+        typer.Option("--set", help="A setting, as tokens=100k, of those listed below. Repeatable."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Commit, of a model on the hub.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of the model: auto, float32 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="Number format of the language model: float32, bfloat16, or auto, which "
+            "is bfloat16 if the hardware is fast at it."
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model's own text, train SAEs on it and on others, and say which are better.
+    """Have a model write text, train SAEs on it and on other texts, and say which are better.
 
     Example: saekit faithful run --set tokens=100k --set d_sae=1024 --out faithful
     """
@@ -65,8 +89,10 @@ def run_(
 
 @app.command("compare")
 def compare(
-    one: Annotated[Path, typer.Argument(help="Result of an SAE: RUN/eval/fake_features.json.")],
-    other: Annotated[Path, typer.Argument(help="Result of another, with the same seed.")],
+    one: Annotated[Path, typer.Argument(help="Result of one SAE: RUN/eval/fake_features.json.")],
+    other: Annotated[
+        Path, typer.Argument(help="Result of another SAE, made with the same --seed.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Compare how many fake features two SAEs have, on the noise that both have seen.
@@ -83,12 +109,17 @@ def compare(
 @app.command("figures")
 def figures(
     runs: Annotated[list[Path], typer.Argument(help="Folders of SAEs that were measured.")],
-    out: Annotated[Path, typer.Option(help="Folder of the figures; each has a CSV.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write the figures to, each with its numbers as CSV.")
+    ],
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="Dictionaries as points too: pca, tsne or umap. Repeat."),
+        typer.Option(
+            "--map",
+            help="Also draw the latents' directions as points: pca, tsne or umap. Repeatable.",
+        ),
     ] = None,
-    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
     as_json: Json = False,
 ) -> None:
     """Draw fake features, probes and cross-data tables of SAEs side by side.
@@ -114,21 +145,27 @@ def figures(
 
 @app.command("aggregate")
 def aggregate_(
-    file: Annotated[Path, typer.Argument(help="JSON of results: the published layout, or ours.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSON file of results, in the published layout or as a list of cells."),
+    ],
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A data set to compare; faithful is own text. Repeat. [the usual ones]"),
+        typer.Option(
+            help="Training text to compare; faithful is the model's own. Repeatable. "
+            "[faithful, fineweb, pile-uncopyrighted]"
+        ),
     ] = None,
     without: Annotated[
-        list[str] | None, typer.Option(help="A task or model to leave out. Repeat.")
+        list[str] | None, typer.Option(help="Task or model to leave out. Repeatable.")
     ] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="What is compared. Repeat. [sae_acc, sae_f1]")
+        list[str] | None, typer.Option(help="Score to compare. Repeatable. [sae_acc, sae_f1]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare data sets over models and tasks, and flag SAEs of another model's text.
+    """Compare training texts over models and tasks, and flag SAEs of another model's text.
 
     Example: saekit faithful aggregate results.json --without yelp_polarity
     """
@@ -142,13 +179,15 @@ def aggregate_(
 @app.command("stability")
 def stability(
     result: Annotated[
-        Path, typer.Argument(help="Result of `saekit eval A B C --eval seed_stability`.")
+        Path, typer.Argument(help="Result file of saekit eval A B C --eval seed_stability.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the figures; a CSV lies next to each.")],
-    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    out: Annotated[
+        Path, typer.Option(help="Folder to write the figures to, each with its numbers as CSV.")
+    ],
+    suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
     as_json: Json = False,
 ) -> None:
-    """Draw which latents seeds share, from a result.
+    """Draw which latents seeds have in common, from a result of seed_stability.
 
     Example: saekit faithful stability runs/seeds/eval/seed_stability.json --out figures
     """

@@ -66,9 +66,10 @@ class Faithful(Config):
         seeds: of training; each decides initialisation and order.
         tokens: tokens of each text that SAEs are trained on.
         epochs: passes over them.
-        site: where; null: a third of the way up, resid_post.
-        arch: architecture.
-        d_sae: latents; null: 8 a dimension.
+        site: place in the model that SAEs read; null: resid_post of the layer a third of the way
+            up.
+        arch: architecture of the SAEs.
+        d_sae: number of latents; null: 8 for each dimension.
         k: latents on per token, where the architecture has such a number; null: its default.
         training: other settings of a run, as ``batch_tokens=1024``.
         generation: how the model's own text is written.

@@ -19,10 +19,11 @@ from saekit.studies.layers.opening import (
     Sites,
     SplitName,
     lens_of,
+    notes_on,
     opened,
 )
 from saekit.studies.layers.table_commands import examples_, stream_, tables
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from saekit.training.run import Run
 
 app = typer.Typer(
-    help="SAEs that several layers share: where latents live, figures, prompts.",
+    help="One SAE over many layers: at which layers each latent is on, figures, prompts.",
     no_args_is_help=True,
 )
 # Commands that make a folder, and where when none is named; libraries needed at the end.
@@ -45,19 +46,24 @@ NEEDS = {"figures": ("matplotlib", "figures")}
 def analyse(
     run: RunFolder,
     tokens: Annotated[int, typer.Option(help="Tokens of text to read.")] = 100_000,
-    first_row: Annotated[int, typer.Option(help="Row of the text to begin at.")] = 0,
-    examples: Annotated[int, typer.Option(help="Contexts kept per latent and layer.")] = 4,
+    first_row: Annotated[
+        int,
+        typer.Option(help="Row of the text to begin at, to divide a text between several runs."),
+    ] = 0,
+    examples: Annotated[
+        int, typer.Option(help="Strongest contexts to keep for each latent and layer.")
+    ] = 4,
     site: Sites = None,
     corpus: Corpus = None,
     split: SplitName = "test",
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [RUN/layers]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. [RUN/layers]")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Read text once: counts, strengths and examples of every latent at every layer.
+    """Read a text and count how often and how strongly each latent is on at each layer.
 
     Example: saekit layers analyse runs/mine --tokens 1000000
     """
@@ -72,16 +78,17 @@ def analyse(
         found = survey(shared, lm, stream, config, lens=lens_of(lens, lm), shown=not quiet)
         where = "" if out is None else f" --survey {shlex.quote(str(out))}"
         more = how._replace(sites=None).typed() + where  # an analysis says its layers
-        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", as_json)
+        notes = notes_on(stream, tokens, first_row)
+        _emit_survey(found, folder, f"{shlex.quote(str(run))}{more}", notes, as_json)
 
 
 @app.command("merge")
 def merge(
-    parts: Annotated[list[Path], typer.Argument(help="Folders that `layers analyse` made.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    parts: Annotated[list[Path], typer.Argument(help="Folders that saekit layers analyse wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
     as_json: AsJson = False,
 ) -> None:
-    """Add up analyses of other rows of the same text.
+    """Add up analyses of different rows of the same text.
 
     Example: saekit layers merge part0 part1 --out both
     """
@@ -95,27 +102,33 @@ def merge(
         found.merge(Survey.load(part))
     where = f"{shlex.quote(str(parts[0].parent))} --survey {shlex.quote(str(out))}"
     with claimed(out, "saekit layers merge"):
-        _emit_survey(found, out, where, as_json)
+        _emit_survey(found, out, where, [], as_json)
 
 
 @app.command("eval")
 @takes(SAEOptions)
 def evaluate(
     run: RunFolder,
-    tokens: Annotated[int, typer.Option(help="Tokens for reconstruction.")] = 2**15,
+    tokens: Annotated[int, typer.Option(help="Tokens to measure reconstruction on.")] = 2**15,
     ce_tokens: Annotated[
-        int, typer.Option(help="Of them through the whole model, 4 + 3 x layers times; 0: none.")
+        int,
+        typer.Option(
+            help="Tokens of these that pass through the whole model, 4 + 3 x layers times; "
+            "0 leaves out cross-entropy and KL."
+        ),
     ] = 2**10,
     site: Sites = None,
     corpus: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="File. [RUN/eval/by_layer.json]")] = None,
+    seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn at random.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the result. [RUN/eval/by_layer.json]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Measure an SAE at every layer, their mean, and with all layers replaced at once.
+    """Measure an SAE at every layer, on average, and with all layers replaced at once.
 
     Example: saekit layers eval runs/mine
     """
@@ -141,7 +154,9 @@ def evaluate(
         for s in shared.sites
     ]
     result = measure_by_layer(subjects, core, Tools(stream.rows, seed, not quiet))
-    result = replace(result, provenance=result.provenance | said_of(shared.card))
+    said, notes = said_of(shared.card), result.provenance["notes"]
+    said["notes"] = [*said["notes"], *notes]
+    result = replace(result, provenance=result.provenance | said)
     path = out or results_folder(run) / "eval" / "by_layer.json"
     result.write(path)
     metrics = sorted({name.split("/")[1] for name in result.scores})
@@ -160,7 +175,8 @@ def evaluate(
         text = "".join(f"{'' if c is None else f'{c:.4g}':>14}" for c in cells)
         lines.append(f"  {way:>14}{text}")
     record = {"result": str(path), **{k: v.value for k, v in result.scores.items()}}
-    emit(record, as_json=as_json, lines=[*lines, f"result   {path}"])
+    lines += [*note_lines(notes), f"result   {path}"]
+    emit(record | {"notes": notes}, as_json=as_json, lines=lines)
 
 
 @app.command("baselines")
@@ -171,15 +187,20 @@ def baselines(
     corpus: Corpus = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of each layer, of an SAE from elsewhere. [as many as it saw]"),
+        typer.Option(
+            help="Tokens to train on at each layer; only for an SAE that saekit did not "
+            "train. [as many as the shared SAE saw]"
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/single]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the SAEs to. [RUN/single]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Train an SAE of one layer for each layer, on the same text and tokens of that layer.
+    """Train an SAE for each single layer, on the same text, to compare with the shared one.
 
     Example: saekit layers baselines runs/mine --site L0,15,29.resid_post
     """
@@ -247,18 +268,20 @@ def _trained(
 def compare_(
     run: RunFolder,
     singles: Annotated[
-        Path | None, typer.Option(help="Folder with a run for each layer. [RUN/single]")
+        Path | None, typer.Option(help="Folder with the SAEs of single layers. [RUN/single]")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of held-out text.")] = 2**14,
+    tokens: Annotated[int, typer.Option(help="Tokens of held-out text to measure on.")] = 2**14,
     site: Sites = None,
     corpus: Corpus = None,
-    out: Annotated[Path | None, typer.Option(help="CSV. [RUN/layers/compare.csv]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the table. [RUN/layers/compare.csv]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Compare with SAEs of one layer each: FVU and directions, on the same tokens.
+    """Compare a shared SAE with SAEs of single layers: FVU and directions, on the same tokens.
 
     Example: saekit layers compare runs/mine --site L0,15,29.resid_post
     """
@@ -278,32 +301,37 @@ def compare_(
         cells = [table.columns[n][i] for n in names]
         text = [c if isinstance(c, bool) or c is None else f"{c:.4g}" for c in cells]
         lines.append(f"  {one:>17}" + "".join(f"{t!s:>17}" for t in text))
-    emit({"table": str(path), **table.columns}, as_json=as_json, lines=[*lines, f"table    {path}"])
+    notes = notes_on(stream, tokens)
+    lines += [*note_lines(notes), f"table    {path}"]
+    emit({"table": str(path), "notes": notes, **table.columns}, as_json=as_json, lines=lines)
 
 
 @app.command("figures")
 @takes(SAEOptions)
 def figures(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
-    ],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or SAEs.", metavar="RUN")],
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made of one run. [RUN/layers]")
+        Path | None,
+        typer.Option(help="Folder that saekit layers analyse wrote, for one run. [RUN/layers]"),
     ] = None,
     prompt: Annotated[
-        str, typer.Option(help="For the prompt heatmap.")
+        str, typer.Option(help="Text for the heatmap of a prompt.")
     ] = "When Mary and John went to the store, John gave a drink to",
-    tokens: Annotated[int, typer.Option(help="Tokens for cosines of residual vectors.")] = 2**14,
-    suffix: Annotated[str, typer.Option(help="svg, pdf or png.")] = "svg",
+    tokens: Annotated[
+        int, typer.Option(help="Tokens to measure the cosines between layers of the stream on.")
+    ] = 2**14,
+    suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
     corpus: Corpus = None,
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="Folder. [RUN/layers/figures]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the figures to. [RUN/layers/figures]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Draw every figure, each with the CSV of what it shows.
+    """Draw every figure of an analysis, each with its numbers as CSV.
 
     Example: saekit layers figures runs/mine --suffix png
     """
@@ -313,6 +341,7 @@ def figures(
     if len(runs) > 1 and (survey or out):
         raise ConfigError("`--survey` and `--out` are for one run; several have their own folders.")
     made: list[Path] = []
+    notes: dict[str, None] = {}
     for run in runs:
         found = Survey.load(_analysed(survey or results_folder(run) / "layers", run))
         how = OpenOptions(found.sites, corpus, "test", sae)
@@ -329,40 +358,49 @@ def figures(
             lens=lens_of(lens, lm),
             shown=not quiet,
         )
-    emit(
-        {"figures": [str(p) for p in made]}, as_json=as_json, lines=[f"figure   {p}" for p in made]
-    )
+        notes |= dict.fromkeys(notes_on(stream, tokens))
+    record = {"figures": [str(p) for p in made], "notes": list(notes)}
+    lines = [*(f"figure   {p}" for p in made), *note_lines(list(notes))]
+    emit(record, as_json=as_json, lines=lines)
 
 
 @app.command("prompt")
 @takes(SAEOptions)
 def prompt_(
     run: RunFolder,
-    prompt: Annotated[str, typer.Argument(help="The text to look at.")],
+    prompt: Annotated[str, typer.Argument(help="Text to look at.")],
     steer: Annotated[
         list[str] | None,
         typer.Option(
-            help="LAYER:LATENT:FACTOR, as L3.resid_post:120:0.5: add the latent's direction, "
-            "FACTOR in units of the mean norm there. Repeatable. [the strongest latents]"
+            help="Also show the logits with a latent's direction added: "
+            "SITE:LATENT:FACTOR, as L3.resid_post:120:0.5, where FACTOR is in units "
+            "of the mean norm at the site. Repeatable. [the strongest latents]"
         ),
     ] = None,
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made, for examples. [RUN/layers]")
+        Path | None,
+        typer.Option(
+            help="Folder that saekit layers analyse wrote, to show examples. [RUN/layers]"
+        ),
     ] = None,
     payloads: Annotated[
         Path | None,
-        typer.Option(help="Also write what an application asks for, as one file of JSON."),
+        typer.Option(
+            help="Also write what MLSAE's web application would request, as one JSON file."
+        ),
     ] = None,
     site: Sites = None,
     corpus: Corpus = None,
     lens: LensFile = None,
-    out: Annotated[Path | None, typer.Option(help="File. [RUN/layers/prompt.html]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the page. [RUN/layers/prompt.html]")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Write one self-contained HTML page of a prompt: tokens, latents by layer, logits.
+    """Write one HTML page about a prompt: tokens, latents by layer, next tokens.
 
     Example: saekit layers prompt runs/mine "The capital of France is"
     """
@@ -414,13 +452,16 @@ def _steer(text: str) -> tuple[str, int, float]:
         ) from error
 
 
-def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> None:
+def _emit_survey(
+    found: "Survey", folder: Path, drawn: str, notes: list[str], as_json: bool
+) -> None:
     """Write an analysis with its tables, and say what it found.
 
     Args:
         found: the analysis.
         folder: where it goes.
         drawn: what to type after `saekit layers figures` to draw it.
+        notes: what a reader of it must know.
         as_json: end with one line of JSON.
     """
     from saekit.core.files import write_json
@@ -452,6 +493,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         "legacy_variances": legacy_variances(sums)._asdict(),
         "single_layer_share": single,
         "seconds": found.counts["seconds"],
+        "notes": notes,
     }
     write_json(folder / "summary.json", record)
     half = half_width(std.std, std.n)
@@ -465,6 +507,7 @@ def _emit_survey(found: "Survey", folder: Path, drawn: str, as_json: bool) -> No
         f"  {'  between tokens of a latent':<38} {split.between_tokens:.4g}",
         f"  {'  within a token':<38} {split.within_token:.4g}",
         f"  {'tokens of a latent at one layer only':<38} {100 * single:.3g} %",
+        *note_lines(notes),
         f"tables   {folder / 'latents.csv'}, {folder / 'layers.csv'}",
         f"next     saekit layers figures {drawn}",
     ]

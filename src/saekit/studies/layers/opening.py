@@ -1,5 +1,6 @@
 """What every command of `saekit layers` opens, and the options that say how."""
 
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -18,28 +19,41 @@ if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
     from saekit.studies.layers.lens import Lens
 
-RunFolder = Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run or an SAE.")]
 Sites = Annotated[
     list[str] | None,
     typer.Option(
         "--site",
-        help="Some of its layers, as L0-5.resid_post; where the files do not say, those that it "
-        "reads, as 'L*.resid_post'. Repeatable. [all]",
+        help="Layers to use, as L0-5.resid_post, or those that the SAE reads if its "
+        "files do not say, as 'L*.resid_post'. Repeatable. [all]",
     ),
 ]
-Corpus = Annotated[str | None, typer.Option(help="Other text. [the run's]")]
-SplitName = Annotated[str, typer.Option(help="Part of the text: train, validation or test.")]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        help="Text to read, named as for saekit train --corpus. [the one it was trained on]"
+    ),
+]
+SplitName = Annotated[
+    str, typer.Option(help="Part of the text to read: train, validation or test.")
+]
 LensFile = Annotated[
     Path | None,
-    typer.Option(help="A tuned lens (safetensors, A_0, b_0, ...) to change the basis by."),
+    typer.Option(
+        help="Read activations in the basis of this tuned lens, a safetensors file of "
+        "A_0, b_0, ... [none]"
+    ),
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option(help="Of the language model: auto, float32 or bfloat16. [as in training]"),
+    typer.Option(
+        help="Number format of the language model: float32, bfloat16, or auto, which "
+        "is bfloat16 if the hardware is fast at it. [as in training]"
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 class OpenOptions(NamedTuple):
@@ -100,6 +114,21 @@ def opened(run: Path, how: OpenOptions) -> OpenLayers:
     bos = card.bos_id(lm.tokenizer) is not None
     stream = TokenStream(found.text, split, lm.tokenizer, n_ctx=card.n_ctx, bos_each_row=bos)
     return OpenLayers(shared, lm, stream)
+
+
+def notes_on(stream: "TokenStream", tokens: int, first_row: int = 0) -> list[str]:
+    """Return a note where a text has fewer tokens than were asked for.
+
+    Args:
+        stream: the text.
+        tokens: asked for.
+        first_row: from which row on.
+    """
+    from saekit.core.provenance import shortfall
+
+    n_rows = math.ceil(tokens / stream.n_ctx)
+    there = max(stream.count(at_most=first_row + n_rows) - first_row, 0)
+    return shortfall(tokens, there * stream.n_ctx, f"{stream.split} text")
 
 
 def _check_shared(loaded: "TrainedSAE") -> None:

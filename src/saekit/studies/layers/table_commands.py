@@ -9,8 +9,17 @@ import typer
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
 from saekit.core.folder_names import distinct_names
 from saekit.hub.names import results_folder
-from saekit.studies.layers.opening import AsJson, Device, Dtype, LensFile, Quiet, SplitName, lens_of
-from saekit.terminal.output import emit
+from saekit.studies.layers.opening import (
+    AsJson,
+    Device,
+    Dtype,
+    LensFile,
+    Quiet,
+    SplitName,
+    lens_of,
+    notes_on,
+)
+from saekit.terminal.output import emit, note_lines
 
 if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
@@ -18,16 +27,14 @@ if TYPE_CHECKING:
 
 
 def tables(
-    runs: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, or folders with an SAE.", metavar="RUN")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write layer_std.csv and mmcs.csv into.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or SAEs.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="Folder to write layer_std.csv and mmcs.csv to.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write one row an SAE: spread of its latents over layers, and MMCS of its directions.
+    """Write tables with a row for each SAE: spread of latents over layers, MMCS.
 
-    The spread needs what `layers analyse` made of each; an SAE without it is left out of
-    layer_std.csv, and named.
+    The spread needs what `layers analyse` wrote; an SAE without it is named and left out of
+    layer_std.csv.
 
     Example: saekit layers tables runs/x32-k16 runs/x32-k32 --out tables
     """
@@ -87,21 +94,26 @@ def _lines(rows: list[dict[str, Any]], spread: list[dict[str, Any]] | None) -> I
 
 
 def examples_(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a folder with an SAE.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run or an SAE.")],
     latent: Annotated[
-        list[int] | None, typer.Option(help="Which latents. Repeatable. [all, with --out]")
+        list[int] | None,
+        typer.Option(help="Number of a latent. Repeatable. [all, if --out is given]"),
     ] = None,
     site: Annotated[
-        list[str] | None, typer.Option(help="Which layers, as L3.resid_post. Repeatable. [all]")
+        list[str] | None, typer.Option(help="Layer to list, as L3.resid_post. Repeatable. [all]")
     ] = None,
     survey: Annotated[
-        Path | None, typer.Option(help="What `layers analyse` made. [RUN/layers]")
+        Path | None, typer.Option(help="Folder that saekit layers analyse wrote. [RUN/layers]")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Language model, for its tokens. [the analysis's]")
+        str | None,
+        typer.Option(
+            help="Language model whose tokenizer shows the text. [the one of the analysis]"
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write JSON lines, one an example, in place of a listing.")
+        Path | None,
+        typer.Option(help="Write the examples to this file as JSON lines instead of listing them."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,29 +191,39 @@ def _listed(records: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def stream_(
-    model: Annotated[str, typer.Option(help="Language model.")],
-    corpus: Annotated[str, typer.Option(help="Text.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Language model: a name on the Hugging Face hub, a folder, or an embedded model."
+        ),
+    ],
+    corpus: Annotated[str, typer.Option(help="Text to read, named as for saekit train --corpus.")],
     site: Annotated[
-        list[str] | None, typer.Option("--site", help="Layers, at least two. [L*.resid_post]")
+        list[str] | None,
+        typer.Option("--site", help="Layers to compare, at least two. Repeatable. [L*.resid_post]"),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of text, read twice.")] = 2**14,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to read; they are read twice.")] = 2
+    ** 14,
     split: SplitName = "test",
-    n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens of a row.")] = 128,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Rows begin with BOS.")] = True,
+    n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens in a row of text.")] = 128,
+    bos: Annotated[
+        bool, typer.Option("--bos/--no-bos", help="Begin each row of text with BOS, or not.")
+    ] = True,
     max_norm: Annotated[
-        float, typer.Option(help="Leave out vectors longer than this times the median; 0: none.")
+        float,
+        typer.Option(help="Leave out vectors longer than this many times the median; 0 keeps all."),
     ] = 4.0,
     lens: LensFile = None,
     suffix: Annotated[
-        str, typer.Option(help="Draw it too: svg, pdf or png. [the table alone]")
+        str, typer.Option(help="Also draw the table, as svg, pdf or png. [only the table]")
     ] = "",
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("stream"),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("stream"),
     dtype: Dtype = None,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how alike residual vectors of one token are at neighbouring layers; no SAE.
+    """Measure how alike the residual stream of a token is at neighbouring layers; needs no SAE.
 
     Example: saekit layers stream --model EleutherAI/pythia-70m-deduped --corpus text.jsonl
     """
@@ -242,11 +264,14 @@ def stream_(
     for i, first in enumerate(pairs["site"]):
         centred, raw = pairs["cosine_mean"][i], pairs["uncentred_cosine_mean"][i]
         lines.append(f"  {first + ' ' + pairs['next'][i]:<32} {centred:>18.4f} {raw:>12.4f}")
-    lines += [f"  {found.n_tokens:,} tokens", *(f"written  {path}" for path in written)]
+    notes = notes_on(rows, tokens)
+    lines += [f"  {found.n_tokens:,} tokens", *note_lines(notes)]
+    lines += [f"written  {path}" for path in written]
     record = {
         "tokens": found.n_tokens,
         "pairs": found.pairs.rows(),
         "norms": found.norms.rows(),
+        "notes": notes,
         "files": [str(p) for p in written],
     }
     emit(record, as_json=as_json, lines=lines)

@@ -15,13 +15,22 @@ app = typer.Typer(
     help="Does a latent fire on newly written text of the same meaning?", no_args_is_help=True
 )
 
-Run = Annotated[Path, typer.Argument(help="A run's folder, one with an SAE, or a published SAE.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")]
 Examples = Annotated[
     Path | None,
-    typer.Option(help="Show these examples: an ..._eval_results.json of SAEBench. [the text's]"),
+    typer.Option(
+        help="Show the writer these examples: an ..._eval_results.json of SAEBench. "
+        "[examples from the text]"
+    ),
 ]
-NLatents = Annotated[int, typer.Option("--latents", help="How many are drawn.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
+NLatents = Annotated[
+    int,
+    typer.Option(
+        "--latents",
+        help="Number of latents to draw at random, from those that are on often enough.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _defects(found: dict[str, int]) -> str:
@@ -54,7 +63,7 @@ def plan(
     study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
-    """Say what the first round of a run would ask and cost at most. Nothing is sent.
+    """Say how many requests a run would first make and what they cost at most; nothing is sent.
 
     Example: saekit sensitivity plan demo --by endpoint --limit usd_in=0.4 --limit usd_out=1.6
     """
@@ -89,12 +98,15 @@ def run_(
         list[str] | None,
         typer.Option(
             "--floor",
-            help="Only these floors: shuffled_model, random_encoder, random_decoder, with =RUN "
-            "for one that was trained. Repeat. [all]",
+            help="Floor to measure: shuffled_model, random_encoder or random_decoder, with "
+            "=RUN for one that was trained. Repeatable. [all]",
         ),
     ] = None,
     floors: Annotated[
-        bool, typer.Option("--floors/--no-floors", help="Measure SAEs that learned nothing too.")
+        bool,
+        typer.Option(
+            "--floors/--no-floors", help="Also measure SAEs that learned nothing, or not."
+        ),
     ] = True,
     examples: Examples = None,
     as_json: Json = False,
@@ -102,7 +114,7 @@ def run_(
     study: StudyOptions,
     sae: SAEOptions,
 ) -> None:
-    """Measure how often latents fire on new text like their examples. Run it again to go on.
+    """Have texts written like a latent's examples, and count on how many of them it fires.
 
     Exit codes: 0 done, 3 some latents without a usable text, 4 a limit reached.
 
@@ -139,7 +151,7 @@ def run_(
     )
     if study.out is None:  # next to the SAE, where the table of latents looks for columns
         table_files.write(found.columns(), place / "analysis" / "sensitivity")
-    details = found.result.details
+    details, notes = found.result.details, [*opened.notes, *found.result.provenance["notes"]]
     without = sum(status != "ok" for status in found.latents.columns["status"])
     written = ", ".join(f"{n} {kind}" for kind, n in details["texts"].items() if n)
     lines = [
@@ -148,13 +160,13 @@ def run_(
         f"latents  {details['latents']}, {without} without a usable text",
         f"texts    {written or 'none'}",
         *([f"examples {_defects(given.defects)}"] if given else []),
-        *note_lines(opened.notes),
+        *note_lines(notes),
         f"table    {found.folder / 'feature_stats.csv'}",
     ]
     if details["stopped"]:
         lines.append(f"stopped  {details['reason']}. Run the same command again to go on.")
     record = {name: score.value for name, score in found.result.scores.items()}
-    record |= {"folder": str(found.folder), "stopped": details["stopped"], "notes": opened.notes}
+    record |= {"folder": str(found.folder), "stopped": details["stopped"], "notes": notes}
     emit(record, as_json=as_json, lines=lines)
     if details["stopped"]:
         raise typer.Exit(BUDGET if details["stopped"] == "budget" else 1)
@@ -187,18 +199,24 @@ def report(
 @app.command("compare")
 @takes(SAEOptions)
 def compare_(
-    a: Annotated[Path, typer.Argument(metavar="A", help="An SAE with a run in A/sensitivity.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same language model.")],
+    a: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="Folder of an SAE that saekit sensitivity run measured."),
+    ],
+    b: Annotated[
+        Path,
+        typer.Argument(metavar="B", help="Folder of another such SAE, of the same language model."),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the result. [A/sensitivity/compare/B]")
+        Path | None, typer.Option(help="Folder to write to. [A/sensitivity/compare/B]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws for intervals.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling for intervals.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Json = False,
     *,
     sae: SAEOptions,
 ) -> None:
-    """Compare two SAEs on the same texts: those that were written for the latents of either.
+    """Compare two SAEs on the texts that were written for the latents of both.
 
     Example: saekit sensitivity compare demo other
     """
@@ -220,8 +238,14 @@ def compare_(
 
 @app.command("figures")
 def figures(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Runs' folders.")],
-    out: Annotated[Path | None, typer.Option(help="Folder. [the first run's, figures]")] = None,
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Folders that saekit sensitivity run wrote."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write the figures to. [figures in the first folder]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw what one or several runs found, each figure with its numbers as CSV.
@@ -239,9 +263,10 @@ def figures(
 @app.command("audit")
 def audit(
     folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option(help="The page. [FOLDER/audit.html]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the page. [FOLDER/audit.html]")] = None,
     latent: Annotated[
-        list[int] | None, typer.Option("--latent", help="Only these latents. Repeat. [all]")
+        list[int] | None,
+        typer.Option("--latent", help="Number of a latent to show. Repeatable. [all]"),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -60,8 +60,8 @@ class Sensitivity(Config):
     """What a run of the study measures.
 
     Args:
-        n_latents: latents, drawn from those that are on often enough.
-        tokens: tokens of the corpus that examples are looked for in.
+        n_latents: number of latents to draw, from those that are on often enough.
+        tokens: tokens of the text in which examples are looked for.
         texts: usable new texts wanted of each latent.
         rounds: how often a latent is asked for again while texts are lacking.
         check: original sensitivity from which a latent is in the mean.
@@ -95,6 +95,10 @@ class Collected(NamedTuple):
     n_tokens: int
     l0: float  # latents on at a token, on average
     left_out: dict[int, str]  # latents that were drawn and not measured: why
+
+    def notes_on(self, tokens: int) -> list[str]:
+        """Return a note where the text has fewer tokens than were asked for."""
+        return provenance.shortfall(tokens, self.n_tokens, "text", "tokens that count")
 
 
 @dataclass(frozen=True)
@@ -419,7 +423,7 @@ def collect(  # noqa: PLR0913 - what a pass over a corpus needs
         acts = harvest.select(rows, harvest.read(rows))
         collector.add(rows, acts.row, acts.pos, sae.encode(acts.x.float()))
         anywhere.add(rows, lm.tokenizer.special_ids)
-        bar.add(len(acts.row))
+        bar.reach(collector.n_tokens)
         if collector.n_tokens >= cfg.tokens:
             break
     bar.close()
@@ -504,7 +508,7 @@ def _published_way(  # noqa: PLR0913 - what a pass over a corpus needs
         docs.append(rows.doc_ids)
         anywhere.add(rows, lm.tokenizer.special_ids)
         n_kept += len(acts.row)
-        bar.add(len(acts.row))
+        bar.reach(n_kept)
         if n_kept >= cfg.tokens:
             break
     bar.close()
@@ -721,7 +725,7 @@ def _finish(  # noqa: PLR0913 - all that a run gave
         config=dict(settings),
         scores=scores,
         details=details,
-        provenance=provenance.collect(cfg.seed),
+        provenance=provenance.collect(cfg.seed) | {"notes": collected.notes_on(cfg.tokens)},
     )
     write_json(
         folder / TEXTS, {str(latent): [t._asdict() for t in some] for latent, some in texts.items()}

@@ -8,19 +8,22 @@ import typer
 from saekit.terminal.output import emit
 
 app = typer.Typer(
-    help="Which latents share one thing: letters, and who took them over.", no_args_is_help=True
+    help="Which latents stand for a first letter, and which words other latents took over.",
+    no_args_is_help=True,
 )
 
 
 @app.command("letters")
 def letters(
     run: Annotated[
-        Path, typer.Argument(help="Folder of an SAE that `saekit eval --eval absorption` measured.")
+        Path, typer.Argument(help="Folder of an SAE that saekit eval --eval absorption measured.")
     ],
-    letter: Annotated[str | None, typer.Option(help="One letter, with its words. [all]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
+    letter: Annotated[
+        str | None, typer.Option(help="Letter to show, with its words. [all letters]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Show the latents for each letter, and the words that other latents took over.
+    """Show the latents for each first letter, and the words that other latents took over.
 
     Example: saekit structure letters runs/mine --letter s
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from saekit.training.fit import Fit
 
 app = typer.Typer(
-    help="Synthetic models whose features are known: make, train on, evaluate, calibrate.",
+    help="Synthetic data whose features are known: make it, train on it, measure SAEs on it.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -27,12 +27,11 @@ MAKES = {"make": "truths", "train": "runs"}
 NEEDS = dict.fromkeys(("eval", "calibrate"), ("scipy", "truth"))
 
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any other setting, as noise=0.1 or sae.aux_k=64. Repeatable."),
+    list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeatable.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Seed = Annotated[int, typer.Option(help="Decides everything drawn.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
 
 SHOWN = {
     "mcc": "MCC with true features",
@@ -58,15 +57,19 @@ SHOWN = {
 
 @app.command("make", cls=lists("saekit.studies.truth.model.base:TruthConfig"))
 def make(
-    preset: Annotated[str | None, typer.Option(help="A named configuration.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A JSON or YAML file to start from.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Named truth to start from (see: saekit list truths).")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON or YAML file with the settings to start from.")
+    ] = None,
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to make. [truths/FEATURESxWIDTH]")
+        Path | None, typer.Option(help="Folder to write the truth to. [truths/FEATURESxWIDTH]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a synthetic model and write it.
+    """Make a synthetic model with known features, called a truth.
 
     Example: saekit truth make --set n_features=256 --set d_model=128 --set firing.name=constant
     --set firing.rate=0.03 --out truths/small
@@ -97,24 +100,33 @@ def make(
     cls=goes_on(lists("saekit.training.fit:Fit"), resume=("truth", "device", "quiet", "as_json")),
 )
 def train(
-    truth: Annotated[Path, typer.Option(help="Folder of a truth (see: saekit truth make).")],
-    arch: Annotated[str, typer.Option(help="Architecture (see: saekit list saes).")] = "topk",
-    d_sae: Annotated[int | None, typer.Option(help="Latents. [one for each feature]")] = None,
-    k: Annotated[
-        float | None, typer.Option(help="Latents kept per token. [features on per sample]")
+    truth: Annotated[Path, typer.Option(help="Folder that saekit truth make wrote.")],
+    arch: Annotated[
+        str, typer.Option(help="Architecture of the SAE (see: saekit list saes).")
+    ] = "topk",
+    d_sae: Annotated[
+        int | None, typer.Option(help="Number of latents. [one for each feature]")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Samples to train on.")] = 1_000_000,
+    k: Annotated[
+        float | None, typer.Option(help="Latents kept per sample. [as many as features are on]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Number of samples to train on.")] = 1_000_000,
     seed: Seed = 0,
     settings: Settings = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with the run in this folder, as it was begun."),
+        typer.Option(
+            metavar="RUN",
+            help="Continue the run in this folder, with the settings it was begun with.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to make. [runs/truth-NAME-ARCH-WIDTH-seedSEED-DIGEST]"),
+        typer.Option(
+            help="Folder to write the run to. [runs/truth-NAME-ARCH-WIDTH-seedSEED-DIGEST]"
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -157,23 +169,27 @@ def train(
 
 @app.command("eval", cls=lists("saekit.studies.truth.evals.ground_truth:GroundTruth"))
 def evaluate(
-    truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
-    sae: Annotated[Path, typer.Option(help="A run's folder, or a folder with an SAE.")],
+    truth: Annotated[Path, typer.Option(help="Folder that saekit truth make wrote.")],
+    sae: Annotated[Path, typer.Option(help="Folder of a run or an SAE.")],
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Result file. [SAE/eval/ground_truth.json]")
+        Path | None, typer.Option(help="File for the result. [SAE/eval/ground_truth.json]")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Also write the cosines of latents and features.")
+        Path | None,
+        typer.Option(help="Also write the cosines of latents with features to this CSV."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Also draw them (.svg, .pdf, .png), with a CSV beside.")
+        Path | None,
+        typer.Option(
+            help="Also draw these cosines into this .svg, .pdf or .png, with a CSV next to it."
+        ),
     ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what an SAE found of the features of a truth.
+    """Measure which of a truth's features an SAE found.
 
     Example: saekit truth eval --truth truths/small --sae runs/small --figure similarity.svg
     """
@@ -222,28 +238,40 @@ def evaluate(
 
 @app.command("calibrate", cls=lists("saekit.training.fit:Fit"))
 def calibrate(
-    truth: Annotated[list[Path], typer.Option(help="Folder of a truth. Repeat for several.")],
+    truth: Annotated[
+        list[Path], typer.Option(help="Folder that saekit truth make wrote. Repeatable.")
+    ],
     arch: Annotated[
-        list[str] | None, typer.Option(help="Architecture. Repeatable. [topk, batch_topk, relu]")
+        list[str] | None,
+        typer.Option(
+            help="Architecture to train (see: saekit list saes). Repeatable. [topk, "
+            "batch_topk, relu]"
+        ),
     ] = None,
     k: Annotated[
         list[float] | None,
-        typer.Option(help="Latents per token. Repeatable. [1/2, 1 and 2 times features on]"),
+        typer.Option(
+            help="Latents kept per sample. Repeatable. [half, 1 and 2 times as many as "
+            "features are on]"
+        ),
     ] = None,
     l1: Annotated[
         list[float] | None,
-        typer.Option(help="l1_coefficient, where there is no k. Repeatable. [1, 2 and 4]"),
+        typer.Option(help="l1_coefficient, for architectures without k. Repeatable. [1, 2 and 4]"),
     ] = None,
-    d_sae: Annotated[int | None, typer.Option(help="Latents. [one for each feature]")] = None,
-    tokens: Annotated[int, typer.Option(help="Samples to train each SAE on.")] = 500_000,
-    eval_tokens: Annotated[int, typer.Option(help="Samples to measure each on.")] = 2**14,
+    d_sae: Annotated[
+        int | None, typer.Option(help="Number of latents. [one for each feature]")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Number of samples to train each SAE on.")] = 500_000,
+    eval_tokens: Annotated[int, typer.Option(help="Number of samples to measure each SAE on.")] = 2
+    ** 14,
     seed: Seed = 0,
     settings: Settings = None,
-    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("runs/calibration"),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/calibration"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Ask which scores that need no truth rank SAEs as recovery of the truth does.
+    """Test which scores rank SAEs correctly without knowing the features.
 
     Trains every architecture at every sparsity twice, from two seeds, on each truth, and
     writes calibration.json, saes.csv, ranks.csv, and validity.json: the ranks with the settings
@@ -301,9 +329,9 @@ def calibrate(
 
 @app.command("push")
 def push(
-    truth: Annotated[Path, typer.Option(help="Folder of the truth.")],
-    repo: Annotated[str, typer.Option(help="Repository on the hub, owner/name.")],
-    public: Annotated[bool, typer.Option("--public", help="Let others see it.")] = False,
+    truth: Annotated[Path, typer.Option(help="Folder that saekit truth make wrote.")],
+    repo: Annotated[str, typer.Option(help="Repository on the Hugging Face hub, as OWNER/NAME.")],
+    public: Annotated[bool, typer.Option("--public", help="Make it public. [private]")] = False,
     as_json: Json = False,
 ) -> None:
     """Upload a truth to the Hugging Face hub in the published layout.

@@ -38,7 +38,7 @@ class KMeans(Method):
     Args:
         rows: activations that clusters are looked for in, drawn from all tokens; null: 64 a
             latent, at most 131,072.
-        rounds: the most; it ends earlier where no activation changes its cluster.
+        rounds: most rounds; it ends earlier if no activation changes its cluster.
 
     Source:
         Dhillon & Modha 2001 (spherical k-means), Machine Learning 42.

@@ -34,7 +34,7 @@ class KSVD(Method):
     Args:
         rows: activations that it is fitted to, drawn from all tokens; null: 32 a latent, at most
             65,536.
-        rounds: turns.
+        rounds: number of rounds.
 
     Source:
         Aharon et al. 2006, IEEE Trans. Signal Processing 54; Rubinstein et al. 2008, CS Technion

@@ -127,7 +127,7 @@ class Disentanglement(SharedEval):
     """
 
     name: ClassVar[str] = "disentanglement"
-    version: ClassVar[int] = 2  # intervals
+    version: ClassVar[int] = 3  # intervals: pairs share things
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("disentanglement", "pca_disentanglement", "reach")
@@ -263,6 +263,7 @@ class Disentanglement(SharedEval):
                         else scored(
                             found, n, unit=UNIT, label=label, span=(0.0, 1.0), trials=trials[what],
                             better="higher" if (kind, what) == ("", "score") else "neither",
+                            freedom=_freedom(n),
                         )
                     )  # fmt: skip
             details[name] = self._said(world, name) | {
@@ -302,7 +303,7 @@ class Disentanglement(SharedEval):
                 scored(
                     torch.stack(each).mean(0), n, unit=UNIT, label=label, span=(0.0, 1.0),
                     trials=pairs * len(each), better="neither" if kind else "higher",
-                    reason=f"over {len(each)} attributes",
+                    reason=f"over {len(each)} attributes", freedom=_freedom(n),
                 )
                 if each
                 else resampling.undefined(why, 0, unit=UNIT, label=label)
@@ -440,6 +441,15 @@ def _too_few(world: _World, name: str) -> str:
             "the model knows no other attribute of the test part, so there is none to leave alone"
         )
     return ""
+
+
+def _freedom(n: int) -> float:
+    """Return the degrees of freedom of a spread over pairs of n things.
+
+    Bases are drawn anew, but each thing is a source as well, and pairs that share one are alike. Of
+    n things at most n / 2 pairs share none.
+    """
+    return n / 2 - 1
 
 
 def _over(

@@ -19,14 +19,13 @@ from saekit.data.labelled.base import Source
 from saekit.evals.base import SharedEval, Subject, Tools, registry
 from saekit.studies.causal import dictionaries, edits, reading, resampling
 from saekit.studies.causal.edits import Change, Placed
-from saekit.studies.causal.sources import Texts, texts_of
+from saekit.studies.causal.sources import PARTS, Texts, source_name, texts_of
 from saekit.studies.faithful.coding import coded, model_of
 from saekit.studies.faithful.probing.features import padded
 from saekit.studies.faithful.sequences import Padded, shape_for
 
 UNIT = "nats/token"
 NO_FLOOR = "no multiple of random latents stays within the bound on validation"
-PARTS = ("train", "validation", "test")
 
 
 class _Rows(NamedTuple):
@@ -67,12 +66,16 @@ class Unlearning(SharedEval):
 
     Wherever such a latent is on it is set to a negative multiple of its own mean activation, with
     the error of the SAE kept. `forget_rise` is how much the loss on held-out texts to forget rises,
-    `retain_rise` that on held-out texts to retain. Latents are chosen on a train part: those on at
-    no more than a share of retain tokens, the most frequent in forget texts first. The share, the
-    number of latents and the multiple are chosen on a validation part: the largest rise on forget
-    texts among the settings whose rise on retain texts stays within `most_harm`. Scores are of a
-    test part, and `unlearning` is the difference of the two rises there. It is undefined where no
+    `retain_rise` that on held-out texts to retain. Latents are chosen on train text: those on at no
+    more than a share of retain tokens, the most frequent in forget texts first. The share, the
+    number of latents and the multiple are chosen on validation text: the largest rise on forget
+    texts among the settings whose rise on retain texts stays within `most_harm`. Scores are of test
+    text, and `unlearning` is the difference of the two rises there. It is undefined where no
     setting stays within the bound.
+
+    Labelled texts have no validation part: settings are chosen on train texts on which no latent
+    was chosen. With split="validation" halves of the validation text of a corpus take the places of
+    validation and test.
 
     The floor is as many random latents of like frequency, whose multiple is chosen in the same way
     (`random_...`). `reach` is how far switching off every latent moves predictions on forget texts
@@ -109,7 +112,7 @@ class Unlearning(SharedEval):
     """
 
     name: ClassVar[str] = "unlearning"
-    version: ClassVar[int] = 2  # intervals
+    version: ClassVar[int] = 3  # settings chosen on validation text
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = ("unlearning", "random_unlearning", "retain_rise")
@@ -159,7 +162,7 @@ class Unlearning(SharedEval):
         shape = shape_for(lm, tools, self.n_ctx)
         trained = [(s.name, s.trained.get("corpus")) for s in subjects]
         texts = [
-            texts_of(words, self.source, self.n_train, self.n_test, trained)
+            texts_of(words, self.source, (self.n_train, self.n_test), trained, tools.split)
             for words in (self.forget, self.retain)
         ]
         rows = _Rows(*({p: padded(getattr(t, p), lm, shape) for p in PARTS} for t in texts))
@@ -178,7 +181,7 @@ class Unlearning(SharedEval):
             )
             notes = list(
                 dict.fromkeys(
-                    f"{word.partition('/')[0]}: {note}"
+                    f"{source_name(word)}: {note}"
                     for t in texts
                     for word, made in t.provenance.items()
                     for note in made.get("notes", [])

@@ -117,14 +117,17 @@ class CrossData(Eval):
             streams[label_of(word)] = tools._replace(rows=stream.rows)
             said[label_of(word)] = {"corpus": corpus.to_dict()}
         scores: dict[str, Score] = {}
+        notes: list[str] = []
         for name, own in streams.items():
             found = self.core.run(subject, own)
             said[name] |= _said(found)
+            notes += [f"{name}: {note}" for note in found.provenance["notes"]]
             scores |= _named(name, found, {metric: metric for metric in OURS})
             if self.published:
                 every = subject._replace(rule=_every_token(subject), write_rule=None)
                 scores |= _named(name, self.core.run(every, own), PUBLISHED)
-        return self.result(scores, {"texts": said}, made_from(subject, tools.seed, began))
+        made = made_from(subject, tools.seed, began) | {"notes": notes}
+        return self.result(scores, {"texts": said}, made)
 
 
 def label_of(word: str) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import override
 
-from saekit.core import machine
+from saekit.core import machine, provenance
 from saekit.core.config import setting
 from saekit.core.errors import ConfigError, DataError, ResourceError
 from saekit.core.files import digest
@@ -139,14 +139,17 @@ class FakeFeatures(SharedEval):
     def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
         began = time.monotonic()
         n_ctx = held_out(tools, 1).tokens.shape[1]
-        text = held_out(tools, 3 * self.defined(n_ctx).n_seqs, self.batch_rows)
+        n_rows = 3 * self.defined(n_ctx).n_seqs
+        text = held_out(tools, n_rows, self.batch_rows)
+        notes = provenance.shortfall(n_rows, len(text.tokens), f"{tools.split} text", "rows")
         found, said = self._measured(subjects, text, tools)
         results = []
         n = len(subjects)
         for subject, own, floor in zip(subjects, found[:n], found[n:], strict=True):
             scores, details, table = self._scored(own, floor, said, tools.seed)
             tools.keep(subject, self.name, table)
-            results.append(self.result(scores, details, made_from(subject, tools.seed, began)))
+            made = made_from(subject, tools.seed, began) | {"notes": notes}
+            results.append(self.result(scores, details, made))
         return results
 
     def _measured(
@@ -181,7 +184,7 @@ class FakeFeatures(SharedEval):
         )  # fmt: skip
         size.say(shown=tools.shown)
         every = [calibration.text, held.text, *drawn.values()]
-        bar = Progress(self.name, sum(p.tokens.numel() for p in every), shown=tools.shown)
+        bar = Progress(self.name, sum(int(p.real.sum()) for p in every), shown=tools.shown)
         few = calibration.text.rows(slice(0, FEW_ROWS))
         floors = untrained(subjects, few, size.rows, tools.seed)
         both = [*subjects, *floors]

@@ -180,7 +180,11 @@ class SeedStability(JointEval):
             "weights": weights,
             "model": subjects[0].lm.provenance() if subjects[0].lm else None,
             "write": str(subjects[0].write),
-            "notes": [*_of_one(weights), *self._notes(found, [s.trained for s in subjects])],
+            "notes": [
+                *provenance.shortfall(self.n_tokens, read.n_read, f"{tools.split} text"),
+                *_of_one(weights),
+                *self._notes(found, [s.trained for s in subjects]),
+            ],
             "seconds": round(time.monotonic() - began, 3),
         }
         shares = {pair: m.share(self.threshold) for pair, m in matches.items()}
@@ -228,7 +232,7 @@ class SeedStability(JointEval):
                 kept_acts.append({site: acts[site].cpu() for site in sites})
             n_read += tokens.numel()
             n_tokens += n
-            bar.add(tokens.numel())
+            bar.reach(n_read)
         bar.close()
         if not n_tokens:
             raise DataError(

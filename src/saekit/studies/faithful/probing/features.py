@@ -108,7 +108,7 @@ def features_of(
         text: rows of tokens.
         pooling: how tokens become one vector.
         batch_rows: rows of a pass.
-        bar: counts tokens.
+        bar: counts tokens, without padding.
 
     Raises:
         DataError: activations, weights or predictions are not finite.
@@ -128,7 +128,7 @@ def features_of(
             one = _pooled(subject, sae, acts, (tokens, real), pooling)
             for name, values in one._asdict().items():
                 kept_of[name].append(values.cpu())
-        bar.add(tokens.numel())
+        bar.add(int(real.sum()))
     back = order.argsort()
     return [Features(**{n: torch.cat(parts)[back] for n, parts in f.items()}) for f in found]
 

@@ -88,6 +88,7 @@ def measure_by_layer(subjects: Sequence[Subject], core: Core, tools: Tools) -> R
         "subject": subjects[0].name,
         "sae": subjects[0].sae.cfg.to_dict(),
         "model": lm.provenance() if lm else None,
+        "notes": core.notes_on(text, tools.split),
         "seconds": round(time.monotonic() - began, 3),
     }
     return Result(

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 app = typer.Typer(
-    help="How many input tokens a latent depends on: influence, entropy, runs, events.",
+    help="How many input tokens a latent depends on, and how far back it looks.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

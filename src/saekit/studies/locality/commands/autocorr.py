@@ -30,7 +30,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
@@ -60,33 +60,55 @@ def autocorr(
         typer.Option(
             "--tokens",
             "--documents",
-            help="Read whole documents, so many tokens; 0: use the index.",
+            help="Tokens of whole documents to read; 0 takes the index instead.",
         ),
     ] = 200_000,
     corpus: Corpus = None,
     split: Split = "train",
-    window: Annotated[int, typer.Option(help="Tokens of a pass over documents.")] = 1024,
-    overlap: Annotated[int, typer.Option(help="Tokens of context a window repeats.")] = 256,
-    lags: Annotated[int, typer.Option(help="Largest lag, tokens.")] = 64,
-    threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
+    window: Annotated[int, typer.Option(help="Tokens in a pass over documents.")] = 1024,
+    overlap: Annotated[
+        int, typer.Option(help="Tokens by which passes over a document overlap.")
+    ] = 256,
+    lags: Annotated[int, typer.Option(help="Largest lag, in tokens.")] = 64,
+    threshold: Annotated[
+        float, typer.Option(help="A latent is on above this activation, in act units.")
+    ] = 0.0,
     latents: Latents = None,
-    n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 200,
-    min_density: Annotated[float, typer.Option(help="Least share of tokens.")] = 1e-5,
-    max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
+    n_latents: Annotated[
+        int, typer.Option(help="Number of latents to draw if none are named.")
+    ] = 200,
+    min_density: Annotated[
+        float,
+        typer.Option(help="Draw only latents that are on at no smaller share of tokens than this."),
+    ] = 1e-5,
+    max_density: Annotated[
+        float,
+        typer.Option(help="Draw only latents that are on at no larger share of tokens than this."),
+    ] = 0.1,
     top: Annotated[
-        int, typer.Option(help="Peaks per latent, one a document; drawn latents have as many.")
+        int,
+        typer.Option(
+            help="Peaks for each latent, one per document; only latents with that many are drawn."
+        ),
     ] = 20,
     targets: Annotated[
-        int, typer.Option(help="Active positions per latent whose H_pos is taken; 0 for none.")
+        int,
+        typer.Option(
+            help="Positions for each latent, where it is on, at which to compute H_pos; 0 is none."
+        ),
     ] = 32,
-    n_ctx: Annotated[int, typer.Option(help="Tokens of a window, of H_pos.")] = 256,
+    n_ctx: Annotated[int, typer.Option(help="Tokens in the windows for H_pos.")] = 256,
     neuronpedia: Annotated[
-        Path | None, typer.Option(help="Folder MODEL/SAE of a cache: words, recall, texts.")
+        Path | None,
+        typer.Option(
+            help="Folder MODEL/SAE of a cache of saekit locality neuronpedia, for "
+            "explanations, recall and texts."
+        ),
     ] = None,
     sae_id: Annotated[
-        str | None, typer.Option(help="What the SAE is called. [its folder's name]")
+        str | None, typer.Option(help="Name of the SAE in the files. [its folder's name]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
     resume: Resume = False,
     memory: Memory = None,
     tables: Format = "csv",
@@ -97,7 +119,7 @@ def autocorr(
     *,
     sae: HintOptions,
 ) -> None:
-    """Measure how long latents stay on along documents, and their corner cases.
+    """Measure how long latents stay on along a document.
 
     Example: saekit locality autocorr demo --tokens 60000 --window 256 --overlap 64
     --n-latents 40 --targets 8 --n-ctx 128
@@ -178,6 +200,7 @@ def autocorr(
         "failed": failed,
         "corners": {k: len(v) for k, v in corner.items()},
         "figures": [str(p) for p in made],
+        "notes": store.meta.get("notes", []),
     }
     bos = BOS_DOMINATED if request.latents is None and explained else None
     filters = request.filters | {"frac_bos": bos}  # largest share of Neuronpedia's peaks at BOS
@@ -222,6 +245,7 @@ def _end(record: dict[str, Any], as_json: bool) -> None:
         f"autocorr {record['autocorr']}: {record['tokens']:,} tokens, {record['latents']} latents",
         *([f"corners  {record['corners']}"] if record["corners"] else []),
         *(f"figure   {path}" for path in record["figures"]),
+        *note_lines(record["notes"]),
     ]
     emit(record, as_json=as_json, lines=lines)
     if record["failed"]:

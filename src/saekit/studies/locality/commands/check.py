@@ -32,7 +32,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
@@ -49,14 +49,24 @@ def check(
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
-    windows: Annotated[int, typer.Option(help="Windows of text; 8 for intervals.")] = 8,
+    windows: Annotated[int, typer.Option(help="Windows of text; intervals need 8.")] = 8,
     n_ctx: NCtx = 32,
-    latents: Annotated[int, typer.Option(help="Strongest latents of each window.")] = 6,
+    latents: Annotated[
+        int, typer.Option(help="Number of latents to take in each window, the strongest.")
+    ] = 6,
     method: Annotated[
-        list[str] | None, typer.Option(help="Way to compare with the loop. Repeat. [all]")
+        list[str] | None,
+        typer.Option(
+            help="Method to compare with the loop. Repeatable. [vjp, jacobian, occlusion, "
+            "integrated_gradients]"
+        ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference of exact ways, share of a profile's peak.")
+        float,
+        typer.Option(
+            help="Largest difference that exact methods may have, as a share of a "
+            "profile's largest influence."
+        ),
     ] = 1e-4,
     threshold: Threshold = None,
     seed: Seed = 0,
@@ -64,14 +74,15 @@ def check(
     memory: Memory = None,
     device: Device = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for methods.csv and result.json. [none]")
+        Path | None,
+        typer.Option(help="Folder to write methods.csv and result.json to. [they are not written]"),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     *,
     sae: WindowOptions,
 ) -> None:
-    """Compare the ways of taking influence on an SAE's latents; 3 where exact ones disagree.
+    """Compare the methods that compute influence; exit code 3 if the exact ones disagree.
 
     Example: saekit locality check demo --corpus stdlib --windows 2
     """
@@ -106,9 +117,12 @@ def check(
         "encodes": encodes,
         "disagree": done.disagree,
         "tolerance": config.tolerance,
+        "notes": done.result.provenance["notes"],
         "out": None if out is None else str(out),
     }
-    emit(record, as_json=as_json, lines=[*_table(rows), *map(_encode_line, encodes.items())])
+    notes = note_lines(done.result.provenance["notes"])
+    lines = [*_table(rows), *map(_encode_line, encodes.items()), *notes]
+    emit(record, as_json=as_json, lines=lines)
     if done.disagree:
         raise typer.Exit(3)
 

@@ -38,6 +38,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
+from saekit.terminal.output import note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
 
@@ -60,18 +61,22 @@ def context(
     sae_root: Root = None,
     layers: Layers = None,
     prompt: Annotated[
-        Path | None, typer.Option(help="A text file: the same text for every model.")
+        Path | None, typer.Option(help="File with the text to read, the same for every model.")
     ] = None,
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
-    windows: Annotated[int, typer.Option(help="Windows, where there is no --prompt.")] = 1,
-    least: Annotated[int, typer.Option(help="Shortest context, tokens.")] = 8,
+    windows: Annotated[int, typer.Option(help="Windows of text, without --prompt.")] = 1,
+    least: Annotated[int, typer.Option(help="Shortest context, in tokens.")] = 8,
     n_ctx: Annotated[
         int | None,
-        typer.Option("--n-ctx", "--most", help="Longest context, tokens. [2048, or the preset's]"),
+        typer.Option(
+            "--n-ctx", "--most", help="Longest context, in tokens. [2048, or the preset's]"
+        ),
     ] = None,
-    step: Annotated[int | None, typer.Option(help="Between lengths. [128]")] = None,
+    step: Annotated[
+        int | None, typer.Option(help="Tokens from one length to the next. [128, or the preset's]")
+    ] = None,
     threshold: Threshold = None,
     token_vector: Vector = "hutchinson",
     legacy_encode: Legacy = False,
@@ -79,7 +84,7 @@ def context(
     settings: Settings = None,
     memory: Memory = None,
     device: Device = "auto",
-    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw figures, or not.")] = True,
     resume: Resume = False,
     tables: Format = "csv",
     out: Out = Path("runs/locality-context"),
@@ -88,7 +93,7 @@ def context(
     *,
     sae: WindowOptions,
 ) -> None:
-    """Measure entropy against context length: one last token, more and more before it.
+    """Measure on how many tokens latents depend as the text before one token grows.
 
     SAEs of several sites are measured on the same text, each in a folder below --out. Several
     models: once for each, with the same --prompt.
@@ -125,10 +130,12 @@ def context(
         for home in runs:
             keep_prompt(prompt, home, config.trim)
     drawn = [path for home in runs for path in (_drawn_context(home) if figures else [])]
-    _end(out, runs, drawn, as_json)
+    _end(out, runs, drawn, source.get("notes", []), as_json)
 
 
-def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: bool) -> None:
+def _end(
+    out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], notes: list[str], as_json: bool
+) -> None:
     """Print the scores; leave with 3 where a length or a site failed."""
     wanted, many = ("/entropy_bits_pooled", "/token_vector_entropy_bits"), len(runs) > 1
     lines, scores = [], {}
@@ -143,6 +150,7 @@ def _end(out: Path, runs: "dict[Path, FinishedRun]", drawn: list[str], as_json: 
         ]
         scores |= {prefix + k: s for k, s in done.result.scores.items()}
     failures = [failure for done in runs.values() for failure in done.failures]
+    lines += note_lines(notes)
     results = [home / "result.json" for home in runs]
     end(out, lines, (scores, results), failures, drawn, as_json=as_json)
 
@@ -206,6 +214,7 @@ def _windows_of(
         "filter": rule.to_dict(),
         "start": drawn.start.tolist(),
         "sample": None if drawn.sample is None else drawn.sample.record(),
+        "notes": drawing.notes_on(drawn, text.windows),
     }
     return drawn.tokens, source
 

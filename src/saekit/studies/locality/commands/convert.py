@@ -11,12 +11,12 @@ from saekit.terminal.output import emit
 
 @app.command()
 def convert(
-    path: Annotated[Path, typer.Argument(help="A published file, or a folder of them.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    quiet: Annotated[bool, typer.Option("--quiet", help="No list of what was left.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    path: Annotated[Path, typer.Argument(help="Published file, or a folder of such files.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not list what was left out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """Read published locality data without running its pickles; write CSV, npz and JSON.
+    """Convert published locality data to CSV, npz and JSON, without running its pickles.
 
     Example: saekit locality convert sae-locality-data/pythia-70m --out converted
     """

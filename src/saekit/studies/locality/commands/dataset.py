@@ -103,37 +103,53 @@ def dataset(
     presets: Annotated[
         str,
         typer.Option(
-            help="Names, as gpt2-small,mine=FOLDER: those of `locality presets` "
-            "below --sae-root, or folders of SAEs."
+            help="Models to make it for, as gpt2-small,mine=FOLDER: presets whose files "
+            "are below --sae-root, or folders of SAEs with a name."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder: data/ is the data set, work/ the runs.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder to write to: the data set to data/, the runs to work/.")
+    ],
     data: Annotated[
-        str, typer.Option(help="wikitext, gsm8k=FILE.jsonl, code, or NAME=CORPUS; by commas.")
+        str,
+        typer.Option(
+            help="Texts, separated by commas: wikitext, gsm8k=FILE.jsonl, code, or NAME=CORPUS."
+        ),
     ] = "wikitext,code",
     sae_root: Annotated[
-        Path | None, typer.Option(help="Folder with a folder PRESET of each release's files.")
+        Path | None,
+        typer.Option(
+            help="Folder that has a folder with the files of each preset, named after it."
+        ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="PRESET=MODEL, by name or folder. Repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Language model of a preset, as PRESET=MODEL, by name or folder. Repeatable."
+        ),
     ] = None,
-    parts: Annotated[str, typer.Option(help="Which results, by commas.")] = ",".join(PARTS),
+    parts: Annotated[str, typer.Option(help="Results to make, separated by commas.")] = ",".join(
+        PARTS
+    ),
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            help="Layers of events, geometry, autocorr and levels, as 12,18. Repeat. "
+            help="Layers for events, geometry, autocorr and levels, as 12,18. Repeatable. "
             "[the middle one]"
         ),
     ] = None,
-    windows: Annotated[int, typer.Option(help="Windows of text, of depth.")] = 50,
+    windows: Annotated[int, typer.Option(help="Windows of text for depth.")] = 50,
     n_ctx: NCtx = 64,
     context: Annotated[
-        int, typer.Option(help="Longest context of the sweep. 0: the preset's, or 2048.")
+        int, typer.Option(help="Longest context, in tokens; 0 is the preset's, or 2048.")
     ] = 0,
-    step: Annotated[int, typer.Option(help="Between lengths. 0: the preset's, or 128.")] = 0,
-    tokens: Annotated[int, typer.Option(help="Tokens of text that events are from.")] = 200_000,
-    n_latents: Annotated[int, typer.Option(help="Latents drawn for events.")] = 50,
-    top: Annotated[int, typer.Option(help="Events per latent.")] = 16,
+    step: Annotated[
+        int,
+        typer.Option(help="Tokens from one context length to the next; 0 is the preset's, or 128."),
+    ] = 0,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to take events from.")] = 200_000,
+    n_latents: Annotated[int, typer.Option(help="Number of latents to draw for events.")] = 50,
+    top: Annotated[int, typer.Option(help="Most events for each latent.")] = 16,
     seed: Seed = 0,
     settings: Settings = None,
     memory: Memory = None,
@@ -144,7 +160,7 @@ def dataset(
 ) -> None:
     """Make the data set "SAE Locality Data" of some models and corpora: every run, and its release.
 
-    A unit that fails is named and does not stop the others; --resume makes those that are missing.
+    A run that fails is named and does not stop the others; --resume makes the missing ones.
 
     Example: saekit locality dataset --presets mine=demo --data news=packaged,code --out seed
     --windows 8 --context 136 --tokens 60000

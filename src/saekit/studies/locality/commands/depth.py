@@ -55,22 +55,30 @@ def depth(
     corpus: Text = None,
     dataset: Dataset = None,
     documents: Documents = 0,
-    windows: Annotated[int, typer.Option(help="Windows of text.")] = 50,
+    windows: Annotated[int, typer.Option(help="Number of windows of text.")] = 50,
     n_ctx: NCtx = 64,
     min_active: Annotated[
-        int, typer.Option(help="Refuse windows with fewer active latents at a site; 0: none.")
+        int,
+        typer.Option(
+            help="Refuse windows in which fewer latents than this are on at some site; 0 "
+            "refuses none."
+        ),
     ] = 0,
     threshold: Threshold = None,
     token_vector: Vector = "hutchinson",
     null: Annotated[
-        list[str] | None, typer.Option(help="Baseline: random, shuffled, weights. Repeat.")
+        list[str] | None,
+        typer.Option(
+            help="Baseline to measure too: random, shuffled or weights (docs/locality.md). "
+            "Repeatable. [none]"
+        ),
     ] = None,
     legacy_encode: Legacy = False,
     seed: Seed = 0,
     settings: Settings = None,
     memory: Memory = None,
     device: Device = "auto",
-    figures: Annotated[bool, typer.Option(help="Draw figures.")] = True,
+    figures: Annotated[bool, typer.Option(help="Draw figures, or not.")] = True,
     resume: Resume = False,
     tables: Format = "csv",
     out: Out = Path("runs/locality-depth"),
@@ -79,7 +87,7 @@ def depth(
     *,
     sae: WindowOptions,
 ) -> None:
-    """Measure entropy against depth: the same windows at every site the SAEs read.
+    """Measure on how many tokens latents depend at each layer, on the same windows of text.
 
     Example: saekit locality depth demo --corpus stdlib --windows 20 --out demo/locality
     """
@@ -130,20 +138,25 @@ def draw_depth(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of `saekit locality depth`, of the data set (published, "
-            "converted or released), or folders of such."
+            help="Folders that saekit locality depth wrote, folders of the data set "
+            "(published, converted or released), or folders above them."
         ),
     ],
-    kind: Annotated[str, typer.Option(help="Marks: violin or box.")] = "violin",
+    kind: Annotated[
+        str, typer.Option(help="How to draw a distribution: violin or box.")
+    ] = "violin",
     each: Annotated[
         bool,
         typer.Option(
             "--each",
-            help="A figure for each run, in the folder --out, named as the data set names them.",
+            help="Draw a figure for each run into the folder --out, named as in the data set.",
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option(help="The figure, .png, .svg or .pdf; a .csv goes beside.")
+        Path,
+        typer.Option(
+            help="File for the figure (.png, .svg or .pdf); its numbers go next to it as CSV."
+        ),
     ] = Path("entropy_vs_depth.png"),
     as_json: Json = False,
 ) -> None:

@@ -29,7 +29,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
-from saekit.terminal.output import emit
+from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
     from saekit.studies.locality.events.candidates import Feature
 
 Latents = Annotated[
-    str | None, typer.Option(help="Latents by number, as 3,17,200-210. [drawn from living ones]")
+    str | None,
+    typer.Option(help="Numbers of latents, as 3,17,200-210. [drawn from those that are not dead]"),
 ]
-Index = Annotated[Path | None, typer.Option(help="Folder of `saekit index`. [SAE/index]")]
+Index = Annotated[Path | None, typer.Option(help="Folder that saekit index wrote. [SAE/index]")]
 Corpus = Annotated[
-    str | None, typer.Option(help="Text to read in place of an index. [the SAE's run's]")
+    str | None,
+    typer.Option(help="Text to read in place of an index. [the one the SAE was trained on]"),
 ]
 PASS = (1024, 256)  # tokens of a pass over documents, and of its overlap with the one before
 
@@ -58,37 +60,61 @@ def events(
     corpus: Corpus = None,
     split: Split = "train",
     tokens: Annotated[
-        int, typer.Option(help="Read whole documents of --corpus, so many tokens; 0: an index.")
+        int,
+        typer.Option(
+            help="Tokens of whole documents to read from --corpus; 0 takes the index instead."
+        ),
     ] = 0,
     latents: Latents = None,
-    n_latents: Annotated[int, typer.Option(help="Latents drawn where none are named.")] = 50,
+    n_latents: Annotated[
+        int, typer.Option(help="Number of latents to draw if none are named.")
+    ] = 50,
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Latents from a file: YAML or JSON with `features` (feature_id, tier, "
-            "description), or candidate_features_l<L>.md."
+            help="Take latents from a file: YAML or JSON with `features` (feature_id, "
+            "tier, description), or candidate_features_l<L>.md."
         ),
     ] = None,
-    min_density: Annotated[float, typer.Option(help="Least share of tokens, drawn ones.")] = 1e-5,
-    max_density: Annotated[float, typer.Option(help="Most of it.")] = 0.1,
-    top: Annotated[int, typer.Option(help="Events per latent.")] = 16,
-    per: Annotated[str, typer.Option(help="One event per: document or row.")] = "document",
+    min_density: Annotated[
+        float,
+        typer.Option(help="Draw only latents that are on at no smaller share of tokens than this."),
+    ] = 1e-5,
+    max_density: Annotated[
+        float,
+        typer.Option(help="Draw only latents that are on at no larger share of tokens than this."),
+    ] = 0.1,
+    top: Annotated[int, typer.Option(help="Most events for each latent.")] = 16,
+    per: Annotated[
+        str, typer.Option(help="Take at most one event from each document, or from each row.")
+    ] = "document",
     n_ctx: Annotated[
-        list[int] | None, typer.Option(help="Tokens of a window. Repeat. [16 32 64 96 128]")
+        list[int] | None,
+        typer.Option(help="Tokens in a window of text. Repeatable. [16 32 64 96 128]"),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="An activation counts above this.")] = 0.0,
+    threshold: Annotated[
+        float, typer.Option(help="A latent is on above this activation, in act units.")
+    ] = 0.0,
     same_tokens: Annotated[
-        int, typer.Option(help="Events of a latent with this many equal last tokens are one.")
+        int,
+        typer.Option(help="Events of a latent whose last tokens, this many, are equal count once."),
     ] = 32,
     legacy_encode: Annotated[
-        bool, typer.Option("--legacy-encode", help="Encode as the published code did.")
+        bool,
+        typer.Option(
+            "--legacy-encode",
+            help="Encode as the published code does, mistakes included, to compare with "
+            "its numbers.",
+        ),
     ] = False,
     sae_id: Annotated[
         str | None,
-        typer.Option(help="What the SAE is called, as 12-gemmascope-res-16k. [its folder's name]"),
+        typer.Option(
+            help="Name of the SAE in the files, as 12-gemmascope-res-16k. [its folder's name]"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides which latents are drawn.")] = 0,
-    figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed that decides which latents are drawn.")] = 0,
+    figures: Annotated[bool, typer.Option(help="Draw figures and pages of cases, or not.")] = True,
     tables: Format = "csv",
     out: OutOrBeside = None,
     resume: Resume = False,
@@ -161,7 +187,7 @@ def events(
         sae_id=sae_id or home.resolve().name,
     )
     counts = run.write(loaded, lm, found, folder, known, options)
-    finish(folder, counts, figures, as_json)
+    finish(folder, counts | {"notes": store.meta.get("notes", [])}, figures, as_json)
 
 
 def _check_source(index: Path | None, corpus: str | None, tokens: int) -> None:
@@ -197,11 +223,13 @@ def _check_latents(about: "dict[int, Feature]", loaded: "TrainedSAE", path: Path
 
 @app.command("draw-events")
 def draw(
-    folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder that saekit locality events wrote.")],
+    n_ctx: Annotated[
+        int | None, typer.Option(help="Window length to take, in tokens. [the longest]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the figures of events again, from their files, of either published generation.
+    """Draw the figures of events again from their files, also from those of the published data.
 
     Example: saekit locality draw-events demo/locality/events --n-ctx 64
     """
@@ -214,17 +242,19 @@ def draw(
 
 @app.command("cards")
 def cards(
-    folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder that saekit locality events wrote.")],
+    n_ctx: Annotated[
+        int | None, typer.Option(help="Window length to take, in tokens. [the longest]")
+    ] = None,
     latents: Latents = None,
-    top: Annotated[int, typer.Option(help="Events shown per latent.")] = 5,
-    tokens: Annotated[int, typer.Option(help="Tokens shown per event.")] = 16,
+    top: Annotated[int, typer.Option(help="Most events to show for each latent.")] = 5,
+    tokens: Annotated[int, typer.Option(help="Most tokens to show of each event.")] = 16,
     out: Annotated[
-        Path | None, typer.Option(help="Page. [FOLDER/feature_case_studies.html]")
+        Path | None, typer.Option(help="File for the page. [FOLDER/feature_case_studies.html]")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a page of case studies: a card a latent, texts tinted by influence.
+    """Write a page with a card for each latent, whose texts are tinted by influence.
 
     Example: saekit locality cards demo/locality/events --latents 12,40 --tokens 32
     """
@@ -246,23 +276,37 @@ def cards(
 
 @app.command("table")
 def feature_table(
-    folder: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder that saekit locality events wrote.")],
+    n_ctx: Annotated[
+        int | None, typer.Option(help="Window length to take, in tokens. [the longest]")
+    ] = None,
     max_peak_diversity: Annotated[
-        float, typer.Option(help="Leave out latents with a larger share of distinct peak tokens.")
+        float,
+        typer.Option(
+            help="Leave out latents whose peaks have a larger share of different tokens than this."
+        ),
     ] = 1.0,
     min_recall: Annotated[
-        float | None, typer.Option(help="Leave out latents whose explanation has a lower recall.")
+        float | None,
+        typer.Option(
+            help="Leave out latents whose explanation has a lower recall than this. [none]"
+        ),
     ] = None,
     exclude_bos_dominated: Annotated[
-        bool, typer.Option("--exclude-bos-dominated", help="Leave out those mostly on at BOS.")
+        bool,
+        typer.Option(
+            "--exclude-bos-dominated", help="Leave out latents that are mostly on at BOS."
+        ),
     ] = False,
     neuronpedia: Annotated[
-        Path | None, typer.Option(help="Folder MODEL/SAE of a cache, for recall and BOS.")
+        Path | None,
+        typer.Option(
+            help="Folder MODEL/SAE of a cache of saekit locality neuronpedia, for recall and BOS."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a page with a row for each latent of a folder of events, the most local first.
+    """Write a page with a table of the latents in a folder of events, the most local first.
 
     Example: saekit locality table demo/locality/events --max-peak-diversity 0.5
     """
@@ -293,6 +337,7 @@ def finish(folder: Path, counts: dict[str, Any], figures: bool, as_json: bool) -
         f"scored   {ok}",
         *(f"figure   {path}" for path in drawn),
         *(f"left out {m}" for m in missing),
+        *note_lines(counts.get("notes", [])),
     ]
     if counts["failed"]:
         lines.append(f"failed   {counts['failed']} events; see {folder / 'manifest.json'}")

@@ -21,29 +21,43 @@ if TYPE_CHECKING:
 
 @app.command("sparsity")
 def sparsity(
-    index: Annotated[Path, typer.Argument(help="A run's folder, or a folder of `saekit index`.")],
+    index: Annotated[
+        Path, typer.Argument(help="Folder of a run that has an index, or of the index itself.")
+    ],
     model: Annotated[
-        str | None, typer.Option(help="Language model, by name or folder. [the SAE's]")
+        str | None,
+        typer.Option(
+            help="Language model whose tokenizer shows the tokens, by name or folder. [the SAE's]"
+        ),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 0.0,
-    pairs: Annotated[int, typer.Option(help="Pairs of latents listed; 0 for none.")] = 1000,
-    most: Annotated[int, typer.Option(help="Latents whose pairs are counted, commonest.")] = 4096,
-    by: Annotated[str, typer.Option(help="Order of pairs: phi or covariance.")] = "phi",
+    threshold: Annotated[
+        float, typer.Option(help="A latent is on above this activation, in act units.")
+    ] = 0.0,
+    pairs: Annotated[int, typer.Option(help="Pairs of latents to list; 0 is none.")] = 1000,
+    most: Annotated[
+        int,
+        typer.Option(
+            help="Number of latents whose pairs are counted, those that are on most often."
+        ),
+    ] = 4096,
+    by: Annotated[str, typer.Option(help="What pairs are sorted by: phi or covariance.")] = "phi",
     by_token: Annotated[
         int,
         typer.Option(
-            help="Also covariance of token-conditional rates of latents with more "
-            "than so many trigger tokens; 0 for none."
+            help="Also write the published covariance by token, for latents that are on at "
+            "more tokens than this; 0 is none."
         ),
     ] = 0,
-    strings: Annotated[bool, typer.Option(help="Read the model's tokenizer for strings.")] = True,
-    figures: Annotated[bool, typer.Option(help="Draw the histogram of densities.")] = True,
+    strings: Annotated[
+        bool, typer.Option(help="Write tokens as text, which needs the model's tokenizer, or not.")
+    ] = True,
+    figures: Annotated[bool, typer.Option(help="Draw the histogram of densities, or not.")] = True,
     tables: Format = "csv",
     out: OutOrBeside = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Write frequency, place in the row, trigger tokens and co-firing of every latent.
+    """Write how often each latent is on, where in the row, at which tokens, with which others.
 
     Example: saekit locality sparsity demo --threshold 1
     """

@@ -31,26 +31,41 @@ if TYPE_CHECKING:
 @app.command("geometry")
 @takes(HintOptions)
 def geometry(
-    events: Annotated[Path, typer.Argument(help="Folder of `saekit locality events`.")],
+    events: Annotated[Path, typer.Argument(help="Folder that saekit locality events wrote.")],
     home: Annotated[
-        Path, typer.Option("--sae", help="The SAE they are of: a run's folder, or one with an SAE.")
+        Path, typer.Option("--sae", help="Folder of the run or SAE that the events are about.")
     ],
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    n_ctx: Annotated[int | None, typer.Option(help="Tokens of a window. [the longest]")] = None,
-    least_events: Annotated[int, typer.Option(help="Events a latent needs to be in it.")] = 2,
-    neighbours: Annotated[int, typer.Option(help="Nearest latents of the neighbour test.")] = 10,
-    anchors: Annotated[
-        int, typer.Option(help="Nearest latents of the whole SAE listed for each; 0 for none.")
-    ] = 10,
-    permutations: Annotated[int, typer.Option(help="Permutations of latents.")] = 1000,
-    perplexity: Annotated[float, typer.Option(help="Of t-SNE.")] = 10.0,
-    neuronpedia: Annotated[
-        Path | None, typer.Option(help="Folder MODEL/SAE of a cache, to compare cosines with.")
+    n_ctx: Annotated[
+        int | None, typer.Option(help="Window length to take, in tokens. [the longest]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of permutations and t-SNE.")] = 0,
-    figures: Annotated[bool, typer.Option(help="Draw figures and clusters.")] = True,
+    least_events: Annotated[
+        int, typer.Option(help="Events that a latent needs to be included.")
+    ] = 2,
+    neighbours: Annotated[
+        int, typer.Option(help="Number of nearest latents in the neighbour test.")
+    ] = 10,
+    anchors: Annotated[
+        int,
+        typer.Option(
+            help="Number of nearest latents of the whole SAE to list for each; 0 is none."
+        ),
+    ] = 10,
+    permutations: Annotated[
+        int, typer.Option(help="Number of permutations for the p values.")
+    ] = 1000,
+    perplexity: Annotated[float, typer.Option(help="Perplexity of t-SNE.")] = 10.0,
+    neuronpedia: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder MODEL/SAE of a cache of saekit locality neuronpedia, to compare "
+            "cosines with."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of permutations and t-SNE.")] = 0,
+    figures: Annotated[bool, typer.Option(help="Draw figures and clusters, or not.")] = True,
     tables: Format = "csv",
     out: OutOrBeside = None,
     quiet: Quiet = False,
@@ -58,7 +73,7 @@ def geometry(
     *,
     sae: HintOptions,
 ) -> None:
-    """Test whether latents with like directions look back equally far.
+    """Test whether latents with similar directions look equally far back.
 
     Example: saekit locality geometry demo/locality/events --sae demo
     """

@@ -29,16 +29,21 @@ NAME = "feature_level_entropies"
 def levels(
     saes: Annotated[
         list[Path],
-        typer.Argument(metavar="SAE...", help="Folders of SAEs of one model, each with its index."),
+        typer.Argument(metavar="SAE...", help="Folders of SAEs of one model, each with an index."),
     ],
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
     index: Annotated[
-        list[Path] | None, typer.Option(help="Index of each SAE, in their order. [SAE/index]")
+        list[Path] | None,
+        typer.Option(help="Index of each SAE, in the same order. Repeatable. [SAE/index]"),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Activations above this are on.")] = 1.0,
-    min_count: Annotated[int, typer.Option(help="Tokens a latent must be on at for H_vocab.")] = 20,
+    threshold: Annotated[
+        float, typer.Option(help="A latent is on above this activation, in act units.")
+    ] = 1.0,
+    min_count: Annotated[
+        int, typer.Option(help="Number of tokens that a latent must be on at to have an H_vocab.")
+    ] = 20,
     device: Device = "auto",
     out: Out = Path("runs/locality-levels"),
     quiet: Quiet = False,
@@ -46,7 +51,7 @@ def levels(
     *,
     sae: HintOptions,
 ) -> None:
-    """Write H_vocab and H_logit of every latent, as the data set's feature_level_entropies.
+    """Write for each latent the entropy of the tokens it is on at, and of those it promotes.
 
     Example: saekit locality levels demo --threshold 1 --out demo/levels
     """

@@ -44,34 +44,51 @@ PATIENCE = 3  # latents in a row that the server does not answer about, until it
 @app.command("neuronpedia")
 @takes(HintOptions)
 def neuronpedia(
-    cache: Annotated[Path, typer.Argument(help="Folder of the cache.")],
-    model_id: Annotated[str, typer.Option(help="Model, as Neuronpedia names it: gemma-2-2b.")],
-    sae_id: Annotated[str, typer.Option(help="Likewise: 12-gemmascope-res-16k.")],
+    cache: Annotated[Path, typer.Argument(help="Folder to keep Neuronpedia's answers in.")],
+    model_id: Annotated[str, typer.Option(help="Neuronpedia's name for the model, as gemma-2-2b.")],
+    sae_id: Annotated[
+        str, typer.Option(help="Neuronpedia's name for the SAE, as 12-gemmascope-res-16k.")
+    ],
     latents: Latents = None,
     browse: Annotated[
-        int, typer.Option(help="Look at this many latents drawn by --seed, and list them.")
+        int, typer.Option(help="Number of latents to draw by --seed, look at and list.")
     ] = 0,
-    d_sae: Annotated[int, typer.Option(help="Latents to draw from, with --browse.")] = 16384,
-    online: Annotated[bool, typer.Option("--online", help="Ask the network.")] = False,
+    d_sae: Annotated[
+        int, typer.Option(help="With --browse: number of latents to draw from.")
+    ] = 16384,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online", help="Request latents that are not in the cache from Neuronpedia."
+        ),
+    ] = False,
     home: Annotated[
-        Path | None, typer.Option("--sae", help="Score H_pos on these texts with this SAE.")
+        Path | None,
+        typer.Option(
+            "--sae", help="Compute H_pos on these texts with this SAE: folder of a run or an SAE."
+        ),
     ] = None,
     site: Sites = None,
     layers: Layers = None,
     preset: PresetName = None,
-    top: Annotated[int, typer.Option(help="Texts per latent that are scored.")] = 32,
+    top: Annotated[int, typer.Option(help="Most texts to score for each latent.")] = 32,
     n_ctx: Annotated[
-        list[int] | None, typer.Option(help="Tokens of a window. Repeat. [16 32 64 96 128]")
+        list[int] | None,
+        typer.Option(help="Tokens in a window of text. Repeatable. [16 32 64 96 128]"),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="An activation counts above this.")] = 0.0,
+    threshold: Annotated[
+        float, typer.Option(help="A latent is on above this activation, in act units.")
+    ] = 0.0,
     resume: Resume = False,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Score although activations do not match.")
+        bool, typer.Option("--anyway", help="Score even if activations do not match Neuronpedia's.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Decides which latents are browsed.")] = 0,
-    figures: Annotated[bool, typer.Option(help="Draw figures and cards.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed that decides which latents --browse draws.")] = 0,
+    figures: Annotated[bool, typer.Option(help="Draw figures and pages of cases, or not.")] = True,
     tables: Format = "csv",
-    out: Annotated[Path | None, typer.Option(help="Folder. [SAE/locality/neuronpedia]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to. [SAE/locality/neuronpedia]")
+    ] = None,
     memory: Memory = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -79,7 +96,7 @@ def neuronpedia(
     *,
     sae: HintOptions,
 ) -> None:
-    """Read latents from a cache of Neuronpedia, offline unless told; score its texts.
+    """Fetch the texts that Neuronpedia shows for latents, and measure locality on them.
 
     Example: saekit locality neuronpedia np --model-id gemma-2-2b --sae-id 12-gemmascope-res-16k
     --latents 100-120 --online

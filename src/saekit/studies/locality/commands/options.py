@@ -30,66 +30,99 @@ if TYPE_CHECKING:
 PARTLY = 3  # exit code: done, but not all of it
 
 Folders = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[SAE]...", help="Runs' folders, or folders with SAEs."),
+    list[Path] | None, typer.Argument(metavar="[SAE]...", help="Folders of runs or SAEs.")
 ]
-Folder = Annotated[Path, typer.Argument(metavar="SAE", help="A run's folder, or one with an SAE.")]
-Saes = Annotated[list[Path] | None, typer.Option("--sae", help="The same as an option. Repeat.")]
+Folder = Annotated[Path, typer.Argument(metavar="SAE", help="Folder of a run or an SAE.")]
+Saes = Annotated[
+    list[Path] | None,
+    typer.Option("--sae", help="Folder of a run or an SAE, as an option. Repeatable."),
+]
 Sites = Annotated[
     list[str] | None,
     typer.Option(
         "--site",
-        help="Only these of the sites it reads; where the files do not say, the one. Repeat.",
+        help="Site to study, of those that the SAE reads, or its site if its files do "
+        "not say. Repeatable. [all]",
     ),
 ]
 PresetName = Annotated[
-    str | None, typer.Option("--preset", help="Model and SAEs by name (locality presets).")
+    str | None,
+    typer.Option(
+        "--preset", help="Published model and SAEs to study (see: saekit locality presets)."
+    ),
 ]
 Root = Annotated[
-    Path | None, typer.Option("--sae-root", help="Folder with the files of a preset's SAEs.")
+    Path | None, typer.Option("--sae-root", help="Folder with the files of the preset's SAEs.")
 ]
 Layers = Annotated[
     list[str] | None,
     typer.Option(
         "--layers",
         "--layer",
-        help="Only these layers, as 0,3,6-11. Repeat. [all; of a preset, the published]",
+        help="Layers to study, as 0,3,6-11. Repeatable. [all; for a preset, the published ones]",
     ),
 ]
-NCtx = Annotated[int, typer.Option("--n-ctx", help="Tokens of a window.")]
+NCtx = Annotated[int, typer.Option("--n-ctx", help="Tokens in a window of text.")]
 Documents = Annotated[
-    int, typer.Option(help="Draw from so many documents, the first; 0: the whole corpus.")
+    int,
+    typer.Option(
+        help="Draw windows from this many documents at the beginning of the corpus; 0 is all of it."
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Out = Annotated[Path, typer.Option(help="Folder to make.")]
-OutOrBeside = Annotated[Path | None, typer.Option("--out", help="Folder. [below the SAE's]")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+OutOrBeside = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder to write to. [SAE/locality/NAME of the command]"),
+]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeat.")
+    list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeatable.")
 ]
 Memory = Annotated[
-    float | None, typer.Option("--memory", help="GB for gradients. [half of what is free]")
+    float | None,
+    typer.Option("--memory", help="Most memory for gradients, in GB. [half of what is free]"),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with what --out holds; the command is else as before."),
+    typer.Option("--resume", help="Continue what is in --out; give the other options as before."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Format = Annotated[str, typer.Option("--format", help="Of tables: csv, or parquet.")]
-Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON.")]
-Seed = Annotated[int, typer.Option(help="Decides windows, probes and nulls.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Format = Annotated[str, typer.Option("--format", help="File type of tables: csv or parquet.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed that decides windows, probes and nulls.")]
 Threshold = Annotated[
-    float | None, typer.Option(help="A latent counts above this. [0, or the preset's]")
+    float | None,
+    typer.Option(help="A latent is on above this activation, in act units. [0, or the preset's]"),
 ]
-Vector = Annotated[str, typer.Option("--token-vector", help="Baseline: none, exact or hutchinson.")]
-Legacy = Annotated[bool, typer.Option("--legacy-encode", help="Encode as the published code does.")]
+Vector = Annotated[
+    str,
+    typer.Option(
+        "--token-vector",
+        help="How to compute the token vector, a baseline: exact, hutchinson (an "
+        "estimate from random probes), or none.",
+    ),
+]
+Legacy = Annotated[
+    bool,
+    typer.Option(
+        "--legacy-encode",
+        help="Encode as the published code does, mistakes included, to compare with its numbers.",
+    ),
+]
 Text = Annotated[
-    str | None, typer.Option("--corpus", help="packaged, stdlib, a path, or a hub data set.")
+    str | None,
+    typer.Option(
+        "--corpus", help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."
+    ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Part of the text: train, validation or test.")]
+Split = Annotated[
+    str, typer.Option("--split", help="Part of the text to read: train, validation or test.")
+]
 Dataset = Annotated[
     str | None,
     typer.Option(
-        help="Window filter, and text where no --corpus: plain, wikitext, gsm8k, code-python."
+        help="Which windows may be used: plain, wikitext, gsm8k or code-python; "
+        "without --corpus also which text. [plain]"
     ),
 ]
 
@@ -99,8 +132,7 @@ class WindowOptions(HintOptions):
     """What the user says of SAEs that are studied on windows of text, which have no rows."""
 
     bos: Annotated[
-        bool | None,
-        typer.Option("--bos/--no-bos", help="Put BOS before each window. [no; --set bos]"),
+        bool | None, typer.Option("--bos/--no-bos", help="Put BOS before each window, or not. [no]")
     ] = None
 
     def settings(self, others: list[str] | None) -> list[str]:

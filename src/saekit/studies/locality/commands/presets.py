@@ -7,7 +7,7 @@ from saekit.terminal.output import emit
 
 @app.command("presets")
 def presets(as_json: Json = False) -> None:
-    """List models with published SAEs: what is read, and what the published encode forgets.
+    """List published models with SAEs, and what the published locality code forgets for each.
 
     Example: saekit locality presets
     """

@@ -12,16 +12,21 @@ from saekit.terminal.output import emit
 
 @app.command("prompt")
 def prompt(
-    out: Annotated[Path, typer.Option(help="File to write; what it is goes beside.")],
+    out: Annotated[
+        Path, typer.Option(help="File to write the text to; where it is from goes next to it.")
+    ],
     corpus: Annotated[
-        str, typer.Option(help="packaged, stdlib, a path, or a hub data set.")
+        str,
+        typer.Option(help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."),
     ] = "packaged",
     split: Split = "test",
     chars: Annotated[
-        int, typer.Option(help="Least characters; some five a token of the longest context.")
+        int, typer.Option(help="Least number of characters; a token has about five.")
     ] = 12_000,
-    seed: Annotated[int, typer.Option(help="Decides which text.")] = 42,
-    docs: Annotated[int, typer.Option(help="Documents looked at, the first.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed that decides which text is drawn.")] = 42,
+    docs: Annotated[
+        int, typer.Option(help="Number of documents to look at, from the beginning of the corpus.")
+    ] = 10_000,
     as_json: Json = False,
 ) -> None:
     """Draw a text from a corpus for `saekit locality context --prompt`.

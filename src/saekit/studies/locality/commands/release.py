@@ -16,18 +16,23 @@ def release(
     run: Annotated[
         Path,
         typer.Argument(
-            help="Folder of locality depth, context, events, geometry, autocorr or "
-            "levels, or a cache of neuronpedia."
+            help="Folder that saekit locality depth, context, events, geometry, autocorr "
+            "or levels wrote, or a cache of neuronpedia."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Root of the data set, made where it is not.")],
-    preset: Annotated[str, typer.Option(help="What the data set calls model and SAEs.")],
-    dataset: Annotated[str, typer.Option(help="What it calls the corpus.")] = "local",
+    out: Annotated[
+        Path, typer.Option(help="Folder of the data set; it is made if it is not there.")
+    ],
+    preset: Annotated[str, typer.Option(help="Name of the model and its SAEs in the data set.")],
+    dataset: Annotated[str, typer.Option(help="Name of the text in the data set.")] = "local",
     timestamp: Annotated[
-        str | None, typer.Option(help="Name of the folder. [the run's time]")
+        str | None, typer.Option(help="Name of the folder. [the time of the run]")
     ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures", help="Draw those of depth and context too, every window.")
+        bool,
+        typer.Option(
+            "--figures", help="Also draw every window, and the figures of depth and context."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -43,12 +43,12 @@ class MethodCheck(Config):
 
     Args:
         corpus: the text.
-        filter: which windows of it may be used.
+        filter: which windows of the corpus may be used.
         n_ctx: tokens of a window.
-        windows: how many.
+        windows: number of windows of text.
         latents: of a window, the strongest.
         methods: ways, beside the loop.
-        threshold: a latent counts where its activation is strictly above, act units.
+        threshold: a latent is on above this activation, in act units.
         tolerance: share of a profile's largest influence.
         documents: read only the first documents of the corpus; 0: all of them.
         seed: of the windows.
@@ -135,13 +135,14 @@ def run(
         "sample": None if drawn.sample is None else drawn.sample.record(),
     }
     scores = {f"{r['site']}/{r['method']}/{name}": r[name] for r in rows for name in COLUMNS}
+    notes = drawing.notes_on(drawn, config.windows)
     result = Result(
         name=config.name,
         version=VERSION,
         config=config.to_dict(),
         scores=scores,
         details=details,
-        provenance=collect(config.seed),
+        provenance=collect(config.seed) | {"notes": notes},
     )
     return CheckResult(result, methods, disagree)
 

@@ -43,7 +43,7 @@ class ContextLength(Config):
     """A sweep of context lengths.
 
     Args:
-        least: shortest context, tokens.
+        least: shortest context, in tokens.
         most: longest.
         step: between lengths; the longest is taken whether or not a step ends there.
         bos: whether a BOS is put before every context; it counts to its length.

@@ -43,9 +43,9 @@ class Depth(Config):
 
     Args:
         corpus: the text.
-        filter: which windows of it may be used.
+        filter: which windows of the corpus may be used.
         n_ctx: tokens of a window, BOS included.
-        windows: how many.
+        windows: number of windows of text.
         bos: whether a BOS is put before each window.
         split: of the corpus.
         documents: read only the first documents of the corpus; 0: all of them.

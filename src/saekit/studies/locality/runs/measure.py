@@ -26,7 +26,7 @@ class Measure(Config):
     """How influence is measured.
 
     Args:
-        threshold: a latent counts where its activation is strictly above, act units.
+        threshold: a latent is on above this activation, in act units.
         method: of influence, as `influence` takes it.
         token_vector: how the token vector's influence is taken: "exact" costs d_model gradients a
             window, "hutchinson" `probes`; "none" leaves it out.

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from saekit.core import provenance
 from saekit.core.errors import ConfigError, DataError
 from saekit.core.seeds import generator
 from saekit.data.base import Corpus, Split
@@ -243,6 +244,12 @@ def draw(  # noqa: PLR0913 - the text, and what of it is wanted
     doc = torch.searchsorted(stream.starts, start + length - 1, right=True) - 1
     source = [stream.sources[i] for i in doc.tolist()]
     return Selection(tokens_at(start.tolist()), start, source, refused, len(offsets), bos)
+
+
+def notes_on(drawn: Selection, windows: int) -> list[str]:
+    """Return a note where fewer windows were drawn than were asked for."""
+    unit = "windows that pass the filter"
+    return provenance.shortfall(windows, len(drawn.tokens), "text", unit)
 
 
 def _tried(

@@ -49,7 +49,7 @@ class TruthConfig(Config):
     """A synthetic model as a value: x = bias + sum over features of act x direction + noise.
 
     Args:
-        n_features: features of the world.
+        n_features: number of features.
         d_model: width of x.
         dictionary: directions of the features.
         firing: share of tokens where each fires.

@@ -40,7 +40,11 @@ class Recovery(Page):
         columns: dict[str, list[Any]] = {"latent": list(range(len(latents["feature"])))}
         columns |= {k: v for k, v in latents.items() if k != "matched_feature"}
         columns["matched feature"] = [None if f < 0 else f for f in latents["matched_feature"]]
-        shown.append(blocks.table(Table(columns=columns), title="Latents", source=source))
+        shown.append(
+            blocks.table(
+                Table(columns=columns), title="Latents", links={"latent": "latent"}, source=source
+            )
+        )
         worst = result.details["absorption"]["worst"]
         if worst["parent"]:
             title = "Pairs of parent and child with the most absorption"

@@ -51,8 +51,8 @@ def _blocks(source: str, latents: dict[str, list[Any]], latent: int) -> list[Blo
     matched = one["matched_feature"]
     found = [
         blocks.fact("Best feature", one["feature"], about="Number of the feature in the truth."),
-        blocks.fact("Cosine with it", one["cosine"], unit="cosine"),
-        *(blocks.fact(name, one[name], unit="share", about=ABOUT[name]) for name in ABOUT),
+        blocks.fact("Cosine with it", one["cosine"], about="Of what it writes and the feature."),
+        *(blocks.fact(name.replace("f1", "F1"), one[name], about=ABOUT[name]) for name in ABOUT),
         blocks.fact(
             "Feature it is matched to",
             "none" if matched is None or matched < 0 else matched,
