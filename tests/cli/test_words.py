@@ -160,3 +160,9 @@ def test_a_score_without_an_interval_says_why_once():
     lines = score_lines(scores)
     assert [line for line in lines if why in line] == [f"note     fvu, l0: {why}"]
     assert len(lines) == 5 and sum("undefined here" in line for line in lines) == 1
+    assert lines[3].endswith("undefined (undefined here)")
+    lines = score_lines(scores | {"dead": scores["ce_rise"]})
+    assert [line for line in lines if "undefined here" in line] == [
+        "note     undefined: undefined here"
+    ]
+    assert sum(line.endswith("  undefined") for line in lines) == 2

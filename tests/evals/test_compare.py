@@ -12,6 +12,7 @@ import saekit
 from saekit.cli.main import main
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
+from saekit.core.result import Table
 from saekit.core.stats.multiple import holm
 from saekit.core.stats.student import t_quantile, two_sided
 from saekit.evals._differences import Curve, Point, along, on_front
@@ -23,6 +24,8 @@ from saekit.metrics.base import Batch
 from saekit.metrics.ce import CERise
 from saekit.metrics.l0 import L0
 from saekit.models.tiny import save_tiny
+from saekit.report import l0_figure
+from saekit.report.pages import base as pages
 from saekit.training.sweep import sweep as train_all
 from tests import world as small
 from tests.evals.world import SITE, mirror, subject, text, tools
@@ -206,6 +209,11 @@ def test_saes_of_a_sweep_are_compared_in_python_and_on_the_command_line(sweep, t
     assert rows["fvu"]["verdict"] in ("k=4 better", "inconclusive")
     assert rows["fvu"]["difference"] > 0 and rows["fvu"]["seeds"] == 2
     assert "k=2" in str(found) and len(found.saes) == 4
+    of_k2 = [row for row in found.saes.rows() if row["group"] == "k=2"]
+    ((l0, fvu, ends),) = l0_figure.curve(found.saes, "k=2", "fvu")  # two seeds are one point
+    assert (l0, ends) == (2, None) and fvu == pytest.approx(sum(r["fvu"] for r in of_k2) / 2)
+    older = Table(columns={k: v for k, v in found.saes.columns.items() if k != "point"})
+    assert len(l0_figure.curve(older, "k=2", "fvu")) == 2
     made = json.loads((tmp_path / "py" / "comparison.json").read_text())
     assert made["provenance"]["settings"]["core"]["n_tokens"] == 8000
     folders = [str(sweep / f"k{k}-seed0") for k in (2, 4)]
@@ -216,6 +224,13 @@ def test_saes_of_a_sweep_are_compared_in_python_and_on_the_command_line(sweep, t
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {row["metric"] for row in said["pairs"]} == {"fvu", "ce_rise", "ce_recovered_zero", "kl"}
     assert "Verdicts" in (tmp_path / "cli" / "report.html").read_text()
+    blocks = pages.payload("comparison", tmp_path / "cli")["blocks"]
+    dots = [block for block in blocks if block["kind"] == "dots"]  # one L0 each: no line over it
+    assert [block["title"] for block in dots][:2] == [
+        "variance unexplained (FVU)",
+        "cross-entropy rise",
+    ]
+    assert dots[0]["unit"] == "ratio; lower is better" and None not in dots[0]["low"]
 
 
 def test_what_cannot_be_compared_is_refused_before_a_pass(sweep):

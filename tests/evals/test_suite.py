@@ -248,9 +248,10 @@ class Picky(Eval):
         latents = list(range(subject.sae.cfg.d_sae))
         tools.keep(subject, "picky", Table(columns={"latent": latents, "picked": latents}))
         value = score(0.5 + self.worse, 0.4, 0.6, "higher")
-        return self.result({"good": value, "none": score(None), "aside": value}, {}, {})
+        found = {"good": value, "none": score(None), "aside": value}
+        return self.result(found, {}, {"notes": ["the model is tiny", "said once"]})
 
-    headline: ClassVar[tuple[str, ...]] = ("good", "no*")
+    headline: ClassVar[tuple[str, ...]] = ("good", "no*", "a*", "-as*")
 
 
 class Toy(Suite):
@@ -323,6 +324,15 @@ def test_a_cell_that_fails_stops_no_other_and_says_why(toy, texts, tmp_path):
     assert fvu[0]["above_untrained"] == pytest.approx(fvu[0]["floor_untrained"] - fvu[0]["value"])
     for words in ("failed   picky of b: RuntimeError: a bug", "caution  picky: the model is tiny"):
         assert words in str(found)
+    assert str(found).count("the model is tiny") == 1 and "a: said once" in str(found)
+
+
+def test_a_table_says_once_why_values_and_intervals_are_lacking():
+    few = {"eval": "e", "status": "ok", "value": 1.0, "low": None, "reason": "no interval: few"}
+    rows = [few | {"score": "a"}, few | {"score": "b"}, few | {"score": "a"}]
+    rows += [few | {"score": "c", "low": 0.5, "reason": "over latents"}]
+    rows += [few | {"score": "d", "status": "undefined", "value": None, "reason": "no word"}]
+    assert suite.bare(rows) == ["a, b of e: no interval: few", "d of e: undefined: no word"]
 
 
 def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path):
@@ -335,6 +345,17 @@ def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path)
         run(sae, None, settings={"n_tokens": 3})
     with pytest.raises(ConfigError, match="no field"):
         run(sae, None, settings={"core.n_token": 3})
+
+
+def test_the_same_weights_are_no_floor_of_a_score_of_weights(toy, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(Picky, "reads_text", False)
+    found = run(made(tmp_path / "a", texts), None, floors=["shuffled", "raw"])
+    (good,) = of(found, eval="picky", score="good")
+    assert good["floor_shuffled"] is None and "weights of the SAE" in good["floors_lacking"]
+    assert good["floor_raw"] == 0.5 and Picky.ran == ["a", "a, raw activation"]
+    assert of(found, score="fvu")[0]["floor_shuffled"] > 0
+    (kl,) = of(found, score="kl")
+    assert kl["floor_shuffled"] is None and "losses tell nothing" in kl["floors_lacking"]
 
 
 def test_a_suite_goes_on_where_it_was_killed_and_measures_nothing_twice(toy, texts, tmp_path):

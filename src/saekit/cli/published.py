@@ -143,13 +143,10 @@ def _scores(
 
 def _chosen(evaluation: str, names: list[str]) -> list[str]:
     """Return the columns of an evaluation that a line has room for: its headline, or the first."""
-    import fnmatch
-
-    from saekit.evals.base import registry
+    from saekit.evals.base import picked, registry
 
     own = evaluation.partition("@")[0]
     if own in registry.names():
-        wanted = registry.get(own).headline
-        chosen = [n for n in names if any(fnmatch.fnmatch(n.partition("/")[2], w) for w in wanted)]
-        names = chosen or names
+        short = {name.partition("/")[2]: name for name in names}
+        names = [short[one] for one in picked(registry.get(own).headline, short)] or names
     return names[:COLUMNS]

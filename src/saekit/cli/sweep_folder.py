@@ -275,10 +275,7 @@ def _lines(found: "dict[str, Result]") -> list[str]:
 
 def _headline(name: str, scored: list[str]) -> list[str]:
     """Return the scores that an evaluation puts first, or its first few where it says none."""
-    from fnmatch import fnmatchcase
-
-    from saekit.evals.base import registry
+    from saekit.evals.base import picked, registry
 
     patterns = registry.get(name).headline if name in registry.names() else ()
-    found = [n for n in scored if any(fnmatchcase(n, pattern) for pattern in patterns)]
-    return found or scored[: len(SHOWN)]
+    return picked(patterns, scored) or scored[: len(SHOWN)]

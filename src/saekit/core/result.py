@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -190,7 +191,14 @@ def score_lines(scores: dict[str, Score]) -> list[str]:
     """Return a line a score: what it is, its value and its 95 % interval, or why there is none."""
     labels = {name: score.label or name for name, score in scores.items()}
     width = max(map(len, labels.values()), default=0)
-    lines = [f"  {labels[name]:<{width}}  {score.text()}" for name, score in scores.items()]
+    undefined = Counter(score.reason for score in scores.values() if score.value is None)
+    often = [why for why, n in undefined.items() if why and n > 1]
+    lines = [
+        f"  {labels[name]:<{width}}  "
+        + ("undefined" if score.value is None and score.reason in often else score.text())
+        for name, score in scores.items()
+    ]
+    lines += [f"note     undefined: {why}" for why in often]
     for why, names in without_interval(scores).items():
         said = "all" if len(names) == len(scores) else ", ".join(labels[name] for name in names)
         lines.append(f"note     {said}: {why}")

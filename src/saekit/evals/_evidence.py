@@ -3,7 +3,6 @@
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from saekit.core.errors import FormatError
 from saekit.core.files import read_object
 from saekit.core.result import Result, Score
 from saekit.core.stats.student import Z
+from saekit.evals.base import picked
 
 Z_POWER = 0.841621  # of the normal distribution at 80 %, one tail: the power of a difference told
 CALIBRATION = Path(__file__).with_name("validity.json")
@@ -28,13 +28,13 @@ def headline_of(patterns: Sequence[str], result: Result) -> dict[str, Score]:
     """Return the scores of a result that a table of several evaluations shows.
 
     Args:
-        patterns: names, or patterns of them; none: the scores of which one way is better, or all
-            where there is no such score.
+        patterns: as of `Eval.headline`; none: the scores of which one way is better, or all where
+            there is no such score.
         result: of the evaluation.
     """
     scores = result.scores
     if patterns:
-        return {n: s for n, s in scores.items() if any(fnmatchcase(n, p) for p in patterns)}
+        return {n: scores[n] for n in picked(patterns, scores)}
     return {n: s for n, s in scores.items() if s.better != "neither"} or dict(scores)
 
 

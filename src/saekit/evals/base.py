@@ -4,6 +4,7 @@ import abc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, NamedTuple
 
 from typing_extensions import override
@@ -91,7 +92,8 @@ class Eval(Config, abc.ABC):
     events: ClassVar[frozenset[str]] = frozenset()  # axes that an SAE may code jointly
     one_site: ClassVar[bool] = False  # True: only SAEs that predict the site they read
     joint: ClassVar[bool] = False  # its scores are of several SAEs together: see `JointEval`
-    # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy".
+    # Scores that a table of several evaluations shows: names, or patterns as "*/sae_accuracy";
+    # what a pattern after a "-" names is left out again.
     headline: ClassVar[tuple[str, ...]] = ()
     reads_text: ClassVar[bool] = True  # False: it asks for no held-out row
     ranks: ClassVar[bool] = True  # False: reported where asked for; no SAE is called better by it
@@ -269,6 +271,17 @@ class JointEval(Eval):
                 f"SAEs that are measured together need names that differ; {', '.join(twice)} comes "
                 f"twice."
             )
+
+
+def picked(patterns: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Return the names that fit a pattern and none that begins with "-", in their order."""
+    out = [one[1:] for one in patterns if one.startswith("-")]
+    return [
+        name
+        for name in names
+        if any(fnmatchcase(name, one) for one in patterns)
+        and not any(fnmatchcase(name, one) for one in out)
+    ]
 
 
 def check_weights(subject: Subject) -> None:

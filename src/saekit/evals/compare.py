@@ -395,12 +395,14 @@ def _sae_table(
 ) -> Table:
     """Return the scores of each SAE, and in what share of texts no other one beats it."""
     group = {i: curve.name for curve in curves for i in members(curve)}
+    place = {i: n for curve in curves for n, p in enumerate(curve.points) for i in p.saes}
     points = [p for curve in curves for p in curve.points]
     seeds = {i: s for p in points for i, s in zip(p.saes, p.seeds, strict=True)}
     n = len(names)
     columns: dict[str, list[Any]] = {
         "sae": list(names),
         "group": [group[i] for i in range(n)],
+        "point": [place[i] for i in range(n)],
         "seed": [seeds[i] for i in range(n)],
     }
     for name, each in sums.items():

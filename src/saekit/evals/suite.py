@@ -40,6 +40,7 @@ from saekit.evals.suites.base import Part, StudyResults, Suite, registry
 from saekit.hub.names import results_folder
 from saekit.hub.opening import AnySAE, OpenSAE, each_of, opened, said_of
 from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.metrics.base import registry as metrics
 from saekit.models.base import LanguageModel
 
 FILE, TABLE = "suite.json", "suite.csv"
@@ -49,6 +50,8 @@ PAIRED = (
 )
 OWN_NULLS = "its scores are of several SAEs together; what chance gives is in its result"
 AS_IT_LIES = "read where it lies; no floor was measured here"
+NO_LANGUAGE = Failed("that model predicts no better than guessing, so its losses tell nothing")
+OF_WEIGHTS = Failed("it has the weights of the SAE, and this evaluation reads nothing else")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -374,8 +377,14 @@ class _Run:
         keys: dict[int, str] = {}
         for group in self.groups:
             key = functools.partial(key_of, config, group.text, self.config.seed)
+            below_it = {
+                place: OF_WEIGHTS
+                if floors.get(place[1]).of_model and not config.reads_text
+                else one
+                for place, one in group.floors.items()
+            }
             wanted: dict[str, Member] = {}
-            for member in (*group.members.values(), *group.floors.values()):
+            for member in (*group.members.values(), *below_it.values()):
                 if isinstance(member, Member):
                     wanted.setdefault(key(member.identity), member)
             own = {key(member.identity) for member in group.members.values()}
@@ -384,7 +393,7 @@ class _Run:
                 keys[i] = key(member.identity)
                 found[i] = outcomes[keys[i]]
                 self._put_tables(i, keys[i])
-            for place, floor in group.floors.items():
+            for place, floor in below_it.items():
                 made = isinstance(floor, Member)
                 below[place] = outcomes[key(floor.identity)] if made else floor
         return self._rows_of(config, found, below, keys)
@@ -411,8 +420,10 @@ class _Run:
             if isinstance(result, Result):
                 for score, value in _evidence.headline_of(config.headline, result).items():
                     by_score.setdefault(score, {})[i] = value
-                self._note(self.names[i], result.provenance.get("notes", []))
-                cautions[i] = "; ".join(config.cautions(self._subject(i)))
+                said = config.cautions(self._subject(i))
+                notes = result.provenance.get("notes", [])
+                self._note(self.names[i], [note for note in notes if note not in said])
+                cautions[i] = "; ".join(said)
         rows = []
         for score, values in by_score.items():
             mine = []
@@ -454,6 +465,8 @@ class _Run:
         lacking = []
         for name in self.config.floor_names:
             floor = below[i, name]
+            if floors.get(name).of_model and _is_of_losses(score):
+                floor = NO_LANGUAGE
             of = floor.scores.get(score) if isinstance(floor, Result) else None
             known = None if of is None else of.value
             row |= {f"floor_{name}": known, f"above_{name}": _evidence.above(value, known)}
@@ -521,6 +534,12 @@ class _Run:
             _row(name, (study.study, score), value, result) | {"floors_lacking": AS_IT_LIES}
             for score, value in _evidence.headline_of(study.headline, result).items()
         ]
+
+
+def _is_of_losses(score: str) -> bool:
+    """Tell whether a score is read from what a model predicts, as `kl` or ``stdlib/ce_rise``."""
+    name = score.rpartition("/")[2]
+    return name in metrics.names() and bool(metrics.get(name).needs)
 
 
 def _same(subject: Subject) -> Subject:
@@ -618,7 +637,21 @@ def lines(found: SuiteResult) -> list[str]:
     cautions = dict.fromkeys((row["eval"], row["cautions"]) for row in rows if row["cautions"])
     out += [f"caution  {eval}: {words}" for eval, words in cautions]
     out += split_lines(found.provenance["settings"] | found.provenance)
-    return [*out, *(f"note     {one}" for one in [*lacking(rows), *found.provenance["notes"]])]
+    notes = [*bare(rows), *lacking(rows), *found.provenance["notes"]]
+    return [*out, *(f"note     {one}" for one in notes)]
+
+
+def bare(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why values or intervals are lacking: each reason once, with the scores it is of."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] in ("ok", "undefined") and row["low"] is None and row["reason"]:
+            head = "undefined: " if row["value"] is None else ""
+            alike.setdefault((row["eval"], head + row["reason"]), []).append(row["score"])
+    return [
+        f"{', '.join(dict.fromkeys(scores))} of {eval}: {why}"
+        for (eval, why), scores in alike.items()
+    ]
 
 
 def lacking(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -34,7 +34,9 @@ def draw(rows: Table, path: Path) -> Path:
     for at, panel, mine in zip(axes.flat, panels, each, strict=False):
         _panel(at, mine, floors)
         at.set_title(f"{panel[0]}: {panel[1]}", fontsize=7)
-        at.set_xlabel(mine[0]["unit"], fontsize=6)
+        better = mine[0]["better"]
+        towards = "" if better == "neither" else f"; {better} is better"
+        at.set_xlabel(mine[0]["unit"] + towards, fontsize=6)
     for at in list(axes.flat)[len(panels) :]:
         at.set_axis_off()
     marks, labels = axes.flat[0].get_legend_handles_labels()
@@ -56,6 +58,9 @@ def _panel(at: Any, rows: list[dict[str, Any]], floors: list[str]) -> None:
         label = name.removeprefix("floor_")
         at.plot([x for x, _ in there], [y for _, y in there], "|", markersize=10, color=colour,
                 label=label)  # fmt: skip
+    drawn = {r[one] for r in rows for one in ("value", "low", "high", *floors)} - {None}
+    if len(drawn) == 1:  # an axis of its own would end at shares below 0
+        at.set_xticks([*drawn])
     at.set_yticks(places, [r["sae"] for r in rows])
     at.set_ylim(len(rows) - 0.5, -0.5)
     at.tick_params(labelsize=6)

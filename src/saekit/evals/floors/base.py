@@ -43,6 +43,7 @@ class Floor(abc.ABC):
     name: ClassVar[str]
     label: ClassVar[str]
     version: ClassVar[int]  # raised when the same SAE gets another floor
+    of_model: ClassVar[bool] = False  # the same SAE on another model: it bounds no score of weights
 
     @abc.abstractmethod
     def make(self, subject: Subject, ground: Ground) -> Subject:

@@ -20,6 +20,7 @@ class Shuffled(Floor):
     name: ClassVar[str] = "shuffled"
     label: ClassVar[str] = "model with shuffled weights"
     version: ClassVar[int] = 1
+    of_model: ClassVar[bool] = True
 
     @override
     def make(self, subject: Subject, ground: Ground) -> Subject:

@@ -20,9 +20,10 @@ class FullSuite(Suite):
         *StandardSuite.parts,
         Part("tpp", {**PACKAGED, "latents": (20,), "n_train": 400, "n_test": 400}, ALL),
         Part("scr", {**PACKAGED, "latents": (20,)}, {**HUB, "latents": LATENTS}),
-        Part("disentanglement", {"n_pairs": 24}, {"n_pairs": 96}),
-        Part("unlearning", PACKAGED, HUB),
-        Part("steering", PACKAGED, HUB),
+        Part("disentanglement", {"n_pairs": 16, "latents": (4, 32, 256)}, {"n_pairs": 96}),
+        # Floors are changed and asked as SAEs are, so a small tier tries few settings of each.
+        Part("unlearning", {**PACKAGED, "shares": (0.01,), "latents": (20,), "n_ctx": 64}, HUB),
+        Part("steering", {**PACKAGED, "strengths": (1.0, 2.0), "n_prompts": 8}, HUB),
         Part("cross_data", {"corpora": ("stdlib",)}, {"n_tokens": 2**17, "ce_tokens": 2**16}),
     )
     floors: ClassVar[tuple[str, ...]] = ("untrained", "pca", "raw", "shuffled")

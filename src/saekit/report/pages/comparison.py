@@ -1,5 +1,6 @@
 """Comparison: which of several SAEs is better, of `saekit compare`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -7,34 +8,33 @@ from typing_extensions import override
 
 from saekit.core.files import read_object
 from saekit.core.result import Table
-from saekit.report import blocks
+from saekit.report import blocks, l0_figure
 from saekit.report.blocks import Block
-from saekit.report.pages.base import Page, only, registry
+from saekit.report.pages.base import Page, registry
 
 FILE = "comparison.json"
 PAIRS = {
     "a": "A",
     "b": "B",
-    "metric": "score",
+    "said": "score",
     "at": "compared at",
     "value_a": "of A",
     "value_b": "of B",
     "difference": "A − B",
-    "low": "low",
-    "high": "high",
+    "interval": "95 % interval",
     "relative": "relative",
     "p_holm": "p (Holm)",
     "least": "least difference told",
     "verdict": "verdict",
-    "words": "in words",
 }
 SAID = {
-    "low": "lower end of the 95 % interval of the difference",
-    "high": "upper end of it",
+    "interval": "of the difference",
     "relative": "the difference as a share of both scores' mean",
     "p_holm": "chance of such a difference between equals, over all rows of this table",
     "least": "smallest difference that this text and these seeds could have told from 0",
 }
+OF_SAES = {"sae": "SAE", "group": "group", "seed": "seed", "l0": "L0"}
+ALONE = "Of each SAE by itself. Intervals that overlap do not mean equal: all are of the same text."
 
 
 @final
@@ -56,35 +56,91 @@ class ComparisonPage(Page):
         pairs, saes = Table(columns=made["pairs"]), Table(columns=made["saes"])
         source = f"{folder.name}/{FILE}; saekit compare"
         rows = pairs.rows()
-        reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
+        reasons = dict.fromkeys(
+            row["reason"] for row in rows if row["reason"] not in (row.get("words") or "")
+        )  # an empty one is in every text
         notes = [*reasons, *made["provenance"].get("notes", [])]
-        told = [f"{row['metric']}: {row['a']} against {row['b']}" for row in rows]
-        verdicts = [blocks.fact(one, row["verdict"]) for one, row in zip(told, rows, strict=True)]
+        metrics = list(dict.fromkeys(pairs.columns["metric"]))
+        verdicts = [
+            blocks.fact(
+                f"{l0_figure.label(row['metric'])}: {row['a']} against {row['b']}",
+                row.get("words") or row["verdict"],
+            )
+            for row in rows
+        ]
+        columns = pairs.columns | {"interval": _intervals(rows, "low", "high")}
+        columns["said"] = [l0_figure.label(name) for name in pairs.columns["metric"]]
         shown = [
             blocks.facts(verdicts, title="Verdicts", source=source),
-            blocks.table(
-                pairs, names=only(pairs, PAIRS), said=SAID, title="Differences", source=source
-            ),
+            _table(columns, PAIRS, SAID, title="Differences", source=source),
         ]
         shown += [blocks.text(note[0].upper() + note[1:] + ".") for note in notes]
-        for metric in dict.fromkeys(pairs.columns["metric"]):
-            shown.append(_over_l0(saes, metric, source))
-        names = {name: name.replace("_", " ") for name in saes.columns}
-        shown.append(blocks.table(saes, names=names, title="SAEs", source=source))
-        return shown
+        shown += [_drawn(saes, metric, source) for metric in metrics]
+        return [*shown, _saes(saes, metrics, source)]
 
 
-def _over_l0(saes: Table, metric: str, source: str) -> Block:
-    """Return a line for each group: its SAEs' scores against their L0."""
-    rows: list[dict[str, Any]] = [r for r in saes.rows() if None not in (r["l0"], r[metric])]
-    rows.sort(key=lambda row: row["l0"])
+def _intervals(rows: list[dict[str, Any]], low: str, high: str) -> list[str | None]:
+    return [
+        None if row[low] is None else f"{row[low]:.3g} to {row[high]:.3g}".replace("-", "−")
+        for row in rows
+    ]
+
+
+def _table(
+    columns: dict[str, list[Any]], names: Mapping[str, str], said: Mapping[str, str], **head: str
+) -> Block:
+    """Return the columns of a table that something stands in."""
+    there = {
+        name: label
+        for name, label in names.items()
+        if any(v not in (None, "") for v in columns.get(name, []))
+    }
+    words = {name: about for name, about in said.items() if name in there}
+    return blocks.table(Table(columns=columns), names=there, said=words, **head)  # type: ignore[arg-type]
+
+
+def _drawn(saes: Table, metric: str, source: str) -> Block:
+    """Return a line for each group over L0; where none has a second L0, a dot for each SAE."""
+    groups = list(dict.fromkeys(saes.columns["group"]))
+    curves = {group: l0_figure.curve(saes, group, metric) for group in groups}
+    label, unit = l0_figure.label(metric), l0_figure.unit(metric)
+    if all(len(curve) < 2 for curve in curves.values()):  # noqa: PLR2004 - a line has two points
+        rows = saes.rows()
+        ends = [(row[f"{metric}_low"], row[f"{metric}_high"]) for row in rows]
+        names = [str(row["sae"]) for row in rows]
+        values = [row[metric] for row in rows]
+        return blocks.dots(
+            names, values, ends, unit=unit, title=label, about=ALONE, source=source
+        )  # fmt: skip
     drawn = []
-    for group in dict.fromkeys(saes.columns["group"]):
-        mine = [row for row in rows if row["group"] == group]
-        x, y = [row["l0"] for row in mine], [row[metric] for row in mine]
-        ends = [[row[f"{metric}_{end}"] for row in mine] for end in ("low", "high")]
-        drawn.append(blocks.series(group, x, y, *ends))
-    axes = {"x": {"label": "L0 (latents/token)", "log": True}, "y": {"label": metric}}
+    for group, points in curves.items():
+        x, y, ends = zip(*points, strict=True) if points else ((), (), ())
+        known = [end or (None, None) for end in ends]
+        drawn.append(blocks.series(group, x, y, *([e[i] for e in known] for i in (0, 1))))
     return blocks.lines(
-        drawn, x=axes["x"], y=axes["y"], title=f"{metric} against L0", source=source
-    )  # type: ignore[arg-type]
+        drawn,
+        x={"label": "L0 (latents/token)", "log": True},
+        y={"label": f"{label}, {unit}"},
+        title=f"{label} against L0",
+        about="Seeds of one setting are a point: their mean.",
+        source=source,
+    )
+
+
+def _saes(saes: Table, metrics: list[str], source: str) -> Block:
+    """Return the scores of each SAE with their intervals, and which no other SAE beats."""
+    rows, columns, names, said = saes.rows(), dict(saes.columns), dict(OF_SAES), {}
+    if saes.columns["group"] == saes.columns["sae"]:
+        names.pop("group")
+    for metric in metrics:
+        columns[f"{metric}_ends"] = _intervals(rows, f"{metric}_low", f"{metric}_high")
+        names |= {metric: l0_figure.label(metric), f"{metric}_ends": "95 % interval"}
+        if f"front_{metric}" not in columns:
+            continue
+        columns[f"front_{metric}"] = ["yes" if row[f"front_{metric}"] else "" for row in rows]
+        names |= {f"front_{metric}": "on the front", f"front_share_{metric}": "in other texts"}
+        said |= {
+            f"front_{metric}": "no other SAE here is better with as many latents on or fewer",
+            f"front_share_{metric}": "share of resampled texts in which it is on the front",
+        }
+    return _table(columns, names, said, title="SAEs", source=source)

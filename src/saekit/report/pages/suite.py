@@ -122,7 +122,8 @@ def _table(rows: list[dict[str, Any]], floors: dict[str, str]) -> Block:
     names = HEADS | {f"floor_{name}": label for name, label in floors.items()} | AFTER
     there = {n: label for n, label in names.items() if any(v not in (None, "") for v in columns[n])}
     said = {n: words for n, words in SAID.items() if n in there}
-    about = STAR if any(row["best"] for row in rows) else ""
+    bare = [r["reason"] for r in rows if None not in (r["value"], r["reason"]) and r["low"] is None]
+    about = STAR if any(row["best"] for row in rows) else "; ".join(dict.fromkeys(bare))
     title = f"{rows[0]['eval']}: {rows[0]['score']}, in numbers"
     return blocks.table(Table(columns=columns), names=there, said=said, about=about, title=title)
 

@@ -250,7 +250,7 @@ export function dots({ title, labels, values, low, high, marks = [], unit = "" }
       shape("line", { x1: x(x.ticks[i]), x2: x(x.ticks[i]), y1: 0, y2: bottom, class: "grid" }, svg);
       shape("text", { x: x(x.ticks[i]), y: bottom + 15, "text-anchor": "middle" }, svg, word);
     });
-    const letters = Math.floor(((over ? width : left) - 12) / 6.6);
+    const letters = Math.floor(((over ? width : left) - 12) / 6.6 + 0.01); // all of a label that fits exactly
     labels.forEach((label, i) => {
       const text = String(label), y = row * i + (over ? 27 : 14);
       shape("text", over ? { x: left, y: y - 12 } : { x: left - 8, y: y + 4, "text-anchor": "end" }, svg,

@@ -186,8 +186,9 @@ def why_none(right: Float[Tensor, "n"]) -> str:
     if n and wilson(share, n)[0] > 0.5:  # noqa: PLR2004 - what a guess has
         return ""
     return (
-        f"the judge rates {share:.0%} of {n} held-out texts nearer to their "
-        f"own class than to another, where a guess has 50 %"
+        f"the judge rates {share:.0%} of {n} labelled texts nearer to their own class than to "
+        f"another, which cannot be told from guessing (50%); name another language model as "
+        f"judge_model"
     )
 
 

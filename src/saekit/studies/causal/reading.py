@@ -64,8 +64,8 @@ def too_small(subject: Subject, what: str) -> tuple[str, ...]:
     if n >= BILLION:
         return ()
     return (
-        f"The model has about {n / 1e6:.0f} million weights; below a billion it can hardly {what}, "
-        f"and numbers lie near their floors for every SAE.",
+        f"the model has about {n / 1e6:.0f} million weights; below a billion it can hardly {what}, "
+        f"and numbers lie near their floors for every SAE",
     )
 
 
@@ -77,7 +77,7 @@ def too_narrow(subject: Subject, latents: int, share: float = 0.05) -> tuple[str
     return (
         f"{min(latents, d_sae):,} of {d_sae:,} latents are "
         f"{min(latents, d_sae) / d_sae:.0%} of the dictionary; over {share:.0%} a choice of "
-        f"latents is hardly one. Read the scores of fewer.",
+        f"latents is hardly one, so read the scores of fewer",
     )
 
 

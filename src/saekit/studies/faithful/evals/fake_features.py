@@ -103,7 +103,9 @@ class FakeFeatures(SharedEval):
     name: ClassVar[str] = "fake_features"
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
-    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/surely_fake", "*/above_text")
+    headline: ClassVar[tuple[str, ...]] = (
+        "*/fake", "*/surely_fake", "*/above_text", f"-{AGAIN}/*",
+    )  # fmt: skip
 
     definition: str = setting("relative", choices=tuple(PRESETS))
     mode: Literal["sequence", "token"] | None = None
