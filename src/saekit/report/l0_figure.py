@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from saekit.core.result import Table
-from saekit.metrics.base import registry
 from saekit.report import style
+from saekit.report.definitions import definitions
 
 MOST_TICKS = 5
 ASIDE = 1.03  # times the L0 of the group before: groups of one L0 are drawn next to each other
@@ -16,16 +16,17 @@ Point = tuple[float, float, tuple[float, float] | None]  # L0, score, interval
 
 def label(metric: str) -> str:
     """Return what a score is called in words; one that is no longer known by its name."""
-    found = registry.get(metric).label if metric in registry.names() else ""
-    return (found or metric).removesuffix(" (nats)").removesuffix(" (share)")
+    found = str(definitions().get(metric, {}).get("label") or metric)
+    return found.removesuffix(" (nats)").removesuffix(" (share)")
 
 
 def unit(metric: str) -> str:
     """Return the unit of a score and which end is better."""
-    if metric not in registry.names():
+    found = definitions().get(metric)
+    if found is None:
         return ""
-    found = registry.get(metric)
-    return found.unit + ("" if found.better == "neither" else f"; {found.better} is better")
+    better = found.get("better", "neither")
+    return str(found.get("unit", "")) + ("" if better == "neither" else f"; {better} is better")
 
 
 def curve(saes: Table, group: str, metric: str) -> list[Point]:
