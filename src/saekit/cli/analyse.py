@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -24,7 +25,7 @@ def analyse(
         Path | None,
         typer.Option(help="File for the table, .csv or .parquet. [RUN/analysis/NAME.csv]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run an analysis of all latents in an index and write the table that it gives.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
@@ -18,9 +19,6 @@ app = typer.Typer(
     help="Activations on disk: write them once, train on them many times.", no_args_is_help=True
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -48,9 +46,7 @@ def write(
             "(see: saekit list models)."
         ),
     ] = "smollm2-135m",
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
-    ] = None,
+    revision: Revision = None,
     site: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,15 +91,9 @@ def write(
         ),
     ] = None,
     device: Device = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Number format of the language model: float32, bfloat16, or auto, which is "
-            "bfloat16 if the hardware is fast at it."
-        ),
-    ] = "auto",
+    dtype: Dtype = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a language model over a text and write its activations to disk.
 
@@ -149,7 +139,7 @@ def write(
 
 
 @app.command("info")
-def info(folder: Folder, as_json: Json = False) -> None:
+def info(folder: Folder, as_json: AsJson = False) -> None:
     """Say what a cache was made from, how large it is and how much rounding lost.
 
     Example: saekit cache info caches/l10
@@ -161,7 +151,7 @@ def info(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command("check")
-def check(folder: Folder, as_json: Json = False) -> None:
+def check(folder: Folder, as_json: AsJson = False) -> None:
     """Compare every byte of a cache with its checksums.
 
     Example: saekit cache check caches/l10
@@ -194,7 +184,7 @@ def export(
         str, typer.Option(help="Number format to write in: float32 or float16.")
     ] = "float32",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one site of a cache in SAELens' layout (Arrow), for its trainer.
 
@@ -228,9 +218,7 @@ def import_(
     model: Annotated[
         str, typer.Option(help="Language model that they were made with.")
     ] = "smollm2-135m",
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
-    ] = None,
+    revision: Revision = None,
     column: Annotated[
         str | None, typer.Option(help="Name of the column with the activations. [the only one]")
     ] = None,
@@ -248,15 +236,9 @@ def import_(
         ),
     ] = "float32",
     settings: Settings = None,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Number format of the language model: float32, bfloat16, or auto, which is "
-            "bfloat16 if the hardware is fast at it."
-        ),
-    ] = "auto",
+    dtype: Dtype = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a cache from activations that SAELens cached.
 

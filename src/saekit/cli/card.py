@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -13,7 +14,7 @@ def card(
         Path, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")
     ],
     out: Annotated[Path | None, typer.Option(help="File to write it to. [it is printed]")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the README.md of an SAE: what it was made from, its results, its limits.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -13,7 +14,7 @@ def cite(
         Path, typer.Argument(help="Folder of a run, SAE, comparison or study, or a result file.")
     ],
     out: Annotated[Path | None, typer.Option(help="Also write the BibTeX to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what to cite, as text and as BibTeX, with a sentence for the methods section.
 

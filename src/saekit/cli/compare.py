@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saekit.cli.sweep_folder import is_sweep, trained_runs
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -66,8 +67,8 @@ def compare(
             "scores against L0 is."
         ),
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -21,7 +22,7 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option(help="Write into --out although it is not empty.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only errors.")] = False,
     *,
     sae: HintOptions,

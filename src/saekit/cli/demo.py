@@ -12,6 +12,7 @@ import typer
 from saekit.core import machine
 from saekit.core.errors import ConfigError
 from saekit.core.result import score_lines
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit
 
 # Enough for pages and scores of a first look, and below five minutes on two cores in all.
@@ -42,9 +43,9 @@ def demo(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete an earlier demo in --out and begin again.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, measure, index and report an SAE of SmolLM2-135M-Instruct, in minutes on two cores.
 

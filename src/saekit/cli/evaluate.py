@@ -15,6 +15,7 @@ from saekit.cli.sweep_folder import (
     trained_runs,
 )
 from saekit.core.result import score_lines, split_lines
+from saekit.terminal.common_options import AsJson, OneSite, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -76,10 +77,7 @@ def evaluate(
             "[test; for a sweep validation, if its runs held some out]"
         ),
     ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
-    ] = None,
+    site: OneSite = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,8 +97,8 @@ def evaluate(
     seed: Annotated[
         int, typer.Option(help="Seed of what the evaluation draws at random; core draws nothing.")
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit
 
 app = typer.Typer(
     help="Write an SAE's pages as files for a web server, or files for Neuronpedia and SAEBench.",
     no_args_is_help=True,
 )
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.callback()

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from saekit.cli.train import CorpusWord, Device, Dtype, Json, Model, Quiet, Revision
+from saekit.cli.train import CorpusWord, Model
+from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision, Seed
 from saekit.terminal.output import emit
 
 
@@ -36,7 +37,7 @@ def fit(
     k: Annotated[
         int | None, typer.Option(help="Most latents on per token. [depends on the method]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    seed: Seed = 0,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -54,7 +55,7 @@ def fit(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find a dictionary without training, such as PCA or k-means, and write it as an SAE.
 

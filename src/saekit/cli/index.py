@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -54,8 +55,8 @@ def index(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the index to. [RUN/index]")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -65,7 +66,7 @@ def list_names(
             "and so on."
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List architectures, metrics, evaluations, corpora, models and so on.
 

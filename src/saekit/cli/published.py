@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 SHOWN = 40
@@ -54,7 +55,7 @@ def published(
     every: Annotated[
         bool, typer.Option("--all", help=f"List all, not only the first {SHOWN}.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List published SAEs, from SAELens' registry or your own catalogue, or published scores.
 

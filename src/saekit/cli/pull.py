@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit, note_lines
 
 
@@ -15,7 +16,7 @@ def pull(
         Path | None,
         typer.Option(help="Catalogue of your own to look the name up in. [$SAEKIT_CATALOGUE]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Download a published SAE into a folder, with all that its registry says about it.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit, note_lines
 
 
@@ -20,7 +21,7 @@ def push(
     revision: Annotated[
         str | None, typer.Option(help="Branch to upload to, made if needed. [main]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Upload an SAE to the Hugging Face hub, where saekit and sae-lens can load it.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.cli.sweep_folder import is_sweep, report_all
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit, note_lines
 
 
@@ -26,7 +27,7 @@ def report(
             "tables. Takes a result file too.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one HTML page with the results of a run, a sweep or a study.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.core.errors import ConfigError
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -37,7 +38,7 @@ def reproduce(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Do not show the output of the command.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the command that made something again, and compare the numbers.
 

@@ -12,6 +12,7 @@ import typer
 from saekit.cli import train as one
 from saekit.core.config import read_value
 from saekit.core.errors import ConfigError
+from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.run_flags import given, over
 from saekit.training import building
@@ -33,7 +34,7 @@ def sweep(
         ),
     ] = None,
     model: one.Model = None,
-    revision: one.Revision = None,
+    revision: Revision = None,
     site: one.Site = None,
     target: one.Target = None,
     fold: one.Fold = False,
@@ -65,10 +66,10 @@ def sweep(
             "that trains it.",
         ),
     ] = False,
-    device: one.Device = "auto",
-    dtype: one.Dtype = "auto",
-    quiet: one.Quiet = False,
-    as_json: one.Json = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train several SAEs that differ in some settings, with one pass of the language model.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
+from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.run_flags import given, over
 from saekit.training.building import (
@@ -35,9 +36,6 @@ Model = Annotated[
         help="Language model: a name on the Hugging Face hub, a folder, or an embedded model (see: "
         f"saekit list models). [{DEFAULT_MODEL}]"
     ),
-]
-Revision = Annotated[
-    str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
 ]
 Site = Annotated[
     list[str] | None,
@@ -139,16 +137,6 @@ Recipe = Annotated[
         "options replace single settings."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="Number format of the language model: float32, bfloat16, or auto, which is "
-        "bfloat16 if the hardware is fast at it."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def train(
@@ -198,7 +186,7 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a sparse autoencoder (SAE) on activations of a language model, or on vectors.
 

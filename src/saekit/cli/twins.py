@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -20,7 +21,7 @@ def twins(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the tables to. [RUN/analysis]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find for each latent the one in other SAEs whose direction is most like its own.
 

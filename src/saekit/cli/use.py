@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError
+from saekit.terminal.common_options import AsJson, OneSite, Seed
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from saekit.models.base import LanguageModel
 
 Run = Annotated[str, typer.Argument(help="Folder of a run or an SAE, or a published SAE's name.")]
-Site = Annotated[
-    str | None, typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _opened(run: str, sae: SAEOptions, site: str | None) -> "tuple[TrainedSAE, LanguageModel]":
@@ -40,7 +37,7 @@ def prompt(
     run: Run,
     text: Annotated[str, typer.Argument(help="Text for the model to read.")],
     top: Annotated[int, typer.Option(help="Most latents to show at each token.")] = 5,
-    site: Site = None,
+    site: OneSite = None,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
@@ -79,14 +76,14 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
     temperature: Annotated[
         float, typer.Option(help="Temperature of sampling; 0 always takes the likeliest token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    seed: Seed = 0,
     seeds: Annotated[
         int, typer.Option(help="Number of texts at each strength, from as many seeds.")
     ] = 1,
     index: Annotated[
         Path | None, typer.Option(help="Folder of the SAE's index, for --scale. [RUN/index]")
     ] = None,
-    site: Site = None,
+    site: OneSite = None,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,
@@ -134,7 +131,7 @@ def attribute(
         int, typer.Option(help="Number of gradients that --method integrated averages.")
     ] = 10,
     top: Annotated[int, typer.Option(help="Number of effects to show.")] = 10,
-    site: Site = None,
+    site: OneSite = None,
     as_json: AsJson = False,
     *,
     sae: SAEOptions,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson, OneSite, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -21,10 +22,7 @@ def verify(
             "on, or the packaged one]"
         ),
     ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
-    ] = None,
+    site: OneSite = None,
     tokens: Annotated[
         int, typer.Option(help="Tokens to measure the SAE on, for each way of using it.")
     ] = 2048,
@@ -41,8 +39,8 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(help="File for the verdict, as JSON. [RUN/eval/verify.json]")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -57,7 +58,7 @@ def track(
     wait: Annotated[
         bool, typer.Option("--follow", help="Keep copying until the run is over.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Copy a training log to TensorBoard, wandb or Trackio, once or while the run goes on.
 

@@ -161,6 +161,26 @@ def table(
     return _block("table", head, **block)
 
 
+def filled(
+    rows: Rows, names: Mapping[str, str], said: Mapping[str, str], **head: Unpack[Head]
+) -> Block:
+    """Return the columns of a table that something stands in.
+
+    Args:
+        rows: the table; it need not have every column.
+        names: columns in their order, with what they are called.
+        said: what a column is.
+        head: title, about and source.
+    """
+    there = {
+        name: label
+        for name, label in names.items()
+        if any(v not in (None, "") for v in rows.columns.get(name, []))
+    }
+    known = {name: words for name, words in said.items() if name in there}
+    return table(rows, names=there, said=known, **head)
+
+
 def series(
     name: str,
     x: Sequence[Any],

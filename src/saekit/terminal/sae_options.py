@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from saekit.terminal.common_options import Device
+
 if TYPE_CHECKING:
     from saekit.hub.formats.base import FormatHints
     from saekit.hub.opening import OpenOptions, OpenSAE
@@ -136,7 +138,7 @@ class SAEOptions(HintOptions):
             "bfloat16 if the hardware is fast at it. [as in training]"
         ),
     ] = None
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto"
+    device: Device = "auto"
     processing: Annotated[
         str | None,
         typer.Option(

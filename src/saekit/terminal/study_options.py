@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from saekit.terminal.common_options import OneSite, Quiet
 from saekit.terminal.generator_options import (
     BaseURL,
     ByModel,
@@ -62,16 +63,13 @@ class StudyOptions:
     split: Annotated[
         str, typer.Option(help="Part of the text to read: train, validation or test.")
     ] = "train"
-    site: Annotated[
-        str | None,
-        typer.Option(help="Which site to use, if several share the SAE, as L3.resid_post."),
-    ] = None
+    site: OneSite = None
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, of those listed below. Repeatable."),
     ] = None
     seed: Annotated[int, typer.Option(help="Seed that decides latents, examples and prompts.")] = 0
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False
+    quiet: Quiet = False
 
     def generator(self) -> "Generator":
         """Return who is asked.

@@ -69,8 +69,8 @@ def holds_another(path: Path, result: Result, *, name: str | None = None) -> boo
         there = read_object(path)
     except FormatError:
         return True
-    same = ("eval_id", "sae_lens_release_id")
-    return any(there.get(key) != to_record(result, name=name)[key] for key in same)
+    made = to_record(result, name=name)
+    return any(there.get(key) != made[key] for key in ("eval_id", "sae_lens_release_id"))
 
 
 def stem_of(path: str) -> str:

@@ -1,6 +1,5 @@
 """Comparison: which of several SAEs is better, of `saekit compare`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -72,7 +71,7 @@ class ComparisonPage(Page):
         columns["said"] = [l0_figure.label(name) for name in pairs.columns["metric"]]
         shown = [
             blocks.facts(verdicts, title="Verdicts", source=source),
-            _table(columns, PAIRS, SAID, title="Differences", source=source),
+            blocks.filled(Table(columns=columns), PAIRS, SAID, title="Differences", source=source),
         ]
         shown += [blocks.text(note[0].upper() + note[1:] + ".") for note in notes]
         shown += [_drawn(saes, metric, source) for metric in metrics]
@@ -84,19 +83,6 @@ def _intervals(rows: list[dict[str, Any]], low: str, high: str) -> list[str | No
         None if row[low] is None else f"{row[low]:.3g} to {row[high]:.3g}".replace("-", "−")
         for row in rows
     ]
-
-
-def _table(
-    columns: dict[str, list[Any]], names: Mapping[str, str], said: Mapping[str, str], **head: str
-) -> Block:
-    """Return the columns of a table that something stands in."""
-    there = {
-        name: label
-        for name, label in names.items()
-        if any(v not in (None, "") for v in columns.get(name, []))
-    }
-    words = {name: about for name, about in said.items() if name in there}
-    return blocks.table(Table(columns=columns), names=there, said=words, **head)  # type: ignore[arg-type]
 
 
 def _drawn(saes: Table, metric: str, source: str) -> Block:
@@ -143,4 +129,4 @@ def _saes(saes: Table, metrics: list[str], source: str) -> Block:
             f"front_{metric}": "no other SAE here is better with as many latents on or fewer",
             f"front_share_{metric}": "share of resampled texts in which it is on the front",
         }
-    return _table(columns, names, said, title="SAEs", source=source)
+    return blocks.filled(Table(columns=columns), names, said, title="SAEs", source=source)

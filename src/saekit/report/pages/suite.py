@@ -120,12 +120,10 @@ def _table(rows: list[dict[str, Any]], floors: dict[str, str]) -> Block:
         "" if row["low"] is None else f"{row['low']:.4g} to {row['high']:.4g}" for row in rows
     ]
     names = HEADS | {f"floor_{name}": label for name, label in floors.items()} | AFTER
-    there = {n: label for n, label in names.items() if any(v not in (None, "") for v in columns[n])}
-    said = {n: words for n, words in SAID.items() if n in there}
     bare = [r["reason"] for r in rows if None not in (r["value"], r["reason"]) and r["low"] is None]
     about = STAR if any(row["best"] for row in rows) else "; ".join(dict.fromkeys(bare))
     title = f"{rows[0]['eval']}: {rows[0]['score']}, in numbers"
-    return blocks.table(Table(columns=columns), names=there, said=said, about=about, title=title)
+    return blocks.filled(Table(columns=columns), names, SAID, about=about, title=title)
 
 
 def _lost(rows: list[dict[str, Any]], source: str) -> Block:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ def curves_(
             help="File for the figure (.svg, .pdf or .png); its numbers go next to it as CSV."
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw TPP and SCR against the number of latents set to 0, with their floors.
 

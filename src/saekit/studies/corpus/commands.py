@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Quiet, Revision, Seed
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.settings_help import lists
 
@@ -21,8 +22,6 @@ Model = Annotated[
         "(see: saekit list models)."
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.command("generate", cls=lists("saekit.studies.corpus.generate:Generation"))
@@ -47,9 +46,7 @@ def generate_(
     ] = None,
     batch_rows: Annotated[int, typer.Option(help="Most sequences to write at the same time.")] = 32,
     writer: Annotated[str, typer.Option(help="What writes: local, or vllm on GPUs.")] = "local",
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
-    ] = None,
+    revision: Revision = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -66,9 +63,9 @@ def generate_(
             "--set", help="A setting, as temperature=0.8, of those listed below. Repeatable."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    seed: Seed = 0,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have a language model write text; after a stop, the same command continues.
 
@@ -145,7 +142,7 @@ def measure_(
         typer.Option("--set", help="A setting, as tokens=500k, of those listed below. Repeatable."),
     ] = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure texts side by side: coverage, first tokens, entropy, n-grams, embeddings.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Quiet, Seed
 from saekit.terminal.generator_options import (
     BUDGET,
     PARTLY,
@@ -67,9 +68,6 @@ Again = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option(help="Name for these scores. [the judge's name]")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _scorers(names: list[str] | None, settings: list[str] | None) -> "list[Scorer]":
@@ -130,7 +128,7 @@ def plan(
     scorer: Scorers = None,
     scorer_set: ScorerSettings = None,
     again: Again = True,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     study: StudyOptions,
     sae: SAEOptions,
@@ -175,7 +173,7 @@ def run_(
     scorer: Scorers = None,
     scorer_set: ScorerSettings = None,
     again: Again = True,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     study: StudyOptions,
     sae: SAEOptions,
@@ -248,7 +246,7 @@ def score_(
     limit: LimitSettings = None,
     seed: Seed = 0,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score explanations with another judge, or other explanations on the same texts.
 
@@ -283,7 +281,7 @@ def label_(
             help="Only explanations whose detection score is at least this.", min=0, max=1
         ),
     ] = 0.0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write explanations as labels that the explorer imports, with their scores in the notes.
 
@@ -323,7 +321,7 @@ def rate_(
         typer.Option("--import", help="Add the verdicts in this file, and ask nothing."),
     ] = None,
     seed: Seed = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rate explanations yourself, without seeing who made them; run it again to continue.
 
@@ -363,7 +361,7 @@ def report(
         typer.Option(help="Number of latents that people rated, as given to saekit explain rate."),
     ] = 20,
     seed: Seed = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show explanations with their scores, and how far judges and people agree.
 

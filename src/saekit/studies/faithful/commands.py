@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.settings_help import lists
 
@@ -16,8 +17,6 @@ app = typer.Typer(
 # See `saekit.terminal.requirements`.
 MAKES: dict[str, str | None] = {"figures": None}
 NEEDS = {"figures": ("matplotlib", "figures")}
-
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 @app.command("run", cls=lists("saekit.studies.faithful.study:Faithful", but=("texts", "seeds")))
@@ -49,19 +48,11 @@ def run_(
         list[str] | None,
         typer.Option("--set", help="A setting, as tokens=100k, of those listed below. Repeatable."),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
-    ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="Number format of the language model: float32, bfloat16, or auto, which "
-            "is bfloat16 if the hardware is fast at it."
-        ),
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Json = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have a model write text, train SAEs on it and on other texts, and say which are better.
 
@@ -93,7 +84,7 @@ def compare(
     other: Annotated[
         Path, typer.Argument(help="Result of another SAE, made with the same --seed.")
     ],
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare how many fake features two SAEs have, on the noise that both have seen.
 
@@ -120,7 +111,7 @@ def figures(
         ),
     ] = None,
     suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw fake features, probes and cross-data tables of SAEs side by side.
 
@@ -163,7 +154,7 @@ def aggregate_(
         list[str] | None, typer.Option(help="Score to compare. Repeatable. [sae_acc, sae_f1]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare training texts over models and tasks, and flag SAEs of another model's text.
 
@@ -185,7 +176,7 @@ def stability(
         Path, typer.Option(help="Folder to write the figures to, each with its numbers as CSV.")
     ],
     suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw which latents seeds have in common, from a result of seed_stability.
 

@@ -10,11 +10,9 @@ import typer
 from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.names import results_folder
 from saekit.studies.layers.opening import (
-    AsJson,
     Corpus,
     LensFile,
     OpenOptions,
-    Quiet,
     RunFolder,
     Sites,
     SplitName,
@@ -23,6 +21,7 @@ from saekit.studies.layers.opening import (
     opened,
 )
 from saekit.studies.layers.table_commands import examples_, stream_, tables
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 

@@ -51,9 +51,6 @@ Dtype = Annotated[
         "is bfloat16 if the hardware is fast at it. [as in training]"
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 class OpenOptions(NamedTuple):

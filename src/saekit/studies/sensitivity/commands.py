@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.generator_options import BUDGET, PARTLY, plan_lines
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
@@ -30,7 +31,6 @@ NLatents = Annotated[
         help="Number of latents to draw at random, from those that are on often enough.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 
 
 def _defects(found: dict[str, int]) -> str:
@@ -58,7 +58,7 @@ def plan(
     run: Run,
     latents: NLatents = 50,
     examples: Examples = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     study: StudyOptions,
     sae: SAEOptions,
@@ -109,7 +109,7 @@ def run_(
         ),
     ] = True,
     examples: Examples = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     study: StudyOptions,
     sae: SAEOptions,
@@ -176,7 +176,7 @@ def run_(
 
 @app.command("report")
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run.")], as_json: Json = False
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")], as_json: AsJson = False
 ) -> None:
     """Show the scores of a run and its latents.
 
@@ -211,8 +211,8 @@ def compare_(
         Path | None, typer.Option(help="Folder to write to. [A/sensitivity/compare/B]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the resampling for intervals.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Json = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     *,
     sae: SAEOptions,
 ) -> None:
@@ -246,7 +246,7 @@ def figures(
         Path | None,
         typer.Option(help="Folder to write the figures to. [figures in the first folder]"),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw what one or several runs found, each figure with its numbers as CSV.
 
@@ -268,7 +268,7 @@ def audit(
         list[int] | None,
         typer.Option("--latent", help="Number of a latent to show. Repeatable. [all]"),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one page with every example, prompt, reply, verdict and hit of a run.
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ def letters(
     letter: Annotated[
         str | None, typer.Option(help="Letter to show, with its words. [all letters]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the latents for each first letter, and the words that other latents took over.
 

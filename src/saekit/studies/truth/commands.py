@@ -7,6 +7,7 @@ import typer
 
 from saekit.core.errors import ConfigError, FormatError, MissingExtraError
 from saekit.hub.names import results_folder
+from saekit.terminal.common_options import AsJson, Device, Quiet, Seed
 from saekit.terminal.output import emit
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
@@ -29,9 +30,6 @@ NEEDS = dict.fromkeys(("eval", "calibrate"), ("scipy", "truth"))
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeatable.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
 
 SHOWN = {
     "mcc": "MCC with true features",
@@ -67,7 +65,7 @@ def make(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the truth to. [truths/FEATURESxWIDTH]")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a synthetic model with known features, called a truth.
 
@@ -126,9 +124,9 @@ def train(
             help="Folder to write the run to. [runs/truth-NAME-ARCH-WIDTH-seedSEED-DIGEST]"
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")] = "auto",
+    device: Device = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a sparse autoencoder on the samples of a truth.
 
@@ -187,7 +185,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure which of a truth's features an SAE found.
 
@@ -269,7 +267,7 @@ def calibrate(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("runs/calibration"),
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Test which scores rank SAEs correctly without knowing the features.
 
@@ -332,7 +330,7 @@ def push(
     truth: Annotated[Path, typer.Option(help="Folder that saekit truth make wrote.")],
     repo: Annotated[str, typer.Option(help="Repository on the Hugging Face hub, as OWNER/NAME.")],
     public: Annotated[bool, typer.Option("--public", help="Make it public. [private]")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Upload a truth to the Hugging Face hub in the published layout.
 

@@ -12,15 +12,16 @@ from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.events import Corpus, Index, Latents, open_index
 from saekit.studies.locality.commands.options import (
     PARTLY,
-    Device,
+    Above,
     Folder,
     Format,
-    Json,
     Layers,
+    MaxDensity,
     Memory,
+    MinDensity,
+    NLatents,
     OutOrBeside,
     PresetName,
-    Quiet,
     Resume,
     Sites,
     Split,
@@ -30,6 +31,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet, Seed
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -70,21 +72,11 @@ def autocorr(
         int, typer.Option(help="Tokens by which passes over a document overlap.")
     ] = 256,
     lags: Annotated[int, typer.Option(help="Largest lag, in tokens.")] = 64,
-    threshold: Annotated[
-        float, typer.Option(help="A latent is on above this activation, in act units.")
-    ] = 0.0,
+    threshold: Above = 0.0,
     latents: Latents = None,
-    n_latents: Annotated[
-        int, typer.Option(help="Number of latents to draw if none are named.")
-    ] = 200,
-    min_density: Annotated[
-        float,
-        typer.Option(help="Draw only latents that are on at no smaller share of tokens than this."),
-    ] = 1e-5,
-    max_density: Annotated[
-        float,
-        typer.Option(help="Draw only latents that are on at no larger share of tokens than this."),
-    ] = 0.1,
+    n_latents: NLatents = 200,
+    min_density: MinDensity = 1e-5,
+    max_density: MaxDensity = 0.1,
     top: Annotated[
         int,
         typer.Option(
@@ -108,14 +100,14 @@ def autocorr(
     sae_id: Annotated[
         str | None, typer.Option(help="Name of the SAE in the files. [its folder's name]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")] = 0,
+    seed: Seed = 0,
     resume: Resume = False,
     memory: Memory = None,
     tables: Format = "csv",
     out: OutOrBeside = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: HintOptions,
 ) -> None:

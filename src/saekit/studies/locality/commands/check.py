@@ -9,15 +9,12 @@ import typer
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     Dataset,
-    Device,
     Documents,
     Folders,
-    Json,
     Layers,
     Memory,
     NCtx,
     PresetName,
-    Quiet,
     Root,
     Saes,
     Seed,
@@ -32,6 +29,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
@@ -78,7 +76,7 @@ def check(
         typer.Option(help="Folder to write methods.csv and result.json to. [they are not written]"),
     ] = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: WindowOptions,
 ) -> None:

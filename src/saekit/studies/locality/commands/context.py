@@ -10,17 +10,14 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     Dataset,
-    Device,
     Documents,
     Folders,
     Format,
-    Json,
     Layers,
     Legacy,
     Memory,
     Out,
     PresetName,
-    Quiet,
     Resume,
     Root,
     Saes,
@@ -38,6 +35,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import note_lines
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
@@ -89,7 +87,7 @@ def context(
     tables: Format = "csv",
     out: Out = Path("runs/locality-context"),
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: WindowOptions,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.studies.locality.commands import app
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -14,7 +15,7 @@ def convert(
     path: Annotated[Path, typer.Argument(help="Published file, or a folder of such files.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not list what was left out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert published locality data to CSV, npz and JSON, without running its pickles.
 

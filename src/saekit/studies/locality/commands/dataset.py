@@ -14,16 +14,14 @@ from saekit.core.errors import ConfigError, SaekitError
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     PARTLY,
-    Device,
-    Json,
     Memory,
     NCtx,
-    Quiet,
     Resume,
     Seed,
     Settings,
     layers_of,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import HintOptions
 from saekit.terminal.settings_help import lists
@@ -156,7 +154,7 @@ def dataset(
     device: Device = "auto",
     resume: Resume = False,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make the data set "SAE Locality Data" of some models and corpora: every run, and its release.
 

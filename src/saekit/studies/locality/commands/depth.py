@@ -9,18 +9,15 @@ from saekit.core.errors import ConfigError
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     Dataset,
-    Device,
     Documents,
     Folders,
     Format,
-    Json,
     Layers,
     Legacy,
     Memory,
     NCtx,
     Out,
     PresetName,
-    Quiet,
     Resume,
     Root,
     Saes,
@@ -38,6 +35,7 @@ from saekit.studies.locality.commands.options import (
     subjects_of,
     threshold_of,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import takes
 from saekit.terminal.settings_help import lists
@@ -83,7 +81,7 @@ def depth(
     tables: Format = "csv",
     out: Out = Path("runs/locality-depth"),
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: WindowOptions,
 ) -> None:
@@ -158,7 +156,7 @@ def draw_depth(
             help="File for the figure (.png, .svg or .pdf); its numbers go next to it as CSV."
         ),
     ] = Path("entropy_vs_depth.png"),
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw runs of several models or corpora side by side, a panel for each.
 

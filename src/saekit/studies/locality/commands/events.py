@@ -11,15 +11,16 @@ from saekit.hub.names import results_folder
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     PARTLY,
-    Device,
+    Above,
     Folder,
     Format,
-    Json,
     Layers,
+    MaxDensity,
     Memory,
+    MinDensity,
+    NLatents,
     OutOrBeside,
     PresetName,
-    Quiet,
     Resume,
     Sites,
     Split,
@@ -29,6 +30,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -66,9 +68,7 @@ def events(
         ),
     ] = 0,
     latents: Latents = None,
-    n_latents: Annotated[
-        int, typer.Option(help="Number of latents to draw if none are named.")
-    ] = 50,
+    n_latents: NLatents = 50,
     features: Annotated[
         Path | None,
         typer.Option(
@@ -76,14 +76,8 @@ def events(
             "tier, description), or candidate_features_l<L>.md."
         ),
     ] = None,
-    min_density: Annotated[
-        float,
-        typer.Option(help="Draw only latents that are on at no smaller share of tokens than this."),
-    ] = 1e-5,
-    max_density: Annotated[
-        float,
-        typer.Option(help="Draw only latents that are on at no larger share of tokens than this."),
-    ] = 0.1,
+    min_density: MinDensity = 1e-5,
+    max_density: MaxDensity = 0.1,
     top: Annotated[int, typer.Option(help="Most events for each latent.")] = 16,
     per: Annotated[
         str, typer.Option(help="Take at most one event from each document, or from each row.")
@@ -92,9 +86,7 @@ def events(
         list[int] | None,
         typer.Option(help="Tokens in a window of text. Repeatable. [16 32 64 96 128]"),
     ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="A latent is on above this activation, in act units.")
-    ] = 0.0,
+    threshold: Above = 0.0,
     same_tokens: Annotated[
         int,
         typer.Option(help="Events of a latent whose last tokens, this many, are equal count once."),
@@ -121,7 +113,7 @@ def events(
     memory: Memory = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: HintOptions,
 ) -> None:
@@ -227,7 +219,7 @@ def draw(
     n_ctx: Annotated[
         int | None, typer.Option(help="Window length to take, in tokens. [the longest]")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the figures of events again from their files, also from those of the published data.
 
@@ -252,7 +244,7 @@ def cards(
     out: Annotated[
         Path | None, typer.Option(help="File for the page. [FOLDER/feature_case_studies.html]")
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a page with a card for each latent, whose texts are tinted by influence.
 
@@ -304,7 +296,7 @@ def feature_table(
             help="Folder MODEL/SAE of a cache of saekit locality neuronpedia, for recall and BOS."
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a page with a table of the latents in a folder of events, the most local first.
 

@@ -7,7 +7,8 @@ import typer
 
 from saekit.core.errors import ConfigError
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Format, Json, OutOrBeside, Quiet
+from saekit.studies.locality.commands.options import Format, OutOrBeside
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit
 
 SHARES = (0.001, 0.01, 0.05, 0.1)  # of tokens; latents that are on more often are counted
@@ -55,7 +56,7 @@ def sparsity(
     tables: Format = "csv",
     out: OutOrBeside = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write how often each latent is on, where in the row, at which tokens, with which others.
 

@@ -11,14 +11,13 @@ from saekit.core.errors import ConfigError, FormatError
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
     Format,
-    Json,
     Layers,
     OutOrBeside,
     PresetName,
-    Quiet,
     Sites,
     opened,
 )
+from saekit.terminal.common_options import AsJson, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -69,7 +68,7 @@ def geometry(
     tables: Format = "csv",
     out: OutOrBeside = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: HintOptions,
 ) -> None:

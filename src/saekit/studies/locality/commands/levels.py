@@ -8,16 +8,14 @@ import typer
 from saekit.core.errors import ConfigError, FormatError
 from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.options import (
-    Device,
-    Json,
     Layers,
     Out,
     PresetName,
-    Quiet,
     Sites,
     float32_model,
     opened,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -47,7 +45,7 @@ def levels(
     device: Device = "auto",
     out: Out = Path("runs/locality-levels"),
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: HintOptions,
 ) -> None:

@@ -13,13 +13,10 @@ from saekit.studies.locality.commands import app
 from saekit.studies.locality.commands.events import Latents, finish
 from saekit.studies.locality.commands.options import (
     PARTLY,
-    Device,
     Format,
-    Json,
     Layers,
     Memory,
     PresetName,
-    Quiet,
     Resume,
     Sites,
     bytes_of,
@@ -27,6 +24,7 @@ from saekit.studies.locality.commands.options import (
     numbers,
     opened,
 )
+from saekit.terminal.common_options import AsJson, Device, Quiet
 from saekit.terminal.output import emit
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -92,7 +90,7 @@ def neuronpedia(
     memory: Memory = None,
     device: Device = "auto",
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
     *,
     sae: HintOptions,
 ) -> None:

@@ -69,7 +69,6 @@ Documents = Annotated[
         help="Draw windows from this many documents at the beginning of the corpus; 0 is all of it."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda if there is one.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 OutOrBeside = Annotated[
     Path | None,
@@ -86,14 +85,22 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue what is in --out; give the other options as before."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Format = Annotated[str, typer.Option("--format", help="File type of tables: csv or parquet.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed that decides windows, probes and nulls.")]
 Threshold = Annotated[
     float | None,
     typer.Option(help="A latent is on above this activation, in act units. [0, or the preset's]"),
 ]
+NLatents = Annotated[int, typer.Option(help="Number of latents to draw if none are named.")]
+MinDensity = Annotated[
+    float,
+    typer.Option(help="Draw only latents that are on at no smaller share of tokens than this."),
+]
+MaxDensity = Annotated[
+    float,
+    typer.Option(help="Draw only latents that are on at no larger share of tokens than this."),
+]
+Above = Annotated[float, typer.Option(help="A latent is on above this activation, in act units.")]
 Vector = Annotated[
     str,
     typer.Option(

@@ -1,12 +1,12 @@
 """`saekit locality presets`: models with published SAEs."""
 
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Json
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
 @app.command("presets")
-def presets(as_json: Json = False) -> None:
+def presets(as_json: AsJson = False) -> None:
     """List published models with SAEs, and what the published locality code forgets for each.
 
     Example: saekit locality presets

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Json, Split
+from saekit.studies.locality.commands.options import Split
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -27,7 +28,7 @@ def prompt(
     docs: Annotated[
         int, typer.Option(help="Number of documents to look at, from the beginning of the corpus.")
     ] = 10_000,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a text from a corpus for `saekit locality context --prompt`.
 

@@ -7,7 +7,8 @@ import typer
 
 from saekit.core.errors import DataError
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import PARTLY, Json
+from saekit.studies.locality.commands.options import PARTLY
+from saekit.terminal.common_options import AsJson
 from saekit.terminal.output import emit
 
 
@@ -34,7 +35,7 @@ def release(
             "--figures", help="Also draw every window, and the figures of depth and context."
         ),
     ] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run where "SAE Locality Data" has it, in safe formats.
 
