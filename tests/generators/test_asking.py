@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -136,6 +137,19 @@ def test_the_cache_answers_other_runs_before_any_limit(tmp_path):
     (tmp_path / "c.sqlite").write_bytes(b"junk" * 100)
     with pytest.raises(FormatError, match="is damaged"):
         ask(Counting(), wanted("z"), Journal(tmp_path / "3.jsonl"), cache=cache)
+
+
+def test_threads_that_make_the_cache_at_once_all_write_to_it(tmp_path):
+    for i in range(60):  # without the remedy one in six of them fails
+        cache, start = ReplyCache(tmp_path / f"{i}.sqlite"), threading.Barrier(4)
+
+        def put(key, cache=cache, start=start):
+            start.wait()
+            cache.put(key, Reply(text=key))
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(put, "abcd"))
+        assert [cache.get(key).text for key in "abcd"] == list("abcd")
 
 
 def test_requests_keep_their_pace(tmp_path):

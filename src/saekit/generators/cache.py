@@ -51,7 +51,10 @@ class ReplyCache:
             db = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
             try:
                 with db:
-                    db.execute("PRAGMA journal_mode = WAL")
+                    # SQLite does not wait here while another connection makes the same change. It
+                    # stays in the file and is for speed alone; what follows waits its turn.
+                    with contextlib.suppress(sqlite3.OperationalError):
+                        db.execute("PRAGMA journal_mode = WAL")
                     db.execute(
                         "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT)"
                     )
