@@ -25,7 +25,8 @@ for i in range(60):
     place = out / str(i)
     try:
         with claimed(place, "a try"):
-            (place / "winners").open("a").write("x")
+            with (place / "winners").open("a") as winners:
+                winners.write("x")
             time.sleep(0.005)
             assert (place / "winners").read_text() == "x"
             (place / "winners").write_text("")

@@ -166,7 +166,8 @@ def weights_of(path):
     if path.suffix == ".pt":
         return torch.load(path, weights_only=True)
     if path.suffix == ".npz":
-        return {n: torch.from_numpy(a) for n, a in np.load(path).items()}
+        with np.load(path) as arrays:
+            return {n: torch.from_numpy(a) for n, a in arrays.items()}
     return load_file(path)
 
 

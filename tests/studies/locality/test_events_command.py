@@ -88,6 +88,11 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def arrays_in(path):
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
 def test_events_are_scored_drawn_and_shown(events, capsys):
     manifest = json.loads((events / "manifest.json").read_text())
     assert manifest["ctx_lens_swept"] == [8, 16] and manifest["failed"] == 0
@@ -95,8 +100,8 @@ def test_events_are_scored_drawn_and_shown(events, capsys):
     found = rows(events / "ctx16.csv")
     ok = [r for r in found if r["status"] == "ok"]
     assert len(ok) == manifest["ok"]["16"] > 4
-    arrays = np.load(events / "influences_ctx16.npz", allow_pickle=False)
-    assert {r["npz_key"] for r in ok} == set(arrays.files)
+    arrays = arrays_in(events / "influences_ctx16.npz")
+    assert {r["npz_key"] for r in ok} == set(arrays)
     for r in ok:
         J = arrays[r["npz_key"]]
         assert len(J) == int(r["n_positions"]) <= 16
@@ -292,9 +297,9 @@ def test_autocorrelation_with_targets_and_corners(run, tmp_path, capsys, documen
     curves = rows(tmp_path / "autocorr_curves.csv")
     assert len(curves) == 9 * record["latents"]
     assert all(float(r["autocorr"]) == pytest.approx(1) for r in curves if r["lag"] == "0")
-    traces = np.load(tmp_path / "activation_traces.npz", allow_pickle=False)
-    assert len(traces.files) == record["latents"]
-    for name in traces.files:
+    traces = arrays_in(tmp_path / "activation_traces.npz")
+    assert len(traces) == record["latents"]
+    for name in traces:
         assert traces[name].shape[1] == 129 and (traces[name][:, 64] == 1).all()
     targets = rows(tmp_path / "entropy_targets.csv")
     assert all(r["n_positions"] == "8" for r in targets)
