@@ -1,7 +1,7 @@
 """What SAEs make of sequences: codes of the tokens that their rules keep, read once for all."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,22 @@ def saes_of(subjects: Sequence[Subject]) -> list[SAE]:
     for subject in subjects:
         check_weights(subject)
     return [float32_on(s.sae, model_of(subjects).device) for s in subjects]
+
+
+def distinct(subjects: Sequence[Subject]) -> tuple[list[Subject], list[int]]:
+    """Return the subjects that read text differently, and for each which of them it is.
+
+    SAEs that are as wide and as sparse have one floor, whose codes are then made once.
+    """
+    found: dict[Any, int] = {}
+    some, which = [], []
+    for one in subjects:
+        key = (id(one.sae), one.ways)
+        if key not in found:
+            found[key] = len(some)
+            some.append(one)
+        which.append(found[key])
+    return some, which
 
 
 class Coded(NamedTuple):
@@ -67,6 +83,7 @@ def coded(
         DataError: activations are not finite.
     """
     lm = model_of(subjects)
+    subjects, places = distinct(subjects)
     saes = saes_of(subjects)
     sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
     for first in range(0, len(text.tokens), batch_rows):
@@ -82,5 +99,5 @@ def coded(
                 keep &= subject.write_rule.keep(tokens, acts[subject.write])
             x, y = acts[subject.read][keep].float(), acts[subject.write][keep].float()
             found.append(Coded(sae.encode(x), which[keep], x, y))
-        yield first, found
+        yield first, [found[place] for place in places]
         bar.add(int(real.sum()))

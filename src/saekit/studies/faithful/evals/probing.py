@@ -17,6 +17,7 @@ from saekit.core.seeds import derive
 from saekit.core.stats.resamples import scored
 from saekit.data.labelled.base import Labelled, Source, name_of, open_task
 from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
+from saekit.saes.base import SAE
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.lists import written
 from saekit.studies.faithful.probing import logistic, statistics
@@ -43,7 +44,8 @@ class _Read(NamedTuple):
     task: Labelled
     train: Features
     test: Features
-    floor_train: Tensor  # codes of an untrained SAE
+    floor: SAE  # an untrained one
+    floor_train: Tensor  # its codes
     floor_test: Tensor
 
 
@@ -165,15 +167,15 @@ class Probing(SharedEval):
             subjects, rows, self.pooling, tools, batch_rows=self.batch_rows, name=self.name
         )
         n, found = len(task.train), []
-        for own, _, floor in each:
+        for own, made, floor in each:
             train, test = (Features(*(f[part] for f in own)) for part in (slice(n), slice(n, None)))
-            found.append(_Read(task, train, test, floor.sae[:n], floor.sae[n:]))
+            found.append(_Read(task, train, test, made.sae, floor.sae[:n], floor.sae[n:]))
         return found
 
     def _probed(
         self, read: _Read, seed: int, known: tuple[dict[Any, Probe], Any]
     ) -> tuple[dict[str, Tensor], dict[str, Probe]]:
-        """Return predictions and probes by name; those of the raw activation are made once."""
+        """Return predictions and probes by name; those of what SAEs share are fitted once."""
         shared, key = known
         labels = torch.tensor([e.label for e in read.task.train])
         n_classes = len(read.task.classes)
@@ -183,22 +185,23 @@ class Probing(SharedEval):
                 train, labels, test, n_classes=n_classes, folds=self.folds, seed=seed, k=k
             )
 
-        def once(name: str, train: Tensor, test: Tensor, k: int | None = None) -> Probe:
+        def once(name: Any, train: Tensor, test: Tensor, k: int | None = None) -> Probe:
             if (key, name) not in shared:
                 shared[key, name] = fit(train, test, k)
             return shared[key, name]
 
         raw = read.train.baseline, read.test.baseline
+        floor = read.floor_train, read.floor_test
         probes = {
             "baseline": once("baseline", *raw),
             "sae": fit(read.train.sae, read.test.sae),
             "recon": fit(read.train.recon, read.test.recon),
-            UNTRAINED: fit(read.floor_train, read.floor_test),
+            UNTRAINED: once(read.floor, *floor),
         }
         parts = logistic.principal(*raw) if self.sparse else raw
         for k in self.sparse:
             probes[f"sae_{k}"] = fit(read.train.sae, read.test.sae, k)
-            probes[f"{UNTRAINED}_{k}"] = fit(read.floor_train, read.floor_test, k)
+            probes[f"{UNTRAINED}_{k}"] = once((read.floor, k), *floor, k)
             probes[f"pca_{k}"] = once(f"pca_{k}", *parts, k)
         commonest = int(torch.bincount(labels).argmax())
         majority = torch.full((len(read.task.test),), commonest)

@@ -17,7 +17,7 @@ from saekit.evals.core import Core
 from saekit.models.base import LanguageModel
 from saekit.models.sites import Site
 from saekit.saes.base import SAE
-from saekit.studies.faithful.coding import model_of, saes_of
+from saekit.studies.faithful.coding import distinct, model_of, saes_of
 from saekit.studies.faithful.sequences import Padded, Shape, ordinary_ids, pad
 from saekit.studies.faithful.untrained import untrained
 
@@ -114,6 +114,7 @@ def features_of(
         DataError: activations, weights or predictions are not finite.
     """
     lm = model_of(subjects)
+    subjects, places = distinct(subjects)
     saes = saes_of(subjects)
     sites = list(dict.fromkeys(site for s in subjects for site in (s.read, s.write)))
     found: list[dict[str, list[Tensor]]] = [{f: [] for f in Features._fields} for _ in subjects]
@@ -130,7 +131,8 @@ def features_of(
                 kept_of[name].append(values.cpu())
         bar.add(int(real.sum()))
     back = order.argsort()
-    return [Features(**{n: torch.cat(parts)[back] for n, parts in f.items()}) for f in found]
+    made = [Features(**{n: torch.cat(parts)[back] for n, parts in f.items()}) for f in found]
+    return [made[place] for place in places]
 
 
 def _pooled(

@@ -26,6 +26,7 @@ from saekit.evals.base import SharedEval, Subject, Tools, made_from, registry
 from saekit.evals.core import Core
 from saekit.models.hf import about_parameters
 from saekit.models.sites import Site
+from saekit.saes.base import SAE
 from saekit.studies.faithful.coding import model_of
 from saekit.studies.faithful.sequences import Padded, held_out, shape_of
 from saekit.studies.faithful.untrained import untrained
@@ -55,6 +56,18 @@ class _Words(NamedTuple):
     probe: probes.Linear
     probe_f1: dict[int, float]  # on test words, by letter that is measured
     skipped: dict[str, str]  # letters that are not measured: why
+
+    @property
+    def measured(self) -> probes.Linear:
+        """The probe of the letters that are measured."""
+        some = list(self.probe_f1)
+        return probes.Linear(self.probe.weights[some], self.probe.bias[some])
+
+    def places(self, words: slice) -> Int[Tensor, "n"]:
+        """Return of which measured letter some words are, as `measured` counts them; -1: none."""
+        place = torch.full((len(LETTERS),), -1)
+        place[list(self.probe_f1)] = torch.arange(len(self.probe_f1))
+        return place[self.letters[words]]
 
 
 class _Found(NamedTuple):
@@ -172,12 +185,16 @@ class Absorption(SharedEval):
         floors = untrained(subjects, rows, self.batch_rows, tools.seed)
         x, kept = self._read(subjects, words, shown=tools.shown)
         shared: dict[Any, _Words] = {}
+        below: dict[Any, _Found] = {}  # SAEs that are as wide and as sparse have one floor
         results = []
         for subject, floor, mask in zip(subjects, floors, kept, strict=True):
             key = (subject.read, mask.numpy().tobytes())
             if key not in shared:
                 shared[key] = self._probed(words, x[subject.read], mask, tools.seed)
-            found = self._measured(subject, floor, shared[key], tools.seed)
+            found = self._measured(subject.sae, shared[key], tools.seed)
+            if (floor.sae, key) not in below:
+                below[floor.sae, key], _ = self._letters(floor.sae, shared[key])
+            found[UNTRAINED] = below[floor.sae, key]
             results.append(self._result(subject, words, shared[key], found, (tools, began)))
         return results
 
@@ -236,36 +253,34 @@ class Absorption(SharedEval):
         return _Words(x, letters, names, n_train, left_out, probe, found, skipped)
 
     @torch.no_grad()
-    def _measured(
-        self, subject: Subject, floor: Subject, read: _Words, seed: int
-    ) -> dict[str, Any]:
-        """Return what the SAE, an untrained one and shuffled codes make of the letters."""
-        measured = list(read.probe_f1)
-        probe = probes.Linear(read.probe.weights[measured], read.probe.bias[measured])
-        place = torch.full((len(LETTERS),), -1)
-        place[measured] = torch.arange(len(measured))
-        n = read.n_train
-        letters = place[read.letters[:n]], place[read.letters[n:]]
-        found: dict[str, Any] = {}
-        for name, one in (("", subject), (UNTRAINED, floor)):
-            sae = float32_on(one.sae, torch.device("cpu"))
-            codes = Codes.cat([sae.encode(part) for part in read.x.split(ENCODED)])
-            train, test = codes.take(slice(0, n)), codes.take(slice(n, codes.n_rows))
-            if not measured:
-                found[name] = _Found({})
-                continue
-            made = of_letters(sae, train, test, letters, read.x[n:], probe, self.thresholds)
-            found[name] = _Found(dict(zip(measured, made, strict=True)))
-            if name:
-                continue
-            y_hat = torch.cat([sae.decode(sae.encode(part)) for part in read.x[n:].split(ENCODED)])
-            yes = probe.scores(y_hat) > 0
-            found["recon"] = [probes.f1(yes[:, i], letters[1] == i) for i in range(len(measured))]
-            chance = generator(seed, SHUFFLED)
-            dealt = shuffled(train, chance), shuffled(test, chance)
-            made = of_letters(sae, *dealt, letters, read.x[n:], probe, self.thresholds)
-            found[SHUFFLED] = _Found(dict(zip(measured, made, strict=True)))
-        return found
+    def _letters(
+        self, sae: SAE, read: _Words, deal: torch.Generator | None = None
+    ) -> tuple[_Found, Codes]:
+        """Return what codes make of the letters, dealt out to other words if asked, and the codes.
+
+        Codes are of test words, as they came.
+        """
+        sae, n = float32_on(sae, torch.device("cpu")), read.n_train
+        codes = Codes.cat([sae.encode(part) for part in read.x.split(ENCODED)])
+        train, test = codes.take(slice(0, n)), codes.take(slice(n, codes.n_rows))
+        if not read.probe_f1:
+            return _Found({}), test
+        dealt = (train, test) if deal is None else (shuffled(train, deal), shuffled(test, deal))
+        letters = read.places(slice(0, n)), read.places(slice(n, None))
+        made = of_letters(sae, *dealt, letters, read.x[n:], read.measured, self.thresholds)
+        return _Found(dict(zip(read.probe_f1, made, strict=True))), test
+
+    @torch.no_grad()
+    def _measured(self, sae: SAE, read: _Words, seed: int) -> dict[str, Any]:
+        """Return what the SAE, its codes dealt out and its reconstructions make of the letters."""
+        own, codes = self._letters(sae, read)
+        if not own.letters:
+            return {"": own, SHUFFLED: own}
+        dealt, _ = self._letters(sae, read, generator(seed, SHUFFLED))
+        y_hat = float32_on(sae, torch.device("cpu")).decode(codes)
+        yes, right = read.measured.scores(y_hat) > 0, read.places(slice(read.n_train, None))
+        recon = [probes.f1(yes[:, i], right == i) for i in range(yes.shape[1])]
+        return {"": own, SHUFFLED: dealt, "recon": recon}
 
     def _result(
         self,
@@ -288,8 +303,6 @@ class Absorption(SharedEval):
         scores: dict[str, Score] = {}
         for name in ("", UNTRAINED, SHUFFLED):
             one, end, head = found[name], f"_{name}" if name else "", SAID[name]
-            if name == SHUFFLED and not own.letters:
-                one = own
             scores |= {
                 f"absorption_fraction{end}": over(
                     one.means("fraction"), f"{head}absorption fraction", "share of the letter"
