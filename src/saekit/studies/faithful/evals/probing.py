@@ -63,7 +63,8 @@ class Probing(SharedEval):
     (`baseline`), an untrained SAE as wide and as sparse (`untrained`), and for K latents the best
     K principal components of the activation. Codes of random directions can be probed too, the
     better the more there are, so that the accuracy of all codes is good where it is above that of
-    the untrained SAE, and ranks nothing by itself. Of K latents higher is better. A probe that never predicts a class says so.
+    the untrained SAE, and ranks nothing by itself. Of K latents higher is better. A probe that
+    never predicts a class says so.
 
     Intervals are over test texts, the same resamples for all probes of a task. Each SAE has a
     result of its own; `compare` there sets two next to each other text by text.
