@@ -97,4 +97,4 @@ def test_training_on_a_model_begins_from_an_sae_and_resumes_alone(folder, capsys
     code, _, said = call(
         capsys, "train", "--start-from", folder / "one", "--arch", "relu", *plain, *rest
     )
-    assert code == 2 and "`--arch` does not go with --start-from" in said
+    assert code == 2 and "those of the SAE to begin from" in said
