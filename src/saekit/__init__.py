@@ -3,12 +3,14 @@
 Everything that a notebook needs is a name of this package. A name is imported when it is first
 used, so ``import saekit`` takes no time:
 
-- make: ``load_model``, ``train``, ``fit``, ``fit_dictionary``, and the architectures;
+- make: ``load_model``, ``train``, ``sweep``, ``fit``, ``fit_dictionary``, ``write_cache``,
+  ``repair_cache``, and the architectures;
 - open: ``load``, ``published``, ``pull``, ``use``;
 - measure: ``verify``, ``evaluate``, ``evaluate_suite``, ``compare``, ``score``;
-- look: ``index``, ``query``, ``analyse``, ``prompt``, ``serve``;
+- look: ``index``, ``query``, ``analyse``, ``twins``, ``prompt``, ``serve``;
 - inside the model: ``splice``, ``steer``, ``attribute``;
-- keep and share: ``save``, ``card``, ``push``, ``paper``, ``cite``, ``reproduce``.
+- keep and share: ``save``, ``convert``, ``card``, ``push``, ``export_site``,
+  ``export_neuronpedia``, ``export_saebench``, ``paper``, ``cite``, ``reproduce``.
 
 docs/python.md and docs/using.md show them at work.
 """
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index as Index
     from saekit.analysis.index_saes import index as index
     from saekit.analysis.query import query as query
+    from saekit.analysis.twins import twins as twins
     from saekit.core.registry import use as use
     from saekit.core.result import Result as Result
     from saekit.evals.compare import compare as compare
     from saekit.evals.evaluate import evaluate as evaluate
+    from saekit.evals.saebench.export import export_saebench as export_saebench
     from saekit.evals.suite import evaluate_suite as evaluate_suite
     from saekit.evals.verify.verify import verify as verify
+    from saekit.explorer.export import export_site as export_site
+    from saekit.explorer.neuronpedia import export_neuronpedia as export_neuronpedia
     from saekit.explorer.serve import serve as serve
     from saekit.hub.attribution import attribute as attribute
+    from saekit.hub.convert import convert as convert
     from saekit.hub.names.listing import published as published
     from saekit.hub.native import load as load
     from saekit.hub.native import save as save
@@ -66,6 +73,8 @@ if TYPE_CHECKING:
     from saekit.training.sweep import sweep as sweep
     from saekit.training.train import train as train
     from saekit.training.vector_scores import score as score
+    from saekit.training.write_cache import repair_cache as repair_cache
+    from saekit.training.write_cache import write_cache as write_cache
 
 _PLACES = {
     "Harvest": "saekit.activations.harvest",
@@ -79,8 +88,12 @@ _PLACES = {
     "card": "saekit.hub.publish",
     "cite": "saekit.report.citation",
     "compare": "saekit.evals.compare",
+    "convert": "saekit.hub.convert",
     "evaluate": "saekit.evals.evaluate",
     "evaluate_suite": "saekit.evals.suite",
+    "export_neuronpedia": "saekit.explorer.neuronpedia",
+    "export_saebench": "saekit.evals.saebench.export",
+    "export_site": "saekit.explorer.export",
     "fit": "saekit.training.fit_vectors",
     "fit_dictionary": "saekit.training.dictionary",
     "index": "saekit.analysis.index_saes",
@@ -92,6 +105,7 @@ _PLACES = {
     "pull": "saekit.hub.publish",
     "push": "saekit.hub.publish",
     "query": "saekit.analysis.query",
+    "repair_cache": "saekit.training.write_cache",
     "reproduce": "saekit.report.reproduction.rerun",
     "save": "saekit.hub.native",
     "score": "saekit.training.vector_scores",
@@ -100,8 +114,10 @@ _PLACES = {
     "steer": "saekit.hub.steering",
     "sweep": "saekit.training.sweep",
     "train": "saekit.training.train",
+    "twins": "saekit.analysis.twins",
     "verify": "saekit.evals.verify.verify",
     "use": "saekit.core.registry",
+    "write_cache": "saekit.training.write_cache",
     "AbsTopK": "saekit.saes.abs_topk",
     "BatchTopK": "saekit.saes.batch_topk",
     "Crosscoder": "saekit.saes.crosscoder",

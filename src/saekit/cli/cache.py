@@ -99,41 +99,29 @@ def write(
 
     Example: saekit cache write --site L10.resid_post --tokens 2000000 --out caches/l10
     """
-    from saekit.activations.cache import caching as made
-    from saekit.activations.cache.store import Store
-    from saekit.models.base import default_site
-    from saekit.models.hf import load
-    from saekit.models.model_files import pinned
-    from saekit.training import record
-    from saekit.training.building import short_digest
-    from saekit.training.signals import StopRequest
+    from saekit.core.config import read_setting
+    from saekit.training.write_cache import repair_cache, write_cache
 
     if resume is not None and repair is not None:
         raise ConfigError("Give --resume or --repair, not both.")
-    if (there := resume or repair) is not None:
-        store = Store.open(there)
-        where = record.found_again(store.manifest["config"], there, store.manifest)
-        spec = made.Caching.from_dict(where)
-        begun_with = store.manifest["model"]
-        revision = pinned(spec.revision, begun_with)
-        lm = load(spec.model, revision=revision, dtype=begun_with["dtype"], device=device)
-        if repair is not None:
-            files = made.repair(lm, repair, shown=not quiet)
-            mended = {"cache": str(repair), "rewritten": files}
-            said = ", ".join(files) or "nothing was damaged"
-            return emit(mended, as_json=as_json, lines=[f"rewritten {said}"])
-        folder, wanted = there, tokens or store.n_kept
-    else:
-        lm = load(model, revision=revision, dtype=dtype, device=device)
-        sites = site or [default_site(lm)]
-        spec = _spec(model, revision, sites, corpus, precision, settings or [])
-        told = short_digest(spec.to_dict(), lm.provenance())
-        name = f"{model.rstrip('/').rsplit('/', 1)[-1]}-{'-'.join(sites)}-{told}"
-        folder, wanted = out or Path("caches") / name, tokens or 1_000_000
-    with StopRequest() as stop:
-        store = made.write(
-            spec, lm, folder, tokens=wanted, stopped=lambda: stop.asked, shown=not quiet
+    if repair is not None:
+        files = repair_cache(repair, device=device, shown=not quiet)
+        mended = {"cache": str(repair), "rewritten": files}
+        return emit(
+            mended,
+            as_json=as_json,
+            lines=[f"rewritten {', '.join(files) or 'nothing was damaged'}"],
         )
+    if resume is not None:
+        store = write_cache(tokens=tokens, out=resume, resume=True, device=device, shown=not quiet)
+    else:
+        own = dict(map(read_setting, settings or []))
+        own |= {} if revision is None else {"revision": revision}
+        store = write_cache(
+            model, site=site, corpus=corpus, tokens=tokens, precision=precision, out=out,
+            device=device, dtype=dtype, shown=not quiet, **own,
+        )  # fmt: skip
+    folder = store.folder
     lines = [*_lines(store), f"next     saekit train --cache {folder}"]
     return emit(_record(store), as_json=as_json, lines=lines)
 

@@ -1,5 +1,6 @@
 """`saekit convert`: an SAE from one format to another."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -31,16 +32,13 @@ def convert(
 
     Example: saekit convert gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71 --out sae
     """
-    from saekit.core.errors import ConfigError
-    from saekit.hub.formats.base import registry
+    from saekit.hub.convert import check_place, convert
     from saekit.hub.native import load
 
-    written = registry.get(to)()
-    if out.exists() and any(out.iterdir()) and not overwrite:
-        raise ConfigError(f"{out} is not empty. Name another folder, or add --overwrite.")
+    check_place(out, to, overwrite=overwrite)  # before a large SAE is read
     loaded = load(source, scaled=True, format=sae.from_, hints=sae.hints())
     read, card = sae.answered(loaded)
-    written.write(read, card, out)
+    convert(dataclasses.replace(loaded, sae=read, card=card), out, format=to, overwrite=overwrite)
     unknown = card.provenance.get("unknown", [])
     notes = card.provenance.get("notes", [])
     lines = [

@@ -117,46 +117,10 @@ def saebench(
 
     Example: saekit export saebench runs/a runs/b --out results
     """
-    from saekit.core.errors import ConfigError, FormatError
-    from saekit.core.result import Result
-    from saekit.evals.saebench.writing import holds_another, path_of, write
-    from saekit.hub.names import results_folder
-    from saekit.report.origin import is_result
+    from saekit.evals.saebench.export import export_saebench
 
-    found: dict[Path, tuple[Result, str, Path]] = {}
-    left_out: dict[str, str] = {}
-    for name, run in _names(runs).items():
-        for path in sorted((results_folder(run) / "eval").glob("*.json")):
-            try:
-                if not is_result(path):
-                    continue
-                result = Result.read(path)
-                made = path_of(result, out, name=name)
-                if made in found:
-                    raise ConfigError(f"{made} has {found[made][2]}. Write this one elsewhere.")
-                found[made] = result, name, path
-            except (ConfigError, FormatError) as error:
-                left_out[str(path)] = str(error)
-    if not found:
-        why = "; ".join(left_out.values()) or f"saekit eval {runs[0]} makes one"
-        raise ConfigError(f"There is no result to write: {why}")
-    there = [p for p, (result, name, _) in found.items() if holds_another(p, result, name=name)]
-    if there and not overwrite:
-        raise ConfigError(
-            f"{there[0]} is there and holds another result. Name another folder, or add "
-            f"--overwrite to replace {len(there)} of {len(found)} files. Nothing was written."
-        )
-    written = [str(write(result, out, name=name)) for result, name, _ in found.values()]
+    made = export_saebench(runs, out, overwrite=overwrite)
+    written = [str(path) for path in made.written]
     lines = [f"result   {path}" for path in written]
-    lines += [f"left out {path}: {why}" for path, why in left_out.items()]
-    emit({"results": written, "left_out": left_out}, as_json=as_json, lines=lines)
-
-
-def _names(runs: list[Path]) -> dict[str, Path]:
-    """Return runs by names that differ: those of their folders, with more of the path at need."""
-    found: dict[str, Path] = {}
-    for place, run in {run.resolve(): run for run in runs}.items():
-        parts = [one for one in place.parts if one != place.anchor]
-        tails = ("_".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        found[next((name for name in tails if name not in found), str(run))] = run
-    return found
+    lines += [f"left out {path}: {why}" for path, why in made.left_out.items()]
+    emit({"results": written, "left_out": made.left_out}, as_json=as_json, lines=lines)

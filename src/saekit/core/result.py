@@ -174,6 +174,11 @@ class Result:
         return Result.from_dict(read_object(Path(path)))
 
     @staticmethod
+    def is_record(raw: dict[str, Any]) -> bool:
+        """Return whether a record is meant as a result; `from_dict` refuses one that is damaged."""
+        return {"name", "version", "config", "scores"} <= raw.keys()
+
+    @staticmethod
     def from_dict(raw: dict[str, Any]) -> "Result":
         """Return the result that `dataclasses.asdict` made this record of.
 

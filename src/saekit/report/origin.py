@@ -110,7 +110,7 @@ def _provenance(value: Any, deep: int = 0) -> dict[str, Any] | None:
 def _kind(file: Path, record: dict[str, Any]) -> Kind:
     if record.get("kind") == "train" or {"run", "pair", "rules"} <= record.keys():
         return "run"
-    if {"name", "version", "config", "scores"} <= record.keys():
+    if Result.is_record(record):
         return "result"
     if file.name == "index.json":
         return "index"

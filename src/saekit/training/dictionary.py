@@ -45,6 +45,8 @@ def fit_dictionary(  # noqa: PLR0913 - the words of `saekit fit`
     k: int | None = None,
     seed: int = 0,
     out: Path | str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
     shown: bool = True,
     **settings: Any,
 ) -> TrainedSAE:
@@ -64,6 +66,8 @@ def fit_dictionary(  # noqa: PLR0913 - the words of `saekit fit`
         k: latents on per token at most; None: what suits the method.
         seed: decides every draw.
         out: the folder to make; None: nothing is written.
+        device: where a model that is named is loaded: auto, cpu or cuda.
+        dtype: its number format.
         shown: show progress on stderr.
         settings: of the method, as ``rounds=50``, and of how text is read: `n_ctx`, `bos`, `rule`,
             `separate_documents`, `revision`.
@@ -76,7 +80,13 @@ def fit_dictionary(  # noqa: PLR0913 - the words of `saekit fit`
             sizes, or `out` is in use.
         DataError: the text is shorter than `tokens`, or activations are not finite.
     """
-    model = load_model(lm or DEFAULT_MODEL) if lm is None or isinstance(lm, str) else lm
+    model = (
+        lm
+        if isinstance(lm, LanguageModel)
+        else load_model(
+            lm or DEFAULT_MODEL, revision=settings.get("revision"), dtype=dtype, device=device
+        )
+    )
     refuse_edits(model)
     reading = {name: settings.pop(name) for name in READING if name in settings}
     found = with_settings(method, settings)
