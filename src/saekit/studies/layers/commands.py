@@ -34,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 # Commands that make a folder, and where when none is named; libraries needed at the end.
-MAKES: dict[str, str | None] = {"merge": None}
+MAKES: dict[str, str | None] = {"merge": None, "stream": "stream"}
 NEEDS = {"figures": ("matplotlib", "figures")}
 
 
