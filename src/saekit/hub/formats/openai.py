@@ -38,7 +38,7 @@ _PLACE = re.compile(rf"gpt2-small/({'|'.join(_POINTS)})(?:_v\w+)?/autoencoders/(
 @final
 @registry.register
 class OpenAI(Format):
-    """OpenAI's SAEs of GPT-2 small: of relu (v1, v4), and of TopK on standardised tokens (v5).
+    """OpenAI's SAEs of GPT-2 small: ReLU (v1, v4), and TopK on standardised tokens (v5).
 
     z = (x - mean) / (std + 1e-5) of each token where the activation is TopK, else z = x;
     acts = activation((z - pre_bias) @ W_enc.T + latent_bias);

@@ -27,7 +27,7 @@ STAR = "*: better than all others here by more than the least difference told."
 @final
 @registry.register
 class SuitePage(Page):
-    """Scores of several evaluations with their floors and noise."""
+    """Scores of several evaluations with their floors and noise, of `saekit eval --suite`."""
 
     name: ClassVar[str] = "suite"
     title: ClassVar[str] = "Suite"

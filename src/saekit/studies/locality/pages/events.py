@@ -94,7 +94,7 @@ class Autocorr(Page):
 @final
 @registry.register
 class Geometry(Page):
-    """Directions against entropies, of `saekit locality geometry`."""
+    """Whether similar directions look equally far back, of `saekit locality geometry`."""
 
     name: ClassVar[str] = "locality_geometry"
     title: ClassVar[str] = "Geometry and locality"
