@@ -271,7 +271,10 @@ def _largest(sae: TrainedSAE, latent: int, index: Path | str | None) -> float:
     _check_own(manifest, sae, folder)
     maxima = ParquetFile(checked_file(folder, manifest, LATENTS)).read(["max"])["max"]
     if not isinstance(maxima, np.ndarray) or len(maxima) != sae.d_sae:
-        raise FormatError(f"{folder / LATENTS} is damaged: it has no column of maxima.")
+        raise FormatError(
+            f"{folder / LATENTS} is damaged: it has no column of maxima. Index the SAE again, or "
+            f"give add= in act units."
+        )
     found = float(maxima[latent])
     if math.isnan(found):
         raise ConfigError(

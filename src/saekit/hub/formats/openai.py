@@ -93,7 +93,7 @@ class OpenAI(Format):
         try:
             cfg, state, notes = _variant(raw, folded, sizes, place)
         except ConfigError as error:
-            raise FormatError(f"{place} cannot be: {error}") from error
+            raise FormatError(f"{place} has impossible settings: {error}") from error
         return Read(cfg, state, _card(place, hints, notes))
 
     @override
