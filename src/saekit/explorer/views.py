@@ -45,7 +45,7 @@ MOST_ROWS, USUAL_ROWS = 500, 50
 MOST_NAMES = 64
 TAIL_BYTES = 2**16  # of a log, in which its last step is
 NEURONPEDIA = "https://www.neuronpedia.org/"
-ALONE = "Here is an index alone. Evaluate its SAE in the SAE's own folder, and serve that."
+ALONE = "Only the index of an SAE is here. An evaluation belongs into the SAE's folder: serve that."
 SHOWN = 4  # significant digits of numbers in tables
 
 
