@@ -60,7 +60,7 @@ class Session:
                 sys.stderr.write(f"warning   {complaint} The checkpoint before it is used.\n")
         if at_step is not None and step != at_step:
             raise FormatError(
-                f"{out} has no whole checkpoint of step {at_step:,}. Name the step of one that is in "
+                f"{out} has no whole checkpoint of step {at_step:,}. Name the step of one in "
                 f"its folder `checkpoints`."
             )
         writes = out is not None and training.mesh.every.first
