@@ -38,7 +38,7 @@ def main():
     from saekit.models.hf import load
     from saekit.training.building import as_run
     from saekit.training.loop import train
-    from saekit.training.sweep import sweep
+    from saekit.training.sweep_loop import sweep_runs
 
     tokens = 8_000 if args.quick else args.tokens
     lm = load("smollm2-135m")
@@ -73,7 +73,7 @@ def main():
             if n == 1:
                 train(runs["k16-seed0"], lm, out / "one", shown=False)
             else:
-                assert not sweep(some, lm, out / str(n), shown=False)
+                assert not sweep_runs(some, lm, out / str(n), shown=False)
             rows[n], read[n] = time.perf_counter() - began, seen[0]
     record = {
         "tokens": tokens,

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from saekit.training.dictionary import fit_dictionary as fit_dictionary
     from saekit.training.fit_vectors import fit as fit
     from saekit.training.run import Run as Run
+    from saekit.training.sweep import sweep as sweep
     from saekit.training.train import train as train
     from saekit.training.vector_scores import score as score
 
@@ -97,6 +98,7 @@ _PLACES = {
     "serve": "saekit.explorer.serve",
     "splice": "saekit.hub.splicing",
     "steer": "saekit.hub.steering",
+    "sweep": "saekit.training.sweep",
     "train": "saekit.training.train",
     "verify": "saekit.evals.verify.verify",
     "use": "saekit.core.registry",

@@ -14,7 +14,7 @@ from saekit.core.errors import ConfigError, ShapeError
 from saekit.hub.native import load
 from saekit.models.tiny import tiny
 from saekit.saes.topk import TopK
-from saekit.training.sweep import sweep
+from saekit.training.sweep_loop import sweep_runs
 from tests import world
 
 SIZES = {"d_in": 32, "d_out": 32, "d_sae": 64}
@@ -62,7 +62,7 @@ def swept(tmp_path_factory):
     plain = world.run(base, tokens=3000)
     wide = dataclasses.replace(plain, sae=TopK(**SIZES | {"d_sae": 48}, k=4))
     seeds = {f"seed{i}": dataclasses.replace(plain, seed=i) for i in range(3)}
-    sweep(seeds | {"wide": wide}, tiny(), base / "sweep", shown=False)
+    sweep_runs(seeds | {"wide": wide}, tiny(), base / "sweep", shown=False)
     return base / "sweep"
 
 

@@ -134,7 +134,7 @@ def test_export_and_import(base, store, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["train", "--cache", "STORE", *TRAIN], 2, "name what to read with --site"),
+        (["train", "--cache", "STORE", *TRAIN], 2, "name what to read with `site`"),
         (["train", "--cache", "STORE", "--model", "gpt2", *TRAIN], 2, "`model` does not fit"),
         (["train", "--cache", "STORE", "--corpus", "stdlib", *TRAIN], 2, "`corpus` does not fit"),
         (["train", "--cache", "STORE", "--site", "L1.mlp_out", *TRAIN], 2, "has L0.resid_post"),

@@ -56,7 +56,7 @@ def told(words, capsys):
 
 
 def test_before_anything_was_claimed_nothing_was_written(words, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("saekit.models.hf.load", interrupted)
+    monkeypatch.setattr("saekit.training.train.load_model", interrupted)
     monkeypatch.setattr("saekit.core.lock._last", [])
     assert "Nothing was written" in told(words, capsys)
     assert not (tmp_path / "out").exists()

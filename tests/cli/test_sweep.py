@@ -5,9 +5,9 @@ import json
 import pytest
 
 from saekit.cli.main import main
-from saekit.cli.sweep import combinations, label
 from saekit.core.errors import ConfigError
 from saekit.models.tiny import save_tiny
+from saekit.training.variants import combinations, label
 from tests import world
 
 SMALL = ["--d-sae", "64", "--tokens", "3000", "--quiet", "--dtype", "float32", "--json"]
@@ -91,8 +91,8 @@ def test_refusals_say_what_to_do(base, capsys, tmp_path, more, said):
 
 
 def test_names_are_folders():
-    assert combinations([]) == [{}] and label({}) == "only"
+    assert combinations({}) == [{}] and label({}) == "only"
     assert label({"sae.k": 16, "site": "L3.mlp_out", "lr": 0.001}) == "k16-L3.mlp_out-lr0.001"
     assert label({"pair.window": "a/b c"}) == "windowa_b_c"
     with pytest.raises(ConfigError):
-        combinations(["=3"])
+        combinations({"k": []})

@@ -68,7 +68,7 @@ def test_a_transcoder_and_another_that_begins_from_it(folder, capsys):
         (["--model", "x"], "`--model` is of a language model"),
         (["--site", "L1.resid_post"], "`--site` is of a language model"),
         (["--k", "3", "--arch", "gated"], "keeps no fixed k"),
-        (["--key", "emb", "--set", "sae.nothing=1"], "no field `nothing`"),
+        (["--key", "emb", "--set", "sae.nothing=1"], "no setting `nothing`"),
         (["--tokens", "1000"], "not held out"),
         (["--start-from", "nowhere"], "no folder nowhere"),
     ],
@@ -97,4 +97,4 @@ def test_training_on_a_model_begins_from_an_sae_and_resumes_alone(folder, capsys
     code, _, said = call(
         capsys, "train", "--start-from", folder / "one", "--arch", "relu", *plain, *rest
     )
-    assert code == 2 and "`--arch` does not go with --start-from" in said
+    assert code == 2 and "those of the SAE to begin from" in said

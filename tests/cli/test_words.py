@@ -8,9 +8,9 @@ import typer
 from typer.models import ArgumentInfo, ParameterInfo
 
 from saekit.cli.main import app, main
-from saekit.cli.train import start_from
 from saekit.core.errors import SaekitError
 from saekit.core.result import Score, score_lines
+from saekit.training.sources import read_run
 
 
 def _commands(group=app, path=()):
@@ -145,7 +145,7 @@ def test_odd_descriptions_of_a_run_are_refused_with_a_sentence(text, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(SaekitError):
-        start_from(file, None)
+        read_run(file)
 
 
 def test_a_score_without_an_interval_says_why_once():

@@ -58,7 +58,7 @@ def test_what_is_refused_is_named(raw, said):
         ("width", "reads `field=value`"),
         ("wdith=3", "Did you mean `width`"),
         ("inner.rat=3", "Did you mean `rate`"),
-        ("outer.rate=3", "no group `outer`"),
+        ("outer.rate=3", "no group of settings `outer`"),
         ("inner.rate=high", "must be a number"),
     ],
 )

@@ -26,7 +26,7 @@ from saekit.metrics.l0 import L0
 from saekit.models.tiny import save_tiny
 from saekit.report import l0_figure
 from saekit.report.pages import base as pages
-from saekit.training.sweep import sweep as train_all
+from saekit.training.sweep_loop import sweep_runs as train_all
 from tests import world as small
 from tests.evals.world import SITE, mirror, subject, text, tools
 

@@ -343,8 +343,16 @@ def test_one_sae_alone_has_no_seeds_and_that_is_no_failure(toy, texts, tmp_path)
     assert "floor_untrained" not in row
     with pytest.raises(ConfigError, match="of core, picky, nothing, seed_stability"):
         run(sae, None, settings={"n_tokens": 3})
-    with pytest.raises(ConfigError, match="no field"):
+    with pytest.raises(ConfigError, match="no setting"):
         run(sae, None, settings={"core.n_token": 3})
+
+
+def test_a_change_reaches_settings_inside_of_a_setting():
+    asked = suite.SuiteSettings(suite="standard", changes=("meta_structure.fit.steps=7",))
+    (part,) = (part for part in asked.of.parts if part.eval == "meta_structure")
+    assert asked.config(part).fit.steps == 7
+    with pytest.raises(ConfigError, match="`fit` has no setting `stepss`"):
+        dataclasses.replace(asked, changes=("meta_structure.fit.stepss=7",)).config(part)
 
 
 def test_the_same_weights_are_no_floor_of_a_score_of_weights(toy, texts, tmp_path, monkeypatch):

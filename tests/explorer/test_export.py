@@ -26,7 +26,7 @@ from saekit.explorer.neuronpedia import Bundle, export_neuronpedia
 from saekit.explorer.views import Views
 from saekit.hub.native import load
 from saekit.models.tiny import save_tiny
-from saekit.training.sweep import sweep
+from saekit.training.sweep_loop import sweep_runs
 from tests import world
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     lm = saekit.load_model(place)
     plain = world.run(base, tokens=3000, model=place)
     runs = {f"seed{i}": dataclasses.replace(plain, seed=i) for i in range(2)}
-    sweep(runs, lm, base / "sweep", shown=False)
+    sweep_runs(runs, lm, base / "sweep", shown=False)
     saekit.index(base / "sweep" / "seed0", lm, tokens=2000, shown=False)
     twins(base / "sweep" / "seed0").write(base / "sweep" / "seed0" / "analysis")
     result = {"name": "locality_depth", "config": {}, "scores": {}}

@@ -18,7 +18,6 @@ from saekit.activations.cache.exchange import export_arrow
 from saekit.activations.cache.store import Store
 from saekit.activations.latents import LatentStore, LatentStoreWriter
 from saekit.analysis.index_folder import Index
-from saekit.cli import train as cli_train
 from saekit.core import sealed
 from saekit.core.codes import Codes
 from saekit.core.errors import ConfigError
@@ -51,7 +50,8 @@ from saekit.studies.locality.runs.journal import Journal
 from saekit.studies.truth.model import files as truth_files
 from saekit.studies.truth.model import published as truth_published
 from saekit.studies.truth.model.base import TruthConfig
-from saekit.training import checkpoint, record, sweep
+from saekit.training import checkpoint, record, sources
+from saekit.training import sweep_loop as sweep
 from saekit.training.loop import RUN, begun_with, begun_with_of, check
 from saekit.training.parallel import checkpoint as parts
 from saekit.training.run import Run
@@ -304,12 +304,12 @@ def make_settings(folder: Path) -> None:
 
 
 def load_settings(folder: Path) -> None:
-    from saekit.cli.train import start_from
     from saekit.training.building import as_run
+    from saekit.training.sources import read_run
 
     each(
         [folder / "a.json", folder / "b.yaml"],
-        lambda path: as_run(start_from(path, None), one_model(), ["sae.k=3"]),
+        lambda path: as_run(read_run(path), one_model(), ["sae.k=3"]),
     )
 
 
@@ -403,7 +403,7 @@ def make_resume(folder: Path) -> None:
 def load_resume(folder: Path) -> None:
     found = record.read(folder / RUN)
     raw = record.found_again(found.settings, folder, begun_with_of(found, folder))
-    cli_train._cache_folder(folder)
+    sources._cache_folder(folder)
     record.is_done(folder)
     Run.from_dict(raw)
     check(world.run(base()), one_model(), folder, True)

@@ -15,7 +15,7 @@ from saekit.core.result import Table
 from saekit.data import table_files
 from saekit.models.tiny import tiny
 from saekit.report.panels import base
-from saekit.training.sweep import sweep
+from saekit.training.sweep_loop import sweep_runs
 from tests import world
 
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     plain = world.run(folder, tokens=3000)
     lm = tiny()
     seeds = {f"seed{i}": dataclasses.replace(plain, seed=i) for i in range(2)}
-    sweep(seeds, lm, folder / "sweep", shown=False)
+    sweep_runs(seeds, lm, folder / "sweep", shown=False)
     saekit.index(folder / "sweep" / "seed0", lm, tokens=2000, shown=False)
     return folder / "sweep" / "seed0"
 

@@ -335,7 +335,7 @@ def test_a_key_names_one_of_several(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"tokens": 811}, {"k": 3}, {"test_share": 0.0}])
 def test_settings_that_do_not_fit_are_refused(settings):
-    with pytest.raises(SaekitError, match=r"not held out|no field `k`|test_share"):
+    with pytest.raises(SaekitError, match=r"not held out|no setting `k`|test_share"):
         saekit.fit(planted(), KIND, **SMALL | settings)
     with pytest.raises(ConfigError, match="site jointly"):
         saekit.fit(planted(), saekit.Crosscoder(k=3, d_sae=32, n_sites=2), **SMALL)

@@ -12,7 +12,7 @@ from saekit.core.errors import DataError
 from saekit.models.tiny import save_tiny
 from saekit.training import length
 from saekit.training.loop import open_harvest, train
-from saekit.training.sweep import sweep
+from saekit.training.sweep_loop import sweep_runs
 from tests import world
 from tests.world import model, text_file
 
@@ -122,7 +122,7 @@ def test_a_sweep_side_by_side_ends_with_its_text(tmp_path, monkeypatch):
     monkeypatch.setattr(length, "SLACK", 0.5)
     n = there(tmp_path)
     runs = {f"seed{s}": run(tmp_path, tokens=int(1.2 * n), seed=s) for s in (0, 1)}
-    assert not sweep(runs, model(), tmp_path / "s", shown=False)
+    assert not sweep_runs(runs, model(), tmp_path / "s", shown=False)
     for name in runs:
         manifest = json.loads((tmp_path / "s" / name / "manifest.json").read_text())
         assert manifest["status"] == "done" and manifest["text_ended"]["tokens"] == n

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from saekit.cli.main import main
-from saekit.cli.train import _cache_folder
 from saekit.core.config import override
 from saekit.core.errors import ConfigError, DataError, FormatError, TrainingError
 from saekit.core.files import read_json, read_tensors, write_json
@@ -17,10 +16,12 @@ from saekit.data.corpora.files import Files
 from saekit.hub import native
 from saekit.models.tiny import save_tiny
 from saekit.report.watch import over
-from saekit.training import record, sweep
+from saekit.training import record
+from saekit.training import sweep_loop as sweep
 from saekit.training.building import default_folder
 from saekit.training.loop import begun_with_of, train
 from saekit.training.run import Run
+from saekit.training.sources import _cache_folder
 from saekit.training.trainer import Training
 from tests import world
 

@@ -18,7 +18,8 @@ from saekit.saes.topk import TopK
 from saekit.training import lockstep, loop, record
 from saekit.training.loop import train
 from saekit.training.run import Run
-from saekit.training.sweep import read, summary, sweep
+from saekit.training.sweep_loop import read, summary
+from saekit.training.sweep_loop import sweep_runs as sweep
 from tests import world
 
 WIDE = {"d_in": 32, "d_out": 32}

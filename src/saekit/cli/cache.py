@@ -255,42 +255,6 @@ def import_(
     emit(_record(store), as_json=as_json, lines=lines)
 
 
-def recorded_run(
-    folder: Path, device: str, flags: dict[str, Any], config: dict[str, Any] | None
-) -> tuple[Any, dict[str, Any]]:
-    """Return the model of a cache, and the raw run that trains on it.
-
-    Args:
-        folder: of the cache.
-        device: auto, cpu or cuda.
-        flags: of the command: site, target, fold, tokens, and model and corpus where they
-            were given.
-        config: a raw run to take instead of the flags.
-
-    Raises:
-        ConfigError: a flag contradicts the cache, or a site has to be named.
-    """
-    from saekit.activations.cache.recorded import RecordedModel
-    from saekit.models.placement import pick_device
-
-    model = RecordedModel.open(folder, pick_device(device))
-    written = model.store.manifest["config"]
-    if config is not None:
-        return model, config
-    for name in ("model", "corpus"):
-        if flags[name] is not None and flags[name] != written[name]:
-            raise ConfigError(
-                f"`{name}` does not fit the cache in {folder}: it was written with "
-                f"{written[name]!r}; got {flags[name]!r}. Leave --{name} out."
-            )
-    read = flags["site"] or [str(s) for s in model.sites()]
-    if flags["site"] is None and len(read) > 1:
-        raise ConfigError(f"The cache has {', '.join(read)}; name what to read with --site.")
-    pair = {"read": read, "write": flags["target"] or [], "fold": flags["fold"]}
-    raw = {key: written[key] for key in ("model", "revision", "corpus", "n_ctx", "bos", "rule")}
-    return model, raw | {"pair": pair, "tokens": flags["tokens"] or model.store.n_kept}
-
-
 def _spec(
     model: str,
     revision: str | None,

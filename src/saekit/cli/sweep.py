@@ -1,27 +1,18 @@
 """`saekit sweep`: many SAEs from one pass of the language model over a text."""
 
-import itertools
-import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from saekit.cli import train as one
-from saekit.core.config import read_value
+from saekit.core.config import read_setting, read_value
 from saekit.core.errors import ConfigError
 from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
-from saekit.terminal.run_flags import given, over
 from saekit.training import building
-
-if TYPE_CHECKING:
-    from saekit.models.base import LanguageModel
-    from saekit.training.run import Run
-
-_SHORT = {"site": "pair.read", "arch": "sae.name", "d_sae": "sae.d_sae"}
 
 
 def sweep(
@@ -75,94 +66,42 @@ def sweep(
 
     Example: saekit sweep --vary k=16,32,64 --vary seed=0,1 --tokens 1000000 --out runs/ks
     """
-    from saekit.core.border import reading
-    from saekit.core.files import read_json, write_json
-    from saekit.models.hf import load
-    from saekit.models.model_files import pinned
+    from saekit.core.files import read_json
     from saekit.training import sweep as many
+    from saekit.training.sources import given
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not emit_commands:
         raise ConfigError(
             "A sweep runs in one process. Use --emit, and start each command under torchrun."
         )
     if resume is not None:
-        runs, folder = many.read(resume), resume
-        first = next(iter(runs.values()))
-        begun = many.begun_with_of(resume)
-        with reading(resume, "a sweep"):
-            named = (pinned(first.revision, begun["model"]), begun["model"]["dtype"])
-        lm = load(first.model, revision=named[0], dtype=named[1], device=device)
+        runs, lm = many.read_begun(resume, device=device)
     else:
-        points = combinations(vary or [])
         building.check_flags(arch or "topk", tokens, epochs)
-        if config is not None or recipe is not None:
-            asked = given(
-                model=model,
-                revision=revision,
-                site=site,
-                target=target,
-                fold=fold or None,
-                corpus=corpus,
-                arch=arch,
-                d_sae=d_sae,
-                tokens=tokens,
-                epochs=epochs,
-                seed=seed,
-            )
-            raw = over(one.start_from(config, recipe), asked)
-            named = (raw["model"], raw.get("revision"))
-            lm = load(named[0], revision=named[1], dtype=dtype, device=device)
-            building.fit_width(raw, lm)
-        elif not vary:
-            raise ConfigError(
-                "A sweep needs something that differs: --vary k=16,32. For one SAE: saekit train."
-            )
-        else:
-            named = (model or building.DEFAULT_MODEL, revision)
-            lm = load(named[0], revision=revision, dtype=dtype, device=device)
-            raw = building.made_of(arch or "topk", d_sae, epochs, seed) | building.flags(
-                lm,
-                model=model,
-                revision=revision,
-                site=site,
-                target=target,
-                fold=fold,
-                corpus=corpus,
-                tokens=tokens,
-            )
-        runs = {
-            label(point): variant(raw, lm, {"k": k} | point, settings or []) for point in points
-        }
-        if config is None and recipe is None and not any("tokens" in p for p in points):
-            runs = building.with_length(runs, lm, tokens, settings, shown=not quiet)
-        if len(runs) < len(points):
-            raise ConfigError("Two combinations of --vary have one name; give each value once.")
-        told = building.short_digest({n: r.to_dict() for n, r in runs.items()}, lm.provenance())
-        name = f"sweep-{named[0].rstrip('/').rsplit('/', 1)[-1]}-{told}"
-        folder = out or Path("runs") / name
+        words = given(
+            site=site, target=target, fold=fold or None, sae=arch, d_sae=d_sae, k=k, corpus=corpus,
+            tokens=tokens, epochs=epochs, seed=seed, run=one.whole(config, recipe),
+        )  # fmt: skip
+        own = dict(map(read_setting, settings or [])) | given(revision=revision)
+        runs, lm = many.planned(
+            model, _values_of(vary or []), words, own, device=device, dtype=dtype, shown=not quiet
+        )
+    folder = resume or out or many.default_folder(runs, lm)
     if emit_commands:
-        files = {name: folder / f"{name}.json" for name in runs}
-        for name, run in runs.items():
-            write_json(files[name], run.to_dict())
-        words = {
-            n: ["saekit", "train", "--config", str(files[n]), "--out", str(folder / n)]
-            for n in runs
-        }
-        commands = [shlex.join(w) for w in words.values()]
+        commands = many.write_commands(runs, folder)
         emit({"commands": commands}, as_json=as_json, lines=commands)
         return
-    broken = many.sweep(runs, lm, folder, resume=resume is not None, shown=not quiet)
-    rows = many.summary(runs, folder)
-    lines = [table(rows), *(f"failed   {name}: {why}" for name, why in broken.items())]
-    lines.append(f"next     saekit eval {shlex.quote(str(folder))}")
-    emit({"sweep": str(folder), "runs": rows, "broken": broken}, as_json=as_json, lines=lines)
-    if broken:
+    made = many.sweep(lm, runs=runs, out=folder, resume=resume is not None, shown=not quiet)
+    record = {"sweep": str(folder), "runs": made.table.rows(), "broken": dict(made.failed)}
+    lines = [str(made), f"next     saekit eval {shlex.quote(str(folder))}"]
+    emit(record, as_json=as_json, lines=lines)
+    if made.failed:
         raise typer.Exit(3)
     one.exit_in_part(read_json(p) for p in folder.glob("*/manifest.json"))
 
 
-def combinations(vary: list[str]) -> list[dict[str, Any]]:
-    """Return every combination of the settings' values.
+def _values_of(vary: list[str]) -> dict[str, list[Any]]:
+    """Return the values of each setting, as ``k=16,32`` names them.
 
     Raises:
         ConfigError: a setting has no values, or comes twice.
@@ -175,7 +114,7 @@ def combinations(vary: list[str]) -> list[dict[str, Any]]:
         if path in axes:
             raise ConfigError(f"--vary {path} comes twice; give all its values at once.")
         axes[path] = _values(values)
-    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    return axes
 
 
 def _values(text: str) -> list[Any]:
@@ -186,42 +125,3 @@ def _values(text: str) -> list[Any]:
     if not isinstance(found, list) or not found:
         raise ConfigError(f"--vary takes a JSON list of values; got {text!r:.80}.")
     return found
-
-
-def label(point: dict[str, Any]) -> str:
-    """Return the name of a combination, fit for a folder: ``k16-seed0``."""
-    parts = []
-    for path, value in point.items():
-        plain = value if isinstance(value, str) else json.dumps(value)
-        kept = "".join(c if c.isalnum() or c in "._+-" else "_" for c in plain)
-        parts.append(kept if path in ("arch", "site") else f"{path.rsplit('.', 1)[-1]}{kept}")
-    return "-".join(parts) or "only"
-
-
-def variant(
-    raw: dict[str, Any], lm: "LanguageModel", point: dict[str, Any], settings: list[str]
-) -> "Run":
-    """Return the run of one combination."""
-    raw = json.loads(json.dumps(raw))
-    k, extra = None, []
-    for path, value in point.items():
-        if path == "k":
-            k = value
-        elif path == "site":
-            raw["pair"]["read"] = value.split("+") if isinstance(value, str) else value
-        elif path in _SHORT:
-            building.put(raw, _SHORT[path], value)
-        else:
-            extra.append(f"{path}={json.dumps(value)}")
-    return building.as_run(raw, lm, building.k_setting(raw["sae"]["name"], k) + settings + extra)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the runs as aligned lines."""
-    width = max(len(r["name"]) for r in rows)
-    head = f"{'FVU':>7} {'L0':>7} {'dead':>6}   of the last steps of training"
-    lines = [f"{'run':<{width}}  {'status':<10} {head}"]
-    for r in rows:
-        numbers = f"{r['fvu']:>7.4f} {r['l0']:>7.1f} {r['dead']:>6,}" if "fvu" in r else ""
-        lines.append(f"{r['name']:<{width}}  {r['status']:<10} {numbers}".rstrip())
-    return "\n".join(lines)

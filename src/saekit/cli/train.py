@@ -5,29 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.core.errors import ConfigError, FormatError
+from saekit.core.config import read_setting
+from saekit.core.errors import ConfigError
 from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
 from saekit.terminal.output import emit
-from saekit.terminal.run_flags import given, over
 from saekit.training.building import (
     DEFAULT_MODEL,
     as_run,
     check_flags,
-    check_groups,
-    corpus_of,
     default_folder,
-    fit_width,
-    flags,
-    k_setting,
     made_of,
     with_length,
 )
+from saekit.training.sources import given, open_cache, resumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from saekit.hub.trained import TrainedSAE
-    from saekit.models.base import LanguageModel
     from saekit.training.run import Run
 
 Model = Annotated[
@@ -194,12 +188,12 @@ def train(
     --corpus my_text.jsonl --d-sae 8192 --k 32
     """
     from saekit.cli import train_vectors as vectors
-    from saekit.cli.cache import recorded_run
     from saekit.core import processes
     from saekit.core.files import read_object
     from saekit.hub.card import Card
-    from saekit.models.hf import load
     from saekit.training.loop import train as train_run
+    from saekit.training.starting import started
+    from saekit.training.train import described
 
     device = processes.own_device(device)
     if activations is not None or (resume is not None and vectors.is_fit(resume)):
@@ -236,77 +230,27 @@ def train(
         raise ConfigError("`--key` is of files of vectors. Name them with --activations.")
     start = None
     if resume is not None:
-        lm, run = _resumed(resume, cache, device, settings or [])
+        lm, run = resumed(resume, cache, device, settings or [])
         folder = resume
-    elif from_sae is not None:
-        if others := given(arch=arch, d_sae=d_sae, fold=fold or None, config=config, recipe=recipe):
-            raise ConfigError(
-                f"`--{'`, `--'.join(n.replace('_', '-') for n in others)}` does not go with "
-                f"--start-from, whose SAE decides it. Leave it out."
-            )
-        check_flags("topk", tokens, epochs)
-        start, lm, raw = _begun_from(
-            from_sae,
-            cache,
-            device,
-            dtype,
-            settings or [],
-            model=model,
-            revision=revision,
-            site=site,
-            target=target,
-            corpus=corpus,
-            tokens=tokens,
-        )
-        raw |= {"epochs": epochs or 1, "seed": seed or 0}
-        run = as_run(raw, lm, k_setting(raw["sae"]["name"], k) + (settings or []))
-        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
-        folder = out or default_folder(run, lm)
-    elif config is not None or recipe is not None:
-        asked = given(
-            model=model,
-            revision=revision,
-            site=site,
-            target=target,
-            fold=fold or None,
-            corpus=corpus,
-            arch=arch,
-            d_sae=d_sae,
-            tokens=tokens,
-            epochs=epochs,
-            seed=seed,
-        )
-        raw = over(start_from(config, recipe), asked)
-        if cache is not None:
-            lm, raw = recorded_run(cache, device, {}, raw)
-        else:
-            lm = load(raw["model"], revision=raw.get("revision"), dtype=dtype, device=device)
-        fit_width(raw, lm)
-        run = as_run(raw, lm, k_setting(raw["sae"].get("name", "topk"), k) + (settings or []))
-        folder = out or default_folder(run, lm)
     else:
-        arch = arch or "topk"
-        check_flags(arch, tokens, epochs)
-        made = made_of(arch, d_sae, epochs, seed)
-        if cache is not None:
-            text = corpus_of(corpus) if corpus is not None else None
-            asked = {"model": model, "corpus": text, "site": site, "target": target, "fold": fold}
-            lm, raw = recorded_run(cache, device, asked | {"tokens": tokens}, None)
-            raw |= made
-        else:
-            lm = load(model or DEFAULT_MODEL, revision=revision, dtype=dtype, device=device)
-            raw = made | flags(
-                lm,
-                model=model,
-                revision=revision,
-                site=site,
-                target=target,
-                fold=fold,
-                corpus=corpus,
-                tokens=tokens,
+        whole_run = whole(config, recipe)
+        start = None if from_sae is None else started(from_sae)
+        if start is not None and whole_run is not None:
+            raise ConfigError(
+                "`--config` and `--recipe` do not go with --start-from, whose SAE decides what "
+                "they say. Leave them out."
             )
-        run = as_run(raw, lm, k_setting(arch, k) + (settings or []))
-        run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
+        check_flags(arch or "topk", tokens, epochs)
+        words = given(
+            site=site, target=target, fold=fold or None, sae=arch, d_sae=d_sae, k=k, corpus=corpus,
+            tokens=tokens, epochs=epochs, seed=seed, start=start, run=whole_run,
+        )  # fmt: skip
+        own = dict(map(read_setting, settings or [])) | given(revision=revision)
+        held = None if cache is None else open_cache(cache, device)
+        lm, raw = described(model, words, own, held, device=device, dtype=dtype)
+        run = as_run(raw, lm, [])
+        if whole_run is None:
+            run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
         folder = out or default_folder(run, lm)
     with processes.session(lm.device):
         sae = train_run(
@@ -338,130 +282,12 @@ def exit_in_part(manifests: "Iterable[dict[str, Any]]") -> None:
         raise typer.Exit(3)
 
 
-def _begun_from(
-    folder: Path,
-    cache: Path | None,
-    device: str,
-    dtype: str,
-    settings: list[str],
-    *,
-    model: str | None,
-    revision: str | None,
-    site: list[str] | None,
-    target: list[str] | None,
-    corpus: str | None,
-    tokens: int | None,
-) -> "tuple[TrainedSAE, LanguageModel, dict[str, Any]]":
-    """Return the SAE that training begins from, its model, and the run, for `as_run`."""
-    from saekit.cli.cache import recorded_run
-    from saekit.core.config import read_setting
-    from saekit.hub.opening import model_of
-    from saekit.models.hf import load
-    from saekit.training.run import Run
-    from saekit.training.starting import settings_of, started
-
-    start = started(folder)
-    normalise = dict(map(read_setting, settings)).get("normalise", Run.normalise)
-    own = settings_of(start, normalise, read=site or (), write=target or ())
-    if cache is not None:
-        text = corpus_of(corpus) if corpus is not None else None
-        asked = {
-            "model": model,
-            "corpus": text,
-            "site": own["pair"]["read"],
-            "target": own["pair"]["write"],
-            "fold": False,
-            "tokens": tokens,
-        }
-        lm, raw = recorded_run(cache, device, asked, None)
-        return start, lm, raw | {k: own[k] for k in ("sae", "start_from")}
-    if model is None:
-        lm = model_of(start, device, dtype=None if dtype == "auto" else dtype)
-    else:
-        lm = load(model, revision=revision, dtype=dtype, device=device)
-    raw = flags(
-        lm,
-        model=model or lm.name,
-        revision=revision,
-        site=own["pair"]["read"],
-        target=own["pair"]["write"],
-        fold=False,
-        corpus=corpus,
-        tokens=tokens,
-    )
-    return start, lm, raw | own
-
-
-def _resumed(
-    folder: Path, cache: Path | None, device: str, settings: list[str]
-) -> "tuple[LanguageModel, Run]":
-    """Return model and run of a folder, as they were begun.
-
-    Raises:
-        FormatError: there is no run, or its model or text are nowhere to be found.
-        ConfigError: the run is finished.
-    """
-    from saekit.cli.cache import recorded_run
-    from saekit.core.border import reading
-    from saekit.core.lock import claimed
-    from saekit.core.registry import missing_explained
-    from saekit.models.hf import load
-    from saekit.models.model_files import pinned
-    from saekit.training import record
-    from saekit.training.loop import RUN, begun_with_of
-
-    if not (folder / RUN).exists():
-        raise FormatError(f"{folder} holds no run to go on with: it has no {RUN}.")
-    if record.is_done(folder):
-        with claimed(folder, "saekit train"):  # removes what a writer killed at the end left
-            raise ConfigError(f"The run in {folder} is finished: its SAE is in {folder / 'sae'}.")
-    found = record.read(folder / RUN)
-    made = begun_with_of(found, folder)
-    held = cache or _cache_folder(folder)
-    raw = found.settings
-    with missing_explained(made.get("parts")):
-        if held is not None:
-            lm, _ = recorded_run(held, device, {}, raw)
-        else:
-            raw = record.found_again(raw, folder, made)
-            with reading(folder, "a run"):
-                named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
-            lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
-        return lm, as_run(raw, lm, settings)
-
-
-def _cache_folder(folder: Path) -> Path | None:
-    """Return the cache of activations that a run reads, None where it reads none."""
-    from saekit.core.border import reading
-    from saekit.core.files import read_object
-    from saekit.training import record
-    from saekit.training.loop import RUN
-
-    manifest = folder / record.MANIFEST
-    noted = record.read(folder / RUN).begun_with.get("cache_folder")
-    with reading(folder, "a run"):
-        told = read_object(manifest) if manifest.exists() else {}
-        where = noted or (told.get("cache") or {}).get("folder")
-        return None if where is None else Path(where)
-
-
-def start_from(config: Path | None, recipe: str | None) -> dict[str, Any]:
-    """Return the run that a file or a name gives, for `as_run`."""
+def whole(config: Path | None, recipe: str | None) -> "Run | Path | None":
+    """Return the whole description of a run that a file or a name gives, if one does."""
     if config is not None and recipe is not None:
         raise ConfigError("Give --config or --recipe, not both.")
-    if recipe is not None:
-        from saekit.recipes import get
+    if recipe is None:
+        return config
+    from saekit.recipes import get
 
-        return get(recipe).to_dict()
-    assert config is not None
-    from saekit.core.files import read_settings
-
-    raw = read_settings(config)
-    if isinstance(raw, dict):  # the run.json of a run will do
-        from saekit.training.record import settings_of
-
-        raw = settings_of(raw, config)
-    if not isinstance(raw, dict) or not {"model", "pair", "corpus", "sae"} <= raw.keys():
-        raise ConfigError(f"{config} must be an object with model, pair, corpus and sae.")
-    check_groups(raw)
-    return raw
+    return get(recipe)

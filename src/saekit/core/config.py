@@ -111,7 +111,7 @@ def check_known(cls: "type[Config]", names: Iterable[str]) -> None:
     fields = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(set(names) - fields):
         raise ConfigError(
-            f"`{cls.name or cls.__name__}` has no field `{unknown[0]}`; it has "
+            f"`{cls.name or cls.__name__}` has no setting `{unknown[0]}`; it has "
             f"{', '.join(sorted(fields))}.{nearest(unknown[0], fields)}"
         )
 
@@ -145,24 +145,35 @@ def override(config: C, settings: Sequence[str]) -> C:
             may be written as 300k, 5M, 1e6 or 10,000,000.
 
     Raises:
-        ConfigError: a setting has no ``=``, names no field, or is refused.
+        ConfigError: a setting has no ``=``, names no setting, or is refused.
+    """
+    return changed(config, [read_setting(setting) for setting in settings])
+
+
+def changed(config: C, settings: Iterable[tuple[str, Any]]) -> C:
+    """Return `config` with settings applied in order, each a dotted path such as sae.k and a value.
+
+    Raises:
+        ConfigError: a path names no setting, or a value is refused.
     """
     raw = config.to_dict()
-    for setting in settings:
-        path, value = read_setting(setting)
+    for path, value in settings:
         *parents, last = path.split(".")
         place = raw
+        owner = config.name or type(config).__name__
         for parent in parents:
             if not isinstance(place.get(parent), dict):
+                groups = [k for k, v in place.items() if isinstance(v, dict)]
                 raise ConfigError(
-                    f"`{path}`: there is no group `{parent}`; groups here are "
-                    f"{', '.join(k for k, v in place.items() if isinstance(v, dict)) or 'none'}."
+                    f"`{owner}` has no group of settings `{parent}`, as `{path}` says; it has "
+                    f"{', '.join(groups) or 'none'}.{nearest(parent, groups)}"
                 )
-            place = place[parent]
+            place, owner = place[parent], parent
         if last not in place and not _has(config, parents, last):
+            known = sorted(set(place) - {"name"})
             raise ConfigError(
-                f"`{path}`: there is no setting `{last}`; there are "
-                f"{', '.join(sorted(place))}.{nearest(last, place)}"
+                f"`{owner}` has no setting `{last}`; it has {', '.join(known)}."
+                f"{nearest(last, known)}"
             )
         place[last] = value
     return type(config).from_dict(raw)

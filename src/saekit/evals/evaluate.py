@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from saekit.core.config import read_number
+from saekit.core.config import changed, read_number
 from saekit.core.errors import ConfigError
 from saekit.core.folder_names import distinct_names
 from saekit.core.result import Result, Table
@@ -131,7 +131,7 @@ def configured(eval: Eval | str, tokens: int | None, settings: dict[str, Any]) -
         if isinstance(n, int):  # else it is refused below
             most = min(int(config.ce_tokens), n)  # type: ignore[attr-defined]
             settings = settings | {"ce_tokens": most if tokens is None else max(n // 4, 1)}
-    return type(config).from_dict(config.to_dict() | settings)
+    return changed(config, settings.items())
 
 
 def measure(

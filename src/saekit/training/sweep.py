@@ -1,327 +1,233 @@
-"""Sweep: many SAEs from one pass of the language model over the text."""
+"""`saekit.sweep`: many SAEs that differ in some settings, in one call."""
 
-import contextlib
 import dataclasses
-import sys
-import time
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from saekit.activations.cache.recorded import RecordedModel
-from saekit.activations.harvest import Harvest
-from saekit.activations.shared import SharedPasses
-from saekit.activations.shuffle import Resident
-from saekit.core import machine
-from saekit.core.border import bordered, inside, reading
-from saekit.core.errors import ConfigError, FormatError, Interrupted, SaekitError, TrainingError
-from saekit.core.files import read_json, read_json_lines
-from saekit.core.lock import claimed
-from saekit.core.parts import check_empty
+from saekit.core.border import reading
+from saekit.core.errors import ConfigError
+from saekit.core.files import write_json
+from saekit.core.result import Table
+from saekit.hub.native import load
+from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
-from saekit.training import record
-from saekit.training.checkpoint import run_digest
-from saekit.training.lockstep import in_step
-from saekit.training.loop import (
-    RUN,
-    begin,
-    begun_with,
-    check,
-    claim,
-    end,
-    open_folder,
-    open_harvest,
-)
-from saekit.training.memory import Plan, explained, plan
-from saekit.training.record import Record
+from saekit.models.hf import load as load_model
+from saekit.models.model_files import pinned
+from saekit.training import sweep_loop
+from saekit.training.building import short_digest, with_length
 from saekit.training.run import Run
-from saekit.training.scaling import fit_scaling
-from saekit.training.signals import StopRequest
-
-SWEEP = "sweep.json"
-SHARED = (
-    "model",
-    "revision",
-    "corpus",
-    "n_ctx",
-    "bos",
-    "separate_documents",
-    "rule",
-    "tokens",
-    "epochs",
-    "buffer_tokens",
-)
+from saekit.training.sources import given
+from saekit.training.train import Architecture, Sites, Text, described, names_of
+from saekit.training.variants import Vary, variants
 
 
-def sweep(
-    runs: Mapping[str, Run],
-    model: LanguageModel,
-    out: Path,
-    *,
-    resume: bool = False,
-    shown: bool = True,
-) -> dict[str, str]:
-    """Train several SAEs on the same tokens of one text; the language model runs once.
-
-    Sites, architectures, widths, rates and seeds may differ. Each run gets ``out / name``, as
-    `train` would make it, with the same weights, bit for bit, as `train` gives for its run.json
-    on the same machine. Where all activations fit in `buffer_tokens`, SAEs are trained one
-    after another; else side by side from one buffer, whose order they share (`order_seed`).
-    An SAE whose training breaks is left behind, and the others go on.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """SAEs that were trained together. `sweep["k16-seed0"]` is one, `for name in sweep` all names.
 
     Args:
-        runs: by name, which is a folder's.
-        model: the language model they name, loaded.
-        out: a folder that is new or empty, or that of the sweep to go on with.
-        resume: go on with the sweep in `out`.
+        folder: where their runs are.
+        runs: by name, which is that of a folder there.
+        failed: why training broke, by name.
+    """
+
+    folder: Path
+    runs: Mapping[str, Run]
+    failed: Mapping[str, str]
+
+    def __getitem__(self, name: str) -> TrainedSAE:
+        if name not in self.runs:
+            raise KeyError(f"The sweep has no `{name}`; it has {', '.join(self.runs)}.")
+        return load(self.folder / name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def table(self) -> Table:
+        """A row for each run: its status, and what the last steps of training said."""
+        rows = sweep_loop.summary(self.runs, self.folder)
+        names = ("name", "status", "fvu", "l0", "dead", "tokens")
+        return Table(columns={name: [row.get(name) for row in rows] for name in names})
+
+    def __str__(self) -> str:
+        rows = self.table.rows()
+        width = max(len(r["name"]) for r in rows)
+        head = f"{'FVU':>7} {'L0':>7} {'dead':>6}   of the last steps of training"
+        lines = [f"{'run':<{width}}  {'status':<10} {head}"]
+        for r in rows:
+            known = r["fvu"] is not None
+            numbers = f"{r['fvu']:>7.4f} {r['l0']:>7.1f} {r['dead']:>6,}" if known else ""
+            lines.append(f"{r['name']:<{width}}  {r['status']:<10} {numbers}".rstrip())
+        lines += [f"failed   {name}: {why}" for name, why in self.failed.items()]
+        return "\n".join(lines)
+
+
+def sweep(  # noqa: PLR0913 - the words of `saekit sweep`
+    lm: LanguageModel | str | None = None,
+    vary: Vary | None = None,
+    *,
+    site: Sites | None = None,
+    target: Sites | None = None,
+    fold: bool = False,
+    sae: Architecture | None = None,
+    corpus: Text | None = None,
+    tokens: int | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    run: Run | Path | str | None = None,
+    runs: Mapping[str, Run] | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    shown: bool = True,
+    **settings: Any,
+) -> Sweep:
+    """Train several SAEs on the same tokens of one text; the language model runs once.
+
+    Sites, architectures, widths, rates and seeds may differ; model, text and length may not. Each
+    run is what `train` would make of it, with the same weights, in a folder of its own. An SAE
+    whose training breaks is left behind, and the others go on.
+
+    Args:
+        lm: the language model, or its name; None: smollm2-135m, or that of `run`.
+        vary: settings with the values of each, as ``{"k": [16, 32], "seed": [0, 1]}``; all
+            combinations are trained. `k`, `site`, `arch`, `d_sae`, `seed`, or another setting of
+            `Run` by its dotted path, as "lr" or "sae.aux_k". Several sites together: "A+B".
+        site: of all, as of `train`; so are `target`, `fold`, `sae`, `corpus`, `tokens`, `epochs`
+            and `seed`.
+        target: what to predict.
+        fold: each site of a token is a row of its own.
+        sae: the architecture with its settings, or its name.
+        corpus: text.
+        tokens: tokens of text that count.
+        epochs: passes over them.
+        seed: of all that do not vary in it.
+        run: a whole description to vary, as of `train`.
+        runs: runs by name, in place of all the above: a run for each SAE.
+        out: the folder to make; None: one under ``runs``.
+        resume: go on with the sweep in `out`, with the settings it was begun with.
+        device: where a model that is named is loaded, as of `train`; so is `dtype`.
+        dtype: its number format.
         shown: show progress on stderr.
+        settings: any other setting of `Run`, the same for all.
 
     Returns:
-        what broke, by name; empty where every SAE was trained.
+        the sweep: `print` shows a line for each SAE, `sweep[name]` is one.
 
     Raises:
-        ConfigError: runs differ in what they must share, or one does not fit the model.
-        Interrupted: Ctrl-C or SIGTERM came; checkpoints were written.
-        ResourceError: it does not fit in memory or on the disk.
+        ConfigError: nothing varies, a setting is unknown or out of range, or `out` is in use.
+        DataError: the text is shorter than `tokens`, or activations are not finite.
     """
-    runs = _checked(runs)
-    if next(iter(runs.values())).separate_documents:
-        model = model.separated()
-    with contextlib.ExitStack() as held:
-        held.enter_context(claimed(out, "saekit sweep", f"Go on with: saekit sweep --resume {out}"))
-        digest = _open_folder(runs, model, out, resume)
-        for name in runs:
-            held.enter_context(claim(out / name))
-        held.enter_context(_told(runs, out, resume))
-        return _sweep(runs, model, out, digest, shown=shown)
-
-
-def _sweep(
-    runs: dict[str, Run], model: LanguageModel, out: Path, digest: str, *, shown: bool
-) -> dict[str, str]:
-    """Train in a folder that this process has claimed and begun."""
-    left = {name: run for name, run in runs.items() if not record.is_done(out / name)}
-    if not left:
-        return {}
-    if not _in_memory(runs):  # SAEs side by side go on together: they share what is in the buffers
-        left = runs
-    for name, run in left.items():
-        check(run, model, out / name, _is_begun(out / name))
-    planned = _plan(left, model)
-    planned.check()
-    if shown:
-        sys.stderr.write(f"sweep     {len(left)} of {len(runs)} to train\nmemory    {planned}\n")
-    if not isinstance(model, RecordedModel):  # reading a cache twice costs little
-        model = SharedPasses(model, [s for run in left.values() for s in run.pair.sites])
-    with explained(planned), StopRequest() as stop:
-        if _in_memory(runs):
-            return _one_by_one(left, model, out, stop, shown)
-        harvests = _harvests(left, model)
-        return in_step(left, harvests, out, stop, digest=digest, shown=shown)
-
-
-@contextlib.contextmanager
-def _told(runs: Mapping[str, Run], out: Path, resume: bool) -> Iterator[None]:
-    """A context whose failure is told by the manifests of the runs under way.
-
-    Where no run was begun yet, as where the text is too short, nothing is left behind.
-    """
-    try:
-        yield
-    except BaseException as error:
-        begun = [name for name in runs if _is_begun(out / name)]
-        for name in begun:
-            record.note_end(out / name, error)
-        if not resume and not begun and isinstance(error, SaekitError):
-            (out / SWEEP).unlink(missing_ok=True)
-        if not isinstance(error, Interrupted):
-            raise
-        text = str(error).split(" Go on with:")[0]
-        raise Interrupted(f"{text} Go on with: saekit sweep --resume {out}") from error
-
-
-def summary(runs: Mapping[str, Run], out: Path) -> list[dict[str, Any]]:
-    """Return a row a run: name, status and what its log last said."""
-    rows = []
-    for name in runs:
-        path = out / name / "log.jsonl"
-        log = read_json_lines(path) if path.exists() else []
-        with reading(path, "the log of a run"):
-            steps = [r for r in log if r["kind"] == "step"]
-            last = {k: steps[-1][k] for k in ("fvu", "l0", "dead", "tokens")} if steps else {}
-        begun = (out / name / record.MANIFEST).exists()
-        status = record.status(out / name) if begun else "not begun"
-        rows.append({"name": name, "status": status, **last})
-    return rows
-
-
-def read(out: Path) -> dict[str, Run]:
-    """Return the runs of the sweep in a folder, with model and text where they are now.
-
-    Raises:
-        FormatError: there is none, or model or text are nowhere to be found.
-    """
-    made = begun_with_of(out)
-    with reading(out / SWEEP, "a sweep"):
-        runs = _recorded(out).settings["runs"]
-        found = {inside(out, name).name: dict(settings) for name, settings in runs.items()}
-    if not found:
-        raise FormatError(f"The sweep in {out} has no run: `runs` in {SWEEP} is empty.")
-    return {k: Run.from_dict(record.found_again(v, out, made)) for k, v in found.items()}
-
-
-def _recorded(out: Path) -> Record:
-    if not (out / SWEEP).exists():
-        raise FormatError(f"{out} holds no sweep to go on with: it has no {SWEEP}.")
-    return record.read(out / SWEEP)
-
-
-@bordered("a sweep")
-def begun_with_of(out: Path) -> dict[str, Any]:
-    """Return what a sweep was begun with; of an early version's, what the first manifest says.
-
-    Raises:
-        FormatError: nothing says it, or there is no sweep.
-    """
-    found = _recorded(out)
-    if found.version:
-        return found.begun_with
-    manifests = sorted(out.glob(f"*/{record.MANIFEST}"))
-    if not manifests:
-        raise FormatError(
-            f"The sweep in {out} was begun by saekit 0.1.0 and killed before it noted the dtype "
-            f"of its model; nothing of it is trained. Delete {out} and begin it anew."
+    words = given(
+        site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
+        tokens=tokens, epochs=epochs, seed=seed, run=run,
+    )  # fmt: skip
+    described_by_words = bool(words or settings or vary)
+    if runs is not None or (resume and not described_by_words):
+        if described_by_words:
+            raise ConfigError("`runs` are whole descriptions. Leave the other settings out.")
+        runs, model = _whole(runs, lm, out, device, dtype)
+    else:
+        runs, model = planned(
+            lm, vary or {}, words, settings, device=device, dtype=dtype, shown=shown
         )
-    raw = read_json(manifests[0])
-    cache = raw.get("cache")
-    return {"model": raw["model"], "cache": None if cache is None else cache["identity"]}
+    folder = default_folder(runs, model) if out is None else Path(out)
+    failed = sweep_loop.sweep_runs(runs, model, folder, resume=resume, shown=shown)
+    return Sweep(folder, dict(runs), failed)
 
 
-def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Return the runs with one order where they share a buffer."""
-    if not runs:
-        raise ConfigError("A sweep needs at least one run.")
-    first = next(iter(runs.values()))
-    for name, run in runs.items():
-        for field in SHARED:
-            if getattr(run, field) != getattr(first, field):
-                raise ConfigError(
-                    f"Runs of a sweep share {', '.join(SHARED)}; `{field}` of {name} is "
-                    f"{getattr(run, field)!r}, of another {getattr(first, field)!r}. Make "
-                    f"them equal, or sweep twice."
-                )
-    for name, run in runs.items():
-        if run.mixing is not None or (run.shuffle != "rolling" and not _in_memory(runs)):
-            raise ConfigError(
-                f"Runs of a sweep are shuffled in memory or in a rolling buffer; {name} has "
-                f"shuffle={run.shuffle!r}, mixing={run.mixing}. Leave both out."
-            )
-    if _in_memory(runs):
-        return dict(runs)
-    asked = {run.order_seed for run in runs.values()} - {None}
-    if len(asked) > 1:
+def planned(
+    lm: LanguageModel | str | None,
+    vary: Vary,
+    words: dict[str, Any],
+    settings: dict[str, Any],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    shown: bool = True,
+) -> tuple[dict[str, Run], LanguageModel]:
+    """Return the runs of a sweep and their model; see `sweep` and `described`.
+
+    Raises:
+        ConfigError: nothing varies, or a setting is unknown or out of range.
+    """
+    if not vary and "run" not in words:
         raise ConfigError(
-            f"Runs of a sweep that share a buffer share its order; got order_seed of "
-            f"{', '.join(map(str, sorted(s for s in asked if s is not None)))}. Raise "
-            f"`buffer_tokens` to {first.tokens:,}, so that all activations stay in memory, or "
-            f"train the runs apart."
+            "A sweep needs something that differs: vary={'k': [16, 32]}, on a command line --vary "
+            "k=16,32. For one SAE: saekit.train, saekit train."
         )
-    return {n: dataclasses.replace(run, order_seed=first.order) for n, run in runs.items()}
+    k = None if "k" in vary else words.get("k")
+    told = {name: value for name, value in words.items() if name != "k"}
+    model, raw = described(lm, told, settings, device=device, dtype=dtype)
+    found = variants(raw, model, vary, k)
+    if "run" not in words and not {"tokens"} & {*vary, *settings}:
+        found = with_length(found, model, words.get("tokens"), None, shown=shown)
+    return found, model
 
 
-def _in_memory(runs: Mapping[str, Run]) -> bool:
-    first = next(iter(runs.values()))
-    return first.tokens <= first.buffer_tokens
+def _whole(
+    runs: Mapping[str, Run] | None,
+    lm: LanguageModel | str | None,
+    out: Path | str | None,
+    device: str,
+    dtype: str,
+) -> tuple[Mapping[str, Run], LanguageModel]:
+    """Return runs that are given, or those of a sweep to go on with, and their model."""
+    if runs is not None:
+        if not runs:
+            raise ConfigError("A sweep needs at least one run; got none.")
+        first = next(iter(runs.values()))
+        named = lm or first.model
+        if isinstance(named, str):
+            return runs, load_model(named, revision=first.revision, device=device, dtype=dtype)
+        return runs, named
+    if out is None:
+        raise ConfigError("Name the folder of the sweep to go on with: out=.")
+    return read_begun(Path(out), lm if isinstance(lm, LanguageModel) else None, device)
 
 
-def _open_folder(runs: Mapping[str, Run], model: LanguageModel, out: Path, resume: bool) -> str:
-    """Write what decides the weights, or compare it; return the identity of the sweep."""
-    first = next(iter(runs.values()))
-    raw = {"kind": "sweep", "runs": {n: r.to_dict() for n, r in runs.items()}}
-    now = Record(raw, begun_with(first, model, out))
-    if not resume:
-        check_empty(
-            out,
-            f"Choose another folder, delete it, or go on with the sweep in it: "
-            f"saekit sweep --resume {out}",
-        )
-        return run_digest(record.begin(out / SWEEP, raw, now.begun_with).settings["runs"])
-    found = _recorded(out)
-    there = {n: record.completed(r, Run) for n, r in found.settings["runs"].items()}
-    settings = {"kind": "sweep", "runs": there}
-    record.compare(Record(settings, begun_with_of(out)), now, out)
-    return run_digest(found.settings["runs"])
+def read_begun(
+    folder: Path, model: LanguageModel | None = None, device: str = "auto"
+) -> tuple[dict[str, Run], LanguageModel]:
+    """Return the runs of a sweep that was begun, and their model, as it was.
+
+    Args:
+        folder: of the sweep.
+        model: the language model, where it is loaded.
+        device: where to load it: auto, cpu or cuda.
+
+    Raises:
+        FormatError: there is none, or its model or text are nowhere to be found.
+    """
+    runs = sweep_loop.read(folder)
+    first, begun = next(iter(runs.values())), sweep_loop.begun_with_of(folder)
+    if model is None:
+        with reading(folder, "a sweep"):
+            revision, dtype = pinned(first.revision, begun["model"]), begun["model"]["dtype"]
+        model = load_model(first.model, revision=revision, dtype=dtype, device=device)
+    return runs, model
 
 
-def _is_begun(folder: Path) -> bool:
-    return (folder / RUN).exists()
+def default_folder(runs: Mapping[str, Run], model: LanguageModel) -> Path:
+    """Return where a sweep goes when no folder is given: another for each that differs."""
+    digest = short_digest({n: r.to_dict() for n, r in runs.items()}, model.provenance())
+    name = next(iter(runs.values())).model.rstrip("/").rsplit("/", 1)[-1]
+    return Path("runs") / f"sweep-{name}-{digest}"
 
 
-def _plan(runs: Mapping[str, Run], model: LanguageModel) -> Plan:
-    """Return what is held: activations of each pair, and SAEs, one or all at a time."""
-    plans = {name: plan(run, model) for name, run in runs.items()}
-    acts = {_key(runs[name]): p.parts["activations"] for name, p in plans.items()}
-    rest = [{k: v for k, v in p.parts.items() if k != "activations"} for p in plans.values()]
-    together = max if _in_memory(runs) else sum
-    parts = {k: together([r[k] for r in rest]) for k in rest[0]}
-    free = next(iter(plans.values())).free
-    return Plan({"activations": sum(acts.values()), **parts}, free)
-
-
-def _key(run: Run) -> str:
-    """Return what decides a run's activations, given what the runs of a sweep share."""
-    scaled = (run.normalise, run.centre, run.sae.event) if run.pair.shares else ()
-    return repr((run.pair, scaled))
-
-
-def _harvests(runs: Mapping[str, Run], model: LanguageModel) -> dict[str, Harvest]:
-    """Return the harvest of each run: one object where activations are the same."""
-    found: dict[str, Harvest] = {}
-    for run in runs.values():
-        if _key(run) not in found:
-            found[_key(run)] = open_harvest(run, model)
-    return {name: found[_key(run)] for name, run in runs.items()}
-
-
-def _one_by_one(
-    runs: Mapping[str, Run], model: LanguageModel, out: Path, stop: StopRequest, shown: bool
-) -> dict[str, str]:
-    """Harvest for all runs at once, then train them one after another."""
-    harvests = _harvests(runs, model)
-    scalings = {n: fit_scaling(harvests[n], r.sae, r.normalise, r.centre) for n, r in runs.items()}
-    alone = list({id(h): h for h in harvests.values()}.values())
-    first = next(iter(runs.values()))
-    filled = Resident.together(
-        alone,
-        shown=shown,
-        tokens=first.tokens,
-        epochs=first.epochs,
-        batch_tokens=first.step_tokens,
-        seed=first.order,
-    )
-    streams = {id(h): stream for h, stream in zip(alone, filled, strict=True)}
-    broken: dict[str, str] = {}
+def write_commands(runs: Mapping[str, Run], folder: Path) -> list[str]:
+    """Write a run.json for each SAE and return the command that trains each, for a scheduler."""
+    commands = []
     for name, run in runs.items():
-        began, harvest = time.monotonic(), harvests[name]
-        stream = streams[id(harvest)].again(batch_tokens=run.step_tokens, seed=run.order)
-        if shown:
-            sys.stderr.write(f"run       {name}\n")
-        resume = _is_begun(out / name)
-        kept = open_folder(run, harvest.model, out / name, resume)
-        session = begin(
-            run, harvest, stream, scalings[name], out / name, resume=resume, shown=shown, kept=kept
-        )
-        try:
-            with session:
-                while not session.done:
-                    session.step()
-                    session.keep(stop.asked)
-        except TrainingError as error:
-            broken[name] = str(error)
-            record.note_end(out / name, error)
-        else:
-            seconds = session.meter.seconds_before + time.monotonic() - began
-            end(run, harvest, session, out / name, seconds)
-        del session
-        machine.give_back()
-    return broken
+        file = folder / f"{name}.json"
+        write_json(file, run.to_dict())
+        words = ["saekit", "train", "--config", str(file), "--out", str(folder / name)]
+        commands.append(shlex.join(words))
+    return commands

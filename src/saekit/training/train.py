@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from saekit.activations.cache.recorded import RecordedModel
+from saekit.core.config import read_setting
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
 from saekit.data.open import as_corpus
@@ -20,14 +22,20 @@ from saekit.training.building import (
     DEFAULT_TOKENS,
     as_run,
     default_folder,
+    fit_width,
+    k_setting,
+    put,
     settings_of_sae,
     with_length,
 )
 from saekit.training.loop import train as train_run
 from saekit.training.run import Run
+from saekit.training.sources import given, of_cache, open_cache, over, read_run, resumed
 from saekit.training.starting import settings_of, started
 
 Sites = SiteName | Sequence[SiteName]
+Text = Corpus | Path | str | Sequence[str]
+Architecture = SAEConfig | Unsized | str
 
 
 def train(  # noqa: PLR0913 - the words of `saekit train`
@@ -36,23 +44,27 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     site: Sites | None = None,
     target: Sites | None = None,
     fold: bool = False,
-    sae: SAEConfig | Unsized | str | None = None,
-    corpus: Corpus | Path | str | Sequence[str] = "packaged",
+    sae: Architecture | None = None,
+    corpus: Text | None = None,
     tokens: int | None = None,
-    epochs: int = 1,
-    seed: int = 0,
+    epochs: int | None = None,
+    seed: int | None = None,
     start_from: TrainedSAE | Path | str | None = None,
+    cache: Path | str | None = None,
     out: Path | str | None = None,
-    run: Run | None = None,
+    run: Run | Path | str | None = None,
     resume: bool = False,
     latent_shards: int = 1,
+    device: str = "auto",
+    dtype: str = "auto",
     shown: bool = True,
     **settings: Any,
 ) -> TrainedSAE:
     """Train an SAE on a language model's activations, and leave it in a folder.
 
     Args:
-        lm: the language model, or its name; None: smollm2-135m, or that of `start_from`.
+        lm: the language model, or its name; None: smollm2-135m, or that of `start_from`, `cache`,
+            `run` or the run to go on with.
         site: where to read, as "L10.resid_post"; several for a crosscoder or, with `fold`, for one
             SAE over them; None: the layer a third of the way up, resid_post.
         target: what to predict, for a transcoder; None: what is read.
@@ -60,18 +72,26 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         sae: the architecture with its settings, as ``TopK(k=32, expansion=8)``, or its name.
             Widths are filled in; without `d_sae` or `expansion` there are 8 latents a dimension.
             None: topk.
-        corpus: text, by name or file as on the command line; or a list of texts.
+        corpus: text, by name or file as on the command line; or a list of texts; None: packaged.
         tokens: tokens of text that count, 1 or more; None: 10,000,000, or all the text has.
-        epochs: passes over them.
-        seed: decides initialisation and order.
+        epochs: passes over them; None: 1.
+        seed: decides initialisation and order; None: 0.
         start_from: an SAE, or the folder of one, whose training goes on from its weights; it has
             its own architecture and sizes, and its site and rows unless others are named.
+        cache: a folder of activations that `saekit cache write` made, read in place of running a
+            model; `lm` is left out.
         out: the folder to make; None: one under ``runs`` whose name tells settings apart.
-        run: the whole description instead of all the above, as of a recipe.
-        resume: go on with the run in `out`; the rest must be what it was begun with.
+        run: a whole description: of a recipe (`saekit.recipes.get`), or the run.json of a run. What
+            else is given replaces single settings of it; `sae`, `target` and `fold` are its own.
+        resume: go on with the run in `out`, with the settings it was begun with; what is given is
+            compared with them.
         latent_shards: processes over which latents are dealt; see docs/scale.md.
+        device: where a model that is named is loaded: auto, cpu or cuda.
+        dtype: its number format: float32, bfloat16, or auto, which is bfloat16 if the hardware is
+            fast at it.
         shown: show progress on stderr.
-        settings: any other setting of `Run`, as ``lr=3e-4`` or ``n_ctx=256``.
+        settings: any other setting of `Run`, as ``lr=3e-4`` or ``n_ctx=256``; those of groups with
+            a dot, as ``**{"optimiser.beta1": 0.9}``.
 
     Returns:
         the finished SAE, with the folder it is in.
@@ -80,47 +100,154 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         ConfigError: a setting is unknown or out of range, or `out` is in use.
         DataError: the text is shorter than `tokens`, or activations are not finite.
     """
-    start = None if start_from is None else started(start_from)
-    if lm is None and start is not None:
-        lm = model_of(start, "auto")
-    model = load_model(lm or DEFAULT_MODEL) if lm is None or isinstance(lm, str) else lm
-    if run is None:
-        text = as_corpus(corpus)
-        raw = {
-            "model": model.name,
-            "revision": settings.pop("revision", None),
-            "corpus": text.to_dict(),
-            "seed": seed,
-            "epochs": epochs,
-            "tokens": DEFAULT_TOKENS if tokens is None else tokens,
-        }
-        read, write = _names(site), _names(target)
-        if start is None:
-            pair = {"read": read or [default_site(model)], "write": write, "fold": fold}
-            raw |= {"pair": pair, "sae": settings_of_sae(sae)}
-        elif sae is not None or fold:
-            raise ConfigError(
-                f"Architecture, sizes and folding are those of the SAE to begin from; got "
-                f"{'fold' if sae is None else repr(sae)} too. Leave it out."
-            )
-        else:
-            normalise = settings.get("normalise", Run.normalise)
-            raw |= settings_of(start, normalise, read=read, write=write)
-        run = as_run(raw | settings, model, [])
-        run = with_length({"": run}, model, tokens, None, shown=shown)[""]
-    elif settings:
-        raise ConfigError(f"Give `run` or settings, not both; got {', '.join(settings)} too.")
-    folder = default_folder(run, model) if out is None else Path(out)
     if resume and out is None:
         raise ConfigError("Name the folder of the run to go on with: out=.")
-    made = train_run(
-        run, model, folder, resume=resume, shown=shown, latent_shards=latent_shards, start=start
+    start = None if start_from is None else started(start_from)
+    words = given(
+        site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
+        tokens=tokens, epochs=epochs, seed=seed, start=start, run=run,
+    )  # fmt: skip
+    if resume and not words | settings:
+        where = None if cache is None else Path(cache)
+        own = lm if isinstance(lm, LanguageModel) else None
+        model, made = resumed(Path(str(out)), where, device, [], own)
+    else:
+        held = None if cache is None else open_cache(Path(cache), device)
+        model, raw = described(lm, words, settings, held, device=device, dtype=dtype)
+        made = as_run(raw, model, [])
+        if run is None:
+            made = with_length({"": made}, model, tokens, None, shown=shown)[""]
+    folder = default_folder(made, model) if out is None else Path(out)
+    trained = train_run(
+        made, model, folder, resume=resume, shown=shown, latent_shards=latent_shards, start=start
     )
-    found = load(made, site=str(run.pair.reads[0]) if run.pair.shares else None)
+    found = load(trained, site=str(made.pair.reads[0]) if made.pair.shares else None)
     return dataclasses.replace(found, folder=folder)
 
 
-def _names(sites: Sites | None) -> list[str]:
+def described(
+    lm: LanguageModel | str | None,
+    words: dict[str, Any],
+    settings: dict[str, Any],
+    held: RecordedModel | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Return the language model and the run that words of `train` describe, for `as_run`.
+
+    Args:
+        lm: the model, or its name; None: that of the run, of the SAE to begin from, or the default.
+        words: those that were given, of `site`, `target`, `fold`, `sae`, `d_sae`, `k`, `corpus`,
+            `tokens`, `epochs`, `seed`, `start` (an SAE) and `run`.
+        settings: other settings of `Run`, by their dotted paths.
+        held: a cache of activations that is read in place of the model.
+        device: where a model that is named is loaded.
+        dtype: its number format.
+
+    Raises:
+        ConfigError: two of them contradict each other.
+    """
+    if held is not None and isinstance(lm, LanguageModel):
+        raise ConfigError(
+            f"A cache is read in place of a model that runs, and says which model it is of. Leave "
+            f"`lm` out, or `cache`; got {lm!r:.80} too."
+        )
+    open_as = {"revision": settings.get("revision"), "dtype": dtype, "device": device}
+    start = words.get("start")
+    if "run" in words:
+        model, raw = _over(lm, words, held, open_as)
+    elif start is not None:
+        model, raw = _begun_from(start, lm, words, settings.get("normalise"), (held, open_as))
+    else:
+        model = held or _opened(lm or DEFAULT_MODEL, open_as)
+        raw = _read_from(model, words, held, lm if isinstance(lm, str) else None)
+        raw["sae"] = settings_of_sae(words.get("sae")) | given(d_sae=words.get("d_sae"))
+    if "run" not in words:
+        raw |= {"epochs": words.get("epochs", 1), "seed": words.get("seed", 0)}
+    more = map(read_setting, k_setting(raw["sae"].get("name", "topk"), words.get("k")))
+    for path, value in [*more, *settings.items()]:
+        put(raw, path, value)
+    return model, raw
+
+
+def _over(
+    lm: LanguageModel | str | None,
+    words: dict[str, Any],
+    held: RecordedModel | None,
+    open_as: dict[str, Any],
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Return the model and the run of a whole description, with words over it."""
+    words = words | given(revision=open_as["revision"])
+    run = words.pop("run")
+    raw = run.to_dict() if isinstance(run, Run) else read_run(Path(run))
+    if "corpus" in words:
+        words = words | {"corpus": as_corpus(words["corpus"]).to_dict()}
+    raw = over(raw, words | given(model=lm if isinstance(lm, str) else None))
+    model = held or _opened(lm or raw["model"], open_as | {"revision": raw.get("revision")})
+    fit_width(raw, model)
+    return model, raw
+
+
+def _begun_from(
+    start: TrainedSAE,
+    lm: LanguageModel | str | None,
+    words: dict[str, Any],
+    normalise: Any,
+    place: tuple[RecordedModel | None, dict[str, Any]],
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Return the model and the run that goes on from an SAE's weights."""
+    held, open_as = place
+    if wrong := [name for name in ("sae", "d_sae", "fold") if name in words]:
+        what = "fold" if wrong == ["fold"] else repr(words[wrong[0]])
+        raise ConfigError(
+            f"Architecture, sizes and folding are those of the SAE to begin from; got {what} too. "
+            f"Leave it out."
+        )
+    own = settings_of(
+        start, normalise or Run.normalise,
+        read=words.get("site", []), write=words.get("target", []),
+    )  # fmt: skip
+    if held is not None:
+        model: LanguageModel = held
+    elif lm is None:
+        dtype = None if open_as["dtype"] == "auto" else open_as["dtype"]
+        model = model_of(start, open_as["device"], dtype=dtype)
+    else:
+        model = _opened(lm, open_as)
+    sites = {"site": own["pair"]["read"], "target": own["pair"]["write"]}
+    raw = _read_from(model, words | sites, held, lm if isinstance(lm, str) else None)
+    if held is not None:  # the rows are those of the cache
+        own = {key: own[key] for key in ("sae", "start_from")}
+    return model, raw | own
+
+
+def _read_from(
+    model: LanguageModel, words: dict[str, Any], held: RecordedModel | None, name: str | None
+) -> dict[str, Any]:
+    """Return what words say of model, sites and text; `name` is the model's, if it was named."""
+    text = as_corpus(words["corpus"]).to_dict() if "corpus" in words else None
+    fold, tokens = words.get("fold", False), words.get("tokens")
+    read, write = words.get("site"), words.get("target")
+    if held is not None:
+        return of_cache(
+            held, name=name, corpus=text, site=read, target=write, fold=fold, tokens=tokens
+        )
+    return {
+        "model": name or model.name,
+        "revision": None,
+        "pair": {"read": read or [default_site(model)], "write": write or [], "fold": fold},
+        "corpus": as_corpus("packaged").to_dict() if text is None else text,
+        "tokens": DEFAULT_TOKENS if tokens is None else tokens,
+    }
+
+
+def _opened(lm: LanguageModel | str, open_as: dict[str, Any]) -> LanguageModel:
+    return lm if isinstance(lm, LanguageModel) else load_model(lm, **open_as)
+
+
+def names_of(sites: Sites | None) -> list[str] | None:
+    """Return sites by their names; None where none was named."""
     if sites is None:
-        return []
+        return None
     return [str(s) for s in ([sites] if isinstance(sites, str | Site) else sites)]

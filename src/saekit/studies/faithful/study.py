@@ -46,7 +46,7 @@ from saekit.studies.faithful.verdict import Evidence
 from saekit.training import building
 from saekit.training.record import completed, is_done
 from saekit.training.run import Run
-from saekit.training.sweep import SWEEP, sweep
+from saekit.training.sweep_loop import SWEEP, sweep_runs
 
 OWN = "generated"  # the text that the model writes itself
 STUDY, RESULT, VERDICTS = "study.json", "faithful.json", "verdicts"
@@ -265,7 +265,7 @@ class _Study(NamedTuple):
         out = self.folder / "saes" / name
         runs = {f"seed{seed}": self._run(text, seed) for seed in self.cfg.seeds}
         if not all((out / n).exists() and is_done(out / n) for n in runs):
-            broken = sweep(runs, self.lm, out, resume=(out / SWEEP).exists(), shown=self.shown)
+            broken = sweep_runs(runs, self.lm, out, resume=(out / SWEEP).exists(), shown=self.shown)
             if broken:
                 why = "; ".join(f"{n}: {reason}" for n, reason in broken.items())
                 raise TrainingError(f"SAEs of {name} could not be trained: {why}")

@@ -62,8 +62,9 @@ class Probing(SharedEval):
     it is worth: the class that is commonest in train (`majority`), the raw activation
     (`baseline`), an untrained SAE as wide and as sparse (`untrained`), and for K latents the best
     K principal components of the activation. Codes of random directions can be probed too, the
-    better the more there are, so that the accuracy of codes is good where it is above that of the
-    untrained SAE. A probe that never predicts a class says so.
+    better the more there are, so that the accuracy of all codes is good where it is above that of
+    the untrained SAE, and ranks nothing by itself. Of K latents higher is better. A probe that
+    never predicts a class says so.
 
     Intervals are over test texts, the same resamples for all probes of a task. Each SAE has a
     result of its own; `compare` there sets two next to each other text by text.
@@ -221,7 +222,7 @@ class Probing(SharedEval):
                 out[f"{word}/{feature}_{metric}"] = scored(
                     values, n, unit=UNITS[metric],
                     label=f"{word}, {_said(feature)}: {LABELS[metric]}", span=(0.0, 1.0),
-                    better="higher" if feature == "recon" else "neither",
+                    better="higher" if feature == "recon" or feature[:4] == "sae_" else "neither",
                     reason=f"never predicts {', '.join(missing)}" if missing else "",
                 )  # fmt: skip
         of = {f: statistics.values(found[f], labels, "accuracy", draws) for f in COMPARED}
