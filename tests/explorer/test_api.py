@@ -17,6 +17,7 @@ import saekit
 import saekit.core.errors
 from saekit.core.errors import ConfigError
 from saekit.core.files import read_json, write_json
+from saekit.core.result import Result
 from saekit.explorer.export import export_site
 from saekit.explorer.labels import Labels, place_for
 from saekit.explorer.library import MISS_SECONDS, Library, scanned
@@ -689,7 +690,38 @@ def test_saes_of_other_libraries_and_what_is_none(tmp_path, made):
     assert facts.items() <= dict(said["facts"]).items() and said["scores"] == said["blocks"] == []
     assert said["missing"]["scores"]["command"] == f"saekit eval {tmp_path.resolve() / 'lens'}"
     assert said["missing"]["latents"]["text"] == "there is no index yet"
-    assert not found.saes["alone"].usable and found.saes["alone"].state().state == "ok"
+    alone = found.saes["alone"]
+    assert not alone.usable and alone.state().state == "ok"
+    # What is offered works on the SAE that it was made of, not on the folder of the index.
+    own = str(read_json(made / "plain" / "index" / "index.json")["sae"])
+    assert views_of(tmp_path).sae("alone")["missing"]["scores"]["command"] == f"saekit eval {own}"
+    assert alone.command() == f"saekit index {own}" and alone.named != str(alone.folder)
+
+
+def test_the_page_of_an_sae_reads_its_result_once(folder, monkeypatch):
+    read, times = Result.read, []
+    monkeypatch.setattr(Result, "read", lambda path: times.append(path) or read(path))
+    said = views_of(folder).sae("plain")
+    assert said["card"]["scores"] and len(times) == 1
+    assert all(said["card"]["scores"][s["name"]] == s for s in said["scores"] if s["headline"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"n": 0}, "tokens (`n`): at least 1; got 0"),
+        ({"seeds": 9}, "texts (`seeds`): at most 8; got 9"),
+        ({"seeds": 2}, "at temperature 0 the 2 texts at a strength would all be the same"),
+        ({"scale": [1.0] * 17}, "times the maximum (`scale`): at most 16 can be given; got 17"),
+        ({"scale": [0.0, 1e12]}, "(`scale`), number 2: at most 1e+09; got 1000000000000.0"),
+        ({"prompt": "x" * 10_001}, "text (`prompt`): at most 10000 characters"),
+        ({"n": 2.5}, "tokens (`n`): a whole number; got 2.5"),
+    ],
+)
+def test_a_wrong_setting_of_a_job_is_told_in_the_words_of_the_page(client, asked, said):
+    steer = {"kind": "steer", "sae": "plain", "latent": 0, "prompt": "the", "scale": [1.0]}
+    detail = problem(client.post("/jobs", json=steer | asked), 422)["detail"]
+    assert said in detail and "body" not in detail and "Value error" not in detail
 
 
 def test_a_study_in_the_folder_of_an_sae_is_no_run_and_names_the_sae(folder):

@@ -582,7 +582,7 @@ def test_some_layers_and_a_tuned_lens_of_an_mlsae_with_its_model(tmp_path):
         ({"layers": ["0"]}, "`layers` must be null or a list"),
         ({"layers": [1, 1]}, "`layers` must be null or a list"),
         ({"tuned_lens": 1}, "`tuned_lens` must be true or false"),
-        ({"k": 99}, "cannot be"),
+        ({"k": 99}, "impossible settings"),
     ],
 )
 def test_an_mlsae_with_its_model_that_contradicts_itself_is_refused(tmp_path, changes, message):

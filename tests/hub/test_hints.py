@@ -305,5 +305,5 @@ def test_a_pursuit_of_more_steps_than_latents_is_read(tmp_path):
     assert load(tmp_path).sae.cfg.k == 4
     raw["stop_on_duplicate_support"] = False
     (tmp_path / "cfg.json").write_text(json.dumps(raw))
-    with pytest.raises(FormatError, match="cannot be"):
+    with pytest.raises(FormatError, match="impossible settings"):
         load(tmp_path)

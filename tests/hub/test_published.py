@@ -181,7 +181,7 @@ def test_qwen_scope_says_k_in_its_config_or_its_name(tmp_path):
         ({"d_sae": N + 1}, "d_sae 21"),
         ({"model_type": "sae"}, "topk_sae"),
         ({"base_model": None}, "base_model"),
-        ({"k": N + 1}, "cannot be"),
+        ({"k": N + 1}, "impossible settings"),
     ],
 )
 def test_qwen_scope_that_contradicts_itself(changes, said, tmp_path):

@@ -110,9 +110,7 @@ def test_scores_keep_their_intervals_and_reasons():
     none = Score(value=None, n=0, unit="share", better="higher", reason="no latent fired")
     result = Result(name="r", version=1, config={}, scores={"good": good, "none": none})
     found = blocks.scores(result)["facts"]
-    assert found[0] == [
-        "found", 0.5, {"unit": "share", "low": 0.4, "high": 0.6, "about": "found"}
-    ]  # fmt: skip
+    assert found[0] == ["found", 0.5, {"unit": "share", "low": 0.4, "high": 0.6}]
     assert found[1] == ["none", None, {"unit": "share", "about": "no latent fired"}]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from saekit.core.errors import UnknownNameError
 from saekit.core.files import write_json, write_text
+from saekit.report.overview import moment
 from saekit.report.pages import base
 
 
@@ -44,3 +45,9 @@ def test_a_title_tells_folders_of_one_name_apart(tmp_path):
     called = base.described("layers", tmp_path / "layers", "runs.ml.layers")["title"]
     assert called == "Latents over layers: runs.ml.layers"
     assert base.payload("layers", tmp_path, "a.b")["title"].endswith(": a.b")
+
+
+def test_times_read_the_same_whatever_a_file_has():
+    assert moment("2026-11-30T08:41:24+02:00") == "2026-11-30 06:41 UTC"
+    assert moment("20261130_084124") == "2026-11-30 08:41 UTC"  # as events have it, in UTC
+    assert (moment(None), moment("run-7")) == ("", "run-7")

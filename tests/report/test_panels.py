@@ -116,7 +116,7 @@ def test_truth_is_that_of_the_latent(copy):
     shown = of("truth", copy, 0)
     facts = {label: value for label, value, *_ in shown["blocks"][0]["facts"]}
     assert facts["Best feature"] == 0 and facts["Cosine with it"] == 0.9
-    assert facts["precision"] is None and facts["Feature it is matched to"] == 0
+    assert facts["Precision"] is None and facts["Feature it is matched to"] == 0
     table = shown["blocks"][1]
     assert table["rows"][0][:2] == [1, 0.89] and table["links"] == {"latent": "latent"}
     assert of("truth", copy, 1)["blocks"][0]["facts"][5][1] == "none"

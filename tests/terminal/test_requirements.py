@@ -6,7 +6,7 @@ import pytest
 
 from saekit.cli.main import main
 from saekit.core.errors import ConfigError
-from saekit.terminal.requirements import check_first
+from saekit.terminal.requirements import check_first, replaced_told
 from tests.terminal.test_settings_help import ALL
 
 
@@ -57,6 +57,29 @@ def test_a_file_that_would_be_written_over_is_refused_or_named(tmp_path, capsys)
             assert f"{file} is there and will be replaced" in capsys.readouterr().err, command
     check_first(["query", "--out", str(tmp_path / "new.csv")])
     assert not capsys.readouterr().err and file.read_text() == "mine"
+
+
+def test_figures_and_tables_that_are_replaced_by_others_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "comparison"  # where `compare` writes if it is told nothing
+
+    def write(words, **files):
+        place.mkdir(exist_ok=True)
+        with replaced_told(words):
+            for name, said in files.items():
+                (place / name.replace("_", ".")).write_text(said)
+        return capsys.readouterr().err
+
+    words = ["faithful", "figures", "a", "--out", str(place)]
+    assert not write(words, a_svg="1", b_csv="1", result_json="1")
+    assert not write(words, a_svg="1", b_csv="1", c_csv="1", result_json="2")
+    said = write(words, a_svg="2", b_csv="2", c_csv="1")
+    assert said.endswith("other numbers: a.svg, b.csv\n") and str(place) in said
+    assert "a.svg" in write(["compare", "a", "b"], a_svg="3")
+    assert not write(["locality", "events", "a", "--resume", "--out", str(place)], a_svg="4")
+    many = {f"{letter}_csv": "9" for letter in "bcdefg"}
+    assert not write(words, d_csv="1", e_csv="1", f_csv="1", g_csv="1")
+    assert "b.csv, c.csv, d.csv, e.csv and 2 more" in write(words, **many)
 
 
 def test_a_file_in_the_way_is_refused_first(tmp_path, refused, monkeypatch):

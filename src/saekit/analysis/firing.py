@@ -45,7 +45,7 @@ class FiringSums(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Firing(Analysis):
-    """Frequency, documents, place in the row and trigger tokens of each latent.
+    """How often each latent is on, in how many documents, where in a row, and on which tokens.
 
     density = count / tokens that count;  mean_pos = sum of t / count, t the position in
     the row from 0 (with BOS at 0 where rows begin with it);  std_pos with divisor count;

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saekit.core.errors import ConfigError, FormatError
-from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
+from saekit.terminal.common_options import AsJson, Corpus, Device, Dtype, Model, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
@@ -39,13 +39,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a cache.")]
     ),
 )
 def write(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
-            "(see: saekit list models)."
-        ),
-    ] = "smollm2-135m",
+    model: Model = "smollm2-135m",
     revision: Revision = None,
     site: Annotated[
         list[str] | None,
@@ -54,10 +48,7 @@ def write(
             "layer a third of the way up]"
         ),
     ] = None,
-    corpus: Annotated[
-        str,
-        typer.Option(help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."),
-    ] = "packaged",
+    corpus: Corpus = "packaged",
     tokens: Annotated[
         int | None,
         typer.Option(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saekit.terminal.common_options import AsJson, Quiet
+from saekit.terminal.common_options import AsJson, OtherCorpus, Quiet, SplitName
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -26,19 +26,12 @@ def index(
     tokens: Annotated[
         int, typer.Option(help="Tokens to read, not counting those that the token rule leaves out.")
     ] = 300_000,
-    corpus: Annotated[
-        str | None,
-        typer.Option(
-            help="Text to read, named as for saekit train --corpus. [the one it was trained on]"
-        ),
-    ] = None,
+    corpus: OtherCorpus = None,
     site: Annotated[
         str | None,
         typer.Option(help="Which site to index, if several share the SAE, as L3.resid_post. [all]"),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Part of the text to read: train, validation or test.")
-    ] = "train",
+    split: SplitName = "train",
     codes: Annotated[
         bool,
         typer.Option(

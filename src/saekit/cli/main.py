@@ -46,7 +46,7 @@ from saekit.core.errors import ConfigError, SaekitError
 from saekit.core.lock import newest
 from saekit.core.registry import studies, use
 from saekit.core.text import printable
-from saekit.terminal.requirements import check_first
+from saekit.terminal.requirements import check_first, replaced_told
 from saekit.terminal.resuming import goes_on
 from saekit.terminal.settings_help import lists
 
@@ -229,7 +229,8 @@ def _run(words: list[str], ends: bool) -> int:
     try:
         check_first(_after_use(words))
         provenance.called(words)
-        code = _command()(words, prog_name="saekit", standalone_mode=False)
+        with replaced_told(_after_use(words)):
+            code = _command()(words, prog_name="saekit", standalone_mode=False)
     except UsageError as error:
         error.show()  # type: ignore[attr-defined]
         code = 2

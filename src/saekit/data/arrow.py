@@ -123,7 +123,10 @@ def open_arrow(folder: Path, column: str | None = None) -> Table:
         )
     n_ctx, width = found[column]["shape"]
     if not all(type(n) is int and n > 0 for n in (n_ctx, width)):
-        raise FormatError(f"{folder} has rows of shape {[n_ctx, width]!r}, which cannot be.")
+        raise FormatError(
+            f"{folder} has rows of shape {[n_ctx, width]!r}; both are whole numbers, at least 1. "
+            f"Write it again."
+        )
     files = [inside(folder, part["filename"]) for part in state["_data_files"]]
     return Table(files, column, n_ctx, width, TOKENS in features)
 
@@ -139,7 +142,9 @@ def read_arrow(table: Table) -> Iterator[Part]:
         try:
             ordinary(path)
         except FormatError as error:
-            raise FormatError(f"{path.name} is missing or damaged: {error}") from error
+            raise FormatError(
+                f"{path.name} is missing or damaged: {error} Fetch or write it again."
+            ) from error
         parts = _parts(pa, table, path)
         while True:
             # The next part alone: what is done with it is not the file's fault.

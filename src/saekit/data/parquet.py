@@ -131,7 +131,7 @@ class ParquetFile:
             FormatError: the file is damaged, or lacks one of the columns.
         """
         if not 0 <= number < self.n_groups:
-            raise FormatError(f"{self.path} has no group {number}: it is damaged.")
+            raise FormatError(f"{self.path} has no group {number}: it is damaged. Make it again.")
         with self._lock, reading(self.path, "a Parquet file"):
             # A group is read in a millisecond: handing it to other threads takes longer.
             found = self._file.read_row_group(number, self._known(names), use_threads=False)
@@ -150,7 +150,9 @@ class ParquetFile:
 
     def _known(self, names: Sequence[str] | None) -> list[str]:
         if lacking := [name for name in names or () if name not in self.names]:
-            raise FormatError(f"{self.path} has no column `{lacking[0]}`: it is damaged.")
+            raise FormatError(
+                f"{self.path} has no column `{lacking[0]}`: it is damaged. Make it again."
+            )
         return list(self.names if names is None else names)
 
     def _values(self, table: Any) -> dict[str, Values]:

@@ -299,7 +299,9 @@ def _csv(chunks: Iterable[str], path: Path, column: str) -> Iterator[str]:
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise DataError(f"{path}, line {rows.line_num:,} is not CSV: {error}.") from error
+            raise DataError(
+                f"{path}, line {rows.line_num:,} is not CSV: {error}. Mend the line or drop it."
+            ) from error
         if row is None:
             break
         yield _text(row, column, f"{path}, line {rows.line_num:,}")

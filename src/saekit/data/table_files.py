@@ -189,12 +189,17 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if None in row or None in row.values():
-                    raise FormatError(f"{path} has a row of another length than its head.")
+                    raise FormatError(
+                        f"{path} has a row of another length than its head. Mend it, or make the "
+                        f"table again."
+                    )
                 yield {name: from_cell(cell) for name, cell in row.items()}
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}.") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise FormatError(f"{path} is not CSV: {error}.") from error
+        raise FormatError(
+            f"{path} is not CSV in UTF-8: {error}. Mend it, or make the table again."
+        ) from error
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
@@ -241,7 +246,9 @@ def _opened(path: Path) -> Any:
     except SaekitError:
         raise
     except Exception as error:  # of Arrow's, of Python's, of the file system's
-        raise FormatError(f"{path} is damaged or is not Parquet: {error}.") from error
+        raise FormatError(
+            f"{path} is damaged or is not Parquet: {error}. Fetch or make it again."
+        ) from error
 
 
 def _bytes(table: Table, path: Path) -> bytes:

@@ -47,7 +47,7 @@ class Measured(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Core(Eval):
-    """Reconstruction, sparsity and what the language model loses, on held-out text.
+    """Reconstruction, sparsity, and how much worse the language model predicts, on held-out text.
 
     Every metric of the registry, over the tokens that the SAE's rules keep; for a transcoder,
     those kept both where it reads and where it predicts. Reconstruction

@@ -109,10 +109,7 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        said = []
-        for one in error.errors()[:5]:
-            place = ".".join(str(part) for part in one["loc"])
-            said.append(f"{place}: {one['msg']}"[:200])
+        said = [schemas.told(one)[:200] for one in error.errors()[:5]]
         text = "; ".join(said).encode("utf-8", "replace").decode()
         return _problem(Problem(422, f"The request is not valid: {text}."))
 

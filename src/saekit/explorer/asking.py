@@ -79,7 +79,7 @@ def _place(entry: Entry) -> dict[str, Any]:
             409,
             f"{entry.title} is an index whose SAE is not in this folder, so no text can be run "
             f"through it.",
-            "Put the index into the folder of its SAE: saekit index RUN",
+            f"Serve the folder of its SAE, or make its index there: {entry.command()}",
         )
     name = entry.card.get("model", {}).get("name")
     said = None if entry.native or name in (None, "unknown") else str(name)

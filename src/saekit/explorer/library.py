@@ -128,11 +128,19 @@ class Entry:
         corpus = self.card.get("corpus")
         return isinstance(corpus, dict) and corpus.get("name") == "truth"
 
+    @property
+    def named(self) -> str:
+        """What a command calls the SAE: its folder; of an index alone, the one it was made of."""
+        if self.usable:
+            return shlex.quote(str(self.folder))
+        made = manifest_of(self.index).get("sae")
+        return shlex.quote(str(made)) if made else "RUN"
+
     def command(self) -> str:
         """Return the command that makes its index."""
         if self.is_synthetic:
-            return f"saekit truth eval --truth TRUTH --sae {shlex.quote(str(self.folder))}"
-        return f"saekit index {shlex.quote(str(self.folder))}"
+            return f"saekit truth eval --truth TRUTH --sae {self.named}"
+        return f"saekit index {self.named}"
 
     def state(self) -> IndexState:
         """Return what there is of its index; whether every byte is right, opening it finds out."""

@@ -3,6 +3,7 @@
 Only these kinds of jobs exist, with only these settings: nothing else can be run.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -151,6 +152,11 @@ class Steer(Given):
     def _one(self) -> "Steer":
         if (self.scale is None) == (self.add is None):
             raise ValueError("give one of scale (times its maximum) and add (act units)")
+        if self.seeds > 1 and not self.temperature:
+            raise ValueError(
+                f"at temperature 0 the {self.seeds} texts at a strength would all be the same; "
+                f"raise the temperature, or ask for 1 text"
+            )
         return self
 
 
@@ -181,9 +187,52 @@ class MakeIndex(Given):
 
 
 JOBS = (Prompt, Logits, Activate, Steer, Ablate, Match, MakeIndex)
+KINDS = tuple(model.model_fields["kind"].annotation.__args__[0] for model in JOBS)  # type: ignore
 NewJob = Annotated[
     Prompt | Logits | Activate | Steer | Ablate | Match | MakeIndex, Field(discriminator="kind")
 ]
+
+
+# What the pages call fields of jobs, by the names that the API has for them.
+ON_PAGES = {
+    "n": "tokens",
+    "seeds": "texts",
+    "scale": "how far, times the maximum",
+    "add": "how far, units of activation",
+    "factor": "steer by",
+    "prompt": "text",
+}
+_WRONG = {  # what may come, by the kind of error that pydantic found
+    "too_short": "at least {min_length}; got {actual_length}",
+    "too_long": "at most {max_length} can be given; got {actual_length}",
+    "string_too_short": "at least {min_length} character",
+    "string_too_long": "at most {max_length} characters",
+    "greater_than_equal": "at least {ge:g}; got {came}",
+    "less_than_equal": "at most {le:g}; got {came}",
+    "int_type": "a whole number; got {came}",
+    "int_from_float": "a whole number; got {came}",
+}
+
+
+def told(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a part of a request, in words that a page may show.
+
+    Args:
+        error: as pydantic lists it.
+    """
+    came = str(error.get("input"))[:40]
+    known = _WRONG.get(error["type"])
+    said = known.format(came=came, **error.get("ctx", {})) if known else error["msg"]
+    said = said.removeprefix("Value error, ")
+    place = list(error["loc"])
+    if place[:1] == ["body"] and len(place) > 1 and place[1] in KINDS:
+        place = place[2:]
+    if not place:
+        return said
+    name, *within = place
+    label = f"{ON_PAGES[name]} (`{name}`)" if name in ON_PAGES else str(name)
+    number = "".join(f", number {n + 1}" if isinstance(n, int) else f".{n}" for n in within)
+    return f"{label}{number}: {said}"
 
 
 class ProblemBody(BaseModel):
@@ -199,8 +248,7 @@ class ProblemBody(BaseModel):
 def kinds() -> list[dict[str, Any]]:
     """Return what each kind of job does and takes, for the pages."""
     found = []
-    for model in JOBS:
+    for name, model in zip(KINDS, JOBS, strict=True):
         fields = [n for n in model.model_fields if n != "kind"]
-        name = model.model_fields["kind"].annotation.__args__[0]  # type: ignore[union-attr]
         found.append({"kind": name, "about": (model.__doc__ or "").strip(), "fields": fields})
     return found

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import shlex
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +45,7 @@ MOST_ROWS, USUAL_ROWS = 500, 50
 MOST_NAMES = 64
 TAIL_BYTES = 2**16  # of a log, in which its last step is
 NEURONPEDIA = "https://www.neuronpedia.org/"
+ALONE = "Only the index of an SAE is here. An evaluation belongs into the SAE's folder: serve that."
 SHOWN = 4  # significant digits of numbers in tables
 
 
@@ -94,10 +94,22 @@ class Views:
         sites = [saes[name] for name in entry.family if name in saes]
         return next((one for one in sites if one.state().state == "ok"), entry)
 
-    def card(self, entry: Entry, counts: Mapping[str, int] | None = None) -> dict[str, Any]:
-        """Return what a list of SAEs says of one."""
+    def card(
+        self,
+        entry: Entry,
+        counts: Mapping[str, int] | None = None,
+        scores: Sequence[Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Return what a list of SAEs says of one.
+
+        Args:
+            entry: the SAE.
+            counts: of labels by weights; None: they are counted.
+            scores: records of its scores, where they were just read.
+        """
         state = entry.state()
-        scores = {n: score for n, score in self._scores(entry).items() if score["headline"]}
+        known = self._scores(entry).values() if scores is None else scores
+        headline = {str(one["name"]): one for one in known if one["headline"]}
         key = self.label_key(entry, state)
         counted = self.labels.counts() if counts is None else counts
         return {
@@ -108,7 +120,7 @@ class Views:
             "sites": list(entry.sites),
             "architecture": entry.architecture,
             "d_sae": entry.d_sae,
-            "scores": scores,
+            "scores": headline,
             "index": state.record(),
             "verify": _verdict(entry.folder),
             "labels": counted.get(key, 0) if key else 0,
@@ -184,9 +196,11 @@ class Views:
             found["missing"]["latents"] = {"text": state.reason, "command": state.command}
         else:
             found["columns"] = self.columns_of(index)
+        if result is None and not entry.usable:
+            found["missing"]["scores"]["text"] = ALONE
         notes = [*notes_in(part(card, "provenance")), *why, *found["notes"]]
         siblings = [one for one in entry.family if one != entry.id]
-        more = {"card": self.card(entry), "siblings": siblings}
+        more = {"card": self.card(entry, scores=found["scores"]), "siblings": siblings}
         return found | more | {"notes": list(dict.fromkeys(notes))}
 
     def columns_of(self, index: Index) -> list[dict[str, str]]:
@@ -579,7 +593,7 @@ def _result_file(entry: Entry) -> Path:
 def _eval_command(entry: Entry) -> str:
     if entry.is_synthetic:
         return entry.command()  # which measures and indexes
-    return f"saekit eval {shlex.quote(str(entry.folder))}"
+    return f"saekit eval {entry.named}"
 
 
 def _taken(values: Any, rows: Any) -> list[Any]:

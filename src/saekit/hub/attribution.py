@@ -195,7 +195,10 @@ def _slope(
             f"{type(value).__name__}."
         )
     if not bool(value.isfinite().all()):
-        raise DataError(f"`of` gave {value.tolist()} for these logits, which has no slope.")
+        raise DataError(
+            f"`of` gave {value.tolist()} for these logits; a slope needs a finite number. Leave "
+            f"out what makes it infinite, as the logarithm of 0."
+        )
     if value.numel() != 1:
         raise ConfigError(
             f"`of` must return one number for the logits of a pass; it returned a tensor of shape "

@@ -222,7 +222,10 @@ def _sums(places: dict[str, Path], expected: dict[str, str | None]) -> dict[str,
     for name, place in places.items():
         blob = place.resolve()
         if not blob.is_relative_to(cache):
-            raise FormatError(f"{place} leads out of the hub's cache, to {blob}. It is not read.")
+            raise FormatError(
+                f"{place} leads out of the hub's cache, to {blob}, and is not read. Delete it and "
+                f"fetch it again."
+            )
         sums[name] = sha256_of(blob)
         # The cache names large files after their SHA-256.
         known = expected.get(name) or (blob.name if _DIGEST.fullmatch(blob.name) else None)

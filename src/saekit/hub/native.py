@@ -97,7 +97,10 @@ def read(folder: Path) -> Read:
     """
     raw = read_object(folder / "config.json")
     if raw.get("format") != FORMAT:
-        raise FormatError(f"{folder / 'config.json'} is not of a {FORMAT} SAE.")
+        raise FormatError(
+            f"{folder / 'config.json'} is not of a {FORMAT} SAE. Name the folder of a run or of an "
+            f"SAE; for files of another library say the format: --from."
+        )
     if raw["version"] > SHARING:
         raise FormatError(
             f"{folder} is of format version {raw['version']}; this saekit reads up to {SHARING}. "
@@ -217,7 +220,10 @@ def _shared(folder: Path, raw: dict[str, Any]) -> dict[str, Tensor]:
     file = _whole(inside(folder, shared["file"]), shared["sha256"])
     theirs = read_tensors(file)
     if missing := [other for other in shared["tensors"].values() if other not in theirs]:
-        raise FormatError(f"{file} lacks `{missing[0]}`, which config.json names.")
+        raise FormatError(
+            f"{file} lacks `{missing[0]}`, which config.json names. Put the file back that the SAE "
+            f"was saved next to."
+        )
     return {name: theirs[other] for name, other in shared["tensors"].items()}
 
 
@@ -228,7 +234,10 @@ def _not_finite(sae: SAE) -> str | None:
 
 def _whole(file: Path, sha256: str) -> Path:
     if not file.exists() or sha256_of(file) != sha256:
-        raise FormatError(f"{file} is missing or damaged: its SHA-256 is not the recorded one.")
+        raise FormatError(
+            f"{file} is missing or damaged: its SHA-256 is not the recorded one. Copy or fetch the "
+            f"folder again."
+        )
     return file
 
 

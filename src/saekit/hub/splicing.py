@@ -273,7 +273,10 @@ class Splice:
             UnknownNameError: there is no such SAE.
         """
         if (found := self._part(sae).codes) is None:
-            raise ConfigError("The model made no pass yet inside this splice.")
+            raise ConfigError(
+                "The model made no pass yet inside this splice. Run it on a text first, as "
+                "lm.logits(tokens)."
+            )
         return found
 
     def _part(self, sae: int | None) -> "Part":

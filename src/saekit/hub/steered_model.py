@@ -39,7 +39,10 @@ def save_steered(spliced: "Splice", folder: Path | str) -> Path:
     """
     lm, folder = spliced.lm, Path(folder)
     if not isinstance(lm, HFModel):
-        raise ConfigError(f"{lm.name} is no single transformers model, which alone can be written.")
+        raise ConfigError(
+            f"Only a model of transformers that lies whole in one process can be written; "
+            f"{lm.name} is a {type(lm).__name__}."
+        )
     check_empty(folder, "Choose another folder to write the model to.")
     added = _added(spliced)
     module = copied(lm.module).eval()  # without what hangs on the model's own modules

@@ -141,8 +141,11 @@ def steer(  # noqa: PLR0913 - what is steered, how far, and how the text is draw
             f"units); {which}. On a command line: --scale 2 or --add 8."
         )
     if seeds < 1 or (seeds > 1 and not temperature):
-        why = "with temperature 0 all would be the same" if seeds > 1 else "at least 1"
-        raise ConfigError(f"`seeds` is the number of texts at each strength ({why}); got {seeds}.")
+        why = "of several, all would be the same at temperature 0; raise `temperature`"
+        raise ConfigError(
+            f"`seeds` is the number of texts at each strength, at least 1"
+            f"{f' ({why})' if seeds > 1 else ''}; got {seeds}."
+        )
     with splice(lm, sae) as spliced:
         latent = spliced.parts[0].number_of(latent)
         strengths = _strengths(scale if add is None else add)
@@ -268,7 +271,10 @@ def _largest(sae: TrainedSAE, latent: int, index: Path | str | None) -> float:
     _check_own(manifest, sae, folder)
     maxima = ParquetFile(checked_file(folder, manifest, LATENTS)).read(["max"])["max"]
     if not isinstance(maxima, np.ndarray) or len(maxima) != sae.d_sae:
-        raise FormatError(f"{folder / LATENTS} is damaged: it has no column of maxima.")
+        raise FormatError(
+            f"{folder / LATENTS} is damaged: it has no column of maxima. Index the SAE again, or "
+            f"give add= in act units."
+        )
     found = float(maxima[latent])
     if math.isnan(found):
         raise ConfigError(

@@ -124,7 +124,7 @@ class CERise(Metric):
 @final
 @registry.register
 class CERecoveredZero(Metric):
-    r"""Share of the loss that zeroing the activations costs, which reconstructions avoid.
+    r"""Of the loss that setting activations to 0 adds, the share that reconstructions avoid.
 
     .. math:: (CE_{zero} - CE_{spliced}) \;/\; (CE_{zero} - CE_{clean})
 
@@ -159,7 +159,7 @@ class CERecoveredZero(Metric):
 @final
 @registry.register
 class CERecoveredMean(Metric):
-    r"""Share of the loss that putting their mean in place costs, which reconstructions avoid.
+    r"""Of the loss that their mean in place of activations adds, the share reconstructions avoid.
 
     .. math:: (CE_{mean} - CE_{spliced}) \;/\; (CE_{mean} - CE_{clean})
 

@@ -14,7 +14,7 @@ SMALLEST_SPREAD = 1e-13
 @final
 @registry.register
 class FVU(Metric):
-    r"""Fraction of variance unexplained, after every token was added.
+    r"""Share of the activations' variance that reconstructions leave unexplained, over all tokens.
 
     .. math:: \sum_i |y_i - \hat y_i|^2 \;/\; \sum_i |y_i - \bar y|^2
 

@@ -11,7 +11,7 @@ from saekit.metrics.base import Batch, Metric, Sums, registry, total
 @final
 @registry.register
 class KL(Metric):
-    r"""Mean divergence of the predictions with reconstructions in place from the clean ones.
+    r"""Mean KL divergence of predictions with reconstructions in place from the clean ones.
 
     .. math:: \frac{1}{m} \sum_i \sum_t p(t) \log \frac{p(t)}{p_{y \to \hat y}(t)}
 

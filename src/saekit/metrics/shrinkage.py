@@ -10,7 +10,7 @@ from saekit.metrics.base import Batch, Metric, Sums, registry, total
 @final
 @registry.register
 class Shrinkage(Metric):
-    r"""Relative reconstruction bias: below 1 where dividing y_hat by it would fit better.
+    r"""How far reconstructions are too short: below 1 where dividing them by it would fit better.
 
     .. math:: \gamma = \sum_i |\hat y_i|^2 \;/\; \sum_i \hat y_i \cdot y_i
 

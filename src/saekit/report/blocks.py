@@ -70,7 +70,8 @@ def fact(label: str, value: Any, **said: Any) -> list[Any]:
 
 def fact_of(label: str, score: Score) -> list[Any]:
     """Return a score as a line of facts, with its interval, or why it has no value."""
-    about = "; ".join(filter(None, [score.label, score.reason]))
+    more = score.label if score.label != label else ""
+    about = "; ".join(filter(None, [more, score.reason]))
     return fact(label, score.value, unit=score.unit, low=score.low, high=score.high, about=about)
 
 

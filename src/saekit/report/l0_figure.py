@@ -25,8 +25,7 @@ def unit(metric: str) -> str:
     found = definitions().get(metric)
     if found is None:
         return ""
-    better = found.get("better", "neither")
-    return str(found.get("unit", "")) + ("" if better == "neither" else f"; {better} is better")
+    return style.with_better(str(found.get("unit", "")), str(found.get("better", "neither")))
 
 
 def curve(saes: Table, group: str, metric: str) -> list[Point]:

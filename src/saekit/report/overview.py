@@ -212,11 +212,17 @@ def notes_in(*said: Mapping[str, Any]) -> list[str]:
 
 
 def moment(said: object) -> str:
-    """Return a time as people write it; what a file has in its place, as it is."""
+    """Return a time as people write it; what a file has in its place, as it is.
+
+    Args:
+        said: in ISO 8601 or as 20261130_084124; one that names no zone is UTC, as files have it.
+    """
     try:
-        return f"{datetime.fromisoformat(str(said)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        found = datetime.fromisoformat(str(said))
     except ValueError:
         return "" if said is None else str(said)
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return f"{found:%Y-%m-%d %H:%M} UTC"
 
 
 def part(made: Any, *names: str) -> dict[str, Any]:

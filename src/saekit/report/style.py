@@ -104,6 +104,11 @@ def _keep_dollars(figure: Any) -> None:
                 label.set_parse_math(not own)
 
 
+def with_better(said: str, better: str) -> str:
+    """Return what an axis says, its unit or its score, and which end of it is better."""
+    return said if better == "neither" else f"{said}; {better} is better"
+
+
 def layer_label(site: str) -> str:
     """Return a short label of a site: its layer where it is a residual output, else its name."""
     head, _, point = site.partition(".")

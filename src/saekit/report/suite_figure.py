@@ -34,9 +34,7 @@ def draw(rows: Table, path: Path) -> Path:
     for at, panel, mine in zip(axes.flat, panels, each, strict=False):
         _panel(at, mine, floors)
         at.set_title(f"{panel[0]}: {panel[1]}", fontsize=7)
-        better = mine[0]["better"]
-        towards = "" if better == "neither" else f"; {better} is better"
-        at.set_xlabel(mine[0]["unit"] + towards, fontsize=6)
+        at.set_xlabel(style.with_better(mine[0]["unit"], mine[0]["better"]), fontsize=6)
     for at in list(axes.flat)[len(panels) :]:
         at.set_axis_off()
     marks, labels = axes.flat[0].get_legend_handles_labels()

@@ -22,7 +22,7 @@ HALVES = {"decoder": ("W_dec",), "encoder": ("W_enc", "b_enc")}
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Frozen(WrappedConfig):
-    """An architecture of which one half stays as it was initialised, and the other is trained.
+    """Another architecture whose encoder or decoder stays as it was initialised.
 
     A floor: scores of a trained SAE mean something where they are above those of the same
     architecture with random directions ("decoder"), or with a random choice of latents

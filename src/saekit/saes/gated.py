@@ -20,7 +20,7 @@ from saekit.saes.base import Loss, Scaling, Step, registry
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Gated(AffineConfig):
-    """One linear map decides which latents are on, a rescaled copy of it how strongly.
+    """One linear map decides which latents are on, and a rescaled copy of it how strongly.
 
     lin = x @ W_enc;  gate = lin + b_enc;  acts = 1[gate > 0] * relu(lin * exp(r_mag) + b_mag)
     y_hat = acts @ W_dec + b_dec

@@ -19,7 +19,7 @@ from saekit.saes.topk import TopK
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Skip(WrappedConfig):
-    """An architecture whose prediction also has a linear map of what is read.
+    """Another architecture with a linear map of what is read added to its prediction.
 
     y_hat = inner(x) + x @ W_skip
 

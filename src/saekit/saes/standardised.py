@@ -32,7 +32,7 @@ class _Token(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Standardised(WrappedConfig):
-    """An architecture that reads each token at mean 0 and variance 1.
+    """Another architecture that is given each token at mean 0 and variance 1.
 
     z = (x - mean(x)) / (std(x) + 1e-5);  y_hat = inner(z) * (std(x) + 1e-5) + mean(x)
 

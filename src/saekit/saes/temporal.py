@@ -24,7 +24,7 @@ EPS = 1e-6  # beside the length of a prediction, act units
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Temporal(SAEConfig):
-    """Codes a window of tokens: for each, what earlier ones predict and what is novel.
+    """Codes a window of tokens: what earlier ones predict of each, and what is new in it.
 
     With D = `W_dec` (tied: W_enc = D^T), r = x - b_dec, and for each attention layer in turn
 

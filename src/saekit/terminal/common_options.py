@@ -14,6 +14,25 @@ Dtype = Annotated[
         "if the hardware is fast at it."
     ),
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
+        "(see: saekit list models)."
+    ),
+]
+Corpus = Annotated[
+    str, typer.Option(help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME.")
+]
+OtherCorpus = Annotated[
+    str | None,
+    typer.Option(
+        help="Text to read, named as for saekit train --corpus. [the one it was trained on]"
+    ),
+]
+SplitName = Annotated[
+    str, typer.Option(help="Part of the text to read: train, validation or test.")
+]
 Revision = Annotated[
     str | None, typer.Option(help="Commit, tag or branch of the model on the hub. [the newest]")
 ]

@@ -1,12 +1,14 @@
-"""What a command line can be refused for before anything is loaded."""
+"""What a command line can be refused for before anything is loaded, and what it replaced."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from saekit.core.errors import MissingExtraError
+from saekit.core.files import sha256_of
 from saekit.core.registry import studies
 from saekit.core.writable import check_writable
 
@@ -18,6 +20,7 @@ _FOLDERS = {
     "fit": "runs",
     "sweep": "runs",
     "demo": "demo",
+    "compare": "comparison",
     "cache write": "caches",
     "index": None,
     "cache import": None,
@@ -27,6 +30,9 @@ _FOLDERS = {
 }
 # Commands that write into the folder that they are given, and which of their words names it.
 _BESIDE_RUN = {"eval": 1, "index": 1, "report": 1, "analyse": 2}
+# Files that come out the same from the same inputs; pages and results have times in them.
+_PRODUCTS = frozenset({".csv", ".parquet", ".svg", ".pdf", ".png"})
+_MOST_NAMED, _MOST_READ = 4, 2**26  # files named in a warning; bytes of one that is compared
 
 
 def check_first(words: Sequence[str]) -> None:
@@ -59,6 +65,45 @@ def check_first(words: Sequence[str]) -> None:
         check_writable(Path(words[at]))
     elif makes_folder and (usual := folders[command]) is not None:
         check_writable(Path(usual), as_folder=True)
+
+
+@contextlib.contextmanager
+def replaced_told(words: Sequence[str]) -> Iterator[None]:
+    """A context that names the figures and tables that a command replaced in its folder.
+
+    One that comes out as it was, which is so from the same inputs, is not named, nor is what a
+    command with `--resume` goes on with.
+
+    Args:
+        words: of the command line, without the program's name.
+    """
+    command, folders, _ = _tables(words)
+    out = _value(words, "--out") or folders.get(command)
+    before = {} if out is None or "--resume" in words else _products(Path(out))
+    try:
+        yield
+    finally:
+        now = {path: _told_by(path) for path in before if path.is_file()}
+        names = [path.name for path, told in now.items() if told != before[path]]
+        if names:
+            more = len(names) - _MOST_NAMED
+            said = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+            sys.stderr.write(f"warning   replaced in {out}, where they had other numbers: {said}\n")
+
+
+def _products(folder: Path) -> dict[Path, str]:
+    """Return the figures and tables in a folder, with what tells their content."""
+    if not folder.is_dir():
+        return {}
+    found = (path for path in sorted(folder.iterdir()) if path.suffix in _PRODUCTS)
+    return {path: _told_by(path) for path in found if path.is_file()}
+
+
+def _told_by(path: Path) -> str:
+    there = path.stat()
+    if there.st_size > _MOST_READ:
+        return f"{there.st_size} {there.st_mtime_ns}"
+    return sha256_of(path)
 
 
 def _tables(words: Sequence[str]) -> tuple[str, dict[str, str | None], dict[str, tuple[str, str]]]:

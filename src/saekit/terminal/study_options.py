@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from saekit.terminal.common_options import OneSite, Quiet
+from saekit.terminal.common_options import OneSite, Quiet, SplitName
 from saekit.terminal.generator_options import (
     BaseURL,
     ByModel,
@@ -60,9 +60,7 @@ class StudyOptions:
             "trained on]"
         ),
     ] = None
-    split: Annotated[
-        str, typer.Option(help="Part of the text to read: train, validation or test.")
-    ] = "train"
+    split: SplitName = "train"
     site: OneSite = None
     settings: Annotated[
         list[str] | None,

@@ -374,7 +374,8 @@ def _check_fit(run: Run, model: LanguageModel) -> None:
         )
     if run.n_ctx > model.n_ctx_max:
         raise ConfigError(
-            f"`n_ctx` is {run.n_ctx}; {model.name} reads {model.n_ctx_max} tokens at most."
+            f"`n_ctx` is {run.n_ctx}; {model.name} reads {model.n_ctx_max} tokens at most. "
+            f"Lower `n_ctx`."
         )
     if run.start_from is not None and run.pair.shares:
         raise ConfigError(

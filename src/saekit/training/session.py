@@ -59,7 +59,10 @@ class Session:
             for complaint in passed_over:
                 sys.stderr.write(f"warning   {complaint} The checkpoint before it is used.\n")
         if at_step is not None and step != at_step:
-            raise FormatError(f"{out} has no whole checkpoint of step {at_step:,}.")
+            raise FormatError(
+                f"{out} has no whole checkpoint of step {at_step:,}. Name the step of one in "
+                f"its folder `checkpoints`."
+            )
         writes = out is not None and training.mesh.every.first
         path = out / "log.jsonl" if out is not None and writes else None
         self.log = Log(path, keep_to_step=step if resume else None)

@@ -54,7 +54,8 @@ def score(
     if (sides[0].width, sides[-1].width) != (sae.d_in, sae.d_out):
         raise ShapeError(
             f"The SAE reads vectors of width {sae.d_in} and predicts {sae.d_out}; got widths "
-            f"{sides[0].width} and {sides[-1].width}."
+            f"{sides[0].width} and {sides[-1].width}. Give the vectors that it was fitted to, or "
+            f"others of their width."
         )
     size = max(-(-sides[0].n // UNITS), 1)
     units = list(torch.arange(sides[0].n).split(size))
@@ -75,7 +76,7 @@ def open_sides(
         if sides[0].n != sides[1].n:
             raise ShapeError(
                 f"Each vector is predicted from one; got {sides[0].n:,} to read and "
-                f"{sides[1].n:,} to predict."
+                f"{sides[1].n:,} to predict. Give as many of both, row by row."
             )
     return sides
 

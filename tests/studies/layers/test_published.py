@@ -351,7 +351,10 @@ def test_tables_of_several(place, capsys, tmp_path):
     assert {"mean", "std", "sem", "legacy_mean", "legacy_variance"} <= set(mmcs[0])
     assert {"mean", "var", "std", "sem", "mean_rel", "n_layers", "n_latents"} <= set(std[0])
     assert json.loads(line)["not_analysed"] == [str(several[2])]
-    assert call(capsys, *words)[0] == 0
+    code, _, err = call(capsys, *words)
+    assert code == 0 and "replaced" not in err  # the same SAEs: nothing is lost
+    code, _, err = call(capsys, "layers", "tables", several[1], "--out", tmp_path)
+    assert code == 0 and "other numbers: layer_std.csv, mmcs.csv\n" in err
     code, _, err = call(capsys, "layers", "tables", several[0], several[0], "--out", tmp_path)
     assert code == 2 and "named twice" in err
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import time
 
@@ -180,6 +181,8 @@ def test_the_page_of_events_has_each_latent(events, latents):
     found = page(events)
     assert found["kind"] == "locality_events"
     assert {b["kind"] for b in found["blocks"]} >= {"facts", "lines", "histogram", "table"}
+    made = dict(one[:2] for one in found["blocks"][0]["facts"])["Made"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", made)
     table = found["blocks"][-1]
     assert {row[0] for row in table["rows"]} == set(latents) and table["links"]
     means = [row[1] for row in table["rows"] if row[1] is not None]

@@ -25,7 +25,7 @@ def truth(tmp_path_factory):
     return base
 
 
-def test_the_page_of_what_an_sae_found(truth):
+def test_the_page_of_what_an_sae_found(truth, capsys):
     run = truth / "run"
     call("truth", "train", "--truth", truth / "truth", "--arch", "topk", "--k", "2", "--tokens",
          "4000", "--out", run, "--quiet")  # fmt: skip
@@ -42,6 +42,14 @@ def test_the_page_of_what_an_sae_found(truth):
     assert cosine == made["details"]["by_latent"]["cosine"]
     values = [line[1] for line in found["blocks"][0]["facts"]]
     assert values == [s["value"] for s in made["scores"].values()]
+    labels = [line[0] for line in found["blocks"][0]["facts"]]
+    assert labels == [s["label"] for s in made["scores"].values()]
+    assert not set(labels) & made["scores"].keys() - {"shrinkage"}  # words, no raw names
+    capsys.readouterr()
+    call("truth", "eval", "--truth", truth / "truth", "--sae", run, "--set", "n_tokens=2048",
+         "--quiet", "--out", truth / "again.json")  # fmt: skip
+    printed = capsys.readouterr().out
+    assert all(f"  {label}  " in printed for label in labels)
     json.dumps(found, allow_nan=False)
 
 
@@ -52,6 +60,8 @@ def test_the_page_of_a_calibration(truth):
          "--quiet")  # fmt: skip
     assert pages.kind_of(out) == "calibration"
     heatmap, ranks, saes = pages.payload("calibration", out)["blocks"]
-    assert heatmap["kind"] == "heatmap" and heatmap["signed"] and heatmap["x"][0] == "mcc"
+    assert heatmap["kind"] == "heatmap" and heatmap["signed"]
+    assert heatmap["x"][0] == "MCC with true features" and "FVU" in heatmap["y"][0]
+    assert ranks["rows"][0][:2] == [heatmap["y"][0], heatmap["x"][0]]
     assert len(ranks["rows"]) == len(heatmap["x"]) * len(heatmap["y"])
     assert len(saes["rows"]) == 4

@@ -12,7 +12,7 @@ from saekit.analysis.columns.base import Columns, Made, registry
 @final
 @registry.register
 class Logits(Columns):
-    """The logit lens in a few numbers."""
+    """The logit lens in a few numbers: how strongly a latent moves tokens, and how evenly."""
 
     name: ClassVar[str] = "logits"
     columns: ClassVar[dict[str, tuple[str, str, str]]] = {

@@ -16,7 +16,7 @@ from saekit.analysis.firing import Firing
 @final
 @registry.register
 class Tokens(Columns):
-    """Trigger tokens, documents and places in them."""
+    """Tokens that a latent fires on most, in how many documents, and where in them."""
 
     name: ClassVar[str] = "tokens"
     columns: ClassVar[dict[str, tuple[str, str, str]]] = {

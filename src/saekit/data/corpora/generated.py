@@ -87,7 +87,9 @@ class Generated(Corpus):
         """
         found = read_sealed(Path(self.path).expanduser() / MANIFEST)
         if found.get("kind") != KIND or not {"made_by", "tokenizer", "counts"} <= set(found):
-            raise FormatError(f"{self.path} is not a folder of `saekit corpus generate`.")
+            raise FormatError(
+                f"{self.path} is not a folder of `saekit corpus generate`. Name one that it wrote."
+            )
         return found
 
     def shards(self) -> list[Path]:

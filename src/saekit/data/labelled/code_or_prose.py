@@ -22,7 +22,7 @@ _MODULES = ("argparse", "ast", "calendar", "csv", "doctest", "heapq", "inspect",
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class CodeOrProse(Task):
-    """Pieces of Python sources, and of the manual on the language: nothing is downloaded.
+    """Pieces of Python's own sources, or of its manual. Nothing is downloaded.
 
     An easy task, for tests and for a first look.
 

@@ -10,7 +10,7 @@ from saekit.data.labelled.base import registry
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class CoLA(Published):
-    """Sentences out of books on syntax: unacceptable or acceptable English.
+    """Sentences from books on syntax: unacceptable or acceptable English.
 
     Small models are hardly above the majority rate here, which makes it a check of the others.
 

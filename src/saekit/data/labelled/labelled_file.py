@@ -21,7 +21,7 @@ MOST_CLASSES = 100
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class LabelledFile(Task):
-    """A CSV file or JSON lines of one's own, with a column of texts and one of labels.
+    """Your own CSV file or JSON lines, with a column of texts and one of labels.
 
     Args:
         path: the file.

@@ -26,7 +26,7 @@ _MODULES = {
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class PythonModules(Task):
-    """Pieces of Python's sources, by the module they are of: nothing is downloaded.
+    """Pieces of Python's own sources, by the module that they are from. Nothing is downloaded.
 
     A task of four classes, for tests and for a first look.
 

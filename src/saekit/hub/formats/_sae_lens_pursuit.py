@@ -45,7 +45,7 @@ def read(
             stop_at_repeat=stops,
         )
     except ConfigError as error:
-        raise FormatError(f"{where.parent} cannot be: {error}") from error
+        raise FormatError(f"{where.parent} has impossible settings: {error}") from error
     state = {"W_dec": rows, "b_in": bias, "b_dec": bias.clone()}
     state["gain"] = torch.ones((), dtype=torch.float64)
     state["tolerance"] = torch.tensor(cfg.tolerance, dtype=torch.float64)

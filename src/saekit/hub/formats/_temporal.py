@@ -40,8 +40,8 @@ def read(
     tied = say(raw, "tied_weights", bool, config)
     if min(heads, layers, narrow) < 1 or d_dict % (heads * narrow):
         raise FormatError(
-            f"{config} cannot be: d_sae={d_dict} must be a multiple of n_heads={heads} times "
-            f"bottleneck_factor={narrow}."
+            f"{config} has impossible settings: d_sae={d_dict} must be a multiple of "
+            f"n_heads={heads} times bottleneck_factor={narrow}."
         )
     kind, k = raw.get("sae_diff_type"), raw.get("kval_topk")
     if kind not in ("topk", "relu") or (kind == "topk" and k is not None and type(k) is not int):
@@ -71,7 +71,7 @@ def read(
             tied=tied,
         )
     except ConfigError as error:
-        raise FormatError(f"{config} cannot be: {error}") from error
+        raise FormatError(f"{config} has impossible settings: {error}") from error
     state = {"W_dec": weights["W_dec"].float(), "b_dec": weights["b_dec"].float() / scale}
     state |= {} if tied else {"W_enc": weights["W_enc"].float()}
     for name, ours in MAPS.items():

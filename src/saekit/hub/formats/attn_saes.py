@@ -32,7 +32,7 @@ from saekit.saes.relu import ReLU
 @final
 @registry.register
 class AttnSAEs(Format):
-    """Kissane et al.: autoencoders of relu of the heads of GPT-2 small, side by side.
+    """Kissane et al.: ReLU autoencoders of all heads of a layer of GPT-2 small, side by side.
 
     acts = relu((x - b_dec) @ W_enc + b_enc);  y_hat = acts @ W_dec + b_dec. The layout is that of
     Neel Nanda's 1L-Sparse-Autoencoder.

@@ -89,7 +89,7 @@ class BussmannBatchTopK(Format):
         try:
             cfg, state = _variant(kind, raw, folded, weights, sizes, place)
         except ConfigError as error:
-            raise FormatError(f"{config} cannot be: {error}") from error
+            raise FormatError(f"{config} has impossible settings: {error}") from error
         if raw["input_unit_norm"]:
             cfg, state = standardised(cfg, state)
         return Read(cfg, state, _card(raw, config, hints))

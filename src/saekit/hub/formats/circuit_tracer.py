@@ -30,7 +30,7 @@ _HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "mlp.hook_
 @final
 @registry.register
 class CircuitTracer(Format):
-    """circuit-tracer: sets of transcoders, one of each layer, of relu or with thresholds.
+    """circuit-tracer: sets of transcoders, one for each layer, with ReLU or thresholds.
 
     acts = relu(x @ W_enc.T + b_enc), or pre-activations above a threshold;
     y_hat = acts @ W_dec + b_dec, and + x @ W_skip.T where there is one. W_enc is

@@ -9,7 +9,7 @@ from saekit.hub.formats.base import registry
 @final
 @registry.register
 class DeepSeekR1(SingleFile):
-    """qresearch: an autoencoder of relu of DeepSeek-R1-Distill-Llama-8B.
+    """qresearch: a ReLU autoencoder of DeepSeek-R1-Distill-Llama-8B.
 
     acts = relu(x @ W_enc.T + b_enc);  y_hat = acts @ W_dec.T + b_dec. Model and layer are those of
     the file's name, as DeepSeek-R1-Distill-Llama-8B-SAE-l19.pt.

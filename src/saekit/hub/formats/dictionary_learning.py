@@ -236,7 +236,7 @@ def _built(
     try:
         cfg = _ranked(kind, k, sizes, weights, where)
     except ConfigError as error:
-        raise FormatError(f"{where} cannot be: {error}") from error
+        raise FormatError(f"{where} has impossible settings: {error}") from error
     if kind != "AutoEncoderTopK":
         # -1 until the trainer has set it: every positive pre-activation is then on.
         cut = max(float(weights["threshold"]), 0.0)

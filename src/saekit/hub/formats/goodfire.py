@@ -9,7 +9,7 @@ from saekit.hub.formats.base import registry
 @final
 @registry.register
 class Goodfire(SingleFile):
-    """Goodfire: autoencoders of relu of Llama 3.1 8B and Llama 3.3 70B.
+    """Goodfire: ReLU autoencoders of Llama 3.1 8B and Llama 3.3 70B.
 
     acts = relu(x @ W_enc.T + b_enc);  y_hat = acts @ W_dec.T + b_dec. Model and layer are those of
     the file's name, as Llama-3.1-8B-Instruct-SAE-l19.pth.

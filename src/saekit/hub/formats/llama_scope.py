@@ -90,7 +90,7 @@ class LlamaScope(Format):
         try:
             cfg, state = _variant(raw, folded, threshold, sizes, by_length, scales, config)
         except ConfigError as error:
-            raise FormatError(f"{config} cannot be: {error}") from error
+            raise FormatError(f"{config} has impossible settings: {error}") from error
         return Read(cfg, state, _card(raw, place, hints), scales[0] if scales[0] != 1 else None)
 
     @override

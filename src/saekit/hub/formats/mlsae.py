@@ -127,7 +127,7 @@ class MLSAE(Format):
         try:
             cfg: SAEConfig = TopK(k=says.k, **sizes)
         except ConfigError as error:
-            raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
+            raise FormatError(f"{folder / CONFIG} has impossible settings: {error}") from error
         state = folded.state()
         if says.standardise:
             cfg, state = standardised(cfg, state, bias="shared")

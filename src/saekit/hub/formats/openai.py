@@ -38,7 +38,7 @@ _PLACE = re.compile(rf"gpt2-small/({'|'.join(_POINTS)})(?:_v\w+)?/autoencoders/(
 @final
 @registry.register
 class OpenAI(Format):
-    """OpenAI's SAEs of GPT-2 small: of relu (v1, v4), and of TopK on standardised tokens (v5).
+    """OpenAI's SAEs of GPT-2 small: ReLU (v1, v4), and TopK on standardised tokens (v5).
 
     z = (x - mean) / (std + 1e-5) of each token where the activation is TopK, else z = x;
     acts = activation((z - pre_bias) @ W_enc.T + latent_bias);
@@ -93,7 +93,7 @@ class OpenAI(Format):
         try:
             cfg, state, notes = _variant(raw, folded, sizes, place)
         except ConfigError as error:
-            raise FormatError(f"{place} cannot be: {error}") from error
+            raise FormatError(f"{place} has impossible settings: {error}") from error
         return Read(cfg, state, _card(place, hints, notes))
 
     @override

@@ -85,7 +85,7 @@ class QwenScope(Format):
         try:
             cfg = TopK(k=said["k"], d_in=d_in, d_out=d_in, d_sae=d_sae, decoder="free")
         except ConfigError as error:
-            raise FormatError(f"{place.parent} cannot be: {error}") from error
+            raise FormatError(f"{place.parent} has impossible settings: {error}") from error
         site = Site(int(layer[1]), "resid_post")
         card = make_card(
             self.name,

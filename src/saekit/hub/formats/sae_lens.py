@@ -322,7 +322,7 @@ def _variant(
     try:
         return makers[kind]()
     except ConfigError as error:
-        raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
+        raise FormatError(f"{folder / CONFIG} has impossible settings: {error}") from error
 
 
 def _fold_scale(

@@ -92,7 +92,7 @@ class Sparsify(Format):
         try:
             cfg, state = _variant(raw, k, sizes), folded.state()
         except ConfigError as error:
-            raise FormatError(f"{folder / CONFIG} cannot be: {error}") from error
+            raise FormatError(f"{folder / CONFIG} has impossible settings: {error}") from error
         if skips:
             cfg = Skip(inner=cfg, **sizes)
             state = {f"inner.{n}": t for n, t in state.items()}

@@ -39,7 +39,7 @@ ALONE = "Of each SAE by itself. Intervals that overlap do not mean equal: all ar
 @final
 @registry.register
 class ComparisonPage(Page):
-    """Differences between SAEs on the same tokens, with verdicts."""
+    """Differences between SAEs on the same tokens, with verdicts, of `saekit compare`."""
 
     name: ClassVar[str] = "comparison"
     title: ClassVar[str] = "Comparison"

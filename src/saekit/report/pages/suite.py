@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from saekit.core.files import read_object
 from saekit.core.result import Table
-from saekit.report import blocks
+from saekit.report import blocks, style
 from saekit.report.blocks import Block
 from saekit.report.pages.base import Page, registry
 
@@ -27,7 +27,7 @@ STAR = "*: better than all others here by more than the least difference told."
 @final
 @registry.register
 class SuitePage(Page):
-    """Scores of several evaluations with their floors and noise."""
+    """Scores of several evaluations with their floors and noise, of `saekit eval --suite`."""
 
     name: ClassVar[str] = "suite"
     title: ClassVar[str] = "Suite"
@@ -100,8 +100,7 @@ def _facts(rows: list[dict[str, Any]], said: dict[str, Any]) -> list[list[Any]]:
 
 
 def _dots(title: str, rows: list[dict[str, Any]], floors: dict[str, str]) -> Block:
-    better = rows[0]["better"]
-    about = rows[0]["label"] + ("" if better == "neither" else f"; {better} is better")
+    about = style.with_better(rows[0]["label"], rows[0]["better"])
     return blocks.dots(
         [row["sae"] + (" *" if row["best"] else "") for row in rows],
         [row["value"] for row in rows],

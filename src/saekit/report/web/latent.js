@@ -216,16 +216,16 @@ export function numbers(text, what) {
 }
 
 function tryPanel({ source, id, record, name }) {
-  const text = element("textarea", { rows: 3, dir: "auto", "aria-label": "texts, one a line", placeholder: "a text a line" });
+  const text = element("textarea", { rows: 3, required: true, dir: "auto", "aria-label": "texts, one a line", placeholder: "a text a line" });
   return jobForm({ source, kind: "activate", label: "Try", fields: text, by: `saekit prompt ${name} "TEXT"`,
     read: () => ({ sae: id, latent: record.latent, texts: text.value.split("\n").filter((t) => t.length) }), draw: activated });
 }
 
 function steerPanel({ source, id, record, name }) {
-  const prompt = element("textarea", { rows: 2, dir: "auto", "aria-label": "prompt to continue", placeholder: "a text to continue" });
+  const prompt = element("textarea", { rows: 2, maxlength: 10000, dir: "auto", "aria-label": "prompt to continue", placeholder: "a text to continue" });
   const by = element("input", { type: "text", value: record.values?.max ? "2, 4" : "5", size: 10, "aria-label": "how far" });
   const way = element("select", { "aria-label": "unit" }, element("option", { value: "scale" }, "times its maximum"), element("option", { value: "add" }, "units of activation"));
-  const field = (value, label, more) => element("input", { type: "number", value: String(value), "aria-label": label, ...more });
+  const field = (value, label, more) => element("input", { type: "number", required: true, value: String(value), "aria-label": label, ...more });
   const n = field(40, "tokens to write", { min: 1, max: 200 }), heat = field(0, "temperature", { min: 0, max: 2, step: 0.1 });
   const seed = field(0, "seed", { min: 0 }), seeds = field(1, "texts at each strength", { min: 1, max: 8 });
   return jobForm({ source, kind: "steer", label: "Steer", by: `saekit steer ${name} ${record.latent} --prompt "TEXT" --scale 4`,
@@ -236,7 +236,7 @@ function steerPanel({ source, id, record, name }) {
 }
 
 function ablatePanel({ source, id, record }) {
-  const text = element("textarea", { rows: 3, dir: "auto", "aria-label": "text", placeholder: "a text; each token's loss with the latent set to 0" });
+  const text = element("textarea", { rows: 3, maxlength: 10000, required: true, dir: "auto", "aria-label": "text", placeholder: "a text; each token's loss with the latent set to 0" });
   const best = record.examples?.top?.[0];
   if (best) { // without the special token that begins the row: the model gets its own
     const words = best.tokens.map((t) => record.strings[t] ?? "");

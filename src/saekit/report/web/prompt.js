@@ -252,7 +252,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
   const moved = [], named = () => { const node = element("span", {}); moved.push(node); return node; };
   const unitNow = Object.hasOwn(UNITS, state.unit ?? "") ? state.unit : "max";
   let computed = false, computing = false, late = false;
-  const factor = element("input", { type: "number", value: String(Number(state.factor) || 0), step: 0.5, "aria-label": "steering" });
+  const factor = element("input", { type: "number", value: String(Number(state.factor) || 0), min: -1e9, max: 1e9, step: 0.5, "aria-label": "steering" });
   const unit = element("select", { "aria-label": "unit of steering" }, Object.entries(UNITS).map(([v, l]) => element("option", { value: v, selected: v === unitNow }, l)));
   const logitForm = logits || !source ? null : jobForm({ source, kind: "logits", label: "Compute", by: `saekit serve`,
     fields: element("div", { class: "controls" }, element("label", {}, named(), factor), unit),
@@ -267,7 +267,7 @@ export function promptViews(host, { source, id, reading, text, state, more = nul
     if (!computed || !host.isConnected) return;
     if (computing) late = true; else logitForm.start();
   }, 300);
-  const by = element("input", { type: "text", value: "2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", value: "40", min: 1, max: 200, "aria-label": "tokens" });
+  const by = element("input", { type: "text", value: "2, 4", size: 10, "aria-label": "times its maximum" }), n = element("input", { type: "number", required: true, value: "40", min: 1, max: 200, "aria-label": "tokens" });
   const steerForm = source?.job ? jobForm({ source, kind: "steer", label: "Steer", by: `saekit steer ${id} LATENT --prompt "TEXT"`,
     fields: element("div", { class: "controls" }, element("label", {}, named(), by, " times its maximum"), element("label", {}, "tokens ", n)),
     read: () => ({ sae: siteId(), latent: held.latent, prompt: text, scale: numbers(by.value, "How far to steer"), n: Number(n.value), temperature: 0, seed: 0, seeds: 1 }),

@@ -76,7 +76,7 @@ function training(source, card, gone) {
 
 // The index from here: a job of the server, which goes on when the page is closed.
 function indexForm(source, id) {
-  const tokens = element("input", { type: "number", value: "200000", min: 1000, step: 1000, "aria-label": "tokens to read" });
+  const tokens = element("input", { type: "number", required: true, value: "200000", min: 1000, max: 100000000, step: 1000, "aria-label": "tokens to read" });
   const fresh = element("input", { type: "checkbox" });
   return jobForm({ source, kind: "index", label: "Index it here", fields: element("div", { class: "controls" }, element("label", {}, "tokens ", tokens),
       element("label", { title: "Else one that was broken off goes on, with the tokens that it was asked for." }, fresh, " begin anew")),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from saekit.terminal.common_options import AsJson, Quiet, Revision, Seed
+from saekit.terminal.common_options import AsJson, Model, Quiet, Revision, Seed
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.settings_help import lists
 
@@ -14,14 +14,6 @@ app = typer.Typer(
 )
 
 MAKES = {"generate": None, "measure": "measures"}
-
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
-        "(see: saekit list models)."
-    ),
-]
 
 
 @app.command("generate", cls=lists("saekit.studies.corpus.generate:Generation"))

@@ -225,7 +225,10 @@ def _read(corpus: Corpus, lm: LanguageModel, splits: Sequence[Split], tokens: in
         else:
             whole = torch.tensor(tokenizer.encode(document.text)[0], dtype=torch.int64)
         if len(whole) and int(whole.max()) >= lm.vocab_size:
-            raise DataError(f"{document.source} has ids that {lm.name} has no row for.")
+            raise DataError(
+                f"{document.source} has the token id {int(whole.max())}; {lm.name} has "
+                f"0..{lm.vocab_size - 1}. Measure ids with the model whose tokenizer made them."
+            )
         begin = begins.get(document.text, 0)
         if document.kind == "ids" and not begins:  # ids of elsewhere: what stands behind BOS
             begin = int(len(whole) > 0 and int(whole[0]) == tokenizer.bos_id)
@@ -237,7 +240,8 @@ def _read(corpus: Corpus, lm: LanguageModel, splits: Sequence[Split], tokens: in
             break
     if not total:
         raise DataError(
-            f"The {' and '.join(splits)} part of the corpus `{corpus.name}` has no token."
+            f"The {' and '.join(splits)} part of the corpus `{corpus.name}` has no token. Give "
+            f"more text, or read another split."
         )
     return ids, first, duplicates, ended
 
@@ -259,7 +263,9 @@ def _first_shares(lm: LanguageModel) -> Tensor:
     """Return the model's shares of the token that begins a text."""
     begin = lm.tokenizer.bos_id if lm.tokenizer.bos_id is not None else lm.tokenizer.eos_id
     if begin is None:
-        raise DataError(f"{lm.name} has neither BOS nor EOS, behind which a text begins.")
+        raise DataError(
+            f"{lm.name} has neither BOS nor EOS, behind which a text begins. Name a model with one."
+        )
     with torch.no_grad():
         shares = lm.logits(torch.tensor([[begin]]))[0, -1].double().softmax(-1).cpu()
     if not bool(shares.isfinite().all()):

@@ -49,7 +49,10 @@ def write_labels(
     ]
     if not labels:
         wanted = f" and scores {least:g}" if least else ""
-        raise DataError(f"No explanation in {found.folder} is usable{wanted}.")
+        raise DataError(
+            f"No explanation in {found.folder} is usable{wanted}. Have another generator write "
+            f"them (saekit explain run --by){', or ask for a lower score' if least else ''}."
+        )
     made: dict[str, Any] = {"format": FORMAT, "version": VERSION, "labels": labels, "lists": []}
     path = out or found.folder / FILE
     write_json(path, made)

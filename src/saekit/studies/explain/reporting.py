@@ -41,7 +41,10 @@ def report(folder: Path, name: str = "", *, latents: int = 20, seed: int = 0) ->
     places = [p for p in scores_in(folder) if not name or p.name == name]
     if name and not places:
         have = ", ".join(p.name for p in scores_in(folder)) or "none"
-        raise FormatError(f"{folder} has no scores {name!r}; it has {have}.")
+        raise FormatError(
+            f"{folder} has no scores {name!r}; it has {have}. Name one of these, or make them: "
+            f"saekit explain score {folder}"
+        )
     lines: list[str] = []
     record: dict[str, Any] = {"folder": str(folder), "scores": {}, "agreement": []}
     for place in places:

@@ -160,7 +160,10 @@ def _check(cell: Cell, path: Path) -> None:
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: model, data, task and written_by are names; got {names!r:.200}.")
     if not isinstance(cell.scores, dict) or not cell.scores:
-        raise DataError(f"{path}: {_named(cell)} has no scores, but {cell.scores!r:.80}.")
+        raise DataError(
+            f"{path}: the scores of {_named(cell)} must be an object, a number for each name; got "
+            f"{cell.scores!r:.80}."
+        )
     for name, value in cell.scores.items():
         # A whole number may be beyond what a float holds.
         if type(value) not in (int, float) or not -MOST <= value <= MOST:
@@ -173,7 +176,10 @@ def _published(downstream: Mapping[str, Any]) -> list[Cell]:
         for key, tasks in runs.items():
             first, _ = parse_pair(key)
             if first.model != model:
-                raise DataError(f"A run of {first.model} is listed under {model}: {key!r}.")
+                raise DataError(
+                    f"A run of {first.model} is listed under {model}: {key!r}. Move it to its "
+                    f"model."
+                )
             cells += [
                 Cell(
                     model=model,
@@ -295,7 +301,10 @@ def _aggregated(
         if cell.arm in arms:
             place = table.setdefault((cell.model, cell.task), {})
             if cell.arm in place:
-                raise DataError(f"Two results stand for {_named(cell)} as `{cell.arm}`.")
+                raise DataError(
+                    f"Two results stand for {_named(cell)} as `{cell.arm}`. Leave one out of the "
+                    f"file."
+                )
             place[cell.arm] = cell
     known = {cell.arm for cell in cells}
     if len(set(arms)) < max(len(arms), 2) or not set(arms) <= known:
@@ -306,7 +315,9 @@ def _aggregated(
         )
     whole = [place for place in table.values() if set(place) == set(arms)]
     if not whole:
-        raise DataError(f"No model and task has all of {', '.join(arms)}.")
+        raise DataError(
+            f"No model and task has all of {', '.join(arms)}. Compare fewer of them: --data."
+        )
     missing = tuple(
         f"{model} {task}: no {', '.join(arm for arm in arms if arm not in place)}"
         for (model, task), place in table.items()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from saekit.terminal.common_options import AsJson, Device, Dtype, Quiet, Revision
+from saekit.terminal.common_options import AsJson, Device, Dtype, Model, Quiet, Revision
 from saekit.terminal.output import emit
 from saekit.terminal.settings_help import lists
 
@@ -27,13 +27,7 @@ def run_(
             help="Folder to write to; if it was begun with the same settings, it is continued."
         ),
     ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Language model: a name on the Hugging Face hub, a folder, or an embedded model "
-            "(see: saekit list models)."
-        ),
-    ] = "smollm2-135m",
+    model: Model = "smollm2-135m",
     text: Annotated[
         list[str] | None,
         typer.Option(

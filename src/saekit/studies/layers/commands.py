@@ -10,18 +10,16 @@ import typer
 from saekit.core.errors import ConfigError, FormatError
 from saekit.hub.names import results_folder
 from saekit.studies.layers.opening import (
-    Corpus,
     LensFile,
     OpenOptions,
     RunFolder,
     Sites,
-    SplitName,
     lens_of,
     notes_on,
     opened,
 )
 from saekit.studies.layers.table_commands import examples_, stream_, tables
-from saekit.terminal.common_options import AsJson, Quiet
+from saekit.terminal.common_options import AsJson, OtherCorpus, Quiet, SplitName
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import SAEOptions, takes
 
@@ -36,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 # Commands that make a folder, and where when none is named; libraries needed at the end.
-MAKES: dict[str, str | None] = {"merge": None}
+MAKES: dict[str, str | None] = {"merge": None, "stream": "stream"}
 NEEDS = {"figures": ("matplotlib", "figures")}
 
 
@@ -53,7 +51,7 @@ def analyse(
         int, typer.Option(help="Strongest contexts to keep for each latent and layer.")
     ] = 4,
     site: Sites = None,
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     split: SplitName = "test",
     lens: LensFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to. [RUN/layers]")] = None,
@@ -117,7 +115,7 @@ def evaluate(
         ),
     ] = 2**10,
     site: Sites = None,
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     seed: Annotated[int, typer.Option(help="Kept in the result; nothing is drawn at random.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="File for the result. [RUN/eval/by_layer.json]")
@@ -183,7 +181,7 @@ def evaluate(
 def baselines(
     run: RunFolder,
     site: Sites = None,
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -271,7 +269,7 @@ def compare_(
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens of held-out text to measure on.")] = 2**14,
     site: Sites = None,
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the table. [RUN/layers/compare.csv]")
     ] = None,
@@ -320,7 +318,7 @@ def figures(
         int, typer.Option(help="Tokens to measure the cosines between layers of the stream on.")
     ] = 2**14,
     suffix: Annotated[str, typer.Option(help="File type of figures: svg, pdf or png.")] = "svg",
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     lens: LensFile = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the figures to. [RUN/layers/figures]")
@@ -389,7 +387,7 @@ def prompt_(
         ),
     ] = None,
     site: Sites = None,
-    corpus: Corpus = None,
+    corpus: OtherCorpus = None,
     lens: LensFile = None,
     out: Annotated[
         Path | None, typer.Option(help="File for the page. [RUN/layers/prompt.html]")

@@ -110,9 +110,12 @@ def _check(shared: SharedSAE, site: str, single: TrainedSAE | None) -> None:
         )
     reads = [str(s) for s in single.card.pair.reads]
     if reads != [site] or single.sae.cfg.event:
-        raise ConfigError(f"The SAE given for {site} reads {', '.join(reads)}.")
+        raise ConfigError(
+            f"The SAE given for {site} reads {', '.join(reads)}. Give one that reads {site} alone."
+        )
     mine, theirs = shared.card.model.get("revision"), single.card.model.get("revision")
     if mine != theirs:
         raise ConfigError(
-            f"The SAE of {site} was trained on another model (revision {theirs}, not {mine})."
+            f"The SAE of {site} was trained on another model (revision {theirs}, not {mine}). Give "
+            f"one of the same model."
         )

@@ -35,9 +35,13 @@ def max_cosines(
     """
     target = one if other is None else other
     if one.shape[1] != target.shape[1]:
-        raise ShapeError(f"Directions are {one.shape[1]} and {target.shape[1]} wide.")
+        raise ShapeError(
+            f"Directions are {one.shape[1]} and {target.shape[1]} wide. Compare SAEs of one width."
+        )
     if len(target) < (2 if other is None else 1):
-        raise ConfigError(f"There is nothing to compare with: {len(target)} directions.")
+        raise ConfigError(
+            f"A direction is compared with another one at least; got {len(target)} to compare with."
+        )
     unit, to = normalize(one.detach().float(), dim=1), normalize(target.detach().float(), dim=1)
     parts = []
     for first, rows in _chunks(unit, len(to)):
@@ -113,7 +117,8 @@ def nearest_tokens(
     """
     if directions.shape[1] != vectors.shape[1]:
         raise ShapeError(
-            f"Directions are {directions.shape[1]} wide and token vectors {vectors.shape[1]}."
+            f"Directions are {directions.shape[1]} wide and token vectors {vectors.shape[1]}. Take "
+            f"both from one model."
         )
     if not 1 <= n <= len(vectors):
         raise ConfigError(f"`n` must lie in 1..{len(vectors)} (the vocabulary); got {n}.")

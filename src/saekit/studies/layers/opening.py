@@ -28,15 +28,6 @@ Sites = Annotated[
         "files do not say, as 'L*.resid_post'. Repeatable. [all]",
     ),
 ]
-Corpus = Annotated[
-    str | None,
-    typer.Option(
-        help="Text to read, named as for saekit train --corpus. [the one it was trained on]"
-    ),
-]
-SplitName = Annotated[
-    str, typer.Option(help="Part of the text to read: train, validation or test.")
-]
 LensFile = Annotated[
     Path | None,
     typer.Option(

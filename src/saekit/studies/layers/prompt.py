@@ -76,7 +76,8 @@ class PromptReading:
         self.ids = ids if bos is None else [bos, *ids]
         if len(self.ids) > lm.n_ctx_max:
             raise ConfigError(
-                f"The prompt has {len(self.ids)} tokens; {lm.name} reads {lm.n_ctx_max} at most."
+                f"The prompt has {len(self.ids)} tokens; {lm.name} reads {lm.n_ctx_max} at most. "
+                f"Shorten it."
             )
         self.shared, self.lm, self.prompt, self.lens = shared, lm, prompt, lens
         self.tokens = torch.tensor([self.ids])

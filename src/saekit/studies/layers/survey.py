@@ -149,12 +149,18 @@ class Survey:
         """
         raw = read_object(folder / "survey.json")
         if raw.get("format") != FORMAT or raw["version"] > VERSION:
-            raise FormatError(f"{folder / 'survey.json'} is not a survey this saekit reads.")
+            raise FormatError(
+                f"{folder / 'survey.json'} is not a survey that this saekit reads. Make it again: "
+                f"saekit layers analyse RUN"
+            )
         tensors = {}
         for name in ("sums", "examples"):
             file = folder / f"{name}.safetensors"
             if not file.exists() or sha256_of(file) != raw["sha256"][name]:
-                raise FormatError(f"{file} is missing or damaged; make the survey again.")
+                raise FormatError(
+                    f"{file} is missing or damaged. Make the survey again: saekit layers analyse "
+                    f"RUN"
+                )
             tensors[name] = read_tensors(file)
         sums = LayerSums.of(raw["numbers"], tensors["sums"], raw["n_tokens"])
         examples = Examples(len(raw["sites"]), raw["d_sae"], **raw["examples"])

@@ -9,8 +9,8 @@ import typer
 from saekit.core.errors import ConfigError, FormatError, UnknownNameError
 from saekit.core.folder_names import distinct_names
 from saekit.hub.names import results_folder
-from saekit.studies.layers.opening import Dtype, LensFile, SplitName, lens_of, notes_on
-from saekit.terminal.common_options import AsJson, Device, Quiet
+from saekit.studies.layers.opening import Dtype, LensFile, lens_of, notes_on
+from saekit.terminal.common_options import AsJson, Device, Quiet, SplitName
 from saekit.terminal.output import emit, note_lines
 
 if TYPE_CHECKING:

@@ -27,30 +27,10 @@ app = typer.Typer(
 MAKES = {"make": "truths", "train": "runs"}
 NEEDS = dict.fromkeys(("eval", "calibrate"), ("scipy", "truth"))
 
+CELL = len("+0.00 [+0.00, +0.00]")  # of a table of rank correlations
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A setting, of those listed below. Repeatable.")
 ]
-
-SHOWN = {
-    "mcc": "MCC with true features",
-    "mcc_chance": "  of random directions, at most",
-    "f1": "F1, living latents",
-    "precision": "  precision",
-    "recall": "  recall",
-    "f1_all": "F1, all latents (dead as 0)",
-    "uniqueness": "uniqueness, living latents",
-    "found": "features found (share)",
-    "r2": "variance explained (R2)",
-    "l0": "latents per token (L0)",
-    "l0_true": "features per token",
-    "l0_error": "L0 error",
-    "shrinkage": "shrinkage",
-    "dead": "dead latents (share)",
-    "splitting": "features split (share)",
-    "absorption": "absorbed (share of tokens)",
-    "hedging": "latents of several features",
-    "hedging_truth": "  what directions alone bring",
-}
 
 
 @app.command("make", cls=lists("saekit.studies.truth.model.base:TruthConfig"))
@@ -193,6 +173,7 @@ def evaluate(
     """
     from saekit.analysis import similarity
     from saekit.core.config import override
+    from saekit.core.result import score_lines
     from saekit.hub.index_manifest import INSIDE
     from saekit.hub.native import load
     from saekit.studies.truth.evals.ground_truth import GroundTruth
@@ -208,10 +189,7 @@ def evaluate(
     path = out or results_folder(sae) / "eval" / "ground_truth.json"
     result.write(path)
     record = {name: s.value for name, s in result.scores.items()} | {"result": str(path)}
-    lines = [
-        f"  {SHOWN[name]:<34} {s.text()}" for name, s in result.scores.items() if name in SHOWN
-    ]
-    lines.sort(key=lambda line: [f"  {v}" for v in SHOWN.values()].index(line[:36].rstrip()))
+    lines = score_lines(result.scores)
     if out is None:  # next to the SAE, where `saekit serve` and `saekit query` look
         try:
             table = write_index(loaded, result, results_folder(sae) / INSIDE)
@@ -483,14 +461,17 @@ def _rank_table(scores: "dict[str, dict[str, Score]]") -> Any:
 
 
 def _rank_lines(scores: "dict[str, dict[str, Score]]") -> list[str]:
-    targets = list(next(iter(scores.values())))
-    lines = [
-        "rank correlation over SAEs with, and its 95 % interval",
-        f"  {'':<12}" + "".join(f"{t:<26}" for t in targets),
-    ]
+    from saekit.studies.truth.words import label
+
+    targets = {name: label(name) for name in next(iter(scores.values()))}
+    first = max(len(label(name)) for name in scores)
+    wide = {name: max(len(said), CELL) for name, said in targets.items()}
+    heads = "  ".join(f"{said:<{wide[name]}}" for name, said in targets.items())
+    lines = ["rank correlation over SAEs with, and its 95 % interval"]
+    lines.append(f"  {'':<{first}}  {heads}".rstrip())
     for name, by in scores.items():
-        cells = "".join(f"{_cell(by[t]):<26}" for t in targets)
-        lines.append(f"  {name:<12}{cells}".rstrip())
+        cells = "  ".join(f"{_cell(by[t]):<{wide[t]}}" for t in targets)
+        lines.append(f"  {label(name):<{first}}  {cells}".rstrip())
     return lines
 
 

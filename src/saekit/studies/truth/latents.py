@@ -32,21 +32,13 @@ from saekit.hub.index_manifest import (
 )
 from saekit.hub.sae_files import fingerprint
 from saekit.hub.trained import TrainedSAE, weights_digest
+from saekit.studies.truth.words import COLUMNS
 
 NEAR = 8  # neighbours of a latent
 NOTE = (
     "It was trained on samples of a synthetic model, which have no tokens: there are no example "
     "texts. What each latent stands for is in its panel Ground truth."
 )
-COLUMNS = {
-    "density": ("density", "share of samples", "Share of the truth's samples on which it is on."),
-    "feature": ("feature", "", "The true feature whose direction is nearest to what it writes."),
-    "cosine": ("cosine", "cosine", "Of what it writes with the direction of that feature."),
-    "precision": ("precision", "share", "Of the samples where it is on, those where that is."),
-    "recall": ("recall", "share", "Of the samples where the feature is on, those where it is."),
-    "f1": ("F1", "", "Harmonic mean of precision and recall."),
-    "matched_feature": ("matched feature", "", "In the one-to-one matching; none where empty."),
-}
 
 
 def write_index(loaded: TrainedSAE, result: Result, out: Path) -> Path:

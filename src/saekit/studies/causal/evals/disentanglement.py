@@ -79,7 +79,7 @@ class _Hits(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Disentanglement(SharedEval):
-    """Latents of an attribute are swapped between two things: that answer shall change, no other.
+    """Latents of one attribute are swapped between two things: does that answer alone change?
 
     Each thing, as a country, has attributes, as its capital and its currency, and a prompt for
     each. At the last token of the base's name the activations of some latents are replaced by those

@@ -49,7 +49,7 @@ class _Probes(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class SCR(SharedEval):
-    """A probe that learned two attributes as one is mended by taking out latents of the spurious.
+    """A probe took two attributes for one: does it do better without the latents of the wrong one?
 
     Texts have two attributes, as many in each of the four cells. A probe of the wanted attribute is
     trained where both coincide (biased), and another one on all cells (clean). The N latents most

@@ -88,7 +88,7 @@ class _Class(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Steering(SharedEval):
-    """The latent of a class is added while the model writes: how often is the text of that class?
+    """The latent of a class is added while the model writes: is the text of that class more often?
 
     Of each class of labelled texts the latent most tied to it (as in `tpp`) is added at every token
     while the model continues neutral prompts, the beginnings of held-out rows. What it writes is

@@ -57,7 +57,7 @@ class _Task(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class TPP(SharedEval):
-    """Latents tied to a class are set to 0: how far its own probe falls, less how far others do.
+    """Latents of a class are set to 0: how much further its own probe falls than those of others.
 
     A text is the mean activation over its tokens; each class has a linear probe of it against the
     other classes. The N latents most tied to a class (mean difference of activation times the

@@ -62,7 +62,7 @@ class _Setting(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Unlearning(SharedEval):
-    """Latents that are on in texts to forget and rarely in others are held at a negative value.
+    """Latents of texts to forget are held at a negative value: what is forgotten, what else lost?
 
     Wherever such a latent is on it is set to a negative multiple of its own mean activation, with
     the error of the SAE kept. `forget_rise` is how much the loss on held-out texts to forget rises,

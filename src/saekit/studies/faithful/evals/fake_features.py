@@ -51,7 +51,7 @@ class _Found(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class FakeFeatures(SharedEval):
-    """Latents that fire on noise: in more than a share of random sequences.
+    """How many latents fire on noise, in more than a share of random sequences.
 
     A latent fires in a sequence where its largest activation there is over its threshold, half
     of its largest activation on held-out text, and is fake if it does in more than 5 % of

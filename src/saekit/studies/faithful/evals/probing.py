@@ -53,7 +53,7 @@ class _Read(NamedTuple):
 @registry.register
 @dataclass(frozen=True, kw_only=True)
 class Probing(SharedEval):
-    """Classes of labelled texts told from the activation, the codes and the reconstruction.
+    """How well classes of labelled texts are told from activations, codes and reconstructions.
 
     A text becomes one vector: the mean over its tokens, or its last token. Columns are
     standardised on train; a logistic regression with an L2 penalty, chosen by cross-validation on

@@ -35,7 +35,7 @@ CELLS = {"ce_rise": "CE rise (nats/token)", "fvu": "FVU", "l0": "L0 (latents/tok
 @final
 @registry.register
 class FaithfulStudy(Page):
-    """What a run of `saekit faithful run` found."""
+    """SAEs of a model's own text next to others, of `saekit faithful run`."""
 
     name: ClassVar[str] = "faithful"
     title: ClassVar[str] = "Faithful dictionaries"

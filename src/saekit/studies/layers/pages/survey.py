@@ -19,7 +19,7 @@ UNITS = {"l0": "latents/token", "l1": "strength/token", "dead_share": "share of 
 @final
 @registry.register
 class LayerSurvey(Page):
-    """Distributions of latents over layers."""
+    """How the firing of latents is spread over layers, of `saekit layers analyse`."""
 
     name: ClassVar[str] = "layers"
     title: ClassVar[str] = "Latents over layers"

@@ -24,14 +24,13 @@ from saekit.studies.locality.commands.options import (
     PresetName,
     Resume,
     Sites,
-    Split,
     bytes_of,
     codes_of,
     float32_model,
     numbers,
     opened,
 )
-from saekit.terminal.common_options import AsJson, Device, Quiet, Seed
+from saekit.terminal.common_options import AsJson, Device, Quiet, Seed, SplitName
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -66,7 +65,7 @@ def autocorr(
         ),
     ] = 200_000,
     corpus: Corpus = None,
-    split: Split = "train",
+    split: SplitName = "train",
     window: Annotated[int, typer.Option(help="Tokens in a pass over documents.")] = 1024,
     overlap: Annotated[
         int, typer.Option(help="Tokens by which passes over a document overlap.")

@@ -23,14 +23,13 @@ from saekit.studies.locality.commands.options import (
     PresetName,
     Resume,
     Sites,
-    Split,
     bytes_of,
     codes_of,
     float32_model,
     numbers,
     opened,
 )
-from saekit.terminal.common_options import AsJson, Device, Quiet
+from saekit.terminal.common_options import AsJson, Device, Quiet, SplitName
 from saekit.terminal.output import emit, note_lines
 from saekit.terminal.sae_options import HintOptions, takes
 
@@ -60,7 +59,7 @@ def events(
     preset: PresetName = None,
     index: Index = None,
     corpus: Corpus = None,
-    split: Split = "train",
+    split: SplitName = "train",
     tokens: Annotated[
         int,
         typer.Option(

@@ -122,9 +122,6 @@ Text = Annotated[
         "--corpus", help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."
     ),
 ]
-Split = Annotated[
-    str, typer.Option("--split", help="Part of the text to read: train, validation or test.")
-]
 Dataset = Annotated[
     str | None,
     typer.Option(

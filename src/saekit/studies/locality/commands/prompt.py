@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from saekit.studies.locality.commands import app
-from saekit.studies.locality.commands.options import Split
-from saekit.terminal.common_options import AsJson
+from saekit.terminal.common_options import AsJson, Corpus, SplitName
 from saekit.terminal.output import emit
 
 
@@ -16,11 +15,8 @@ def prompt(
     out: Annotated[
         Path, typer.Option(help="File to write the text to; where it is from goes next to it.")
     ],
-    corpus: Annotated[
-        str,
-        typer.Option(help="Text: packaged, stdlib, a file or glob, or a hub dataset OWNER/NAME."),
-    ] = "packaged",
-    split: Split = "test",
+    corpus: Corpus = "packaged",
+    split: SplitName = "test",
     chars: Annotated[
         int, typer.Option(help="Least number of characters; a token has about five.")
     ] = 12_000,

@@ -158,7 +158,10 @@ def _at_site(
     """Return a row for each way."""
     pairs = strongest(context, sae, site, tokens)
     if not len(pairs):
-        raise ConfigError(f"No latent is above {config.threshold} at {site} in any window.")
+        raise ConfigError(
+            f"No latent is above {config.threshold} at {site} in any window. Lower --threshold, or "
+            f"draw more --windows."
+        )
     rows: list[dict[str, Any]] = []
     exact: Influences | None = None
     for method, matmul in _ways(config):

@@ -12,6 +12,7 @@ from saekit.core.stats import plain
 from saekit.data import table_files
 from saekit.report import blocks
 from saekit.report.blocks import Block
+from saekit.report.overview import moment
 from saekit.report.pages.base import Page, numbers, read, registry
 from saekit.report.panels.base import kept, number
 from saekit.studies.locality.events import event_tables
@@ -93,7 +94,7 @@ class Autocorr(Page):
 @final
 @registry.register
 class Geometry(Page):
-    """Directions against entropies, of `saekit locality geometry`."""
+    """Whether similar directions look equally far back, of `saekit locality geometry`."""
 
     name: ClassVar[str] = "locality_geometry"
     title: ClassVar[str] = "Geometry and locality"
@@ -151,9 +152,10 @@ def _facts(made: dict[str, Any], folder: Path) -> Block:
         "events": "Events",
         "latents": "Latents",
         "failed": "Failed",
-        "timestamp": "Made",
     }
     found = [blocks.fact(label, made[n]) for n, label in names.items() if made.get(n) is not None]
+    if when := moment(made.get("timestamp")):
+        found.append(blocks.fact("Made", when))
     return blocks.facts(found, source=_source(folder, MANIFEST))
 
 

@@ -36,7 +36,7 @@ def convert(path: Path, out: Path) -> dict[str, Any]:
         ConfigError: `out` is not empty, or within `path`.
     """
     if not path.exists():
-        raise FormatError(f"There is nothing at {path}.")
+        raise FormatError(f"There is nothing at {path}. Name a published file or folder.")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty. Name another folder.")
     if path.is_dir() and out.resolve().is_relative_to(path.resolve()):

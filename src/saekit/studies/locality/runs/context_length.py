@@ -214,7 +214,9 @@ def _suffix(lm: LanguageModel, tokens: Tensor, length: int, bos: bool) -> Tensor
     if not bos:
         return tokens[:, -length:]
     if lm.tokenizer.bos_id is None:
-        raise ConfigError(f"The tokenizer of {lm.name} has no BOS.")
+        raise ConfigError(
+            f"The tokenizer of {lm.name} has no BOS to put before windows. Leave it out: --no-bos."
+        )
     head = torch.full((len(tokens), 1), lm.tokenizer.bos_id)
     return torch.cat([head, tokens[:, tokens.shape[1] - length + 1 :]], dim=1)
 

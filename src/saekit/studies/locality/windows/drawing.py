@@ -127,7 +127,10 @@ def sample_documents(
         while held - len(kept[0][2]) >= chars:
             held -= len(heapq.heappop(kept)[2])
     if not n:
-        raise DataError(f"The corpus gives no text for windows (split {split}).")
+        raise DataError(
+            f"The corpus gives no text for windows (split {split}). Give more text, or read "
+            f"another split."
+        )
     ordered = sorted(kept, key=lambda one: one[1])
     return Sample([(text, source) for _, _, text, source in ordered], n, read, seed, split)
 
@@ -178,7 +181,7 @@ def read_stream(sample: Sample, tokenizer: Tokenizer) -> Stream:
                 sources.append(source)
                 ids += tokens
     if not ids:
-        raise DataError("The text gives no token for windows.")
+        raise DataError("The text gives no token for windows. Give more text.")
     return Stream(torch.tensor(ids), torch.tensor(starts), sources)
 
 
@@ -218,7 +221,9 @@ def draw(  # noqa: PLR0913 - the text, and what of it is wanted
     if length < 1 or windows < 1:
         raise ConfigError(f"Windows need at least one token; got n_ctx={n_ctx}, {windows} windows.")
     if bos and tokenizer.bos_id is None:
-        raise ConfigError("This tokenizer has no BOS to put before windows.")
+        raise ConfigError(
+            "This tokenizer has no BOS to put before windows. Leave it out: --no-bos."
+        )
     last = len(stream.ids) - length
     offsets = torch.arange(0, max(last + 1, 0), length)
     if len(offsets) < windows:

@@ -6,7 +6,7 @@ an SAE and the truth that made its samples. See `saekit truth eval`.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
@@ -39,6 +39,7 @@ from saekit.studies.truth.evals._recovery import (
     of_latents,
 )
 from saekit.studies.truth.model.base import Sample, Truth
+from saekit.studies.truth.words import label
 
 WORST_PAIRS = 20  # parent-child pairs listed in the details
 NO_TEXT = "no interval: a property of the weights, no sample is drawn"
@@ -174,6 +175,7 @@ class GroundTruth(Config):
             bar.add(n)
         bar.close()
         total = sums.total()
+        scores = self._of_weights(geometry, total, truth) | sums.scores()
         made_from = provenance.collect(seed) | {
             "subject": name,
             "sae": sae.cfg.to_dict(),
@@ -184,7 +186,7 @@ class GroundTruth(Config):
             name=self.name,
             version=self.version,
             config=self.to_dict(),
-            scores=self._of_weights(geometry, total, truth) | sums.scores(),
+            scores={name: replace(s, label=label(name)) for name, s in scores.items()},
             details=self._details(geometry, total, pairs),
             provenance=made_from,
         )

@@ -1,16 +1,27 @@
 """Ground truth: what an SAE found of known features, and which scores agree with that."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from saekit.core.result import Result, Table
 from saekit.report import blocks
-from saekit.report.blocks import Block
+from saekit.report.blocks import Block, Head
 from saekit.report.pages.base import Page, read, registry
+from saekit.studies.truth.words import COLUMNS, label
 
 FILE, CALIBRATION = "ground_truth.json", "calibration.json"
+CALIBRATE = "saekit truth calibrate"
+NAMES = {
+    "score": "score that needs no truth",
+    "recovery": "score that needs it",
+    "rank_correlation": "rank correlation",
+    "saes": "SAEs",
+    "sae": "SAE",
+    "truth": "truth",
+}
 
 
 @final
@@ -32,24 +43,41 @@ class Recovery(Page):
         result = Result.read(path)
         source = f"{folder.name}/{FILE}; saekit truth eval"
         latents = result.details["by_latent"]
-        shown = [blocks.scores(result, title="Scores", source=source)]
+        names = {name: label(name) for name in result.scores}
+        shown = [blocks.scores(result, names, title="Scores", source=source)]
         for name, unit in (("cosine", "|cosine|"), ("f1", "F1")):
             sizes = [None if v is None else abs(v) for v in latents[name]]
-            title = {"cosine": "Cosine with the best feature", "f1": "F1 with the best feature"}
-            shown.append(blocks.histogram_of(sizes, unit=unit, title=title[name], source=source))
+            title = f"{COLUMNS[name][0].capitalize()} with the best feature"
+            shown.append(blocks.histogram_of(sizes, unit=unit, title=title, source=source))
         columns: dict[str, list[Any]] = {"latent": list(range(len(latents["feature"])))}
         columns |= {k: v for k, v in latents.items() if k != "matched_feature"}
-        columns["matched feature"] = [None if f < 0 else f for f in latents["matched_feature"]]
-        shown.append(
-            blocks.table(
-                Table(columns=columns), title="Latents", links={"latent": "latent"}, source=source
-            )
-        )
+        columns["matched_feature"] = [None if f < 0 else f for f in latents["matched_feature"]]
+        shown.append(latent_table(columns, title="Latents", source=source))
         worst = result.details["absorption"]["worst"]
         if worst["parent"]:
             title = "Pairs of parent and child with the most absorption"
-            shown.append(blocks.table(Table(columns=worst), title=title, source=source))
+            table = Table(
+                columns=worst, units={"rate": "share of tokens with both on", "tokens": "both on"}
+            )
+            shown.append(blocks.table(table, title=title, source=source))
         return shown
+
+
+def latent_table(columns: Mapping[str, list[Any]], **head: Unpack[Head]) -> Block:
+    """Return a table of latents, with what each of its columns is called, its unit and what it is.
+
+    Args:
+        columns: "latent" first, then some of `COLUMNS`.
+        head: title, about and source.
+    """
+    known = {name: COLUMNS[name] for name in columns if name in COLUMNS}
+    return blocks.table(
+        Table(columns=dict(columns), units={n: unit for n, (_, unit, _) in known.items() if unit}),
+        names={n: known[n][0] if n in known else n for n in columns},
+        said={n: about for n, (*_, about) in known.items()},
+        links={"latent": "latent"},
+        **head,
+    )
 
 
 @final
@@ -68,14 +96,19 @@ class Calibration(Page):
     @override
     def blocks(self, folder: Path) -> list[Block]:
         ranks, saes = read(folder / "ranks"), read(folder / "saes")
-        source = f"{folder.name}/ranks.csv; saekit truth calibrate"
+        source = f"{folder.name}/ranks.csv; {CALIBRATE}"
         scores, targets = (list(dict.fromkeys(ranks.columns[k])) for k in ("score", "recovery"))
         at = {(row["score"], row["recovery"]): row["rank_correlation"] for row in ranks.rows()}
         values = [[at.get((score, target)) for target in targets] for score in scores]
-        shown = [
+        rows = Table(
+            columns=ranks.columns
+            | {k: [label(name) for name in ranks.columns[k]] for k in ("score", "recovery")}
+        )
+        told = {name: NAMES.get(name) or label(name) for name in saes.columns}
+        return [
             blocks.heatmap(
-                targets,
-                scores,
+                [label(name) for name in targets],
+                [label(name) for name in scores],
                 values,
                 unit="rank correlation",
                 signed=True,
@@ -83,8 +116,13 @@ class Calibration(Page):
                 about="Of a score that needs no truth with one that does, within each truth.",
                 source=source,
             ),
-            blocks.table(ranks, title="With 95 % intervals", source=source),
+            blocks.table(
+                rows,
+                names={name: NAMES.get(name, name) for name in rows.columns},
+                title="With 95 % intervals",
+                source=source,
+            ),
+            blocks.table(
+                saes, names=told, title="SAEs", source=f"{folder.name}/saes.csv; {CALIBRATE}"
+            ),
         ]
-        saved = f"{folder.name}/saes.csv; saekit truth calibrate"
-        shown.append(blocks.table(saes, title="SAEs", source=saved))
-        return shown

@@ -11,17 +11,14 @@ from saekit.report import blocks
 from saekit.report.blocks import Block
 from saekit.report.panels import base
 from saekit.report.panels.base import Panel, registry
+from saekit.studies.truth.pages.ground_truth import latent_table
+from saekit.studies.truth.words import COLUMNS
 
 if TYPE_CHECKING:
     from saekit.analysis.index_folder import Index
 
 RESULTS = ("eval/ground_truth.json", "ground_truth.json")
 COMMAND = "saekit truth eval"
-ABOUT = {
-    "precision": "Of the samples where the latent is on, those where the feature is.",
-    "recall": "Of the samples where the feature is on, those where the latent is.",
-    "f1": "Harmonic mean of precision and recall.",
-}
 
 
 @final
@@ -52,7 +49,10 @@ def _blocks(source: str, latents: dict[str, list[Any]], latent: int) -> list[Blo
     found = [
         blocks.fact("Best feature", one["feature"], about="Number of the feature in the truth."),
         blocks.fact("Cosine with it", one["cosine"], about="Of what it writes and the feature."),
-        *(blocks.fact(name.replace("f1", "F1"), one[name], about=ABOUT[name]) for name in ABOUT),
+        *(
+            blocks.fact(COLUMNS[n][0].capitalize(), one[n], unit=COLUMNS[n][1], about=COLUMNS[n][2])
+            for n in ("precision", "recall", "f1")
+        ),
         blocks.fact(
             "Feature it is matched to",
             "none" if matched is None or matched < 0 else matched,
@@ -62,15 +62,10 @@ def _blocks(source: str, latents: dict[str, list[Any]], latent: int) -> list[Blo
     ]
     made = [blocks.facts(found, source=source)]
     if same:
-        rows = _table(latents, same)
-        made.append(
-            blocks.table(
-                rows,
-                links={"latent": "latent"},
-                title="Other latents with the same best feature",
-                source=source,
-            )
-        )
+        names = ("cosine", "precision", "recall", "f1", "density")
+        rows = {"latent": same} | {n: [latents[n][i] for i in same] for n in names}
+        title = "Other latents with the same best feature"
+        made.append(latent_table(rows, title=title, source=source))
     sizes = [abs(c) for c in latents["cosine"] if c is not None]
     rank = sum(size > abs(one["cosine"] or 0.0) for size in sizes)
     made.append(
@@ -84,11 +79,3 @@ def _blocks(source: str, latents: dict[str, list[Any]], latent: int) -> list[Blo
         )
     )
     return made
-
-
-def _table(latents: dict[str, list[Any]], which: list[int]) -> Any:
-    from saekit.core.result import Table
-
-    names = ("cosine", "precision", "recall", "f1", "density")
-    columns = {"latent": which} | {n: [latents[n][i] for i in which] for n in names}
-    return Table(columns=columns, units={"cosine": "cosine", "density": "share of samples"})

@@ -36,6 +36,9 @@ class RandomBytes(Noise):
             ids = torch.tensor(place.tokenizer.encode([text])[0], dtype=torch.int64)
             ids = ids[torch.isin(ids, place.ordinary)]
             if not len(ids):
-                raise DataError("The tokenizer makes special tokens only of random bytes.")
+                raise DataError(
+                    "The tokenizer makes special tokens only of random bytes. Use another noise "
+                    "(saekit list noises)."
+                )
             found = torch.cat([found, ids])
         return place.whole(found[:wanted].view(n, place.width))
