@@ -13,7 +13,7 @@ from saekit.models.selfcheck import check
 from saekit.models.sites import EMBED, POINTS, Site, parse_site
 from saekit.models.tiny import model_types, tiny
 from tests.models.kinds import ALL, FOUND, generates, model
-from tests.models.test_generation import anew
+from tests.models.test_generation import assert_anew
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
 kinds = pytest.mark.parametrize("kind", FOUND)
@@ -111,8 +111,8 @@ def test_the_cache_changes_nothing(kind):
     sampling = Sampling(temperature=0.8, seed=3)
     for replace in (None, {site: lambda x: x + torch.linspace(-1, 1, 32)}):
         found = lm.generate(prompts, 6, temperature=0.8, seed=3, stop=[11, 12], replace=replace)
-        right = [anew(lm, p, 6, sampling, i, replace, {11, 12}) for i, p in enumerate(prompts)]
-        assert found == right
+        for i, (prompt, tokens) in enumerate(zip(prompts, found, strict=True)):
+            assert_anew(lm, prompt, tokens, sampling, i, replace, {11, 12}, 6)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "falcon", "deepseek_v3", "opt"])
