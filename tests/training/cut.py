@@ -29,7 +29,7 @@ def left_alone(run, lm, out):
 
 
 def assert_resumes(run, lm, folder, monkeypatch, at, whole=None):
-    """Train killed at a step and resumed; the bits must be those of `left_alone` (here or given)."""
+    """Train killed at a step and resumed; the bits are those of `left_alone`, given or not."""
     whole = left_alone(run, lm, folder / "whole") if whole is None else whole
     real = Training.step
 
