@@ -29,13 +29,20 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(server, tmp_path_factory):
-    """A run with a finished SAE, and one that two layers share."""
+    """A run with a finished SAE."""
     folder = tmp_path_factory.mktemp("trained")
     assert server.run([*train(server), "--out", folder / "one"]).code == 0
-    both = ["--site", "L0.resid_post", "--site", "L1.resid_post", "--fold"]
-    answer = server.run([*train(server, site=()), *both, "--out", folder / "both"])
-    assert answer.code == 0, answer.text
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained_beside(server, trained):
+    """What the long table alone needs: a truth, and an SAE that two layers share."""
+    words = ["truth", "make", *settings(n_features=16, d_model=8), "--out", trained / "truth"]
+    assert server.run(words).code == 0
+    both = ["--site", "L0.resid_post", "--site", "L1.resid_post", "--fold"]
+    answer = server.run([*train(server, site=()), *both, "--out", trained / "both"])
+    assert answer.code == 0, answer.text
 
 
 def settings(**values):
@@ -146,8 +153,6 @@ NAMES = list(cases(type("S", (), {"model": "", "text": ""}), Path()))
 
 @pytest.fixture(scope="module")
 def case_of(server, trained):
-    words = ["truth", "make", *settings(n_features=16, d_model=8), "--out", trained / "truth"]
-    assert server.run(words).code == 0
     return cases(server, trained)
 
 
@@ -192,7 +197,7 @@ def test_a_few_kills(server, case_of, tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_kill_at_every_operation(server, case_of, tmp_path, name):
+def test_a_kill_at_every_operation(server, case_of, trained_beside, tmp_path, name):
     equal_at(server, case_of[name], tmp_path, share.points(NAMES.index(name)), name)
 
 

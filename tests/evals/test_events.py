@@ -150,17 +150,22 @@ def test_a_temporal_sae_is_measured_on_its_windows():
     assert "sites" not in result.details
 
 
-@pytest.mark.parametrize("subj", [crosscoder(4.0), temporal(4.0)], ids=["crosscoder", "temporal"])
+both = pytest.mark.parametrize("make", [crosscoder, temporal], ids=["crosscoder", "temporal"])
+
+
+@both
 @pytest.mark.parametrize("change", [{"batch_rows": 1}, {"batch_rows": 16}])
-def test_how_it_is_cut_changes_no_value(subj, change):
+def test_how_it_is_cut_changes_no_value(make, change):
+    subj = make(4.0)
     one = values(SMALL.run(subj, tools()))
     two = values(dataclasses.replace(SMALL, **change).run(subj, tools()))
     for name, value in one.items():
         assert two[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize("subj", [crosscoder(4.0), temporal(4.0)], ids=["crosscoder", "temporal"])
-def test_tokens_that_are_all_left_out_leave_nothing(subj):
+@both
+def test_tokens_that_are_all_left_out_leave_nothing(make):
+    subj = make(4.0)
     none = [w._replace(rule=w.rule._replace(median_norm=1e-9)) for w in subj.ways]
     empty = subj._replace(rule=none[0].rule, beside=tuple(none[1:]))
     result = SMALL.run(empty, tools())

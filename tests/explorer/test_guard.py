@@ -42,6 +42,7 @@ def asked(site, path="/api/v1/meta", method="GET", headers=None, **how):
         f"http://127.0.0.1:{site.explorer.port}{path}",
         headers={**own, **(headers or {})},
         trust_env=False,
+        verify=False,
         **how,
     )
 
@@ -160,7 +161,9 @@ def test_nothing_is_answered_without_a_session(site):
         filled = filled.replace("{panel}", "x")
         for method in methods:
             headers = {**JSON, "Cookie": f"{site.explorer.gate.cookie}=guess"}
-            answer = httpx.request(method, at + filled, headers=headers, trust_env=False)
+            answer = httpx.request(
+                method, at + filled, headers=headers, trust_env=False, verify=False
+            )
             assert answer.status_code == 401, (method, path)
             assert answer.headers["content-type"] == "application/problem+json"
 
@@ -184,7 +187,11 @@ def test_a_link_is_worth_one_session(made):
 
         def exchanged(token, **headers):
             return httpx.post(
-                at, json={"token": token}, headers={**JSON, **headers}, trust_env=False
+                at,
+                json={"token": token},
+                headers={**JSON, **headers},
+                trust_env=False,
+                verify=False,
             )
 
         assert exchanged("guess").status_code == 401
@@ -201,9 +208,16 @@ def test_a_link_is_worth_one_session(made):
         name, _, value = said.partition(";")[0].partition("=")
         own = {"Cookie": f"{name}={value}", **JSON}
         at = f"{explorer.address}api/v1"
-        assert httpx.get(f"{at}/meta", headers=own, trust_env=False).status_code == 200
-        assert httpx.delete(f"{at}/session", headers=own, trust_env=False).status_code == 204
-        assert httpx.get(f"{at}/meta", headers=own, trust_env=False).status_code == 401
+        assert (
+            httpx.get(f"{at}/meta", headers=own, trust_env=False, verify=False).status_code == 200
+        )
+        assert (
+            httpx.delete(f"{at}/session", headers=own, trust_env=False, verify=False).status_code
+            == 204
+        )
+        assert (
+            httpx.get(f"{at}/meta", headers=own, trust_env=False, verify=False).status_code == 401
+        )
 
 
 def test_scripts_have_a_token_of_their_own(site):
@@ -216,7 +230,7 @@ def test_scripts_have_a_token_of_their_own(site):
         (token, 401),
         ("Basic eDp5", 401),
     ):
-        answer = httpx.get(at, headers={"Authorization": value}, trust_env=False)
+        answer = httpx.get(at, headers={"Authorization": value}, trust_env=False, verify=False)
         assert answer.status_code == status
 
 

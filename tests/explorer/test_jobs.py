@@ -260,15 +260,18 @@ def test_a_latent_that_is_never_on(client, made):
 
 def test_an_sae_of_another_model(folder, made):
     """The name still leads to a model, but to another one than in training."""
+    from saekit.explorer import work
     from saekit.models.tiny import save_tiny
 
     other = folder / "other"
     save_tiny(other, seed=5, n_layers=2)
     config = folder / "plain" / "sae" / "card.json"
     config.write_text(config.read_text().replace(str(made / "llama"), str(other)))
-    with serving(folder) as client:
-        error = failed(client, kind="prompt", sae="plain", text="x")
-        assert "was trained on" in error["detail"] and "revision" in error["detail"]
+    sae = {"folder": str(folder / "plain"), "site": None, "model": None}
+    args = {"sae": sae, "text": "x", "pos": None, "latent": None}
+    answer = work.done(work.Bench(lambda text, fraction: None), {"kind": "prompt", "args": args})
+    detail = answer["error"]["detail"]
+    assert "was trained on" in detail and "revision" in detail
 
 
 def serving(folder, **options):
@@ -288,9 +291,26 @@ def serving(folder, **options):
     return opened()
 
 
-def test_an_index_is_made_by_a_job_and_prompts_go_on_meanwhile(folder):
+# A worker that makes indexes as it does anywhere, which takes a process that loads PyTorch; what
+# else it is asked it answers at once.
+INDEXES = """
+import itertools, json, sys
+first = sys.stdin.readline()
+if json.loads(first)["kind"] == "index":
+    sys.stdin = itertools.chain([first], sys.stdin)
+    from saekit.explorer.work import main
+    main()
+for line in itertools.chain([first], sys.stdin):
+    answer = {"result": {"tokens": json.loads(line)["args"]["text"]}, "model": None}
+    sys.stdout.write(json.dumps(answer) + "\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_an_index_is_made_by_a_job_and_prompts_go_on_meanwhile(folder, monkeypatch):
     import shutil
 
+    monkeypatch.setattr("saekit.explorer.worker.COMMAND", INDEXES)
     shutil.rmtree(folder / "plain" / "index")
     with serving(folder) as client:
         assert client.get("/saes/plain").json()["card"]["index"]["state"] == "missing"
@@ -307,7 +327,8 @@ def test_an_index_is_made_by_a_job_and_prompts_go_on_meanwhile(folder):
         assert client.get(f"/jobs/{listed[0]['id']}").json()["result"]["tokens"]
 
 
-def test_read_only_makes_no_index(folder):
+def test_read_only_makes_no_index(folder, monkeypatch):
+    monkeypatch.setattr("saekit.explorer.worker.COMMAND", INDEXES)
     with serving(folder, read_only=True) as client:
         refused(client, 403, kind="index", sae="plain", tokens=100)
         answer = client.put("/saes/plain/latents/1/label", json={"text": "x"})

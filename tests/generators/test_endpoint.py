@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import time
+from importlib.util import find_spec
 
 import pytest
 
@@ -17,7 +18,8 @@ from saekit.generators.limits import Limits
 from tests import share
 from tests.generators.server import serving
 
-pytest.importorskip("openai")
+# Not imported while tests are collected, which every process does: it takes a second and a half.
+pytestmark = pytest.mark.skipif(find_spec("openai") is None, reason="needs openai")
 FAULTS = ["429 0", "500", "503", "malformed", "truncated", "empty", "reset", "408"]
 
 

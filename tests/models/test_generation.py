@@ -16,17 +16,21 @@ def steered(x):
     return x + torch.linspace(-1, 1, x.shape[-1])
 
 
-def anew(lm, prompt, n, sampling, i, replace, stop):
-    """Return what running all tokens again at each step gives, from the same draws."""
+def assert_anew(lm, prompt, found, sampling, i, replace, stop, n):
+    """The tokens are those that all before them give without a cache, from the same draws.
+
+    Models are causal, which is proved when they are loaded: one pass gives every step.
+    """
     from saekit.core.seeds import generator
 
-    stream, tokens = generator(sampling.seed, "generate", i), list(prompt)
-    for _ in range(n):
-        logits = lm.logits(torch.tensor([tokens]), replace)[:, -1]
-        tokens.append(int(sampling.pick(logits, torch.rand(1, generator=stream))[0]))
-        if tokens[-1] in stop:
-            break
-    return tokens[len(prompt) :]
+    stream = generator(sampling.seed, "generate", i)
+    logits = lm.logits(torch.tensor([[*prompt, *found[:-1]]]), replace)[:, len(prompt) - 1 :]
+    right = [
+        int(sampling.pick(logits[:, t], torch.rand(1, generator=stream))[0])
+        for t in range(logits.shape[1])
+    ]
+    assert found == right
+    assert not stop & set(found[:-1]) and (len(found) == n or found[-1] in stop)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,8 +43,8 @@ def test_the_cache_changes_nothing_and_edits_hold_at_every_token(family, change)
     for sampling in (Sampling(temperature=0.0), Sampling(temperature=0.8, top_p=0.9, seed=3)):
         how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         found = lm.generate(PROMPTS, 8, replace=replace, stop=[11, 12], **how)
-        right = [anew(lm, p, 8, sampling, i, replace, {11, 12}) for i, p in enumerate(PROMPTS)]
-        assert found == right
+        for i, (prompt, tokens) in enumerate(zip(PROMPTS, found, strict=True)):
+            assert_anew(lm, prompt, tokens, sampling, i, replace, {11, 12}, 8)
 
 
 def test_an_edit_sees_every_position_once():

@@ -1,6 +1,9 @@
 """Models that no family has: maps found from structure, proved on every type and place."""
 
 import copy
+import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +15,24 @@ from saekit.models.generation import Sampling
 from saekit.models.selfcheck import check
 from saekit.models.sites import EMBED, POINTS, Site, parse_site
 from saekit.models.tiny import model_types, tiny
-from tests.models.kinds import ALL, FOUND, generates, model
-from tests.models.test_generation import anew
+from tests.models.kinds import ALL, FOUND, generates, model, row
+from tests.models.test_generation import assert_anew
 
 TOKENS = torch.randint(0, 256, (2, 9), generator=torch.Generator().manual_seed(0))
 kinds = pytest.mark.parametrize("kind", FOUND)
+PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+def test_the_table_of_the_docs_is_what_the_models_say():
+    """SAEKIT_RENEW_MODELS=1 renews it."""
+    rows = "\n".join(row(kind) for kind in ALL)
+    text = PAGE.read_text(encoding="utf-8")
+    head, rest = text.split("|---|---|---|---|\n")
+    after = re.sub(r"\A(\|.*\n)*", "", rest)
+    renewed = f"{head}|---|---|---|---|\n{rows}\n{after}"
+    if os.environ.get("SAEKIT_RENEW_MODELS"):
+        PAGE.write_text(renewed, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == renewed
 
 
 @pytest.mark.parametrize("kind", model_types())
@@ -111,8 +127,8 @@ def test_the_cache_changes_nothing(kind):
     sampling = Sampling(temperature=0.8, seed=3)
     for replace in (None, {site: lambda x: x + torch.linspace(-1, 1, 32)}):
         found = lm.generate(prompts, 6, temperature=0.8, seed=3, stop=[11, 12], replace=replace)
-        right = [anew(lm, p, 6, sampling, i, replace, {11, 12}) for i, p in enumerate(prompts)]
-        assert found == right
+        for i, (prompt, tokens) in enumerate(zip(prompts, found, strict=True)):
+            assert_anew(lm, prompt, tokens, sampling, i, replace, {11, 12}, 6)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "falcon", "deepseek_v3", "opt"])

@@ -22,9 +22,15 @@ def assert_same(one, other):
         assert torch.equal(one[name], other[name]), name
 
 
-def assert_resumes(run, lm, folder, monkeypatch, at):
-    """Train whole, and killed at a step and resumed; the bits must be the same."""
-    train(run, lm, folder / "whole", shown=False)
+def left_alone(run, lm, out):
+    """Train without an end in between and return the weights."""
+    train(run, lm, out, shown=False)
+    return weights(out)
+
+
+def assert_resumes(run, lm, folder, monkeypatch, at, whole=None):
+    """Train killed at a step and resumed; the bits are those of `left_alone`, given or not."""
+    whole = left_alone(run, lm, folder / "whole") if whole is None else whole
     real = Training.step
 
     def step(self, x, y):
@@ -38,5 +44,5 @@ def assert_resumes(run, lm, folder, monkeypatch, at):
             train(run, lm, folder / "cut", shown=False)
     assert list((folder / "cut" / "checkpoints").glob("step-*"))
     train(run, lm, folder / "cut", resume=True, shown=False)
-    assert_same(weights(folder / "whole"), weights(folder / "cut"))
-    return weights(folder / "whole")
+    assert_same(whole, weights(folder / "cut"))
+    return whole

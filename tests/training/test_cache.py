@@ -19,7 +19,7 @@ from saekit.saes.topk import TopK
 from saekit.training.loop import open_harvest, train
 from saekit.training.trainer import open_shuffle
 from tests import world
-from tests.training.cut import assert_resumes, assert_same, weights
+from tests.training.cut import assert_resumes, assert_same, left_alone, weights
 
 SITES = ("L0.resid_post", "L1.resid_post", "L1.mlp_out")
 SIZES = {"d_in": 32, "d_out": 32, "d_sae": 64}
@@ -84,10 +84,19 @@ def test_a_model_in_bfloat16_loses_nothing_in_a_bfloat16_store(made, tmp_path):
 FULL = {"shuffle": "full", "block_tokens": 16, "epochs": 2, "buffer_tokens": 512}
 
 
-@pytest.mark.parametrize("at", [15, 40, 80])
-def test_a_full_shuffle_goes_on_exactly(made, tmp_path, monkeypatch, at):
+@pytest.fixture(scope="module")
+def full(made, tmp_path_factory):
+    """A run in the order of a full shuffle, and the weights that it ends with."""
     run = dataclasses.replace(made[0], **FULL)
-    assert_resumes(run, RecordedModel.open(made[1]), tmp_path, monkeypatch, at=at)
+    return run, left_alone(
+        run, RecordedModel.open(made[1]), tmp_path_factory.mktemp("full") / "run"
+    )
+
+
+@pytest.mark.parametrize("at", [15, 80])
+def test_a_full_shuffle_goes_on_exactly(made, full, tmp_path, monkeypatch, at):
+    run, whole = full
+    assert_resumes(run, RecordedModel.open(made[1]), tmp_path, monkeypatch, at, whole)
 
 
 def test_mixing_goes_on_exactly(made, tmp_path, monkeypatch):
@@ -132,9 +141,9 @@ def test_a_site_that_is_not_there_is_refused(made, tmp_path):
         train(run, RecordedModel.open(made[1]), tmp_path / "run", shown=False)
 
 
-def test_a_run_is_resumed_from_the_activations_it_began_with(lm, made, tmp_path, monkeypatch):
-    run = dataclasses.replace(made[0], **FULL)
-    assert_resumes(run, RecordedModel.open(made[1]), tmp_path, monkeypatch, at=40)
+def test_a_run_is_resumed_from_the_activations_it_began_with(lm, made, full, tmp_path, monkeypatch):
+    run, whole = full
+    assert_resumes(run, RecordedModel.open(made[1]), tmp_path, monkeypatch, 40, whole)
     with pytest.raises(ConfigError, match="Put the text back|Resume it from the same activations"):
         train(run, lm, tmp_path / "cut", resume=True, shown=False)
 

@@ -36,29 +36,36 @@ def assert_same(one, other):
         assert torch.equal(one[name], other[name]), name
 
 
-def test_a_run_learns_and_says_what_it_did(lm, tmp_path):
-    run = world.run(tmp_path, epochs=3)
-    train(run, lm, tmp_path / "out", shown=False)
-    log = [r for r in read_json_lines(tmp_path / "out" / "log.jsonl") if r["kind"] == "step"]
+@pytest.fixture(scope="module")
+def learned(lm, tmp_path_factory):
+    """A run that learns for three epochs, and its folder."""
+    folder = tmp_path_factory.mktemp("learned")
+    run = world.run(folder, epochs=3)
+    train(run, lm, folder / "out", shown=False)
+    return run, folder / "out"
+
+
+def test_a_run_learns_and_says_what_it_did(lm, learned):
+    run, out = learned
+    log = [r for r in read_json_lines(out / "log.jsonl") if r["kind"] == "step"]
     assert log[-1]["fvu"] < 0.7 * log[0]["fvu"]
     assert log[-1]["tokens"] == run.total_tokens and log[-1]["step"] == run.total_steps
-    sae, card = load(tmp_path / "out")
+    sae, card = load(out)
     assert sae.cfg == run.sae
     assert card.tokens == run.total_tokens and card.model == lm.provenance()
-    manifest = read_json(tmp_path / "out" / "manifest.json")
+    manifest = read_json(out / "manifest.json")
     assert manifest["harvest"]["kept"] >= run.tokens
     assert manifest["config"] == run.to_dict()
 
 
-def test_the_finished_sae_takes_raw_activations(lm, tmp_path):
-    run = world.run(tmp_path, epochs=3)
-    train(run, lm, tmp_path / "out", shown=False)
+def test_the_finished_sae_takes_raw_activations(lm, learned):
+    run, out = learned
     harvest = loop.open_harvest(run, lm)
     x = torch.cat([acts.x for acts in harvest.batches(0, 64)])
-    sae = load(tmp_path / "out").sae
+    sae = load(out).sae
     with torch.no_grad():
         fvu = (sae(x) - x).square().sum() / (x - x.mean(0)).square().sum()
-    log = list(read_json_lines(tmp_path / "out" / "log.jsonl"))
+    log = list(read_json_lines(out / "log.jsonl"))
     assert float(fvu) == pytest.approx(log[-1]["fvu"], rel=0.25)
 
 
@@ -109,7 +116,7 @@ def test_a_run_that_died_goes_on_bit_for_bit(lm, tmp_path, monkeypatch, buffer_t
     """A run ended between checkpoints, as by a kill, then resumed, ends with the same bits."""
     example = registry.get(name).example().to_dict() | {"d_in": 32, "d_out": 32, "d_sae": 64}
     sae = registry.get(name).from_dict(example)
-    run = world.run(tmp_path, sae=sae, buffer_tokens=buffer_tokens, epochs=2)
+    run = world.run(tmp_path, sae=sae, tokens=3000, buffer_tokens=buffer_tokens, epochs=2)
     train(run, lm, tmp_path / "whole", shown=False)
 
     class Killed(BaseException):
@@ -118,7 +125,7 @@ def test_a_run_that_died_goes_on_bit_for_bit(lm, tmp_path, monkeypatch, buffer_t
     real = loop.Training.step
 
     def step(self, x, y):
-        if self.index == 71:
+        if self.index == 33:  # in the second epoch
             raise Killed
         return real(self, x, y)
 

@@ -1,5 +1,6 @@
 """A sweep: the same weights as training alone, one pass of the model, resumed exactly."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -32,6 +33,41 @@ def lm():
     return world.model()
 
 
+@pytest.fixture(scope="module")
+def whole(lm, tmp_path_factory):
+    """Sweeps of every run that nothing stopped, by their buffer: weights, passes of the model.
+
+    What is swept beside a run changes none of its bits, nor does when its state is kept: each is
+    what training alone gives.
+    """
+    made = {}
+
+    def of(buffer=None):
+        if buffer not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            changes = {} if buffer is None else {"buffer_tokens": buffer}
+            with counted(type(lm)) as passes:
+                assert sweep(runs_of(folder, **changes), lm, folder / "out", shown=False) == {}
+            made[buffer] = folder, len(passes)
+        return made[buffer]
+
+    return of
+
+
+@contextlib.contextmanager
+def counted(model):
+    """A context that gives a list with an entry for each pass of a model."""
+    passes, real = [], model.read
+
+    def read(self, *args, **kwargs):
+        passes.append(1)
+        return real(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "read", read)
+        yield passes
+
+
 def runs_of(folder, **changes):
     """Return runs of other widths, architectures, seeds, batches and layers."""
     run = world.run(folder, **changes)
@@ -59,38 +95,24 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
-def test_each_sae_is_what_training_alone_gives(lm, tmp_path, changes):
-    assert sweep(runs_of(tmp_path, **changes), lm, tmp_path / "out", shown=False) == {}
-    for name, run in read(tmp_path / "out").items():
-        assert Run.from_dict(record.read(tmp_path / "out" / name / "run.json").settings) == run
-        train(run, lm, tmp_path / "alone" / name, shown=False)
-        assert_same(weights(tmp_path / "out" / name), weights(tmp_path / "alone" / name))
-        counts = [
-            read_json(tmp_path / f / name / "manifest.json")["harvest"] for f in ("out", "alone")
-        ]
+def test_each_sae_is_what_training_alone_gives(lm, whole, tmp_path, changes):
+    out, alone = whole(changes.get("buffer_tokens"))[0] / "out", tmp_path / "alone"
+    for name, run in read(out).items():
+        assert Run.from_dict(record.read(out / name / "run.json").settings) == run
+        train(run, lm, alone / name, shown=False)
+        assert_same(weights(out / name), weights(alone / name))
+        counts = [read_json(f / name / "manifest.json")["harvest"] for f in (out, alone)]
         assert counts[0] == counts[1]
-    rows = summary(read(tmp_path / "out"), tmp_path / "out")
+    rows = summary(read(out), out)
     assert [r["status"] for r in rows] == ["done"] * 6 and all(r["fvu"] < 1 for r in rows)
 
 
 @pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
-def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
-    passes = {"alone": 0, "sweep": 0}
-    real = type(lm).read
-
-    def counted(self, *args, **kwargs):
-        passes[where] += 1
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(lm), "read", counted)
-    runs = runs_of(tmp_path, **changes)
-    where = "alone"
-    train(runs["folded"], lm, tmp_path / "alone", shown=False)  # two rows a token: half the text
-    passes["alone"] = 0
-    train(runs["early"], lm, tmp_path / "alone2", shown=False)
-    where = "sweep"
-    sweep(runs, lm, tmp_path / "out", shown=False)
-    assert passes["alone"] <= passes["sweep"] <= passes["alone"] + 2
+def test_the_model_runs_once(lm, whole, tmp_path, changes):
+    # Not the folded run, of two rows a token: it reads half the text.
+    with counted(type(lm)) as passes:
+        train(runs_of(tmp_path, **changes)["early"], lm, tmp_path / "alone", shown=False)
+    assert len(passes) <= whole(changes.get("buffer_tokens"))[1] <= len(passes) + 2
 
 
 @pytest.mark.parametrize(
@@ -99,9 +121,8 @@ def test_the_model_runs_once(lm, tmp_path, monkeypatch, changes):
     ids=["in memory", "rolling", "in memory, by the clock", "rolling, by the clock"],
 )
 @pytest.mark.parametrize("at", [130, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
+def test_a_killed_sweep_goes_on(lm, whole, tmp_path, monkeypatch, changes, at):
     runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide", "early")}
-    sweep(runs, lm, tmp_path / "whole", shown=False)
     real, count = loop.Training.step, 0
 
     class Killed(BaseException):
@@ -115,19 +136,18 @@ def test_a_killed_sweep_goes_on(lm, tmp_path, monkeypatch, changes, at):
         return real(self, x, y)
 
     monkeypatch.setattr(loop.Training, "step", step)
-    runs = read(tmp_path / "whole")
     with pytest.raises(Killed):
         sweep(runs, lm, tmp_path / "cut", shown=False)
     monkeypatch.undo()
     assert at == 3 or list((tmp_path / "cut").rglob("step-*"))
-    sweep(runs, lm, tmp_path / "cut", resume=True, shown=False)
+    sweep(read(tmp_path / "cut"), lm, tmp_path / "cut", resume=True, shown=False)
+    left = whole(changes.get("buffer_tokens"))[0] / "out"
     for name in runs:
-        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+        assert_same(weights(left / name), weights(tmp_path / "cut" / name))
 
 
-def test_a_kill_between_two_checkpoints_of_one_state(lm, tmp_path, monkeypatch):
+def test_a_kill_between_two_checkpoints_of_one_state(lm, whole, tmp_path, monkeypatch):
     runs = {k: v for k, v in runs_of(tmp_path).items() if k in ("base", "wide", "early")}
-    sweep(runs, lm, tmp_path / "whole", shown=False)
     real, count = loop.Training.save, 0
 
     class Killed(BaseException):
@@ -142,15 +162,15 @@ def test_a_kill_between_two_checkpoints_of_one_state(lm, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.Training, "save", save)
     with pytest.raises(Killed):
-        sweep(read(tmp_path / "whole"), lm, tmp_path / "cut", shown=False)
+        sweep(runs, lm, tmp_path / "cut", shown=False)
     monkeypatch.undo()
-    sweep(read(tmp_path / "whole"), lm, tmp_path / "cut", resume=True, shown=False)
+    sweep(read(tmp_path / "cut"), lm, tmp_path / "cut", resume=True, shown=False)
     for name in runs:
-        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "cut" / name))
+        assert_same(weights(whole()[0] / "out" / name), weights(tmp_path / "cut" / name))
 
 
 @pytest.mark.parametrize("changes", [MEMORY, {}], ids=["in memory", "rolling"])
-def test_a_signal_stops_and_says_how_to_go_on(lm, tmp_path, monkeypatch, changes):
+def test_a_signal_stops_and_says_how_to_go_on(lm, whole, tmp_path, monkeypatch, changes):
     runs = {k: v for k, v in runs_of(tmp_path, **changes).items() if k in ("base", "wide")}
     real = loop.Training.step
 
@@ -164,9 +184,9 @@ def test_a_signal_stops_and_says_how_to_go_on(lm, tmp_path, monkeypatch, changes
         sweep(runs, lm, tmp_path / "out", shown=False)
     monkeypatch.undo()
     sweep(read(tmp_path / "out"), lm, tmp_path / "out", resume=True, shown=False)
-    sweep(runs, lm, tmp_path / "whole", shown=False)
+    left = whole(changes.get("buffer_tokens"))[0] / "out"
     for name in runs:
-        assert_same(weights(tmp_path / "whole" / name), weights(tmp_path / "out" / name))
+        assert_same(weights(left / name), weights(tmp_path / "out" / name))
 
 
 def test_buffers_that_a_killed_writer_had_no_time_to_drop_go_on_resume(lm, tmp_path, monkeypatch):

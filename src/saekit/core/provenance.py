@@ -46,7 +46,7 @@ def collect(seed: int | None = None) -> dict[str, Any]:
 
     parts = own_parts()
     return ({"parts": parts} if parts else {}) | {
-        "saekit": metadata.version("saekit"),
+        "saekit": _version("saekit"),
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {n: v for n in LIBRARIES if (v := _version(n))},
@@ -78,6 +78,7 @@ def shortfall(asked: int, read: int, of: str, unit: str = "tokens") -> list[str]
     return [f"asked for {asked:,} {unit}; the {of} has {read:,}, and all of them were read"]
 
 
+@functools.cache  # each look reads a file of the library's: at every checkpoint, milliseconds
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)
@@ -105,6 +106,7 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+@functools.cache
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import time
+from importlib.util import find_spec
 
 import pytest
 
@@ -15,8 +16,10 @@ from saekit.studies.sensitivity.prompts import SEPARATOR
 from tests import share, world
 from tests.generators.server import serving
 
-pytest.importorskip("openai")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("openai") is None, reason="needs openai"),
+]
 FAULTS = ["429 0.01", "429", "500", "503", "408", "malformed", "truncated", "empty", "reset"]
 SETS = (
     "texts=4", "rounds=2", "examples.around=4", "examples.least_count=3", "examples.random=20",

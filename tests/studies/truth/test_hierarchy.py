@@ -57,21 +57,33 @@ def test_no_child_without_its_parent_and_no_two_exclusive_siblings(correlation, 
     assert other in exclusive or on[:, forest.parent[:60] == other].sum(1).max() > 1
 
 
-@pytest.mark.parametrize("correlation", [None, LowRank(rank=3, scale=0.3)], ids=["alone", "copula"])
-@pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("magnitudes", [sizes.Constant(), RELU], ids=lambda m: m.name)
-def test_compensated_rates_hit_their_targets_at_every_depth(correlation, share, magnitudes):
+COPULA = LowRank(rank=3, scale=0.3)
+# Rates under a copula take a second to solve: each share and each law of magnitudes once.
+COMPENSATED = [
+    pytest.param(
+        magnitudes, share, correlation, marks=marks, id=f"{magnitudes.name}-{share}-{name}"
+    )
+    for magnitudes in (sizes.Constant(), RELU)
+    for share in (0.0, 1.0)
+    for name, correlation, marks in (
+        ("alone", None, ()),
+        ("copula", COPULA, () if share == (magnitudes is RELU) else pytest.mark.slow),
+    )
+]
+
+
+@pytest.mark.parametrize(("magnitudes", "share", "correlation"), COMPENSATED)
+def test_compensated_rates_hit_their_targets_at_every_depth(magnitudes, share, correlation):
     made = deep(correlation, magnitudes, exclusive_share=share)
     positive = magnitudes.averages(made.tensors["mean"], made.tensors["std"])[1]
     wanted = made.probabilities * positive
     torch.testing.assert_close(made.rates, wanted, rtol=2e-4, atol=0)
     assert "hierarchy" not in made.notes
-    n = N
-    z = errors(fired(made, n).double().mean(0), wanted, n)
+    z = errors(fired(made, N).double().mean(0), wanted, N)
     # rates under a copula are solved by quasi Monte Carlo: a few in a thousand besides
     assert z.abs().max() < (4.5 if correlation is None else 6)
     levels = [slice(0, 2), slice(2, 8), slice(8, 26), slice(26, 80)]
-    found = fired(made, n, 1).double().mean(0)
+    found = fired(made, N, 1).double().mean(0)
     for level in levels:
         assert float((found[level].sum() / wanted[level].sum() - 1).abs()) < 0.02
 

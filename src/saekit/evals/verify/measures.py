@@ -98,6 +98,7 @@ class Bench:
         self.lm, self._plain = lm, rows
         self._rules = dict(rules)
         self._special = sorted(lm.tokenizer.special_ids)
+        self._clean: dict[tuple[bool, int], list[tuple[float, int]]] = {}
 
     def tokens(self, bos: bool) -> Int[Tensor, "n n_ctx"]:
         """Return the rows, with BOS in front of each where asked."""
@@ -150,10 +151,10 @@ class Bench:
         return [self._recovered(way, n_rows) for way in ways]
 
     def _recovered(self, way: Way, n_rows: int) -> "Recovered":
-        tokens = self.tokens(way.bos)[:n_rows]
-        sums: dict[str, list[float]] = {"clean": [], "spliced": [], "zero": []}
-        scored = 0
-        for row in tokens.split(1):
+        clean = self._clean_losses(way.bos, n_rows)
+        sums: dict[str, list[float]] = {"clean": [loss for loss, _ in clean]}
+        sums |= {"spliced": [], "zero": []}
+        for row in self.tokens(way.bos)[:n_rows].split(1):
             acts = self.lm.read(row, list(dict.fromkeys((way.read, way.write))))
             kept = self.kept(way, row, acts)
             y = acts[way.write][kept].float()
@@ -161,16 +162,21 @@ class Bench:
             if way.centred:
                 y_hat = y_hat + y.mean(-1, keepdim=True)
             at = {
-                "clean": {},
                 "spliced": {way.write: put(kept, y_hat)},
                 "zero": {way.write: put(kept, y_hat.new_zeros(()))},
             }
             for name, replace in at.items():
-                loss, n = self._loss(row, replace)
-                sums[name].append(loss)
-            scored += n
+                sums[name].append(self._loss(row, replace)[0])
+        scored = sum(n for _, n in clean)
         values = {name: torch.tensor(v, dtype=torch.float64) for name, v in sums.items()}
         return recovered_of(values, scored)
+
+    def _clean_losses(self, bos: bool, n_rows: int) -> list[tuple[float, int]]:
+        """Return the loss of each row with nothing replaced, which no way changes: made once."""
+        if (bos, n_rows) not in self._clean:
+            rows = self.tokens(bos)[:n_rows].split(1)
+            self._clean[bos, n_rows] = [self._loss(row, {}) for row in rows]
+        return self._clean[bos, n_rows]
 
     def _loss(self, tokens: Tensor, replace: Mapping[Site, Any]) -> tuple[float, int]:
         """Return the sum of next-token losses, nats, and their number."""
