@@ -51,9 +51,15 @@ def test_it_documents_itself(example):
         assert word in (type(example).__doc__ or "")
 
 
+# The oracle loses nothing; how much of it a few of its latents hold, nobody said.
+OF_FEW = {"probing": {"code_or_prose/sae_4_accuracy"}}
+
+
 def test_the_oracle_beats_chance(example, results):
     oracle, chance = results[example.name, "oracle"], results[example.name, "random"]
-    directed = [k for k, s in oracle.scores.items() if s.better != "neither"]
+    every = {k for k, s in oracle.scores.items() if s.better != "neither"}
+    assert OF_FEW.get(example.name, set()) <= every
+    directed = every - OF_FEW.get(example.name, set())
     assert directed or not example.ranks
     for key in directed:
         assert oracle.scores[key].beats(chance.scores[key]), key

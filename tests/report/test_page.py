@@ -131,7 +131,7 @@ def test_everything_is_there(run):
     _, data, sae = page_of(run)
     overview = sae["overview"]
     shown = texts(overview)
-    for words in ("no rise", "topk", "L1.resid_post", "c0ffee", "Fraction of variance", "tiny<b>"):
+    for words in ("no rise", "topk", "L1.resid_post", "c0ffee", "leave unexplained", "tiny<b>"):
         assert words in shown
     scores = {one["name"]: one for one in overview["scores"]}
     assert (scores["fvu"]["value"], scores["fvu"]["low"]) == (0.2134, 0.2134 * 0.9)

@@ -154,4 +154,4 @@ def test_a_recipe_on_another_model(folder, capsys, tmp_path):
     assert made["pair"]["read"] == [f"L{i}.resid_post" for i in range(3)]
     assert made["schedule"] == "constant" and made["normalise"] == "none"
     code, _, err = call(capsys, "train", "--recipe", "mlsae", "--arch", "topk")
-    assert code == 2 and "`--arch` does not go with" in err
+    assert code == 2 and "`sae` does not go with a recipe" in err
