@@ -126,7 +126,7 @@ class Views:
             "labels": counted.get(key, 0) if key else 0,
             "weights": key,
             "run": entry.run,
-            "reads_text": not entry.is_synthetic,
+            "reads_text": entry.usable and not entry.is_synthetic,
             "neuronpedia": _neuronpedia(entry.card),
         }
 

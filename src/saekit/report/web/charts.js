@@ -306,7 +306,7 @@ export function heatmap({ title, x, y, values, unit = "", signed = false, xLabel
     const longest = Math.max(...y.map((l) => String(l).length), 1);
     const left = Math.min(width * 0.3, 14 + 6.5 * longest), bottom = 34;
     const label = 8 + 6.5 * Math.max(...x.map((l) => String(l).length), 1); // of a column, where there is room
-    const cell = Math.min(Math.max(WIDEST, Math.min(140, label)), (width - left - 4) / x.length);
+    const cell = Math.min(Math.max(WIDEST, Math.min(240, label)), (width - left - 4) / x.length);
     const tall = Math.max(7, Math.min(24, cell, 460 / y.length));
     const height = Math.ceil(tall * y.length) + bottom;
     const ratio = devicePixelRatio || 1;
