@@ -82,9 +82,9 @@ ELSEWHERE = {
     "pull": {"out"},  # folder=
     "push": {"path", "public"},  # path_in_repo=, private=
     "published": {"scores", "out", "all"},
-    # The fields of a Bundle.
-    "export neuronpedia": {"source_set", "model_id", "release", "title", "creator", "creator_id",
-                           "url", "weights", "weights_path"},
+    # The fields of a Bundle, **about
+    "export neuronpedia": {"model_id", "release", "title", "creator", "creator_id", "url",
+                           "weights", "weights_path"},
     "report": {"paper"},
     "reproduce": {"check"},
     "cite": {"out"},
@@ -145,6 +145,17 @@ def test_an_sae_is_converted_to_a_format_and_back(tmp_path):
     with pytest.raises(ConfigError, match="overwrite=True"):
         saekit.convert(sae, there)
     assert saekit.convert(sae, there, format="sae_lens", overwrite=True) == there
+    with pytest.raises(ConfigError, match="in the format sae_lens"):
+        saekit.convert(sae, there, format="sparsify", overwrite=True)
+    for out, said in (("", "folder to make"), (there / "cfg.json", "is a file")):
+        with pytest.raises(ConfigError, match=said):
+            saekit.convert(sae, out)
+    found = saekit.twins(sae, str(there))
+    assert float(found.stable.min()) > 0.999 and len(repr(found)) < 300
+    with pytest.raises(ConfigError, match="list is empty"):
+        saekit.export_saebench([], tmp_path / "bench")
+    with pytest.raises(ConfigError, match="no folder"):
+        saekit.export_saebench([tmp_path / "a", tmp_path / "nope"], tmp_path / "bench")
 
 
 def test_a_cache_is_written_gone_on_with_and_trained_on(tmp_path):
@@ -164,3 +175,10 @@ def test_a_cache_is_written_gone_on_with_and_trained_on(tmp_path):
         saekit.write_cache(world.model(), corpus=text, nothing=1, out=tmp_path / "d")
     with pytest.raises(ConfigError, match="Name the folder"):
         saekit.write_cache(resume=True)
+    for words in ({"site": "L0.resid_post"}, {"precision": "bfloat16"}, {"n_ctx": 16}):
+        with pytest.raises(ConfigError, match="goes on as it was begun"):
+            saekit.write_cache(world.model(), out=tmp_path / "c", resume=True, **words)
+    assert f"{more.n_kept:,} tokens at L1.resid_post" in repr(more)
+    same = saekit.train(cache=more, sae=saekit.TopK(k=4, d_sae=64), batch_tokens=128,
+                        out=tmp_path / "b", shown=False)  # fmt: skip
+    assert torch.equal(same.sae.W_dec, sae.sae.W_dec)

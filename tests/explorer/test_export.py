@@ -327,8 +327,10 @@ def lines(path):
 
 
 def test_a_bundle_has_a_line_a_latent_and_a_value_for_every_token(folder, tmp_path):
-    bundle = Bundle(set="res-tiny", creator="A. Author", creator_id="me")
-    made = export_neuronpedia(folder / "seed0", tmp_path / "np", bundle, vectors=True, shown=False)
+    made = export_neuronpedia(
+        folder / "seed0", tmp_path / "np", source_set="res-tiny", vectors=True, shown=False,
+        creator="A. Author", creator_id="me",
+    )  # fmt: skip
     home = tmp_path / "np" / "llama" / "1-res-tiny"
     index, sae = saekit.Index(folder / "seed0" / "index"), load(folder / "seed0")
     features = lines(home / "features" / "batch-0.jsonl.gz")
@@ -360,7 +362,7 @@ def test_a_bundle_has_a_line_a_latent_and_a_value_for_every_token(folder, tmp_pa
 
 def test_labels_become_explanations(folder, tmp_path):
     out = tmp_path / "np"
-    made = export_neuronpedia(folder, out, Bundle(set="a"), shown=False)
+    made = export_neuronpedia(folder, out, source_set="a", shown=False)
     (line,) = lines(out / "llama" / "1-a" / "explanations" / "batch-0.jsonl.gz")
     assert (line["index"], line["description"]) == ("5", ATTACK)
     assert made["sources"]["llama/1-a"]["explanations"] == 1

@@ -162,7 +162,7 @@ def test_what_does_not_go_together_is_refused(first, tmp_path, changes, said):
 
 def test_settings_that_name_weights_need_them(first, tmp_path):
     given = {"corpus": first[1], **STILL}
-    run = world.run(tmp_path, start_from="0" * 64)
+    run = world.run(tmp_path, start_from="0" * 64, model=world.model().name)
     with pytest.raises(ConfigError, match="--start-from SAE"):
         saekit.train(world.model(), run=run, out=tmp_path / "on", shown=False)
     with pytest.raises(ConfigError, match="is 32 wide in and 32 out; the SAE has d_in=16"):

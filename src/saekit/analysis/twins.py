@@ -83,11 +83,19 @@ class Twins:
             columns["mutual"] += found.mutual.int().tolist()
         return Table(columns=columns, units={"cosine": "cosine", "second": "cosine"})
 
-    def write(self, folder: Path) -> Path:
+    def __repr__(self) -> str:
+        stable = float(self.stable.mean())
+        return (
+            f"Twins({len(self.stable):,} latents in {', '.join(self.matches)}: mean "
+            f"cosine with the best match {stable:.3f}, by chance {self.chance:.3f})"
+        )
+
+    def write(self, folder: Path | str) -> Path:
         """Write ``twins.csv``, ``twin_matches.csv`` and ``twins.json``; return the first.
 
         A table with a row for each latent in RUN/analysis gives its columns to `saekit query`.
         """
+        folder = Path(folder)
         table_files.write(self.match_table(), folder / MATCHES)
         record = {"digests": self.digests, "others": self.others, "chance": self.chance}
         write_json(folder / ABOUT, record)
@@ -121,20 +129,25 @@ def best_matches(directions: Float[Tensor, "n d"], others: Float[Tensor, "m widt
 
 
 @torch.no_grad()
-def twins(sae: TrainedSAE | Path | str, others: Sequence[TrainedSAE | Path | str] = ()) -> Twins:
+def twins(
+    sae: TrainedSAE | Path | str,
+    others: Sequence[TrainedSAE | Path | str] | TrainedSAE | Path | str | None = None,
+) -> Twins:
     """Compare the directions of an SAE with those of others, trained from another seed as a rule.
 
     Args:
         sae: the SAE, or its folder.
-        others: SAEs that write to the same site; none: the others of the same sweep at the same
-            site and of the same width.
+        others: an SAE that writes to the same site, or several; None: the others of the same sweep
+            at the same site and of the same width.
 
     Raises:
         ConfigError: there is no other SAE, or two have one name.
         ShapeError: they write to sites of another width.
     """
     mine = _opened(sae)
-    chosen = list(others) or (siblings(mine.folder) if mine.folder is not None else [])
+    if isinstance(others, TrainedSAE | Path | str):
+        others = [others]
+    chosen = list(others or ()) or (siblings(mine.folder) if mine.folder is not None else [])
     if not chosen:
         raise ConfigError(
             f"There is no SAE to compare {mine!r} with: it is in no sweep with another one of its "

@@ -109,7 +109,7 @@ def write(
         own = dict(map(read_setting, settings or []))
         own |= {} if revision is None else {"revision": revision}
         store = write_cache(
-            model, site=site, corpus=corpus, tokens=tokens, precision=precision, out=out,
+            model, site=site or None, corpus=corpus, tokens=tokens, precision=precision, out=out,
             device=device, dtype=dtype, shown=not quiet, **own,
         )  # fmt: skip
     folder = store.folder

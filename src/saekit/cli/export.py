@@ -80,10 +80,12 @@ def neuronpedia(
 
     Example: saekit export neuronpedia demo --out bundle --source-set res-2k --creator "A. Author"
     """
-    from saekit.explorer.neuronpedia import Bundle, export_neuronpedia
+    from saekit.explorer.neuronpedia import export_neuronpedia
 
-    bundle = Bundle(
-        set=name,
+    made = export_neuronpedia(
+        run,
+        out,
+        source_set=name,
         model_id=model_id,
         release=release,
         title=title,
@@ -92,8 +94,9 @@ def neuronpedia(
         url=url,
         weights=weights,
         weights_path=weights_path,
+        vectors=vectors,
+        shown=not quiet,
     )
-    made = export_neuronpedia(run, out, bundle, vectors=vectors, shown=not quiet)
     lines = [
         f"source   {source}: {n['latents']:,} latents, {n['activations']:,} texts, "
         f"{n['explanations']:,} explanations"

@@ -75,6 +75,8 @@ def sweep(
             "A sweep runs in one process. Use --emit, and start each command under torchrun."
         )
     if resume is not None:
+        if emit_commands:
+            raise ConfigError("`--emit` trains nothing, so there is nothing to --resume.")
         runs, lm = many.read_begun(resume, device=device)
     else:
         building.check_flags(arch or "topk", tokens, epochs)
@@ -88,7 +90,7 @@ def sweep(
         )
     folder = resume or out or many.default_folder(runs, lm)
     if emit_commands:
-        commands = many.write_commands(runs, folder)
+        commands = many.write_commands(runs, folder, device=device, dtype=dtype)
         emit({"commands": commands}, as_json=as_json, lines=commands)
         return
     made = many.sweep(lm, runs=runs, out=folder, resume=resume is not None, shown=not quiet)

@@ -230,16 +230,11 @@ def train(
         raise ConfigError("`--key` is of files of vectors. Name them with --activations.")
     start = None
     if resume is not None:
-        lm, run = resumed(resume, cache, device, settings or [])
+        lm, run = resumed(resume, cache, device=device, settings=settings or [])
         folder = resume
     else:
         whole_run = whole(config, recipe)
         start = None if from_sae is None else started(from_sae)
-        if start is not None and whole_run is not None:
-            raise ConfigError(
-                "`--config` and `--recipe` do not go with --start-from, whose SAE decides what "
-                "they say. Leave them out."
-            )
         check_flags(arch or "topk", tokens, epochs)
         words = given(
             site=site, target=target, fold=fold or None, sae=arch, d_sae=d_sae, k=k, corpus=corpus,

@@ -81,19 +81,22 @@ class Bundle(Config):
 def export_neuronpedia(
     place: Path | str,
     out: Path | str,
-    bundle: Bundle | None = None,
     *,
+    source_set: str = "saekit",
     vectors: bool = False,
     shown: bool = True,
+    **about: str,
 ) -> dict[str, Any]:
     """Write an index as a bundle for Neuronpedia, a folder for each site.
 
     Args:
         place: the folder of an SAE with an index.
         out: the folder to make; one that holds a bundle is replaced.
-        bundle: what it is called.
+        source_set: name of the set of sources, as res-16k.
         vectors: write the direction of each latent too, for steering; the SAE is loaded for it.
         shown: show progress on stderr.
+        about: what else a bundle says: `model_id`, `release`, `title`, `creator`, `creator_id`,
+            `url`, `weights`, `weights_path`; see `Bundle`.
 
     Returns:
         ``folder``, and by source its ``latents``, ``activations`` and ``explanations``.
@@ -102,7 +105,7 @@ def export_neuronpedia(
         ConfigError: there is no index, or its site or model has no name there.
         FormatError: a file is damaged.
     """
-    bundle = bundle or Bundle()
+    bundle = Bundle(set=source_set, **about)
     library = Library(Path(place))
     labels = Labels(place_for(library.folder, read_only=True), read_only=True)
     try:

@@ -29,6 +29,8 @@ def convert(
         UnknownNameError: there is no such format.
         FormatError: the SAE cannot be read.
     """
+    if not isinstance(out, Path | str) or out == "":
+        raise ConfigError(f"`out` is the folder to make, as text or a Path; got {out!r:.80}.")
     folder = Path(out)
     check_place(folder, format, overwrite=overwrite)
     loaded = sae if isinstance(sae, TrainedSAE) else load(sae, scaled=True)
@@ -41,9 +43,19 @@ def check_place(folder: Path, format: str, *, overwrite: bool) -> None:
 
     Raises: as `convert`.
     """
-    registry.get(format)
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
+    layout = registry.get(format)()
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file; an SAE is written to a folder. Name another.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
         raise ConfigError(
             f"{folder} is not empty. Name another folder, or write into it: overwrite=True, on a "
             f"command line --overwrite."
+        )
+    there = [name for name in registry.names() if registry.get(name)().detect(folder)]
+    if there and not layout.detect(folder):
+        raise ConfigError(
+            f"{folder} holds an SAE in the format {there[0]}; with one in {format} next to it "
+            f"nothing would say which it is. Name another folder."
         )

@@ -1,6 +1,8 @@
 """From what a user says to the Run that it means: sites, widths and lengths filled in."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +77,7 @@ def flags(  # noqa: PLR0913 - an option each
     }
 
 
-def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
+def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: Sequence[str]) -> "Run":
     """Return the run a dict describes, with what is left out fitted to model and architecture.
 
     Widths of the SAE are the model's; an architecture that codes sites jointly gets the number
@@ -95,7 +97,7 @@ def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Ru
         ) from error
 
 
-def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: list[str]) -> "Run":
+def _as_run(raw: dict[str, Any], lm: "LanguageModel", settings: Sequence[str]) -> "Run":
     from saekit.activations.pairs import Pair
     from saekit.core.config import override, read_setting
     from saekit.models.site_patterns import expand_sites
@@ -267,6 +269,8 @@ def k_setting(arch: str, k: float | None) -> list[str]:
     if "k" not in fields:
         near = "target_l0" if "target_l0" in fields else "l1_coefficient"
         raise ConfigError(f"`{arch}` keeps no fixed k; set its sparsity with --set sae.{near}=...")
+    if isinstance(k, bool) or not isinstance(k, int | float) or not math.isfinite(k):
+        raise ConfigError(f"`k`, latents on per token, must be a number; got {k!r:.80}.")
     if fields["k"] is int and k != int(k):
         raise ConfigError(f"`k` of `{arch}` must be a whole number; got {k}.")
     return [f"sae.k={int(k) if fields['k'] is int else k}"]

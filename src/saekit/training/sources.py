@@ -1,5 +1,6 @@
 """Where a run may be described: in a file, by a cache of activations, by a run that was begun."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,11 @@ from saekit.training.building import as_run, check_groups, width_ratio
 
 if TYPE_CHECKING:
     from saekit.activations.cache.recorded import RecordedModel
+    from saekit.hub.trained import TrainedSAE
     from saekit.models.base import LanguageModel
     from saekit.training.run import Run
 
-APART = ("sae", "target", "fold", "start")  # settings that a recipe or a config decides as a whole
+APART = ("sae", "target", "fold")  # settings that a recipe or a config decides as a whole
 
 
 def given(**flags: Any) -> dict[str, Any]:
@@ -59,6 +61,38 @@ def _without_widths(sae: dict[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("inner"), dict):
         found["inner"] = _without_widths(found["inner"])
     return found
+
+
+def check_model(name: str, lm: "LanguageModel") -> None:
+    """Refuse a loaded model that is not the one that a run names.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    from saekit.training.record import absolute
+
+    there, here = (absolute({"model": one})["model"] for one in (name, lm.name))
+    if there != here:
+        raise ConfigError(
+            f"The run is of the model `{name}`; got `{lm.name}`. Give that one, or name another "
+            f"as text, whose run it then is."
+        )
+
+
+def check_start(raw: dict[str, Any], start: "TrainedSAE") -> None:
+    """Refuse an SAE to begin from that is not the one that a whole run began from.
+
+    Raises:
+        ConfigError: it is another, or the run began from none.
+    """
+    from saekit.hub.trained import weights_digest
+
+    if raw.get("start_from") != weights_digest(start.sae):
+        began = "from another SAE" if raw.get("start_from") else "from no SAE"
+        raise ConfigError(
+            f"The run that is given whole began {began}; `start_from` must be the one it began "
+            f"from. Leave one of the two out."
+        )
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -117,7 +151,10 @@ def of_cache(  # noqa: PLR0913 - the words of `saekit train`
     Raises:
         ConfigError: model or text are others than those of the cache, or a site has to be named.
     """
+    from saekit.training.record import absolute
+
     written = model.store.manifest["config"]
+    name = None if name is None else absolute({"model": name})["model"]
     for key, value in (("model", name), ("corpus", corpus)):
         if value is not None and value != written[key]:
             raise ConfigError(
@@ -135,22 +172,27 @@ def of_cache(  # noqa: PLR0913 - the words of `saekit train`
 def resumed(
     folder: Path,
     cache: Path | None,
-    device: str,
-    settings: list[str],
-    model: "LanguageModel | None" = None,
+    model: "LanguageModel | str | None" = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    settings: Sequence[str] = (),
+    finished: bool = False,
 ) -> "tuple[LanguageModel, Run]":
     """Return model and run of a folder, as they were begun.
 
     Args:
         folder: of the run.
         cache: of activations, where it is another than the run noted.
-        device: auto, cpu or cuda.
-        settings: that change what they may.
-        model: that of the run, where it is loaded.
+        model: that of the run, loaded; or its name; None: as the run noted it.
+        device: where to load it: auto, cpu or cuda.
+        dtype: its number format, which must be the one it had; auto: that one.
+        settings: ``a.b=value``, that change what they may.
+        finished: take a run that is finished, too.
 
     Raises:
         FormatError: there is no run, or its model or text are nowhere to be found.
-        ConfigError: the run is finished.
+        ConfigError: the run is finished, or model or dtype are others.
     """
     from saekit.core.border import reading
     from saekit.core.lock import claimed
@@ -162,22 +204,55 @@ def resumed(
 
     if not (folder / RUN).exists():
         raise FormatError(f"{folder} holds no run to go on with: it has no {RUN}.")
-    if record.is_done(folder):
+    if record.is_done(folder) and not finished:
         with claimed(folder, "saekit train"):  # removes what a writer killed at the end left
             raise ConfigError(f"The run in {folder} is finished: its SAE is in {folder / 'sae'}.")
     found = record.read(folder / RUN)
     made = begun_with_of(found, folder)
-    held = cache or _cache_folder(folder)
+    noted = _cache_folder(folder)
     raw = found.settings
+    if cache is not None and noted is None:
+        raise ConfigError(f"The run in {folder} reads no cache. Leave `cache` out.")
     with missing_explained(made.get("parts")):
-        if held is not None:
-            return (lm := open_cache(held, device)), as_run(raw, lm, settings)
-        raw, lm = record.found_again(raw, folder, made), model
-        if lm is None:
-            with reading(folder, "a run"):
-                named = (pinned(raw["revision"], made["model"]), made["model"]["dtype"])
-            lm = load(raw["model"], revision=named[0], dtype=named[1], device=device)
-        return lm, as_run(raw, lm, settings)
+        if noted is not None:
+            if model is not None:
+                raise ConfigError(f"The run in {folder} reads a cache. Leave the model out.")
+            lm: LanguageModel = open_cache(cache or noted, device)
+            return lm, as_run(raw, lm, settings)
+        raw = record.found_again(raw, folder, made)
+        with reading(folder, "a run"):
+            revision, had = pinned(raw["revision"], made["model"]), made["model"]["dtype"]
+        check_begun(folder, raw["model"], had, model, dtype)
+        if model is None or isinstance(model, str):
+            model = load(raw["model"], revision=revision, dtype=had, device=device)
+        return model, as_run(raw, model, settings)
+
+
+def check_begun(
+    folder: Path, name: str, had: str, model: "LanguageModel | str | None", dtype: str
+) -> None:
+    """Refuse to go on with another model, or another number format of it, than was begun with.
+
+    Args:
+        folder: of the run or the sweep.
+        name: of its model.
+        had: its dtype.
+        model: what is given now; a loaded one is compared where training begins.
+        dtype: what is given now; auto: nothing.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    from saekit.training.record import absolute
+
+    if isinstance(model, str) and absolute({"model": model})["model"] != name:
+        raise ConfigError(
+            f"What is in {folder} was begun with the model `{name}`; got `{model}`. Leave it out."
+        )
+    if dtype not in ("auto", had):
+        raise ConfigError(
+            f"The model of what is in {folder} was in {had}; got dtype={dtype!r}. Leave it out."
+        )
 
 
 def _cache_folder(folder: Path) -> Path | None:

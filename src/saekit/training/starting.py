@@ -56,7 +56,13 @@ def settings_of(
         ConfigError: its files do not say the site, and nobody did.
     """
     card = start.card
-    pair = card.pair.to_dict() | ({"read": [*read], "write": [*write]} if read else {})
+    pair = card.pair.to_dict()
+    if read and pair["write"] and not write:
+        raise ConfigError(
+            f"The SAE to begin from predicts {', '.join(pair['write'])} from what it reads. Name "
+            f"what to predict next to what to read: target=, on a command line --target."
+        )
+    pair |= {"read": [*read] or pair["read"], "write": [*write] or pair["write"]}
     if str(UNKNOWN) in pair["read"]:
         raise ConfigError(
             "The files of the SAE to begin from do not say its site. Name it: site=, on a command "

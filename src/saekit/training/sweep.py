@@ -15,12 +15,13 @@ from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
-from saekit.training import sweep_loop
+from saekit.training import record, sweep_loop
 from saekit.training.building import short_digest, with_length
 from saekit.training.run import Run
-from saekit.training.sources import given
-from saekit.training.train import Architecture, Sites, Text, described, names_of
+from saekit.training.sources import check_begun, check_model, given
+from saekit.training.train import Architecture, Sites, Text, described
 from saekit.training.variants import Vary, variants
+from saekit.training.words import check_words, names_of, place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,13 @@ class Sweep:
     def __getitem__(self, name: str) -> TrainedSAE:
         if name not in self.runs:
             raise KeyError(f"The sweep has no `{name}`; it has {', '.join(self.runs)}.")
+        if name in self.failed:
+            raise KeyError(f"The training of `{name}` broke: {self.failed[name]}")
         return load(self.folder / name)
+
+    def __repr__(self) -> str:
+        failed = f", of which {len(self.failed)} failed" if self.failed else ""
+        return f"Sweep({str(self.folder)!r}: {len(self)} SAEs{failed})"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.runs)
@@ -129,6 +136,7 @@ def sweep(  # noqa: PLR0913 - the words of `saekit sweep`
         site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
         tokens=tokens, epochs=epochs, seed=seed, run=run,
     )  # fmt: skip
+    check_words(lm, words, settings, device=device, dtype=dtype)
     described_by_words = bool(words or settings or vary)
     if runs is not None or (resume and not described_by_words):
         if described_by_words:
@@ -138,7 +146,7 @@ def sweep(  # noqa: PLR0913 - the words of `saekit sweep`
         runs, model = planned(
             lm, vary or {}, words, settings, device=device, dtype=dtype, shown=shown
         )
-    folder = default_folder(runs, model) if out is None else Path(out)
+    folder = default_folder(runs, model) if out is None else place_of("out", out)
     failed = sweep_loop.sweep_runs(runs, model, folder, resume=resume, shown=shown)
     return Sweep(folder, dict(runs), failed)
 
@@ -163,7 +171,10 @@ def planned(
             "A sweep needs something that differs: vary={'k': [16, 32]}, on a command line --vary "
             "k=16,32. For one SAE: saekit.train, saekit train."
         )
-    k = None if "k" in vary else words.get("k")
+    for word in words:
+        if {"sae": "arch"}.get(word, word) in vary:
+            raise ConfigError(f"`{word}` is given for all runs and varies too. Leave one out.")
+    k = words.get("k")
     told = {name: value for name, value in words.items() if name != "k"}
     model, raw = described(lm, told, settings, device=device, dtype=dtype)
     found = variants(raw, model, vary, k)
@@ -183,35 +194,46 @@ def _whole(
     if runs is not None:
         if not runs:
             raise ConfigError("A sweep needs at least one run; got none.")
+        sweep_loop.check_runs(runs)
         first = next(iter(runs.values()))
-        named = lm or first.model
-        if isinstance(named, str):
-            return runs, load_model(named, revision=first.revision, device=device, dtype=dtype)
-        return runs, named
+        if isinstance(lm, LanguageModel):
+            check_model(first.model, lm)
+            return runs, lm
+        if lm is not None and record.absolute({"model": lm})["model"] != first.model:
+            raise ConfigError(f"`runs` are of the model {first.model}; got {lm}. Leave `lm` out.")
+        model = load_model(first.model, revision=first.revision, device=device, dtype=dtype)
+        return runs, model
     if out is None:
         raise ConfigError("Name the folder of the sweep to go on with: out=.")
-    return read_begun(Path(out), lm if isinstance(lm, LanguageModel) else None, device)
+    return read_begun(place_of("out", out), lm, device=device, dtype=dtype)
 
 
 def read_begun(
-    folder: Path, model: LanguageModel | None = None, device: str = "auto"
+    folder: Path,
+    model: LanguageModel | str | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> tuple[dict[str, Run], LanguageModel]:
     """Return the runs of a sweep that was begun, and their model, as it was.
 
     Args:
         folder: of the sweep.
-        model: the language model, where it is loaded.
+        model: that of the sweep, loaded; or its name; None: as the sweep noted it.
         device: where to load it: auto, cpu or cuda.
+        dtype: its number format, which must be the one it had; auto: that one.
 
     Raises:
         FormatError: there is none, or its model or text are nowhere to be found.
+        ConfigError: model or dtype are others.
     """
     runs = sweep_loop.read(folder)
     first, begun = next(iter(runs.values())), sweep_loop.begun_with_of(folder)
-    if model is None:
-        with reading(folder, "a sweep"):
-            revision, dtype = pinned(first.revision, begun["model"]), begun["model"]["dtype"]
-        model = load_model(first.model, revision=revision, dtype=dtype, device=device)
+    with reading(folder, "a sweep"):
+        revision, had = pinned(first.revision, begun["model"]), begun["model"]["dtype"]
+    check_begun(folder, first.model, had, model, dtype)
+    if model is None or isinstance(model, str):
+        model = load_model(first.model, revision=revision, dtype=had, device=device)
     return runs, model
 
 
@@ -222,12 +244,23 @@ def default_folder(runs: Mapping[str, Run], model: LanguageModel) -> Path:
     return Path("runs") / f"sweep-{name}-{digest}"
 
 
-def write_commands(runs: Mapping[str, Run], folder: Path) -> list[str]:
-    """Write a run.json for each SAE and return the command that trains each, for a scheduler."""
+def write_commands(
+    runs: Mapping[str, Run], folder: Path, *, device: str = "auto", dtype: str = "auto"
+) -> list[str]:
+    """Write a run.json for each SAE and return the command that trains each, for a scheduler.
+
+    Args:
+        runs: by name.
+        folder: where to.
+        device: where the commands load the model.
+        dtype: its number format.
+    """
+    more = [word for option, value in (("--device", device), ("--dtype", dtype))
+            if value != "auto" for word in (option, value)]  # fmt: skip
     commands = []
     for name, run in runs.items():
         file = folder / f"{name}.json"
         write_json(file, run.to_dict())
-        words = ["saekit", "train", "--config", str(file), "--out", str(folder / name)]
+        words = ["saekit", "train", "--config", str(file), "--out", str(folder / name), *more]
         commands.append(shlex.join(words))
     return commands

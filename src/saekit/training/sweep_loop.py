@@ -197,10 +197,28 @@ def begun_with_of(out: Path) -> dict[str, Any]:
     return {"model": raw["model"], "cache": None if cache is None else cache["identity"]}
 
 
-def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
-    """Return the runs with one order where they share a buffer."""
+def check_runs(runs: Mapping[str, Run]) -> None:
+    """Refuse what are no runs by names of folders.
+
+    Raises:
+        ConfigError: there is none, or one is no run, or a name is that of no folder.
+    """
+    if not isinstance(runs, Mapping) or not all(isinstance(r, Run) for r in runs.values()):
+        raise ConfigError(
+            f'A sweep takes runs by name, {{"a": saekit.Run(...), ...}}; got {runs!r:.80}.'
+        )
     if not runs:
         raise ConfigError("A sweep needs at least one run.")
+    for name in runs:
+        if not isinstance(name, str) or name != Path(name).name or name in ("", "..", SWEEP):
+            raise ConfigError(
+                f"A run of a sweep is named as the folder that is made for it; got {name!r:.80}."
+            )
+
+
+def _checked(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """Return the runs with one order where they share a buffer."""
+    check_runs(runs)
     first = next(iter(runs.values()))
     for name, run in runs.items():
         for field in SHARED:

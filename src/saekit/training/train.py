@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from saekit.activations.cache.recorded import RecordedModel
+from saekit.activations.cache.store import Store
 from saekit.core.config import read_setting
 from saekit.core.errors import ConfigError
 from saekit.data.base import Corpus
 from saekit.data.open import as_corpus
 from saekit.hub.native import load
 from saekit.hub.opening import model_of
-from saekit.hub.trained import TrainedSAE
+from saekit.hub.trained import TrainedSAE, weights_digest
 from saekit.models.base import LanguageModel, SiteName, default_site
 from saekit.models.hf import load as load_model
-from saekit.models.sites import Site
 from saekit.saes.base import SAEConfig, Unsized
+from saekit.training import record
 from saekit.training.building import (
     DEFAULT_MODEL,
     DEFAULT_TOKENS,
@@ -30,8 +31,18 @@ from saekit.training.building import (
 )
 from saekit.training.loop import train as train_run
 from saekit.training.run import Run
-from saekit.training.sources import given, of_cache, open_cache, over, read_run, resumed
+from saekit.training.sources import (
+    check_model,
+    check_start,
+    given,
+    of_cache,
+    open_cache,
+    over,
+    read_run,
+    resumed,
+)
 from saekit.training.starting import settings_of, started
+from saekit.training.words import SETS, check_words, names_of, place_of
 
 Sites = SiteName | Sequence[SiteName]
 Text = Corpus | Path | str | Sequence[str]
@@ -50,7 +61,7 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     epochs: int | None = None,
     seed: int | None = None,
     start_from: TrainedSAE | Path | str | None = None,
-    cache: Path | str | None = None,
+    cache: Store | Path | str | None = None,
     out: Path | str | None = None,
     run: Run | Path | str | None = None,
     resume: bool = False,
@@ -78,13 +89,14 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         seed: decides initialisation and order; None: 0.
         start_from: an SAE, or the folder of one, whose training goes on from its weights; it has
             its own architecture and sizes, and its site and rows unless others are named.
-        cache: a folder of activations that `saekit cache write` made, read in place of running a
-            model; `lm` is left out.
+        cache: a folder of activations that `write_cache` made, or what it returned, read in place
+            of running a model; `lm` is left out.
         out: the folder to make; None: one under ``runs`` whose name tells settings apart.
         run: a whole description: of a recipe (`saekit.recipes.get`), or the run.json of a run. What
-            else is given replaces single settings of it; `sae`, `target` and `fold` are its own.
-        resume: go on with the run in `out`, with the settings it was begun with; what is given is
-            compared with them.
+            else is given replaces single settings of it; `sae`, `target` and `fold` are its own. Of
+            one that began from an SAE, give that as `start_from`.
+        resume: go on with the run in `out`, with the settings it was begun with; what else is
+            given must be the same. A run that is finished is returned.
         latent_shards: processes over which latents are dealt; see docs/scale.md.
         device: where a model that is named is loaded: auto, cpu or cuda.
         dtype: its number format: float32, bfloat16, or auto, which is bfloat16 if the hardware is
@@ -102,27 +114,68 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     """
     if resume and out is None:
         raise ConfigError("Name the folder of the run to go on with: out=.")
-    start = None if start_from is None else started(start_from)
     words = given(
         site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
-        tokens=tokens, epochs=epochs, seed=seed, start=start, run=run,
+        tokens=tokens, epochs=epochs, seed=seed, run=run,
+        start=None if start_from is None else _start_of(start_from),
     )  # fmt: skip
-    if resume and not words | settings:
-        where = None if cache is None else Path(cache)
-        own = lm if isinstance(lm, LanguageModel) else None
-        model, made = resumed(Path(str(out)), where, device, [], own)
+    store = cache.folder if isinstance(cache, Store) else cache
+    held = None if store is None else place_of("cache", store)
+    check_words(lm, words, settings, cached=held is not None, device=device, dtype=dtype)
+    folder = None if out is None else place_of("out", out)
+    start = words.get("start")
+    if resume and run is None and folder is not None:
+        if record.is_done(folder) and not words | settings:
+            return _finished(folder)
+        model, begun = resumed(folder, held, lm, device=device, dtype=dtype, finished=True)
+        made = as_run(_said_again(begun.to_dict(), words, settings), model, [])
     else:
-        held = None if cache is None else open_cache(Path(cache), device)
-        model, raw = described(lm, words, settings, held, device=device, dtype=dtype)
+        opened = None if held is None else open_cache(held, device)
+        model, raw = described(lm, words, settings, opened, device=device, dtype=dtype)
         made = as_run(raw, model, [])
         if run is None:
             made = with_length({"": made}, model, tokens, None, shown=shown)[""]
-    folder = default_folder(made, model) if out is None else Path(out)
-    trained = train_run(
+    folder = folder or default_folder(made, model)
+    train_run(
         made, model, folder, resume=resume, shown=shown, latent_shards=latent_shards, start=start
     )
-    found = load(trained, site=str(made.pair.reads[0]) if made.pair.shares else None)
+    return _finished(folder)
+
+
+def _start_of(start_from: TrainedSAE | Path | str) -> TrainedSAE:
+    if isinstance(start_from, TrainedSAE):
+        return started(start_from)
+    return started(place_of("start_from", start_from))
+
+
+def _finished(folder: Path) -> TrainedSAE:
+    """Return the SAE of a run; of one that several sites share, for the first of them."""
+    found = load(folder / "sae")
+    if found.card.scalings:
+        found = load(folder / "sae", site=str(found.card.pair.reads[0]))
     return dataclasses.replace(found, folder=folder)
+
+
+def _said_again(
+    raw: dict[str, Any], words: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a run that was begun with what is said of it now, which may be another."""
+    raw = {**raw, "pair": dict(raw["pair"]), "sae": dict(raw["sae"])}
+    said = {SETS[word]: value for word, value in words.items() if word in SETS}
+    if "corpus" in words:
+        said["corpus"] = as_corpus(words["corpus"]).to_dict()
+    if "sae" in words:
+        own = settings_of_sae(words["sae"])
+        if own["name"] != raw["sae"]["name"]:
+            raw["sae"] = {}
+        if "expansion" in own:
+            raw["sae"].pop("d_sae", None)
+        raw["sae"] |= own
+    if "start" in words:
+        said["start_from"] = weights_digest(words["start"].sae)
+    for path, value in (said | settings).items():
+        put(raw, path, value)
+    return raw
 
 
 def described(
@@ -148,6 +201,7 @@ def described(
     Raises:
         ConfigError: two of them contradict each other.
     """
+    check_words(lm, words, settings, cached=held is not None, device=device, dtype=dtype)
     if held is not None and isinstance(lm, LanguageModel):
         raise ConfigError(
             f"A cache is read in place of a model that runs, and says which model it is of. Leave "
@@ -156,6 +210,9 @@ def described(
     open_as = {"revision": settings.get("revision"), "dtype": dtype, "device": device}
     start = words.get("start")
     if "run" in words:
+        if "sae.d_sae" in settings:  # inside of an SAE around another too, as the word sets it
+            words = words | {"d_sae": settings["sae.d_sae"]}
+            settings = {path: v for path, v in settings.items() if path != "sae.d_sae"}
         model, raw = _over(lm, words, held, open_as)
     elif start is not None:
         model, raw = _begun_from(start, lm, words, settings.get("normalise"), (held, open_as))
@@ -181,6 +238,10 @@ def _over(
     words = words | given(revision=open_as["revision"])
     run = words.pop("run")
     raw = run.to_dict() if isinstance(run, Run) else read_run(Path(run))
+    if isinstance(lm, LanguageModel):
+        check_model(raw["model"], lm)
+    if (start := words.pop("start", None)) is not None:
+        check_start(raw, start)
     if "corpus" in words:
         words = words | {"corpus": as_corpus(words["corpus"]).to_dict()}
     raw = over(raw, words | given(model=lm if isinstance(lm, str) else None))
@@ -206,7 +267,7 @@ def _begun_from(
         )
     own = settings_of(
         start, normalise or Run.normalise,
-        read=words.get("site", []), write=words.get("target", []),
+        read=words.get("site", ()), write=words.get("target", ()),
     )  # fmt: skip
     if held is not None:
         model: LanguageModel = held
@@ -244,10 +305,3 @@ def _read_from(
 
 def _opened(lm: LanguageModel | str, open_as: dict[str, Any]) -> LanguageModel:
     return lm if isinstance(lm, LanguageModel) else load_model(lm, **open_as)
-
-
-def names_of(sites: Sites | None) -> list[str] | None:
-    """Return sites by their names; None where none was named."""
-    if sites is None:
-        return None
-    return [str(s) for s in ([sites] if isinstance(sites, str | Site) else sites)]

@@ -1,11 +1,14 @@
 """Variants: the runs of a sweep, one for each combination of what is varied, and their names."""
 
+import copy
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from saekit.core.config import read_setting
 from saekit.core.errors import ConfigError
+from saekit.models.sites import Site
 from saekit.training.building import as_run, k_setting, put
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 Vary = Mapping[str, Sequence[Any]]
 _SHORT = {"arch": "sae.name", "d_sae": "sae.d_sae"}
+SHARED = ("model", "revision")  # of these even one value would not be what is loaded
 
 
 def variants(
@@ -43,12 +47,37 @@ def combinations(vary: Vary) -> list[dict[str, Any]]:
     """Return every combination of the settings' values.
 
     Raises:
-        ConfigError: a setting has no values.
+        ConfigError: it is no such mapping, a setting has no values, or does not vary.
     """
+    if not isinstance(vary, Mapping) or not all(isinstance(path, str) for path in vary):
+        raise ConfigError(
+            f'What varies is settings with lists of values, as {{"k": [16, 32]}}; got {vary!r:.80}.'
+        )
     for path, values in vary.items():
+        if path in SHARED or path == "start_from":
+            raise ConfigError(f"`{path}` is the same for all runs of a sweep. Sweep for each.")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"`{path}` varies over a list of values; got {values!r:.80}.")
-    return [dict(zip(vary, point, strict=True)) for point in itertools.product(*vary.values())]
+    plain = {path: [_plain(path, value) for value in values] for path, values in vary.items()}
+    return [dict(zip(plain, point, strict=True)) for point in itertools.product(*plain.values())]
+
+
+def _plain(path: str, value: Any) -> Any:
+    """Return a value as JSON holds it: a number of NumPy as one, a site by its name."""
+    if isinstance(value, Site):
+        return str(value)
+    if path == "site" and isinstance(value, list | tuple):
+        return [_plain("", one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    try:
+        json.dumps(value)
+    except TypeError as error:
+        raise ConfigError(
+            f"`{path}` varies over numbers and text; got {value!r:.80}. An architecture is varied "
+            f"by its name, `arch`, and by its settings, as `sae.k`."
+        ) from error
+    return value
 
 
 def label(point: Mapping[str, Any]) -> str:
@@ -63,15 +92,19 @@ def label(point: Mapping[str, Any]) -> str:
 
 def _variant(raw: dict[str, Any], lm: "LanguageModel", point: Mapping[str, Any]) -> "Run":
     """Return the run of one combination."""
-    raw = json.loads(json.dumps(raw))
-    k, extra = None, []
+    raw = copy.deepcopy(raw)
+    k = None
     for path, value in point.items():
         if path == "k":
             k = value
         elif path == "site":
-            raw["pair"]["read"] = value.split("+") if isinstance(value, str) else list(value)
+            raw["pair"]["read"] = value.split("+") if isinstance(value, str) else value
         elif path in _SHORT:
             put(raw, _SHORT[path], value)
-        else:  # of a path that no run has, `as_run` says so
-            extra.append(f"{path}={json.dumps(value)}")
-    return as_run(raw, lm, [*k_setting(raw["sae"]["name"], k), *extra])
+            if path == "d_sae" and isinstance(raw["sae"].get("inner"), dict):
+                raw["sae"]["inner"].pop("d_sae", None)
+        else:
+            put(raw, path, value)
+    for path, value in map(read_setting, k_setting(raw["sae"]["name"], k)):
+        put(raw, path, value)
+    return as_run(raw, lm, [])

@@ -151,6 +151,10 @@ class Store:
         self._mapped: dict[int, MappedShard] = {}
         self.channels = self._read_channels()
 
+    def __repr__(self) -> str:
+        sites = ", ".join(map(str, self.sites))
+        return f"Store({str(self.folder)!r}: {self.n_kept:,} tokens at {sites}, {self.precision})"
+
     @staticmethod
     @bordered("a cache of activations")
     def open(folder: Path) -> "Store":

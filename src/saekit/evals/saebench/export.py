@@ -32,28 +32,20 @@ def export_saebench(
         ConfigError: there is no result, two would be one file, or a file there holds another.
     """
     places = [runs] if isinstance(runs, str | Path) else list(runs)
-    found: dict[Path, tuple[Result, str, Path]] = {}
-    left_out: dict[str, str] = {}
-    for name, run in _names([Path(place) for place in places]).items():
-        for path in sorted((results_folder(run) / "eval").glob("*.json")):
-            try:
-                if not Result.is_record(read_object(path)):
-                    continue
-                result = Result.read(path)
-                made = path_of(result, Path(out), name=name)
-                if made in found:
-                    raise ConfigError(f"{made} has {found[made][2]}. Write this one elsewhere.")
-                found[made] = result, name, path
-            except (ConfigError, FormatError) as error:
-                left_out[str(path)] = str(error)
+    if not places:
+        raise ConfigError("There is no run to write results of: the list is empty. Name one.")
+    if gone := [place for place in places if not Path(place).exists()]:
+        raise ConfigError(f"There is no folder {gone[0]}. Nothing was written.")
+    found, left_out = _results(_names([Path(place) for place in places]), Path(out))
     if not found:
         why = "; ".join(left_out.values()) or f"saekit eval {places[0]} makes one"
         raise ConfigError(f"There is no result to write: {why}")
     there = [p for p, (result, name, _) in found.items() if holds_another(p, result, name=name)]
     if there and not overwrite:
         raise ConfigError(
-            f"{there[0]} is there and holds another result. Name another folder, or add "
-            f"--overwrite to replace {len(there)} of {len(found)} files. Nothing was written."
+            f"{there[0]} is there and holds another result. Name another folder, or replace "
+            f"{len(there)} of {len(found)} files: overwrite=True, on a command line --overwrite. "
+            f"Nothing was written."
         )
     written = [write(result, Path(out), name=name) for result, name, _ in found.values()]
     return Exported(written, left_out)
@@ -67,3 +59,27 @@ def _names(runs: list[Path]) -> dict[str, Path]:
         tails = ("_".join(parts[-n:]) for n in range(1, len(parts) + 1))
         found[next((name for name in tails if name not in found), str(run))] = run
     return found
+
+
+def _results(
+    runs: dict[str, Path], out: Path
+) -> tuple[dict[Path, tuple[Result, str, Path]], dict[str, str]]:
+    """Return results by the file that each becomes, with name and place, and what was left out."""
+    found: dict[Path, tuple[Result, str, Path]] = {}
+    left_out: dict[str, str] = {}
+    for name, run in runs.items():
+        files = sorted((results_folder(run) / "eval").glob("*.json"))
+        if not files:
+            left_out[str(run)] = f"it has no result; saekit eval {run} makes one"
+        for path in files:
+            try:
+                if not Result.is_record(read_object(path)):
+                    continue
+                result = Result.read(path)
+                made = path_of(result, out, name=name)
+                if made in found:
+                    raise ConfigError(f"{made} has {found[made][2]}. Write this one elsewhere.")
+                found[made] = result, name, path
+            except (ConfigError, FormatError) as error:
+                left_out[str(path)] = str(error)
+    return found, left_out
