@@ -13,7 +13,7 @@ from tests import world
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("searching")
     lm = world.model()
-    sae = saekit.train(lm, run=world.run(folder), out=folder / "run", shown=False)
+    sae = saekit.train(lm, run=world.run(folder, model=lm.name), out=folder / "run", shown=False)
     return saekit.index(sae, lm, tokens=3000, shown=False)
 
 

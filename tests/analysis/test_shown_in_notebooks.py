@@ -21,7 +21,7 @@ def made(tmp_path_factory):
     lines = [f"{i} {ATTACK} \u202e\u200b日本 &amp; '\"" for i in range(300)]
     text.write_text("\n".join(lines), encoding="utf-8")
     lm = tiny()
-    run = world.run(base, tokens=2000, corpus=Files(paths=(str(text),)))
+    run = world.run(base, model=lm.name, tokens=2000, corpus=Files(paths=(str(text),)))
     sae = saekit.train(lm, run=run, out=base / "run", shown=False)
     return lm, sae, saekit.index(base / "run", lm, tokens=1500, shown=False)
 

@@ -31,7 +31,12 @@ for name in {names!r}:
 def run(tmp_path_factory):
     base_folder = tmp_path_factory.mktemp("contract of panels")
     lm = tiny()
-    saekit.train(lm, run=world.run(base_folder, tokens=2000), out=base_folder / "run", shown=False)
+    saekit.train(
+        lm,
+        run=world.run(base_folder, tokens=2000, model=lm.name),
+        out=base_folder / "run",
+        shown=False,
+    )
     saekit.index(base_folder / "run", lm, tokens=1500, shown=False)
     return base_folder / "run"
 

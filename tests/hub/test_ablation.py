@@ -15,7 +15,9 @@ TEXT = "the cat sat on the mat"
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     lm = world.model()
-    return lm, saekit.train(lm, run=world.run(folder), out=folder / "run", shown=False)
+    return lm, saekit.train(
+        lm, run=world.run(folder, model=lm.name), out=folder / "run", shown=False
+    )
 
 
 def losses(lm, row, replace=None):

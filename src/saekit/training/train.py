@@ -9,8 +9,10 @@ from saekit.activations.cache.recorded import RecordedModel
 from saekit.activations.cache.store import Store
 from saekit.core.config import read_setting
 from saekit.core.errors import ConfigError
+from saekit.core.files import read_object
 from saekit.data.base import Corpus
 from saekit.data.open import as_corpus
+from saekit.hub.card import Card
 from saekit.hub.native import load
 from saekit.hub.opening import model_of
 from saekit.hub.trained import TrainedSAE, weights_digest
@@ -150,9 +152,8 @@ def _start_of(start_from: TrainedSAE | Path | str) -> TrainedSAE:
 
 def _finished(folder: Path) -> TrainedSAE:
     """Return the SAE of a run; of one that several sites share, for the first of them."""
-    found = load(folder / "sae")
-    if found.card.scalings:
-        found = load(folder / "sae", site=str(found.card.pair.reads[0]))
+    pair = Card.from_dict(read_object(folder / "sae" / "card.json")).pair
+    found = load(folder / "sae", site=str(pair.reads[0]) if pair.shares else None)
     return dataclasses.replace(found, folder=folder)
 
 

@@ -13,7 +13,9 @@ from tests import world
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     base = tmp_path_factory.mktemp("explain")
-    saekit.train(tiny(), run=world.run(base, tokens=3000), out=base / "run", shown=False)
+    saekit.train(
+        tiny(), run=world.run(base, tokens=3000, model=tiny().name), out=base / "run", shown=False
+    )
     save_tiny(base / "judge")
     return base / "run"
 

@@ -30,7 +30,9 @@ SETS = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     base = tmp_path_factory.mktemp("faults")
-    saekit.train(tiny(), run=world.run(base, tokens=3000), out=base / "run", shown=False)
+    saekit.train(
+        tiny(), run=world.run(base, tokens=3000, model=tiny().name), out=base / "run", shown=False
+    )
     save_tiny(base / "model")
     return base / "run"
 
