@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import saekit
+from saekit.analysis.coding import SETTINGS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = (
@@ -146,7 +147,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_job(browser, folder):
         walker.page.locator("nav a", has_text="Jobs").click()
         walker.until("running")
         parts = folder / "plain"
-        while not any("index" in p.name and p.name != "index" for p in parts.iterdir()):
+        while not any((place / SETTINGS).is_file() for place in parts.iterdir()):
             assert walker.context.request.get(f"{api}/jobs/{job}").json()["state"] == "running"
             walker.page.wait_for_timeout(50)
         (worker,) = children(server.pid)
