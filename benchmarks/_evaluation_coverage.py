@@ -191,9 +191,7 @@ def of_things(repeats):
                 stays = {name: swaps(1.5, answer, pairs, chance) for name in "bc"}
                 made = disentanglement._over(cause, stays, answer, draws)
                 each.append(made["score"])
-            for count, found, many in (
-                (own, each[0], 1), (mean, torch.stack(each).mean(0), 3)
-            ):  # fmt: skip
+            for count, found, many in ((own, each[0], 1), (mean, torch.stack(each).mean(0), 3)):
                 score = scored(
                     found,
                     things,
@@ -425,9 +423,15 @@ def of_stars(repeats):
             for _ in range(n):
                 score = resampling.of_units(normal(40, chance=chance), unit="", label="")
                 rows.append(
-                    {"value": score.value, "better": "lower", "unit": "", "ranks": True,
-                     "detectable": detectable(score), "reseed": None}
-                )  # fmt: skip
+                    {
+                        "value": score.value,
+                        "better": "lower",
+                        "unit": "",
+                        "ranks": True,
+                        "detectable": detectable(score),
+                        "reseed": None,
+                    }
+                )
             count.add(0.0, 0.0, float(bool(best_of(rows))))
         yield count
 
@@ -435,7 +439,16 @@ def of_stars(repeats):
 def parts(repeats):
     """Return all of them."""
     every = (
-        of_probes, of_tpp, of_scr, of_things, of_steering, of_unlearning, of_letters,
-        of_directions, of_noise, of_comparisons, of_stars,
-    )  # fmt: skip
+        of_probes,
+        of_tpp,
+        of_scr,
+        of_things,
+        of_steering,
+        of_unlearning,
+        of_letters,
+        of_directions,
+        of_noise,
+        of_comparisons,
+        of_stars,
+    )
     return [one(repeats) for one in every]

@@ -36,9 +36,14 @@ def detector(lm) -> TrainedSAE:
     sae.load_state_dict(state)
     rule = FittedRule(TokenRule(max_norm=None), (256, 257), 0.0)
     card = Card(
-        model=lm.provenance(), pair=Pair(read=("embed",)), rules={"embed": rule},
-        corpus={"name": "none"}, n_ctx=64, bos=False, tokens=0,
-    )  # fmt: skip
+        model=lm.provenance(),
+        pair=Pair(read=("embed",)),
+        rules={"embed": rule},
+        corpus={"name": "none"},
+        n_ctx=64,
+        bos=False,
+        tokens=0,
+    )
     return TrainedSAE(sae, card)
 
 

@@ -83,12 +83,20 @@ ELSEWHERE = {
     "push": {"path", "public"},  # path_in_repo=, private=
     "published": {"scores", "out", "all"},
     # The fields of a Bundle, **about
-    "export neuronpedia": {"model_id", "release", "title", "creator", "creator_id", "url",
-                           "weights", "weights_path"},
+    "export neuronpedia": {
+        "model_id",
+        "release",
+        "title",
+        "creator",
+        "creator_id",
+        "url",
+        "weights",
+        "weights_path",
+    },
     "report": {"paper"},
     "reproduce": {"check"},
     "cite": {"out"},
-}  # fmt: skip
+}
 
 
 def commands(group=None, path=()):
@@ -135,9 +143,15 @@ def test_the_page_names_every_name_and_every_command_with_a_call():
 
 def test_an_sae_is_converted_to_a_format_and_back(tmp_path):
     sae = saekit.train(
-        world.model(), site="L1.resid_post", sae=saekit.TopK(k=4, d_sae=64), tokens=500,
-        corpus=world.text_file(tmp_path), n_ctx=32, out=tmp_path / "a", shown=False,
-    )  # fmt: skip
+        world.model(),
+        site="L1.resid_post",
+        sae=saekit.TopK(k=4, d_sae=64),
+        tokens=500,
+        corpus=world.text_file(tmp_path),
+        n_ctx=32,
+        out=tmp_path / "a",
+        shown=False,
+    )
     there = saekit.convert(sae, tmp_path / "theirs", format="sae_lens")
     again = saekit.load(saekit.convert(there, str(tmp_path / "back")))
     x = torch.randn(5, 32)
@@ -168,8 +182,13 @@ def test_a_cache_is_written_gone_on_with_and_trained_on(tmp_path):
     )
     assert more.n_kept >= 2000
     assert saekit.repair_cache(tmp_path / "c", world.model(), shown=False) == []
-    sae = saekit.train(cache=more.folder, sae=saekit.TopK(k=4, d_sae=64), batch_tokens=128,
-                       out=tmp_path / "a", shown=False)  # fmt: skip
+    sae = saekit.train(
+        cache=more.folder,
+        sae=saekit.TopK(k=4, d_sae=64),
+        batch_tokens=128,
+        out=tmp_path / "a",
+        shown=False,
+    )
     assert sae.card.corpus["cache"]["identity"] == more.identity
     with pytest.raises(ConfigError, match="has no setting `nothing`"):
         saekit.write_cache(world.model(), corpus=text, nothing=1, out=tmp_path / "d")
@@ -179,6 +198,11 @@ def test_a_cache_is_written_gone_on_with_and_trained_on(tmp_path):
         with pytest.raises(ConfigError, match="goes on as it was begun"):
             saekit.write_cache(world.model(), out=tmp_path / "c", resume=True, **words)
     assert f"{more.n_kept:,} tokens at L1.resid_post" in repr(more)
-    same = saekit.train(cache=more, sae=saekit.TopK(k=4, d_sae=64), batch_tokens=128,
-                        out=tmp_path / "b", shown=False)  # fmt: skip
+    same = saekit.train(
+        cache=more,
+        sae=saekit.TopK(k=4, d_sae=64),
+        batch_tokens=128,
+        out=tmp_path / "b",
+        shown=False,
+    )
     assert torch.equal(same.sae.W_dec, sae.sae.W_dec)

@@ -20,8 +20,11 @@ from tests.studies.causal.world import Bytes, labelled
 from tests.studies.causal.world import subject as of_bytes
 
 SIZES = {  # latents, and how many are on
-    "identity": (64, 32), "pca": (64, 8), "kmeans": (64, 1), "random": (64, 1)
-}  # fmt: skip
+    "identity": (64, 32),
+    "pca": (64, 8),
+    "kmeans": (64, 1),
+    "random": (64, 1),
+}
 N_ORDINARY, N_TOKENS = 256, 258  # bytes; BOS and EOS beside them
 LEAST = 1e-5  # a rounding
 PLACES = {}

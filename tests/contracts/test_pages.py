@@ -51,10 +51,23 @@ def test_it_finds_nothing_where_nothing_of_its_is(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"details": 3}'])
 def test_a_damaged_folder_is_told_in_its_place(name, content, tmp_path):
-    for file in ("result.json", "survey.json", "ground_truth.json", "manifest.json", "toys.json",
-                 "ctx8.csv", "latents.csv", "layers.csv", "ranks.csv", "calibration.json",
-                 "feature_summary.csv", "autocorr_curves.csv", "pairwise.csv", "saes.csv",
-                 "feature_neighbour_summary.csv"):  # fmt: skip
+    for file in (
+        "result.json",
+        "survey.json",
+        "ground_truth.json",
+        "manifest.json",
+        "toys.json",
+        "ctx8.csv",
+        "latents.csv",
+        "layers.csv",
+        "ranks.csv",
+        "calibration.json",
+        "feature_summary.csv",
+        "autocorr_curves.csv",
+        "pairwise.csv",
+        "saes.csv",
+        "feature_neighbour_summary.csv",
+    ):
         (tmp_path / file).write_text(content)
     found = base.payload(name, tmp_path)
     assert set(found) == {"kind", "title", "about", "blocks"}

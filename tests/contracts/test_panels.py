@@ -80,8 +80,17 @@ def test_damaged_files_are_told_or_left_out(name, content, run, tmp_path):
     shutil.copytree(run, copy)
     for place in ("locality/events", "layers", "eval", "analysis", "."):
         (copy / place).mkdir(parents=True, exist_ok=True)
-        for file in ("manifest.json", "survey.json", "ground_truth.json", "twins.csv", "toy.json",
-                     "twins.json", "ctx8.csv", "latents.csv", "feature_summary.csv"):  # fmt: skip
+        for file in (
+            "manifest.json",
+            "survey.json",
+            "ground_truth.json",
+            "twins.csv",
+            "toy.json",
+            "twins.json",
+            "ctx8.csv",
+            "latents.csv",
+            "feature_summary.csv",
+        ):
             (copy / place / file).write_bytes(content)
     (copy.parent / "sweep.json").write_bytes(content)
     found = base.payload(name, copy, saekit.Index(copy / "index"), 3)

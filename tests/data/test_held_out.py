@@ -14,8 +14,14 @@ from saekit.data.split import fingerprint
 from saekit.data.tokenise import TokenStream
 from saekit.models.tiny import tiny
 
-OLD = {"name": "files", "paths": ["text.jsonl"], "text_column": "text", "separator": None,
-       "join_chars": 0, "test_share": 0.1}  # as a run.json of 0.2.0 has it  # fmt: skip
+OLD = {
+    "name": "files",
+    "paths": ["text.jsonl"],
+    "text_column": "text",
+    "separator": None,
+    "join_chars": 0,
+    "test_share": 0.1,
+}  # as a run.json of 0.2.0 has it
 
 
 @pytest.fixture

@@ -122,9 +122,7 @@ def test_fake_is_over_p_on_noise_and_excess_is_not_on_text(drawn):
         *(Units(tensor(h).float(), torch.ones(40)) for h in (noise, text)), 0.05, 10, 0
     )
     fake, dense = noise.sum(0) > 2, text.sum(0) > 2  # over 5 % of 40
-    assert found.seen == {
-        "fake": fake.sum(), "dense": dense.sum(), "excess": (fake & ~dense).sum()
-    }  # fmt: skip
+    assert found.seen == {"fake": fake.sum(), "dense": dense.sum(), "excess": (fake & ~dense).sum()}
 
 
 def test_holm_s_p_is_the_level_at_which_its_steps_first_reject(drawn):

@@ -28,12 +28,15 @@ PUBLISHED = {
         "model_behavior_preservation": {"kl_div_score": -1.0, "kl_div_with_ablation": -1},
         "model_performance_preservation": {"ce_loss_score": 0.98, "ce_loss_without_sae": 2.9},
         "reconstruction_quality": {
-            "explained_variance": 1.65, "explained_variance_legacy": 0.7, "mse": 0.004,
+            "explained_variance": 1.65,
+            "explained_variance_legacy": 0.7,
+            "mse": 0.004,
             "cossim": 0.9,
         },
         "sparsity": {"l0": 71, "l1": 210.5},
         "token_stats": {
-            "total_tokens_eval_reconstruction": 409600, "total_tokens_eval_sparsity_variance": 4096,
+            "total_tokens_eval_reconstruction": 409600,
+            "total_tokens_eval_sparsity_variance": 4096,
         },
     },
     "eval_result_details": [{"index": 0, "feature_density": 0.1}],
@@ -43,7 +46,7 @@ PUBLISHED = {
     "sae_lens_version": "6.0.0",
     "sae_cfg_dict": {"architecture": "topk", "d_sae": 16384, "d_in": 2304},
     "eval_result_unstructured": {},
-}  # fmt: skip
+}
 
 
 def laid(folder, record, name="a_b_eval_results.json"):
@@ -279,43 +282,76 @@ def result(name, values, **details):
     ("given", "category", "wanted"),
     [
         (
-            result("probing", {"a/sae_accuracy": 0.8, "a/sae_5_accuracy": 0.6,
-                               "b/sae_accuracy": 0.6, "b/sae_5_accuracy": None,
-                               "a/baseline_accuracy": 0.9, "a/untrained_5_accuracy": 0.1}),
-            "sae", {"sae_test_accuracy": 0.7},
+            result(
+                "probing",
+                {
+                    "a/sae_accuracy": 0.8,
+                    "a/sae_5_accuracy": 0.6,
+                    "b/sae_accuracy": 0.6,
+                    "b/sae_5_accuracy": None,
+                    "a/baseline_accuracy": 0.9,
+                    "a/untrained_5_accuracy": 0.1,
+                },
+            ),
+            "sae",
+            {"sae_test_accuracy": 0.7},
         ),
         (
             result("tpp", {"a/tpp_2": 0.1, "b/tpp_2": 0.3, "a/random_tpp_2": 0.9, "a/reach": 1.0}),
-            "tpp_metrics", {"tpp_threshold_2_total_metric": 0.2},
+            "tpp_metrics",
+            {"tpp_threshold_2_total_metric": 0.2},
         ),
         (
             result("scr", {"p/first_scr_10": -1.0, "p/second_scr_10": 0.5, "p/pca_scr_10": 2}),
-            "scr_metrics", {"scr_dir1_threshold_10": -1.0, "scr_dir2_threshold_10": 0.5},
+            "scr_metrics",
+            {"scr_dir1_threshold_10": -1.0, "scr_dir2_threshold_10": 0.5},
         ),
         (
-            result("disentanglement", {"disentanglement": 0.5, "a/cause": 0.2, "b/cause": 0.4,
-                                       "a/isolation": 0.7, "a/random_cause": 0.9}),
+            result(
+                "disentanglement",
+                {
+                    "disentanglement": 0.5,
+                    "a/cause": 0.2,
+                    "b/cause": 0.4,
+                    "a/isolation": 0.7,
+                    "a/random_cause": 0.9,
+                },
+            ),
             "ravel",
             {"disentanglement_score": 0.5, "cause_score": 0.3, "isolation_score": 0.7},
         ),
         (
             result("meta_structure", {"explained": 0.4, "explained_held_out": 0.3}),
-            "meta_structure", {"decoder_fraction_variance_explained": 0.4},
+            "meta_structure",
+            {"decoder_fraction_variance_explained": 0.4},
         ),
         (
-            result("absorption", {"absorption_fraction": 0.2, "full_absorption": 0.1,
-                                  "split_latents": 1.5},
-                   letters={q: {"absorption_fraction": {"value": v}, "words": 9,
-                                "full_absorption": {"value": v}, "main": [1] * m}
-                            for q, v, m in (("a", 0.1, 1), ("b", 0.3, 2))}),
+            result(
+                "absorption",
+                {"absorption_fraction": 0.2, "full_absorption": 0.1, "split_latents": 1.5},
+                letters={
+                    q: {
+                        "absorption_fraction": {"value": v},
+                        "words": 9,
+                        "full_absorption": {"value": v},
+                        "main": [1] * m,
+                    }
+                    for q, v, m in (("a", 0.1, 1), ("b", 0.3, 2))
+                },
+            ),
             "mean",
-            {"mean_absorption_fraction_score": 0.2, "mean_full_absorption_score": 0.1,
-             "mean_num_split_features": 1.5, "std_dev_absorption_fraction_score": 0.02**0.5,
-             "std_dev_full_absorption_score": 0.02**0.5, "std_dev_num_split_features": 0.5**0.5},
+            {
+                "mean_absorption_fraction_score": 0.2,
+                "mean_full_absorption_score": 0.1,
+                "mean_num_split_features": 1.5,
+                "std_dev_absorption_fraction_score": 0.02**0.5,
+                "std_dev_full_absorption_score": 0.02**0.5,
+                "std_dev_num_split_features": 0.5**0.5,
+            },
         ),
     ],
     ids=lambda v: getattr(v, "name", ""),
-)  # fmt: skip
+)
 def test_other_evaluations_have_their_fields(given, category, wanted, tmp_path):
     raw = json.loads(write(given, tmp_path).read_text())
     assert raw["eval_result_metrics"][category] == pytest.approx(wanted)

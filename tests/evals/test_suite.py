@@ -284,10 +284,15 @@ def made(folder, texts, seed=0, weights=None, model="tiny", lm=None):
     tokens = text(16, seed=9)
     rule = fit(TokenRule(), lm.tokenizer.special_ids, tokens, lm.read(tokens, SITE))
     card = Card(
-        model=lm.provenance(), pair=Pair(read=(str(SITE),)), rules={str(SITE): rule}, corpus={},
-        n_ctx=32, bos=True, tokens=0,
+        model=lm.provenance(),
+        pair=Pair(read=(str(SITE),)),
+        rules={str(SITE): rule},
+        corpus={},
+        n_ctx=32,
+        bos=True,
+        tokens=0,
         run={"model": model, "corpus": texts.to_dict(), "seed": seed},
-    )  # fmt: skip
+    )
     return TrainedSAE(sae, card).save(folder)
 
 
@@ -474,9 +479,21 @@ def test_the_walk_from_the_command_line(toy, texts, tmp_path, capsys):
     saes = [made(tmp_path / n, texts, i, model=model, lm=lm) for i, n in enumerate("ab")]
     sets = [w for k, v in SMALL.items() for w in ("--set", f"{k}={v}")]
     capsys.readouterr()
-    words = ["eval", *(str(s.folder) for s in saes), str(tmp_path / "gone"), "--suite", "toy",
-             "--floors", "raw", *sets, "--quiet", "--out", str(tmp_path / "out"),
-             "--figure", str(tmp_path / "out.svg")]  # fmt: skip
+    words = [
+        "eval",
+        *(str(s.folder) for s in saes),
+        str(tmp_path / "gone"),
+        "--suite",
+        "toy",
+        "--floors",
+        "raw",
+        *sets,
+        "--quiet",
+        "--out",
+        str(tmp_path / "out"),
+        "--figure",
+        str(tmp_path / "out.svg"),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(words)
     said = capsys.readouterr().out

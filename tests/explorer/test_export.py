@@ -307,8 +307,12 @@ def test_it_opens_from_a_disk_and_asks_for_its_own_files_alone(site, browser):
     assert said == [] and ATTACK in text
     names = {urllib.request.url2pathname(url.partition("#")[0]) for url in asked}
     assert {Path(n).name for n in names if n.startswith("file:")} == {
-        "index.html", "boot.js", "app.js", "app.css", "data.js"
-    }  # fmt: skip
+        "index.html",
+        "boot.js",
+        "app.js",
+        "app.css",
+        "data.js",
+    }
 
 
 @pytest.mark.parametrize("route", ["#/", "#/sae/seed0", "#/sae/seed1", "#/run/seed0"])
@@ -328,9 +332,14 @@ def lines(path):
 
 def test_a_bundle_has_a_line_a_latent_and_a_value_for_every_token(folder, tmp_path):
     made = export_neuronpedia(
-        folder / "seed0", tmp_path / "np", source_set="res-tiny", vectors=True, shown=False,
-        creator="A. Author", creator_id="me",
-    )  # fmt: skip
+        folder / "seed0",
+        tmp_path / "np",
+        source_set="res-tiny",
+        vectors=True,
+        shown=False,
+        creator="A. Author",
+        creator_id="me",
+    )
     home = tmp_path / "np" / "llama" / "1-res-tiny"
     index, sae = saekit.Index(folder / "seed0" / "index"), load(folder / "seed0")
     features = lines(home / "features" / "batch-0.jsonl.gz")
@@ -353,8 +362,10 @@ def test_a_bundle_has_a_line_a_latent_and_a_value_for_every_token(folder, tmp_pa
     assert texts[0]["tokens"] == [record["strings"][i] for i in top["tokens"]]
     assert texts[0]["maxValue"] == max(top["acts"])
     assert made["sources"]["llama/1-res-tiny"]["latents"] == 64
-    heads = {n: json.loads((home / f"{n}.jsonl").read_text()) for n in
-             ("release", "model", "sourceset", "source")}  # fmt: skip
+    heads = {
+        n: json.loads((home / f"{n}.jsonl").read_text())
+        for n in ("release", "model", "sourceset", "source")
+    }
     assert heads["source"]["id"] == "1-res-tiny" and heads["source"]["setName"] == "res-tiny"
     assert heads["sourceset"]["name"] == heads["release"]["name"] == "res-tiny"
     assert heads["model"]["id"] == "llama" and heads["release"]["creatorName"] == "A. Author"

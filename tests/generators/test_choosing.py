@@ -54,9 +54,11 @@ def test_requests_of_many_lengths_get_what_each_gets_alone(local):
 
 def test_a_request_that_is_too_long_fails_by_itself(local):
     n = loaded(local.model, "", "cpu").n_ctx_max
-    found = list(local.replies([
-        Request(text="x" * (2 * n), options=("a", "b")), Request(text="x", options=("a", "b"))
-    ]))  # fmt: skip
+    found = list(
+        local.replies(
+            [Request(text="x" * (2 * n), options=("a", "b")), Request(text="x", options=("a", "b"))]
+        )
+    )
     assert isinstance(found[0], Failure) and found[1].text in ("a", "b")
 
 

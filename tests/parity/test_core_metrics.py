@@ -125,15 +125,27 @@ def by_sae_lens(trained, tokens):
         "ignore_tokens": list(SPECIAL),
     }
     found, _ = evals.get_sparsity_and_variance_metrics(
-        sae, Hooked(tiny()), store, scaler.ActivationScaler(), compute_l2_norms=True,
-        compute_sparsity_metrics=True, compute_variance_metrics=True,
-        compute_featurewise_density_statistics=True, model_kwargs={}, **how,
-    )  # fmt: skip
+        sae,
+        Hooked(tiny()),
+        store,
+        scaler.ActivationScaler(),
+        compute_l2_norms=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
+        compute_featurewise_density_statistics=True,
+        model_kwargs={},
+        **how,
+    )
     store.reset_input_dataset()
     losses = evals.get_downstream_reconstruction_metrics(
-        sae, Hooked(tiny()), store, scaler.ActivationScaler(), compute_kl=True,
-        compute_ce_loss=True, **how,
-    )  # fmt: skip
+        sae,
+        Hooked(tiny()),
+        store,
+        scaler.ActivationScaler(),
+        compute_kl=True,
+        compute_ce_loss=True,
+        **how,
+    )
     return found | losses
 
 
@@ -143,13 +155,18 @@ def by_sae_bench(trained, tokens):
     _, sae, _ = utils.load_and_format_sae("ours", custom_sae(trained), "cpu")
     sae = sae.to(device="cpu", dtype=torch.float32)
     config = core.CoreEvalConfig(
-        batch_size_prompts=BATCH, n_eval_reconstruction_batches=N_ROWS // BATCH,
-        n_eval_sparsity_variance_batches=N_ROWS // BATCH, compute_kl=True, compute_ce_loss=True,
-        compute_l2_norms=True, compute_sparsity_metrics=True, compute_variance_metrics=True,
+        batch_size_prompts=BATCH,
+        n_eval_reconstruction_batches=N_ROWS // BATCH,
+        n_eval_sparsity_variance_batches=N_ROWS // BATCH,
+        compute_kl=True,
+        compute_ce_loss=True,
+        compute_l2_norms=True,
+        compute_sparsity_metrics=True,
+        compute_variance_metrics=True,
         compute_featurewise_density_statistics=True,
         compute_featurewise_weight_based_metrics=True,
         exclude_special_tokens_from_reconstruction=True,
-    )  # fmt: skip
+    )
     return core, core.run_evals(
         sae, Store(tokens), Hooked(tiny()), config, ignore_tokens={*SPECIAL}
     )

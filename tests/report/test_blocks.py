@@ -34,7 +34,7 @@ def made() -> dict[str, blocks.Block]:
             [(0.4, 0.6), (None, None)],
             unit="share",
             marks={"untrained": [0.1, math.nan], "never": [None, None]},
-        ),  # fmt: skip
+        ),
         "histogram": blocks.histogram([0, 1, 2], [3, 4], unit="bits", log=True),
         "scatter": blocks.scatter(
             [1.0, math.nan], [2.0, 3.0], [7, 8], axes=({"label": "x"}, {"label": "y"})

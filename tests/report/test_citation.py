@@ -58,8 +58,11 @@ def run(tmp_path):
         "sae": {"name": "topk", "d_in": 32, "d_sae": 4096, "k": 8},
         "pair": {"read": ["L1.resid_post"]},
         "corpus": {"name": "hub", "repo": "owner/data"},
-        "tokens": 5000, "epochs": 2, "n_ctx": 64, "seed": 3,
-    }  # fmt: skip
+        "tokens": 5000,
+        "epochs": 2,
+        "n_ctx": 64,
+        "seed": 3,
+    }
     manifest = {
         "kind": "train",
         "model": {"name": "/home/me/secret/tiny", "revision": "abc"},

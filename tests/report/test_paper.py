@@ -67,18 +67,25 @@ def test_ends_stand_with_their_values_and_long_tables_say_what_is_left_out():
 KINDS = [
     blocks.lines(
         [blocks.series(n, [1, 2], [v, 2], [0.5, 1], [3, 4]) for n, v in (("a", 1), ("b", 3))],
-        x=AXES["x"], y=AXES["y"], title="Hidden title",
+        x=AXES["x"],
+        y=AXES["y"],
+        title="Hidden title",
     ),
     blocks.bars(["one", "two"], [1.5, None], unit="nats", title="Hidden title"),
     blocks.histogram([0, 1, 2], [3, 4], unit="u", title="Hidden title"),
     blocks.scatter([1.0, 2.0], [1.0, 3.0], [7, 8], axes=(AXES["x"], AXES["y"])),
     blocks.heatmap(["p", "q"], ["r"], [[1.0, None]], unit="u", signed=True),
     {
-        "kind": "dots", "labels": ["a", "b"], "values": [1.0, None], "low": [0.5, None],
-        "high": [1.5, None], "unit": "u", "marks": [{"name": "floor", "values": [0.1, 0.2]}],
+        "kind": "dots",
+        "labels": ["a", "b"],
+        "values": [1.0, None],
+        "low": [0.5, None],
+        "high": [1.5, None],
+        "unit": "u",
+        "marks": [{"name": "floor", "values": [0.1, 0.2]}],
         "title": "Hidden title",
     },
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("block", KINDS, ids=lambda one: one["kind"])

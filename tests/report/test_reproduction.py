@@ -52,8 +52,13 @@ def test_files_are_compared_but_for_times_and_places(tmp_path):
 def test_words_lose_what_would_be_written_elsewhere():
     words = ["compare", "a", "--out", "x", "--figure=y.svg", "--quiet", "b", "--tokens", "2k"]
     assert without(words, ("--out", "--figure")) == [
-        "compare", "a", "--quiet", "b", "--tokens", "2k",
-    ]  # fmt: skip
+        "compare",
+        "a",
+        "--quiet",
+        "b",
+        "--tokens",
+        "2k",
+    ]
     assert named(words) == ["compare", "a", "b"]
 
 
@@ -199,9 +204,16 @@ def test_an_index_is_made_again_for_the_run_that_it_lies_in(trained, tmp_path):
     write_json(trained / "index" / "index.json", record)
     found = plan_of(trained / "index", out=tmp_path / "new").command
     assert found is not None and found.words == [
-        "index", str(trained), "--tokens", "700", "--split", "train",
-        "--out", str(tmp_path / "new" / "made"), "--quiet",
-    ]  # fmt: skip
+        "index",
+        str(trained),
+        "--tokens",
+        "700",
+        "--split",
+        "train",
+        "--out",
+        str(tmp_path / "new" / "made"),
+        "--quiet",
+    ]
     write_json(tmp_path / "alone" / "index.json", record)
     with pytest.raises(FormatError, match="SAE next to it"):
         plan_of(tmp_path / "alone")
@@ -218,9 +230,13 @@ def test_what_goes_wrong_is_said_and_nothing_is_written_over(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "odd", [{"parts": [1]}, {"command": ["saekit", "truth", "push", "x"]},
-            {"command": ["saekit", "eval", "--", "x", "--out", "y"]}],
-)  # fmt: skip
+    "odd",
+    [
+        {"parts": [1]},
+        {"command": ["saekit", "truth", "push", "x"]},
+        {"command": ["saekit", "eval", "--", "x", "--out", "y"]},
+    ],
+)
 def test_a_manifest_that_somebody_edited_is_refused_and_sends_nothing(odd, tmp_path):
     place = made_by(tmp_path, ["saekit", "compare", "a", "b"], **{"parts": {}})
     record = read_json(place / "comparison.json")

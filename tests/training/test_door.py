@@ -133,8 +133,11 @@ def begun(folder, monkeypatch, words):
 
 def test_what_is_said_of_a_run_that_goes_on_must_be_the_same(base, tmp_path, monkeypatch):
     out = tmp_path / "on"
-    begun(out, monkeypatch, {"site": SITE, "corpus": base / "text.jsonl",
-                             "sae": saekit.TopK(k=4, d_sae=64)})  # fmt: skip
+    begun(
+        out,
+        monkeypatch,
+        {"site": SITE, "corpus": base / "text.jsonl", "sae": saekit.TopK(k=4, d_sae=64)},
+    )
     again = {"out": out, "resume": True, "shown": False}
     for words in ({"tokens": 900}, {"seed": 3}, {"sae": saekit.TopK(k=3)}, {"lr": 0.1}):
         with pytest.raises(ConfigError, match="other settings"):
@@ -216,9 +219,14 @@ def test_what_is_predicted_changes_with_the_word_for_it(base, tmp_path):
 def test_words_replace_single_settings_of_a_whole_run(base, tmp_path):
     file = base / "a/run.json"
     sae = saekit.train(
-        world.model(), run=file, seed=3, tokens=500, out=tmp_path / "o", shown=False,
+        world.model(),
+        run=file,
+        seed=3,
+        tokens=500,
+        out=tmp_path / "o",
+        shown=False,
         **{"sae.k": 2, "optimiser.beta1": 0.8},
-    )  # fmt: skip
+    )
     asked = sae.card.run
     assert (asked["seed"], asked["tokens"], asked["sae"]["k"], asked["n_ctx"]) == (3, 500, 2, 32)
     assert asked["optimiser"]["beta1"] == 0.8

@@ -109,9 +109,17 @@ def write(
         own = dict(map(read_setting, settings or []))
         own |= {} if revision is None else {"revision": revision}
         store = write_cache(
-            model, site=site or None, corpus=corpus, tokens=tokens, precision=precision, out=out,
-            device=device, dtype=dtype, shown=not quiet, **own,
-        )  # fmt: skip
+            model,
+            site=site or None,
+            corpus=corpus,
+            tokens=tokens,
+            precision=precision,
+            out=out,
+            device=device,
+            dtype=dtype,
+            shown=not quiet,
+            **own,
+        )
     folder = store.folder
     lines = [*_lines(store), f"next     saekit train --cache {folder}"]
     return emit(_record(store), as_json=as_json, lines=lines)

@@ -81,9 +81,18 @@ def sweep(
     else:
         building.check_flags(arch or "topk", tokens, epochs)
         words = given(
-            site=site, target=target, fold=fold or None, sae=arch, d_sae=d_sae, k=k, corpus=corpus,
-            tokens=tokens, epochs=epochs, seed=seed, run=one.whole(config, recipe),
-        )  # fmt: skip
+            site=site,
+            target=target,
+            fold=fold or None,
+            sae=arch,
+            d_sae=d_sae,
+            k=k,
+            corpus=corpus,
+            tokens=tokens,
+            epochs=epochs,
+            seed=seed,
+            run=one.whole(config, recipe),
+        )
         own = dict(map(read_setting, settings or [])) | given(revision=revision)
         runs, lm = many.planned(
             model, _values_of(vary or []), words, own, device=device, dtype=dtype, shown=not quiet

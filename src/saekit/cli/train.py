@@ -237,9 +237,19 @@ def train(
         start = None if from_sae is None else started(from_sae)
         check_flags(arch or "topk", tokens, epochs)
         words = given(
-            site=site, target=target, fold=fold or None, sae=arch, d_sae=d_sae, k=k, corpus=corpus,
-            tokens=tokens, epochs=epochs, seed=seed, start=start, run=whole_run,
-        )  # fmt: skip
+            site=site,
+            target=target,
+            fold=fold or None,
+            sae=arch,
+            d_sae=d_sae,
+            k=k,
+            corpus=corpus,
+            tokens=tokens,
+            epochs=epochs,
+            seed=seed,
+            start=start,
+            run=whole_run,
+        )
         own = dict(map(read_setting, settings or [])) | given(revision=revision)
         held = None if cache is None else open_cache(cache, device)
         lm, raw = described(model, words, own, held, device=device, dtype=dtype)

@@ -56,13 +56,17 @@ def identity(subject: Subject) -> str:
         "sae": subject.sae.cfg.to_dict(),
         "model": subject.lm.provenance() if subject.lm else None,
         "ways": [
-            [str(way.read), str(way.write), way.rule.to_dict(),
-             way.write_rule and way.write_rule.to_dict()]
+            [
+                str(way.read),
+                str(way.write),
+                way.rule.to_dict(),
+                way.write_rule and way.write_rule.to_dict(),
+            ]
             for way in subject.ways
         ],
         "window": subject.window,
         "trained": dict(subject.trained),
-    }  # fmt: skip
+    }
     return digest([_json(made_of)])
 
 

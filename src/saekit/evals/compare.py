@@ -297,9 +297,26 @@ def pair_table(
     for row in rows:
         row["words"] = words_of(row, margin, len(known))
     names = (
-        "a", "b", "metric", "l0_a", "l0_b", "at", "value_a", "value_b", "difference", "low", "high",
-        "relative", "p", "p_holm", "least", "seeds", "verdict", "reason", "words",
-    )  # fmt: skip
+        "a",
+        "b",
+        "metric",
+        "l0_a",
+        "l0_b",
+        "at",
+        "value_a",
+        "value_b",
+        "difference",
+        "low",
+        "high",
+        "relative",
+        "p",
+        "p_holm",
+        "least",
+        "seeds",
+        "verdict",
+        "reason",
+        "words",
+    )
     units = {"l0_a": "latents/token", "l0_b": "latents/token"}
     return Table(columns={n: [row[n] for row in rows] for n in names}, units=units)
 
@@ -347,12 +364,22 @@ def _compared(
     placed = alone or not any(math.isnan(at) for at in log_l0.values())
     span = common_range(a, b, log_l0) if placed else None
     row: dict[str, Any] = {
-        "l0_a": mean_l0(a, log_l0), "l0_b": mean_l0(b, log_l0),
-        "at": said_of_range(a, b, span, log_l0), "value_a": None, "value_b": None,
-        "difference": None, "low": None, "high": None, "relative": None,
-        "p": None, "p_holm": None, "least": None, "seeds": 0,
-        "verdict": "inconclusive", "reason": "",
-    }  # fmt: skip
+        "l0_a": mean_l0(a, log_l0),
+        "l0_b": mean_l0(b, log_l0),
+        "at": said_of_range(a, b, span, log_l0),
+        "value_a": None,
+        "value_b": None,
+        "difference": None,
+        "low": None,
+        "high": None,
+        "relative": None,
+        "p": None,
+        "p_holm": None,
+        "least": None,
+        "seeds": 0,
+        "verdict": "inconclusive",
+        "reason": "",
+    }
     if not placed:
         why = "an SAE whose latents are all off at every token has no place on a curve over L0"
         return row | {"verdict": "undefined", "reason": why}
@@ -461,11 +488,17 @@ def lines(found: Comparison) -> list[str]:
     heads = ["a", "b", "metric", "at", "a's", "b's", "difference", "verdict"]
     shown = [
         [
-            row["a"], row["b"], row["metric"], row["at"], number_text(row["value_a"]),
-            number_text(row["value_b"]), difference_text(row), row["verdict"],
+            row["a"],
+            row["b"],
+            row["metric"],
+            row["at"],
+            number_text(row["value_a"]),
+            number_text(row["value_b"]),
+            difference_text(row),
+            row["verdict"],
         ]
         for row in rows
-    ]  # fmt: skip
+    ]
     reasons = dict.fromkeys(row["reason"] for row in rows if row["reason"])
     unsaid = [
         f"{row['metric']} of {row['a']} and {row['b']}: {row['words']}"

@@ -552,13 +552,25 @@ def _row(name: str, of: tuple[str, str], score: Score, result: Outcome) -> dict[
     found = _evidence.validity(eval, label, score.better)
     seconds = result.provenance.get("seconds_each") if isinstance(result, Result) else None
     return {
-        "sae": name, "eval": eval, "score": label, "label": score.label or label,
-        "value": score.value, "low": score.low, "high": score.high, "n": score.n,
-        "unit": score.unit, "better": score.better, "seconds": seconds, "reason": score.reason,
+        "sae": name,
+        "eval": eval,
+        "score": label,
+        "label": score.label or label,
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "n": score.n,
+        "unit": score.unit,
+        "better": score.better,
+        "seconds": seconds,
+        "reason": score.reason,
         "status": "ok" if score.value is not None else "undefined",
-        "detectable": _evidence.detectable(score), "validity": found.value,
-        "validity_low": found.low, "validity_high": found.high, "validity_of": found.said,
-    }  # fmt: skip
+        "detectable": _evidence.detectable(score),
+        "validity": found.value,
+        "validity_low": found.low,
+        "validity_high": found.high,
+        "validity_of": found.said,
+    }
 
 
 def _blank(name: str, eval: str, why: Failed) -> dict[str, Any]:
@@ -572,10 +584,33 @@ def _result(run: _Run, rows: Sequence[Mapping[str, Any]]) -> SuiteResult:
     config = run.config
     each = [f"{part}_{name}" for name in config.floor_names for part in ("floor", "above")]
     names = (
-        "sae", "eval", "score", "label", "value", "low", "high", "n", "unit", "better", "best",
-        "status", "reason", "seconds", *each, "floors_lacking", "reseed", "reseed_n", "detectable",
-        "validity", "validity_low", "validity_high", "validity_of", "ranks", "cautions", "cell",
-    )  # fmt: skip
+        "sae",
+        "eval",
+        "score",
+        "label",
+        "value",
+        "low",
+        "high",
+        "n",
+        "unit",
+        "better",
+        "best",
+        "status",
+        "reason",
+        "seconds",
+        *each,
+        "floors_lacking",
+        "reseed",
+        "reseed_n",
+        "detectable",
+        "validity",
+        "validity_low",
+        "validity_high",
+        "validity_of",
+        "ranks",
+        "cautions",
+        "cell",
+    )
     table = Table(columns={n: [row.get(n) for row in rows] for n in names})
     failures = [
         {key: str(row.get(key, "")) for key in ("sae", "eval", "reason", "trace")}
@@ -617,12 +652,18 @@ def lines(found: SuiteResult) -> list[str]:
             continue
         head = row["eval"] if row["eval"] != last else ""
         last = row["eval"]
-        shown.append([
-            head, row["score"], row["sae"], value_text(row),
-            *(number_text(row[f"floor_{name}"]) for name in names),
-            number_text(row["detectable"]), number_text(row["reseed"]),
-            "" if row["validity"] is None else f"{row['validity']:+.2f}",
-        ])  # fmt: skip
+        shown.append(
+            [
+                head,
+                row["score"],
+                row["sae"],
+                value_text(row),
+                *(number_text(row[f"floor_{name}"]) for name in names),
+                number_text(row["detectable"]),
+                number_text(row["reseed"]),
+                "" if row["validity"] is None else f"{row['validity']:+.2f}",
+            ]
+        )
     heads = ["", "score", "SAE", "value", *names, "tells apart", "over seeds", "validity"]
     out = aligned([heads, *shown]) if shown else []
     for status in ("failed", "skipped"):

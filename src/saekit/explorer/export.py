@@ -293,12 +293,16 @@ def cut(record: dict[str, Any]) -> dict[str, Any]:
         end = min(peak + AROUND[1] + 1, len(one["tokens"]))
         on = [(at, a) for at, a in zip(one["at"], one["acts"], strict=True) if first <= at < end]
         moved = {key: one[key] - first for key in ("peak", "token") if one.get(key) is not None}
-        return one | moved | {
-            "tokens": [number(t) for t in one["tokens"][first:end]],
-            "at": [at - first for at, _ in on],
-            "acts": [act for _, act in on],
-            "start": one["start"] + first,
-        }  # fmt: skip
+        return (
+            one
+            | moved
+            | {
+                "tokens": [number(t) for t in one["tokens"][first:end]],
+                "at": [at - first for at, _ in on],
+                "acts": [act for _, act in on],
+                "start": one["start"] + first,
+            }
+        )
 
     examples = {band: [near(one) for one in some] for band, some in record["examples"].items()}
     found = record | {"examples": examples}

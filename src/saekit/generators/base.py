@@ -217,14 +217,22 @@ def question(  # noqa: PLR0913 - what a request says
     if by.chats:
         messages = (("user", words),) if by.is_small else (("system", system), ("user", words))
         return Request(
-            messages=messages, max_tokens=max_tokens, temperature=0.0, seed=seed, sample=sample,
+            messages=messages,
+            max_tokens=max_tokens,
+            temperature=0.0,
+            seed=seed,
+            sample=sample,
             options=tuple(options) if by.chooses else (),
-        )  # fmt: skip
+        )
     return Request(
-        text=f"{words}\nAnswer:", max_tokens=max_tokens, temperature=0.0, seed=seed,
-        sample=sample, stop=("\n",),
+        text=f"{words}\nAnswer:",
+        max_tokens=max_tokens,
+        temperature=0.0,
+        seed=seed,
+        sample=sample,
+        stop=("\n",),
         options=tuple(f" {option}" for option in options) if by.chooses else (),
-    )  # fmt: skip
+    )
 
 
 registry = Registry[Generator]("generator", package)

@@ -212,8 +212,10 @@ def _choices(
     final = lm.final(tokens)[:, start:]
     after = lm.unembed(final.flatten(0, 1)).float().log_softmax(-1).cpu()
     after = after.view(len(rows), longest, -1)
-    scores = torch.stack([
-        after[i if longest > 1 else 0, range(len(answer)), list(answer)].double().sum()
-        for i, answer in enumerate(ids)
-    ])  # fmt: skip
+    scores = torch.stack(
+        [
+            after[i if longest > 1 else 0, range(len(answer)), list(answer)].double().sum()
+            for i, answer in enumerate(ids)
+        ]
+    )
     return dict(zip(options, scores.log_softmax(0).tolist(), strict=True))

@@ -271,8 +271,11 @@ def _with_k(sae: Any, cfg: SAEConfig, k: int) -> SAEConfig:
         )
     if "anneal" in {f.name for f in dataclasses.fields(cfg)}:
         changed["anneal"] = 0.0
-    sae.cfg = type(cfg).from_dict(cfg.to_dict() | {
-        name: value.to_dict() if isinstance(value, SAEConfig) else value
-        for name, value in changed.items()
-    })  # fmt: skip
+    sae.cfg = type(cfg).from_dict(
+        cfg.to_dict()
+        | {
+            name: value.to_dict() if isinstance(value, SAEConfig) else value
+            for name, value in changed.items()
+        }
+    )
     return sae.cfg

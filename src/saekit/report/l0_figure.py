@@ -102,11 +102,22 @@ def _group(at: Any, saes: Table, of: tuple[str, str], place: tuple[int, float]) 
     rows = [r for r in saes.rows() if r["group"] == group and None not in (r["l0"], r[metric])]
     points = curve(saes, group, metric)
     at.plot([aside * p[0] for p in points], [p[1] for p in points], color=colour, linewidth=1)
-    at.plot([aside * r["l0"] for r in rows], [r[metric] for r in rows], mark, markersize=4,
-            color=colour, label=group)  # fmt: skip
+    at.plot(
+        [aside * r["l0"] for r in rows],
+        [r[metric] for r in rows],
+        mark,
+        markersize=4,
+        color=colour,
+        label=group,
+    )
     known = [r for r in rows if r[f"{metric}_low"] is not None]
-    at.vlines([aside * r["l0"] for r in known], [r[f"{metric}_low"] for r in known],
-              [r[f"{metric}_high"] for r in known], color=colour, linewidth=1)  # fmt: skip
+    at.vlines(
+        [aside * r["l0"] for r in known],
+        [r[f"{metric}_low"] for r in known],
+        [r[f"{metric}_high"] for r in known],
+        color=colour,
+        linewidth=1,
+    )
 
 
 def _plain_ticks(at: Any, l0: Sequence[float]) -> None:

@@ -46,16 +46,28 @@ def draw(rows: Table, path: Path) -> Path:
 def _panel(at: Any, rows: list[dict[str, Any]], floors: list[str]) -> None:
     """Draw the SAEs of one score, the first at the top."""
     places = list(range(len(rows)))
-    at.plot([r["value"] for r in rows], places, "o", markersize=4, color=style.COLOURS[0],
-            label="SAE")  # fmt: skip
+    at.plot(
+        [r["value"] for r in rows], places, "o", markersize=4, color=style.COLOURS[0], label="SAE"
+    )
     ends = [(r["low"], r["high"], y) for y, r in enumerate(rows) if r["low"] is not None]
-    at.hlines([y for *_, y in ends], [a for a, _, _ in ends], [b for _, b, _ in ends],
-              color=style.COLOURS[0], linewidth=1)  # fmt: skip
+    at.hlines(
+        [y for *_, y in ends],
+        [a for a, _, _ in ends],
+        [b for _, b, _ in ends],
+        color=style.COLOURS[0],
+        linewidth=1,
+    )
     for name, colour in zip(floors, style.COLOURS[1:], strict=False):
         there = [(r[name], y) for y, r in enumerate(rows) if r[name] is not None]
         label = name.removeprefix("floor_")
-        at.plot([x for x, _ in there], [y for _, y in there], "|", markersize=10, color=colour,
-                label=label)  # fmt: skip
+        at.plot(
+            [x for x, _ in there],
+            [y for _, y in there],
+            "|",
+            markersize=10,
+            color=colour,
+            label=label,
+        )
     drawn = {r[one] for r in rows for one in ("value", "low", "high", *floors)} - {None}
     if len(drawn) == 1:  # an axis of its own would end at shares below 0
         at.set_xticks([*drawn])

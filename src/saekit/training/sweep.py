@@ -133,9 +133,16 @@ def sweep(  # noqa: PLR0913 - the words of `saekit sweep`
         DataError: the text is shorter than `tokens`, or activations are not finite.
     """
     words = given(
-        site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
-        tokens=tokens, epochs=epochs, seed=seed, run=run,
-    )  # fmt: skip
+        site=names_of(site),
+        target=names_of(target),
+        fold=fold or None,
+        sae=sae,
+        corpus=corpus,
+        tokens=tokens,
+        epochs=epochs,
+        seed=seed,
+        run=run,
+    )
     check_words(lm, words, settings, device=device, dtype=dtype)
     described_by_words = bool(words or settings or vary)
     if runs is not None or (resume and not described_by_words):
@@ -255,8 +262,12 @@ def write_commands(
         device: where the commands load the model.
         dtype: its number format.
     """
-    more = [word for option, value in (("--device", device), ("--dtype", dtype))
-            if value != "auto" for word in (option, value)]  # fmt: skip
+    more = [
+        word
+        for option, value in (("--device", device), ("--dtype", dtype))
+        if value != "auto"
+        for word in (option, value)
+    ]
     commands = []
     for name, run in runs.items():
         file = folder / f"{name}.json"

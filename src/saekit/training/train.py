@@ -117,10 +117,17 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
     if resume and out is None:
         raise ConfigError("Name the folder of the run to go on with: out=.")
     words = given(
-        site=names_of(site), target=names_of(target), fold=fold or None, sae=sae, corpus=corpus,
-        tokens=tokens, epochs=epochs, seed=seed, run=run,
+        site=names_of(site),
+        target=names_of(target),
+        fold=fold or None,
+        sae=sae,
+        corpus=corpus,
+        tokens=tokens,
+        epochs=epochs,
+        seed=seed,
+        run=run,
         start=None if start_from is None else _start_of(start_from),
-    )  # fmt: skip
+    )
     store = cache.folder if isinstance(cache, Store) else cache
     held = None if store is None else place_of("cache", store)
     check_words(lm, words, settings, cached=held is not None, device=device, dtype=dtype)
@@ -267,9 +274,8 @@ def _begun_from(
             f"Leave it out."
         )
     own = settings_of(
-        start, normalise or Run.normalise,
-        read=words.get("site", ()), write=words.get("target", ()),
-    )  # fmt: skip
+        start, normalise or Run.normalise, read=words.get("site", ()), write=words.get("target", ())
+    )
     if held is not None:
         model: LanguageModel = held
     elif lm is None:

@@ -8,8 +8,17 @@ from saekit.core.stats.agreement import kappa
 
 def test_kappa_of_a_table_from_the_literature():
     # Cohen 1960, table 1 in proportions of 200: kappa = (0.29 - 0.41) ... by hand below.
-    table = {("a", "a"): 88, ("a", "b"): 14, ("a", "c"): 18, ("b", "a"): 10, ("b", "b"): 40,
-             ("b", "c"): 10, ("c", "a"): 2, ("c", "b"): 6, ("c", "c"): 12}  # fmt: skip
+    table = {
+        ("a", "a"): 88,
+        ("a", "b"): 14,
+        ("a", "c"): 18,
+        ("b", "a"): 10,
+        ("b", "b"): 40,
+        ("b", "c"): 10,
+        ("c", "a"): 2,
+        ("c", "b"): 6,
+        ("c", "c"): 12,
+    }
     one = [a for (a, _), n in table.items() for _ in range(n)]
     other = [b for (_, b), n in table.items() for _ in range(n)]
     found = kappa(one, other)

@@ -81,9 +81,7 @@ def test_latents_that_are_the_attributes_swap_one_and_leave_the_other():
 
 
 def test_prompts_end_where_answers_differ_and_leave_out_what_cannot_be_asked():
-    facts = Facts(
-        ["ab", "cd", "ef"], {"x": ["red", "blue", ""]}, {"x": "The colour of {} is"}, {}
-    )  # fmt: skip
+    facts = Facts(["ab", "cd", "ef"], {"x": ["red", "blue", ""]}, {"x": "The colour of {} is"}, {})
     asked = prompts_of(facts, tiny(), Shape(32, 256))["x"]
     row = asked.rows.tokens[0].tolist()
     assert bytes(row[1:]).decode() == "The colour of ab is " and row[0] == 256
@@ -140,6 +138,9 @@ def test_countries():
     found = facts_of("countries")
     france = {k: v[found.entities.index("France")] for k, v in found.answers.items()}
     assert france == {
-        "capital": "Paris", "continent": "Europe", "language": "French", "currency": "euro"
-    }  # fmt: skip
+        "capital": "Paris",
+        "continent": "Europe",
+        "language": "French",
+        "currency": "euro",
+    }
     assert len(found.entities) > 150 and all(found.answers["capital"])

@@ -29,12 +29,23 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("2", 2), (" 1.", 1), ("Rating: [[0]]", 0), ("**2** - plainly so", 2), ("2/2", 2),
-        ("score 1 out of 2", 1), ("1.5", None), ("0, 1 or 2", None), ("0 to 2", None),
-        ("3", None), ("20", None), ("2/5", None), ("I would say 2", None), ("", None),
+        ("2", 2),
+        (" 1.", 1),
+        ("Rating: [[0]]", 0),
+        ("**2** - plainly so", 2),
+        ("2/2", 2),
+        ("score 1 out of 2", 1),
+        ("1.5", None),
+        ("0, 1 or 2", None),
+        ("0 to 2", None),
+        ("3", None),
+        ("20", None),
+        ("2/5", None),
+        ("I would say 2", None),
+        ("", None),
         ("1st", None),
     ],
-)  # fmt: skip
+)
 def test_a_reply_is_a_rating_or_none(text, value):
     assert lm_judge.rating(Reply(text=text), graded=False) == value
 
@@ -161,12 +172,15 @@ def test_a_judge_that_reads_finds_the_steered_texts_and_agrees_with_the_classifi
         every = " ".join(" ".join(e.text.split()) for e in texts.train if e.label == c)
         Reader.counts[name] = Counter(every)
     x = [
-        torch.cat([
-            lm.read(torch.tensor([lm.tokenizer.encode(e.text)[0]]), SITE)[0]
-            for e in texts.train if e.label == c
-        ])
+        torch.cat(
+            [
+                lm.read(torch.tensor([lm.tokenizer.encode(e.text)[0]]), SITE)[0]
+                for e in texts.train
+                if e.label == c
+            ]
+        )
         for c in (0, 1)
-    ]  # fmt: skip
+    ]
     gap, middle = x[1].mean(0) - x[0].mean(0), (x[0].mean(0) + x[1].mean(0)) / 2
     planted = own._replace(sae=Planted(gap, middle, vector))
     asked = LMJudge(Reader(), Limits())

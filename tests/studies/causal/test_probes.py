@@ -148,9 +148,7 @@ def test_what_is_no_pair_or_no_autoencoder_is_refused(tmp_path):
 def test_curves_hold_every_number(tmp_path):
     results = {"bytes": [tpp(labelled(tmp_path, THREE), latents=(1, 3))]}
     table = curves.table(results)
-    assert len(table) == 2 * 4 and set(table.columns["of"]) == {
-        "sae", "random", "untrained", "pca"
-    }  # fmt: skip
+    assert len(table) == 2 * 4 and set(table.columns["of"]) == {"sae", "random", "untrained", "pca"}
     curves.draw(results, tmp_path / "curves.svg")
     assert (tmp_path / "curves.csv").read_text().count("planted") == 8
     assert json.dumps(results["bytes"][0].details)

@@ -19,9 +19,15 @@ from tests.evals.world import SITE, mirror, subject, tools
 from tests.studies.faithful.world import TableConfig
 
 SMALL = Steering(
-    tasks=("code_or_prose",), strengths=(0.01, 1.0), n_prompts=8, n_new=20, folds=2, n_draws=50,
-    temperature=0.3, most_cost=20.0,
-)  # fmt: skip
+    tasks=("code_or_prose",),
+    strengths=(0.01, 1.0),
+    n_prompts=8,
+    n_new=20,
+    folds=2,
+    n_draws=50,
+    temperature=0.3,
+    most_cost=20.0,
+)
 
 
 class Latin(ByteTokenizer):
@@ -92,12 +98,15 @@ def test_the_latent_that_made_a_class_makes_it_again(monkeypatch):
     lm, own, texts, vector = made()
     monkeypatch.setattr(steering, "open_task", lambda word, source: _Given(texts))
     x = {
-        c: torch.cat([
-            lm.read(torch.tensor([lm.tokenizer.encode(e.text)[0]]), SITE)[0]
-            for e in texts.train if e.label == c
-        ])
+        c: torch.cat(
+            [
+                lm.read(torch.tensor([lm.tokenizer.encode(e.text)[0]]), SITE)[0]
+                for e in texts.train
+                if e.label == c
+            ]
+        )
         for c in (0, 1)
-    }  # fmt: skip
+    }
     gap, middle = x[1].mean(0) - x[0].mean(0), (x[0].mean(0) + x[1].mean(0)) / 2
     planted = own._replace(sae=Planted(gap, middle, vector))
     found = SMALL.run(planted, tools())

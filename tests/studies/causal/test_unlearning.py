@@ -19,15 +19,22 @@ MARK = ord("#")
 def files(folder):
     (folder / "forget").mkdir()
     (folder / "retain").mkdir()
-    return [labelled(folder / name, [mark], n=60) for name, mark in
-            (("forget", "####"), ("retain", ""))]  # fmt: skip
+    return [
+        labelled(folder / name, [mark], n=60) for name, mark in (("forget", "####"), ("retain", ""))
+    ]
 
 
 def run(forget, retain, **changes):
     settings = {
-        "forget": (forget,), "retain": (retain,), "latents": (1,), "multipliers": (3.0,),
-        "shares": (0.01,), "n_train": 20, "n_test": 3, "most_harm": 0.1,
-    }  # fmt: skip
+        "forget": (forget,),
+        "retain": (retain,),
+        "latents": (1,),
+        "multipliers": (3.0,),
+        "shares": (0.01,),
+        "n_train": 20,
+        "n_test": 3,
+        "most_harm": 0.1,
+    }
     return Unlearning(**(settings | changes)).run(subject(), tools())
 
 

@@ -12,9 +12,13 @@ from saekit.studies.sensitivity.examples import ExampleConfig
 from tests import letters
 
 CFG = Explain(
-    n_latents=3, tokens=6000, tests=6, steered=0, most_words=12,
+    n_latents=3,
+    tokens=6000,
+    tests=6,
+    steered=0,
+    most_words=12,
     examples=ExampleConfig(around=6, top=4, weighted=2, spare=3, random=40, least_count=3),
-)  # fmt: skip
+)
 
 
 def test_a_plan_counts_at_least_the_requests_of_the_run_that_follows(tmp_path):

@@ -94,13 +94,18 @@ def test_export_and_import_give_the_same_verdicts(explained, tmp_path):
 @pytest.mark.parametrize(
     "raw",
     [
-        {}, {"format": "saekit.ratings", "version": 1, "task": "dance"},
+        {},
+        {"format": "saekit.ratings", "version": 1, "task": "dance"},
         {"format": "saekit.ratings", "version": 1, "task": "labels"},
         {"format": "saekit.ratings", "version": 1, "task": "labels", "verdicts": [3]},
-        {"format": "saekit.ratings", "version": 1, "task": "labels",
-         "verdicts": [{"key": "a", "verdict": "maybe"}]},
+        {
+            "format": "saekit.ratings",
+            "version": 1,
+            "task": "labels",
+            "verdicts": [{"key": "a", "verdict": "maybe"}],
+        },
     ],
-)  # fmt: skip
+)
 def test_a_file_of_something_else_is_refused(raw, tmp_path):
     path = tmp_path / "x.json"
     write_json(path, raw)

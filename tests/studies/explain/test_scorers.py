@@ -15,9 +15,7 @@ from tests.studies.explain.oracle import Oracle
 
 CASE = case(0, "zq", n=12)
 RIGHT, HALF, WRONG = "letters zq", "letters z", "letters x"
-JUDGES = {
-    "small": Oracle(), "several": Oracle(small=False), "chooses": Oracle(chooses_=True),
-}  # fmt: skip
+JUDGES = {"small": Oracle(), "several": Oracle(small=False), "chooses": Oracle(chooses_=True)}
 ALL = {0: RIGHT, 1: "letters x", 2: "letters k", 3: "letters j", 4: "letters v"}
 
 

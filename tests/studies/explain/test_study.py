@@ -22,11 +22,15 @@ from tests.studies.explain.made import embed
 from tests.studies.explain.oracle import Oracle
 
 CFG = Explain(
-    n_latents=3, tokens=12000, steered=1, steered_tokens=4, tests=12,
+    n_latents=3,
+    tokens=12000,
+    steered=1,
+    steered_tokens=4,
+    tests=12,
     examples=ExampleConfig(
         around=6, top=6, weighted=2, spare=4, negatives=10, random=60, least_count=3
     ),
-)  # fmt: skip
+)
 # What the oracle says of a latent, by its marked or its frequent letter.
 RIGHT = Oracle(
     small=False, explains=(("{{z}}", "letters z"), ("{{q}}", "letters q"), ("", "letters e"))

@@ -146,10 +146,15 @@ def test_the_command_prints_it(capsys):
 @pytest.mark.parametrize(
     "cell",
     [
-        {"data": 5}, {"model": ["m"]}, {"scores": [1]}, {"scores": None}, {"scores": {}},
-        {"scores": {"sae_acc": 10**400}}, {"written_by": 4},
+        {"data": 5},
+        {"model": ["m"]},
+        {"scores": [1]},
+        {"scores": None},
+        {"scores": {}},
+        {"scores": {"sae_acc": 10**400}},
+        {"written_by": 4},
     ],
-)  # fmt: skip
+)
 def test_cells_that_are_not_of_names_and_numbers_are_refused(tmp_path, cell):
     whole = {"model": "m", "data": "d", "task": "t", "scores": {"sae_acc": 0.5}}
     path = tmp_path / "cells.json"

@@ -46,10 +46,12 @@ def held_by_fakes(sequences, mean, spread, together):
             fakes.count(
                 Units(draw(sequences), torch.ones(sequences)),
                 Units(draw(sequences), torch.ones(sequences)),
-                0.05, 200, repetition,
+                0.05,
+                200,
+                repetition,
             )
             for draw in (one, other)
-        ]  # fmt: skip
+        ]
         a, b = counted
         for what in ("fake", "excess"):
             both = (

@@ -87,8 +87,14 @@ def test_a_map_keeps_groups_apart_and_says_what_is_missing(tmp_path, monkeypatch
     near[5] = 0  # of length 0: left out
     placed = dictionary_map.table({"a": near}, "pca", clusters=2)
     assert len(placed) == 39 and 5 not in placed.columns["latent"]
-    by = {c: {int(i >= 20) for i, k in zip(placed.columns["latent"], placed.columns["cluster"],
-          strict=True) if k == c} for c in (0, 1)}  # fmt: skip
+    by = {
+        c: {
+            int(i >= 20)
+            for i, k in zip(placed.columns["latent"], placed.columns["cluster"], strict=True)
+            if k == c
+        }
+        for c in (0, 1)
+    }
     assert sorted(map(tuple, by.values())) == [(0,), (1,)]
     assert len(dictionary_map.table({"a": near, "b": near}, "tsne", most=15, clusters=2)) == 30
     dictionary_map.draw(placed, "pca", tmp_path / "map.svg")

@@ -223,9 +223,10 @@ def test_damaged_weights_and_what_fits_nowhere_are_refused_and_no_batch_moves_th
     rates = [[r.scores[f"uniform_tokens/{w}_untrained"] for w in ("fake", "excess")] for r in made]
     assert rates[0] == rates[1] == rates[2]
     for wrong, error in (
-        ({"seq_len": 1}, ConfigError), ({"n_seqs": 10**12}, ResourceError),
+        ({"seq_len": 1}, ConfigError),
+        ({"n_seqs": 10**12}, ResourceError),
         ({"n_draws": 10**13}, ResourceError),
-    ):  # fmt: skip
+    ):
         with pytest.raises(error):
             dataclasses.replace(config, **wrong).run(subject(sae), tools())
     with torch.no_grad():

@@ -179,8 +179,10 @@ def test_what_cannot_be_run(tmp_path):
 
 
 def test_a_beginning_that_lacks_a_class_is_refused_before_any_pass(tmp_path):
-    lines = [json.dumps({"text": f"one two three four {i} x{i} y{i}", "label": int(i % 25 == 0)})
-             for i in range(400)]  # fmt: skip
+    lines = [
+        json.dumps({"text": f"one two three four {i} x{i} y{i}", "label": int(i % 25 == 0)})
+        for i in range(400)
+    ]
     path = tmp_path / "rare.jsonl"
     path.write_text("\n".join(lines))
     few = dataclasses.replace(SMALL, tasks=(str(path),), n_train=10)

@@ -230,8 +230,9 @@ def test_saes_of_two_sites_are_refused():
 def test_one_sae_under_two_names_is_said_and_one_that_is_dead_leaves_scores_undefined():
     lm = tiny()
     config = SeedStability(n_tokens=256, n_effects=0)
-    saes = [TopK(d_in=32, d_out=32, d_sae=32, k=4).build(torch.Generator().manual_seed(0))
-            for _ in "ab"]  # fmt: skip
+    saes = [
+        TopK(d_in=32, d_out=32, d_sae=32, k=4).build(torch.Generator().manual_seed(0)) for _ in "ab"
+    ]
     both = [subject(sae, lm)._replace(name=name) for sae, name in zip(saes, "ab", strict=True)]
     found = config.run_together(both, tools())
     assert "a and b have the same weights" in found.provenance["notes"][0]

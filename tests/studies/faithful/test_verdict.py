@@ -52,8 +52,13 @@ def test_scores_estimated_apart_are_compared_by_their_intervals():
     assert found.high == pytest.approx(0.3 + math.hypot(0.2, 0.1))
     # Ends that are uneven: p is below 5 % where the interval does not hold 0, and only there.
     for gap, sure in ((0.12, True), (0.11, False)):
-        near = verdict.apart("x", one, Score(value=0.5 - gap, low=0, high=0.5 - gap + 0.05, n=9,
-                                             unit="share", better="higher"))  # fmt: skip
+        near = verdict.apart(
+            "x",
+            one,
+            Score(
+                value=0.5 - gap, low=0, high=0.5 - gap + 0.05, n=9, unit="share", better="higher"
+            ),
+        )
         assert (near.low > 0) == (near.p < 0.05) == sure
     lost = Score(value=None, n=0, unit="share", better="higher", reason="no living latent")
     assert verdict.apart("x", one, lost).note == "no living latent"
@@ -66,10 +71,14 @@ def test_the_table_calls_better_what_holds_over_all_rows():
         ends = None if p is None else 0.1
         return Evidence(score, 1.0, 1.0 - difference, difference, ends, ends, p, better)
 
-    evidence = {"b": [
-        line("up", 0.5, 0.001, "higher"), line("down", 0.5, 0.001, "lower"),
-        line("weak", 0.5, 0.03, "higher"), line("none", 0.5, None, "higher"),
-    ]}  # fmt: skip
+    evidence = {
+        "b": [
+            line("up", 0.5, 0.001, "higher"),
+            line("down", 0.5, 0.001, "lower"),
+            line("weak", 0.5, 0.03, "higher"),
+            line("none", 0.5, None, "higher"),
+        ]
+    }
     found = verdict.table("a", evidence)
     assert found.columns["verdict"] == ["a better", "b better", "a better", "no interval"]
     evidence["c"] = [line("weak", 0.5, 0.03, "higher")]

@@ -197,8 +197,17 @@ def test_the_page_of_autocorrelation(autocorr, latents):
 
 def test_the_page_of_a_depth_run_draws_every_site(run, tmp_path):
     sizes = ["--n-ctx", "12", "--set", "windows=8", "--null", "random"]
-    call("locality", "depth", run, "--corpus", run.parent / "text.jsonl", *sizes, "--out",
-         tmp_path / "depth", "--quiet")  # fmt: skip
+    call(
+        "locality",
+        "depth",
+        run,
+        "--corpus",
+        run.parent / "text.jsonl",
+        *sizes,
+        "--out",
+        tmp_path / "depth",
+        "--quiet",
+    )
     found = page(tmp_path / "depth")
     assert found["kind"] == "locality_depth"
     lines = next(b for b in found["blocks"] if b["kind"] == "lines")
@@ -206,15 +215,29 @@ def test_the_page_of_a_depth_run_draws_every_site(run, tmp_path):
     score = made["scores"]["L1.resid_post/entropy_bits_mean_over_windows"]
     series = lines["series"][0]
     assert (series["y"], series["low"], series["high"]) == (
-        [score["value"]], [score["low"]], [score["high"]]
-    )  # fmt: skip
+        [score["value"]],
+        [score["low"]],
+        [score["high"]],
+    )
     assert any(s["name"].startswith("null: random") for s in lines["series"])
 
 
 def test_the_page_of_a_context_run_draws_every_length(run, tmp_path):
     (tmp_path / "prompt.txt").write_text("the cat sat on the mat and then ran quickly " * 8)
-    call("locality", "context", run, "--prompt", tmp_path / "prompt.txt", "--n-ctx", "40",
-         "--set", "step=16", "--out", tmp_path / "context", "--quiet")  # fmt: skip
+    call(
+        "locality",
+        "context",
+        run,
+        "--prompt",
+        tmp_path / "prompt.txt",
+        "--n-ctx",
+        "40",
+        "--set",
+        "step=16",
+        "--out",
+        tmp_path / "context",
+        "--quiet",
+    )
     found = page(tmp_path / "context")
     assert found["kind"] == "locality_context"
     lines = next(b for b in found["blocks"] if b["kind"] == "lines")
@@ -224,8 +247,19 @@ def test_the_page_of_a_context_run_draws_every_length(run, tmp_path):
 
 
 def test_the_page_of_geometry(run, events, tmp_path):
-    call("locality", "geometry", events, "--sae", run, "--out", tmp_path / "geometry",
-         "--least-events", "1", "--no-figures", "--quiet")  # fmt: skip
+    call(
+        "locality",
+        "geometry",
+        events,
+        "--sae",
+        run,
+        "--out",
+        tmp_path / "geometry",
+        "--least-events",
+        "1",
+        "--no-figures",
+        "--quiet",
+    )
     found = page(tmp_path / "geometry")
     assert found["kind"] == "locality_geometry" and found["blocks"][0]["facts"][0][1] == 5
 

@@ -22,9 +22,14 @@ pytestmark = [
 ]
 FAULTS = ["429 0.01", "429", "500", "503", "408", "malformed", "truncated", "empty", "reset"]
 SETS = (
-    "texts=4", "rounds=2", "examples.around=4", "examples.least_count=3", "examples.random=20",
-    "examples.top=4", "examples.weighted=2",
-)  # fmt: skip
+    "texts=4",
+    "rounds=2",
+    "examples.around=4",
+    "examples.least_count=3",
+    "examples.random=20",
+    "examples.top=4",
+    "examples.weighted=2",
+)
 
 
 @pytest.fixture(scope="module")

@@ -51,14 +51,21 @@ def test_several_saes_stand_on_one_figure_by_l0_and_by_width(tmp_path):
     results = {}
     for name, (l0, d_sae, value) in runs.items():
         one = Score(
-            value=value, low=value - 0.1, high=value + 0.2, n=9, unit="share of texts",
+            value=value,
+            low=value - 0.1,
+            high=value + 0.2,
+            n=9,
+            unit="share of texts",
             better="higher",
-        )  # fmt: skip
+        )
         kept = dataclasses.replace(one, value=0.5)
         results[name] = Result(
-            name="sensitivity", version=1, config={}, scores={"sensitivity": one, "kept": kept},
+            name="sensitivity",
+            version=1,
+            config={},
+            scores={"sensitivity": one, "kept": kept},
             details={"l0": l0, "d_sae": d_sae},
-        )  # fmt: skip
+        )
     against_sparsity.draw(results, tmp_path / "f.svg")
     rows = list(table_files.rows(tmp_path / "f.csv"))
     assert [(r["run"], float(r["l0"]), int(r["d_sae"])) for r in rows] == [

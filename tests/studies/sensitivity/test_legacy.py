@@ -114,10 +114,14 @@ def test_a_published_file_is_read_with_what_it_lost_counted(tmp_path):
     assert second.text == "b zz if (x << 2)\nend" and second.marked == [(2, 3), (3, 4)]
     assert third.top_act == 1.0 and third.marked == []
     assert {k: v for k, v in found.defects.items() if v} == {
-        "latents without a table": 1, "latents without a log": 1, "texts with a bar": 1,
-        "texts with lost bytes": 1, "texts with ambiguous marks": 1, "texts without a mark": 1,
+        "latents without a table": 1,
+        "latents without a log": 1,
+        "texts with a bar": 1,
+        "texts with lost bytes": 1,
+        "texts with ambiguous marks": 1,
+        "texts without a mark": 1,
         "texts whose ends lost their spaces": 3,
-    }  # fmt: skip
+    }
     for wrong in ({}, {"eval_result_unstructured": {"0": {"logs": "no table"}}}):
         path.write_text(json.dumps(wrong))
         with pytest.raises(FormatError, match="automatic interpretation|no table of examples"):

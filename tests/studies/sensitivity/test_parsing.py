@@ -84,13 +84,17 @@ def test_what_is_of_no_use_is_named_and_only_the_wanted_number_is_used():
 
 def test_what_small_models_say_in_place_of_a_passage_is_no_text():
     about = [
-        "I would write:", "The original passage:", "I'm ready to assist you with that.",
-        "You're an AI assistant for text re-writing.", "This passage is:",
-    ]  # fmt: skip
+        "I would write:",
+        "The original passage:",
+        "I'm ready to assist you with that.",
+        "You're an AI assistant for text re-writing.",
+        "This passage is:",
+    ]
     texts = [
-        "I am a baker and my bread is the best in town", "You are the one that we all want here",
+        "I am a baker and my bread is the best in town",
+        "You are the one that we all want here",
         "He had three things with him: a hat and a map and bread",
-    ]  # fmt: skip
+    ]
     assert {t.verdict for t in judged(about, [], 9)} == {"about it"}
     assert {t.verdict for t in judged(texts, [], 9)} == {"usable"}
 

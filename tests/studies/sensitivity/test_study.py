@@ -86,9 +86,7 @@ def test_dead_latents_and_refusals_are_counted(lm, detector, text, tmp_path):
 def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector, text, tmp_path):
     whole = measure(detector, lm, script(*HALF), tmp_path / "whole", CFG, text=text)
     cut = tmp_path / "cut"
-    part = measure(
-        detector, lm, script(*HALF), cut, CFG, text=text, limits=Limits(requests=1)
-    )  # fmt: skip
+    part = measure(detector, lm, script(*HALF), cut, CFG, text=text, limits=Limits(requests=1))
     assert part.stopped == "budget" and part.latents.columns["status"].count("ok") == 1
     again = measure(detector, lm, script(*HALF), cut, CFG, text=text)
     assert not again.stopped and again.latents == whole.latents
@@ -97,9 +95,7 @@ def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector,
     keys = [x["key"] for x in lines if x["kind"] == "reply"]
     assert len(keys) == len(set(keys)) == 3
     with pytest.raises(ConfigError, match=r"holds a run with another sensitivity \(texts\)\."):
-        measure(
-            detector, lm, script(*HALF), cut, dataclasses.replace(CFG, texts=5), text=text
-        )  # fmt: skip
+        measure(detector, lm, script(*HALF), cut, dataclasses.replace(CFG, texts=5), text=text)
     with pytest.raises(ConfigError, match="another generator"):
         measure(detector, lm, script(*NONE), cut, CFG, text=text)
 
@@ -107,9 +103,14 @@ def test_a_run_goes_on_where_it_stopped_and_asks_for_nothing_twice(lm, detector,
 def test_every_table_is_the_same_as_csv_and_as_parquet(lm, detector, text, tmp_path):
     run = tmp_path / "s"
     found = measure(
-        detector, lm, script(*HALF, "I cannot help with that"), run, CFG, text=text,
+        detector,
+        lm,
+        script(*HALF, "I cannot help with that"),
+        run,
+        CFG,
+        text=text,
         limits=Limits(usd_in=1.0, usd_out=2.0),
-    )  # fmt: skip
+    )
     made = read_object(run / "manifest.json")
     csvs = sorted(p.stem for p in run.glob("*.csv"))
     assert len(csvs) == 7 and sorted(p.stem for p in run.glob("parquet/*")) == csvs
@@ -167,9 +168,7 @@ def test_a_local_model_writes_the_same_text_again(lm, detector, text, tmp_path):
     save_tiny(tiny_folder)
     local = Local(model=str(tiny_folder))
     cfg = dataclasses.replace(CFG, texts=2, rounds=1, tokens=3000)
-    runs = [
-        measure(detector, lm, local, tmp_path / n, cfg, text=text, latents=[0]) for n in "ab"
-    ]  # fmt: skip
+    runs = [measure(detector, lm, local, tmp_path / n, cfg, text=text, latents=[0]) for n in "ab"]
     assert runs[0].texts == runs[1].texts and len(runs[0].texts[0]) == 2
     assert "chat" in runs[0].result.config["generator"]
 
@@ -197,8 +196,9 @@ def test_floors_are_saes_that_learned_nothing(lm, detector, text, tmp_path):
     assert made["random_encoder"]["l0"] == max(1, round(found.result.details["l0"]))
     table = (tmp_path / "s/summary.csv").read_text()
     assert [line.split(",")[0] for line in table.splitlines()[1:]] == [
-        "this SAE", *(name.replace("_", " ") for name in floors.NAMES)
-    ]  # fmt: skip
+        "this SAE",
+        *(name.replace("_", " ") for name in floors.NAMES),
+    ]
 
 
 def test_a_run_with_a_frozen_decoder_beside_it_is_found(detector, tmp_path):
@@ -206,9 +206,10 @@ def test_a_run_with_a_frozen_decoder_beside_it_is_found(detector, tmp_path):
     sae = dataclasses.replace(detector, card=card)
     for name, half, d_sae in (("a", "encoder", 4), ("b", "decoder", 8), ("c", "decoder", 4)):
         run = {
-            "model": "m", "pair": {"read": ["embed"]},
+            "model": "m",
+            "pair": {"read": ["embed"]},
             "sae": {"name": "frozen", "half": half, "d_sae": d_sae},
-        }  # fmt: skip
+        }
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(json.dumps(run))
     assert floors.sibling(tmp_path / "mine", sae) == tmp_path / "c"

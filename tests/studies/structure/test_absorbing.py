@@ -45,9 +45,7 @@ class Planted:
         self.x = eye[self.letters] + has[:, None] * eye[place]
         self.x[:, -30:] = 0.05 * torch.randn(n, 30, generator=g)
         order = torch.randperm(n, generator=g)
-        self.x, self.letters, self.group = (
-            self.x[order], self.letters[order], self.group[order]
-        )  # fmt: skip
+        self.x, self.letters, self.group = (self.x[order], self.letters[order], self.group[order])
         n_latents = N_LETTERS * (1 + GROUPS)
         self.sae = ReLU(d_in=D, d_out=D, d_sae=n_latents, decoder="free").build(g)
         enc, dec = torch.zeros(n_latents, D), torch.zeros(n_latents, D)
@@ -245,8 +243,10 @@ def test_words_are_read_up_to_their_last_token_after_the_same_examples():
     known = own_words(["apple", "Bee", "cat", "dog", "eel", "fox"], lm)
     split = drawn(known, None, 2, 0.25, 0)
     words = asked(lm, known, split, "The word{word} begins with:", 256)
-    lm_text = [lm.tokenizer.decode(row[: int(at) + 1].tolist()) for row, at in
-               zip(words.rows, words.last, strict=True)]  # fmt: skip
+    lm_text = [
+        lm.tokenizer.decode(row[: int(at) + 1].tolist())
+        for row, at in zip(words.rows, words.last, strict=True)
+    ]
     lines = "".join(f"The word {w} begins with: {w[0].upper()}\n" for w in words.examples)
     assert lm_text == [f"<bos>{lines}The word {w}" for w in words.words]
     assert sorted([*words.words, *words.examples]) == sorted(known) and words.n_train == 3

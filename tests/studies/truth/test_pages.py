@@ -20,17 +20,51 @@ def call(*words):
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
     base = tmp_path_factory.mktemp("truth pages")
-    call("truth", "make", "--set", "n_features=16", "--set", "d_model=8", "--set",
-         "firing.name=constant", "--set", "firing.rate=0.1", "--out", base / "truth")  # fmt: skip
+    call(
+        "truth",
+        "make",
+        "--set",
+        "n_features=16",
+        "--set",
+        "d_model=8",
+        "--set",
+        "firing.name=constant",
+        "--set",
+        "firing.rate=0.1",
+        "--out",
+        base / "truth",
+    )
     return base
 
 
 def test_the_page_of_what_an_sae_found(truth, capsys):
     run = truth / "run"
-    call("truth", "train", "--truth", truth / "truth", "--arch", "topk", "--k", "2", "--tokens",
-         "4000", "--out", run, "--quiet")  # fmt: skip
-    call("truth", "eval", "--truth", truth / "truth", "--sae", run, "--set", "n_tokens=2048",
-         "--quiet")  # fmt: skip
+    call(
+        "truth",
+        "train",
+        "--truth",
+        truth / "truth",
+        "--arch",
+        "topk",
+        "--k",
+        "2",
+        "--tokens",
+        "4000",
+        "--out",
+        run,
+        "--quiet",
+    )
+    call(
+        "truth",
+        "eval",
+        "--truth",
+        truth / "truth",
+        "--sae",
+        run,
+        "--set",
+        "n_tokens=2048",
+        "--quiet",
+    )
     assert pages.kind_of(run / "eval") == "ground_truth"
     found = pages.payload("ground_truth", run / "eval")
     kinds = [b["kind"] for b in found["blocks"]]
@@ -46,8 +80,19 @@ def test_the_page_of_what_an_sae_found(truth, capsys):
     assert labels == [s["label"] for s in made["scores"].values()]
     assert not set(labels) & made["scores"].keys() - {"shrinkage"}  # words, no raw names
     capsys.readouterr()
-    call("truth", "eval", "--truth", truth / "truth", "--sae", run, "--set", "n_tokens=2048",
-         "--quiet", "--out", truth / "again.json")  # fmt: skip
+    call(
+        "truth",
+        "eval",
+        "--truth",
+        truth / "truth",
+        "--sae",
+        run,
+        "--set",
+        "n_tokens=2048",
+        "--quiet",
+        "--out",
+        truth / "again.json",
+    )
     printed = capsys.readouterr().out
     assert all(f"  {label}  " in printed for label in labels)
     json.dumps(found, allow_nan=False)
@@ -55,9 +100,29 @@ def test_the_page_of_what_an_sae_found(truth, capsys):
 
 def test_the_page_of_a_calibration(truth):
     out = truth / "calibration"
-    call("truth", "calibrate", "--truth", truth / "truth", "--arch", "topk", "--k", "1", "--k",
-         "2", "--k", "3", "--k", "4", "--tokens", "1500", "--eval-tokens", "1024", "--out", out,
-         "--quiet")  # fmt: skip
+    call(
+        "truth",
+        "calibrate",
+        "--truth",
+        truth / "truth",
+        "--arch",
+        "topk",
+        "--k",
+        "1",
+        "--k",
+        "2",
+        "--k",
+        "3",
+        "--k",
+        "4",
+        "--tokens",
+        "1500",
+        "--eval-tokens",
+        "1024",
+        "--out",
+        out,
+        "--quiet",
+    )
     assert pages.kind_of(out) == "calibration"
     heatmap, ranks, saes = pages.payload("calibration", out)["blocks"]
     assert heatmap["kind"] == "heatmap" and heatmap["signed"]

@@ -110,6 +110,12 @@ def scored(  # noqa: PLR0913 - what a score says
     if isinstance(ends, str):
         reason = "; ".join(filter(None, (reason, ends)))
     return Score(
-        value=float(found[0]), low=low, high=high, n=n, unit=unit, better=better, reason=reason,
+        value=float(found[0]),
+        low=low,
+        high=high,
+        n=n,
+        unit=unit,
+        better=better,
+        reason=reason,
         label=label,
-    )  # fmt: skip
+    )

@@ -99,17 +99,24 @@ PUBLISHED: dict[str, str] = {
 CORE: dict[str, tuple[str, ...]] = {
     "model_behavior_preservation": ("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"),
     "model_performance_preservation": (
-        "ce_loss_score", "ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae",
+        "ce_loss_score",
+        "ce_loss_with_ablation",
+        "ce_loss_with_sae",
+        "ce_loss_without_sae",
     ),
     "reconstruction_quality": ("explained_variance", "explained_variance_legacy", "mse", "cossim"),
     "shrinkage": ("l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias"),
     "sparsity": ("l0", "l1"),
     "misc_metrics": (
-        "freq_over_1_percent", "freq_over_10_percent", "normalized_freq_over_1_percent",
-        "normalized_freq_over_10_percent", "average_max_encoder_cosine_sim",
-        "average_max_decoder_cosine_sim", "frac_alive",
+        "freq_over_1_percent",
+        "freq_over_10_percent",
+        "normalized_freq_over_1_percent",
+        "normalized_freq_over_10_percent",
+        "average_max_encoder_cosine_sim",
+        "average_max_decoder_cosine_sim",
+        "frac_alive",
     ),
-}  # fmt: skip
+}
 
 
 def _saebench_core(result: Result) -> Fields:

@@ -134,10 +134,14 @@ def _made_from(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "saebench": {
             key: raw.get(key)
             for key in (
-                "eval_id", "datetime_epoch_millis", "sae_bench_commit_hash", "sae_lens_version",
-                "sae_lens_release_id", "sae_lens_id",
+                "eval_id",
+                "datetime_epoch_millis",
+                "sae_bench_commit_hash",
+                "sae_lens_version",
+                "sae_lens_release_id",
+                "sae_lens_id",
             )
         },
         "file": path.name,
         "notes": ["numbers of SAEBench, by its own formulas"],
-    }  # fmt: skip
+    }

@@ -18,14 +18,24 @@ class StandardSuite(Suite):
         *CoreSuite.parts,
         Part(
             "probing",
-            {"tasks": ("sst2", "ag_news"), "source": "packaged", "sparse": (1, 5),
-             "n_train": 400, "n_test": 400},
-            {"tasks": HUB_TASKS, "source": "auto", "sparse": (1, 2, 5, 16),
-             "n_train": 1000, "n_test": 1000},
+            {
+                "tasks": ("sst2", "ag_news"),
+                "source": "packaged",
+                "sparse": (1, 5),
+                "n_train": 400,
+                "n_test": 400,
+            },
+            {
+                "tasks": HUB_TASKS,
+                "source": "auto",
+                "sparse": (1, 2, 5, 16),
+                "n_train": 1000,
+                "n_test": 1000,
+            },
         ),
         Part("fake_features", {"n_seqs": 100}, {"n_seqs": 1000}),
         # A third of the published steps explains as much of held-out directions, to 0.004.
         Part("meta_structure", {"fit": {"steps": 500}}),
         Part("absorption", {"n_words": 1200}, {"n_words": 3000}),
         Part("seed_stability", full={"n_tokens": 2**18}),
-    )  # fmt: skip
+    )

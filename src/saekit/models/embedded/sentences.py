@@ -68,8 +68,11 @@ class SentenceModel:
         for first in range(0, len(texts), BATCH):
             asked = self._tokenizer(
                 list(texts[first : first + BATCH]),
-                padding=True, truncation=True, max_length=MOST_TOKENS, return_tensors="pt",
-            )  # fmt: skip
+                padding=True,
+                truncation=True,
+                max_length=MOST_TOKENS,
+                return_tensors="pt",
+            )
             out = self._model(**asked).last_hidden_state
             mask = asked["attention_mask"][..., None].to(out.dtype)
             mean = (out * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -95,9 +95,7 @@ def _drawn(saes: Table, metric: str, source: str) -> Block:
         ends = [(row[f"{metric}_low"], row[f"{metric}_high"]) for row in rows]
         names = [str(row["sae"]) for row in rows]
         values = [row[metric] for row in rows]
-        return blocks.dots(
-            names, values, ends, unit=unit, title=label, about=ALONE, source=source
-        )  # fmt: skip
+        return blocks.dots(names, values, ends, unit=unit, title=label, about=ALONE, source=source)
     drawn = []
     for group, points in curves.items():
         x, y, ends = zip(*points, strict=True) if points else ((), (), ())

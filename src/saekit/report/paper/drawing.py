@@ -86,10 +86,11 @@ def numbers(block: Block) -> Table:
         found = [
             (s["name"], *row)
             for s in block["series"]
-            for row in zip(s["x"], s["y"], *(s.get(e) or _none(s["x"]) for e in names[3:]),
-                           strict=True)
+            for row in zip(
+                s["x"], s["y"], *(s.get(e) or _none(s["x"]) for e in names[3:]), strict=True
+            )
             if row[0] is not None and row[1] is not None
-        ]  # fmt: skip
+        ]
         return _table(names, found, {"x": _label(block["x"]), "y": _label(block["y"])})
     if kind == "bars":
         found = zip(block["labels"], block["values"], strict=True)
@@ -97,8 +98,11 @@ def numbers(block: Block) -> Table:
     if kind == "dots":
         marks = {one["name"]: one["values"] for one in block["marks"]}
         names = ("label", "value", "low", "high", *marks)
-        found = zip(*(block[f"{n}s" if n in names[:2] else n] for n in names[:4]), *marks.values(),
-                    strict=True)  # fmt: skip
+        found = zip(
+            *(block[f"{n}s" if n in names[:2] else n] for n in names[:4]),
+            *marks.values(),
+            strict=True,
+        )
         return _table(names, found, {"value": block["unit"]})
     if kind == "histogram":
         edges = block["edges"]
@@ -214,9 +218,14 @@ def _histogram(at: Any, block: Block) -> None:
     edges = block["edges"]
     widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
     at.bar(
-        edges[:-1], block["counts"], widths, align="edge",
-        color="#b0b0b0", edgecolor="black", linewidth=0.3,
-    )  # fmt: skip
+        edges[:-1],
+        block["counts"],
+        widths,
+        align="edge",
+        color="#b0b0b0",
+        edgecolor="black",
+        linewidth=0.3,
+    )
     if edges[0] > 0 and edges[-1] / edges[0] > 1000:
         at.set_xscale("log")
     if block.get("log"):
@@ -227,9 +236,15 @@ def _histogram(at: Any, block: Block) -> None:
 def _scatter(at: Any, block: Block) -> None:
     points = block["points"]
     at.plot(
-        [p[0] for p in points], [p[1] for p in points], linestyle="none", marker=".",
-        markersize=2, color="black", alpha=0.5, rasterized=len(points) > MOST_POINTS,
-    )  # fmt: skip
+        [p[0] for p in points],
+        [p[1] for p in points],
+        linestyle="none",
+        marker=".",
+        markersize=2,
+        color="black",
+        alpha=0.5,
+        rasterized=len(points) > MOST_POINTS,
+    )
     _axes(at, block)
 
 

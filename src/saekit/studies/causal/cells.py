@@ -67,9 +67,14 @@ def cells_of(word: str, source: Source, n_train: int, n_test: int) -> Cells:
     cell = torch.tensor([c for _, c in every])
     made_of = {w: t.provenance for w, t in zip(words, tasks, strict=True)}
     return Cells(
-        name_of_cells(word), [t for t, _ in every], cell >= 2, cell % 2 == 1, len(kept[0]), said,
+        name_of_cells(word),
+        [t for t, _ in every],
+        cell >= 2,
+        cell % 2 == 1,
+        len(kept[0]),
+        said,
         made_of,
-    )  # fmt: skip
+    )
 
 
 def _parts(

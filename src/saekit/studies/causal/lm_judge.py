@@ -208,22 +208,31 @@ def with_judge(
         why = f"{invalid:.0%} of {n} texts have no usable rating, more than {MOST_INVALID:.0%}"
         scores = {
             name: resampling.undefined(why, s.n, unit=s.unit, label=s.label)
-            if s.unit == RATING else s
+            if s.unit == RATING
+            else s
             for name, s in scores.items()
-        }  # fmt: skip
+        }
     unrated = Score(
-        value=invalid if n else None, n=n, unit="share of texts", better="neither",
+        value=invalid if n else None,
+        n=n,
+        unit="share of texts",
+        better="neither",
         label="texts without a usable rating by the judge; they count as 0",
         reason="no interval: it is of these texts alone" if n else "nothing was judged",
-    )  # fmt: skip
+    )
     known = [(_verdict(rated), "yes" if hit else "no") for rated, hit in pairs if hit is not None]
     found = kappa([a for a, _ in known], [b for _, b in known])
     blind = "the classifier knows the classes no better than the commonest one"
     agreement = Score(
-        value=found.value, low=found.low, high=found.high, n=found.n, unit="kappa",
-        better="neither", reason=blind if n and not known else found.reason,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        unit="kappa",
+        better="neither",
+        reason=blind if n and not known else found.reason,
         label="the judge (1 or more) against the classifier: is a text of the class?",
-    )  # fmt: skip
+    )
     return scores | {"unrated": unrated, "judge_agreement": agreement}
 
 

@@ -43,9 +43,15 @@ def of_units(
     mean, low, high = (float(v) for v in mean_interval(values, skewed=True))
     why = FEW if math.isnan(low) else f"no interval: all {n} come out alike" if low == high else ""
     return Score(
-        value=mean, low=None if why else low, high=None if why else high, n=n, unit=unit,
-        better=better, reason=why, label=label,
-    )  # fmt: skip
+        value=mean,
+        low=None if why else low,
+        high=None if why else high,
+        n=n,
+        unit=unit,
+        better=better,
+        reason=why,
+        label=label,
+    )
 
 
 def means(values: Shaped[Tensor, "n"], draws: Draws) -> Float[Tensor, "n_draws_and_one"]:
@@ -95,6 +101,11 @@ def difference(
     skew = (cubes[0] - cubes[1]) / error**3
     low, high = sorted(value - error * turned(x, skew) for x in (t, -t))
     return Score(
-        value=value, low=min(low, value), high=max(high, value), n=n, unit=unit, better=better,
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        n=n,
+        unit=unit,
+        better=better,
         label=label,
-    )  # fmt: skip
+    )

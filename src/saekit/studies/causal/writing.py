@@ -102,10 +102,14 @@ def written(
     with edits.attached(lm, change):
         new = torch.tensor(
             lm.continue_tokens(
-                prompts.tolist(), n_new, temperature=temperature, seed=seed, stop=[],
+                prompts.tolist(),
+                n_new,
+                temperature=temperature,
+                seed=seed,
+                stop=[],
                 batch_rows=judge.batch_rows,
             )
-        )  # fmt: skip
+        )
     judge.bar.add(new.numel())
     bos = [] if judge.shape.bos_id is None else [torch.full((len(new), 1), judge.shape.bos_id)]
     rows = torch.cat([*bos, new], dim=1)

@@ -145,10 +145,18 @@ def plan(
     by, limits = study.generator(), study.limits()
     opened = sae.open(run, corpus=study.corpus, site=study.site)
     found = estimate(
-        opened.loaded, opened.lm, by, study.out or results_folder(run) / "explain", cfg,
-        text=(opened.text, study.part()), latents=study.latent, scorers=used, again=again,
-        limits=limits, shown=not study.quiet,
-    )  # fmt: skip
+        opened.loaded,
+        opened.lm,
+        by,
+        study.out or results_folder(run) / "explain",
+        cfg,
+        text=(opened.text, study.part()),
+        latents=study.latent,
+        scorers=used,
+        again=again,
+        limits=limits,
+        shown=not study.quiet,
+    )
     lines = [
         f"explain  {found['explaining']:,} requests",
         f"judge    {found['judging']:,} requests",
@@ -194,16 +202,30 @@ def run_(
     who, limits, cache = study.generator(), study.limits(), ReplyCache()
     opened = sae.open(run, corpus=study.corpus, site=study.site)
     found = explain(
-        opened.loaded, opened.lm, who, study.out or results_folder(run) / "explain", cfg,
-        text=(opened.text, study.part()), latents=study.latent,
-        limits=limits, cache=cache, shown=not study.quiet,
-    )  # fmt: skip
+        opened.loaded,
+        opened.lm,
+        who,
+        study.out or results_folder(run) / "explain",
+        cfg,
+        text=(opened.text, study.part()),
+        latents=study.latent,
+        limits=limits,
+        cache=cache,
+        shown=not study.quiet,
+    )
     scored = None
     if scores and found.labels and not found.stopped:
         scored = score(
-            found, who, scorers=used, again=again, seed=study.seed, limits=limits,
-            spent=found.spent, cache=cache, shown=not study.quiet,
-        )  # fmt: skip
+            found,
+            who,
+            scorers=used,
+            again=again,
+            seed=study.seed,
+            limits=limits,
+            spent=found.spent,
+            cache=cache,
+            shown=not study.quiet,
+        )
         if study.out is None:  # next to the SAE, where the table of latents looks for columns
             table_files.write(scored.columns(), results_folder(run) / "analysis" / "explain")
     lines = [*_label_lines(found), *(_score_lines(scored) if scored else [])]
@@ -258,10 +280,17 @@ def score_(
 
     found = read(folder)
     scored = score(
-        found, generator_of(by, by_model, base_url, by_set), name,
-        scorers=_scorers(scorer, scorer_set), labels=read_labels(labels) if labels else None,
-        again=again, seed=seed, limits=limits_of(limit), cache=ReplyCache(), shown=not quiet,
-    )  # fmt: skip
+        found,
+        generator_of(by, by_model, base_url, by_set),
+        name,
+        scorers=_scorers(scorer, scorer_set),
+        labels=read_labels(labels) if labels else None,
+        again=again,
+        seed=seed,
+        limits=limits_of(limit),
+        cache=ReplyCache(),
+        shown=not quiet,
+    )
     lines = [*_score_lines(scored), *_stop_lines(found, scored)]
     emit(_record(found, scored), as_json=as_json, lines=lines)
     if scored.stopped:

@@ -144,9 +144,7 @@ def _tests(
     held_out = new(one.held_out, half)
     near = new(one.negatives[SHOWN_NEGATIVES:], half // 2)
     far = new([anywhere[i] for i in order.tolist()], half - len(near))
-    kinds: dict[Kind, list[Snippet]] = {
-        "held_out": held_out, "same_document": near, "random": far,
-    }  # fmt: skip
+    kinds: dict[Kind, list[Snippet]] = {"held_out": held_out, "same_document": near, "random": far}
     return [(snippet, kind) for kind, some in kinds.items() for snippet in some]
 
 

@@ -533,10 +533,13 @@ def _agreement(scorer: Scorer, by_variant: Mapping[str, Mapping[int, Sequence[Sa
         ]
         value = pearson(*torch.tensor(pairs).T) if len(pairs) > 1 else math.nan
         return Score(
-            value=None if math.isnan(value) else value, n=len(pairs), unit="correlation",
-            better="higher", label=label,
+            value=None if math.isnan(value) else value,
+            n=len(pairs),
+            unit="correlation",
+            better="higher",
+            label=label,
             reason="" if not math.isnan(value) else "its answers do not differ",
-        )  # fmt: skip
+        )
     pairs = [pair for latent in first for pair in _pairs(first[latent], second[latent])]
     if scorer.kind == "choice":
         # Options differ from set to set, so that chance agreement is that of their number.
@@ -544,11 +547,23 @@ def _agreement(scorer: Scorer, by_variant: Mapping[str, Mapping[int, Sequence[Sa
         share = sum(a == b for a, b in pairs) / n if n else None
         low, high = statistics.wilson(share, n) if share is not None else (None, None)
         return Score(
-            value=share, low=low, high=high, n=n, unit="share of answers", better="higher",
-            label=label, reason="" if n else "nothing was asked twice",
-        )  # fmt: skip
+            value=share,
+            low=low,
+            high=high,
+            n=n,
+            unit="share of answers",
+            better="higher",
+            label=label,
+            reason="" if n else "nothing was asked twice",
+        )
     found = kappa([a for a, _ in pairs], [b for _, b in pairs])
     return Score(
-        value=found.value, low=found.low, high=found.high, n=found.n, unit="kappa",
-        better="higher", label=label, reason=found.reason,
-    )  # fmt: skip
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        n=found.n,
+        unit="kappa",
+        better="higher",
+        label=label,
+        reason=found.reason,
+    )

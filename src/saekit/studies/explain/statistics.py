@@ -157,6 +157,12 @@ def mean_over_latents(
     low, high = percentiles(x[drawn].mean(1))
     lacking = len(values) - len(have)
     return Score(
-        value=float(x.mean()), low=low, high=high, n=len(x), unit=unit, better=sign, label=label,
+        value=float(x.mean()),
+        low=low,
+        high=high,
+        n=len(x),
+        unit=unit,
+        better=sign,
+        label=label,
         reason=f"{lacking} of {len(values)} latents have none" if lacking else "",
-    )  # fmt: skip
+    )

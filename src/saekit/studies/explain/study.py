@@ -323,10 +323,15 @@ def _steered(
         texts, others = [], []
         for number in range(cfg.steered):
             made = steer(
-                lm, sae, case.latent, prompt=NEUTRAL[number], add=cfg.strength * case.largest,
-                n=cfg.steered_tokens, temperature=1.0,
+                lm,
+                sae,
+                case.latent,
+                prompt=NEUTRAL[number],
+                add=cfg.strength * case.largest,
+                n=cfg.steered_tokens,
+                temperature=1.0,
                 seed=derive(cfg.seed, "steer", case.latent, number) % 2**31,
-            )  # fmt: skip
+            )
             texts.append(made.doses[0].texts[0])
             others.append(made.alone.texts[0])
         out.append(case._replace(steered=tuple(texts), unsteered=tuple(others)))

@@ -392,8 +392,16 @@ def cross_table(saes: Mapping[str, Table]) -> Table:
 def lines(found: FaithfulRun) -> list[str]:
     """Return the verdicts as aligned lines, and what they come to in words."""
     text = found.result["text"]
-    heads = ("score", "good is", f"of {text}", "against", "of that", "difference [95 %]",
-             "p (Holm)", "verdict")  # fmt: skip
+    heads = (
+        "score",
+        "good is",
+        f"of {text}",
+        "against",
+        "of that",
+        "difference [95 %]",
+        "p (Holm)",
+        "verdict",
+    )
     rows = [
         (
             row["score"],

@@ -17,9 +17,20 @@ from saekit.studies.faithful.probing import statistics as probing
 
 LEVEL = 0.05
 COLUMNS = (
-    "score", "text", "other", "value", "value_other", "difference", "low", "high", "p", "p_holm",
-    "better", "verdict", "note",
-)  # fmt: skip
+    "score",
+    "text",
+    "other",
+    "value",
+    "value_other",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "better",
+    "verdict",
+    "note",
+)
 
 UNDECIDED = (  # verdicts for neither text, and how one and several are said
     ("not told apart", "is not told apart", "are not told apart"),
@@ -190,9 +201,20 @@ def table(text: str, evidence: Mapping[str, Sequence[Evidence]]) -> Table:
             first = (one.difference < 0) == (one.better == "lower")
             verdict = f"{text if first else other} better"
         line = (
-            one.score, text, other, one.value, one.other, one.difference, one.low, one.high, one.p,
-            adjusted.get(i), one.better, verdict, one.note,
-        )  # fmt: skip
+            one.score,
+            text,
+            other,
+            one.value,
+            one.other,
+            one.difference,
+            one.low,
+            one.high,
+            one.p,
+            adjusted.get(i),
+            one.better,
+            verdict,
+            one.note,
+        )
         for name, value in zip(COLUMNS, line, strict=True):
             columns[name].append(value)
     return Table(columns=columns)
@@ -205,8 +227,10 @@ def sentences(verdicts: Table) -> list[str]:
     for other in dict.fromkeys(row["other"] for row in rows):
         mine = [row for row in rows if row["other"] == other]
         text = mine[0]["text"]
-        by = {name: [r["score"] for r in mine if r["verdict"] == f"{name} better"]
-              for name in (text, other)}  # fmt: skip
+        by = {
+            name: [r["score"] for r in mine if r["verdict"] == f"{name} better"]
+            for name in (text, other)
+        }
         rest = [
             f"{n} {one if n == 1 else many}"
             for name, one, many in UNDECIDED

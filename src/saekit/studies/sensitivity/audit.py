@@ -23,9 +23,14 @@ KINDS = {
 }
 STEPS = 4  # shades of a token
 RATES = (
-    "generated_sensitivity", "original_sensitivity", "heldout_sensitivity", "specificity",
-    "random_rate", "excess", "auroc_matched",
-)  # fmt: skip
+    "generated_sensitivity",
+    "original_sensitivity",
+    "heldout_sensitivity",
+    "specificity",
+    "random_rate",
+    "excess",
+    "auroc_matched",
+)
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#1b1b1b;background:#fff}
@@ -159,10 +164,13 @@ def _scores(result: Result) -> str:
 
 def _listed(shown: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> str:
     lines = [
-        [f'<a href="#l{_e(name)}">{_e(name)}</a>', *(_number(rows[name].get(k)) for k in RATES),
-         _e(rows[name]["status"])]
+        [
+            f'<a href="#l{_e(name)}">{_e(name)}</a>',
+            *(_number(rows[name].get(k)) for k in RATES),
+            _e(rows[name]["status"]),
+        ]
         for name in shown
-    ]  # fmt: skip
+    ]
     return "<h2>Latents</h2>" + _table(
         ["latent", *(_e(k.replace("_", " ")) for k in RATES), "status"], lines
     )

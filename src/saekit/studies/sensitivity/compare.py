@@ -157,9 +157,15 @@ def _score(
 ) -> Score:
     low, high = ends or (None, None)
     return Score(
-        value=value, low=low, high=high, n=n, unit="share of texts", better="higher",
-        reason=reason, label=label,
-    )  # fmt: skip
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        unit="share of texts",
+        better="higher",
+        reason=reason,
+        label=label,
+    )
 
 
 def _home(

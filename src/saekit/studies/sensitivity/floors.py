@@ -100,8 +100,9 @@ def sibling(run: Path, sae: TrainedSAE) -> Path | None:
             continue  # a run of something else
         made = raw.get("sae")
         if not isinstance(made, Mapping) or (made.get("name"), made.get("half")) != (
-            "frozen", "decoder",
-        ):  # fmt: skip
+            "frozen",
+            "decoder",
+        ):
             continue
         pair = raw.get("pair") or {}
         same = made.get("d_sae") == sae.d_sae and str(sae.site) in (pair.get("read") or [])

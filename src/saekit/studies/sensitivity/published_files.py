@@ -78,14 +78,16 @@ def queries(asked: Sequence[Asked], name: str) -> Table:
     lines = []
     for latent, request, reply, _ in asked:
         by_role = dict(request.messages)
-        lines.append({
-            "sae_name": name,
-            "feature_index": latent,
-            "system_prompt": by_role.get("system", ""),
-            "user_prompt": by_role.get("user", request.text),
-            "llm_response": "" if reply is None else reply.text,
-            "status": "Failed" if reply is None else f"Success with {reply.model}",
-        })  # fmt: skip
+        lines.append(
+            {
+                "sae_name": name,
+                "feature_index": latent,
+                "system_prompt": by_role.get("system", ""),
+                "user_prompt": by_role.get("user", request.text),
+                "llm_response": "" if reply is None else reply.text,
+                "status": "Failed" if reply is None else f"Success with {reply.model}",
+            }
+        )
     return Table(columns={key: [line[key] for line in lines] for key in lines[0]} if lines else {})
 
 

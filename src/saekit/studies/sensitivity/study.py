@@ -204,9 +204,18 @@ def measure(  # noqa: PLR0913 - the words of `saekit sensitivity run`
         found = {}
         for name, other in (floors or {}).items() if not (answers and answers.stopped) else ():
             found[name] = _floor(
-                name, other, (sae, lm), generator, folder, cfg, l0=collected.l0,
-                text=text, limits=limits, cache=cache, shown=shown,
-            )  # fmt: skip
+                name,
+                other,
+                (sae, lm),
+                generator,
+                folder,
+                cfg,
+                l0=collected.l0,
+                text=text,
+                limits=limits,
+                cache=cache,
+                shown=shown,
+            )
         return _finish(folder, settings, cfg, writing, texts, acts, answers, found)
 
 
@@ -530,11 +539,15 @@ def _published_way(  # noqa: PLR0913 - what a pass over a corpus needs
     for number, some in windows.items():
         cut = [
             Snippet(
-                ids[w.row, w.first : w.first + len(w.acts)].tolist(), w.acts, legacy.EDGE,
-                first + w.row, w.first, int(doc[w.row, w.first + legacy.EDGE]),
+                ids[w.row, w.first : w.first + len(w.acts)].tolist(),
+                w.acts,
+                legacy.EDGE,
+                first + w.row,
+                w.first,
+                int(doc[w.row, w.first + legacy.EDGE]),
             )
             for w in some
-        ]  # fmt: skip
+        ]
         largest = float(dense[:, :, order.index(number)].max())
         found[number] = LatentExamples(cut, [], [], int(counts[number]), largest)
     if not found:

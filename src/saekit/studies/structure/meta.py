@@ -171,9 +171,15 @@ def explained(rows: Float[Tensor, "n d"], how: MetaFit, seed: int, *, shown: boo
         device="cpu",
     )
     folder = FitFolder(
-        fit, None, resume=False, command="", go_on="", begun_with={}, same=lambda _: None,
+        fit,
+        None,
+        resume=False,
+        command="",
+        go_on="",
+        begun_with={},
+        same=lambda _: None,
         manifest={},
-    )  # fmt: skip
+    )
     with folder:
         sae, _ = fit_stream(fit, stream, sums.scalings(), folder, autoencoder=True, shown=shown)
     fixed = _with_k(sae, how.k)

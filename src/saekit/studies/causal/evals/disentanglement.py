@@ -181,13 +181,15 @@ class Disentanglement(SharedEval):
         pairs = {
             part: {
                 name: _pairs(
-                    things[clean[name].known(p)[things]], p.answer, self.n_pairs,
+                    things[clean[name].known(p)[things]],
+                    p.answer,
+                    self.n_pairs,
                     generator(tools.seed, "disentanglement", part, name),
                 )
                 for name, p in prompts.items()
             }
             for part, things in parts.items()
-        }  # fmt: skip
+        }
         test = parts["test"]
         every = _pairs(
             test, torch.arange(n), self.n_pairs, generator(tools.seed, "disentanglement", "every")
@@ -231,9 +233,12 @@ class Disentanglement(SharedEval):
             reach = self._reach(world, name, site, all_of, whole)
             reached += [] if reach is None else [reach]
             scores[f"{name}/reach"] = resampling.exact(
-                reach, len(world.every), unit="ratio", better="higher",
+                reach,
+                len(world.every),
+                unit="ratio",
+                better="higher",
                 label=f"{name}: share of the whole swap's change of logits that all latents make",
-            )  # fmt: skip
+            )
             why = _too_few(world, name)
             chosen = {
                 kind: self._choose(world, name, site, (one, slopes), of)
@@ -244,9 +249,11 @@ class Disentanglement(SharedEval):
             train = torch.cat([d.codes[world.parts["train"]] for d in own.values()])
             random = dictionaries.alike((train != 0).double().mean(0), latents, chance)
             swaps = {
-                "": of(own, latents), "random_": of(own, random), "pca_": of(pca, chosen["pca_"]),
+                "": of(own, latents),
+                "random_": of(own, random),
+                "pca_": of(pca, chosen["pca_"]),
                 "whole_": whole,
-            }  # fmt: skip
+            }
             for kind, swap in swaps.items():
                 cause, isolation = self._asked(world, name, site, swap, "test")
                 values = _over(cause, isolation, world.parts["test"], world.draws)
@@ -261,11 +268,16 @@ class Disentanglement(SharedEval):
                         resampling.undefined(why, n, unit=UNIT, label=label)
                         if why
                         else scored(
-                            found, n, unit=UNIT, label=label, span=(0.0, 1.0), trials=trials[what],
+                            found,
+                            n,
+                            unit=UNIT,
+                            label=label,
+                            span=(0.0, 1.0),
+                            trials=trials[what],
                             better="higher" if (kind, what) == ("", "score") else "neither",
                             freedom=_freedom(n),
                         )
-                    )  # fmt: skip
+                    )
             details[name] = self._said(world, name) | {
                 "latents": latents.tolist(),
                 "pca": len(chosen["pca_"]),
@@ -279,10 +291,12 @@ class Disentanglement(SharedEval):
                 )
         scores |= self._means(drawn, world)
         scores["reach"] = resampling.exact(
-            sum(reached) / len(reached) if reached else None, len(world.every), unit="ratio",
+            sum(reached) / len(reached) if reached else None,
+            len(world.every),
+            unit="ratio",
             better="higher",
             label="share of the whole swap's change of logits that all latents make",
-        )  # fmt: skip
+        )
         said = {
             "facts": world.facts.provenance,
             "sha256": world.facts.sha256,
@@ -301,13 +315,19 @@ class Disentanglement(SharedEval):
             why = f"no attribute has {LEAST_UNITS} things whose answer the model knows"
             found[f"{kind}disentanglement"] = (
                 scored(
-                    torch.stack(each).mean(0), n, unit=UNIT, label=label, span=(0.0, 1.0),
-                    trials=pairs * len(each), better="neither" if kind else "higher",
-                    reason=f"over {len(each)} attributes", freedom=_freedom(n),
+                    torch.stack(each).mean(0),
+                    n,
+                    unit=UNIT,
+                    label=label,
+                    span=(0.0, 1.0),
+                    trials=pairs * len(each),
+                    better="neither" if kind else "higher",
+                    reason=f"over {len(each)} attributes",
+                    freedom=_freedom(n),
                 )
                 if each
                 else resampling.undefined(why, 0, unit=UNIT, label=label)
-            )  # fmt: skip
+            )
         return found
 
     def _choose(

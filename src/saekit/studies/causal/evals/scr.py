@@ -121,9 +121,14 @@ class SCR(SharedEval):
     @override
     def example(cls) -> "SCR":
         return cls(
-            pairs=("python_modules",), latents=(2, 20), n_train=32, n_test=24, seeds=2, folds=2,
+            pairs=("python_modules",),
+            latents=(2, 20),
+            n_train=32,
+            n_test=24,
+            seeds=2,
+            folds=2,
             n_draws=20,
-        )  # fmt: skip
+        )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -150,8 +155,9 @@ class SCR(SharedEval):
                     scores[i] |= found
                     more[way] = {"wanted": attribute} | said
                 details[i][cells.name] = more | {
-                    "n_train": cells.n_train, "n_test": len(cells.texts) - cells.n_train
-                }  # fmt: skip
+                    "n_train": cells.n_train,
+                    "n_test": len(cells.texts) - cells.n_train,
+                }
         results = []
         for subject, mine, pairs in zip(subjects, scores, details, strict=True):
             notes = [
@@ -184,14 +190,17 @@ class SCR(SharedEval):
             whole = torch.cat(half)
             fit = {
                 name: logistic.linear(
-                    x[texts], side[texts], folds=self.folds,
+                    x[texts],
+                    side[texts],
+                    folds=self.folds,
                     seed=derive(seed, "scr", cells.name, way, name, draw),
                 )
                 for name, texts, side in (
-                    ("biased", biased, wanted), ("clean", every, wanted),
+                    ("biased", biased, wanted),
+                    ("clean", every, wanted),
                     ("spurious", whole, spurious),
                 )
-            }  # fmt: skip
+            }
             found.append(_Probes(whole, **fit))
         return found
 
@@ -213,8 +222,11 @@ class SCR(SharedEval):
         why = _too_close(gap, n)
         pca = dictionaries.components(read.x, slice(0, cells.n_train))
         kinds = {
-            "scr": read.own, "random_scr": read.own, "untrained_scr": read.untrained, "pca_scr": pca
-        }  # fmt: skip
+            "scr": read.own,
+            "random_scr": read.own,
+            "untrained_scr": read.untrained,
+            "pca_scr": pca,
+        }
         scores, chosen = {}, []
         head = f"{cells.name}, {way} attribute wanted"
         for name, one in kinds.items():
@@ -250,9 +262,11 @@ class SCR(SharedEval):
         of_train = slice(0, cells.n_train)
         scores[f"{cells.name}/{way}_reach"] = resampling.exact(
             dictionaries.held(read.x[of_train], read.own.of(of_train), spurious[of_train]),
-            cells.n_train, unit="ratio", better="higher",
+            cells.n_train,
+            unit="ratio",
+            better="higher",
             label=f"{head}: share of the spurious difference of means that latents hold",
-        )  # fmt: skip
+        )
         details = {
             "accuracy_biased": biased[:, 0].tolist(),
             "accuracy_clean": clean[:, 0].tolist(),
@@ -287,9 +301,12 @@ def _removed(
     """Return which share of the gap to a clean probe is closed, by probes of several draws."""
     before, whole = float(biased[:, 0].mean()), float(gap[0])
     return scored(
-        (ablated - biased).mean(0) / gap, n, unit=UNIT, label=label,
+        (ablated - biased).mean(0) / gap,
+        n,
+        unit=UNIT,
+        label=label,
         span=(-before / whole, (1 - before) / whole),
-    )  # fmt: skip
+    )
 
 
 def _spread(found: tuple[Tensor, Tensor, Tensor], head: str, why: str) -> Score:

@@ -206,9 +206,15 @@ class Steering(SharedEval):
     @override
     def example(cls) -> "Steering":
         return cls(
-            tasks=("code_or_prose",), strengths=(1.0,), n_train=60, n_test=40, n_prompts=8, n_new=8,
-            folds=2, n_draws=20,
-        )  # fmt: skip
+            tasks=("code_or_prose",),
+            strengths=(1.0,),
+            n_train=60,
+            n_test=40,
+            n_prompts=8,
+            n_new=8,
+            folds=2,
+            n_draws=20,
+        )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -241,8 +247,9 @@ class Steering(SharedEval):
                 found[1]["judge"] = asked.record()
             notes = [
                 f"{name}: {note}"
-                for name, (task, _) in mine.items() for note in task.texts.provenance["notes"]
-            ]  # fmt: skip
+                for name, (task, _) in mine.items()
+                for note in task.texts.provenance["notes"]
+            ]
             results.append(reading.result_of(self, subject, found, notes, tools.seed, began))
         bar.close()
         return results
@@ -276,10 +283,14 @@ class Steering(SharedEval):
         elif not why:
             right = self._told(asked, texts, lm, tools.seed)
             why = lm_judge.why_none(right)
-        plain = {} if why else {
-            part: writing.written(judge, p, None, self._how(tools.seed, part))
-            for part, p in prompts.items()
-        }  # fmt: skip
+        plain = (
+            {}
+            if why
+            else {
+                part: writing.written(judge, p, None, self._how(tools.seed, part))
+                for part, p in prompts.items()
+            }
+        )
         return _Task(name, texts, judge, judged, prompts, plain, why, blind, right)
 
     def _no_text(self, texts: Labelled, subject: Subject, bar: Progress) -> str:
@@ -359,10 +370,12 @@ class Steering(SharedEval):
             scores |= self._mean(f"{kind}steering", rises, unit, why, better)
             scores |= self._mean(f"{kind}cost", costs, "nats/token", why, "neither")
         scores["reach"] = resampling.exact(
-            mean(reached) if reached else None, sum(len(t.texts.train) for t, _ in mine.values()),
-            unit="ratio", better="higher",
+            mean(reached) if reached else None,
+            sum(len(t.texts.train) for t, _ in mine.values()),
+            unit="ratio",
+            better="higher",
             label="share of the difference of class means that latents hold",
-        )  # fmt: skip
+        )
         if asked is not None:
             scores = lm_judge.with_judge(scores, [pair for one in each for pair in one.pairs])
         return scores, details
@@ -397,19 +410,24 @@ class Steering(SharedEval):
         added = {PLAIN: "nothing added"} | {kind: SAID[kind] for kind in arms}
         scores = {
             f"{head}/{name}": scored(
-                rates[kind], self.n_prompts, unit=unit, label=f"{words}, {added[kind]}",
+                rates[kind],
+                self.n_prompts,
+                unit=unit,
+                label=f"{words}, {added[kind]}",
                 span=(0.0, most),
             )
             for kind, name in names.items()
-        }  # fmt: skip
+        }
         rises = {kind: rates[kind] - rates[PLAIN] for kind in arms}
         costs = {kind: arm.said.loss - nothing.loss for kind, arm in arms.items()}
         shown: dict[str, Any] = {
             kind.rstrip("_") or "latent": {
-                "strength": arm.strength, "validation": arm.tried, **_shown(arm.said, marks[kind])
+                "strength": arm.strength,
+                "validation": arm.tried,
+                **_shown(arm.said, marks[kind]),
             }
             for kind, arm in arms.items()
-        }  # fmt: skip
+        }
         if asked is not None:
             shown[PLAIN] = _shown(nothing, marks[PLAIN])
         pairs = [
@@ -438,10 +456,16 @@ class Steering(SharedEval):
         most = 1.0 if unit == UNIT else MOST
         return {
             name: scored(
-                found, self.n_prompts, unit=unit, label=label, better=better, reason=why,
-                span=(-most, most), trials=self.n_prompts * len(each),
+                found,
+                self.n_prompts,
+                unit=unit,
+                label=label,
+                better=better,
+                reason=why,
+                span=(-most, most),
+                trials=self.n_prompts * len(each),
             )
-        }  # fmt: skip
+        }
 
     def _adds(
         self, placed: Placed, on: tuple[_Task, int, Read, Tensor], seed: int, bar: Progress
@@ -536,9 +560,14 @@ def _accuracies(task: _Task, judge: str) -> dict[str, Score]:
         share = float(hits.mean())
         low, high = wilson(share, len(hits))
         found[f"{task.name}/{name}"] = Score(
-            value=share, low=low, high=high, n=len(hits), unit="share of texts", better="neither",
+            value=share,
+            low=low,
+            high=high,
+            n=len(hits),
+            unit="share of texts",
+            better="neither",
             label=f"{task.name}: {said}",
-        )  # fmt: skip
+        )
     return found
 
 

@@ -125,9 +125,14 @@ class TPP(SharedEval):
     @override
     def example(cls) -> "TPP":
         return cls(
-            tasks=("python_modules",), latents=(2, 20), n_train=120, n_test=80, folds=2,
-            n_random=1, n_draws=20,
-        )  # fmt: skip
+            tasks=("python_modules",),
+            latents=(2, 20),
+            n_train=120,
+            n_test=80,
+            folds=2,
+            n_random=1,
+            n_draws=20,
+        )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -190,11 +195,12 @@ class TPP(SharedEval):
         for i in range(self.n_random):
             random = [
                 dictionaries.alike(
-                    read.own.of(task.train).frequency, latents,
+                    read.own.of(task.train).frequency,
+                    latents,
                     generator(task.seed, "tpp", "random", task.name, c, i),
                 )
                 for c, latents in enumerate(chosen)
-            ]  # fmt: skip
+            ]
             drawn.append(self._curve(task, read.x, read.own, random, numbers))
         of["random_tpp"] = {n: torch.stack([d[n] for d in drawn]).mean(0) for n in numbers}
         pca = dictionaries.components(read.x, task.train)
@@ -214,10 +220,12 @@ class TPP(SharedEval):
         ]
         known = [h for h in held if h is not None]
         scores[f"{task.name}/reach"] = resampling.exact(
-            sum(known) / len(known) if known else None, len(task.texts.train), unit="ratio",
+            sum(known) / len(known) if known else None,
+            len(task.texts.train),
+            unit="ratio",
             label=f"{task.name}: share of the difference of class means that latents hold",
             better="higher",
-        )  # fmt: skip
+        )
         details = {
             "provenance": task.texts.provenance,
             "sha256": task.texts.sha256,

@@ -143,9 +143,13 @@ class Unlearning(SharedEval):
     @override
     def example(cls) -> "Unlearning":
         return cls(
-            forget=("code_or_prose/code",), retain=("code_or_prose/prose",), latents=(4,),
-            multipliers=(1.0,), n_train=16, n_test=8,
-        )  # fmt: skip
+            forget=("code_or_prose/code",),
+            retain=("code_or_prose/prose",),
+            latents=(4,),
+            multipliers=(1.0,),
+            n_train=16,
+            n_test=8,
+        )
 
     @override
     def cautions(self, subject: Subject) -> tuple[str, ...]:
@@ -266,9 +270,11 @@ class Unlearning(SharedEval):
             scores |= _scores(head, found, why or NO_FLOOR)
         scores["reach"] = resampling.exact(
             edits.reach(placed, rows.forget["test"], self.batch_rows, bar),
-            len(rows.forget["test"].tokens), unit="ratio", better="higher",
+            len(rows.forget["test"].tokens),
+            unit="ratio",
+            better="higher",
             label="how far switching off every latent goes towards predictions without them",
-        )  # fmt: skip
+        )
         details = {
             "chosen": None if best is None else _shown(best),
             "random": None if floor is None else _shown(floor),
@@ -322,9 +328,12 @@ def _scores(head: str, found: dict[str, Tensor] | None, why: str) -> dict[str, S
         for kind, values in found.items()
     }
     apart = resampling.difference(
-        found["forget"], found["retain"], unit=UNIT, label=labels["unlearning"],
+        found["forget"],
+        found["retain"],
+        unit=UNIT,
+        label=labels["unlearning"],
         better="neither" if head else "higher",
-    )  # fmt: skip
+    )
     return {f"{head}unlearning": apart} | scores
 
 

@@ -11,8 +11,10 @@ from saekit.report import style
 COLUMNS = ("sae", "evaluation", "task", "of", "latents", "value", "low", "high", "n")
 FLOORS = {"random": ":", "untrained": "--", "pca": "-."}
 SAID = {"random": "random latents", "untrained": "untrained SAE", "pca": "principal components"}
-_NAME = re.compile(r"(?P<task>.+)/(?P<way>first_|second_|)(?P<of>random_|untrained_|pca_|)"
-                   r"(?P<evaluation>tpp|scr)_(?P<latents>\d+)")  # fmt: skip
+_NAME = re.compile(
+    r"(?P<task>.+)/(?P<way>first_|second_|)(?P<of>random_|untrained_|pca_|)"
+    r"(?P<evaluation>tpp|scr)_(?P<latents>\d+)"
+)
 
 
 def table(results: Mapping[str, list[Result]]) -> Table:
@@ -29,9 +31,16 @@ def table(results: Mapping[str, list[Result]]) -> Table:
             way = found["way"].rstrip("_")
             task = f"{found['task']}, {way} wanted" if way else found["task"]
             row = (
-                sae, found["evaluation"], task, found["of"].rstrip("_") or "sae",
-                int(found["latents"]), score.value, score.low, score.high, score.n,
-            )  # fmt: skip
+                sae,
+                found["evaluation"],
+                task,
+                found["of"].rstrip("_") or "sae",
+                int(found["latents"]),
+                score.value,
+                score.low,
+                score.high,
+                score.n,
+            )
             for name, value in zip(COLUMNS, row, strict=True):
                 columns[name].append(value)
     return Table(columns=columns)
@@ -65,15 +74,23 @@ def draw(results: Mapping[str, list[Result]], path: Path) -> None:
             at.plot(x, [r["value"] for r in line], "o-", color=colour, markersize=3, label=sae)
             sure = [r for r in line if r["low"] is not None]
             at.fill_between(
-                [r["latents"] for r in sure], [r["low"] for r in sure], [r["high"] for r in sure],
-                color=colour, alpha=0.15, linewidth=0,
-            )  # fmt: skip
+                [r["latents"] for r in sure],
+                [r["low"] for r in sure],
+                [r["high"] for r in sure],
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
         for floor, dashes in FLOORS.items():
             line = [r for r in mine if r["sae"] == first and r["of"] == floor]
             at.plot(
-                [r["latents"] for r in line], [r["value"] for r in line], dashes, color="black",
-                linewidth=1, label=SAID[floor],
-            )  # fmt: skip
+                [r["latents"] for r in line],
+                [r["value"] for r in line],
+                dashes,
+                color="black",
+                linewidth=1,
+                label=SAID[floor],
+            )
         unit = "fall of own probe less others'" if panel[0] == "tpp" else "share of bias removed"
         at.set(xscale="log", xlabel="latents taken out", ylabel=unit)
         at.set_title(f"{panel[0].upper()}: {panel[1]}", fontsize=8)

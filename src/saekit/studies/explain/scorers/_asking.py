@@ -37,9 +37,14 @@ def request(
     """
     seed = derive(how.seed, "again") % 2**31 if how.again else 0
     return question(
-        how.judge, words, system=SYSTEM, options=options, max_tokens=max_tokens, seed=seed,
+        how.judge,
+        words,
+        system=SYSTEM,
+        options=options,
+        max_tokens=max_tokens,
+        seed=seed,
         sample=int(how.again),
-    )  # fmt: skip
+    )
 
 
 def with_logprobs(asked: Request) -> Request:

@@ -42,9 +42,9 @@ class Steering(Scorer):
     @override
     def questions(self, case: Case, label: str, how: Judging) -> list[Question]:
         texts = case.unsteered if how.variant == UNSTEERED else case.steered
-        others = sorted({
-            text for latent, text in how.labels.items() if latent != case.latent and text != label
-        })  # fmt: skip
+        others = sorted(
+            {text for latent, text in how.labels.items() if latent != case.latent and text != label}
+        )
         if len(others) < self.labels - 1:
             return []
         found = []

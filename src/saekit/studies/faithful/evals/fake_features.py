@@ -103,9 +103,7 @@ class FakeFeatures(SharedEval):
     name: ClassVar[str] = "fake_features"
     version: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
-    headline: ClassVar[tuple[str, ...]] = (
-        "*/fake", "*/surely_fake", "*/above_text", f"-{AGAIN}/*",
-    )  # fmt: skip
+    headline: ClassVar[tuple[str, ...]] = ("*/fake", "*/surely_fake", "*/above_text", f"-{AGAIN}/*")
 
     definition: str = setting("relative", choices=tuple(PRESETS))
     mode: Literal["sequence", "token"] | None = None
@@ -179,9 +177,11 @@ class FakeFeatures(SharedEval):
             for name in names
         } | {AGAIN: again.text}
         size = plan(
-            subjects, definition.seq_len, definition.n_seqs,
+            subjects,
+            definition.seq_len,
+            definition.n_seqs,
             Core(ce_tokens=0, batch_rows=self.batch_rows),
-        )  # fmt: skip
+        )
         size.say(shown=tools.shown)
         every = [calibration.text, held.text, *drawn.values()]
         bar = Progress(self.name, sum(int(p.real.sum()) for p in every), shown=tools.shown)
@@ -255,10 +255,13 @@ class FakeFeatures(SharedEval):
                 scores[f"{name}/{what}_{FLOOR}"] = statistics.share(below, what, d_sae, n, of_floor)
             sure = statistics.surely(rates, on_text, p, n, n_text)
             scores[f"{name}/surely_fake"] = Score(
-                value=int(sure.sum()) / d_sae, n=d_sae, unit="share of latents", better="neither",
+                value=int(sure.sum()) / d_sae,
+                n=d_sae,
+                unit="share of latents",
+                better="neither",
                 reason="no interval: a test of each latent",
                 label=f"fires on noise and not on text, neither by chance ({name})",
-            )  # fmt: skip
+            )
             columns[f"{name}_surely_fake"] = sure.tolist()
             if name != AGAIN:
                 scores[f"{name}/above_text"] = _above(name, every, d_sae)
@@ -284,8 +287,10 @@ class FakeFeatures(SharedEval):
             first, "dense", d_sae, n_text, Wording(f"dense: over {p:.0%} of text's {unit}")
         )
         text = {k: v for k, v in said["text"].items()} | {
-            "documents": n_text, "l0": own.text.l0, "tokens": int(own.text.tokens.sum()),
-        }  # fmt: skip
+            "documents": n_text,
+            "l0": own.text.l0,
+            "tokens": int(own.text.tokens.sum()),
+        }
         details = {
             "definition": said["definition"],
             "d_sae": d_sae,
@@ -327,9 +332,15 @@ def _above(noise: str, every: dict[str, tuple[Drawn, int]], d_sae: int) -> Score
     draws = (one.draws["excess"] - other.draws["excess"]).double() / d_sae
     low, high, reason = statistics.ends(value, draws, least)
     return Score(
-        value=value, low=low, high=high, n=least, unit="share of latents", better="neither",
-        reason=reason, label=f"fires on noise, not dense on text, above other text ({noise})",
-    )  # fmt: skip
+        value=value,
+        low=low,
+        high=high,
+        n=least,
+        unit="share of latents",
+        better="neither",
+        reason=reason,
+        label=f"fires on noise, not dense on text, above other text ({noise})",
+    )
 
 
 class _Part(NamedTuple):

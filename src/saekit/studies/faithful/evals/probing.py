@@ -127,8 +127,7 @@ class Probing(SharedEval):
     def example(cls) -> "Probing":
         return cls(
             tasks=("code_or_prose",), n_train=300, n_test=300, sparse=(4,), folds=2, n_draws=20
-
-        )  # fmt: skip
+        )
 
     @override
     def run_checked(self, subjects: Sequence[Subject], tools: Tools) -> list[Result]:
@@ -220,11 +219,14 @@ class Probing(SharedEval):
                     continue  # of sparse probes the accuracy is enough to read
                 missing = [] if feature == "majority" else _missing(found[feature], task)
                 out[f"{word}/{feature}_{metric}"] = scored(
-                    values, n, unit=UNITS[metric],
-                    label=f"{word}, {_said(feature)}: {LABELS[metric]}", span=(0.0, 1.0),
+                    values,
+                    n,
+                    unit=UNITS[metric],
+                    label=f"{word}, {_said(feature)}: {LABELS[metric]}",
+                    span=(0.0, 1.0),
                     better="higher" if feature == "recon" or feature[:4] == "sae_" else "neither",
                     reason=f"never predicts {', '.join(missing)}" if missing else "",
-                )  # fmt: skip
+                )
         of = {f: statistics.values(found[f], labels, "accuracy", draws) for f in COMPARED}
         for feature, floor in PAIRS:
             label = f"{word}, {_said(feature)} less {_said(floor)}: accuracy"

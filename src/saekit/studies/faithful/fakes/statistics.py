@@ -173,9 +173,15 @@ def share(counted: Drawn, name: str, d_sae: int, n_units: int, wording: Wording)
     if low is not None and high is not None:
         low, high = max(low, 0.0), min(high, 1.0)
     return Score(
-        value=value, low=low, high=high, n=n_units, unit="share of latents",
-        better=wording.better, reason=reason, label=wording.label,
-    )  # fmt: skip
+        value=value,
+        low=low,
+        high=high,
+        n=n_units,
+        unit="share of latents",
+        better=wording.better,
+        reason=reason,
+        label=wording.label,
+    )
 
 
 def ends(

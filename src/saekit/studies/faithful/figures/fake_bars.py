@@ -51,9 +51,14 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
                 ends = [[r["share"] - r["low"] for _, r in known]]
                 ends.append([r["high"] - r["share"] for _, r in known])
                 at.errorbar(
-                    [a for a, _ in known], [r["share"] for _, r in known], yerr=ends,
-                    fmt="none", ecolor="black", capsize=2, linewidth=0.8,
-                )  # fmt: skip
+                    [a for a, _ in known],
+                    [r["share"] for _, r in known],
+                    yerr=ends,
+                    fmt="none",
+                    ecolor="black",
+                    capsize=2,
+                    linewidth=0.8,
+                )
             half = 0.45 * width
             floors = [r["untrained"] for r in mine]
             at.hlines(floors, [a - half for a in x], [a + half for a in x], color="black")

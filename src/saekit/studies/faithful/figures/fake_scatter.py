@@ -40,26 +40,38 @@ def draw(latents: Table, noise: str, p: float, path: Path, sae: str = "") -> Non
     ):
         some = [(a, b) for a, b, e in zip(x, y, excess, strict=True) if e == which]
         at.scatter(
-            [max(a, LEAST) for a, _ in some], [max(b, LEAST) for _, b in some],
-            s=6, alpha=0.5, linewidths=0, color=colour, label=f"{label} ({len(some):,})",
+            [max(a, LEAST) for a, _ in some],
+            [max(b, LEAST) for _, b in some],
+            s=6,
+            alpha=0.5,
+            linewidths=0,
+            color=colour,
+            label=f"{label} ({len(some):,})",
             rasterized=True,
-        )  # fmt: skip
+        )
     if surely is not None:
         ringed = [(a, b) for a, b, s in zip(x, y, surely, strict=True) if s]
         at.scatter(
-            [max(a, LEAST) for a, _ in ringed], [max(b, LEAST) for _, b in ringed],
-            s=18, facecolors="none", edgecolors="black", linewidths=0.8,
+            [max(a, LEAST) for a, _ in ringed],
+            [max(b, LEAST) for _, b in ringed],
+            s=18,
+            facecolors="none",
+            edgecolors="black",
+            linewidths=0.8,
             label=f"surely fake ({len(ringed):,})",
-        )  # fmt: skip
+        )
     at.plot([LEAST, 1], [LEAST, 1], color="black", linewidth=0.6)
     at.axhline(p, color="black", linestyle="--", linewidth=0.8)
     at.axvline(p, color="black", linestyle="--", linewidth=0.8)
     unit = latents.units.get("text_rate", "share")
     at.set(
-        xscale="log", yscale="log", xlabel=f"fires on text ({unit})",
+        xscale="log",
+        yscale="log",
+        xlabel=f"fires on text ({unit})",
         ylabel=f"fires on {noise.replace('_', ' ')} ({unit})",
-        xlim=(0.8 * LEAST, 1.2), ylim=(0.8 * LEAST, 1.2),
-    )  # fmt: skip
+        xlim=(0.8 * LEAST, 1.2),
+        ylim=(0.8 * LEAST, 1.2),
+    )
     least = "0" if all(v == 0 or v > LEAST for v in (*x, *y)) else f"to {LEAST:g}"
     words = [least, *(f"{tick:g}" for tick in TICKS)]
     at.set_xticks([LEAST, *TICKS], words)

@@ -56,9 +56,13 @@ def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy")
         said, alpha = ("codes", 1.0) if probe == "sae" else ("reconstruction", 0.45)
         colour = style.COLOURS[list(results).index(sae) % len(style.COLOURS)]
         drawn_bars = at.bar(
-            x, [r["value"] for r in mine], 0.9 * width, label=f"{sae}, {said}",
-            color=colour, alpha=alpha,
-        )  # fmt: skip
+            x,
+            [r["value"] for r in mine],
+            0.9 * width,
+            label=f"{sae}, {said}",
+            color=colour,
+            alpha=alpha,
+        )
         for bar, r in zip(drawn_bars, mine, strict=True):
             bar.set_hatch("//" if r["degenerate"] else "")
         known = [(a, r) for a, r in zip(x, mine, strict=True) if r["low"] is not None]
@@ -66,9 +70,14 @@ def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy")
             ends = [[r["value"] - r["low"] for _, r in known]]
             ends.append([r["high"] - r["value"] for _, r in known])
             at.errorbar(
-                [a for a, _ in known], [r["value"] for _, r in known], yerr=ends, fmt="none",
-                ecolor="black", capsize=2, linewidth=0.8,
-            )  # fmt: skip
+                [a for a, _ in known],
+                [r["value"] for _, r in known],
+                yerr=ends,
+                fmt="none",
+                ecolor="black",
+                capsize=2,
+                linewidth=0.8,
+            )
     first = next(iter(results), None)
     said = {
         "baseline": "raw activation",
@@ -79,9 +88,14 @@ def draw(results: Mapping[str, Result], path: Path, metric: Metric = "accuracy")
         mine = [r for r in rows if r["sae"] == first and r["probe"] == name]
         x = [tasks.index(r["task"]) for r in mine]
         at.hlines(
-            [r["value"] for r in mine], [a - 0.45 for a in x], [a + 0.45 for a in x],
-            color="black", linestyle=line, linewidth=1.1, label=said[name],
-        )  # fmt: skip
+            [r["value"] for r in mine],
+            [a - 0.45 for a in x],
+            [a + 0.45 for a in x],
+            color="black",
+            linestyle=line,
+            linewidth=1.1,
+            label=said[name],
+        )
     sources = {r["task"]: r["source"] for r in rows}
     at.set(ylabel=LABELS[metric], ylim=(0, 1), xticks=range(len(tasks)))
     at.set_xticklabels([f"{task}\n({sources[task]})" for task in tasks])

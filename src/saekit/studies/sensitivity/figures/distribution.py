@@ -47,9 +47,12 @@ def draw(runs: Mapping[str, Table], path: Path) -> None:
     for i, (name, one) in enumerate(runs.items()):
         n = sum(v is not None for v in one.columns["generated_sensitivity"])
         at.stairs(
-            drawn.columns[_column(name)], edges, color=style.COLOURS[i % len(style.COLOURS)],
-            linewidth=1.6, label=f"{name} ({n} latents)",
-        )  # fmt: skip
+            drawn.columns[_column(name)],
+            edges,
+            color=style.COLOURS[i % len(style.COLOURS)],
+            linewidth=1.6,
+            label=f"{name} ({n} latents)",
+        )
     at.set(
         xlabel="fires on new texts (share of texts)", ylabel="share of latents", xlim=(-0.06, 1.06)
     )

@@ -137,8 +137,11 @@ class Absorption(SharedEval):
     needs: ClassVar[frozenset[str]] = frozenset({"lm"})
     one_site: ClassVar[bool] = True
     headline: ClassVar[tuple[str, ...]] = (
-        "absorption_fraction", "full_absorption", "split_latents", "main_share",
-    )  # fmt: skip
+        "absorption_fraction",
+        "full_absorption",
+        "split_latents",
+        "main_share",
+    )
 
     words: tuple[str, ...] = ()
     n_words: int | None = setting(3000, least=10)
@@ -338,15 +341,20 @@ class Absorption(SharedEval):
                 f"or more"
             )
         details = {
-            "letters": {LETTERS[q]: self._told(q, one, read, tools.seed)
-                        for q, one in own.letters.items()},
+            "letters": {
+                LETTERS[q]: self._told(q, one, read, tools.seed) for q, one in own.letters.items()
+            },
             "letters_left_out": read.skipped,
-            "words": {"train": read.n_train, "test": len(read.x) - read.n_train,
-                      "left_out_by_rule": read.left_out, "to_choose_from": words.in_vocabulary},
+            "words": {
+                "train": read.n_train,
+                "test": len(read.x) - read.n_train,
+                "left_out_by_rule": read.left_out,
+                "to_choose_from": words.in_vocabulary,
+            },
             "examples": list(words.examples),
             "seed": tools.seed,
             "notes": notes,
-        }  # fmt: skip
+        }
         made = made_from(subject, tools.seed, began) | {"read": str(subject.read), "notes": notes}
         return self.result(scores, details, made)
 
@@ -357,11 +365,14 @@ class Absorption(SharedEval):
         absorbed = [
             [tests[i], int(latent), round(share, 4), bool(full)]
             for i, latent, share, full in zip(
-                one.words.tolist(), one.absorbing.tolist(), one.fraction.tolist(),
-                one.full.tolist(), strict=True,
+                one.words.tolist(),
+                one.absorbing.tolist(),
+                one.fraction.tolist(),
+                one.full.tolist(),
+                strict=True,
             )
             if latent >= 0
-        ]  # fmt: skip
+        ]
         return {
             "probe_f1": read.probe_f1[q],
             "words": len(one.words),

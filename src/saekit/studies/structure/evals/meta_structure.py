@@ -105,9 +105,11 @@ class MetaStructure(SharedEval):
             scores |= _of(name, one)
         if "rotated" in found:
             scores["above_rotated"] = _apart(found[""], found["rotated"])
-        notes = [
-            f"{len(every) - len(rows)} latents have a direction of length 0 and are left out"
-        ] if len(rows) < len(every) else []  # fmt: skip
+        notes = (
+            [f"{len(every) - len(rows)} latents have a direction of length 0 and are left out"]
+            if len(rows) < len(every)
+            else []
+        )
         details: dict[str, Any] = {
             "directions": len(rows),
             "held_out": len(found[""].held_out),
@@ -127,22 +129,30 @@ def _of(name: str, one: Explained) -> dict[str, Score]:
     n_fitted = len(one.missed) - len(one.held_out)
     return {
         f"explained{end}": Score(
-            value=one.share(held_out=False), n=n_fitted, unit="share of variance",
-            better="neither", reason=FITTED, label=f"{head}explained, directions fitted to",
+            value=one.share(held_out=False),
+            n=n_fitted,
+            unit="share of variance",
+            better="neither",
+            reason=FITTED,
+            label=f"{head}explained, directions fitted to",
         ),
         f"explained_held_out{end}": _score(
-            one.share(held_out=True), one.without(), "share of variance",
+            one.share(held_out=True),
+            one.without(),
+            "share of variance",
             f"{head}explained, held-out directions",
         ),
-    }  # fmt: skip
+    }
 
 
 def _apart(own: Explained, rotated: Explained) -> Score:
     value = own.share(held_out=True) - rotated.share(held_out=True)
     return _score(
-        value, own.without() - rotated.without(), "share of variance",
+        value,
+        own.without() - rotated.without(),
+        "share of variance",
         "explained above turned directions, held-out",
-    )  # fmt: skip
+    )
 
 
 def _score(value: float, without: Any, unit: str, label: str) -> Score:
@@ -154,6 +164,12 @@ def _score(value: float, without: Any, unit: str, label: str) -> Score:
     else:
         low, high = meta.ends(value, without)
     return Score(
-        value=value, low=low, high=high, n=n, unit=unit, better="neither", reason=reason,
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        unit=unit,
+        better="neither",
+        reason=reason,
         label=label,
-    )  # fmt: skip
+    )
