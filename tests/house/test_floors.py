@@ -131,3 +131,10 @@ def test_nothing_pickles():
         bad += [name for name in names if name == "torch.distributed.checkpoint"]
         wrong += [f"{named(path)}: {what}" for what in [*bad, *(c for c in calls if c in text)]]
     assert wrong == []
+
+
+def test_the_formatter_decides_everywhere():
+    places = (ROOT, ROOT.parents[1] / "tests", ROOT.parents[1] / "benchmarks")
+    files = [path for place in places for path in sorted(place.rglob("*.py"))]
+    mark = "fmt: " + "skip"
+    assert [p for p in files if mark in p.read_text(encoding="utf-8")] == []
