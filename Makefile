@@ -1,4 +1,4 @@
-# make demo: the whole job on real data.  make test: everything that must hold.
+# make demo: the whole job on real data.  make test: what must hold, in minutes.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ SHAPED := $(addprefix tests/,saes metrics kernels activations analysis core mode
   $(addprefix tests/studies/,truth structure causal faithful)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo docs test types fast shapes slow slow-share parity check setup clean
+.PHONY: demo docs test types fast shapes slow slow-share parity setup clean
 
 demo: $(VENV)/ready
 	"$(BIN)/saekit" demo
@@ -28,9 +28,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-dev
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check --quiet .
-	$(MAKE) --no-print-directory -j2 types fast
+	$(MAKE) --no-print-directory fast
 
-# One process for a minute and a half, which the tests need not wait for.
+# One process for a minute and a half, which CI runs next to the tests.
 types: $(VENV)/ready-dev
 	"$(BIN)/basedpyright" --pythonpath "$(BIN)/python"
 
