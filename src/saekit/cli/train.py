@@ -255,7 +255,8 @@ def train(
         lm, raw = described(model, words, own, held, device=device, dtype=dtype)
         run = as_run(raw, lm, [])
         if whole_run is None:
-            run = with_length({"": run}, lm, tokens, settings, shown=not quiet)[""]
+            asked = own.get("tokens", tokens)
+            run = with_length({"": run}, lm, asked, shown=not quiet)[""]
         folder = out or default_folder(run, lm)
     with processes.session(lm.device):
         sae = train_run(

@@ -187,7 +187,7 @@ class MakeIndex(Given):
 
 
 JOBS = (Prompt, Logits, Activate, Steer, Ablate, Match, MakeIndex)
-KINDS = tuple(model.model_fields["kind"].annotation.__args__[0] for model in JOBS)  # type: ignore
+KINDS = tuple(model.model_fields["kind"].annotation.__args__[0] for model in JOBS)  # type: ignore[union-attr]
 NewJob = Annotated[
     Prompt | Logits | Activate | Steer | Ablate | Match | MakeIndex, Field(discriminator="kind")
 ]

@@ -19,20 +19,12 @@ DEFAULT_EXPANSION = 8  # latents per dimension of what is read
 
 
 def with_length(
-    runs: "dict[str, Run]",
-    lm: "LanguageModel",
-    tokens: int | None,
-    settings: list[str] | None,
-    *,
-    shown: bool,
+    runs: "dict[str, Run]", lm: "LanguageModel", tokens: int | None, *, shown: bool
 ) -> "dict[str, Run]":
     """Return runs of one text; where no number of tokens was asked, all the text has at most."""
     from saekit.training.length import fit_tokens
 
-    asked = tokens is not None or any(
-        s.partition("=")[0].strip() == "tokens" for s in settings or []
-    )
-    return runs if asked else fit_tokens(runs, lm, shown=shown)
+    return runs if tokens is not None else fit_tokens(runs, lm, shown=shown)
 
 
 def made_of(arch: str, d_sae: int | None, epochs: int | None, seed: int | None) -> dict[str, Any]:
@@ -51,30 +43,6 @@ def fit_width(raw: dict[str, Any], lm: "LanguageModel") -> None:
     ratio = raw.pop("latents_per_width", None)
     if ratio is not None:
         raw["sae"].setdefault("d_sae", round(ratio * lm.d_model))
-
-
-def flags(  # noqa: PLR0913 - an option each
-    lm: "LanguageModel",
-    *,
-    model: str | None,
-    revision: str | None,
-    site: list[str] | None,
-    target: list[str] | None,
-    fold: bool,
-    corpus: str | None,
-    tokens: int | None,
-) -> dict[str, Any]:
-    """Return what the everyday flags say of model and text, for `as_run`."""
-    from saekit.models.base import default_site
-
-    read = site or [default_site(lm)]
-    return {
-        "model": model or DEFAULT_MODEL,
-        "revision": revision,
-        "pair": {"read": read, "write": target or [], "fold": fold},
-        "corpus": corpus_of(corpus or "packaged"),
-        "tokens": DEFAULT_TOKENS if tokens is None else tokens,
-    }
 
 
 def as_run(raw: dict[str, Any], lm: "LanguageModel", settings: Sequence[str]) -> "Run":
@@ -224,13 +192,6 @@ def check_flags(arch: str, tokens: int | None, epochs: int | None) -> None:
     for name, value in (("--tokens", tokens), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise ConfigError(f"`{name}` must be at least 1; got {value}.")
-
-
-def corpus_of(text: str) -> dict[str, Any]:
-    """Return the settings of a corpus by its name, as the command line takes it."""
-    from saekit.data.open import open_corpus
-
-    return open_corpus(text).to_dict()
 
 
 def put(raw: dict[str, Any], path: str, value: Any) -> None:

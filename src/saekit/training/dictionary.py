@@ -170,7 +170,7 @@ def as_fit(
     run = as_run({**raw, "sae": sae, "tokens": wanted}, lm, [])
     if not method.reads:
         return run
-    return with_length({"": run}, lm, tokens, None, shown=shown)[""]
+    return with_length({"": run}, lm, tokens, shown=shown)[""]
 
 
 def fit_run(

@@ -63,18 +63,19 @@ def _without_widths(sae: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_model(name: str, lm: "LanguageModel") -> None:
-    """Refuse a loaded model that is not the one that a run names.
+def check_model(name: str, lm: "LanguageModel | str") -> None:
+    """Refuse a model, loaded or named, that is not the one that a run names.
 
     Raises:
         ConfigError: it is another.
     """
     from saekit.training.record import absolute
 
-    there, here = (absolute({"model": one})["model"] for one in (name, lm.name))
+    given = lm if isinstance(lm, str) else lm.name
+    there, here = (absolute({"model": one})["model"] for one in (name, given))
     if there != here:
         raise ConfigError(
-            f"The run is of the model `{name}`; got `{lm.name}`. Give that one, or name another "
+            f"The run is of the model `{name}`; got `{given}`. Give that one, or name another "
             f"as text, whose run it then is."
         )
 

@@ -15,7 +15,7 @@ from saekit.hub.trained import TrainedSAE
 from saekit.models.base import LanguageModel
 from saekit.models.hf import load as load_model
 from saekit.models.model_files import pinned
-from saekit.training import record, sweep_loop
+from saekit.training import sweep_loop
 from saekit.training.building import short_digest, with_length
 from saekit.training.run import Run
 from saekit.training.sources import check_begun, check_model, given
@@ -185,8 +185,8 @@ def planned(
     told = {name: value for name, value in words.items() if name != "k"}
     model, raw = described(lm, told, settings, device=device, dtype=dtype)
     found = variants(raw, model, vary, k)
-    if "run" not in words and not {"tokens"} & {*vary, *settings}:
-        found = with_length(found, model, words.get("tokens"), None, shown=shown)
+    if "run" not in words and "tokens" not in {*vary, *settings}:
+        found = with_length(found, model, words.get("tokens"), shown=shown)
     return found, model
 
 
@@ -199,15 +199,12 @@ def _whole(
 ) -> tuple[Mapping[str, Run], LanguageModel]:
     """Return runs that are given, or those of a sweep to go on with, and their model."""
     if runs is not None:
-        if not runs:
-            raise ConfigError("A sweep needs at least one run; got none.")
         sweep_loop.check_runs(runs)
         first = next(iter(runs.values()))
-        if isinstance(lm, LanguageModel):
+        if lm is not None:
             check_model(first.model, lm)
+        if isinstance(lm, LanguageModel):
             return runs, lm
-        if lm is not None and record.absolute({"model": lm})["model"] != first.model:
-            raise ConfigError(f"`runs` are of the model {first.model}; got {lm}. Leave `lm` out.")
         model = load_model(first.model, revision=first.revision, device=device, dtype=dtype)
         return runs, model
     if out is None:

@@ -143,7 +143,7 @@ def train(  # noqa: PLR0913 - the words of `saekit train`
         model, raw = described(lm, words, settings, opened, device=device, dtype=dtype)
         made = as_run(raw, model, [])
         if run is None:
-            made = with_length({"": made}, model, tokens, None, shown=shown)[""]
+            made = with_length({"": made}, model, tokens, shown=shown)[""]
     folder = folder or default_folder(made, model)
     train_run(
         made, model, folder, resume=resume, shown=shown, latent_shards=latent_shards, start=start

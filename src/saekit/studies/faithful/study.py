@@ -43,10 +43,12 @@ from saekit.studies.faithful.evals.probing import Probing
 from saekit.studies.faithful.evals.seed_stability import SeedStability
 from saekit.studies.faithful.probing import logistic
 from saekit.studies.faithful.verdict import Evidence
-from saekit.training import building
+from saekit.training.building import DEFAULT_MODEL, as_run
 from saekit.training.record import completed, is_done
 from saekit.training.run import Run
+from saekit.training.sources import given
 from saekit.training.sweep_loop import SWEEP, sweep_runs
+from saekit.training.train import described
 
 OWN = "generated"  # the text that the model writes itself
 STUDY, RESULT, VERDICTS = "study.json", "faithful.json", "verdicts"
@@ -149,7 +151,7 @@ def name_of(text: str) -> str:
 
 
 def run(
-    lm: LanguageModel | str = building.DEFAULT_MODEL,
+    lm: LanguageModel | str = DEFAULT_MODEL,
     config: Faithful | None = None,
     *,
     out: Path | str,
@@ -273,18 +275,18 @@ class _Study(NamedTuple):
 
     def _run(self, text: Corpus, seed: int) -> Run:
         cfg = self.cfg
-        raw = building.made_of(cfg.arch, cfg.d_sae, cfg.epochs, seed) | building.flags(
-            self.lm,
-            model=self.lm.name,
-            revision=None,
+        words = given(
             site=[cfg.site] if cfg.site else None,
-            target=None,
-            fold=False,
-            corpus=None,
+            sae=cfg.arch,
+            d_sae=cfg.d_sae,
+            k=cfg.k,
+            corpus=text,
             tokens=cfg.tokens,
+            epochs=cfg.epochs,
+            seed=seed,
         )
-        raw["corpus"] = text.to_dict()
-        return building.as_run(raw, self.lm, [*building.k_setting(cfg.arch, cfg.k), *cfg.training])
+        _, raw = described(self.lm, words, {})
+        return as_run(raw, self.lm, cfg.training)
 
     def _opened(self, folders: Sequence[Path], text: Corpus) -> list[OpenSAE]:
         return [opened(folder, self.lm, text) for folder in folders]

@@ -194,9 +194,11 @@ class Absorption(SharedEval):
             key = (subject.read, mask.numpy().tobytes())
             if key not in shared:
                 shared[key] = self._probed(words, x[subject.read], mask, tools.seed)
-            found = self._measured(subject.sae, shared[key], tools.seed)
+            cpu = torch.device("cpu")
+            found = self._measured(float32_on(subject.sae, cpu), shared[key], tools.seed)
             if (floor.sae, key) not in below:
-                below[floor.sae, key], _ = self._letters(floor.sae, shared[key])
+                sae = float32_on(floor.sae, cpu)
+                below[floor.sae, key] = self._letters(sae, shared[key], *_codes(sae, shared[key]))
             found[UNTRAINED] = below[floor.sae, key]
             results.append(self._result(subject, words, shared[key], found, (tools, began)))
         return results
@@ -256,32 +258,28 @@ class Absorption(SharedEval):
         return _Words(x, letters, names, n_train, left_out, probe, found, skipped)
 
     @torch.no_grad()
-    def _letters(
-        self, sae: SAE, read: _Words, deal: torch.Generator | None = None
-    ) -> tuple[_Found, Codes]:
-        """Return what codes make of the letters, dealt out to other words if asked, and the codes.
-
-        Codes are of test words, as they came.
-        """
-        sae, n = float32_on(sae, torch.device("cpu")), read.n_train
-        codes = Codes.cat([sae.encode(part) for part in read.x.split(ENCODED)])
-        train, test = codes.take(slice(0, n)), codes.take(slice(n, codes.n_rows))
+    def _letters(self, sae: SAE, read: _Words, train: Codes, test: Codes) -> _Found:
+        """Return what codes of train and test words make of the letters that are measured."""
         if not read.probe_f1:
-            return _Found({}), test
-        dealt = (train, test) if deal is None else (shuffled(train, deal), shuffled(test, deal))
+            return _Found({})
+        n = read.n_train
         letters = read.places(slice(0, n)), read.places(slice(n, None))
-        made = of_letters(sae, *dealt, letters, read.x[n:], read.measured, self.thresholds)
-        return _Found(dict(zip(read.probe_f1, made, strict=True))), test
+        made = of_letters(sae, train, test, letters, read.x[n:], read.measured, self.thresholds)
+        return _Found(dict(zip(read.probe_f1, made, strict=True)))
 
     @torch.no_grad()
     def _measured(self, sae: SAE, read: _Words, seed: int) -> dict[str, Any]:
         """Return what the SAE, its codes dealt out and its reconstructions make of the letters."""
-        own, codes = self._letters(sae, read)
+        train, test = _codes(sae, read)
+        own = self._letters(sae, read, train, test)
         if not own.letters:
             return {"": own, SHUFFLED: own}
-        dealt, _ = self._letters(sae, read, generator(seed, SHUFFLED))
-        y_hat = float32_on(sae, torch.device("cpu")).decode(codes)
-        yes, right = read.measured.scores(y_hat) > 0, read.places(slice(read.n_train, None))
+        chance = generator(seed, SHUFFLED)
+        dealt = self._letters(sae, read, shuffled(train, chance), shuffled(test, chance))
+        yes, right = (
+            read.measured.scores(sae.decode(test)) > 0,
+            read.places(slice(read.n_train, None)),
+        )
         recon = [probes.f1(yes[:, i], right == i) for i in range(yes.shape[1])]
         return {"": own, SHUFFLED: dealt, "recon": recon}
 
@@ -385,6 +383,13 @@ class Absorption(SharedEval):
             "absorbed": absorbed[:SHOWN_WORDS],
             "n_absorbed": len(absorbed),
         }
+
+
+@torch.no_grad()
+def _codes(sae: SAE, read: _Words) -> tuple[Codes, Codes]:
+    """Return codes of train words and of test words."""
+    codes = Codes.cat([sae.encode(part) for part in read.x.split(ENCODED)])
+    return codes.take(slice(0, read.n_train)), codes.take(slice(read.n_train, codes.n_rows))
 
 
 def _over_letters(values: list[float], label: str, unit: str, better: Any, none: str) -> Score:
